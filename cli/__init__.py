@@ -1,4 +1,4 @@
-"""`tfm-cli`: arguments in, a result on stdout, everything else on stderr.
+"""`tfm-cli` takes arguments, and prints the result on stdout and everything else on stderr.
 
-`main` runs a command, each a file of `commands/`; the other files are shared by commands.
+`main` runs a command. Each command is a file of `commands/`. Commands share the other files.
 """

@@ -1,4 +1,4 @@
-"""The process `tfm-cli`, also as `python -m tfm.cli`: Ctrl-C ends it with one line, however early or late."""
+"""The process of `tfm-cli`, also started by `python -m tfm.cli`. Ctrl-C ends it with one line at any time."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from typing import NoReturn
 
 
 def run() -> None:
-    """Run the command line and leave with its exit code, 130 after Ctrl-C.
+    """Run the command line and exit with its code, which is 130 after Ctrl-C.
 
-    A command gets Ctrl-C as a KeyboardInterrupt. Before it and after it there is nothing to undo, and Python
-    would show where it was.
+    During a command, Ctrl-C raises KeyboardInterrupt. Before and after it, there is nothing to undo, and
+    Python would print a traceback.
     """
     listens = signal.getsignal(signal.SIGINT) is not signal.SIG_IGN  # as a shell has it for a job behind &
     if listens:

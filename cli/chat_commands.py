@@ -1,4 +1,4 @@
-"""What a person can do in a conversation beside talking: the commands that begin with a slash."""
+"""The commands of a conversation, which begin with a slash."""
 
 from __future__ import annotations
 
@@ -32,9 +32,9 @@ answer: what there is of it stays in the conversation. A space before a slash ma
 
 
 class ChatCommands:
-    """A conversation, the options of its answers, and the commands on both.
+    """A conversation, the options of its answers, and the commands that change both.
 
-    `command` is a function whose typer options declare those of generation; `options` are their values.
+    The typer options of the function `command` declare the options of generation. `options` has their values.
     """
 
     def __init__(
@@ -56,9 +56,9 @@ class ChatCommands:
         }
 
     def run(self, line: str) -> str:
-        """Carry out a line that begins with a slash; what it says to the person.
+        """Carry out a line that begins with a slash, and return the text to show to the person.
 
-        Raises TfmError or typer's usage errors, and then nothing is changed.
+        Raises TfmError or typer's usage errors. In that case, nothing is changed.
         """
         name, _, rest = line.removeprefix("/").partition(" ")
         if name not in self._commands:

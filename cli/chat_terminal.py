@@ -1,7 +1,7 @@
-"""The terminal of a conversation: a line editor, notes beside the answers, and Ctrl-C that stops an answer.
+"""The terminal of a conversation: a line editor, notes beside the answers, and Ctrl-C to stop an answer.
 
-The editor and the notes are on stderr, so that stdout has the answers and nothing else. prompt_toolkit is
-imported here alone, once a person is there to type: its import takes a tenth of a second.
+The editor and the notes use stderr, so that stdout has only the answers. Only this file imports
+prompt_toolkit, and only when a person is there to type: the import takes a tenth of a second.
 """
 
 from __future__ import annotations
@@ -28,13 +28,15 @@ PROMPT, NOTE, ERROR = "bold fg:ansigreen", "fg:ansicyan", "fg:ansired"
 
 
 def is_interactive() -> bool:
-    """Whether a person types: stdin and stderr are a terminal that can move its cursor."""
+    """Whether a person can type: stdin and stderr are a terminal that can move its cursor."""
     return sys.stdin.isatty() and sys.stderr.isatty() and os.environ.get("TERM") not in ("dumb", "unknown")
 
 
 def history_file() -> Path | None:
-    """Where typed messages are kept: TFM_HISTORY, or a file of the user's state folder; None where
-    TFM_HISTORY is empty."""
+    """Return where typed messages are kept: the file TFM_HISTORY, or a file in the user's state folder.
+
+    Returns None if TFM_HISTORY is empty.
+    """
     path = os.environ.get("TFM_HISTORY")
     if path is not None:
         return Path(path) if path else None
@@ -44,7 +46,7 @@ def history_file() -> Path | None:
 
 
 class ChatTerminal:
-    """Reads messages and shows notes."""
+    """Reads messages from a person, and shows notes."""
 
     def __init__(self, history: Path | None) -> None:
         from prompt_toolkit import PromptSession
@@ -77,7 +79,7 @@ class ChatTerminal:
         return FileHistory(path)
 
     def read(self) -> str | None:
-        """The next message that isn't blank, or None at Ctrl-D."""
+        """Return the next message that isn't blank, or None at Ctrl-D."""
         while True:
             try:
                 text = self._session.prompt()
@@ -91,7 +93,7 @@ class ChatTerminal:
                 return text.encode("utf-8", "surrogatepass").decode("utf-8", "replace")
 
     def note(self, text: str, style: str = NOTE) -> None:
-        """Show lines that are no part of an answer."""
+        """Show lines that aren't part of an answer."""
         from prompt_toolkit import print_formatted_text
         from prompt_toolkit.formatted_text import FormattedText
 
@@ -103,10 +105,10 @@ class ChatTerminal:
 
 
 class Wrapping:
-    """A text that comes in parts, with a line end before each word that has no room on its line.
+    """Breaks a text that comes in parts into lines, before each word that doesn't fit on its line.
 
-    A word is held back until it is complete, or as wide as a line. A character as wide as two, of Chinese or
-    Japanese, is a word.
+    A word is held back until it is complete, or as wide as a line. A character of double width, as in
+    Chinese or Japanese, counts as a word.
     """
 
     def __init__(self) -> None:
@@ -114,11 +116,11 @@ class Wrapping:
         self._inside = False  # the beginning of the word has been shown
 
     def push(self, text: str) -> str:
-        """What can be shown once this text has come."""
+        """Add this text, and return what can be shown now."""
         return "".join(map(self._added, text))
 
     def finish(self) -> str:
-        """What was held back, at the end of a word."""
+        """Return the text that was held back, at the end of a word."""
         shown, self._inside = self._shown(), False
         return shown
 
@@ -175,8 +177,10 @@ def _keys() -> KeyBindings:
 
 @contextmanager
 def silent_keys() -> Iterator[None]:
-    """Keys that are pressed while nobody reads them aren't shown, which would be inside an answer: they wait
-    for the next message as they are, also where Ctrl-C comes meanwhile."""
+    """Hide the keys that are pressed while nobody reads them, so that they don't appear inside an answer.
+
+    The keys are kept for the next message, even if Ctrl-C comes meanwhile.
+    """
     try:
         import termios
     except ImportError:  # Windows shows a key when it is read
@@ -196,8 +200,10 @@ def silent_keys() -> Iterator[None]:
 
 @contextmanager
 def ignored_interrupts() -> Iterator[None]:
-    """Ctrl-C has no effect but where something listens for it: the line editor, an answer. Anywhere else it
-    would break off half of a step."""
+    """Ignore Ctrl-C, except while the line editor or an answer listens for it.
+
+    Anywhere else, Ctrl-C would interrupt a step in its middle.
+    """
     before = signal.signal(signal.SIGINT, lambda *_: None)
     try:
         yield
@@ -207,9 +213,9 @@ def ignored_interrupts() -> Iterator[None]:
 
 @contextmanager
 def stopped_by_interrupt(answer: TextStream) -> Iterator[list[bool]]:
-    """Ctrl-C stops the answer after the token that is being computed. The list is empty until then.
+    """Let Ctrl-C stop the answer after the token that is being computed. The list is empty until then.
 
-    A second Ctrl-C, where that takes long, is a KeyboardInterrupt.
+    If stopping takes long, a second Ctrl-C raises KeyboardInterrupt.
     """
     stopped: list[bool] = []
 

@@ -1,4 +1,4 @@
-"""Output: results on stdout, everything else on stderr, and no characters that could steer a terminal."""
+"""Prints results on stdout, everything else on stderr, and no characters that could control a terminal."""
 
 from __future__ import annotations
 
@@ -32,22 +32,22 @@ def _unsafe(character: str) -> bool:
 
 
 def escape(text: str, keep: str = "") -> str:
-    """The text with each character that could steer a terminal as an escape, except those in `keep`."""
+    """Return the text with each character that could control a terminal escaped, except those in `keep`."""
     return "".join(c.encode("unicode_escape").decode() if _unsafe(c) and c not in keep else c for c in text)
 
 
 def generated(text: str, raw: bool) -> str:
-    """A model's text for stdout: escaped if stdout is a terminal, which would act on it."""
+    """Return a model's text for stdout. If stdout is a terminal, control characters are escaped."""
     return text if raw or not sys.stdout.isatty() else escape(text, keep="\n\t")
 
 
 def line(text: str, raw: bool) -> str:
-    """A model's text as one of many lines: backslashes and control characters become Python escapes."""
+    """Return a model's text as a single line. Backslashes and control characters become Python escapes."""
     return text if raw else escape(text.replace("\\", "\\\\"))
 
 
 def out(text: str = "", end: str = "\n") -> None:
-    """Print the result or a part of it at once; exit with 141, as in a shell, if the reader has left."""
+    """Print the result, or a part of it, at once. Exit with 141, as in a shell, if the reader has closed."""
     LINE.end()
     try:
         sys.stdout.write(text + end)
@@ -66,14 +66,14 @@ class _Line:
         self._width = 0
 
     def rewrite(self, text: str) -> None:
-        """Put this text, cut to the terminal's width, in the place of what the line shows."""
+        """Replace the line by this text, cut to the terminal's width."""
         text = escape(text)[: shutil.get_terminal_size().columns - 1]
         sys.stderr.write("\r" + text.ljust(self._width))
         sys.stderr.flush()
         self.is_open, self._width = True, len(text)
 
     def end(self) -> None:
-        """Leave the line as it is, and let the next text begin below it."""
+        """Keep the line as it is, and begin the next text below it."""
         if self.is_open:
             sys.stderr.write("\n")
             sys.stderr.flush()
@@ -99,28 +99,28 @@ def say(message: str = "") -> None:
 
 
 def in_folder(path: Path | None) -> Path | None:
-    """Refuse a file whose directory isn't there, before the work rather than after it."""
+    """Raise a usage error before the work begins, if the file's directory doesn't exist."""
     if path is not None and not path.parent.is_dir():
         raise typer.BadParameter(f"{path.parent} must be an existing directory")
     return path
 
 
 def duration(seconds: float) -> str:
-    """A time for a person: 45 s, 2 min 5 s."""
+    """Return a time in readable form: 45 s, 2 min 5 s."""
     minutes, rest = divmod(round(seconds), 60)
     return f"{minutes} min {rest} s" if minutes else f"{rest} s"
 
 
 def rewrites() -> bool:
-    """Whether a line on stderr can be rewritten in place: at a terminal, and below a notebook's cell."""
+    """Whether a line on stderr can be rewritten in place. A terminal and a notebook can do that."""
     return sys.stderr.isatty() or type(sys.stderr).__module__.startswith("ipykernel")
 
 
 def work_in_one_line(what: str) -> Progress:
-    """A Progress that shows all stages of some work as one line: `what`, and the stage that it is at.
+    """Return a Progress that shows all stages of some work on one line: `what`, and the current stage.
 
-    Where no line can be rewritten one says that it begins, and then one in QUIET_S how far it is. With
-    --verbose each stage has its line, as `progress` shows it.
+    If no line can be rewritten, the Progress prints a line at the beginning, and then one every QUIET_S
+    seconds that says how far the work is. With --verbose, each stage has its own line, as in `progress`.
     """
     return progress() if DETAIL.verbose else _Work(what)
 
@@ -149,11 +149,11 @@ class _Work:
 
 
 def progress() -> Progress:
-    """A Progress that shows stage, share, and how long it took and will take, on stderr.
+    """Return a Progress that shows on stderr the stage, its share, the time taken and the time left.
 
-    At a terminal a stage whose size is known has one line, rewritten in place. Elsewhere a line says that it
-    begins, and then one in QUIET_S how far it is. A stage that is first reported once it is done, as work
-    that takes no time, shows nothing.
+    At a terminal, a stage whose size is known has one line, which is rewritten in place. Elsewhere, a
+    line says that the stage begins, and then one every QUIET_S seconds says how far it is. A stage that is
+    first reported when it is already done shows nothing.
     """
     return _Stages()
 
@@ -197,14 +197,16 @@ class _Stages:
 
 
 def out_json(value: object) -> None:
-    """Print the result as one JSON value, a list of numbers on one line; JSON has no NaN, and no result may
-    have one."""
+    """Print the result as one JSON value, with a list of numbers on one line.
+
+    JSON has no NaN, so no result may have one.
+    """
     text = json.dumps(value, indent=2, allow_nan=False)
     out(NUMBERS.sub(lambda match: f"[{' '.join(match[1].split())}]", text))
 
 
 def table(head: Sequence[str], rows: Sequence[Sequence[object]]) -> None:
-    """Print rows under a head; columns whose cells all begin with a digit are aligned to the right."""
+    """Print rows under a header. A column is right-aligned if all its cells begin with a digit."""
     cells = [[escape(str(cell)) for cell in row] for row in rows]
     widths = [max(len(line[i]) for line in [list(head), *cells]) for i in range(len(head))]
     right = [bool(cells) and all(row[i][:1].isdigit() for row in cells) for i in range(len(head))]
@@ -214,13 +216,13 @@ def table(head: Sequence[str], rows: Sequence[Sequence[object]]) -> None:
 
 
 def markdown_table(head: Sequence[str], rows: Sequence[Sequence[object]]) -> None:
-    """Print rows under a head as a Markdown table."""
+    """Print rows under a header, as a Markdown table."""
     for line in (head, ["---"] * len(head), *rows):
         out("| " + " | ".join(escape(str(cell)).replace("|", "\\|") for cell in line) + " |")
 
 
 def size(count: float) -> str:
-    """A number of bytes for a person: 134.5 MB."""
+    """Return a number of bytes in readable form: 134.5 MB."""
     for unit in ("B", "kB", "MB", "GB"):
         if count < 1000:
             return f"{count:.0f} B" if unit == "B" else f"{count:.1f} {unit}"
@@ -229,12 +231,12 @@ def size(count: float) -> str:
 
 
 def shorten(text: str, room: int = 60) -> str:
-    """The text, or its beginning where a table has no room for more."""
+    """Return the text, or only its beginning if the text is too long for a table."""
     return text if len(text) <= room else text[: room - 1] + "…"
 
 
 def speed(answer: TextStream) -> str:
-    """How long an answer took, for a person."""
+    """Return how long an answer took, in readable form."""
     t = answer.timings
     read = t["prompt_tokens"] - t["cached_tokens"]
     return (
@@ -253,8 +255,10 @@ def out_answer(
     by: dict[str, str],
     tools: bool = False,
 ) -> None:
-    """Print an answer while it is generated, or at its end as one JSON object; say if it was cut, and with
-    --verbose how fast it was. With `tools` it may have calls."""
+    """Print an answer while it is generated, or at the end as one JSON object.
+
+    Also say if the answer was cut, and with --verbose how fast it was. With `tools`, it may have calls.
+    """
     for part in with_calls(answer) if tools else answer:
         if not as_json:
             out(generated(part, no_escape), end="")
@@ -277,7 +281,7 @@ def out_answer(
 
 
 def with_calls(answer: TextStream) -> Iterator[str]:
-    """Thoughts and text as they come, and each call in a line of its own, as `name(arguments)`."""
+    """Yield thoughts and text as they come, and each call on a line of its own, as `name(arguments)`."""
     before, call = "", ""
     for kind, text in answer.events():
         if kind in ("thought", "text"):
@@ -291,8 +295,11 @@ def with_calls(answer: TextStream) -> Iterator[str]:
 
 
 def answer_fields(answer: TextStream | Completion, *, tools: bool = False) -> dict[str, object]:
-    """An answer for JSON; log-probabilities are there where they were asked for, with `tools` its thoughts,
-    what it says beside them, and its calls."""
+    """Return the fields of an answer for JSON.
+
+    Log-probabilities are among them if they were requested. With `tools`, the fields include the thoughts,
+    the text beside them, and the calls.
+    """
     fields: dict[str, object] = {
         "tokens": answer.tokens,
         "text": answer.text,

@@ -1,4 +1,4 @@
-"""What `--ray` does in each command that has it: rows of a file go to a cluster, blocks come back."""
+"""Runs a command with `--ray`: sends the rows of a file to a cluster in blocks, and collects the results."""
 
 from __future__ import annotations
 
@@ -82,7 +82,7 @@ class Fleet:
 
     @property
     def asked(self) -> bool:
-        """Whether the command is to run there."""
+        """Whether the command should run on a cluster."""
         return self.ray is not None or self.out_dir is not None
 
 
@@ -97,8 +97,11 @@ def on_fleet(
     refused: Mapping[str, object],
     options: Mapping[str, Any],
 ) -> None:
-    """Compute the rows of a file. `options` are those of the task's callable; `refused` are options of the
-    command, of which none may be given: a flag and its value."""
+    """Compute the rows of a file on a cluster.
+
+    `options` are the keywords of the task's callable. `refused` are the command's options that can't be given
+    here: flags with their values.
+    """
     from ..refimpl.errors import ArgumentError
     from ..runtime.bundle.bundle import open_bundle
     from ..runtime.bundle.manifest import MANIFEST

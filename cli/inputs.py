@@ -25,9 +25,10 @@ PATIENCE_S = 2  # with a pipe, before a person is told what is waited for
 def read(
     arguments: list[str] | None, file: Path | None, what: str = "text", *, stdin_is_other: bool = False
 ) -> list[str]:
-    """Many texts: the arguments, or the lines of the file or of stdin, unless that is another text.
+    """Read many texts: the arguments, or else the lines of the file or of stdin.
 
-    A usage error where there are none, where they come from two places, or where one is blank.
+    Raises a usage error if there are no texts, if they come from two places, or if one is blank. With
+    `stdin_is_other`, a text that is piped beside the arguments or the file isn't an error.
     """
     if arguments and file is not None:
         raise typer.BadParameter(f"give each {what} as argument or in a --file, not both")
@@ -46,9 +47,10 @@ def read(
 
 
 def read_prompt(argument: str | None, file: Path | None, *, goes_on: bool = False) -> str:
-    """One text: the argument, or all of the file or of stdin; a usage error where it is blank.
+    """Read one text: the argument, or else all of the file or of stdin. A blank text is a usage error.
 
-    What is piped beside an argument is refused, unless the text `goes_on` with it behind a blank line.
+    A text that is piped beside an argument is refused. With `goes_on`, it is appended to the argument
+    instead, after a blank line.
     """
     if argument is not None and file is not None:
         raise typer.BadParameter("give the prompt as argument or as --file, not both")
@@ -64,9 +66,10 @@ def read_prompt(argument: str | None, file: Path | None, *, goes_on: bool = Fals
 
 
 def is_piped() -> bool:
-    """Whether a shell leads a text to stdin: a file, or a pipe that isn't empty, which is waited for.
+    """Whether a shell leads a text to stdin: a file, or a pipe that isn't empty. A pipe is waited for.
 
-    Not what other programs connect stdin with and leave open: a terminal, a device, a silent socket.
+    Returns False for what other programs connect to stdin and leave open: a terminal, a device, or a silent
+    socket.
     """
     try:
         mode = os.fstat(sys.stdin.fileno()).st_mode
@@ -84,13 +87,13 @@ def _comes(seconds: float) -> bool:
 
 
 def refuse_piped(what: str) -> None:
-    """A usage error where a text is piped to a command that has its texts: it would be ignored."""
+    """Raise a usage error if a text is piped to a command that has its texts: it would be ignored."""
     if is_piped():
         raise typer.BadParameter(f"stdin has text, which isn't read beside the {what}: add </dev/null")
 
 
 def require_utf8(text: str, what: str) -> None:
-    """A usage error for an argument that holds bytes that aren't UTF-8: Python reads them as surrogates."""
+    """Raise a usage error for an argument with bytes that aren't UTF-8. Python reads them as surrogates."""
     try:
         text.encode()
     except UnicodeEncodeError as error:
@@ -104,8 +107,10 @@ def lines(file: Path | None, what: str) -> list[str]:
 
 
 def read_all(file: Path | None, what: str, limit: int = PROMPT) -> str:
-    """The content of a file or of stdin with "\\n" as line end, without the last line end, as in a shell's
-    $(…). LimitError beyond `limit` bytes: a device like /dev/zero has no end."""
+    """Read all of a file or of stdin. Line ends become "\\n". The last one is removed, as in a shell's $(…).
+
+    Raises LimitError beyond `limit` bytes, because a device like /dev/zero has no end.
+    """
     if file is None and sys.stdin.isatty():
         raise typer.BadParameter(f"give a {what}: as argument, with --file, or on stdin")
     with nullcontext(sys.stdin.buffer) if file is None else file.open("rb") as stream:
@@ -119,9 +124,10 @@ def read_all(file: Path | None, what: str, limit: int = PROMPT) -> str:
 
 
 def messages() -> Iterator[str]:
-    """The lines of stdin that aren't blank, each as soon as it is there.
+    """Yield the lines of stdin that aren't blank, each as soon as it arrives.
 
-    A usage error for one that isn't UTF-8, LimitError for one that is longer than a prompt may be.
+    Raises a usage error for a line that isn't UTF-8, and LimitError for one that is longer than a prompt may
+    be.
     """
     for number, data in enumerate(iter(lambda: sys.stdin.buffer.readline(PROMPT + 1), b""), 1):
         if len(data) > PROMPT:
@@ -146,8 +152,10 @@ def _parsed(text: str, place: str, kind: type, must: str) -> Any:
 
 
 def read_schema(given: str) -> dict[str, Any]:
-    """The JSON schema that is given, or that lies in the file of this name; a usage error for one that can't
-    be followed, before a model is loaded."""
+    """Return the JSON schema that is given, or that is in the file of this name.
+
+    If the schema can't be followed, raises a usage error before a model is loaded.
+    """
     from ..runtime.text.constraints import check, of_schema
 
     place, text = "--json-schema", given
@@ -164,8 +172,10 @@ def read_schema(given: str) -> dict[str, Any]:
 
 
 def read_tools(file: Path) -> list[dict[str, Any]]:
-    """The functions in a file, as the OpenAI API has them; a usage error for others, before a model is
-    loaded."""
+    """Read the functions in a file, in the OpenAI API's form.
+
+    For functions in another form, raises a usage error before a model is loaded.
+    """
     from ..runtime.text.chat_answers import schemas
 
     tools = _parsed(read_all(file, "tools", SCHEMA), str(file), list, "a list of tools")
@@ -174,12 +184,12 @@ def read_tools(file: Path) -> list[dict[str, Any]]:
 
 
 def read_grammar(file: Path) -> str:
-    """The grammar in a file; a usage error for one that can't be followed, before a model is loaded."""
+    """Read the grammar in a file. If it can't be followed, raise a usage error before a model is loaded."""
     return check_language("grammar", read_all(file, "grammar", SCHEMA))
 
 
 def check_language(kind: Literal["grammar", "regex"], text: str) -> str:
-    """The text that says the language; a usage error for one that can't be followed."""
+    """Return the text of a grammar or regular expression. Raise a usage error if it can't be followed."""
     from ..runtime.text.constraints import Language, check
 
     check(Language(kind, text))

@@ -1,4 +1,7 @@
-"""`tfm-cli`: the commands. Every failure becomes one line on stderr and its class's exit code."""
+"""Runs the commands of `tfm-cli`.
+
+A failure prints one line on stderr and ends with the exit code of its class.
+"""
 
 from __future__ import annotations
 
@@ -33,7 +36,7 @@ COMMANDS = tuple(sorted(module.name for module in pkgutil.iter_modules(commands.
 
 
 def application(names: Iterable[str] = COMMANDS) -> typer.Typer:
-    """The command line with these commands; each takes time to import and to build."""
+    """Build the command line with these commands. Each command takes time to import and to build."""
     app = typer.Typer(
         name="tfm-cli",
         help="Turn a transformer checkpoint into a fast ONNX model, check it against a NumPy specification, "
@@ -77,8 +80,8 @@ def _options(
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line and return its exit code.
 
-    Usage 2, TfmError its class's code, Ctrl-C 130, SIGTERM 143, anything else 1. With TFM_RAISE=1 the
-    exception is raised instead.
+    The code is 2 for a usage error, the class's code for a TfmError, 130 for Ctrl-C, 143 for SIGTERM, and 1
+    for anything else. With TFM_RAISE=1, the exception is raised instead.
     """
     argv = list(sys.argv[1:] if arguments is None else arguments)
     if not _open_streams():

@@ -37,12 +37,13 @@ def load(
     adapter: AdapterChoice = None,
     ignore_keys: Collection[str] = (),
 ) -> Model:
-    """The model, fetched and exported where it has to be, with the adapter merged into it.
+    """Load the model. If need be, fetch it, merge the adapter into it, and export it.
 
-    Without `quant` the NumPy and torch engines compute with a checkpoint's own numbers. With `quant`, and on
-    ONNX Runtime, a bundle runs, from the cache if it is there. `task` is the command that the model is for
-    (see `runtime.tasks.base.check_task`): it is checked before there is work, and so is the device. Without
-    one, the model may be for any.
+    Without `quant`, the NumPy and torch engines compute with a checkpoint's own weights. With `quant`, and
+    always on ONNX Runtime, a bundle runs. It comes from the cache if it is there.
+
+    `task` is the command that the model is for (see `runtime.tasks.base.check_task`). The task and the device
+    are checked before any work begins. Without a task, the model may be for any.
     """
     from ..refimpl.errors import DeviceError
 
@@ -72,7 +73,7 @@ def located_bundle(
     adapter: AdapterChoice = None,
     ignore_keys: Collection[str] = (),
 ) -> Path:
-    """The bundle of a model, fetched and exported where it has to be; see `load`."""
+    """Return the path of a model's bundle. If need be, fetch and export the model first; see `load`."""
     check_device(device)
     if task is not None:
         check_catalogue(name, task)
@@ -91,7 +92,7 @@ def computed_by(model: Model) -> dict[str, str]:
 
 
 def check_device(device: str) -> None:
-    """DeviceError for CUDA where it doesn't start: an export for it takes minutes."""
+    """Raise DeviceError for CUDA if it doesn't start. Checked first, because an export takes minutes."""
     if device == "cuda":
         from ..runtime.ort.providers import startable
 
@@ -99,7 +100,7 @@ def check_device(device: str) -> None:
 
 
 def is_here(name: str) -> bool:
-    """Whether a model needs no fetching."""
+    """Whether the model is on this machine and needn't be fetched."""
     from ..runtime.hub.locate import is_stored
     from ..runtime.hub.model_names import is_fetched
 
@@ -107,13 +108,13 @@ def is_here(name: str) -> bool:
 
 
 def check_packages(name: str) -> None:
-    """ExportError where a model would be fetched and then couldn't be exported."""
+    """Raise ExportError if the model would have to be fetched and then couldn't be exported."""
     if not is_here(name):
         require_export(name)
 
 
 def check_catalogue(name: str, task: str) -> None:
-    """ConfigError for a model that is known to be for another task: nothing needs to be fetched."""
+    """Raise ConfigError if the model is known to be for another task. Nothing is fetched for this check."""
     from ..refimpl.errors import ConfigError
     from ..runtime.hub.aliases import ALIASES
     from ..runtime.hub.model_names import CATALOGUE
@@ -130,7 +131,7 @@ def check_catalogue(name: str, task: str) -> None:
 
 
 def say_toy(name: str) -> None:
-    """Say so if the model is one of the toys that come with tfm."""
+    """Print a note if the model is one of the toy models that come with tfm."""
     from ..runtime.hub.model_names import packaged
 
     if packaged(name) is not None and not Path(name).exists():
@@ -143,7 +144,10 @@ def say_toy(name: str) -> None:
 def locate_weights(
     name: str, adapter: AdapterChoice = None, ignore_keys: Collection[str] = ()
 ) -> LocatedModel:
-    """The model of a name, with an adapter and keys to ignore; CheckpointError for a config.json alone."""
+    """Find the model of this name, with its adapter and the keys to ignore.
+
+    Raises CheckpointError for a config.json alone.
+    """
     from ..refimpl.checkpoint.formats.tensor_source import missing_weights
     from ..runtime.hub.locate import adapted, ignoring, locate
 
@@ -156,7 +160,7 @@ def locate_weights(
 def specified(
     name: str, adapter: AdapterChoice = None, ignore_keys: Collection[str] = ()
 ) -> tuple[Config, Tree, Tokenizer]:
-    """What the specification needs of a model: Config, lazy weights, tokenizer."""
+    """Return what the specification needs of a model: Config, lazily loaded weights and tokenizer."""
     from ..refimpl.checkpoint.tokenizers.tokenizer import read
     from ..refimpl.errors import CheckpointError
     from ..runtime.bundle.bundle import open_bundle
@@ -183,12 +187,13 @@ def bundle(
     *,
     bits: float | None = None,
 ) -> Path:
-    """The bundle of a model, exported if need be; BundleError if it has another quantization or context.
+    """Return the bundle of a model, and export the model if need be.
 
-    The `bits` for each number are the budget of auto.
+    `bits` is the budget of quant=auto, in bits for each number.
 
-    A bundle in the cache with an older format is exported again, and the old one removed. Where another
-    process is making the bundle, this one waits for it. A `task` is checked before an export.
+    A bundle in the cache with an older format is exported again, and the old one is removed. If another
+    process is making the same bundle, this process waits for it. A `task` is checked before an export. Raises
+    BundleError for a bundle with another quantization or context.
     """
     if source.kind == "bundle":
         if quant is not None or context is not None:
@@ -227,9 +232,9 @@ def bundle(
 
 
 def bundle_named(name: str) -> Path:
-    """The bundle at a path, or the one that the cache holds of a model's name.
+    """Return the bundle at a path, or the bundle that the cache holds for a model's name.
 
-    BundleError where there is neither, a usage error for several.
+    Raises BundleError if there is neither, and a usage error if there are several.
     """
     if os.path.lexists(name):
         return Path(name)
@@ -252,8 +257,10 @@ def bundle_named(name: str) -> Path:
 
 
 def require_export(name: str) -> None:
-    """ExportError unless the packages of the extra [export] are there, which running a bundle doesn't need;
-    ONNX Runtime's extra is named with them where that is missing too."""
+    """Raise ExportError unless the packages of the extra [export] are installed.
+
+    Running a bundle doesn't need them. If ONNX Runtime is missing too, the error also names its extra.
+    """
     from importlib.util import find_spec
 
     from ..refimpl.errors import ExportError
@@ -267,12 +274,12 @@ def require_export(name: str) -> None:
 
 
 def bundle_bytes(path: Path) -> int:
-    """The bytes of a bundle's files, in folders too."""
+    """Return the size of a bundle's files in bytes, including the files in its folders."""
     return sum(file.stat().st_size for file in path.rglob("*") if file.is_file())
 
 
 def written(path: Path) -> str:
-    """A bundle that was just exported: its size, quantization and target, and what its certificate says."""
+    """Describe a bundle that was just exported: size, quantization, target and what its certificate says."""
     from ..runtime.bundle.bundle import open_bundle
     from ..runtime.verification.certificate import recorded
     from ..runtime.verification.verdict import judgement, prediction_cost, vector_cost
@@ -289,7 +296,7 @@ def written(path: Path) -> str:
 
 
 def kept(path: Path, files: Iterable[Path]) -> str:
-    """What a bundle has kept of the numbers of its files, and what was rounded."""
+    """Describe how a bundle stores the weights: which formats it has kept or rounded to, and their sizes."""
     from ..runtime.bundle.bundle import open_bundle
     from ..runtime.bundle.kept_weights import totals
 
@@ -300,7 +307,7 @@ def kept(path: Path, files: Iterable[Path]) -> str:
 
 
 def expect(opened: Bundle, quant: str | None, context: int | None) -> None:
-    """BundleError for a bundle of another quantization or context than the given ones."""
+    """Raise BundleError if the bundle's quantization or context isn't the given one."""
     from ..refimpl.errors import BundleError
 
     for what, actual, expected in (
@@ -314,14 +321,14 @@ def expect(opened: Bundle, quant: str | None, context: int | None) -> None:
 
 
 def opened_at(source: LocatedModel, *, mtp: bool = False) -> Checkpoint:
-    """The checkpoint of a located model, with its adapter and without the keys to ignore."""
+    """Open the checkpoint of a located model, with its adapter and without the keys to ignore."""
     from ..refimpl.checkpoint.open import open_checkpoint
 
     return open_checkpoint(source.path, source.adapter, mtp=mtp, ignore_keys=source.ignore_keys)
 
 
 def with_notes(checkpoint: Checkpoint) -> Checkpoint:
-    """The checkpoint, after its notes were printed."""
+    """Print the checkpoint's notes, and return the checkpoint."""
     for note in checkpoint.notes:
         say(f"note: {note}")
     return checkpoint
@@ -330,7 +337,7 @@ def with_notes(checkpoint: Checkpoint) -> Checkpoint:
 def open_for_export(
     source: LocatedModel, context: int | None = None, task: str | None = None, *, mtp: bool = False
 ) -> Checkpoint:
-    """A checkpoint that has the task, and whose tokenizer is checked, which export doesn't use."""
+    """Open a checkpoint, and check its task and its tokenizer, which the export itself doesn't use."""
     from ..runtime.text.tokenizer import Tokenizer
 
     checkpoint = with_notes(opened_at(source, mtp=mtp)).for_context(context)
@@ -344,7 +351,7 @@ def open_for_export(
 
 
 def require_task(task: str, checkpoint: Checkpoint, name: str) -> None:
-    """The error of `runtime.tasks.base.check_task`, if there is one, with the model's name."""
+    """Raise the error of `runtime.tasks.base.check_task`, if there is one, with the model's name in it."""
     from ..refimpl.errors import CheckpointError, ConfigError
     from ..runtime.tasks.base import check_task
 
@@ -355,7 +362,10 @@ def require_task(task: str, checkpoint: Checkpoint, name: str) -> None:
 
 
 def module_of(model: Model, name: str) -> MTPDrafter:
-    """A model's module as a source of drafts; ConfigError, with what to do, where its bundle has none."""
+    """Return a source of drafts that uses the model's own module (`--draft mtp`).
+
+    If the bundle has no such module, raises a ConfigError that says what to do.
+    """
     from ..refimpl.errors import ConfigError
 
     try:
@@ -368,7 +378,7 @@ def module_of(model: Model, name: str) -> MTPDrafter:
 
 
 def say_replaced_code(family: str) -> None:
-    """Say which family stands for code of the model's repository, if one does."""
+    """If a family of tfm replaces code from the model's repository, print which family does."""
     from ..refimpl.checkpoint.custom_code import describe
 
     if family:

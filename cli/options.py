@@ -39,8 +39,10 @@ THREAD_VARIABLES = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"
 
 
 def limit_threads(count: int | None) -> int | None:
-    """Limit the threads of NumPy and torch; they read the limit when they are imported, which must come
-    later."""
+    """Limit the threads of NumPy and torch.
+
+    Both libraries read the limit when they are imported, so call this before.
+    """
     if count is not None:
         os.environ |= dict.fromkeys(THREAD_VARIABLES, str(count))
     return count
@@ -56,13 +58,13 @@ CONTEXT = {"token_normalize_func": lambda name: ALIASES.get(name, name)}
 
 
 def set_verbose(verbose: bool) -> bool:
-    """Say more beside results, or not."""
+    """Turn the messages of --verbose on or off."""
     DETAIL.verbose = verbose
     return verbose
 
 
 def catalogue() -> list[str]:
-    """The names that `tfm-cli models` lists, for a shell that completes a model's name."""
+    """Return the names that `tfm-cli models` lists, so that a shell can complete a model's name."""
     from ..runtime.hub.aliases import ALIASES
     from ..runtime.hub.model_names import CATALOGUE
 
@@ -249,7 +251,7 @@ Prefix = Annotated[
 
 
 def json_object(text: str) -> dict[str, Any]:
-    """The JSON object that an argument states; a usage error for another text."""
+    """Parse an argument as a JSON object. Any other text is a usage error."""
     from ..refimpl.checkpoint.formats.strict_json import parse
     from ..refimpl.errors import ArgumentError
 
@@ -300,7 +302,7 @@ Tools = Annotated[
 
 
 def adapter_choice(adapter: Path | None, no_adapter: bool) -> AdapterChoice:
-    """What --adapter and --no-adapter say together."""
+    """Return the choice that --adapter and --no-adapter make together."""
     if adapter is not None and no_adapter:
         raise typer.BadParameter("--adapter and --no-adapter contradict each other: give only one of them")
     return False if no_adapter else adapter
@@ -323,7 +325,7 @@ class Running:
         self.merged: AdapterChoice = adapter_choice(self.adapter, self.no_adapter)
 
     def load(self, name: str, task: str, context: int | None = None) -> tasks.Model:
-        """The model of a name for a task."""
+        """Load the model of this name for a task."""
         from .model_loading import load
 
         return load(
@@ -333,7 +335,7 @@ class Running:
 
 
 def grouped(command: Callable[..., None]) -> Callable[..., None]:
-    """Decorates a command: a parameter that is a dataclass, or `TextOptions`, becomes an option a field."""
+    """Decorate a command: each field of a dataclass parameter, or of `TextOptions`, becomes an option."""
     own = inspect.signature(command, eval_str=True).parameters
     parts = {name: _parts(one.annotation) for name, one in own.items()}
 
@@ -423,14 +425,14 @@ PARAMETERS = re.compile("|".join(rf"(?<![\w.]){re.escape(name)}" for name in FLA
 
 
 def with_flags(message: str) -> str:
-    """A library's message with flags in place of the parameters that it names."""
+    """Return a library's message, with flags in place of the parameters that it names."""
     return PARAMETERS.sub(lambda match: FLAGS[match[0]], message)
 
 
 def checked(given: TextOptions, **more: Any) -> tasks.GenerateOptions:
-    """The options of generation, checked before a model is fetched or loaded.
+    """Return the options of generation, checked before a model is fetched or loaded.
 
-    Refused ones are usage errors.
+    Options that are refused are usage errors.
     """
     from ..refimpl.errors import LimitError
     from ..runtime.tasks.options import check
@@ -446,7 +448,7 @@ def checked(given: TextOptions, **more: Any) -> tasks.GenerateOptions:
 def static_layout(
     layout: LayoutName | None, batch: int | None, time: int | None, capacity: int | None
 ) -> BundleLayout | str | None:
-    """The layout that is asked for: by its name, or by the sizes of fixed shapes; None without either."""
+    """Return the requested layout: by its name, or by the sizes of fixed shapes. None if neither is given."""
     if time is None:
         if batch is not None or capacity is not None:
             raise typer.BadParameter("--batch and --capacity need --time N: add it, or leave them out")

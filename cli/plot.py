@@ -21,7 +21,7 @@ SUFFIXES = (".png", ".svg", ".pdf")
 
 
 def ready(path: Path | None) -> Path | None:
-    """Refuse another kind of file, or a missing matplotlib, before the work rather than after it."""
+    """Raise an error before the work begins, if the file's type is wrong or matplotlib is missing."""
     if path is not None:
         if path.suffix not in SUFFIXES:
             raise typer.BadParameter(f"a picture ends in {', '.join(SUFFIXES)}, got {path.name!r:.80}")
@@ -43,7 +43,7 @@ Plot = Annotated[
 
 
 def draw(path: Path, width: float, height: float, into: Callable[[Figure], None]) -> None:
-    """Write the figure that `into` draws, of so many inches, completely or not at all."""
+    """Write the figure that `into` draws, of this size in inches. It is written completely or not at all."""
     from matplotlib.figure import Figure
 
     figure = Figure((width, height), layout="constrained")

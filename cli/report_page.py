@@ -1,6 +1,6 @@
-"""The page of `tfm-cli report`: one HTML file without scripts and without anything from elsewhere.
+"""The page of `tfm-cli report`: one HTML file without scripts, which loads nothing from elsewhere.
 
-It is built as a tree, so that every text, also a model's, is escaped where the tree is written.
+The page is built as a tree. Every text, including a model's, is escaped when the tree is written.
 """
 
 from __future__ import annotations
@@ -58,7 +58,7 @@ TOP = 1.15  # the share of a budget that the picture shows; larger errors are cu
 
 @dataclass(frozen=True)
 class LayerError:
-    """The share of its budget that the largest error of a layer uses, and which part of the layer has it."""
+    """The layer's largest error as a share of its budget, and the part of the layer that has this error."""
 
     layer: str
     share: float
@@ -67,9 +67,9 @@ class LayerError:
 
 @dataclass(frozen=True)
 class Facts:
-    """What the page shows beside the report; a text stands for what couldn't be found, and says why.
+    """What the page shows beside the report. A text in place of a value says why the value couldn't be found.
 
-    sizes: what, and its bytes. speed: what, and how much with its unit. machine: the certificate's, as lines.
+    sizes: names, with bytes. speed: names, with a figure and its unit. machine: the certificate's lines.
     """
 
     layers: Sequence[LayerError] | str
@@ -79,7 +79,7 @@ class Facts:
 
 
 def page(report: Report, facts: Facts) -> bytes:
-    """The page as UTF-8."""
+    """Return the page as UTF-8."""
     head = _node(
         "head",
         _node("meta", charset="utf-8"),

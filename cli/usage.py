@@ -1,4 +1,8 @@
-"""What a usage error says: typer's words, how to write the command, whose an option is, or where to look."""
+"""Words the usage errors.
+
+A message has typer's words, or it says how to write the command, which command has the option, or where to
+look.
+"""
 
 from __future__ import annotations
 
@@ -15,10 +19,10 @@ ALSO = {"run": "chat", "list": "models", "ls": "models", "ps": "models", "show":
 
 
 def explain(error: TyperException, all_commands: Callable[[], TyperGroup]) -> str:
-    """The message of a usage error.
+    """Return the message of a usage error.
 
-    An argument that was given as an option comes first, then commands that have the option, then options
-    with a similar name.
+    The message names the first of these that applies: an argument that was given as an option, commands that
+    have the option, options with a similar name.
     """
     match error:
         case TyperException(message=message, option_name=str(option), ctx=context, possibilities=similar):

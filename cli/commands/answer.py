@@ -1,4 +1,4 @@
-"""`tfm-cli answer`: where in a text the answer to a question is."""
+"""`tfm-cli answer`: finds the answer to a question in a text."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`tfm-cli attention`: attention weights of a model's heads in a text."""
+"""`tfm-cli attention`: shows the attention weights of a model's heads in a text."""
 
 from __future__ import annotations
 
@@ -109,13 +109,13 @@ def command(
 
 
 def labels(text: str, encoding: Encoding) -> list[str]:
-    """The characters of each token, or its piece where it has none."""
+    """Return the characters of each token, or its piece if it has no characters."""
     pairs = zip(encoding.tokens, encoding.offsets, strict=True)
     return [escape(text[start:end].strip() or piece) for piece, (start, end) in pairs]
 
 
 def which_heads(layer: int | None, head: int | None, weights: Heads) -> str:
-    """The heads whose mean is shown."""
+    """Describe the heads whose mean is shown."""
     match layer, head:
         case None, None:
             return f"mean of {len(weights)} heads in {len({at for at, _ in weights})} layers"
@@ -128,7 +128,10 @@ def which_heads(layer: int | None, head: int | None, weights: Heads) -> str:
 
 
 def show_weights(names: list[str], weights: np.ndarray) -> None:
-    """The weights as a table in %, with the first token's column apart and what isn't visible left blank."""
+    """Print the weights as a table in %.
+
+    The first token's column is set apart. Weights of tokens that aren't visible are left blank.
+    """
     percent = [["" if w == 0 else f"{100 * w:.0f}" for w in row] for row in weights.tolist()]
     table(
         ("%", "", f"{0:>3}", "|", *(f"{i:>3}" for i in range(1, len(names)))),
@@ -145,7 +148,7 @@ def show_weights(names: list[str], weights: np.ndarray) -> None:
 
 
 def show_view(view: View) -> None:
-    """What the word looks at: each word's share of all heads, and the head that looks at it most."""
+    """Print the words that a word looks at: each word's mean share, and the head that looks at it most."""
     word = escape(view.word)
     if not view.looks_at:
         out(f"“{word}” sees no other word; {rest(view)}")
@@ -159,18 +162,21 @@ def show_view(view: View) -> None:
 
 
 def head_of(seen: Seen) -> str:
-    """The head that looks most at a word, and its share."""
+    """Describe the head that looks most at a word, and its share."""
     strongest = seen.strongest
     return f"layer {strongest.layer}, head {strongest.head}, {strongest.share:.1%}"
 
 
 def rest(view: View) -> str:
-    """Where the attention that goes to no other word stays."""
+    """Describe where the other attention goes: to the word itself, or to the first or special tokens."""
     return f"{view.itself:.1%} stays on itself, {view.resting:.1%} goes to the first or a special token"
 
 
 def picture(figure: Figure, title: str, names: list[str], weights: np.ndarray) -> None:
-    """A heat map, query by key. The first key has its own colours: beside it the others would all be dark."""
+    """Draw a heat map, query by key.
+
+    The first key has its own colours. Beside it, all other keys would look dark.
+    """
     step = max(1, len(names) // 60)
     parts = [slice(0, 1), slice(1, None)][: len(names)]
     widths = [1, min(len(names) - 1, 20)][: len(parts)]

@@ -1,4 +1,4 @@
-"""`tfm-cli bench`: how fast a model is on this machine."""
+"""`tfm-cli bench`: measures how fast a model is on this machine."""
 
 from __future__ import annotations
 
@@ -146,7 +146,7 @@ def command(
 
 
 def require_decoder(source: LocatedModel) -> None:
-    """ConfigError, before an export, for a model without the steps that are measured."""
+    """Raise ConfigError, before an export, if the model doesn't have the steps that are measured."""
     from ...refimpl.config import Decoder
     from ...refimpl.errors import ConfigError
     from ...runtime.bundle.bundle import open_bundle
@@ -159,7 +159,7 @@ def require_decoder(source: LocatedModel) -> None:
 
 
 def speed_rows(name: str, opened: Bundle, settings: Sequence[Setting], new_tokens: int) -> list[Row]:
-    """Two rows for each setting, with the names that llama-bench gives its tests."""
+    """Return two rows for each setting, with the test names of llama-bench."""
     from ...runtime.analysis.sizes import parameters
     from ...runtime.bundle.manifest import DATA
 
@@ -181,7 +181,7 @@ def speed_rows(name: str, opened: Bundle, settings: Sequence[Setting], new_token
 
 
 def figure(spread: Spread | None, digits: int = 2) -> str:
-    """Mean ± standard deviation with so many digits after the point, as far as they were measured."""
+    """Return mean ± standard deviation with `digits` decimals, or the part of it that was measured."""
     if spread is None:
         return "unknown"
     deviation = "" if spread.std is None else f" ± {spread.std:.{digits}f}"

@@ -1,4 +1,4 @@
-"""`tfm-cli chat`: a conversation, typed at a terminal or line by line from a pipe."""
+"""`tfm-cli chat`: holds a conversation, at a terminal or line by line from a pipe."""
 
 from __future__ import annotations
 
@@ -99,7 +99,7 @@ def command(
 
 
 class Turns:
-    """What a person says: messages, and after an answer with calls what each of these gave."""
+    """Collects what a person says: a message, or, after an answer with calls, one result for each call."""
 
     def __init__(self, conversation: Conversation) -> None:
         self._conversation = conversation
@@ -107,7 +107,7 @@ class Turns:
         self._calls: Sequence[Message] = ()  # whose results these are
 
     def answer(self, text: str, options: GenerateOptions) -> TextStream | None:
-        """The answer to what was said; None while a call waits for its result."""
+        """Return the answer to a text. Return None while a call still waits for its result."""
         calls = self._conversation.calls
         if not calls:
             return self._conversation.say(text, **options)
@@ -120,13 +120,13 @@ class Turns:
 
 
 def waiting(calls: Sequence[Message]) -> str:
-    """Which results are to be said."""
+    """Say which results the person should give next."""
     names = " and ".join(call["function"]["name"] for call in calls)
     return f"next, give the result of {names}, one message for each call"
 
 
 def describe(loaded: Model) -> str:
-    """The quantization that ONNX Runtime computes with, or the engine that computes instead."""
+    """Return the quantization that ONNX Runtime computes with, or the name of another engine."""
     from ...runtime.ort.engine import OrtEngine
 
     engine = loaded.engine
@@ -136,7 +136,7 @@ def describe(loaded: Model) -> str:
 def talk(
     commands: ChatCommands, banner: str, no_escape: bool, *, verbose: bool = False, tools: bool = False
 ) -> None:
-    """A conversation at a terminal, until Ctrl-D or /quit. Errors are shown, and it goes on."""
+    """Hold a conversation at a terminal, until Ctrl-D or /quit. An error is shown and doesn't end it."""
     from ...refimpl.errors import TfmError
 
     terminal, turns = ChatTerminal(history_file()), Turns(commands.conversation)
@@ -169,8 +169,10 @@ def talk(
 
 
 def show(answer: TextStream, no_escape: bool, *, wrap: bool = False, tools: bool = False) -> None:
-    """Print an answer as it comes, with line ends before words that have no room; with `tools` it may have
-    calls."""
+    """Print an answer as it comes.
+
+    With `wrap`, a line ends before a word that doesn't fit. With `tools`, the answer may have calls.
+    """
     wrapping = Wrapping() if wrap else None
     for part in with_calls(answer) if tools else answer:
         text = generated(part, no_escape)
@@ -179,7 +181,7 @@ def show(answer: TextStream, no_escape: bool, *, wrap: bool = False, tools: bool
 
 
 def cut(answer: TextStream) -> str:
-    """What to do about an answer that was cut at a limit."""
+    """Say at which limit an answer was cut, and what to do about it."""
     count = len(answer.tokens)
     if count < answer.max_new_tokens:
         return f"the context is full after {count} tokens of the answer: /undo or /clear makes room"

@@ -1,4 +1,4 @@
-"""`tfm-cli classify`: labels of whole texts."""
+"""`tfm-cli classify`: labels whole texts."""
 
 from __future__ import annotations
 

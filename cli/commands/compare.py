@@ -1,4 +1,4 @@
-"""`tfm-cli compare`: a model in each quantization, side by side: what it loses, its bytes, its speed."""
+"""`tfm-cli compare`: compares a model's quantizations by loss, bytes and speed."""
 
 from __future__ import annotations
 
@@ -166,7 +166,7 @@ def command(
 
 
 def picture(figure: Figure, model: str, loss: str, points: Sequence[Point], best: Sequence[Point]) -> None:
-    """Loss by bytes, with the frontier as a line, and loss by speed."""
+    """Draw the loss by bytes, with the frontier as a line, and the loss by speed."""
     by_bytes, by_speed = figure.subplots(1, 2, sharey=True)
     least = min((one.loss for one in points if one.loss > 0), default=1e-6)
 

@@ -1,4 +1,4 @@
-"""`tfm-cli context`: perplexity beyond the trained length."""
+"""`tfm-cli context`: measures perplexity beyond the trained length."""
 
 from __future__ import annotations
 
@@ -134,7 +134,7 @@ def command(
 
 
 def as_object(found: Comparison) -> dict[str, object]:
-    """The comparison for JSON: each way with its own numbers or those of the one that rotates alike."""
+    """Return the comparison for JSON. A way that rotates like another one has the other one's figures."""
     by_way = {name: found.by_way[first] for name, first in found.same.items()}
     return {
         "edges": found.edges,
@@ -146,7 +146,7 @@ def as_object(found: Comparison) -> dict[str, object]:
 
 
 def show(found: Comparison) -> None:
-    """A table of the parts of the positions by the ways that were computed."""
+    """Print a table: a row for each part of the positions, a column for each way that was computed."""
     table(
         ("PERPLEXITY AT", *(name.upper() for name in found.by_way), ""),
         [
@@ -161,7 +161,7 @@ def show(found: Comparison) -> None:
 
 
 def say_same(same: Mapping[str, str], length: int) -> None:
-    """Say which ways aren't computed, since another one gives their numbers."""
+    """Say which ways aren't computed, because another way gives the same figures."""
     for first in dict.fromkeys(same.values()):
         others = [name for name, other in same.items() if other == first != name]
         if others:
@@ -172,7 +172,7 @@ def say_same(same: Mapping[str, str], length: int) -> None:
 
 
 def picture(figure: Figure, found: Comparison) -> None:
-    """Perplexity by position, one line for each way."""
+    """Draw perplexity by position, with one line for each way."""
     axes = figure.subplots()
     middles = [(start + end) / 2 for start, end in pairwise(found.edges)]
     for name, one in found.by_way.items():

@@ -1,4 +1,4 @@
-"""`tfm-cli convert`: a bundle rewritten for another runtime."""
+"""`tfm-cli convert`: rewrites a bundle for another runtime."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`tfm-cli doctor`: what this machine offers, tested and not only listed."""
+"""`tfm-cli doctor`: tests what works on this machine."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ BUILD_S = 600.0  # for compilers, where somebody asked for kernels and nothing e
 
 
 class Report(TypedDict):
-    """The report of `doctor`, by topic: what works first."""
+    """The report of `doctor`, by topic. The topic that says what works comes first."""
 
     works: str
     problems: list[str]
@@ -107,7 +107,7 @@ def _say_runtimes(path: Path, *, as_json: bool) -> None:
 
 
 def report() -> Report:
-    """The complete report."""
+    """Return the complete report."""
     import platform
 
     from ...refimpl.errors import ExportError
@@ -118,7 +118,7 @@ def report() -> Report:
     from ...runtime.verification.certificate import INT8_FLAGS, int8_path
 
     def by_use(provider: tuple[str, str]) -> tuple[bool, bool]:
-        """First those that start, of these first the ones that models run on."""
+        """Sort the providers that start first, and among these the ones that models run on."""
         return provider[1] != STARTS, provider[0] not in PROVIDERS.values()
 
     versions, free = _versions(), hardware.memory()

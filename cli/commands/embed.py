@@ -1,4 +1,4 @@
-"""`tfm-cli embed`: embeddings of texts, and how similar texts are."""
+"""`tfm-cli embed`: computes embeddings of texts, and how similar the texts are."""
 
 from __future__ import annotations
 
@@ -99,7 +99,7 @@ def command(
 
 
 def summarize(texts: Sequence[str], vectors: np.ndarray) -> None:
-    """Show each vector's dimension, norm and first numbers, and say how to get all of them."""
+    """Print each vector's dimension, norm and first numbers, and say how to get all of them."""
     import numpy as np
 
     table(

@@ -1,4 +1,4 @@
-"""`tfm-cli export`: a checkpoint as a bundle."""
+"""`tfm-cli export`: exports a checkpoint as a bundle."""
 
 from __future__ import annotations
 

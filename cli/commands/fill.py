@@ -1,4 +1,4 @@
-"""`tfm-cli fill`: tokens for the masks of a text."""
+"""`tfm-cli fill`: predicts the tokens for the masks in a text."""
 
 from __future__ import annotations
 

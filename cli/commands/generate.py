@@ -1,4 +1,4 @@
-"""`tfm-cli generate`: text from a model."""
+"""`tfm-cli generate`: generates text with a model."""
 
 from __future__ import annotations
 
@@ -211,7 +211,7 @@ def command(
 def drafter(
     draft: str, model: Model, name: str, load_model: Callable[[str], Model]
 ) -> Drafter | Literal[False]:
-    """What `--draft` stands for: False for none, else a source of drafts for a model of this name."""
+    """Return what `--draft` asks for: False for none, else a source of drafts for the model of this name."""
     if draft == "none":
         return False
     if draft == "prompt":
@@ -231,7 +231,7 @@ def drafter(
 
 
 def say_ends(answers: Sequence[Completion], limit: int, context: int, *, as_json: bool) -> None:
-    """Say how many answers were cut: where the context ended, or after `limit` tokens."""
+    """Print how many answers were cut, either at the end of the context or after `limit` tokens."""
     cut = [len(one.tokens) for one in answers if one.finish_reason == "length"]
     if clipped := sum(count < limit for count in cut):
         say(

@@ -1,4 +1,4 @@
-"""`tfm-cli inspect`: architecture and needs of a model, from its headers alone."""
+"""`tfm-cli inspect`: shows a model's architecture and what it needs, from its headers alone."""
 
 from __future__ import annotations
 
@@ -222,7 +222,7 @@ def _read_config(path: Path) -> Config:
 
 
 def describe(config: Config) -> str:
-    """The architecture in a line; where layers differ it describes the first, and says so."""
+    """Describe the architecture in one line. If layers differ, describe the first one and say so."""
     from ...refimpl.config import EncoderDecoder, has_mtp, longer_context
 
     embedding, head = config.embedding, config.head

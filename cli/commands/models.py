@@ -1,4 +1,4 @@
-"""`tfm-cli models`: the catalogue and the cache."""
+"""`tfm-cli models`: lists the catalogue and the cache."""
 
 from __future__ import annotations
 

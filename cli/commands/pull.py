@@ -1,4 +1,4 @@
-"""`tfm-cli pull`: fetch a model."""
+"""`tfm-cli pull`: fetches a model."""
 
 from __future__ import annotations
 

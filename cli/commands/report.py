@@ -1,4 +1,4 @@
-"""`tfm-cli report`: what `verify` found, as a page for a browser."""
+"""`tfm-cli report`: writes what `verify` found as a page for a browser."""
 
 from __future__ import annotations
 

@@ -1,5 +1,8 @@
-"""`tfm-cli scaling`: the cost of attention and recurrences by length, of ring attention by processes and of a
-softmax over many words, and how far back attention and an LSTM reach."""
+"""`tfm-cli scaling`: measures costs, and how far back attention and an LSTM reach.
+
+The costs are those of attention and recurrences by length, of ring attention by processes, and of a
+softmax over many words.
+"""
 
 from __future__ import annotations
 
@@ -31,7 +34,7 @@ PROCESS_BYTES = 400e6  # that a process of a ring may need, torch included
 
 
 class Section(StrEnum):
-    """A part of what is measured."""
+    """A part of the measurement."""
 
     LENGTH = "length"
     RING = "ring"
@@ -99,7 +102,7 @@ def command(
 
 
 def measure_words(until: float) -> dict[str, SoftmaxCost] | None:
-    """The costs of both softmaxes; None where memory would run out."""
+    """Return the costs of both softmaxes, or None if memory would run out."""
     from ...runtime import hardware
     from ...runtime.analysis import word_softmax
 
@@ -111,7 +114,10 @@ def measure_words(until: float) -> dict[str, SoftmaxCost] | None:
 
 
 def measure_ring(seconds: float) -> list[RingCost] | None:
-    """The cost of each ring that memory and so many seconds allow; None where there is none, or no torch."""
+    """Return the cost of each ring that fits into memory and the time limit.
+
+    Returns None if none fits, or if torch is missing.
+    """
     if find_spec("torch") is None:
         say("ring attention is left out, it needs torch: pip install 'tfm-cli[export]'")
         return None
@@ -136,7 +142,7 @@ def measure_ring(seconds: float) -> list[RingCost] | None:
 
 
 def say_stopped(lengths: Sequence[int], growth: dict[str, Growth]) -> None:
-    """Say which kinds end early, and why."""
+    """Print which kinds end early, and why."""
     for name, one in growth.items():
         if one.stopped is not None:
             say(f"{name} ends before {lengths[len(one.seconds)]} tokens: {one.stopped} would run out")
@@ -149,7 +155,7 @@ def as_object(
     words: dict[str, SoftmaxCost] | None,
     dependence: Dependence | None,
 ) -> dict[str, Any]:
-    """What was measured, for JSON."""
+    """Return what was measured, for JSON."""
     from ...runtime.analysis import scaling, word_softmax
 
     told: dict[str, Any] = {}
@@ -180,7 +186,7 @@ def as_object(
 
 
 def fitted(what: str, fit: Fit | None) -> dict[str, Any]:
-    """A fit as an exponent, its interval, and the lengths that it was fitted to."""
+    """Describe a fit: its exponent, the exponent's interval, and the lengths that it was fitted to."""
     if fit is None:
         return dict.fromkeys((f"{what}_exponent", f"{what}_interval", f"{what}_fitted"))
     interval, lengths = [fit.low, fit.high], [fit.first, fit.last]
@@ -188,7 +194,7 @@ def fitted(what: str, fit: Fit | None) -> dict[str, Any]:
 
 
 def show_growth(lengths: Sequence[int], growth: dict[str, Growth]) -> None:
-    """The cost by length."""
+    """Print the cost by length."""
     from ...runtime.analysis.scaling import WIDTH
 
     out(f"Cost by text length N: one head of width {WIDTH}, float32, one thread\n")
@@ -210,7 +216,7 @@ def show_growth(lengths: Sequence[int], growth: dict[str, Growth]) -> None:
 
 
 def show_ring(ring: Sequence[RingCost]) -> None:
-    """The cost of ring attention by processes."""
+    """Print the cost of ring attention by the number of processes."""
     from ...runtime.hardware import affinity, cores
 
     out(f"Ring attention: {RING_TOKENS} tokens over processes of one thread, on {cores(affinity())} cores\n")
@@ -231,7 +237,7 @@ def show_ring(ring: Sequence[RingCost]) -> None:
 
 
 def show_words(words: dict[str, SoftmaxCost]) -> None:
-    """The cost of both softmaxes."""
+    """Print the cost of both softmaxes."""
     from ...runtime.analysis.word_softmax import TOKENS, WIDTH, WORDS
 
     out(
@@ -247,7 +253,7 @@ def show_words(words: dict[str, SoftmaxCost]) -> None:
 
 
 def show_dependence(dependence: Dependence) -> None:
-    """How far back the LSTM and attention reach."""
+    """Print how far back the LSTM and attention reach."""
     from ...runtime.analysis.scaling import NOISE
 
     out(
@@ -267,14 +273,14 @@ def show_dependence(dependence: Dependence) -> None:
 
 
 def shown(fit: Fit | None) -> str:
-    """An exponent for the table."""
+    """Return an exponent as text for the table."""
     return "too short" if fit is None else f"{fit.exponent:.2f} ± {fit.high - fit.exponent:.2f}"
 
 
 def picture(
     figure: Figure, lengths: Sequence[int], growth: dict[str, Growth] | None, dependence: Dependence | None
 ) -> None:
-    """Time and memory by length, and dependence by distance, each on logarithmic axes."""
+    """Draw time and memory by length, and dependence by distance, each on logarithmic axes."""
     axes = iter(figure.subplots(1, 2 * (growth is not None) + (dependence is not None), squeeze=False)[0])
     if growth is not None:
         for label, pick in (

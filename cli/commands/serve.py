@@ -1,4 +1,4 @@
-"""`tfm-cli serve`: models behind the OpenAI API."""
+"""`tfm-cli serve`: serves models behind the OpenAI API."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`tfm-cli summarize`: a summary of a text."""
+"""`tfm-cli summarize`: summarizes a text."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`tfm-cli tag`: entities of texts."""
+"""`tfm-cli tag`: finds entities in texts."""
 
 from __future__ import annotations
 

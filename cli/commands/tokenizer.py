@@ -1,4 +1,4 @@
-"""`tfm-cli tokenizer`: train a tokenizer, encode a text, write the bytes of tokens, compare vocabularies."""
+"""`tfm-cli tokenizer`: trains tokenizers, encodes text, writes tokens' bytes and compares vocabularies."""
 
 from __future__ import annotations
 
@@ -203,7 +203,7 @@ def compare(
 
 
 def picture(figure: Figure, rows: Sequence[Vocabulary]) -> None:
-    """Size of a vocabulary against tokens per word; characters are a line of their own."""
+    """Draw the size of a vocabulary against tokens per word. Characters have a line of their own."""
     axes = figure.subplots()
     characters, *trained = rows
     sizes = [row.vocabulary for row in trained]

@@ -1,4 +1,4 @@
-"""`tfm-cli transcribe`: what is said in sounds, and when."""
+"""`tfm-cli transcribe`: transcribes audio, with the time of each segment."""
 
 from __future__ import annotations
 
@@ -208,7 +208,7 @@ def _rows(frames: np.ndarray) -> int:
 
 
 def picture(figure: Figure, frames: np.ndarray, said: list[Segment]) -> None:
-    """The spectrogram, ROW seconds in a row, and each word where it is said."""
+    """Draw the spectrogram with ROW seconds in a row, and each word at the time when it is said."""
     from ...refimpl.engine.sound import HOP, RATE
 
     rows, seconds = _rows(frames), len(frames) * HOP / RATE

