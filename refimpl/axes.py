@@ -1,7 +1,7 @@
-"""The axis alphabet: one letter a size, the same in every signature, einsum and graph of tfm.
+"""The axis alphabet: one letter for each size, the same in every signature, einsum and graph of tfm.
 
-Signatures read `Float[Array, "B T D"]`. A product stands for a flattened pair (`"D H*K"`); a
-derived letter is computed by `DERIVED` when one of the letters there stands in the same signature.
+Signatures read `Float[Array, "B T D"]`. A product stands for a flattened pair (`"D H*K"`). A derived letter
+is computed by `DERIVED` when one of the letters in its rule occurs in the same signature.
 Ids, lengths and positions state their bound: `Index[Array, "B T", "< N"]`.
 """
 

@@ -1,7 +1,7 @@
-"""All components of a model, by the modules of `ops` that they are in.
+"""All components of a model, and the modules of `ops` that define them.
 
-A class is a component from when its module is imported. A run needs few of them, so reading a Config imports
-those that it names.
+A class becomes a component when its module is imported. A run needs few components, so reading a Config
+imports only the modules of those that it names.
 """
 
 from __future__ import annotations
@@ -23,13 +23,13 @@ MODULES = (
 
 
 def mixers() -> tuple[type[TokenMixer], ...]:
-    """All token mixers."""
+    """Return all token mixers."""
     _load(MODULES)
     return kinds(TokenMixer)
 
 
 def from_json(value: Any) -> Config:
-    """The Config that `to_json` wrote; ConfigError for anything that it can't have written."""
+    """Return the Config that `to_json` wrote; raise ConfigError for anything that it can't have written."""
     named = {name.lower() for name in _types(value)}
     _load([one for one in MODULES if any(name.startswith(one.replace("_", "")) for name in named)])
     if named - {kind.__name__.lower() for kind in kinds(Record)}:

@@ -1,12 +1,13 @@
-"""How far a result may lie from the specification's: computed from the specification itself, not guessed.
+"""How far a result may differ from the specification's. It is computed from the specification, not guessed.
 
     budget = 4 · (A + J + u)   over a whole output
     A = max |spec in float32 − spec in float64|
     J = the most that the float64 spec moves when its inputs move by one ulp (three tries)
     u = one ulp of the largest number, 2⁻²³ · max |spec in float64| in float32
 
-A and J each miss errors that the other sees: a lucky float32 run makes A zero, and J knows nothing of
-intermediate rounding. Budgets element by element are as unstable, so there is one for a whole output.
+A and J each miss errors that the other one sees: A is zero after a lucky float32 run, and J doesn't include
+intermediate rounding. Budgets for single elements would be just as unstable, so there is one budget for a
+whole output.
 """
 
 from __future__ import annotations
@@ -59,12 +60,12 @@ class ErrorTerms(NamedTuple):
 
     @property
     def budget(self) -> float:
-        """4 · (A + J + u)."""
+        """The budget: 4 · (A + J + u)."""
         return FACTOR * (self.rounding + self.jump + self.ulp)
 
 
 def kl_budget(budget: float) -> float:
-    """The largest KL divergence, in nats, of two predictions whose logits differ by no more than `budget`.
+    """Return the largest KL divergence, in nats, of two predictions whose logits differ by at most `budget`.
 
     With D = the model's logits − the truth's, KL(truth‖model) = log E[exp D] − E[D] over the truth's
     probabilities. By Hoeffding's lemma (Hoeffding 1963) it is at most (max D − min D)² / 8; here
@@ -74,7 +75,7 @@ def kl_budget(budget: float) -> float:
 
 
 def largest_difference(values: Array, exact: Array) -> float:
-    """The largest difference of two arrays; NaN if any is NaN."""
+    """Return the largest difference of two arrays; NaN if any difference is NaN."""
     return float(np.max(np.abs(values - exact), initial=0))
 
 
@@ -86,10 +87,11 @@ def error_terms(
     eps: float = ULP,
     distance: Callable[[Array, Array], float] = largest_difference,
 ) -> ErrorTerms:
-    """A, J and u of one output.
+    """Return the terms A, J and u of one output.
 
-    `exact` is the specification in float64, `rounded` in the type whose relative rounding is `eps`, `moved`
-    the one in float64 after each move of the inputs. u counts finite numbers only.
+    `exact` is the specification's output in float64, `rounded` that in the type whose relative rounding is
+    `eps`. `moved` are its outputs in float64, one after each move of the inputs. u counts finite numbers
+    only.
     """
     largest = float(np.max(np.abs(exact[np.isfinite(exact)]), initial=0))
     jump = max([0.0, *(distance(values, exact) for values in moved)])
@@ -97,10 +99,10 @@ def error_terms(
 
 
 def rounded_up(number: float) -> float:
-    """The smallest number of `DIGITS` significant digits that isn't below this one."""
+    """Return the smallest number with `DIGITS` significant digits that isn't below this number."""
     return float(Context(prec=DIGITS, rounding=ROUND_CEILING).create_decimal(str(number)))
 
 
 def moved(values: Array, share: float, rng: np.random.Generator) -> Array:
-    """The values, each moved up or down by this share of itself."""
+    """Return the values, each moved up or down by this share of itself."""
     return values * (1 + share * rng.choice([-1.0, 1.0], values.shape)).astype(values.dtype)

@@ -1,5 +1,5 @@
-"""Decoding: from logits to tokens, over any engine.
+"""Decoding: from logits to tokens, with any engine.
 
-In: an engine, a prompt's token ids and a `Sampler`. Out: new tokens and why the text ended. `loop` generates
-one text, `beam` searches several at a time, `speculative` lets a draft propose tokens.
+In: an engine, a prompt's token ids and a `Sampler`. Out: new tokens and the reason why the text ended. `loop`
+generates one text, `beam` runs a beam search, and `speculative` checks tokens that a draft proposes.
 """

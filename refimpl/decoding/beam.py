@@ -1,8 +1,8 @@
-"""Beam search: the texts that are likeliest as a whole, over any engine.
+"""Beam search: the texts with the highest probability as a whole, with any engine.
 
-Several beams grow side by side as rows of one cache. Each step continues every beam with every token; the
-likeliest continuations are the next beams, and those that end become hypotheses. Nothing is drawn at random.
-The tests hold it to transformers' beam search.
+Several beams grow side by side as rows of one cache. Each step continues every beam with every token. The
+likeliest continuations become the next beams, and those that end become hypotheses. Nothing is sampled.
+The tests compare the results with those of transformers' beam search.
 """
 
 from __future__ import annotations
@@ -28,7 +28,8 @@ Rules = Callable[[np.ndarray, Sequence[int]], np.ndarray]
 
 
 class Hypothesis(NamedTuple):
-    """A text that ended: its new tokens without the stop token, its score, and why it ended."""
+    """A text that has ended: its new tokens without the stop token, its score, and the reason why it
+    ended."""
 
     tokens: list[int]
     score: float
@@ -37,7 +38,7 @@ class Hypothesis(NamedTuple):
 
 @dataclass
 class BeamSearch:
-    """The state of one search: give it logits, it says which rows go on with which tokens.
+    """The state of one search. From the logits of a step, `advance` chooses rows and the next token of each.
 
     A hypothesis of n tokens, its stop token included, scores log p / n^length_penalty: a penalty above 0
     favours long texts, since log p is negative. `hypotheses` holds the `beams` best, best first. The search
@@ -47,7 +48,7 @@ class BeamSearch:
     - "never": when no beam can beat it any more, at whatever length suits the beam best.
     With a length penalty above 0, False may miss a longer text with a higher score; "never" doesn't.
 
-    `rules` make of a row's log-probabilities, after penalties, those that its new tokens allow.
+    `rules` change a row's log-probabilities, after penalties, to those that its new tokens allow.
 
     Conventions: penalties and bans act on log-probabilities, which are normalized again only with
     `renormalize` (Marian's models ask for it). Ties between continuations go to the better beam, then to the
@@ -80,7 +81,7 @@ class BeamSearch:
         self._scores = np.zeros(1)
 
     def advance(self, logits: np.ndarray) -> tuple[np.ndarray, np.ndarray] | None:
-        """From logits [beams, N] the rows to go on with and a token for each; None at the end."""
+        """Return the rows to continue and a token for each, from logits [beams, N]; None at the end."""
         length = len(self._tokens[0]) + 1
         vocabulary = logits.shape[1]
         scores = self._scores[:, None] + self._log_probabilities(logits)
@@ -140,7 +141,7 @@ class BeamSearch:
 def beam_search(
     engine: Engine, search: BeamSearch, cache: Cache | None = None, chunk: int = CHUNK
 ) -> list[Hypothesis]:
-    """The hypotheses, best first. `cache` may hold a prefix of the prompt already."""
+    """Return the hypotheses, best first. `cache` may hold a prefix of the prompt already."""
     for _ in beam_steps(engine, search, cache, chunk):
         pass
     return search.hypotheses
@@ -149,8 +150,10 @@ def beam_search(
 def beam_steps(
     engine: Engine, search: BeamSearch, cache: Cache | None = None, chunk: int = CHUNK
 ) -> Iterator[None]:
-    """The steps of `beam_search`, for whoever has other things to do between them; at the end
-    `search.hypotheses` is complete."""
+    """Run `beam_search` step by step, for callers that do other work between the steps.
+
+    At the end `search.hypotheses` is complete.
+    """
     search.max_new_tokens = limit_new_tokens(engine.config, len(search.prompt), search.max_new_tokens)
     logits, cache = read_prompt(engine, search.prompt, cache, chunk, search.encoder_ids)
     step = search.advance(logits[None])

@@ -1,4 +1,4 @@
-"""What a text must be: which tokens may follow, so that it can still become that."""
+"""Constraints on a text: which tokens may come next, so that the text can still satisfy its constraint."""
 
 from __future__ import annotations
 
@@ -17,21 +17,21 @@ if TYPE_CHECKING:
 class Constraint(Protocol):
     """A language of texts, such as the documents of a JSON schema.
 
-    Both methods take all of an answer's tokens so far, which may go back behind those of an earlier call: a
-    draft's tokens are tried, and some taken back.
+    Both methods take all tokens of an answer so far. The next call may have fewer tokens than the last one:
+    speculative decoding tries a draft's tokens, and takes some of them back.
     """
 
     def allowed(self, tokens: Sequence[int]) -> Bool[Array, " N"]:
-        """Which tokens may follow; a stop token may where the text is one of the language."""
+        """Return which tokens may come next; a stop token may if the text belongs to the language."""
         ...
 
     def is_complete(self, tokens: Sequence[int]) -> bool:
-        """Whether the text is one of the language, and nothing can follow."""
+        """Whether the text belongs to the language and no token can follow it."""
         ...
 
 
 def constrain(logits: Float[Array, " N"], allowed: Bool[Array, " N"]) -> Float[Array, " N"]:
-    """−∞ for the tokens that may not follow; LimitError where that leaves none."""
+    """Set tokens that may not come next to −∞; raise LimitError if no token is left."""
     # Without branches, several times as fast as np.where where tokens that may follow are scattered.
     highest = (allowed.astype(logits.dtype) - 0.5) * np.inf
     constrained = np.minimum(logits, highest)

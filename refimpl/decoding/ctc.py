@@ -1,11 +1,11 @@
-"""What is heard, of the likeliest token at each position of a sound (connectionist temporal classification,
-Graves et al. 2006).
+"""The transcript of a sound, from the likeliest token at each of its positions (connectionist temporal
+classification, Graves et al. 2006).
 
     likeliest   . H H . E . L L . L O O | | W …        . is the blank, | comes between words
     runs          H     E   L     L O   |   W …        a token that is repeated counts once, unless a blank
     words       HELLO                       W …        comes between
 
-A run says when its token is heard: from its first position to behind its last one, as in transformers.
+The time of a run is from its first position to the position after its last one, as in transformers.
 """
 
 from __future__ import annotations
@@ -20,11 +20,11 @@ __all__ = ["CTCTokens", "Heard", "heard_words", "runs", "said_together"]
 
 @dataclass(frozen=True)
 class CTCTokens:
-    """How a model with a CTC head says what it hears, and what it wants to hear.
+    """The special tokens of a model with a CTC head, and the form of its input and its text.
 
-    `blank` says that nothing begins at a position, `delimiter` that a word ends. With `normalized` a sound
-    has a mean of 0 and a variance of 1. Texts are `lower` case, or `cleaned`: without spaces before English
-    punctuation.
+    `blank` says that no token begins at a position, `delimiter` that a word ends. With `normalized` the model
+    reads sounds with a mean of 0 and a variance of 1. Texts are `lower` case, or `cleaned`: without spaces
+    before English punctuation.
     """
 
     blank: int
@@ -35,8 +35,10 @@ class CTCTokens:
 
 
 class Heard(NamedTuple):
-    """Tokens in a row, and the positions from the first to behind the last. `follows` says that they go on
-    within a word."""
+    """Consecutive tokens, and their positions: from the first one to behind the last one.
+
+    `follows` says that these tokens continue a word.
+    """
 
     tokens: tuple[int, ...]
     begin: int
@@ -45,7 +47,7 @@ class Heard(NamedTuple):
 
 
 def runs(likeliest: Iterable[int], blank: int) -> Iterator[Heard]:
-    """The tokens that are heard, one after the other."""
+    """Yield the transcribed tokens, one after the other."""
     at = 0
     for token, positions in groupby(likeliest):
         begin, at = at, at + sum(1 for _ in positions)
@@ -56,8 +58,11 @@ def runs(likeliest: Iterable[int], blank: int) -> Iterator[Heard]:
 def heard_words(
     found: Iterable[Heard], delimiter: int | None, longest: int, *, follows: bool = False
 ) -> Iterator[Heard]:
-    """The words; what is longer than `longest` positions goes on as a word that follows. With `follows` the
-    first one does."""
+    """Yield the words. A word longer than `longest` positions is split, and its later parts have `follows`
+    set.
+
+    With `follows` the first word continues an earlier one.
+    """
     held: Heard | None = None
     for run in found:
         if run.tokens == (delimiter,):
@@ -74,7 +79,10 @@ def heard_words(
 
 
 def said_together(words: Iterable[Heard], pause: int, longest: int) -> Iterator[Sequence[Heard]]:
-    """The words between pauses of so many positions, and no longer together than `longest`."""
+    """Yield the words in groups. A pause of `pause` or more positions begins a new group.
+
+    So does a word with which the group would be longer than `longest` positions.
+    """
     held: list[Heard] = []
     for word in words:
         if held and (word.begin - held[-1].end >= pause or word.end - held[0].begin > longest):

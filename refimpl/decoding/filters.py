@@ -1,8 +1,8 @@
-"""Filters: which tokens may still be drawn, and with what probability.
+"""Filters: which tokens may still be sampled, and with what probability.
 
-Their order is fixed: temperature, top-k, top-p, min-p, typical. Temperature comes first, so that the filters
-see the distribution that is drawn from. Typical comes last, since its entropy is that of the tokens which
-are still left. It is the order of transformers' logits warpers.
+Their order is fixed: temperature, top-k, top-p, min-p, typical. Temperature comes first, so that the other
+filters see the distribution from which the token is sampled. Typical comes last, since its entropy is that of
+the tokens that are still left. transformers' logits warpers have the same order.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ FIRST_SORTED = 256  # how many of the best tokens are sorted at first
 def candidates(
     logits: Float[Array, " N"], sampler: Sampler, needed: float = 1.0
 ) -> tuple[Int[Array, " K"], Float[Array, " K"]]:
-    """Ids that pass all filters, best first, and their probabilities, which sum to one.
+    """Return the ids that pass all filters, best first, and their probabilities, which sum to one.
 
     Conventions: ties go to the lower id; top-p and typical keep the token that crosses the bound; every
     filter keeps at least one token. The result is that of sorting all N logits, but only the best few are
@@ -87,10 +87,12 @@ def candidates(
 def relative_probabilities(
     logits: Float[Array, " M"], maximum: float, temperature: float
 ) -> Float[Array, " M"]:
-    """exp((logits − maximum) / temperature) in float64: probabilities as shares of the likeliest token's.
+    """Return exp((logits − maximum) / temperature) in float64: probabilities relative to the likeliest
+    token's.
 
     Conventions: the maximum is subtracted first, so that no temperature is too low: a quotient that overflows
-    is −∞, of a token that is never drawn. Shares below e^SMALLEST are zero: no sum of shares holds them.
+    is −∞, and its token is never sampled. Shares below e^SMALLEST are zero, since they wouldn't change a sum
+    of shares.
     """
     exponents = logits.astype(np.float64)
     exponents -= maximum  # in place: the system finds and clears the pages of an array of this size
@@ -106,10 +108,10 @@ def relative_probabilities(
 
 
 def typical(p: Float[Array, " M"], mass: float) -> Int[Array, " K"]:
-    """Locally typical sampling: indices of the tokens whose surprise is closest to the entropy.
+    """Return the tokens that locally typical sampling keeps: those whose surprise is closest to the entropy.
 
-    In order of |−log p − H|, H = −Σ p log p, as many as have the probability `mass` together (Meister et al.
-    2023, "Locally typical sampling").
+    Indices are in order of |−log p − H|, H = −Σ p log p. The first ones are kept, until their probabilities
+    together reach `mass` (Meister et al. 2023, "Locally typical sampling").
     """
     surprise = -np.log(np.where(p > 0, p, 1))
     distance = np.where(p > 0, np.abs(surprise - p @ surprise), np.inf)
@@ -127,7 +129,7 @@ def _count_reaching(p: Array, mass: float) -> int:
 
 
 def top_indices(values: Array, count: int) -> Array:
-    """The indices of the `count` largest values, largest first, ties to the lower index.
+    """Return the indices of the `count` largest values, largest first, ties to the lower index.
 
     The values are split into blocks; the `count`-th largest of the blocks' maxima is a lower bound for the
     `count`-th largest value. It takes one pass, a tenth of the time of partitioning all values.

@@ -1,4 +1,4 @@
-"""Log-probabilities: of a chosen token, and of the tokens that might have stood in its place."""
+"""Log-probabilities: of a chosen token, and of the tokens that were likeliest at its position."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 
 class TokenLogprob(NamedTuple):
-    """A chosen token, its log-probability, and the likeliest tokens with theirs, best first."""
+    """A chosen token with its log-probability, and the likeliest tokens with theirs, best first."""
 
     token: int
     logprob: float
@@ -22,11 +22,11 @@ class TokenLogprob(NamedTuple):
 
 
 def token_logprob(logits: Float[Array, " N"], token: int, count: int) -> TokenLogprob:
-    """ln softmax(logits) at a token, and at the `count` likeliest tokens.
+    """Return ln softmax(logits) of a token, and of the `count` likeliest tokens.
 
-    Conventions: `logits` are the model's own, before penalties, temperature and filters, so the figures say
-    what the model thinks and not how it was sampled, and the likeliest tokens need not have the chosen one
-    among them. Natural logarithms in float64; ties go to the lower id.
+    Conventions: `logits` are the model's own, before penalties, temperature and filters. So the values are
+    the model's probabilities, not those of the sampler, and the chosen token need not be among the likeliest
+    ones. Natural logarithms in float64; ties go to the lower id.
     """
     log_p = log_softmax(logits[None].astype(np.float64))[0]
     best = top_indices(logits, count) if count else ()
@@ -34,7 +34,7 @@ def token_logprob(logits: Float[Array, " N"], token: int, count: int) -> TokenLo
 
 
 def logprob(logits: Float[Array, " N"], token: int) -> float:
-    """ln softmax(logits) at a token that isn't banned, in less time than all tokens take.
+    """Return ln softmax(logits) of one token that isn't banned, in less time than all tokens take.
 
     Conventions: exponentials are of the logits' own type, their sum is float64.
     """
@@ -43,7 +43,7 @@ def logprob(logits: Float[Array, " N"], token: int) -> float:
 
 
 def log_softmax(logits: Float[Array, "B N"]) -> Float[Array, "B N"]:
-    """ln softmax of each row; a row of −∞ alone stays as it is."""
+    """Return ln softmax of each row; a row of only −∞ stays as it is."""
     maximum = logits.max(axis=1, keepdims=True)
     shifted = logits - np.where(maximum > -np.inf, maximum, 0.0)
     total = np.exp(shifted).sum(axis=1, keepdims=True)

@@ -1,9 +1,10 @@
-"""The generation loop: the engine computes logits, a `GeneratedSequence` chooses tokens from them.
+"""The generation loop: the engine computes logits, and a `GeneratedSequence` chooses tokens from them.
 
-A `GeneratedSequence` holds all state of one text: its sampler, its stop rules and its random numbers, one for
-each position of the answer, seeded by (seed, index). So the others in its batch take none of its numbers, and
-the token at a position follows from its logits alone, whoever proposed one before. Drivers only connect
-sequences with an engine: `generate` here, `beam.beam_search` and `speculative.speculate`.
+A `GeneratedSequence` holds all state of one text: its sampler, its stop rules and its random numbers. There
+is one random number for each position of the answer, seeded by (seed, index). So other texts in the same
+batch don't change it, and the token at a position depends only on its logits, whether or not a draft proposed
+one before. Drivers only connect sequences with an engine: `generate` here, `beam.beam_search` and
+`speculative.speculate`.
 """
 
 from __future__ import annotations
@@ -30,12 +31,13 @@ CHUNK = 512
 
 @dataclass
 class GeneratedSequence:
-    """One text being generated: give it logits, it chooses tokens until `finish_reason` is set.
+    """One text while it is generated. It chooses tokens from logits until `finish_reason` is set.
 
-    `encoder_ids` is the text that a model with an encoder reads; the prompt is then what its decoder starts
-    with. `index` is the sequence's number among those generated together. With `logprobs`, `token_logprobs`
-    has for each of `tokens` its log-probability and those of so many likeliest tokens.
-    With a `constraint` only tokens that it allows are chosen, and the text ends where nothing can follow.
+    `encoder_ids` is the text that a model with an encoder reads; the prompt is then the start of the
+    decoder's text. `index` is the sequence's number among those generated together. With `logprobs` N,
+    `token_logprobs` has an entry for each of `tokens`: its log-probability, and those of the N likeliest
+    tokens. With a `constraint` only tokens that it allows are chosen, and the text ends where no token can
+    follow.
     """
 
     prompt: Sequence[int]
@@ -64,14 +66,16 @@ class GeneratedSequence:
         return np.random.default_rng([self.seed, self.index])
 
     def uniform(self, position: int) -> float:
-        """The random number of the answer's token at this position, uniform in [0, 1)."""
+        """Return the random number for the answer's token at this position, uniform in [0, 1)."""
         while len(self._uniforms) <= position:
             self._uniforms.append(float(self._rng.random()))
         return self._uniforms[position]
 
     def process_logits(self, logits: np.ndarray, draft: Sequence[int] = ()) -> np.ndarray:
-        """Logits [N] with the sampler's penalties and the constraint, after the text so far and the tokens of
-        `draft`."""
+        """Return the logits [N] with the sampler's penalties and the constraint applied.
+
+        The penalties and the constraint see the text so far and the tokens of `draft`.
+        """
         tokens = self._prompt[:0]
         if self.sampler.adjusts_logits:
             tokens = np.concatenate([self._prompt, np.array([*self.tokens, *draft], np.int64)])
@@ -83,23 +87,26 @@ class GeneratedSequence:
         return constrain(logits, self.constraint.allowed([*self.tokens, *draft]))
 
     def choose(self, logits: np.ndarray, draft: Sequence[int] = ()) -> int:
-        """The token chosen from logits [N] after the text so far and the tokens of `draft`."""
+        """Return the token chosen from logits [N] after the text so far and the tokens of `draft`."""
         u = 0.0 if self.sampler.greedy else self.uniform(len(self.tokens) + len(draft))
         return sample(self.process_logits(logits, draft), self.sampler, u)
 
     @property
     def takes_best(self) -> bool:
-        """Whether it needs of logits only which is the largest."""
+        """Whether the sequence needs only the index of the largest logit."""
         plain = self.sampler.greedy and not self.sampler.adjusts_logits
         return plain and self.constraint is None and self.logprobs is None
 
     def sample(self, logits: np.ndarray) -> int | None:
-        """Chooses the next token from logits [N] and appends it; None for a stop token."""
+        """Choose the next token from logits [N], append and return it; return None for a stop token."""
         return self.append(self.choose(logits), logits)
 
     def append(self, token: int, logits: np.ndarray | None) -> int | None:
-        """Appends the token, chosen from the model's logits [N], and returns it; a stop token ends the text
-        instead and gives None. Logits may be missing where the sequence `takes_best`."""
+        """Append the token, which was chosen from the model's logits [N], and return it.
+
+        A stop token ends the text instead, and the method returns None. Logits may be None where the sequence
+        `takes_best`.
+        """
         self.finish_reason = finish_reason(token, len(self.tokens) + 1, self.stop_ids, self.max_new_tokens)
         if self.finish_reason == "stop":
             return None
@@ -112,14 +119,15 @@ class GeneratedSequence:
         return token
 
     def finish(self, reason: FinishReason = "stop") -> None:
-        """Ends the text; whoever reads the tokens calls it where a stop string occurs."""
+        """End the text. The reader of the tokens calls this where a stop string occurs."""
         self.finish_reason = reason
 
 
 def prefill(
     engine: Engine, tokens: Sequence[int], cache: Cache, chunk: int = CHUNK
 ) -> tuple[np.ndarray, Cache]:
-    """Feeds tokens [T] to a cache of one row, chunk by chunk: (logits [N] of the last token, cache)."""
+    """Feed tokens [T] to a cache of one row, chunk by chunk: returns (logits [N] of the last token,
+    cache)."""
     ids = np.asarray(tokens, np.int64)[None]
     logits = np.zeros((1, 1, 0))
     for start in range(0, ids.shape[1], chunk):
@@ -128,7 +136,7 @@ def prefill(
 
 
 def start_cache(engine: Engine, encoder_ids: Sequence[int] | None) -> Cache:
-    """An empty cache of one row; the encoder, if the model has one, reads `encoder_ids`."""
+    """Return an empty cache of one row; if the model has an encoder, it reads `encoder_ids`."""
     if encoder_ids is None:
         return engine.start(1)
     kind = np.int64 if engine.config.frames is None else np.float32
@@ -142,7 +150,8 @@ def read_prompt(
     chunk: int = CHUNK,
     encoder_ids: Sequence[int] | None = None,
 ) -> tuple[np.ndarray, Cache]:
-    """Prefills the part of the prompt that `cache` doesn't hold: (logits [N] of its last token, cache)."""
+    """Feed the part of the prompt that `cache` lacks: returns (logits [N] of the prompt's last token,
+    cache)."""
     if cache is None:
         cache = start_cache(engine, encoder_ids)
     cached = int(cache.lengths[0])
@@ -156,10 +165,9 @@ def read_prompt(
 def generate(
     engine: Engine, sequence: GeneratedSequence, cache: Cache | None = None, chunk: int = CHUNK
 ) -> Generator[int, None, Cache]:
-    """Generates one text token by token. `cache` may hold a prefix of the prompt already.
+    """Generate one text, and yield it token by token. `cache` may already hold a prefix of the prompt.
 
-    Whoever reads the tokens may end the text early with `sequence.finish()`. The generator's value is the
-    cache.
+    The caller may end the text early with `sequence.finish()`. The generator's return value is the cache.
     """
     sequence.max_new_tokens = limit_new_tokens(engine.config, len(sequence.prompt), sequence.max_new_tokens)
     logits, cache = read_prompt(engine, sequence.prompt, cache, chunk, sequence.encoder_ids)

@@ -1,4 +1,4 @@
-"""Drafts of a model's own module, which reads the model's vectors (`ops.mtp`)."""
+"""Drafts by a module of the model itself, which reads the model's vectors (`ops.mtp`)."""
 
 from __future__ import annotations
 
@@ -20,19 +20,21 @@ TRIED = 8  # where no draft pays, one token is drafted each so many steps
 
 
 class MTPDrafter(EngineWrapper[MTPEngine]):
-    """Drafts of a model's module, and the model itself as an engine that notes its vectors for it.
+    """A drafter that uses a model's own module, and an engine that wraps the model.
 
-    A module reads pairs of a token and the model's vector of the token before it. The vectors come from the
-    model's steps: so the text is generated with this object as its engine, `speculate(drafter, sequence,
-    drafter)`. The module reads the pairs of a text when it is first asked for a draft, and from then on those
-    of the tokens that were accepted, with the model's vectors; what it read of its own is cut off again.
+    The module reads pairs: a token, and the model's vector of the token before it. The vectors come from the
+    model's steps, and this engine keeps them for the module. So the text must be generated with this object
+    as its engine: `speculate(drafter, sequence, drafter)`. At the first draft the module reads the pairs of
+    the whole text. From then on it reads the pairs of the accepted tokens, with the model's vectors. The
+    pairs with the module's own vectors are cut off again.
 
-    As many tokens are drafted as pay (`speculative.draft_length`), at most `longest`, by the share of the
-    latest ones that were accepted, and `cost`, which says how many steps of one token a step of several takes
-    with its draft. Without one it is estimated, so that no text depends on the clock.
+    The drafter proposes as many tokens as pay (`speculative.draft_length`), at most `longest`. That depends
+    on the share of the latest drafted tokens that were accepted, and on `cost`: how many steps of one token a
+    step of several tokens takes together with its draft. Without a `cost` it is estimated, so that no text
+    depends on the clock.
 
-    Of a text whose beginning was in the cache already the module reads the rest: its drafts are worse then.
-    Where it can't compute a text, it has no more drafts of that.
+    If the beginning of a text was in the cache already, the module reads only the rest: its drafts are then
+    worse. For a text that the module can't compute, it makes no more drafts.
     """
 
     def __init__(
@@ -63,7 +65,7 @@ class MTPDrafter(EngineWrapper[MTPEngine]):
         lengths: np.ndarray | None = None,
         at: np.ndarray | None = None,
     ) -> tuple[np.ndarray, Cache]:
-        """The model's step, whose vectors are noted; LimitError for several rows."""
+        """Run the model's step and keep its vectors; raise LimitError for several rows."""
         if len(cache.lengths) != 1 or lengths is not None:
             raise LimitError(f"a module drafts for one text, got {len(cache.lengths)} rows")
         past = int(cache.lengths[0])
@@ -77,7 +79,7 @@ class MTPDrafter(EngineWrapper[MTPEngine]):
         return logits, cache
 
     def propose(self, sequence: GeneratedSequence, count: int) -> list[int]:
-        """Up to `count` tokens that may follow the sequence's text, as many as pay."""
+        """Return up to `count` tokens that may follow the sequence's text, as many as pay."""
         text = [*sequence.prompt, *sequence.tokens]
         self._note_accepted(sequence)
         length = self._length(min(count, self.longest))

@@ -1,7 +1,7 @@
-"""The options of decoding: each is declared once, with its type, range, help and names.
+"""The options of decoding. Each option is declared once, with its type, range, help and names.
 
 `sampler.Sampler`, the keywords of Python, the command line, the server's requests and the readers of
-generation_config.json and GGUF take them from here.
+generation_config.json and GGUF take the options from here.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ MOST_STOPS, LONGEST_STOP = 16, 1024
 
 
 class Values(NamedTuple):
-    """The values that an option may have, in words; `least` and `most` are those of whole numbers."""
+    """The values that an option may have, in words. `least` and `most` bound whole numbers."""
 
     words: str
     holds: Callable[[Any], bool]
@@ -69,14 +69,14 @@ ANY = Values("", lambda _: True)
 
 
 class Option(NamedTuple):
-    """What is known of an option beside its name.
+    """Everything that is declared of an option besides its name.
 
-    `draws` says that it makes the sampler draw, `chooses` that it says which token is likelier. `metavar`,
-    `flags` and `panel` are the command line's, which has no option without a metavar; a flag's is "-".
-    At the values `off` it changes nothing: those outside of its range are a user's way to switch off what
-    the model asks for. `requests` is the range in the server's requests, as pydantic's keywords. Other names:
-    `openai` is that of the OpenAI API, `gguf` that in general.sampling, and `key` that in
-    generation_config.json.
+    `draws` says that the option makes the sampler draw at random, `chooses` that it changes which token is
+    likelier. `metavar`, `flags` and `panel` are for the command line. An option without a metavar isn't on
+    the command line; a flag has the metavar "-". At the values `off` the option changes nothing. Values of
+    `off` outside the option's range let a user switch off what the model asks for. `requests` is the range in
+    the server's requests, as pydantic's keywords. The option's other names are `openai` in the OpenAI API,
+    `gguf` in general.sampling, and `key` in generation_config.json.
     """
 
     help: str
@@ -96,14 +96,14 @@ class Option(NamedTuple):
 
     @property
     def described(self) -> str:
-        """The help, with the values that it may have."""
+        """The help text, preceded by the values that the option may have."""
         words = self.values.words
         switches = f" ({self.switches[0]:g} switches it off)" if self.switches else ""
         return f"{words}{switches}. {self.help}" if words else self.help
 
     @property
     def switches(self) -> tuple[float, ...]:
-        """The values outside of the range that switch it off."""
+        """The values outside of the range that switch the option off."""
         return tuple(value for value in self.off if not self.values.holds(value))
 
 
@@ -212,7 +212,7 @@ class Choosing(TypedDict, total=False):
 
 
 class SamplerOptions(Choosing, TypedDict, total=False):
-    """The options of a `sampler.Sampler`."""
+    """The options of `sampler.Sampler`."""
 
     encoder_no_repeat_ngram: Annotated[
         int | None,
@@ -226,8 +226,8 @@ class SamplerOptions(Choosing, TypedDict, total=False):
 class SamplingOptions(Choosing, TypedDict, total=False):
     """How a token is chosen. For an option that is left out or None, the model's own setting applies.
 
-    A chat model whose checkpoint says nothing of this answers by CHAT_SAMPLING, unless an option of the
-    request does: greedy, one that draws, one that makes repetitions less likely, or beams.
+    If a chat model's checkpoint says nothing about sampling, its answers use CHAT_SAMPLING. Options of a
+    request prevent that if they ask for greedy decoding, random draws, fewer repetitions, or beams.
     """
 
     greedy: Annotated[
@@ -298,13 +298,13 @@ class TextOptions(SamplingOptions, Choosing, TypedDict, total=False):
 
 @cache
 def options(declared: type) -> Mapping[str, Option]:
-    """The options that a TypedDict declares, by name, with their types."""
+    """Return the options that a TypedDict declares, by name, with their types."""
     hints, annotated = get_type_hints(declared), get_type_hints(declared, include_extras=True)
     return {name: annotated[name].__metadata__[0]._replace(type=hint) for name, hint in hints.items()}
 
 
 def require(declared: type, stated: Mapping[str, Any]) -> None:
-    """LimitError for an option that has a value outside of its range; None is no value."""
+    """Raise LimitError for an option with a value outside of its range; None counts as no value."""
     for name, option in options(declared).items():
         value = stated.get(name)
         if value is not None and not option.values.holds(value):
@@ -312,7 +312,7 @@ def require(declared: type, stated: Mapping[str, Any]) -> None:
 
 
 def record(name: str, declared: type, left_out: Collection[str] = ()) -> type:
-    """A frozen dataclass with a field for each option that a TypedDict declares."""
+    """Return a frozen dataclass with a field for each option that a TypedDict declares."""
     stated = ((key, one) for key, one in options(declared).items() if key not in left_out)
     return make_dataclass(
         name, [(key, one.type, field(default=one.default)) for key, one in stated], frozen=True

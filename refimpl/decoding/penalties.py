@@ -11,7 +11,7 @@ order:
 5. forced tokens: a forced token is taken even if it is banned. Where the first token is also the last, the
    rule for the last one wins, so that the text ends.
 
-It is transformers' order; but there a token that is both forced and suppressed leaves no token at all.
+transformers has the same order, but there no token is left if a token is both forced and suppressed.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ LARGEST = 1e300
 def add_bias(
     logits: Float[Array, " N"], ids: Int[Array, " M"], amounts: Float[Array, " M"]
 ) -> Float[Array, " N"]:
-    """logits[id] + amount; an id that occurs twice gets both amounts."""
+    """Return logits[id] + amount; an id that occurs twice gets both amounts."""
     biased = logits.copy()
     np.add.at(biased, check_token_ids(ids, len(logits)), within(amounts, logits.dtype))
     biased[ids] = within(biased[ids], logits.dtype)
@@ -45,10 +45,10 @@ def add_bias(
 def repetition_penalty(
     logits: Float[Array, " N"], tokens: Int[Array, " M"], penalty: float
 ) -> Float[Array, " N"]:
-    """Divides positive logits of the tokens so far by the penalty, and multiplies negative ones by it.
+    """Divide positive logits of the tokens so far by the penalty, and multiply negative ones by it.
 
-    Keskar et al. 2019, §4.1, in transformers' form: dividing a negative logit would reward it. A token that
-    occurs often counts once.
+    Keskar et al. 2019, §4.1, in transformers' form: dividing a negative logit would reward its token. A token
+    that occurs several times counts once.
     """
     ids = np.unique(tokens)
     penalized = logits.copy()
@@ -61,9 +61,9 @@ def repetition_penalty(
 def occurrence_penalties(
     logits: Float[Array, " N"], new_tokens: Int[Array, " M"], presence: float, frequency: float
 ) -> Float[Array, " N"]:
-    """logits[id] − presence · [id occurs] − frequency · (number of occurrences), over the new tokens.
+    """Return logits[id] − presence · [id occurs] − frequency · (number of occurrences), over the new tokens.
 
-    The formula of OpenAI's API. Conventions: the prompt doesn't count, as there and in vLLM; negative
+    The formula of OpenAI's API. Conventions: as in that API and in vLLM, the prompt doesn't count; negative
     penalties reward.
     """
     ids, counts = np.unique(new_tokens, return_counts=True)
@@ -74,19 +74,19 @@ def occurrence_penalties(
 
 
 def within(values: Float[Array, "*shape"], dtype: np.dtype) -> Float[Array, "*shape"]:
-    """The values in this type; those beyond its range, or beyond `LARGEST`, are at its end.
+    """Return the values in this type. Values beyond its range, or beyond `LARGEST`, are clipped to the end.
 
-    So no option is too large for a logit: −∞ is a ban, which a penalty isn't, and ∞ − ∞ would be NaN.
+    So no option makes a logit infinite. A penalty must not give −∞, which is a ban, and ∞ − ∞ would be NaN.
     """
     largest = min(float(np.finfo(dtype).max), LARGEST)
     return np.clip(values, -largest, largest).astype(dtype)
 
 
 def ban_ngrams(logits: Float[Array, " N"], tokens: Int[Array, " M"], n: int) -> Float[Array, " N"]:
-    """Bans every token that would complete an n-gram which the text already holds.
+    """Ban every token that would complete an n-gram which the text already contains.
 
-    Paulus et al. 2018, §2.5 (there n = 3). Conventions: prompt and answer are one text; n = 1 bans each of
-    its tokens.
+    Paulus et al. 2018, §2.5 (there n = 3). Conventions: prompt and answer are one text; n = 1 bans each token
+    of the text.
     """
     if len(tokens) < n:
         return logits
@@ -96,7 +96,7 @@ def ban_ngrams(logits: Float[Array, " N"], tokens: Int[Array, " M"], n: int) -> 
 
 
 def ban(logits: Float[Array, " N"], ids: Int[Array, " M"]) -> Float[Array, " N"]:
-    """−∞ for these tokens: they are never drawn."""
+    """Set the logits of these tokens to −∞, so that they are never sampled."""
     banned = logits.copy()
     banned[check_token_ids(ids, len(logits))] = -np.inf
     return banned
@@ -105,7 +105,7 @@ def ban(logits: Float[Array, " N"], ids: Int[Array, " M"]) -> Float[Array, " N"]
 def ban_words(
     logits: Float[Array, " N"], tokens: Int[Array, " M"], words: Sequence[Sequence[int]]
 ) -> Float[Array, " N"]:
-    """Bans the last token of each word whose other tokens the text ends with."""
+    """Ban the last token of each word, if the text ends with the word's other tokens."""
     last_tokens = []
     for word in words:
         if tuple(tokens[len(tokens) - len(word) + 1 :]) == tuple(word[:-1]):
@@ -114,7 +114,7 @@ def ban_words(
 
 
 def force(logits: Float[Array, " N"], ids: Int[Array, " M"]) -> Float[Array, " N"]:
-    """Bans all tokens but these, which get the logit 0, banned before or not."""
+    """Ban all tokens but these; these get the logit 0, even if they were banned before."""
     forced = np.full_like(logits, -np.inf)
     forced[check_token_ids(ids, len(logits))] = 0
     return forced
@@ -128,9 +128,10 @@ def adjust_logits(
     stop_ids: Collection[int] = (),
     last: bool = False,
 ) -> Float[Array, " N"]:
-    """All steps that the sampler asks for, in order.
+    """Apply all steps that the sampler asks for, in order.
 
-    The last `new_tokens` of the tokens so far were generated; `last` says that only one more fits.
+    Of `tokens`, the text so far, the last `new_tokens` were generated. `last` says that there is room for
+    only one more token.
     """
     with np.errstate(over="ignore"):
         logits = _shift_logits(logits, sampler, tokens, new_tokens)
@@ -169,13 +170,13 @@ def _shift_logits(
 
 
 def check_any_allowed(maximum: float) -> None:
-    """LimitError if even the largest logit is −∞."""
+    """Raise LimitError if even the largest logit is −∞."""
     if maximum == -np.inf:
         raise LimitError("every token is banned: allow longer n-grams again or suppress fewer tokens")
 
 
 def check_token_ids(ids: Int[Array, " M"], vocabulary: int) -> Int[Array, " M"]:
-    """The ids themselves; LimitError for one outside the vocabulary."""
+    """Return the ids; raise LimitError for an id outside the vocabulary."""
     if len(ids) and (ids.min() < 0 or ids.max() >= vocabulary):
         raise LimitError(f"token ids must be 0 to {vocabulary - 1}, got {ids.min()} to {ids.max()}")
     return ids

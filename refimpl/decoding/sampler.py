@@ -1,4 +1,4 @@
-"""A sampler's options, checked once; `penalties`, `filters` and `sampling` carry them out."""
+"""A sampler's options, checked once. The modules `penalties`, `filters` and `sampling` apply them."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ TOKEN_OPTIONS = tuple(name for name, option in OPTIONS.items() if option.values 
 
 @dataclass(frozen=True)
 class Sampler(options.record("SamplerFields", SamplerOptions)):
-    """How to choose a token from logits, by the options of `SamplerOptions`; the default is greedy.
+    """How to choose a token from logits, with the options of `SamplerOptions`. The default is greedy.
 
-    None or an empty tuple skips a step; a temperature of None is greedy, 0 isn't taken.
+    None or an empty tuple skips a step. A temperature of None means greedy; 0 isn't allowed.
     """
 
     def __post_init__(self) -> None:
@@ -37,7 +37,7 @@ class Sampler(options.record("SamplerFields", SamplerOptions)):
 
     @property
     def adjusts_logits(self) -> bool:
-        """Whether a step depends on the tokens so far, so that they must be passed along."""
+        """Whether a step depends on the tokens so far, so that the caller must pass them along."""
         token_options = (getattr(self, name) for name in TOKEN_OPTIONS)
         return self.repetition_penalty is not None or any(
             (
@@ -47,7 +47,7 @@ class Sampler(options.record("SamplerFields", SamplerOptions)):
         )  # fmt: skip
 
     def after_reading(self, encoder_ids: Sequence[int] | None) -> Sampler:
-        """The options for a text of a model that has read `encoder_ids`, whose n-grams are then bad words."""
+        """Return the options for a model that has read `encoder_ids`, whose n-grams are then bad words."""
         n = self.encoder_no_repeat_ngram
         if n is None or encoder_ids is None:
             return self

@@ -1,8 +1,8 @@
-"""From logits to a token: penalties, then filters, then one draw with a given uniform number.
+"""From logits to a token: penalties, then filters, then one random choice with a given uniform number.
 
-No function here draws a random number itself, so every sampler can be tested as a function, and a token
-follows from logits, text and the number of its position, in whatever order positions are computed. Penalties
-come first because they depend on the text and not on the shape of the distribution.
+No function here draws a random number itself. So every sampler can be tested as a function, and a token
+depends only on logits, text and the number of its position, in whatever order positions are computed.
+Penalties come first because they depend on the text and not on the shape of the distribution.
 """
 
 from __future__ import annotations
@@ -23,7 +23,8 @@ if TYPE_CHECKING:
 
 
 def draw(p: Float[Array, " M"], u: float) -> int:
-    """The index that the uniform number u in [0, 1) selects: the inverse of the cumulative distribution.
+    """Return the index that the uniform number u in [0, 1) selects: the inverse of the cumulative
+    distribution.
 
     Conventions: index i owns the interval [Σ p[:i], Σ p[:i+1]); an empty interval is never selected; where
     rounding lets the sum end before 1, the last interval extends to 1.
@@ -33,13 +34,13 @@ def draw(p: Float[Array, " M"], u: float) -> int:
 
 
 def check_logits(logits: Array) -> None:
-    """NumericError if a logit isn't finite: NaN would be sampled as a token."""
+    """Raise NumericError if a logit isn't finite, since NaN would be sampled as a token."""
     if not np.isfinite(logits).all():
         raise non_finite_error()
 
 
 def non_finite_error() -> NumericError:
-    """The error of logits that aren't finite."""
+    """Return the error for logits that aren't finite."""
     return NumericError("logits must be finite, got NaN or infinity: the weights or a kernel are broken")
 
 
@@ -51,7 +52,7 @@ def process_logits(
     stop_ids: Collection[int] = (),
     last: bool = False,
 ) -> Float[Array, " N"]:
-    """The logits, checked and with the sampler's penalties; see `penalties.adjust_logits`."""
+    """Check the logits, and return them with the sampler's penalties; see `penalties.adjust_logits`."""
     check_logits(logits)
     if sampler.adjusts_logits:
         logits = adjust_logits(logits, sampler, tokens, new_tokens, stop_ids, last)
@@ -60,7 +61,8 @@ def process_logits(
 
 
 def sample(logits: Float[Array, " N"], sampler: Sampler, u: float) -> int:
-    """The token that the uniform number u in [0, 1) selects; greedy takes the largest logit."""
+    """Return the token that the uniform number u in [0, 1) selects; greedy returns that of the largest
+    logit."""
     if sampler.greedy:
         return int(np.argmax(logits))
     ids, p = candidates(logits, sampler, needed=u)

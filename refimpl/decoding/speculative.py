@@ -1,18 +1,18 @@
 """Speculative decoding: a cheap draft proposes tokens, and one step of the model checks them all.
 
-Each position of a text has one random number u, whoever computes it (`GeneratedSequence.uniform`). The step
-gives the model's logits at each drafted position; the token that they and u choose is the text's, and the
-draft's tokens are accepted as long as they equal it. So a draft changes the speed and nothing else: greedy or
-sampled, the text is the one without drafts, token by token. A draft model draws with the same u, which makes
-its token likely to be the model's (common random numbers).
+Each position of a text has one random number u, the same for the model and the draft
+(`GeneratedSequence.uniform`). The step computes the model's logits at each drafted position. These logits and
+u choose the text's token, and the draft's tokens are accepted as long as they equal it. So a draft changes
+only the speed: greedy or sampled, the text is the same as without drafts, token by token. A draft model
+samples with the same u, so its token is likely to be the model's (common random numbers).
 
-That holds as far as the logits are the same. An engine rounds otherwise when it computes several tokens at
-once, most of all where activations are rounded to codes, and may then choose the other one of two tokens
-whose logits are nearly equal, or on whose border u lies.
+This is true only while the logits are the same. An engine rounds differently when it computes several tokens
+at once, most of all where activations are rounded to codes. Then it may choose the other one of two tokens,
+if their logits are nearly equal or if u lies on the border between them.
 
-Leviathan et al. 2023 accept by the ratio of two distributions and draw rejected tokens anew. That has the
-same distribution, and a draft model's tokens are accepted as often as possible, but each draft gives another
-text of a seed.
+Leviathan et al. 2023 accept by the ratio of two distributions and draw rejected tokens anew. That method
+has the same distribution, and accepts a draft model's tokens as often as possible. But with the same seed,
+each draft gives another text.
 """
 
 from __future__ import annotations
@@ -36,20 +36,20 @@ WATCHED = 2  # tokens that are compared with the text where none are drafted
 
 
 class Drafter(Protocol):
-    """Proposes drafts."""
+    """An object that proposes drafts."""
 
     def propose(self, sequence: GeneratedSequence, count: int) -> list[int]:
-        """Up to `count` tokens that may follow the sequence's text; there may be none."""
+        """Return up to `count` tokens that may follow the sequence's text; the list may be empty."""
         ...
 
 
 def draft_length(rate: float, longest: int, cost: Callable[[int], float]) -> int:
-    """How many tokens to draft, up to `longest`, for the most tokens in the time: 0 where none pay.
+    """Return how many tokens to draft, up to `longest`, for the most tokens in the time; 0 if no draft pays.
 
         argmax over n of  (1 + rate + rate^2 + ... + rate^n) / cost(1 + n)
 
-    Each drafted token is accepted with the probability `rate` where all before it were, and the step writes
-    one more; `cost` says how many steps of one token it takes.
+    Each drafted token is accepted with the probability `rate` if all tokens before it were. The step always
+    adds one more token. `cost` says how many steps of one token a step of several tokens takes.
     """
     best, most, written, likely = 0, 1.0, 1.0, 1.0
     for length in range(1, longest + 1):
@@ -63,10 +63,10 @@ def draft_length(rate: float, longest: int, cost: Callable[[int], float]) -> int
 
 
 def estimated_cost(tokens: int) -> float:
-    """How many steps of one token a step of several takes: a tenth more for each further token.
+    """Return how many steps of one token a step of several takes: a tenth more for each further token.
 
-    SmolLM2 in int8 on two cores took 1.24 for 4 and 1.74 for 8. It is no measurement of this machine, so that
-    where rounding decides between tokens, no text depends on the clock.
+    SmolLM2 in int8 on two cores took 1.24 for 4 tokens and 1.74 for 8. The estimate isn't measured on this
+    machine. So no text depends on the clock, even where rounding decides between tokens.
     """
     return 1 + 0.1 * (tokens - 1)
 
@@ -74,13 +74,14 @@ def estimated_cost(tokens: int) -> float:
 class PromptLookup:
     """Drafts without a model: the tokens that followed an earlier occurrence of the text's last n tokens.
 
-    Prompt lookup decoding (Saxena 2023): answers often repeat their prompt. The longest matching n from 2 to
-    `max_ngram` wins, then the latest occurrence; a single token says too little of what follows. What the
-    encoder read counts as earlier text.
+    This is prompt lookup decoding (Saxena 2023): answers often repeat their prompt. The longest matching n
+    from 2 to `max_ngram` is taken, and then the latest occurrence. A single token says too little about what
+    follows. What the encoder read counts as earlier text.
 
-    As many tokens are drafted as pay (`draft_length`), by the share of the latest ones that were accepted,
-    and `cost`, which says how many steps of one token a step of several takes. Where none do, as at first,
-    what would have been drafted is compared with what the text becomes: drafts begin where it repeats.
+    The drafter proposes as many tokens as pay (`draft_length`). That depends on the share of the latest
+    drafted tokens that were accepted, and on `cost`: how many steps of one token a step of several takes.
+    While no draft pays, as at first, nothing is drafted, but what would have been is compared with the text
+    that follows. Drafts begin once the text repeats itself.
     """
 
     def __init__(self, max_ngram: int = 3, cost: Callable[[int], float] = estimated_cost) -> None:
@@ -127,10 +128,10 @@ class PromptLookup:
 
 
 class DraftModel:
-    """Drafts of a smaller model with the same vocabulary, chosen with the sequence's own sampler and numbers.
+    """Drafts by a smaller model with the same vocabulary, which uses the sequence's own sampler and numbers.
 
-    Its cache keeps the text that it has read; tokens that the model rejects are cut off again. Where it can't
-    compute a text, it has no more drafts of that.
+    Its cache keeps the text that it has read; tokens that the large model rejects are cut off again. For a
+    text that the smaller model can't compute, it makes no more drafts.
     """
 
     def __init__(self, engine: Engine, target: Engine) -> None:
@@ -186,14 +187,16 @@ class DraftModel:
 
 
 class Speculation:
-    """A text whose prompt was read and whose first token is there, step by step: up to `draft_length` tokens
-    are proposed in each, and checked by the model at once.
+    """Speculative decoding of one text, step by step, after the prompt was read and the first token chosen.
 
-    Where a step can't be computed with a draft, as when a refused token's keys don't fit the cache, the text
-    is read again and goes on without drafts. Between the steps `cache` has no refused token.
+    In each step up to `draft_length` tokens are proposed, and the model checks them all at once.
 
-    A recurrence's state can't give a token back: its cache is copied before each draft, and where a token is
-    refused the copy reads those that were accepted, one more step.
+    A step may be impossible with a draft, for example when a rejected token's keys don't fit the cache. Then
+    the text is read again, and is generated without drafts from there on. Between steps `cache` has no
+    rejected token.
+
+    The state of a recurrence can't give a token back. So its cache is copied before each draft. If a token is
+    rejected, the copy reads the accepted tokens, which takes one more step.
     """
 
     def __init__(
@@ -211,7 +214,7 @@ class Speculation:
         self._longest, self._chunk = draft_length, chunk
 
     def step(self) -> Iterator[int | None]:
-        """The tokens that one step gives, None for a stop token. Whoever reads them may end the text."""
+        """Yield the tokens of one step, and None for a stop token. The caller may end the text."""
         sequence = self._sequence
         count = min(self._longest, sequence.max_new_tokens - len(sequence.tokens) - 1)
         draft = self._drafter.propose(sequence, count) if count > 0 else []
@@ -254,7 +257,7 @@ def speculate(
     cache: Cache | None = None,
     chunk: int = CHUNK,
 ) -> Generator[int, None, Cache]:
-    """As `loop.generate`, with up to `draft_length` tokens proposed and checked in a step of the model."""
+    """As `loop.generate`, but propose up to `draft_length` tokens and check them in one step of the model."""
     sequence.max_new_tokens = limit_new_tokens(engine.config, len(sequence.prompt), sequence.max_new_tokens)
     logits, cache = read_prompt(engine, sequence.prompt, cache, chunk, sequence.encoder_ids)
     first = sequence.sample(logits)

@@ -1,13 +1,13 @@
-"""How Whisper's decoder writes what was said: rules over logits, and what is made of a window's tokens.
+"""How Whisper's decoder writes a transcript: rules for its logits, and how a window's tokens become segments.
 
-A window is 30 seconds of a sound. Its text is written between timestamps, tokens for 0.00, 0.02, … 30.00
-seconds after the window's begin, which are the last ids of the vocabulary:
+A window is 30 seconds of a sound. Its text is written between timestamps, which are tokens for 0.00, 0.02, …
+30.00 seconds after the window's begin. They are the last ids of the vocabulary:
 
     <|0.00|> Some words.<|3.40|><|3.40|> More words, which go on<|eos|>
     └ a segment ───────────────┘└ cut off: the next window begins at 3.40 s
 
-The rules are those of Radford et al. 2022, §3.8 and their code. Which tokens are never chosen, or not as the
-first, are a sampler's `suppress_tokens` and `begin_suppress_tokens`.
+The rules are those of Radford et al. 2022, §3.8 and their code. A sampler's `suppress_tokens` are tokens that
+are never chosen, and its `begin_suppress_tokens` are never chosen as the first token.
 """
 
 from __future__ import annotations
@@ -30,12 +30,13 @@ STEP = 2  # frames from one timestamp to the next
 
 @dataclass(frozen=True)
 class SpeechTokens:
-    """The tokens of a model of sound beside those of texts.
+    """The special tokens of a model of sound.
 
-    `no_timestamps` says that none are written; the token before it, that nobody speaks; those after it are
-    the timestamps. `languages`, by code, and `tasks` are empty where a model has one of each. `previous`
-    begins an earlier text. The first timestamp is at most number `latest_first`. `language` and `task` are
-    what the model's files ask for. `alignment_heads`, (layer, head) of the decoder, look at what they write.
+    `no_timestamps` says that no timestamps are written. The id before it says that nobody speaks; the ids
+    after it are the timestamps. `languages`, by code, and `tasks` are empty if the model has only one of
+    each. `previous` begins an earlier text. The first timestamp of a window is at most number `latest_first`.
+    `language` and `task` are what the model's files ask for. `alignment_heads`, (layer, head) of the decoder,
+    are the heads that look at the part of the sound that they write.
     """
 
     no_timestamps: int
@@ -57,7 +58,7 @@ class SpeechTokens:
 
 
 class Limits(NamedTuple):
-    """When a window's text isn't trusted: None switches a limit off."""
+    """The limits beyond which a window's text isn't trusted. None switches a limit off."""
 
     compression: float | None = None
     logprob: float | None = None
@@ -71,7 +72,7 @@ CALM = 0.5  # a window that was drawn at this or above isn't read by the next on
 
 
 class Piece(NamedTuple):
-    """Tokens of a window with the numbers of the timestamps at which they begin and end."""
+    """Tokens of a window, and the numbers of the timestamps at which these tokens begin and end."""
 
     begin: int
     end: int
@@ -81,14 +82,14 @@ class Piece(NamedTuple):
 def timestamp_rules(
     logits: Float[Array, " N"], written: Sequence[int], *, first: int, end: int, latest: int | None = None
 ) -> Float[Array, " N"]:
-    """−∞ for the tokens that can't follow those `written` in a window; timestamps are the ids from `first`.
+    """Set tokens that can't follow those `written` in a window to −∞; timestamps are the ids from `first` on.
 
-    1. `<|notimestamps|>`, before the first timestamp, never.
-    2. Timestamps come in pairs, an end and a begin, but for the first; after one without the other no text
-       below the id `end`, after both no timestamp.
-    3. Time goes on: only an end's own pair may be as early as it is.
+    1. `<|notimestamps|>`, the id before the first timestamp, is never chosen.
+    2. Timestamps come in pairs, an end and a begin, except for the first one. After a single timestamp no
+       text token below the id `end` may follow, and after a pair no timestamp.
+    3. Time goes on: a timestamp may equal the one before it only if it completes that timestamp's pair.
     4. A window begins with a timestamp, at most number `latest`.
-    5. Where all timestamps together are likelier than the likeliest other token, one of them is chosen.
+    5. If all timestamps together are likelier than the likeliest other token, one of them is chosen.
     """
     ruled = logits.copy()
     ruled[first - 1] = -np.inf
@@ -112,18 +113,20 @@ def timestamp_rules(
 
 
 def no_speech_probability(logits: Float[Array, " N"], no_speech: int) -> float:
-    """softmax(logits) at the token for silence; the logits are those after the start token."""
+    """Return softmax(logits) at the token for silence; the logits are those after the start token."""
     return float(np.exp(log_softmax(logits[None].astype(np.float64))[0, no_speech]))
 
 
 def spoken_language(logits: Float[Array, " N"], languages: Collection[int]) -> int:
-    """The likeliest language's token; the logits are those after the start token alone."""
+    """Return the likeliest language's token; the logits are those after the start token alone."""
     among = np.array(sorted(languages))
     return int(among[np.argmax(logits[among])])
 
 
 def compression_ratio(tokens: Sequence[int], vocabulary: int) -> float:
-    """The bytes of a window's tokens by those that zlib makes of them: large for a text in circles.
+    """Return the bytes of a window's tokens, divided by those that zlib makes of them.
+
+    The ratio is large for a text that repeats itself.
 
     Conventions: a token is as many bytes as transformers takes, ⌊log₂(N) / 8⌋ + 1; openai compresses the
     text instead.
@@ -134,10 +137,10 @@ def compression_ratio(tokens: Sequence[int], vocabulary: int) -> float:
 
 
 def doubts(compression: float, logprob: float, no_speech: float, limits: Limits) -> frozenset[str]:
-    """Why a window is written again at a higher temperature: it repeats itself, or is unlikely.
+    """Return why a window must be written again at a higher temperature: it repeats itself, or is unlikely.
 
-    "silence" alone says that nobody spoke, so that the window is left out: the text is unlikely and silence
-    is likely.
+    "silence" alone means that nobody spoke: the text is unlikely and silence is likely. The window is then
+    left out.
     """
     found = set()
     unlikely = limits.logprob is not None and logprob < limits.logprob
@@ -149,10 +152,11 @@ def doubts(compression: float, logprob: float, no_speech: float, limits: Limits)
 
 
 def pieces(tokens: Sequence[int], *, first: int, frames: int) -> tuple[list[Piece], int]:
-    """The segments of a window's tokens, and how many of its `frames` are done.
+    """Return the segments of a window's tokens, and how many of its `frames` are done.
 
-    Two timestamps in a row end a segment and begin the next, whose rest the next window hears again, unless a
-    single timestamp closes the window. Without such a pair the window is one segment to its last timestamp.
+    Two timestamps in a row end a segment and begin the next one. The next window reads the rest after the
+    last pair again, unless a single timestamp closes the window. Without a pair the window is one segment,
+    which ends at the last timestamp.
     """
     times = [token >= first for token in tokens]
     cuts = [i for i in range(1, len(tokens)) if times[i - 1] and times[i]]

@@ -13,7 +13,7 @@ FinishReason = Literal["stop", "length"]
 
 
 def limit_new_tokens(config: Config, prompt_tokens: int, max_new_tokens: int) -> int:
-    """`max_new_tokens`, or fewer where the context ends first.
+    """Return `max_new_tokens`, or fewer if the context has less room.
 
     Raises ContextError, with both numbers, for a prompt that leaves no room.
     """
@@ -27,7 +27,7 @@ def limit_new_tokens(config: Config, prompt_tokens: int, max_new_tokens: int) ->
 def finish_reason(
     token: int, new_tokens: int, stop_ids: Collection[int], max_new_tokens: int
 ) -> FinishReason | None:
-    """Why the text ends with `token`, its `new_tokens`-th new one; None where it goes on.
+    """Return why the text ends with `token`, its `new_tokens`-th new token; None if it doesn't end.
 
     A stop token ends the text and isn't part of it.
     """
@@ -39,9 +39,9 @@ def finish_reason(
 
 
 def split_at_stop_string(text: str, stop_strings: Sequence[str]) -> tuple[str, str, bool]:
-    """(text that is certain, text to hold back, whether a stop string ended it).
+    """Return (text that is certain, text to hold back, whether a stop string ended it).
 
-    The text held back is the longest end of `text` that begins a stop string.
+    The text held back is the longest end of `text` that may be the beginning of a stop string.
     """
     positions = [at for stop in stop_strings if (at := text.find(stop)) >= 0]
     if positions:

@@ -37,10 +37,11 @@ def attention_maps(
     *,
     layers: int | None = None,
 ) -> None:
-    """Calls `on_map` with the weights of each layer, or of the first `layers`, for the tokens of one text.
+    """Call `on_map` with the attention weights of each layer, in order, for the tokens of one text.
 
-    A model with an encoder gives the encoder's. Leaves are read when their layer is computed, so that
-    `params` may be lazy. ConfigError where a layer has no attention.
+    `layers` stops after this many layers. For a model with an encoder these are the encoder's layers. Leaves
+    are read when their layer is computed, so `params` may be lazy. Raises ConfigError where a layer has no
+    attention.
     """
     if config.frames is not None:
         raise ConfigError("attention weights need a model that reads a text, this one hears")

@@ -1,8 +1,9 @@
-"""What a decoder keeps of the tokens that it has read: a cache is a list of kinds, one a layer.
+"""What a decoder keeps of the tokens that it has read. A cache is a list of kinds, one for each layer.
 
 A kind names the arrays of its layer and says how they are allocated, copied, grown and truncated.
 Engines, the graphs of a bundle and all that counts bytes ask the kind; only the mathematics in `ops`
-knows what the arrays hold. A kind is beside its function in `ops`; here are those that keep no own tokens.
+knows what the arrays hold. Each kind is defined beside its function in `ops`. This module defines only the
+kinds that keep no tokens of their own.
 
     kind                arrays                       what is kept
     KeysValues          k, v [B, G, L, K]            every token
@@ -27,7 +28,8 @@ knows what the arrays hold. A kind is beside its function in `ops`; here are tho
       with an indexer   index [B, 1, L, P]           and its key for the indexer
 
 **Conventions**: the first axis is the batch, so a row can be copied or run alone. Where an array has an
-axis of tokens, the row's oldest kept token is entry 0, and what lies past the kept ones is unspecified.
+axis of tokens, entry 0 is the oldest token that is kept of the row. Entries past the kept tokens are
+unspecified.
 """
 
 from __future__ import annotations
@@ -52,7 +54,10 @@ __all__ = [
 
 @dataclass(frozen=True)
 class NothingKept(CacheKind):
-    """No array: an earlier layer's keys and values are read, and it is theirs to grow, cut or select."""
+    """The kind of a layer that keeps no array of its own: it reads an earlier layer's keys and values.
+
+    That earlier layer's kind grows, cuts back or selects them.
+    """
 
     holds = SharedKV
 
@@ -63,7 +68,7 @@ class NothingKept(CacheKind):
 
 @dataclass(frozen=True)
 class EncoderKeysValues(CacheKind):
-    """Keys and values that a layer's cross-attention reads, of a text that an encoder has read."""
+    """The keys and values of a text that an encoder has read; a layer's cross-attention reads them."""
 
     holds = KVCache
 
@@ -84,16 +89,16 @@ class EncoderKeysValues(CacheKind):
 
 
 def cache_kinds(config: Config, *, windowed: bool = False, half: bool = False) -> tuple[CacheKind, ...]:
-    """The kind of each layer of a decoder; none for a model without one.
+    """Return the kind of each layer of a decoder; an empty tuple for a model without a decoder.
 
-    `windowed` caches keep of layers with a window the latest tokens alone; others keep all, and the mask
-    hides what a window doesn't see. In `half` ones keys and values that would be floats are float16.
+    With `windowed`, a layer with a window keeps only the latest tokens. Without it all tokens are kept, and
+    the mask hides those outside the window. With `half`, keys and values that would be floats are float16.
     """
     return tuple(layer_kind(layer, config.context, windowed=windowed, half=half) for layer in config.layers)
 
 
 def layer_kind(layer: Layer, context: int, *, windowed: bool = False, half: bool = False) -> CacheKind:
-    """The kind of one layer of a decoder for texts of up to `context` tokens."""
+    """Return the kind of one layer of a decoder for texts of up to `context` tokens."""
     attention = layer.attention
     if not isinstance(attention, Attention):
         return attention.cache_kind()
@@ -112,28 +117,28 @@ def layer_kind(layer: Layer, context: int, *, windowed: bool = False, half: bool
 
 
 def encoder_kinds(config: Config) -> tuple[CacheKind, ...]:
-    """What each layer of a decoder reads of an encoder's text; none where there is no encoder to read."""
+    """Return the kind of each layer of a decoder that reads an encoder's text; empty without an encoder."""
     crosses = [layer.cross for layer in config.layers]
     return tuple(EncoderKeysValues(c.kv_heads, c.head_size) for c in crosses if c is not None)
 
 
 def recurrent(kinds: Iterable[CacheKind]) -> bool:
-    """Whether a layer keeps the state of a recurrence."""
+    """Whether any layer keeps the state of a recurrence."""
     return any(kind.recurrent for kind in kinds)
 
 
 def windows(kinds: Iterable[CacheKind]) -> tuple[int, ...]:
-    """The windows of the kinds, each once, in ascending order."""
+    """Return the windows of the kinds, each once, in ascending order."""
     return tuple(sorted({kind.window for kind in kinds if kind.window is not None}))
 
 
 def array_names(kinds: Sequence[CacheKind], suffix: str = "") -> list[str]:
-    """The names of all arrays, layer by layer: k.0, v.0, k.1, …; with a suffix k_out.0, …"""
+    """Return the names of all arrays, layer by layer: k.0, v.0, k.1, …; with a suffix k_out.0, …"""
     return [f"{array.name}{suffix}.{i}" for i, kind in enumerate(kinds) for array in kind.arrays]
 
 
 def floor(kinds: Iterable[CacheKind], lengths: np.ndarray, dropped: dict[int, np.ndarray]) -> np.ndarray:
-    """The least length above 0 that each row can be truncated to; `dropped` [B] by window."""
+    """Return the least length above 0 that each row can be truncated to; `dropped` [B] by window."""
     least = np.zeros_like(lengths)
     for kind in dict.fromkeys(kinds):
         least = np.maximum(least, kind.floor(lengths, _dropped(kind, lengths, dropped)))
@@ -143,9 +148,10 @@ def floor(kinds: Iterable[CacheKind], lengths: np.ndarray, dropped: dict[int, np
 def check_lengths(
     kinds: Iterable[CacheKind], past: np.ndarray, lengths: np.ndarray, dropped: dict[int, np.ndarray]
 ) -> np.ndarray:
-    """The argument of a cache's `truncate`, as int64.
+    """Return the argument of a cache's `truncate` as int64.
 
-    Raises LimitError unless each row gets 0, or a length from what every kind allows to its own.
+    Raises LimitError unless the new length of each row is 0, or at least what every kind allows and at most
+    the length that the row has.
     """
     lengths = np.asarray(lengths, np.int64)
     if lengths.shape != past.shape or (lengths < 0).any() or (lengths > past).any():

@@ -1,4 +1,4 @@
-"""Where single heads of a decoder look in what its encoder read."""
+"""Which parts of what an encoder read single heads of a decoder look at."""
 
 from __future__ import annotations
 
@@ -21,9 +21,9 @@ class _Enough(Exception):  # noqa: N818  (it is no error)
 
 
 def cross_attention_maps(chosen: Sequence[Head], *inputs: Any, config: Config) -> Any:
-    """The weights [H, T, S] of the chosen heads for the tokens [1, T] of one text, whole.
+    """Return the weights [H, T, S] of the chosen heads for all tokens [1, T] of one text.
 
-    `inputs` are those of `ops.model.model`. Layers behind the last one of the chosen aren't computed.
+    `inputs` are those of `ops.model.model`. Layers after the last chosen one aren't computed.
     """
     tokens, past, _, rotary, cache, params, encoder_kv = inputs
     found: dict[Head, Any] = {}

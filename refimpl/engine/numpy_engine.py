@@ -37,10 +37,10 @@ Layers = list[MixerCache]  # what each layer keeps, as its kind says
 
 @dataclass
 class ArrayCache:
-    """What each layer keeps, and the lengths [B] of the rows; dead after its first use.
+    """A cache of NumPy arrays: what each layer keeps, and the lengths [B] of the rows. It can be used once.
 
-    Every token is kept, also those that no window sees any more. `encoder_kv` is what each layer of a decoder
-    reads of an encoder's output.
+    Every token is kept, also those that no window sees any more. `encoder_kv` has the keys and values of an
+    encoder's output, for each layer of a decoder that reads them.
     """
 
     kinds: tuple[CacheKind, ...]
@@ -59,7 +59,8 @@ class ArrayCache:
         return sum(layer.nbytes for layer in self.layers) + encoder
 
     def take(self) -> Layers:
-        """The arrays, once: a second call would read a cache that another engine may have overwritten."""
+        """Return the arrays, once: a second call would read a cache that another engine may have
+        overwritten."""
         layers, self.layers = self._alive(), []
         return layers
 
@@ -105,10 +106,10 @@ class ArrayCache:
 
 
 class ArrayEngine:
-    """An engine whose cache is NumPy arrays: `ops.model` and `ops.encoder`, as `run` runs them.
+    """An engine whose cache is NumPy arrays. It computes with `ops.model` and `ops.encoder`, called by `run`.
 
-    It computes in the weights' type. The tables of cosines and sines double when they are outgrown;
-    each step hands `model` caches with room for the step's tokens and no more.
+    It computes in the weights' type. The tables of cosines and sines double in size when a text outgrows
+    them. Each step hands `model` caches with room for the step's tokens and no more.
     """
 
     def __init__(self, config: Config, params: Mapping[str, Any]) -> None:
@@ -121,7 +122,8 @@ class ArrayEngine:
         self._positions = 0
 
     def run(self, function: Callable[..., T], *arguments: Any, config: Config) -> T:
-        """What the function gives; engines over other ops or other arrays run it among these."""
+        """Return the function's result. Engines over other ops or other arrays call the function among
+        these."""
         return function(*arguments, config=config)
 
     def _rotary(self, count: int) -> dict[Rope, Rotary]:
@@ -137,10 +139,10 @@ class ArrayEngine:
         encoder_ids: np.ndarray | None = None,
         encoder_lengths: np.ndarray | None = None,
     ) -> ArrayCache:
-        """An empty cache for `batch` rows; a model with an encoder reads the rows of its text [B, S] first,
-        a model of sound frames [B, 2·S, C].
+        """Return an empty cache for `batch` rows.
 
-        Raises what `check_start` raises.
+        A model with an encoder first reads the rows of its text [B, S]; a model of sound reads frames
+        [B, 2·S, C]. Raises what `check_start` raises.
         """
         check_start(self.config, batch, encoder_ids)
         read = None
@@ -150,20 +152,20 @@ class ArrayEngine:
         return self.reading(read, batch)
 
     def reading(self, encoder_kv: list[EncoderKV] | None, batch: int = 1) -> ArrayCache:
-        """An empty cache for `batch` rows that read these keys and values of an encoder's output."""
+        """Return an empty cache for `batch` rows that read these keys and values of an encoder's output."""
         layers = [kind.empty(batch, 0, self.dtype) for kind in self.kinds]
         return ArrayCache(self.kinds, np.zeros(batch, np.int64), 0, layers, encoder_kv)
 
     def encode(
         self, ids: np.ndarray, lengths: np.ndarray | None = None, token_types: np.ndarray | None = None
     ) -> np.ndarray:
-        """The encoder's vectors [B, T, D] of the ids [B, T], of which `lengths` [B] are real."""
+        """Return the encoder's vectors [B, T, D] of the ids [B, T], of which `lengths` [B] are real."""
         return self._encoded(ids, lengths, token_types)[0]
 
     def predict(
         self, ids: np.ndarray, lengths: np.ndarray | None = None, token_types: np.ndarray | None = None
     ) -> np.ndarray:
-        """What an encoder's head computes from the ids: see `ops.encoder.predict`."""
+        """Return what an encoder's head computes from the ids: see `ops.encoder.predict`."""
         check_predict(self.config)
         states, lengths = self._encoded(ids, lengths, token_types)
         read = pooled_lengths(np.asarray(ids), lengths, head=self.config.head)
@@ -190,7 +192,7 @@ class ArrayEngine:
         lengths: np.ndarray | None = None,
         at: np.ndarray | None = None,
     ) -> tuple[np.ndarray, ArrayCache]:
-        """Logits at the wanted positions and the cache with the tokens in it."""
+        """Return the logits at the positions `at`, and the cache with the tokens in it."""
         s = self._step(tokens, cache, lengths, at)
         logits, layers = self.run(model, s.tokens, *s.inputs, s.encoder_kv, config=self.config)
         return logits, s.cache(layers)
@@ -198,19 +200,23 @@ class ArrayEngine:
     def step_with_hidden(
         self, tokens: np.ndarray, cache: Cache, at: np.ndarray | None = None
     ) -> tuple[np.ndarray, np.ndarray, ArrayCache]:
-        """As `step`, with the vectors [B, T, D] of all tokens that a module for drafts reads."""
+        """As `step`, but also return the vectors [B, T, D] of all tokens, which a module for drafts reads."""
         s = self._step(tokens, cache, None, at)
         logits, hidden, layers = self.run(model_with_hidden, s.tokens, *s.inputs, config=self.config)
         return logits, hidden, s.cache(layers)
 
     def cross_attention(self, tokens: np.ndarray, cache: Cache, chosen: Sequence[Head]) -> np.ndarray:
-        """The weights [H, T, S] of the chosen heads of a decoder over what the encoder read, for the tokens
-        [1, T] that follow those in the cache, which is used up."""
+        """Return the weights [H, T, S] with which the chosen heads of a decoder look at what the encoder
+        read.
+
+        The tokens [1, T] follow those in the cache, which can't be used again.
+        """
         s = self._step(tokens, cache, None, None)
         return self.run(cross_attention_maps, chosen, s.tokens, *s.inputs, s.encoder_kv, config=self.config)
 
     def start_mtp(self) -> ArrayCache:
-        """An empty cache of one row for the Config's module; ConfigError without one."""
+        """Return an empty cache of one row for the Config's module for drafts; ConfigError without a
+        module."""
         kinds = cache_kinds(check_mtp(self.config).mtp_decoder)
         layers = [kind.empty(1, 0, self.dtype) for kind in kinds]
         return ArrayCache(kinds, np.zeros(1, np.int64), 0, layers)
@@ -218,8 +224,11 @@ class ArrayEngine:
     def step_mtp(
         self, tokens: np.ndarray, hidden: np.ndarray, cache: Cache
     ) -> tuple[np.ndarray, np.ndarray, ArrayCache]:
-        """What the module predicts of the last of the tokens [1, T] and the vectors `hidden` [1, T, D] of the
-        tokens before them: logits [1, 1, N], its own vectors [1, T, D], and its cache with these pairs."""
+        """Return the module's logits [1, 1, N], its own vectors [1, T, D], and its cache with the new pairs.
+
+        A pair is one of the tokens [1, T] and the model's vector, in `hidden` [1, T, D], of the token before
+        it. The logits are what the module predicts after the last token.
+        """
         config = check_mtp(self.config)
         s = self._step(tokens, cache, None, None)
         logits, own, layers = self.run(mtp_model, s.tokens, hidden, *s.inputs, config=config)
@@ -255,13 +264,13 @@ class _Step(NamedTuple):
 
 
 def rotary_tables(count: int, dtype: np.dtype, *, config: Config) -> dict[Rope, Rotary]:
-    """The cosines and sines of the first `count` positions."""
+    """Return the cosines and sines of the first `count` positions."""
     tables = position_tables(np.arange(count), config=config)
     return {rope: Rotary(cos.astype(dtype), sin.astype(dtype)) for rope, (cos, sin) in tables.items()}
 
 
 def dtype_of(params: Mapping[str, Any]) -> np.dtype:
-    """The type that the weights compute in, from the smallest leaf that every model has or may have."""
+    """Return the type that the weights compute in, by the smallest leaf that every model has or may have."""
     for stack in ("decoder", "encoder"):
         if "norm" in params.get(stack, {}):
             norm = params[stack]["norm"]
@@ -271,4 +280,4 @@ def dtype_of(params: Mapping[str, Any]) -> np.dtype:
 
 
 class NumpyEngine(ArrayEngine):
-    """Runs the specification: `ops.model` and `ops.encoder` themselves."""
+    """The engine that runs the specification: `ops.model` and `ops.encoder` themselves."""

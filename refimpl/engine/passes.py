@@ -2,11 +2,11 @@
 
     y = read(given(text, dtype, config=config), params, config=config)
 
-`ops.model.model` and `ops.encoder.encode` alone say what a pass computes. To see or to change a value inside
-of it, replace an op (`ops.dispatch.use`); to hold few weights at a time, give a lazy tree.
+`ops.model.model` and `ops.encoder.encode` alone define what a pass computes. To see or change a value inside
+a pass, replace an op (`ops.dispatch.use`). To hold few weights in memory at a time, give a lazy tree.
 
-Several passes go through the model together. Each value of the model is then one of each pass, and an op on
-it runs once for each pass:
+Several passes go through the model side by side. Each value inside the model then consists of one value for
+each pass, and an op on it runs once for each pass:
 
     pass 0   embed ──┐         ┌── block 0 ──┐         ┌── block 1 ──┐
     pass 1   embed ──┤ values  ├── block 0 ──┤ values  ├── block 1 ──┤ …
@@ -52,11 +52,12 @@ Given = tuple[tuple[Any, ...] | None, tuple[Any, ...] | None]
 
 @dataclass(frozen=True)
 class Text:
-    """What a model is given: tokens [B, T] and how many of each row are real, [B].
+    """The input of a model: tokens [B, T], and how many of each row are real [B].
 
-    A decoder that reads an encoder has `encoder_ids` [B, S], or frames of sounds [B, 2·S, C], and
-    `encoder_lengths` [B] too; an encoder alone may have `token_types` [B, T]. One that hears has samples
-    [B, M] as `encoder_ids`; nobody reads its tokens, which are as many as the positions of the sound.
+    A decoder that reads an encoder also has `encoder_ids` [B, S], or frames of sounds [B, 2·S, C], and
+    `encoder_lengths` [B]. An encoder without a decoder may have `token_types` [B, T]. An encoder of sound has
+    samples [B, M] as `encoder_ids`. It doesn't read its tokens; there are as many of them as positions of the
+    sound.
     """
 
     tokens: Any
@@ -67,8 +68,10 @@ class Text:
 
 
 def noise(config: Config, rng: np.random.Generator, rows: int, count: int) -> np.ndarray:
-    """Frames or samples of noise for a model that hears: of as many positions as it always reads, or of
-    `count`."""
+    """Return frames or samples of noise for a model of sound.
+
+    It has as many positions as the model always reads, or `count` where the model reads sounds of any length.
+    """
     assert config.stem is not None
     row = config.stem.row(config.text_context)
     sizes = (config.stem.least(count) if isinstance(size, str) else size for size in row)
@@ -76,7 +79,7 @@ def noise(config: Config, rng: np.random.Generator, rows: int, count: int) -> np
 
 
 def given(text: Text, dtype: np.dtype, *, config: Config, half: bool = False) -> Given:
-    """What a model that computes in `dtype` takes of a text; its caches are float16 with `half`."""
+    """Return what a model that computes in `dtype` takes for a text; with `half` its caches are float16."""
     encoder = decoder = None
     batch, time = text.tokens.shape
     cache = [kind.empty(batch, time, dtype) for kind in cache_kinds(config, half=half)]
@@ -93,7 +96,7 @@ def given(text: Text, dtype: np.dtype, *, config: Config, half: bool = False) ->
 
 
 def read(given: Given, params: Any, *, config: Config) -> Any:
-    """Logits of all positions [B, T, N], or the output of an encoder's head."""
+    """Return the logits of all positions [B, T, N], or the output of an encoder's head."""
     (encoder, decoder), read_by_layers = given, None
     if encoder is not None:
         tokens, lengths, rotary, token_types, cache = encoder
@@ -109,8 +112,8 @@ def read(given: Given, params: Any, *, config: Config) -> Any:
 
 @dataclass(frozen=True)
 class Pass:
-    """One of several passes: what it takes of its text, what it makes of a leaf's name, and the context in
-    which each op runs for it."""
+    """One of several passes: its inputs, how it changes a leaf's name, and the context in which its ops
+    run."""
 
     given: Given
     leaf: Callable[[str], Any]
@@ -118,9 +121,9 @@ class Pass:
 
 
 class SideBySide:
-    """Passes of one model that go through it together.
+    """Runs several passes of one model side by side.
 
-    `each` calls a function with the number of each pass, and gives the results in their order.
+    `each` calls a function with the number of each pass, and returns the results in the order of the passes.
     """
 
     def __init__(self, config: Config, each: Callable[[Callable[[int], Any], range], list[Any]]) -> None:
@@ -130,7 +133,7 @@ class SideBySide:
         self._loading = Lock()
 
     def once(self, name: str, load: Callable[[], Any]) -> Any:
-        """What `load` gives, which no pass loads again for the same op."""
+        """Return what `load` returns; no other pass loads it again for the same op."""
         with self._loading, use({}):  # who loads may compute with NumPy
             if name not in self._loaded:
                 self._loaded[name] = load()
@@ -142,7 +145,7 @@ class SideBySide:
         on_layer: OnLayer = lambda done, total: None,
         on_cache: OnCache = lambda number, layer, cache: None,
     ) -> list[Any]:
-        """What `read` gives in each pass."""
+        """Return the result of `read` for each pass."""
         *_, last = stacks = [*self.config.stacks.values()]
         total, done = sum(len(stack.layers) for stack in stacks), 0
 

@@ -7,9 +7,10 @@
     cache: lengths[B], floor[B], capacity, nbytes, truncate(lengths), select(rows), grow(capacity),
            copy(row), put(row, cache, length)
 
-Rows are padded on the right: `lengths` says how many tokens of a row are real, `at` which positions'
-logits are wanted. A cache is used once: after `step`, `truncate`, `select`, `grow` or `put` the old value
-is invalid, because ONNX Runtime writes in place. Logits belong to the caller: no later step changes them.
+Rows are padded on the right. `lengths` says how many tokens of each row are real, and `at` says at which
+positions logits are computed. A cache can be used only once: after `step`, `truncate`, `select`, `grow` or
+`put` the old cache is invalid, because ONNX Runtime writes in place. Logits belong to the caller: no later
+step changes them.
 """
 
 from __future__ import annotations
@@ -25,10 +26,11 @@ from ..errors import ConfigError, LimitError, TfmError
 
 
 class Cache(Protocol):
-    """The state of a batch: `lengths` tokens of each row are in it, and it has room for `capacity`.
+    """The state of a batch: it holds `lengths` tokens of each row, and has room for `capacity` of each.
 
-    Its content depends on the layers' kinds (`engine.cache_kinds`). A row can be truncated to no tokens, or
-    to `floor` or more: a layer with a window may have kept only the latest tokens.
+    What it holds depends on the layers' kinds of cache (`engine.cache_kinds`). A row can be truncated to 0
+    tokens, or to any length from `floor` on, since a layer with a window may have kept only the latest
+    tokens.
     """
 
     @property
@@ -43,29 +45,35 @@ class Cache(Protocol):
         ...
 
     def truncate(self, lengths: np.ndarray) -> Cache:
-        """The same rows, cut back to `lengths` tokens each; LimitError where a kind can't go back so far."""
+        """Return the same rows, each cut back to `lengths` tokens.
+
+        Raises LimitError where a kind of cache can't be cut back so far.
+        """
         ...
 
     def select(self, rows: np.ndarray) -> Cache:
-        """The named rows in the named order; a row may be named twice (beams) or not at all."""
+        """Return the named rows in the named order. A row may be named twice (by beams) or not at all."""
         ...
 
     def grow(self, capacity: int) -> Cache:
-        """The same rows with room for at least `capacity` tokens."""
+        """Return the same rows with room for at least `capacity` tokens."""
         ...
 
     def copy(self, row: int) -> Cache:
-        """A cache of one row, a copy of this one's; both are valid."""
+        """Return a copy of one row, as a cache of its own; both caches stay valid."""
         ...
 
     def put(self, row: int, cache: Cache, length: int) -> Cache:
-        """The same rows but for one, which becomes a copy of the first `length` tokens of a cache of one row
-        of the same engine; that one stays valid. LimitError where it can't be cut back so far."""
+        """Replace one row by a copy of the first `length` tokens of another cache, and return all rows.
+
+        The other cache has one row, is of the same engine and stays valid. Raises LimitError where it can't
+        be cut back to `length`.
+        """
         ...
 
 
 class Engine(Protocol):
-    """What generates: the NumPy, torch and ONNX Runtime engines."""
+    """An engine that can generate text: the NumPy, torch and ONNX Runtime engines are such engines."""
 
     @property
     def config(self) -> Config: ...
@@ -89,68 +97,74 @@ class Engine(Protocol):
 
 @runtime_checkable
 class MTPEngine(Engine, Protocol):
-    """An engine that can run a model's module for drafts (`ops.mtp`), one text at a time."""
+    """An engine that can also run a model's module for drafts (`ops.mtp`), one text at a time."""
 
     def step_with_hidden(
         self, tokens: np.ndarray, cache: Cache, at: np.ndarray | None = None
     ) -> tuple[np.ndarray, np.ndarray, Cache]:
-        """As `step`, with the vectors [1, T, D] of all tokens: (logits [1, P, N], vectors, cache)."""
+        """As `step`, but return (logits [1, P, N], the vectors [1, T, D] of all tokens, cache)."""
         ...
 
     def start_mtp(self) -> Cache:
-        """An empty cache for the module; ConfigError for a model without one."""
+        """Return an empty cache for the module; raise ConfigError for a model without one."""
         ...
 
     def step_mtp(
         self, tokens: np.ndarray, hidden: np.ndarray, cache: Cache
     ) -> tuple[np.ndarray, np.ndarray, Cache]:
-        """What the module predicts of the last of the tokens [1, T], and the vectors [1, T, D] of the tokens
-        before them: (logits [1, 1, N], its own vectors [1, T, D], cache)."""
+        """Return (logits [1, 1, N], the module's own vectors [1, T, D], cache).
+
+        The module reads the tokens [1, T] and the model's vectors `hidden` [1, T, D] of the tokens before
+        them. The logits are what it predicts after the last token.
+        """
         ...
 
 
 @runtime_checkable
 class AttentiveEngine(Engine, Protocol):
-    """An engine that can say where heads of a decoder look in what an encoder read."""
+    """An engine that can compute where heads of a decoder look in what an encoder read."""
 
     def cross_attention(
         self, tokens: np.ndarray, cache: Cache, chosen: Sequence[tuple[int, int]]
     ) -> np.ndarray:
-        """The weights [H, T, S] of the chosen (layer, head) for the tokens [1, T] that follow those in the
-        cache of one row, which is used up."""
+        """Return the weights [H, T, S] of the chosen (layer, head) for the tokens [1, T].
+
+        The tokens follow those in the cache, which has one row and can't be used again.
+        """
         ...
 
 
 @runtime_checkable
 class BestTokenEngine(Protocol):
-    """An engine that can choose greedily where it computes, so that logits stay there."""
+    """An engine that can choose tokens greedily where it computes, so that logits needn't be copied."""
 
     @property
     def gives_best(self) -> bool:
-        """Whether it can for this model."""
+        """Whether the engine can do this for its model."""
         ...
 
     def best(self, tokens: np.ndarray, cache: Cache, limit: int = 1) -> tuple[np.ndarray, Cache]:
-        """The first token of the largest logit of each row after its next token [B, 1], and in the same way
-        what follows it, up to `limit` tokens [B, n], and the cache, in which the last of them isn't yet.
+        """Generate up to `limit` tokens [B, n] greedily after the next token [B, 1] of each row.
 
-        It has all others, which `truncate` takes back. NumericError where a logit isn't finite.
+        Of equally large logits the first one is chosen. Returns the generated tokens and the cache, which
+        holds all of these tokens but the last; `truncate` takes tokens back. Raises NumericError where a
+        logit isn't finite.
         """
         ...
 
 
 def used_cache_error() -> TfmError:
-    """The error of a cache that is used twice."""
+    """Return the error for a cache that is used twice."""
     return TfmError("this cache was used already: go on with the one that step returned")
 
 
 def foreign_cache_error(cache: Cache) -> TfmError:
-    """The error of an engine that is given another engine's cache."""
+    """Return the error for an engine that is given another engine's cache."""
     return TfmError(f"the cache must be this engine's own, from start or step, got {type(cache).__name__}")
 
 
 def too_long(config: Config, context: int | None = None) -> str:
-    """What an error says of a text that is longer than `context`, the model's where it is None."""
+    """Return what an error says of a text that is longer than `context` (None: the model's context)."""
     kind, limit = longer_context(config), config.context if context is None else context
     longer = f", or open the model with context=N, as its {kind} allows" if kind else ""
     return f"the model's context is {limit}: shorten it{longer}"
@@ -164,11 +178,11 @@ def check_step(
     at: np.ndarray | None,
     context: int | None = None,
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """The arguments of `step`, checked and completed: (tokens, lengths, at), all int64.
+    """Check the arguments of `step`, and complete them: returns (tokens, lengths, at), all int64.
 
-    Raises LimitError for an id outside the vocabulary, a length outside 0 … T, a position outside
-    the row, or a row that would outgrow `context`, the model's where it is None. `at` None means each row's
-    last real token.
+    Raises LimitError for an id outside the vocabulary, a length outside 0 … T, a position outside the row, or
+    a row that would outgrow `context` (None: the model's context). `at` None means each row's last real
+    token.
     """
     context = config.context if context is None else context
     tokens = np.asarray(tokens, np.int64)
@@ -209,7 +223,7 @@ def _whole(batch: int, t: int) -> tuple[np.ndarray, np.ndarray]:
 
 
 def check_mtp(config: Config) -> Decoder:
-    """The Config; ConfigError unless it has a module for drafts."""
+    """Return the Config; raise ConfigError unless it has a module for drafts."""
     if not has_mtp(config):
         raise ConfigError(
             "the model has no module that predicts further tokens (mtp): a checkpoint's is read where it is "
@@ -242,8 +256,10 @@ def check_predict(config: Config) -> None:
 def check_text(
     config: Config, ids: np.ndarray, lengths: np.ndarray | None, token_types: np.ndarray | None
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray | None]:
-    """An encoder's text, checked and completed: (ids, lengths, token_types), all int64; of a model of sound
-    its frames in the place of ids."""
+    """Check an encoder's text, and complete it: returns (ids, lengths, token_types), all int64.
+
+    For a model of sound its frames take the place of ids.
+    """
     if isinstance(config, Decoder):
         raise ConfigError("a model without an encoder can't encode")
     if config.frames is not None:
@@ -281,14 +297,16 @@ def _check_sound(config: Config, sound: np.ndarray, row: tuple[int | str, ...]) 
 
 
 def check_put(cache: Cache, row: int, one: Cache) -> None:
-    """The arguments of `put`; LimitError unless the row is one of the cache, and the other cache has one."""
+    """Check the arguments of `put`: LimitError unless the row is one of the cache and the other cache has
+    one.
+    """
     check_rows(len(cache.lengths), np.array([row]))
     if len(one.lengths) != 1:
         raise LimitError(f"what is put into a cache must have one row, got {len(one.lengths)}")
 
 
 def check_rows(batch: int, rows: np.ndarray) -> np.ndarray:
-    """The argument of `select` as int64; LimitError unless each is a row of the batch."""
+    """Return the argument of `select` as int64; raise LimitError unless each is a row of the batch."""
     rows = np.asarray(rows, np.int64)
     if rows.ndim != 1 or len(rows) < 1 or rows.min() < 0 or rows.max() >= batch:
         raise LimitError(f"rows must be from 0 to {batch - 1}, got {rows.tolist()}")

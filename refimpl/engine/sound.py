@@ -1,5 +1,5 @@
-"""From the samples of a sound to what an encoder reads of it: a log-mel spectrogram (Whisper's), or the
-samples themselves, in windows."""
+"""What an encoder of sound reads, made of samples: a log-mel spectrogram (Whisper's), or the samples
+themselves, in windows."""
 
 from __future__ import annotations
 
@@ -30,10 +30,11 @@ def _filters(bands: int) -> np.ndarray:
 
 
 def features(sound: np.ndarray, *, bands: int) -> np.ndarray:
-    """The frames [T, bands] of the samples [N], 16,000 a second from −1 to 1: 100 of them a second, float32.
+    """Return the frames [T, bands], float32, of the samples [N]: 100 frames a second.
 
-    Silence follows a sound of less than 30 s up to that; of a longer one the samples that fill no hop are
-    read by the windows before them alone.
+    There are 16,000 samples a second, from −1 to 1. A sound of less than 30 s is filled up to 30 s with
+    silence. In a longer sound the last samples may not fill a hop. Those samples make no frame of their own;
+    only the windows of the frames before them read them.
     """
     padded = np.pad(sound.astype(np.float64), (0, max(0, SECONDS * RATE - len(sound))))
     return _frames(_powers(padded), bands)
@@ -49,11 +50,11 @@ def _frames(powers: np.ndarray, bands: int) -> np.ndarray:
 
 
 class Spectrogram:
-    """The frames of a sound that is read in blocks, window by window: those of `features`, in less memory.
+    """The frames of a sound that is read in blocks: the same as those of `features`, in less memory.
 
-    `blocks()` gives the samples from the begin, and is called twice, since each frame depends on the loudest
-    one of all. Silence follows a sound that is shorter than a window of `size` frames. `real` says how many
-    frames the sound has without it, `total` how many with it.
+    `blocks()` returns the samples from the beginning. It is called twice, since each frame depends on the
+    loudest frame of all. A sound that is shorter than a window of `size` frames is followed by silence.
+    `real` is the number of frames without that silence, `total` the number with it.
     """
 
     def __init__(self, blocks: Callable[[], Iterable[np.ndarray]], *, bands: int, size: int) -> None:
@@ -70,7 +71,10 @@ class Spectrogram:
         self._held, self._begin = np.zeros((0, bands), np.float32), 0
 
     def window(self, at: int) -> np.ndarray:
-        """The frames [size, bands] from frame `at` on, zeros behind the last; windows are asked in order."""
+        """Return the frames [size, bands] from frame `at` on, with zeros after the last frame.
+
+        Windows must be asked for in ascending order.
+        """
         while True:
             gone = min(at - self._begin, len(self._held))
             self._held, self._begin = self._held[gone:], self._begin + gone
@@ -102,13 +106,14 @@ class Spectrogram:
 
 
 def normalized(samples: np.ndarray) -> np.ndarray:
-    """(x − mean) / sqrt(var + 10⁻⁷) of the samples [N], in float64: wav2vec 2.0's extractor."""
+    """Return (x − mean) / sqrt(var + 10⁻⁷) of the samples [N], in float64, as wav2vec 2.0's extractor
+    does."""
     exact = samples.astype(np.float64)
     return (exact - exact.mean()) / np.sqrt(exact.var() + 1e-7)
 
 
 class Window(NamedTuple):
-    """A part of a sound, from sample `begin` on, of which the samples from `before` to `end` count."""
+    """A part of a sound that begins at sample `begin`. Only its samples from `before` to `end` count."""
 
     samples: np.ndarray
     begin: int
@@ -118,11 +123,11 @@ class Window(NamedTuple):
 
 
 def windows(blocks: Iterable[np.ndarray], size: int, beside: int) -> Iterator[Window]:
-    """Windows of `size` samples, each beginning 2 · `beside` before the last one's end, in the memory of one
-    window and a block.
+    """Yield windows of `size` samples; each begins 2 · `beside` samples before the end of the previous one.
 
-    Of two neighbours the first one counts up to the middle of what they share, the second from there on; the
-    first window counts from its begin, the last one to its end, which may come sooner.
+    No more than one window and a block are in memory. Neighbouring windows overlap: the first one counts up
+    to the middle of the overlap, the second one from there on. The first window of the sound counts from its
+    begin. The last one counts to its end, and may be shorter than `size`.
     """
     held, begin = np.zeros(0), 0
     for block in blocks:

@@ -1,4 +1,4 @@
-"""An engine that adds something to another one's step."""
+"""The base class of engines that add something to another engine's step."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ E = TypeVar("E", bound=Engine)
 
 
 class EngineWrapper(Generic[E]):
-    """Passes all but `step` on to another engine; a subclass has a `step` around that engine's."""
+    """Passes every call but `step` on to another engine; a subclass defines a `step` around that engine's."""
 
     def __init__(self, engine: E) -> None:
         self.engine = engine

@@ -1,4 +1,4 @@
-"""What leaves are, read from the annotations of their TypedDict: `Float[Array, "D H*K"] | Blocks`."""
+"""The leaves of a TypedDict of weights, read from its annotations: `Float[Array, "D H*K"] | Blocks`."""
 
 from __future__ import annotations
 
@@ -17,10 +17,11 @@ Axis = tuple[tuple[str, ...], ...]  # a sum of products of letters and numbers
 
 
 class Leaf(NamedTuple):
-    """One weight: its shape, and whether it may be stored in fewer bits, as `Blocks` in its annotation says.
+    """One weight: its shape, and whether it may be quantized, as `Blocks` in its annotation says.
 
-    Matrices of products and tables of tokens may. Other leaves stay in float: they are added, multiply single
-    channels, choose or weigh what others compute, or their errors add up over a whole text.
+    Matrices of products and tables of tokens may be quantized. Other leaves stay in float: they are added,
+    multiply single channels, choose or weigh what other leaves compute, or their errors add up over a whole
+    text.
     """
 
     shape: Shape
@@ -37,10 +38,10 @@ def annotated(
     form: Callable[[str], int] = lambda leaf: 0,
     inner: Mapping[str, Leaves] = MappingProxyType({}),
 ) -> Leaves:
-    """The leaves, in the order of the annotations: all required ones, and these `optional` ones.
+    """Return the leaves in the order of the annotations: all required ones, and those named in `optional`.
 
-    `sizes` are those of letters. `form` says of a leaf with several shapes which one it has. `inner` are the
-    leaves of what isn't a leaf itself.
+    `sizes` gives the size of each axis letter. `form` says which shape a leaf has, where its annotation
+    allows several. `inner` gives the leaves of each annotation that isn't a leaf itself.
     """
     found: Leaves = {}
     for leaf, (required, multiplied, shapes) in _read(weights).items():

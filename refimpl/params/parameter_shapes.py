@@ -16,9 +16,9 @@ from .smoothing_sites import post_norm_sites, smoothing_sites
 
 @dataclass(frozen=True)
 class ParameterShapes(Mapping[str, tuple[int, ...]]):
-    """Dotted leaf name -> shape, in the order in which a forward pass reads them.
+    """A mapping from dotted leaf name to shape, in the order in which a forward pass reads the leaves.
 
-    It is computed once, where a Config is first known, and handed down.
+    It is computed once, where a Config first becomes known, and then passed on.
     """
 
     config: Config
@@ -29,21 +29,21 @@ class ParameterShapes(Mapping[str, tuple[int, ...]]):
 
     @property
     def numbers(self) -> int:
-        """How many numbers all leaves have."""
+        """The number of parameters in all leaves together."""
         return sum(map(math.prod, self._shapes.values()))
 
     @cached_property
     def smoothing_sites(self) -> tuple[SmoothingSite, ...]:
-        """Every activation that can be smoothed exactly."""
+        """All activations that can be smoothed exactly."""
         return tuple(smoothing_sites(self.config))
 
     @cached_property
     def post_norm_sites(self) -> tuple[SmoothingSite, ...]:
-        """Every activation that only the products that read it can divide."""
+        """All activations that can be divided only by the products that read them."""
         return tuple(post_norm_sites(self.config))
 
     def lazily(self, load: Callable[[str], Any]) -> Lazy:
-        """The tree of parameters, each loaded by its name when it is asked for."""
+        """Return the tree of parameters; `load` returns each one by its name when it is read."""
         return lazily(self._shapes, load)
 
     def __getitem__(self, name: str) -> tuple[int, ...]:

@@ -17,7 +17,10 @@ SCALES = (".k_scale", ".v_scale")  # of cached keys and values, one for each cha
 
 
 def random_weights(config: Config, rng: np.random.Generator, dtype: Any = np.float32) -> dict[str, Any]:
-    """Random weights of a sensible size: norms near one, biases not zero, scales above it, no two alike."""
+    """Return random weights of a sensible size, no two of them alike.
+
+    Norms are near one, biases aren't zero, and scales are above zero.
+    """
 
     def draw(name: str, shape: tuple[int, ...]) -> np.ndarray:
         last = name.rsplit(".", 1)[-1]

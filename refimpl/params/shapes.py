@@ -1,8 +1,9 @@
 """Which arrays a Config needs: their names in the tree of parameters, and their shapes.
 
-A name is a path, as `decoder.layers.0.attn.wq`: through `ops.model.ModelWeights` down to the weights of a
-mixer (`TokenMixer.weights`) or an mlp, by number through lists. The shapes of these are read from their
-annotations. Beside a sublayer `attn`, `cross` or `mlp` are its norms, as `attn_pre` and `attn_after`.
+A name is a path such as `decoder.layers.0.attn.wq`. The path leads through `ops.model.ModelWeights` down to
+the weights of a mixer (`TokenMixer.weights`) or an mlp; the items of a list are numbered. The shapes of these
+weights are read from their annotations. The norms of a sublayer `attn`, `cross` or `mlp` are beside it, named
+as in `attn_pre` and `attn_after`.
 
 Weights are oriented so that a linear map is `x @ w`. Leaf names are the parameter names of the
 functions in `ops`, so a call reads `gated_mlp(x, weights["mlp"])`.
@@ -62,12 +63,12 @@ ADDED = (
 
 
 def parameter_shapes(config: Config) -> dict[str, Shape]:
-    """Dotted leaf name -> shape, in the order in which a forward pass reads them."""
+    """Return a dict from dotted leaf name to shape, in the order in which a forward pass reads the leaves."""
     return {name: leaf.shape for name, leaf in _leaves(config).items()}
 
 
 def multiplied(config: Config) -> frozenset[str]:
-    """The leaves that are matrices of products or tables of tokens: what may be stored in fewer bits."""
+    """Return the leaves that may be quantized: matrices of products and tables of tokens."""
     return frozenset(name for name, leaf in _leaves(config).items() if leaf.multiplied)
 
 

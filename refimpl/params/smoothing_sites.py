@@ -1,4 +1,5 @@
-"""Which activations SmoothQuant can divide: who makes each of them, and who reads it (`calibrate.smooth`)."""
+"""Which activations SmoothQuant can divide: which leaves make and which read each one
+(`calibrate.smooth`)."""
 
 from __future__ import annotations
 
@@ -8,23 +9,26 @@ __all__ = ["SmoothingSite", "post_norm_sites", "smoothing_sites"]
 
 
 def smoothing_sites(config: Config) -> list[SmoothingSite]:
-    """Every activation of the model that can be smoothed exactly.
+    """Return every activation of the model that can be smoothed exactly.
 
-    - The input of a sublayer after a norm with a weight (`pre`) whose output nothing else reads. A parallel
-      mlp without its own norm reads it too, and so do the router and all experts of a mixture.
-    - The input of wo: attention is linear in the values unless they are clipped, so wv produces it, or wv_b;
+    - The input of a sublayer after a norm with a weight (`pre`), if only that sublayer reads the norm's
+      output. A parallel mlp without its own norm reads it too, and so do the router and all experts of a
+      mixture.
+    - The input of wo. Attention is linear in the values unless they are clipped, so wv produces it, or wv_b;
       a gate of the output multiplies each channel. A norm of what heads give produces it by itself.
-    - A latent that queries come from, and the output of Mamba 2's heads, which have a norm with a weight.
-    - The input of down: act(gate) ⊙ up is linear in up, and ReLU commutes with positive factors; the other
-      activations of a plain mlp don't, nor does a clamped SwiGLU. An expert's is as an mlp's. Hidden units
-      that are normalized come from their norm.
+    - A latent that queries come from, and the output of Mamba 2's heads. Both have a norm with a weight.
+    - The input of down. act(gate) ⊙ up is linear in up, and ReLU commutes with positive factors; the other
+      activations of a plain mlp don't, nor does a clamped SwiGLU. An expert's input of down is like an mlp's.
+      If hidden units are normalized, their norm produces it.
 
-    Not among them: inputs whose matrices read distances or summaries too, or that a learned residual adds as
-    they are, activations that a tied table or, with post-norms, the residual stream reads too
-    (`post_norm_sites`), the encoder's output, which the decoder's layers share, and both sides of an LSTM,
-    whose weights stay in float. The input of wo of a convolution, of a gated delta network and of Mamba's
-    layer has no leaf of its own that makes it; in attention whose values other layers read wv makes those of
-    all of them.
+    These activations can't be smoothed exactly:
+    - inputs whose matrices read distances or summaries too, or that a learned residual adds as they are;
+    - activations that a tied table or, with post-norms, the residual stream reads too (`post_norm_sites`);
+    - the encoder's output, which the decoder's layers share;
+    - both sides of an LSTM, whose weights stay in float;
+    - the input of wo of a convolution, of a gated delta network and of Mamba's layer: no leaf of its own
+      makes it;
+    - the input of wo in attention whose values other layers read: wv makes the input of wo of all of them.
     """
     sites = []
     for name, stack in config.stacks.items():
@@ -34,10 +38,11 @@ def smoothing_sites(config: Config) -> list[SmoothingSite]:
 
 
 def post_norm_sites(config: Config) -> list[SmoothingSite]:
-    """Every sublayer input that is the norm of a residual sum (post-norm), in layers without a mixture.
+    """Return every sublayer input that is the norm of a residual sum (post-norm), in layers without a
+    mixture.
 
-    The next sum reads it too, so only the matrix products can divide it. Not among them: sums without a
-    norm, whose large channels grow from layer to layer.
+    The next residual sum reads it too, so only the matrix products can divide it. Sums without a norm aren't
+    included: their large channels grow from layer to layer.
     """
     sites = []
     for name, stack in config.stacks.items():

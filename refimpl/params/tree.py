@@ -1,4 +1,4 @@
-"""The nested dict of parameters, and the dotted names that its leaves have in files."""
+"""The nested dict of parameters, and the dotted names of its leaves in files."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ Tree = Mapping[str, Any]
 
 
 def flatten(tree: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
-    """(dotted name, leaf) of every leaf, in the tree's own order."""
+    """Yield (dotted name, leaf) for every leaf, in the tree's own order."""
     if isinstance(tree, Mapping):
         for key in tree:
             yield from flatten(tree[key], f"{prefix}{key}.")
@@ -21,7 +21,7 @@ def flatten(tree: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
 
 
 def unflatten(leaves: Mapping[str, Any]) -> dict[str, Any]:
-    """The nested tree of dotted names; a level whose keys are 0, 1, … becomes a list."""
+    """Return the nested tree of dotted names; a level whose keys are 0, 1, … becomes a list."""
     tree: dict[str, Any] = {}
     for name, leaf in leaves.items():
         *path, last = name.split(".")
@@ -42,7 +42,7 @@ def _lists(tree: Any) -> Any:
 
 
 def leaf_of(tree: Tree, name: str) -> Any:
-    """The leaf of a dotted name."""
+    """Return the leaf of a dotted name."""
     leaf: Any = tree
     for key in name.split("."):
         leaf = leaf[int(key) if isinstance(leaf, list) else key]
@@ -50,7 +50,7 @@ def leaf_of(tree: Tree, name: str) -> Any:
 
 
 def map_leaves(function: Callable[[str, Any], Any], tree: Tree) -> dict[str, Any]:
-    """The same tree with `function(dotted name, leaf)` in place of each leaf."""
+    """Return the same tree with `function(dotted name, leaf)` in place of each leaf."""
 
     def mapped(item: Any, name: str) -> Any:
         if isinstance(item, Mapping):
@@ -63,5 +63,5 @@ def map_leaves(function: Callable[[str, Any], Any], tree: Tree) -> dict[str, Any
 
 
 def like(value: Any, items: Iterable[Any]) -> Any:
-    """These items as a list, tuple or NamedTuple of the value's type."""
+    """Return these items as a list, tuple or NamedTuple of the value's type."""
     return type(value)(*items) if hasattr(value, "_fields") else type(value)(items)
