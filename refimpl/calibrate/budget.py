@@ -1,19 +1,21 @@
-"""Bits by budget: which of its formats each unit of a model takes, a unit being weights of one format.
+"""Bits by budget: the choice of a format for each unit of a model. A unit is weights that share one format.
 
-Unit u has options k of b_uk bytes and loss l_uk, what the model loses if u alone is stored so. The loss of
-small errors is a quadratic form of them, and errors of different units hardly correlate, so losses add:
+Unit u has options k of b_uk bytes and loss l_uk: the model's loss if only u is stored in this format. The
+loss of small errors is a quadratic form of these errors, and errors of different units hardly correlate, so
+losses add:
 
     minimize  Σ_u l_{u,k(u)}   where  Σ_u b_{u,k(u)} ≤ bytes      (`within_bytes`)
     minimize  Σ_u b_{u,k(u)}   where  Σ_u l_{u,k(u)} ≤ loss       (`within_loss`)
 
-With a price λ of a byte both fall apart: each unit takes the option of least l + λ b, which lies on the lower
-convex hull of its options. As λ falls, units go up their hulls a step at a time, the step that saves the most
-loss for a byte first (Everett 1963; Shoham and Gersho 1988). Between two prices this is the best choice for
-its bytes; a budget lies between two of these choices, so the last step that fits may leave up to a step's
-bytes.
+With a price λ per byte both problems separate into one problem for each unit: the unit takes the option of
+least l + λ b, which lies on the lower convex hull of its options. As λ falls, units go up their hulls one
+step at a time. The step that saves the most loss per byte comes first (Everett 1963; Shoham and Gersho 1988).
+The choice at each price is the best one for its bytes. A budget lies between two of these choices, so after
+the last step that fits up to a step's bytes may be left.
 
-**Conventions**: of options of equal bytes the one of less loss counts, of equal ones the first. Of equally
-good steps the unit whose name sorts first comes first. Nothing depends on the order of the units.
+**Conventions**: of options of equal bytes the one of less loss counts; of equal options the first one counts.
+Of equally good steps the step of the unit whose name sorts first comes first. Nothing depends on the order of
+the units.
 """
 
 from __future__ import annotations
@@ -45,8 +47,9 @@ Units = Mapping[str, Sequence[Option]]
 
 
 def hull(options: Sequence[Option]) -> list[int]:
-    """The options on the lower convex hull, by their bytes: each loses less than the one before, and saves
-    less for a byte."""
+    """Return the indices of the options on the lower convex hull, sorted by bytes.
+
+    Each option has less loss than the one before, and saves less loss per byte."""
     found: list[int] = []
     for k in sorted(range(len(options)), key=lambda k: (*options[k], k)):
         if found and options[k].loss >= options[found[-1]].loss:
@@ -63,7 +66,7 @@ def _slope(options: Sequence[Option], a: int, b: int) -> float:
 
 
 def cheapest(units: Units) -> dict[str, int]:
-    """Each unit's option of the fewest bytes."""
+    """Return for each unit the index of its option with the fewest bytes."""
     return {name: hull(options)[0] for name, options in units.items()}
 
 
@@ -80,9 +83,10 @@ def _steps(units: Units) -> list[_Step]:
 
 
 def within_bytes(units: Units, budget: int) -> dict[str, int]:
-    """Unit -> its option, of all units at most `budget` bytes; the cheapest ones if these are more.
+    """Return an option for each unit, with at most `budget` bytes for all units together.
 
-    A step that doesn't fit ends its unit's way, and smaller ones of other units go on.
+    If even the cheapest options need more, the result is the cheapest options. After a step that doesn't fit,
+    its unit takes no further steps, but smaller steps of other units are still taken.
     """
     chosen = cheapest(units)
     left = budget - sum(units[name][k].bytes for name, k in chosen.items())
@@ -97,10 +101,10 @@ def within_bytes(units: Units, budget: int) -> dict[str, int]:
 
 
 def within_loss(units: Units, budget: float) -> dict[str, int]:
-    """Unit -> its option, of all units at most `budget` of loss; those of least loss if these lose more.
+    """Return an option for each unit, with a loss of at most `budget` for all units together.
 
-    Steps are taken until the loss is small enough; then those that needn't have been are taken back, the
-    last one first.
+    If even the options of least loss lose more, the result is the options of least loss. Steps are taken
+    until the loss is small enough. Then steps that weren't needed are taken back, the last one first.
     """
     chosen, steps = cheapest(units), _steps(units)
     before: list[tuple[_Step, int]] = []

@@ -1,4 +1,5 @@
-"""Scales as llama.cpp's K-quants store them: a small code for each block, a float16 factor for several."""
+"""Scales as llama.cpp's K-quants store them: one small code per block, one float16 factor per several
+blocks."""
 
 from __future__ import annotations
 
@@ -12,7 +13,7 @@ TOGETHER = 2**14  # super-blocks at a time, whose temporaries a processor's cach
 
 
 def coded_scales(scale: Array, base: Array | None, together: int) -> tuple[Array, Array]:
-    """int8 codes c [N, C] and float16 factors f [N, C / together] with scale = base + f · c, to the bit.
+    """Return int8 codes c [N, C] and float16 factors f [N, C / together]; scale = base + f · c, to the bit.
 
     Scales and base are float32 [N, C]; without a base scale = f · c. The product is exact in float32, the sum
     is rounded once. Conventions: of the codes that the neighbour farthest from its base may have, the first

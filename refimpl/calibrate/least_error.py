@@ -1,8 +1,8 @@
 """Scales by search: each block takes the scale with the least weighted error among several.
 
 The error of a product is Σ_d x_d (ŵ_d − w_d). For uncorrelated inputs its mean square is
-Σ_d m_d (ŵ_d − w_d)², where m_d is the mean square of input d: weights of large inputs must be exact, weights
-of inputs that are 0 don't matter. m is the diagonal of the Hessian of `gptq`.
+Σ_d m_d (ŵ_d − w_d)², where m_d is the mean square of input d. So weights of large inputs must be exact, and
+weights of inputs that are 0 don't matter. m is the diagonal of the Hessian of `gptq`.
 """
 
 from __future__ import annotations
@@ -120,15 +120,15 @@ def least_error(
     symmetric: bool = False,
     halves: bool = False,
 ) -> Blocks:
-    """Blocks along axis 0, each with the least weighted error of those tried.
+    """Return blocks along axis 0, each with the least weighted error among the scales tried.
 
-    For each share of the range, or of a symmetric block's extreme: zero point and codes as in `quantize`,
-    then the best scale for these codes, d = Σ m c w / Σ m c² with c = code − zero. The error is
-    Σ m w² − d (2 Σ m c w − d Σ m c²), of which the part that depends on the share is compared. The first
-    share with its best scale is never worse than rounding to nearest, so the result isn't either. With
-    `halves`, the scales of rounding to nearest are those of `half_scales`, and where one is a float16 number,
-    so is the best scale: the nearest one to d. Conventions: ties go to the wider range; if all inputs of a
-    block have importance 0, its scale is that of rounding to nearest.
+    Several shares of a block's range, or of a symmetric block's extreme, are tried. For each share, zero
+    point and codes are computed as in `quantize`, then the best scale for these codes: d = Σ m c w / Σ m c²
+    with c = code − zero. The error is Σ m w² − d (2 Σ m c w − d Σ m c²); only the part that depends on the
+    share is compared. The first share with its best scale is never worse than rounding to nearest, so the
+    result isn't either. With `halves`, the scales of rounding to nearest are those of `half_scales`. Where
+    such a scale is a float16 number, the best scale is one too: the nearest one to d. Conventions: ties go to
+    the wider range; if all inputs of a block have importance 0, its scale is that of rounding to nearest.
     """
     length, count = weight.shape
     w, m = _weighted(weight, block, importance)
@@ -152,10 +152,10 @@ def is_as_good(
     symmetric: bool = False,
     halves: bool = False,
 ) -> bool:
-    """Whether scales and zero points are those of `least_error`, whatever codes the blocks have.
+    """Return whether scales and zero points are those of `least_error`, whatever codes the blocks have.
 
-    Where an importance is rounded otherwise another share may win by as little, and its best scale is a
-    little another: of a scale, and of the least error, `NOISE` is allowed.
+    If an importance is rounded differently, another share may win by a small margin, and the best scale may
+    differ slightly. So scales and the least error may differ by `NOISE`.
     """
     if (blocks.zero is None) != symmetric:
         return False
@@ -173,11 +173,11 @@ def is_as_good(
 def is_possible(
     weight: Float[Array, "D F"], blocks: Blocks, *, symmetric: bool = False, halves: bool = False
 ) -> bool:
-    """Whether `least_error` gives these blocks for some importance: codes of a share, and a possible scale.
+    """Return whether `least_error` gives these blocks for some importance.
 
-    Σ m c w / Σ m c² is a weighted mean of the ratios w / c, so it lies between the least and the largest of
-    them for any m, and so does it rounded between these rounded. Verification uses this, since it has the
-    weights but not the importance.
+    The codes must be those of a share, and the scale must be possible for them. Σ m c w / Σ m c² is a
+    weighted mean of the ratios w / c. So for any m it lies between the least and the largest ratio, also when
+    all three are rounded. Verification uses this function, since it has the weights but not the importance.
     """
     step = max(1, 2**17 // max(len(weight), 1))
     return (blocks.zero is None) == symmetric and all(

@@ -1,4 +1,4 @@
-"""The range of an activation, observed in flat batches: by extremes, by percentiles, or by least entropy.
+"""Finds the range of an activation from flat batches: by extremes, by percentiles, or by least entropy.
 
 state = None
 for x in batches:
@@ -24,7 +24,7 @@ BINS = 4096  # TensorRT's 2048, on either side of zero
 
 
 class Range(NamedTuple):
-    """The interval that the codes cover; numbers outside get the code of the nearest end."""
+    """The interval that the codes cover. Numbers outside get the code of the nearest end."""
 
     low: float
     high: float
@@ -39,7 +39,7 @@ class Histogram(NamedTuple):
 
 
 def minmax(state: Range | None, x: Float[Array, " M"]) -> Range:
-    """The least and the largest number so far; (∞, −∞) before any number.
+    """Return the least and the largest number so far; (∞, −∞) before any number.
 
     Raises NumericError for NaN or infinity, as `histogram` does.
     """
@@ -50,11 +50,11 @@ def minmax(state: Range | None, x: Float[Array, " M"]) -> Range:
 
 
 def histogram(state: Histogram | None, x: Float[Array, " M"], *, bins: int = BINS) -> Histogram:
-    """Counts so far: bin i holds −limit + i · width ≤ x < −limit + (i + 1) · width.
+    """Return the counts so far: bin i holds −limit + i · width ≤ x < −limit + (i + 1) · width.
 
-    Conventions: the limit is the least power of two above all magnitudes so far. When it doubles, two
-    neighbouring bins become one, so the counts are those of all numbers at once, whatever the batches and
-    their order. `bins` is a multiple of 4.
+    Conventions: the limit is the least power of two above all magnitudes so far. When the limit doubles, two
+    neighbouring bins become one. So the counts don't depend on how the numbers are divided into batches, nor
+    on the order of these. `bins` is a multiple of 4.
     """
     extremes = minmax(None if state is None else state.extremes, x)
     needed = int(np.frexp(max(-extremes.low, extremes.high, 0))[1])
@@ -82,7 +82,7 @@ def _range_of_bins(state: Histogram, low: int, high: int) -> Range:
 
 
 def percentile(state: Histogram, *, share: float = 0.9999) -> Range:
-    """The shortest range of whole bins with at most (1 − share) / 2 of the numbers beyond each end.
+    """Return the shortest range of whole bins with at most (1 − share) / 2 of the numbers beyond each end.
 
     Conventions: the tails are cut independently (ONNX Runtime's asymmetric PercentileCalibrater); a bin is
     kept or dropped whole; a share of 1 gives the exact extremes.
@@ -95,15 +95,15 @@ def percentile(state: Histogram, *, share: float = 0.9999) -> Range:
 
 
 def entropy(state: Histogram, *, levels: int = 128) -> Range:
-    """The range [−t, t] whose `levels` steps of |x| lose least information: min over t of KL(P‖Q).
+    """Return the range [−t, t] whose `levels` steps of |x| lose least information: min over t of KL(P‖Q).
 
-    Migacz 2017 ("8-bit Inference with TensorRT"): for t at the upper edge of each bin from the
-    `levels`-th on, P is the histogram of |x| below t with all that lies above added to its last bin,
-    Q the same histogram without these, in `levels` steps, each step's count spread evenly over its bins that
-    aren't empty. Conventions: bin k of i belongs to step ⌊k · levels / i⌋ (the paper's
-    steps have ⌊i / levels⌋ bins and the last one the rest); a Q of 0 where P isn't makes t impossible,
-    so the last bin is never empty; ties go to the least t; the range stays within the
-    extremes; with too few bins in use it is the extremes.
+    Migacz 2017 ("8-bit Inference with TensorRT") tries t at the upper edge of each bin from the `levels`-th
+    on. P is the histogram of |x| below t, with the counts of all larger numbers added to its last bin. Q is
+    the same histogram without these counts, in `levels` steps; each step's count is spread evenly over its
+    bins that aren't empty. Conventions: bin k of i belongs to step ⌊k · levels / i⌋ (the paper's steps have
+    ⌊i / levels⌋ bins and the last one the rest). A Q of 0 where P isn't 0 makes t impossible, so the last bin
+    is never empty. Ties go to the least t. The range stays within the extremes; with too few bins in use it
+    is the extremes.
     """
     middle = len(state.counts) // 2
     magnitudes = state.counts[middle:] + state.counts[:middle][::-1]
@@ -128,9 +128,9 @@ def entropy(state: Histogram, *, levels: int = 128) -> Range:
 def scale_and_zero_point(
     interval: Range, *, bits: int = 8
 ) -> tuple[Float[Array, ""], UInt8[Array, ""] | UInt16[Array, ""]]:
-    """Scale and zero point of unsigned codes: code = clip(rint(x / scale) + zero, 0, 2^bits − 1).
+    """Return scale and zero point of unsigned codes: code = clip(rint(x / scale) + zero, 0, 2^bits − 1).
 
-    `bits` are 8 or 16. As in `ops.quant.dynamic_quantize`: the range is widened to contain 0, which has an
+    `bits` is 8 or 16. As in `ops.quant.dynamic_quantize`, the range is widened to contain 0, so 0 has an
     exact code; scale = (high − low) / (2^bits − 1), zero = clip(rint(−low / scale)). Conventions: float32;
     the zero point has the type of the codes; if every number is 0 the scale is 1.
     """

@@ -1,9 +1,9 @@
-"""SmoothQuant (Xiao et al. 2022): large channels of an activation are divided, its weights multiplied.
+"""SmoothQuant (Xiao et al. 2022): an activation's large channels are divided, their weights multiplied.
 
     Y = (X diag(s)⁻¹) · (diag(s) W)
 
 The division is folded into the leaves that produce X: a norm's weights, or the columns of the projection
-before it. The model computes the same, and the difficulty of quantization moves from activations to weights.
+before X. The model computes the same result, but activations become easier to quantize and weights harder.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ __all__ = [
 
 
 def channel_maxima(state: Float[Array, " D"] | None, x: Float[Array, "M D"]) -> Float[Array, " D"]:
-    """max |X_j| of each channel so far; NumericError for NaN or infinity."""
+    """Return max |X_j| of each channel so far. Raise NumericError for NaN or infinity."""
     maxima = np.abs(x).max(axis=0, initial=0)
     if not np.isfinite(maxima).all():
         raise NumericError("activations must be finite to be calibrated with, got NaN or infinity")
@@ -41,7 +41,7 @@ def channel_maxima(state: Float[Array, " D"] | None, x: Float[Array, "M D"]) -> 
 def smoothing_factors(
     activation: Float[Array, " D"], weight: Float[Array, " D"], *, alpha: float = 0.5
 ) -> Float[Array, " D"]:
-    """s_j = max|X_j|^α / max|W_j|^(1−α) (Xiao et al. 2022, eq. 4): 1 smooths all, 0 equalizes weights.
+    """s_j = max|X_j|^α / max|W_j|^(1−α) (Xiao et al. 2022, eq. 4): α = 1 smooths all, 0 equalizes weights.
 
     Conventions: W_j is row j of all matrices that read the activation; a channel that is 0 on either side has
     the factor 1.
@@ -51,9 +51,10 @@ def smoothing_factors(
 
 
 def nearest_powers_of_two(s: Float[Array, " D"]) -> Float[Array, " D"]:
-    """The nearest powers of two, by ratio: with these no product or sum is rounded differently.
+    """Return the nearest powers of two, by ratio.
 
-    So the smoothed model equals the model bit for bit, and the factors can be recovered from its leaves.
+    With these factors no product or sum is rounded differently. So the smoothed model equals the model bit
+    for bit, and the factors can be recovered from its leaves.
     """
     return np.exp2(np.rint(np.log2(s)))
 
@@ -65,7 +66,9 @@ def site_factors(
     *,
     alpha: float = 0.5,
 ) -> Float[Array, " D"]:
-    """The factors of a site, one for each channel that is produced; the maximum of shared channels counts."""
+    """Return the factors of a site, one for each produced channel.
+
+    Channels that share a factor are represented by their maximum."""
     weight = np.max([np.abs(leaf(name)).max(axis=1) for name in site.consumers], axis=0)
 
     def shared_maximum(channels: Array) -> Array:
@@ -75,7 +78,7 @@ def site_factors(
 
 
 def smooth_leaf(name: str, leaf: Array, factors: Mapping[SmoothingSite, Float[Array, " D"]]) -> Array:
-    """The leaf of that name in the smoothed model; all factors are those of the original model."""
+    """Return the leaf of that name in the smoothed model; all factors are those of the original model."""
     for site, s in factors.items():
         if name in site.producers:
             # The channels of values are in two axes where they are scales of the cache.

@@ -1,9 +1,9 @@
 """The blueprint of a model: frozen dataclasses, standard library only.
 
-A Config is a Decoder, an Encoder or an EncoderDecoder. Nothing is stored that can be derived, and unions of
-small types rule out combinations that make no sense. `to_json` and `refimpl.components.from_json` are exact
-inverses: each value carries its class name as `type`, and an unknown field is a `ConfigError`. Token mixers
-other than attention are in `ops`, with their functions.
+A Config is a Decoder, an Encoder or an EncoderDecoder. It stores nothing that can be derived from its other
+fields. Unions of small types rule out combinations that make no sense. `to_json` and
+`refimpl.components.from_json` are exact inverses. In JSON each value carries its class name as `type`. An
+unknown field is a `ConfigError`. Token mixers other than attention are in `ops`, beside their functions.
 """
 
 from .bounds import LIMITS

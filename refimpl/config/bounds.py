@@ -1,4 +1,4 @@
-"""What sizes of a Config may be at most, and how a check says that one is not."""
+"""The largest sizes that a Config may have, and the checks that raise ConfigError beyond them."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def within(name: str, value: int, limit: int, least: int = 1) -> None:
 
 
 def check_bounds(at: str, record: Record) -> None:
-    """Raise ConfigError unless each `bounded` field is within its bounds; `at` begins the error."""
+    """Raise ConfigError unless each `bounded` field is within its bounds; the message begins with `at`."""
     for one in fields(record):
         value = getattr(record, one.name)
         if "bound" in one.metadata and value is not None:

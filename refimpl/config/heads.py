@@ -1,4 +1,4 @@
-"""Heads: what is computed from the last layer, logits of tokens or labels, or one vector per text."""
+"""Heads: they turn the last layer's output into logits of tokens or labels, or into one vector per text."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ Pooling = Literal["first", "last", "mean", "max"]
 
 
 class Dense(Record):
-    """A linear map, an activation and a norm, which a head may begin with.
+    """The linear map, activation and norm that a head may begin with.
 
-    The map leads to `width`, by default to the width of its input.
+    The map's output has `width` elements, by default as many as its input.
     """
 
     activation: Activation | None
@@ -27,10 +27,10 @@ class Dense(Record):
 
 
 class AdaptiveSoftmax(Record):
-    """An output for a large vocabulary whose ids are in the order of frequency (`ops.adaptive_softmax`).
+    """An output for a large vocabulary whose ids are sorted by frequency (`ops.adaptive_softmax`).
 
-    Ids below the first of `cutoffs` are the short list; from each cutoff on there is a cluster. The vectors
-    of cluster i, from 0 on, have the width of the model divided by `divisor`^(i + 1), rounded down, as in
+    Ids below the first of `cutoffs` are the short list. Each cutoff begins a cluster of ids. The vectors of
+    cluster i, counted from 0, have the model's width divided by `divisor`^(i + 1), rounded down, as in
     torch's AdaptiveLogSoftmaxWithLoss.
     """
 
@@ -42,17 +42,18 @@ class AdaptiveSoftmax(Record):
         return int(width // self.divisor ** (cluster + 1))
 
     def clusters(self, width: int, vocabulary: int) -> list[dict[str, int]]:
-        """The letters of the axes in the leaves of each cluster (`ops.adaptive_softmax.Tail`)."""
+        """For each cluster, the sizes of its leaves' axes by their letters (`ops.adaptive_softmax.Tail`)."""
         ends = pairwise((*self.cutoffs, vocabulary))
         return [{"D": width, "K": self.width(i, width), "V": b - a} for i, (a, b) in enumerate(ends)]
 
     @property
     def columns(self) -> int:
-        """The short list and the clusters, among which each token chooses first."""
+        """The number of columns that a token first chooses among: the short list, and one for each
+        cluster."""
         return self.cutoffs[0] + len(self.cutoffs)
 
     def check(self, width: int, vocabulary: int) -> None:
-        """Raise ConfigError where a vocabulary of this size, with vectors of this width, can't have it."""
+        """Raise ConfigError unless this output fits a vocabulary of this size with vectors of this width."""
         within("clusters of the adaptive softmax", len(self.cutoffs), LIMITS["clusters"])
         for cutoff, least in zip(self.cutoffs, (1, *(cutoff + 1 for cutoff in self.cutoffs)), strict=False):
             within("cutoffs of the adaptive softmax, in ascending order,", cutoff, vocabulary - 1, least)
@@ -77,9 +78,10 @@ class _Parts:
 
 
 class Head(Record, _Parts):
-    """The settings of a head, and what other rooms ask of it; its leaves are those of `ops.head.HeadWeights`.
+    """The settings of a head, and the facts that other packages derive from them.
 
-    `width` is that of the vectors that it gets: a decoder's have that of the `tables`, others the model's.
+    Its leaves are those of `ops.head.HeadWeights`. `width` is the width of the head's input vectors: in a
+    decoder that of the `tables`, in other models that of the model.
     """
 
     # Whether it is a decoder's. Where the tables have a width of their own, a map leads to it.
@@ -89,11 +91,11 @@ class Head(Record, _Parts):
 
     @property
     def predicts_tokens(self) -> bool:
-        """Whether each output is scores of a vocabulary's tokens, of which a KL divergence can be taken."""
+        """Whether each output scores the vocabulary's tokens, so that a KL divergence can be computed."""
         return self.last == "table"
 
     def check(self, width: int, tables: int, vocabulary: int) -> None:
-        """Raise ConfigError where a model with tables of this size can't have it."""
+        """Raise ConfigError where a model with tables of this size can't have this head."""
         inner = self.inner(width)
         within("width of the head's dense map", inner, LIMITS["width"])
         if self.last == "table" and self.tied:
@@ -101,45 +103,46 @@ class Head(Record, _Parts):
         check_bounds("", self)
 
     def inner(self, width: int) -> int:
-        """The width of the vectors behind its dense map."""
+        """The width of the vectors after the head's dense map."""
         return width if self.dense is None or self.dense.width is None else self.dense.width
 
     def widths(self, inner: int) -> list[int]:
-        """The width of the vectors before its projections, and after each."""
+        """The width of the vectors before the head's projections, and after each projection."""
         return list(accumulate(self.projections, lambda width, one: one.width or width, initial=inner))
 
     def outputs(self, width: int, vocabulary: int) -> int:
-        """How many numbers it gives."""
+        """The number of elements in each output."""
         return vocabulary
 
     def form(self, leaf: str) -> int:
-        """Which shape a leaf has of those that its weights say."""
+        """The index of a leaf's shape among the shapes that the class of weights lists for it."""
         return int(leaf == "bias" and self.adaptive is not None)
 
     def leaves(self) -> Sequence[str]:
-        """The leaves of its last map that it has of its own, where that leads to a table."""
+        """The leaves that belong to the head's last map itself, where this map uses a token table."""
         if self.last != "table":
             return ()
         return *(() if self.tied else ("table",)), *(("bias",) if self.bias else ())
 
     def describe(self) -> str:
-        """What `inspect` says of it, behind the vocabulary; nothing of what is usual."""
+        """The text that `inspect` shows for the head after the vocabulary, without usual settings."""
         return " (tied)" if self.last == "table" and self.tied else ""
 
     def numbers(self) -> Iterator[float]:
         yield from (1e-12,) if self.unit else ()  # the least length that `ops.head.unit` divides by
 
     def epsilons(self) -> dict[str, float]:
-        """The eps of its norms, by their leaves."""
+        """The eps of each of the head's norms, by the norm's leaf."""
         norms = {"norm": self.dense and self.dense.norm, "mlp_after": self.mlp and self.mlp.after}
         return {leaf: norm.eps for leaf, norm in norms.items() if norm is not None}
 
 
 class LM(Head):
-    """Logits of the next token: `tied` to the token table or not, times `scale`, bounded to ± `softcap`.
+    """Logits of the next token, multiplied by `scale` and bounded to ± `softcap`.
 
-    Vectors pass through `dense` before the table (ModernBERT's decoder). With `adaptive` they are
-    log-probabilities, and none of the other options but `bias` are possible.
+    With `tied` the output table is the token table. Vectors pass through `dense` before the table
+    (ModernBERT's decoder). With `adaptive` the outputs are log-probabilities, and of the other options only
+    `bias` is possible.
     """
 
     tied: bool
@@ -171,7 +174,7 @@ class LM(Head):
 
 
 class ReadingHead(Head):
-    """A head of whole texts."""
+    """A head for models that read a whole text at once."""
 
 
 class MaskedLM(ReadingHead):
@@ -185,8 +188,10 @@ class MaskedLM(ReadingHead):
 
 
 class CTC(ReadingHead):
-    """Logits of the token that is heard at each position of a sound, or of a blank, which says that none
-    begins there (`decoding.ctc`). The table of tokens is the output's, as nothing else reads it."""
+    """Logits of tokens for each position of a recording, to transcribe it (`decoding.ctc`).
+
+    One token is the blank, which says that no token begins at that position. The token table is the output's,
+    since nothing else reads it."""
 
     tied: bool = True
     bias: bool = True
@@ -199,11 +204,11 @@ class CTC(ReadingHead):
 
 
 class Classify(ReadingHead):
-    """Logits of a whole text's labels.
+    """Logits of labels for a whole text.
 
-    `kind` says how they are read: by softmax, by a sigmoid each, or as they are. With `late` each token
-    passes through `dense` before the text is pooled (EuroBERT). Where a text has a token `end`, what stands
-    behind the last one isn't pooled: the language that mBART's texts end with.
+    `kind` says how the logits are read: by one softmax, by a sigmoid for each label, or unchanged. With
+    `late` each token passes through `dense` before the text is pooled (EuroBERT). Where a text has a token
+    `end`, tokens after the last `end` aren't pooled, such as the language token that mBART's texts end with.
     """
 
     labels: int = bounded("vocabulary")
@@ -226,7 +231,7 @@ class Classify(ReadingHead):
 
 
 class Tag(ReadingHead):
-    """Logits of each token's labels."""
+    """Logits of labels for each token."""
 
     labels: int = bounded("vocabulary")
     dense: Dense | None = None
@@ -239,10 +244,10 @@ class Tag(ReadingHead):
 
 
 class QuestionAnswering(ReadingHead):
-    """Two logits per token: an answer starts here, and it ends here.
+    """Two logits per token: for an answer that starts at this token, and for one that ends at it.
 
-    With `mlp` each vector first passes through a sublayer of the head's own: the norm `mlp.after` of x +
-    mlp(x) (BigBird).
+    With `mlp` each vector x first passes through a sublayer that belongs to the head: the norm `mlp.after` of
+    x + mlp(x) (BigBird).
     """
 
     dense: Dense | None = None
@@ -266,8 +271,9 @@ class Pool(ReadingHead):
     """One embedding per text, of length 1 with `unit`.
 
     `projections` are maps that follow the pooling and `dense`, in order: the Dense modules of sentence
-    encoders. They have no norm. `cuts` are the widths at which the first elements of a vector are a vector
-    too, by training (Matryoshka representations, Kusupati et al. 2022); None is any width.
+    encoders. They have no norm. An embedding may be cut to any of the widths `cuts`: the model was trained so
+    that its first elements are an embedding too (Matryoshka representations, Kusupati et al. 2022). None
+    allows any width.
     """
 
     pooling: Pooling = "mean"

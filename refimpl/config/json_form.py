@@ -1,4 +1,4 @@
-"""A Config as JSON and back, exact inverses: each value carries its class name as `type`."""
+"""Exactly inverse conversions of a Config to JSON and back. Each value carries its class name as `type`."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from .typed_json import read
 
 
 def to_json(value: Any) -> Any:
-    """The value in the form that `json.dumps` takes: dataclasses as dicts with a `type`."""
+    """Return the value in the form that `json.dumps` takes: dataclasses become dicts with a `type`."""
     if is_dataclass(value):
         items = {f.name: to_json(getattr(value, f.name)) for f in fields(value)}
         return {"type": type(value).__name__, **items}
@@ -20,8 +20,9 @@ def to_json(value: Any) -> Any:
 
 
 def from_json(value: Any) -> Config:
-    """The Config that `to_json` wrote; ConfigError for anything that it can't have written.
+    """Return the Config that `to_json` wrote; raise ConfigError for what `to_json` can't have written.
 
-    Classes are known from when their modules are imported, so others call `refimpl.components.from_json`.
+    A class is known only after its module has been imported. Callers outside of this package therefore use
+    `refimpl.components.from_json`, which imports the modules first.
     """
     return read(value, Config, "config")

@@ -12,8 +12,8 @@ from .token_mixers import Attention, StateSpace, TokenMixer
 
 
 class NeighbourConv(Record):
-    """A convolution over a token and its `neighbours` on either side, and an activation
-    (`ops.neighbour_conv`). `after` normalizes the sum of it and what it is added to.
+    """A convolution over a token and its `neighbours` on either side, followed by an activation
+    (`ops.neighbour_conv`). Its output is added to another vector; `after` normalizes the sum.
     """
 
     neighbours: int
@@ -24,8 +24,8 @@ class NeighbourConv(Record):
 class Beside(Record):
     """A state space beside the attention of a layer: both read the same input, and their outputs are added.
 
-    What each reads and gives is multiplied by a number, None for 1 (Falcon-H1). The norms are those of the
-    attention.
+    The input and the output of each are multiplied by a factor, None for 1 (Falcon-H1). The norms are those
+    of the attention.
     """
 
     mixer: StateSpace
@@ -36,9 +36,9 @@ class Beside(Record):
 
 
 class PerLayerInput(Record):
-    """A vector of `width` numbers that a layer gets for each token, and adds to its output behind a gate
-    (`ops.per_layer`). `post` normalizes what is added. With `scaled` what the gate reads is multiplied by
-    numbers that are learned, one for each of the model's width.
+    """A vector of `width` elements for each token, which a layer gates and adds to its output
+    (`ops.per_layer`). `post` normalizes the vector that is added. With `scaled` the gate's input is
+    multiplied by a learned vector of the model's width.
     """
 
     width: int
@@ -51,10 +51,10 @@ class PerLayerInput(Record):
 
 
 class AltUp(Record):
-    """Alternating updates: `streams` vectors for each token, of which a layer computes the one at `active`.
+    """Alternating updates: each token has `streams` vectors, and a layer computes only the one at `active`.
 
-    The others are predicted of it and of each other, and corrected by what came out (`ops.altup`). `norm` is
-    before the map that makes the coefficients.
+    All vectors are first predicted from each other, then corrected by the layer's output (`ops.altup`).
+    `norm` comes before the map that makes the coefficients.
     """
 
     streams: int
@@ -78,16 +78,18 @@ class Laurel(Record):
 class Layer(Record):
     """Attention and mlp, one after the other or (`parallel`) side by side on the same input.
 
-    Another mixer may be in the place of attention; its `place` says whether in a decoder or in an encoder.
-    A parallel mlp without a norm `pre` of its own takes what the attention's gives (GPT-J, Cohere).
-    `cross` stands between them, in a decoder that reads an encoder. `residual` says what a sublayer's
-    output is added to: its input, or that input after the norm `pre` (BLOOM's option). `scale`
-    multiplies each sublayer's output before it is added (Granite). `conv` reads the layer's input and is
-    added to its output (DeBERTa v2). `beside` is a second mixer on the attention's input, in a decoder.
-    With `scalar` the layer's output, what it passes on of its input too, is multiplied by a number that it
-    learns (Gemma 4). `per_layer` is what the layer gets of the token itself, beside the layer before.
-    `laurel` reads what the mixer reads, and is averaged with the sum of the mixer and its residual. With
-    `altup` a token has several vectors, and all of this is computed for one of them (both Gemma 3n).
+    Another mixer may replace attention. The mixer's `place` says whether it may be in a decoder or in an
+    encoder. A parallel mlp without a norm `pre` of its own takes the output of the attention's `pre` (GPT-J,
+    Cohere). `cross` comes between attention and mlp, in a decoder that reads an encoder.
+
+    `residual` says what a sublayer's output is added to: its input, or that input after the norm `pre`
+    (BLOOM's option). `scale` multiplies each sublayer's output before it is added (Granite). `conv` reads the
+    layer's input, and its output is added to the layer's output (DeBERTa v2). `beside` is a second mixer on
+    the attention's input, in a decoder. With `scalar` the layer's whole output, residual included, is
+    multiplied by a learned number (Gemma 4). `per_layer` is a vector of the token that the layer gets in
+    addition to the output of the layer before. `laurel` reads the mixer's input; its output is averaged with
+    the sum of the mixer and its residual. With `altup` a token has several vectors, and the layer computes
+    one of them (both Gemma 3n).
     """
 
     attention: TokenMixer
@@ -105,5 +107,5 @@ class Layer(Record):
 
     @property
     def kv_layer(self) -> int | None:
-        """The layer whose keys and values this one reads, None where it has its own or none."""
+        """The index of the layer whose keys and values this one reads; None where it has its own or none."""
         return self.attention.kv_layer if isinstance(self.attention, Attention) else None

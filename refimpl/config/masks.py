@@ -11,7 +11,7 @@ from .record import Record, bounded
 
 
 class AttentionMask(Record):
-    """What attention sees of the positions that its stack allows."""
+    """Which positions attention sees, among those that its stack allows."""
 
     op: ClassVar[str | None] = None  # the op that makes it, in the place of a window's
     whole: ClassVar[bool] = False  # whether it needs a whole text, of which each token sees later ones too
@@ -24,15 +24,15 @@ class AttentionMask(Record):
 
     @property
     def settings(self) -> Mapping[str, int]:
-        """The arguments of its op, to be passed on together."""
+        """The arguments that the mask passes to its op."""
         return {}
 
     def check(self, at: str, *, plain: bool) -> None:
-        """Raise ConfigError where its sizes are too large; scores are `plain` without biases and sinks."""
+        """Raise ConfigError where the mask's sizes are too large; `plain` scores have no biases or sinks."""
         check_bounds(at, self)
 
     def describe(self) -> str:
-        """What `inspect` says of it, behind the heads; nothing of what is usual."""
+        """The text that `inspect` shows for the mask after the heads, without usual settings."""
         return ""
 
 
@@ -54,9 +54,9 @@ class Window(AttentionMask):
 
 
 class BlockSparse(AttentionMask):
-    """Blocks of `block` positions: each sees those at most `reach` blocks away.
+    """Blocks of `block` positions: each block sees the blocks that are at most `reach` blocks away.
 
-    The `first` blocks of a text see all and are seen by all.
+    The `first` blocks of a text see all blocks and are seen by all blocks.
     """
 
     block: int = bounded("context", "block of the mask")
@@ -75,7 +75,7 @@ class BlockSparse(AttentionMask):
 
 
 class Chunked(AttentionMask):
-    """Chunks of `size` neighbours: a position sees those of its own chunk, and none before it (Llama 4)."""
+    """Chunks of `size` positions: a position sees its own chunk, and no position before that (Llama 4)."""
 
     size: int = bounded("context", "chunk of the mask")
 
@@ -93,8 +93,8 @@ class Chunked(AttentionMask):
 class BigBirdBlocks(AttentionMask):
     """BigBird's blocks of `block_size` positions, in an encoder (`ops.bigbird`).
 
-    A block sees its neighbours, the first and the last block of its text, and the first one `random_blocks`
-    times more, in the place of blocks drawn at random. Short texts are seen whole.
+    A block sees its neighbours and the first and the last block of its text. It sees the first block
+    `random_blocks` times more, in the place of random blocks. In short texts each block sees the whole text.
     """
 
     block_size: int = bounded("context", "block_size of the mask")
@@ -112,7 +112,7 @@ class BigBirdBlocks(AttentionMask):
 
     @property
     def longest_whole(self) -> int:
-        """How many tokens a text has at most that is seen whole."""
+        """The largest number of tokens of a text in which each block sees the whole text."""
         return (5 + 2 * self.random_blocks) * self.block_size
 
     def numbers(self) -> Iterator[float]:

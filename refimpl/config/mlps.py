@@ -1,4 +1,4 @@
-"""What each token's vector goes through by itself: mlps, mixtures of them, and their activations."""
+"""The parts that compute each token's vector by itself: mlps, mixtures of experts, and their activations."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ Activation = Literal[
 
 
 class ClampedSwiGLU(Record):
-    """What gpt-oss' experts compute in the place of act(gate) · up (`ops.mlp.clamped_swiglu`)."""
+    """The function that gpt-oss' experts compute instead of act(gate) · up (`ops.mlp.clamped_swiglu`)."""
 
     alpha: float = 1.702
     limit: float = 7.0
@@ -31,9 +31,9 @@ Gate = Activation | ClampedSwiGLU | BoundedSwiGLU
 
 
 class XIELU(Record):
-    """An activation of a plain mlp whose two curves each layer learns (`ops.activation.xielu`).
+    """An activation of a plain mlp; each layer learns its two curves (`ops.activation.xielu`).
 
-    `eps` is the largest number of which the exponential is taken.
+    `eps` is the largest number whose exponential is computed.
     """
 
     beta: float = 0.5
@@ -44,7 +44,7 @@ class XIELU(Record):
 
 
 def describe_activation(activation: Gate | XIELU) -> str:
-    """What `inspect` says of an activation."""
+    """Return the text that `inspect` shows for an activation."""
     match activation:
         case XIELU():
             return "xIELU"
@@ -57,34 +57,37 @@ def describe_activation(activation: Gate | XIELU) -> str:
 
 
 class FeedForward(Record):
-    """The settings of an mlp, and what other rooms ask of it: leaves are named as in its weights."""
+    """The settings of an mlp, and the facts that other packages derive from them.
+
+    Leaves are named as in the mlp's weights.
+    """
 
     op: ClassVar[str | None] = None  # the op that computes it, None for no mlp
 
     @property
     def settings(self) -> Mapping[str, Any]:
-        """The arguments of its op beside x and weights."""
+        """The arguments of the mlp's op in addition to x and weights."""
         return {}
 
     @property
     def output_scale(self) -> float | None:
-        """What its output is multiplied by; None for 1."""
+        """The factor that the mlp's output is multiplied by; None for 1."""
         return None
 
     def check(self, at: str, *, parallel: bool) -> None:
-        """Raise ConfigError, which begins with `at`, where its sizes contradict each other."""
+        """Raise ConfigError where the mlp's sizes contradict each other. The message begins with `at`."""
         check_bounds(at, self)
 
     def sizes(self) -> Mapping[str, int]:
-        """The letters of the axes in its weights, beside the model's width D."""
+        """The sizes of the axes in the mlp's weights by their letters, without the model's width D."""
         return {}
 
     def leaves(self) -> Sequence[str]:
-        """The leaves that it has of those that are `NotRequired`."""
+        """The leaves marked `NotRequired` that this mlp has."""
         return ()
 
     def readers(self) -> Sequence[str]:
-        """The matrices that read its input."""
+        """The matrices that read the mlp's input."""
         return ()
 
     def smoothing(self) -> list[SmoothingSite]:
@@ -96,16 +99,17 @@ class FeedForward(Record):
         return {}
 
     def describe(self) -> str:
-        """What `inspect` says of it."""
+        """The text that `inspect` shows for the mlp."""
         raise NotImplementedError
 
 
 class Gated(FeedForward):
-    """down(act(gate(x)) * up(x)); `bias` means one of each map, `down_bias` one of `down` alone (GTE).
+    """down(act(gate(x)) * up(x)).
 
-    `gate_scale` multiplies what the activation takes, `scale` the mlp's output (Falcon-H1). With `sparsity`
-    about this share of the hidden units is 0, those with the lowest gates (`ops.gaussian_topk`, Gemma 3n).
-    `down_norm` normalizes the hidden units (BitNet).
+    With `bias` each map has a bias; with `down_bias` only `down` has one (GTE). `gate_scale` multiplies the
+    activation's input, `scale` the mlp's output (Falcon-H1). With `sparsity` about this share of the hidden
+    units is 0: those with the lowest gates (`ops.gaussian_topk`, Gemma 3n). `down_norm` normalizes the hidden
+    units (BitNet).
     """
 
     width: int = bounded("width", "mlp width")
@@ -205,9 +209,9 @@ class Plain(FeedForward):
 
 
 class ExpertGroups(Record):
-    """Experts in `count` equal groups of neighbours: a token chooses among those of its `top` best groups.
+    """`count` equal groups of consecutive experts; a token's experts come from its `top` best groups.
 
-    A group is as good as its best expert (`max`: DeepSeek-V2), or as its two best together (`top2`:
+    A group's score is that of its best expert (`max`: DeepSeek-V2), or the sum of its two best (`top2`:
     DeepSeek-V3).
     """
 
@@ -220,9 +224,10 @@ ONE_GROUP = ExpertGroups()  # no limit
 
 
 class SparseMixer(Record):
-    """A token's experts are chosen one by one, and each is weighed among those left (`ops.moe.sparse_mixer`).
+    """A router that chooses a token's experts one by one (`ops.moe.sparse_mixer`).
 
-    Only rivals within 2 · `jitter` of the best, relative to their own logits, count for its weight.
+    The weight of each chosen expert comes from a comparison with the experts that are left. Only experts
+    within 2 · `jitter` of the best one, relative to their own logits, count for this weight.
     """
 
     jitter: float = 0.01
@@ -234,21 +239,26 @@ class SparseMixer(Record):
 class MoE(FeedForward):
     """Each token's vector goes to the `top` best of `experts` mlps of `width`, chosen by a router.
 
-    Their outputs are summed with the weights of `ops.moe.route`, or of a `SparseMixer` as `score`, which has
-    nothing of what else says how experts are weighed (Phi-3.5-MoE). With `choice_bias` a learned number
-    for each expert counts for the choice alone; with `router_bias` one is added to its logit. `groups` limit
-    the choice. Renormalized weights are divided by their sum, plus `sum_eps` (LFM2). `expert_bias` means a
-    bias of each map of an expert. `shared` is the width of an expert that takes every token, its output
-    multiplied by a sigmoid of the token's own with `shared_gate`. An expert's weight multiplies its output,
-    or its input (`weighs`: Llama 4), and with `expert_scale` a learned number of the expert's too. With
-    `own_norms` router, experts and shared expert each read the sublayer's input by a norm of their own, and
-    what experts and shared expert give is normalized before it is added (Gemma 4). Experts without gates
-    (`gated`) are plain mlps, the shared one too. With `latent` the experts read and give vectors of that many
-    numbers, between a map to them and one back, and `shared_bias` means a bias of each map that all tokens
-    take: the shared expert's and these two (Nemotron-H). With `average` the mixture is half the sum of the
-    experts and the shared one (Command A+). The shared one may have an activation of its own. Experts have no
-    capacity here: what is dropped for want of room depends on the other rows of a batch and on padding, and a
-    model's row must not.
+    **Weights of experts.** The experts' outputs are summed with the weights of `ops.moe.route`. With a
+    `SparseMixer` as `score` they are summed with its weights, and no other option about weights is possible
+    (Phi-3.5-MoE). With `choice_bias` each expert has a learned number that counts for the choice but not for
+    the weight. With `router_bias` a learned number is added to each expert's logit. `groups` limit the
+    choice. Renormalized weights are divided by their sum plus `sum_eps` (LFM2). An expert's weight multiplies
+    its output, or its input (`weighs`: Llama 4). With `expert_scale` a learned number of each expert
+    multiplies it too.
+
+    **Experts.** With `expert_bias` each map of an expert has a bias. Without `gated` all experts are plain
+    mlps, the shared one too. With `latent` the experts' inputs and outputs are vectors of that many elements:
+    one map leads to them and one leads back. Experts have no capacity limit here: which tokens such a limit
+    drops depends on the other rows of a batch and on padding, but a row's result must not depend on these.
+
+    **Shared expert.** `shared` is the width of an expert that takes every token. With `shared_gate` its
+    output is multiplied by a sigmoid that depends on the token. This expert may have its own activation. With
+    `shared_bias` each map that all tokens take has a bias: the maps of the shared expert and the two maps of
+    `latent` (Nemotron-H). With `average` the mixture is half the sum of the experts and the shared expert
+    (Command A+). With `own_norms` router, experts and shared expert each read the sublayer's input through a
+    norm of their own, and the outputs of experts and shared expert are normalized before they are added
+    (Gemma 4).
     """
 
     experts: int = bounded("experts")
@@ -342,7 +352,7 @@ class MoE(FeedForward):
         return [leaf for leaf, has in there.items() if has]
 
     def expert_leaves(self, *, biased: bool) -> Sequence[str]:
-        """The leaves of an expert, or of the shared one, beside its two matrices."""
+        """The leaves of an expert, or of the shared expert, in addition to its two matrices."""
         biases = ("bup", "bdown") if biased else ()
         gate = ("gate", "bgate") if biased else ("gate",)
         return *biases, *(gate if self.gated else ())
@@ -382,7 +392,7 @@ class MoE(FeedForward):
 
 
 class NoMlp(FeedForward):
-    """The layer ends with its mixer (Mamba 2)."""
+    """No mlp: the layer ends with its mixer (Mamba 2)."""
 
     pre: ClassVar[None] = None
     post: ClassVar[None] = None

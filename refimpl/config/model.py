@@ -1,7 +1,7 @@
 """The whole model: a decoder, an encoder, or an encoder and a decoder that reads it.
 
-In all three, `context` is the number of tokens that the model was made for: no text is longer, and scalings
-of positions that depend on a length take this one.
+In all three, `context` is the largest number of tokens of a text. Position scalings that depend on a length
+use `context` as that length.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from .validate import check, check_mtp, check_reader
 
 
 class _Model(Record):
-    """Properties that all models derive from their stacks."""
+    """Properties that every model derives from its stacks."""
 
     @property
     def stacks(self) -> dict[str, Stack]:
@@ -35,33 +35,33 @@ class _Model(Record):
 
     @property
     def stem(self) -> Stem | None:
-        """What reads a sound in the place of a token table; None for a model of text."""
+        """The part that reads a recording in the place of a token table; None for a model of text."""
         stack = self.stacks.get("encoder")
         return None if stack is None else stack.stem
 
     @property
     def text_context(self) -> int:
-        """How many positions an encoder's text, or a sound, has at most."""
+        """The largest number of positions of an encoder's text or recording."""
         raise NotImplementedError
 
     @property
     def frames(self) -> tuple[int | str, ...] | None:
-        """The shape of what a model of sound reads of one: frames of bands, or samples; None for a model of
-        text."""
+        """The shape of a recording as a speech model reads it: frames of bands, or samples. None for a model
+        of text."""
         return None if self.stem is None else self.stem.row(self.text_context)
 
     def positions(self, time: int) -> int:
-        """How many positions an encoder makes of so many tokens, frames or samples."""
+        """The number of positions that an encoder makes of `time` tokens, frames or samples."""
         return time if self.stem is None else self.stem.positions(time)
 
     @property
     def rounds_cache(self) -> bool:
-        """Whether a layer keeps its keys and values in few bits."""
+        """Whether any layer caches its keys and values in few bits."""
         return self.kv != "float"
 
     @property
     def kv(self) -> KVFormat:
-        """How a decoder keeps keys and values: the first of its layers that has codes says it."""
+        """How a decoder caches keys and values, taken from its first layer that caches codes."""
         stack = self.stacks.get("decoder")
         for attention in () if stack is None else stack.attentions:
             if attention.kv != "float":
@@ -70,12 +70,12 @@ class _Model(Record):
 
     @property
     def ropes(self) -> tuple[Rope, ...]:
-        """The different rotary settings, in the order of their first layer."""
+        """The different rotary settings of the layers, in the order in which they first occur."""
         return tuple(dict.fromkeys(rope for stack in self.stacks.values() for rope in stack.ropes))
 
 
 class Decoder(_Model):
-    """A decoder alone: generates a text token by token. `mtp` is a module that drafts tokens for it."""
+    """A decoder alone: it generates text token by token. `mtp` is a module that drafts tokens for it."""
 
     embedding: Embedding
     stack: Stack
@@ -106,16 +106,18 @@ class Decoder(_Model):
 
     @property
     def mtp_decoder(self) -> Decoder:
-        """The module as a decoder of one layer, with the tables of this one: what its cache, its positions
-        and its head follow from."""
+        """The module `mtp` as a decoder of one layer, with the tables of this decoder.
+
+        The module's cache, positions and head follow from it."""
         assert self.mtp is not None
         return replace(self, stack=Stack((self.mtp.layer,), self.mtp.norm), mtp=None)
 
 
 class Encoder(_Model):
-    """An encoder alone: reads a whole text at once. A decoder that only reads is one with a causal stack.
+    """An encoder alone: it reads a whole text at once.
 
-    Where its stack is `stepwise`, it computes what a decoder does from an empty cache.
+    A decoder that only reads is an Encoder with a causal stack. Where the stack is `stepwise`, the encoder
+    computes what a decoder computes from an empty cache.
     """
 
     embedding: Embedding
@@ -139,14 +141,15 @@ class Encoder(_Model):
         return self.stack.layers if self.stack.stepwise else ()
 
     def with_kv(self, kv: KVFormat) -> Encoder:
-        """The same model, as an encoder keeps no cache."""
+        """The same model unchanged, since an encoder keeps no cache."""
         return self
 
 
 class EncoderDecoder(_Model):
-    """An encoder, and a decoder whose layers read it by `cross`: to generate, or as a `DecoderReader`.
+    """An encoder, and a decoder whose layers read the encoder's output by `cross`.
 
-    With `encoder_context` the encoder reads texts of that many tokens, and `context` is the decoder's.
+    The decoder generates, or it is a `DecoderReader`. With `encoder_context` the encoder reads texts of that
+    many tokens, and `context` limits the decoder alone.
     """
 
     embedding: Embedding
@@ -187,8 +190,8 @@ def has_mtp(config: Config) -> TypeGuard[Decoder]:
 
 
 def longer_context(config: Config) -> str:
-    """The scaling that is made for a larger `context` than this one: "LongRoPE", "dynamic NTK", or "" for
-    none."""
+    """Return the position scaling that allows a larger `context` than this one: "LongRoPE", "dynamic NTK", or
+    "" for none."""
     for scaling in (rope.scaling for rope in config.ropes):
         if isinstance(scaling, LongRope | DynamicNTK) and config.context <= scaling.original_context:
             return "LongRoPE" if isinstance(scaling, LongRope) else "dynamic NTK"

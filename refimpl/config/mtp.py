@@ -8,9 +8,10 @@ from .record import Record
 
 
 class MTP(Record):
-    """One module of multi-token prediction (`ops.mtp`): a layer of the decoder's kind, behind a linear map.
+    """One module of multi-token prediction (`ops.mtp`): a linear map, then a layer of the decoder's kind.
 
-    `norm` is the kind of its three norms: of the token's vector, of the decoder's, and after the layer.
+    All three norms of the module are like `norm`: those of the token's vector, of the decoder's vector, and
+    of the layer's output.
     """
 
     layer: Layer

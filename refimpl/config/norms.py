@@ -37,7 +37,7 @@ Norm = RMSNorm | LayerNorm
 
 
 class Sublayer:
-    """What a layer's sublayers have: norms before it, of its output, and of the sum."""
+    """The norms that a sublayer may have: of its input, of its output, and of the sum with the residual."""
 
     pre: Norm | None
     post: Norm | None
@@ -45,11 +45,12 @@ class Sublayer:
 
 
 class HeadNorm(Record):
-    """A norm of queries and of keys, before they are rotated or with `rotated` after it; it has no shift.
+    """A norm of queries and of keys, without a shift, before their rotation or, with `rotated`, after it.
 
-    Over each head, with one weight [K] for all (`head`: Qwen 3) or one for each head [H, K] (`each`:
-    StableLM, Cohere); or over all heads of a token together, with a weight [H·K] (`all`: OLMo 2).
-    After a rotation it may have no `weight`: each query and key then has the length √K (Llama 4).
+    It normalizes each head, with one weight [K] for all heads (`head`: Qwen 3) or one weight for each head,
+    [H, K] (`each`: StableLM, Cohere). Or it normalizes all heads of a token together, with a weight [H·K]
+    (`all`: OLMo 2). After a rotation the norm may have no `weight`: each query and key then has the length √K
+    (Llama 4).
     """
 
     norm: Norm

@@ -1,7 +1,7 @@
 """Positions: rotary ones and their scalings, biases of scores, and vectors added to the tokens'.
 
-Frequencies depend on the Config's `context`, never on the length of a text: so a token is rotated the same
-whatever follows it, and a cached key the same as the query that reads it.
+Frequencies depend on the Config's `context`, never on the length of a text. So the rotation of a token
+doesn't depend on the tokens after it, and a cached key has the same frequencies as the query that reads it.
 """
 
 from __future__ import annotations
@@ -15,10 +15,10 @@ from .record import Record, bounded
 
 
 class RotaryScaling(Record):
-    """A change of the frequencies of rotary positions."""
+    """A change to the frequencies of rotary positions."""
 
     def check(self, at: str, theta: float, pairs: int) -> None:
-        """Raise ConfigError where it can't change `pairs` frequencies that `theta` makes."""
+        """Raise ConfigError where the scaling can't change the `pairs` frequencies that `theta` makes."""
         check_bounds(at, self)
 
 
@@ -31,8 +31,8 @@ class LinearScaling(RotaryScaling):
 class DynamicNTK(RotaryScaling):
     """A larger theta, according to the ratio of the Config's `context` and the trained one.
 
-    All texts have the theta of a text of `context` tokens. In transformers theta depends on the length so
-    far, so shorter texts differ where `context` is above `original_context`.
+    All texts use the theta of a text of `context` tokens. In transformers theta depends on the length of the
+    text so far. So shorter texts differ from transformers where `context` is above `original_context`.
     """
 
     factor: float
@@ -40,7 +40,7 @@ class DynamicNTK(RotaryScaling):
 
 
 class Yarn(RotaryScaling):
-    """Low frequencies divided by `factor`, high ones kept, a ramp over the pairs between the two.
+    """Low frequencies divided by `factor`, high frequencies unchanged, and a ramp over the pairs in between.
 
     `magnitude` multiplies cosines and sines; None means 0.1 ln(factor) + 1.
     """
@@ -60,7 +60,8 @@ class Yarn(RotaryScaling):
 class LongRope(RotaryScaling):
     """A divisor for each pair: `short` where the Config's `context` is at most the trained one, else `long`.
 
-    All texts have the same ones. transformers switches once a text is longer than `original_context`.
+    All texts use the same divisors. transformers switches to `long` once a text is longer than
+    `original_context`.
     """
 
     short: tuple[float, ...]
@@ -76,7 +77,7 @@ class LongRope(RotaryScaling):
 
 
 class Llama3Scaling(RotaryScaling):
-    """Low frequencies divided by `factor`, high ones kept, a linear blend between the two."""
+    """Low frequencies divided by `factor`, high frequencies unchanged, and a linear blend in between."""
 
     factor: float
     low_freq_factor: float
@@ -90,7 +91,7 @@ class Llama3Scaling(RotaryScaling):
 
 
 class ProportionalScaling(RotaryScaling):
-    """The first `turned` pairs alone are rotated, by the frequencies of a whole head divided by `factor`."""
+    """Only the first `turned` pairs are rotated, by the frequencies of a whole head divided by `factor`."""
 
     turned: int
     factor: float = 1.0
@@ -103,32 +104,32 @@ Scaling = LinearScaling | DynamicNTK | Yarn | LongRope | Llama3Scaling | Proport
 
 
 class HeadPosition(Record):
-    """How the scores of heads know positions."""
+    """How positions enter the scores of attention heads."""
 
     adds: ClassVar[bool] = False  # whether it is a bias of scores
 
     def check(self, at: str, head_size: int) -> None:
-        """Raise ConfigError where heads of this size can't have it."""
+        """Raise ConfigError where heads of this size can't have these positions."""
         check_bounds(at, self)
 
     def sizes(self) -> Mapping[str, int]:
-        """The letters of the axes in its leaves, beside H."""
+        """The sizes of the axes in the leaves by their letters, without H."""
         return {}
 
     def leaves(self) -> tuple[str, ...]:
-        """The leaves that it has in each layer."""
+        """The leaves that these positions have in each layer."""
         return ()
 
     def tables(self, heads: int) -> dict[str, tuple[int, ...]]:
-        """The tables that layers share."""
+        """The shapes of the tables that the layers share, by name."""
         return {}
 
     def group_query_limit(self, head_size: int) -> str | None:
-        """Why GroupQueryAttention can't have it with heads of this size; None where it can."""
+        """Why GroupQueryAttention can't have these positions with heads of this size; None where it can."""
         return f"scores with a bias need the standard form, got {type(self).__name__}"
 
     def describe(self) -> str:
-        """What `inspect` says of it."""
+        """The text that `inspect` shows for these positions."""
         raise NotImplementedError
 
 
@@ -156,7 +157,7 @@ class Rope(HeadPosition):
 
 
 class QueryFactors(TypedDict):
-    """What says how queries are scaled by their position."""
+    """The arguments that say how queries are scaled by their position."""
 
     beta: float
     original_context: int
@@ -166,8 +167,8 @@ class QueryFactors(TypedDict):
 class QueryScale(Record):
     """A factor of queries: 1 + beta · ln(1 + ⌊(position + offset) / original_context⌋).
 
-    It keeps softmax sharp among many keys; it is 1 within `original_context` (Ministral 3; Llama 4, which
-    counts positions from 1: an `offset` of 1).
+    The factor keeps softmax sharp among many keys. It is 1 within `original_context` (Ministral 3; Llama 4,
+    which counts positions from 1: an `offset` of 1).
     """
 
     beta: float
@@ -184,7 +185,7 @@ class QueryScale(Record):
 
 
 class Alibi(HeadPosition):
-    """Scores lowered in proportion to the distance, with slopes that follow from the number of heads.
+    """A bias that lowers scores in proportion to the distance; its slopes follow from the number of heads.
 
     `scale` multiplies the slopes: Falcon divides the sum of score and bias by sqrt(head_size).
     """
@@ -201,7 +202,7 @@ class Alibi(HeadPosition):
 class RelativeBias(HeadPosition):
     """A learned number for each head and bucket of distances, added to scores.
 
-    One table is `shared` by all layers of a stack (T5), or each layer has its own (UMT5).
+    With `shared` all layers of a stack share one table (T5), otherwise each layer has its own (UMT5).
     """
 
     buckets: int = bounded("context", "buckets of the relative bias", least=4)
@@ -235,23 +236,28 @@ Position = Rope | Alibi | RelativeBias
 
 
 class AddedPosition(Record):
-    """Vectors of positions, added to those of a stack's tokens."""
+    """Position vectors that are added to the vectors of a stack's tokens."""
 
     def check(self, at: str, context: int, width: int) -> None:
-        """Raise ConfigError where a stack of this context and width can't have them; `at` names the stack."""
+        """Raise ConfigError where a stack of this context and width can't have these position vectors.
+
+        `at` names the stack."""
         raise NotImplementedError
 
     def tables(self, width: int) -> dict[str, tuple[int, ...]]:
-        """The table of those that are learned."""
+        """The shape of the table of position vectors by its name, if they are learned."""
         return {}
 
     def describe(self) -> str:
-        """What `inspect` says of them."""
+        """The text that `inspect` shows for these position vectors."""
         raise NotImplementedError
 
 
 class Learned(AddedPosition):
-    """A vector for each of `size` positions, added to the tokens'; the first is row `offset`."""
+    """A learned vector for each of `size` positions, added to the token's.
+
+    Row `offset` of the table is the vector of the first position.
+    """
 
     size: int
     offset: int = 0
@@ -289,8 +295,9 @@ class Sinusoidal(AddedPosition):
 
 
 class ConvPositions(AddedPosition):
-    """What a convolution over `length` vectors of a sound says of each place, in `groups` of channels, after
-    an activation (`ops.wave_stem.conv_positions`): a vector knows where it is by those around it."""
+    """Positions from a convolution over `length` vectors of a recording, in `groups` of channels, with an
+    activation after it (`ops.wave_stem.conv_positions`). A vector's position shows in the vectors around
+    it."""
 
     length: int = bounded("kernel", "length of the positions' convolution")
     groups: int

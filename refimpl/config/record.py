@@ -1,4 +1,4 @@
-"""What the parts of a Config are: frozen dataclasses that share their methods."""
+"""The base class of all parts of a Config: frozen dataclasses that share their methods."""
 
 from __future__ import annotations
 
@@ -11,17 +11,19 @@ Kind = TypeVar("Kind")
 
 
 def bounded(limit: str, name: str = "", *, least: int = 1, default: Any = MISSING) -> Any:
-    """A field that is `least` to `LIMITS[limit]` (`config.bounds`), or None; errors call it `name`."""
+    """Return a dataclass field whose value is None or from `least` to `LIMITS[limit]` (`config.bounds`).
+
+    Errors call the field `name`."""
     return field(default=default, metadata={"bound": (limit, name, least)})
 
 
 @dataclass_transform(frozen_default=True, field_specifiers=(field, bounded))
 class Record:
-    """A subclass is a frozen dataclass: equal where class and fields are, hashable, and never changed.
+    """The base of a Config's frozen dataclasses: hashable, immutable, equal if class and fields are equal.
 
-    `dataclass(frozen=True)` does the same, and compiles six methods for each class whenever it is imported.
-    Here it compiles one, `__init__`, and the others are inherited: a Config has so many kinds of parts that a
-    start is 20 ms shorter.
+    `dataclass(frozen=True)` does the same, but it compiles six methods for each class at import. Here only
+    `__init__` is compiled and the other methods are inherited. A Config has so many kinds of parts that this
+    makes a start 20 ms shorter.
     """
 
     __dataclass_fields__: ClassVar[dict[str, Field[Any]]]
@@ -52,7 +54,8 @@ class Record:
         return f"{type(self).__qualname__}({stated})"
 
     def numbers(self) -> Iterator[float]:
-        """The numbers that it computes with and that aren't among its settings, for the check of a graph."""
+        """The numbers that this part computes with and that aren't among its settings. The check of a graph
+        uses them."""
         yield from ()
 
     def integers(self) -> Iterator[int]:
@@ -61,9 +64,9 @@ class Record:
 
 
 def kinds(base: type[Kind]) -> tuple[type[Kind], ...]:
-    """The classes that a value of `base` may have: those below it that have none below themselves, or itself.
+    """Return the classes that a value of type `base` may have: its subclasses without subclasses, or itself.
 
-    A class is one of them from when its module is imported.
+    A class is among them only after its module has been imported.
     """
     below = base.__subclasses__()
     return tuple(kind for one in below for kind in kinds(one)) if below else (base,)
@@ -72,9 +75,9 @@ def kinds(base: type[Kind]) -> tuple[type[Kind], ...]:
 class SmoothingSite(NamedTuple):
     """An activation that can be smoothed: the leaves that produce it and the matrices that consume it.
 
-    Producers are divided along their last axis, consumers multiplied along their first. Without producers the
-    matrix product divides its own input. Where query heads share a value head, `repeats` blocks of
-    `head_size` channels share their factors.
+    Producers are divided along their last axis; consumers are multiplied along their first axis. Without
+    producers the matrix product divides its own input. Where query heads share a value head, `repeats` blocks
+    of `head_size` channels share their factors.
     """
 
     producers: tuple[str, ...]

@@ -1,4 +1,4 @@
-"""What a model is put together from: the embedding, and stacks of layers."""
+"""The building blocks of a model: the embedding, and stacks of layers."""
 
 from __future__ import annotations
 
@@ -17,11 +17,12 @@ from .token_mixers import Attention, Distances, KVFormat, QuestionTokens, TokenM
 
 
 class EmbeddingProjection(Record):
-    """Tables of their own `width`, and a linear map from it to the model's width, with `bias`.
+    """Tables with a `width` of their own, and a linear map, with or without `bias`, to the model's width.
 
-    The map comes before positions, token types and first norm, which then have the model's width (OPT), or
-    `late` after them (ELECTRA). A language model's output goes back through a map of its own without a
-    bias; a masked language model's output goes back through its head's dense map.
+    The map comes before positions, token types and the first norm, which then have the model's width (OPT).
+    With `late` the map comes after them (ELECTRA). The output of a language model goes back to the tables'
+    width through a map of its own without a bias. The output of a masked language model goes back through its
+    head's dense map.
     """
 
     width: int
@@ -30,10 +31,10 @@ class EmbeddingProjection(Record):
 
 
 class PerLayerEmbedding(Record):
-    """A second table of `rows` tokens, with a vector of each for every layer (`ops.per_layer`).
+    """A second table of `rows` tokens, with a vector of each token for every layer (`ops.per_layer`).
 
-    Tokens that it has no row for get its first one. `norm` is that of the vectors' other part, a map of the
-    token's embedding; without `rows` it is the only one (EmbeddingGemma 2).
+    Tokens without a row in this table get its first row. The vectors have a second part, a map of the token's
+    embedding, which `norm` normalizes. Without `rows` this part is the only one (EmbeddingGemma 2).
     """
 
     rows: int | None
@@ -41,10 +42,10 @@ class PerLayerEmbedding(Record):
 
 
 class TokenDropout(Record):
-    """Masked tokens count as dropped: their vectors are 0, and the others make up for them.
+    """Masked tokens count as dropped: their vectors are 0, and the other tokens' vectors are scaled up.
 
-    In training the `share` of tokens was masked; a text of which another share is masked is scaled to what
-    was usual there (`ops.embedding`).
+    In training this `share` of the tokens was masked. A text with another share of masked tokens is scaled to
+    the magnitude that was usual in training (`ops.embedding`).
     """
 
     mask: int = bounded("vocabulary", "the mask's token", least=0)
@@ -58,9 +59,9 @@ class Embedding(Record):
     """The token table and what is added to it.
 
     `scale` multiplies the token vectors. `token_types` is the number of rows of a second table, which tells
-    the two texts of a pair apart, `task_types` that of a third, whose first row is added to every token
-    (ERNIE). `projection` gives the tables a width of their own. `per_layer` is the
-    table of what each layer gets of a token. `token_dropout` is an encoder's (ESM).
+    the two texts of a pair apart. `task_types` is the number of rows of a third table, whose first row is
+    added to every token (ERNIE). `projection` gives the tables a width of their own. `per_layer` is the table
+    of the vectors that each layer gets for a token. Only encoders have `token_dropout` (ESM).
     """
 
     vocabulary: int
@@ -77,36 +78,37 @@ class Embedding(Record):
 
 
 class Stem(Record):
-    """What an encoder of sound has in the place of a token table."""
+    """The part of a speech encoder that reads a recording, in the place of a token table."""
 
     def row(self, positions: int) -> tuple[int | str, ...]:
-        """The shape of what an encoder with room for so many positions reads of one sound; an axis with a
-        name may have any size."""
+        """The shape of one recording as an encoder with room for this many positions reads it.
+
+        A named axis may have any size."""
         raise NotImplementedError
 
     def positions(self, time: int) -> int:
-        """How many vectors it makes of so many frames or samples."""
+        """The number of vectors that the stem makes of `time` frames or samples."""
         raise NotImplementedError
 
     def least(self, positions: int) -> int:
-        """The fewest frames or samples that it makes so many vectors of."""
+        """The smallest number of frames or samples of which the stem makes this many vectors."""
         raise NotImplementedError
 
     def describe(self) -> str:
-        """What `inspect` says of it."""
+        """The text that `inspect` shows for the stem."""
         raise NotImplementedError
 
     def check(self, at: str) -> None:
-        """Raise ConfigError where its sizes leave their bounds; `at` begins the error."""
+        """Raise ConfigError where the stem's sizes leave their bounds. The message begins with `at`."""
         check_bounds(at, self)
 
     def epsilons(self) -> Iterator[tuple[str, float]]:
-        """The eps of its norms, by their leaves."""
+        """Each norm of the stem, by its leaf, with its eps."""
         yield from ()
 
 
 class ConvStem(Stem):
-    """Two convolutions over frames of `bands` numbers, which make a vector of every two frames
+    """Two convolutions over frames of `bands` numbers, which make one vector of every two frames
     (`ops.conv_stem`). The encoder always reads as many frames as it has room for."""
 
     bands: int = bounded("width", "bands of a frame")
@@ -125,7 +127,7 @@ class ConvStem(Stem):
 
 
 class Convolution(Record):
-    """A convolution that makes `width` channels of `length` vectors, one for every `stride` of them."""
+    """A convolution over `length` vectors, with `width` output channels and a step of `stride` vectors."""
 
     width: int = bounded("width", "channels of a convolution")
     length: int = bounded("kernel", "length of a convolution")
@@ -133,11 +135,12 @@ class Convolution(Record):
 
 
 class WaveStem(Stem):
-    """Convolutions over the samples themselves, and a map of what they give to the model's width, before it
-    `norm` (`ops.wave_stem`).
+    """Convolutions over the samples themselves, then `norm`, then a map to the model's width
+    (`ops.wave_stem`).
 
-    With `normalized` "first" the first convolution's channels are normalized, each over the whole sound; with
-    "each" the vectors of each convolution. `eps` is that of these norms, `bias` the convolutions'.
+    With `normalized` "first" each channel of the first convolution is normalized over the whole recording.
+    With "each" the output vectors of each convolution are normalized. `eps` is that of these norms. `bias`
+    says whether the convolutions have one.
     """
 
     convolutions: tuple[Convolution, ...]
@@ -162,7 +165,7 @@ class WaveStem(Stem):
 
     @property
     def stride(self) -> int:
-        """How many samples it is from one vector to the next."""
+        """The number of samples from one vector to the next."""
         return math.prod(one.stride for one in self.convolutions)
 
     def describe(self) -> str:
@@ -188,13 +191,13 @@ class WaveStem(Stem):
 
 
 class Stack(Record):
-    """Layers in order, with what comes before the first and the norm after the last.
+    """Layers in order, with the parts before the first layer and the norm after the last.
 
-    Where a whole text is read at once, by an encoder or a `DecoderReader`, `causal` hides later tokens from
-    each token: the form of a decoder that reads, for example to classify. A decoder that generates is causal
-    anyway, and its stack must not say so. With `norm_before_positions` the positions are added to what the
-    first norm gives, not to what it takes (Blenderbot Small's decoder). With a `stem` an encoder reads a
-    sound instead of tokens.
+    `causal` is for stacks that read a whole text at once: an encoder or a `DecoderReader`. It hides later
+    tokens from each token, as in a decoder that reads, for example to classify. A decoder that generates is
+    always causal, and its stack must not set `causal`. With `norm_before_positions` the positions are added
+    to the output of the first norm, not to its input (Blenderbot Small's decoder). With a `stem` an encoder
+    reads a recording instead of tokens.
     """
 
     layers: tuple[Layer, ...]
@@ -212,7 +215,7 @@ class Stack(Record):
 
     @property
     def attentions(self) -> tuple[Attention, ...]:
-        """The attention of each layer that has one, and not another mixer."""
+        """The attention of each layer whose mixer is attention."""
         return tuple(mixer for mixer in self.mixers if isinstance(mixer, Attention))
 
     def _settings(self, name: str) -> Iterator[Any]:
@@ -226,14 +229,18 @@ class Stack(Record):
 
     @property
     def altup(self) -> AltUp | None:
-        """The alternating updates of the first layer, if layers have them: all have as many streams."""
+        """The alternating updates of the first layer, if the layers have them.
+
+        All layers have the same number of streams."""
         return self.layers[0].altup
 
     @property
     def stepwise(self) -> bool:
-        """Whether only a decoder's pass computes a layer of it: one with a state, an indexer, streams of a
-        token, a learned residual, or the keys and values of another; where no token sees later ones, also one
-        with vectors of its own."""
+        """Whether the stack has a layer that only a decoder's pass can compute.
+
+        Such a layer has a state, a state space beside its attention, an indexer, several streams of a token,
+        a learned residual, or the keys and values of another layer. In a causal stack a layer with per-layer
+        vectors of the tokens counts too."""
         return any(
             layer.attention.keeps == "state"
             or (layer.beside, layer.altup, layer.laurel, layer.kv_layer) != (None,) * 4
@@ -244,17 +251,17 @@ class Stack(Record):
 
     @property
     def ropes(self) -> tuple[Rope, ...]:
-        """The different rotary settings, in the order of their first layer."""
+        """The different rotary settings of the layers, in the order in which they first occur."""
         return tuple(dict.fromkeys(p for p in self._settings("position") if isinstance(p, Rope)))
 
     @property
     def distances(self) -> Distances | None:
-        """The table of distances that the layers share, if any has disentangled attention."""
+        """The table of distances that the layers share, if any layer has disentangled attention."""
         return next(self._settings("distances"), None)
 
     @property
     def segments(self) -> bool:
-        """Whether layers compare token types, which have no table then."""
+        """Whether layers compare token types. Token types then have no table."""
         return any(self._settings("segments"))
 
     @property
@@ -277,9 +284,9 @@ class Stack(Record):
 class DecoderReader(Record):
     """A decoder that reads the encoder's text for a head, instead of generating (Lewis et al. 2020, §3.1).
 
-    Its input is the token `start`, or without one the text's own last token (mBART), followed by the text
-    without that, and the encoder's output. So its last vector depends on all tokens of the text: through the
-    encoder on the last one.
+    The decoder reads the encoder's output and the text. Its first token is `start`, or without `start` the
+    text's own last token (mBART); the text without its last token follows. The decoder's last vector depends
+    on all tokens of the text: on the last one through the encoder.
     """
 
     stack: Stack

@@ -1,9 +1,9 @@
-"""What moves information from token to token: the base of all mixers, and attention.
+"""Token mixers move information from token to token: the base class of all mixers, and attention.
 
-A mixer is one class in one file of `ops`. It has its settings, its weights, its cache, its function and all
-that other rooms ask of it: these call the methods of `TokenMixer`, and don't know which mixers there are.
-`refimpl.components` imports all of them. `Attention` is here, since a layer's other parts are made of it;
-`ops.block` calls its function.
+A mixer is one class in one file of `ops`. This class has the mixer's settings, weights, cache and function,
+and everything that other packages need to know of it. Those packages call the methods of `TokenMixer` and
+don't know which mixers exist. `refimpl.components` imports all mixers. `Attention` is in this file, since
+other parts of a layer are made of it; `ops.block` calls its function.
 """
 
 from __future__ import annotations
@@ -25,14 +25,14 @@ FeatureMap = Literal["elu", "relu"]
 
 
 class Scoring(TypedDict):
-    """What is done to products of queries and keys before the softmax: arguments of `attend`."""
+    """How products of queries and keys are changed before the softmax: arguments of `attend`."""
 
     scale: float | None
     softcap: float | None
 
 
 class TokenMixer(Record, Sublayer):
-    """The settings of a mixer, and what other rooms ask of it.
+    """The settings of a mixer, and the facts that other packages derive from them.
 
     Leaves are named as in `weights`, without the path of the layer. `context` is the Config's.
     """
@@ -60,98 +60,101 @@ class TokenMixer(Record, Sublayer):
     largest: ClassVar[Mapping[str, float]] = {}
 
     def check(self, at: str) -> None:
-        """Raise ConfigError, which begins with `at`, where its sizes contradict each other."""
+        """Raise ConfigError where the mixer's sizes contradict each other. The message begins with `at`."""
         check_bounds(at, self)
 
     def check_before(self, at: str, before: Sequence[TokenMixer]) -> None:
-        """Raise ConfigError where it can't stand behind the mixers of the layers before."""
+        """Raise ConfigError where this mixer can't follow the mixers of the layers before."""
 
     @classmethod
     def check_together(cls, name: str, mixers: Sequence[Any], width: int, vocabulary: int) -> None:
-        """Raise ConfigError where these mixers of its kind can't be in one stack, called `name`."""
+        """Raise ConfigError where these mixers of this class can't be in one stack, called `name`."""
 
     def sizes(self, width: int) -> Mapping[str, float]:
-        """The letters of the axes in `weights`, in a model of this width, which is D itself."""
+        """The sizes of the axes in `weights` by their letters, in a model of this width, which is D."""
         raise NotImplementedError
 
     def leaves(self) -> Sequence[str]:
-        """The leaves that these settings have of those that are `NotRequired`."""
+        """The leaves marked `NotRequired` that a mixer with these settings has."""
         return ()
 
     def form(self, leaf: str) -> int:
-        """Which shape a leaf has of those that `weights` says."""
+        """The index of a leaf's shape among the shapes that `weights` lists for it."""
         return 0
 
     def tables(self, width: int) -> dict[str, tuple[int, ...]]:
-        """The tables that it shares with the other mixers of a stack, in a model of this width."""
+        """The shapes of the tables that all mixers of a stack share, in a model of this width."""
         return {}
 
     def cache_kind(self) -> Any:
-        """What a decoder's layer keeps, an `ops.cache_kind.CacheKind`."""
+        """How a decoder's layer caches earlier tokens, an `ops.cache_kind.CacheKind`."""
         raise AssertionError("a Config's check keeps this attention for encoders")
 
     def mix(
         self, x: Any, cache: Any, past: Any, weights: Any, positions: Any, chosen: Any
     ) -> tuple[Any, Any, Any]:
-        """The sublayer in a decoder: its output, its new cache, and the tokens that an indexer chose.
+        """Compute the sublayer in a decoder: its output, its new cache, and the tokens that an indexer chose.
 
         `positions` are `ops.block.Positions`; `chosen` are the tokens of the nearest indexer before.
         """
         raise AssertionError("a Config's check keeps this attention for encoders")
 
     def mix_whole(self, x: Any, lengths: Any, weights: Any, positions: Any, causal: bool) -> Any:
-        """The sublayer over whole texts."""
+        """Compute the sublayer over whole texts and return its output."""
         raise AssertionError("a Config's check keeps this mixer for decoders")
 
     def readers(self) -> tuple[str, ...]:
-        """The matrices that read its input, if it can be smoothed for them."""
+        """The matrices that read the mixer's input, if this input can be smoothed for them."""
         return ()
 
     @property
     def reads_more(self) -> bool:
-        """Whether these read distances too, or norms of sums, so that no norm can divide their input."""
+        """Whether the `readers` also read distances or norms of sums: then no norm can divide their input."""
         return False
 
     def smoothing(self, *, read_later: bool) -> list[SmoothingSite]:
-        """The activations inside that can be smoothed; `read_later` where other layers read its values."""
+        """The activations inside that can be smoothed; `read_later` if other layers read the mixer's
+        values."""
         return []
 
     def group_query_limit(self) -> str | None:
-        """Why GroupQueryAttention can't be a decoder's attention beside it; None where it can.
+        """Why GroupQueryAttention can't be a decoder's attention beside this mixer; None where it can.
 
-        Usually a step reads a state before it writes the next one to its place.
+        Usually a step reads a state before it writes the next state to the same place.
         """
         if self.keeps == "nothing":
             raise AssertionError("a Config's check keeps this attention for encoders")
         return None
 
     def float16_limit(self) -> str | None:
-        """Why a bundle in float16 can't have it, beside what it keeps; None where it can."""
+        """Why a bundle in float16 can't have this mixer, apart from its cache; None where it can."""
         return None
 
     def describe(self) -> str:
-        """What `inspect` says of it."""
+        """The text that `inspect` shows for the mixer."""
         raise NotImplementedError
 
     def describe_positions(self) -> str | None:
-        """What `inspect` says of its positions; None where it has none of its own."""
+        """The text that `inspect` shows for the mixer's positions; None where it has none of its own."""
         return None
 
     def borrows(self) -> str | None:
-        """What it has from an earlier layer, for `inspect`; None where it has all of its own."""
+        """What the mixer takes from an earlier layer, as `inspect` shows it; None where it takes nothing."""
         return None
 
     def epsilons(self) -> dict[str, float]:
-        """The eps of the norms inside, by their leaves."""
+        """The eps of the norms inside the mixer, by their leaves."""
         return {}
 
     def plain_numbers(self) -> int:
-        """Numbers a token that it would keep if each head had its own keys and values."""
+        """How many numbers per token the cache would have if each head had its own keys and values."""
         return 0
 
     @classmethod
     def drawn(cls, chosen: Mapping[str, Any], size: Mapping[str, int]) -> TokenMixer:
-        """The settings for `chosen` values of `choices`, and chosen arrays or None, of these sizes."""
+        """Return settings with the `chosen` values of `choices`, and of these sizes.
+
+        `chosen` also has the chosen arrays, or None for each."""
         raise NotImplementedError
 
 
@@ -161,26 +164,30 @@ class StateSpace(TokenMixer):
     keeps = "state"
 
     def cache_kind_beside(self, attention: Any) -> Any:
-        """What a layer keeps that has it beside attention, which keeps the `CacheKind` given."""
+        """The cache of a layer that has this mixer beside attention, whose own `CacheKind` is given."""
         raise NotImplementedError
 
 
 class Attention(TokenMixer):
     """One attention sublayer; `scale` None means 1/sqrt(head_size).
 
-    `clip` bounds queries, keys and values to ± itself as they leave their projections (MPT). `kv` says how
-    a decoder keeps its keys and values: as they are, or rounded to 8 or 4 bits with a scale for each channel,
-    with 4 bits the values rotated (`ops.quantized_cache.hadamard`).
-    With `sink_logits` each head has a learned logit that takes its share of the softmax (gpt-oss).
-    `query_scale` multiplies queries by a factor of their position. With `output_gate` each number of the
-    output is multiplied by a gate of the token's own, before the last map (Qwen3-Next), and with `head_gate`
-    all numbers of a head by the same one, without a bias (LFM3); a gate is a sigmoid, or with
-    `softplus_gate` a softplus (Laguna). `value_scale` multiplies what heads give, and numbers of a head's
-    values from `value_size` on are zero (both MiMo-V2-Flash). In the place of gates `out_norm` normalizes
-    the output of all heads together (BitNet). `value_norm` normalizes each head's values, without a weight;
-    with `keys_as_values` a token's values are its keys before their norm and rotation, and there is no map
-    to values (both Gemma 4). With `kv_layer` it makes no keys and values, but reads those of that layer of
-    its stack, and keeps nothing (`ops.shared_attention`).
+    **Queries, keys and values.** `clip` bounds queries, keys and values to ± `clip` as they leave their
+    projections (MPT). `query_scale` multiplies queries by a factor that depends on their position.
+    `value_norm` normalizes each head's values, without a weight. With `keys_as_values` a token's values are
+    its keys before their norm and rotation, and there is no map to values (both Gemma 4). Elements of a
+    head's values from `value_size` on are zero (MiMo-V2-Flash).
+
+    **Cache.** `kv` says how a decoder caches its keys and values: as they are, or rounded to 8 or 4 bits with
+    a scale for each channel. With 4 bits the values are rotated (`ops.quantized_cache.hadamard`). With
+    `kv_layer` the sublayer makes no keys and values. It reads those of that layer of its stack, and caches
+    nothing (`ops.shared_attention`).
+
+    **Softmax and output.** With `sink_logits` each head has a learned logit that takes its share of the
+    softmax (gpt-oss). With `output_gate` each element of the output is multiplied by a gate that depends on
+    the token, before the last map (Qwen3-Next). With `head_gate` all elements of a head are multiplied by the
+    same gate, without a bias (LFM3). A gate is a sigmoid, or with `softplus_gate` a softplus (Laguna).
+    `value_scale` multiplies the heads' outputs (MiMo-V2-Flash). Instead of gates, `out_norm` normalizes the
+    output of all heads together (BitNet).
     """
 
     heads: int = bounded("heads")
@@ -212,22 +219,22 @@ class Attention(TokenMixer):
 
     @property
     def window(self) -> int | None:
-        """How many positions are seen, the current one included; None for all."""
+        """The number of positions that a token sees, its own included; None for all."""
         return self.mask.window
 
     @property
     def rotates_values(self) -> bool:
-        """Whether a decoder keeps its values rotated."""
+        """Whether a decoder caches its values rotated."""
         return self.kv == "int4"
 
     @property
     def scoring(self) -> Scoring:
-        """The settings that say how scores are made, to be passed on together."""
+        """The settings that say how scores are made, as arguments of `attend`."""
         return {"scale": self.scale, "softcap": self.softcap}
 
     @property
     def interleaved(self) -> bool:
-        """Whether rotary positions turn neighbours (2j, 2j + 1) of a head, not (j, j + J)."""
+        """Whether rotary positions turn pairs (2j, 2j + 1) of a head's elements, not pairs (j, j + J)."""
         return isinstance(self.position, Rope) and self.position.interleaved
 
     keeps, has_map = "tokens", True
@@ -340,7 +347,7 @@ class Attention(TokenMixer):
 
 
 def check_groups(at: str, heads: int, kv_heads: int) -> None:
-    """Raise ConfigError unless as many heads share each key-value head."""
+    """Raise ConfigError unless each key-value head is shared by the same number of heads."""
     divisible = heads % kv_heads == 0
     need(divisible, f"{at}heads must be a multiple of kv_heads, got {heads} and {kv_heads}")
 
@@ -348,8 +355,8 @@ def check_groups(at: str, heads: int, kv_heads: int) -> None:
 class Indexer(Record):
     """Which tokens latent attention sees: the `topk` best by the scores of narrow heads (`ops.indexer`).
 
-    There are `heads` of `size` numbers; the first are rotated, as many as of the attention's own, in pairs of
-    neighbours where `interleaved`. `eps` is that of the norm of keys.
+    There are `heads` heads of `size` elements. As many of a head's first elements are rotated as in the
+    attention's own heads, in pairs of neighbours where `interleaved`. `eps` is that of the norm of keys.
     """
 
     heads: int = bounded("heads", "heads of the indexer")
@@ -360,7 +367,7 @@ class Indexer(Record):
 
 
 class SharedIndexer(Record):
-    """The `topk` tokens that the indexer of the nearest layer before chose, without maps (GLM-5)."""
+    """The `topk` tokens that the nearest earlier layer's indexer chose; it has no maps of its own (GLM-5)."""
 
     topk: int
 
@@ -368,10 +375,10 @@ class SharedIndexer(Record):
 class Distances(Record):
     """Vectors of distances between tokens, in a table that the layers of a stack share.
 
-    There are 2 · `span` of them, for distances from −span to span − 1; what is farther has the first or the
-    last one. With `log_until` each distance below half the span has its own vector, and farther ones up to
-    `log_until` share vectors, more of them the farther they are (`ops.disentangled.distance_rows`). `norm`
-    normalizes the table.
+    There are 2 · `span` vectors, for distances from −span to span − 1. Larger distances have the first or the
+    last vector. With `log_until` each distance below half the span has its own vector. Larger distances up to
+    `log_until` share vectors: the larger the distances, the more of them share one
+    (`ops.disentangled.distance_rows`). `norm` normalizes the table.
     """
 
     span: int
@@ -383,11 +390,11 @@ class Distances(Record):
 
 
 class FirstToken(Record):
-    """The first token of a text is global."""
+    """Makes the first token of a text global."""
 
 
 class QuestionTokens(Record):
-    """All tokens before the first `separator`, the id of a token, are global: a question before its text."""
+    """Makes all tokens before the first token with the id `separator` global: a question before its text."""
 
     separator: int
 

@@ -1,4 +1,4 @@
-"""A JSON value as the type of an annotation: numbers, texts, tuples, dicts, dataclasses, unions of them."""
+"""Reads a JSON value as an annotation's type: numbers, texts, tuples, dicts, dataclasses, unions of them."""
 
 from __future__ import annotations
 
@@ -17,11 +17,12 @@ WORDS = {int: "a whole number", float: "a number", bool: "true or false", str: "
 
 
 def read(value: Any, kind: Any, name: str, readers: Mapping[Any, Reader] | None = None) -> Any:
-    """The value as a type; ConfigError says where it is another, by the path from `name`.
+    """Return the value as the type `kind`; ConfigError says at which path from `name` a value has another
+    type.
 
-    A value of a type of `readers` is read by these. A dataclass is an object with its fields and no others:
-    a field may be absent if its metadata say that it is optional. A `Record` is named by a key `type`; its
-    fields that have a default may be absent.
+    For a type in `readers` its reader is called. A dataclass is read from an object with its fields and no
+    other keys; a field may be absent if its metadata say that it is optional. A `Record` is an object whose
+    key `type` names the class; fields that have a default may be absent.
     """
     readers = readers or {}
     if type(value) is kind and kind is not float and kind not in readers:

@@ -1,6 +1,6 @@
 """Checks of a Config: sizes that contradict each other or leave their bounds are a ConfigError.
 
-They run before any weight is read, so a hostile file can't ask for absurd memory.
+The checks run before any weight is read, so a hostile file can't ask for absurd amounts of memory.
 """
 
 from __future__ import annotations
@@ -43,7 +43,8 @@ def check(
 ) -> None:
     """Raise ConfigError when a model's sizes contradict each other, or a number leaves its bounds.
 
-    `stacks` are named as in the Config: an "encoder", a "decoder", or one and a "decoder" or "reader" of it.
+    `stacks` are named as in the Config: an "encoder", a "decoder", or an "encoder" and a "decoder" or
+    "reader" that reads it.
     """
     seen: set[int] = set()
     _check_numbers("embedding", embedding, seen)
@@ -102,7 +103,7 @@ def check(
 
 
 def check_reader(reader: DecoderReader, embedding: Embedding) -> None:
-    """Raise ConfigError unless the reader's first token is one of the vocabulary."""
+    """Raise ConfigError unless the reader's first token is in the vocabulary."""
     if reader.start is not None:
         within("the reader's start token", reader.start, embedding.vocabulary - 1, 0)
 
@@ -110,8 +111,8 @@ def check_reader(reader: DecoderReader, embedding: Embedding) -> None:
 def check_mtp(mtp: MTP, embedding: Embedding, stack: Stack) -> None:
     """Raise ConfigError unless the module is a layer of its decoder's kind, over tables of the model's width.
 
-    With the mixer of one of the decoder's layers, the module has the positions, the cache and the operators
-    that the decoder has.
+    Since the module has the mixer of one of the decoder's layers, it needs no other positions, cache or
+    operators than the decoder.
     """
     _check_numbers("mtp", mtp, set())
     own = mtp.layer
