@@ -83,8 +83,10 @@ def located_bundle(
 
 
 def computed_by(model: Model) -> dict[str, str]:
-    """What computes: ONNX Runtime's operators or tfm's kernels, else the name of the engine; and whether a
-    token's bits depend on what is computed with it."""
+    """Return what computes the model, and whether a token's bits stay the same in any batch.
+
+    The path is ONNX Runtime's operators or tfm's kernels, or else the name of the engine.
+    """
     from ..runtime.ort.engine import OrtEngine
 
     path = model.engine.backend if isinstance(model.engine, OrtEngine) else type(model.engine).__name__

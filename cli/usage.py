@@ -21,8 +21,8 @@ ALSO = {"run": "chat", "list": "models", "ls": "models", "ps": "models", "show":
 def explain(error: TyperException, all_commands: Callable[[], TyperGroup]) -> str:
     """Return the message of a usage error.
 
-    The message names the first of these that applies: an argument that was given as an option, commands that
-    have the option, options with a similar name.
+    For an unknown option, the message names the first of these that applies: an argument that was given as an
+    option, commands that have the option, options with a similar name.
     """
     match error:
         case TyperException(message=message, option_name=str(option), ctx=context, possibilities=similar):

@@ -1,8 +1,10 @@
-"""From a checkpoint to a bundle directory, complete or not at all.
+"""Writes a checkpoint as a bundle directory, completely or not at all.
 
-The weights are streamed leaf by leaf into model.onnx.data, and the graph is traced over their shapes, so
-memory stays at a few leaves whatever the size of the model. Everything is written into a temporary directory,
-verified there by another process, and renamed (`runtime.bundle.atomic_dir`).
+The weights are streamed one leaf at a time into model.onnx.data. The graph is traced over their shapes alone.
+So memory holds only a few leaves, whatever the size of the model.
+
+Everything is written into a temporary directory, verified there by another process, and then renamed
+(`runtime.bundle.atomic_dir`).
 """
 
 from __future__ import annotations
@@ -127,17 +129,20 @@ def export(
     verify: bool = True,
     progress: Progress = silent,
 ) -> None:
-    """Write the bundle of a checkpoint to `out`, replacing a bundle that stands there.
+    """Write the bundle of a checkpoint to `out`. A bundle that is already there is replaced.
 
-    `target` and `quant` name records of `runtime.bundle.targets` and `schemes`; without a `quant` it is
-    `schemes.default`. With `kv` int8 or int4, keys and values are kept in so many bits, with scales from the
-    calibration's text, or from a text that comes with tfm, over which int4 may cost 0.05 nats a token.
-    `quant` auto chooses the format of each matrix by a `budget`. `verify` runs the quick checks of
-    `runtime.verification`; the certificate says that the long ones aren't done yet.
+    `target` and `quant` name records of `runtime.bundle.targets` and `schemes`. Without a `quant`, it is
+    `schemes.default`. With quant="auto", a `budget` chooses the format of each matrix.
 
-    Raises ExportError when the target can't have that quantization or cache, when `out` is something else
-    than a bundle, is being written by another process, or there is no room; NumericError for a
-    number that isn't finite; VerifyError when the result isn't what the specification says.
+    With `kv` int8 or int4, keys and values are kept in 8 or 4 bits. Their scales come from the calibration's
+    text, or else from a text that comes with tfm. Over this text, int4 may cost at most 0.05 nats a token.
+
+    `verify` runs the quick checks of `runtime.verification`. The certificate says that the long checks aren't
+    done yet.
+
+    Raises ExportError if the target can't have that quantization or cache, if `out` is something other than a
+    bundle, if another process is writing it, or if there is no room. Raises NumericError for a number that
+    isn't finite, and VerifyError if the result differs from the specification.
     """
     target_record = targets.find(target)
     if quant is None:
@@ -198,7 +203,7 @@ def calibrate(
     calibration: Calibration | None,
     progress: Progress,
 ) -> CalibrationResult:
-    """The ranges, smoothing factors or importances that a scheme needs from running the model."""
+    """Run the model, and return the ranges, smoothing factors or importances that a scheme needs."""
     sites = plans.smoothed_sites(scheme, plan)
     if not (scheme.calibrated or scheme.searches or sites):
         return plans.NOT_CALIBRATED

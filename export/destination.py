@@ -1,4 +1,4 @@
-"""The place where a bundle is written: only a bundle is replaced, and nothing incomplete stays there."""
+"""Where a bundle is written. Only a bundle is replaced there, and nothing incomplete remains."""
 
 from __future__ import annotations
 
@@ -22,10 +22,10 @@ from ..runtime.bundle.manifest import CERTIFICATE, MANIFEST
 
 @contextmanager
 def new_bundle(out: Path, needed_bytes: int) -> Iterator[Path]:
-    """A folder that becomes `out` at the end of the block, complete or not at all.
+    """Yield a folder that becomes `out` at the end of the block, completely or not at all.
 
-    Raises ExportError where `out` is something else than a bundle or is being written by another process, and
-    where there is no room, before or during the block. SIGTERM ends the block as Ctrl-C does.
+    Raises ExportError if `out` is something other than a bundle, if another process is writing it, or if
+    there is no room, before or during the block. SIGTERM ends the block as Ctrl-C does.
     """
     _check_replaceable(out)
     with _stopping(), _full_disk(out, needed_bytes), replacing(out) as folder:

@@ -1,7 +1,7 @@
-"""The specification over tensors: with PyTorch's bodies, and with what a target puts in their place.
+"""Runs the specification over tensors: with PyTorch's bodies, or with what a target puts in their place.
 
-Inside `on_torch()` a call of an op runs its body in PyTorch. Inside `exporting(table)` it runs the table's
-function, where the table has one of that name. So no signature knows of targets, and nothing is patched.
+Inside `on_torch()`, a call of an op runs its body in PyTorch. Inside `exporting(table)`, it runs the function
+of that name in the table, if there is one. So no signature depends on targets, and nothing is patched.
 """
 
 from __future__ import annotations
@@ -20,21 +20,21 @@ __all__ = ["body", "exporting", "extra_inputs", "on_torch"]
 
 
 def exporting(table: Table) -> AbstractContextManager[None]:
-    """Calls of ops run the table's functions, else PyTorch's bodies; KeyError for a name that no op has."""
+    """Let calls of ops run the table's functions, else PyTorch's bodies. KeyError for a name of no op."""
     return use({**TORCH, **table})
 
 
 def on_torch() -> AbstractContextManager[None]:
-    """Calls of ops run PyTorch's bodies."""
+    """Let calls of ops run PyTorch's bodies."""
     return exporting({})
 
 
 def body(function: Callable[..., Any]) -> Callable[..., Any]:
-    """What an op runs over tensors where no target replaces it, for a replacement that calls it."""
+    """Return the body that an op runs over tensors if no target replaces it, for a replacement to call."""
     return TORCH.get(function.__name__) or dispatch.body(function)
 
 
 def extra_inputs(name: str, **arguments: Any) -> AbstractContextManager[None]:
-    """Pass these arguments to the replacement of that name too: graph inputs that only a target has."""
+    """Also pass these arguments to the replacement of that name: graph inputs that only a target has."""
     table = in_use()
     return use({**table, name: partial(table[name], **arguments)})

@@ -35,7 +35,7 @@ def ring_attend(
     scale: float | None = None,
     softcap: float | None = None,
 ) -> Float[Array, "B T H V"]:
-    """`attend` over the tokens of all ranks of the group; this rank gets the rows of its own tokens.
+    """Compute `attend` over the tokens of all ranks of the group. Each rank gets the rows of its own tokens.
 
     `positions` are the places of this rank's tokens in the text. T may differ from rank to rank and may be 0.
     Every rank of the group must call. Raises ConfigError on all ranks if their shapes don't fit, and

@@ -1,4 +1,4 @@
-"""What ring attention over 1, 2, 4, … processes costs: time, and the memory of each."""
+"""Measures the cost of ring attention over 1, 2, 4, … processes: time, and the memory of each process."""
 
 from __future__ import annotations
 
@@ -27,10 +27,10 @@ CALLS = 3  # the median counts
 
 @dataclass(frozen=True)
 class RingCost:
-    """Seconds of the slowest rank, those that it computed in, and the most bytes that a rank needs for its
-    inputs and its attention.
+    """The cost of ring attention: the slowest rank's seconds, the part of them in which it computed, and the
+    most bytes that a rank needs for its inputs and its attention.
 
-    `bytes_a_rank` is None where the system doesn't say.
+    `bytes_a_rank` is None if the system doesn't report it.
     """
 
     processes: int
@@ -42,7 +42,7 @@ class RingCost:
 
 @dataclass(frozen=True)
 class RankCost:
-    """Seconds of each call of a rank, those that it computed in, and by how many bytes its peak rose."""
+    """Seconds of each call of a rank, the part in which it computed, and by how many bytes its peak rose."""
 
     seconds: list[float]
     computing_s: list[float]
@@ -50,10 +50,10 @@ class RankCost:
 
 
 def ring_cost(processes: int, tokens: int, timeout: float) -> RingCost | None:
-    """The cost for a text of so many tokens, of one thread a process; None if it takes more than `timeout`
-    seconds, the start of the processes included.
+    """Return the cost for a text of this many tokens, with one thread for each process.
 
-    Raises DeviceError if a process ends early.
+    Returns None if it takes more than `timeout` seconds, including the start of the processes. Raises
+    DeviceError if a process ends early.
     """
     until = time.monotonic() + timeout
     with TemporaryDirectory() as folder, _started(processes, tokens, Path(folder), timeout) as connections:
@@ -122,7 +122,7 @@ def _run_rank(
 
 
 def measure_rank(rank: int, processes: int, tokens: int) -> RankCost:
-    """The cost of this rank in a process group."""
+    """Return the cost of this rank in a process group."""
     before = peak_memory()
     positions = torch.arange(tokens)[rank::processes]
     q, k, v = (torch.randn(1, len(positions), HEADS, WIDTH) for _ in range(3))

@@ -18,17 +18,17 @@ def scan(
     along: Sequence[torch.Tensor],
     shared: Sequence[torch.Tensor] = (),
 ) -> tuple[torch.Tensor, ...]:
-    """step(*carry, *slices, *shared) -> [*carry, *outputs] for each slice along the first axis.
+    """Call step(*carry, *slices, *shared) -> [*carry, *outputs] for each slice along the first axis.
 
-    Gives the last carry and the outputs, stacked along a new first axis. `shared` is what every
-    step reads. torch's operator is called as it is: its public wrapper compiles the step anew for
-    every new shape outside of an export, and some results may not be views of the arguments.
+    Returns the last carry, and the outputs stacked along a new first axis. Every step reads `shared`. torch's
+    operator is called as it is: its public wrapper compiles the step anew for every new shape outside of an
+    export, and some results may not be views of the arguments.
     """
     return tuple(scan_op(step, list(carry), list(along), tuple(shared)))
 
 
 def tiles(length: int, tile: int, device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:
-    """Indices [n, tile] of an axis in tiles, and which of them exist.
+    """Return the indices [n, tile] of an axis in tiles, and which of them exist.
 
     An index past the end is replaced by the last one, so that it can be read. There is at least one tile of
     padding, and never fewer than two in all: an exporter that saw one tile would take n for a constant.
@@ -40,5 +40,5 @@ def tiles(length: int, tile: int, device: torch.device) -> tuple[torch.Tensor, t
 
 
 def last_index(length: int, device: torch.device) -> torch.Tensor:
-    """The last index [1] of an axis as a tensor: a number of the shape would be copied to a GPU."""
+    """Return the last index [1] of an axis as a tensor: a number of the shape would be copied to a GPU."""
     return torch.arange(length, device=device)[-1:]

@@ -15,10 +15,10 @@ TORCH: dict[str, Callable[..., Any]] = {}  # name of an op -> its body
 
 
 def torch_body(function: F) -> F:
-    """Registers the body of the op that has this name, in the file of this name; gives the op itself.
+    """Register the body of the op that has this name, in the file of this name. Returns the op itself.
 
-    The body takes what the op takes, by the same names and with the same defaults. Shapes stand in the op's
-    annotations alone.
+    The body takes the op's parameters, with the same names and defaults. Only the op's annotations have
+    shapes.
     """
     name, file = function.__name__, function.__module__.rpartition(".")[2]
     op = getattr(importlib.import_module(f"{ops.__name__}.{file}"), name)

@@ -18,7 +18,7 @@ from .dispatch import on_torch
 
 
 def tensors(leaf: np.ndarray | Blocks) -> Any:
-    """A leaf of the specification's tree over tensors, in shared memory where torch allows it."""
+    """Return a leaf of the specification's tree over tensors, in shared memory where torch allows it."""
     if isinstance(leaf, Blocks):
         values = {f.name: getattr(leaf, f.name) for f in fields(leaf)}
         return replace(leaf, **{k: _shared(v) for k, v in values.items() if isinstance(v, np.ndarray)})
@@ -39,7 +39,7 @@ def _to_numpy(value: Any) -> Any:
 
 
 def to_torch(value: Any) -> Any:
-    """Arrays over tensors, in tuples, lists and dicts too."""
+    """Convert arrays to tensors, also inside tuples, lists and dicts."""
     if isinstance(value, tuple | list):
         return like(value, map(to_torch, value))
     if isinstance(value, dict):

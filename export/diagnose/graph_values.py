@@ -92,10 +92,10 @@ class _Graph:
 
 
 def graph_values(graph: onnx.GraphProto, config: Config) -> dict[str, str]:
-    """Name of a value as the specification observes it -> the graph's name of it, as far as they are found.
+    """Return the graph's name of each value that the specification observes, as far as the names are found.
 
-    A sublayer's input is found by the leaf of its norm, or of its first product; what the norm reads is the
-    residual stream. Where two names are one value, the first stays.
+    A sublayer's input is found by the leaf of its norm, or of its first product. The norm reads the residual
+    stream. If two names are one value, the first name stays.
     """
     nodes, stack, found = _Graph(graph), config.stacks["decoder"], dict[str, str]()
 

@@ -38,7 +38,7 @@ Values = dict[str, Array]
 
 @dataclass(frozen=True)
 class Part:
-    """A part of the graph, its largest error and its budget; `note` may say more about the cause."""
+    """A part of the graph, with its largest error and its budget. `note` may say more about the cause."""
 
     name: str
     error: float
@@ -51,9 +51,9 @@ class Part:
 
 
 def locate(bundle: Bundle, tokens: Array) -> list[Part]:
-    """The parts of the graph on the tokens [B, T], in the order of a forward pass, as far as they are known.
+    """Return the parts of the graph for the tokens [B, T], in the order of a forward pass, as far as known.
 
-    BundleError for a model with an encoder.
+    Raises BundleError for a model with an encoder.
     """
     config = bundle.config
     if not isinstance(config, Decoder):
@@ -75,7 +75,7 @@ def locate(bundle: Bundle, tokens: Array) -> list[Part]:
 
 
 def first(parts: list[Part]) -> Part | None:
-    """The first part over its budget."""
+    """Return the first part over its budget."""
     return next((part for part in parts if not part.ok), None)
 
 

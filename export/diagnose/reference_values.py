@@ -1,4 +1,4 @@
-"""What a decoder's graph should compute between its cuts: each value from those before it, and its budget."""
+"""Computes a decoder's values at the cuts of its graph, each from those before it, and their budgets."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ DOUBLE = Precision(np.dtype(np.float64))
 
 @dataclass
 class Reference:
-    """Values by name, in the order of a forward pass, their budgets, and the calls of attention by layer."""
+    """Values by name in the order of a forward pass, their budgets, and the attention calls by layer."""
 
     values: dict[str, Array] = field(default_factory=dict)
     budgets: dict[str, float] = field(default_factory=dict)
@@ -40,12 +40,13 @@ class Reference:
 def reference_values(
     config: Config, params: Tree, tokens: Array, wanted: Collection[str], dtype: np.dtype
 ) -> Reference:
-    """Those of the `wanted` values that the specification has for the tokens [B, T], and the logits.
+    """Return the `wanted` values that the specification has for the tokens [B, T], and the logits.
 
-    A value is computed from the values before it, which are rounded to `dtype`. So errors don't accumulate;
-    and as equal numbers round to equal codes, quantized models too are held to budgets of float rounding.
-    The budgets are computed without rounding activations to codes, but for products that round their outputs:
-    these round sums, which differ in their last digits.
+    A value is computed from the values before it, which are rounded to `dtype`. So errors don't accumulate.
+    As equal numbers round to equal codes, quantized models too are held to budgets of float rounding.
+
+    The budgets are computed without rounding activations to codes, except for products that round their
+    outputs: these round sums, which differ in their last digits.
     """
     reference, eps = Reference(), float(np.finfo(dtype).eps)
     values, rounds, codes = reference.values, dict[str, bool](), False
@@ -110,5 +111,5 @@ def reference_values(
 
 
 def rounds_output(leaf: Any) -> bool:
-    """Whether a product with this leaf rounds what it gives to codes."""
+    """Whether a product with this leaf rounds its result to codes."""
     return isinstance(leaf, Blocks) and leaf.output_scale is not None

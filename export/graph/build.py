@@ -1,4 +1,4 @@
-"""One graph of a bundle: traced, optimized, checked, with pointers to its weights in the data file."""
+"""Builds one graph of a bundle: traced, optimized, checked, with pointers to its weights in the data file."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from .trace import quiet, trace
 def build(
     plan: Plan, graph: Graph, *, data: Path, about: Mapping[str, str], opset: int | None = None
 ) -> ir.Model:
-    """One graph of the planned model over the tensors in `data`; its properties say what it is `about`.
+    """Return one graph of the planned model over the tensors in `data`, with the properties `about`.
 
     Raises ExportError if the exporter made a dynamic axis constant, dropped an initializer, or copied one
     into the graph.

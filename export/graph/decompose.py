@@ -1,8 +1,8 @@
-"""What ONNX lacks in a captured program, decomposed without tracing the program again.
+"""Decomposes what ONNX lacks in a captured program, without tracing the program again.
 
-The exporter has torch decompose a program, which traces it two more times: more than half of an export's
-time. Few operators of a program need that, most of them views that state a shape in another way. Here they
-are replaced where they stand. The others stay as torch would have left them.
+The exporter has torch decompose a program, and this traces it two more times: more than half of an export's
+time. Few operators of a program need that, most of them views that state a shape in another way. Here, these
+operators are replaced where they are. The others stay as torch would have left them.
 """
 
 from __future__ import annotations

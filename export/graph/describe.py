@@ -1,8 +1,8 @@
-"""What a graph says of itself to those who only have the file: names, texts, properties.
+"""Describes a graph for readers who only have the file: by names, texts and properties.
 
-A node is called after the weight that it reads, or else after the part of the model whose values it reads,
-and its operator: decoder.layers.0.attn.wqkv.MatMulNBits, decoder.layers.0.attn.GroupQueryAttention. Its first
-output has its name.
+A node's name is the weight that it reads, or else the part of the model whose values it reads, and then its
+operator: decoder.layers.0.attn.wqkv.MatMulNBits, decoder.layers.0.attn.GroupQueryAttention. Its first output
+has the same name.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ def _leaf(name: str, groups: Mapping[str, Group], tensors: Mapping[str, Tensor])
 
 
 def explain(model: ir.Model, about: Mapping[str, str]) -> None:
-    """Say what each input and output is, and what the graph is of."""
+    """Add a description to each input and output, and to the graph which model it is of."""
     model.metadata_props.update(about)
     for value in (*model.graph.inputs, *model.graph.outputs):
         value.doc_string = meaning(str(value.name))

@@ -58,9 +58,9 @@ def over_kernels(
     *,
     half_cache: bool,
 ) -> ir.Model:
-    """A copy of a graph that reads `tensors`, kernels.data in these forms, and computes with kernels.
+    """Return a copy of a graph that computes with kernels. It reads `tensors`, kernels.data in these forms.
 
-    With a `half_cache` these keep keys and values in float16.
+    With a `half_cache`, the kernels keep keys and values in float16.
     """
     copy = ir.from_proto(ir.to_proto(model))
     tiled = {

@@ -22,10 +22,10 @@ from ..targets.group_query_attention import RowLengths
 
 
 class Weights(nn.Module):
-    """Nested weights as nested modules, so that buffers carry their dotted names.
+    """Nested weights as nested modules, so that buffers have their dotted names.
 
-    A level is a dict, a list, or a dataclass with tensors among its fields (a quantized leaf). `tree` gives
-    the weights back as they were, with the module's own tensors.
+    A level is a dict, a list, or a dataclass with tensors among its fields (a quantized leaf). `tree` returns
+    the weights in their original form, with the module's own tensors.
     """
 
     def __init__(self, tree: Any) -> None:
@@ -59,8 +59,8 @@ def _items(tree: Any) -> list[tuple[str, Any]]:
 class GraphModule(nn.Module):
     """One graph of a model over the weights that it owns.
 
-    `forward` takes tensors in the order of the graph's input ports and gives those of its output ports. A
-    float16 model gives its logits, or what its head says, in float32; caches keep their type.
+    `forward` takes tensors in the order of the graph's input ports, and returns those of its output ports. A
+    float16 model returns its logits, or its head's outputs, in float32. Caches keep their type.
     """
 
     def __init__(

@@ -87,7 +87,7 @@ def _at_its_operator(rule: Any) -> Any:
 
 
 def sum_three(model: ir.Model) -> None:
-    """residual + (a + b) -> Sum(residual, a, b) where a product is two: packed codes and their minima.
+    """Replace residual + (a + b) by Sum(residual, a, b), for a product of two parts: packed codes and minima.
 
     A small operator of ONNX Runtime costs more than its arithmetic. Ensures: the same values.
     """
@@ -107,9 +107,9 @@ def sum_three(model: ir.Model) -> None:
 
 
 def view_weights(model: ir.Model, stored: Collection[str]) -> None:
-    """Reshape of a stored weight -> an initializer over the same bytes (`runtime.bundle.views`).
+    """Replace the Reshape of a stored weight by an initializer over the same bytes (`runtime.bundle.views`).
 
-    Ensures: the weight itself stays where others read it.
+    Ensures: the weight itself stays where other nodes read it.
     """
     weights = model.graph.initializers
     for name in stored:
@@ -144,7 +144,7 @@ def strip_notes(model: ir.Model) -> None:
 
 
 def check(model: ir.Model, graph: Graph, stored: Mapping[str, Tensor]) -> None:
-    """Raise ExportError for an axis of an input that became a constant, a stored weight that is gone, and an
+    """Raise ExportError if an input's axis became a constant, if a stored weight is gone, or if there is an
     operator that no bundle may have.
     """
     axes = {value.name: [str(axis) for axis in value.shape or ()] for value in model.graph.inputs}
@@ -194,7 +194,7 @@ def _type(tensor: Tensor) -> ir.DataType:
 def point_weights(model: ir.Model, tensors: Mapping[str, Tensor], data: Path) -> None:
     """Let each stored weight point to its bytes in the data file.
 
-    It is the last pass, so that no other reads a weight.
+    This is the last pass, so that no other pass reads a weight.
     """
     for name, value in model.graph.initializers.items():
         if (tensor := place(name, tensors)) is None:

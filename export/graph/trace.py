@@ -1,4 +1,4 @@
-"""From module and target to ONNX graph, traced without weights.
+"""Traces a module with a target's operators into an ONNX graph, without weights.
 
 The graph is traced with fake tensors of the stored shapes. The exporter never sees a weight, so even a large
 model only needs the memory of its graph.
@@ -55,7 +55,7 @@ def trace(
     dtype: str,
     opset: int,
 ) -> ir.Model:
-    """One graph of the model over the leaves of `groups`, stored as `tensors`, with a target's operators.
+    """Return one graph of the model over the leaves of `groups`, stored as `tensors`, with target operators.
 
     Needs: groups and tensors of this graph alone. Ensures: inputs and outputs are named as the graph's ports,
     their axes dynamic as far as the exporter keeps them; each tensor is an initializer `leaves.NAME` without
@@ -159,7 +159,7 @@ def _dynamic(config: Config, graph: Graph) -> tuple[dict[int, Any], ...]:
 
 @contextmanager
 def decomposed_in_place() -> Iterator[None]:
-    """Trace a program again only for operators that `decompose` has no rule for."""
+    """Let the exporter trace a program again only for operators for which `decompose` has no rule."""
     trace_again = ExportedProgram.run_decompositions
 
     def run_decompositions(self: ExportedProgram, table: dict[Any, Any]) -> ExportedProgram:
@@ -175,9 +175,9 @@ def decomposed_in_place() -> Iterator[None]:
 
 @contextmanager
 def promoted_in_place() -> Iterator[None]:
-    """Compute no value that is known again to cast arguments to a common type: a quarter of an export's time.
+    """Cast arguments to a common type without computing known values again: a quarter of an export's time.
 
-    It reaches into torch 2.13; an exporter of another form stays as it is, and is slower.
+    This reaches into torch 2.13. An exporter of another form stays as it is, and is slower.
     """
     try:
         from torch.onnx._internal.fx.passes import type_promotion
@@ -207,7 +207,8 @@ def promoted_in_place() -> Iterator[None]:
 
 @contextmanager
 def unnoted() -> Iterator[None]:
-    """Note no source lines at the nodes of a program: a tenth of an export's time, and no bundle has them."""
+    """Omit notes of source lines at a program's nodes: a tenth of an export's time, and no bundle has
+    them."""
     before, fx_config.do_not_emit_stack_traces = fx_config.do_not_emit_stack_traces, True
     try:
         yield

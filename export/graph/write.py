@@ -1,9 +1,11 @@
-"""The graph files of a bundle, for a large model by another process while this one computes.
+"""Writes the graph files of a bundle. For a large model, another process does it while this one computes.
 
-Tracing takes seconds and needs no weight; calibration and golden outputs take seconds and need no graph.
-Each holds the interpreter, so threads wouldn't help. `python -m tfm.export.graph.write` is that process: it
-reads a line of JSON, builds the graphs, reads what of kernels follows from numbers, writes the rest, and
-ends with its parent, for its input ends then.
+Tracing takes seconds and needs no weight; calibration and golden outputs take seconds and need no graph. Each
+holds the interpreter, so threads wouldn't help.
+
+`python -m tfm.export.graph.write` is the other process. It reads a line of JSON, builds the graphs, reads
+what the kernels' graphs need from the numbers of the weights, and writes the rest. It ends with its parent,
+because its input ends then.
 """
 
 from __future__ import annotations
@@ -38,9 +40,9 @@ LARGE = 32 * 2**20
 
 @dataclass(frozen=True)
 class GraphFiles:
-    """What the graphs of a bundle follow from, and the folder that they belong in.
+    """What the graphs of a bundle are built from, and the folder in which they are written.
 
-    The graphs say in their properties what they are `about`.
+    The properties of the graphs say what they are `about`.
     """
 
     plan: Plan
@@ -49,7 +51,7 @@ class GraphFiles:
     about: Mapping[str, str]
 
     def to_json(self) -> str:
-        """One line, from which `from_json` makes an equal value."""
+        """Return the value as one line of JSON. `from_json` makes an equal value of it."""
         plan = self.plan
         value = {"config": to_json(plan.config), "target": plan.target.name, "dtype": plan.dtype}
         value["formats"] = {leaf: asdict(form) for leaf, form in plan.formats.items()}
@@ -65,16 +67,16 @@ class GraphFiles:
 
 
 def properties(source: SourceCheckpoint, quant: str, tfm: str) -> dict[str, str]:
-    """Which model a graph is of, and what made it."""
+    """Return the properties that say which model a graph is of, and what made it."""
     stated = {"model": source.name, "model_sha256": source.sha256, "quantization": quant}
     stated |= {"licence": source.licence, "tfm": tfm}
     return {name: text for name, text in stated.items() if text}
 
 
 def write(files: GraphFiles, in_kernels: Callable[[], InKernels] = InKernels) -> None:
-    """Build the graphs and write them. Raises ExportError where a stored weight has no graph.
+    """Build the graphs and write them. Raises ExportError if a stored weight has no graph.
 
-    `in_kernels` says what follows from numbers: it is asked when the other graphs are written.
+    `in_kernels` returns what follows from numbers. It is called when the other graphs are written.
     """
     import onnx_ir  # it brings torch along, which a checkpoint with an error needn't wait for
 
@@ -105,10 +107,10 @@ def write(files: GraphFiles, in_kernels: Callable[[], InKernels] = InKernels) ->
 
 @contextmanager
 def writing(files: GraphFiles) -> Iterator[Callable[[InKernels], None]]:
-    """Begin with the graphs of a large model; the block calls what it is given to have them written, with
-    what of kernels follows from numbers, which may be known late.
+    """Begin with the graphs of a large model. The block gets a function, and calls it to have them written.
 
-    Leaving the block before that stops the process. The call raises what `write` raises.
+    The function takes what follows from numbers in the kernels' graphs, which may be known late. It raises
+    what `write` raises. Leaving the block before the call stops the process.
     """
     if files.plan.size < LARGE:
         yield lambda in_kernels: write(files, lambda: in_kernels)

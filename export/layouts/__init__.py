@@ -1,5 +1,5 @@
-"""Bundles in the form of other runtimes: conventional names of inputs and outputs, and the files around them.
+"""Writes bundles in the form of other runtimes: with their names of inputs and outputs, and their files.
 
 In: an opened bundle, whose weights stay as they are. Out: a directory that such a runtime opens by itself.
-A layout is a file with a `BundleLayout`; what it doesn't cover it refuses before there is work.
+A layout is a file with a `BundleLayout`. It refuses a model that it doesn't cover before any work begins.
 """

@@ -34,9 +34,9 @@ MOVES = ("Concat", "Expand", "Identity", "Reshape", "Slice", "Squeeze", "Transpo
 
 
 def rewrite(model: ir.Model) -> None:
-    """Write operators of the graph as arithmetic. Needs fixed shapes. Ensures the same values.
+    """Rewrite operators of the graph as arithmetic. Needs fixed shapes. Ensures the same values.
 
-    Booleans stay as they are where something computes with one of them that isn't listed here.
+    Booleans stay as they are if an operator that isn't listed here computes with one of them.
     """
     writers = dict(PLACES)
     if all(_is_known(node) for node in model.graph if _has_booleans(node)):

@@ -1,4 +1,4 @@
-"""A bundle in a layout, written whole or not at all."""
+"""Writes a bundle in a layout, completely or not at all."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ LAYOUTS: dict[str, BundleLayout] = {
 
 
 def find(name: str | BundleLayout) -> BundleLayout:
-    """The layout of that name, or the given one; ExportError when there is none."""
+    """Return the layout of that name, or the given layout. Raises ExportError if there is none."""
     if isinstance(name, BundleLayout):
         return name
     if name not in LAYOUTS:
@@ -33,7 +33,7 @@ def find(name: str | BundleLayout) -> BundleLayout:
 
 
 def check(layout: BundleLayout, config: Config, target: Target, out: Path) -> None:
-    """Raise ExportError where a model can't have the layout, or something would be lost that is in `out`."""
+    """Raise ExportError if a model can't have the layout, or if something in `out` would be lost."""
     if has_mtp(config):
         raise ExportError(
             f"a module for drafts (mtp) can't be written for {layout.name}: export the model without it"
@@ -46,9 +46,9 @@ def check(layout: BundleLayout, config: Config, target: Target, out: Path) -> No
 
 @contextmanager
 def converting(layout: str | BundleLayout, config: Config, target: str, out: Path) -> Iterator[Path]:
-    """A place for a bundle of that Config and target, which is converted to `out` at the end of the block.
+    """Yield a place for a bundle of that Config and target, and convert the bundle to `out` after the block.
 
-    Raises what `convert` would raise of them before the block, whose work would be in vain.
+    Errors that `convert` would raise for them are raised before the block, so that its work isn't in vain.
     """
     check(find(layout), config, targets.find(target), out)
     out.parent.mkdir(parents=True, exist_ok=True)
@@ -58,12 +58,13 @@ def converting(layout: str | BundleLayout, config: Config, target: str, out: Pat
 
 
 def convert(path: Path, out: Path, layout: str | BundleLayout) -> Bundle:
-    """Write the bundle at `path` to `out` in a layout, one of `LAYOUTS` by its name, or another, and give the
-    bundle.
+    """Write the bundle at `path` to `out` in a layout, and return the bundle.
 
-    The bundle's manifest, certificate and golden inputs go along in a folder `tfm`, its licence and notices
-    beside the model. Raises ExportError where the layout doesn't cover the model, or `out` has something in
-    it; BundleError for a bundle whose files aren't those that were exported.
+    The layout is a name of `LAYOUTS` or a `BundleLayout`. The bundle's manifest, certificate and golden
+    inputs are written to a folder `tfm`, and its licence and notices beside the model.
+
+    Raises ExportError if the layout doesn't cover the model, or if `out` has something in it. Raises
+    BundleError for a bundle whose files aren't those that were exported.
     """
     found = find(layout)
     bundle = open_bundle(path)

@@ -1,6 +1,6 @@
-"""The weights of a bundle in another directory, with tensors appended that its graph had as inputs.
+"""Copies a bundle's weights into another directory, and appends tensors that were inputs of its graph.
 
-The copy shares the bundle's blocks on disk where the file system can do that. A link wouldn't do: onnx
+The copy shares the bundle's blocks on disk if the file system can do that. A link wouldn't work, because onnx
 refuses data that has several names.
 """
 
@@ -24,7 +24,7 @@ CANNOT = (errno.EXDEV, errno.ENOSYS, errno.EOPNOTSUPP, errno.EINVAL)
 
 
 def copy(source: Path, target: Path) -> None:
-    """Copy a file, in the file system alone where it can share blocks."""
+    """Copy a file. If the file system can share blocks, it does the copy without reading the data."""
     if hasattr(os, "copy_file_range"):
         try:
             with open(source, "rb") as read, open(target, "wb") as write:
@@ -40,8 +40,10 @@ def copy(source: Path, target: Path) -> None:
 
 
 def extract(source: Path, target: Path, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Copy some tensors of a data file to another; their places there, each at the next multiple of 4096
-    bytes."""
+    """Copy some tensors of a data file to another one, and return their places there.
+
+    Each tensor begins at the next multiple of 4096 bytes.
+    """
     places = {}
     with open(source, "rb") as read, open(target, "wb") as write:
         for name, tensor in tensors.items():
@@ -54,7 +56,7 @@ def extract(source: Path, target: Path, tensors: Mapping[str, Tensor]) -> dict[s
 
 
 def append(path: Path, arrays: Mapping[str, np.ndarray]) -> dict[str, Tensor]:
-    """Append arrays to a data file; their places in it, each at the next multiple of 4096 bytes."""
+    """Append arrays to a data file, each at the next multiple of 4096 bytes, and return their places."""
     places = {}
     with open(path, "ab") as file:
         for name, array in arrays.items():

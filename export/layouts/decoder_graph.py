@@ -37,7 +37,7 @@ PAST_AXIS, TOTAL_AXIS = "past_sequence_length", "total_sequence_length"
 
 
 def refusal(config: Config, target: Target) -> str | None:
-    """The reason why a model's graph can't have these ports; None where it can."""
+    """Return the reason why a model's graph can't have these ports, or None if it can."""
     if not isinstance(config, Decoder):
         return "the model isn't a decoder alone, which is all that these files are made for"
     if reason := target_refusal(target):
@@ -57,14 +57,14 @@ def refusal(config: Config, target: Target) -> str | None:
 
 
 def attention(config: Config) -> Attention:
-    """The attention whose heads all layers have; `refusal` lets no others through."""
+    """Return the attention whose heads all layers have. `refusal` refuses models with other layers."""
     return config.stacks["decoder"].attentions[0]
 
 
 def write(bundle: Bundle, path: Path, *, data: str, every_position: bool) -> None:
     """Write the graph to `path`, and its weights to `data` beside it.
 
-    `every_position` asks for logits at all positions, where otherwise each row has those of its last token.
+    With `every_position`, there are logits at all positions. Otherwise, each row has those of its last token.
     """
     ports = Ports(bundle)
     ids, total = _replace_inputs(ports, every_position=every_position)

@@ -48,7 +48,7 @@ PREFIX = "encoder_hidden_states."
 
 
 def refusal(config: Config, target: Target) -> str | None:
-    """The reason why a model's graphs can't have these ports; None where they can."""
+    """Return the reason why a model's graphs can't have these ports, or None if they can."""
     if not isinstance(config, EncoderDecoder) or not isinstance(config.head, LM):
         return "the model isn't a decoder that reads an encoder and generates"
     if reason := target_refusal(target):
@@ -75,7 +75,7 @@ def _sizes(config: EncoderDecoder) -> set[tuple[int, int]]:
 
 
 def heads(config: Config) -> tuple[int, int]:
-    """Heads of keys and values, and their size, which all layers have; `refusal` lets no others through."""
+    """Return the number of key and value heads, and their size. All layers have the same (see `refusal`)."""
     assert isinstance(config, EncoderDecoder)
     (sizes,) = _sizes(config)
     return sizes
@@ -84,8 +84,8 @@ def heads(config: Config) -> tuple[int, int]:
 def write(bundle: Bundle, encoder: Path, decoder: Path, *, every_position: bool) -> None:
     """Write the graphs to these paths, and beside each the weights that it reads, X_data.
 
-    `every_position` asks for logits at all positions, where otherwise there are those of the last token.
-    Raises ExportError where what the decoder reads of the encoder can't be found.
+    With `every_position`, there are logits at all positions. Otherwise, there are those of the last token.
+    Raises ExportError if what the decoder reads of the encoder can't be found.
     """
     encoder_graph.write(bundle, encoder, data=f"{encoder.name}_data")
     ports = Ports(bundle)

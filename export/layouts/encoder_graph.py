@@ -31,7 +31,7 @@ NORMS = ("LayerNormalization", "RMSNormalization")
 
 
 def refusal(config: Config, target: Target) -> str | None:
-    """The reason why a model's graph can't have these ports; None where it can."""
+    """Return the reason why a model's graph can't have these ports, or None if it can."""
     if "decoder" in config.stacks:
         return "the model isn't an encoder alone, which is all that these files are made for"
     if reason := target_refusal(target):
@@ -44,7 +44,7 @@ def refusal(config: Config, target: Target) -> str | None:
 def write(bundle: Bundle, path: Path, *, data: str) -> None:
     """Write the graph to `path`, and its weights to `data` beside it.
 
-    Raises ExportError where the vectors that are pooled, or that a decoder reads, can't be found.
+    Raises ExportError if the vectors that are pooled, or that a decoder reads, can't be found.
     """
     ports = Ports(bundle, ENCODER if "decoder" in bundle.config.stacks else GRAPH)
     if bundle.config.frames is not None:
@@ -102,10 +102,10 @@ def _name_outputs(ports: Ports, config: Config, tokens: ir.Value, mask: ir.Value
 
 
 def keep_sums(graph: ir.Graph) -> None:
-    """Add before a norm -> Sum, which ONNX Runtime computes alike and doesn't fuse with the norm.
+    """Replace each Add before a norm by Sum, which computes the same and isn't fused with the norm.
 
-    tfm's own session switches that fusion off (`runtime.ort.session`), because it is slower, and the last
-    digits of what it gives round activations to other codes: 9e-4 in vectors of MiniLM in int8-dynamic.
+    tfm's own session switches ONNX Runtime's fusion off (`runtime.ort.session`), because it is slower, and
+    the last digits of its results round activations to other codes: 9e-4 in vectors of MiniLM in int8-dynamic.
     """
     for node in graph:
         readers = {use.node.op_type for value in node.outputs for use in value.uses()}
@@ -114,9 +114,9 @@ def keep_sums(graph: ir.Graph) -> None:
 
 
 def states(graph: ir.Graph, tokens: ir.Value, width: int, time: int | str = "time") -> ir.Value:
-    """The vectors [B, T, D] that a head pools or a decoder reads: what the last norm gives of all tokens.
+    """Return the last norm's vectors [B, T, D] of all tokens, which a head pools or a decoder reads.
 
-    Raises ExportError where something else of the tokens reaches the output, as without a norm at the end.
+    Raises ExportError if something else of the tokens reaches the output, as without a norm at the end.
     """
     norms = [node.outputs[0] for node in graph if node.op_type in NORMS]
     shape = ["batch", str(time), str(width)]

@@ -35,7 +35,7 @@ SEARCH = ("temperature", "top_k", "top_p", "repetition_penalty")
 
 
 def refusal(config: Config, target: Target) -> str | None:
-    """The reason why a model can't have the layout; None where it can."""
+    """Return the reason why a model can't have the layout, or None if it can."""
     if isinstance(config, EncoderDecoder):
         if config.frames is None:
             return "of models with an encoder it takes only Whisper, and Marian with a recurrent decoder"
@@ -58,7 +58,7 @@ def write(bundle: Bundle, folder: Path) -> None:
 
 
 def genai_config(bundle: Bundle) -> dict[str, Any]:
-    """What genai_config.json says of a bundle."""
+    """Return the content of genai_config.json for a bundle."""
     config, generation = bundle.config, bundle.generation
     hears = config.frames is not None
     attention = decoder_graph.attention(config)
@@ -130,7 +130,7 @@ def _encoder(bundle: Bundle) -> dict[str, Any]:
 
 
 def audio_processor_config(frames: tuple[int, int]) -> dict[str, Any]:
-    """audio_processor_config.json: the operators that make frames of a sound (`engine.sound.features`)."""
+    """Return audio_processor_config.json: operators that turn audio into frames (`engine.sound.features`)."""
     size, bands = frames
     window = {"n_fft": WINDOW, "frame_length": WINDOW, "hop_length": HOP}
     seconds = {"chunk_size": size * HOP // RATE, "n_fft": WINDOW, "hop_length": HOP, "n_mel": bands}

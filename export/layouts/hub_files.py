@@ -48,12 +48,12 @@ def write_json(path: Path, value: Any) -> None:
 
 
 def pad_id(bundle: Bundle) -> int:
-    """The token that fills up the rows of a batch: the first that ends a text, as is usual, else 0."""
+    """Return the token that fills up the rows of a batch: usually the first that ends a text, else 0."""
     return next(iter(bundle.generation.eos), 0)
 
 
 def tokenizer_config(bundle: Bundle) -> dict[str, Any] | None:
-    """tokenizer_config.json: special tokens and chat template; None where the bundle has no tokenizer.
+    """Return tokenizer_config.json: special tokens and chat template. None if the bundle has no tokenizer.
 
     The class is the one that takes any tokenizer.json as it is.
     """
@@ -88,11 +88,11 @@ def _templates(bundle: Bundle) -> str | list[dict[str, str]] | None:
 
 
 def config(bundle: Bundle) -> dict[str, Any]:
-    """config.json: sizes, special tokens, labels.
+    """Return config.json: sizes, special tokens and labels.
 
-    Its `model_type` chooses the class that drives the graph, and what the model computes is in the graph: so
-    it is one for all decoders, one for all encoders, and one for all decoders that read an encoder. Every
-    library lets Gemma state the size of its heads, and none wants positions as an input of it.
+    Its `model_type` chooses the class that drives the graph. What the model computes is in the graph, so
+    there is one type for all decoders, one for all encoders, and one for all decoders that read an encoder.
+    Every library lets Gemma state the size of its heads, and none wants positions as an input of it.
     """
     config, generation = bundle.config, bundle.generation
     if isinstance(config, EncoderDecoder) and isinstance(config.head, LM):
@@ -173,7 +173,7 @@ def _options(generation: Generation) -> dict[str, Any]:
 
 
 def generation_config(bundle: Bundle) -> dict[str, Any]:
-    """generation_config.json: special tokens, and how the checkpoint wants tokens to be chosen."""
+    """Return generation_config.json: special tokens, and how the checkpoint wants tokens to be chosen."""
     generation = bundle.generation
     ids = {
         "bos_token_id": generation.bos,
@@ -211,7 +211,7 @@ def _speech(generation: Generation, context: int) -> dict[str, Any]:
 
 
 def preprocessor_config(frames: tuple[int, int]) -> dict[str, Any]:
-    """preprocessor_config.json: how a sound becomes what the encoder reads (`engine.sound.features`)."""
+    """Return preprocessor_config.json: how audio becomes what the encoder reads (`engine.sound.features`)."""
     size, bands = frames
     return {
         "feature_extractor_type": "WhisperFeatureExtractor",
@@ -230,7 +230,7 @@ def preprocessor_config(frames: tuple[int, int]) -> dict[str, Any]:
 
 
 def write(bundle: Bundle, folder: Path, more: dict[str, Any]) -> None:
-    """Write config.json, with `more` in it, and the files for the tokenizer and for what generates."""
+    """Write config.json, with `more` in it, and the files for the tokenizer and for generation."""
     write_json(folder / "config.json", config(bundle) | more)
     if (tokenizer := tokenizer_config(bundle)) is not None:
         write_json(folder / "tokenizer_config.json", tokenizer)

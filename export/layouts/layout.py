@@ -16,12 +16,15 @@ from ...runtime.bundle.targets import Target
 class BundleLayout:
     """One runtime's form of a bundle.
 
-    `refusal` gives the reason why a model of that Config, exported for that target, can't have it; None where
-    it can. `write` fills an empty directory.
+    `refusal` gives the reason why a model of that Config, exported for that target, can't have the layout. It
+    gives None if the model can. `write` fills an empty directory.
 
-    `options` are the ways to choose tokens that the runtime has, by the names of a Sampler and of a search;
-    None says that it has all. What else a model asks for isn't written, as the runtime would pass over it.
-    One that `must_end` ends a text of a model without an end token at the token that fills up rows, 0.
+    `options` are the ways to choose tokens that the runtime has, by the names of a Sampler and of a search.
+    None means that it has all of them. Other options that a model asks for aren't written, because the
+    runtime would ignore them.
+
+    `must_end` concerns a model without an end token: the runtime then ends a text at token 0, which fills up
+    rows.
     """
 
     name: str
@@ -31,7 +34,7 @@ class BundleLayout:
     must_end: bool = False
 
     def stated(self, generation: Generation) -> Generation:
-        """What the runtime's files say of how tokens are chosen, of the model itself and of its tasks."""
+        """Return how tokens are chosen by the runtime's files, for the model itself and for its tasks."""
         options = self.options
         if options is None:
             return generation
@@ -43,7 +46,7 @@ class BundleLayout:
         return replace(generation, defaults=defaults, search=search, tasks=tasks)
 
     def left_out(self, generation: Generation) -> str | None:
-        """A line on what a model asks for and the runtime doesn't have; None where it has all."""
+        """Return a line on what the model asks for and the runtime lacks, or None if it lacks nothing."""
         lost, lines = [], []
         for one in (generation, *generation.tasks.values()):
             kept = self.stated(one)
@@ -57,7 +60,7 @@ class BundleLayout:
 
 
 def target_refusal(target: Target) -> str | None:
-    """The reason why layouts aren't made of bundles for a target; None where they are."""
+    """Return the reason why bundles for a target have no layouts, or None if they can have them."""
     if target.device != "cpu":
         # Of a standard graph's blocks ONNX Runtime makes integer products, unless a session's option says no.
         return (

@@ -1,7 +1,7 @@
-"""How a graph of fixed shapes is cut into parts by what mobile frameworks compute, by ONNX Runtime's checker.
+"""Shows how mobile frameworks cut a graph of fixed shapes into parts, by ONNX Runtime's checker.
 
-The checker knows operators, shapes and ranks, not each operator's further conditions. It advises for a
-framework where one part has more than three quarters of the nodes.
+The checker knows operators, shapes and ranks, but not each operator's further conditions. It advises the use
+of a framework if one part has more than three quarters of the nodes.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ class Parts:
 
 
 def partitions(model: ir.Model) -> dict[str, Parts]:
-    """The parts by framework: NNAPI of Android, and CoreML of Apple in its form of an ML Program.
+    """Return the parts by framework: NNAPI of Android, and CoreML of Apple in its form of an ML Program.
 
     Needs `value_info` of all values.
     """

@@ -25,7 +25,7 @@ AXES = {"batch": "batch_size", "time": "sequence_length"}
 
 
 class Ports:
-    """A graph of a bundle, whose inputs are replaced one by one; `save` adds the new nodes and writes it."""
+    """A graph of a bundle whose inputs are replaced one by one. `save` adds the new nodes and writes it."""
 
     def __init__(self, bundle: Bundle, file: str = GRAPH) -> None:
         self._bundle, self._model = bundle, ir.load(bundle.path / file)
@@ -36,12 +36,12 @@ class Ports:
         self._tables: dict[str, np.ndarray] = {}
 
     def op(self, operator: str, *inputs: ir.Value, outputs: int = 1, **attributes: Any) -> ir.Value:
-        """The value of a new node, its last output."""
+        """Add a node, and return its last output."""
         self._nodes.append(ir.node(operator, inputs, attributes, num_outputs=outputs))
         return self._nodes[-1].outputs[-1]
 
     def copy(self, node: ir.Node, values: Mapping[ir.Value, ir.Value], prefix: str) -> Sequence[ir.Value]:
-        """The outputs of a node of another graph, with these values in the place of its inputs.
+        """Copy a node of another graph, with these values in place of its inputs, and return its outputs.
 
         Names of the node and its outputs get a prefix. Shapes aren't copied: axes of one name may differ.
         """
@@ -60,7 +60,7 @@ class Ports:
         return new.outputs
 
     def choose(self, condition: ir.Value, yes: Branch, no: Branch) -> tuple[ir.Value, ...]:
-        """The values that `yes` adds where the condition holds, else those of `no`."""
+        """Return the values that `yes` adds if the condition is true, else those of `no`."""
         graphs = [self._branch("then_branch", yes), self._branch("else_branch", no)]
         branches = [ir.AttrGraph(str(graph.name), graph) for graph in graphs]
         self._nodes.append(ir.Node("", "If", [condition], branches, num_outputs=len(graphs[0].outputs)))
@@ -75,7 +75,7 @@ class Ports:
         return ir.Graph([], values, nodes=nodes, name=name)
 
     def constant(self, value: int | list[int]) -> ir.Value:
-        """A whole number, or a list of them."""
+        """Return a constant: a whole number, or a list of them."""
         name = f"ports.{value}"
         if name not in self.graph.initializers:
             tensor = ir.tensor(np.array(value, np.int64), name=name)
@@ -83,16 +83,16 @@ class Ports:
         return self.graph.initializers[name]
 
     def input(self, name: str, *axes: str | int, dtype: ir.DataType = ir.DataType.INT64) -> ir.Value:
-        """A new input, of ids or of a mask if nothing else is said."""
+        """Add an input and return it. By default it is for ids or a mask."""
         self._new.append(ir.Value(name=name, type=ir.TensorType(dtype), shape=ir.Shape(axes)))
         return self._new[-1]
 
     def length(self, value: ir.Value) -> ir.Value:
-        """How many columns a value has, as a list of one."""
+        """Return the number of columns of a value, as a list of one number."""
         return self.op("Shape", value, start=1, end=2)
 
     def order(self, is_real: ir.Value, time: ir.Value) -> ir.Value:
-        """The places [B, T] of each row's tokens, the real ones first, in their order, then the padding."""
+        """Return the places [B, T] of each row's tokens: real tokens first, in their order, then padding."""
         zero, one = self.constant(0), self.constant(1)
         places = self.op("Range", zero, self.op("Squeeze", time, self.constant([0])), one)
         # The keys of real tokens are T − i, from T down to 1, those of padding −i: the largest come first.
@@ -100,7 +100,7 @@ class Ports:
         return self.op("TopK", keys, time, outputs=2, axis=1)
 
     def grown(self, past: ir.Value, ids: ir.Value) -> ir.Value:
-        """A cache with room for the new tokens, which a graph with a copied cache writes into it."""
+        """Return a cache with room for the new tokens. A graph with a copied cache writes them into it."""
         before, size = self.op("Shape", past, start=0, end=2), self.op("Shape", past, start=3, end=4)
         shape = self.op("Concat", before, self.length(ids), size, axis=0)
         assert past.dtype is not None
@@ -108,13 +108,13 @@ class Ports:
         return self.op("Concat", past, self.op("ConstantOfShape", shape, value=zero), axis=2)
 
     def replace(self, name: str, value: ir.Value) -> None:
-        """Let a new value stand for an input, if the graph has it."""
+        """Replace an input by a new value, if the graph has the input."""
         if name in self.old:
             self.old[name].replace_all_uses_with(value)
             self.graph.inputs.remove(self.old[name])
 
     def replace_tables(self, time: ir.Value | None = None) -> None:
-        """Let rotary tables for the whole context stand for inputs: their first `time` rows, or all."""
+        """Replace inputs by rotary tables for the whole context: by their first `time` rows, or by all."""
         config = self._bundle.config
         tables = position_tables(np.arange(config.context), config=config)
         for i, rope in enumerate(config.ropes):

@@ -32,12 +32,12 @@ PRODUCTS = ("MatMul", "Gemm")
 
 @dataclass(frozen=True)
 class Reading:
-    """What it doesn't take, a line each, how many products of how many are of integers, and which operators
-    it leaves to the CPU.
+    """What the provider makes of a graph: what it refuses (one line each), how many of the products are of
+    integers, and which operators it leaves to the CPU.
 
-    A product is of integers where both its inputs come out of DequantizeLinear and its output goes into
-    QuantizeLinear; others have float16, and a weight whose columns or blocks have scales of their own is then
-    made floats on the CPU, at each run.
+    A product is of integers if both its inputs come out of DequantizeLinear and its output goes into
+    QuantizeLinear. Other products are computed in float16. For these, a weight with a scale for each column
+    or block is converted to floats on the CPU at each run.
     """
 
     refused: tuple[str, ...]
@@ -52,7 +52,7 @@ class Reading:
 
 
 def read(model: ir.Model) -> Reading:
-    """What the provider makes of a graph, whose values all have shapes."""
+    """Return what the provider makes of a graph. All values of the graph must have shapes."""
     products = [node for node in model.graph if node.op_type in PRODUCTS]
     on_cpu = Counter(node.op_type for node in model.graph if _left_to_cpu(node))
     return Reading(

@@ -1,4 +1,4 @@
-"""What runtimes that read another form than a bundle's own say to the bundle: a layout, or fixed shapes."""
+"""Which runtimes can run a bundle in another form than its own: in a layout, or with fixed shapes."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ TIME, CAPACITY = 64, 2048
 
 
 def of_layouts(bundle: Bundle) -> list[RuntimeAnswer]:
-    """What the runtimes say that open a layout: `tfm-cli convert` makes it."""
+    """Return the answers of the runtimes that open a layout, which `tfm-cli convert` makes."""
     answers = []
     for name, lacks in layouts_lack().items():
         if reason := find(name).refusal(bundle.config, targets.find(bundle.target)) or lacks:
@@ -30,7 +30,7 @@ def of_layouts(bundle: Bundle) -> list[RuntimeAnswer]:
 
 
 def of_fixed_shapes(bundle: Bundle) -> list[RuntimeAnswer]:
-    """How much of the graph with fixed shapes mobile frameworks and NPUs take."""
+    """Return how much of the graph with fixed shapes mobile frameworks and NPUs take."""
     context = bundle.config.context
     capacity = min(CAPACITY, context) if "decoder" in bundle.config.stacks else None
     sizes = static.Sizes(batch=1, time=min(TIME, context), capacity=capacity)

@@ -36,25 +36,25 @@ from .layout import BundleLayout
 
 @dataclass(frozen=True)
 class Sizes:
-    """Rows, tokens a run, and, for a decoder alone, tokens that its cache has room for."""
+    """Rows, tokens per run, and, for a decoder alone, the number of tokens that its cache has room for."""
 
     batch: int
     time: int
     capacity: int | None = None
 
     def axes(self) -> dict[str, int]:
-        """The size of each named axis of a graph."""
+        """Return the size of each named axis of a graph."""
         sizes = {"batch": self.batch, "time": self.time, "wanted": 1}
         return sizes if self.capacity is None else sizes | {"capacity": self.capacity}
 
 
 def layout(sizes: Sizes) -> BundleLayout:
-    """The layout whose graph has these sizes."""
+    """Return the layout whose graph has these sizes."""
     return BundleLayout("fixed shapes", partial(refusal, sizes), partial(write, sizes))
 
 
 def refusal(sizes: Sizes, config: Config, target: Target) -> str | None:
-    """The reason why a model's graph can't have these sizes; None where it can."""
+    """Return the reason why a model's graph can't have these sizes, or None if it can."""
     if target.name != "standard":
         return (
             f"NPUs take operators of ai.onnx alone, this one is for {target.name}: export for target=standard"
@@ -81,14 +81,14 @@ def refusal(sizes: Sizes, config: Config, target: Target) -> str | None:
 
 
 def write(sizes: Sizes, bundle: Bundle, folder: Path) -> None:
-    """Write the graph and its weights. Raises ExportError where an axis has no size then."""
+    """Write the graph and its weights. Raises ExportError if an axis then still has no size."""
     copy(bundle.path / DATA, folder / DATA)
     for file, model in graphs(sizes, bundle, folder / DATA).items():
         ir.save(model, folder / file)
 
 
 def graphs(sizes: Sizes, bundle: Bundle, data: Path) -> dict[str, ir.Model]:
-    """The bundle's graphs by file, with these sizes, over a file of its weights.
+    """Return the bundle's graphs by file, with these sizes, over a file of its weights.
 
     Raises ExportError as `write` does.
     """
@@ -102,7 +102,7 @@ def graphs(sizes: Sizes, bundle: Bundle, data: Path) -> dict[str, ir.Model]:
 
 
 def fix(model: ir.Model, sizes: Mapping[str, int], stored: Mapping[str, object]) -> None:
-    """Give each axis its size, and fold what is known then. Raises ExportError for an axis without one."""
+    """Give each axis its size, and fold what is then known. Raises ExportError for an axis without a size."""
     for value in (*model.graph.inputs, *model.graph.outputs):
         assert value.shape is not None
         value.shape = ir.Shape([sizes.get(str(axis), axis) for axis in value.shape])

@@ -63,7 +63,7 @@ def write(bundle: Bundle, folder: Path) -> None:
 
 
 def write_graphs(bundle: Bundle, folder: Path, suffix: str, *, every_position: bool) -> None:
-    """Write a model's graphs, one or two, with this at the end of their names; weights lie in X.onnx_data."""
+    """Write a model's one or two graphs. Their names end with this; their weights are in X.onnx_data."""
     stacks = bundle.config.stacks
     if "decoder" in stacks and "encoder" in stacks:
         encoder, decoder = (

@@ -1,8 +1,10 @@
-"""What ops of `refimpl.ops` compute in PyTorch, in a form that can be exported: a file registers its bodies.
+"""Bodies of the ops of `refimpl.ops` in PyTorch, in a form that can be exported. A file registers its own.
 
-A body has the name and the signature of its op. While a graph is traced, sizes that come from weights and
-from a cache's heads are numbers. Batch, time, capacity and output positions stay dynamic, so no body may look
-at their values.
+A body has the name and the signature of its op. The docstring of a body says how it computes, often just by
+the name of the ONNX operator that it becomes.
+
+While a graph is traced, sizes that come from weights and from a cache's heads are numbers. Batch, time,
+capacity and output positions stay dynamic, so no body may look at their values.
 """
 
 import importlib

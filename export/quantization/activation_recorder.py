@@ -1,7 +1,7 @@
-"""Inputs and outputs of all products of a model, and keys and values of its decoder, while it reads a text.
+"""Records inputs and outputs of all products of a model, and its decoder's keys and values, over a text.
 
-All windows of the text go through the model side by side, so a leaf is loaded once, and memory is one layer's
-weights and the text's vectors. A decoder with cross-attention reads the same window as its encoder.
+All windows of the text go through the model side by side. So a leaf is loaded once, and memory holds one
+layer's weights and the text's vectors. A decoder with cross-attention reads the same window as its encoder.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ OnCache = Callable[[int, np.ndarray, np.ndarray], None]
 
 @contextmanager
 def one_thread() -> Iterator[None]:
-    """Sums depend on how many threads share them, and a bundle's bytes must not."""
+    """Compute with one thread: sums depend on how many threads share them, and a bundle's bytes must not."""
     before = torch.get_num_threads()
     torch.set_num_threads(1)
     try:

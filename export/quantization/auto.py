@@ -1,11 +1,11 @@
-"""quant=auto: each matrix gets the format that a budget has for it, by what the model loses with it.
+"""quant=auto: gives each matrix a format within a budget, by what the model loses with the format.
 
     measured   one pass over a text for each unit (`Plan.units`), rounded to its format of the fewest bytes
     scaled     to its other formats, by Σ(ŵ − w)²: a small loss is a quadratic form of the rounding error
     chosen     `refimpl.calibrate.budget`
 
-Losses are rounded to three digits first, so that what the last digits of a processor's sums are rarely
-matters: on one machine the same input gives the same plan, on another one nearly always.
+Losses are rounded to three digits first, so that the last digits of a processor's sums rarely matter. On one
+machine, the same input gives the same plan; on another machine, it nearly always does.
 """
 
 from __future__ import annotations
@@ -45,9 +45,9 @@ MOST_PRODUCTS = 4_000_000_000_000
 
 @dataclass(frozen=True)
 class Texts:
-    """Rows of tokens: what losses are measured over, and what matrices are rounded over, if any are.
+    """Rows of tokens over which losses are measured, and those over which matrices are rounded, if any.
 
-    Where there are rows enough, no row is in both.
+    If there are enough rows, no row is in both.
     """
 
     measured: Array
@@ -55,10 +55,11 @@ class Texts:
 
 
 def texts(checkpoint: ExportSource, given: Path | None, why: str, products: int, progress: Progress) -> Texts:
-    """The rows of a given text, else of one that the model draws, of one that comes with tfm, or random ones.
+    """Return the rows of a text: the given one, else one that the model samples, one of tfm's own, or
+    random tokens.
 
-    `why` says why matrices can't be rounded over a text (`calibrate.without_feedback`); `products` are those
-    of a token in all passes.
+    `why` says why matrices can't be rounded over a text (`calibrate.without_feedback`). `products` is the
+    number of products of a token in all passes.
     """
     length = calibrate.DRAWN_LENGTH
     most = max(length, min(MEASURED_TOKENS, MOST_PRODUCTS // products))
@@ -75,7 +76,7 @@ def texts(checkpoint: ExportSource, given: Path | None, why: str, products: int,
 
 @dataclass(frozen=True)
 class Choices:
-    """What each unit may be stored as, with the bytes and the loss of each."""
+    """The formats in which each unit can be stored, with the bytes and the loss of each."""
 
     plan: Plan  # each unit in its format of the fewest bytes
     formats: Mapping[str, Sequence[Formats]]
@@ -83,11 +84,11 @@ class Choices:
 
     @property
     def finest(self) -> dict[str, int]:
-        """Unit -> the option that loses least."""
+        """Return, for each unit, the option that loses least."""
         return {name: solver.hull(options)[-1] for name, options in self.options.items()}
 
     def within(self, budget: Budget) -> dict[str, int]:
-        """Unit -> its option; for a budget of `kl` by the sum of their losses."""
+        """Return each unit's option within the budget. For a `kl` budget, the units' losses are summed."""
         if budget.kind == "kl":
             return solver.within_loss(self.options, budget.amount)
         require_room(self.plan, budget)
@@ -100,7 +101,7 @@ class Choices:
             aligned -= over
 
     def with_formats(self, chosen: Mapping[str, int]) -> Plan:
-        """The plan with each unit's option."""
+        """Return the plan with each unit's option."""
         formats = dict(self.plan.formats)
         for unit, k in chosen.items():
             formats |= self.formats[unit][k]
@@ -111,7 +112,7 @@ class Choices:
 
 
 def smallest(plans: Sequence[Plan]) -> Plan:
-    """The plan with each unit in that format of these plans that takes the fewest bytes."""
+    """Return the plan in which each unit has that format of these plans that takes the fewest bytes."""
     formats: dict[str, WeightFormat] = {}
     for own in _formats(plans).values():
         formats |= own[0]
@@ -119,7 +120,7 @@ def smallest(plans: Sequence[Plan]) -> Plan:
 
 
 def require_room(least: Plan, budget: Budget) -> None:
-    """Raise ExportError for fewer bytes than the smallest plan has."""
+    """Raise ExportError if the budget has fewer bytes than the smallest plan."""
     numbers = least.shapes.numbers
     if budget.kind == "kl" or least.size <= budget.room(numbers):
         return
@@ -141,7 +142,7 @@ def _formats(plans: Sequence[Plan]) -> dict[str, list[dict[str, WeightFormat]]]:
 
 
 def choices(checkpoint: ExportSource, plans: Sequence[Plan], text: Array, progress: Progress) -> Choices:
-    """What each unit may be stored as: in its format of one of these plans."""
+    """Return the formats in which each unit can be stored: its formats in these plans."""
     base, formats = smallest(plans), _formats(plans)
     coarsest = {unit: own[0] for unit, own in formats.items()}
     stage = f"measuring what each of {len(formats)} groups of weights costs, over {text.size} tokens"
@@ -192,11 +193,13 @@ def fitted(
     written: Callable[[Mapping[str, int]], T],
     measured: Callable[[T], float],
 ) -> T:
-    """What `written` makes of each unit's option, as the budget has it; ExportError where none is within.
+    """Choose each unit's option within the budget, and return what `written` makes of the options.
 
-    The budget of a KL divergence holds for what is `measured` of the whole. As long as that is well below it,
-    or above it, the units may lose more or less than before, as much as the whole was off. In the end the
-    smallest choice within the budget is written, or the finest one if none was.
+    A budget of KL divergence applies to what is `measured` of the whole model. As long as that is well below
+    or above the budget, the units may lose more or less than before, in proportion. In the end, the smallest
+    choice within the budget is written, or the finest one if none was within it.
+
+    Raises ExportError if no choice is within the budget.
     """
     if budget.kind != "kl":
         return written(choices.within(budget))
@@ -236,7 +239,7 @@ def whole(
     text: Array,
     progress: Progress,
 ) -> float:
-    """What the model loses with the leaves of these names as they are `stored`, products in float."""
+    """Return what the model loses with the leaves of these names as they are `stored`, products in float."""
 
     def floats(name: str) -> Array:
         leaf = stored(name)

@@ -1,7 +1,7 @@
-"""Quantization parameters from running the model: ranges, smoothing factors, importance, cache scales.
+"""Runs the model to choose quantization parameters: ranges, smoothing factors, importance, cache scales.
 
-The model reads windows of the text that don't see each other, side by side, so memory holds one layer's
-weights, the vectors of the text, and observers of fixed size (`refimpl.calibrate`).
+The model reads windows of the text side by side. The windows don't see each other. So memory holds one
+layer's weights, the vectors of the text, and observers of fixed size (`refimpl.calibrate`).
 """
 
 from __future__ import annotations
@@ -161,11 +161,12 @@ def _random_tokens(checkpoint: ExportSource, count: int) -> list[int]:
 
 
 def importance(checkpoint: ExportSource, progress: Progress) -> dict[str, Array]:
-    """Mean squares of the inputs of each leaf's product, while the model reads random tokens.
+    """Return the mean squares of the inputs of each leaf's product, while the model reads random tokens.
 
-    Which coordinates are large depends more on the model than on the text: on SmolLM2 with 4-bit table the KL
-    divergence is 0.44 without importance, 0.376 with random tokens and 0.342 with a text, which every user
-    would have to bring. An expert of a mixture to which no token went has none, and is rounded to nearest.
+    Which coordinates are large depends more on the model than on the text. On SmolLM2 with 4-bit table, the
+    KL divergence is 0.44 without importance, 0.376 with random tokens and 0.342 with a text, which every user
+    would have to bring. An expert of a mixture that gets no token has no importance, and is rounded to
+    nearest.
     """
     mean_squares: dict[str, Array] = {}
 
@@ -181,9 +182,9 @@ def importance(checkpoint: ExportSource, progress: Progress) -> dict[str, Array]
 
 
 def without_feedback(checkpoint: ExportSource, text: Path | None) -> str:
-    """Why matrices of 4 bits can't be rounded with feedback over a text; empty where they can.
+    """Return the reason why matrices of 4 bits can't be rounded with feedback over a text, or "" if they can.
 
-    A large decoder doesn't draw: it would take minutes, and its float weights memory.
+    A large decoder doesn't sample a text: that would take minutes, and memory for its float weights.
     """
     config, shapes = checkpoint.config, checkpoint.shapes
     if any(".experts." in name for name in shapes):
@@ -198,10 +199,11 @@ def without_feedback(checkpoint: ExportSource, text: Path | None) -> str:
 
 
 def rounding_text(checkpoint: ExportSource, text: Path | None, progress: Progress) -> Array:
-    """Rows of tokens [R, T] for rounding with feedback: of a text, else a decoder's own.
+    """Return rows of tokens [R, T] for rounding with feedback: of a text, or else sampled by the decoder.
 
-    On IgLM the KL divergence is 0.0234 without feedback and 0.0087 over 8,192 tokens that it drew from a
-    random first one; 0.0089 if four times as many rows begin and the likeliest after 16 tokens go on.
+    On IgLM, the KL divergence is 0.0234 without feedback and 0.0087 over 8,192 tokens that it sampled from a
+    random first one. It is 0.0089 if four times as many rows begin and the likeliest after 16 tokens
+    continue.
     """
     if text is not None:
         return text_rows(checkpoint, text)
@@ -231,7 +233,7 @@ def rounding_text(checkpoint: ExportSource, text: Path | None, progress: Progres
 
 
 def text_rows(checkpoint: ExportSource, text: Path) -> Array:
-    """The first tokens of a text in rows of one length [R, T]."""
+    """Return the first tokens of a text in rows of one length [R, T]."""
     windows = _windows(checkpoint, text, DRAWN_LENGTH, DRAWN_TOKENS)
     return np.array([window for window in windows if len(window) == len(windows[0])])
 
@@ -239,16 +241,18 @@ def text_rows(checkpoint: ExportSource, text: Path) -> Array:
 def with_cache_scales(
     checkpoint: ExportSource, kv: Literal["int8", "int4"], text: Path | None, progress: Progress
 ) -> ExportSource:
-    """The model with keys and values kept in 8 bits: a channel's scale is CACHE_RANGE · max|x| / 127.
+    """Return the model with keys and values in 8 or 4 bits.
 
-    In 4 bits it is the one of CACHE_SHARES with the least squared error, of values that are rotated before.
-    On SmolLM2 that costs 0.098 nats a token over another text of 139 tokens, 0.148 without the rotation, and
-    0.187 without the search too; with keys rotated also, 0.101.
+    In 8 bits, a channel's scale is CACHE_RANGE · max|x| / 127. In 4 bits, it is the one of CACHE_SHARES with
+    the least squared error, of values that are rotated first. On SmolLM2, 4 bits cost 0.098 nats a token
+    over another text of 139 tokens, 0.148 without the rotation, and 0.187 without the search too; with keys
+    rotated also, 0.101.
 
-    Without a `text` it is one that comes with tfm; keys of random tokens differ too much from those of texts.
-    Scales that the checkpoint has stay. On SmolLM2, its weights in float32, the KL divergence with a range of
-    1, 1.25, 1.5, 2 is 0.0094, 0.0023, 0.0012, 0.0020; after ten times as long a text it is 0.0028, 0.0012,
-    0.0015 with the first three.
+    Without a `text`, the text is one that comes with tfm, because keys of random tokens differ too much from
+    those of texts. Scales that the checkpoint has are kept.
+
+    On SmolLM2 with its weights in float32, the KL divergence with a range of 1, 1.25, 1.5, 2 is 0.0094,
+    0.0023, 0.0012, 0.0020. After ten times as long a text, it is 0.0028, 0.0012, 0.0015 with the first three.
     """
     windows = _windows(checkpoint, TEXT if text is None else text)
     scales: dict[str, Array] = {}
@@ -282,7 +286,7 @@ def with_cache_scales(
 
 
 def least_scale(x: Array, largest: Array) -> Array:
-    """Scales [G, K] of 4 bits for numbers [T, G, K]: of each channel the share with the least error."""
+    """Return scales [G, K] of 4 bits for numbers [T, G, K]: each channel's share with the least error."""
     candidates = [(share * largest).astype(np.float32) for share in CACHE_SHARES]
     rounded = [round_by_channel(x[None], scale, bits=4)[0] for scale in candidates]
     errors = [np.square(y - x, dtype=np.float64).sum(0) for y in rounded]
@@ -290,8 +294,10 @@ def least_scale(x: Array, largest: Array) -> Array:
 
 
 def cache_kl(checkpoint: ExportSource, text: Path | None, progress: Progress) -> float:
-    """What keys and values in 4 bits cost: KL(the model ‖ itself with them), in nats a token, over the first
-    window of the text. ExportError where it is more than CACHE_BUDGET."""
+    """Return the cost of keys and values in 4 bits: KL(the model ‖ itself with them), in nats a token.
+
+    It is measured over the first window of the text. Raises ExportError if it is more than CACHE_BUDGET.
+    """
     config, window = checkpoint.config, _windows(checkpoint, TEXT if text is None else text)[0]
     tokenizer = read_tokenizer(checkpoint, config)
     before = tokenizer.before_text if tokenizer is not None and isinstance(config, Decoder) else []

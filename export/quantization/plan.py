@@ -1,4 +1,4 @@
-"""Which options of an export go together, the plan that they give, and each leaf in its format.
+"""Checks which options of an export go together, makes the plan that they give, and formats each leaf.
 
 `runtime.bundle.schemes` defines the schemes; `runtime.bundle.rounding` rounds weights.
 """
@@ -49,7 +49,7 @@ class Calibration:
 
 @dataclass(frozen=True)
 class Budget:
-    """At most so many bytes of weights, bits of them for each number, or KL divergence from the model."""
+    """A limit on the bytes of the weights, on their bits for each number, or on the model's KL divergence."""
 
     amount: float
     kind: Literal["bytes", "bits", "kl"] = "bytes"
@@ -61,7 +61,7 @@ class Budget:
 
     @staticmethod
     def of(text: str) -> Budget:
-        """The budget that a text states: 700MB, 1.5GB, kl=0.01; ExportError for another text."""
+        """Parse a budget: 700MB, 1.5GB, kl=0.01. Raises ExportError for another text."""
         number, factor, kind = text, 1, "bytes"
         if text.startswith("kl="):
             number, kind = text.removeprefix("kl="), "kl"
@@ -75,12 +75,12 @@ class Budget:
             raise ExportError(f"budget must be bytes as 700MB, or kl=0.01, got {text!r:.40}") from None
 
     def room(self, numbers: int) -> int:
-        """Whole bytes for a model of so many numbers; there are none for a KL divergence."""
+        """Return the number of whole bytes for a model of this many numbers. A KL divergence has none."""
         return int(self.amount * numbers / 8 if self.kind == "bits" else self.amount)
 
     @property
     def option(self) -> str:
-        """The option that asked for it, with its value."""
+        """Return the option that asked for the budget, with its value."""
         return f"bits={self.amount:g}" if self.kind == "bits" else f"budget={self}"
 
     def __str__(self) -> str:
@@ -95,10 +95,11 @@ class Budget:
 class CalibrationResult:
     """Results of running the model.
 
-    Scale and zero point of the input of each leaf's product, and of the output where it is rounded, smoothing
-    factors, and the importance of each coordinate of that input (its mean square). Over a `text` [R, T]
-    matrices of 4 bits are rounded with feedback, one layer's at a time by its `compensations`;
-    `without_feedback` says why not.
+    These are the scale and zero point of the input of each leaf's product, and of its output if that is
+    rounded, smoothing factors, and the importance of each coordinate of that input (its mean square).
+
+    Over a `text` [R, T], matrices of 4 bits are rounded with feedback, one layer's at a time by its
+    `compensations`. If they can't be, `without_feedback` says why not.
     """
 
     inputs: Mapping[str, tuple[np.ndarray, np.ndarray]] = field(default_factory=dict)
@@ -114,7 +115,7 @@ NOT_CALIBRATED = CalibrationResult()
 
 
 def check_calibration(scheme: Scheme, calibration: Calibration | None, kv: str = "float") -> None:
-    """Raise ExportError when a scheme lacks its calibration, or has one that it doesn't use."""
+    """Raise ExportError if a scheme lacks its calibration, or has one that it doesn't use."""
     if scheme.calibrated and calibration is None:
         raise ExportError(
             f"quant={scheme.name} needs calibration: a text like those that the model will read, "
@@ -135,7 +136,7 @@ def check_calibration(scheme: Scheme, calibration: Calibration | None, kv: str =
 
 
 def check_budget(scheme: Scheme, budget: Budget | None, config: Config) -> None:
-    """Raise ExportError when a scheme lacks its budget, has one that it doesn't use, or can't have it."""
+    """Raise ExportError if a scheme lacks its budget, has one that it doesn't use, or can't have it."""
     if (budget is None) == bool(scheme.finer):
         takers = _names(other for other in SCHEMES.values() if other.finer)
         if budget is not None:
@@ -158,7 +159,7 @@ def check_budget(scheme: Scheme, budget: Budget | None, config: Config) -> None:
 
 
 def check_cache(config: Config, kv: str, target: Target) -> None:
-    """Raise ExportError when a decoder's keys and values can't be kept as asked."""
+    """Raise ExportError if a decoder's keys and values can't be kept as asked."""
     if kv not in get_args(KVFormat):
         raise ExportError(f"kv must be {' or '.join(get_args(KVFormat))}, got {kv!r:.40}")
     if kv != "float" and "decoder" not in config.stacks:
@@ -187,9 +188,10 @@ def check_cache(config: Config, kv: str, target: Target) -> None:
 def plan(
     checkpoint: ExportSource, scheme: Scheme, target: Target, *, table_bits: int = 8, strict: bool = False
 ) -> Plan:
-    """The plan of an export; ExportError for a format that isn't possible.
+    """Return the plan of an export. Raises ExportError for a format that isn't possible.
 
-    `table_bits` are those of token tables. With `strict` every matrix must have the checkpoint's own blocks.
+    `table_bits` are the bits of token tables. With `strict`, every matrix must have the checkpoint's own
+    blocks.
     """
     check_target(scheme, target)
     config = checkpoint.config
@@ -248,7 +250,7 @@ def with_sources(made: Plan, checkpoint: ExportSource) -> Plan:
 
 
 def each(checkpoint: ExportSource, scheme: Scheme, target: Target) -> list[Plan]:
-    """The plans among whose formats a budget chooses, the one of the fewest bytes first."""
+    """Return the plans whose formats a budget chooses from, the plan with the fewest bytes first."""
     made = []
     for one in (scheme, *scheme.finer):
         native = (_keepable(checkpoint, one, target),) if one.keeps_blocks else ()
@@ -257,7 +259,7 @@ def each(checkpoint: ExportSource, scheme: Scheme, target: Target) -> list[Plan]
 
 
 def smoothed_sites(scheme: Scheme, made: Plan) -> tuple[smooth.SmoothingSite, ...]:
-    """The activations to smooth in a plan."""
+    """Return the activations to smooth in a plan."""
     return (*made.smoothable, *made.divided) if scheme.smooths else ()
 
 
@@ -268,7 +270,7 @@ def leaf(
     dtype: str,
     calibrated: CalibrationResult = NOT_CALIBRATED,
 ) -> np.ndarray | Blocks:
-    """One leaf of the checkpoint in its format; NumericError where a number doesn't fit `dtype`."""
+    """Return one leaf of the checkpoint in its format. NumericError if a number doesn't fit `dtype`."""
     if weight_format is not None and weight_format.native:
         native_blocks = _centered(checkpoint, name)
         assert native_blocks is not None, f"{name} was planned from its own blocks"

@@ -1,10 +1,11 @@
-"""What a model loses if only some of its weights are rounded, measured over rows of tokens.
+"""Measures what a model loses over rows of tokens if only some of its weights are rounded.
 
-A unit's loss is measured, not estimated: the model reads the rows once more for each unit, with that unit's
-weights rounded and all others as they are. All these passes go through the model side by side with one in
-which nothing is rounded, and share its values until they meet their unit. So a pass computes half of the
-layers on average, each weight is loaded and rounded once, and memory holds one layer's weights beside the
-vectors of each pass.
+A unit's loss is measured, not estimated: for each unit, the model reads the rows once more, with that unit's
+weights rounded and all others as they are.
+
+All these passes go through the model side by side with one pass in which nothing is rounded. They share its
+values until they meet their unit. So a pass computes half of the layers on average, each weight is loaded and
+rounded once, and memory holds one layer's weights beside the vectors of each pass.
 """
 
 from __future__ import annotations
@@ -35,11 +36,11 @@ OUTPUTS = ("lm_logits", "adaptive_log_probs", "predict")
 def losses(
     source: WeightSource, text: Int[Array, "R T"], units: Mapping[str, Changed], on_layer: OnLayer
 ) -> dict[str, float]:
-    """Unit -> what the model loses over the rows of a text with this unit changed, and nothing else.
+    """Return for each unit what the model loses over the rows of a text if only this unit is changed.
 
-    It is a KL divergence in nats a token where the model predicts tokens; else Σ|y − ŷ|² / Σ|y|² of the
-    outputs y. A unit that no token reaches, as an expert may be, loses 0. The sums don't depend on how many
-    threads the machine has.
+    If the model predicts tokens, the loss is a KL divergence in nats a token. Otherwise, it is
+    Σ|y − ŷ|² / Σ|y|² of the outputs y. A unit that no token reaches (such as an unused expert) loses 0. The
+    sums don't depend on how many threads the machine has.
     """
     config, changed = source.config, [{}, *units.values()]
     asked: set[str] = set()

@@ -25,7 +25,7 @@ Emits = Mapping[str, Callable[..., Any]]
 
 
 def emits(target: Target, config: Config) -> Emits:
-    """The target's replacements of ops in one graph, as far as its operators take the Config."""
+    """Return the target's replacements of ops in one graph, as far as its operators take the Config."""
     return _ort(config) if target.fused else standard.EMITS
 
 
