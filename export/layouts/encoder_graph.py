@@ -104,8 +104,8 @@ def _name_outputs(ports: Ports, config: Config, tokens: ir.Value, mask: ir.Value
 def keep_sums(graph: ir.Graph) -> None:
     """Replace each Add before a norm by Sum, which computes the same and isn't fused with the norm.
 
-    tfm's own session switches ONNX Runtime's fusion off (`runtime.ort.session`), because it is slower, and
-    the last digits of its results round activations to other codes: 9e-4 in vectors of MiniLM in int8-dynamic.
+    tfm's own session switches the fusion off (`runtime.ort.session`), because it is slower, and the
+    last digits of its results round activations to other codes: 9e-4 in vectors of MiniLM in int8-dynamic.
     """
     for node in graph:
         readers = {use.node.op_type for value in node.outputs for use in value.uses()}
