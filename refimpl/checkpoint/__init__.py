@@ -1,4 +1,4 @@
-"""Checkpoints: a model directory or a .gguf file becomes a Config, lazy weights and a tokenizer (`open`).
+"""Checkpoints: `open` turns a model directory or a .gguf file into a Config, lazy weights and a tokenizer.
 
-Beside them: how the model wants to generate, the names of its labels, its languages, its sentence pooling.
+This package also reads the model's generation settings, label names, languages and sentence pooling.
 """

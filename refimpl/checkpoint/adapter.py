@@ -1,4 +1,4 @@
-"""An adapter beside a model: a directory of the peft library, opened, found, and merged into its base."""
+"""Adapters: finds and opens a directory of the peft library, and merges its adapter into the base model."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ HEADS: dict[type, Task] = {
 
 @dataclass(frozen=True)
 class Adapter:
-    """An opened adapter; its tensors are read when they are asked for."""
+    """An opened adapter. Its tensors are read only when they are needed."""
 
     path: Path
     settings: LoraSettings
@@ -49,8 +49,8 @@ class Adapter:
 def open_adapter(path: Path | str) -> Adapter:
     """Open a directory with adapter_config.json and adapter_model.safetensors, or else adapter_model.bin.
 
-    Raises CheckpointError where files are missing, damaged or hold something else, ConfigError for settings
-    that can't be honoured.
+    Raises CheckpointError where files are missing, damaged or hold something else. Raises ConfigError for
+    settings that tfm can't follow.
     """
     path = Path(path)
     directory = Directory(path)
@@ -69,10 +69,10 @@ def open_adapter(path: Path | str) -> Adapter:
 
 
 def require_choice(base: Path, choice: AdapterChoice) -> None:
-    """CheckpointError where an adapter lies beside a base, a directory or a .gguf file, and nobody chose.
+    """Raise CheckpointError where an adapter is beside the base and the caller hasn't chosen or declined it.
 
-    Silence would give the base alone to somebody who wants the adapter, or the other way round. Likewise for
-    a directory that holds an adapter alone.
+    The base is a directory or a .gguf file. Without this error a caller who wants the adapter could silently
+    get the base alone, or the other way round. A directory that holds only an adapter is an error too.
     """
     if base.is_dir() and _holds_adapter_alone(base):
         raise adapter_alone(base)
@@ -85,7 +85,7 @@ def require_choice(base: Path, choice: AdapterChoice) -> None:
 
 
 def chosen(base: Path, choice: AdapterChoice) -> Adapter | None:
-    """The adapter to merge into a base, None for the base alone."""
+    """Return the adapter to merge into a base; None for the base alone."""
     require_choice(base, choice)
     return None if choice is None or choice is False else open_adapter(choice)
 
@@ -96,7 +96,7 @@ def _holds_adapter_alone(path: Path) -> bool:
 
 
 def adapter_alone(path: Path) -> CheckpointError:
-    """The error for a directory that holds an adapter without its base: it asks for the base by its name."""
+    """Return the error for a directory with an adapter but without its base. It asks for the base by name."""
     base = open_adapter(path).settings.base
     return CheckpointError(
         f"{path}: holds an adapter without its base: give the base{f' {base!r:.200}' if base else ''} as the "
@@ -112,9 +112,9 @@ def read_adapted_config(
     task: Task | None,
     ignore: Collection[str],
 ) -> tuple[Config, Family, Mapping[str, Any]]:
-    """The Config of a base for the adapter's task, its family, and config.json's keys with it.
+    """Return the Config of a base for the adapter's task, the base's family, and the keys of config.json.
 
-    Where the base says nothing of labels, the adapter's head says how many there are.
+    If the base doesn't state labels, their number is that of the adapter's head, in the keys too.
     """
     task = task or adapter.settings.task
     config, family = read_config(raw, where, source.names, task, ignore=ignore)
@@ -138,7 +138,8 @@ def _rows_of_head(config: Config, family: Family, tensors: AdapterTensors) -> in
 def merge_directory(
     config: Config, source: TensorSource, family: Family, adapter: Adapter
 ) -> tuple[Config, MergedLeaves]:
-    """The leaves of a checkpoint with the adapter merged, and the Config that they are of."""
+    """Return a checkpoint's leaves with the adapter merged, and before them the Config that they belong
+    to."""
     weights, prefixes = checkpoint_map(config, family)
     changed = AdapterMap(config, weights, prefixes, adapter.settings, adapter.tensors)
     # A head that the adapter brings along, where the base has another one.
@@ -157,9 +158,10 @@ def merge_directory(
 def merge_gguf(
     config: Config, base: Leaves, architecture: str, adapter: Adapter, where: str
 ) -> tuple[Config, MergedLeaves]:
-    """The leaves of a GGUF file with the adapter merged, whose names are those of a family's checkpoints.
+    """Return a GGUF file's leaves with the adapter merged, and before them the Config that they belong to.
 
-    Several families may share an architecture (Llama and Mixtral): the first that knows the adapter's names.
+    The adapter's names are those of a family's checkpoints. Several families may share an architecture (Llama
+    and Mixtral); the first family that knows the adapter's names is used.
     """
     task = adapter.settings.task
     if task not in (None, HEADS[type(config.head)]):
@@ -178,7 +180,7 @@ def merge_gguf(
 
 
 def notes(adapter: Adapter, base: Path, config: Mapping[str, Any]) -> tuple[str, ...]:
-    """What a person should know: that the base has another name, that a tokenizer isn't used."""
+    """Return notes for the user: that the base has another name, that a tokenizer isn't used."""
     stated = adapter.settings.base
     found = [str(base.resolve()), str(config.get("_name_or_path", ""))]
     named = _letters((stated or "").rstrip("/").rsplit("/", 1)[-1])

@@ -1,4 +1,4 @@
-"""The files beside a model with a CTC head: which token is which, and what its sounds must be.
+"""The files beside a model with a CTC head: the ids of its tokens, and the form of its recordings.
 
 vocab.json                 ids by token, for the most part letters
 tokenizer_config.json      pad_token, which is the blank, word_delimiter_token, do_lower_case
@@ -27,11 +27,11 @@ DEFAULTS = {"pad_token": "<pad>", "unk_token": "<unk>", "word_delimiter_token": 
 def read_ctc(
     directory: Directory, about: Mapping[str, Any], config_class: Any, rows: int
 ) -> tuple[AppliedTokenizer, CTCTokens] | None:
-    """The tokenizer of a directory with a vocab.json, and how its tokens become words; None without one.
+    """Return the tokenizer of a directory, and how its tokens become words; None without a vocab.json.
 
-    `about` are the keys of tokenizer_config.json, `config_class` is config.json's `tokenizer_class`, `rows`
-    are how many tokens the head has. Raises CheckpointError for what transformers' Wav2Vec2CTCTokenizer would
-    read otherwise.
+    `about` are the keys of tokenizer_config.json. `config_class` is config.json's `tokenizer_class`. `rows`
+    is the number of tokens of the head. Raises CheckpointError for files that transformers'
+    Wav2Vec2CTCTokenizer would read differently.
     """
     tokens = directory.object(VOCAB_JSON)
     if tokens is None:

@@ -1,8 +1,8 @@
 """A Whisper in CTranslate2's form, as faster-whisper has it: model.bin, config.json and tokenizer.json.
 
-It is read as if transformers had written it: config.json and generation_config.json are made of what these
-files say, and variables get the names of tensors. No file says whether the model knows languages, nor the
-latest first timestamp: these are as CTranslate2's own reader and OpenAI's code have them.
+The model is read as if transformers had written it: config.json and generation_config.json are made from
+these files, and variables get the names of transformers' tensors. No file says whether the model knows
+languages, or what the latest first timestamp is. Both are as in CTranslate2's own reader and OpenAI's code.
 """
 
 from __future__ import annotations
@@ -99,14 +99,14 @@ class CTranslate2Tensors:
         return (end - begin, *self._file[variable].shape[1:])
 
     def load(self, name: str, part: int | None = None) -> np.ndarray:
-        """The weight as float32, or one part along its first axis."""
+        """Return the weight as float32, or one part along its first axis."""
         variable, begin, end = self._table[name]
         if part is not None:
             return self._file.weight(variable, begin + part, begin + part + 1)[0]
         return self._file.weight(variable, begin, end)
 
     def native(self, name: str, part: int | None = None) -> Blocks | None:
-        """None: codes have one scale a row, not one a block."""
+        """Return None: codes have one scale per row, not one per block."""
         return None
 
 
@@ -123,7 +123,7 @@ def _places(name: str) -> tuple[tuple[str, ...], str]:
 
 
 def is_ctranslate2(directory: Directory, config_json: Mapping[str, Any]) -> bool:
-    """Whether a directory is one of CTranslate2: a config.json that names no model, beside model.bin."""
+    """Return whether CTranslate2 wrote a directory: it has model.bin, and its config.json names no model."""
     unnamed = not config_json.keys() & {"model_type", "architectures"}
     return unnamed and directory.find(CTRANSLATE2) is not None
 
@@ -131,9 +131,9 @@ def is_ctranslate2(directory: Directory, config_json: Mapping[str, Any]) -> bool
 def as_transformers(
     directory: Directory, config_json: Mapping[str, Any]
 ) -> tuple[dict[str, Any], dict[str, Any], CTranslate2Tensors]:
-    """What transformers' config.json and generation_config.json would say of the model, and its tensors.
+    """Return transformers' config.json and generation_config.json for the model, and its tensors.
 
-    Raises CheckpointError where a file is damaged, or isn't of a Whisper.
+    Raises CheckpointError where a file is damaged, or doesn't belong to a Whisper.
     """
     path = directory.find(CTRANSLATE2)
     assert path is not None  # is_ctranslate2 has found it

@@ -1,4 +1,4 @@
-"""Code that a checkpoint's repository brings for its model, or around it. It is never run."""
+"""Code in a checkpoint's repository for the model, or for use with the model. tfm never runs it."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ KEYS = ("auto_map", "custom_pipelines")
 
 
 def replaced_by(values: Mapping[str, Any]) -> str:
-    """The family that stands for a repository's own code; empty where its config.json names none."""
+    """Return the family that replaces a repository's own code; empty where config.json names no such code."""
     return values["model_type"] if any(values.get(key) for key in KEYS) else ""
 
 
 def describe(family: str) -> str:
-    """What to know of a family that stands for such code: the code could compute something else."""
+    """Return a note that this family replaces the repository's code, which could compute something else."""
     return f"the repository's own code ({' or '.join(KEYS)}) was not run: tfm's family {family} stands for it"

@@ -1,6 +1,6 @@
-"""How a checkpoint is meant to generate: generation_config.json, or the same keys in an old config.json.
+"""The generation settings of a checkpoint: generation_config.json, or the same keys in an old config.json.
 
-A key is used, or has no effect at its value, or is an error that names it. Values that mean "off" in
+Each key is used, has no effect at its value, or causes an error that names the key. Values that mean "off" in
 transformers (top_k 0, top_p 1, no_repeat_ngram_size 0) are left out.
 """
 
@@ -38,16 +38,16 @@ WITH_ENCODER: dict[str, tuple[Any, ...]] = {
 
 @dataclass(frozen=True)
 class Generation:
-    """How the checkpoint is meant to generate.
+    """The generation settings of a checkpoint.
 
     `bos`, `eos`, `mask` and `start` are special ids; `start` is the first token of a decoder that reads an
-    encoder. `defaults` are keywords of a Sampler and `search` those of a `beam.BeamSearch`, with lists in
-    place of tuples; a temperature of None says that the checkpoint asks for greedy decoding. `max_new_tokens`
-    and `prefix`, which is put before the text, are for a model with an encoder. `tasks` are the same for
-    tasks that the checkpoint names (T5: summarization); `languages` are tokens for a translator, to be used
-    by `translation.directed`. `stop` are texts before which an answer ends. `left_out` are options that the
-    checkpoint asks for and tfm doesn't have: texts are generated without them. `speech` is of a model that
-    writes what it hears, `ctc` of one that says it token by token.
+    encoder. `defaults` are keywords of a Sampler, and `search` are keywords of a `beam.BeamSearch`, with
+    lists in place of tuples. A temperature of None means that the checkpoint asks for greedy decoding.
+    `max_new_tokens` and `prefix` are for a model with an encoder; `prefix` is put before the text. `tasks`
+    are the same settings for tasks that the checkpoint names (T5: summarization). `languages` are a
+    translator's tokens, for `translation.directed`. An answer ends before any of the texts `stop`. `left_out`
+    are options that the checkpoint asks for and tfm doesn't have; text is generated without them. `speech` is
+    for a model that generates a transcription, `ctc` for one that transcribes with a CTC head.
     """
 
     bos: int | None = None
@@ -67,7 +67,7 @@ class Generation:
 
     @property
     def notes(self) -> tuple[str, ...]:
-        """What a person should know of options that are left out."""
+        """Notes for the user on options that are left out."""
         names = sorted({name for one in (self, *self.tasks.values()) for name in one.left_out})
         if not names:
             return ()
@@ -75,14 +75,14 @@ class Generation:
 
     @property
     def prompt(self) -> tuple[int, ...]:
-        """What a decoder that reads an encoder begins with."""
+        """The tokens with which a decoder that reads an encoder begins."""
         if self.start is None:
             raise ConfigError("the model must name a decoder_start_token_id to write what it reads, got none")
         return (self.start,)
 
     @property
     def special_ids(self) -> frozenset[int]:
-        """The tokens that begin, mask, force and end texts here and in the tasks, and those of languages."""
+        """The tokens that begin, mask, force and end texts here and in the tasks, and language tokens."""
         ids = {i for i in (self.bos, self.mask, self.start, *self.eos) if i is not None}
         ids |= {i for name in ("forced_tokens", "forced_last") for i in self.defaults.get(name, ())}
         ids |= set() if self.languages is None else set(self.languages.codes.values())
@@ -96,10 +96,11 @@ def read_generation(
     where: str,
     ignore: Collection[str] = (),
 ) -> Generation:
-    """The options that config.json (`config_json`) and generation_config.json (`generation_json`) state.
+    """Return the settings in config.json (`config_json`) and generation_config.json (`generation_json`).
 
-    As in transformers the second file replaces the first, and only ids that a file states count, not the
-    defaults of a config class. Unlike there, an id that the second file leaves out is taken from the first.
+    As in transformers, generation_config.json replaces config.json, and only ids that a file states count,
+    not the defaults of a config class. Unlike in transformers, an id that generation_config.json leaves out
+    is taken from config.json.
     """
     pair = isinstance(config, EncoderDecoder) and isinstance(config.head, LM)
     base = {key: config_json[key] for key in (KEYS if generation_json is None else IDS) if key in config_json}
@@ -176,7 +177,7 @@ def _speech(keys: Keys, config: Config) -> SpeechTokens | None:
 
 
 def is_head(value: Any, config: Config) -> bool:
-    """Whether this is a layer of a decoder that reads an encoder, and a head in it."""
+    """Return whether the value names a layer of a decoder that reads an encoder, and a head in this layer."""
     if not isinstance(value, list | tuple) or [*map(type, value)] != [int, int]:
         return False
     layer, head = value

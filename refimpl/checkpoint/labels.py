@@ -1,4 +1,4 @@
-"""The names of a head's labels, `id2label` in a checkpoint, and the id of its mask token."""
+"""Reads the names of a head's labels (`id2label` in a checkpoint), and the id of its mask token."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ Aggregation = Literal["none", "simple", "first", "average", "max"]
 
 
 def read_labels(values: Mapping[str, Any], config: Config, where: str) -> tuple[str, ...]:
-    """The label of each number of a head that has labels, in order; `LABEL_0` … where none are named.
+    """Return the label of each output of a head with labels, in order; `LABEL_0` … where none are named.
 
     Raises CheckpointError unless each label has a name of its own.
     """
@@ -41,10 +41,11 @@ def mask_id(
     config: Config,
     where: str,
 ) -> int | None:
-    """The id of the mask for a MaskedLM head: tokenizer_config.json's `mask_token`, a name or an object with
-    one, else that of `special_tokens`, which may be its class's.
+    """Return the id of the mask token for a MaskedLM head.
 
-    Raises CheckpointError for a stated name that tokenizer.json doesn't have among its added tokens.
+    The token is tokenizer_config.json's `mask_token`, a name or an object with a name. Without this key it is
+    that of `special_tokens`, which may come from the tokenizer's class. Raises CheckpointError for a stated
+    name that tokenizer.json doesn't have among its added tokens.
     """
     stated = values.get("mask_token")
     if isinstance(stated, Mapping):

@@ -1,9 +1,10 @@
 """The languages that a translator has tokens for, and where the token of the answer's language goes.
 
-mBART's are added tokens such as `ro_RO`, NLLB's such as `ron_Latn`, M2M100's such as `__ro__`. The text's
-language is among the special tokens around the text. The answer's language is its first token, which the
-decoder is made to write (mBART-50, M2M100, NLLB), or the token that the decoder begins with (mBART). Marian's
-are pieces such as `>>ron<<`, put before the text for the language of the answer.
+The language tokens of mBART, NLLB and M2M100 are added tokens such as `ro_RO`, `ron_Latn` and `__ro__`. The
+text's language is among the special tokens around the text. The answer's language is the answer's first
+token, which the decoder is forced to generate (mBART-50, M2M100, NLLB), or the token that the decoder begins
+with (mBART). Marian's language tokens are pieces such as `>>ron<<`; the one of the answer's language is put
+before the text.
 """
 
 from __future__ import annotations
@@ -28,7 +29,8 @@ class Languages:
     place: Literal["first", "start", "text"]
 
     def token(self, name: str) -> int:
-        """The token of a language, named by its code or by the part before `_` if one code has it."""
+        """Return the token of a language, named by its code or, if only one code has it, the part before
+        `_`."""
         if name in self.codes:
             return self.codes[name]
         matches = [code for code in self.codes if code.partition("_")[0] == name]
@@ -38,9 +40,10 @@ class Languages:
 
 
 def read_languages(tokenizer: str | None, start: int | None, config: Config) -> Languages | None:
-    """The languages that a tokenizer.json names, for a model with an encoder and a decoder that generates.
+    """Return the languages that a tokenizer.json names, for a model with an encoder and a generating decoder.
 
-    `start` is the token that the decoder begins with: if it is a language, the answer's language goes there.
+    `start` is the token that the decoder begins with. If `start` is a language's token, the token of the
+    answer's language takes its place.
     """
     translates = isinstance(config, EncoderDecoder) and isinstance(config.head, LM)
     if tokenizer is None or not translates:

@@ -1,4 +1,4 @@
-"""The licence of a model: what its source states, and the files that go where its weights go."""
+"""The licence of a model: what its source states, and the files that must accompany its weights."""
 
 from __future__ import annotations
 
@@ -22,9 +22,10 @@ LONGEST = 100  # characters of a statement
 
 @dataclass(frozen=True)
 class Licence:
-    """What the source states, as it is written there, empty where it states nothing; and its files.
+    """The licence as the source states it, word for word, and the licence's files.
 
-    `left_out` are notes on files that are there but too large, or too many.
+    The text is empty where the source states no licence. `left_out` are notes on files that were left out
+    because they are too large, or too many.
     """
 
     stated: str = ""
@@ -33,15 +34,16 @@ class Licence:
 
 
 def is_notice(name: str) -> bool:
-    """Whether a file of that name is a licence, a notice, a model card or a package's metadata."""
+    """Return whether a file of that name is a licence, a notice, a model card or a package's metadata."""
     return NAMES.fullmatch(name) is not None
 
 
 def read_licence(path: Path, metadata: Mapping[str, Any]) -> Licence:
-    """The licence of a model directory or of a .gguf file; `metadata` are those of the file, if it has any.
+    """Return the licence of a model directory or of a .gguf file; `metadata` are those of the file, if any.
 
-    Files beside a .gguf file count only where nothing else is beside it: in a folder with other things they
-    may be of something else. Raises CheckpointError for files that can't be read or lie elsewhere.
+    Files beside a .gguf file count only where its folder contains nothing else. Otherwise these files may
+    belong to something else in the folder. Raises CheckpointError for files that can't be read or are
+    elsewhere.
     """
     files, left_out = {}, []
     folder = path if path.is_dir() else path.parent

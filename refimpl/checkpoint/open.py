@@ -1,7 +1,7 @@
-"""A checkpoint, whatever its format: `open_checkpoint(path)` gives Config, params and tokenizer.
+"""Opens a checkpoint of any format: `open_checkpoint(path)` returns its Config, params and tokenizer.
 
-It opens directories with config.json and safetensors or pytorch_model.bin, and .gguf files. Weights stay in
-the file until they are asked for.
+`open_checkpoint` opens directories with config.json and safetensors or pytorch_model.bin, and .gguf files. It
+reads weights only when they are needed.
 """
 
 from __future__ import annotations
@@ -74,14 +74,13 @@ WRAPPERS = ("_orig_mod.module.", "module._orig_mod.", "_orig_mod.", "module.")
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """An opened model. `params` is lazy: a leaf is read each time it is asked for.
+    """An opened model. `params` is lazy: a leaf is read from the file at each access.
 
-    `labels` are the names of the head's labels, if it has any. `adapter` is merged into the weights, `notes`
-    are what a person should know of that, of the tokenizer and of parts that are left out. `added` are leaves
-    that no file holds.
-    `code_replaced_by` is the family that stands for code of the repository's own, if it has any. `metadata`
-    are those of a .gguf file. `ignored_keys` are keys of its files that nobody knows, and that were to be
-    ignored.
+    `labels` are the names of the head's labels, if it has any. `adapter` is merged into the weights. `notes`
+    tell the user about the adapter, the tokenizer and parts that are left out. `added` are leaves that no
+    file holds. `code_replaced_by` is the family that replaces the repository's own code, if it has any.
+    `metadata` are those of a .gguf file. `ignored_keys` are keys of the model's files that tfm doesn't know,
+    and that the caller asked to ignore.
     """
 
     path: Path
@@ -102,7 +101,7 @@ class Checkpoint:
 
     @property
     def licence(self) -> Licence:
-        """The licence that the model's source states, with its files, read each time."""
+        """The licence that the model's source states, with its files. Each access reads them again."""
         return read_licence(self.path, self.metadata)
 
     @property
@@ -114,40 +113,42 @@ class Checkpoint:
         return self.shapes.lazily(self.leaf)
 
     def leaf(self, name: str) -> np.ndarray:
-        """One leaf by its dotted name, as float32."""
+        """Return one leaf by its dotted name, as float32."""
         return self.added[name] if name in self.added else self.leaves.load(name)
 
     def native(self, name: str) -> Blocks | None:
-        """One leaf in the file's own blocks, or None."""
+        """Return one leaf in the file's own blocks; None if the file doesn't store this leaf in blocks."""
         return None if name in self.added else self.leaves.native(name)
 
     def kind(self, name: str) -> str:
-        """How the file stores a leaf: F32, BF16, Q4_1, …"""
+        """Return the type in which the file stores a leaf: F32, BF16, Q4_1, …"""
         return "F32" if name in self.added else self.leaves.kind(name)
 
     def for_context(self, context: int | None) -> Checkpoint:
-        """The same checkpoint for texts of up to `context` tokens; ConfigError if its positions don't reach
-        so far.
+        """Return the same checkpoint for texts of up to `context` tokens.
 
-        Scalings that depend on a length use `context` for every text: beyond LongRoPE's original context its
-        long divisors, beyond dynamic NTK's a larger theta. So texts shorter than that are rotated differently
-        from transformers, longer ones the same.
+        Raises ConfigError if the model has fewer positions. Position scalings that depend on a length use
+        `context` for every text: above the original context LongRoPE uses its long divisors, and dynamic NTK
+        a larger theta. So texts shorter than the original context are rotated differently from transformers,
+        longer texts in the same way.
         """
         return self if context is None else replace(self, config=replace(self.config, context=context))
 
     def with_kv(self, kv: KVFormat, scales: Mapping[str, np.ndarray] | None = None) -> Checkpoint:
-        """The same with keys and values kept as floats or as codes; scales that its files hold stay."""
+        """Return the same checkpoint with keys and values cached as floats or as codes.
+
+        Scales that the checkpoint's files hold are kept."""
         added = {name: scale for name, scale in (scales or {}).items() if name not in self.leaves.names}
         return replace(self, config=self.config.with_kv(kv), added=added)
 
     @property
     def left_out(self) -> Mapping[str, LeftOut]:
-        """Parts of its files that aren't read, by what their tensors' names begin with."""
+        """Parts of the model's files that aren't read, by the prefix of their tensors' names."""
         return self.leaves.left_out
 
     @property
     def stored(self) -> dict[str, int]:
-        """How many numbers are stored in each type, F32, F16, BF16, Q4_1, …; the most first."""
+        """The number of parameters stored in each type (F32, F16, BF16, Q4_1, …), the most first."""
         counts: dict[str, int] = {}
         for name, shape in self.leaves.shapes.items():
             kind = self.leaves.kind(name)
@@ -156,7 +157,7 @@ class Checkpoint:
 
     @property
     def float_dtype(self) -> str:
-        """The type of most of the stored numbers."""
+        """The type in which most parameters are stored."""
         return next(iter(self.stored))
 
     @property
@@ -168,7 +169,7 @@ class Checkpoint:
 
     @property
     def adapter_source(self) -> dict[str, str] | None:
-        """The same of the adapter that is merged into the weights, if there is one."""
+        """The name and hash of the adapter that is merged into the weights, if there is one."""
         if self.adapter is None:
             return None
         return {"name": self.adapter.path.resolve().name, "sha256": _digest(self.adapter.files)}
@@ -192,13 +193,13 @@ def open_checkpoint(
 ) -> Checkpoint:
     """Open a model directory or a .gguf file; only headers, config and tokenizer are read.
 
-    `adapter` is a directory with an adapter that is merged into the weights, or False for the model alone
-    where one lies beside it. With `mtp` the module is read too that predicts further tokens (`ops.mtp`).
-    `ignore_keys` are keys of config.json, generation_config.json or a .gguf file that tfm doesn't know, and
-    that change nothing: the caller answers for it.
+    `adapter` is a directory with an adapter to merge into the weights. If an adapter is beside the model,
+    False opens the model alone. With `mtp` the module that predicts further tokens is read too (`ops.mtp`).
+    `ignore_keys` are keys of config.json, generation_config.json or a .gguf file that tfm doesn't know and is
+    to ignore. The caller is responsible for knowing that these keys change nothing.
 
-    Raises CheckpointError for files that can't be read or lie about themselves, ConfigError for
-    a model that isn't known in full, or has no such module.
+    Raises CheckpointError for files that can't be read or contradict themselves. Raises ConfigError for a
+    model that tfm doesn't know in full, or, with `mtp`, for one without such a module.
     """
     path = model_in_cache(Path(path))
     if path.is_dir():
@@ -381,7 +382,7 @@ def save_checkpoint(
 ) -> None:
     """Write a checkpoint of model_type `tfm`; the same values give the same bytes.
 
-    `generation` are keys of generation_config.json: special ids, and how the model wants to be run.
+    `generation` are keys of generation_config.json: special ids and generation settings.
     """
     directory.mkdir(parents=True, exist_ok=True)
     save(directory / SINGLE, dict(flatten(params)))

@@ -1,4 +1,5 @@
-"""What export, checks and tasks ask of a model on disk; `checkpoint.open.Checkpoint` has all of it."""
+"""The interfaces that export, checks and tasks need of a model on disk; `checkpoint.open.Checkpoint` has
+all."""
 
 from __future__ import annotations
 
@@ -20,7 +21,7 @@ __all__ = ["ExportSource", "ModelSource", "WeightSource"]
 
 
 class ModelSource(Protocol):
-    """What a bundle and a checkpoint both say of their model, beside its Config and weights."""
+    """What a bundle and a checkpoint both know of their model, in addition to its Config and weights."""
 
     @property
     def tokenizer(self) -> str | None: ...
@@ -28,7 +29,7 @@ class ModelSource(Protocol):
     def chat_template(self) -> str | None: ...
     @property
     def tool_use_template(self) -> str | None:
-        """The chat template where there are tools, None where it is the same."""
+        """The chat template for chats with tools; None where it is the usual template."""
         ...
 
     @property
@@ -38,7 +39,7 @@ class ModelSource(Protocol):
 
 
 class WeightSource(Protocol):
-    """A Config, the shapes of its weights, and these weights, which are read when they are asked for."""
+    """A Config, the shapes of its weights, and the weights, which are read only when they are needed."""
 
     @property
     def config(self) -> Config: ...
@@ -47,15 +48,15 @@ class WeightSource(Protocol):
     @property
     def params(self) -> Tree: ...
     def leaf(self, name: str) -> np.ndarray:
-        """One leaf by its dotted name, as float32."""
+        """Return one leaf by its dotted name, as float32."""
         ...
 
     def native(self, name: str) -> Blocks | None:
-        """One leaf in the blocks that its file holds, or None."""
+        """Return one leaf in the blocks that its file holds, or None."""
         ...
 
     def kind(self, name: str) -> str:
-        """How its file stores a leaf: F32, BF16, Q4_1, …"""
+        """Return the type in which the file stores a leaf: F32, BF16, Q4_1, …"""
         ...
 
 
@@ -66,17 +67,17 @@ class ExportSource(ModelSource, WeightSource, Protocol):
     def path(self) -> Path: ...
     @property
     def source(self) -> dict[str, str]:
-        """Its name, and a hash over the names and bytes of its files."""
+        """The model's name, and a hash over the names and bytes of its files."""
         ...
 
     @property
     def licence(self) -> Licence:
-        """The licence that its source states, with its files."""
+        """The licence that the model's source states, with the licence's files."""
         ...
 
     @property
     def adapter_source(self) -> dict[str, str] | None:
-        """The name of the adapter that is merged into its weights, if there is one, and such a hash."""
+        """The name and such a hash of the adapter that is merged into the weights, if there is one."""
         ...
 
     @property
@@ -86,19 +87,21 @@ class ExportSource(ModelSource, WeightSource, Protocol):
 
     @property
     def code_replaced_by(self) -> str:
-        """The family that stands for code of its repository's own; empty where it has none."""
+        """The family that replaces the repository's own code; empty where the repository has none."""
         ...
 
     @property
     def ignored_keys(self) -> tuple[str, ...]:
-        """Keys of its files that nobody knows, and that were to be ignored."""
+        """Keys of the model's files that tfm doesn't know, and that the caller asked to ignore."""
         ...
 
     @property
     def left_out(self) -> Mapping[str, LeftOut]:
-        """Parts of its files that aren't read, by what their tensors' names begin with."""
+        """Parts of the model's files that aren't read, by the prefix of their tensors' names."""
         ...
 
     def with_kv(self, kv: KVFormat, scales: Mapping[str, np.ndarray] | None = None) -> Self:
-        """The same with keys and values as floats or in few bits, with these scales where it has none."""
+        """Return the same model with keys and values cached as floats or in few bits.
+
+        `scales` are used where the model has none of its own."""
         ...

@@ -1,8 +1,8 @@
 """Sentence encoders: the files of the sentence-transformers library beside config.json.
 
-modules.json names the steps from a text to its vector, each with a folder of its own (Reimers & Gurevych
-2019). An encoder, a pooling, any number of Dense modules and an optional normalization are read; any other
-step, or an option that would give other vectors, is an error that names it.
+modules.json names the steps from a text to its vector; each step has a folder of its own (Reimers & Gurevych
+2019). The supported steps are an encoder, a pooling, any number of Dense modules and an optional
+normalization. Any other step, or an option that would change the vectors, is an error that names it.
 """
 
 from __future__ import annotations
@@ -54,12 +54,12 @@ class Sentence:
     projections: tuple[TensorSource, ...] = ()
 
     def with_projections(self, source: TensorSource) -> TensorSource:
-        """The encoder's tensors, and those of the Dense modules under their names in the weight map."""
+        """Return the encoder's tensors, and the Dense modules' under their names in the weight map."""
         modules = [Tensors(prefixed(file, f"Dense.{p}.")) for p, file in enumerate(self.projections)]
         return Tensors(joined([source, *modules])) if modules else source
 
     def of(self, config: Config) -> Config:
-        """The encoder's Config with this head."""
+        """Return the encoder's Config with this head."""
         if config.embedding.width != self.width:
             raise CheckpointError(
                 f"{self.where}: the pooling's width must be the model's, {config.embedding.width}, "
@@ -71,7 +71,7 @@ class Sentence:
 
 
 def read_sentence(directory: Directory) -> Sentence | None:
-    """What modules.json and the files that it names say; None in a directory without it.
+    """Read modules.json and the files that it names; return None for a directory without modules.json.
 
     Raises CheckpointError or ConfigError for steps, poolings and options that aren't known.
     """

@@ -1,6 +1,6 @@
-"""The tokenizer of a model directory: tokenizer.json, with what the files beside it say written into it.
+"""The tokenizer of a model directory: tokenizer.json, with the settings of the files beside it added.
 
-Where it isn't there, one is made of the vocabulary's files.
+Without a tokenizer.json, one is made from the files of the vocabulary.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ WITH_OTHER_IDS = ("marian", "m2m_100")
 def read_tokenizer(
     directory: Directory, tokenizer_config: Mapping[str, Any], config: Mapping[str, Any]
 ) -> AppliedTokenizer | None:
-    """The tokenizer of a directory as AutoTokenizer reads it, None where there is none.
+    """Return the tokenizer of a directory as AutoTokenizer reads it; None where there is none.
 
     `config` is the object of config.json. Raises CheckpointError as `apply_settings` does.
     """
@@ -66,7 +66,7 @@ def read_tokenizer(
 
 
 def unread_tokenizer(directory: Directory, config: Mapping[str, Any]) -> tuple[str, ...]:
-    """A note where a directory without a tokenizer.json has a vocabulary that isn't read."""
+    """Return a note where a directory without a tokenizer.json has a vocabulary that isn't read."""
     if str(config.get("model_type")) not in WITH_OTHER_IDS or directory.find(VOCAB_JSON) is None:
         return ()
     return (
@@ -76,9 +76,10 @@ def unread_tokenizer(directory: Directory, config: Mapping[str, Any]) -> tuple[s
 
 
 def missing_template(directory: Directory, templates: Mapping[str, str]) -> tuple[str, ...]:
-    """A note where tekken.json comes without a chat template.
+    """Return a note where tekken.json comes without a chat template.
 
-    None is made from its version: models for chats and those that only continue texts have the same file.
+    No template is made from the file's version: chat models and base models, which only continue a text, have
+    the same file.
     """
     if templates or TEKKEN not in directory.files:
         return ()
@@ -102,9 +103,9 @@ def _vocabulary(directory: Directory, made_by: TokenizerClass | None) -> Vocabul
 
 
 def with_special_tokens(template: str, special_tokens: Mapping[str, str]) -> str:
-    """A chat template that sets the special tokens it uses; one that has no value stays undefined.
+    """Return a chat template that sets the special tokens it uses. A token without a value stays undefined.
 
-    transformers fills them in from its tokenizer, whose files a bundle doesn't have.
+    transformers takes these values from its tokenizer, whose files a bundle doesn't have.
     """
     names = {*special_tokens, *TEMPLATE_TOKENS}
     used = sorted(name for name in names if re.search(rf"\b{re.escape(name)}\b", template))

@@ -12,10 +12,10 @@ from .generation_config import Generation
 def directed(
     generation: Generation, ids: Sequence[int], source: str | None = None, target: str | None = None
 ) -> tuple[Generation, list[int]]:
-    """How the model is to generate, and the text's ids with special tokens, for a translation.
+    """Return the generation settings for a translation, and the text's ids with special tokens.
 
-    A language that isn't named stays as the checkpoint has it. Raises LimitError for a language that the
-    model doesn't know or can't be told.
+    A language that isn't named stays as in the checkpoint. Raises LimitError for a language that the model
+    doesn't know, or that can't be chosen.
     """
     languages = generation.languages
     text = [*ids]

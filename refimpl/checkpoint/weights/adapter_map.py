@@ -1,4 +1,4 @@
-"""Which leaves an adapter changes: its tensors have the names of a checkpoint, which a family's map knows."""
+"""Finds the leaves that an adapter changes, by its tensors' names, which a family's map knows."""
 
 from __future__ import annotations
 
@@ -20,7 +20,8 @@ from .weight_map import Rule, WeightMap
 class AdapterMap:
     """An adapter's changes to the leaves of a Config, and the `shapes` of the changed model.
 
-    Raises CheckpointError for a tensor that is of no leaf, has another shape, or isn't what the settings say.
+    Raises CheckpointError for a tensor that belongs to no leaf, has a wrong shape, or contradicts the
+    settings.
     """
 
     def __init__(

@@ -1,6 +1,7 @@
 """Buffers that a checkpoint may store although they follow from the Config: frequencies, positions, masks.
 
-They must equal what we compute; of rotary frequencies that don't, `loader.Leaves` makes a note.
+Stored buffers must equal the values that tfm computes. For rotary frequencies that don't, `loader.Leaves`
+makes a note instead of an error.
 """
 
 from __future__ import annotations

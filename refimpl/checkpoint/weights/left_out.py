@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class LeftOut:
-    """How many tensors of a part there are, and how many bytes they have, quantized ones without scales."""
+    """The number of tensors of a part, and their size in bytes; quantized tensors count without scales."""
 
     tensors: int
     bytes: int
@@ -38,7 +38,7 @@ def _bits(kind: str) -> int:
 
 
 def describe(parts: Mapping[str, LeftOut]) -> str:
-    """What a person should know of parts that are left out, by what their tensors' names begin with."""
+    """Return a note for the user on parts that are left out, by the prefix of their tensors' names."""
     listed = ", ".join(
         f"{name} ({part.tensors} tensor{'s' * (part.tensors != 1)}, {part.bytes / 1e6:.1f} MB)"
         for name, part in parts.items()

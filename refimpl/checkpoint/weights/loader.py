@@ -1,4 +1,4 @@
-"""The strict loader: a weight map finds every leaf once, and no tensor stays unread."""
+"""The strict loader: it finds every leaf exactly once by a weight map, and leaves no tensor unread."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from .weight_map import Rule, WeightMap
 
 
 def check_finite(name: str, weight: np.ndarray | Blocks) -> None:
-    """Raise NumericError that names the first NaN or infinity of a leaf."""
+    """Raise NumericError if a leaf has a NaN or an infinity; the error names the first one."""
     if isinstance(weight, Blocks):
         check_finite(f"{name} (scale)", weight.scale)
         if weight.minimum is not None:
@@ -40,14 +40,14 @@ def _existing(rule: Rule, unread: Container[str]) -> tuple[str, ...]:
 
 
 def applied(steps: Sequence[Step], split: Split | None, weight: Weight) -> Weight:
-    """A stored tensor after the steps of its map: a leaf, or with `split` one of several."""
+    """Return a stored tensor after the steps of its map: a leaf, or with `split` one of several leaves."""
     for step in steps:
         weight = step.apply(weight)
     return weight if split is None else split.apply(weight)
 
 
 def leaf_parts(rule: Rule, shapes: Mapping[str, Shape]) -> tuple[list[Shape], list[tuple[str, Split | None]]]:
-    """The shapes that a rule's tensors may have, the usual one first, and the leaves that they make."""
+    """Return the shapes that a rule's tensors may have, the usual one first, and the leaves made of them."""
     ends = np.cumsum([shapes[leaf][-1] for leaf in rule.leaves]).tolist()
     allowed = stored_shapes(rule.steps, (*shapes[rule.leaves[0]][:-1], ends[-1]))
     splits = [Split(start, stop) if len(rule.leaves) > 1 else None for start, stop in pairwise([0, *ends])]
@@ -55,18 +55,18 @@ def leaf_parts(rule: Rule, shapes: Mapping[str, Shape]) -> tuple[list[Shape], li
 
 
 class OtherTableError(CheckpointError):
-    """A tensor that isn't the table of tokens, though the Config says that the output's is."""
+    """The output table differs from the token table, although the Config says that the two are the same."""
 
 
 class Leaves:
-    """The leaves that a Config needs, read from a TensorSource by a map; each is made when asked for.
+    """The leaves that a Config needs, read from a TensorSource by a map. Each leaf is made when it is needed.
 
-    `elsewhere` are leaves that something else provides.
+    `elsewhere` are leaves that something else provides; they aren't read from the source.
 
-    Raises CheckpointError unless every leaf is found exactly once with its shape, and every tensor
-    of the source is read or equals what we compute; OtherTableError, which is one, for an output table of its
-    own where the Config ties it. Rotary frequencies that don't equal ours are in `notes`: as in transformers
-    those of the Config count.
+    Raises CheckpointError unless every leaf is found exactly once with its shape, and every tensor of the
+    source is read or equals the value that tfm computes. Raises its subclass OtherTableError if the source
+    has a separate output table although the Config ties it to the token table. Rotary frequencies that differ
+    from the Config's are only reported in `notes`: as in transformers, the Config's count.
     """
 
     def __init__(
@@ -199,7 +199,7 @@ class Leaves:
         return tuple(self.shapes)
 
     def load(self, name: str) -> np.ndarray:
-        """The leaf as float32 in our orientation; NumericError if it isn't finite."""
+        """Return the leaf as float32 in tfm's orientation. Raise NumericError if it isn't finite."""
         rule, split = self._reads[name]
         tensors = [self._source.load(tensor, rule.part) for tensor in rule.tensors]
         stored = tensors[0]
@@ -210,7 +210,7 @@ class Leaves:
         return weight
 
     def native(self, name: str) -> Blocks | None:
-        """The leaf in the file's own blocks, None where it has none."""
+        """Return the leaf in the file's own blocks; None where the file doesn't store it in blocks."""
         rule, split = self._reads[name]
         blocks = None if rule.joined else self._source.native(rule.tensors[0], rule.part)
         if blocks is None or not all(step.takes(blocks) for step in rule.steps):
@@ -220,5 +220,5 @@ class Leaves:
         return blocks
 
     def kind(self, name: str) -> str:
-        """How the file stores the leaf: F32, BF16, Q4_1, …"""
+        """Return the type in which the file stores the leaf: F32, BF16, Q4_1, …"""
         return self._source.kind(self._reads[name][0].tensors[0])

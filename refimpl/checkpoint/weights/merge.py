@@ -1,15 +1,15 @@
-"""An adapter is merged into the weights of its base, leaf by leaf, while they are read.
+"""Merges an adapter into the weights of its base, leaf by leaf, while the weights are read.
 
     W' = W + s B A                          (Hu et al. 2021, arXiv:2106.09685, equation 3)
     W' = m (W + s B A) / |W + s B A|        (DoRA, Liu et al. 2024, arXiv:2402.09353, equation 5)
 
-W is [out, in], B [out, r], A [r, in]; m has one number an output, the norm is over its inputs.
-Of a table that is looked up, the rows are the inputs and the columns the outputs, as in peft.
+W is [out, in], B [out, r], A [r, in]; m has one number for each output, and the norm of an output is over its
+inputs. The inputs of an embedding table are its rows, and its outputs are its columns, as in peft.
 
-**Conventions.** A and B belong to the checkpoint's form, the leaf to ours. All steps from one to the other
-(transposing, ungrouping heads, splitting a fused tensor) only reorder outputs, so B and m go through them as
-weights of r inputs and of one do. Sums, products and the norm are in float64, in slices of
-bounded size, and rounded once to float32: half an ulp is all that merging loses.
+**Conventions.** A and B have the checkpoint's form, the leaf has tfm's form. All steps between the two forms
+(transposing, ungrouping heads, splitting a fused tensor) only reorder outputs. So B goes through these steps
+like a weight with r inputs, and m like a weight with one. Sums, products and the norm are computed in
+float64, in slices of bounded size, and rounded once to float32: merging loses at most half an ulp.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ SLICE = 2**22  # numbers that are in float64 at a time
 def merge(
     weight: np.ndarray, down: np.ndarray, up: np.ndarray, scale: float, magnitude: np.ndarray | None = None
 ) -> np.ndarray:
-    """The merged weight [out, in] in float32, from A [r, in], B [out, r] and, with DoRA, m [out]."""
+    """Return the merged weight [out, in] in float32, from A [r, in], B [out, r] and, with DoRA, m [out]."""
     merged = np.empty(weight.shape, np.float32)
     exact_down = down.astype(np.float64)
     rows = max(1, SLICE // weight.shape[1])
@@ -49,7 +49,7 @@ def merge(
 
 @dataclass(frozen=True)
 class Change:
-    """What an adapter does to one leaf: another tensor replaces it, an update is merged, or both."""
+    """An adapter's change to one leaf: another tensor replaces it, an update is merged, or both."""
 
     steps: tuple[Step, ...]
     split: Split | None
@@ -59,9 +59,9 @@ class Change:
 
 
 class MergedLeaves:
-    """The leaves of a base with an adapter's changes; like `Leaves`, each is made when asked for.
+    """The leaves of a base with an adapter's changes. As with `Leaves`, each leaf is made when it is needed.
 
-    An output table that the base doesn't have, since its tables are tied, begins as the table of inputs.
+    If the base's tables are tied and the adapter needs an output table, this begins as the input table.
     """
 
     def __init__(
@@ -81,7 +81,7 @@ class MergedLeaves:
         return tuple(self._changes)
 
     def kind(self, name: str) -> str:
-        """How the file stores the leaf: F32, BF16, Q4_1, …"""
+        """Return the type in which the file stores the leaf: F32, BF16, Q4_1, …"""
         change = self._changes.get(name)
         if change is not None and change.replacement is not None:
             return self._tensors.kind(change.replacement)
@@ -92,11 +92,11 @@ class MergedLeaves:
         return INPUT_TABLE if name == OUTPUT_TABLE and name not in self._base.names else name
 
     def native(self, name: str) -> Blocks | None:
-        """The leaf in the file's own blocks, None where the adapter changes it."""
+        """Return the leaf in the file's own blocks; None where the adapter changes the leaf."""
         return None if name in self._changes else self._base.native(self._of_base(name))
 
     def load(self, name: str) -> np.ndarray:
-        """The leaf as float32 in our orientation; NumericError if it isn't finite."""
+        """Return the leaf as float32 in tfm's orientation. Raise NumericError if it isn't finite."""
         change = self._changes.get(name)
         if change is None or change.replacement is None:
             weight = self._base.load(self._of_base(name))
