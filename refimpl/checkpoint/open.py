@@ -129,8 +129,8 @@ class Checkpoint:
 
         Raises ConfigError if the model has fewer positions. Position scalings that depend on a length use
         `context` for every text: above the original context LongRoPE uses its long divisors, and dynamic NTK
-        a larger theta. So texts shorter than the original context are rotated differently from transformers,
-        longer texts in the same way.
+        a larger theta. So texts shorter than the original context (LongRoPE) or than `context` (dynamic NTK)
+        are rotated differently from transformers, other texts in the same way.
         """
         return self if context is None else replace(self, config=replace(self.config, context=context))
 

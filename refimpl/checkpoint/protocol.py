@@ -1,4 +1,4 @@
-"""The interfaces that export, checks and tasks need of a model on disk; `checkpoint.open.Checkpoint` has
+"""The interfaces of a model on disk for export, checks and tasks. `checkpoint.open.Checkpoint` has them
 all."""
 
 from __future__ import annotations

@@ -1,12 +1,12 @@
-"""GGUF's metadata in config.json's words: a table for each architecture says where each key comes from.
+"""Translates GGUF's metadata into config.json's keys: one table per architecture says where each key is from.
 
     "hidden_size": "embedding_length"                          the key of the metadata, which must be there
     "sliding_window": optional("attention.sliding_window")     left out where the file leaves it out
     "vocab_size": Row(embedding_rows)                          what several keys, or tensors, say
 
 A family's `config` then reads both formats, and its errors name the keys that the file has. The table also
-states llama.cpp's constants, and its defaults where they aren't transformers'. What a row only checks has the
-metadata's own name. Biases show in the tensors' names alone: `Keys.shows` tells of them.
+states llama.cpp's constants, and llama.cpp's defaults where they differ from transformers'. A row that is
+only checked has the metadata's own name. Biases show only in the tensors' names: `Keys.shows` reports them.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ GATING = "expert_gating_func"
 
 @dataclass(frozen=True)
 class Row:
-    """How a key is read; `key` is the metadata's, which messages name."""
+    """How a key is read; `key` is the key of the metadata, which messages name."""
 
     read: Callable[[Keys, TensorSource], Any]
     key: str | None = None
@@ -44,7 +44,7 @@ Table = Mapping[str, str | Row]
 
 
 def in_config_json(table: Table, keys: Keys, source: TensorSource) -> Keys:
-    """The keys of config.json that metadata and tensors state by a table. Raises ConfigError."""
+    """Return the keys of config.json that a table makes of metadata and tensors. Raises ConfigError."""
     rows = {name: required(row) if isinstance(row, str) else row for name, row in table.items()}
     values = {name: row.read(keys, source) for name, row in rows.items()}
     stated = {name: value for name, value in values.items() if value is not ABSENT}
@@ -57,17 +57,17 @@ def required(key: str) -> Row:
 
 
 def optional(key: str, default: Any = ABSENT) -> Row:
-    """A key that llama.cpp does without, and its default; without one it is left out."""
+    """A key that llama.cpp doesn't require, with its default; without a default the key is left out."""
     return Row(lambda keys, _: keys.stated(key, default), key)
 
 
 def fixed(value: Any) -> Row:
-    """What llama.cpp has as a constant."""
+    """A value that is a constant in llama.cpp."""
     return Row(lambda *_: value)
 
 
 def without(table: Table, *names: str) -> Table:
-    """The table without rows of these names."""
+    """Return the table without the rows of these names."""
     return {name: row for name, row in table.items() if name not in names}
 
 
@@ -107,7 +107,7 @@ def rows_of(tensor: str) -> Row:
 
 
 def either(*keys: str) -> Row:
-    """The first of these keys that is there, one must be."""
+    """The first of these keys that is there; at least one must be."""
     return Row(lambda own, _: own.stated(next((k for k in keys if k in own), keys[0])), keys[0])
 
 
@@ -129,8 +129,9 @@ def rotary(
 
 
 def layers_with_heads(kinds: tuple[str, str] = ("linear_attention", "full_attention")) -> dict[str, Row]:
-    """Layers without key/value heads are of another kind, the others have the same number; `kinds` are
-    config.json's names."""
+    """Layers without key/value heads are of another kind; all other layers have the same number of heads.
+
+    `kinds` are config.json's names of the two kinds."""
     key = "attention.head_count_kv"
     return {
         "layer_types": Row(lambda keys, _: [kinds[n > 0] for n in kv_heads_by_layer(keys)], key),
@@ -139,8 +140,11 @@ def layers_with_heads(kinds: tuple[str, str] = ("linear_attention", "full_attent
 
 
 def sliding_layers(every: int, *, windowless: bool = False) -> Row:
-    """The type of each layer: a list marks those with a window, or all have one but the last of each so many,
-    `every` where the file doesn't say. With `windowless` none has where the file states no window."""
+    """The type of each layer: with a window or without.
+
+    Either a list marks the layers with a window, or all have one except the last of every N layers; N is
+    `every` where the file doesn't state it. With `windowless` no layer has a window where the file states
+    none."""
 
     def read(keys: Keys, _: TensorSource) -> list[str]:
         count = layer_count(keys, "block_count")
@@ -157,7 +161,7 @@ def experts(count: str = "num_experts", top: str = "num_experts_per_tok") -> dic
 
 
 def scores(*allowed: int, default: int | None = None) -> Row:
-    """Check how the scores of experts are made: by llama.cpp's numbers, `default` where no key says it."""
+    """Check how the scores of experts are made, by llama.cpp's numbers; `default` where no key states one."""
 
     def read(keys: Keys, _: TensorSource) -> Any:
         if keys.get(GATING, int, *(() if default is None else (default,))) not in allowed:
@@ -168,8 +172,9 @@ def scores(*allowed: int, default: int | None = None) -> Row:
 
 
 def experts_width(dense: Callable[[int, int], int], *keys: str) -> Row:
-    """The width of an expert, or what is computed of the dense width, by the first of `keys` that is there,
-    and the number of chosen experts."""
+    """The width of an expert. Where no key states it, `dense` computes it.
+
+    `dense` takes the dense width, by the first of `keys` that is there, and the number of chosen experts."""
 
     def read(own: Keys, _: TensorSource) -> int:
         width = own.size(next((key for key in keys if key in own), "feed_forward_length"))
@@ -190,8 +195,9 @@ def layers_without(tensor: str) -> Row:
 
 
 def always(key: str, value: bool | float, *, told: bool = True) -> Row:
-    """What llama.cpp has as a constant, which the file may only confirm; `told` says whether config.json has
-    a key for it."""
+    """A value that is a constant in llama.cpp, and that the file may only confirm.
+
+    `told` says whether config.json has a key for it."""
 
     def read(keys: Keys, _: TensorSource) -> Any:
         if keys.get(key, type(value), value) != value:
@@ -219,8 +225,7 @@ def somewhere(tensor: str) -> Row:
 
 
 def thetas(size: Callable[[Keys], int]) -> Row:
-    """Rotary positions by type of layer: those of layers with a window have a theta of their own, and aren't
-    scaled."""
+    """Rotary positions by type of layer: layers with a window have a theta of their own, and no scaling."""
 
     def read(keys: Keys, source: TensorSource) -> dict[str, Any]:
         share_of_dims(keys, size(keys), partial=False)
@@ -232,7 +237,8 @@ def thetas(size: Callable[[Keys], int]) -> Row:
 
 
 def trunk_layers(keys: Keys, _: TensorSource) -> int:
-    """The number of layers without those that predict further tokens, which `block_count` counts too."""
+    """Return the number of layers without those that predict further tokens; `block_count` counts these
+    too."""
     further, count = keys.get(FURTHER, int, 0), layer_count(keys, "block_count")
     if not 0 <= further < count:
         raise keys.fail(FURTHER, f"0 or more, and fewer than block_count, {count}")
@@ -240,12 +246,12 @@ def trunk_layers(keys: Keys, _: TensorSource) -> int:
 
 
 def agreeing(key: str, other: str) -> Row:
-    """A key that newer converters write under another's name too: they must agree."""
+    """A key that newer converters write under another name too: the two values must agree."""
     return Row(lambda keys, _: keys.stated(keys.spelled(key, other)), key)
 
 
 def restated(key: str, size: Callable[[Keys], int]) -> Row:
-    """A size that follows from others, which the file may only confirm."""
+    """A size that follows from other sizes, and that the file may only confirm."""
 
     def read(keys: Keys, _: TensorSource) -> Any:
         keys.restated(key, size(keys), f"{size(keys)}")

@@ -1,4 +1,4 @@
-"""The keys of a config file. Each must be read or harmless: an unread key could mean a wrong model."""
+"""The keys of a config file. Each key must be read or harmless: an unread key could mean a wrong model."""
 
 from __future__ import annotations
 
@@ -84,11 +84,11 @@ ACTIVATIONS: dict[str, Activation] = {
 
 
 class Keys:
-    """The keys of a config file, with a record of those that were read; the others must be harmless.
+    """The keys of a config file, with a record of the keys that were read. Unread keys must be harmless.
 
-    `tensors` are the names of the checkpoint's tensors, if any: they tell what a config leaves open. `ignore`
-    are keys that nobody needs to know, None where no caller can name any. Those made of a GGUF file know how
-    its metadata spell them, and which tensors its layers have.
+    `tensors` are the names of the checkpoint's tensors, if any: they decide what a config leaves open.
+    `ignore` are keys that the caller asks to ignore, None where no caller can name any. Keys made from a GGUF
+    file know how its metadata spell them, and which tensors its layers have.
     """
 
     def __init__(
@@ -108,28 +108,28 @@ class Keys:
 
     @property
     def unread(self) -> set[str]:
-        """The keys that nobody has read so far."""
+        """The keys that haven't been read so far."""
         return self.values.keys() - self._read
 
     @property
     def in_vain(self) -> int:
-        """How many keys were asked for that aren't there."""
+        """The number of keys that were asked for but are missing."""
         return len(self._read - self.values.keys())
 
     def replaced(self, values: Mapping[str, Any]) -> Keys:
-        """Other values in the same place: a key that is read of them counts as read here."""
+        """Return `Keys` with other values and the same record: a key read there counts as read here."""
         keys = Keys(values, self.where, self.tensors, self.ignore)
         keys._read, keys._names, keys._of_layers = self._read, self._names, self._of_layers
         return keys
 
     def with_defaults(self, defaults: Mapping[str, Any]) -> Keys:
-        """These keys, with a family's defaults for those that aren't stated."""
+        """Return these keys, with a family's defaults for keys that the file doesn't state."""
         return self.replaced({**defaults, **self.values})
 
     def in_config_json(
         self, values: Mapping[str, Any], names: Mapping[str, str], tensors: Collection[str]
     ) -> Keys:
-        """What a GGUF file's metadata and tensors say, under the keys of config.json."""
+        """Return the values of a GGUF file's metadata and tensors under the keys of config.json."""
         keys = Keys(values, self.where)
         keys._names = names
         keys._of_layers = frozenset(_LAYER.sub("", name) for name in tensors)
@@ -137,7 +137,7 @@ class Keys:
 
     @property
     def of_gguf(self) -> bool:
-        """Whether they were made of a GGUF file's metadata."""
+        """Whether these keys were made from a GGUF file's metadata."""
         return self._of_layers is not None
 
     def shows(self, tensor: str, *, stated: bool) -> bool:
@@ -145,18 +145,18 @@ class Keys:
         return stated if self._of_layers is None else tensor in self._of_layers
 
     def name(self, key: str) -> str:
-        """The key as the file spells it."""
+        """Return the key as the file spells it."""
         return self._names.get(key, key)
 
     def fail(self, key: str, must: str) -> ConfigError:
         return ConfigError(f"{self.where}: {self.name(key)} must be {must}, got {self.values.get(key)!r:.80}")
 
     def stated(self, key: str, default: Any = _REQUIRED) -> Any:
-        """The key's value, whatever it is. ConfigError if it is missing and has no default."""
+        """Return the key's value, of any type. Raise ConfigError if the key is missing and has no default."""
         return self.get(key, type(self.values.get(key)), default)
 
     def get(self, key: str, kind: type, default: Any = _REQUIRED, *, null: bool = False) -> Any:
-        """The key's value; `null` says that null is a value. ConfigError if it isn't of its kind."""
+        """Return the key's value; with `null` it may be null. Raise ConfigError if it isn't of this kind."""
         self._read.add(key)
         if key not in self.values:
             if default is _REQUIRED:
@@ -172,43 +172,43 @@ class Keys:
         return value
 
     def size(self, key: str, default: Any = _REQUIRED, *, null: bool = False) -> Any:
-        """An integer of at least 1, below 2^63 so that arithmetic with it can't overflow."""
+        """Return an integer of at least 1, and below 2^63 so that arithmetic with it can't overflow."""
         value = self.get(key, int, default, null=null)
         if value is not None and not 1 <= value < 2**63:
             raise self.fail(key, "at least 1 and below 2^63")
         return value
 
     def restated(self, key: str, size: int, must: str) -> None:
-        """Check a size that follows from others: where the key is there, it must state the same."""
+        """Check a size that follows from other sizes: where the key is there, its value must be the same."""
         if self.size(key, size) != size:
             raise self.fail(key, must)
 
     def positive(self, key: str, default: Any = _REQUIRED, *, null: bool = False) -> Any:
-        """A finite number greater than 0."""
+        """Return a finite number greater than 0."""
         value = self.get(key, float, default, null=null)
         if value is not None and not 0 < value < math.inf:
             raise self.fail(key, "greater than 0, and finite")
         return value
 
     def choice(self, key: str, choices: Mapping[str, Any], default: Any = _REQUIRED) -> Any:
-        """What the key's value stands for in `choices`; ConfigError lists their names."""
+        """Return the entry of `choices` that the key's value names; ConfigError lists the allowed names."""
         value = self.get(key, str, default)
         if value not in choices:
             raise self.fail(key, f"one of {', '.join(choices)}")
         return choices[value]
 
     def unused(self, *keys: str) -> None:
-        """Mark keys that don't matter at any value: those of training, or of other heads."""
+        """Mark keys as read that don't matter at any value: those of training, or of other heads."""
         self._read.update(keys)
 
     def harmless(self, **allowed: tuple[Any, ...]) -> None:
-        """Mark keys that don't matter at the values, or types of values, `allowed`; ConfigError at others."""
+        """Mark keys as read that don't matter at the `allowed` values or types; others are a ConfigError."""
         for key in sorted(allowed.keys() & self.values.keys()):
             self._read.add(key)
             self._check(key, allowed[key])
 
     def at_other_values(self, allowed: Mapping[str, tuple[Any, ...]]) -> tuple[str, ...]:
-        """Mark keys; those of them that have another value, or another type of value, than is `allowed`."""
+        """Mark keys as read; return those whose value, or type of value, isn't one that is `allowed`."""
         found = sorted(allowed.keys() & self.values.keys())
         self._read.update(found)
         return tuple(key for key in found if not any(_is(self.values[key], one) for one in allowed[key]))
@@ -219,7 +219,7 @@ class Keys:
             raise self.fail(key, " or ".join(words))
 
     def spelled(self, key: str, *others: str) -> str:
-        """The spelling of a key that is used; if several are, their values must agree."""
+        """Return the spelling of a key that the file uses; if it uses several, their values must agree."""
         present = [name for name in (key, *others) if name in self.values]
         self._read.update(present)
         for other in present[1:]:
@@ -228,8 +228,9 @@ class Keys:
         return present[0] if present else key
 
     def finish(self, harmless: Mapping[str, Any] = HARMLESS) -> None:
-        """Raise ConfigError for a key that nobody read, unless it is harmless at its value or to be ignored;
-        and for one that is to be ignored though it was read."""
+        """Raise ConfigError for a key that wasn't read, unless it is harmless at its value or to be ignored.
+
+        A key that is to be ignored although it was read is a ConfigError too."""
         if known := sorted(self._read & {*(self.ignore or ())} & self.values.keys()):
             raise ConfigError(f"{self.where}: key {known[0]!r:.80} is read, so it can't be ignored")
         for key in sorted(self.unread):
@@ -240,7 +241,7 @@ class Keys:
 
 
 def unknown(where: str, key: str, ignore: Collection[str] | None) -> ConfigError:
-    """The error for a key that nobody knows, and how to do without it where a caller can name those."""
+    """Return the error for an unknown key. Where a caller can name keys to ignore, the error says how."""
     advice = "" if ignore is None else f"; if it changes nothing, give ignore_keys={key}"
     return ConfigError(
         f"{where}: key {key!r:.80} isn't known; ignoring it could give a wrong model{advice:.120}"

@@ -1,7 +1,7 @@
-"""quantization_config of a config.json: which numbers its weights are. Keys that nobody knows are refused.
+"""Reads quantization_config of a config.json: the format of its weights' numbers. Unknown keys are refused.
 
-Inputs stay floats here, whatever a checkpoint's own kernels round them to, and so does the cache: keys and
-tensors that say how are read and have a note.
+Inputs and the cache stay floats here, whatever a checkpoint's own kernels round them to. Keys and tensors
+about this rounding are read, and a note says so.
 """
 
 from __future__ import annotations
@@ -49,9 +49,9 @@ CACHE_SCALES = frozenset({"k_scale", "v_scale"})
 
 
 def read_quantization(keys: Keys) -> Quantization | None:
-    """What a config.json says of its weights' numbers, None where they are floats.
+    """Return the quantization that a config.json states for its weights; None where they are floats.
 
-    ConfigError for a method that isn't read, or a setting that isn't known.
+    Raises ConfigError for a method that tfm doesn't read, or a setting that it doesn't know.
     """
     stated = keys.get("quantization_config", dict, None)
     if stated is None:
@@ -68,7 +68,7 @@ def read_quantization(keys: Keys) -> Quantization | None:
 
 
 def with_modelopt(values: dict[str, Any], beside: dict[str, Any] | None, where: str) -> dict[str, Any]:
-    """A config.json with what modelopt's older files say beside it, in hf_quant_config.json."""
+    """Return a config.json with the settings that modelopt's older files have in hf_quant_config.json."""
     if beside is None or values.get("quantization_config") is not None:
         return values
     keys = Keys(beside, where)

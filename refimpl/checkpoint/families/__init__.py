@@ -1,4 +1,4 @@
-"""Model families: one declarative file each, found by being in this folder.
+"""Model families: each is one declarative file in this folder, and every file here is found.
 
 A family states
 
@@ -68,7 +68,8 @@ CLASS_SUFFIXES: dict[str, Task] = {
 
 
 def encoders(*names: str, without: Collection[Task] = ()) -> dict[str, Task]:
-    """The architectures of an encoder with all heads but `without`; `names` are its class names' prefixes."""
+    """Return an encoder's architectures, with all heads but `without`; `names` are prefixes of class
+    names."""
     tasks: dict[str, Task] = {end: task for end, task in CLASS_SUFFIXES.items() if task not in without}
     return {name + end: task for name in names for end, task in tasks.items()}
 
@@ -76,7 +77,7 @@ def encoders(*names: str, without: Collection[Task] = ()) -> dict[str, Task]:
 def decoders(
     name: str, lm: str = "ForCausalLM", tasks: Collection[Task] = ("classify", "tag", "answer")
 ) -> dict[str, Task]:
-    """The architectures of a decoder, which generates, or reads whole texts for `tasks`."""
+    """Return the architectures of a decoder, which generates, or reads whole texts for `tasks`."""
     architectures: dict[str, Task] = {name + lm: "lm"}
     architectures.update(
         (name + suffix, task) for suffix, task in CLASS_SUFFIXES.items() if task in ("pool", *tasks)
@@ -109,11 +110,11 @@ DENSE_MODULE = """
 class Gguf:
     """A family in GGUF: its architecture's name, the table of its metadata, and its weight map.
 
-    `keys` is a function where several families share the name: it gives the table of the one that the
-    metadata hold. `task` is "pool" for encoders. `other` is the dialect of its encoder alone, or of a kin of
-    the same model_type, if GGUF has an architecture for it. `by_layer` are the keys of its metadata that may
-    hold an array, with an element for each layer; the table gets a list then, or the number that all layers
-    have. `arrays` are those that hold another array.
+    Where several families share the name, `keys` is a function that returns the table of the family in the
+    file. `task` is "pool" for encoders. `other` is the dialect of the family's encoder alone, or of a related
+    model of the same model_type, if GGUF has an architecture for it. `by_layer` are the keys of the metadata
+    that may hold an array with an element for each layer. The table then gets a list, or the number that all
+    layers have. `arrays` are the keys that hold another array.
     """
 
     architecture: str
@@ -126,13 +127,13 @@ class Gguf:
 
     @property
     def dialects(self) -> dict[str, Gguf]:
-        """This dialect and the other, by their architectures."""
+        """This dialect and the `other` one, by their architectures."""
         return {self.architecture: self} | (self.other.dialects if self.other else {})
 
 
 @dataclass(frozen=True)
 class Family:
-    """What a file in this folder states."""
+    """The values that a file in this folder defines."""
 
     MODEL_TYPES: tuple[str, ...]
     ARCHITECTURES: Mapping[str, Task]
@@ -146,7 +147,7 @@ class Family:
 
 @cache
 def families() -> dict[str, Family]:
-    """Every family by model_type."""
+    """Return every family by model_type."""
     names, stated = sorted(module.name for module in pkgutil.iter_modules(__path__)), fields(Family)
     modules = (vars(importlib.import_module(f"{__name__}.{name}")) for name in names)
     found = [Family(**{f.name: module[f.name] for f in stated if f.name in module}) for module in modules]
@@ -154,9 +155,10 @@ def families() -> dict[str, Family]:
 
 
 def with_model_type(values: Mapping[str, Any]) -> Mapping[str, Any]:
-    """A config.json, with the model_type that its class is named after where it states none.
+    """Return a config.json with a model_type. If it states none, this is the type that its class is named
+    after.
 
-    So is google/umt5-small's.
+    An example is the config.json of google/umt5-small.
     """
     match values:
         case {"model_type": _}:
@@ -181,11 +183,11 @@ def read_config(
     mtp: bool = False,
     ignore: Collection[str] = (),
 ) -> tuple[Config, Family]:
-    """The Config that a config.json states, and its family; ConfigError for what isn't known, but for keys to
-    `ignore`.
+    """Return the Config that a config.json states, and its family.
 
-    `tensors` are the names of the weights beside it, if there are any. With `task` the head is the one for
-    it, whatever architecture is named. With `mtp` the Config has the module that predicts further tokens.
+    Raises ConfigError for anything unknown except keys to `ignore`. `tensors` are the names of the weights
+    beside config.json, if there are any. With `task` the Config has the head for this task, whatever
+    architecture is named. With `mtp` the Config has the module that predicts further tokens.
     """
     if not isinstance(values, Mapping):
         raise ConfigError(f"{where}: must be a JSON object, got {values!r:.80}")
@@ -262,10 +264,10 @@ def _read_causally(config: Decoder, keys: Keys, task: Task) -> Config:
 
 
 def identify(keys: Keys) -> tuple[Family, set[Task], Quantization | None]:
-    """The family, the tasks and the numbers of the weights that a config.json names, None for floats;
-    ConfigError for what isn't known or can't be read.
+    """Return the family, the tasks and the weights' quantization that a config.json names.
 
-    It needs no weights, so that weights in a format that isn't read are refused for what they are.
+    The quantization is None for floats. Raises ConfigError for what isn't known or can't be read. This
+    function needs no weights, so the error about weights in an unknown format can name their format.
     """
     keys = keys.replaced(with_model_type(keys.values))
     try:
@@ -318,7 +320,8 @@ def _dense_modules(config: Config) -> WeightMap:
 
 
 def checkpoint_map(config: Config, family: Family) -> tuple[WeightMap, list[str]]:
-    """The map of a family's checkpoints for a Config, and what may stand before their tensors' names."""
+    """Return the map of a family's checkpoints for a Config, and the prefixes that tensors' names may
+    have."""
     table, stated = family.WEIGHTS, family.PREFIX
     prefixes = [stated] if isinstance(stated, str) else [*stated]
     if not table.is_identity:
@@ -333,12 +336,13 @@ def checkpoint_map(config: Config, family: Family) -> tuple[WeightMap, list[str]
 def read_leaves(
     config: Config, source: TensorSource, family: Family, elsewhere: Collection[str] = ()
 ) -> Leaves:
-    """The leaves of a Config that a family's checkpoint holds, but for those that come from `elsewhere`."""
+    """Return the leaves of a Config that a family's checkpoint holds, except those that come from
+    `elsewhere`."""
     return Leaves(config, source, *checkpoint_map(config, family), elsewhere)
 
 
 def families_of(architecture: str) -> list[Family]:
-    """The families whose models have this architecture in GGUF."""
+    """Return the families whose models have this architecture in GGUF."""
     named = {id(f): f for f in families().values() if f.GGUF and architecture in f.GGUF.dialects}
     return list(named.values())
 
@@ -350,8 +354,9 @@ def _by_layer(values: np.ndarray, layers: Any) -> Any:
 
 
 def read_gguf(source: GgufSource, *, mtp: bool = False, ignore: Collection[str] = ()) -> tuple[Config, Gguf]:
-    """The Config that a GGUF file's metadata state, and their dialect; `mtp` and `ignore` are as in
-    `read_config`."""
+    """Return the Config that a GGUF file's metadata state, and the metadata's dialect.
+
+    `mtp` and `ignore` are as in `read_config`."""
     dialects = (f.GGUF.dialects.items() for f in families().values() if f.GGUF is not None)
     by_architecture, where = dict(chain.from_iterable(dialects)), str(source.path)
     single = {key: value for key, value in source.metadata.items() if not isinstance(value, np.ndarray)}
