@@ -19,7 +19,7 @@ from ...runtime.bundle.weight_storage import Group
 
 
 def name_nodes(model: ir.Model, groups: Mapping[str, Group], tensors: Mapping[str, Tensor]) -> None:
-    """Name nodes and the values between them; inputs, outputs and weights keep their names."""
+    """Name nodes and the values between them. Inputs, outputs and weights keep their names."""
     # Of the latest weight before a node: its place and its part.
     parts: dict[ir.Node | None, tuple[int, str]] = {}
     seen: Counter[str] = Counter()

@@ -28,7 +28,7 @@ BETWEEN = frozenset({*ELEMENTWISE, "Gelu", "Relu", "Sigmoid", "Split", "SwiGLU",
 
 
 class Expert(NamedTuple):
-    """What a graph computes of one expert."""
+    """The part of a graph that computes one expert."""
 
     number: int
     first: list[ir.Node]  # its products of the chosen rows
@@ -39,7 +39,7 @@ class Expert(NamedTuple):
 
 
 def replace_all(graph: ir.Graph) -> None:
-    """Put kernels in the place of all mixtures that have the form."""
+    """Replace all mixtures of this form by kernels."""
     for node in list(graph):
         if node.op_type == "ScatterND" and not _goes_on(node):
             _replace(graph, node)
@@ -160,7 +160,7 @@ def _shape(product: ir.Node) -> Hashable:
 
 
 class Rows:
-    """What is computed of the rows of x that an expert is chosen for."""
+    """Values that are computed from the rows of x for which an expert is chosen."""
 
     def __init__(self, token: ir.Value | None) -> None:
         self.token = token

@@ -48,7 +48,7 @@ def mixture(
     kind: Gate,
     weighs: Literal["output", "input"] = "output",
 ) -> torch.Tensor:
-    """In place of the op: one expert between the two operators, or all where these aren't alike."""
+    """Replace the op: write one expert between the two operators, or all experts if they aren't alike."""
     if len(experts) > 1:
         return body(moe.mixture)(x, index, weights, experts, fits, kind=kind, weighs=weighs)
     assert fits is None
@@ -61,7 +61,7 @@ def mixture(
 
 
 def stored_alike(groups: Mapping[str, Group]) -> set[str]:
-    """The mixtures, by the names of their experts' list, whose experts have the same leaves in one form."""
+    """Return the names of the expert lists of mixtures whose experts have the same leaves in one form."""
     forms: dict[str, dict[str, set[Hashable]]] = {}
     for name, group in groups.items():
         if found := EXPERT.fullmatch(name):
@@ -72,7 +72,7 @@ def stored_alike(groups: Mapping[str, Group]) -> set[str]:
 
 
 def traced(named: Mapping[str, T], alike: Collection[str]) -> dict[str, T]:
-    """Leaves or tensors without those of experts that are repeated."""
+    """Return leaves or tensors without those of experts that are repeated."""
 
     def repeats(name: str) -> bool:
         found = EXPERT.fullmatch(name)
@@ -84,8 +84,8 @@ def traced(named: Mapping[str, T], alike: Collection[str]) -> dict[str, T]:
 def repeat_all(model: ir.Model, tensors: Mapping[str, Tensor]) -> None:
     """Repeat each mixture's traced expert for all of its experts that are stored.
 
-    Needs: initializers named as the bundle stores them. Ensures: one for each stored tensor of these
-    mixtures. Raises ExportError where something outside of an expert reads its weights.
+    Needs: initializers named as the bundle stores them. Ensures: one initializer for each stored tensor of
+    these mixtures. Raises ExportError if something outside of an expert reads its weights.
     """
     counts: dict[str, int] = {}
     for name in tensors:
@@ -115,7 +115,7 @@ class Expert:
         self.values = {*marker.inputs, *marker.outputs}
 
     def take(self, node: ir.Node) -> None:
-        """Add the node, if it reads the expert's number, its weights, or what follows from them."""
+        """Add the node, if it reads the expert's number, its weights, or values computed from them."""
         leaves = {value: None for value in node.inputs if value is not None and _is_leaf(value)}
         if leaves or not self.values.isdisjoint(node.inputs):
             self.nodes[node] = None

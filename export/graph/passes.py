@@ -1,4 +1,4 @@
-"""Passes over a traced graph: sums, notes, weights, and the checks at the end."""
+"""Passes over a traced graph: they sum, strip notes, name and place weights, and at the end check it."""
 
 from __future__ import annotations
 
@@ -28,8 +28,8 @@ FLOATS = {"float32": ir.DataType.FLOAT, "float16": ir.DataType.FLOAT16}
 def name_weights(model: ir.Model, stored: Mapping[str, Tensor]) -> None:
     """Name the initializers as the bundle stores them, and leave them without values.
 
-    Needs: a traced model, whose weights are named `leaves.NAME`. Ensures: one initializer of each stored
-    name, of its type and without a value. Raises ExportError for a weight that isn't stored, or isn't used.
+    Needs: a traced model, whose weights are named `leaves.NAME`. Ensures: one initializer for each stored
+    name, with its type and without a value. Raises ExportError for a weight that isn't stored, or isn't used.
     """
     traced = list(model.graph.initializers.items())
     for name, value in traced:
@@ -47,8 +47,9 @@ def name_weights(model: ir.Model, stored: Mapping[str, Tensor]) -> None:
 def optimize(model: ir.Model, stored: Collection[str]) -> None:
     """Fold constants, and compute equal expressions once.
 
-    Needs: stored weights without values. The optimizer would copy what it folds of them into the graph, and
-    make one of two small weights that are equal, such as norms of ones. Ensures: they are as they were.
+    Needs: stored weights without values. If they had values, the optimizer would copy what it folds of them
+    into the graph, and would merge two small weights that are equal, such as norms of ones. Ensures: the
+    weights stay as they were.
     """
     with rules_by_operator():
         onnxscript.optimizer.optimize_ir(
@@ -62,8 +63,8 @@ def optimize(model: ir.Model, stored: Collection[str]) -> None:
 def rules_by_operator() -> Iterator[None]:
     """Try each of the optimizer's rules only at nodes of the operator with which its pattern begins.
 
-    The optimizer tries all 46 at every node, and one of them looks through the whole graph each time. At
-    nodes of other operators none of them matches.
+    The optimizer tries all 46 rules at every node, and one of them looks through the whole graph each time.
+    At nodes of other operators, none of them matches.
     """
     rules = rewriter._DEFAULT_REWRITE_RULES
     rewriter._DEFAULT_REWRITE_RULES = tuple(map(_at_its_operator, rules))
@@ -127,7 +128,7 @@ def view_weights(model: ir.Model, stored: Collection[str]) -> None:
 
 
 def strip_notes(model: ir.Model) -> None:
-    """Remove the exporter's notes: they name source lines, and a bundle's bytes must not depend on those."""
+    """Remove the exporter's notes. They name source lines, and a bundle's bytes must not depend on those."""
     for node in model.graph:
         node.metadata_props.clear()
         node.doc_string = None
@@ -161,11 +162,11 @@ def check(model: ir.Model, graph: Graph, stored: Mapping[str, Tensor]) -> None:
 
 
 def check_in_place(model: ir.Model) -> None:
-    """Raise ExportError where a step may write a cache's array before all that reads it has run.
+    """Raise ExportError if a step may write a cache's array before all of its readers have run.
 
-    The arrays are inputs of the graph, and a shared cache has the output NAME_out.I in the place of NAME.I.
-    Only what a node's inputs need has surely run before it. Of the nodes that write, those of `IN_PLACE` may
-    read the array themselves.
+    The arrays are inputs of the graph. A shared cache has the output NAME_out.I in place of NAME.I. Only what
+    a node's inputs need has surely run before the node. Of the nodes that write, those of `IN_PLACE` may read
+    the array themselves.
     """
     outputs = {value.name: value for value in model.graph.outputs}
     for value in model.graph.inputs:

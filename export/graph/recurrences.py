@@ -29,7 +29,7 @@ class Part(NamedTuple):
 
 
 def replace_all(graph: ir.Graph) -> None:
-    """Put kernels in the place of all convolutions and linear attentions that have their form."""
+    """Replace all convolutions and linear attentions of this form by kernels."""
     for node in list(graph):
         if node.op_type == "GatherElements":
             _replace_convolution(graph, node)

@@ -1,4 +1,4 @@
-"""What putting kernels in the place of a graph's nodes takes, whatever the kernel."""
+"""Helpers for replacing nodes of a graph by kernels, whatever the kernel."""
 
 from __future__ import annotations
 
@@ -12,27 +12,27 @@ from onnx_ir import convenience
 def put(
     graph: ir.Graph, new: ir.Node, after: ir.Node, replaced: Sequence[ir.Node], old: Sequence[ir.Value]
 ) -> None:
-    """Put a node behind another one, in the place of some; its outputs have the names of the old values."""
+    """Insert a node after another one, in place of some. Its outputs get the names of the old values."""
     for output, before in zip(new.outputs, old, strict=True):
         output.name = before.name
     convenience.replace_nodes_and_values(graph, after, replaced, [new], old, new.outputs)
 
 
 def given(inputs: Sequence[ir.Value | None]) -> Sequence[ir.Value | None]:
-    """Inputs without those at the end that are absent."""
+    """Return the inputs without the absent ones at the end."""
     while inputs and inputs[-1] is None:
         inputs = inputs[:-1]
     return inputs
 
 
 def only_reader(value: ir.Value, operator: str) -> ir.Node | None:
-    """The node of that operator that is all that reads a value."""
+    """Return the node of that operator, if it is the only reader of the value."""
     uses = list(value.uses())
     return uses[0].node if len(uses) == 1 and uses[0].node.op_type == operator else None
 
 
 def silu_of(value: ir.Value) -> tuple[ir.Node, ir.Node] | None:
-    """A value's Sigmoid and the product of both, where nothing else reads the value or its Sigmoid."""
+    """Return a value's Sigmoid and the product of both, if nothing else reads the value or its Sigmoid."""
     readers = {use.node.op_type: use.node for use in value.uses()}
     if set(readers) != {"Sigmoid", "Mul"} or len(list(value.uses())) != 2:
         return None
@@ -41,7 +41,7 @@ def silu_of(value: ir.Value) -> tuple[ir.Node, ir.Node] | None:
 
 
 def precise_silu_of(value: ir.Value) -> ir.Node | None:
-    """The product of a value with its `precise_sigmoid`, where nothing else reads the value."""
+    """Return the product of a value with its `precise_sigmoid`, if nothing else reads the value."""
     readers = {use.node.op_type: use.node for use in value.uses()}
     if set(readers) != {"Abs", "GreaterOrEqual", "Mul"} or len(list(value.uses())) != 3:
         return None
@@ -51,7 +51,7 @@ def precise_silu_of(value: ir.Value) -> ir.Node | None:
 
 
 def precise_sigmoid_of(gate: ir.Node) -> ir.Value | None:
-    """The value of which a Div gives the `precise_sigmoid`."""
+    """Return the value whose `precise_sigmoid` a Div computes."""
     above, total = made_by(gate.inputs[0], "Where"), made_by(gate.inputs[1], "Add")
     if above is None or total is None:
         return None
@@ -67,13 +67,13 @@ def precise_sigmoid_of(gate: ir.Node) -> ir.Value | None:
 
 
 def made_by(value: ir.Value | None, operator: str) -> ir.Node | None:
-    """The node that computes a value, if it is of that operator."""
+    """Return the node that computes a value, if it has that operator."""
     node = None if value is None else value.producer()
     return node if node is not None and node.op_type == operator else None
 
 
 def constant(value: ir.Value | None) -> list[float] | None:
-    """The numbers of a constant of the graph itself."""
+    """Return the numbers of a constant of the graph itself."""
     if value is None or value.const_value is None or isinstance(value.const_value, ir.ExternalTensor):
         return None
     return np.ravel(value.const_value.numpy()).tolist()

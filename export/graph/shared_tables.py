@@ -28,7 +28,7 @@ Axis = int | str | ir.SymbolicDim
 
 
 def read_once(model: ir.Model, groups: Mapping[str, Group], tensors: Mapping[str, Tensor]) -> ir.Model:
-    """The graph, or a copy of it where a table has two shapes, in which it has one.
+    """Return the graph, or, if a table has two shapes, a copy of it in which the table has one.
 
     Needs: `value_info` of all values. Ensures: an initializer for each stored tensor.
     """

@@ -7,10 +7,10 @@
                           a decoder reads, which may read a sound: input_features [B, C, 2·T]
     logits                of a masked language model or of tags [B, T, N], of labels of whole texts [B, N]
 
-The rotary tables, which a bundle's graph takes as inputs, become weights, for the model's whole context.
+The rotary tables are inputs of a bundle's graph. Here, they become weights, for the model's whole context.
 
-**Conventions**: a row may be padded on either side, or between. Its real tokens are moved to its front, and
-what is computed of each goes back to the token's place. At padding, outputs are unspecified.
+**Conventions**: a row may be padded on either side, or between. Its real tokens are moved to its front. What
+is computed of each token goes back to the token's place. At padding, outputs are unspecified.
 """
 
 from __future__ import annotations

@@ -5,15 +5,15 @@
     model.onnx.data         the bundle's weights, and the rotary tables
     tokenizer.json          with tokenizer_config.json, where the bundle has them
 
-A model that hears, as Whisper, has instead of model.onnx the graphs of `genai_hearing`, encoder.onnx and
-decoder.onnx, and audio_processor_config.json, which says how a sound becomes frames.
+A speech model such as Whisper has other files instead of model.onnx: the graphs of `genai_hearing`,
+encoder.onnx and decoder.onnx, and audio_processor_config.json, which says how audio becomes frames.
 
-A decoder's `type` is "llama" for every family: there it only says that the graph is a decoder over keys and
-values, what the family computes is in the graph. Options of sampling that genai doesn't have are left out.
+A decoder's `type` is "llama" for every family. There, it only says that the graph is a decoder over keys and
+values. What the family computes is in the graph. Options of sampling that genai doesn't have are left out.
 
-genai fills up the prompts of a batch on the right, and sees that in their last tokens: where one of several
-ends in real tokens that are `pad_token_id`, it leaves these out, and padding on the left it takes for tokens.
-Where no token ends a text, it takes `pad_token_id` for one that does.
+genai fills up the prompts of a batch on the right, and recognizes this padding in their last tokens. If one
+of several prompts ends in real tokens that are `pad_token_id`, genai leaves these out. It takes padding on
+the left for tokens. If no token ends a text, genai takes `pad_token_id` for the token that does.
 """
 
 from __future__ import annotations

@@ -5,7 +5,7 @@ model.onnx        the graph of `decoder_graph`, logits at all positions, or `enc
 model.onnx_data   the bundle's weights, and the rotary tables
 tokenizer.json    with tokenizer_config.json, and for a decoder generation_config.json
 
-A decoder that reads an encoder has instead of model.onnx the graphs of `encoder_decoder_graph`,
+A decoder that reads an encoder has other files instead of model.onnx: the graphs of `encoder_decoder_graph`,
 encoder_model.onnx and decoder_model_merged.onnx, and their weights beside them.
 """
 

@@ -5,13 +5,15 @@
     onnx/model_X.onnx_data  the bundle's weights, and the rotary tables
     tokenizer.json          with tokenizer_config.json, and for a decoder generation_config.json
 
-and for a decoder that reads an encoder, in place of the graph, those of `encoder_decoder_graph`:
+A decoder that reads an encoder has the graphs of `encoder_decoder_graph` instead of model_X.onnx:
 
     onnx/encoder_model_X.onnx, onnx/decoder_model_merged_X.onnx, and beside each its weights, X.onnx_data
 
-X is _quantized for 8 bits, _q4 for int4, and nothing for floats. In Node the tokens are those of ONNX Runtime
-on a CPU. In a browser, WebAssembly computes products of blocks in floats, whatever the graph asks for: other
-tokens than the certificate's for `--quant` int8, int4, keep and int8-dynamic.
+X is _quantized for 8 bits, _q4 for int4, and nothing for floats.
+
+In Node, the tokens are those of ONNX Runtime on a CPU. In a browser, WebAssembly computes products of blocks
+in floats, whatever the graph asks for. So for `--quant` int8, int4, keep and int8-dynamic, a browser gives
+other tokens than the certificate's.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""What composites need of PyTorch."""
+"""Basic operations on arrays that composite ops need of PyTorch."""
 
 from __future__ import annotations
 
@@ -26,13 +26,13 @@ def between(first: int, end: int, like: Tensor) -> Tensor:
 
 @torch_body
 def rows_at(table: Tensor, index: Tensor) -> Tensor:
-    """Gather, where an index by a tensor would be several operators."""
+    """Gather. An index by a tensor would become several operators."""
     return functional.embedding(index, table)
 
 
 @torch_body
 def tokens_at(x: Tensor, at: Tensor) -> Tensor:
-    """GatherElements, with all axes after that of the tokens as one."""
+    """GatherElements, with all axes after the axis of tokens joined into one."""
     flat = x if x.ndim == 3 else x.flatten(2)
     y = flat.gather(1, at.unsqueeze(-1).expand(-1, -1, flat.shape[-1]))
     return y if x.ndim == 3 else y.unflatten(2, x.shape[2:])
@@ -40,7 +40,7 @@ def tokens_at(x: Tensor, at: Tensor) -> Tensor:
 
 @torch_body
 def shifted_right(tokens: Tensor, start: int | Tensor) -> Tensor:
-    """A roll, so that every length has the same graph."""
+    """Shift by a roll, so that every length has the same graph."""
     at = torch.arange(tokens.shape[1], device=tokens.device)
     return torch.where(at > 0, tokens.roll(1, dims=1), start)
 
@@ -71,7 +71,7 @@ def split_rows(x: Tensor, like: Tensor) -> Tensor:
 
 @torch_body
 def as_type(x: Tensor, dtype: DType) -> Tensor:
-    """Cast; of the same type x itself, since `to` would be a node that does nothing."""
+    """Cast. An x that already has the type is returned itself: `to` would add a node that does nothing."""
     return x if x.dtype == dtype else x.to(dtype)
 
 
@@ -95,13 +95,13 @@ def exp(x: Tensor) -> Tensor:
 
 @torch_body
 def softplus(x: Tensor) -> Tensor:
-    """Softplus; torch gives x itself above a threshold, and its own of 20 means an error of 2e-9."""
+    """Softplus. Above a threshold, torch returns x itself; its own of 20 would mean an error of 2e-9."""
     return functional.softplus(x, threshold=40)
 
 
 @torch_body
 def split(x: Tensor, sizes: Sequence[int]) -> list[Tensor]:
-    """Split, of equal parts by their number."""
+    """Split. If the parts are equal, it is given their number."""
     return list(x.chunk(len(sizes), -1) if len(set(sizes)) == 1 else x.split(list(sizes), -1))
 
 

@@ -10,8 +10,10 @@ from ..torch_bodies import torch_body
 
 @torch_body
 def softmax(scores: Tensor, mask: Tensor | None = None, sink: Tensor | None = None) -> Tensor:
-    """Softmax; the mask is applied before, as the lowest finite score, and after, as zero. A sink is one more
-    column, which is cut off."""
+    """Softmax. The mask is applied before it as the lowest finite score, and after it as zero.
+
+    A sink is one more column, which is cut off at the end.
+    """
     if mask is not None:
         scores = scores.masked_fill(~mask, torch.finfo(scores.dtype).min)
     if sink is None:
@@ -32,7 +34,7 @@ def attention_weights(
     scale: float | None = None,
     softcap: float | None = None,
 ) -> Tensor:
-    """Query heads are split into an axis of groups and one of members; keys broadcast over the members."""
+    """Split the query heads into an axis of groups and one of members. Keys broadcast over the members."""
     size = q.shape[-1]
     q = q * (size**-0.5 if scale is None else scale)
     grouped = q.transpose(1, 2).unflatten(1, (k.shape[2], -1))
@@ -58,8 +60,7 @@ def attend(
     scale: float | None = None,
     softcap: float | None = None,
 ) -> Tensor:
-    """The heads of the weights are split like those of the queries; values broadcast over a group's
-    members."""
+    """Split the heads of the weights like those of the queries. Values broadcast over a group's members."""
     weights = attention_weights(q, k, mask, bias, sink_logits, scale=scale, softcap=softcap)
     grouped = weights.unflatten(1, (v.shape[2], -1)) @ v.transpose(1, 2).unsqueeze(2)
     return grouped.flatten(1, 2).transpose(1, 2)

@@ -22,7 +22,7 @@ def banded_attend(
     scale: float | None = None,
     softcap: float | None = None,
 ) -> Tensor:
-    """Queries in chunks as long as the band, each with the keys around it, gathered by position."""
+    """Take queries in chunks as long as the band, each with the keys around it, gathered by position."""
     t, size, g = q.shape[1], q.shape[3], k.shape[2]
     before, after = band
     at, _ = tiles(t, before, q.device)

@@ -13,7 +13,7 @@ from ..torch_bodies import torch_body
 
 @torch_body
 def alibi_slopes(heads: Tensor, *, max_bias: float = 8.0) -> Tensor:
-    """Powers of two: integer steps for the first heads, half steps for the others."""
+    """Compute powers of two: integer steps for the first heads, half steps for the others."""
     power = 1
     while 2 * power <= heads.shape[0]:
         power *= 2
@@ -24,7 +24,7 @@ def alibi_slopes(heads: Tensor, *, max_bias: float = 8.0) -> Tensor:
 
 @torch_body
 def alibi_bias(slopes: Tensor, queries: Tensor, keys: Tensor) -> Tensor:
-    """Slopes times the negative distance, the smaller of the two differences."""
+    """Multiply the slopes with the negative distance, which is the smaller of the two differences."""
     ahead = keys - queries.unsqueeze(-1)
     nearer = torch.minimum(ahead, -ahead).to(slopes.dtype)
     return nearer.unsqueeze(1) * slopes.view(-1, 1, 1)
@@ -34,7 +34,7 @@ def alibi_bias(slopes: Tensor, queries: Tensor, keys: Tensor) -> Tensor:
 def relative_buckets(
     queries: Tensor, keys: Tensor, *, buckets: int, max_distance: int, bidirectional: bool
 ) -> Tensor:
-    """A lookup in a constant table with the bucket of each distance up to the largest."""
+    """Look up each distance in a constant table that has its bucket, up to the largest distance."""
     count = buckets // 2 if bidirectional else buckets
     exact = count // 2
 

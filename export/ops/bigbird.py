@@ -1,4 +1,4 @@
-"""BigBird's attention: blocks of tokens see their neighbours, the first and the last block."""
+"""BigBird's attention: blocks of tokens see their neighbours and the first and last block."""
 
 from __future__ import annotations
 
@@ -25,8 +25,10 @@ def bigbird_attend(
     scale: float | None = None,
     softcap: float | None = None,
 ) -> Tensor:
-    """Three parts, of which each token takes its own: the ends of the text, the blocks between them, and the
-    text as a whole where it is short."""
+    """Compute three results, and take one of them for each token.
+
+    They are for the ends of the text, for the blocks between them, and for the whole text if it is short.
+    """
     size, limit = block_size, BigBirdBlocks(block_size, random_blocks).longest_whole
     at = torch.arange(q.shape[1], device=q.device)
     # A row without tokens ends in its first block.
@@ -55,7 +57,7 @@ def bigbird_attend(
 
 
 def ends(a: Tensor, last: Tensor, size: int) -> tuple[Tensor, Tensor]:
-    """The first block of each row and its last one, each [B, A, G, K]."""
+    """Return the first block of each row and its last block, each [B, A, G, K]."""
     inside = torch.arange(size, device=a.device)
     # The index of the last token as a tensor, which a GPU takes as it is, and not as a number of the shape.
     end = torch.arange(a.shape[1], device=a.device)[-1:]
@@ -66,9 +68,10 @@ def ends(a: Tensor, last: Tensor, size: int) -> tuple[Tensor, Tensor]:
 def middle(
     q: Tensor, k: Tensor, v: Tensor, lengths: Tensor, last: Tensor, *, size: int, extra: int
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
-    """All queries in blocks, each as between the ends with the keys of five: the first, three near, the last.
+    """Return all queries in blocks, each with the keys of five blocks: the first, three near ones, the last.
 
-    Arguments of `attend`: queries, keys and values, what is seen, and the bias, with blocks as rows.
+    Each block is treated as one between the ends. The results are arguments of `attend`, with blocks as rows:
+    queries, keys and values, what is seen, and the bias.
     """
     at = torch.arange(q.shape[1], device=q.device)
     starts = size * torch.arange(q.shape[1] // size + 2, device=q.device).unsqueeze(1)

@@ -1,4 +1,4 @@
-"""Caches: what a layer keeps of earlier tokens, to compute it once. Here the keys and values of all."""
+"""Caches: what a layer keeps of earlier tokens, to compute it once. Here, keys and values of all tokens."""
 
 from __future__ import annotations
 

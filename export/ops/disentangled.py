@@ -12,7 +12,7 @@ from ..torch_bodies import torch_body
 
 @torch_body
 def distance_rows(queries: Tensor, keys: Tensor, *, span: int, log_until: int | None = None) -> Tensor:
-    """A difference and a clamp; where distances share rows, a lookup in a table of those behind."""
+    """Subtract and clamp. If distances share rows, look up each distance in a table."""
     behind = queries.unsqueeze(1) - keys
     if log_until is None:
         return (behind + span).clamp(0, 2 * span - 1)
@@ -39,7 +39,7 @@ def distance_scores(
     *,
     scale: float | None = None,
 ) -> Tensor:
-    """A product with all distances for each term, of which each pair of tokens gathers its own."""
+    """Compute for each term a product with all distances. Each pair of tokens gathers its own value."""
     factor = q.shape[3] ** -0.5 if scale is None else scale
     shape = q.shape[0], q.shape[2], q.shape[1], k.shape[1]
     scores = None

@@ -1,4 +1,4 @@
-"""Gaussian top-k: the largest numbers of a vector, found by its mean and deviation instead of by sorting."""
+"""Gaussian top-k: finds the largest numbers of a vector by its mean and deviation instead of by sorting."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The lightning indexer: a cheap score of all earlier tokens says which few of them attention sees."""
+"""The lightning indexer: a cheap score of all earlier tokens selects the few that attention sees."""
 
 from __future__ import annotations
 
@@ -11,17 +11,17 @@ from ..torch_bodies import torch_body
 
 @torch_body
 def index_scores(q: Tensor, k: Tensor, weights: Tensor) -> Tensor:
-    """Heads and queries are the rows of one product; the sum over heads is another."""
+    """Compute one product whose rows are heads and queries. The sum over heads is another product."""
     products = (q.flatten(1, 2) @ k.mT).unflatten(1, q.shape[1:3]).relu()
     return (weights.unsqueeze(2) @ products).squeeze(2)
 
 
 @torch_body
 def best_keys(scores: Tensor, mask: Tensor, *, topk: int) -> Tensor:
-    """All above the lowest score that is seen, and of those that equal it the first for which there is room.
+    """Take all keys above the lowest score that is seen, then the first keys equal to it, if there is room.
 
-    topk takes any of equal scores, so only its values are used. It needs as many keys as it takes: `topk`
-    hidden ones stand behind the others.
+    topk takes any of equal scores, so only its values are used. It needs at least as many keys as it takes,
+    so `topk` hidden keys are appended.
     """
     hidden = scores.masked_fill(~mask, -torch.inf)
     lowest = functional.pad(hidden, (0, topk), value=-torch.inf).topk(topk, dim=-1).values[..., -1:]

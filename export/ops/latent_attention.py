@@ -1,5 +1,7 @@
-"""Multi-head latent attention: what is kept of a token is one short vector, from which each head makes its
-keys and values."""
+"""Multi-head latent attention: one short vector is kept of a token.
+
+Each head makes its keys and values from this vector.
+"""
 
 from __future__ import annotations
 
@@ -27,7 +29,7 @@ def expanded_attend(
     *,
     scale: float | None = None,
 ) -> Tensor:
-    """A product for each head; the rotary key is repeated."""
+    """Compute one product for each head. The rotary key is repeated."""
     h, rank = q.shape[2], wk_b.shape[0]
     latent = latents[..., :rank].unsqueeze(1)
     k, v = (latent @ _by_head(w, h) for w in (wk_b, wv_b))
@@ -45,7 +47,7 @@ def absorbed_attend(
     *,
     scale: float | None = None,
 ) -> Tensor:
-    """Heads and tokens are the rows of one product with the latents, which all heads read."""
+    """Compute one product of heads and tokens, as rows, with the latents, which all heads read."""
     h, rank = q.shape[2], wk_b.shape[0]
     wk = _by_head(wk_b, h)
     plain, rotated = (
@@ -60,10 +62,10 @@ def absorbed_attend(
 
 @torch_body
 def chosen_latents(latents: Tensor, mask: Tensor, *, topk: int) -> tuple[Tensor, Tensor]:
-    """As many as T tokens see at most: one token reads few of a long text, a prompt reads all.
+    """Return as many latents as T tokens see at most. One token reads few of a long text, a prompt reads all.
 
-    There is one graph for both, so the number follows from the shapes. What any token sees comes
-    first in topk's order; the mask hides what is behind it, up to the number.
+    There is one graph for both, so the number follows from the shapes. What any token sees comes first in
+    topk's order. The mask hides what comes after it, up to the number.
     """
     count = cast("int", torch.sym_min(latents.shape[1], mask.shape[1] * topk))
     places = mask.any(1).to(latents.dtype).topk(count, dim=-1).indices

@@ -10,7 +10,7 @@ from ..torch_bodies import torch_body
 
 @torch_body
 def elu_features(x: Tensor) -> Tensor:
-    """torch's elu."""
+    """Compute by torch's elu."""
     return torch.nn.functional.elu(x) + 1
 
 
@@ -18,9 +18,9 @@ def elu_features(x: Tensor) -> Tensor:
 def linear_recurrent(
     q: Tensor, k: Tensor, v: Tensor, state: Tensor, norm: Tensor
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """The tokens of the call as one chunk: their lower triangle, and one product with the earlier sums.
+    """Compute the call's tokens as one chunk: their lower triangle, and one product with the earlier sums.
 
-    A graph needs no loop then; who runs it keeps the chunks short.
+    So the graph needs no loop. Whoever runs the graph must keep the chunks short.
     """
     k, v = k.transpose(1, 2), v.transpose(1, 2)
     at = torch.arange(q.shape[1], device=q.device)

@@ -1,4 +1,4 @@
-"""LongT5's attention: T5's within a window, and of sums of blocks of the text."""
+"""LongT5's attention: T5's attention within a window, and attention to the sums of blocks of the text."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from ..torch_bodies import torch_body
 
 @torch_body
 def sums_of_blocks(x: Tensor, lengths: Tensor, *, size: int) -> Tensor:
-    """Sums of whole blocks, of which the last gets what stands after it; and two that no token sees."""
+    """Return sums of whole blocks, and two that no token sees. The last block also gets what follows it."""
     t = x.shape[1]
     blocks = torch.arange(t // size + 2, device=x.device)
     places = blocks.unsqueeze(1) * size + torch.arange(size, device=x.device)
@@ -36,10 +36,10 @@ def near_and_far(
     *,
     settings: LongT5Attention,
 ) -> Tensor:
-    """Queries in tiles of radius + 1 tokens, each with the keys of its own and of both neighbours, and with
-    those of all summaries.
+    """Take queries in tiles of radius + 1 tokens, with the keys of their tile, of both neighbours and of all
+    summaries.
 
-    Axes change places by indices: an exporter asks of a copied transpose which of its axes is the longer one.
+    Axes change places by indices, because an exporter asks of a copied transpose which of its axes is longer.
     """
     q, k, v = projected
     radius, tile = settings.radius, settings.radius + 1

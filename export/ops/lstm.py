@@ -33,7 +33,7 @@ def lstm(
     *,
     reverse: bool = False,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Scan, since a Python loop would freeze the number of tokens; one product before it projects all inputs.
+    """Scan over the tokens, because a Python loop would freeze their number. One product projects all inputs.
 
     The exporter would unroll torch's own LSTM.
     """

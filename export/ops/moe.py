@@ -28,7 +28,7 @@ def route(
     groups: ExpertGroups = ONE_GROUP,
     sum_eps: float | None = None,
 ) -> tuple[Tensor, Tensor]:
-    """The best experts; those of other groups are masked before."""
+    """Choose the best experts. Experts of groups that aren't chosen are masked first."""
     scores = softmax(logits) if score == "softmax" else precise_sigmoid(logits)
     choice = logits if bias is None else scores + bias
     if groups.count > 1:
@@ -51,7 +51,7 @@ def route(
 
 @torch_body
 def sparse_mixer(logits: Tensor, *, top: int, jitter: float) -> tuple[Tensor, Tensor]:
-    """One choice after the other."""
+    """Make one choice after the other."""
     left, index, weights = logits, [], []
     experts = torch.arange(logits.shape[1], device=logits.device)
     for _ in range(top):
@@ -75,7 +75,7 @@ def _best(values: Tensor, count: int) -> Tensor:
 
 @torch_body
 def within_capacity(index: Tensor, capacity: Tensor) -> Tensor:
-    """A choice's rank among those of its expert, from a running count."""
+    """Rank each choice among those of its expert, by a running count."""
     queue = index.mT.flatten()
     count = functional.one_hot(queue, capacity.shape[0]).cumsum(0)
     place = count.gather(1, queue.unsqueeze(1)).squeeze(1)
@@ -93,9 +93,9 @@ def mixture(
     kind: Gate,
     weighs: Literal["output", "input"] = "output",
 ) -> Tensor:
-    """Every expert is in the graph; each gathers its tokens, whatever their number, also none.
+    """Put every expert into the graph. Each expert gathers its tokens, of any number, including none.
 
-    Half precision is summed in float32, since ONNX Runtime can't scatter-add float16.
+    Half precision is summed in float32, because ONNX Runtime can't scatter-add float16.
     """
     y = no_sum(x)
     for e, expert in enumerate(experts):
@@ -106,7 +106,7 @@ def mixture(
 
 
 def no_sum(x: Tensor) -> Tensor:
-    """Zeros, to which the rows of experts are added."""
+    """Return zeros, to which the rows of experts are added."""
     return torch.zeros_like(x, dtype=torch.float32 if x.dtype == torch.float16 else x.dtype)
 
 
@@ -119,7 +119,7 @@ def expert_rows(
     kind: Gate,
     weighs: Literal["output", "input"],
 ) -> tuple[Tensor, Tensor]:
-    """The tokens that chose an expert, and what it gives for each."""
+    """Return the tokens that chose an expert, and the expert's output for each."""
     # Rows of what NonZero gives: columns are transposed first, and ONNX Runtime's optimizer takes time that
     # grows with the square of a graph's transposes, one for each expert.
     token, choice = torch.nonzero(chosen).mT.unbind(0)

@@ -11,13 +11,13 @@ from ..torch_bodies import torch_body
 
 @torch_body
 def rms_norm(x: Tensor, weight: Tensor | None = None, *, eps: float) -> Tensor:
-    """RMSNormalization from opset 23 on, primitives before."""
+    """RMSNormalization from opset 23 on, and primitive operators before."""
     return functional.rms_norm(x, x.shape[-1:], weight, eps)
 
 
 @torch_body
 def l2_norm(x: Tensor, *, eps: float) -> Tensor:
-    """Reciprocal of the root, and Mul."""
+    """Reciprocal of the root, then Mul."""
     return x * torch.rsqrt((x * x).sum(-1, keepdim=True) + eps)
 
 

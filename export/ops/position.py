@@ -10,20 +10,20 @@ from ..torch_bodies import torch_body
 
 @torch_body
 def sinusoidal(positions: Tensor, frequencies: Tensor, *, interleaved: bool = False) -> Tensor:
-    """Sines and cosines along an axis of their own, before the pairs or after them, then flattened."""
+    """Put sines and cosines on an axis of their own, before or after that of the pairs, and flatten it."""
     angles = positions.to(frequencies.dtype).unsqueeze(-1) * frequencies
     return torch.stack([angles.sin(), angles.cos()], -1 if interleaved else -2).flatten(-2)
 
 
 @torch_body
 def rope_frequencies(pairs: Tensor, *, theta: float) -> Tensor:
-    """1 / theta^(j / J), in float64."""
+    """Compute 1 / theta^(j / J) in float64."""
     return 1 / theta ** (pairs.double() / pairs.shape[0])
 
 
 @torch_body
 def rotate(x: Tensor, cos: Tensor, sin: Tensor, *, interleaved: bool = False) -> Tensor:
-    """Pairs become an axis of their own, (…, J, 2) or (…, 2, J), are rotated, and flattened again."""
+    """Put pairs on their own axis, (…, J, 2) or (…, 2, J), rotate them, and flatten the axis again."""
     pairs = cos.shape[-1]
     turned, unrotated = x[..., : 2 * pairs], x[..., 2 * pairs :]
     axis, sizes = (-1, (pairs, 2)) if interleaved else (-2, (2, pairs))
@@ -35,6 +35,6 @@ def rotate(x: Tensor, cos: Tensor, sin: Tensor, *, interleaved: bool = False) ->
 
 @torch_body
 def query_factors(positions: Tensor, *, beta: float, original_context: int, offset: int = 0) -> Tensor:
-    """The logarithm of a whole number, in float64."""
+    """Compute the logarithm of a whole number in float64."""
     spans = torch.div(positions + offset, original_context, rounding_mode="floor") + 1
     return spans.double().log() * beta + 1

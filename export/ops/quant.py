@@ -29,14 +29,14 @@ def _centred(weight: Blocks) -> Tensor:
 
 @torch_body
 def dequantize(weight: Blocks) -> Tensor:
-    """Each block's scale and zero point repeated over its elements."""
+    """Repeat each block's scale and zero point over its elements."""
     w = _centred(weight).to(weight.scale.dtype) * _spread(weight.scale, weight)
     return w if weight.minimum is None else w + _spread(weight.minimum, weight)
 
 
 @torch_body
 def quantize_activations(x: Tensor, *, block: int) -> tuple[Tensor, Tensor]:
-    """One scale per block of a row, from its largest magnitude."""
+    """Use one scale per block of a row, from the block's largest magnitude."""
     parts = _split(x, block)
     largest = parts.abs().amax(-1, keepdim=True)
     finite = torch.isfinite(largest)
@@ -49,7 +49,7 @@ def quantize_activations(x: Tensor, *, block: int) -> tuple[Tensor, Tensor]:
 
 @torch_body
 def quantize_rows(x: Tensor) -> tuple[Tensor, Tensor]:
-    """One scale per row, from its largest magnitude."""
+    """Use one scale per row, from the row's largest magnitude."""
     largest = x.abs().amax(-1, keepdim=True).clamp(min=1e-30)
     finite = torch.isfinite(largest)
     scale = torch.where(finite, largest, 1) / 127
@@ -59,7 +59,7 @@ def quantize_rows(x: Tensor) -> tuple[Tensor, Tensor]:
 
 @torch_body
 def blocks_of_products(x: Tensor, codes: Tensor, scale: Tensor, weight: Blocks) -> Tensor:
-    """Blocks as a batch axis: C products of integers, exact in float64, scaled and summed."""
+    """Compute C products of integers, exact in float64, with blocks as a batch axis. Scale and sum them."""
     left = _split(codes.double(), weight.block).movedim(1, 0)
     right = _split(_centred(weight).mT.double(), weight.block).permute(1, 2, 0)
     both = scale.mT.unsqueeze(2) * weight.scale.unsqueeze(1)

@@ -11,13 +11,13 @@ from ..torch_bodies import torch_body
 
 @torch_body
 def round_by_channel(x: Tensor, scale: Tensor, *, bits: int) -> Tensor:
-    """The result that QuantizeLinear and DequantizeLinear would give."""
+    """Compute what QuantizeLinear and DequantizeLinear would return."""
     return _by_channel(x, scale, bits) * scale
 
 
 @torch_body
 def hadamard(x: Tensor) -> Tensor:
-    """A product with a constant matrix."""
+    """Multiply with a constant matrix."""
     return x @ torch.from_numpy(hadamard_matrix(x.shape[-1])).to(x)
 
 

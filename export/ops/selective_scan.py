@@ -1,4 +1,4 @@
-"""The selective scan: every channel keeps a few numbers, which fade each at a rate of its own."""
+"""The selective scan: every channel keeps a few numbers, and each number decays at a rate of its own."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Short convolutions: each token's channels are mixed with those of few tokens before it, between gates."""
+"""Short convolutions: each token's channels are mixed with those of a few tokens before it, between gates."""
 
 from __future__ import annotations
 
@@ -10,5 +10,5 @@ from ..torch_bodies import torch_body
 
 @torch_body
 def begun(kept: Tensor, past: Tensor) -> Tensor:
-    """What a cache holds, zeros in rows with no token before the call."""
+    """Return what a cache holds, with zeros in rows that have no token before the call."""
     return torch.where((past > 0).view(-1, *(1,) * (kept.ndim - 1)), kept, 0)

@@ -1,4 +1,4 @@
-"""State-space duality: a recurrence, attention with a fading mask, and both in turn."""
+"""State-space duality: a recurrence, an attention with a decaying mask, and both by turns."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from ..torch_bodies import torch_body
 
 @torch_body
 def ssd_recurrent(x: Tensor, decay: Tensor, b: Tensor, c: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:
-    """Scan over the tokens: linear attention with decay, whose keys and queries are repeated."""
+    """Scan over the tokens: linear attention with decay, with repeated keys and queries."""
     b, c = (a.repeat_interleave(x.shape[2] // a.shape[2], dim=2) for a in (b, c))
     return delta_attend(c, b, x, state, decay.unsqueeze(-1).expand(b.shape), scale=1.0)
 
 
 @torch_body
 def ssd_quadratic(x: Tensor, decay: Tensor, b: Tensor, c: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:
-    """Products of matrices, without a loop. Heads of a group share its product of keys."""
+    """Compute products of matrices, without a loop. Heads of a group share its product of keys."""
     groups, share = b.shape[2], x.shape[2] // b.shape[2]
     b, c, decay = b.transpose(1, 2), c.transpose(1, 2), decay.transpose(1, 2)
     x, scores = x.transpose(1, 2), (c @ b.mT).repeat_interleave(share, dim=1)

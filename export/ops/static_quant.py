@@ -1,4 +1,4 @@
-"""Quantization with given scales in torch."""
+"""Quantization with given scales, in torch."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from ..torch_bodies import torch_body
 
 @torch_body
 def static_quantize(x: Tensor, scale: Tensor, zero: Tensor, *, bits: int, signed: bool) -> Tensor:
-    """Division, rounding, shift by the zero point, clamp."""
+    """Divide, round, add the zero point and clamp."""
     low = -(2 ** (bits - 1)) if signed else 0
     silent = scale == 0
     steps = torch.round(x / scale.masked_fill(silent, 1)).masked_fill(silent, 0)
@@ -19,5 +19,5 @@ def static_quantize(x: Tensor, scale: Tensor, zero: Tensor, *, bits: int, signed
 
 @torch_body
 def static_dequantize(codes: Tensor, scale: Tensor, zero: Tensor) -> Tensor:
-    """Centred codes times their scales."""
+    """Multiply centred codes with their scales."""
     return (codes - zero).to(scale.dtype) * scale

@@ -1,4 +1,4 @@
-"""Disentangled attention as MultiHeadAttention, to which the terms with positions are a bias of scores."""
+"""Disentangled attention as MultiHeadAttention. The terms with positions become a bias of its scores."""
 
 from __future__ import annotations
 

@@ -52,7 +52,7 @@ class AttentionLeaves(TypedDict):
 
 
 class SharedAttentionLeaves(TypedDict):
-    """A sublayer that reads another layer's cache: it has no matrices of keys and values."""
+    """A sublayer that reads another layer's cache, and so has no matrices for keys and values."""
 
     wq: Leaf
     wo: Leaf
@@ -67,14 +67,14 @@ class SharedAttentionLeaves(TypedDict):
 
 
 class RowLengths(NamedTuple):
-    """What the operator must know of how long rows are: where their last tokens go, and the longest row."""
+    """The lengths of rows that the operator needs: where each row's last token is, and the longest row."""
 
     seqlens: Tensor
     total: Tensor
 
 
 class Places(NamedTuple):
-    """How long rows are in the cache, and the positions of the new tokens where these aren't their places."""
+    """The lengths of rows in the cache, and the new tokens' positions if these differ from their places."""
 
     lengths: RowLengths
     positions: Tensor | None
@@ -83,7 +83,7 @@ class Places(NamedTuple):
 def three_products(
     x: Tensor, weights: AttentionLeaves, *, clip: float | None
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Queries, keys and values [B, T, H·K], clipped, where the matrices aren't joined; keys may be values."""
+    """Return queries, keys and values [B, T, H·K], clipped, from separate matrices. Keys may be values."""
     assert "wq" in weights
     assert "wk" in weights
     q = bounded(linear(x, weights["wq"], weights.get("bq")), clip)
@@ -93,7 +93,7 @@ def three_products(
 
 
 def joined_products(x: Tensor, weights: Any) -> tuple[Tensor, ...]:
-    """Queries, keys and values [B, T, H·K], whether their matrices are joined or not."""
+    """Return queries, keys and values [B, T, H·K], from joined or separate matrices."""
     if "wqkv" in weights:
         return linear(x, weights["wqkv"], weights.get("bqkv")).chunk(3, dim=-1)
     return three_products(x, weights, clip=None)
@@ -128,9 +128,9 @@ def _project(
 
 
 class GroupQueryAttention:
-    """The attention of all layers of a graph, which share how long rows are.
+    """The attention of all layers of a graph. The layers share the lengths of rows.
 
-    With `whole` the graph reads whole texts: no row has anything in the cache.
+    With `whole`, the graph reads whole texts: no row has anything in the cache.
     """
 
     def __init__(self, whole: bool = False) -> None:
@@ -186,8 +186,11 @@ class GroupQueryAttention:
         window_lengths: Mapping[int, Tensor] = MappingProxyType({}),
         row_lengths: Mapping[int | None, RowLengths] = MappingProxyType({}),
     ) -> Tensor:
-        """The attention of a layer that reads another layer's cache: without new keys and values the operator
-        writes nothing, and without outputs for a cache it copies nothing."""
+        """Compute the attention of a layer that reads another layer's cache.
+
+        Without new keys and values, the operator writes nothing. Without outputs for a cache, it copies
+        nothing.
+        """
         batch, time, _ = x.shape
         a = settings
         at = past.unsqueeze(-1) + torch.arange(time)
@@ -291,7 +294,7 @@ def attention_in_parts(
     *,
     settings: Attention,
 ) -> tuple[Tensor, KVCache]:
-    """The standard form of a layer that the operator can't take, over the leaves as they are stored."""
+    """Compute a layer that the operator can't take, in standard form, over the leaves as they are stored."""
     a = settings
     if "wqkv" in weights:
         joined = bounded(linear(x, weights["wqkv"], weights.get("bqkv")), a.clip)

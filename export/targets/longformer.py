@@ -1,4 +1,4 @@
-"""Longformer's attention over joined matrices: no operator has its mask, so it is computed in parts."""
+"""Longformer's attention over joined matrices. No operator has its mask, so it is computed in parts."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""LongT5's attention over joined matrices: no operator has its summaries, so it is computed in parts."""
+"""LongT5's attention over joined matrices. No operator has its summaries, so it is computed in parts."""
 
 from __future__ import annotations
 

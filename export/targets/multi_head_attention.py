@@ -1,7 +1,7 @@
-"""Attention over a whole text, an encoder's own or one that a decoder reads, as MultiHeadAttention.
+"""Attention over a whole text as MultiHeadAttention: an encoder's own text, or one that a decoder reads.
 
-The operator hides keys by a number that is added to their scores. It is finite (`hidden`), so that a query
-without visible keys gives a mean and not NaN, which would spread to its neighbours in the next layer.
+The operator hides keys by a number that is added to their scores. The number is finite (`hidden`), so that a
+query without visible keys gives a mean and not NaN. NaN would spread to its neighbours in the next layer.
 """
 
 from __future__ import annotations
@@ -25,12 +25,12 @@ HIDDEN = -1e30
 
 
 def hidden(dtype: torch.dtype) -> float:
-    """The score that hides a key: finite in the type, even where padding and a window both add it."""
+    """Return the score that hides a key: finite in the type, even if padding and a window both add it."""
     return max(HIDDEN, torch.finfo(dtype).min / 2)
 
 
 class CrossKeyLeaves(TypedDict):
-    """The leaves that map an encoder's output to keys and values, as this target stores it: joined, or two
+    """The leaves that map an encoder's output to keys and values, as this target stores them: joined, or two
     matrices."""
 
     wkv: NotRequired[Leaf]
@@ -60,7 +60,10 @@ def multi_head(
     causal: bool = False,
     bqkv: Tensor | None = None,
 ) -> Tensor:
-    """q [B, T, H·K]; keys and values alike, or [B, H, S, K]; each row sees the first `lengths` of them."""
+    """Return the attention of q [B, T, H·K], in which each row sees the first `lengths` keys and values.
+
+    Keys and values have the same form, or [B, H, S, K].
+    """
     return onnx.symbolic(
         "com.microsoft::MultiHeadAttention",
         (q, keys.keys, keys.values, bqkv, keys.lengths.to(torch.int32), bias),
@@ -167,7 +170,7 @@ def self_attention_in_parts(
     settings: Attention,
     causal: bool = False,
 ) -> Tensor:
-    """The standard form of a layer that the operator can't take, over the leaves as they are stored."""
+    """Compute a layer that the operator can't take, in standard form, over the leaves as they are stored."""
     q, k, v = _project(x, weights, rotary, settings=settings)
     if isinstance(settings.mask, BigBirdBlocks):
         y = bigbird_attend(q, k, v, lengths, **settings.mask.settings, **settings.scoring)
@@ -203,7 +206,7 @@ def cross_attention(
 def cross_attention_in_parts(
     x: Tensor, encoder_kv: EncoderKV, weights: CrossAttentionLeaves, *, settings: Attention
 ) -> Tensor:
-    """The standard form of a layer that the operator can't take, over the leaves as they are stored."""
+    """Compute a layer that the operator can't take, in standard form, over the leaves as they are stored."""
     q = linear(x, weights["wq"], weights.get("bq")).unflatten(-1, (-1, settings.head_size))
     seen = padding_mask(torch.arange(encoder_kv.keys.shape[2]), encoder_kv.lengths)
     mask = seen.unsqueeze(1).expand(-1, x.shape[1], -1)

@@ -1,8 +1,8 @@
 """ONNX Runtime's operators in place of ops: products, tables and gated mlps.
 
 MatMulNBits multiplies packed codes, and products with one input are merged. An emit has the signature of the
-op that it replaces, but its leaves are those that this target stores
-(`runtime.bundle.weight_storage`): packed, and joined where one input is multiplied by several.
+op that it replaces. Its leaves are those that this target stores (`runtime.bundle.weight_storage`): packed,
+and joined if several of them multiply one input.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ def _nbits(x: Tensor, weight: NBits, packed: Tensor) -> Tensor:
 
 
 def block_sums(x: Tensor, block: int) -> Tensor:
-    """Sums of the last axis, block by block: the factors of minima."""
+    """Return the sums of the last axis, block by block. Minima are multiplied with them."""
     filler = -x.shape[-1] % block
     if filler:
         x = functional.pad(x, (0, filler))
@@ -61,18 +61,21 @@ def _minima(x: Tensor, minimum: Tensor, block: int) -> Tensor:
 
 
 def row_scale(x: Tensor) -> Tensor:
-    """The scale of each row, [..., 1], which maps its largest magnitude to 127."""
+    """Return the scale of each row, [..., 1], which maps the row's largest magnitude to 127."""
     return x.abs().amax(-1, keepdim=True).clamp(min=TINY) / 127
 
 
 def row_input(x: Tensor, weight: RowQuantized) -> tuple[Tensor, Tensor]:
-    """The input of a product, times its factors, and the scales of its rows."""
+    """Return the input of a product, multiplied with its factors, and the scales of its rows."""
     x = x if weight.input_factor is None else x * weight.input_factor
     return x, row_scale(x)
 
 
 def row_codes(x: Tensor, scale: Tensor) -> Tensor:
-    """Codes with one scale a row, with `MIDDLE` added: a row as one block, which halves the time of Div."""
+    """Return codes with one scale for each row, with `MIDDLE` added.
+
+    A row counts as one block, which halves the time of Div.
+    """
     return onnx.symbolic(
         "::QuantizeLinear",
         (x, scale, torch.full(scale.shape, MIDDLE, dtype=torch.uint8)),

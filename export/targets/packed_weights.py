@@ -1,6 +1,7 @@
-"""The leaf types of weights in a graph, which a target's emits tell apart.
+"""The types of weight leaves in a graph, by which a target's emits tell them apart.
 
-`runtime.bundle.weight_storage` writes the tensors; a leaf's field names are the last part of theirs.
+`runtime.bundle.weight_storage` writes the tensors. The name of a leaf's field is the last part of its
+tensor's name.
 """
 
 from __future__ import annotations

@@ -1,9 +1,11 @@
-"""Recurrences in a bundle's graph, which has no loops: ONNX's LSTM, linear attention as one chunk, and
-rules of a state as one chunk or ONNX Runtime's operator.
+"""Recurrences in a bundle's graph, which has no loops.
 
-Convolutions over few tokens stay products and sums, which kernels of our own take as one node
-(`graph.recurrences`). ONNX Runtime 1.31's CausalConvWithState has the same numbers, but not sooner where it
-counts. Medians with SiLU, two threads of a Xeon with AMX:
+They are ONNX's LSTM, linear attention as one chunk, and rules of a state as one chunk or as ONNX Runtime's
+operator.
+
+Convolutions over few tokens stay products and sums, and kernels of our own take them as one node
+(`graph.recurrences`). ONNX Runtime 1.31's CausalConvWithState computes the same numbers, but isn't faster
+where it counts. Medians with SiLU, two threads of a Xeon with AMX:
 
     channels   tokens   products and sums   operator   operator, SiLU apart
     6,144           1               98 µs     211 µs                 169 µs
@@ -29,7 +31,7 @@ from .ort_ops import MICROSOFT, linear
 def lstm(
     x: Tensor, weights: LstmWeights, h0: Tensor, c0: Tensor, lengths: Tensor
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """ONNX's operator. It forgets the initial state of a row without tokens, so that is chosen here."""
+    """Use ONNX's LSTM. It forgets the initial state of a row without tokens, so that state is chosen here."""
     batch, time, _ = x.shape
     width = weights["wh"].shape[0]
     wx, wh = (_gates_as_rows(weights[name].T) for name in ("wx", "wh"))
@@ -56,7 +58,7 @@ def _gates_as_rows(a: Tensor) -> Tensor:
 def linear_attention(
     x: Tensor, cache: LinearState, past: Tensor, weights: AttentionLeaves, *, settings: LinearAttention
 ) -> tuple[Tensor, LinearState]:
-    """The op's own form over the leaves as they are stored."""
+    """Compute the op's own form over the leaves as they are stored."""
     a = settings
     if "wqkv" in weights:
         widths = [a.heads * a.head_size, a.kv_heads * a.head_size, a.kv_heads * a.head_size]
@@ -71,7 +73,7 @@ def linear_attention(
 def gated_delta_chunk(
     q: Tensor, k: Tensor, v: Tensor, state: Tensor, decay: Tensor, beta: Tensor
 ) -> tuple[Tensor, Tensor]:
-    """The tokens of a run as one chunk."""
+    """Compute the tokens of a run as one chunk."""
     return one_chunk(q, k, v, state, decay, _of_a_run(beta), longest=CHUNK)
 
 
@@ -84,12 +86,13 @@ def _of_a_run(a: Tensor) -> Tensor:
 def one_chunk(
     q: Tensor, k: Tensor, v: Tensor, state: Tensor, decay: Tensor, beta: Tensor, *, longest: int
 ) -> tuple[Tensor, Tensor]:
-    """The gated delta rule over T tokens as one chunk, without a loop; T may be `longest` at most. Decays are
-    [B, T, H], or [B, T, H, K], for which T · T · K numbers of each head are made.
+    """Compute the gated delta rule over T tokens as one chunk, without a loop. T may be `longest` at most.
 
-    The inverse of a lower triangle with ones on its diagonal is made from those of its two halves,
-    [[P, 0], [C, Q]]⁻¹ = [[P⁻¹, 0], [−Q⁻¹ C P⁻¹, Q⁻¹]], for all blocks of 1, 2, 4, … tokens at a time.
-    Unlike a series of powers, each step has the inverse's own numbers, which stay small.
+    Decays are [B, T, H], or [B, T, H, K], for which T · T · K numbers of each head are made.
+
+    The inverse of a lower triangle with ones on its diagonal is made from those of its two halves, [[P, 0],
+    [C, Q]]⁻¹ = [[P⁻¹, 0], [−Q⁻¹ C P⁻¹, Q⁻¹]], for all blocks of 1, 2, 4, … tokens at a
+    time. Unlike a series of powers, each step has the inverse's own numbers, which stay small.
     """
     q, k, v = (a.transpose(1, 2) for a in (q * q.shape[3] ** -0.5, k, v))
     decay, beta = _by_channel(decay).transpose(1, 2), beta.transpose(1, 2).unsqueeze(-1)
@@ -142,14 +145,14 @@ def ssd_operator(x: Tensor, decay: Tensor, b: Tensor, c: Tensor, state: Tensor) 
 def selective_scan_chunk(
     x: Tensor, step: Tensor, rates: Tensor, b: Tensor, c: Tensor, state: Tensor
 ) -> tuple[Tensor, Tensor]:
-    """The tokens of a run in parallel."""
+    """Compute the tokens of a run in parallel."""
     return in_parallel(_of_a_run(x), step, rates, b, c, state, longest=CHUNK)
 
 
 def in_parallel(
     x: Tensor, step: Tensor, rates: Tensor, b: Tensor, c: Tensor, state: Tensor, *, longest: int
 ) -> tuple[Tensor, Tensor]:
-    """The scan over T tokens without a loop, in rounds that double their reach; T may be `longest` at most.
+    """Compute the scan over T tokens, at most `longest`, without a loop, in rounds that double their reach.
 
     A map before the first is h → h.
     """

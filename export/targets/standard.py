@@ -1,6 +1,6 @@
 """Target `standard`: only operators of ai.onnx, for any runtime.
 
-PyTorch's bodies are ai.onnx operators already; quantized weights and float16 need these replacements. In
+PyTorch's bodies are ai.onnx operators already. Only quantized weights and float16 need these replacements. In
 float16, norms and softmax are computed in float32.
 """
 
@@ -73,9 +73,9 @@ def _times_scales(codes: Tensor, scale: Tensor, zero: Tensor | None, block: int,
 
 
 def row_codes(x: Tensor, scale: Tensor) -> tuple[Tensor, Tensor]:
-    """Codes with one scale a row, and their zero point.
+    """Return codes with one scale for each row, and their zero point.
 
-    Rows are divided first, since few runtimes take computed scales of rows.
+    Rows are divided first, because few runtimes take computed scales of rows.
     """
     one, middle = torch.tensor(1.0), torch.tensor(MIDDLE, dtype=torch.uint8)
     operands = x / scale, one, middle

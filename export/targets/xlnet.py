@@ -1,4 +1,4 @@
-"""XLNet's attention as MultiHeadAttention, whose bias of scores are the terms of distances and segments."""
+"""XLNet's attention as MultiHeadAttention. The terms of distances and segments are a bias of its scores."""
 
 from __future__ import annotations
 
