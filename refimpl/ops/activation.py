@@ -49,13 +49,15 @@ def sigmoid(x: Float[Array, "B T F"]) -> Float[Array, "B T F"]:
 
 @op
 def precise_sigmoid(x: Float[Array, "B T F"]) -> Float[Array, "B T F"]:
-    """`sigmoid` for what is divided by its own length: however small a result is, its digits are right."""
+    """`sigmoid` for vectors that are divided by their own length: even a tiny result has all its digits
+    right.
+    """
     return sigmoid(x)
 
 
 @op
 def precise_silu(x: Float[Array, "B T F"]) -> Float[Array, "B T F"]:
-    """`silu` by `precise_sigmoid`."""
+    """`silu`, computed with `precise_sigmoid`."""
     return x * precise_sigmoid(x)
 
 
@@ -95,7 +97,7 @@ def mish(x: Float[Array, "B T F"]) -> Float[Array, "B T F"]:
 
 @op
 def tanh(x: Float[Array, "B T F"]) -> Float[Array, "B T F"]:
-    """tanh(x): BERT's pooler."""
+    """tanh(x), which BERT's pooler uses."""
     return np.tanh(x)
 
 
@@ -105,8 +107,8 @@ def xielu(
 ) -> Float[Array, "B T F"]:
     """a x² + β x above 0, b (exp(x) − 1 − x) + β x below it.
 
-    With a = ln(1 + exp(alpha_p)) and b = β + ln(1 + exp(alpha_n)). It was found by choosing its slope, and
-    integrating it:
+    Here a = ln(1 + exp(alpha_p)) and b = β + ln(1 + exp(alpha_n)). The authors chose the function's slope and
+    integrated it:
 
         slope |             /      above 0   2a x + β, without limit, as that of a squared ReLU
               |           /        at 0      β
@@ -115,8 +117,8 @@ def xielu(
         ------+--.------+-----> x
         β − b |.        0
 
-    a and b are learned, one of each for a layer. Softplus keeps a above 0 and b above β, whatever numbers
-    training finds for alpha_p and alpha_n; so the slope becomes negative somewhere below 0, and the function
+    a and b are learned, one of each for a layer. Softplus keeps a above 0 and b above β for all values of
+    alpha_p and alpha_n that training finds. So the slope becomes negative somewhere below 0, and the function
     has a minimum there.
     Huang & Schlag 2024, "Deriving activation functions using integration" (arXiv 2411.13010); Apertus 2025.
     Conventions: as in the authors' code, exp sees min(x, ε) with ε = −1e-6, so at 0 the result is about
@@ -133,7 +135,7 @@ def activation(
     *,
     kind: Activation,
 ) -> Float[Array, "B T F"]:
-    """The nonlinearity by its name in a Config."""
+    """Apply the nonlinearity that has this name in a Config."""
     match kind:
         case "relu":
             return relu(x)

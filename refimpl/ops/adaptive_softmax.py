@@ -28,7 +28,7 @@ __all__ = [
 
 
 class Tail(TypedDict):
-    """A cluster of rare words: their logits are x · down · up, with a small inner width K."""
+    """The weights of a cluster of rare words: their logits are x · down · up, with a small inner width K."""
 
     down: Float[Array, "D K"] | Blocks
     up: Float[Array, "K V"] | Blocks
@@ -48,8 +48,8 @@ def adaptive_log_probs(
     tails: list[Tail],
     bias: Float[Array, " F"] | None = None,
 ) -> Float[Array, "B T N"]:
-    """log p of every word: of the short list log softmax(x · head), of word w in cluster c
-    log p(c) + log softmax(x · down_c · up_c)_w (Grave et al. 2017, section 4).
+    """Return log p of every word: log softmax(x · head) for a word of the short list, and
+    log p(c) + log softmax(x · down_c · up_c)_w for word w in cluster c (Grave et al. 2017, section 4).
 
     Conventions: ids are sorted by frequency, the short list first, then cluster by cluster. The last
     columns of the head are the clusters in order; only the head may have a bias, as in torch.
@@ -71,9 +71,10 @@ def adaptive_target_log_probs(
     tails: list[Tail],
     bias: Float[Array, " F"] | None = None,
 ) -> Float[Array, "B T"]:
-    """log p of one target word per token: `adaptive_log_probs` at the targets, without the other clusters.
+    """Return log p of one target word per token: `adaptive_log_probs` at the targets, without other clusters.
 
-    The loss of a text is minus the mean of these. Only tokens whose target is rare pay for the rare words.
+    The loss of a text is minus the mean of these. Only tokens with a rare target cost the work for rare
+    words.
     """
     first = log_softmax(linear(x, head, bias))
     low = first.shape[-1] - len(tails)
@@ -96,10 +97,10 @@ def adaptive_predict(
     tails: list[Tail],
     bias: Float[Array, " F"] | None = None,
 ) -> Index[Array, "B T", "< N"]:
-    """The likeliest word of each token: the arg max of `adaptive_log_probs`, without computing it.
+    """Return the likeliest word of each token: the arg max of `adaptive_log_probs`, without computing all.
 
-    A word is never likelier than its cluster. So a cluster is computed only for the tokens for which it is
-    likelier than the best word so far, at first that of the short list.
+    A word is never likelier than its cluster. So a cluster is computed only for those tokens for which the
+    cluster is likelier than the best word so far, which at first is that of the short list.
     Conventions: ties go to the lowest id.
     """
     first = log_softmax(linear(x, head, bias))

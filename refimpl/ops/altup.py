@@ -1,4 +1,4 @@
-"""Alternating updates: several vectors for each token, of which each layer computes one."""
+"""Alternating updates: each token has several vectors, and each layer computes only one of them."""
 
 from __future__ import annotations
 
@@ -30,7 +30,8 @@ __all__ = [
 
 
 class AltUpWeights(TypedDict):
-    """The leaves by which a layer predicts and corrects its X streams: coefficients, made by a router."""
+    """The leaves with which a layer predicts and corrects its X streams: maps to coefficients, and a
+    router."""
 
     router: Float[Array, "D X"]
     norm: Float[Array, " D"]
@@ -47,7 +48,7 @@ class StreamWeights(TypedDict):
 
 @op
 def modalities(x: Float[Array, "B T D"], weights: AltUpWeights, *, eps: float) -> Float[Array, "B T X"]:
-    """m = tanh(rms_norm(x) / D · router): X numbers between −1 and 1, of which coefficients are made."""
+    """m = tanh(rms_norm(x) / D · router): X numbers from −1 to 1, from which coefficients are computed."""
     normed = rms_norm(x, weights["norm"], eps=eps) * (1 / x.shape[-1])
     return tanh(linear(normed, weights["router"]))
 
@@ -58,22 +59,23 @@ def altup_predict(
 ) -> Float[Array, "B T X D"]:
     """x̂_i = x_i + Σ_j p_ij · x_j, with the coefficients p of the active stream: p = m(x_a) · predict.
 
-    A wider residual stream makes a model better, and each of its matrices larger. Alternating updates
-    (Baykal et al. 2023, AltUp, alg. 1) widen the stream alone: X vectors of D numbers, where a layer works on
-    one of them, the active stream, with matrices for D. What it would make of the others is predicted before
-    it, as a mixture of all, and corrected after it by how far the prediction of the active one was off:
+    A wider residual stream makes a model better, but also makes each of its matrices larger. Alternating
+    updates (Baykal et al. 2023, AltUp, alg. 1) widen only the stream. It has X vectors of D numbers, and a
+    layer works on one of them, the active stream, with matrices for D. Before the layer, all streams are
+    predicted as mixtures of all of them. After the layer, each is corrected by the error of the active
+    stream's prediction:
 
         stream 0 (active)   x₀ ──┐         ┌── x̂₀ ── attention, mlp ── y ──┬── x̂₀ + (1 + c₀)(y − x̂₀)
         stream 1            x₁ ──┤ predict ├── x̂₁ ──────────────────────────┼── x̂₁ + (1 + c₁)(y − x̂₀)
         stream 2            x₂ ──┘         └── x̂₂ ──────────────────────────┴── x̂₂ + (1 + c₂)(y − x̂₀)
 
-    So a layer that costs as much as one of width D moves X · D numbers of a token. In the paper the active
-    stream changes from layer to layer, which reads it before the prediction, and coefficients are numbers
-    that are learned. In Gemma 3n (Google 2025) they depend on the token, one stream is active in all layers,
-    and a layer reads its prediction.
+    So a layer that costs as much as one of width D changes X · D numbers of a token. In the paper the active
+    stream changes from layer to layer, a layer reads that stream before the prediction, and the coefficients
+    are learned numbers. In Gemma 3n (Google 2025) the coefficients depend on the token, one stream is active
+    in all layers, and a layer reads its prediction.
 
-    Conventions: p_ij stands in column i · X + j of `predict`. What the layer keeps of a token in its cache is
-    made of the active stream alone.
+    Conventions: p_ij is in column i · X + j of `predict`. A layer's cache is computed from the active stream
+    alone.
     """
     m = modalities(x[:, :, settings.active], weights, eps=settings.norm.eps)
     coefficients = split_last(linear(m, weights["predict"]), settings.streams)
@@ -88,10 +90,10 @@ def altup_correct(
     *,
     settings: AltUp,
 ) -> Float[Array, "B T X D"]:
-    """x_i = x̂_i + (1 + c_i) · (y − x̂_a), with the coefficients of what came out: c = m(y) · correct.
+    """x_i = x̂_i + (1 + c_i) · (y − x̂_a), with coefficients of the layer's output: c = m(y) · correct.
 
-    y is what a layer made of the prediction x̂_a of the active stream a (Baykal et al. 2023, alg. 1). With
-    c = 0 the active stream becomes y, and each other one moves by as much.
+    y is the layer's output for the prediction x̂_a of the active stream a (Baykal et al. 2023, alg. 1). With
+    c = 0 the active stream becomes y, and each other stream moves by the same difference.
     """
     m = modalities(y, weights, eps=settings.norm.eps)
     innovation = y - predictions[:, :, settings.active]
@@ -110,7 +112,8 @@ def same_magnitude(x: Float[Array, "B T D"], like: Float[Array, "B T D"]) -> Flo
 
 @op
 def enter_streams(x: Float[Array, "B T D"], streams: list[StreamWeights]) -> Float[Array, "B T X D"]:
-    """The streams before the first layer: the embedding x, and a map of it for each other one, as long as x.
+    """Return the streams before the first layer: the embedding x, and one map of x, as long as x, for each
+    other stream.
 
     (Gemma 3n, Google 2025. In Baykal et al. 2023 the table of embeddings is as wide as all streams together.)
     """
@@ -120,7 +123,9 @@ def enter_streams(x: Float[Array, "B T D"], streams: list[StreamWeights]) -> Flo
 
 @op
 def leave_streams(x: Float[Array, "B T X D"], streams: list[StreamWeights]) -> Float[Array, "B T D"]:
-    """The mean of the first stream and of a map of each other one, made as long as the first (Gemma 3n)."""
+    """Return the mean of the first stream and of a map of each other one, made as long as the first (Gemma
+    3n).
+    """
     first = total = x[:, :, 0]
     for i, stream in enumerate(streams, 1):
         total = total + same_magnitude(linear(x[:, :, i], stream["leave"]), first)

@@ -1,7 +1,8 @@
-"""What composites need of an array library beside arithmetic, comparisons and indexing.
+"""Array operations that ops need besides arithmetic, comparisons and indexing.
 
-NumPy and the others spell these differently, or mean something else by one spelling. What both spell alike
-is used as it is: `abs`, `@`, `shape`, `ndim`, `dtype`, `T`, `swapaxes`, `squeeze`, `clip`, `sum` and `mean`.
+NumPy and other libraries have different names for these, or use one name for different operations. Operations
+with the same name everywhere are used directly: `abs`, `@`, `shape`, `ndim`, `dtype`, `T`, `swapaxes`,
+`squeeze`, `clip`, `sum` and `mean`.
 """
 
 from __future__ import annotations
@@ -22,18 +23,18 @@ __all__: list[str] = []
 
 @op
 def indices(count: int, like: Array | None = None) -> Array:
-    """0, 1, … count − 1 as whole numbers, on the device of `like`."""
+    """Return 0, 1, … count − 1 as integers, on the device of `like`."""
     return np.arange(count)
 
 
 @op
 def between(first: int, end: int, like: Array) -> Array:
-    """The whole numbers from `first` up to `end`, which isn't one of them, on the device of `like`."""
+    """Return the integers from `first` up to, but without, `end`, on the device of `like`."""
     return np.arange(first, end)
 
 
 def following(past: Array, count: int) -> Array:
-    """The positions [B, T] of `count` tokens, before which a row has `past` [B] others."""
+    """Return the positions [B, T] of `count` tokens, before which each row has `past` [B] other tokens."""
     return past[:, None] + indices(count, past)
 
 
@@ -45,55 +46,56 @@ def rows_at(table: Array, index: Array) -> Array:
 
 @op
 def tokens_at(x: Array, at: Array) -> Array:
-    """Of x [B, T, …] what belongs to the tokens `at` [B, P] of each row, [B, P, …]."""
+    """Return the entries [B, P, …] of x [B, T, …] for the tokens `at` [B, P] of each row."""
     return np.take_along_axis(x, at.reshape(*at.shape, *(1,) * (x.ndim - 2)), axis=1)
 
 
 @op
 def shifted_right(tokens: Array, start: int | Array) -> Array:
-    """The tokens [B, T] one place later: `start`, one or [B, 1], is the first, and the last is gone."""
+    """Move the tokens [B, T] one place later: `start`, one or [B, 1], becomes the first; the last is
+    dropped."""
     return np.concatenate([np.full_like(tokens[:, :1], start), tokens[:, :-1]], axis=1)
 
 
 @op
 def split_last(x: Array, size: int) -> Array:
-    """The last axis as an axis of heads and one of `size`: [..., H·K] becomes [..., H, K]."""
+    """Split the last axis into heads of `size` numbers: [..., H·K] becomes [..., H, K]."""
     return x.reshape(*x.shape[:-1], x.shape[-1] // size, size)
 
 
 @op
 def join_last(x: Array) -> Array:
-    """The last two axes as one: [..., H, K] becomes [..., H·K]."""
+    """Join the last two axes: [..., H, K] becomes [..., H·K]."""
     return x.reshape(*x.shape[:-2], x.shape[-2] * x.shape[-1])
 
 
 @op
 def join_rows(x: Array) -> Array:
-    """The tokens of all rows in one axis: [B, T, D] becomes [B·T, D]."""
+    """Put the tokens of all rows in one axis: [B, T, D] becomes [B·T, D]."""
     return x.reshape(-1, x.shape[-1])
 
 
 @op
 def split_rows(x: Array, like: Array) -> Array:
-    """The inverse: [B·T, D] becomes [B, T, D], with B and T of `like` [B, T, …]."""
+    """Undo `join_rows`: [B·T, D] becomes [B, T, D], with B and T of `like` [B, T, …]."""
     return x.reshape(*like.shape[:2], x.shape[-1])
 
 
 @op
 def as_type(x: Array, dtype: DType) -> Array:
-    """x rounded to a type of its library."""
+    """Return x rounded to a type of its library."""
     return x.astype(dtype, copy=False)
 
 
 @op
 def whole(x: Array) -> Array:
-    """Whole numbers in 32 bits."""
+    """Return x as 32-bit integers."""
     return x.astype(np.int32)
 
 
 @op
 def where(condition: Array, x: Array | float, y: Array | float) -> Array:
-    """x where the condition holds, else y."""
+    """Return x where the condition is true, and y elsewhere."""
     return np.where(condition, x, y)
 
 
@@ -111,55 +113,55 @@ def softplus(x: Array) -> Array:
 
 @op
 def split(x: Array, sizes: Sequence[int]) -> list[Array]:
-    """The last axis in parts of these sizes."""
+    """Split the last axis into parts of these sizes."""
     return np.split(x, np.cumsum(sizes[:-1]), axis=-1)
 
 
 @op
 def each_repeated(x: Array, count: int, axis: int) -> Array:
-    """Each entry along an axis `count` times in a row: a, b becomes a, a, b, b."""
+    """Repeat each entry along an axis `count` times in a row: a, b becomes a, a, b, b."""
     return np.repeat(x, count, axis=axis)
 
 
 @op
 def padded(x: Array, before: int, after: int) -> Array:
-    """x [B, T, D] with this many vectors of zeros before and after the tokens of each row."""
+    """Return x [B, T, D] with this many vectors of zeros before and after the tokens of each row."""
     return np.pad(x, ((0, 0), (before, after), (0, 0)))
 
 
 @op
 def vector(values: Sequence[float], like: Array) -> Array:
-    """The numbers in one axis, in the type and on the device of `like`."""
+    """Return the numbers as a vector with the type and device of `like`."""
     return np.array(values, like.dtype)
 
 
 @op
 def concatenate(parts: Sequence[Array], axis: int) -> Array:
-    """The parts one after the other along an axis."""
+    """Join the parts one after the other along an axis."""
     return np.concatenate(parts, axis=axis)
 
 
 @op
 def filled(count: int, value: int, like: Array) -> Array:
-    """A whole number `count` times, on the device of `like`."""
+    """Return a vector with `count` copies of an integer, on the device of `like`."""
     return np.full(count, value)
 
 
 @op
 def repeated(x: Array, count: int, axis: int) -> Array:
-    """x, which has one entry along an axis, as if that were there `count` times."""
+    """Repeat the only entry that x has along an axis `count` times."""
     return np.broadcast_to(x, (*x.shape[:axis], count, *x.shape[axis + 1 :]))
 
 
 @op
 def zeros_like(x: Array) -> Array:
-    """Zeros of the type and shape of x."""
+    """Return zeros with the type and shape of x."""
     return np.zeros_like(x)
 
 
 @op
 def all_true(like: Array) -> Array:
-    """True in the shape of `like`."""
+    """Return True everywhere, in the shape of `like`."""
     return np.ones(like.shape, bool)
 
 
@@ -171,19 +173,19 @@ def sqrt(x: Array) -> Array:
 
 @op
 def largest(x: Array, axis: int) -> Array:
-    """The largest number along an axis, which is gone then."""
+    """Return the largest number along an axis, and drop the axis."""
     return np.max(x, axis=axis)
 
 
 @op
 def smallest(x: Array, axis: int) -> Array:
-    """The smallest number along an axis, which is gone then."""
+    """Return the smallest number along an axis, and drop the axis."""
     return np.min(x, axis=axis)
 
 
 @op
 def row_sum(x: Array) -> Array:
-    """The sum of each row: the last axis has one entry then."""
+    """Return the sum of each row; the last axis then has one entry."""
     return np.sum(x, axis=-1, keepdims=True)
 
 

@@ -1,4 +1,4 @@
-"""Attention: every query takes a weighted mean of the values that it may see."""
+"""Attention: each query gets a weighted mean of the values that it may see."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ __all__ = [
 
 class AttentionWeights(TypedDict):
     """The leaves of an attention sublayer: projections with their biases, norms of queries and keys, sinks,
-    and the gates, or the norm, of the output.
+    and the gates or the norm of the output.
 
     `q_norm` and `k_norm` have the shape that the settings' `qk_norm` says: one weight [K] for all heads
     (Qwen 3, Gemma 3), one for each head [H, K] (Cohere), or one over all heads of a token [H·K] (OLMo 2).
@@ -60,9 +60,10 @@ class AttentionWeights(TypedDict):
 
 
 class CachedAttentionWeights(AttentionWeights, TypedDict):
-    """The leaves of an attention in a layer: its relative biases, if they are its own (`RelativeBias`).
+    """The leaves of an attention in a layer. They include its relative biases, if the layer has its own table
+    (`RelativeBias`).
 
-    In a decoder also the scales of keys and values, if the cache has codes.
+    In a decoder whose cache has codes they also include the scales of keys and values.
     """
 
     relative_bias: NotRequired[Float[Array, "W H"]]
@@ -71,7 +72,7 @@ class CachedAttentionWeights(AttentionWeights, TypedDict):
 
 
 class ScoreTerms(NamedTuple):
-    """What a softmax takes beside the products of queries and keys: what is added to them, and sinks."""
+    """The terms of a softmax besides the products of queries and keys: biases that are added, and sinks."""
 
     bias: Float[Array, "B H T L"] | None = None
     sink_logits: Float[Array, " H"] | None = None
@@ -125,16 +126,17 @@ def attention_weights(
                        \  |  /     \  |  /
         key heads         0           1          G = 2, R = 3
 
-    Weights sum to 1, so a head that finds nothing must still look somewhere, and learns to look at the first
-    token. A sink, a learned logit of each head, takes that part of the sum and gives nothing for it:
+    Weights sum to 1, so a head that finds nothing relevant must still look somewhere, and learns to look at
+    the first token. A sink is a learned logit of each head. It takes that part of the sum and adds no value
+    for it:
 
         scores      2.0   0.0   1.0  | sink 3.0       exp   7.4   1.0   2.7  | 20.1      sum 31.2
         weights     0.24  0.03  0.09 | 0.64 dropped   sum 0.36: the output is that much smaller
 
-    Conventions: scale None is 1/√K. The order is scale, soft cap, bias, mask. The cap,
-    cap · tanh(score / cap), bounds the products of queries and keys, not the bias; after the mask it would
-    turn −∞ into −cap, and masked keys would be seen. ONNX's Attention has the same order, the bias being
-    its float mask.
+    Conventions: scale None is 1/√K. The order is scale, soft cap, bias, mask. The cap, cap · tanh(score /
+    cap), bounds the products of queries and keys, but not the bias. If it came after the mask, it would turn
+    −∞ into −cap, and masked keys would be seen. ONNX's Attention has the same order; its float mask is the
+    bias.
     """
     b, t, h, size = q.shape
     g = k.shape[2]
@@ -163,7 +165,7 @@ def attend(
     scale: float | None = None,
     softcap: float | None = None,
 ) -> Float[Array, "B T H V"]:
-    """Σ_s weights[s] · v[s], head by head, with the weights of `attention_weights`."""
+    """Return Σ_s weights[s] · v[s], head by head, with the weights of `attention_weights`."""
     weights = attention_weights(q, k, mask, bias, sink_logits, scale=scale, softcap=softcap)
     b, h, t, s = weights.shape
     g = v.shape[2]
@@ -183,17 +185,19 @@ def cached_attention(
     *,
     settings: Attention,
 ) -> tuple[Float[Array, "B T H K"], KVCache]:
-    """Rotary, cache write, causal mask and attention in one: what the fused kernels compute.
+    """Rotary positions, cache write, causal mask and attention in one, as the fused kernels compute them.
 
-    `past[b]` tokens of row b are in the cache. Token t of the call stands at past[b] + t and sees the keys
-    up to itself that `settings.mask` lets it see. Gives the attention's output and the new cache.
+    `past[b]` tokens of row b are in the cache. Token t of the call is at position past[b] + t. It sees those
+    keys up to itself that `settings.mask` allows. Returns the attention's output and the new cache.
+
     A cache with scales holds keys and values rounded to 8 or 4 bits (`round_by_channel`), and the call sees
-    the rounded ones; so does one whose arrays are float16, to which `append` rounds. In 4 bits it holds
-    values that `hadamard` rotated, and their means are rotated back. Conventions: keys get their positions'
-    rotation before they are rounded and cached, and scores are in the queries' type. A bias has a number
-    for each position of the cache. A row padded on the right needs no mask, since a real token never sees a
-    later one. Outputs at padding are unspecified, and so are entries past a row's valid length. `append`
-    says how much room the cache must have.
+    the rounded ones. The same is true of a cache whose arrays are float16, to which `append` rounds. In 4
+    bits the cache holds values that `hadamard` rotated, and their means are rotated back.
+
+    Conventions: keys are rotated by their positions before they are rounded and cached, and scores are in the
+    queries' type. A bias has a number for each position of the cache. A row padded on the right needs no
+    mask, since a real token never sees a later one. Outputs at padding are unspecified, and so are entries
+    past a row's valid length. `append` says how much room the cache must have.
     """
     at = following(past, q.shape[1])
     if rotary is not None:
@@ -213,19 +217,19 @@ def cached_attention(
 
 
 def rotated_values(v: Array, *, settings: Attention) -> Array:
-    """Values, or means of them, as the cache holds them; and back again."""
+    """Rotate values, or means of values, if the cache holds them rotated; a second call undoes it."""
     return hadamard(v) if settings.rotates_values else v
 
 
 @op
 def heads(x: Array, weight: Array | Blocks, bias: Array | None = None, *, size: int) -> Array:
-    """A linear map of x [B, T, D], its result split into heads [B, T, H, K] of `size`."""
+    """Apply a linear map to x [B, T, D], and split the result into heads [B, T, H, K] of `size`."""
     return split_last(linear(x, weight, bias), size)
 
 
 @op
 def project(x: Array, weights: AttentionWeights, *, settings: Attention) -> tuple[Array, Array, Array]:
-    """Queries [B, T, H, K], keys and values [B, T, G, K] of x [B, T, D], before `positioned`."""
+    """Return queries [B, T, H, K], and keys and values [B, T, G, K], of x [B, T, D], before `positioned`."""
 
     def side(weight: Array | Blocks, bias: Array | None) -> Array:
         y, clip = linear(x, weight, bias), settings.clip
@@ -242,14 +246,14 @@ def project(x: Array, weights: AttentionWeights, *, settings: Attention) -> tupl
 
 
 def split_heads(y: Array, weight: Array | None, *, settings: Attention) -> Array:
-    """What a map gives [B, T, H·K] as heads, normalized unless a rotation comes first."""
+    """Split the output [B, T, H·K] of a map into heads, and normalize them unless a rotation comes first."""
     if settings.qk_norm is None or settings.qk_norm.rotated:
         return split_last(y, settings.head_size)
     return normalized(y, weight, settings=settings)
 
 
 def split_values(y: Array, *, settings: Attention) -> Array:
-    """What a map gives [B, T, G·K] as heads of values, normalized where they have a norm."""
+    """Split the output [B, T, G·K] of a map into heads of values, and normalize them if they have a norm."""
     y = split_last(y, settings.head_size)
     return y if settings.value_norm is None else rms_norm(y, eps=settings.value_norm.eps)
 
@@ -263,10 +267,10 @@ def positioned(
     *,
     settings: Attention,
 ) -> tuple[Array, Array, Rotary | None]:
-    """Queries and keys at the positions `at` [B, T], and the rotation that is left to be done.
+    """Return queries and keys at the positions `at` [B, T], and the rotation that is still to be done.
 
-    A norm after the rotation needs it done (Hunyuan). The factors of queries don't: they are numbers, and a
-    rotation is linear.
+    If the norm comes after the rotation (Hunyuan), the rotation is done here. The factors of queries can be
+    applied before a rotation, since they are numbers and a rotation is linear.
     """
     norm = settings.qk_norm
     if norm is not None and norm.rotated:
@@ -283,8 +287,8 @@ def positioned(
 
 
 def normalized(y: Array, weight: Array | None, *, settings: Attention) -> Array:
-    """Heads [B, T, H, K] of y [B, T, H·K], normalized over the last axis of the weight: each head alone, or
-    all together."""
+    """Return y [B, T, H·K] as heads [B, T, H, K], normalized over the last axis of the weight: each head
+    alone, or all heads together."""
     qk_norm, size = settings.qk_norm, settings.head_size
     assert qk_norm is not None
     width = size if weight is None else weight.shape[-1]
@@ -313,22 +317,26 @@ def attention(
 ) -> tuple[Float[Array, "B T D"], KVCache]:
     """The attention sublayer: project to queries, keys, values; attend over the cache; project back.
 
-    Conventions: `settings.clip` bounds queries, keys and values (MPT); then queries and keys are
-    normalized (`q_norm`, `k_norm`), then rotated, or first rotated and then normalized; queries are
-    multiplied by the factors of their positions. A gate, σ(x wg + bg), multiplies what the heads give: so a
-    head can say nothing, without a token to look at in that case (Qiu et al. 2025, Gated Attention). One of a
-    head, σ(x w_head_gate), multiplies all that it gives (LFM3, Liquid AI 2026). With softplus in the place of
-    σ it can also amplify (Laguna, Poolside 2026). In the place of gates
-    `settings.out_norm` normalizes what all heads of a token give, so that few bits can hold it (BitNet b1.58,
-    Ma et al. 2025, "BitNet b1.58 2B4T Technical Report", arXiv 2504.12285, §2).
-    `settings.value_norm` makes each head's values as long as √K, without a weight, since the maps before and
-    after could take it up. With `settings.keys_as_values` one map makes both (Gemma 4, Google 2026):
+    Conventions: `settings.clip` bounds queries, keys and values (MPT). Then queries and keys are normalized
+    (`q_norm`, `k_norm`) and rotated, or first rotated and then normalized. Queries are multiplied by the
+    factors of their positions.
+
+    A gate, σ(x wg + bg), multiplies the outputs of the heads. With it a head can output nothing, and needs no
+    token to look at in that case (Qiu et al. 2025, Gated Attention). A gate of one number for each head, σ(x
+    w_head_gate), multiplies the whole output of that head (LFM3, Liquid AI 2026). With softplus in the place
+    of σ it can also amplify (Laguna, Poolside 2026). In the place of gates `settings.out_norm` normalizes the
+    outputs of all heads of a token together, so that few bits can hold them (BitNet b1.58, Ma et al. 2025,
+    "BitNet b1.58 2B4T Technical Report", arXiv 2504.12285, §2).
+
+    `settings.value_norm` makes each head's values as long as √K. It has no weight, since the maps before and
+    after it could include one. With `settings.keys_as_values` one map makes both keys and values (Gemma 4,
+    Google 2026):
 
         x ── wk ──┬── norm with a weight ── rotation ── keys
                   └── norm without one ─────────────── values
 
-    A token then is looked for and read by the same numbers, and a map less is stored and computed. The cache
-    isn't smaller: keys are rotated, values aren't.
+    Then a token is found and read by the same numbers, and one map less is stored and computed. The cache
+    isn't smaller, because keys are rotated and values aren't.
     """
     q, k, v = project(x, weights, settings=settings)
     q, k, rotary = positioned(q, k, following(past, x.shape[1]), weights, rotary, settings=settings)
@@ -340,7 +348,7 @@ def attention(
 
 @op
 def from_heads(y: Array, x: Array, weights: Mapping[str, Any], *, settings: Attention) -> Array:
-    """What the heads give, [B, T, H·K], scaled, and multiplied by gates or normalized."""
+    """Scale the heads' outputs [B, T, H·K], and multiply them by gates or normalize them."""
     opened = softplus if settings.softplus_gate else sigmoid
     if settings.value_scale is not None:
         y = y * settings.value_scale
