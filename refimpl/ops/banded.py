@@ -32,8 +32,8 @@ def banded_attend(
     """Each query sees the band[0] keys that end at its own position, and the band[1] keys after it.
 
     (Beltagy et al. 2020, §3.1.) Every query also sees the first `sinks` keys that aren't after it (Xiao et
-    al. 2023, attention sinks). `keys` says which keys are real. Equal to `attend` with that mask, with
-    T · (width + sinks) scores instead of T · T.
+    al. 2023, attention sinks). `keys` says which keys are real. The result equals that of `attend` with the
+    same mask, but only T · (width + sinks) scores are computed instead of T · T.
 
                  keys, band (3, 1)
         queries  x x . . . .
@@ -44,7 +44,7 @@ def banded_attend(
                  . . . x x x
 
     Conventions: band[0] counts the query's own key, as a mask's `window` does. Queries and keys are
-    the same tokens: with a cache the window is short anyway. The output of a query that sees no key is 0.
+    of the same tokens: with a cache the window is short anyway. The output of a query that sees no key is 0.
     """
     b, t, h, size = q.shape
     g = k.shape[2]

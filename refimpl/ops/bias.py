@@ -22,10 +22,9 @@ __all__ = ["alibi_bias", "alibi_slopes", "relative_bias", "relative_buckets"]
 def alibi_slopes(heads: Int[Array, " H"], *, max_bias: float = 8.0) -> Float[Array, " H"]:
     """Slope of each head: 2^(−max_bias · (h + 1) / P), P heads in all (Press et al. 2022, §3).
 
-    `heads` is 0 … H−1; the result is float64.
-    Conventions: the rule is for powers of two. For other numbers the first heads have the slopes of P heads,
-    P the power below H, and the rest every other slope of 2P heads, from the first, as in the authors' code
-    and in BLOOM and MPT.
+    `heads` is 0 … H−1; the result is float64. Conventions: this rule is for powers of two. For another H, let
+    P be the power of two below H. The first heads have the slopes of P heads. The rest have every other slope
+    of 2P heads, beginning with the first, as in the authors' code and in BLOOM and MPT.
     """
     power = 2 ** (len(heads).bit_length() - 1)
     steps = np.where(heads < power, heads + 1, heads - power + 0.5)
@@ -40,8 +39,8 @@ def alibi_bias(
 ) -> Float[Array, "B H T S"]:
     """−slope · |query − key| (Press et al. 2022, eq. in §3; both are positions in the text).
 
-    Conventions: BLOOM adds slope · key, which differs by a constant for each query and so gives the same
-    softmax under a causal mask. For encoders, keys ahead are lowered like those behind.
+    Conventions: BLOOM adds slope · key, which differs by a constant for each query. So under a causal mask it
+    gives the same softmax. For encoders, keys ahead get lower scores like those behind.
     """
     distance = np.abs(queries[:, :, None] - keys[None, None, :])
     return -slopes[:, None, None] * distance[:, None].astype(slopes.dtype)
@@ -56,12 +55,13 @@ def relative_buckets(
     max_distance: int,
     bidirectional: bool,
 ) -> Index[Array, "B T S", "< W"]:
-    """The bucket of each distance (Raffel et al. 2020, §2.1, and T5's code).
+    """Return the bucket of each distance (Raffel et al. 2020, §2.1, and T5's code).
 
-    The first half of the buckets E holds one distance each, 0 … E − 1; in the other half bucket
-    E + ⌊E' ln(d / E) / ln(max_distance / E)⌋ widens with d, and the last one of the E' has all from
-    max_distance on. `bidirectional` splits the buckets: those of keys ahead follow those behind.
-    Conventions: without it all keys ahead share bucket 0 with the query's own position: they are masked.
+    The first half of the buckets E holds one distance each, 0 … E − 1. In the other half, bucket E + ⌊E' ln(d
+    / E) / ln(max_distance / E)⌋ holds more distances the larger d is. The last one of the E' holds all
+    distances from max_distance on. `bidirectional` splits the buckets: those of keys ahead follow those of
+    keys behind. Conventions: without it all keys ahead share bucket 0 with the query's own position, since
+    they are masked.
     """
     behind = queries[:, :, None] - keys[None, None, :]
     count = buckets // 2 if bidirectional else buckets
@@ -78,5 +78,5 @@ def relative_bias(
     bucket_ids: Index[Array, "B T S", "< W"],
     table: Float[Array, "W H"],
 ) -> Float[Array, "B H T S"]:
-    """The table's entry for each head and bucket."""
+    """Return the table's entry for each head and bucket."""
     return table[bucket_ids].transpose(0, 3, 1, 2)

@@ -1,10 +1,11 @@
 """BigBird's attention: blocks of tokens see their neighbours, the first and the last block of the text, and
-some drawn at random (Zaheer et al. 2020, arXiv 2007.14062, §2 and figure 1).
+some random blocks (Zaheer et al. 2020, arXiv 2007.14062, §2 and figure 1).
 
-Blocks that see all and are seen by all, near ones and random ones give each token a short way to every other,
-with a number of scores that grows with the text and not with its square. In training the random blocks are
-drawn anew. As the checkpoints are used, by transformers outside of training, nothing is drawn: each of the r
-random blocks is the first one, which so counts 1 + r times. A text of eight blocks, r = 1:
+Global blocks see all blocks and are seen by all. Together with near and random blocks they give each token a
+short way to every other token, and the number of scores grows with the text, not with its square. In training
+the random blocks are drawn anew each time. When transformers runs the checkpoints outside of training,
+nothing is random: each of the r random blocks is the first block, which so counts 1 + r times. A text of
+eight blocks, r = 1:
 
     block of keys   0 1 2 3 4 5 6 7
     queries 0       1 1 1 1 1 1 1 1     the first and the last block see all
@@ -17,7 +18,7 @@ random blocks is the first one, which so counts 1 + r times. A text of eight blo
             7       1 1 1 1 1 1 1 1
 
 A key that counts c times has c shares of the softmax: c · exp(score) is exp(score + ln c), a bias of ln c.
-The model was trained with other tokens there; this is what its published weights are run with.
+The model was trained with other tokens in those places, but its published weights are run in this way.
 """
 
 from __future__ import annotations
@@ -55,11 +56,12 @@ def bigbird_attend(
 ) -> Float[Array, "B T H V"]:
     """Σ_s c_s exp(score_s) v_s / Σ_s c_s exp(score_s): `attend`, with each key as often as the picture says.
 
-    Conventions: a text of up to (5 + 2 · random_blocks) · block_size tokens, in which nearly all blocks would
-    be seen, is seen whole. The last block may be cut short. Blocks are those of the row's own text, whatever
-    other rows are beside it: transformers counts the padding of a batch as blocks, and takes one form for all
-    rows, so there a text may have other vectors in a batch than alone. Here it has those that it has alone.
-    Rows are padded on the right: no token sees padding, and at padding the output is 0.
+    Conventions: a text of up to (5 + 2 · random_blocks) · block_size tokens is seen whole, since nearly all
+    its blocks would be seen anyway. The last block may be shorter. Blocks are those of the row's own text,
+    whatever other rows are in the batch. transformers differs: it counts a batch's padding as blocks and
+    takes one form for all rows, so a text may get other vectors in a batch than alone. Here it always gets
+    those that it gets alone. Rows are padded on the right: no token sees padding, and at padding the output
+    is 0.
     """
     at = np.arange(q.shape[1])
     mask, bias = bigbird_mask(at, at, lengths, block_size=block_size, random_blocks=random_blocks)
@@ -71,7 +73,7 @@ def bigbird_attend(
 def bigbird_mask(
     queries: Array, keys: Array, lengths: Array, *, block_size: int, random_blocks: int
 ) -> tuple[Array, Array]:
-    """Which keys are seen [B, T, S], and the bias of those that count several times [B, 1, T, S]."""
+    """Return which keys are seen [B, T, S], and the bias of keys that count several times [B, 1, T, S]."""
     limit = BigBirdBlocks(block_size, random_blocks).longest_whole
     rows, columns = queries[:, None] // block_size, keys // block_size
     ends = lengths[:, None, None]

@@ -43,8 +43,8 @@ class CrossWeights(CrossKeyWeights, CrossAttentionWeights):
 
 
 class BlockWeights(TypedDict):
-    """The leaves of a layer: its sublayers, for each the norms `pre`, `post` and `after`, its convolution,
-    the state space beside its attention, the maps by which it reads its own vectors of tokens, its learned
+    """The leaves of a layer: its sublayers with the norms `pre`, `post` and `after` of each, its convolution,
+    the state space beside its attention, the maps with which it reads its own vectors of tokens, its learned
     residual, and the maps of its streams."""
 
     attn: MixerWeights
@@ -70,7 +70,7 @@ class BlockWeights(TypedDict):
 
 
 class Positions(NamedTuple):
-    """What layers need to know of positions.
+    """What layers read about positions.
 
     rotary: cosines and sines for each `Rope`.
     biases: added to scores [B, H, T, S], for each other position and number of heads; buckets [B, T, S] where
@@ -89,15 +89,17 @@ class Positions(NamedTuple):
     token_types: Array | None = None
 
     def angles(self, position: Position | None) -> Rotary | None:
-        """The cosines and sines of rotary positions; None for other ones, or without."""
+        """Return the cosines and sines of rotary positions; None for other positions, or without
+        positions."""
         return self.rotary[position] if isinstance(position, Rope) else None
 
 
 class LayerInputs(NamedTuple):
-    """What a layer may read beside the vectors of the layer before it.
+    """What a layer may read besides the vectors of the previous layer.
 
-    Keys and values of an encoder's text, and vectors [B, T, F] of its own for each token (`ops.per_layer`).
-    Which places of the cache [B, T, L] the indexer of a layer before chose for each token (`ops.indexer`).
+    These are keys and values of an encoder's text, vectors [B, T, F] that the layer has of its own for each
+    token (`ops.per_layer`), and the places of the cache [B, T, L] that the indexer of an earlier layer chose
+    for each token (`ops.indexer`).
     """
 
     encoder_kv: EncoderKV | None = None
@@ -111,7 +113,7 @@ NO_INPUTS = LayerInputs()
 def rotary_and_bias(
     a: Attention, positions: Positions, weights: CachedAttentionWeights
 ) -> tuple[Rotary | None, Array | None]:
-    """The rotation of a sublayer's queries and keys, and the bias of its scores."""
+    """Return the rotation of a sublayer's queries and keys, and the bias of its scores."""
     if a.position is None or not a.position.adds:
         return positions.angles(a.position), None
     bias = positions.biases[a.position, a.heads]
@@ -250,21 +252,26 @@ def block(
     *,
     config: Layer,
 ) -> tuple[Array, MixerCache, Array | None]:
-    """One layer of a decoder over x [B, T, D]: gives the new x, the layer's new cache, and what the nearest
-    indexer up to it chose, for the `inputs` of the next.
+    """One layer of a decoder over x [B, T, D]: returns the new x, the layer's new cache, and what the nearest
+    indexer up to this layer chose, for the `inputs` of the next layer.
 
     Sequential: h = x + attention(norm(x)); y = h + mlp(norm(h)) (pre-norm, Xiong et al. 2020).
     Parallel: y = x + attention(norm(x)) + mlp(norm'(x)) (GPT-NeoX), or without a norm' of its own
-    mlp(norm(x)) (GPT-J, Wang & Komatsuzaki 2021). Each sublayer may also have a norm on its output before
-    the sum (`post`: Gemma 2's sandwich) and one on the sum (`after`: the original post-norm). A layer that
-    reads an encoder has cross-attention over `encoder_kv` of its `inputs` between the two. A state space may
-    stand beside the attention: both read norm(x), and the sublayer's output is their sum (Falcon-H1, Zuo et
-    al. 2025, §2). A layer that gets vectors e of its own adds post(`per_layer_update`(y, e)) to y (Gemma 3n).
-    With `at` [B, P] the new x is [B, P, D], at these positions of the call: what follows the attention looks
-    at no other token. With `laurel` h is averaged with a residual that is learned. With `altup` x is
-    [B, T, X, D], and the layer computes this for the prediction of one stream, then corrects all; what it
-    makes of e is added to all but the first (both Gemma 3n). A layer with a `scalar` multiplies y by it. One
-    with a `kv_layer` gets that layer's new cache, and gives it back as it is.
+    mlp(norm(x)) (GPT-J, Wang & Komatsuzaki 2021).
+
+    - Each sublayer may also have a norm on its output before the sum (`post`: Gemma 2's sandwich) and one on
+      the sum (`after`: the original post-norm).
+    - A layer that reads an encoder has cross-attention over `encoder_kv` of its `inputs` between the two.
+    - A state space may be beside the attention: both read norm(x), and the sublayer's output is their sum
+      (Falcon-H1, Zuo et al. 2025, §2).
+    - A layer that gets vectors e of its own adds post(`per_layer_update`(y, e)) to y (Gemma 3n).
+    - With `at` [B, P] the new x is [B, P, D], at these positions of the call, since the steps after the
+      attention read no other token.
+    - With `laurel` h is averaged with a residual that is learned. With `altup` x is [B, T, X, D]: the layer
+      computes one stream from its prediction, then corrects all streams. What it makes of e is added to all
+      but the first (both Gemma 3n).
+    - A layer with a `scalar` multiplies y by it.
+    - A layer with a `kv_layer` gets that layer's new cache, and returns it unchanged.
     """
     mixer, vectors, chosen, predictions = config.attention, inputs.per_layer, inputs.chosen, None
     if config.altup is not None:
@@ -304,11 +311,11 @@ def encoder_block(
     config: Layer,
     causal: bool,
 ) -> Array:
-    """One layer over whole texts x [B, T, D], of whose rows the first `lengths` tokens are real.
+    """One layer over whole texts x [B, T, D]; in each row the first `lengths` tokens are real.
 
-    As in `block`, but unless it is `causal` every token sees the whole text; a bias is [B, H, T, T], or
-    [1, H, T, T] for all. A convolution of the layer's input is added to its output, and the sum normalized;
-    then comes what the layer makes of its own vectors.
+    As `block`, but every token sees the whole text unless the layer is `causal`. A bias is [B, H, T, T], or
+    [1, H, T, T] for all rows. If the layer has a convolution of its input, that is added to the layer's
+    output, and the sum is normalized. Last comes what the layer makes of its own vectors.
     """
     mixer = config.attention
     read = normalize(x, weights.get("attn_pre"), norm=mixer.pre)

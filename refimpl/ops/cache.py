@@ -1,8 +1,10 @@
-"""Caches: what a layer keeps of earlier tokens, to compute it once. Here the keys and values of all.
+"""Caches: what a layer keeps of earlier tokens, so that it is computed only once. This module has the cache
+of keys and values.
 
-A cache is a value: a step takes it and gives back a new one. Capacity and valid length are separate facts,
-and the lengths are kept by the owner of the cache. So a row is truncated by a smaller length alone, as
-speculation does when the model refuses tokens: what lies past it is never read, and is written over later.
+A cache is a value: a step takes it and returns a new one. Capacity and valid length are separate, and the
+owner of the cache keeps the lengths. So a row is truncated by giving it a smaller length, as speculative
+decoding does when the model rejects tokens. The entries past that length are never read, and later tokens
+overwrite them.
 
     row of a batch      capacity L
     before              k0 k1 k2 .  .  .    length 3
@@ -33,26 +35,26 @@ __all__ = ["KVCache", "KeysValues", "append", "grow", "select"]
 
 
 class LayerCache(Protocol):
-    """What the owner of a cache may do with any kind of it."""
+    """What the owner of a cache may do with a cache of any kind."""
 
     @property
     def nbytes(self) -> int:
-        """The bytes that it takes."""
+        """The size of the cache in bytes."""
         ...
 
     def select(self, rows: Array) -> Self:
-        """The named rows in the named order."""
+        """Return the named rows in the named order."""
         ...
 
     def grow(self, capacity: int) -> Self:
-        """The same tokens, with room for `capacity` of them."""
+        """Return the same tokens, with room for `capacity` of them."""
         ...
 
 
 class KVCache(NamedTuple):
-    """The keys and values that a layer keeps of earlier tokens, L places a row.
+    """The keys and values that a layer keeps of earlier tokens, with room for L tokens a row.
 
-    `k_scale` and `v_scale` are there in a layer that keeps codes: one scale for each channel of a head.
+    In a layer that keeps codes, `k_scale` and `v_scale` have one scale for each channel of a head.
     """
 
     keys: Float[Array, "B G L K"]
@@ -62,27 +64,27 @@ class KVCache(NamedTuple):
 
     @property
     def capacity(self) -> int:
-        """The tokens of a row for which it has room."""
+        """How many tokens of a row fit."""
         return self.keys.shape[2]
 
     @property
     def nbytes(self) -> int:
-        """The bytes of keys and values."""
+        """The size of keys and values in bytes."""
         return self.keys.nbytes + self.values.nbytes
 
     def select(self, rows: Array) -> KVCache:
-        """The named rows in the named order."""
+        """Return the named rows in the named order."""
         return self._replace(keys=select(self.keys, rows), values=select(self.values, rows))
 
     def grow(self, capacity: int) -> KVCache:
-        """The same tokens with just `capacity` places, new ones filled with zeros."""
+        """Return the same tokens with room for exactly `capacity`; new entries are zeros."""
         return self._replace(keys=places(self.keys, capacity), values=places(self.values, capacity))
 
 
 @dataclass(frozen=True)
 class KeysValues(CacheKind):
-    """Keys and values of each token, as the model's floats, in float16 or as codes: of 4 bits two in a byte
-    (`pack_nibbles`)."""
+    """Keys and values of each token, as the model's floats, in float16, or as codes. Two codes of 4 bits
+    share a byte (`pack_nibbles`)."""
 
     holds = KVCache
 
@@ -103,7 +105,7 @@ class KeysValues(CacheKind):
 
 
 def places(past: Array, capacity: int) -> Array:
-    """The cache with just `capacity` places, new ones filled with zeros."""
+    """Return the array with room for exactly `capacity` tokens; new entries are zeros."""
     b, g, held, k = past.shape
     if held >= capacity:
         return past[:, :, :capacity]
@@ -116,13 +118,12 @@ def append(
     new: Float[Array, "B T G K"],
     start: Index[Array, " B", "< O+1"],
 ) -> Float[Array, "B G L K"]:
-    """The cache of fixed capacity with row b's T new entries at start[b] … start[b] + T − 1.
+    """Write row b's T new entries at start[b] … start[b] + T − 1 of a cache of fixed capacity, and return it.
 
     New entries are rounded to the cache's type: to the nearest number of float16, halves to even.
-    Conventions: only the caller knows the valid length; L must hold start + T for every row. All T
-    entries are written, the padding of a row that is shorter too: it lies past the row's valid
-    length, where content is unspecified. A fused kernel may write in place, so the old cache must
-    not be read again.
+    Conventions: only the caller knows the valid length; L must be at least start + T for every row. All T
+    entries are written, also the padding of a shorter row: it lies past the row's valid length, where content
+    is unspecified. A fused kernel may write in place, so the old cache must not be read again.
     """
     b = np.arange(new.shape[0])[:, None]
     at = start[:, None] + np.arange(new.shape[1])[None, :]
@@ -133,15 +134,17 @@ def append(
 
 @op
 def grow(past: Float[Array, "B G S K"], new: Float[Array, "B T G K"]) -> Float[Array, "B G S+T K"]:
-    """The growing cache: S entries and T more, `append` at a capacity that is always just used up.
+    """Return a cache of S entries with T more: `append`, with a capacity that is always just used up.
 
     Conventions: all rows have the same length. Each step copies the whole cache, so N steps cost
-    O(N²) where `append` in place costs O(N).
+    O(N²), while `append` in place costs O(N).
     """
     return np.concatenate([past, new.transpose(0, 2, 1, 3)], axis=2)
 
 
 @op
 def select(past: Float[Array, "B G S K"], rows: Index[Array, " M", "< B"]) -> Float[Array, "M G S K"]:
-    """The named rows in the named order: beams that go on, once or several times, or not at all."""
+    """Return the named rows in the named order; in beam search a row may be named several times or not at
+    all.
+    """
     return past[rows]

@@ -1,17 +1,17 @@
-"""What a layer keeps of earlier tokens, as engines and bundles see it: its arrays, and how they are
-allocated, copied, grown and truncated. `engine.cache_kinds` draws all kinds.
+"""What a layer keeps of earlier tokens, as engines and bundles see it: its arrays, and how these are
+allocated, copied, grown and truncated. `engine.cache_kinds` lists all kinds.
 
-Arrays of a layer with a window may be short: then they hold the latest tokens of a row, from entry 0 on. With
-a window of 4 (the next token sees 3 before itself), 2 tokens of slack and runs of up to 3 tokens, an array
-has 3 + 2 + 3 entries. When a run has no room, the oldest tokens are dropped:
+The arrays of a layer with a window may be short: they then hold the latest tokens of a row, from entry 0 on.
+For example, take a window of 4 (the next token sees 3 tokens before itself), 2 tokens of slack and runs of up
+to 3 tokens. An array then has 3 + 2 + 3 entries. When a run has no room, the oldest tokens are dropped:
 
     full       t0 t1 t2 t3 t4 t5 t6 t7    length 8, dropped 0
     make room  t3 t4 t5 t6 t7  .  .  .    length 8, dropped 3: 3 + 2 tokens stay
     run        t3 t4 t5 t6 t7 t8 t9 t10   length 11, dropped 3
 
-Rotations count positions of the text, masks count entries: a distance is the same in both. So memory and work
-don't grow with the text, and as many tokens as the slack has can always be cut back. A ring of entries would
-save the moving, but no fused operator reads one.
+Rotations count positions of the text, and masks count entries; a distance is the same in both. So memory and
+work don't grow with the text, and as many tokens as the slack has can always be cut back. A ring buffer would
+avoid moving the entries, but no fused operator reads one.
 """
 
 from __future__ import annotations
@@ -37,16 +37,18 @@ ArrayType = Literal["int8", "uint8", "float16"]  # what arrays may hold beside t
 
 
 def retained(window: int) -> int:
-    """Tokens that stay when the arrays of a window are full: what the next token sees, and the slack."""
+    """Return how many tokens stay when the arrays of a window are full: what the next token sees, and the
+    slack.
+    """
     return window - 1 + SLACK
 
 
 @dataclass(frozen=True)
 class CacheArray:
-    """One array of a layer's cache. Axes are sizes, or names of sizes that vary: the batch's first.
+    """One array of a layer's cache. Its axes are sizes, or names of sizes that vary; the batch is the first.
 
-    `dtype` None stands for the type of the model's floats. An entry of a last axis that is shorter
-    than `numbers` holds several.
+    `dtype` None means the type of the model's floats. If the last axis is shorter than `numbers`, an entry of
+    it holds several numbers.
     """
 
     name: str
@@ -56,10 +58,10 @@ class CacheArray:
 
 
 class CacheKind(ABC):
-    """What one layer keeps. Subclasses are frozen dataclasses; layers that keep alike have equal kinds.
+    """What one layer keeps. Subclasses are frozen dataclasses; layers that keep the same have equal kinds.
 
     `window` is the number of latest tokens that the layer can see, None where it sees all. `dropped` [B] in
-    the methods below is how many tokens of each row were given up, the oldest ones; without a window none.
+    the methods below is how many of the oldest tokens of each row were dropped; without a window it is 0.
     """
 
     window: int | None = None
@@ -70,80 +72,84 @@ class CacheKind(ABC):
     @property
     @abstractmethod
     def arrays(self) -> tuple[CacheArray, ...]:
-        """The arrays, in the order in which `ops` takes and gives them."""
+        """The arrays, in the order in which `ops` takes and returns them."""
 
     @property
     def tokens_axis(self) -> str:
-        """The name of the axis that counts tokens, in those arrays that have it."""
+        """Return the name of the axis that counts tokens, in those arrays that have it."""
         return "capacity" if self.window is None else f"window{self.window}"
 
     @property
     def retained(self) -> int:
-        """Tokens that stay when the arrays of a window are full."""
+        """How many tokens stay when the arrays of a window are full."""
         assert self.window is not None
         return retained(self.window)
 
     @property
     def in_chunks(self) -> bool:
-        """Whether ONNX Runtime reads a long text in several runs, as it has no room for all."""
+        """Whether ONNX Runtime reads a long text in several runs, since the arrays have no room for all of
+        it."""
         return self.window is not None
 
     @property
     def has_codes(self) -> bool:
-        """Whether arrays hold codes, which ONNX Runtime's operators are slow to read: over these too a long
-        text is read in several runs. (A prompt of 2048 tokens takes 5.8 s in one run and 3.4 s in chunks.)"""
+        """Whether arrays hold codes. ONNX Runtime's operators are slow to read codes, so a long text is then
+        also read in several runs. (A prompt of 2048 tokens takes 5.8 s in one run and 3.4 s in chunks.)"""
         return any(array.dtype in ("int8", "uint8") for array in self.arrays)
 
     def with_lengths(self, cache: Any, lengths: Any) -> Any:
-        """A cache of this kind for a step of whose tokens `lengths` [B] are real, where it must know that."""
+        """Return a cache of this kind for a step with `lengths` [B] real tokens, if the kind must know
+        that."""
         return cache
 
     def entries(self, capacity: int, chunk: int | None = None) -> int:
-        """Tokens that the arrays have room for, in a cache for texts of `capacity` tokens, `chunk` a run."""
+        """Return how many tokens the arrays have room for, in a cache for texts of `capacity` tokens that are
+        read `chunk` tokens a run."""
         return capacity if self.window is None else min(capacity, self.retained + (chunk or CHUNK))
 
     def shapes(self, batch: int, capacity: int, chunk: int | None = None) -> list[tuple[int, ...]]:
-        """The shapes of the arrays."""
+        """Return the shapes of the arrays."""
         sizes = {"batch": batch, self.tokens_axis: self.entries(capacity, chunk)}
         return [tuple(sizes[a] if isinstance(a, str) else a for a in array.axes) for array in self.arrays]
 
     def dtypes(self, floats: np.dtype) -> list[np.dtype]:
-        """The types of the arrays, in a model of these floats."""
+        """Return the types of the arrays in a model with these floats."""
         return [floats if array.dtype is None else np.dtype(array.dtype) for array in self.arrays]
 
     def nbytes(self, capacity: int, float_bytes: int, chunk: int | None = None) -> int:
-        """Bytes of one row."""
+        """Return the size of one row in bytes."""
         widths = [float_bytes if a.dtype is None else np.dtype(a.dtype).itemsize for a in self.arrays]
         sizes = [math.prod(shape) for shape in self.shapes(1, capacity, chunk)]
         return sum(size * width for size, width in zip(sizes, widths, strict=True))
 
     def floor(self, lengths: np.ndarray, dropped: np.ndarray) -> np.ndarray:
-        """The least length above 0 that each row can be truncated to: the next token finds all it sees."""
+        """Return the least length above 0 that each row can be truncated to, so that the next token still
+        finds all that it sees."""
         if self.window is None:
             return np.zeros_like(lengths)
         return np.where(dropped > 0, dropped + self.window - 1, 0)
 
     def why_not_shorter(self) -> str:
-        """Why a row can't be truncated below its floor, as the end of an error message."""
+        """Return why a row can't be truncated below its floor, as the end of an error message."""
         return "what a window saw before was overwritten"
 
     def value(self, arrays: Sequence[Any], lengths: Any = None) -> Any:
-        """The cache that `ops` takes over these arrays, NumPy's or another library's.
+        """Return the cache that `ops` takes, made of these arrays of NumPy or another library.
 
-        For a step in which only the first `lengths` [B] tokens of each row are real; None for all.
+        `lengths` [B] is the number of real tokens of each row in a step; None means that all are real.
         """
         return self.with_lengths(self.holds(*arrays), lengths)
 
     def empty(self, batch: int, capacity: int, dtype: np.dtype) -> Any:
-        """An empty cache of the specification, all floats: codes too are kept there times their scale.
+        """Return an empty cache of the specification, all floats; codes too are kept there times their scale.
 
-        `dtype` is that of the model's floats.
+        `dtype` is the type of the model's floats.
         """
         shapes = zip(self.shapes(batch, capacity), self.arrays, strict=True)
         return self.value([np.zeros((*s[:-1], array.numbers or s[-1]), dtype) for s, array in shapes])
 
     def copy_row(self, source: Arrays, row: int, target: Arrays, to: int, count: int) -> None:
-        """Copy a row with its `count` tokens to row `to` of other arrays, or of the same."""
+        """Copy a row with its `count` tokens to row `to` of other arrays, or of the same arrays."""
         for old, new, axis in zip(source, target, self._axes(), strict=True):
             part = _first(axis, count)
             new[(to, *part)] = old[(row, *part)]
@@ -156,7 +162,7 @@ class CacheKind(ABC):
             array[(to, *part)] = array[(rows, *part)]
 
     def keep_latest(self, arrays: Arrays, row: int, held: int) -> None:
-        """Move the tokens that a window keeps to the front; `held` tokens are there."""
+        """Move the tokens that a window keeps to the front; the row holds `held` tokens."""
         count = self.retained
         for array, axis in zip(arrays, self._axes(), strict=True):
             if axis is not None:
@@ -170,7 +176,9 @@ class CacheKind(ABC):
 
 
 class RecurrentState(CacheKind):
-    """What is computed of all tokens together, and doesn't grow with them. It can't forget the last ones."""
+    """A state that is computed of all tokens together, and doesn't grow with them. It can't drop the last
+    tokens.
+    """
 
     recurrent = True
     adds_up = True
