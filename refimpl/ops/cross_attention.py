@@ -32,7 +32,7 @@ class CrossKeyWeights(TypedDict):
 
 
 class CrossAttentionWeights(TypedDict):
-    """The other leaves: the maps to queries and back."""
+    """The leaves that map tokens to queries, and the heads' outputs back."""
 
     wq: Float[Array, "D H*K"] | Blocks
     wo: Float[Array, "H*K D"] | Blocks
@@ -41,14 +41,14 @@ class CrossAttentionWeights(TypedDict):
 
 
 class EncoderKV(NamedTuple):
-    """Keys and values of the encoder's output, laid out as a cache; row b has `lengths[b]` real ones."""
+    """Keys and values of the encoder's output, in the layout of a cache; row b has `lengths[b]` real ones."""
 
     keys: Float[Array, "B G S K"]
     values: Float[Array, "B G S K"]
     lengths: Index[Array, " B", "< S+1"]
 
     def select(self, rows: Array) -> EncoderKV:
-        """The named rows in the named order."""
+        """Return the named rows in the named order."""
         return EncoderKV(self.keys[rows], self.values[rows], self.lengths[rows])
 
 
@@ -56,7 +56,9 @@ class EncoderKV(NamedTuple):
 def cross_keys(
     states: Float[Array, "B S D"], weights: CrossKeyWeights, *, settings: Attention
 ) -> tuple[Float[Array, "B G S K"], Float[Array, "B G S K"]]:
-    """Keys and values of the encoder's output, computed once: each step of a decoder reads the same."""
+    """Return keys and values of the encoder's output. They are computed once; each step of a decoder reads
+    them.
+    """
     k = heads(states, weights["wk"], weights.get("bk"), size=settings.head_size)
     v = heads(states, weights["wv"], weights.get("bv"), size=settings.head_size)
     return k.swapaxes(1, 2), v.swapaxes(1, 2)

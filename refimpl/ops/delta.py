@@ -29,15 +29,16 @@ def delta_attend(
     *,
     scale: float | None = None,
 ) -> tuple[Float[Array, "B T H V"], Float[Array, "B G K V"]]:
-    """S maps keys to values; each token decays it, updates it and reads from it.
+    """S maps keys to values. Each token decays S, updates it and reads from it. Returns the outputs and the
+    last S.
 
-    S ← exp(decay_t) ∘ S, S ← S + k_t u_tᵀ, out_t = scale · q_t S, with u_t = v_t, or with `beta`
-    u_t = β_t (v_t − Sᵀ k_t), the error of S for k_t. The four rules of ONNX's
-    LinearAttention (opset 27): neither is "linear", decay "gated" (Yang et al. 2024, GLA), beta
-    "delta" (Schlag et al. 2021), both "gated_delta" (Yang et al. 2025). Gives outputs and the last S.
-    Conventions: decay ≤ 0 is a logarithm with a value for each element of a key; one value per head is
-    repeated. β must be between 0 and 2, and keys must have length 1 where there is a β: this isn't checked.
-    Nothing is divided by a sum of weights, and scale None is 1/√K, as in ONNX.
+    S ← exp(decay_t) ∘ S, S ← S + k_t u_tᵀ, out_t = scale · q_t S, with u_t = v_t, or with `beta` u_t = β_t
+    (v_t − Sᵀ k_t), the error of S for k_t. These are the four rules of ONNX's LinearAttention (opset 27):
+    without decay and beta "linear", with decay "gated" (Yang et al. 2024, GLA), with beta "delta" (Schlag et
+    al. 2021), with both "gated_delta" (Yang et al. 2025). Conventions: decay ≤ 0 is a logarithm with a value
+    for each element of a key; one value per head is repeated. β must be between 0 and 2, and keys must have
+    length 1 if there is a β: this isn't checked. As in ONNX, nothing is divided by a sum of weights, and
+    scale None is 1/√K.
     """
     b, length, h, size = q.shape
     g = k.shape[2]
@@ -63,12 +64,12 @@ def gated_delta_rule(
     decay: Float[Array, "B T H"] | Float[Array, "B T H K"],
     beta: Float[Array, "B T H"],
 ) -> tuple[Float[Array, "B T H V"], Float[Array, "B H K V"]]:
-    """`delta_attend` with decay and β, one of each a head (Yang et al. 2025, Gated Delta Networks, eq. 10),
+    """`delta_attend` with one decay and one β for each head (Yang et al. 2025, Gated Delta Networks, eq. 10),
     or a decay for each channel of a key (Kimi Team 2025, arXiv 2510.26692, eq. 1).
 
-    S_t = (I − β_t k_t k_tᵀ) Diag(α_t) S_{t−1} + β_t k_t v_tᵀ with α_t = exp(decay_t): forget a share of
-    everything, or of each row of S its own share, take out what is stored under the key k_t, write v_t there.
-    Conventions: those of `delta_attend`, and the paper's S of the first is the transposed one.
+    S_t = (I − β_t k_t k_tᵀ) Diag(α_t) S_{t−1} + β_t k_t v_tᵀ with α_t = exp(decay_t). A token lets all of S
+    decay by one share, or each row of S by its own share. Then it removes what is stored under the key k_t,
+    and writes v_t there. Conventions: those of `delta_attend`; in the first paper S is transposed.
     """
     each = decay if decay.ndim == 4 else repeated(decay[..., None], k.shape[-1], 3)
     return delta_attend(q, k, v, state, each, beta)
@@ -85,7 +86,7 @@ def gated_delta_chunked(
     *,
     chunk: int,
 ) -> tuple[Float[Array, "B T H V"], Float[Array, "B H K V"]]:
-    """The gated delta rule chunk by chunk: products of matrices in a chunk, S from one to the next.
+    """The gated delta rule chunk by chunk: matrix products within a chunk, and S from one chunk to the next.
 
     With d_ts the sum of the decays after token s up to t, and d_t the one from the chunk's start, what each
     token writes depends on what those before it in the chunk wrote, through a lower triangle:
@@ -95,9 +96,9 @@ def gated_delta_chunked(
         S ← exp(d_T) S + Σ_s exp(d_Ts) k_s u_sᵀ
 
     (Yang et al. 2024, Parallelizing Linear Transformers with the Delta Rule, §3; with decays Yang et al.
-    2025, §3.3.) Where each channel c of a key has a decay, k_t·k_s exp(d_ts) is Σ_c k_tc k_sc exp(d_tsc), no
-    product of matrices any more (arXiv 2510.26692, §3.1). Conventions: those of `gated_delta_rule`. d_ts is
-    summed and never a difference of two sums, which would lose the small decays beside large ones.
+    2025, §3.3.) If each channel c of a key has a decay, k_t·k_s exp(d_ts) is Σ_c k_tc k_sc exp(d_tsc), which
+    is no longer a matrix product (arXiv 2510.26692, §3.1). Conventions: those of `gated_delta_rule`. d_ts is
+    summed directly. A difference of two sums would lose the small decays beside large ones.
     """
     b, length, h, size = q.shape
     out = np.zeros((b, h, length, v.shape[3]), q.dtype)

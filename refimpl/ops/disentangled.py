@@ -1,24 +1,25 @@
-"""Disentangled attention: scores have separate terms for what two tokens are and for how far apart they stand
+"""Disentangled attention: scores have separate terms for what two tokens are and for how far apart they are
 (He et al. 2021, DeBERTa, arXiv 2006.03654, §3.1; version 3: arXiv 2111.09543).
 
-Other models add a token's position to its vector, and a product of two such sums mixes all of it. Here a
-token has a vector, and a distance has one too, in a table that all layers share. Both are mapped to queries
-and keys, and the score of query i and key j is
+Other models add a token's position to its vector, and a product of two such sums mixes content and position.
+Here a token has a vector, and each distance has a vector too, in a table that all layers share. Both are
+mapped to queries and keys. The score of query i and key j is
 
     Qᶜᵢ · Kᶜⱼ          content and content     does this word go with that one?
-    + Qᶜᵢ · Kʳδ(i,j)   content and position    does this word look at what stands there from it?
-    + Kᶜⱼ · Qʳδ(i,j)   position and content    is that word looked at from there?
+    + Qᶜᵢ · Kʳδ(i,j)   content and position    does this word look at words at that distance?
+    + Kᶜⱼ · Qʳδ(i,j)   position and content    is that word looked at from this distance?
 
-times 1/√(3 K), since three products of K numbers vary more than one (eq. 4). δ is a row of the table: one for
-each i − j from −k to k − 1, where the first and the last one are also those of all that is farther (eq. 3):
+times 1/√(3 K), since three products of K numbers vary more than one (eq. 4). δ is a row of the table. There
+is one row for each i − j from −k to k − 1; the first and the last row are also used for all larger distances
+(eq. 3):
 
     k = 3, rows 0 … 5    key  0 1 2 3 4 5
                 query 0       3 2 1 0 0 0
                 query 2       5 4 3 2 1 0
                 query 5       5 5 5 5 4 3
 
-A key ahead has other rows than one behind, so a model knows the order without positions in its vectors. Kʳ
-and Qʳ depend on no text.
+A key ahead has other rows than a key behind, so a model knows the order without positions in its vectors. Kʳ
+and Qʳ don't depend on the text.
 """
 
 from __future__ import annotations
@@ -56,9 +57,9 @@ __all__ = [
 
 
 class DisentangledWeights(TypedDict):
-    """The leaves of disentangled attention: maps of tokens, and of distances to keys and queries.
+    """The leaves of disentangled attention: maps of tokens, and maps of distances to keys and queries.
 
-    Those of distances are missing where they are shared with those of tokens, or have no term.
+    The maps of distances are missing if they are shared with those of tokens, or if they have no term.
     """
 
     wq: Float[Array, "D H*K"] | Blocks
@@ -76,19 +77,20 @@ class DisentangledWeights(TypedDict):
 
 
 class DistanceTable(NamedTuple):
-    """The vectors of distances, and which of them each query and key have."""
+    """The vectors of distances, and which of them belongs to each query and key."""
 
     rows: Index[Array, "T T", "< W"]
     vectors: Float[Array, "W D"]
 
 
 class DisentangledAttention(TokenMixer):
-    """Attention whose scores have terms of content and position apart (`ops.disentangled`).
+    """Attention whose scores have separate terms for content and position (`ops.disentangled`).
 
-    Beside a query and a key there may be the products of a query and a distance (`content_to_position`) and
-    of a key and a distance (`position_to_content`). Distances are mapped by matrices of their own, or those
-    of queries and keys with `shared`. `bias` is that of all maps, but for distances as keys only with
-    `position_bias`. `scale` None means 1/sqrt(head_size · number of terms).
+    Besides the product of a query and a key, scores may have those of a query and a distance
+    (`content_to_position`) and of a key and a distance (`position_to_content`). Distances are mapped by
+    matrices of their own, or with `shared` by those of queries and keys. `bias` says whether the maps have
+    biases; for distances as keys that also needs `position_bias`. `scale` None means 1/sqrt(head_size ·
+    number of terms).
     """
 
     heads: int = bounded("heads")
@@ -106,7 +108,7 @@ class DisentangledAttention(TokenMixer):
 
     @property
     def factor(self) -> float:
-        """What scores are multiplied by: each term adds to their variance."""
+        """The factor of the scores: each term adds to their variance."""
         terms = 1 + self.content_to_position + self.position_to_content
         return (self.head_size * terms) ** -0.5 if self.scale is None else self.scale
 
@@ -192,17 +194,16 @@ def distance_rows(
     span: int,
     log_until: int | None = None,
 ) -> Index[Array, "T S", "< W"]:
-    """The row of each distance r = query − key: r + span, between 0 and 2 · span − 1 (eq. 3).
+    """Return the row of each distance r = query − key: r + span, between 0 and 2 · span − 1 (eq. 3).
 
-    With `log_until` L distances beyond m = span / 2 have the row of
-    sign(r) · (m + ⌈(m − 1) · ln(|r| / m) / ln((L − 1) / m)⌉): those up to L − 1 share the rows that are left
-    (the code of DeBERTa v2).
+    With `log_until` L, distances beyond m = span / 2 have the row of sign(r) · (m + ⌈(m − 1) · ln(|r| / m) /
+    ln((L − 1) / m)⌉): the distances up to L − 1 share the remaining rows (the code of DeBERTa v2).
 
         span 8, L 20      |r|   0 1 2 3 4 5 6 7 8 9 10 11 12 … 19 and more
                                 0 1 2 3 4 5 5 6 6 6  6  6  7 …  7
 
-    Conventions: logarithms are float64. In float32, as transformers computes them, the rows of DeBERTa's own
-    sizes are the same.
+    Conventions: logarithms are float64. transformers computes them in float32; for the sizes of DeBERTa's own
+    models the rows are the same.
     """
     distance = queries[:, None] - keys[None, :]
     if log_until is not None:
@@ -226,8 +227,8 @@ def distance_scores(
 ) -> Float[Array, "B H T S"]:
     """The terms with positions: scale · (q[t] · k_pos[rows[t, s]] + k[s] · q_pos[rows[t, s]]).
 
-    Conventions: scale None is 1/√K. The paper's last term has δ(j, i), the distance from key to query; its
-    code, and so all models, read one row in both terms.
+    Conventions: scale None is 1/√K. The paper's last term has δ(j, i), the distance from key to query. Its
+    code, and so all models, use the same row in both terms.
     """
     b, t, h, size = q.shape
     scores = np.zeros((b, h, t, k.shape[1]), q.dtype)
@@ -251,8 +252,8 @@ def disentangled_attention(
 ) -> Float[Array, "B T D"]:
     """The sublayer: project tokens and distances; attend with `distance_scores` as a bias; project back.
 
-    Conventions: as in `self_attention`, rows are padded on the right: no token sees padding, and what comes
-    out at padding is unspecified. Where maps are `shared`, distances take those of queries and keys.
+    Conventions: as in `self_attention`, rows are padded on the right. No token sees padding, and outputs at
+    padding are unspecified. If maps are `shared`, distances use the maps of queries and keys.
     """
     q, k, bias = queries_and_keys(x, weights, table, settings=settings)
     v = heads(x, weights["wv"], weights.get("bv"), size=settings.head_size)

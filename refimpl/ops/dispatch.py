@@ -1,11 +1,11 @@
 """Which function a call of an op runs: the specification's own, or another library's.
 
-`@op` marks a function of the specification. A call runs its body, which computes with NumPy. Inside
-`use(table)` a call runs the table's function of that name instead, also a call in the body of another op. So
-an op that only combines others, a composite, is written once for every library; one that computes by itself,
-a primitive, has a body for each.
+`@op` marks a function of the specification. A call of an op runs its body, which computes with NumPy. Inside
+`use(table)` a call runs the table's function of that name instead; this includes calls in the body of another
+op. So an op that only combines other ops, a composite, is written once for every library. An op that computes
+by itself, a primitive, has a body for each library.
 
-The table belongs to the thread, or to the task, that entered `use`.
+A table is valid only in the thread or task that entered `use`.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ _table: ContextVar[Table] = ContextVar("table", default=NOTHING)
 
 
 def op(function: F) -> F:
-    """The function, in whose place a table may put another one of its name."""
+    """Mark a function as an op. A table may replace it by another function with the same name."""
     name, table = function.__name__, _table.get
     assert name not in OPS, f"there is another op called {name}"
 
@@ -42,18 +42,18 @@ def op(function: F) -> F:
 
 
 def body(function: Callable[..., Any]) -> Callable[..., Any]:
-    """An op's own function, which no table replaces."""
+    """Return an op's own function, which no table replaces."""
     return function.__wrapped__  # pyright: ignore[reportFunctionMemberAccess]
 
 
 def in_use() -> Table:
-    """The table of the innermost `use`, empty outside of any."""
+    """Return the table of the innermost `use`, or an empty table outside of any."""
     return _table.get()
 
 
 @contextmanager
 def use(table: Table) -> Iterator[None]:
-    """Calls of ops run the functions of this table alone; KeyError for a name that no op has."""
+    """Make calls of ops run only the functions of this table; raise KeyError for a name that no op has."""
     if unknown := sorted(set(table) - set(OPS)):
         raise KeyError(f"{unknown} can't be replaced, since no op has that name")
     token = _table.set(table)
@@ -65,5 +65,5 @@ def use(table: Table) -> Iterator[None]:
 
 @op
 def observe(name: str, x: Any) -> Any:
-    """x itself, a value that has a name: who replaces this op sees each of them, and may hand on another."""
+    """Return x itself. To see or change each named value, replace this op: it is called with every one."""
     return x

@@ -1,4 +1,4 @@
-"""The token table: rows of it on the way in, a product with it on the way out."""
+"""The token table: the input takes its rows, and the output multiplies by it."""
 
 from __future__ import annotations
 
@@ -25,10 +25,10 @@ def embedding(
     tokens: Index[Array, "B T", "< N"],
     table: Float[Array, "N D"] | Blocks,
 ) -> Float[Array, "B T D"]:
-    """Row of the table for each token: y[b,t] = table[tokens[b,t]].
+    """Return the table's row for each token: y[b,t] = table[tokens[b,t]].
 
-    Conventions: ids are in [0, N). A caller that can't be sure must check, since NumPy and ONNX Runtime both
-    read negative ids from the end. A quantized table is dequantized row by row.
+    Conventions: ids are in [0, N). A caller that can't be sure of that must check, since NumPy and ONNX
+    Runtime both read negative ids from the end. A quantized table is dequantized row by row.
     """
     return rows(table, tokens) if isinstance(table, Blocks) else rows_at(table, tokens)
 
@@ -41,11 +41,12 @@ def undropped(
     *,
     share: float,
 ) -> Float[Array, "B T D"]:
-    """The vectors of texts, of which `lengths` tokens are real, with those of masked tokens dropped.
+    """Return the vectors of texts with those of masked tokens dropped; `lengths` tokens of each text are
+    real.
 
-    y = 0 where a token is the mask, else x · (1 − share) · n / (n − m), with m of a text's n tokens masked:
-    as behind a dropout, what is left makes up for it (Rives et al. 2021, the code of ESM-1b). Conventions: a
-    text without masks is scaled too, by 1 − share; one of masks alone is 0.
+    y = 0 where a token is the mask, else x · (1 − share) · n / (n − m), with m of a text's n tokens masked.
+    As after a dropout, the factor compensates for the dropped vectors (Rives et al. 2021, the code of
+    ESM-1b). Conventions: a text without masks is scaled too, by 1 − share; a text of masks alone is 0.
     """
     count = (masked & padding_mask(indices(masked.shape[1], masked), lengths)).sum(1)
     factor = (1 - share) * as_type(lengths, x.dtype) / as_type((lengths - count).clip(1), x.dtype)
@@ -57,8 +58,8 @@ def unembedding(
     x: Float[Array, "B T D"],
     table: Float[Array, "N D"] | Blocks,
 ) -> Float[Array, "B T N"]:
-    """Logits: y[b,t,n] = Σ_d x[b,t,d] · table[n,d] (Press & Wolf 2017 when the table is tied).
+    """Return the logits y[b,t,n] = Σ_d x[b,t,d] · table[n,d] (Press & Wolf 2017 when the table is tied).
 
-    Conventions: the table is [N, D] as the embedding's, so a tied table is the same leaf.
+    Conventions: the table is [N, D] like the embedding's, so a tied table is the same leaf.
     """
     return linear(x, transpose(table) if isinstance(table, Blocks) else table.T)

@@ -1,4 +1,4 @@
-"""An encoder: from a whole text to one vector for each token, and from these to a head's output."""
+"""An encoder: from a whole text to one vector for each token, and from the vectors to a head's output."""
 
 from __future__ import annotations
 
@@ -43,14 +43,14 @@ def encode(
     *,
     config: Config,
 ) -> Array:
-    """The last layer's vectors [B, T, D] of the tokens [B, T], of which `lengths` [B] are real.
+    """Return the last layer's vectors [B, T, D] of the tokens [B, T], of which `lengths` [B] are real.
 
-    `token_types` [B, T] says to which text of a pair a token belongs; without it all belong to the first.
-    `rotary` has a row for each of the positions 0 … T − 1. With a reader in the Config they are the reader's
-    vectors. Layers that only a decoder's pass computes (`Stack.stepwise`) begin with the empty `cache`, which
-    has room for T tokens: rows are padded on the right, so what padding leaves there no token reads.
-    An encoder of sound gets frames [B, 2·T, C] or samples [B, N] in the place of the tokens, of which all are
-    real.
+    `token_types` [B, T] says to which text of a pair a token belongs; without it all belong to the first
+    text. `rotary` has a row for each of the positions 0 … T − 1. If the Config has a reader, the vectors are
+    those of the reader. Layers that only a decoder's pass computes (`Stack.stepwise`) begin with the empty
+    `cache`, which has room for T tokens. Rows are padded on the right, so no token reads what padding leaves
+    in the cache. An encoder of sound gets frames [B, 2·T, C] or samples [B, N] instead of tokens, all of
+    which are real.
     """
     stack = config.stacks["encoder"]
     if stack.stepwise:
@@ -80,7 +80,7 @@ def encode(
 
 @op
 def reader_tokens(tokens: Array, lengths: Array, *, reader: DecoderReader) -> Array:
-    """The tokens [B, T] that a reader gets of a text's."""
+    """Return the tokens [B, T] that a reader gets for a text: the text's tokens, one place later."""
     if reader.start is not None:
         return shifted_right(tokens, reader.start)
     last = (lengths - 1).clip(0)[:, None]
@@ -89,7 +89,7 @@ def reader_tokens(tokens: Array, lengths: Array, *, reader: DecoderReader) -> Ar
 
 @op
 def pooled_lengths(tokens: Array, lengths: Array, *, head: Head) -> Array:
-    """How many tokens of each text [B] a head reads, for `predict`: all, or those up to its last `end`."""
+    """Return how many tokens of each text [B] a head reads, for `predict`: all, or up to its last `end`."""
     if head.end is None:
         return lengths
     at = indices(tokens.shape[1], tokens)
@@ -127,7 +127,7 @@ def _layers(
 
 @op
 def layer_kv(states: Array, lengths: Array, weights: BlockWeights, *, layer: Layer) -> EncoderKV:
-    """Keys and values of an encoder's output for a layer that reads it."""
+    """Return keys and values of an encoder's output for a layer that reads it."""
     assert layer.cross is not None
     assert "cross" in weights
     return EncoderKV(*cross_keys(states, weights["cross"], settings=layer.cross), lengths)
@@ -135,7 +135,8 @@ def layer_kv(states: Array, lengths: Array, weights: BlockWeights, *, layer: Lay
 
 @op
 def encoder_kv(states: Array, lengths: Array, params: ModelWeights, *, config: Config) -> list[EncoderKV]:
-    """Keys and values [B, G, S, K] of an encoder's output, for each layer of the decoder that reads it."""
+    """Return keys and values [B, G, S, K] of an encoder's output for each layer of the decoder that reads
+    it."""
     assert "decoder" in params
     layers = zip(config.layers, params["decoder"]["layers"], strict=True)
     return [layer_kv(states, lengths, weights, layer=layer) for layer, weights in layers]
@@ -143,10 +144,10 @@ def encoder_kv(states: Array, lengths: Array, params: ModelWeights, *, config: C
 
 @op
 def predict(states: Array, lengths: Array, params: ModelWeights, *, config: Config) -> Array:
-    """What the head makes of an encoder's output [B, T, D].
+    """Return what the head makes of an encoder's output [B, T, D].
 
     MaskedLM: logits [B, T, N]. Tag: [B, T, labels]. QuestionAnswering: [B, T, 2], start and end. Classify:
-    [B, labels], of texts of the `pooled_lengths`. Pool: [B, D], or the width of its last projection. What
-    stands at padding is unspecified.
+    [B, labels], of texts of the `pooled_lengths`. Pool: [B, D], or the width of its last projection. Values
+    at padding are unspecified.
     """
     return predictions(states, lengths, params.get("head", {}), params["embedding"], head=config.head)

@@ -1,4 +1,5 @@
-"""Heads: what is computed of the last layer's vectors, logits of tokens or labels, or one vector per text."""
+"""Heads: what is computed from the last layer's vectors: logits of tokens or labels, or one vector per
+text."""
 
 from __future__ import annotations
 
@@ -38,7 +39,7 @@ class LinearWeights(TypedDict):
 class LabelWeights(TypedDict):
     """The leaves of a map to labels, or to an embedding's own space.
 
-    It is small, and no later layer averages its rounding error out, so it stays in float.
+    It is small, and no later layer averages out its rounding error, so it stays in float.
     """
 
     weight: Float[Array, "D F"]
@@ -46,10 +47,10 @@ class LabelWeights(TypedDict):
 
 
 class HeadWeights(TypedDict):
-    """The leaves of a head, as many as its settings have; N are the rows of a table.
+    """The leaves of a head, as many as its settings need. N is the number of rows of a table.
 
-    `project` leads from the model's width D to the tables' C, and the dense map from either to F. `frequent`
-    are W columns, of the short list and of the clusters `tails`.
+    `project` maps the model's width D to the tables' width C, and the dense map leads from either to F.
+    `frequent` has W columns, for the short list and for the clusters `tails`.
     """
 
     project: NotRequired[Float[Array, "D C"] | Blocks]
@@ -72,7 +73,8 @@ def pool(
     *,
     pooling: Pooling,
 ) -> Float[Array, "B D"]:
-    """One vector per text: that of its first or last token, the mean of all, or each element's maximum.
+    """Return one vector per text: that of its first or last token, the mean of all, or each element's
+    maximum.
 
     Conventions: padding doesn't count; `last` is the last token before it. A text without tokens
     gives zeros.
@@ -96,13 +98,13 @@ def _real(x: Array, lengths: Array, padding: float) -> Array:
 
 @op
 def unit(x: Float[Array, "B D"], *, eps: float = 1e-12) -> Float[Array, "B D"]:
-    """x / max(‖x‖, eps): vectors whose dot product is their cosine."""
+    """Return x / max(‖x‖, eps): the dot product of two such vectors is their cosine."""
     return x / sqrt((x * x).sum(-1, keepdims=True)).clip(min=eps)
 
 
 @op
 def head_dense(x: Array, weights: HeadWeights, config: Dense | None) -> Array:
-    """The linear map, the activation and the norm that a head may begin with, of x [B, T, D]."""
+    """Apply the linear map, the activation and the norm with which a head may begin to x [B, T, D]."""
     if config is None:
         return x
     assert "dense" in weights
@@ -114,7 +116,9 @@ def head_dense(x: Array, weights: HeadWeights, config: Dense | None) -> Array:
 
 @op
 def lm_logits(x: Array, table: Array | Blocks, bias: Array | None, *, head: LM) -> Array:
-    """Logits [B, P, N] over the rows of a table: scaled, with the bias added, and capped last."""
+    """Return logits [B, P, N] over the rows of a table. They are scaled, the bias is added, and the cap is
+    last.
+    """
     logits = unembedding(x, table)
     if head.scale is not None:
         logits = logits * head.scale
@@ -132,7 +136,7 @@ def _table(weights: HeadWeights, entry: Mapping[str, Any], head: Head) -> Array 
 
 
 def logits(x: Array, weights: HeadWeights, entry: Mapping[str, Any], *, head: LM) -> Array:
-    """Logits [B, P, N] of a decoder's vectors x [B, P, D]; `entry` are the leaves of the embedding."""
+    """Return the logits [B, P, N] of a decoder's vectors x [B, P, D]; `entry` are the embedding's leaves."""
     if "project" in weights:
         x = linear(x, weights["project"])
     x = observe("head, input", head_dense(x, weights, head.dense))
@@ -146,8 +150,11 @@ def logits(x: Array, weights: HeadWeights, entry: Mapping[str, Any], *, head: LM
 def predictions(
     x: Array, lengths: Array, weights: HeadWeights, entry: Mapping[str, Any], *, head: Head
 ) -> Array:
-    """What a head makes of whole texts x [B, T, D]: they may be pooled, then come its dense map, its mlp and
-    its projections, and last the map to a table or to labels. A `late` head pools behind its dense map."""
+    """Return what a head computes from whole texts x [B, T, D].
+
+    The vectors may be pooled. Then come the head's dense map, its mlp and its projections, and last the map
+    to a table or to labels. A `late` head pools after its dense map.
+    """
 
     def pooled(x: Array) -> Array:
         return x if head.pooling is None else pool(x, lengths, pooling=head.pooling)[:, None]
