@@ -27,9 +27,9 @@ def conv1d(
 ) -> Float[Array, "B T G*F"]:
     """y[t, g, f] = b[g, f] + Σ_j Σ_d kernel[g, f, d, j] · x[t · stride + j, g, d]; G is `groups`.
 
-    Conventions: torch's Conv1d and ONNX's Conv without padding, with channels last; the kernel is stored as
-    theirs, and channels are in groups that don't see each other. What fills no whole sum at the end is left
-    out.
+    Conventions: as torch's Conv1d and ONNX's Conv without padding, but with channels last. The kernel has
+    their layout, and each group of channels sees only its own channels. Vectors at the end that don't fill a
+    whole sum are left out.
     """
     channels, size, length = kernel.shape
     around = np.lib.stride_tricks.sliding_window_view(x, length, axis=1)[:, ::stride]

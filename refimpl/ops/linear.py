@@ -25,7 +25,7 @@ def linear(
     """A linear map of each token: y[b,t,f] = Σ_d x[b,t,d] · weight[d,f] + bias[f].
 
     Conventions: the weight is [input, output], so that the formula is `x @ weight`; checkpoints
-    store the transpose. A quantized weight (`Blocks`) has its own rule for the activations.
+    store the transpose. A quantized weight (`Blocks`) has its own rule for quantizing x.
     """
     y = linear_blocks(x, weight) if isinstance(weight, Blocks) else each_row(x, weight)
     return y if bias is None else y + bias

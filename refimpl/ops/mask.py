@@ -34,7 +34,7 @@ def causal_mask(
                             query 3      . x x x . .
                             query 5      . . . x x x
 
-    Both are positions in the text, so that a cache changes nothing. Conventions: `window` counts the
+    Both are positions in the text, so the mask is the same with a cache. Conventions: `window` counts the
     current token, as transformers' sliding_window does: window = 1 sees only itself.
     """
     last = queries[:, :, None]
@@ -99,16 +99,16 @@ def chunked_mask(
                             query 3      . . . x . . . .
                             query 7      . . . . . . x x
 
-    Within its chunk a token sees a distance that training has seen, however long the text is. What a chunk
-    needs of earlier ones comes through layers that see all (Meta 2025, Llama 4: iRoPE). Conventions: chunks
-    are counted from position 0 of the text, so a cache changes nothing.
+    Within its chunk a token sees only distances that the model was trained on, however long the text is.
+    Information from earlier chunks comes through layers that see the whole text (Meta 2025, Llama 4: iRoPE).
+    Conventions: chunks are counted from position 0 of the text, so the mask is the same with a cache.
     """
     return queries[:, :, None] // chunk == keys // chunk
 
 
 @op
 def seen_by(queries: Array, keys: Array, *, settings: Attention, causal: bool) -> Array:
-    """The mask [B, T, S] of an attention over queries and keys at these positions."""
+    """Return the mask [B, T, S] of an attention with queries and keys at these positions."""
     mask = settings.mask
     if mask.op is None:
         return (causal_mask if causal else window_mask)(queries, keys, window=mask.window)
@@ -118,7 +118,7 @@ def seen_by(queries: Array, keys: Array, *, settings: Attention, causal: bool) -
 
 @op
 def padding_mask(keys: Int[Array, " S"], lengths: Index[Array, " B", "< S+1"]) -> Bool[Array, "B S"]:
-    """True for the keys that stand within their row: rows are padded on the right."""
+    """True for the keys that are within their row: rows are padded on the right."""
     return lengths[:, None] > keys
 
 

@@ -32,7 +32,7 @@ class PlainMlpWeights(TypedDict):
 
 
 class GatedMlpWeights(TypedDict):
-    """The leaves of a gated mlp, such as an expert."""
+    """The leaves of a gated mlp; an expert is one too."""
 
     gate: Float[Array, "D F"] | Blocks
     up: Float[Array, "D F"] | Blocks
@@ -45,7 +45,7 @@ class GatedMlpWeights(TypedDict):
 
 @op
 def hidden_units(up: Array, weights: PlainMlpWeights, kind: Activation | XIELU) -> Array:
-    """The hidden values of a plain mlp, from the result of its first map."""
+    """Return the hidden values of a plain mlp from the result of its first map."""
     if isinstance(kind, XIELU):
         assert "alpha_p" in weights
         assert "alpha_n" in weights
@@ -68,11 +68,10 @@ def clamped_swiglu(
 ) -> Float[Array, "B T F"]:
     """g · σ(alpha · g) · (u + 1), g = min(gate, limit), u = up within ± limit (gpt-oss, OpenAI 2025, §2.1).
 
-    SwiGLU with two changes. Clamps bound what a few large channels may reach, which numbers of few bits need;
-    for negative g the product is bounded by itself. And 1 is added to u: a unit whose up is 0 lets its gate
-    through, where SwiGLU gives 0.
-    Conventions: σ(1.702 g) · g is quick GELU; the experts' gate and up are stored in turn in checkpoints, and
-    apart here.
+    SwiGLU with two changes. First, clamps bound the values of a few large channels, which number formats with
+    few bits need; for negative g the product is bounded without a clamp. Second, 1 is added to u: a unit
+    whose up is 0 lets its gate through, while in SwiGLU it gives 0. Conventions: σ(1.702 g) · g is quick
+    GELU. In checkpoints the experts' gate and up alternate; here they are separate.
     """
     g, u = gate.clip(max=limit), up.clip(-limit, limit)
     return g * sigmoid(alpha * g) * (u + 1)
@@ -80,7 +79,7 @@ def clamped_swiglu(
 
 @op
 def glu(gate: Array, up: Array, kind: Gate) -> Array:
-    """The hidden values of a gated mlp, from the results of its first two maps."""
+    """Return the hidden values of a gated mlp from the results of its first two maps."""
     if isinstance(kind, BoundedSwiGLU):
         return silu(gate).clip(max=kind.limit) * up.clip(-kind.limit, kind.limit)
     if isinstance(kind, ClampedSwiGLU):
@@ -100,9 +99,9 @@ def gated_mlp(
 ) -> Float[Array, "B T D"]:
     """(act(gate_scale · x · gate) ⊙ (x · up)) · down (Shazeer 2020, eq. 6; SwiGLU when act is SiLU).
 
-    `clamped_swiglu` may stand in the place of act(gate) ⊙ up. `gate_scale` None means 1. With `sparsity` act
-    takes `gaussian_topk` of the gate, and about this share of the hidden units is 0, where act(0) is. A
-    `down_norm` normalizes the hidden units (BitNet b1.58, Ma et al. 2025, arXiv 2504.12285, §2).
+    `clamped_swiglu` may replace act(gate) ⊙ up. `gate_scale` None means 1. With `sparsity`, act is applied to
+    `gaussian_topk` of the gate; about this share of the hidden units is then 0, if act(0) is. A `down_norm`
+    normalizes the hidden units (BitNet b1.58, Ma et al. 2025, arXiv 2504.12285, §2).
     """
     gate = linear(x, weights["gate"], weights.get("bgate"))
     gate = gate if gate_scale is None else gate * gate_scale

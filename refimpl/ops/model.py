@@ -1,4 +1,4 @@
-"""A decoder: tokens and cache in, logits and cache out; and what its stack shares with an encoder's."""
+"""A decoder: tokens and cache in, logits and cache out. Also the parts that encoders share with decoders."""
 
 from __future__ import annotations
 
@@ -73,8 +73,8 @@ __all__ = [
 
 
 class EmbeddingWeights(TypedDict):
-    """The leaves of the embedding: its tables, the map from their width to the model's, and what makes the
-    inputs of single layers."""
+    """The leaves of the embedding: its tables, the map from their width to the model's width, and the leaves
+    that make the inputs of single layers."""
 
     table: Float[Array, "N D"] | Blocks
     token_types: NotRequired[Float[Array, "M D"]]
@@ -85,8 +85,8 @@ class EmbeddingWeights(TypedDict):
 
 
 class StackWeights(TypedDict):
-    """The leaves of a stack: layers, what is added before the first or to scores, norms, distances, and the
-    maps of streams but the first."""
+    """The leaves of a stack: its layers, the tables that are added before the first layer or to scores, its
+    norms, its distances, and the maps of all streams but the first."""
 
     layers: list[BlockWeights]
     stem: NotRequired[ConvStemWeights | WaveStemWeights]
@@ -103,7 +103,7 @@ class StackWeights(TypedDict):
 
 
 class MTPWeights(MTPInputWeights, StackWeights):
-    """The leaves of a module that predicts the token after the next: those of its input, and of a stack."""
+    """The leaves of a module that predicts the token after the next: those of its input and of its stack."""
 
 
 class ModelWeights(TypedDict):
@@ -129,13 +129,12 @@ def embed(
     config: Embedding,
     stack: Stack,
 ) -> Array:
-    """What comes before the first layer: vectors [B, T, D] of the tokens [B, T] at positions [B, T].
+    """Return the input of the first layer: vectors [B, T, D] of the tokens [B, T] at positions [B, T].
 
-    The order is scale, dropped masks (ESM, texts of `lengths` [B]), map to the model's width, `token_types`
-    [B, T], the first task's vector (ERNIE), positions, norm (BERT, BART, OPT), or norm, positions where the
-    stack says so (Blenderbot Small); a `late` map is the last (ELECTRA).
-    A stack with a stem gets a sound in the place of the tokens: frames [B, 2·T, C] (Whisper), or samples
-    [B, N] (wav2vec 2.0).
+    The order is: scale, dropped masks (ESM, texts of `lengths` [B]), map to the model's width, `token_types`
+    [B, T], the first task's vector (ERNIE), positions, norm (BERT, BART, OPT). If the stack says so
+    (Blenderbot Small), the norm comes before the positions. A `late` map comes last (ELECTRA). A stack with a
+    stem gets a sound instead of the tokens: frames [B, 2·T, C] (Whisper), or samples [B, N] (wav2vec 2.0).
     """
     if stack.stem is not None:
         assert "stem" in stack_weights
@@ -199,9 +198,10 @@ def _to_model_width(x: Array, weights: EmbeddingWeights) -> Array:
 
 @op
 def layer_vectors(tokens: Array, x: Array, weights: EmbeddingWeights, *, config: Embedding) -> Array | None:
-    """Vectors [B, T, C, F] of the tokens for each layer, from what enters the first; None without such.
+    """Return vectors [B, T, C, F] of the tokens for each layer, from the input of the first layer; None if
+    the layers have no such vectors.
 
-    A token that their table has no row for, such as an image's, reads row 0 (Gemma 3n).
+    A token without a row in their table, such as an image's, reads row 0 (Gemma 3n).
     """
     if config.per_layer is None:
         return None
@@ -215,9 +215,9 @@ def layer_vectors(tokens: Array, x: Array, weights: EmbeddingWeights, *, config:
 def score_biases(
     queries: Array, keys: Array, weights: StackWeights, dtype: DType, *, stack: Stack, bidirectional: bool
 ) -> dict[tuple[Position, int], Array]:
-    """The bias [B, H, T, S] of each position of the stack that adds one, by (position, heads).
+    """Return the bias [B, H, T, S] for each position of the stack that adds one, by (position, heads).
 
-    Where layers have relative biases of their own it is the buckets [B, T, S] in their tables.
+    If layers have relative biases of their own, the values are the buckets [B, T, S] in the layers' tables.
     """
     biases: dict[tuple[Position, int], Array] = {}
     for a in dict.fromkeys(stack.attentions):
@@ -240,7 +240,7 @@ def score_biases(
 
 @op
 def distance_table(at: Array, weights: StackWeights, *, stack: Stack) -> DistanceTable | None:
-    """The distances of tokens at the positions `at` [T], for a stack with disentangled attention."""
+    """Return the distances of tokens at the positions `at` [T], for a stack with disentangled attention."""
     distances = stack.distances
     if distances is None:
         return None
@@ -252,9 +252,9 @@ def distance_table(at: Array, weights: StackWeights, *, stack: Stack) -> Distanc
 
 @op
 def distance_biases(weights: StackWeights, *, stack: Stack) -> DistanceBiases | None:
-    """The biases of a stack with LongT5's attention, by distance instead of bucket.
+    """Return the biases of a stack with LongT5's attention, by distance instead of bucket.
 
-    From max_distance on all distances have one bucket, so no more of them are needed.
+    All distances from max_distance on have one bucket, so no more distances are needed.
     """
     local = next((mixer for mixer in stack.mixers if isinstance(mixer, LongT5Attention)), None)
     if local is None:
@@ -291,12 +291,14 @@ def model(
     *,
     config: Config,
 ) -> tuple[Array, list[MixerCache]]:
-    """Logits [B, P, N] of the tokens [B, T] at the positions `at` [B, P], and the new cache of each layer.
+    """Return the logits [B, P, N] of the tokens [B, T] at the positions `at` [B, P], and each layer's new
+    cache.
 
     `past` [B] tokens of each row are in the cache, which has room for L ≥ past + T. `at` counts within the
-    call: only these positions pay for the last layer's mlp and for the output table. `rotary` has a row for
-    each of the L positions. A decoder that reads an encoder takes `encoder_kv` of it, one a layer. A layer
-    that reads the keys and values of an earlier one gets its new cache, and has none of its own.
+    call; only at these positions are the last layer's mlp and the output table computed. `rotary` has a row
+    for each of the L positions. A decoder that reads an encoder takes `encoder_kv` of it, one entry for each
+    layer. A layer that reads the keys and values of an earlier layer gets that layer's new cache, and has
+    none of its own.
     """
     x, new_cache = hidden(tokens, past, at, rotary, cache, params, encoder_kv, config=config)
     return _logits(x, params, config=config), new_cache
@@ -313,8 +315,8 @@ def model_with_hidden(
     *,
     config: Config,
 ) -> tuple[Array, Array, list[MixerCache]]:
-    """As `model`, and between the two the vectors [B, T, D] of all tokens after the last norm, which a module
-    that predicts further tokens reads (`ops.mtp`)."""
+    """As `model`, but also return, between logits and cache, the vectors [B, T, D] of all tokens after the
+    last norm. A module that predicts further tokens reads these (`ops.mtp`)."""
     vectors, new_cache = hidden(tokens, past, None, rotary, cache, params, config=config)
     return _logits(tokens_at(vectors, at), params, config=config), vectors, new_cache
 
@@ -331,11 +333,11 @@ def mtp_model(
     *,
     config: Decoder,
 ) -> tuple[Array, Array, list[MixerCache]]:
-    """What a Config's module predicts of each token [B, T] and the model's vector `hidden` [B, T, D] of the
-    token before it: logits [B, P, N] at the positions `at` [B, P], its own vectors [B, T, D] after its norm,
-    and its cache (`ops.mtp`).
+    """Return a module's logits [B, P, N] at the positions `at` [B, P], its own vectors [B, T, D] after its
+    norm, and its cache (`ops.mtp`).
 
-    `past` [B] pairs of each row are in the cache, which is that of one layer.
+    The module reads pairs: a token of [B, T], and the model's vector in `hidden` [B, T, D] of the token
+    before it. `past` [B] pairs of each row are in the cache, which is that of one layer.
     """
     decoder = config.mtp_decoder
     assert config.mtp is not None
@@ -358,7 +360,7 @@ def hidden(
     *,
     config: Config,
 ) -> tuple[Array, list[MixerCache]]:
-    """What `model` computes before its head; also of an encoder that is read as a decoder."""
+    """Return what `model` computes before its head; also for an encoder that is computed like a decoder."""
     *_, name = config.stacks
     stack, weights = config.stacks[name], cast(Mapping[str, StackWeights], params)[name]
     queries = following(past, tokens.shape[1])

@@ -37,7 +37,7 @@ __all__ = [
 
 
 class ExpertWeights(TypedDict):
-    """The leaves of an expert: a gated mlp's, or without a gate a plain one's."""
+    """The leaves of an expert: those of a gated mlp, or of a plain mlp if it has no gate."""
 
     gate: NotRequired[Float[Array, "D F"] | Blocks]
     bgate: NotRequired[Float[Array, " F"]]
@@ -50,9 +50,9 @@ class ExpertWeights(TypedDict):
 class MoEWeights(TypedDict):
     """The leaves of a mixture: the router, the experts, and the expert that takes every token.
 
-    Experts are a list of leaves, not arrays with an axis of experts: a leaf stays a matrix as `linear`
-    takes it, quantized or not, each expert on its own, as checkpoints store them. With a latent D is C in
-    the experts' leaves.
+    Experts are a list of leaves, not arrays with an axis of experts. So a leaf stays a matrix that `linear`
+    takes, quantized or not, and each expert is separate, as in checkpoints. With a latent, D is C in the
+    experts' leaves.
     """
 
     router: Float[Array, "D E"]
@@ -85,23 +85,26 @@ def route(
     groups: ExpertGroups = ONE_GROUP,
     sum_eps: float | None = None,
 ) -> tuple[Index[Array, "M I", "< E"], Float[Array, "M I"]]:
-    """The `top` experts of each token, the best first, and the weights of their outputs.
+    """Return the `top` experts of each token, best first, and the weights of their outputs.
 
     Scores are a softmax over the experts (Shazeer et al. 2017; Fedus et al. 2022, eq. 1), or a sigmoid of
-    each logit (DeepSeek-V3 2024, eq. 15). The weights are the scores of the chosen experts, divided by their
-    sum, and `sum_eps` if it is there, with `renormalize`, times `scale` if there is one.
-    Where experts lie on several machines, a token that chooses freely is sent to many of them. `groups` of
-    neighbours limit it: the groups are compared first, each by its best expert (DeepSeek-V2 2024, §2.1.2) or
-    by the sum of its two best (DeepSeek-V3, §2.1.2), and then the experts of the best groups alone:
+    each logit (DeepSeek-V3 2024, eq. 15). The weights are the scores of the chosen experts. With
+    `renormalize` they are divided by their sum (plus `sum_eps` if there is one). Then they are multiplied by
+    `scale`, if there is one.
+
+    If experts are on several machines, a token with free choice is sent to many machines. `groups` of
+    neighbouring experts limit that. First the groups are compared, each by its best expert (DeepSeek-V2 2024,
+    §2.1.2) or by the sum of its two best (DeepSeek-V3, §2.1.2). Then only the experts of the best groups are
+    compared:
 
         scores           0.9 0.0 | 0.6 0.5 | 0.1 0.2      3 groups, of which 1, and 2 experts
         best, two best   0.9 0.9 | 0.6 1.1 | 0.2 0.3
         chosen by max    0.9 0.0 |         |
         chosen by top2           | 0.6 0.5 |
 
-    Conventions: a bias counts for the choice alone, not for the weights (DeepSeek-V3, eq. 16). Of
-    equal experts, or groups, the one with the lower index is chosen. Without a bias the logits are compared,
-    which have the order of the scores, so that no two become equal by rounding.
+    Conventions: a bias counts for the choice alone, not for the weights (DeepSeek-V3, eq. 16). Of equal
+    experts, or groups, the one with the lower index is chosen. Without a bias the logits are compared. They
+    have the same order as the scores, but no two of them become equal by rounding.
     """
     scores = softmax(logits) if score == "softmax" else sigmoid(logits)
     choice = logits if bias is None else scores + bias
@@ -120,22 +123,22 @@ def route(
 def sparse_mixer(
     logits: Float[Array, "M E"], *, top: int, jitter: float
 ) -> tuple[Index[Array, "M I", "< E"], Float[Array, "M I"]]:
-    """The `top` experts of each token, the best first, each weighed among those that are left and near it.
+    """Return the `top` experts of each token, best first, each weighed against those left and near it.
 
         w_i = 1 / Σ_e exp(l_e − l_i)    e: not chosen before i, l_i − l_e ≤ 2 · jitter · max(|l_e|, l_i)
 
-    In training an expert is drawn among those near the best; a softmax over them is its probability, which
-    gives the router a gradient (SparseMixer-v2, Liu et al. 2024, "GRIN: GRadient-INformed MoE",
-    arXiv 2409.12136, §2.1). After it the best is taken, with its probability as its weight, and so for the
-    second among the others:
+    In training an expert is drawn from those near the best one. A softmax over them gives its probability,
+    and so a gradient for the router (SparseMixer-v2, Liu et al. 2024, "GRIN: GRadient-INformed MoE", arXiv
+    2409.12136, §2.1). After training the best expert is taken, with its probability as its weight. The second
+    expert is chosen in the same way from the others:
 
         logits           2.00  1.99  1.00  0.50      jitter 0.01
         first  near it   2.00  1.99                  w = 1 / (1 + e^−0.01) = 0.5025
         second near it         1.99                  w = 1
 
     Conventions: a clear choice has the weight 1, and the weights of a token have no fixed sum. Of equal
-    experts the one with the lower index is chosen. In a float of few bits an expert at the bound counts or
-    doesn't by a rounding, as with any choice.
+    experts the one with the lower index is chosen. In a float type of few bits, rounding decides whether an
+    expert at the bound counts, as with any choice.
     """
     left, rows = logits.copy(), np.arange(len(logits))
     index, weights = [], []
@@ -166,7 +169,7 @@ def within_capacity(
     index: Index[Array, "M I", "< E"],
     capacity: Index[Array, " E", "< M+1"],
 ) -> Bool[Array, "M I"]:
-    """Which choices an expert has room for: expert e takes the first `capacity[e]` tokens routed to it.
+    """Return which choices an expert has room for: expert e takes the first `capacity[e]` tokens sent to it.
 
     Conventions: all first choices come before all second ones, and tokens in their order (GShard,
     Lepikhin et al. 2020, algorithm 1; Switch, Fedus et al. 2022, section 2.2). A choice without room is
@@ -183,7 +186,7 @@ def within_capacity(
 
 @op
 def expert_mlp(x: Array, weights: ExpertWeights, *, kind: Gate) -> Array:
-    """`gated_mlp`, or `plain_mlp` of an expert without a gate; a target may have joined gate and up."""
+    """`gated_mlp`, or `plain_mlp` if the expert has no gate. A target may have joined gate and up."""
     if "up" in weights and "gate" not in weights:
         assert not isinstance(kind, ClampedSwiGLU | BoundedSwiGLU)
         return plain_mlp(x, cast("PlainMlpWeights", weights), kind=kind)
@@ -203,9 +206,9 @@ def mixture(
 ) -> Float[Array, "M D"]:
     """y[m] = Σ_i weights[m,i] · expert_index[m,i](x[m]), each expert on its tokens only.
 
-    With `weighs` at the input it is Σ_i expert_index[m,i](weights[m,i] · x[m]) (Llama 4): there a weight
-    counts twice, in the gate and in what the gate lets through.
-    Conventions: an expert without tokens isn't run; a choice that doesn't fit adds nothing.
+    With `weighs` at the input it is Σ_i expert_index[m,i](weights[m,i] · x[m]) (Llama 4). A weight then has
+    two effects: on the gate, and on what the gate lets through. Conventions: an expert without tokens isn't
+    computed; a choice for which there is no room adds nothing.
     """
     y = np.zeros_like(x)
     for e, expert in enumerate(experts):
@@ -227,27 +230,28 @@ def moe(
     settings: MoE,
     capacity: int | None = None,
 ) -> Float[Array, "B T D"]:
-    """`mixture` of the experts that `route`, or `sparse_mixer`, chooses by x · router + router_bias, plus the
-    shared expert.
+    """The sum of the shared expert and of the `mixture` of the experts that are chosen for each token.
 
-    The shared expert (several are one of their joint width) takes every token; with `shared_gate` its
-    output is multiplied by σ(x · shared_gate) (Qwen2-MoE). gpt-oss takes the softmax over the chosen logits
-    alone, which is that over all, renormalized. With `settings.own_norms` the mixture stands beside a dense
-    mlp, its shared expert, and neither has to fit the other's scale (Gemma 4, Google 2026):
+    `route` or `sparse_mixer` chooses the experts, by x · router + router_bias. The shared expert (several are
+    one of their joint width) takes every token; with `shared_gate` its output is multiplied by σ(x ·
+    shared_gate) (Qwen2-MoE). gpt-oss takes the softmax over the chosen logits alone, which equals the
+    renormalized softmax over all. With `settings.own_norms` the mixture is beside a dense mlp, its shared
+    expert, and both have norms of their own, so that neither depends on the other's scale (Gemma 4, Google
+    2026):
 
             ┌── norm, /√D ── router ───── which experts, and how much of each
         x ──┼── norm ── experts ───────── norm ──┐
             └── norm ── shared expert ─── norm ──┴── + ── y
 
-    The sum of the experts is normalized, so that their weights say how they are mixed and not how loud they
-    are; `expert_scale` lets an expert be louder than the others.
-    A token's vector travels to each of its experts and back, so a latent of fewer numbers, x · latent_down,
-    makes that cheaper, and as many more experts can be chosen: x → latent → experts → · latent_up
-    (Nemotron 3, NVIDIA 2025, "LatentMoE"). Router and shared expert read x itself.
-    Conventions: without `capacity` no token is dropped, and a token's result doesn't depend on its
-    neighbours. With it each expert takes at most capacity % of an even share, ceil(capacity / 100 · top ·
-    tokens / experts) tokens, over all rows of the batch (Fedus et al. 2022, eq. 3, where top is 1). It is in
-    per cent because with a factor such as 0.7 engines would round the number of tokens differently.
+    The sum of the experts is normalized, so their weights say how they are mixed, but not how large the sum
+    is. `expert_scale` lets an expert count more than the others. A token's vector travels to each of its
+    experts and back. A latent with fewer numbers, x · latent_down, makes that cheaper, so that more experts
+    can be chosen: x → latent → experts → · latent_up (Nemotron 3, NVIDIA 2025, "LatentMoE"). Router and
+    shared expert read x itself. Conventions: without `capacity` no token is dropped, and a token's result
+    doesn't depend on other tokens. With it each expert takes at most capacity % of an even share,
+    ceil(capacity / 100 · top · tokens / experts) tokens, over all rows of the batch (Fedus et al. 2022, eq.
+    3, where top is 1). It is in per cent because with a factor such as 0.7 engines would round the number of
+    tokens differently.
     """
     flat, experts, norm = join_rows(x), weights["experts"], settings.own_norms
 
@@ -302,11 +306,11 @@ def load_balancing_loss(
     logits: Float[Array, "M E"],
     index: Index[Array, "M I", "< E"],
 ) -> Float[Array, ""]:
-    """E · Σ_e f_e · P_e: f_e the share of tokens that chose e, P_e the mean of softmax(logits) at e
-    (Fedus et al. 2022, eq. 4 to 6, without the factor α).
+    """E · Σ_e f_e · P_e, with the share f_e of tokens that chose expert e and the mean P_e of softmax(logits)
+    at e (Fedus et al. 2022, eq. 4 to 6, without the factor α).
 
-    Conventions: with several choices a token f_e counts all of them and sums up to that many, as in
-    Mixtral's loss. An even load of one choice gives 1; no token at all gives 0.
+    Conventions: if a token makes several choices, f_e counts all of them, and the f_e sum up to the number of
+    choices, as in Mixtral's loss. An even load of one choice gives 1; no token at all gives 0.
     """
     tokens, experts = logits.shape
     chosen = np.bincount(index.reshape(-1), minlength=experts) / max(tokens, 1)
@@ -316,8 +320,8 @@ def load_balancing_loss(
 
 @op
 def router_z_loss(logits: Float[Array, "M E"]) -> Float[Array, ""]:
-    """The mean over tokens of (log Σ_e exp(logits_e))², which keeps logits small (ST-MoE, Zoph et al.
-    2022, eq. 5). No token at all gives 0."""
+    """The mean over tokens of (log Σ_e exp(logits_e))². This loss keeps logits small (ST-MoE, Zoph et al.
+    2022, eq. 5). Without tokens it is 0."""
     top = np.max(logits, axis=-1)
     total = top + np.log(np.sum(np.exp(logits - top[:, None]), axis=-1))
     return np.asarray(np.sum(total * total) / max(len(total), 1), logits.dtype)
