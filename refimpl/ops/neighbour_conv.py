@@ -1,7 +1,7 @@
 """A convolution over neighbours: each token gets a linear map of itself and of a few tokens on either side.
 
-DeBERTa v2 has one beside its first layer, so that vectors of word pieces know the pieces around them, as an
-n-gram does. Unlike a short convolution (`ops.short_conv`) it looks ahead, and mixes channels:
+DeBERTa v2 has one beside its first layer, so that the vectors of word pieces contain the pieces around them,
+like an n-gram. Unlike a short convolution (`ops.short_conv`) it looks ahead, and mixes channels:
 
     y[t] = x[t − A] W₀ + … + x[t] W_A + … + x[t + A] W_2A + b
 
@@ -47,9 +47,9 @@ def neighbour_conv(
 ) -> Float[Array, "B T D"]:
     """y[t] = b + Σ_j x[t − A + j] W_j, A = `neighbours`, over the first `lengths[b]` tokens of each row.
 
-    It is one product: of the tokens around each, side by side, with the matrices one below the other; torch's
-    Conv1d with A zeros of padding.
-    Conventions: rows are padded on the right; what comes out at padding is unspecified.
+    It is computed as one product of the tokens around each token, side by side, with the matrices one below
+    the other: torch's Conv1d with A zeros of padding. Conventions: rows are padded on the right; outputs at
+    padding are unspecified.
     """
     t = x.shape[1]
     real = padding_mask(indices(t, x), lengths)[..., None]

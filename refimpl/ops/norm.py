@@ -18,7 +18,7 @@ __all__ = ["NormWeights", "l2_norm", "layer_norm", "rms_norm"]
 
 
 class NormWeights(TypedDict, total=False):
-    """The leaves of a norm: a learned factor and a learned shift, where it has them."""
+    """The leaves of a norm: a learned factor and a learned shift, if it has them."""
 
     weight: Float[Array, " D"]
     bias: Float[Array, " D"]
@@ -26,7 +26,7 @@ class NormWeights(TypedDict, total=False):
 
 @op
 def normalize(x: Array, weights: NormWeights | None, *, norm: Norm | None) -> Array:
-    """x normalized by the Config's norm, or x itself without one."""
+    """Return x normalized by the Config's norm, or x itself if there is no norm."""
     if norm is None:
         return x
     leaves = {} if weights is None else weights
@@ -42,8 +42,9 @@ def rms_norm(
 ) -> Float[Array, "B T D"]:
     """y = x / sqrt(mean_d(x²) + eps) · weight (Zhang & Sennrich 2019, eq. 4).
 
-    Conventions: eps is added to the mean inside the root, as in Llama; the mean is over the last axis. For a
-    family whose weight means 1 + w the one is added at loading. No weight is a weight of ones.
+    Conventions: eps is added to the mean inside the root, as in Llama; the mean is over the last axis. In
+    families whose weight w means the factor 1 + w, the 1 is added when the model is loaded. No weight means
+    ones.
     """
     y = x / np.sqrt(np.mean(x * x, axis=-1, keepdims=True) + eps)
     return y if weight is None else y * weight
@@ -70,7 +71,7 @@ def layer_norm(
     """y = (x − mean) / sqrt(var + eps) · weight + bias (Ba, Kiros & Hinton 2016, eq. 4).
 
     Conventions: the variance is the biased one (divided by D), and eps is added inside the root, as
-    in torch and ONNX; the paper has no eps. No weight is a weight of ones (OLMo).
+    in torch and ONNX; the paper has no eps. No weight means ones (OLMo).
     """
     centred = x - np.mean(x, axis=-1, keepdims=True)
     variance = np.mean(centred * centred, axis=-1, keepdims=True)

@@ -24,9 +24,9 @@ __all__ = ["PerLayerEmbeddingWeights", "PerLayerWeights", "per_layer_inputs", "p
 
 
 class PerLayerEmbeddingWeights(TypedDict):
-    """The leaves that make the inputs of all C layers: their vectors stand side by side in a row.
+    """The leaves that make the inputs of all C layers. The vectors of all layers are side by side in one row.
 
-    There may be no table.
+    The table is optional.
     """
 
     table: NotRequired[Float[Array, "N C*F"] | Blocks]
@@ -35,9 +35,9 @@ class PerLayerEmbeddingWeights(TypedDict):
 
 
 class PerLayerWeights(TypedDict):
-    """The leaves by which a layer reads its input: a gate's map to its width, and the map back.
+    """The leaves with which a layer reads its input: a gate's map to the input's width, and the map back.
 
-    There may be a factor of what the gate reads.
+    A factor of what the gate reads is optional.
     """
 
     gate: Float[Array, "D F"] | Blocks
@@ -55,20 +55,20 @@ def per_layer_inputs(
 ) -> Float[Array, "B T C F"]:
     """e_c = (√F · table_c[token] + rms_norm(x · project_c / √D)) / √2, for each layer c.
 
-    A token's vector carries from layer to layer what the token is, beside all that is learned of others. With
-    a table for each layer it needn't: the layer looks it up again (Gemma 3n, Google 2025; Gemma 4, 2026).
-    Such tables are large, but a token reads one row of them, so that they may lie in slow memory, or on a
-    disk, where the matrices of products may not:
+    A token's vector must carry the token's identity from layer to layer, beside all that is learned from
+    other tokens. With a table for each layer it needn't: the layer looks the identity up again (Gemma 3n,
+    Google 2025; Gemma 4, 2026). Such tables are large, but a token reads only one row of them. So tables may
+    be kept in slow memory or on a disk, unlike the matrices of products:
 
         token ── row of table [N, C·F], times √F ─────────┐
           │                                               + ── /√2 ── e_0 | e_1 | … | e_C−1    F numbers each
           └── embedding x ── project, /√D ── rms_norm ────┘            to `per_layer_update` of layer 0, 1, …
 
-    The second part knows the token by its embedding, in which words that are alike are near each other.
-    Without a table it is all: e_c = rms_norm(x · project_c / √D) (EmbeddingGemma 2).
+    The second part knows the token by its embedding, in which similar words are near each other.
+    Without a table it is the only part: e_c = rms_norm(x · project_c / √D) (EmbeddingGemma 2).
 
-    Conventions: x is what enters the first layer. The norm is over the F numbers of one layer, its weight the
-    same for all.
+    Conventions: x is the input of the first layer. The norm is over the F numbers of one layer; its weight is
+    the same for all layers.
     """
     width = weights["norm"].shape[0]
     seen = split_last(linear(x, weights["project"]) * x.shape[-1] ** -0.5, width)
@@ -87,10 +87,10 @@ def per_layer_update(
     *,
     kind: Activation,
 ) -> Float[Array, "B T D"]:
-    """(act((x ⊙ scale) · gate) ⊙ e) · project: what a layer makes of its input e, to be added to its output.
+    """(act((x ⊙ scale) · gate) ⊙ e) · project: the update that a layer makes of its input e for its output x.
 
-    x is that output. It is a gated mlp whose `up` isn't computed of x but looked up (Gemma 3n, Google 2025):
-    what the layers have made of the text says how much of each number of the token is let through.
+    The result is added to x. It is like a gated mlp whose `up` is looked up instead of computed from x (Gemma
+    3n, Google 2025): the text so far decides how much of each number of e is let through.
     """
     read = x * weights["scale"] if "scale" in weights else x
     return linear(activation(linear(read, weights["gate"]), kind=kind) * inputs, weights["project"])

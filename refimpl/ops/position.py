@@ -32,7 +32,7 @@ class Rotary(NamedTuple):
     sin: Float[Array, "L J"]
 
     def at(self, positions: Array) -> tuple[Array, Array]:
-        """Cosines and sines [B, T, J] of the positions [B, T]."""
+        """Return the cosines and sines [B, T, J] of the positions [B, T]."""
         return rows_at(self.cos, positions), rows_at(self.sin, positions)
 
 
@@ -43,10 +43,10 @@ def learned(
     *,
     offset: int = 0,
 ) -> Float[Array, "B T D"]:
-    """Row position + offset of a learned table (Gehring et al. 2017).
+    """Return row position + offset of a learned table (Gehring et al. 2017).
 
-    Conventions: OPT and BART have two rows before the first position's, RoBERTa one more than its
-    padding id. A position past the end reads the last row: only padding is there.
+    Conventions: OPT and BART have two rows before that of the first position, RoBERTa has one more than its
+    padding id. A position past the end reads the last row, which is needed only for padding.
     """
     return rows_at(table, (positions + offset).clip(max=table.shape[0] - 1))
 
@@ -88,9 +88,9 @@ def rope_tables(
 ) -> tuple[Float[Array, "M J"], Float[Array, "M J"]]:
     """Cosine and sine of position × frequency, times `magnitude`.
 
-    The magnitude's square multiplies scores, which YaRN and LongRoPE raise for long texts: 0.1 ln s + 1
+    The square of the magnitude multiplies scores. YaRN and LongRoPE raise it for long texts: to 0.1 ln s + 1
     for a text s times as long as the trained ones (Peng et al. 2023, eq. 15).
-    Conventions: the product and its cosine have the frequencies' type, float64 by `rope_frequencies`; the
+    Conventions: the product and its cosine have the frequencies' type, float64 from `rope_frequencies`; the
     caller rounds once. Float32 angles are off by 2⁻⁹ rad at 131k positions.
     """
     angles = positions[:, None].astype(frequencies.dtype) * frequencies[None, :]
@@ -129,10 +129,10 @@ def rotate(
 def query_factors(
     positions: Int[Array, "B T"], *, beta: float, original_context: int, offset: int = 0
 ) -> Float[Array, "B T"]:
-    """What queries are multiplied by: 1 + beta · ln(1 + ⌊(position + offset) / original_context⌋).
+    """Return the factor of each query: 1 + beta · ln(1 + ⌊(position + offset) / original_context⌋).
 
-    A softmax over more keys is flatter; the factor, which grows with the number of keys that a query sees,
-    makes up for it (Nakanishi 2025, Scalable-Softmax; Llama 4; Ministral 3). Conventions: it is 1 within
+    A softmax over more keys is flatter. The factor grows with the number of keys that a query sees, and so
+    compensates for that (Nakanishi 2025, Scalable-Softmax; Llama 4; Ministral 3). Conventions: it is 1 within
     `original_context`, and float64. Llama 4 counts the tokens up to the query, which is an `offset` of 1.
     """
     return 1 + beta * np.log1p((positions + offset) // original_context)

@@ -36,9 +36,9 @@ __all__ = ["position_tables"]
 
 @op
 def position_tables(positions: Array, *, config: Config) -> dict[Rope, Rotary]:
-    """Cosines and sines [M, J] at the given positions, float64, for each Rope of the Config.
+    """Return cosines and sines [M, J] at the given positions, float64, for each Rope of the Config.
 
-    Where frequencies depend on the length of the text, they are those for the Config's `context`.
+    If frequencies depend on the length of the text, they are those for the Config's `context`.
     """
     tables = {}
     for rope in config.ropes:

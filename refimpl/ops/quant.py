@@ -43,15 +43,20 @@ ROW_SCALED = frozenset({"row", "smoothed", "static"})
 class Blocks:
     """A matrix as codes of `bits` bits; `block` neighbours along `axis` share a scale.
 
-    w = scale · (code − zero) + minimum, with zero 2^(bits−1) where None and minimum 0 where None.
+    w = scale · (code − zero) + minimum. If zero is None it is 2^(bits−1); if minimum is None it is 0.
     Shapes for axis 0: codes [D, F], scale, zero and minimum [C, F], C = ceil(D / block); for axis 1:
-    codes [N, D], the others [N, C]. The last block may be short. `activations` says how a product
-    quantizes its input: not at all ("none"), in 8-bit blocks of the same length ("block", as ONNX
-    Runtime's MatMulNBits with accuracy_level 4), with one scale a row ("row"), the same after each
-    channel was multiplied by its `input_factor` ("smoothed"), or in unsigned codes by the given
-    `input_scale` and `input_zero` ("static"). Of these an `output_scale` and `output_zero` may round the
-    product's output too. Only these two kinds have these fields. As in ONNX, codes have the type of their
-    zero point: 8 bits or 16.
+    codes [N, D], the others [N, C]. The last block may be short.
+
+    `activations` says how a product quantizes its input:
+    - "none": not at all.
+    - "block": in 8-bit blocks of the same length, as ONNX Runtime's MatMulNBits with accuracy_level 4.
+    - "row": with one scale a row.
+    - "smoothed": as "row", after each channel was multiplied by its `input_factor`.
+    - "static": in unsigned codes with the given `input_scale` and `input_zero`. An `output_scale` and
+      `output_zero` may then round the product's output too. As in ONNX, codes have the type of their zero
+      point: 8 bits or 16.
+
+    Only "smoothed" and "static" have the fields named there.
     """
 
     codes: UInt8[Array, "D F"]
@@ -70,7 +75,7 @@ class Blocks:
 
     @property
     def shape(self) -> tuple[int, ...]:
-        """The shape of the matrix that this stands for."""
+        """The shape of the matrix that the codes represent."""
         return self.codes.shape
 
 
@@ -83,11 +88,11 @@ def _spread(per_block: Array, blocks: Blocks) -> Array:
 
 @op
 def half_scales(scale: Float[Array, "C F"], *, bits: int) -> Float[Array, "C F"]:
-    """Each scale s as the nearest float16 number h, in the type of s, where codes of `bits` bits allow it.
+    """Round each scale s to the nearest float16 number h, in the type of s, if codes of `bits` bits allow it.
 
     h must be finite and |h − s| ≤ 2^−(bits + 1)·|s|, so that the ends of a range of 2^bits steps move by half
-    a step at most. Else the scale stays s: above 65504, and below 2^(bits − 24) where float16's spacing
-    there, 2^−24, is too wide. Conventions: s is rounded to float32 first; halves to even.
+    a step at most. Otherwise the scale stays s. That happens above 65504, and below 2^(bits − 24), where the
+    spacing of float16, 2^−24, is too wide. Conventions: s is rounded to float32 first; halves to even.
     """
     with np.errstate(over="ignore"):
         half = scale.astype(np.float32).astype(np.float16).astype(scale.dtype)
@@ -106,14 +111,14 @@ def quantize(
     activations: Literal["none", "block", "row"] = "block",
     halves: bool = False,
 ) -> Blocks:
-    """Round to nearest, block by block.
+    """Quantize a matrix by rounding to the nearest code, block by block.
 
-    Symmetric: scale = e / −2^(bits−1), e the element of largest magnitude with its sign, so that
-    this one is exact and all codes are used (llama.cpp's Q4_0); code = clip(rint(w / scale) + zero).
-    Asymmetric: the range is widened to hold 0, scale = (max − min) / (2^bits − 1), zero =
-    clip(rint(−min / scale)), so that 0 is exact. With `halves` the scale is that of `half_scales`, and codes
-    and zero points are chosen by it. Conventions: rint rounds halves to even; a block of zeros has scale 0
-    and codes at the zero point; of two extremes equal in magnitude the first counts.
+    Symmetric: scale = e / −2^(bits−1), where e is the element of largest magnitude with its sign, so that e
+    is exact and all codes are used (llama.cpp's Q4_0); code = clip(rint(w / scale) + zero). Asymmetric: the
+    range is widened to include 0, scale = (max − min) / (2^bits − 1), zero = clip(rint(−min / scale)), so
+    that 0 is exact. With `halves` the scale is that of `half_scales`, and codes and zero points are computed
+    with it. Conventions: rint rounds halves to even; a block of zeros has scale 0 and codes at the zero
+    point; of two extremes equal in magnitude the first counts.
     """
     length = weight.shape[axis]
     count = -(-length // block)
@@ -151,11 +156,12 @@ def quantize(
 
 @op
 def quantize_columns(weight: Float[Array, "D F"]) -> Blocks:
-    """One positive scale max|w| / 127 per column and codes of −127 to 127, for an input of static scale.
+    """Quantize with a positive scale max|w| / 127 per column and codes of −127 to 127, for a static input
+    scale.
 
     Devices with static int8 need this: no zero point, no negative scale, a symmetric range.
     Conventions: codes are rounded as in `quantize_rows` and stored with 128 added, as in all Blocks. The
-    caller sets scales and zero points of input and output.
+    caller sets the scales and zero points of input and output.
     """
     codes, scale = quantize_rows(weight.T)
     codes, scale = (codes.T + 128).astype(np.uint8), scale.T
@@ -164,7 +170,7 @@ def quantize_columns(weight: Float[Array, "D F"]) -> Blocks:
 
 @op
 def dequantize(weight: Blocks) -> Float[Array, "D F"]:
-    """The matrix of the codes: scale · (code − zero) + minimum, in scale's type."""
+    """Return the matrix that the codes represent: scale · (code − zero) + minimum, in scale's type."""
     w = np.empty(weight.codes.shape, weight.scale.dtype)
     codes, by_block = np.moveaxis(weight.codes, weight.axis, 0), np.moveaxis(w, weight.axis, 0)
     for c, scale in enumerate(np.moveaxis(weight.scale, weight.axis, 0)):
@@ -178,7 +184,7 @@ def dequantize(weight: Blocks) -> Float[Array, "D F"]:
 
 @op
 def rows(table: Blocks, index: Index[Array, "B T", "< N"]) -> Float[Array, "B T D"]:
-    """Chosen rows of a table blocked along axis 1, dequantized."""
+    """Return the chosen rows of a table blocked along axis 1, dequantized."""
     pick = lambda a: None if a is None else join_rows(rows_at(a, index))  # noqa: E731
     chosen = replace(
         table,
@@ -192,7 +198,7 @@ def rows(table: Blocks, index: Index[Array, "B T", "< N"]) -> Float[Array, "B T 
 
 @op
 def transpose(weight: Blocks) -> Blocks:
-    """The transposed matrix: the same codes, blocked along the other axis."""
+    """Return the transposed matrix: the same codes, blocked along the other axis."""
     flip = lambda a: None if a is None else a.T  # noqa: E731
     return replace(
         weight,
@@ -208,12 +214,12 @@ def transpose(weight: Blocks) -> Blocks:
 def quantize_activations(
     x: Float[Array, "M D"], *, block: int
 ) -> tuple[Int[Array, "M D"], Float[Array, "M C"]]:
-    """Signed 8-bit codes and a scale for each block of a row: code = rint(x · (127 / max|x|)).
+    """Return signed 8-bit codes and a scale for each block of a row: code = rint(x · (127 / max|x|)).
 
     Conventions: the factor 127 / max|x| is rounded once and multiplied, as ONNX Runtime's kernels
-    do; the stored scale is max|x| / 127. Codes are 0 where the factor isn't finite: in a block of zeros, or
+    do; the stored scale is max|x| / 127. Codes are 0 if the factor isn't finite: in a block of zeros, or
     of numbers below 127 / the type's largest. A block with a number that isn't finite has codes 0 and scale
-    NaN, so that a product of it is NaN. Rows are independent.
+    NaN, so that a product with it is NaN. Rows are independent.
     """
     length = x.shape[1]
     count = -(-length // block)
@@ -231,11 +237,11 @@ def quantize_activations(
 
 @op
 def quantize_rows(x: Float[Array, "M D"]) -> tuple[Int[Array, "M D"], Float[Array, "M 1"]]:
-    """Signed 8-bit codes and one scale s a row: code = rint(x / s), s = max|x| / 127.
+    """Return signed 8-bit codes and one scale s for each row: code = rint(x / s), s = max|x| / 127.
 
     Conventions: both divisions are rounded, as QuantizeLinear rounds the second; max|x| counts as at
     least 1e-30, so that a row of zeros gives codes 0. A row with a number that isn't finite has codes 0 and
-    scale NaN, so that a product of it is NaN.
+    scale NaN, so that a product with it is NaN.
     """
     largest = np.maximum(np.max(np.abs(x), axis=-1, keepdims=True), x.dtype.type(1e-30))
     finite = np.isfinite(largest)
@@ -249,9 +255,9 @@ def dynamic_quantize(
 ) -> tuple[UInt8[Array, "M D"], Float[Array, ""], UInt8[Array, ""]]:
     """ONNX's DynamicQuantizeLinear: one asymmetric 8-bit scale for the whole tensor.
 
-    The range is widened to hold 0; scale = (max − min) / 255, zero = clip(rint(−min / scale)),
-    code = clip(rint(x / scale) + zero). It is specified because other exporters use it: one large
-    row costs all other rows their precision, so tfm's own schemes use `quantize_activations`.
+    The range is widened to include 0; scale = (max − min) / 255, zero = clip(rint(−min / scale)),
+    code = clip(rint(x / scale) + zero). It is specified because other exporters use it. One large row costs
+    all other rows their precision, so tfm's own schemes use `quantize_activations`.
     """
     low, high = np.minimum(x.min(), 0), np.maximum(x.max(), 0)
     scale = np.asarray((high - low) / 255, x.dtype)
@@ -300,22 +306,20 @@ def _block_sums(x: Array, block: int) -> Array:
 
 @op
 def linear_blocks(x: Float[Array, "B T D"], weight: Blocks) -> Float[Array, "B T F"]:
-    """x · W for a quantized W (blocked along axis 0), by the weight's rule for activations.
+    """Return x · W for a quantized W (blocked along axis 0); the input is quantized as `activations` says.
 
-    none:  x @ dequantize(W)
-    block: Σ_c scale_x[c] · scale_w[c] · (codes_x[c] @ (codes_w[c] − zero[c])), integers exact
-    row:   the same with codes and scale of the whole row (one block is the whole column)
-    smoothed: as row
-    static: the same with codes of a given scale for all rows, minus their zero point
-    With an `input_factor`, x is multiplied by it first, since W was divided by it.
-    A minimum adds to each term (sum of x over block c) · minimum[c], in floating point.
-    With an `output_scale` s and `output_zero` z the result is (q − z) · s with q = clip(rint(y / s) + z, 0,
-    2^bits − 1), y what stands above: ONNX's QuantizeLinear and DequantizeLinear (opset 21). A bias is added
-    to that. In 16 bits it is what Qualcomm and AIMET call w8a16: 8-bit weights, and inputs and outputs in
-    QNN_DATATYPE_UFIXED_POINT_16, as QNN multiplies integers only where both sides are codes.
+    none: x @ dequantize(W) block: Σ_c scale_x[c] · scale_w[c] · (codes_x[c] @ (codes_w[c] − zero[c])),
+    integers exact row: the same with codes and scale of the whole row (one block is the whole column)
+    smoothed: as row static: the same with codes of a given scale for all rows, minus their zero point With an
+    `input_factor`, x is multiplied by it first, since W was divided by it. A minimum adds to each term (sum
+    of x over block c) · minimum[c], in floating point. With an `output_scale` s and `output_zero` z the
+    result is (q − z) · s with q = clip(rint(y / s) + z, 0, 2^bits − 1), where y is the sum above: ONNX's
+    QuantizeLinear and DequantizeLinear (opset 21). A bias is added to that. In 16 bits it is what Qualcomm
+    and AIMET call w8a16: 8-bit weights, and inputs and outputs in QNN_DATATYPE_UFIXED_POINT_16, since QNN
+    multiplies integers only where both sides are codes.
 
     Conventions: terms are added in order, from 0; each product and sum of floats is rounded once. The sum of
-    x over a block is that of `_block_sums`. So a row's bits depend on that row alone.
+    x over a block is computed by `_block_sums`. So a row's bits depend on that row alone.
     """
     if weight.input_factor is not None:
         x = x * weight.input_factor
@@ -330,7 +334,7 @@ def linear_blocks(x: Float[Array, "B T D"], weight: Blocks) -> Float[Array, "B T
 
 @op
 def blocks_of_products(x: Array, codes: Array, scale: Array, weight: Blocks) -> Array:
-    """The terms of all blocks, added up, of rows x [M, D], their codes [M, D] and scales [M, C]."""
+    """Return the sum of the terms of all blocks, for rows x [M, D] with codes [M, D] and scales [M, C]."""
     # BLAS computes sums of whole numbers exactly, below 2^24 in float32 and below 2^53 in float64.
     largest = 255 if weight.input_zero is None else np.iinfo(weight.input_zero.dtype).max
     exact = np.float32 if weight.block * 255 * int(largest) < 2**24 else np.float64

@@ -1,10 +1,11 @@
 """The KV cache in 8 or 4 bits: quantized when written, read back as codes times scale.
 
-Codes are signed integers of `bits` bits without a zero point, since keys and values lie around 0. A scale
-belongs to a head of a token and is computed from its numbers, or to a channel of a head and is calibrated
-beforehand, since all tokens share it. The second keeps the precision of a head in which one channel is large
-in every token, as keys have it (KIVI, Liu et al. 2024, arXiv 2402.02750, §3). Values have large numbers in
-other channels from token to token: in 4 bits they are rotated first (`hadamard`), which spreads these.
+Codes are signed integers of `bits` bits without a zero point, since keys and values lie around 0. There are
+two kinds of scales. A scale for each head of a token is computed from its numbers. A scale for each channel
+of a head is calibrated beforehand, since all tokens share it. The second kind keeps the precision of a head
+in which one channel is large in every token, as in keys (KIVI, Liu et al. 2024, arXiv 2402.02750, §3). In
+values the channels with large numbers differ from token to token. In 4 bits values are therefore rotated
+first (`hadamard`), which spreads the large numbers over all channels.
 """
 
 from __future__ import annotations
@@ -60,11 +61,11 @@ def append_by_head(
     *,
     bits: int,
 ) -> HeadQuantized:
-    """`append` of codes and scales, one scale for each head of a token.
+    """Quantize x with one scale for each head of a token, and `append` codes and scales.
 
-    scale = max|x| / (2^(bits−1) − 1), code = rint(x / scale): the largest magnitude is exact, and
-    every number is within scale / 2. Conventions: rint rounds halves to even; a head of zeros has
-    scale 0 and codes 0; the lowest code, −2^(bits−1), is never used.
+    scale = max|x| / (2^(bits−1) − 1), code = rint(x / scale). The largest magnitude is exact, and the error
+    of every number is at most scale / 2. Conventions: rint rounds halves to even; a head of zeros has scale 0
+    and codes 0; the lowest code, −2^(bits−1), is never used.
     """
     scale = np.max(np.abs(new), axis=-1, keepdims=True) / (2 ** (bits - 1) - 1)
     codes = np.rint(new / np.where(scale == 0, 1, scale)).astype(cache.codes.dtype)
@@ -79,9 +80,9 @@ def append_by_channel(
     *,
     bits: int,
 ) -> ChannelQuantized:
-    """`append` of codes = clip(rint(x / scale), −2^(bits−1), 2^(bits−1) − 1), the scales being fixed.
+    """Quantize x with fixed scales, and `append` codes = clip(rint(x / scale), −2^(bits−1), 2^(bits−1) − 1).
 
-    Within the range every number is off by scale / 2 at most, beyond it by what is clipped.
+    Within the range the error of a number is at most scale / 2; numbers beyond the range are clipped.
     Conventions: rint rounds halves to even; a channel of scale 0 has codes 0.
     """
     codes = _by_channel(new, cache.scale, bits).astype(cache.codes.dtype)
@@ -92,7 +93,7 @@ def append_by_channel(
 def round_by_channel(
     x: Float[Array, "B T G K"], scale: Float[Array, "G K"], *, bits: int
 ) -> Float[Array, "B T G K"]:
-    """x as it is read after `append_by_channel` wrote it: code · scale, with x's axes and type."""
+    """Return x as it is read after `append_by_channel` wrote it: code · scale, with x's axes and type."""
     return _by_channel(x, scale, bits) * scale
 
 
@@ -102,9 +103,9 @@ def _by_channel(x: Array, scale: Array, bits: int) -> Array:
 
 
 def hadamard_matrix(size: int) -> Float[np.ndarray, "K K"]:
-    """Sylvester's matrix in float64: its own transpose and its own inverse.
+    """Return Sylvester's matrix in float64: its own transpose and its own inverse.
 
-    H(1) = 1, H(2n) = [[H(n), H(n)], [H(n), −H(n)]], divided by √n in the end. Conventions: where the size is
+    H(1) = 1, H(2n) = [[H(n), H(n)], [H(n), −H(n)]], divided by √n in the end. Conventions: if the size is
     m · 2^p with an odd m, each 2^p neighbours have a matrix of their own, on the diagonal.
     """
     block, h = size & -size, np.ones((1, 1))
@@ -115,31 +116,31 @@ def hadamard_matrix(size: int) -> Float[np.ndarray, "K K"]:
 
 @op
 def hadamard(x: Float[Array, "B T G K"]) -> Float[Array, "B T G K"]:
-    """Each head times `hadamard_matrix`, a rotation that undoes itself: lengths stay, a large number becomes
-    √K smaller ones (QuaRot, Ashkboos et al. 2024, arXiv 2404.00456, §4).
+    """Multiply each head by `hadamard_matrix`, a rotation that undoes itself. Lengths stay the same, and one
+    large number becomes √K smaller ones (QuaRot, Ashkboos et al. 2024, arXiv 2404.00456, §4).
 
-    A mean of rotated values is the rotated mean, so attention needs to undo it only once a head.
+    A mean of rotated values is the rotated mean, so attention needs to undo the rotation only once a head.
     """
     return x @ hadamard_matrix(x.shape[-1]).astype(x.dtype)
 
 
 @op
 def read_by_head(cache: HeadQuantized) -> Float[Array, "B G L K"]:
-    """The keys or values that attention reads: code · scale, in scale's type."""
+    """Return the keys or values that attention reads: code · scale, in scale's type."""
     return as_type(cache.codes, cache.scale.dtype) * cache.scale
 
 
 @op
 def read_by_channel(cache: ChannelQuantized) -> Float[Array, "B G L K"]:
-    """The keys or values that attention reads: code · scale, in scale's type."""
+    """Return the keys or values that attention reads: code · scale, in scale's type."""
     return as_type(cache.codes, cache.scale.dtype) * cache.scale[None, :, None, :]
 
 
 @op
 def pack_nibbles(codes: Int[Array, "B G S 2*J"]) -> UInt8[Array, "B G S J"]:
-    """Two codes of 4 bits per byte, as code + 8, the first in the lower half, as in ONNX Runtime.
+    """Pack two codes of 4 bits per byte, as code + 8, the first in the lower half, as in ONNX Runtime.
 
-    Conventions: of a number outside −8 … 7 the lowest four bits are kept.
+    Conventions: if a number is outside −8 … 7, its lowest four bits are kept.
     """
     halves = (codes + 8).astype(np.uint8) & 15
     return halves[..., 0::2] | (halves[..., 1::2] << 4)
@@ -147,6 +148,6 @@ def pack_nibbles(codes: Int[Array, "B G S 2*J"]) -> UInt8[Array, "B G S J"]:
 
 @op
 def unpack_nibbles(packed: UInt8[Array, "B G S J"]) -> Int[Array, "B G S 2*J"]:
-    """The codes of 4 bits, as int8, that were packed two per byte."""
+    """Return the codes of 4 bits, as int8, that were packed two per byte."""
     halves = np.stack([packed & 15, packed >> 4], axis=-1).astype(np.int8) - 8
     return halves.astype(np.int8).reshape(*packed.shape[:-1], 2 * packed.shape[-1])
