@@ -1,6 +1,6 @@
 """Mixtures of experts in the graph over tfm's kernels: products of the chosen experts in one node.
 
-The exported graph has nodes for each expert, also for those that no token goes to:
+The exported graph has nodes for each expert, including experts that get no token:
 
     index == e  ->  NonZero  ->  token, choice
     x[token]    ->  products of expert e, and what is between them
@@ -8,7 +8,7 @@ The exported graph has nodes for each expert, also for those that no token goes 
 
 The kernels' graph has a node for the first products of all experts (ExpertLinear, or with SiLU gates
 ExpertSwiGLU), what was between the products of one expert, and ExpertSum, which adds in the same order.
-What isn't of this form stays as it is.
+Nodes that don't have this form stay as they are.
 """
 
 from __future__ import annotations

@@ -1,12 +1,12 @@
-"""Experts of a mixture, of which one is traced and repeated in the graph.
+"""Experts of a mixture: one of them is traced, and then repeated in the graph.
 
     ExpertNumber(y)  ->  e
     index == e  ->  products of expert 0 over its tokens, added to y  ->  z
     EveryExpert(z, y, e)
 
-is what a program has where all experts of a mixture are stored alike. `repeat_all` takes the two operators
-out: the nodes between them stand once for each expert, with its number and its weights, and each adds to
-what the one before gives. Tracing takes a third of a second for an expert, and models have thousands.
+A program has this form if all experts of a mixture are stored alike. `repeat_all` removes the two operators.
+The nodes between them are repeated for each expert, with its number and its weights, and each expert adds to
+the output of the one before. Tracing takes a third of a second for an expert, and models have thousands.
 """
 
 from __future__ import annotations

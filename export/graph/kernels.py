@@ -1,4 +1,4 @@
-"""The graph of ort-cpu over tfm's own kernels: its nodes, but for what the kernels compute.
+"""The graph of ort-cpu over tfm's own kernels: its nodes, except those that the kernels compute.
 
     MatMulNBits(x, packed, scale, zero?)
     [+ sums of x's blocks @ minimum] [+ bias]          BlockLinear(x, packed, scale, zero?, bias?, minimum?,
@@ -22,7 +22,7 @@
     LinearAttention of the decay -exp(a_log) * step,
     [of keys and queries of length 1,] and its state   LinearAttention
 
-They compute what `refimpl.ops` specifies; the kernels add in a fixed order, so that a token's bits don't
+The kernels compute what `refimpl.ops` specifies. They add in a fixed order, so that a token's bits don't
 depend on the tokens beside it.
 """
 

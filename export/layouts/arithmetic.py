@@ -1,7 +1,8 @@
 """A graph of fixed shapes without comparisons, choices, and reads or writes at computed places.
 
-NNAPI has none of these operators and CoreML few, so that each cuts a graph into parts. As arithmetic, with 1
-for true and 0 for false, for whole numbers a and b, and places p[t] in a table or cache X of L rows:
+NNAPI has none of these operators, and CoreML has few, so each of them cuts a graph into parts. Here they are
+written as arithmetic, with 1 for true and 0 for false, for whole numbers a and b, and places p[t] in a table
+or cache X of L rows:
 
     a <= b                     clip(b - a + 1, 0, 1)
     not a; a and b; a or b     1 - a; a * b; max(a, b)
@@ -9,12 +10,12 @@ for true and 0 for false, for whole numbers a and b, and places p[t] in a table 
     X[p[t]]                    S @ X,  where S[t, l] = clip(1 - (p[t] - l)^2, 0, 1)
     X with X[p[t]] = Y[t]      (1 - S^T @ 1) * X + S^T @ Y
 
-A layer norm, which NNAPI lacks too, is written as the means, quotient and root that it is made of, and Expand
-as a product with ones.
+A layer norm, which NNAPI lacks too, is written as the means, quotient and root that it is made of. Expand is
+written as a product with ones.
 
 **Conventions**: differences are taken of whole numbers, and what floats hold of them is right in float16 too.
-Masked scores are -3e4 instead of the lowest float, which float16 doesn't have; its exponential beside any
-score above -2.9e4 is 0. A place beyond the last row reads zeros, and nothing is written there.
+Masked scores are -3e4 instead of the lowest float, which float16 doesn't have. The exponential of -3e4 beside
+any score above -2.9e4 is 0. A place beyond the last row reads zeros, and nothing is written there.
 """
 
 from __future__ import annotations
@@ -79,7 +80,7 @@ class _Writer:
         self._constants: dict[tuple[str, tuple[int, ...], bytes], ir.Value] = {}
 
     def replace(self, node: ir.Node, write: Callable[[_Writer, ir.Node], ir.Value | None]) -> None:
-        """Let what `write` gives stand for a node's output, if it gives something."""
+        """Replace a node's output by what `write` returns, if it returns something."""
         self._tape = Tape()
         new = write(self, node)
         if new is None:
@@ -104,12 +105,12 @@ class _Writer:
         return self._constants[key]
 
     def number(self, value: float, like: ir.Value | None = None) -> ir.Value:
-        """A float, of the type that another value has."""
+        """Return a float, of the type that another value has."""
         dtype = np.dtype(np.float32) if like is None or like.dtype is None else like.dtype.numpy()
         return self.constant(np.array(value, dtype))
 
     def cast(self, value: ir.Value, like: ir.Value) -> ir.Value:
-        """A float32 in the type of another value."""
+        """Cast a float32 to the type of another value."""
         same = like.dtype in (None, ir.DataType.FLOAT)
         return value if same else self.op("Cast", value, to=like.dtype)
 
@@ -117,11 +118,11 @@ class _Writer:
         return self.op("Clip", value, self.number(0), self.number(1))
 
     def difference(self, a: ir.Value, b: ir.Value) -> ir.Value:
-        """Of whole numbers, as a float."""
+        """Return the difference of whole numbers, as a float."""
         return self.op("Cast", self.op("Sub", a, b), to=ir.DataType.FLOAT)
 
     def inverse(self, value: ir.Value, like: ir.Value | None = None) -> ir.Value:
-        """1 - a value, which has the type of another, or is a float32."""
+        """Return 1 - a value, which has the type of another value, or is a float32."""
         return self.op("Sub", self.number(1, like), value)
 
     def equal(self, a: ir.Value, b: ir.Value) -> ir.Value:

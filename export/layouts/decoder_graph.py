@@ -6,16 +6,16 @@
     logits                  [B, 1, N] of each row's last real token, or [B, T, N] of all
     present.I.key           keys [B, G, S, K], and .value: the next step's past
 
-The rotary tables, which a bundle's graph takes as inputs, become weights, for the model's whole context.
+The rotary tables are inputs of a bundle's graph. Here, they become weights, for the model's whole context.
 
 **Conventions**: a row may be padded on either side, or between. Its real tokens are moved to its front, in
-their order, so that its cache holds them without gaps, and `past` counts the 1s before the new tokens:
+their order, so that its cache holds them without gaps. `past` counts the 1s before the new tokens:
 
     input_ids       p p a b      attention_mask  0 0 1 1      tokens  a b p p    past 0
     next step       c                            0 0 1 1 1    tokens  c          past 2
 
-A copied cache gets room for the new tokens before they are written into it; GroupQueryAttention makes room
-itself. It takes several new tokens after a past of one row alone: ONNX Runtime refuses more.
+A copied cache gets room for the new tokens before they are written into it. GroupQueryAttention makes room
+itself. After a past, it takes several new tokens only for a batch of one row: ONNX Runtime refuses more.
 """
 
 from __future__ import annotations

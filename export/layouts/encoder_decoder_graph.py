@@ -1,7 +1,7 @@
 """The graphs of a decoder that reads an encoder, with the inputs and outputs that other runtimes expect.
 
-Of the encoder, `encoder_graph` with `last_hidden_state` alone. Of the decoder, in the form that is called
-merged, as one graph is for the first step and for all others:
+The encoder's graph is that of `encoder_graph`, with `last_hidden_state` alone. The decoder's graph has the
+form that is called merged, because one graph serves the first step and all others:
 
     input_ids [B, T]               the new tokens, no padding among them
     encoder_hidden_states          [B, S, D], what the encoder gave, and encoder_attention_mask [B, S]
@@ -12,14 +12,15 @@ merged, as one graph is for the first step and for all others:
     present.I.decoder.key          [B, G, P + T, K], and .value: the next step's past
     present.I.encoder.key          [B, G, S, K], and .value, likewise
 
-An encoder of sound reads input_features [B, C, 2·S]; its decoder has no mask, as all of a sound is real.
+An encoder of audio reads input_features [B, C, 2·S]. Its decoder has no mask, because all of the audio is
+real.
 
-**Conventions**: a text may be padded on either side, or between: rows of `encoder_hidden_states` are moved to
-the front before keys are computed of them, so the text's keys have no gaps. That is done in the first
-step alone, by one branch of an If; the other hands the keys on, which copies them.
+**Conventions**: a text may be padded on either side, or between. Rows of `encoder_hidden_states` are moved to
+the front before keys are computed of them, so the text's keys have no gaps. That is done only in the first
+step, by one branch of an If. The other branch hands the keys on, which copies them.
 
-A bundle's encoder computes these keys in its own graph. Here they are the decoder's: what its runtimes pass
-between the two is `last_hidden_state`.
+A bundle's encoder computes these keys in its own graph. Here, the decoder computes them, because the runtimes
+pass `last_hidden_state` between the two.
 """
 
 from __future__ import annotations
@@ -143,7 +144,7 @@ def _inputs(
 
 
 def replace_inputs(ports: Ports, ids: ir.Value, key: ir.Value, *, every_position: bool) -> None:
-    """`past`, the same in each row, of a layer's keys so far; `at` of the new tokens."""
+    """Replace `past` by the length of a layer's keys, the same in each row, and `at` by the logits' place."""
     op, zero, one = ports.op, ports.constant([0]), ports.constant([1])
     batch, time = op("Shape", ids, start=0, end=1), ports.length(ids)
     past = op("Expand", op("Shape", key, start=2, end=3), batch)
@@ -161,7 +162,7 @@ def replace_inputs(ports: Ports, ids: ir.Value, key: ir.Value, *, every_position
 
 
 def lengths(ports: Ports, value: ir.Value, axis: int) -> ir.Value:
-    """The size of an axis of what is read of a sound, for each row: all of it is real."""
+    """Return for each row the size of an axis of what is read of the audio. All of the audio is real."""
     batch, time = (ports.op("Shape", value, start=i, end=i + 1) for i in (0, axis))
     return ports.op("Expand", time, batch)
 

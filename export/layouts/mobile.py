@@ -17,7 +17,7 @@ ML_PROGRAM = "coreml_supported_mlprogram_ops.md"
 
 @dataclass(frozen=True)
 class Parts:
-    """The parts that a framework computes, their nodes, all nodes, and operators of the others.
+    """How many parts a framework computes, their nodes, all nodes, and the operators of the other nodes.
 
     `advice` is the checker's: yes, maybe or no.
     """

@@ -1,4 +1,4 @@
-"""What Qualcomm's provider (QNN) asks of a graph with fixed shapes, as its documentation says.
+"""What Qualcomm's provider (QNN) requires of a graph with fixed shapes, according to its documentation.
 
 Source: docs/execution_providers/QNN-ExecutionProvider.md of onnxruntime-qnn, "Supported ONNX operators" and
 "Model requirements", and its builders of Gather and of quantizers. What it leaves to the CPU is what its

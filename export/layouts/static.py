@@ -1,13 +1,15 @@
-"""A standard graph with fixed shapes, as NPUs and mobile runtimes want it.
+"""A standard graph with fixed shapes, as NPUs and mobile runtimes need it.
 
     model.onnx        the bundle's graph; each axis has its size
     model.onnx.data   the bundle's weights
     tokenizer.json    as in the bundle, and its chat templates
     encoder.onnx      of Whisper: frames of a sound, which always has one size; the others are the decoder's
 
-It takes `time` tokens a run, a shorter row filled up on the right, and gives logits of the one place `at`. A
-decoder's cache has room for `capacity` tokens, what fills up rows included: a text may have capacity − time +
-1. Rotary tables are inputs, with a row for each of them.
+The graph takes `time` tokens per run. A shorter row is filled up on the right. The logits are those of the
+one place `at`.
+
+A decoder's cache has room for `capacity` tokens, including those that fill up rows. So a text may have
+capacity − time + 1 tokens. Rotary tables are inputs, with a row for each of them.
 """
 
 from __future__ import annotations

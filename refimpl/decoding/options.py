@@ -129,7 +129,7 @@ class Choosing(TypedDict, total=False):
     top_p: Annotated[
         float | None,
         Option(
-            "Sample only from the smallest set of likeliest tokens whose probabilities reach this sum.",
+            "Sample only from the smallest set of likeliest tokens whose total probability reaches this value.",
             SHARE, draws=True, metavar="P", requests={"gt": 0, "le": 1}, key="top_p", off=(1.0,),
             gguf="top_p",
         ),
@@ -146,14 +146,14 @@ class Choosing(TypedDict, total=False):
         float | None,
         Option(
             "Locally typical sampling: sample only from the tokens whose surprise is closest to the entropy, "
-            "as many as together have this probability.",
+            "as many as together reach this probability.",
             SHARE, draws=True, metavar="P", key="typical_p", off=(1.0,),
         ),
     ]  # fmt: skip
     repetition_penalty: Annotated[
         float | None,
         Option(
-            "A value above 1 makes tokens that the prompt or the answer already has less likely.",
+            "A value above 1 makes tokens less likely if the prompt or the answer already has them.",
             POSITIVE, chooses=True, metavar="X", requests={"gt": 0, "le": 10}, key="repetition_penalty",
             off=(1.0,), gguf="penalty_repeat",
         ),
@@ -200,14 +200,14 @@ class Choosing(TypedDict, total=False):
     forced_last: Annotated[
         Sequence[int] | None,
         Option(
-            "If the answer reaches its maximum length, its last token is one of these ids.",
+            "If the answer reaches its maximum length, its last token is one of these token ids.",
             TOKENS,
             default=(),
         ),
     ]
     logit_bias: Annotated[
         Sequence[tuple[int, float]] | None,
-        Option("Amounts that are added to the logits of these token ids.", BIASES, default=()),
+        Option("Token ids, each with an amount that is added to its logit.", BIASES, default=()),
     ]
 
 
@@ -241,7 +241,7 @@ class SamplingOptions(Choosing, TypedDict, total=False):
 
 
 class TextOptions(SamplingOptions, Choosing, TypedDict, total=False):
-    """Options of generating text, with any kind of model."""
+    """Options for generating text, with any kind of model."""
 
     seed: Annotated[
         int | None,
