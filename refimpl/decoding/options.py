@@ -129,7 +129,7 @@ class Choosing(TypedDict, total=False):
     top_p: Annotated[
         float | None,
         Option(
-            "Sample only from the smallest set of likeliest tokens whose total probability reaches this value.",
+            "Sample only from the smallest set of likeliest tokens whose probabilities add up to this.",
             SHARE, draws=True, metavar="P", requests={"gt": 0, "le": 1}, key="top_p", off=(1.0,),
             gguf="top_p",
         ),
