@@ -1,15 +1,15 @@
-"""A directory that is replaced completely or not at all, whatever interrupts it.
+"""Replace a directory completely or not at all, whatever interrupts the replacement.
 
-Beside NAME there may be, for a while:
+During a replacement, these may lie beside the directory NAME:
 
     .NAME.tfm-lock              locked by the process that replaces NAME, until it ends or dies
     .NAME.tfm-new-PID-RANDOM    the next NAME; nobody reads it before it is complete and on disk
     .NAME.tfm-old-PID-RANDOM    the previous NAME, which exists only once the new one is complete
 
-The swap renames NAME to old, new to NAME, and removes old. The remaining files show where it stopped: without
-NAME but with an old one, the new one was complete and becomes NAME (if it is gone, the old one does); all
-other files are removed. The lock belongs to the operating system, which frees it when its owner dies, so
-leftovers of dead processes can be told from the work of living ones.
+The swap renames NAME to old, then new to NAME, then removes old. The remaining files show where an
+interrupted swap stopped. If NAME is missing and an old one exists, the new one was complete and becomes NAME;
+if the new one is gone, the old one becomes NAME again. All other files are removed. The operating system
+frees the lock when its owner dies. So leftovers of dead processes can be told from the work of living ones.
 """
 
 from __future__ import annotations
@@ -56,9 +56,9 @@ def recover(path: Path | str) -> None:
 
 
 def wait_for(path: Path, progress: Progress) -> bool:
-    """Wait while another process replaces `path`, whether it succeeds or not; returns whether one did.
+    """Wait while another process replaces `path`, whether it succeeds or not.
 
-    `progress` gets one line for a person. Ctrl-C ends the wait.
+    Returns whether there was such a process. `progress` gets one line for the user. Ctrl-C ends the wait.
     """
     path = path.resolve()
     if not _is_locked(path):
@@ -71,7 +71,9 @@ def wait_for(path: Path, progress: Progress) -> bool:
 
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:
-    """A new directory that replaces `path` at the end of the block; after an error it is removed.
+    """Give a `with` block a new directory, which replaces `path` at the end of the block.
+
+    After an error in the block, the new directory is removed and `path` stays.
 
     Raises BusyError, an ExportError, when another process is replacing the same directory.
     """
@@ -94,7 +96,7 @@ def replacing(path: Path) -> Iterator[Path]:
 
 
 def settled(path: Path) -> Path:
-    """The directory itself, or the one that it replaces at the end where it is a new one of `replacing`."""
+    """Return the path that a directory will have: for a new directory of `replacing`, the one it replaces."""
     new = re.fullmatch(r"\.(.+)\.tfm-new-\d+-[0-9a-f]{8}", path.name)
     return path if new is None else path.with_name(new[1])
 
@@ -144,7 +146,7 @@ def _is_locked(path: Path) -> bool:
 
 @contextmanager
 def locked(path: Path) -> Iterator[None]:
-    """Hold the lock beside `path`; BusyError when another process holds it."""
+    """Hold the lock beside `path` during a `with` block; BusyError if another process holds it."""
     lock = _lock_of(path)
     while True:
         fd = os.open(lock, os.O_RDWR | os.O_CREAT | getattr(os, "O_NOFOLLOW", 0), 0o666)

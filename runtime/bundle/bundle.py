@@ -93,7 +93,7 @@ class Bundle:
 
     @property
     def plan(self) -> Plan:
-        """How its weights are stored."""
+        """The plan of how the bundle's weights are stored."""
         return self.manifest.plan
 
     @property
@@ -110,7 +110,7 @@ class Bundle:
 
     @property
     def products(self) -> Products:
-        """How its products of bytes get their inputs' scales, "float" where there are none."""
+        """How products of 8-bit integers get their inputs' scales; "float" if there are no such products."""
         columns = [one for one in self.manifest.schemes.values() if one.by_column]
         if not columns or any(one.activation_bits == 16 for one in columns):
             return "float"
@@ -126,12 +126,12 @@ class Bundle:
 
     @property
     def refused(self) -> tuple[str, ...]:
-        """Why fused operators of the target were not used, or steps on a GPU can't be captured."""
+        """The reasons why fused operators weren't used, or why steps on a GPU can't be captured."""
         return self.manifest.refused
 
     @property
     def graphs(self) -> tuple[Graph, ...]:
-        """The graphs over the target's operators."""
+        """The graphs that use the target's operators."""
         return self.plan.graphs(self.manifest.cache)
 
     @property
@@ -140,7 +140,7 @@ class Bundle:
 
     @property
     def labels(self) -> tuple[str, ...]:
-        """The names of the head's labels, if it has any."""
+        """The names of the head's labels; empty if it has none."""
         return self.manifest.labels
 
     @property
@@ -172,7 +172,7 @@ class Bundle:
         return {}
 
     def tensor(self, name: str) -> np.ndarray:
-        """A stored tensor, read from the file; one of int4 or uint4 as its bytes."""
+        """Read a stored tensor from the file. A tensor of int4 or uint4 is returned as its bytes."""
         entry = self.manifest.tensors[name]
         raw = self._data.read(entry.offset, entry.offset + entry.length)
         if entry.dtype in ("int4", "uint4"):
@@ -180,7 +180,7 @@ class Bundle:
         return raw.view(entry.dtype).reshape(entry.shape)
 
     def leaf(self, name: str) -> np.ndarray | Blocks:
-        """One leaf of the tree, in its stored types."""
+        """Return one leaf of the parameter tree, in its stored types."""
         if (leaf := self._joined.get(name)) is not None:
             return leaf
         group = self._owners[name]
@@ -192,7 +192,10 @@ class Bundle:
         return leaves[name]
 
     def params(self) -> Tree:
-        """The tree that the graph computes with, floats as float32; a leaf is read when it is asked for."""
+        """Return the parameter tree that the graph computes with, floats as float32.
+
+        A leaf is read from the file when it is first used.
+        """
 
         def load(name: str) -> np.ndarray | Blocks:
             leaf = self.leaf(name)
@@ -203,9 +206,10 @@ class Bundle:
         return self.plan.shapes.lazily(load)
 
     def check_hashes(self) -> None:
-        """Read every file; BundleError names the first whose hash isn't the manifest's.
+        """Read every file and compare its hash with the manifest's.
 
-        NumericError names a tensor that holds NaN or infinity, though the manifest knows its bytes.
+        BundleError names the first file with another hash. NumericError names a tensor that holds NaN or
+        infinity, even if its hash is right.
         """
         for name, file in self.manifest.files.items():
             if name == DATA:
@@ -214,18 +218,18 @@ class Bundle:
                 _check_hash(self.path, name, file)
 
     def check_graphs(self) -> None:
-        """`check_graph` of all graphs over the target's operators."""
+        """Call `check_graph` for all graphs that use the target's operators."""
         for graph in self.graphs:
             self.check_graph(graph)
 
     def check_graph(self, graph: Graph) -> None:
-        """BundleError for a graph that no export can have written, which ONNX Runtime mustn't see."""
+        """Raise BundleError for a graph that no export can have written; ONNX Runtime must not load it."""
         path = self.path / graph.file
         data = read_file(path, LIMITS[graph.file], BundleError)
         check_graph(data, graph, Weights(DATA, self.manifest.tensors), self.dtype, str(path))
 
     def kernel_graph(self, graph: Graph) -> tuple[bytes, set[Operator]]:
-        """The content and the operators of a graph over kernels, looked at as `check_graph` does."""
+        """Check a graph over kernels as `check_graph` does, and return its content and its operators."""
         path = self.path / kernel_storage.GRAPHS[graph.file]
         data = read_file(path, LIMITS[path.name], BundleError)
         weights = Weights(kernel_storage.DATA, self.kernel_tensors)
@@ -234,11 +238,11 @@ class Bundle:
 
     @cached_property
     def kernel_tensors(self) -> dict[str, Tensor]:
-        """The places of the tensors in kernels.data, which the runtime writes."""
+        """Return the places of the tensors in kernels.data, the file that the runtime writes."""
         return self.plan.kernel_tensors(self.manifest.forms)
 
     def checking(self) -> Callable[[], None]:
-        """Start `check_hashes` in a thread; the returned function waits for it and raises its error."""
+        """Start `check_hashes` in a thread, and return a function that waits for it and raises its error."""
         errors: list[Exception] = []
 
         def run() -> None:
@@ -269,8 +273,8 @@ class Bundle:
 def open_bundle(path: Path | str, check_hashes: bool = False) -> Bundle:
     """Open a bundle, after finishing or undoing an interrupted export to its path.
 
-    The graphs' bytes are compared with the manifest here, those of the other files by `check_hashes`. Raises
-    BundleError for anything that the format doesn't allow.
+    This compares the hashes of the graphs with the manifest; `check_hashes` compares those of all files.
+    Raises BundleError for anything that the format doesn't allow.
     """
     path = Path(path)
     recover(path)
@@ -307,7 +311,7 @@ def open_bundle(path: Path | str, check_hashes: bool = False) -> Bundle:
 
 
 def manifest_hash(bundle: Path) -> str:
-    """SHA-256 of tfm.json, which holds the hashes of all other files."""
+    """Return the SHA-256 of tfm.json, which holds the hashes of all other files."""
     return sha256_of((bundle / MANIFEST).read_bytes()).hexdigest()
 
 
@@ -364,7 +368,10 @@ def _check_data(path: Path, file: File, tensors: Mapping[str, Tensor]) -> None:
 
 
 def is_finite(values: np.ndarray) -> bool:
-    """Whether no number is NaN or infinite, seen in their bits: float16 has no fast arithmetic on a CPU."""
+    """Return whether no number is NaN or infinite.
+
+    The bits are tested, since a CPU has no fast arithmetic for float16.
+    """
     bits = values.view(f"u{values.itemsize}")
     exponent = bits.dtype.type(np.array(np.inf, values.dtype).view(bits.dtype))
     return bool(((bits & exponent) != exponent).all())

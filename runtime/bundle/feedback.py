@@ -1,12 +1,12 @@
-"""What the matrices of a model read while it goes over the text that they are rounded with.
+"""Measure the inputs of a model's matrices over the calibration text, for rounding with feedback.
 
 Rounding with feedback (`refimpl.calibrate.gptq`) needs Σ xᵀx over the inputs x of a matrix. An export and
-`verify` compute it here, both from the unquantized model, layer by layer: so memory holds one layer's sums
-beside its weights and the vectors of the text.
+`verify` both compute it here from the unquantized model, layer by layer. So memory holds only one layer's
+sums beside its weights and the vectors of the text.
 
-Two processors may round these sums otherwise, and then a number that lies in the middle of two codes becomes
-the other one, whose error moves all later rows. So codes aren't computed again to be compared: each must be
-near to the number that is rounded there, given the codes before it (`SLACK`).
+Two processors may round these sums differently. Then a number in the middle between two codes may get the
+other code, whose error moves all later rows. So `verify` doesn't compute the codes again and compare them.
+Instead, each code must be near to the number that is rounded there, given the codes before it (`SLACK`).
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ SLACK = 0.002
 
 
 class Inputs(NamedTuple):
-    """What rounding knows of a matrix's inputs: their damped mean squares, the factor of `compensation`."""
+    """What rounding uses of a matrix's inputs: their damped mean squares and the factor of `compensation`."""
 
     importance: Float[Array, " D"]
     factor: Float[Array, "D D"]
@@ -47,14 +47,17 @@ OnInputs = Callable[[Mapping[str, Inputs], int, int], None]
 
 
 def compensated(formats: Mapping[str, WeightFormat]) -> frozenset[str]:
-    """The leaves whose codes may compensate each other: matrices of 4 bits but for a file's own blocks."""
+    """Return the leaves whose codes may compensate each other's errors.
+
+    These are the matrices in 4 bits, except those that keep a file's own blocks.
+    """
     return frozenset(name for name, one in formats.items() if one.searched and not is_table(name))
 
 
 def measure(
     source: WeightSource, text: Int[Array, "R T"], names: Collection[str], on_layer: OnInputs
 ) -> None:
-    """Let the model read the rows of a text, and call `on_layer` with the inputs of the leaves named."""
+    """Run the model over the rows of a text, and call `on_layer` with the inputs of the named leaves."""
     config = source.config
     together = SideBySide(config, lambda function, numbers: [function(i) for i in numbers])
     called: dict[int, str] = {}  # id of a leaf -> its name, while an op runs
@@ -105,7 +108,7 @@ def measure(
 def is_possible(
     weight: Float[Array, "D F"], blocks: Blocks, inputs: Inputs, weight_format: WeightFormat
 ) -> bool:
-    """Whether scales are of least error, and each code is near to the number that is rounded there."""
+    """Return whether the scales have the least error, and each code is near to the number that it rounds."""
     as_good = is_as_good(
         weight, blocks, inputs.importance, symmetric=weight_format.symmetric, halves=weight_format.halves
     )

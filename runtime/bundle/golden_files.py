@@ -1,7 +1,7 @@
-"""The golden arrays of a bundle: golden/NAME.npy, which clients read without tfm. Part of the format.
+"""The files of a bundle's golden arrays, golden/NAME.npy. Part of the format; clients read them without tfm.
 
-`runtime.verification.golden` says what they hold. Their numbers are row-major and little-endian: ids and
-counts int64, hashes uint8, all others float64.
+`runtime.verification.golden` describes what the arrays hold. Their numbers are row-major and little-endian:
+ids and counts int64, hashes uint8, all others float64.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ TYPES = {"i": "<i8", "u": "|u1", "f": "<f8"}
 
 
 def file_of(name: str) -> str:
-    """An array's file in a bundle."""
+    """Return the path of an array's file in a bundle."""
     return f"{FOLDER}/{name}.npy"
 
 

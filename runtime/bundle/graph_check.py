@@ -1,7 +1,7 @@
-"""What a bundle's graph may be, before ONNX Runtime reads it.
+"""Check a bundle's graph before ONNX Runtime reads it.
 
-A graph is a program, and a hash that lies beside it says nothing of who wrote it. So it is held to the form
-in which an export writes it:
+A graph is a program, and a hash stored beside it doesn't show who wrote it. So a graph must have the form in
+which an export writes it:
 
     operators     those of OPERATORS, no functions, no graphs inside of nodes: no loop, nothing that runs long
                   without large data
@@ -109,7 +109,7 @@ Sets = Mapping[str, Collection[str]]
 
 
 class Weights(NamedTuple):
-    """The tensors that graphs read, and the file in which they lie."""
+    """The tensors that graphs read, and the file that contains them."""
 
     file: str
     tensors: Mapping[str, Tensor]
@@ -125,7 +125,8 @@ def check_graph(
 ) -> set[Operator]:
     """Raise BundleError, which names `where`, unless an export can have written this graph.
 
-    `weights` are all of the bundle, `dtype` is its type of floats. Returns the operators of its nodes.
+    `weights` are all weights of the bundle, and `dtype` is the bundle's type of floats. Returns the operators
+    of the graph's nodes.
     """
     owned = {name: tensor for name, tensor in weights.tensors.items() if graph.owns(name)}
     try:

@@ -86,7 +86,10 @@ READ = ("wk", "wv", "bk", "bv", "wkv", "bkv")
 
 
 class Port(NamedTuple):
-    """An input or output: its axes, strings where they vary, and its type, None for the bundle's floats."""
+    """An input or output of a graph: its axes and its type.
+
+    An axis whose length varies is a string. The type is None for the bundle's type of floats.
+    """
 
     name: str
     axes: tuple[str | int, ...]
@@ -94,13 +97,13 @@ class Port(NamedTuple):
 
 
 def meaning(port: str) -> str:
-    """What an input or output is; an output of the cache is what its input is, with the new tokens."""
+    """Return what an input or output means. An output of the cache is its input with the new tokens added."""
     return MEANINGS[port.split(".")[0].removesuffix("_out")]
 
 
 @dataclass(frozen=True)
 class Graph:
-    """One graph: its file, its stack, and its ports in order."""
+    """One graph: its file, its stack of layers, and its inputs and outputs in order."""
 
     file: str
     encodes: bool
@@ -108,11 +111,11 @@ class Graph:
     outputs: tuple[Port, ...]
 
     def owned(self, named: Mapping[str, T]) -> dict[str, T]:
-        """Those of groups or tensors, by name, that this graph computes with."""
+        """Return those of the named groups or tensors that this graph computes with."""
         return {name: value for name, value in named.items() if self.owns(name)}
 
     def owns(self, leaf: str) -> bool:
-        """Whether this graph computes with a leaf of the tree, a group of leaves, or one of its tensors."""
+        """Return whether this graph computes with a leaf, a group of leaves, or one of a group's tensors."""
         top = leaf.split(".", 1)[0]
         if self.file == MTP:
             return top in ("mtp", "embedding", "head")
@@ -131,10 +134,11 @@ class Graph:
 def graphs(
     config: Config, windowed: bool = False, half: bool = False, row_lengths: bool = False
 ) -> tuple[Graph, ...]:
-    """The graphs of a model in the order in which they run.
+    """Return the graphs of a model in the order in which they run.
 
-    `windowed` as the manifest's cache says; `half` where keys and values are float16; `row_lengths` where
-    GroupQueryAttention's lengths are inputs.
+    - `windowed`: the manifest's cache is windowed.
+    - `half`: keys and values are float16.
+    - `row_lengths`: GroupQueryAttention's lengths are inputs.
     """
     result = []
     if "encoder" in config.stacks:
@@ -163,8 +167,10 @@ def graphs(
 
 
 def row_length_names(window: int | None) -> tuple[str, str]:
-    """The inputs for the layers with a window, or under None for the others: where in the cache the last of a
-    row's tokens goes, and the longest row."""
+    """Return the names of two inputs for the layers with this window, or for None the layers without one.
+
+    The first input is where in the cache the last of a row's tokens goes. The second is the longest row.
+    """
     suffix = "" if window is None else f".{window}"
     return f"seqlens{suffix}", f"total{suffix}"
 

@@ -1,6 +1,6 @@
-"""What a graph computes: its nodes in their order, with attributes, and the numbers in the graph itself.
+"""Read what a graph computes: its nodes in order, with attributes, and the numbers in the graph itself.
 
-The bytes are those that `graph_check` accepted.
+The bytes must have passed `graph_check`.
 """
 
 from __future__ import annotations
@@ -22,9 +22,10 @@ NUMPY = {number: np.dtype(name) for name, number in TYPES.items() if name not in
 
 
 class Node(NamedTuple):
-    """A node; names of inputs that aren't there are empty.
+    """A node of a graph. An input that isn't used has an empty name.
 
-    Attributes are numbers, texts and lists of numbers, as they are stated: one that isn't has its default.
+    Attributes are numbers, texts and lists of numbers. Only those that the file states are there; all others
+    have their default.
     """
 
     operator: str
@@ -35,14 +36,14 @@ class Node(NamedTuple):
 
 
 class Content(NamedTuple):
-    """The nodes of a graph, and by their names the numbers that the graph itself holds."""
+    """The nodes of a graph, and, by name, the numbers that the graph itself holds."""
 
     nodes: list[Node]
     numbers: dict[str, Array]
 
 
 def content(data: bytes) -> Content:
-    """The nodes and numbers of a graph's file; ValueError for what `graph_check` refuses."""
+    """Return the nodes and numbers of a graph's file; ValueError for what `graph_check` refuses."""
     graph = read(data, GRAPH, read(data, MODEL, (0, len(data)))["graph"])
     numbers: dict[str, Array] = {}
     for span in graph["initializer"]:

@@ -1,4 +1,4 @@
-"""What became of a file's own numbers in a bundle: kept, widened without loss, or rounded."""
+"""Describe how a bundle stores a checkpoint's own numbers: kept, widened without loss, or rounded."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from .weight_formats import WeightFormat, is_widened
 
 
 def described(weight_format: WeightFormat | None, dtype: str) -> str:
-    """A weight's stored form, and what was done to get there: "Q5_0 widened to 8-bit blocks of 32"."""
+    """Return a weight's stored form and how it was made, as in "Q5_0 widened to 8-bit blocks of 32"."""
     if weight_format is None:
         return dtype
     bits, source = weight_format.bits, weight_format.source
@@ -23,12 +23,12 @@ def described(weight_format: WeightFormat | None, dtype: str) -> str:
 
 
 def by_weight(manifest: Manifest) -> dict[str, str]:
-    """Leaf -> its stored form, as `described` says it."""
+    """Return leaf -> its stored form, as `described` returns it."""
     return {name: described(manifest.schemes.get(name), manifest.dtype) for name in manifest.plan.shapes}
 
 
 def chosen_formats(manifest: Manifest) -> dict[str, Any]:
-    """The budget that chose the formats, what the model loses with all of them, and each unit's choice."""
+    """Return the budget that chose the formats, the model's loss with all of them, and each unit's format."""
     chosen, plan = manifest.chosen, manifest.plan
     assert chosen is not None
     units = {}
@@ -40,7 +40,7 @@ def chosen_formats(manifest: Manifest) -> dict[str, Any]:
 
 
 def totals(manifest: Manifest) -> dict[str, tuple[int, int]]:
-    """Stored form -> how many weights have it, and their bytes; the most bytes first."""
+    """Return stored form -> the number of weights that have it, and their bytes; the most bytes first."""
     forms = by_weight(manifest)
     by_form: dict[str, tuple[int, int]] = {}
     for group in manifest.plan.groups.values():

@@ -1,4 +1,4 @@
-"""How weights lie for tfm's own kernels, and what their graphs are called. Part of the format.
+"""The layout of weights for tfm's own kernels, and the names of the kernels' graphs. Part of the format.
 
 kernels.onnx has the names of the stored tensors, and reads them from kernels.data, which no bundle holds: the
 runtime writes it from model.onnx.data (`store`). A matrix of blocks of 16, 32, 64 or 128 is cut into tiles of
@@ -97,9 +97,9 @@ LONGEST_ROW = 2**16  # a sum of so many products of bytes fits 32 bits
 
 @dataclass(frozen=True)
 class KernelForm:
-    """How the kernels have a group of blocks: bits of a code, and what its scales and minima are.
+    """The form in which the kernels read a group of blocks: bits of a code, type of scales and minima.
 
-    With a `table` codes are places in it.
+    With a `table`, codes are indices into the table.
     """
 
     bits: int
@@ -115,30 +115,30 @@ class InKernels(NamedTuple):
 
 
 def is_tiled(group: Group) -> bool:
-    """Whether the kernels multiply with a group of weights."""
+    """Return whether the kernels multiply with a group of weights."""
     if group.kind == "row":
         return group.length <= LONGEST_ROW
     return group.kind == "nbits" and group.format is not None and group.format.block in BLOCKS
 
 
 def lowest(bits: int) -> int:
-    """Scales from a block's minimum down to its lowest number."""
+    """Return the distance from a block's minimum down to its lowest number, in scales."""
     return 16 if bits == 8 else 2 ** (bits - 1)
 
 
 def has_scales(group: Group) -> bool:
-    """Whether the kernels read a scale for each block of a group, which float16 may hold."""
+    """Return whether the kernels read a scale for each block of a group; float16 may hold such scales."""
     return is_tiled(group) and group.kind == "nbits"
 
 
 def stored_form(group: Group) -> KernelForm:
-    """The form of a group that isn't named among a bundle's forms."""
+    """Return the form of a group that isn't among the `kernel_forms` of a bundle."""
     assert group.format is not None
     return KernelForm(group.format.bits)
 
 
 def is_possible(group: Group, form: KernelForm) -> bool:
-    """Whether a group of blocks may have a form, whatever its numbers are."""
+    """Return whether a group of blocks may have a form, without looking at its numbers."""
     assert group.format is not None
     fits = form.bits in WIDTHS and form.bits <= group.format.bits
     even = form.bits == group.format.bits or group.format.symmetric
@@ -153,7 +153,7 @@ def _may_be_coded(group: Group) -> bool:
 
 
 def form(group: Group, stored: Mapping[str, Array]) -> KernelForm:
-    """The form of the fewest bytes that gives a group's blocks to the bit."""
+    """Return the smallest form, in bytes, that represents a group's blocks exactly."""
     bits = _fewest_bits(group, stored)
     table = bits > 4 and _table(group, stored) is not None
     if _coded(group, stored, bits) is not None:
@@ -164,7 +164,10 @@ def form(group: Group, stored: Mapping[str, Array]) -> KernelForm:
 
 
 def alike(forms: Mapping[str, KernelForm]) -> dict[str, KernelForm]:
-    """The forms, where experts of a mixture, which one operator reads, have the same: else the widest."""
+    """Return the forms such that all experts of a mixture have the same one, since one operator reads them.
+
+    If they differ, all get the widest form.
+    """
     mixtures: dict[str, list[str]] = {}
     for name in forms:
         mixtures.setdefault(re.sub(r"\.experts\.\d+\.", ".experts.", name), []).append(name)
@@ -249,7 +252,7 @@ def _as_halves(scale: Array) -> Array | None:
 
 
 def specs(group: Group, dtype: str, forms: Mapping[str, KernelForm]) -> dict[str, Spec]:
-    """Tensor name -> Spec of a group's tensors in kernels.data, where groups have these forms."""
+    """Return tensor name -> Spec of a group's tensors in kernels.data, for groups of these forms."""
     stored = weight_storage.specs(group, dtype)
     if not is_tiled(group):
         return stored
@@ -277,9 +280,9 @@ def specs(group: Group, dtype: str, forms: Mapping[str, KernelForm]) -> dict[str
 
 
 def store(group: Group, stored: Mapping[str, Array], forms: Mapping[str, KernelForm]) -> dict[str, Array]:
-    """A group's tensors for kernels.data, from those of model.onnx.data; C-contiguous.
+    """Convert a group's tensors in model.onnx.data to its tensors for kernels.data, which are C-contiguous.
 
-    Raises BundleError for a form of `forms` that its numbers don't have.
+    Raises BundleError if the group's numbers can't have the form that `forms` states.
     """
     if not is_tiled(group):
         return dict(stored)

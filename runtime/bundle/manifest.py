@@ -110,7 +110,7 @@ IN_LAYOUT = "tfm"
 
 
 class OtherFormatError(BundleError):
-    """A bundle that an older or a newer tfm wrote: nothing says that it is damaged."""
+    """An older or a newer version of tfm wrote the bundle; it need not be damaged."""
 
 
 @dataclass(frozen=True)
@@ -131,7 +131,7 @@ class MergedAdapter:
 
 @dataclass(frozen=True)
 class SourceCheckpoint:
-    """The checkpoint that a bundle was made from; the file leaves out what is empty of the last four."""
+    """The checkpoint that a bundle was made from. Of the last four fields, the file leaves out empty ones."""
 
     name: str
     sha256: str
@@ -143,7 +143,7 @@ class SourceCheckpoint:
 
 @dataclass(frozen=True)
 class Chosen:
-    """What the formats of a bundle were chosen by, and what the model loses with them."""
+    """The budget and losses by which the formats of a bundle were chosen, and the loss with all of them."""
 
     budget: str
     losses: dict[str, float]
@@ -179,12 +179,12 @@ class Manifest:
 
     @cached_property
     def plan(self) -> Plan:
-        """How the weights are stored, with all that follows from it."""
+        """The plan of how the weights are stored."""
         return Plan(ParameterShapes(self.config), targets.find(self.target), self.dtype, self.schemes)
 
     @cached_property
     def forms(self) -> dict[str, KernelForm]:
-        """The groups that kernels have in another form than the stored one."""
+        """The groups that the kernels read in another form than the stored one, with these forms."""
         groups = self.plan.groups
         halves = {
             name: replace(kernel_storage.stored_form(groups[name]), scales="float16")
@@ -204,7 +204,7 @@ class Manifest:
 
 
 def dump(manifest: Manifest) -> str:
-    """The text of tfm.json; equal manifests give equal texts."""
+    """Return the text of tfm.json; equal manifests give equal texts."""
     value = {f.name: getattr(manifest, f.name) for f in fields(Manifest)}
     absent = _absent(manifest)
     stated = {name: _json(one) for name, one in value.items() if name not in absent}
@@ -229,9 +229,9 @@ def _absent(value: Any) -> set[str]:
 
 
 def load(data: bytes, where: str) -> Manifest:
-    """The Manifest that a text states; BundleError on anything that `dump` can't have written.
+    """Parse the text of tfm.json; BundleError for anything that `dump` can't have written.
 
-    OtherFormatError, which is one, if another version of tfm can have.
+    The error is an OtherFormatError, a kind of BundleError, if another version of tfm can have written it.
     """
     try:
         value = parse(data, where, BundleError)

@@ -1,4 +1,4 @@
-"""Which of a target's operators and caches a model can have, decided by its Config."""
+"""Decide from a model's Config which of a target's operators and caches the model can use."""
 
 from __future__ import annotations
 
@@ -8,17 +8,20 @@ from .targets import CacheForm, FloatType, Target
 
 
 def refusals(target: Target, config: Config) -> tuple[str, ...]:
-    """The reasons why fused operators of the target can't be used for a Config, or a GPU can't capture its
-    steps; empty when all can."""
+    """Return the reasons why a Config can't use fused operators of the target, or why a GPU can't capture its
+    steps.
+
+    Empty if there are none.
+    """
     reasons = (*group_query(config), *multi_head(config)) if target.fused else ()
     captured = capture(config) if target.device == "cuda" and "decoder" in config.stacks else None
     return reasons if captured is None else (*reasons, f"CUDA graph of a step: {captured}")
 
 
 def capture(config: Config) -> str | None:
-    """The reason why a decoder's step can't be captured on a GPU and replayed; None where it can.
+    """Return the reason why a decoder's step can't be captured on a GPU and replayed; None if it can.
 
-    A replay reads and writes the places of the step that was captured, with its shapes.
+    A replay reads and writes the same memory as the captured step, with the same shapes.
     """
     if group_query(config):
         return "a copied cache is written to another place by each step"
@@ -30,7 +33,7 @@ def capture(config: Config) -> str | None:
 
 
 def cache(target: Target, config: Config) -> CacheForm:
-    """How a bundle for the target keeps a decoder's keys and values."""
+    """Return how a bundle for the target keeps a decoder's keys and values."""
     if "decoder" not in config.stacks:
         return "none"
     if not target.fused or group_query(config):
@@ -41,12 +44,12 @@ def cache(target: Target, config: Config) -> CacheForm:
 
 
 def no_bundle(target: Target, config: Config, floats: FloatType) -> str | None:
-    """The reason why a bundle for the target can't hold the Config; None where it can."""
+    """Return the reason why a bundle for the target can't hold the Config; None if it can."""
     return recurrence(target, config, floats) or selection(config, floats) or untried(target, config)
 
 
 def recurrence(target: Target, config: Config, floats: FloatType) -> str | None:
-    """The reason why a bundle for the target can't hold the Config's recurrences; None where it can.
+    """Return the reason why a bundle for the target can't hold the Config's recurrences; None if it can.
 
     A bundle keeps their states in its type of floats.
     """
@@ -59,8 +62,10 @@ def recurrence(target: Target, config: Config, floats: FloatType) -> str | None:
 
 
 def selection(config: Config, floats: FloatType) -> str | None:
-    """The reason why a bundle with this type of floats can't choose the tokens that attention sees; None
-    where it can."""
+    """Return the reason why a bundle with this type of floats can't select the tokens that attention sees.
+
+    None if it can.
+    """
     if floats != "float16":
         return None
     limits = (layer.attention.float16_limit() for layer in config.layers)
@@ -68,8 +73,10 @@ def selection(config: Config, floats: FloatType) -> str | None:
 
 
 def untried(target: Target, config: Config) -> str | None:
-    """The reason why a bundle for the target can't have a part of the Config that nobody has seen run there;
-    None where it can."""
+    """Return the reason why a bundle is refused: a part of the Config was never run on the target.
+
+    None if there is no such part.
+    """
     if target.device != "cuda":
         return None
     if has_mtp(config):
@@ -78,7 +85,7 @@ def untried(target: Target, config: Config) -> str | None:
 
 
 def group_query(config: Config) -> list[str]:
-    """The reasons why GroupQueryAttention can't be a decoder's attention; empty when it can."""
+    """Return the reasons why GroupQueryAttention can't compute a decoder's attention; empty if it can."""
     for i, layer in enumerate(config.layers):
         reason = layer.attention.group_query_limit()
         if reason is None:
@@ -91,7 +98,7 @@ def group_query(config: Config) -> list[str]:
 
 
 def multi_head(config: Config) -> list[str]:
-    """The reasons why MultiHeadAttention can't be the attention over a whole text; empty when it can.
+    """Return the reasons why MultiHeadAttention can't compute attention over a whole text; empty if it can.
 
     That is an encoder's self-attention, or a decoder's cross-attention.
     """

@@ -1,6 +1,6 @@
-"""The operators that a bundle's graph may have, by their sets: export writes no other, and none is run.
+"""The operators that a bundle's graph may have, by operator set. Export writes no others, and none are run.
 
-All of them compute tensors of numbers from tensors of numbers. None holds a graph, such as a loop's body,
+All of them compute tensors of numbers from tensors of numbers. None contains a graph, such as a loop's body,
 draws random numbers, or reads anything but its inputs.
 """
 

@@ -3,7 +3,8 @@
     Config, target, type of floats, format of each quantized leaf   ->   Plan
     Plan   ->   groups of leaves, places of tensors in both data files, the cache, what the kernels have
 
-An export decides it, the manifest states it, and whoever needs something that follows asks it.
+An export makes the plan, and the manifest states it. All code that needs something derived from it, such as
+the place of a tensor, asks the plan.
 """
 
 from __future__ import annotations
@@ -50,7 +51,7 @@ class Plan:
         target: Target,
         native: NativeBlocks = lambda name, most: None,
     ) -> Plan:
-        """The plan that a scheme gives; `native` as in `weight_formats.formats`."""
+        """Return the plan that follows from a scheme; `native` is as in `weight_formats.formats`."""
         formats = weight_formats.formats(shapes, scheme, target, native)
         return Plan(shapes, target, schemes.float_type(scheme, target), formats)
 
@@ -75,7 +76,10 @@ class Plan:
 
     @cached_property
     def units(self) -> dict[str, tuple[str, ...]]:
-        """The quantized weights that have one format: those that are stored as one, and a layer's experts."""
+        """The groups of quantized weights that must have the same format.
+
+        These are weights that are stored as one tensor, and the experts of a layer.
+        """
         units: dict[str, tuple[str, ...]] = {}
         for group in weight_storage.stored(self.shapes, {}, self.target).values():
             if leaves := tuple(leaf for leaf in group.leaves if leaf in self.formats):
@@ -84,7 +88,7 @@ class Plan:
         return units
 
     def stored_bytes(self, leaves: Iterable[str]) -> int:
-        """Bytes of these leaves alone, without what aligns them in the file."""
+        """Return the bytes of these leaves alone, without the padding that aligns them in the file."""
         groups = weight_storage.stored(
             {name: self.shapes[name] for name in leaves}, self.formats, self.target
         )
@@ -93,8 +97,11 @@ class Plan:
 
     @cached_property
     def smoothable(self) -> tuple[SmoothingSite, ...]:
-        """The activations that a scheme may smooth in exact arithmetic: products of their leaves round
-        inputs for 8-bit codes, and none keeps the blocks of its file."""
+        """The activations that a scheme may smooth in exact arithmetic.
+
+        The products of their leaves round inputs to 8-bit codes, and none of these leaves keeps its file's
+        blocks.
+        """
 
         def fits(name: str) -> bool:
             form = self.formats.get(name)
@@ -108,18 +115,18 @@ class Plan:
 
     @property
     def divided(self) -> tuple[SmoothingSite, ...]:
-        """The activations that products divide themselves."""
+        """The smoothed activations that the products themselves divide."""
         smoothed = {name for name, form in self.formats.items() if form.activations == "smoothed"}
         return tuple(site for site in self.shapes.post_norm_sites if smoothed.intersection(site.consumers))
 
     @cached_property
     def cache(self) -> CacheForm:
-        """How an export keeps a decoder's keys and values."""
+        """The form in which an export keeps a decoder's keys and values."""
         return operator_limits.cache(self.target, self.config)
 
     @cached_property
     def has_kernels(self) -> bool:
-        """Whether there are graphs over kernels: they are for the CPU, and for weights in 4 or 8 bits."""
+        """Whether there are graphs over kernels, which are for the CPU and for weights in 4 or 8 bits."""
         return self.target.name == "ort-cpu" and any(map(kernel_storage.is_tiled, self.groups.values()))
 
     @property
@@ -129,7 +136,7 @@ class Plan:
         return self.has_kernels and any(form is not None and form.minimum for form in tiled)
 
     def graphs(self, cache: CacheForm) -> tuple[Graph, ...]:
-        """The graphs over the target's operators."""
+        """Return the graphs that use the target's operators."""
         lengths = self.target.row_lengths and cache in ("shared", "windowed")
         return graphs(self.config, cache == "windowed", row_lengths=lengths)
 
@@ -141,17 +148,17 @@ class Plan:
         return [kernel_storage.GRAPHS[graph.file] for graph in graphs(self.config)]
 
     def may_halve_cache(self, cache: CacheForm) -> bool:
-        """Whether graphs over kernels have keys and values as floats, which may then be float16."""
+        """Return whether graphs over kernels keep keys and values as floats, which may then be float16."""
         return self.has_kernels and cache in ("shared", "windowed") and not self.config.rounds_cache
 
     def kernel_tensors(self, forms: Mapping[str, KernelForm]) -> dict[str, Tensor]:
-        """The places of all tensors in kernels.data."""
+        """Return the places of all tensors in kernels.data."""
         specs = partial(kernel_storage.specs, forms=forms)
         return _arranged(self.groups, self.dtype, specs)
 
 
 def end(tensors: Mapping[str, Tensor]) -> int:
-    """Bytes of the file that these tensors fill."""
+    """Return the size in bytes of the file that contains these tensors."""
     return max(tensor.offset + tensor.length for tensor in tensors.values())
 
 

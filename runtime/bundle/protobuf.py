@@ -1,8 +1,9 @@
-"""The wire format of protocol buffers, as far as a graph is written in it: messages of known fields.
+"""Read the wire format of protocol buffers, as far as a graph uses it: messages of known fields.
 
-A message is a row of fields. Each begins with a number, 8 · field + kind, and kinds are 0 (a number of 7 bits
-a byte), 1 and 5 (8 and 4 bytes) and 2 (a length, then so many bytes: a text or a message).
-Strict: no unknown field, no second value of a field that has one, no field beyond its message.
+A message is a sequence of fields. Each begins with a number, 8 · field + kind. The kinds are 0 (a number of 7
+bits a byte), 1 and 5 (8 and 4 bytes) and 2 (a length, then that many bytes: a text or a message).
+The reader is strict. It refuses an unknown field, a second value of a field that has only one, and a field
+that ends beyond its message.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ KINDS: dict[Kind, int] = {"number": 0, "text": 2, "bytes": 2, "float": 5, "messa
 
 
 class Field(NamedTuple):
-    """A field of a message; `many` may stand any number of times."""
+    """A field of a message. If `many` is set, it may occur any number of times."""
 
     name: str
     kind: Kind
@@ -32,9 +33,9 @@ class Schema:
 
 
 def read(data: bytes, schema: Schema, span: tuple[int, int]) -> dict[str, Any]:
-    """The values of a message between two offsets: integers, texts, bytes, and offsets of messages.
+    """Return the values of the message between two offsets: integers, texts, bytes, and offsets of messages.
 
-    A field that isn't there is None or an empty list. ValueError for what the schema doesn't allow.
+    A missing field is None or an empty list. ValueError for anything that the schema doesn't allow.
     """
     values = schema.empty.copy()
     for name in schema.many:

@@ -1,4 +1,4 @@
-"""From weight and format to codes: all weights are rounded here, for the export and for `verify`."""
+"""Round weights to the codes of their formats, for the export and for `verify`."""
 
 from __future__ import annotations
 
@@ -28,10 +28,10 @@ def rounded(
     axis: int,
     importance: Float[Array, " D"] | None = None,
 ) -> Blocks:
-    """The weight in a format, blocked along `axis` (1 for a table), with scales in the weight's type.
+    """Return the weight in a format, blocked along `axis` (1 for a table), with scales in the weight's type.
 
-    Codes are the nearest, or with an `importance` of the inputs those of least error. With static inputs the
-    scale and zero point of the input are still missing. Not for a `native` format.
+    Codes are the nearest ones, or, with an `importance` of the inputs, those of least error. With static
+    inputs, the scale and zero point of the input are not set yet. Not for a `native` format.
     """
     rows = weight if axis == 1 else weight.T
     if weight_format.activations == "static":
@@ -44,9 +44,9 @@ def rounded(
 def _rounded_rows(
     rows: Float[Array, "F D"], weight_format: WeightFormat, importance: Float[Array, " D"] | None
 ) -> Blocks:
-    """Blocks along axis 1, computed a few rows at a time, by as many threads as help.
+    """Return blocks along axis 1, computed a few rows at a time by several threads.
 
-    Rows don't see each other, so the threads change no bit.
+    Rows don't depend on each other, so the number of threads changes no bit.
     """
     bits, block = weight_format.bits, weight_format.block
     symmetric, halves = weight_format.symmetric, weight_format.halves
@@ -75,7 +75,7 @@ def _rounded_rows(
 
 
 def centered(blocks: Blocks) -> Blocks:
-    """A GGUF file's blocks with the zero point in the middle, as the fast kernels need it.
+    """Return a GGUF file's blocks with the zero point in the middle, as the fast kernels need it.
 
     Q4_1 has w = d·q + m; with q − 8 in place of q that is d·(q − 8) + (m + 8·d). The sum is exact in float32
     when d and m, 11 bits each, are not 2^13 apart; those of Q4_K have 17 bits each, and 2^7 is the bound.

@@ -1,11 +1,16 @@
-"""Which graphs promise that a token has the same bits whatever is computed with it: in any chunk of a prompt,
-beside any draft, in any batch, with any number of threads.
+"""Decide which graphs promise that a token has the same bits whatever is computed with it.
 
-They do if each of their operators does. The kernels state the order of their sums
-(`runtime/kernels/source/kernels.h`). Of ONNX's operators three kinds do, whoever implements them: those that
-MOVE numbers, those that COMPARE them and say which is the largest, or which are zero, and those whose numbers
-are each ROUNDED, from the ones at their place, as IEEE 754 or integer arithmetic says to the bit. All others
-add several numbers or approximate a function, whose bits may depend on how many numbers there are.
+The promise holds for any chunk of a prompt, any draft, any batch and any number of threads. A graph makes the
+promise if each of its operators does. The kernels do, because they fix the order of their sums
+(`runtime/kernels/source/kernels.h`). Of ONNX's operators, three kinds do in every implementation:
+
+- those that MOVE numbers;
+- those that COMPARE numbers and say which is the largest, or which are zero;
+- those whose results are each ROUNDED from the numbers at their own place, as IEEE 754 or integer arithmetic
+  defines to the bit.
+
+All other operators add several numbers or approximate a function. Their bits may depend on how many numbers
+there are.
 """
 
 from __future__ import annotations
@@ -44,7 +49,7 @@ class SameBits:
 
 
 def promise(operators: Iterable[Operator]) -> SameBits:
-    """What a graph of these operators promises."""
+    """Return what a graph of these operators promises."""
     others = {
         name for domain, name in operators if domain != DOMAIN and not (domain == "" and name in KEPT_BY_ONNX)
     }

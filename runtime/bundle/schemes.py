@@ -45,10 +45,10 @@ SchemeName = Literal["fp32", "fp16", "int8", "int8-dynamic", "int8-static", "w8a
 class PerBlock:
     """Codes with one scale for `block` neighbours along the input axis of a product.
 
-    A kernel multiplies long blocks faster. With 8 bits, 64 save 17 % of a layer's time compared with 32, and
-    128 only 7 % more. `attention_block` and `float_block` are the lengths in attention, and where products
-    don't quantize their inputs, if they differ. `rounding` is to nearest, or with the scale that gives the
-    least error (`refimpl.calibrate.least_error`).
+    A kernel multiplies long blocks faster. With 8 bits, blocks of 64 save 17 % of a layer's time compared
+    with 32, and blocks of 128 only 7 % more. `attention_block` is the length in attention, if it differs.
+    `float_block` is the length for products that don't quantize their inputs, if it differs. `rounding` is to
+    nearest, or with the scale that gives the least error (`refimpl.calibrate.least_error`).
     """
 
     bits: Literal[4, 8]
@@ -61,10 +61,11 @@ class PerBlock:
 
 @dataclass(frozen=True)
 class PerColumn:
-    """Signed 8-bit codes with one scale a column; inputs in codes with one scale a row, or with a static one.
+    """Signed 8-bit codes with one scale a column. Inputs are codes with one scale a row, or a static scale.
 
-    Static inputs have `activation_bits`. With `rounds_output` a product's output has a static scale and as
-    many bits too: devices that multiply integers store an output in codes, and take both sides alike.
+    Static inputs have `activation_bits`. With `rounds_output`, a product's output also has a static scale and
+    the same number of bits: devices that multiply integers store an output in codes, and treat inputs and
+    outputs alike.
     """
 
     inputs: Literal["row", "static"]
@@ -79,11 +80,12 @@ EIGHT_BITS = PerBlock(8)
 class Scheme:
     """How the weights of a bundle are quantized.
 
-    `matrices` and `tables` are None where these stay float. `floats` is the type of all floats, unless the
-    target has one of its own. `smooths` says that large activations are moved into the weights beforehand
-    (`refimpl.calibrate.smooth`). `keeps_blocks` keeps a file's own blocks instead. `finer` are the schemes
-    whose format a weight may have instead, as a budget decides. `refused` maps a target's name to the reason
-    why it can't have this scheme.
+    - `matrices`, `tables`: their formats, None if they stay float.
+    - `floats`: the type of all floats, unless the target has one of its own.
+    - `smooths`: large activations are moved into the weights beforehand (`refimpl.calibrate.smooth`).
+    - `keeps_blocks`: a file's own blocks are kept instead.
+    - `finer`: the schemes whose format a weight may have instead, if a budget asks for it.
+    - `refused`: the name of a target -> the reason why it can't have this scheme.
     """
 
     name: SchemeName
@@ -97,7 +99,7 @@ class Scheme:
 
     @property
     def calibrated(self) -> bool:
-        """Whether ranges of activations come from a calibration text."""
+        """Whether the ranges of activations are measured over a calibration text."""
         return isinstance(self.matrices, PerColumn) and self.matrices.inputs == "static"
 
     @property
@@ -107,20 +109,20 @@ class Scheme:
 
     @property
     def needs_only_shapes(self) -> bool:
-        """Whether the stored sizes follow from a Config alone, without the checkpoint or a text."""
+        """Whether the stored sizes can be computed from a Config alone, without the checkpoint or a text."""
         return not (self.calibrated or self.keeps_blocks or self.finer)
 
     @property
     def fewest_bits(self) -> int:
-        """The bits of a matrix's codes in blocks; 8 where it has none."""
+        """The bits of a matrix's codes in blocks; 8 if the scheme has no blocks."""
         return self.matrices.bits if isinstance(self.matrices, PerBlock) else 8
 
     def takes_table_bits(self, bits: int) -> bool:
-        """Whether tables may be asked for in that many bits: 8, or as few as the matrices' blocks."""
+        """Return whether tables may have this many bits: 8, or as few as the matrices' blocks."""
         return bits == 8 or (bits == self.fewest_bits and not self.finer)
 
     def with_table_bits(self, bits: int) -> Scheme:
-        """The scheme with tables in that many bits."""
+        """Return the scheme with tables in this many bits."""
         if bits == 8 or not isinstance(self.matrices, PerBlock):
             return self
         return replace(self, tables=PerBlock(self.matrices.bits, rounding=self.matrices.rounding))
@@ -199,7 +201,7 @@ SCHEMES: dict[str, Scheme] = {scheme.name: scheme for scheme in _ALL}
 
 
 def find(name: str) -> Scheme:
-    """The scheme of that name; ExportError when there is none."""
+    """Return the scheme with this name; ExportError if there is none."""
     if name not in SCHEMES:
         raise ExportError(f"quant must be one of {', '.join(SCHEMES)}, got {name!r:.40}")
     return SCHEMES[name]
@@ -209,10 +211,10 @@ DEFAULTS = ("int8", "int8-dynamic")
 
 
 def default(config: Config, target: Target) -> Scheme:
-    """The default scheme of a model, one of `DEFAULTS`.
+    """Return the default scheme of a model, one of `DEFAULTS`.
 
-    An encoder mostly does prefill, for which 8 bits a column are best where a target takes them. A decoder
-    mostly reads weights, which is as fast with blocks, and more accurate.
+    An encoder computes many tokens at once. For that, 8 bits a column are best, if the target takes them. A
+    decoder spends most of its time reading weights, for which blocks are as fast and more accurate.
     """
     blocks, columns = (SCHEMES[name] for name in DEFAULTS)
     first, second = (blocks, columns) if "decoder" in config.stacks else (columns, blocks)
@@ -220,12 +222,12 @@ def default(config: Config, target: Target) -> Scheme:
 
 
 def check_target(scheme: Scheme, target: Target) -> None:
-    """Raise ExportError when the target can't have the scheme."""
+    """Raise ExportError if the target can't have the scheme."""
     if target.name in scheme.refused:
         reason = scheme.refused[target.name]
         raise ExportError(f"quant={scheme.name} isn't made for target={target.name}: {reason}")
 
 
 def float_type(scheme: Scheme, target: Target) -> FloatType:
-    """The type of the floats in a bundle: weights, scales, activations and cache."""
+    """Return the type of the floats in a bundle: weights, scales, activations and cache."""
     return target.floats or scheme.floats

@@ -1,7 +1,7 @@
-"""Targets: what a bundle's graph is made for, as records.
+"""Targets: records of what a bundle's graph is made for.
 
-Which of a target's operators a model can have is in `runtime.bundle.operator_limits`; `export.targets` emits
-them.
+`runtime.bundle.operator_limits` decides which of a target's operators a model can use, and `export.targets`
+emits them.
 Only the standard library is imported here, because the command line takes its choices from here.
 """
 
@@ -23,11 +23,13 @@ CacheForm = Literal["shared", "windowed", "copied", "none"]
 class Storage:
     """How weights are stored in a graph (`runtime.bundle.weight_storage`).
 
-    `joins`: matrices that multiply one input are stored as one. `blocks`: packed for MatMulNBits, or codes
-    for DequantizeLinear. `activations`: how a product with blocks quantizes its input. `static_inputs`:
-    inputs may have 8-bit codes with a scale that was chosen beforehand. `symmetric_block`: the only length of
-    blocks that fast products take, without zero points; None where they take those of the scheme.
-    `tables_by_row`: where matrices have 8 bits a column, so has a table that is multiplied, by its rows.
+    - `joins`: matrices that multiply the same input are stored as one.
+    - `blocks`: packed for MatMulNBits, or codes for DequantizeLinear.
+    - `activations`: how a product with blocks quantizes its input.
+    - `static_inputs`: inputs may have 8-bit codes with a scale that was chosen beforehand.
+    - `symmetric_block`: the only length of blocks that fast products take, without zero points. None if they
+      take the scheme's blocks.
+    - `tables_by_row`: if matrices have 8 bits a column, a table that is multiplied has 8 bits a row.
     """
 
     joins: bool
@@ -42,11 +44,12 @@ class Storage:
 class Target:
     """Where a graph runs, and which operators, types and caches it may have.
 
-    `device` is None where any will do, `floats` None where the scheme chooses them. `fused` says that
-    attention is an operator of ONNX Runtime where its limits allow. `row_lengths` says that what it needs to
-    know of each row's length are inputs of the graph: computed there, they are copied between a GPU and the
-    CPU at each step, and a step with copies can't be captured. `float_cache` says why keys and values
-    can't be kept in 8 bits; None where they can.
+    - `device`: None if any device will do.
+    - `floats`: None if the scheme chooses the type.
+    - `fused`: attention is an operator of ONNX Runtime, within that operator's limits.
+    - `row_lengths`: the lengths of rows that attention needs are inputs of the graph. If the graph computed
+      them, they would be copied between GPU and CPU at each step, and a step with copies can't be captured.
+    - `float_cache`: the reason why keys and values can't be kept in 8 bits; None if they can.
     """
 
     name: TargetName
@@ -86,12 +89,12 @@ TARGETS: dict[str, Target] = {target.name: target for target in _ALL}
 
 
 def find(name: str) -> Target:
-    """The target of that name; ExportError when there is none."""
+    """Return the target with this name; ExportError if there is none."""
     if name not in TARGETS:
         raise ExportError(f"target must be one of {', '.join(TARGETS)}, got {name!r:.40}")
     return TARGETS[name]
 
 
 def for_device(device: Device) -> Target:
-    """The target that is made for a device."""
+    """Return the target that is made for a device."""
     return next(target for target in _ALL if target.device == device)

@@ -1,8 +1,8 @@
 """Stored tensors that a graph reads in another shape. Part of the format.
 
-An initializer X.AxBxC has the bytes of the stored tensor X, as [A, B, C]. A graph may have it beside X, or in
-X's place: a table that is looked up and multiplied with has two shapes, and many runtimes take the blocks of
-a product from nothing but an initializer.
+An initializer named X.AxBxC has the bytes of the stored tensor X, in the shape [A, B, C]. A graph may have it
+beside X, or in place of X. One reason is that a table for both look-ups and products needs two shapes.
+Another is that many runtimes take the blocks of a product only from an initializer.
 """
 
 from __future__ import annotations
@@ -18,12 +18,12 @@ SHAPED = re.compile(r"(.+)\.(\d{1,15}(?:x\d{1,15})*)", re.DOTALL)
 
 
 def view_name(name: str, shape: tuple[int, ...]) -> str:
-    """The name of a stored tensor in another shape."""
+    """Return the initializer's name for a stored tensor in another shape."""
     return f"{name}.{'x'.join(map(str, shape))}"
 
 
 def stored_name(name: str, tensors: Mapping[str, Tensor]) -> str | None:
-    """The stored tensor whose bytes an initializer has; None for one that isn't stored."""
+    """Return the name of the stored tensor whose bytes an initializer has; None if there is none."""
     if name in tensors:
         return name
     match = SHAPED.fullmatch(name)
@@ -31,9 +31,9 @@ def stored_name(name: str, tensors: Mapping[str, Tensor]) -> str | None:
 
 
 def place(name: str, tensors: Mapping[str, Tensor]) -> Tensor | None:
-    """Where the bytes of an initializer lie, and its shape; None for one that isn't stored.
+    """Return the place of an initializer's bytes, and its shape; None for one that isn't stored.
 
-    A name whose shape has another number of elements than the stored tensor is none.
+    Also None if the shape in the name has another number of elements than the stored tensor.
     """
     if (base := stored_name(name, tensors)) in (name, None):
         return tensors.get(name)

@@ -1,4 +1,4 @@
-"""Which format each weight of a model gets from a scheme and a target.
+"""Choose the format of each weight of a model from a scheme and a target.
 
 Blocks are the file's own where it has them in as many bits (Q8_0 for 8, Q4_0, Q4_1, Q4_K, GPTQ and AWQ for
 4), so that nothing is rounded twice. On ort-cpu `int4` also keeps what a file has as places of 4 bits in a
@@ -48,10 +48,9 @@ LOOKED_UP = frozenset({"IQ4_NL", "IQ4_XS", "MXFP4", "NVFP4"})
 class WeightFormat:
     """The stored form of one quantized weight; `native` keeps the codes of the checkpoint's own blocks.
 
-    With `halves` scales are float16 numbers where these are near enough (`refimpl.ops.quant.half_scales`).
-    `source` is the checkpoint's type of number for it, Q5_0, F16, …, stated where blocks stay.
-    It changes nothing.
-    Static inputs have `activation_bits`, and with `rounds_output` so has the output.
+    With `halves`, scales are float16 numbers if these are near enough (`refimpl.ops.quant.half_scales`).
+    `source` is the weight's type in the checkpoint (Q5_0, F16, …), stated if the scheme keeps blocks; nothing
+    depends on it. Static inputs have `activation_bits`, and with `rounds_output` the output has them too.
     """
 
     bits: int
@@ -72,12 +71,12 @@ class WeightFormat:
 
     @property
     def searched(self) -> bool:
-        """Whether its scale may have been searched for (`refimpl.calibrate.least_error`)."""
+        """Whether its scales may come from a search for the least error (`refimpl.calibrate.least_error`)."""
         return self.bits == 4 and not self.native
 
 
 def is_widened(bits: int, source: str) -> bool:
-    """Whether codes of `bits` bits take more room than the codes of a file's type; False for floats."""
+    """Return whether codes of `bits` bits take more room than codes of the file's type; False for floats."""
     if CODES.fullmatch(source):
         return bits > int(source[-1])
     block_type = BLOCK_TYPES.get(source)
@@ -85,7 +84,7 @@ def is_widened(bits: int, source: str) -> bool:
 
 
 def is_table(name: str) -> bool:
-    """Whether a leaf is a table of tokens [N, D]; all other matrices are [D, F]."""
+    """Return whether a leaf is a table of tokens [N, D]; all other matrices are [D, F]."""
     return name.endswith(".table")
 
 
@@ -95,9 +94,9 @@ def formats(
     target: Target,
     native: NativeBlocks = lambda name, most: None,
 ) -> dict[str, WeightFormat]:
-    """Leaf name -> its format; other leaves stay float.
+    """Return leaf name -> its format; other leaves stay float.
 
-    `native` gives the checkpoint's own blocks of a leaf, with centred zero points, where the scheme may keep
+    `native` returns the checkpoint's own blocks of a leaf, with centred zero points, if the scheme may keep
     them.
     """
     products = multiplied(shapes.config)

@@ -1,4 +1,4 @@
-"""How the leaves of a parameter tree stand in a bundle: which tensors, of what type and shape.
+"""How the leaves of a parameter tree are stored in a bundle: as which tensors, of what type and shape.
 
 The stored tensors are a function of the Config, the target and each leaf's format. `store` makes them and
 `restore` is its exact inverse. On the targets of ONNX Runtime, matrices that multiply the same input are
@@ -46,21 +46,21 @@ FOUR_BITS = ("int4", "uint4")
 
 
 class Spec(NamedTuple):
-    """Type and shape of a stored tensor; int4 and uint4 hold two elements in a byte."""
+    """The type and shape of a stored tensor; int4 and uint4 hold two elements in a byte."""
 
     dtype: str
     shape: tuple[int, ...]
 
     @property
     def length(self) -> int:
-        """Bytes in the file."""
+        """The tensor's number of bytes in the file."""
         bits = 4 if self.dtype in FOUR_BITS else 8 * np.dtype(self.dtype).itemsize
         return -(-math.prod(self.shape) * bits // 8)
 
 
 @dataclass(frozen=True)
 class Group:
-    """Leaves that are stored together, joined along their last axis (a table is alone)."""
+    """Leaves that are stored together, joined along their last axis. A table is a group of its own."""
 
     name: str
     leaves: tuple[str, ...]
@@ -75,7 +75,7 @@ class Group:
 
     @property
     def shape(self) -> tuple[int, ...]:
-        """The shape of the leaves joined."""
+        """The shape of the joined leaves."""
         return (*self.shapes[0][:-1], sum(shape[-1] for shape in self.shapes))
 
     @property
@@ -90,7 +90,7 @@ class Group:
 
 
 class Join(NamedTuple):
-    """Matrices that multiply one input, with their biases, and the names of the joined ones."""
+    """Matrices that multiply the same input, with their biases, and the names of the joined tensors."""
 
     weight: str
     weights: tuple[str, ...]
@@ -109,7 +109,7 @@ CROSS_JOINS = (Join("wkv", ("wk", "wv"), "bkv", ("bk", "bv")),)
 def stored(
     shapes: Mapping[str, tuple[int, ...]], formats: Mapping[str, WeightFormat], target: Target
 ) -> dict[str, Group]:
-    """Group name -> Group, in the order of the shapes; a leaf without a format stays float."""
+    """Return group name -> Group, in the order of the shapes; a leaf without a format stays float."""
     joined = _joined(list(shapes), formats) if target.storage.joins else {}
     group_of = {leaf: name for name, leaves in joined.items() for leaf in leaves}
     groups: dict[str, Group] = {}
@@ -152,7 +152,7 @@ def _transposed(group: Group) -> bool:
 
 
 def specs(group: Group, dtype: str) -> dict[str, Spec]:
-    """Tensor name -> Spec of all that `store` gives for a group whose floats are of `dtype`."""
+    """Return tensor name -> Spec of all tensors that `store` returns for a group whose floats are `dtype`."""
     if group.format is None:
         return {group.name: Spec(dtype, group.shape)}
     fields = _fields(group, group.format, dtype)
@@ -191,7 +191,7 @@ def _fields(group: Group, weight_format: WeightFormat, dtype: str) -> dict[str, 
 
 
 def store(group: Group, leaves: Mapping[str, Leaf]) -> dict[str, Array]:
-    """The tensors of a group, C-contiguous; those of int4 and uint4 as flat bytes."""
+    """Return the tensors of a group, C-contiguous; tensors of int4 and uint4 are flat bytes."""
     parts = [leaves[name] for name in group.leaves]
     if group.format is None:
         return {group.name: _join([part for part in parts if isinstance(part, Array)])}
@@ -233,7 +233,7 @@ def store(group: Group, leaves: Mapping[str, Leaf]) -> dict[str, Array]:
 
 
 def restore(group: Group, tensors: Mapping[str, Array]) -> dict[str, Leaf]:
-    """The leaves of a group, as they were given to `store`."""
+    """Return the leaves of a group, as they were given to `store`."""
     ends = np.cumsum([shape[-1] for shape in group.shapes])[:-1]
     weight_format = group.format
     if weight_format is None:
@@ -320,7 +320,7 @@ def _pack(codes: Array, bits: int) -> Array:
 
 
 def unpack(packed: Array, bits: int, length: int) -> Array:
-    """Codes [n, length] of packed rows, low bits first."""
+    """Return the codes [n, length] of packed rows, low bits first."""
     if bits == 8:
         return packed[:, :length]
     codes = np.empty((packed.shape[0], 2 * packed.shape[1]), np.uint8)

@@ -2,9 +2,9 @@
 
 In: a `Bundle`. Out: an engine with the protocol of `refimpl.engine.protocol`.
 
-ONNX Runtime looks for devices while it is imported, and warns where it can't read what it finds. No setting
-stops that, so its first import is here, and silent. Later it says nothing: errors come as exceptions, and
-stderr belongs to the command line.
+ONNX Runtime looks for devices while it is imported, and prints a warning if it can't read what it finds. No
+setting stops that, so this package imports it first, with stderr silenced. Afterwards ONNX Runtime prints
+nothing: errors are exceptions, and stderr belongs to the command line.
 """
 
 from __future__ import annotations

@@ -1,5 +1,7 @@
-"""A step of many tokens as several runs of few: for caches without room for all, or that are faster to
-read so."""
+"""Compute a step of many tokens as several runs of few tokens.
+
+This is for caches that don't have room for all tokens, or that are faster to read in this way.
+"""
 
 from __future__ import annotations
 
@@ -10,11 +12,12 @@ import numpy as np
 
 
 class StepArrays(NamedTuple):
-    """One step's arrays: tokens [B, T] of which `lengths` [B] are real, after `past` [B] others, the wanted
-    positions `at` [B, P], and the memory for their `logits` [B, P, N].
+    """The arrays of one step.
 
-    A module reads the vectors `hidden` [B, T, D]; `hidden_out` is memory for those of its tokens, of a
-    model that gives them.
+    These are tokens [B, T], of which `lengths` [B] are real, after `past` [B] other tokens; the positions
+    `at` [B, P] whose logits are wanted; and the memory for these `logits` [B, P, N]. A module for drafts
+    reads the vectors `hidden` [B, T, D]. `hidden_out` is memory for the vectors of the tokens, if the graph
+    gives them.
     """
 
     tokens: np.ndarray
@@ -27,7 +30,7 @@ class StepArrays(NamedTuple):
 
 
 def in_chunks(run: Callable[[StepArrays], object], size: int, step: StepArrays) -> None:
-    """Run at most `size` tokens at a time, and fill the step's logits.
+    """Run a step with at most `size` tokens at a time, and fill its logits.
 
     A position in the padding gets the logits of the last real token, or zeros in a row without tokens.
     """

@@ -1,12 +1,12 @@
-"""Steps of one token a row, with all inputs and outputs at fixed places on the device.
+"""Steps of one token a row, with all inputs and outputs at fixed addresses on the device.
 
     host      tokens, past and the like ->                  -> best, and logits where they are wanted
     device                                 step, step, ...
 
-So nothing but a few numbers crosses to a GPU and back, and a step can be captured there and replayed: a
-replay launches all kernels at once, on the places that the capture saw. A step writes its best tokens where
-the next one reads its own, so the host waits once for several steps. On the CPU it saves time that nothing is
-bound anew: that takes longer than to copy the logits.
+So only a few numbers are copied to a GPU and back, and a step can be captured there and replayed. A replay
+launches all kernels at once, on the addresses of the captured step. A step writes its best tokens where the
+next step reads its tokens, so the host waits once for several steps. On the CPU this saves time because
+nothing is bound again: binding takes longer than copying the logits.
 """
 
 from __future__ import annotations
@@ -30,9 +30,10 @@ NOT_CAPTURED = -1
 
 
 def capture_options(number: int, *, wait: bool = True) -> ort.RunOptions:
-    """Options of a run that is captured under a number, and replayed from then on, or `NOT_CAPTURED`.
+    """Return the options of a run that is captured under a number and replayed from then on.
 
-    With `wait` the run returns when the device is done.
+    The number `NOT_CAPTURED` is for a run that isn't captured. With `wait`, the run returns when the device
+    is done.
     """
     options = ort.RunOptions()
     options.add_run_config_entry("gpu_graph_id", str(number))
@@ -42,10 +43,10 @@ def capture_options(number: int, *, wait: bool = True) -> ort.RunOptions:
 
 
 class DecodeSteps:
-    """A circle of steps on one cache's buffers; with numbers for `captures` left they are captured.
+    """A cycle of steps on one cache's buffers. The steps are captured if `captures` has numbers left.
 
-    ONNX Runtime runs a step several times to capture it. That is the same as once: best tokens aren't written
-    where the step reads its own, and it writes the cache at the same places.
+    ONNX Runtime runs a step several times to capture it. The result is the same as after one run: the step
+    doesn't write its best tokens where it reads its own, and it writes the cache at the same places.
     """
 
     def __init__(
@@ -58,9 +59,12 @@ class DecodeSteps:
         options: ort.RunOptions | None,
         captures: Iterator[int] | None,
     ) -> None:
-        """`bindings` have the cache bound, one for each step, and its layers have room for `entries` by
-        window; `logits` [B, 1, N] are the last step's; `ports` are the names of the graph's; `options` are
-        those of uncaptured runs."""
+        """Prepare the steps of a cycle.
+
+        `bindings` has one binding for each step, with the cache bound. `entries` are the numbers of tokens
+        that the cache's layers have room for, by window. `logits` [B, 1, N] is memory for the last step's.
+        `ports` are the names of the graph's inputs and outputs. `options` are those of uncaptured runs.
+        """
         self._session, self._bindings, self.logits = session, bindings, logits
         circle, batch, device = len(bindings), logits.shape[0], logits.device
         integer = np.dtype(np.int64)
@@ -108,8 +112,11 @@ class DecodeSteps:
         first: int = 0,
         count: int = 1,
     ) -> None:
-        """Read tokens [B, 1] after `past` [B] others, of which layers with a window hold `window_lengths`,
-        and then the best tokens, in `count` steps from the `first` of the circle on."""
+        """Run `count` steps, beginning with step `first` of the cycle.
+
+        The first step reads tokens [B, 1] after `past` [B] others, of which layers with a window hold
+        `window_lengths`. Each further step reads the best tokens of the step before.
+        """
         circle = len(self._bindings)
         # All is written before the first step, as the host doesn't know when a later one reads.
         after = 0 if count == 1 else (np.arange(circle)[:, None] - first) % circle
@@ -137,7 +144,7 @@ class DecodeSteps:
         return waited if wait else launched
 
     def best(self) -> np.ndarray:
-        """The best tokens [B, count] of the last run's steps; NumericError where a logit isn't finite."""
+        """Return the best tokens [B, count] of the last run's steps; NumericError if a logit isn't finite."""
         begin, count = self._written
         written = (begin + np.arange(count)) % len(self._bindings)
         best = self._tokens.read()[written, :, 0].T.copy()

@@ -22,19 +22,19 @@ class DeviceBuffer:
         self.nbytes = array.nbytes
 
     def read(self) -> np.ndarray:
-        """The content: the memory itself on the CPU, a copy of other memory."""
+        """Return the content: the memory itself on the CPU, a copy on another device."""
         if self._value is None:
             assert self._array is not None
             return self._array
         return self._value.numpy()
 
     def write(self, array: np.ndarray) -> None:
-        """Store an array that `read` gave, after a change."""
+        """Store an array that `read` returned, after it was changed."""
         if self._value is not None:
             self._value.update_inplace(array)
 
     def fill(self, array: np.ndarray) -> None:
-        """Copy an array into it, of its shape or of one that broadcasts to that."""
+        """Copy an array into the buffer; its shape must be the buffer's or broadcast to it."""
         if self._value is not None:
             whole = np.broadcast_to(array, self.shape)
             self._value.update_inplace(np.ascontiguousarray(whole, self.dtype))
@@ -43,16 +43,16 @@ class DeviceBuffer:
             self._array[...] = array
 
     def address(self, row: int) -> int:
-        """The address of row `row` of the first axis."""
+        """Return the address of row `row` of the first axis."""
         return self.pointer + row * (self.dtype.itemsize * int(np.prod(self.shape[1:])))
 
 
 def zeros(shape: tuple[int, ...], dtype: np.dtype, device: str) -> DeviceBuffer:
-    """A buffer of zeros: what a mask hides is multiplied by 0, and 0 · NaN would be NaN.
+    """Return a buffer of zeros. Zeros are needed since masked values are multiplied by 0, and 0 · NaN is NaN.
 
-    On the CPU the system provides such memory page by page, when it is first touched, so capacity that
-    isn't used yet costs nothing. It is asked directly: malloc answers with memory that was freed before and
-    clears all of it, once an array as large as this one has been freed.
+    On the CPU, the operating system provides such memory page by page when it is first touched, so capacity
+    that isn't used yet costs nothing. The memory is requested from the system directly. malloc may instead
+    reuse memory that was freed before, and then clears all of it.
     """
     size = int(np.prod(shape)) * np.dtype(dtype).itemsize
     if device != "cpu" or size < PAGES * mmap.PAGESIZE:
@@ -61,8 +61,10 @@ def zeros(shape: tuple[int, ...], dtype: np.dtype, device: str) -> DeviceBuffer:
 
 
 class Binding(NamedTuple):
-    """An io_binding, and the owners of its memory, since it only knows addresses: of what stays, and by name
-    of what each step writes or reads."""
+    """An io_binding and the owners of its memory, since an io_binding knows only addresses.
+
+    The owners are those of memory that stays bound, and, by name, of what each step writes or reads.
+    """
 
     io: ort.IOBinding
     owners: tuple[object, ...]

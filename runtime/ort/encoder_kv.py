@@ -1,4 +1,4 @@
-"""Keys and values of an encoder's texts for a decoder; they stay where the encoder's run wrote them."""
+"""An encoder's keys and values for a decoder. They stay in the memory where the encoder's run wrote them."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from .device_buffer import DeviceBuffer
 class EncoderKV:
     """The arrays that `encoder_kinds` names, layer by layer, and the lengths [B] of the texts.
 
-    `texts` [B] numbers the texts. Rows with the same number have equal content, so beams of one text, which
-    change rows at each step, copy nothing.
+    `texts` [B] has the number of each row's text. Rows with the same number have equal content. So beams of
+    one text, whose rows are reordered at each step, copy nothing.
     """
 
     buffers: list[DeviceBuffer]
@@ -26,14 +26,16 @@ class EncoderKV:
         return sum(buffer.nbytes for buffer in self.buffers)
 
     def selected(self, rows: np.ndarray) -> EncoderKV:
-        """New buffers that hold the named rows."""
+        """Return new buffers with the given rows."""
         buffers = [DeviceBuffer(b.read()[rows], b.device) for b in self.buffers]
         lengths = DeviceBuffer(self.lengths.read()[rows], self.lengths.device)
         return EncoderKV(buffers, lengths, self.texts[rows])
 
     def permute(self, rows: np.ndarray) -> None:
-        """Reorder the rows in place, without changing their number: only rows that get another text are
-        copied."""
+        """Reorder the rows in place, without changing their number.
+
+        Only rows that get another text are copied.
+        """
         texts = self.texts[rows]
         changed = np.flatnonzero(texts != self.texts)
         if not len(changed):

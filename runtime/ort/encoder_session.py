@@ -1,7 +1,7 @@
 """An encoder's graph on ONNX Runtime: whole texts, one a row, in a single run.
 
-On a CPU few texts a run are faster than many: those of nearly one length share little padding, and what
-passes from operator to operator stays in the processor's caches.
+On a CPU, runs of few texts are faster than runs of many. Texts of nearly equal length need little padding,
+and the values passed between operators stay in the processor's caches.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ TOKENS_PER_RUN = 512
 
 
 def runs(lengths: np.ndarray) -> list[np.ndarray]:
-    """The rows of each run, the shortest first: no more than `TOKENS_PER_RUN` tokens, or one row."""
+    """Return the rows of each run, the shortest first: at most `TOKENS_PER_RUN` tokens a run, or one row."""
     order = np.argsort(lengths, kind="stable")
     batches = []
     begin = 0
@@ -35,7 +35,7 @@ def runs(lengths: np.ndarray) -> list[np.ndarray]:
 
 
 class EncoderSession:
-    """A session over an encoder's graph, with its tables of cosines and sines."""
+    """A session of an encoder's graph, with its tables of cosines and sines."""
 
     def __init__(self, session: ort.InferenceSession, graph: Graph, config: Config, dtype: np.dtype) -> None:
         self.session, self.graph, self.config, self.dtype = session, graph, config, dtype
@@ -66,7 +66,7 @@ class EncoderSession:
             self.session.run_with_iobinding(io)
 
     def shapes(self, ids: np.ndarray) -> dict[str, tuple[int, ...]]:
-        """Shapes of the outputs for ids of this shape, by name."""
+        """Return the shapes of the outputs for these ids, by name."""
         sizes = {"batch": ids.shape[0], "time": self.config.positions(ids.shape[1])}
         return {
             port.name: tuple(sizes[a] if isinstance(a, str) else a for a in port.axes)

@@ -1,10 +1,10 @@
 """The ONNX Runtime engine: `refimpl.engine.protocol` over the graphs of a bundle.
 
-An encoder reads a text in one run (`runtime.ort.encoder_session`); what a decoder reads of it stays where
-that run wrote it. Caches, encoder's keys and values and rotary tables are bound once, by address, and stay
-bound while their buffers live. A step of one token a row has all else bound as well, and copies its logits
-(`runtime.ort.decode_step`); other steps compute them where the caller gets them. Each step's logits are a new
-array, so they belong to the caller.
+An encoder reads a text in one run (`runtime.ort.encoder_session`). The keys and values for the decoder stay
+in the memory to which that run wrote them. Caches, the encoder's keys and values, and rotary tables are bound
+once, by address, and stay bound while their buffers live. In a step of one token a row, everything else is
+bound too, and the logits are copied (`runtime.ort.decode_step`). Other steps write the logits directly to the
+array that the caller gets. Each step's logits are a new array, so they belong to the caller.
 """
 
 from __future__ import annotations
@@ -49,17 +49,18 @@ FIRST_CAPACITY = 256
 
 
 class OrtEngine:
-    """`start` and `step`, or `predict`, over a bundle.
+    """The engine that runs a bundle: `start` and `step` for a decoder, `predict` for an encoder.
 
-    `kernels` computes products of blocks with tfm's own kernels (`runtime.ort.kernel_backend`); without it
-    ONNX Runtime's operators do, and `prepack` keeps packed weights in the user's cache
-    (`runtime.ort.prepacked_weights`). `plain` computes products of blocks in float, slowly, so that results
-    are comparable to the last digits (`runtime.verification.verify`). Caches of windows or of linear
-    attention, and without kernels of codes, take `chunk` tokens in a run; with a chunk as long as the
-    context, windows drop nothing.
-    `shown` are values [B, T, N] inside of the graph that `inside` gives: N by name.
+    - `kernels`: compute products of blocks with tfm's own kernels (`runtime.ort.kernel_backend`). Without
+      them, ONNX Runtime's operators compute these products.
+    - `prepack`: without kernels, keep packed weights in the user's cache (`runtime.ort.prepacked_weights`).
+    - `plain`: compute products of blocks in float, slowly, so that results are comparable to the last digits
+      (`runtime.verification.verify`).
+    - `chunk`: the tokens in a run for caches of windows or of linear attention, and, without kernels, for
+      caches of codes. With a chunk as long as the context, windows drop nothing.
+    - `shown`: the values [B, T, N] inside of the graph that `inside` returns, as name -> N.
 
-    `backend` names what computes, and `same_bits` says whether a token has the same bits whatever is computed
+    `backend` names what computes. `same_bits` says whether a token has the same bits whatever is computed
     with it (`runtime.bundle.same_bits`).
     """
 
@@ -146,7 +147,7 @@ class OrtEngine:
         encoder_ids: np.ndarray | None = None,
         encoder_lengths: np.ndarray | None = None,
     ) -> OrtCache:
-        """An empty cache for `batch` rows; the encoder, where there is one, reads its text [B, S] first."""
+        """Return an empty cache for `batch` rows. If there is an encoder, it reads its text [B, S] first."""
         check_start(self.config, batch, encoder_ids)
         capacity = min(FIRST_CAPACITY, self.config.context)
         buffers = empty(
@@ -169,7 +170,7 @@ class OrtEngine:
     def predict(
         self, ids: np.ndarray, lengths: np.ndarray | None = None, token_types: np.ndarray | None = None
     ) -> np.ndarray:
-        """What an encoder's head computes from the ids [B, T], float32: see `ops.encoder.predict`."""
+        """Return the output of an encoder's head for ids [B, T], in float32; see `ops.encoder.predict`."""
         check_predict(self.config)
         assert self._encoder is not None
         ids, lengths, token_types = check_text(self.config, ids, lengths, token_types)
@@ -198,7 +199,7 @@ class OrtEngine:
     def inside(
         self, tokens: np.ndarray, lengths: np.ndarray, token_types: np.ndarray | None = None
     ) -> list[np.ndarray]:
-        """The `shown` values for texts [B, T] that are read from their beginning, in one run."""
+        """Return the `shown` values for texts [B, T] that are read from their beginning, in one run."""
         shape = len(tokens), self.config.positions(tokens.shape[1])
         values = {name: np.empty((*shape, n), self.dtype) for name, n in self._shown.items()}
         if self._decoder is None:
@@ -227,7 +228,7 @@ class OrtEngine:
         lengths: np.ndarray | None = None,
         at: np.ndarray | None = None,
     ) -> tuple[np.ndarray, OrtCache]:
-        """Logits [B, P, N], float32, at the positions `at`, and the cache with the tokens in it."""
+        """Return logits [B, P, N], float32, at the positions `at`, and the cache with the new tokens."""
         if not isinstance(cache, OrtCache):
             raise foreign_cache_error(cache)
         past, last = cache.lengths, lengths is None and at is None
@@ -275,7 +276,8 @@ class OrtEngine:
     def step_with_hidden(
         self, tokens: np.ndarray, cache: Cache, at: np.ndarray | None = None
     ) -> tuple[np.ndarray, np.ndarray, OrtCache]:
-        """As `step`, with the vectors [B, T, D] of all tokens that the module for drafts reads."""
+        """Return what `step` returns, and the vectors [B, T, D] of all tokens, which the module for drafts
+        reads."""
         check_mtp(self.config)
         assert self._decoder is not None
         return self._with_hidden(self._decoder, tokens, cache, at)
@@ -299,15 +301,18 @@ class OrtEngine:
     def cross_attention(
         self, tokens: np.ndarray, cache: Cache, chosen: Sequence[tuple[int, int]]
     ) -> np.ndarray:
-        """As the specification computes it with the bundle's weights, of what this engine's encoder read:
-        a graph gives no weights of attention."""
+        """Return the cross-attention weights over what this engine's encoder read.
+
+        The specification computes them with the bundle's weights, since a graph doesn't output attention
+        weights.
+        """
         if not isinstance(cache, OrtCache):
             raise foreign_cache_error(cache)
         specification = NumpyEngine(self.config, self._params())
         return specification.cross_attention(tokens, specification.reading(cache.encoder_kv()), chosen)
 
     def start_mtp(self) -> OrtCache:
-        """An empty cache of one row for the module for drafts; ConfigError for a model without one."""
+        """Return an empty cache of one row for the module for drafts; ConfigError for a model without one."""
         kinds = self._mtp_kinds(check_mtp(self.config))
         capacity = min(FIRST_CAPACITY, self.config.context)
         copied = not self.shared
@@ -317,8 +322,12 @@ class OrtEngine:
     def step_mtp(
         self, tokens: np.ndarray, hidden: np.ndarray, cache: Cache
     ) -> tuple[np.ndarray, np.ndarray, OrtCache]:
-        """What the module predicts of the last of the tokens [1, T] and the vectors `hidden` [1, T, D] of the
-        tokens before them: logits [1, 1, N], its own vectors [1, T, D], and its cache with these pairs."""
+        """Run the module for drafts on tokens [1, T] and the vectors `hidden` [1, T, D] of the tokens before
+        them.
+
+        Returns the logits [1, 1, N] after the last token, the module's own vectors [1, T, D], and its cache
+        with these pairs.
+        """
         return self._with_hidden(self._mtp, tokens, cache, None, np.ascontiguousarray(hidden, self.dtype))
 
     def _mtp_kinds(self, config: Decoder) -> tuple[CacheKind, ...]:

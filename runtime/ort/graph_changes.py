@@ -1,4 +1,4 @@
-"""Changes of a graph in the bytes of a model.onnx, without a package that reads ONNX."""
+"""Change a graph directly in the bytes of a model.onnx, without a package that reads ONNX."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ GRAPH_OF_MODEL, OUTPUT, NAME = 7, 12, 1  # fields of a model, of its graph, and 
 
 
 def set_integer(model: bytes, attribute: str, value: int) -> bytes:
-    """The model with an integer attribute, of all nodes that have it, set to another value.
+    """Return the model with an integer attribute set to another value, in all nodes that have the attribute.
 
     The model must have passed `check_graph`. Old and new values are below 128, so that each takes one byte.
     """
@@ -27,9 +27,10 @@ def set_integer(model: bytes, attribute: str, value: int) -> bytes:
 
 
 def with_outputs(model: bytes, names: Iterable[str]) -> bytes:
-    """The model whose graph gives these values too.
+    """Return the model with these values as additional outputs of its graph.
 
-    What stands behind a message is read as more of it: here a second graph, of outputs alone.
+    A parser reads bytes appended to a message as more fields of it. So a second graph, which has only
+    outputs, is appended here.
     """
     outputs = (_message(OUTPUT, _message(NAME, name.encode())) for name in names)
     return model + _message(GRAPH_OF_MODEL, b"".join(outputs))

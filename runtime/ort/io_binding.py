@@ -1,4 +1,4 @@
-"""A decoder's session with its inputs and outputs bound by address; a step binds its tokens and logits."""
+"""A decoder's session with inputs and outputs bound by address. Each step binds its tokens and logits."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ from .kv_cache import CacheBuffers, flat
 
 
 def row_lengths(window: int | None, lengths: np.ndarray, time: int) -> dict[str, np.ndarray]:
-    """GroupQueryAttention's inputs of layers that hold so many tokens [B], and get `time` more each."""
+    """Return GroupQueryAttention's inputs for layers that hold `lengths` [B] tokens and get `time` more."""
     values = (lengths + (time - 1)).astype(np.int32), np.array(lengths.max() + time, np.int32)
     return dict(zip(row_length_names(window), values, strict=True))
 
 
 class DecoderSession:
-    """The session of a decoder's graph, the names of its cache's arrays, and its rotary tables."""
+    """The session of a decoder's graph, with the names of its cache's arrays and its rotary tables."""
 
     def __init__(
         self, session: ort.InferenceSession, graph: Graph, config: Config, dtype: np.dtype, device: str
@@ -41,7 +41,7 @@ class DecoderSession:
         self._positions = 0
 
     def run(self, binding: Binding, step: StepArrays, window_lengths: dict[int, np.ndarray]) -> None:
-        """Fill the step's logits and the bound cache; `window_lengths` [B] by window."""
+        """Run a step: fill its logits and the bound cache. `window_lengths` are lengths [B] by window."""
         inputs = {"tokens": step.tokens, "past": step.past, "at": step.at}
         if step.hidden is not None:
             inputs["hidden"] = step.hidden
@@ -68,13 +68,16 @@ class DecoderSession:
         self.session.run_with_iobinding(binding.io, self.options)
 
     def bindings(self, buffers: CacheBuffers) -> tuple[Binding, Binding]:
-        """The bindings of a whole batch: for this step and, with the two sets of buffers exchanged, for
-        the next one."""
+        """Return two bindings of a whole batch.
+
+        The first is for this step. The second is for the next step, with the two sets of buffers exchanged.
+        """
         this = self.bind(buffers)
         return this, this if buffers.spare is None else self.bind(buffers.swapped())
 
     def decode_steps(self, buffers: CacheBuffers, captures: Iterator[int] | None) -> DecodeSteps:
-        """The steps of one token a row; of a copied cache two, of which each reads what the other writes."""
+        """Return the steps of one token a row. For a copied cache they are two, and each reads what the other
+        writes."""
         shape = (buffers.batch, 1, self.config.embedding.vocabulary)
         logits, entries = zeros(shape, np.dtype(np.float32), self.device), buffers.entries()
         # A graph that gives best tokens writes its cache in place.
@@ -84,8 +87,10 @@ class DecoderSession:
         return DecodeSteps(self.session, bindings, logits, self._ports, entries, self.options, captures)
 
     def bind(self, buffers: CacheBuffers, row: int | None = None) -> Binding:
-        """Cache, rotary tables and encoder's keys and values, bound by address; with `row`, only those of
-        that row."""
+        """Bind the cache, rotary tables and the encoder's keys and values by address.
+
+        With `row`, bind only those of that row.
+        """
         io = self.session.io_binding()
         tables = self._position_tables(buffers.capacity)
         for name, table in tables.items():

@@ -1,11 +1,11 @@
-"""The backend of tfm's own kernels: the library, and the weights as it reads them, in the user's cache.
+"""The backend of tfm's own kernels: the library, and weights in the user's cache in the form that it reads.
 
     CACHE/prepacked/NAME-HASH/    one for each path of a bundle, which its export's own check writes
         kernels.data              `runtime.bundle.kernel_storage`, the same for all instruction sets
         key.json                  {key, bundle: its path, size and sha256 of kernels.data}
 
-A bundle's graphs over kernels are read from the bundle, and their weights from there. What isn't as its key
-says is written anew.
+The graphs over kernels are read from the bundle, and their weights from kernels.data. If kernels.data doesn't
+match its key.json, it is written again.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ HUGE_PAGE = 2**21
 
 @dataclass(frozen=True)
 class KernelBackend:
-    """What sessions over kernels need: the library, and the folder that holds a bundle's kernels.data."""
+    """What sessions over kernels need: the library, and the folder with a bundle's kernels.data."""
 
     library: Library
     weights: Path
@@ -65,7 +65,10 @@ class KernelBackend:
     def session(
         self, file: str, content: bytes, tensors: Mapping[str, Tensor], threads: int | None
     ) -> ort.InferenceSession:
-        """A session over a graph of kernels: the file that names it, its content, the places of weights."""
+        """Return a session over a graph of kernels.
+
+        The arguments are the file that names the graph, the graph's content, and the places of its weights.
+        """
         session_options = options(threads)
         _register(self.library, session_options)
         weights, values = _mapped(self.weights / kernel_storage.DATA), []
@@ -94,8 +97,10 @@ def _mapped(path: Path) -> np.ndarray:
 
 
 def run_error(model: Path, error: Exception) -> TfmError:
-    """What ONNX Runtime says of a run, as one line; NumericError where the block computes a key or value that
-    is too large for the kernels' cache."""
+    """Return ONNX Runtime's error of a run as an error of one line.
+
+    It is a NumericError if a key or value is too large for the kernels' cache.
+    """
     if TOO_LARGE not in str(error):
         return in_one_line(f"{model} can't be run", error)
     return NumericError(
@@ -104,10 +109,10 @@ def run_error(model: Path, error: Exception) -> TfmError:
 
 
 def choose(bundle: Bundle, notify: Callable[[str], None] = lambda _: None) -> KernelBackend | str:
-    """The backend of kernels for a bundle on this machine's CPU, or one line that says why there is none.
+    """Return the kernels' backend for a bundle on this machine's CPU, or a line that says why there is none.
 
-    DeviceError where the user asks for an instruction set that can't be used.
-    `notify` hears of what is done only once: a library is tried, weights are written.
+    DeviceError if the user asks for an instruction set that can't be used. `notify` gets messages about work
+    that is done only once: a library is tried, weights are written.
     """
     library = library_for(bundle, notify)
     if isinstance(library, str):
@@ -123,10 +128,10 @@ def choose(bundle: Bundle, notify: Callable[[str], None] = lambda _: None) -> Ke
 def prepared(
     bundle: Bundle, library: Library, notify: Callable[[str], None] = lambda _: None
 ) -> KernelBackend:
-    """The path over a library, with weights in the user's cache, which are written if they aren't there.
+    """Return the backend over a library. Its weights are in the user's cache, and are written if missing.
 
-    A bundle that is being exported has them under the name that it will have. Raises OSError where the cache
-    can't hold them, BundleError for weights that kernels can't have.
+    For a bundle that is being exported, they are stored under the bundle's final name. Raises OSError if the
+    cache can't hold them, BundleError for weights that kernels can't have.
     """
     path, size = settled(bundle.path.resolve()), end(bundle.kernel_tensors)
     folder, key = _folder(path), _key(bundle)
@@ -145,14 +150,14 @@ def prepared(
 
 
 def no_room(error: OSError) -> str:
-    """Why the cache can't hold weights, as one line."""
+    """Return one line that says why the cache can't hold weights."""
     return f"the cache {cache_dir()} can't hold their weights: {error.strerror}"
 
 
 def library_for(bundle: Bundle, notify: Callable[[str], None] = lambda _: None) -> Library | str:
-    """The library that would compute a bundle on this machine, or one line that says why there is none.
+    """Return the library that would compute a bundle on this machine, or a line that says why there is none.
 
-    DeviceError where the user asks for an instruction set that can't be used.
+    DeviceError if the user asks for an instruction set that can't be used.
     """
     if reason := without_graphs(bundle):
         return _refused(bundle, reason)
@@ -174,7 +179,7 @@ def _refused(bundle: Bundle, reason: str) -> str:
 
 
 def why_refused(library: Library) -> str:
-    """Why this version of ONNX Runtime can't have the library's operators; nothing if it can."""
+    """Return why this version of ONNX Runtime can't load the library's operators; empty if it can."""
     try:
         _register(library, ort.SessionOptions())
     except DeviceError as error:
@@ -198,7 +203,10 @@ def _register(library: Library, session_options: ort.SessionOptions) -> None:
 
 
 def cache_type(bundle: Bundle) -> CacheType | None:
-    """What kernels keep a bundle's keys and values in; None where it has none, or others keep them."""
+    """Return the type in which kernels keep a bundle's keys and values.
+
+    None if the bundle has no keys and values, or if the kernels don't keep them.
+    """
     if bundle.cache not in ("shared", "windowed"):
         return None
     kv = bundle.config.kv
@@ -206,7 +214,7 @@ def cache_type(bundle: Bundle) -> CacheType | None:
 
 
 def without_graphs(bundle: Bundle) -> str:
-    """Why a bundle can't run on kernels anywhere; nothing if it can."""
+    """Return why a bundle can't run on kernels on any machine; empty if it can."""
     names = bundle.plan.kernel_graphs
     if not names:
         return "they are for weights in blocks on ort-cpu"
@@ -218,7 +226,7 @@ def without_graphs(bundle: Bundle) -> str:
 
 
 def same_bits(bundle: Bundle) -> SameBits:
-    """What a bundle promises on this machine; its graphs are read for it."""
+    """Return what a bundle promises about equal bits on this machine; this reads the bundle's graphs."""
     if isinstance(library_for(bundle), str):
         return SameBits("no kernels compute it here")
     parts = graphs(bundle.config, bundle.cache == "windowed", bundle.manifest.half_cache)
@@ -226,8 +234,10 @@ def same_bits(bundle: Bundle) -> SameBits:
 
 
 def write(bundle: Bundle, folder: Path) -> None:
-    """Write kernels.data from a bundle's weights, a huge page at a time: where its file system can, Linux
-    keeps what is written at once in one page."""
+    """Write kernels.data from a bundle's weights, one huge page at a time.
+
+    If the file system supports it, Linux keeps what is written at once in one page.
+    """
     page, filled = np.empty(HUGE_PAGE, np.uint8), 0
     with open(folder / kernel_storage.DATA, "wb") as file:
         for part in _parts(bundle):

@@ -1,7 +1,7 @@
 """The cache of an ONNX Runtime session: arrays at fixed addresses, in memory of its device.
 
-It means the same as `refimpl.engine.numpy_engine.ArrayCache`; what a layer keeps is its kind's affair
-(`refimpl.engine.cache_kinds`). A row of the batch is a contiguous slice, so one row can be run alone
+It means the same as `refimpl.engine.numpy_engine.ArrayCache`. What a layer keeps depends on the kind of its
+cache (`refimpl.engine.cache_kinds`). A row of the batch is a contiguous slice, so one row can be run alone
 through a view of its memory.
 
 A *shared* cache is written in place. A row of 5 tokens in a cache of capacity 8, and a step of 2:
@@ -43,10 +43,13 @@ Layer = list[DeviceBuffer]  # the arrays of one layer, as its kind names them
 class CacheBuffers:
     """The buffers of a cache, layer by layer; `spare` is the second set of a copied cache.
 
-    A text has room for `capacity` tokens, and short buffers for `chunk` beside those that stay. `dropped`
-    [B] says by window how many tokens of a row its layers hold no more. `bindings` are the engine's: of
-    this step and, with the two sets exchanged, of the next one; made at the first step on these buffers. So
-    are `decode_steps`, of one token a row; where the two sets are exchanged, they begin with the second one.
+    - `capacity`: the number of tokens that a text has room for.
+    - `chunk`: the number of further tokens that short buffers have room for, beside those that stay.
+    - `dropped`: by window, how many tokens [B] of each row the layers no longer hold.
+    - `bindings`: the engine's bindings for this step and, with the two sets exchanged, for the next one. They
+      are made at the first step on these buffers.
+    - `decode_steps`: steps of one token a row, made at the same time. If the two sets are exchanged, they
+      begin with the second one.
     """
 
     kinds: tuple[CacheKind, ...]
@@ -71,16 +74,19 @@ class CacheBuffers:
         return sum(buffer.nbytes for buffer in buffers) + encoder
 
     def entries(self) -> dict[int | None, int]:
-        """How many tokens the layers of each window have room for, and under None the others."""
+        """The number of tokens that layers have room for, by window; None is for layers without a window."""
         rooms: dict[int | None, int] = {None: self.capacity}
         return rooms | {kind.window: kind.entries(self.capacity, self.chunk) for kind in self.kinds}
 
     def window_lengths(self, lengths: np.ndarray) -> dict[int, np.ndarray]:
-        """How many tokens the layers of each window hold, for rows of these lengths."""
+        """Return how many tokens the layers of each window hold, for rows of these lengths."""
         return {window: lengths - dropped for window, dropped in self.dropped.items()}
 
     def make_room(self, lengths: np.ndarray, new: np.ndarray | int) -> None:
-        """Drop old tokens of each row whose buffers have no room for `new` more, one number or [B]."""
+        """Drop old tokens of each row whose buffers have no room for `new` more tokens.
+
+        `new` is one number, or one for each row [B].
+        """
         for window, in_cache in self.window_lengths(lengths).items():
             of_window = [i for i, kind in enumerate(self.kinds) if kind.window == window]
             kind = self.kinds[of_window[0]]
@@ -100,7 +106,7 @@ class CacheBuffers:
             dropped[lengths == 0] = 0
 
     def swapped(self) -> CacheBuffers:
-        """The buffers after a step: the next one reads where this one wrote."""
+        """Return the buffers for the next step, which reads where this step wrote."""
         if self.spare is None:
             return self
         bindings = None if self.bindings is None else self.bindings[::-1]
@@ -118,7 +124,7 @@ class CacheBuffers:
             _write(old, arrays)
 
     def reallocated(self, rows: np.ndarray, lengths: np.ndarray, capacity: int) -> CacheBuffers:
-        """New buffers with the named rows, now of `lengths`, and room for `capacity` tokens."""
+        """Return new buffers with the given rows, cut to `lengths`, and with room for `capacity` tokens."""
         dropped = {window: count[rows] for window, count in self.dropped.items()}
         layers = []
         for kind, old in zip(self.kinds, self.layers, strict=True):
@@ -149,8 +155,10 @@ class CacheBuffers:
             _write(new, arrays)
 
     def permute(self, rows: np.ndarray, lengths: np.ndarray) -> None:
-        """Reorder the rows in place, without changing their number: only changed rows are copied, up to
-        their valid length."""
+        """Reorder the rows in place, without changing their number.
+
+        Only changed rows are copied, up to their valid length.
+        """
         if self.encoder_kv is not None:
             self.encoder_kv.permute(rows)
         changed = np.flatnonzero(rows != np.arange(len(rows)))
@@ -174,7 +182,7 @@ def empty(
     chunk: int,
     copied: bool,
 ) -> CacheBuffers:
-    """The buffers of a new cache; `dtype` is that of the model's floats."""
+    """Return the buffers of a new cache; `dtype` is the type of the model's floats."""
 
     def layers() -> list[Layer]:
         return [
@@ -191,7 +199,7 @@ def empty(
 
 
 def flat(layers: Sequence[Layer]) -> list[DeviceBuffer]:
-    """All buffers, in the order of `cache_kinds.array_names`."""
+    """Return all buffers, in the order of `cache_kinds.array_names`."""
     return [buffer for layer in layers for buffer in layer]
 
 
@@ -210,7 +218,10 @@ def _write(layer: Layer, arrays: list[np.ndarray]) -> None:
 
 
 class OrtCache:
-    """`lengths` tokens of each row, with room for `capacity`; invalid after its first use."""
+    """The cache of a session: `lengths` tokens of each row, with room for `capacity`.
+
+    It can be used once; afterwards it is invalid.
+    """
 
     def __init__(self, lengths: np.ndarray, buffers: CacheBuffers) -> None:
         self._lengths, self._capacity = lengths, buffers.capacity
@@ -234,7 +245,7 @@ class OrtCache:
         return floor(buffers.kinds, self._lengths, buffers.dropped)
 
     def take(self) -> CacheBuffers:
-        """The buffers, once: a second call would read a cache that a later step has overwritten."""
+        """Return the buffers. Only the first call may: a later step overwrites the cache."""
         buffers = self._alive()
         self._buffers = None
         return buffers
@@ -277,7 +288,7 @@ class OrtCache:
         return OrtCache(lengths, buffers)
 
     def encoder_kv(self) -> list[Arrays]:
-        """What each layer of the decoder reads of an encoder's output, as the specification has it."""
+        """Return what each layer of the decoder reads of an encoder's output, in the specification's form."""
         read = self._alive().encoder_kv
         assert read is not None
         arrays = [buffer.read().astype(np.float32) for buffer in read.buffers]
@@ -285,7 +296,10 @@ class OrtCache:
         return [Arrays(*pair, lengths) for pair in zip(arrays[::2], arrays[1::2], strict=True)]
 
     def content(self) -> tuple[dict[int, int], list[np.ndarray]]:
-        """Of a cache of one row: its dropped tokens by window, and its arrays with the others alone."""
+        """Return the content of a cache of one row.
+
+        This is the number of dropped tokens by window, and the arrays with only the remaining tokens.
+        """
         buffers, length = self._alive(), int(self._lengths[0])
         dropped = {window: int(count[0]) for window, count in buffers.dropped.items()}
         parts: list[np.ndarray] = []
@@ -297,9 +311,9 @@ class OrtCache:
         return dropped, parts
 
     def content_shapes(self, length: int, dropped: dict[int, int]) -> list[tuple[tuple[int, ...], np.dtype]]:
-        """The shape and type of each array of `content`, in a cache of so many tokens.
+        """Return the shape and type of each array of `content`, for a cache of `length` tokens.
 
-        LimitError where its layers have no room for the tokens that weren't dropped.
+        LimitError if its layers have no room for the tokens that weren't dropped.
         """
         buffers, shapes = self._alive(), []
         for kind, layer in zip(buffers.kinds, buffers.layers, strict=True):
@@ -311,7 +325,7 @@ class OrtCache:
         return shapes
 
     def filled(self, length: int, dropped: dict[int, int], arrays: Sequence[np.ndarray]) -> OrtCache:
-        """An empty cache of one row, with room for `length` tokens, filled with what `content` gave."""
+        """Return a cache of one row, with room for `length` tokens, filled with what `content` returned."""
         buffers, rest = self.take(), iter(arrays)
         for kind, layer in zip(buffers.kinds, buffers.layers, strict=True):
             target = _read(layer)

@@ -1,4 +1,4 @@
-"""The cache of a text's first tokens on disk, so that another run need not read them again.
+"""Store the cache of a text's first tokens in a file, so that a later run need not compute them again.
 
     8 bytes    MAGIC
     u32        n, at most HEADER
@@ -7,8 +7,8 @@
     …          the arrays of the cache in the order of `cache_kinds.array_names`, with these tokens alone
     32 bytes   SHA-256 of all before
 
-Numbers are little-endian. A file is as much a stranger's as a model is: its sizes follow from the bundle and
-the tokens, and are compared before anything is read; numbers must be finite.
+Numbers are little-endian. A file is trusted no more than a model. Its sizes follow from the bundle and the
+tokens, and are compared before anything is read. All numbers must be finite.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ DIGEST = 32  # bytes
 
 
 class Header(NamedTuple):
-    """What a file says of its arrays."""
+    """What a file states about its arrays."""
 
     bundle: str
     backend: str
@@ -44,9 +44,9 @@ class Header(NamedTuple):
 
 
 def write(path: Path, engine: OrtEngine, tokens: list[int], cache: OrtCache) -> None:
-    """Write the cache of these tokens, one row, completely or not at all, for its owner alone to read.
+    """Write the cache of these tokens, one row, completely or not at all.
 
-    ExportError where the file can't be written.
+    Only the owner can read the file. ExportError if it can't be written.
     """
     dropped, arrays = cache.content()
     header = Header(engine.bundle_hash, engine.backend, tokens, dropped)
@@ -59,7 +59,10 @@ def write(path: Path, engine: OrtEngine, tokens: list[int], cache: OrtCache) -> 
 
 
 def read(path: Path, engine: OrtEngine) -> tuple[list[int], OrtCache]:
-    """The tokens of a file and their cache; ArgumentError unless this bundle wrote it, on this backend."""
+    """Return the tokens of a file and their cache.
+
+    ArgumentError unless the file was written with this bundle, on this backend.
+    """
     file = FileBytes(path, ArgumentError)
     digest = new(len(file))
 

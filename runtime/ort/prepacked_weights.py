@@ -1,18 +1,19 @@
-"""Weights as this processor's kernels want them, kept in the user's cache.
+"""Keep weights in the user's cache, packed for this processor's kernels.
 
-ONNX Runtime packs matrices when a session starts, into a private copy. It can save the graph with
-the packed matrices, which later sessions map from the file: a third less time to start, and memory
-that the system may share or drop. What is packed depends on processor, ONNX Runtime and bundle, so
-the file carries a key of all three, and is written anew when the key differs.
+When a session starts, ONNX Runtime packs matrices into a private copy. It can save the graph with the packed
+matrices, and later sessions map them from the file. They start in a third less time, and the system may share
+or drop that memory. The packed form depends on processor, ONNX Runtime and bundle. So the file carries a key
+of all three, and is written again when the key differs.
 
     CACHE/prepacked/NAME-HASH/    one for each path of a graph
         model.onnx, model.onnx.data
         probe.npy                 the graph's output for one token, from the session that packed
         key.json                  {key, bundle: its path, sizes: of the files, none if they are unsound}
 
-ONNX Runtime 1.31 reads some shapes back wrongly, without a word (a vocabulary of 97, a width of
-160: kernels align their parts by address, and the file doesn't keep it). So each time one token is run
-through what was read, and a copy that computes something else is dropped for good.
+ONNX Runtime 1.31 reads some shapes back wrongly, without an error (a vocabulary of 97, a width of 160). The
+cause is that kernels align their parts by address, and the file doesn't keep the alignment. So each time, one
+token is run through the weights that were read. If the result differs from the graph's, the saved copy is
+dropped for good.
 """
 
 from __future__ import annotations
@@ -70,10 +71,10 @@ class Key(TypedDict):
 def session(
     bundle: Path, threads: int | None, graph: str = GRAPH, *, products: Products = "static"
 ) -> ort.InferenceSession:
-    """A session on the CPU over packed weights of one of a bundle's graphs, which are saved if they aren't
-    yet.
+    """Return a session on the CPU over the packed weights of one of a bundle's graphs.
 
-    No failure of the cache is an error: the bundle itself can still be opened.
+    The packed weights are saved if they aren't in the cache yet. A failure of the cache isn't an error, since
+    the bundle itself can still be opened.
     """
     bundle, own = bundle.resolve(), partial(options, threads, products=products)
     size = (bundle / DATA).stat().st_size

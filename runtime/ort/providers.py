@@ -1,4 +1,4 @@
-"""ONNX Runtime's providers on this machine, started and not only listed."""
+"""Find which of ONNX Runtime's providers work on this machine, by starting them."""
 
 from __future__ import annotations
 
@@ -15,15 +15,18 @@ STARTS = "starts"
 
 
 def providers() -> dict[str, str]:
-    """Provider -> "starts", or why it doesn't: ONNX Runtime also lists providers that can't start."""
+    """Return provider -> "starts", or why it doesn't start.
+
+    ONNX Runtime also lists providers that can't start.
+    """
     return {provider: _try(provider) for provider in ort.get_available_providers()}
 
 
 def startable(device: str) -> Device:
-    """The device to export for and to run on; `auto` is CUDA where it starts, else the CPU.
+    """Return the device to export for and to run on; `auto` is CUDA if it starts, else the CPU.
 
-    A session is started, since libraries that are there need not find a GPU. Raises DeviceError for `cuda`
-    where it doesn't start.
+    A session is started for the test, since installed libraries may find no GPU. Raises DeviceError for
+    `cuda` if it doesn't start.
     """
     if device == "cpu":
         return "cpu"

@@ -1,7 +1,7 @@
-"""An ONNX Runtime session on the requested device, or an error that says why that is impossible.
+"""Open an ONNX Runtime session on the requested device, or raise an error that says why that is impossible.
 
 ONNX Runtime falls back from CUDA to the CPU with only a line in its log, and lists providers that can't
-start. So the session is asked afterwards which provider it really uses.
+start. So the opened session is asked which provider it really uses.
 """
 
 from __future__ import annotations
@@ -56,7 +56,7 @@ ORT_ERRORS: tuple[type[Exception], ...] = (
 
 @contextlib.contextmanager
 def one_line(doing: str, kind: type[TfmError] = BundleError) -> Iterator[None]:
-    """ONNX Runtime's own exceptions as one line of ours."""
+    """Turn ONNX Runtime's own exceptions in a `with` block into an error of tfm with one line."""
     try:
         yield
     except ORT_ERRORS as error:
@@ -64,15 +64,15 @@ def one_line(doing: str, kind: type[TfmError] = BundleError) -> Iterator[None]:
 
 
 def in_one_line(doing: str, error: Exception, kind: type[TfmError] = BundleError) -> TfmError:
-    """One of ONNX Runtime's own exceptions as one line of ours."""
+    """Return one of ONNX Runtime's own exceptions as an error of tfm with one line."""
     cause = " ".join(str(error).split())
     return kind(f"{doing}: ONNX Runtime {ort.__version__} says {cause:.300}")
 
 
 def missing_for_cuda() -> list[str]:
-    """The libraries that the CUDA provider lacks on this machine, each with its source.
+    """Return the libraries that the CUDA provider lacks on this machine, each with its source.
 
-    Without the driver only that is named: its libraries are of no use before.
+    If the driver is missing, only the driver is named: the other libraries are of no use without it.
     """
     if PROVIDERS["cuda"] not in ort.get_available_providers():
         return [
@@ -93,10 +93,11 @@ def missing_for_cuda() -> list[str]:
 
 
 def choose(device: str, target: str, notify: Callable[[str], None] = lambda _: None) -> Device:
-    """The device to run a bundle on: BundleError if it was made for another, DeviceError if there is none.
+    """Return the device to run a bundle on.
 
-    `auto` takes what the bundle was made for, or for a standard bundle CUDA where it can start, and
-    tells `notify` which one that was.
+    `auto` takes the device that the bundle was made for. For a standard bundle, it takes CUDA if it can
+    start. It tells `notify` which device it took. BundleError if the bundle was made for another device than
+    the requested one, DeviceError if there is no such device.
     """
     if device not in ("cpu", "cuda", "auto"):
         raise DeviceError(f"device must be cpu, cuda or auto, got {device!r}")
@@ -119,11 +120,12 @@ def choose(device: str, target: str, notify: Callable[[str], None] = lambda _: N
 def options(
     threads: int | None = None, graph: Path | None = None, *, products: Products = "static"
 ) -> ort.SessionOptions:
-    """Options for one text at a time: all useful threads inside an operator, none between them.
+    """Return options for one text at a time: all useful threads inside an operator, none between operators.
 
-    `graph` is the bundle's file of the graph that is opened. Where sums of bytes saturate, an option makes
-    them exact. With it ONNX Runtime 1.31 makes graphs that it can't run: of symmetric blocks, unless it
-    leaves each DequantizeLinear as it is, and of products whose inputs have 16 bits.
+    `graph` is the bundle's file of the graph that is opened. If sums of 8-bit products saturate on this
+    processor, an option makes them exact. With that option, ONNX Runtime 1.31 makes some graphs that it can't
+    run: graphs of symmetric blocks, unless it leaves each DequantizeLinear unchanged, and graphs of products
+    whose inputs have 16 bits.
     """
     made = ort.SessionOptions()
     # To find memory that it may use again, ONNX Runtime compares each value with all earlier ones.
@@ -150,9 +152,10 @@ def open_session(
     *,
     capture: bool = False,
 ) -> ort.InferenceSession:
-    """The session, proven to run on `device`; `graph` replaces the file's bytes and uses the same weights.
+    """Open a session and check that it runs on `device`.
 
-    With `capture` a run on CUDA is captured and replayed, unless its options say otherwise.
+    `graph` replaces the bytes of the graph's file and uses the same weights. With `capture`, a run on CUDA is
+    captured and replayed, unless the run's options say otherwise.
     """
     wanted = PROVIDERS[device]
     providers: list[Any] = [wanted]

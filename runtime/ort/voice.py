@@ -1,4 +1,4 @@
-"""Silero's voice activity detection on ONNX Runtime: how likely somebody speaks, 32 ms at a time."""
+"""Silero's voice activity detection on ONNX Runtime: the probability of speech in each 32 ms of a sound."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ CHUNK, BEFORE = 512, 64  # samples that are judged, and those before them that a
 
 
 class Voice:
-    """The probability that somebody speaks in the next CHUNK samples of a sound, or, at its end, fewer.
+    """Computes the probability that somebody speaks in the next CHUNK samples of a sound.
 
-    The model, a wheel of 11 MB, is fetched once.
+    At the end of the sound, there may be fewer samples. The model, a wheel of 11 MB, is downloaded once.
     Source: https://github.com/snakers4/silero-vad, version 6 (MIT).
     """
 
