@@ -41,6 +41,7 @@ from tfm.refimpl.config import (
     Sinusoidal,
     SparseMixer,
     Tag,
+    TokenDropout,
 )
 from tfm.refimpl.config.record import Record
 from tfm.runtime.bundle import operator_limits, targets
@@ -129,12 +130,16 @@ MODELS = {
     "summaries": tiny_models.summarized(),
     "streams": tiny_models.altup(),
     "a sound": tiny_models.hearing(),
+    "a waveform": tiny_models.spelling(),
     "activations": activations(),
     "gates": gates(),
     "mixtures in chunks": mixtures(),
     "attention in parts": in_parts(),
     "classify late": encoder(Classify(3, "max", DENSE, kind="multi", late=True)),
     "answer by an mlp": encoder(QuestionAnswering(mlp=Plain(24, "gelu", after=LayerNorm(1e-5)))),
+    "tokens dropped": replace(
+        encoder(Tag(3)), embedding=replace(encoder(Tag(3)).embedding, token_dropout=TokenDropout(4))
+    ),
     "pool and project": encoder(Pool("last", DENSE, unit=True, projections=(Dense("tanh", width=12),))),
 }
 
@@ -145,6 +150,7 @@ REFUSED = {
     "Kimi's deltas": (tiny_models.kimi(), STATE),
     "Mamba": (tiny_models.selective_scans(), STATE),
     "Mamba 2": (tiny_models.state_spaces(), STATE),
+    "lightning": (tiny_models.ling(), STATE),
     "an indexer": (tiny_models.indexed(), CHOICE),
     "a module for drafts": (tiny_models.MODULES["attention"](), "drafts (mtp) was never tried on a GPU"),
 }

@@ -18,6 +18,7 @@ from helpers import hearing_models
 from helpers.hearing_models import STRIDE, sound
 from helpers.refused import refused
 from tfm.export.bundle_writer import export
+from tfm.refimpl.checkpoint.formats.model_directory import LIMITS
 from tfm.refimpl.checkpoint.open import open_checkpoint
 from tfm.refimpl.decoding.ctc import CTCTokens
 from tfm.refimpl.engine.numpy_engine import NumpyEngine
@@ -221,6 +222,15 @@ def test_files_that_say_otherwise_are_refused(tmp_path: Path, file: str, change:
     hearing_models.write_ctc(tmp_path, 1)
     (tmp_path / file).write_text(json.dumps(change))
     with refused(CheckpointError, *words):
+        open_checkpoint(tmp_path)
+
+
+@pytest.mark.parametrize("name", [name for name in LIMITS if "processor" in name])
+def test_ctc_side_files_are_bounded(tmp_path: Path, name: str):
+    hearing_models.write_ctc(tmp_path, 1)
+    with open(tmp_path / name, "wb") as file:
+        file.truncate(LIMITS[name] + 1)
+    with refused(CheckpointError, name, LIMITS[name]):
         open_checkpoint(tmp_path)
 
 

@@ -14,6 +14,7 @@ from typing import Any, Literal, TypeAlias
 
 from ....errors import CheckpointError
 from .added_vocabulary import AddedVocabulary, NewToken
+from .clean_up import SPACES_BETWEEN
 from .settings import ADDITIONAL, Settings, Special
 
 Component: TypeAlias = dict[str, Any]  # of a tokenizer.json
@@ -347,6 +348,7 @@ def _esm(settings: Settings, named: Mapping[str, Special], file: SourceFile) -> 
         _bert(settings, named, file),
         normalizer=None,
         pre_tokenizer=_pre_tokenizers(split, {"type": "WhitespaceSplit"}),
+        decoder=SPACES_BETWEEN,
     )
 
 
