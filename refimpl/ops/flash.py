@@ -1,4 +1,4 @@
-"""Flash attention: exact attention in tiles; the full matrix of scores is never in memory."""
+"""Flash attention: exact attention in tiles, so that the full matrix of scores is never in memory."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ __all__ = ["Saved", "flash_attend", "flash_backward", "merge"]
 
 
 class Saved(NamedTuple):
-    """What the backward pass needs of the forward pass: inputs, output and log-sum-exps."""
+    """What the backward pass needs from the forward pass: inputs, output and log-sum-exps."""
 
     q: Float[Array, "B T H K"]
     k: Float[Array, "B S G K"]
@@ -39,7 +39,8 @@ def flash_attend(
     scale: float | None = None,
     softcap: float | None = None,
 ) -> tuple[Float[Array, "B T H V"], Float[Array, "B H T"]]:
-    """`attend`, and each row's log Σ_s exp(score), from tiles of scores (Dao 2023, algorithm 1).
+    """Return `attend`'s output and each row's log Σ_s exp(score), from tiles of scores (Dao 2023, algorithm
+    1).
 
     A tile of queries keeps three running values over the tiles of keys: the maximum score m, the sum l of
     exp(score − m), and the sum o of exp(score − m) v. A larger maximum m' rescales l and o by exp(m − m').
@@ -52,8 +53,8 @@ def flash_attend(
                  |  4 ->  5 ->  6  |   m, l, o   gives those of the second
                  +-----+-----+-----+
 
-    Conventions: `causal` takes the place of a mask, which would be a full matrix again; the last query is
-    at the last key, so query t sees the keys up to S − T + t. A query without keys gives 0 and −∞.
+    Conventions: `causal` replaces a mask, which would be a full matrix again. The last query is at the last
+    key, so query t sees the keys up to S − T + t. A query without keys gives 0 and −∞.
     """
     b, t, h, _ = q.shape
     s = k.shape[1]
@@ -86,7 +87,7 @@ def flash_backward(
     scale: float | None = None,
     softcap: float | None = None,
 ) -> tuple[Float[Array, "B T H K"], Float[Array, "B S G K"], Float[Array, "B S G V"]]:
-    """Gradients of q, k, v from that of the output; scores are recomputed (Dao 2023, algorithm 2).
+    """Return the gradients of q, k, v from that of the output; scores are recomputed (Dao 2023, algorithm 2).
 
     In a tile P = exp(score − lse), dV += Pᵀ dO,
     dP = dO Vᵀ, dS = P ∘ (dP − D) with D the row sums of dO ∘ O, dQ += scale · dS K and
@@ -126,9 +127,9 @@ def merge(
     other: Float[Array, "B T H V"],
     other_lse: Float[Array, "B H T"],
 ) -> tuple[Float[Array, "B T H V"], Float[Array, "B H T"]]:
-    """Combines attention over two sets of keys; each output has the weight exp(its log-sum-exp).
+    """Combine attention over two sets of keys; the weight of each output is exp(its log-sum-exp).
 
-    Conventions: −∞ means that no key of the set is visible, also on both sides.
+    Conventions: −∞ means that no key of the set is visible; it is allowed on both sides.
     """
     top = np.maximum(lse, other_lse)
     base = np.where(np.isfinite(top), top, 0)

@@ -1,18 +1,19 @@
 """Gated delta networks: a layer whose memory is one matrix a head, which is written, corrected and forgotten.
 
-Attention keeps each token's key and value. Here a state S [K, V] of fixed size stands for all of them, as a
-table from keys to values that a query reads by a product. Each token does three things to it and then reads:
+Attention keeps each token's key and value. Here a state S [K, V] of fixed size replaces all of them. It is
+like a table from keys to values that a query reads by a product. Each token does three things to it and then
+reads:
 
     forget    S ← exp(decay) · S            decay ≤ 0, a number of the token for each head
     look up   old = Sᵀ k                    what is stored under its key now
     correct   S ← S + k (β (v − old))ᵀ      replace it by v, to the share β between 0 and 1
     read      y = Sᵀ q / √K
 
-Sums of k vᵀ alone (linear attention) mix what was written under similar keys; the correction takes out first
-what is stored under its own key, and the decay takes a share of everything, so also of what no later key
-takes out. From S = 0 and without decay, a token (k, v) with β = 1 lets q = k read v/√K, and (k, v') after it
-v'/√K, where linear attention gives (v + v')/√K. Around it (Yang, Kautz & Hatamizadeh 2025, figure
-1; Qwen3-Next, Qwen 3.5):
+Sums of k vᵀ alone (linear attention) mix what was written under similar keys. The correction first removes
+what is stored under the token's own key. The decay removes a share of everything, so also of what no later
+key removes. From S = 0 and without decay, after a token (k, v) with β = 1 the query q = k reads v/√K. After a
+second token (k, v') it reads v'/√K, where linear attention gives (v + v')/√K. The rest of the layer (Yang,
+Kautz & Hatamizadeh 2025, figure 1; Qwen3-Next, Qwen 3.5):
 
     x ──┬─ wi ── convolution over A + 1 tokens, SiLU ──┬─ q, of length 1 ─┐
         │                                              ├─ k, of length 1 ─┤
@@ -22,25 +23,27 @@ v'/√K, where linear attention gives (v + v')/√K. Around it (Yang, Kautz & Ha
         └─ wz ── SiLU ───────────────────────────────────────────────────────────────────────┘
 
 The correction turns S into (I − β k kᵀ) S + β k vᵀ: along k, what was stored is multiplied by 1 − β |k|², and
-elsewhere it stays. With keys of length 1 and β between 0 and 2 that factor makes nothing larger. Queries of
-length 1 keep what is read independent of their size. Above β = 1 the factor is negative: what is stored along
-k changes its sign, and so the state can count what one that only shrinks can't, such as a parity (Grazzi et
-al. 2025, Unlocking State-Tracking in Linear RNNs Through Negative Eigenvalues; OLMo Hybrid). A layer keeps
-H · K · V numbers and the convolution's last A inputs, for a text of any length. No token can be taken back
-from S: who wants that keeps a copy of S and of those inputs from before the token, or reads the text again
-(`short_conv.MatrixState`).
+in other directions it stays. With keys of length 1 and β between 0 and 2 that factor makes nothing larger.
+With queries of length 1, what is read doesn't depend on the size of queries. Above β = 1 the factor is
+negative: what is stored along k changes its sign. So the state can count in ways that a state that only
+shrinks can't, for example a parity (Grazzi et al. 2025, Unlocking State-Tracking in Linear RNNs Through
+Negative Eigenvalues; OLMo Hybrid).
 
-Kimi Delta Attention (Kimi Team 2025, Kimi Linear, arXiv 2510.26692, §3 and §4) forgets more finely: each of
-the K numbers of a key has a decay of its own, so a row of S, which is what is read by that number, lasts as
-long as the token says and the others needn't. H · K rates by a map of x would be large, so they are made
-through F numbers, and the gate of the output likewise, which is a sigmoid there:
+A layer keeps H · K · V numbers and the convolution's last A inputs, for a text of any length. No token can be
+removed from S. To take tokens back, keep a copy of S and of those inputs from before the token, or read the
+text again (`short_conv.MatrixState`).
+
+Kimi Delta Attention (Kimi Team 2025, Kimi Linear, arXiv 2510.26692, §3 and §4) has finer decays: each of the
+K numbers of a key has a decay of its own. So each row of S, which is what is read by that number, decays at a
+rate that the token chooses, independently of the other rows. A map from x to H · K rates would be large, so
+the rates are made through F numbers. So is the gate of the output, which is a sigmoid there:
 
     decay = −exp(a_log) · softplus((x wa_a) wa + dt_bias)       one of a channel, a_log one of a head
     gate  = σ((x wz_a) wz)
 
-A decay a channel is also what tells the order of tokens: for each channel the product of a query and a key is
-weighed by how much of it lasted between the two, as a rotary pair's is by an angle (§6.1). Kimi Linear's
-attention in every fourth layer has no positions for that reason.
+Such decays also encode the order of tokens: for each channel the product of a query and a key is weighted by
+how much of it lasted between the two tokens, as a rotary pair's product is weighted by an angle (§6.1). For
+that reason Kimi Linear's attention in every fourth layer has no positions.
 """
 
 from __future__ import annotations
@@ -77,11 +80,11 @@ UNIT_EPS = 1e-6
 
 
 class GatedDeltaWeights(TypedDict):
-    """The leaves of a gated delta network, of G heads of queries and keys and H heads of values.
+    """The leaves of a gated delta network with G heads of queries and keys and H heads of values.
 
-    `wi` and the kernel `conv` make queries, keys and values side by side, `wz` the gate of the output, `wb`
-    and `wa` the rates of writing and of decay. In Kimi Delta Attention `wz_a` and `wa_a` make the F numbers
-    that `wz` and `wa` read, and decay has H · K rates.
+    `wi` and the kernel `conv` make queries, keys and values side by side, `wz` makes the gate of the output,
+    and `wb` and `wa` make the rates of writing and of decay. In Kimi Delta Attention `wz_a` and `wa_a` make
+    the F numbers that `wz` and `wa` read, and decay has H · K rates.
     """
 
     wi: Float[Array, "D 2*G*K+H*V"] | Blocks
@@ -100,11 +103,12 @@ class GatedDeltaWeights(TypedDict):
 class GatedDelta(TokenMixer):
     """A gated delta network: a state [key_size, value_size] for each of `heads` (`ops.gated_delta`).
 
-    `key_heads` of queries and keys are shared by `heads` of values. Each sees the `length` latest tokens by a
-    convolution. `eps` is that of the norm of each head's output. With `allow_neg_eigval` a token may write up
-    to twice its error (OLMo Hybrid). With `rank` it is Kimi Delta Attention: each number of a key decays by
-    itself, and decay and the output's gate, which is a sigmoid, are each made through `rank` numbers; or of x
-    at once with `by_channel` (Ling 3). With a `bound` no token decays by more than exp(−bound).
+    The `key_heads` of queries and keys are shared by the `heads` of values. A convolution lets each head see
+    the `length` latest tokens. `eps` is that of the norm of each head's output. With `allow_neg_eigval` a
+    token may write up to twice its error (OLMo Hybrid). With `rank` it is Kimi Delta Attention: each number
+    of a key decays by itself, and the output's gate is a sigmoid. Decay and gate are each made through `rank`
+    numbers, or directly from x with `by_channel` (Ling 3). With a `bound` no token decays by more than
+    exp(−bound).
     """
 
     heads: int = bounded("heads")
@@ -128,7 +132,7 @@ class GatedDelta(TokenMixer):
 
     @property
     def channels(self) -> int:
-        """How many numbers of a token the convolution takes: queries, keys and values."""
+        """How many numbers of a token the convolution reads: queries, keys and values."""
         return 2 * self.key_heads * self.key_size + self.heads * self.value_size
 
     weights = GatedDeltaWeights
@@ -203,19 +207,19 @@ def gated_delta(
     *,
     settings: GatedDelta,
 ) -> tuple[Float[Array, "B T D"], MatrixState]:
-    """The sublayer of the picture above, with `gated_delta_rule` from the cache's state on.
+    """The sublayer of the picture above. `gated_delta_rule` continues from the cache's state.
 
     Value head h reads with query head h // R and writes under key head h // R, R = H / G. Queries and keys
     are x / √(Σ x² + 1e-6). The norm of the output is RMSNorm over each head, before the gate multiplies it:
 
         y = (rms_norm(rule(q, k, v)) · norm ⊙ silu(x wz)) wo
 
-    or with the gate σ((x wz_a) wz) where the settings have a rank, and σ(x wz) `by_channel`. With a bound b
-    decay is −b σ(exp(a_log) (x wa + dt_bias)). β is σ(x wb), or 2 σ(x wb) with
-    `allow_neg_eigval`: I − β k kᵀ has the eigenvalue 1 − β.
+    or with the gate σ((x wz_a) wz) if the settings have a rank, and σ(x wz) with `by_channel`. With a bound
+    b, decay is −b σ(exp(a_log) (x wa + dt_bias)). β is σ(x wb), or 2 σ(x wb) with `allow_neg_eigval`: I − β k
+    kᵀ has the eigenvalue 1 − β.
 
     Conventions: a row with no token before the call begins at zero, whatever its cache holds. Padding
-    changes no state; what comes out at padding is unspecified.
+    changes no state; outputs at padding are unspecified.
     """
     a, width = settings, settings.key_heads * settings.key_size
     tail, state = begun(cache.tail, past), begun(cache.state, past)

@@ -1,8 +1,8 @@
-"""The lightning indexer: a cheap score of all earlier tokens says which few of them attention sees
+"""The lightning indexer: a cheap score of all earlier tokens chooses the few tokens that attention sees
 (DeepSeek-AI 2025, DeepSeek-V3.2, arXiv 2512.02556, §2.1, eq. 1: DeepSeek Sparse Attention).
 
-Attention over a long text costs most in the heads: each of many scores each token by wide vectors. An indexer
-has a few heads of its own, narrow, which share one key a token. The score of query t and key s is
+Attention over a long text costs most in the heads: each of many heads scores each token with wide vectors. An
+indexer has a few narrow heads of its own, which share one key a token. The score of query t and key s is
 
     I(t, s) = Σ_h  w(t, h) · max(0, q(t, h) · k(s))        w too is made of the query's token
 
@@ -12,22 +12,23 @@ and attention sees the `topk` keys of the highest scores, not the others:
           scores 2        0.1   0.7   0.3         seen  2      . x x
                  3        0.9   0.2   0.0   0.4         3      x . . x
 
-A head whose product is negative adds nothing. Beyond `topk` tokens a query's attention costs the same however
-long the text is; the indexer's own scores still grow with it, at a fraction of the cost. Up to `topk` tokens
-all are seen, and it is attention as ever.
+A head whose product is negative adds nothing. With more than `topk` tokens, a query's attention costs the
+same however long the text is. The indexer's own scores still grow with the text, at a fraction of the cost.
+With up to `topk` tokens all are seen, and the result is plain attention.
 
-Neighbouring layers choose much the same tokens. So only some have an indexer, and those above take what it
-chose, at no cost (GLM-5; IndexCache, arXiv 2603.12201):
+Neighbouring layers choose nearly the same tokens. So only some layers have an indexer, and the layers after
+each of them use its choice, at no cost (GLM-5; IndexCache, arXiv 2603.12201):
 
     layer    0        1        2        3        4
     indexer  chooses  shares   shares   chooses  shares
     sees     s0       s0       s0       s3       s3
     keeps    c, k     c        c        c, k     c           c latent, k key of the indexer
 
-A choice has no small error: where two scores are as near as their rounding, another key may be seen, whatever
-the precision. So the maps that make scores stay floats in every quantization, and none is made in float16.
-Where it happens in a text that is compared, the error is of the size of the outputs: the comparison fails, or
-its budget has that size too, if an ulp of the inputs moves the specification's choice.
+A choice has no small error: if two scores differ by no more than their rounding, another key may be seen, at
+any precision. So the maps that make scores stay floats in every quantization, and none is made in float16. If
+another key is seen in a text that is compared, the error is as large as the outputs. Then the comparison
+fails, unless an ulp of the inputs moves the specification's choice too: the error budget is then as large as
+the outputs.
 """
 
 from __future__ import annotations

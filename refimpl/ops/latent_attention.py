@@ -117,15 +117,15 @@ class LatentCache(NamedTuple):
 
     @property
     def nbytes(self) -> int:
-        """The bytes of both."""
+        """The size of both in bytes."""
         return self.latents.nbytes + (0 if self.index_keys is None else self.index_keys.nbytes)
 
     def select(self, rows: Array) -> LatentCache:
-        """The named rows in the named order."""
+        """Return the named rows in the named order."""
         return self._each(lambda array: select(array, rows))
 
     def grow(self, capacity: int) -> LatentCache:
-        """The same tokens with just `capacity` places, new ones filled with zeros."""
+        """Return the same tokens with room for exactly `capacity`; new entries are zeros."""
         return self._each(lambda array: places(array, capacity))
 
     def _each(self, change: Callable[[Array], Array]) -> LatentCache:

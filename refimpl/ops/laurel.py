@@ -1,4 +1,4 @@
-"""LAuReL: a residual connection that learns, by a map of low rank."""
+"""LAuReL: a residual connection with a learned map of low rank."""
 
 from __future__ import annotations
 
@@ -31,17 +31,18 @@ def laurel(
 ) -> Float[Array, "B T D"]:
     """(h + x + rms_norm(x · left · right)) / √2: a layer's sum h, and what its input x becomes by itself.
 
-    A residual connection passes its input on as it is: y = f(x) + x. Learned Augmented Residual Layers
-    (Menghani et al. 2024, LAuReL-LR) let it learn: y = f(x) + x + x · A · B, with A and B so narrow that they
-    cost little beside f. Gemma 3n (Google 2025) has one beside the usual residual connection of attention:
+    A residual connection passes its input on unchanged: y = f(x) + x. Learned Augmented Residual Layers
+    (Menghani et al. 2024, LAuReL-LR) add a learned map: y = f(x) + x + x · A · B, with A and B so narrow that
+    they cost little compared with f. Gemma 3n (Google 2025) has one beside the usual residual connection of
+    attention:
 
         stream ─┬─ norm ─ x ─┬─ attention ─ norm ──── + ─ h ─┐
                 │            │                        │      + ─ /√2 ─ to the mlp
                 └────────────┼────────────────────────┘      │
                              └─ left ─ right ─ norm ─ + x ───┘
 
-    Conventions: x is what the attention reads, the stream after its norm; h is the stream with the
-    attention's output. Two sums of like size are added, hence √2.
+    Conventions: x is the input of the attention, the stream after its norm; h is the stream plus the
+    attention's output. Two sums of similar size are added, hence √2.
     """
     learned = rms_norm(linear(linear(x, weights["left"]), weights["right"]), weights["norm"], eps=eps)
     return (learned + x + h) * 2**-0.5

@@ -1,14 +1,15 @@
-"""Lightning attention: linear attention whose sums fade, at a rate that each head has from the start.
+"""Lightning attention: linear attention whose sums decay, at a fixed rate for each head.
 
-A state S [K, K] of each head stands for all earlier tokens, as a table from keys to values:
+A state S [K, K] of each head replaces all earlier tokens. It is like a table from keys to values:
 
     S_t = λ S_{t−1} + k_t v_tᵀ        λ = exp(−rate)
     o_t = S_tᵀ q_t
 
-As attention a token's value counts λ^(t−s) (q_t·k_s): no softmax, no positions, and nothing is divided by √K.
-Rates follow from the number of the head, as ALiBi's slopes, and from that of the layer (MiniMax 2025,
-"MiniMax-01: Scaling Foundation Models with Lightning Attention", arXiv 2501.08313, §2.2; Qin et al. 2024,
-arXiv 2401.04658): a head that fades fast sees few tokens, the last head of a late layer nearly all.
+Seen as attention, a token's value has the weight λ^(t−s) (q_t·k_s): there is no softmax, there are no
+positions, and nothing is divided by √K. The rates depend on the number of the head, as ALiBi's slopes do, and
+on that of the layer (MiniMax 2025, "MiniMax-01: Scaling Foundation Models with Lightning Attention", arXiv
+2501.08313, §2.2; Qin et al. 2024, arXiv 2401.04658). A head that decays fast sees few tokens, the last head
+of a late layer nearly all.
 
     x ──┬─ wi ── SiLU ── q, k, v ── state ── norm ── ⊙ ── wo ── y
         └─ wz ── σ ───────────────────────────────── ┘
@@ -58,7 +59,7 @@ class LightningWeights(TypedDict):
 class LightningState(NamedTuple):
     """What a layer keeps of earlier tokens: a matrix for each head.
 
-    `lengths` [B] is set for a step whose rows are padded on the right: so many of its tokens are real.
+    `lengths` [B] is set for a step with rows padded on the right: how many tokens of each row are real.
     """
 
     state: Float[Array, "B H K K"]
@@ -66,15 +67,15 @@ class LightningState(NamedTuple):
 
     @property
     def nbytes(self) -> int:
-        """The bytes of the matrices."""
+        """The size of the matrices in bytes."""
         return self.state.nbytes
 
     def select(self, rows: Array) -> LightningState:
-        """The named rows in the named order."""
+        """Return the named rows in the named order."""
         return LightningState(self.state[rows])
 
     def grow(self, capacity: int) -> LightningState:
-        """Itself: it has room for any number of tokens."""
+        """Return itself: it has room for any number of tokens."""
         return self
 
 
@@ -100,7 +101,8 @@ class LightningStates(RecurrentState):
 class Lightning(TokenMixer):
     """Lightning attention: a state [head_size, head_size] for each of `heads` (`ops.lightning`).
 
-    Head h of H, counted from 1, fades at the rate `speed` · 2^(−8 h / H). `eps` is that of the output's norm.
+    Head h of H, counted from 1, decays at the rate `speed` · 2^(−8 h / H). `eps` is that of the output's
+    norm.
     """
 
     heads: int = bounded("heads")
@@ -119,7 +121,7 @@ class Lightning(TokenMixer):
 
     @property
     def rates(self) -> tuple[float, ...]:
-        """How fast each head fades."""
+        """How fast each head decays."""
         return tuple(self.speed * 2 ** (-8 * (h + 1) / self.heads) for h in range(self.heads))
 
     def sizes(self, width: int) -> Mapping[str, float]:
@@ -162,13 +164,13 @@ def lightning(
     *,
     settings: Lightning,
 ) -> tuple[Float[Array, "B T D"], LightningState]:
-    """The sublayer of the picture above, with `ssd_recurrent` from the cache's state on.
+    """The sublayer of the picture above. `ssd_recurrent` continues from the cache's state.
 
     The activation is applied to queries, keys and values alike. The norm is RMSNorm over all heads together,
     before the gate multiplies it.
 
     Conventions: a row with no token before the call begins at zero, whatever its cache holds. Padding
-    changes no state; what comes out at padding is unspecified.
+    changes no state; outputs at padding are unspecified.
     """
     size, width = settings.head_size, settings.heads * settings.head_size
     mixed = activation(linear(x, weights["wi"]), kind=settings.activation)

@@ -57,7 +57,7 @@ class LinearAttentionWeights(TypedDict):
 class LinearState(NamedTuple):
     """What a layer keeps of earlier tokens, as much for any number of them: Σ φ(k) vᵀ and Σ φ(k).
 
-    `lengths` [B] is set for a step whose rows are padded on the right: so many of its tokens are real.
+    `lengths` [B] is set for a step with rows padded on the right: how many tokens of each row are real.
     """
 
     state: Float[Array, "B G K K"]
@@ -66,15 +66,15 @@ class LinearState(NamedTuple):
 
     @property
     def nbytes(self) -> int:
-        """The bytes of both sums."""
+        """The size of both sums in bytes."""
         return self.state.nbytes + self.norm.nbytes
 
     def select(self, rows: Array) -> LinearState:
-        """The named rows in the named order."""
+        """Return the named rows in the named order."""
         return LinearState(self.state[rows], self.norm[rows])
 
     def grow(self, capacity: int) -> LinearState:
-        """Itself: a sum has room for any number of tokens."""
+        """Return itself: a sum has room for any number of tokens."""
         return self
 
 

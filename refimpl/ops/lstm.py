@@ -58,7 +58,7 @@ class LstmLayerWeights(TypedDict):
 class LstmState(NamedTuple):
     """What a layer keeps of earlier tokens, as much for any number of them: its output h and its cell c.
 
-    `lengths` [B] is set for a step whose rows are padded on the right: so many of its tokens are real.
+    `lengths` [B] is set for a step with rows padded on the right: how many tokens of each row are real.
     """
 
     h: Float[Array, "B F"]
@@ -67,15 +67,15 @@ class LstmState(NamedTuple):
 
     @property
     def nbytes(self) -> int:
-        """The bytes of both."""
+        """The size of both in bytes."""
         return self.h.nbytes + self.c.nbytes
 
     def select(self, rows: Array) -> LstmState:
-        """The named rows in the named order."""
+        """Return the named rows in the named order."""
         return LstmState(self.h[rows], self.c[rows])
 
     def grow(self, capacity: int) -> LstmState:
-        """Itself: a state has room for any number of tokens."""
+        """Return itself: a state has room for any number of tokens."""
         return self
 
 

@@ -80,7 +80,7 @@ class ChannelState(NamedTuple):
     """What a layer with a convolution and a state for each channel keeps of earlier tokens: the convolution's
     last A inputs, and the states.
 
-    `lengths` [B] is set for a step whose rows are padded on the right: so many of its tokens are real.
+    `lengths` [B] is set for a step with rows padded on the right: how many tokens of each row are real.
     """
 
     tail: Float[Array, "B A F"]
@@ -89,15 +89,15 @@ class ChannelState(NamedTuple):
 
     @property
     def nbytes(self) -> int:
-        """The bytes of both."""
+        """The size of both in bytes."""
         return self.tail.nbytes + self.state.nbytes
 
     def select(self, rows: Array) -> ChannelState:
-        """The named rows in the named order."""
+        """Return the named rows in the named order."""
         return ChannelState(self.tail[rows], self.state[rows])
 
     def grow(self, capacity: int) -> ChannelState:
-        """Itself: it has room for any number of tokens."""
+        """Return itself: it has room for any number of tokens."""
         return self
 
 
@@ -191,7 +191,7 @@ def mamba(
     *,
     settings: Mamba,
 ) -> tuple[Float[Array, "B T D"], ChannelState]:
-    """The sublayer of the picture above, with `selective_scan` from the cache's state on.
+    """The sublayer of the picture above. `selective_scan` continues from the cache's state.
 
         u = silu(causal_conv(x wi)),    y = (scan(u, Δ, A, b, c) + skip ⊙ u) ⊙ silu(x wz) · wo
 

@@ -101,11 +101,11 @@ class HybridCache(NamedTuple):
 
     @property
     def nbytes(self) -> int:
-        """The bytes of both."""
+        """The size of both in bytes."""
         return self.attention.nbytes + self.states.nbytes
 
     def select(self, rows: Array) -> HybridCache:
-        """The named rows in the named order."""
+        """Return the named rows in the named order."""
         return HybridCache(*self.attention.select(rows)[:2], *self.states.select(rows))
 
     def grow(self, capacity: int) -> HybridCache:
@@ -167,7 +167,7 @@ class Mamba2(StateSpace):
 
     @property
     def channels(self) -> int:
-        """How many numbers of a token the convolution takes: values, keys and queries."""
+        """How many numbers of a token the convolution reads: values, keys and queries."""
         return self.width + 2 * self.groups * self.state_size
 
     weights = Mamba2Weights
@@ -246,7 +246,7 @@ def mamba2(
     *,
     settings: Mamba2,
 ) -> tuple[Float[Array, "B T D"], MatrixState]:
-    """The sublayer of the picture above, with `ssd_recurrent` from the cache's state on.
+    """The sublayer of the picture above. `ssd_recurrent` continues from the cache's state.
 
     With z = silu(x wz), the norm, RMSNorm over the heads of a group together, stands on either side of it:
 

@@ -62,7 +62,7 @@ class ShortConvWeights(TypedDict):
 class ConvState(NamedTuple):
     """What a convolution keeps of earlier tokens: its last A inputs, the oldest first.
 
-    `lengths` [B] is set for a step whose rows are padded on the right: so many of its tokens are real.
+    `lengths` [B] is set for a step with rows padded on the right: how many tokens of each row are real.
     """
 
     tail: Float[Array, "B A F"]
@@ -74,11 +74,11 @@ class ConvState(NamedTuple):
         return self.tail.nbytes
 
     def select(self, rows: Array) -> ConvState:
-        """The named rows in the named order."""
+        """Return the named rows in the named order."""
         return ConvState(self.tail[rows])
 
     def grow(self, capacity: int) -> ConvState:
-        """Itself: it has room for any number of tokens."""
+        """Return itself: it has room for any number of tokens."""
         return self
 
 
@@ -86,7 +86,7 @@ class MatrixState(NamedTuple):
     """What a layer with a convolution and a matrix for each head keeps of earlier tokens: the convolution's
     last A inputs, and the matrices.
 
-    `lengths` [B] is set for a step whose rows are padded on the right: so many of its tokens are real.
+    `lengths` [B] is set for a step with rows padded on the right: how many tokens of each row are real.
     """
 
     tail: Float[Array, "B A 2*G*K+H*V"]
@@ -95,15 +95,15 @@ class MatrixState(NamedTuple):
 
     @property
     def nbytes(self) -> int:
-        """The bytes of both."""
+        """The size of both in bytes."""
         return self.tail.nbytes + self.state.nbytes
 
     def select(self, rows: Array) -> MatrixState:
-        """The named rows in the named order."""
+        """Return the named rows in the named order."""
         return MatrixState(self.tail[rows], self.state[rows])
 
     def grow(self, capacity: int) -> MatrixState:
-        """Itself: it has room for any number of tokens."""
+        """Return itself: it has room for any number of tokens."""
         return self
 
 
