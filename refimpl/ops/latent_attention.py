@@ -1,4 +1,4 @@
-"""Multi-head latent attention: what is kept of a token is one short vector, from which each head makes its
+"""Multi-head latent attention: the cache keeps one short vector of a token, from which each head makes its
 keys and values (DeepSeek-V2 2024, arXiv 2405.04434, §2.1; DeepSeek-V3 2024, arXiv 2412.19437, §2.1.1).
 
 A token's vector h is mapped to a latent c of C numbers, normalized, and to a rotary key r. Head i then has
@@ -7,24 +7,26 @@ A token's vector h is mapped to a latent c of C numbers, normalized, and to a ro
     value   c Wᵛᵢ           whose size needs not be that of a key
     query   [q ; q̂]         q has U numbers; q̂ is rotated like r, and both have 2J
 
-Positions have a part of their own: a rotation of c Wᵏᵢ would stand between the query and Wᵏᵢ, another one for
-each token, so that the two couldn't be multiplied first, which is what the second form does. The score of a
-query and a key, and the mean of values under the softmax p of the scores over √(U + 2J), are in both forms
+Positions have a part of their own. If c Wᵏᵢ itself were rotated, a rotation that differs from token to token
+would be between the query and Wᵏᵢ. The two could then not be multiplied first, as the second form below does.
+The score of a query and a key, and the mean of values under the softmax p of the scores over √(U + 2J), have
+two forms:
 
     q · (c Wᵏᵢ) + q̂ · r  =  (q Wᵏᵢᵀ) · c + q̂ · r        Σ_s p_s (c_s Wᵛᵢ)  =  (Σ_s p_s c_s) Wᵛᵢ
 
     expanded   H keys and values for each token        attention with heads, K and V numbers wide
     absorbed   H queries of C + 2J numbers             the latents are the keys and the values of all heads
 
-Expanding costs a product for each token that is kept, absorbing one for each query, of C (U + V)
-multiplications a head; but a pair of a query and a token then costs 2C + 2J multiplications a head instead of
-K + V, where K = U + 2J. In a prompt there are as many queries as tokens, and the pairs decide (1088 and 320
-in DeepSeek-V3); one token after it would have to expand all that are kept. So the first is for long prompts,
-the second for a token after them. Kept are the normalized latent and the rotated key, C + 2J numbers a token
-in either form, 576 in DeepSeek-V3 (512 and 64), where keys and values of its 128 heads would be 40960.
+Expanding costs a product for each kept token, absorbing costs one for each query, of C (U + V)
+multiplications a head. But in the absorbed form a pair of a query and a token costs 2C + 2J multiplications a
+head instead of K + V, where K = U + 2J. In a prompt there are as many queries as tokens, and the pairs decide
+(1088 and 320 in DeepSeek-V3). For one token after it all kept tokens would have to be expanded. So the first
+form is for long prompts, the second for a token after them. In either form the normalized latent and the
+rotated key are kept, C + 2J numbers a token. These are 576 in DeepSeek-V3 (512 and 64), where keys and values
+of its 128 heads would be 40960.
 
-Where nothing is rotated (NoPE: Kimi Linear 2025, arXiv 2510.26692, §4), r and q̂ stay what the maps make of
-a token, and r is still one key for all heads.
+If nothing is rotated (NoPE: Kimi Linear 2025, arXiv 2510.26692, §4), r and q̂ are used as the maps make them
+of a token, and r is still one key for all heads.
 """
 
 from __future__ import annotations
@@ -82,9 +84,10 @@ __all__ = [
 class LatentAttentionWeights(TypedDict):
     """The leaves of latent attention, by the names of DeepSeek's code.
 
-    `wkv_a` makes latent and rotary key, `wk_b` and `wv_b` a head's keys and values of a latent. Queries come
-    from x by `wq`, or from a latent of their own, `wq_a`, by `wq`. Norms are those of the latents. An indexer
-    makes its queries of that latent, and one key and the weights of its heads of x.
+    `wkv_a` makes the latent and the rotary key. `wk_b` and `wv_b` make a head's keys and values from the
+    latent. `wq` makes queries from x, or from a latent of their own, which `wq_a` makes. Norms are those of
+    the latents. An indexer makes its queries from the queries' latent. It makes one key and the weights of
+    its heads from x.
     """
 
     wq_a: NotRequired[Float[Array, "D F"] | Blocks]
@@ -110,7 +113,7 @@ INDEXER_LEAVES = ("wq_index", "wk_index", "w_index", "index_norm", "index_bias")
 
 
 class LatentCache(NamedTuple):
-    """What a layer keeps of earlier tokens: latent and shared key, L places a row, and the indexer's key."""
+    """What a layer keeps of earlier tokens, L places a row: latent and shared key, and the indexer's key."""
 
     latents: Float[Array, "B 1 L C+2*J"]
     index_keys: Float[Array, "B 1 L W+2*J"] | None = None
@@ -135,7 +138,8 @@ class LatentCache(NamedTuple):
 
 @dataclass(frozen=True)
 class Latents(CacheKind):
-    """One vector of `size` numbers a token, which all heads read, and one of `index` for an indexer."""
+    """A cache of one vector of `size` numbers a token, which all heads read, and one of `index` for an
+    indexer."""
 
     holds = LatentCache
 
@@ -151,15 +155,15 @@ class Latents(CacheKind):
 
 
 class LatentAttention(TokenMixer):
-    """Multi-head latent attention: a token is kept as a latent of `rank` numbers and a rotary key.
+    """Multi-head latent attention: the cache keeps a latent of `rank` numbers and a rotary key of each token.
 
-    A head's key has `key_size` numbers made of the latent, and as many rotated ones as `position` has dims,
-    which all heads share; its value has `value_size`. Without a `position` those that are shared are
-    `shared_size`, and nothing is rotated (Kimi Linear). Queries come from a latent of their own of
-    `query_rank` numbers, if there is one. `bias` is that of the maps to latents and of the map back;
+    A head's key has `key_size` numbers made from the latent, and as many rotated numbers, which all heads
+    share, as `position` has dims. Its value has `value_size` numbers. Without a `position` the shared numbers
+    are `shared_size`, and nothing is rotated (Kimi Linear). If there is a `query_rank`, queries come from a
+    latent of their own with that many numbers. `bias` is that of the maps to latents and of the map back;
     `scale` None means 1/sqrt(head_size). An `indexer` chooses the tokens that are seen (DeepSeek-V3.2).
-    `query_scale` multiplies queries by a factor of their position (Mistral Small 4). With `head_gate` what a
-    head gives is multiplied by a gate of the token's own, σ(x w_head_gate) (Ling 3).
+    `query_scale` multiplies queries by a factor of their position (Mistral Small 4). With `head_gate` the
+    output of a head is multiplied by a gate of the token, σ(x w_head_gate) (Ling 3).
     """
 
     heads: int = bounded("heads")
@@ -181,17 +185,17 @@ class LatentAttention(TokenMixer):
 
     @property
     def key_dims(self) -> int:
-        """The numbers of the key that all heads share."""
+        """How many numbers of a key all heads share."""
         return (self.shared_size or 0) if self.position is None else self.position.dims
 
     @property
     def head_size(self) -> int:
-        """The numbers of a query, and of a key with its shared part."""
+        """How many numbers a query has, and a key with its shared part."""
         return self.key_size + self.key_dims
 
     @property
     def interleaved(self) -> bool:
-        """Whether rotary positions turn neighbours (2j, 2j + 1), not (j, j + J)."""
+        """Whether rotary positions rotate the pairs (2j, 2j + 1) instead of (j, j + J)."""
         return self.position is not None and self.position.interleaved
 
     weights = LatentAttentionWeights
@@ -348,10 +352,10 @@ def expanded_attend(
     *,
     scale: float | None = None,
 ) -> Float[Array, "B T H V"]:
-    """`attend` over the keys and values that each head makes of the latents.
+    """`attend` over the keys and values that each head makes from the latents.
 
-    Conventions: of a query, the U numbers without positions come first, and the rotated 2J last; of `latents`
-    the C of the latent and then the rotated key. scale None is 1/√K, K = U + 2J.
+    Conventions: in a query, the U numbers without positions come first, and the rotated 2J last. In `latents`
+    the C numbers of the latent come first, and then the rotated key. scale None is 1/√K, K = U + 2J.
     """
     h = q.shape[2]
     latent, rotary_key = latents[..., : len(wk_b)], latents[..., len(wk_b) :]
@@ -370,10 +374,10 @@ def absorbed_attend(
     *,
     scale: float | None = None,
 ) -> Float[Array, "B T H V"]:
-    """`attend` over the latents, with one key head and queries that have Wᵏ in them: equals
-    `expanded_attend`.
+    """`attend` over the latents, with one key head, and queries that were multiplied by Wᵏ. The result equals
+    that of `expanded_attend`.
 
-    Conventions: as there; scale None is still 1/√K of the queries that are given, not of the longer ones.
+    Conventions: those of `expanded_attend`; scale None is 1/√K of the given queries, not of the longer ones.
     """
     h, size, rank = q.shape[2], q.shape[3], len(wk_b)
     wk, wv = wk_b.reshape(rank, h, wk_b.shape[1] // h), wv_b.reshape(rank, h, wv_b.shape[1] // h)
@@ -397,14 +401,16 @@ def latent_attention(
 ) -> tuple[Float[Array, "B T D"], LatentCache, Bool[Array, "B T L"]]:
     """The sublayer: project to queries and latents; rotate; `absorbed_attend` over the cache; project back.
 
-    Conventions: as in `cached_attention`: row b has past[b] tokens in the cache, padding on the right needs
-    no mask, outputs at padding are unspecified. The latent is normalized and the key rotated before they are
-    kept. Both latents' norms have the same eps. A prompt takes the absorbed form too, which is slower
-    there and gives the same. An indexer's queries and keys have the same angles, in pairs of their own kind;
-    its key is normalized, rotated and kept too, in a cache that has its array. What is given back last says
-    which of the cache's L places each token sees: for later layers that share the indexer, which get it as
-    `chosen` and have nothing of one, no key either. A scale of queries counts for both of their parts, but
-    not for an indexer's. Without positions there is no `rotary`.
+    Conventions: as in `cached_attention`, row b has past[b] tokens in the cache, padding on the right needs
+    no mask, and outputs at padding are unspecified. The latent is normalized and the key rotated before they
+    are cached. The norms of both latents have the same eps. A prompt takes the absorbed form too, which is
+    slower there but gives the same result. `rotary` is missing without positions. A scale of queries
+    multiplies both parts of them, but not an indexer's queries.
+
+    An indexer's queries and keys have the same angles, in pairs of their own kind. Its key is normalized,
+    rotated and kept too, in a cache that has an array for it. The last result says which of the cache's L
+    places each token sees. Later layers that share the indexer get it as `chosen`; they have no part of an
+    indexer, not even its keys.
     """
     at = following(past, x.shape[1])
     angles = None if rotary is None else Rotary(*rotary.at(at))
@@ -434,10 +440,10 @@ def latent_attention(
 
 @op
 def chosen_latents(latents: Array, mask: Array, *, topk: int) -> tuple[Array, Array]:
-    """The latents [B, S, C+2J] that a token may see by the mask [B, T, S], and the mask over them.
+    """Return the latents [B, S, C+2J] that a token may see by the mask [B, T, S], and the mask over them.
 
-    With an indexer T tokens see T · topk together at most, so a library may leave out the others, and change
-    the order. Here all are given back.
+    With an indexer, T tokens see at most T · topk latents together. So a library may leave out the others,
+    and change the order. Here all are returned.
     """
     return latents, mask
 
@@ -454,10 +460,10 @@ def latent_self_attention(
 ) -> Float[Array, "B T D"]:
     """The sublayer of a model that reads whole texts and keeps nothing: `expanded_attend` over the text.
 
-    As there are as many queries as tokens, this form is the cheaper one.
+    Since there are as many queries as tokens, this form is the cheaper one.
 
-    Conventions: as in `self_attention`: rows are padded on the right, no token sees padding, and unless it is
-    `causal` a token sees later ones too. `rotary`, if it is there, has a row for each of the T positions.
+    Conventions: as in `self_attention`, rows are padded on the right, no token sees padding, and unless it is
+    `causal` a token sees later ones too. If there is a `rotary`, it has a row for each of the T positions.
     There is no indexer.
     """
     t = x.shape[1]

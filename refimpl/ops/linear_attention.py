@@ -1,4 +1,4 @@
-"""Linear attention: φ(q)·φ(k) instead of exp(q·k), so that sums over keys are kept and not the keys."""
+"""Linear attention: φ(q)·φ(k) instead of exp(q·k), so that sums over keys are kept instead of the keys."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ class LinearAttentionWeights(TypedDict):
 
 
 class LinearState(NamedTuple):
-    """What a layer keeps of earlier tokens, as much for any number of them: Σ φ(k) vᵀ and Σ φ(k).
+    """What a layer keeps of earlier tokens: Σ φ(k) vᵀ and Σ φ(k). Its size doesn't depend on their number.
 
     `lengths` [B] is set for a step with rows padded on the right: how many tokens of each row are real.
     """
@@ -99,9 +99,9 @@ class LinearSums(RecurrentState):
 
 
 class LinearAttention(TokenMixer):
-    """Linear attention, φ(q)·φ(k) in the place of exp(q·k); `features` says what φ is.
+    """Linear attention, with φ(q)·φ(k) instead of exp(q·k); `features` says what φ is.
 
-    What it keeps of earlier tokens doesn't grow with their number. It has no positions of its own.
+    The state that it keeps doesn't grow with the number of tokens. It has no positions of its own.
     """
 
     heads: int = bounded("heads")
@@ -169,9 +169,9 @@ def random_features(
 ) -> Float[Array, "B T H Q"]:
     """φ(x) = exp(W x − |x|² / 2) / √Q, W of standard normal rows (Choromanski et al. 2021, lemma 1).
 
-    E φ(q)·φ(k) = exp(q·k) over W, so that with q and k scaled by K^(−1/4) linear attention estimates
-    softmax attention. Conventions: unlike Performer's code, which avoids overflow, this subtracts no maximum
-    and adds no ε: float64 needs neither, and ε biases the estimate.
+    The mean of φ(q)·φ(k) over W is exp(q·k). So linear attention estimates softmax attention, if q and k are
+    scaled by K^(−1/4). Conventions: Performer's code subtracts a maximum to avoid overflow, and adds an ε.
+    This function does neither: float64 needs neither, and ε biases the estimate.
     """
     square = (x**2).sum(-1, keepdims=True) / 2
     return np.exp(x @ projection.T - square) * len(projection) ** -0.5
@@ -201,7 +201,7 @@ def linear_parallel(
     k: Float[Array, "B T G Q"],
     v: Float[Array, "B T G V"],
 ) -> Float[Array, "B T H V"]:
-    """The causal form by the whole matrix: ((q kᵀ) ∘ lower triangle) v, rows normalized."""
+    """The causal form with the whole matrix: ((q kᵀ) ∘ lower triangle) v, rows normalized."""
     b, t, h, features = q.shape
     grouped = q.reshape(b, t, k.shape[2], h // k.shape[2], features)
     weights = np.einsum("btgrq,bsgq->bgrts", grouped, k, optimize=True) * np.tri(t, dtype=q.dtype)
@@ -219,8 +219,9 @@ def linear_recurrent(
 ) -> tuple[Float[Array, "B T H V"], Float[Array, "B G Q V"], Float[Array, "B G Q"]]:
     """The causal form one token after the other (Katharopoulos et al. 2020, eq. 18 to 20).
 
-    S_t = S_{t−1} + k_t v_tᵀ, z_t = z_{t−1} + k_t, out_t = q_t S_t / q_t·z_t. `state` and `norm` are S
-    and z before the call, zeros at the start of a text. Gives those after it too: a cache that doesn't grow.
+    S_t = S_{t−1} + k_t v_tᵀ, z_t = z_{t−1} + k_t, out_t = q_t S_t / q_t·z_t. `state` and `norm` are S and z
+    before the call, zeros at the start of a text. Returns the outputs, and S and z after the call: a cache
+    that doesn't grow.
     """
     out = np.zeros((*q.shape[:3], v.shape[3]), q.dtype)
     for t in range(q.shape[1]):
@@ -240,9 +241,9 @@ def linear_chunked(
     *,
     chunk: int,
 ) -> tuple[Float[Array, "B T H V"], Float[Array, "B G Q V"], Float[Array, "B G Q"]]:
-    """The causal form chunk by chunk: the matrix within a chunk, S and z from one chunk to the next.
+    """The causal form chunk by chunk: the whole matrix within a chunk, S and z from one chunk to the next.
 
-    Time grows as T · chunk, with as many steps as chunks (Hua et al. 2022, §3.4). chunk = 1 is the
+    Time grows as T · chunk, and there are as many steps as chunks (Hua et al. 2022, §3.4). chunk = 1 is the
     recurrent form, chunk ≥ T the parallel one.
     """
     b, length, h, features = q.shape
@@ -275,7 +276,7 @@ def linear_attention(
     """The sublayer: project to queries, keys, values; `linear_recurrent` from the cache; project back.
 
     Conventions: a row with no token before the call begins with sums of zero, whatever its cache holds.
-    Padding adds nothing to the sums; what comes out at padding is unspecified.
+    Padding adds nothing to the sums; outputs at padding are unspecified.
     """
     size = settings.head_size
     q = heads(x, weights["wq"], weights.get("bq"), size=size)

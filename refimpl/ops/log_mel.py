@@ -1,7 +1,7 @@
-"""Log-mel spectrograms: what a model of sound reads instead of tokens.
+"""Log-mel spectrograms: the input of a model of sound, in the place of tokens.
 
-A sound is cut into windows that overlap, `hop` samples apart. Each window becomes the power of its
-frequencies, and bands, narrow for low tones and wide for high ones as ears hear them, sum these:
+A sound is cut into overlapping windows, `hop` samples apart. For each window the power of each frequency is
+computed. Bands, which are narrow for low tones and wide for high ones as in human hearing, sum these powers:
 
     sound       ──────────────────────────────────       16,000 samples a second
     windows       [ 0 ]                                    400 samples, around sample 0, 160, 320, …
@@ -39,7 +39,7 @@ OCTAVES = np.log(6.4) / 27  # above it, 27 mel are a factor of 6.4
 def hann_window(samples: Float[Array, " M"]) -> Float[Array, " M"]:
     """½ − ½ cos(2π n / M) at the samples n, which are 0 … M − 1.
 
-    Conventions: periodic, as torch's default and as spectra need it: sample M would be the first again.
+    Conventions: periodic, as torch's default and as spectra need it: sample M would equal the first again.
     """
     return 0.5 - 0.5 * np.cos(2 * np.pi * samples / len(samples))
 
@@ -51,7 +51,7 @@ def power_spectrum(
     """|Σ_n w[n] · s[t · hop + n − J] · e^(−2πi f n / 2J)|² of the frequencies f = 0 … J.
 
     Conventions: window t is centred on sample t · hop, and the sound is mirrored at both ends without
-    repeating the end itself, as in torch.stft, whose last window is left out, as Whisper leaves it out.
+    repeating the end itself, as in torch.stft. The last window of torch.stft is left out, as in Whisper.
     """
     half = len(window) // 2
     mirrored = np.pad(sound, ((0, 0), (half, half)), mode="reflect")
@@ -63,7 +63,7 @@ def power_spectrum(
 
 @op
 def mel_frequencies(mel: Float[Array, " M"]) -> Float[Array, " M"]:
-    """The frequencies in Hz at these places of Slaney's mel scale.
+    """Return the frequencies in Hz at these places of Slaney's mel scale.
 
     200/3 · m up to 15 mel; from there 1000 · 6.4^((m − 15) / 27).
     """
@@ -73,10 +73,10 @@ def mel_frequencies(mel: Float[Array, " M"]) -> Float[Array, " M"]:
 
 @op
 def mel_filters(frequencies: Float[Array, " F"], edges: Float[Array, " D+2"]) -> Float[Array, "F D"]:
-    """Triangles over the frequencies: band d rises from edge d to edge d + 1 and falls to edge d + 2.
+    """Return triangles over the frequencies: band d rises from edge d to edge d + 1 and falls to edge d + 2.
 
-    Conventions: each has an area of one over the frequencies (Slaney), so its peak is 2 / (e_{d+2} − e_d).
-    A band whose edges don't ascend weighs nothing.
+    Conventions: each triangle has an area of one over the frequencies (Slaney), so its peak is
+    2 / (e_{d+2} − e_d). A band whose edges don't ascend is zero.
     """
     low, middle, high = edges[:-2], edges[1:-1], edges[2:]
     at = frequencies[:, None]

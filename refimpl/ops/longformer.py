@@ -1,10 +1,10 @@
 """Longformer's attention: a window around each token, and a few global tokens that see all and are seen by
 all (Beltagy et al. 2020, arXiv 2004.05150, §3.1).
 
-With a window alone a token learns of far ones only through many layers. Global tokens shorten the way: what
-one of them gathers from the whole text, all others read in the next layer. The task says which tokens these
-are: the first one, where a text is classified; the question, where it is answered; none, where words are
-predicted.
+With only a window, a token gets information from far tokens only through many layers. Global tokens shorten
+the way: what one of them gathers from the whole text, all others read in the next layer. The task determines
+which tokens are global: the first one, if a text is classified; the question, if a question is answered;
+none, if words are predicted.
 
     reach 1, token 0 global     key  0 1 2 3 4 5
                         query 0      g g g g g g
@@ -13,9 +13,9 @@ predicted.
                         query 5      x . . . x x
 
 A global query (g) has maps of its own to queries, keys and values, from which all its scores come: looking
-for a summary isn't looking for a neighbour ("Linear Projections for Global Attention" there). All other
-queries (x) take those of the window, for global keys too. A text of T tokens with G global ones has about
-T · (2 · reach + 1 + 2 · G) scores, not T · T.
+for a summary differs from looking for a neighbour ("Linear Projections for Global Attention" in the paper).
+All other queries (x) use the maps of the window, for global keys too. A text of T tokens with G global ones
+has about T · (2 · reach + 1 + 2 · G) scores, not T · T.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ __all__ = [
 
 
 class LongformerWeights(TypedDict):
-    """The leaves of Longformer's attention: maps of the window, and those of global queries."""
+    """The leaves of Longformer's attention: the maps of the window, and those of global queries."""
 
     wq: Float[Array, "D H*K"] | Blocks
     wk: Float[Array, "D H*K"] | Blocks
@@ -70,7 +70,7 @@ class LongformerWeights(TypedDict):
 
 
 class LongformerAttention(TokenMixer):
-    """Attention within a window, and of global tokens with all (`ops.longformer`).
+    """Attention within a window, and between global tokens and all tokens (`ops.longformer`).
 
     A token sees the `reach` tokens on each side of it. Global tokens see all and are seen by all, with maps
     of their own to queries, keys and values. All maps have a bias.
@@ -135,9 +135,9 @@ class LongformerAttention(TokenMixer):
 
 @op
 def question_end(tokens: Index[Array, "B T", "< N"], *, separator: int) -> Index[Array, " B", "< T+1"]:
-    """The position of each row's first `separator`: the tokens before it are the question.
+    """Return the position of each row's first `separator`: the tokens before it are the question.
 
-    Conventions: a row without one is all question. The separator itself isn't part of it.
+    Conventions: in a row without a separator all tokens are the question. The separator isn't part of it.
     """
     at = indices(tokens.shape[1], tokens)
     return smallest(where(tokens == separator, at, at[-1:] + 1), 1)
@@ -154,9 +154,10 @@ def longformer_attention(
 ) -> Float[Array, "B T D"]:
     """The sublayer: attention under `longformer_mask`; global queries attend by their own maps to all.
 
-    `question` says how many tokens of each row are global, where they are those of a question. Conventions:
-    as in `self_attention`, rows are padded on the right: no token sees padding, and what comes out at padding
-    is unspecified. transformers pads texts to a multiple of the widest window, which changes nothing.
+    `question` says how many tokens of each row are global, if the global tokens are those of a question.
+    Conventions: as in `self_attention`, rows are padded on the right: no token sees padding, and outputs at
+    padding are unspecified. transformers pads texts to a multiple of the widest window, which changes
+    nothing.
     """
     q, k, v = (heads(x, weights[f"w{n}"], weights[f"b{n}"], size=settings.head_size) for n in "qkv")
     y = local_and_global(x, lengths, (q, k, v), weights, question, settings=settings)
@@ -172,10 +173,10 @@ def local_and_global(
     *,
     settings: LongformerAttention,
 ) -> Array:
-    """What the heads give [B, T, H, K], of the window's queries, keys and values.
+    """Return the heads' outputs [B, T, H, K] for the window's queries, keys and values.
 
-    The window is computed in bands, in which a global first token is a sink. As the length of a question
-    differs from text to text, there all scores are computed.
+    The window is computed in bands, in which a global first token is a sink. The length of a question differs
+    from text to text; with global questions all scores are computed.
     """
     t, reach = x.shape[1], settings.reach
     at = indices(t, x)

@@ -1,10 +1,11 @@
-"""LongT5's attention: T5's within a window, and of sums of blocks of the text (Guo et al. 2022, LongT5, arXiv
+"""LongT5's attention: T5's within a window, and to sums of blocks of the text (Guo et al. 2022, LongT5, arXiv
 2112.07916, §3.1).
 
-A token sees the r tokens on each side of it ("local", §3.1.1). What is farther it may see in short: the text
-is cut into blocks of k tokens, and the vectors of each are added up and normalized. These summaries are keys
-and values beside the tokens, for all queries, and each layer makes its own of its input: a token's own
-softmax says how much it takes of its neighbours and how much of the rest ("transient global", §3.1.2).
+A token sees the r tokens on each side of it ("local", §3.1.1). Farther tokens it may see in summaries: the
+text is cut into blocks of k tokens, and the vectors of each block are added up and normalized. These
+summaries are keys and values beside the tokens, for all queries. Each layer makes them anew from its input. A
+token's own softmax decides how much it takes from its neighbours and how much from the rest ("transient
+global", §3.1.2).
 
     radius 1, blocks of 3, a text of 8 tokens
 
@@ -16,12 +17,12 @@ softmax says how much it takes of its neighbours and how much of the rest ("tran
 
     summary g = RMSNorm(Σ x_s over the tokens s of block g)
 
-The last tokens, which fill no block, belong to the last one that is full; a text without a full block has no
+The last tokens, which don't fill a block, belong to the last full block; a text without a full block has no
 summaries. Keys and values of summaries come from the same maps as those of tokens, and scores have no scale
-(as T5's). A score has a bias of its head and its distance, in the same buckets as T5's (`ops.bias`): for
-tokens the distance between them, for summaries the number of blocks between the token's own and theirs, with
-a table of its own. A text of T tokens has T · (2 · r + 1 + T / k) scores, not T · T: with r = 127 and k = 16,
-a tenth at 8,192 tokens.
+(as in T5). A score has a bias that depends on its head and its distance, in the same buckets as in T5
+(`ops.bias`). For tokens it is the distance between them. For summaries it is the number of blocks between the
+token's own block and theirs, with a separate table. A text of T tokens has T · (2 · r + 1 + T / k) scores,
+not T · T: with r = 127 and k = 16, a tenth at 8,192 tokens.
 """
 
 from __future__ import annotations
@@ -68,10 +69,10 @@ class LongT5Weights(TypedDict):
 
 
 class DistanceBiases(NamedTuple):
-    """The bias of each head and distance, key minus query: `near` from −A to A tokens, `far` from −C to C
+    """The bias of each head and distance (key minus query): `near` from −A to A tokens, `far` from −C to C
     blocks.
 
-    A is the radius. What is farther than C blocks has the bias of C.
+    A is the radius. Distances beyond C blocks have the bias of C.
     """
 
     near: Float[Array, "H 2*A+1"]
@@ -79,11 +80,12 @@ class DistanceBiases(NamedTuple):
 
 
 class LongT5Attention(TokenMixer):
-    """T5's attention within a window, and of summaries of the text's blocks (`ops.longt5`).
+    """T5's attention within a window, and to summaries of the text's blocks (`ops.longt5`).
 
-    A token sees the `radius` tokens on each side of it, and with `global_block_size` the sum of each block of
-    that many tokens, normalized with a weight (`norm_eps`). `position` are the biases of both; one table of
-    each is shared by all layers, which have one radius and block size. Maps have no bias and scores no scale.
+    A token sees the `radius` tokens on each side of it. With `global_block_size` it also sees the sum of each
+    block of that many tokens, normalized with a weight (`norm_eps`). `position` are the biases of both. All
+    layers share one table of each, and have the same radius and block size. Maps have no bias and scores no
+    scale.
     """
 
     heads: int = bounded("heads")
@@ -168,12 +170,13 @@ def longt5_attention(
 ) -> Float[Array, "B T D"]:
     """The sublayer: project to queries, keys and values; attend to near tokens and summaries; project back.
 
-    Conventions: as in `self_attention`, rows are padded on the right: no token sees padding, no summary has
-    any of it, and what comes out at padding is unspecified. transformers cuts a text into blocks of radius +
-    1 tokens, each with the keys of three, and then hides what is farther than the radius: the window is the
-    same, wherever these blocks begin. To tell the summaries' blocks apart it adds up 1/k in float32, and for
-    some k that are no powers of two (25, of those up to 30) puts a token into a neighbour's block; here token
-    s is in block ⌊s/k⌋.
+    Conventions: as in `self_attention`, rows are padded on the right. No token sees padding, no summary
+    includes any of it, and outputs at padding are unspecified.
+
+    transformers cuts a text into blocks of radius + 1 tokens, each with the keys of three blocks, and then
+    hides keys that are farther than the radius. The window is the same, wherever these blocks begin. To tell
+    the summaries' blocks apart it adds up 1/k in float32. For some k that are no powers of two (25, of those
+    up to 30) this puts a token into a neighbouring block; here token s is in block ⌊s/k⌋.
     """
     read = with_summaries(x, lengths, weights.get("global_norm"), settings=settings)
     q, k, v = (heads(read, weights[name], size=settings.head_size) for name in ("wq", "wk", "wv"))
@@ -182,7 +185,7 @@ def longt5_attention(
 
 
 def with_summaries(x: Array, lengths: Array, norm: Array | None, *, settings: LongT5Attention) -> Array:
-    """The tokens [B, T, D], and after them the summaries of their blocks."""
+    """Return the tokens [B, T, D], followed by the summaries of their blocks."""
     if settings.global_block_size is None:
         return x
     assert norm is not None
@@ -192,7 +195,8 @@ def with_summaries(x: Array, lengths: Array, norm: Array | None, *, settings: Lo
 
 @op
 def sums_of_blocks(x: Array, lengths: Array, *, size: int) -> Array:
-    """Σ x_s over the tokens of each block [B, G, D]: as many as the longest row could have, or more."""
+    """Return Σ x_s over the tokens of each block, [B, G, D]: as many blocks as the longest row could have, or
+    more."""
     at, full = np.arange(x.shape[1]), lengths[:, None] // size
     own = np.minimum(at // size, full - 1)
     inside = own[:, None] == np.arange(x.shape[1] // size)[:, None]
@@ -208,8 +212,8 @@ def near_and_far(
     *,
     settings: LongT5Attention,
 ) -> Array:
-    """What the heads give [B, T, H, K], of the queries, keys and values of t tokens and of the summaries
-    after them."""
+    """Return the heads' outputs [B, T, H, K], from the queries, keys and values of t tokens and, after them,
+    of the summaries."""
     q, k, v = projected
     at, radius = np.arange(t), settings.radius
     apart = at - at[:, None]
