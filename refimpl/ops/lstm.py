@@ -56,7 +56,7 @@ class LstmLayerWeights(TypedDict):
 
 
 class LstmState(NamedTuple):
-    """What a layer keeps of earlier tokens, as much for any number of them: its output h and its cell c.
+    """What a layer keeps of earlier tokens: its output h and its cell c. Their size is the same for any text.
 
     `lengths` [B] is set for a step with rows padded on the right: how many tokens of each row are real.
     """
@@ -164,13 +164,13 @@ def lstm(
     *,
     reverse: bool = False,
 ) -> tuple[Float[Array, "B T F"], Float[Array, "B F"], Float[Array, "B F"]]:
-    """`lstm_cell` over the tokens in order: all h [B, T, F], and the h and c after the last one.
+    """`lstm_cell` over the tokens in order: returns all h [B, T, F], and the h and c after the last token.
 
-    With `reverse` the tokens are taken from the last to the first; each h stands at its own token.
+    With `reverse` the tokens are read from the last to the first; each h is at the place of its own token.
     Conventions: without `h0` and `c0` both start at zero. Token t of row b is real if t < lengths[b]. Padding
     is on the right, changes no state, and its output is 0, as in torch's packed sequences and ONNX's
-    sequence_lens; so a reversed row begins with its own last token. A row of length 0 gives its initial state
-    (ONNX Runtime: zeros), so that any split of the tokens over several calls equals one.
+    sequence_lens. So a reversed row begins with its own last token. A row of length 0 gives its initial state
+    (ONNX Runtime: zeros), so that any split of the tokens over several calls equals one call.
     """
     width = weights["wh"].shape[0]
     h = np.zeros((x.shape[0], width), x.dtype) if h0 is None else h0
@@ -215,7 +215,7 @@ def lstm_layer(
     """The sublayer: `lstm` from the cache, and a linear map back to the model's width.
 
     Conventions: a row with no token before the call begins at zero, whatever its cache holds. Padding changes
-    no state; what comes out at padding is unspecified.
+    no state; outputs at padding are unspecified.
     """
     there = (past > 0)[:, None]
     h, c = where(there, cache.h, 0), where(there, cache.c, 0)

@@ -1,4 +1,4 @@
-"""Mamba: a layer in the place of attention and mlp, with a memory of a few numbers for each channel.
+"""Mamba: a layer that replaces attention and mlp, with a memory of a few numbers for each channel.
 
 The memory is that of `ops.selective_scan`, between a convolution and a gate (Gu & Dao 2023, §3.4, figure 3):
 
@@ -8,11 +8,12 @@ The memory is that of `ops.selective_scan`, between a convolution and a gate (Gu
         │                                                  └─ wdt_a ── wdt ── Δ ───┴─ scan ── + ── ⊙ ── wo
         └─ wz ── SiLU ─────────────────────────────────────────────────────────────────────────┘
 
-with Δ = softplus(· + dt_bias), and rates A = −exp(a_log). Keys, queries and steps are made of the convolved
-channels u, not of the layer's input as in Mamba 2: one map after the other. Each channel has a step of its
-own, made through a vector of C numbers, which are few beside F. The layer takes the part of an mlp too: it is
-wider than the model, and has a gate. It keeps F · K numbers and the convolution's last A inputs, for a text
-of any length. Jamba (AI21 2024) normalizes what Δ, b and c are made of, so that it can be trained at scale.
+with Δ = softplus(· + dt_bias), and rates A = −exp(a_log). Keys, queries and steps are made from the convolved
+channels u, not from the layer's input as in Mamba 2, so there is one map after the other. Each channel has a
+step of its own, made through a vector of C numbers, which are few compared with F. The layer also does the
+work of an mlp: it is wider than the model, and has a gate. It keeps F · K numbers and the convolution's last
+A inputs, for a text of any length. Jamba (AI21 2024) normalizes the inputs of Δ, b and c, so that it can be
+trained at scale.
 """
 
 from __future__ import annotations
@@ -52,8 +53,8 @@ __all__ = [
 class MambaWeights(TypedDict):
     """The leaves of a layer of F channels with a state of K numbers each.
 
-    `wi` makes what is convolved, `wz` the gate of the output; `wdt_a` and `wdt` the steps through C numbers,
-    `wb` and `wc` keys and queries. Norms of these may have weights.
+    `wi` makes the input of the convolution, `wz` the gate of the output. `wdt_a` and `wdt` make the steps
+    through C numbers, `wb` and `wc` keys and queries. Norms of these may have weights.
     """
 
     wi: Float[Array, "D F"] | Blocks
@@ -77,8 +78,8 @@ class MambaWeights(TypedDict):
 
 
 class ChannelState(NamedTuple):
-    """What a layer with a convolution and a state for each channel keeps of earlier tokens: the convolution's
-    last A inputs, and the states.
+    """The state of a layer with a convolution and a state for each channel: the convolution's last A inputs,
+    and the states.
 
     `lengths` [B] is set for a step with rows padded on the right: how many tokens of each row are real.
     """
@@ -103,8 +104,8 @@ class ChannelState(NamedTuple):
 
 @dataclass(frozen=True)
 class ChannelStates(RecurrentState):
-    """The last inputs of a convolution, `count` tokens of `channels`, and a state of each channel: of
-    Mamba."""
+    """Mamba's cache: the last inputs of a convolution, `count` tokens of `channels`, and a state of each
+    channel."""
 
     holds = ChannelState
 
@@ -126,9 +127,9 @@ class ChannelStates(RecurrentState):
 class Mamba(TokenMixer):
     """Mamba's layer: a state of `state_size` numbers for each of `width` channels (`ops.mamba`).
 
-    Each channel sees the `length` latest tokens by a convolution, with a bias or without (`conv_bias`). Its
-    steps are made through `rank` numbers. `bias` is that of the maps in and back. `norms` says that what
-    steps, keys and queries are made of is normalized, with weights or without (Jamba, Falcon Mamba).
+    A convolution lets each channel see the `length` latest tokens, with a bias or without (`conv_bias`).
+    Steps are made through `rank` numbers. `bias` is that of the maps in and back. `norms` says that the
+    inputs of steps, keys and queries are normalized, with weights or without (Jamba, Falcon Mamba).
     """
 
     width: int = bounded("width", "width of the channels")
@@ -198,7 +199,7 @@ def mamba(
     With the settings' `norms`, u wdt_a, b and c are RMSNorm's outputs, `weighted` or `bare`.
 
     Conventions: a row with no token before the call begins at zero, whatever its cache holds. Padding
-    changes no state; what comes out at padding is unspecified. No bias stands in Δ but dt_bias.
+    changes no state; outputs at padding are unspecified. Δ has no bias except dt_bias.
     """
     tail, state = begun(cache.tail, past), begun(cache.state, past)
     inputs = linear(x, weights["wi"], weights.get("bi"))

@@ -1,7 +1,8 @@
-"""Mamba 2: a layer whose memory is one matrix a head, which fades at a rate that each token chooses.
+"""Mamba 2: a layer whose memory is one matrix a head, which decays at a rate that each token chooses.
 
-The memory is that of `ops.ssd`. A token's step Δ > 0 says how much it counts: with a small one the state
-stays as it is, with a large one the state is forgotten and the token written (Dao & Gu 2024, §7.1, figure 6):
+The memory is that of `ops.ssd`. A token's step Δ > 0 says how much it counts. With a small step the state
+stays as it is; with a large step the state decays away and the token is written (Dao & Gu 2024, §7.1, figure
+6):
 
     x ──┬─ wi ── convolution over A + 1 tokens, SiLU ──┬─ v, a value a head ───┬─ ⊙ skip ─┐
         │                                              ├─ b, a key a group ────┤          │
@@ -9,10 +10,10 @@ stays as it is, with a large one the state is forgotten and the token written (D
         ├─ wdt ── Δ = softplus(· + dt_bias), decay = −Δ exp(a_log) ────────────┴─ ssd ─── + ── ⊙ ── norm ── wo
         └─ wz ── SiLU ──────────────────────────────────────────────────────────────────────────┘
 
-A token writes Δ v and fades what was by exp(−Δ exp(a_log)): one number for both, as a system
-S' = −exp(a_log) S + b vᵀ would change in the time Δ, if that is short. All maps read the layer's input, so
-they are one product in checkpoints. Mamba 2's own models have no mlp beside such layers, hybrids have. A
-layer keeps H · K · V numbers and the convolution's last A inputs, for a text of any length.
+A token writes Δ v, and multiplies the earlier state by exp(−Δ exp(a_log)). One number Δ determines both, as
+if the system S' = −exp(a_log) S + b vᵀ changed during the time Δ, if that is short. All maps read the layer's
+input, so they are one product in checkpoints. Mamba 2's own models have no mlp beside such layers, but
+hybrids do. A layer keeps H · K · V numbers and the convolution's last A inputs, for a text of any length.
 """
 
 from __future__ import annotations
@@ -55,8 +56,8 @@ __all__ = [
 class Mamba2Weights(TypedDict):
     """The leaves of a layer of H heads with values, and G groups of keys and queries.
 
-    `wi` and the kernel `conv` make values, keys and queries side by side, `wz` the gate of the output, `wdt`
-    the steps.
+    `wi` and the kernel `conv` make values, keys and queries side by side. `wz` makes the gate of the output,
+    and `wdt` makes the steps.
     """
 
     wi: Float[Array, "D 2*G*K+H*V"] | Blocks
@@ -76,7 +77,7 @@ class Mamba2Weights(TypedDict):
 
 
 class HybridCache(NamedTuple):
-    """What a layer with a state space beside its attention keeps: keys and values, and a `MatrixState`."""
+    """The cache of a layer with a state space beside its attention: keys and values, and a `MatrixState`."""
 
     keys: Float[Array, "B G L K"]
     values: Float[Array, "B G L K"]
@@ -86,17 +87,17 @@ class HybridCache(NamedTuple):
 
     @property
     def attention(self) -> KVCache:
-        """The attention's part."""
+        """The keys and values of the attention."""
         return KVCache(self.keys, self.values)
 
     @property
     def states(self) -> MatrixState:
-        """The state space's part."""
+        """The state of the state space."""
         return MatrixState(self.tail, self.state, self.lengths)
 
     @property
     def capacity(self) -> int:
-        """The tokens of a row for which there is room."""
+        """How many tokens of a row fit."""
         return self.attention.capacity
 
     @property
@@ -115,7 +116,7 @@ class HybridCache(NamedTuple):
 
 @dataclass(frozen=True)
 class HybridStates(RecurrentState):
-    """Keys and values of a layer's attention, and the states of what stands beside it."""
+    """Keys and values of a layer's attention, and the states of the state space beside it."""
 
     holds = HybridCache
 
@@ -138,11 +139,11 @@ class HybridStates(RecurrentState):
 class Mamba2(StateSpace):
     """Mamba 2's layer: a state [state_size, head_size] for each of `heads` (`ops.mamba2`).
 
-    `groups` of keys and queries are shared by `heads` of values. Each sees the `length` latest tokens by a
-    convolution, with a bias or without (`conv_bias`). `bias` is that of the maps in, `out_bias` that of the
-    map back. `norm` says where each group's output is normalized: after the gate multiplied it, before, or
-    not at all. `multipliers` are numbers by which gate, values, keys, queries and steps are multiplied as
-    they leave their maps, in this order (Falcon-H1).
+    `groups` of keys and queries are shared by `heads` of values. A convolution lets each of them see the
+    `length` latest tokens, with a bias or without (`conv_bias`). `bias` is that of the maps in, `out_bias`
+    that of the map back. `norm` says where each group's output is normalized: after it is multiplied by the
+    gate, before, or not at all. `multipliers` are factors of the outputs of the maps to gate, values, keys,
+    queries and steps, in this order (Falcon-H1).
     """
 
     heads: int = bounded("heads")
@@ -162,7 +163,7 @@ class Mamba2(StateSpace):
 
     @property
     def width(self) -> int:
-        """The numbers of all heads."""
+        """How many numbers all heads have together."""
         return self.heads * self.head_size
 
     @property
@@ -248,14 +249,15 @@ def mamba2(
 ) -> tuple[Float[Array, "B T D"], MatrixState]:
     """The sublayer of the picture above. `ssd_recurrent` continues from the cache's state.
 
-    With z = silu(x wz), the norm, RMSNorm over the heads of a group together, stands on either side of it:
+    With z = silu(x wz), the norm is RMSNorm over all heads of a group together. It may be after or before the
+    gate:
 
         after_gate     y = norm ⊙ rms_norm(z ⊙ ssd(…))
         before_gate    y = norm ⊙ z ⊙ rms_norm(ssd(…))
 
     Conventions: a row with no token before the call begins at zero, whatever its cache holds. Padding
-    changes no state; what comes out at padding is unspecified. The settings' multipliers stand behind the
-    biases of the maps, so that the convolution keeps its inputs multiplied.
+    changes no state; outputs at padding are unspecified. The settings' multipliers are applied after the
+    biases of the maps, so the convolution keeps its inputs multiplied.
     """
     m, keys = settings, settings.groups * settings.state_size
     tail, state = begun(cache.tail, past), begun(cache.state, past)

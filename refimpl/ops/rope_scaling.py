@@ -22,7 +22,7 @@ __all__ = [
 
 @op
 def linear_scaling(frequencies: Float[Array, " J"], *, factor: float) -> Float[Array, " J"]:
-    """All frequencies divided by `factor`: position interpolation (Chen et al. 2023)."""
+    """Return all frequencies divided by `factor`: position interpolation (Chen et al. 2023)."""
     return frequencies / factor
 
 
@@ -36,11 +36,10 @@ def dynamic_ntk_scaling(
 ) -> Float[Array, " J"]:
     """The lowest frequency divided by s, the highest kept: f_j · s^(−j / (J−1)) (bloc97, emozilla 2023).
 
-    s = factor · context / original_context − (factor − 1), and 1 up to the original context. It is
-    theta · s^(2J / (2J − 2)) in place of theta, written without theta.
-    Conventions: `context` is the length that a whole run is made for. transformers takes the length so far:
-    there a cached key is rotated by another theta than the query that reads it, and the results for a text
-    differ from those for its own beginning.
+    s = factor · context / original_context − (factor − 1), and 1 up to the original context. It is theta ·
+    s^(2J / (2J − 2)) in place of theta, written without theta. Conventions: `context` is the length that a
+    whole run is made for. transformers uses the length so far. There a cached key is rotated by another theta
+    than the query that reads it, and the results for a text differ from those for its own beginning.
     """
     s = max(1.0, factor * context / original_context - (factor - 1))
     last = max(len(frequencies) - 1, 1)
@@ -58,7 +57,8 @@ def yarn_scaling(
     original_context: int,
     truncate: bool = True,
 ) -> Float[Array, " J"]:
-    """High frequencies kept, low ones divided by `factor`, a ramp in between (Peng et al. 2023, §3.2).
+    """High frequencies are kept, low ones divided by `factor`, with a ramp in between (Peng et al. 2023,
+    §3.2).
 
     A pair that turns r times in the original context is number J · ln(original / 2πr) / ln(theta);
     the ramp runs from the pair of beta_fast turns to the one of beta_slow.
@@ -88,7 +88,7 @@ def longrope_scaling(
     original_context: int,
     context: int,
 ) -> Float[Array, " J"]:
-    """Each frequency divided by its own factor, found by search (Ding et al. 2024).
+    """Divide each frequency by its own factor, which was found by search (Ding et al. 2024).
 
     Conventions: the `long` factors are for contexts above the original one, the `short` ones for all
     others. As in `dynamic_ntk_scaling`, the context is that of the run, not the length so far.
@@ -105,11 +105,12 @@ def llama3_scaling(
     high_freq_factor: float,
     original_context: int,
 ) -> Float[Array, " J"]:
-    """Low frequencies divided by `factor`, high ones kept, a blend in between (Llama 3.1's reference code).
+    """Low frequencies are divided by `factor`, high ones kept, with a blend in between (Llama 3.1's reference
+    code).
 
     With turns = original_context · f / 2π, the share kept is
-    clip((turns − low_freq_factor) / (high_freq_factor − low_freq_factor), 0, 1); where both factors are equal
-    (Llama 4 Scout), 1 from them on and 0 below.
+    clip((turns − low_freq_factor) / (high_freq_factor − low_freq_factor), 0, 1). If both factors are equal
+    (Llama 4 Scout), the share is 1 from them on and 0 below.
     """
     turns, span = original_context * frequencies / (2 * math.pi), high_freq_factor - low_freq_factor
     kept = (turns >= low_freq_factor).astype(turns.dtype)
@@ -125,15 +126,15 @@ def proportional_scaling(
     turned: int,
     factor: float,
 ) -> Float[Array, " J"]:
-    """The first `turned` frequencies divided by `factor`, the others 0 (Gemma 4, Google 2026).
+    """The first `turned` frequencies are divided by `factor`, the others are 0 (Gemma 4, Google 2026).
 
-    A head of 2J numbers is rotated in part, as with fewer rotary dims, but in another way (here J = 4):
+    Only a part of a head of 2J numbers is rotated, as with fewer rotary dims, but another part (here J = 4):
 
         rotary dims 4    pairs (0, 2) (1, 3)                  frequencies 1, θ^(−2/4)
         turned 2         pairs (0, 4) (1, 5), (2, 6) (3, 7)   frequencies 1, θ^(−2/8), and 0, 0
 
-    Pairs and frequencies are those of the whole head: the slowest pairs, whose turns over a long text are a
-    small part of a circle, are left still, and their numbers say what a token is wherever it stands.
+    Pairs and frequencies are those of the whole head. The slowest pairs, which turn by only a small part of a
+    circle over a long text, aren't rotated: their numbers say what a token is, wherever it is.
     """
     still = np.arange(len(frequencies)) >= turned
     return np.where(still, 0, frequencies / factor).astype(frequencies.dtype)

@@ -1,6 +1,6 @@
-"""The selective scan: every channel keeps a few numbers, which fade each at a rate of its own.
+"""The selective scan: each channel keeps a few numbers, each of which decays at a rate of its own.
 
-A channel is a signal x_t, one number a token, and drives a linear system with a state h of K numbers:
+A channel is a signal x_t, one number a token. It drives a linear system with a state h of K numbers:
 
     h'(t) = A h(t) + B x(t)        A diagonal and negative: each number fades by itself
     y(t)  = C h(t)
@@ -10,22 +10,22 @@ Let the signal keep the value x_t for a time Δ. Then the state is, with Ā = ex
     h_t = exp(Δ_t A) h_{t−1} + Δ_t B_t x_t         y_t = C_t h_t
 
 (Gu & Dao 2023, Mamba, eq. 1, 2 and 4; exactly, B̄ = (Ā − 1)/A · B, of which Δ B is the first term.) Earlier
-state-space models had the same B, C and Δ for each token. Here they are made of the token, so that a model
-selects (§3.2): with Δ → 0 a token is passed over and the state kept, with a large Δ what was is forgotten
-and the token written. All channels share B_t and C_t; A and Δ_t are each channel's own.
+state-space models had the same B, C and Δ for each token. Here they are made from the token, so that a model
+can select (§3.2): with Δ → 0 a token is skipped and the state kept; with a large Δ the earlier state decays
+away and the token is written. All channels share B_t and C_t; A and Δ_t are each channel's own.
 
-**As attention.** A channel is a head of linear attention with decay whose value is one number Δ x: B is the
-key and C the query of all heads, and each element of a head's key fades at its own rate (`ops.delta`, the
-rule "gated"). In Mamba 2 (`ops.ssd`) a whole head fades at one rate, and only for that reason its scores are
+**As attention.** A channel is a head of linear attention with decay, whose value is one number Δ x. B is the
+key and C the query of all heads, and each element of a head's key decays at its own rate (`ops.delta`, the
+rule "gated"). In Mamba 2 (`ops.ssd`) a whole head decays at one rate. Only for that reason its scores are
 a product of keys, times one mask. Here each pair of a channel and an element of its state has a mask of its
 own, and the matrix form would cost F · K masks.
 
-**In parallel.** What a step does to the state is an affine map, h → a h + w with a = exp(Δ A) and w = Δ B x.
-Two of them in a row are one again,
+**In parallel.** A step changes the state by an affine map, h → a h + w with a = exp(Δ A) and w = Δ B x.
+Two of them in a row are one affine map again,
 
     (a, w) then (a', w')   =   (a a', a' w + w')
 
-and that product is associative, so prefixes are found in log T rounds that double their reach (Hillis &
+and that product is associative. So prefixes are found in log T rounds that double their reach (Hillis &
 Steele 1986; for state spaces Smith et al. 2023, S5, §2.2; the paper's §3.3.2 does so in a GPU's fast memory):
 
     token     0       1       2       3
@@ -33,7 +33,7 @@ Steele 1986; for state spaces Smith et al. 2023, S5, §2.2; the paper's §3.3.2 
     round 1   0       0 1     1 2     2 3             each times the map one place before
     round 2   0       0 1     0 1 2   0 1 2 3         each times the result two places before
 
-A factor a is never above 1 and never divided by, so nothing overflows.
+A factor a is never above 1, and nothing is divided by it, so nothing overflows.
 """
 
 from __future__ import annotations
@@ -61,10 +61,10 @@ def selective_scan(
     c: Float[Array, "B T K"],
     state: Float[Array, "B F K"],
 ) -> tuple[Float[Array, "B T F"], Float[Array, "B F K"]]:
-    """h ← exp(Δ_t A) ∘ h + (Δ_t x_t) b_tᵀ, y_t = h c_t, token by token; gives y and the last h.
+    """h ← exp(Δ_t A) ∘ h + (Δ_t x_t) b_tᵀ, y_t = h c_t, token by token; returns y and the last h.
 
-    `step` is Δ ≥ 0 and `rates` is A ≤ 0. Conventions: a token reads what it has just written, unfaded; where
-    Δ is 0, nothing changes. (Gu & Dao 2023, algorithm 2, with B̄ = Δ B as in its code.)
+    `step` is Δ ≥ 0 and `rates` is A ≤ 0. Conventions: a token reads what it has just written, without decay;
+    if Δ is 0, nothing changes. (Gu & Dao 2023, algorithm 2, with B̄ = Δ B as in its code.)
     """
     y = np.zeros_like(x)
     for t in range(x.shape[1]):
@@ -85,7 +85,7 @@ def selective_scan_chunked(
     *,
     chunk: int,
 ) -> tuple[Float[Array, "B T F"], Float[Array, "B F K"]]:
-    """The same, in parallel within chunks of `chunk` tokens, by the recurrence from one to the next.
+    """`selective_scan`, in parallel within chunks of `chunk` tokens, and by the recurrence between chunks.
 
     Conventions: those of `selective_scan`; the last chunk may be shorter.
     """

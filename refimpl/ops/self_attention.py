@@ -37,8 +37,8 @@ def self_attention(
     """Project to queries, keys and values; each query sees the first `lengths[b]` tokens; project back.
 
     Conventions: as in `attention`, but unless it is `causal` a token sees later ones too, and a window
-    reaches both ways. Rows are padded on the right: no token sees padding, and what comes out at padding
-    is unspecified. `rotary` has a row for each of the T positions.
+    reaches both ways. Rows are padded on the right: no token sees padding, and outputs at padding
+    are unspecified. `rotary` has a row for each of the T positions.
     """
     at = indices(x.shape[1], x)
     q, k, v = project(x, weights, settings=settings)

@@ -1,4 +1,4 @@
-"""Attention of a layer that reads the keys and values of an earlier layer, and makes none."""
+"""Attention of a layer that reads the keys and values of an earlier layer, and makes none of its own."""
 
 from __future__ import annotations
 
@@ -25,7 +25,8 @@ __all__ = ["SharedAttentionWeights", "SharedKV", "shared_attention"]
 
 
 class SharedAttentionWeights(TypedDict):
-    """The leaves of attention without those of keys and values: of queries, of the output and its gate."""
+    """The leaves of attention without maps to keys and values: those of queries, of the output and its
+    gate."""
 
     wq: Float[Array, "D H*K"] | Blocks
     wo: Float[Array, "H*K D"] | Blocks
@@ -40,19 +41,19 @@ class SharedAttentionWeights(TypedDict):
 
 
 class SharedKV(NamedTuple):
-    """What a layer keeps that reads another layer's keys and values: nothing."""
+    """The cache of a layer that reads another layer's keys and values: it holds nothing."""
 
     @property
     def nbytes(self) -> int:
-        """No bytes."""
+        """The size in bytes: 0."""
         return 0
 
     def select(self, rows: Array) -> SharedKV:
-        """Itself: the layer that is read selects its rows."""
+        """Return itself: the layer whose cache is read selects its rows."""
         return self
 
     def grow(self, capacity: int) -> SharedKV:
-        """Itself: the layer that is read has the room."""
+        """Return itself: the layer whose cache is read has the room."""
         return self
 
 
@@ -68,9 +69,9 @@ def shared_attention(
 ) -> Float[Array, "B T D"]:
     """y_t = Σ_s softmax_s(scale · q_t · k_s) · v_s · wo, with the keys and values of an earlier layer.
 
-    Of a layer's maps those of keys and values are left out, and its cache. Neighbouring layers look at much
-    the same tokens, so the upper ones may as well look up what a lower one has written (YOCO, Sun et al.
-    2024, §2; cross-layer attention, Brandon et al. 2024, §2.2; Gemma 3n and 4, Google 2025 and 2026):
+    Such a layer has no maps to keys and values, and no cache. Neighbouring layers look at nearly the same
+    tokens. So the upper layers may as well read what a lower layer has written (YOCO, Sun et al. 2024, §2;
+    cross-layer attention, Brandon et al. 2024, §2.2; Gemma 3n and 4, Google 2025 and 2026):
 
         layer   0      1      2      3      4      5       3, 4 and 5 share: kv_layer 1, 1, 2
         window  w      w      all    w      w      all
@@ -78,13 +79,14 @@ def shared_attention(
                        └──────┼───── q3     q4     │
                               └─────────────────── q5
 
-    The cache of a text shrinks to the share of layers that keep one, and a prompt may skip the layers above
-    the last of these but for its last token: nothing that they compute is looked up by a later one.
+    The cache of a text shrinks to the share of layers that keep one. In a prompt, all tokens but the last may
+    skip the layers above the last layer with a cache, since no later token reads what those layers compute.
 
-    Conventions: `cache` has the keys and values of the call's own T tokens too, as the earlier layer gave it
-    back, and stays as it is: nothing is copied, cut or selected twice. `past`, `rotary` and the mask mean the
-    same as in `attention`; the keys in the cache are normalized and rotated, so that queries alone are here.
-    A layer reads one with the same heads of keys, window and rotation, since the keys are made for these.
+    Conventions: `cache` already has the keys and values of the call's own T tokens, as the earlier layer
+    returned it, and isn't changed: nothing is copied, cut or selected twice. `past`, `rotary` and the mask
+    mean the same as in `attention`. The keys in the cache are normalized and rotated, so only queries are
+    normalized and rotated here. A layer can read only a layer with the same key heads, window and rotation,
+    since the keys are made for these.
     """
     at = following(past, x.shape[1])
     y = linear(x, weights["wq"], weights.get("bq"))
@@ -100,7 +102,7 @@ def shared_attention(
 def queries(
     y: Array, at: Array, weight: Array | None, rotary: Rotary | None, *, settings: Attention
 ) -> Array:
-    """The result [B, T, H·K] of the map to queries, as heads at the positions `at` [B, T].
+    """Return the result [B, T, H·K] of the map to queries, as heads at the positions `at` [B, T].
 
     They are normalized, with the weight if there is one, and rotated.
     """

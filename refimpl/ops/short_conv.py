@@ -1,7 +1,7 @@
-"""Short convolutions: each token's channels are mixed with those of few tokens before it, between gates.
+"""Short convolutions: each token's channels are mixed with those of a few tokens before it, between gates.
 
-A map makes three vectors of each token's: a gate b, a gate c and a value v. What is convolved is b ⊙ v, and c
-multiplies the result, before a map back to the model's width (LFM2, Liquid AI 2025):
+A map makes three vectors from each token's vector: a gate b, a gate c and a value v. The convolution reads b
+⊙ v. Its result is multiplied by c, and then mapped back to the model's width (LFM2, Liquid AI 2025):
 
     token            0      1      2      3                length 3, in one channel
     b ⊙ v            p0     p1     p2     p3
@@ -9,8 +9,9 @@ multiplies the result, before a map back to the model's width (LFM2, Liquid AI 2
                             + k2 p1  + k1 p1  + k1 p2
                                      + k2 p2  + k2 p3
 
-The gates depend on the tokens and the kernel doesn't, so a layer costs the same for each token. What it keeps
-of a text of any length are the last length − 1 products: two vectors, where attention keeps two a token.
+The gates depend on the tokens and the kernel doesn't, so a layer costs the same for each token. It keeps only
+the last length − 1 products of a text of any length. Here these are two vectors, while attention keeps two
+for each token.
 """
 
 from __future__ import annotations
@@ -60,7 +61,7 @@ class ShortConvWeights(TypedDict):
 
 
 class ConvState(NamedTuple):
-    """What a convolution keeps of earlier tokens: its last A inputs, the oldest first.
+    """What a convolution keeps of earlier tokens: its last A inputs, oldest first.
 
     `lengths` [B] is set for a step with rows padded on the right: how many tokens of each row are real.
     """
@@ -70,7 +71,7 @@ class ConvState(NamedTuple):
 
     @property
     def nbytes(self) -> int:
-        """The bytes of the inputs."""
+        """The size of the inputs in bytes."""
         return self.tail.nbytes
 
     def select(self, rows: Array) -> ConvState:
@@ -83,8 +84,9 @@ class ConvState(NamedTuple):
 
 
 class MatrixState(NamedTuple):
-    """What a layer with a convolution and a matrix for each head keeps of earlier tokens: the convolution's
-    last A inputs, and the matrices.
+    """What a layer with a convolution and a matrix for each head keeps of earlier tokens.
+
+    These are the convolution's last A inputs, and the matrices.
 
     `lengths` [B] is set for a step with rows padded on the right: how many tokens of each row are real.
     """
@@ -127,8 +129,8 @@ class ConvTail(RecurrentState):
 
 @dataclass(frozen=True)
 class MatrixStates(RecurrentState):
-    """The last inputs of a convolution, `count` tokens of `channels`, and a state of each head: of a gated
-    delta network, or of Mamba 2."""
+    """The cache of a gated delta network or of Mamba 2: the last inputs of a convolution, `count` tokens of
+    `channels`, and a state of each head."""
 
     holds = MatrixState
 
@@ -195,8 +197,9 @@ def causal_conv(
 ) -> Float[Array, "B T F"]:
     """y[t] = bias + Σ_j kernel[j] ⊙ x[t − A + j], each channel on its own.
 
-    Conventions: the inputs before the call are `tail`, the oldest first, zeros without one; the last row of
-    the kernel meets the token itself, as in torch's Conv1d with A zeros on the left, and in causal_conv1d.
+    Conventions: the inputs before the call are `tail`, oldest first; without it they are zeros. The last row
+    of the kernel multiplies the token itself, as in torch's Conv1d with A zeros on the left, and in
+    causal_conv1d.
     """
     tokens, length = x.shape[1], kernel.shape[0]
     inputs = padded(x, length - 1, 0) if tail is None else concatenate((tail, x), 1)
@@ -216,7 +219,7 @@ def short_conv(
     """The sublayer: (b, c, v) = x · wi; y = (c ⊙ causal_conv(b ⊙ v)) · wo.
 
     Conventions: a row with no token before the call begins at zero, whatever its cache holds. Padding changes
-    no state; what comes out at padding is unspecified.
+    no state; outputs at padding are unspecified.
     """
     made = linear(x, weights["wi"], weights.get("bi"))
     b, c, v = split(made, (made.shape[-1] // 3,) * 3)
@@ -229,13 +232,14 @@ def short_conv(
 
 @op
 def last_inputs(tail: Array, inputs: Array, lengths: Array | None) -> Array:
-    """The last A of tail [B, A, F] and of the first `lengths` [B] inputs [B, T, F], or of all of them."""
+    """Return the last A of tail [B, A, F] and of the first `lengths` [B] inputs [B, T, F], or of all
+    inputs."""
     count = filled(inputs.shape[0], inputs.shape[1], inputs) if lengths is None else lengths
     return tokens_at(concatenate((tail, inputs), 1), following(count, tail.shape[1]))
 
 
 @op
 def begun(kept: Array, past: Array) -> Array:
-    """What a cache holds [B, …], zeros in rows with no token before the call, whatever is there."""
+    """Return what a cache holds [B, …], but zeros in rows with no token before the call."""
     there = (past > 0).reshape(-1, *(1,) * (kept.ndim - 1))
     return np.where(there, kept, 0).astype(kept.dtype)
