@@ -129,7 +129,8 @@ class Choosing(TypedDict, total=False):
     top_p: Annotated[
         float | None,
         Option(
-            "Sample only from the smallest set of likeliest tokens whose probabilities add up to this.",
+            "Sample only from the smallest set of likeliest tokens whose total probability is at least this "
+            "value.",
             SHARE, draws=True, metavar="P", requests={"gt": 0, "le": 1}, key="top_p", off=(1.0,),
             gguf="top_p",
         ),
