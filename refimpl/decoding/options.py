@@ -113,8 +113,7 @@ class Choosing(TypedDict, total=False):
     temperature: Annotated[
         float | None,
         Option(
-            "Sample at this temperature. Above 1, the distribution is flatter; below 1, it is sharper. 0 "
-            "means greedy decoding.",
+            "Sampling temperature. Above 1 flattens the distribution, below 1 sharpens it, 0 is greedy.",
             POSITIVE, draws=True, metavar="T", requests={"ge": 0}, key="temperature", gguf="temp",
         ),
     ]  # fmt: skip
@@ -129,8 +128,7 @@ class Choosing(TypedDict, total=False):
     top_p: Annotated[
         float | None,
         Option(
-            "Sample only from the smallest set of likeliest tokens whose total probability is at least this "
-            "value.",
+            "Sample only from the fewest likeliest tokens with at least this total probability.",
             SHARE, draws=True, metavar="P", requests={"gt": 0, "le": 1}, key="top_p", off=(1.0,),
             gguf="top_p",
         ),
@@ -146,15 +144,15 @@ class Choosing(TypedDict, total=False):
     typical_p: Annotated[
         float | None,
         Option(
-            "Locally typical sampling: sample only from the tokens whose surprise is closest to the entropy, "
-            "as many as together reach this probability.",
+            "Locally typical sampling: keep the tokens whose surprise is closest to the entropy, up to this "
+            "total probability.",
             SHARE, draws=True, metavar="P", key="typical_p", off=(1.0,),
         ),
     ]  # fmt: skip
     repetition_penalty: Annotated[
         float | None,
         Option(
-            "A value above 1 makes tokens less likely if the prompt or the answer already has them.",
+            "Above 1, tokens of the prompt and the answer become less likely.",
             POSITIVE, chooses=True, metavar="X", requests={"gt": 0, "le": 10}, key="repetition_penalty",
             off=(1.0,), gguf="penalty_repeat",
         ),
@@ -162,21 +160,21 @@ class Choosing(TypedDict, total=False):
     presence_penalty: Annotated[
         float | None,
         Option(
-            "Subtract this value from the logit of each token that the answer already has.",
+            "Subtract this from the logit of each token in the answer so far.",
             FINITE, chooses=True, metavar="X", requests={"ge": -2, "le": 2},
         ),
     ]  # fmt: skip
     frequency_penalty: Annotated[
         float | None,
         Option(
-            "Subtract this value from a token's logit once for each time that the token is in the answer.",
+            "Subtract this from a token's logit for each time the answer has it.",
             FINITE, chooses=True, metavar="X", requests={"ge": -2, "le": 2},
         ),
     ]  # fmt: skip
     no_repeat_ngram: Annotated[
         int | None,
         Option(
-            "Never repeat a sequence of this many tokens that the prompt or the answer already has.",
+            "Never repeat a sequence of this many tokens, prompt included.",
             COUNT, chooses=True, metavar="N", key="no_repeat_ngram_size", off=(0,),
         ),
     ]  # fmt: skip
@@ -234,8 +232,7 @@ class SamplingOptions(Choosing, TypedDict, total=False):
     greedy: Annotated[
         bool | None,
         Option(
-            "Choose the likeliest token at each step, even if the model's files ask for sampling. The "
-            "model's penalties and rules still apply.",
+            "Choose the likeliest token, even if the model asks for sampling. Its penalties and rules stay.",
             metavar="-",
         ),
     ]
@@ -247,7 +244,7 @@ class TextOptions(SamplingOptions, Choosing, TypedDict, total=False):
     seed: Annotated[
         int | None,
         Option(
-            "Seed of the random numbers. The default is 0. The same seed, options and machine give the same "
+            "Random seed, by default 0. The same seed, options and machine give the same "
             "text.",
             NATURAL, default=0, metavar="N",
         ),
@@ -255,7 +252,7 @@ class TextOptions(SamplingOptions, Choosing, TypedDict, total=False):
     beams: Annotated[
         int | None,
         Option(
-            "Use beam search with N beams: search for the likeliest whole text. The text appears all at "
+            "Search for the likeliest whole text with N beams. The text appears all at "
             "once, at the end.",
             BEAMS, metavar="N",
         ),
@@ -278,8 +275,8 @@ class TextOptions(SamplingOptions, Choosing, TypedDict, total=False):
     max_new_tokens: Annotated[
         int | None,
         Option(
-            "Generate at most this many tokens. The default is the number in the model's files, or 256 if "
-            "there is none.",
+            "Generate at most this many tokens. The default is the number in the model's files, or "
+            "256.",
             COUNT, default=256, metavar="N", flags=("--max-new-tokens", "-n"), panel=None,
             openai="max_tokens",
         ),
@@ -287,7 +284,7 @@ class TextOptions(SamplingOptions, Choosing, TypedDict, total=False):
     stop: Annotated[
         str | Sequence[str] | None,
         Option(
-            "End the answer before this text. Of several texts, the one that comes first ends the answer.",
+            "End the answer before this text. Of several, the first to appear counts.",
             STOPS,
             default=(),
             metavar="TEXT",
