@@ -1,4 +1,4 @@
-"""The values of a graph that pass from layer to layer, found by the weights of norms beside them."""
+"""Find the values that a graph passes from layer to layer, by the weights of the norms next to them."""
 
 from __future__ import annotations
 
@@ -20,10 +20,11 @@ class Value(NamedTuple):
 
 
 def between_layers(data: bytes, config: Config, tensors: Mapping[str, Tensor]) -> dict[int, Value]:
-    """What each layer reads, by its number, and the last one gives, by how many there are.
+    """Return the value that each layer reads, by the layer's number.
 
-    Where a norm is written out in several operators the value isn't found. The file is one that `graph_check`
-    accepts; `tensors` are those that the graph reads, and the model has one stack.
+    The output of the last layer is there too, under the number of layers. If a norm consists of several
+    operators, its value isn't found. The file must be one that `graph_check` accepts, and the model must have
+    one stack. `tensors` are those that the graph reads.
     """
     ((name, stack),) = config.stacks.items()
     projection = config.embedding.projection

@@ -1,7 +1,7 @@
-"""The certificate: the report of `verify` as it stands in a bundle, with what it was made on.
+"""The certificate: the report of `verify` in a bundle, with the machine and the versions that made it.
 
-It holds what passed. A check that is finished need not be computed again while the manifest, the machine and
-the versions are the same, so that an interrupted full run goes on where it was.
+It is written only if no check failed. A finished check need not be computed again while the manifest, the
+machine and the versions are the same. So an interrupted full run continues where it stopped.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ INT8_FLAGS = ("avx2", "avx512f", "avx512bw", "avx512_vnni", "avx_vnni", "amx_int
 
 
 def int8_path() -> str:
-    """Which instructions multiply 8-bit integers on this machine."""
+    """Return the name of the instructions that multiply 8-bit integers on this machine."""
     available = hardware.flags()
     if hardware.saturates():
         return "x86 without VNNI: x64quantprecision=1, so that sums of 16 bits don't saturate"
@@ -39,7 +39,7 @@ def int8_path() -> str:
 
 
 def machine() -> dict[str, Any]:
-    """What of this machine results depend on."""
+    """Return the properties of this machine on which results depend."""
     return {
         "system": f"{platform.system()} {platform.machine()}",
         "processor": hardware.processor(),
@@ -50,7 +50,7 @@ def machine() -> dict[str, Any]:
 
 
 def versions() -> dict[str, str]:
-    """The versions of tfm and of what it computes with."""
+    """Return the versions of tfm and of the packages that it computes with."""
     import onnxruntime
 
     return {
@@ -62,7 +62,7 @@ def versions() -> dict[str, str]:
 
 
 def certify(bundle: Path, report: Report) -> dict[str, object]:
-    """Writes certificate.json into the bundle, atomically, and returns its content."""
+    """Write certificate.json into the bundle, atomically, and return its content."""
     content = {
         "format": FORMAT,
         "manifest": manifest_hash(bundle),
@@ -81,7 +81,7 @@ def certify(bundle: Path, report: Report) -> dict[str, object]:
 
 
 def read(bundle: Path) -> dict[str, Any] | None:
-    """The content of a bundle's certificate; None if there is none, or if it is no certificate."""
+    """Return the content of a bundle's certificate; None if it is missing or not a valid certificate."""
     path = bundle / CERTIFICATE
     if not path.exists():
         return None
@@ -93,7 +93,7 @@ def read(bundle: Path) -> dict[str, Any] | None:
 
 
 def recorded(bundle: Path) -> Report | None:
-    """The report in a bundle's certificate; None where it has none, of this manifest and format."""
+    """Return the report in a bundle's certificate; None if there is none for this manifest and format."""
     content = read(bundle)
     if content is None or content.get("ok") is None:
         return None
@@ -106,7 +106,7 @@ def recorded(bundle: Path) -> Report | None:
 
 
 def finished_here(bundle: Path) -> dict[str, CheckResult]:
-    """The finished checks of the certificate, if this machine made it with these versions."""
+    """Return the finished checks of the certificate, if it was made on this machine with these versions."""
     content, report = read(bundle), recorded(bundle)
     if content is None or report is None:
         return {}

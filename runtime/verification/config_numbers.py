@@ -1,6 +1,6 @@
-"""Which numbers a Config says that its graphs hold: the eps of each norm, and what else layers compute with.
+"""Derive from a Config the numbers that its graphs must hold: each norm's eps, and other numbers of layers.
 
-Nothing here is taken from `export`: what the exporter wrote is compared with it (`graph_settings`).
+Nothing here uses code of `export`, since these numbers check what the exporter wrote (`graph_settings`).
 """
 
 from __future__ import annotations
@@ -21,13 +21,13 @@ ACTIVATIONS = {"quick_gelu": (1.702,), "mish": (20.0,)}
 
 
 def stacks(config: Config) -> dict[str, Stack]:
-    """The stacks by the first part of their leaves' names, that of a module for drafts too."""
+    """Return the stacks, by the first part of their leaves' names; a module for drafts is one of them."""
     module = {"mtp": config.mtp_decoder.stack} if has_mtp(config) else {}
     return {**config.stacks, **module}
 
 
 def shared_numbers(config: Config) -> Iterator[float]:
-    """The numbers of what isn't in a layer, and those that layers make of the model's width."""
+    """Yield the numbers of the parts outside of layers, and those that layers derive from the width."""
     yield from numbers((config.embedding, config.head))
     for stack in stacks(config).values():
         yield from numbers((stack.stem, stack.positions, stack.first_norm, stack.final_norm))
@@ -49,7 +49,7 @@ def _frequencies(stack: Stack, width: int) -> Iterator[float]:
 
 
 def integers(part: object) -> Iterator[int]:
-    """The integers that a part of a Config states, sizes, windows and counts, and what follows from them."""
+    """Yield the integers that a part of a Config states (sizes, windows, counts), and those derived."""
     if isinstance(part, tuple):
         for one in part:
             yield from integers(one)
@@ -64,8 +64,10 @@ def integers(part: object) -> Iterator[int]:
 
 
 def numbers(part: object) -> Iterator[float]:
-    """The numbers that a part of a Config computes with: its own floats, those of its parts, and what follows
-    from sizes."""
+    """Yield the numbers that a part of a Config computes with.
+
+    These are its own floats, the floats of its parts, and numbers derived from sizes.
+    """
     if isinstance(part, tuple):
         for one in part:
             yield from numbers(one)
@@ -83,7 +85,7 @@ def numbers(part: object) -> Iterator[float]:
 
 
 def epsilons(config: Config) -> dict[str, float]:
-    """The eps of each norm that has a weight or a bias, by the leaf's name without `weight` or `bias`."""
+    """Return the eps of each norm with a weight or a bias, by its leaf's name without `weight` or `bias`."""
     found: dict[str, float] = {}
     if (table := config.embedding.per_layer) is not None:
         found["embedding.per_layer.norm"] = table.norm.eps

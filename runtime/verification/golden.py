@@ -1,8 +1,9 @@
 """Golden inputs: a few tokens, the specification's outputs for them, and how far rounding may move these.
 
-They travel in the bundle as files golden/NAME.npy (`runtime.bundle.golden_files`), so that a device can check
-its model without the source. Outputs are logits, or what else an encoder's head gives: one row for each real
-token, or for each text. They are compared within the budget of `refimpl.error_budget`, over the whole output:
+They are stored in the bundle as files golden/NAME.npy (`runtime.bundle.golden_files`), so that a device can
+check its model without the source. Outputs are logits, or the outputs of an encoder's head: one row for each
+real token, or for each text. They are compared within the budget of `refimpl.error_budget`, over the whole
+output:
 
     A   the largest difference between the specification in float32 and in float64
     J   how far the one in float64 moves when the embedded tokens move by one ulp
@@ -92,12 +93,12 @@ class Expected:
 
     @property
     def budget(self) -> float:
-        """The budget of the largest difference of two logits."""
+        """The largest allowed difference of two logits."""
         return ErrorTerms(*self.maximum.tolist()).budget
 
     @property
     def rms_budget(self) -> float:
-        """The budget of the root mean square of all differences."""
+        """The largest allowed root mean square of all differences."""
         return ErrorTerms(*self.rms.tolist()).budget
 
 
@@ -105,14 +106,17 @@ class Expected:
 class Golden:
     """The golden arrays of a bundle.
 
-    `tokens` to `token_types` are the model's `Inputs`. `own` is the specification over the bundle's own
-    weights. `plain` is the same with activations that aren't rounded to codes: no code can flip there, so its
-    budget is a thousand times sharper; None where no activation is rounded in blocks. `half` [2] are the
-    largest and the root mean square of what a cache of float16 changes in `own`; None where there is none.
-    `floats` are the logits over the weights as the source has them. `rounding` [R, T] is the text that
-    matrices of 4 bits were rounded over (`bundle.feedback`); None where their codes don't compensate each
-    other. `best` are the two best tokens [M, 2] and `gap` the distance of their logits. `digests` has the
-    SHA-256 of each leaf, in the order of `ParameterShapes`.
+    - `tokens` to `token_types`: the model's `Inputs`.
+    - `own`: the outputs of the specification over the bundle's own weights.
+    - `plain`: the same with activations that aren't rounded to codes. No code can flip there, so its budget
+      is a thousand times sharper. None if no activation is rounded in blocks.
+    - `half` [2]: the largest and the root mean square of the changes that a cache of float16 makes in `own`.
+      None if there is no such cache.
+    - `floats`: the logits over the source's unquantized weights.
+    - `rounding` [R, T]: the text over which matrices of 4 bits were rounded (`bundle.feedback`). None if
+      their codes don't compensate each other.
+    - `best`: the two best tokens [M, 2], and `gap`: the difference of their logits.
+    - `digests`: the SHA-256 of each leaf, in the order of `ParameterShapes`.
     """
 
     tokens: Array
@@ -132,7 +136,7 @@ class Golden:
 
     @property
     def with_half_cache(self) -> Golden:
-        """The same with the budgets of a cache of float16, where there is one."""
+        """Return the golden arrays with the budgets of a cache of float16, if there are any."""
         if self.half is None:
             return self
         maximum, rms = (
@@ -143,38 +147,44 @@ class Golden:
 
     @property
     def inputs(self) -> Inputs:
-        """What the specification and an engine are given."""
+        """The inputs that the specification and an engine get."""
         return Inputs(self.tokens, self.lengths, self.encoder_ids, self.encoder_lengths, self.token_types)
 
     @property
     def split(self) -> int:
-        """How many tokens of each row go in first, where a row is run in two parts."""
+        """The number of tokens in the first part, for tests that run each row in two parts."""
         return max(1, self.tokens.shape[1] // 2)
 
     def real(self, values: Array) -> Float[Array, "M N"]:
-        """The outputs at the real positions of all rows [B, T, N], or of all texts [B, N]."""
+        """Return the outputs at the real positions of all rows [B, T, N], or of all texts [B, N]."""
         return _real(values, self.lengths)
 
     def kl(self, outputs: Float[Array, "M N"]) -> float:
-        """KL(unquantized‖outputs) of predictions, in nats a token: of the stored columns, and all others as
-        one, which is no more than that of all."""
+        """Return KL(unquantized‖outputs) of predictions, in nats a token.
+
+        It is computed over the stored columns and one more column for all others together. This is at most
+        the KL divergence over all columns.
+        """
         return self._kl(self.view(outputs))
 
     @property
     def own_kl(self) -> float:
-        """The same of the specification over the bundle's own weights."""
+        """The KL divergence, as in `kl`, of the specification over the bundle's own weights."""
         return self._kl(self.own.logits)
 
     def _kl(self, view: Float[Array, "M C"]) -> float:
         return kl_divergence(_log_shares(self.floats), _log_shares(view)) / len(view)
 
     def view(self, outputs: Float[Array, "M N"]) -> Float[Array, "M C"]:
-        """The part of a model's outputs that is stored and compared."""
+        """Return the part of a model's outputs that is stored and compared."""
         return _view(outputs.astype(np.float64), self.columns, self.own.logits.shape[1] > len(self.columns))
 
 
 def read(arrays: Mapping[str, Array], config: Config) -> Golden:
-    """A bundle's arrays as a Golden; BundleError names one that is missing, unknown or of another shape."""
+    """Make a Golden of a bundle's arrays.
+
+    BundleError names an array that is missing, unknown or of another shape.
+    """
     plain = {f"plain.{name}" for name in EXPECTED}
     has_plain = plain <= set(arrays)
     required = {*COMMON, *_model_inputs(config), *(f"own.{name}" for name in EXPECTED)}
@@ -209,7 +219,7 @@ def _model_inputs(config: Config) -> tuple[str, ...]:
 
 
 def load(bundle: Bundle) -> Golden:
-    """The golden inputs and outputs of a bundle; BundleError if they can't be read."""
+    """Read the golden inputs and outputs of a bundle; BundleError if they can't be read."""
     arrays = {
         FILES[file]: read_array(read_file(bundle.path / file, LIMITS[file], BundleError), file, BundleError)
         for file in bundle.manifest.files
@@ -292,12 +302,13 @@ def golden(
     *,
     half_cache: bool = False,
 ) -> dict[str, Array]:
-    """The golden arrays for a model that computes in `dtype`.
+    """Compute the golden arrays for a model that computes in `dtype`.
 
-    `weights` are the source's, `quantized` those that the bundle will hold. With a tokenizer the tokens are
-    a natural text's, since outputs for random tokens can be so unstable that their budget means nothing.
-    `on_cache` is called with what each layer of a decoder keeps of them, over the bundle's own weights. With
-    a `half_cache` there is `half`, which says nothing where keys or values are too large for it.
+    `weights` are the source's, and `quantized` those that the bundle will hold. With a tokenizer, the tokens
+    are those of a natural text, since outputs for random tokens can be so unstable that their budget means
+    nothing. `on_cache` is called with what each layer of a decoder keeps of the tokens, over the bundle's own
+    weights. With a `half_cache`, the result has `half`, which is meaningless if keys or values are too large
+    for float16.
     """
     rng = np.random.default_rng(SEED)
     precision = np.dtype(dtype)
@@ -405,7 +416,7 @@ def _runs(config: Config, weights: Tree, precision: np.dtype, half_cache: bool) 
 
 
 def own_runs(config: Config, weights: Tree, precision: np.dtype) -> list[Precision]:
-    """The exact run, with its tries, and the rounded one."""
+    """Return the exact run, with its tries, and the rounded one."""
     rounds = config.rounds_cache or _activations(weights) - {"none"}
     move = CODE_MOVE if rounds else float(np.finfo(precision).eps)
     return [
@@ -450,5 +461,5 @@ def _view(logits: Array, columns: Array, with_total: bool) -> Array:
 
 
 def rms(logits: Array, truth: Array) -> float:
-    """The root of the mean of the squared differences."""
+    """Return the root mean square of the differences."""
     return float(np.sqrt(np.mean(np.square(logits - truth, dtype=np.float64))))

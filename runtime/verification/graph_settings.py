@@ -1,7 +1,7 @@
-"""The settings in a graph beside those that the Config says: norms, attention, activations, other numbers.
+"""Compare the settings in a graph with the Config's: norms, attention, activations and other numbers.
 
-What a node belongs to follows from the stored tensors that it reads, whose names are the Config's leaves, and
-from the ports of caches and rotary tables. Nothing is taken from names of nodes, nor from `export`.
+The layer of a node is found by the stored tensors that the node reads, whose names are the Config's leaves,
+and by the inputs and outputs for caches and rotary tables. Names of nodes and code of `export` aren't used.
 
     eps of norms           one by one, by the norm's weight; also where a norm is written out
     attention's operators  heads, scale, window, soft cap, causal or not, rotation, its cosines, whose keys
@@ -65,7 +65,7 @@ EXPERT = re.compile(r"\.experts\.\d+")
 
 
 class Place(NamedTuple):
-    """The latest stored tensor before a value: which node read it, and its leaf."""
+    """The latest stored tensor before a value: the node that read it, and its leaf."""
 
     order: int
     leaf: str
@@ -77,9 +77,9 @@ NOWHERE = Place(-1, "")
 def different_settings(
     data: bytes, graph: Graph, bundle: Bundle, tensors: Mapping[str, Tensor]
 ) -> tuple[list[str], int]:
-    """The settings of a graph's file that aren't the Config's, and how many were compared.
+    """Return the settings of a graph's file that differ from the Config's, and the number of those compared.
 
-    `tensors` are those that the graph reads. The file is one that `graph_check` accepts.
+    `tensors` are those that the graph reads. The file must be one that `graph_check` accepts.
     """
     settings = _Settings(data, graph, bundle, tensors)
     settings.compare_all()

@@ -1,4 +1,4 @@
-"""A leaf's digest, by which a bundle's weights are compared with what its export has rounded."""
+"""Compute a leaf's digest, to compare a bundle's weights with those that its export rounded."""
 
 from __future__ import annotations
 
@@ -17,10 +17,11 @@ TILE = 64  # columns of a matrix that are copied at a time
 
 
 def digest(leaf: Array | Blocks, dtype: np.dtype) -> bytes:
-    """SHA-256 of a leaf in the bundle's types: of blocks codes, scales, zero points and minima, and what a
-    product's input and output are rounded by.
+    """Return the SHA-256 of a leaf in the bundle's types.
 
-    It doesn't depend on the order of the array in memory. A few rows are hashed at a time.
+    For blocks, it covers the codes, scales, zero points and minima, and the numbers by which a product's
+    input and output are rounded. It doesn't depend on the order of the array in memory. A few rows are hashed
+    at a time.
     """
     if isinstance(leaf, Blocks):
         parts = [

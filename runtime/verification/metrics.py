@@ -1,4 +1,4 @@
-"""How close a model is to the specification over a text: predictions of tokens, or an encoder's outputs."""
+"""Measure how close a model is to the specification over a text, by predicted tokens or encoder outputs."""
 
 from __future__ import annotations
 
@@ -28,8 +28,9 @@ Pair = tuple[str, str]
 class Fidelity:
     """Means over the `positions` of a text.
 
-    kl: KL(reference‖model) in nats. agreement: share of positions with the same best token. perplexities:
-    over the tokens that follow another one.
+    - kl: KL(reference‖model) in nats.
+    - agreement: the share of positions with the same best token.
+    - perplexities: over the tokens that follow another token.
     """
 
     kl: float
@@ -40,17 +41,17 @@ class Fidelity:
 
 
 def log_softmax(logits: Float[Array, "M N"]) -> Float[Array, "M N"]:
-    """logits − log Σ exp(logits) in float64; the maximum is subtracted first, so that nothing overflows."""
+    """Return logits − log Σ exp(logits) in float64. The maximum is subtracted first to avoid overflow."""
     logits = logits.astype(np.float64)
     logits -= logits.max(axis=-1, keepdims=True)
     return logits - np.log(np.exp(logits).sum(axis=-1, keepdims=True))
 
 
 def kl_divergence(truth: Float[Array, "M N"], model: Float[Array, "M N"]) -> float:
-    """The sum over rows of KL(truth‖model) = Σ p (log p − log q), in nats, of log-probabilities.
+    """Return the sum over rows of KL(truth‖model) = Σ p (log p − log q), in nats, of log-probabilities.
 
-    q − p, whose sum is 0, is added to each term. With d = log q − log p it is then p (exp d − 1 − d), never
-    negative: where d is small the terms don't cancel down to float64's rounding.
+    q − p, whose sum is 0, is added to each term. With d = log q − log p, a term is then p (exp d − 1 − d),
+    which is never negative. So if d is small, terms don't cancel each other down to float64's rounding.
     """
     total = 0.0
     for log_p, log_q in zip(truth, model, strict=True):  # row by row: a vocabulary's temporaries are large
@@ -69,7 +70,7 @@ def fidelity(
     before: Sequence[int] = (),
     enough: Callable[[int], bool] = lambda done: False,
 ) -> Fidelity:
-    """`fidelities` of one engine against one reference."""
+    """Return the fidelity of one engine against one reference; see `fidelities`."""
     engines, pair = {"model": engine, "reference": reference}, ("reference", "model")
     return fidelities(engines, [pair], ids, window, before=before, enough=enough)[pair]
 
@@ -83,17 +84,18 @@ def fidelities(
     before: Sequence[int] = (),
     enough: Callable[[int], bool] = lambda done: False,
 ) -> dict[Pair, Fidelity]:
-    """Run all engines over `ids`, in windows that don't see each other, and compare predictions of pairs.
+    """Run all engines over `ids`, in independent windows, and compare the predictions of pairs of engines.
 
     A pair names the reference first. Each window begins with `before`, the tokens that the tokenizer puts
-    before a text, of which no prediction counts. A model that was trained with them computes what no user
-    sees without them, and so unsteadily that rounding decides how far two engines are apart: Gemma 3 270M in
-    int8 had KL divergences of 0.0085 and 0.025 over 512 tokens, of weights that differ in the last digit of
-    their scales, and with them 0.0038 and 0.0040.
+    before a text; predictions for these tokens don't count. A model that was trained with these tokens
+    behaves differently without them, as no user sees it, and so unsteadily that rounding decides how far two
+    engines are apart. For Gemma 3 270M in int8, two sets of weights that differ in the last digit of their
+    scales had KL divergences of 0.0085 and 0.025 over 512 tokens. With the tokens, they had 0.0038 and
+    0.0040.
 
-    All get the text's own tokens (teacher forcing), so that one early difference doesn't change all that
-    follows. Where they have an encoder, it reads the window first. `enough` is asked after each chunk of a
-    window, with the positions that were compared; True ends the comparison. LimitError for a window without
+    All engines get the text's own tokens (teacher forcing), so that one early difference doesn't change all
+    that follows. An encoder, if there is one, reads the window first. `enough` is called after each chunk of
+    a window with the number of compared positions; True ends the comparison. LimitError for a window without
     room for a text.
     """
     text = np.asarray(ids, np.int64)
@@ -150,9 +152,9 @@ def _step(
 
 @dataclass(frozen=True)
 class Likeness:
-    """How close two encoders' outputs are over `texts`: cosines of their rows, and the RMS error.
+    """How close the outputs of two encoders are over `texts`: the cosines of their rows, and the RMS error.
 
-    kl, agreement: as in `Fidelity`, over all positions, if the head predicts tokens.
+    If the head predicts tokens, kl and agreement are as in `Fidelity`, over all positions.
     """
 
     cosine: float
@@ -172,7 +174,7 @@ def likeness(
 ) -> Likeness:
     """Run both encoders over texts, one at a time, and compare the outputs of their heads row by row.
 
-    `enough` is asked after each text, with how many were compared; True ends the comparison.
+    `enough` is called after each text with the number of compared texts; True ends the comparison.
     """
     predicts_tokens = engine.config.head.predicts_tokens
     cosines: list[np.ndarray] = []
@@ -202,7 +204,7 @@ def likeness(
 
 
 def row_cosines(output: Float[Array, "M N"], truth: Float[Array, "M N"]) -> Float[Array, " M"]:
-    """The cosine of each row of two outputs."""
+    """Return the cosine similarity of each row of two outputs."""
     norms = np.sqrt((output * output).sum(-1) * (truth * truth).sum(-1))
     return (output * truth).sum(-1) / norms
 

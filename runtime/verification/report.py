@@ -14,11 +14,12 @@ NOT_REACHED, NOT_YET, NOT_HERE = "not reached", "not checked yet", "not checked 
 
 @dataclass(frozen=True)
 class Row:
-    """One figure. `ok` is None where nothing limits it, or where nothing could be measured.
+    """One figure of a check. `ok` is None if the figure has no limit, or if it couldn't be measured.
 
-    budget: the largest figure that is allowed. of: how many there are, where the figure counts some of them.
-    missing: why the figure isn't there, or not whole. texts: a prompt, the bundle's text after it, and the
-    specification's.
+    - budget: the largest allowed figure.
+    - of: the total number, if the figure counts a part of it.
+    - missing: the reason why the figure is missing or incomplete.
+    - texts: a prompt, the bundle's text after it, and the specification's text after it.
     """
 
     name: str
@@ -33,7 +34,7 @@ class Row:
 
     @property
     def result(self) -> str:
-        """The result in a word or two."""
+        """The result of the row, in a word or two."""
         if self.ok is not None:
             return "ok" if self.ok else "FAILED"
         return self.missing or ("not checked" if self.figure is None else "measured")
@@ -47,17 +48,17 @@ class Row:
 
 
 def judged(name: str, figure: float, budget: float, unit: str = "", note: str = "") -> Row:
-    """A row that is ok if the figure is within the budget; NaN is not."""
+    """Return a row that is ok if the figure is within the budget; NaN is not."""
     return Row(name, figure, budget, unit, bool(figure <= budget), note)
 
 
 def now() -> str:
-    """The time as ISO 8601, in UTC, to the second."""
+    """Return the current time as ISO 8601, in UTC, to the second."""
     return datetime.now(UTC).isoformat(timespec="seconds")
 
 
 def moment(date: str) -> datetime:
-    """The time that `now` stated; ValueError for another text."""
+    """Parse a time that `now` returned; ValueError for any other text."""
     stated = datetime.fromisoformat(date)
     if stated.tzinfo is None:
         raise ValueError(f"a date must have its zone, got {date!r:.40}")
@@ -66,7 +67,10 @@ def moment(date: str) -> datetime:
 
 @dataclass(frozen=True)
 class Basis:
-    """What a bundle was compared with: SHA-256 of its source (and adapter), and of the text; None without."""
+    """What a bundle was compared with: the SHA-256 of its source (and adapter), and that of the text.
+
+    Each is None if there was none.
+    """
 
     source: str | None = None
     text: str | None = None
@@ -74,7 +78,7 @@ class Basis:
 
 @dataclass(frozen=True)
 class CheckResult:
-    """What one check found, on which basis and when; `finished` if it reached its end."""
+    """The result of one check, with its basis and date. `finished` says that the check reached its end."""
 
     name: str
     rows: tuple[Row, ...]
@@ -85,9 +89,9 @@ class CheckResult:
 
 @dataclass(frozen=True)
 class Report:
-    """All results in the order of the checks, of which model, and what they ran on.
+    """All results in the order of the checks, the model that was checked, and what the checks ran on.
 
-    `notes` are what a person should know of the model beside the figures.
+    `notes` are further facts about the model that the user should know.
     """
 
     checks: tuple[CheckResult, ...]
@@ -112,9 +116,9 @@ class Report:
 
     @property
     def unchecked(self) -> list[Row]:
-        """The rows that couldn't be measured to their end; `missing` or the note has the reason.
+        """The rows that couldn't be measured completely; `missing` or the note has the reason.
 
-        Those of other processors aren't among them.
+        Rows for other processors aren't among them.
         """
         rows = [row for row in self.rows if row.missing != NOT_HERE]
         return [row for row in rows if row.ok is None and (row.figure is None or row.missing)]
@@ -125,15 +129,15 @@ class Report:
         return all(row.missing != NOT_YET for row in self.rows)
 
     def check(self, name: str) -> CheckResult | None:
-        """The result of the check of that name, if it ran."""
+        """Return the result of the check with this name; None if it didn't run."""
         return next((check for check in self.checks if check.name == name), None)
 
     def row(self, name: str) -> Row | None:
-        """The row of that name, if there is one."""
+        """Return the row with this name; None if there is none."""
         return next((row for row in self.rows if row.name == name), None)
 
     def to_json(self) -> dict[str, object]:
-        """The report for `json.dumps`; infinities and NaN are written as strings."""
+        """Return the report as a value for `json.dumps`; infinities and NaN become strings."""
         return {
             "ok": not self.failed,
             "date": self.date,
@@ -153,7 +157,7 @@ class Report:
 
     @classmethod
     def from_json(cls, value: Any) -> Report:
-        """The report that `to_json` stated; TypeError, KeyError or ValueError for anything else."""
+        """Return the report that `to_json` made; TypeError, KeyError or ValueError for any other value."""
         rows: dict[str, list[Row]] = {check["name"]: [] for check in value["checks"]}
         for row in value["rows"]:
             fields = {**row, "texts": tuple(row["texts"])}

@@ -1,8 +1,8 @@
-"""How far the specification's outputs over a text are off by rounding, where the golden arrays don't know.
+"""Measure how far rounding moves the specification's outputs over a text longer than the golden tokens.
 
-The golden budgets are of a few tokens. A longer text may hold some at which a saturated attention ties
-nearly: there the last digits decide, and outputs move by far more. So where a figure over a text exceeds
-its budget, the same terms are measured over that text, with the specification alone.
+The golden budgets are measured over a few tokens. A longer text may have tokens at which a saturated
+attention is nearly tied. There the last digits decide, and outputs move by far more. So if a figure over a
+text exceeds its budget, the terms of the budget are measured over that text, with the specification alone.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ DOUBLE = Precision(np.dtype(np.float64))
 
 
 def budget_over_text(specification: NumpyEngine, budget: float, figure: Figure) -> float:
-    """4 · (A + J), or `budget` where that is larger.
+    """Return 4 · (A + J), or `budget` if that is larger.
 
     A is the figure of the specification in float64, J the largest of three tries in which its table of
     embeddings moves by an ulp. The figure is a distance of outputs; products with blocks are in float.
@@ -55,9 +55,9 @@ def budget_over_text(specification: NumpyEngine, budget: float, figure: Figure) 
 
 
 def kl_budget_over_text(specification: NumpyEngine, budget: float, kl: Figure) -> float:
-    """The budget of a KL divergence, where `budget` is that of the logits.
+    """Return the budget of a KL divergence; `budget` is the budget of the logits.
 
-    A divergence grows with the square of the logits' differences, so its root is the distance.
+    A divergence grows with the square of the logits' differences, so its root is used as the distance.
     """
     own = budget_over_text(specification, 0.0, lambda engine: kl(engine) ** 0.5) ** 2
     return max(kl_budget(budget), own)

@@ -1,7 +1,7 @@
-"""The specification's outputs in several precisions: each leaf is loaded once, used by all runs, and dropped.
-Of the embedding's tables the rows of the text's tokens stay.
+"""Compute the specification's outputs in several precisions, loading each leaf only once for all runs.
 
-So no more than one layer is ever in memory, and one leaf of it in float64, whatever the size of the model.
+Of the embedding's tables, only the rows of the text's tokens stay in memory. So memory never holds more than
+one layer, and one leaf of it in float64, whatever the size of the model.
 """
 
 from __future__ import annotations
@@ -49,10 +49,10 @@ TABLES = ("embedding.table", "embedding.per_layer.table", "head.table")
 class Precision:
     """One run of the specification: in `dtype`, the residual stream rounded to `stream` after each layer.
 
-    `tries` more copies of the batch follow the first, each with its embedded tokens moved by the share
-    `move`, up or down. All copies share the converted weights, since rows don't see each other. `plain`
-    leaves activations as they are where blocks would round them to codes. With a `half_cache` keys and values
-    are rounded to float16; where they are too large for it, the outputs are nothing to compare with.
+    The run also computes `tries` copies of the batch, each with its embedded tokens moved by the fraction
+    `move`, up or down. All copies share the converted weights, since rows don't depend on each other. `plain`
+    keeps activations unrounded where blocks would round them to codes. With a `half_cache`, keys and values
+    are rounded to float16. If they are too large for float16, the outputs can't be used for a comparison.
     """
 
     dtype: np.dtype
@@ -63,22 +63,22 @@ class Precision:
     half_cache: bool = False
 
     def repeat(self, inputs: Inputs) -> Inputs:
-        """The batch, and its copies."""
+        """Return the batch and its copies."""
         arrays = (getattr(inputs, field.name) for field in fields(inputs))
         times = 1 + self.tries
         return Inputs(*(None if a is None else np.tile(a, (times,) + (1,) * (a.ndim - 1)) for a in arrays))
 
     def copies(self, x: Array) -> Array:
-        """Vectors of the batch, and those of its copies, moved."""
+        """Return the vectors of the batch, and those of its copies, moved."""
         rng = np.random.default_rng(SEED)
         return np.concatenate([x, *(moved(x, self.move, rng) for _ in range(self.tries))])
 
     def round(self, x: Array) -> Array:
-        """The vectors as the residual stream holds them."""
+        """Return the vectors rounded to the type of the residual stream."""
         return x if self.stream is None else x.astype(self.stream).astype(self.dtype)
 
     def cast(self, leaf: Leaf) -> Leaf:
-        """A leaf in this run's type."""
+        """Return a leaf in this run's type."""
         if not isinstance(leaf, Blocks):
             return leaf.astype(self.dtype, copy=False)
         names = ("scale", "minimum", "input_scale", "output_scale")
@@ -98,12 +98,17 @@ def outputs(
     on_block: OnBlock = lambda run, layer, y: None,
     reads: Mapping[int, Array] = MappingProxyType({}),
 ) -> list[Array]:
-    """Logits of all positions [B, T, N], or the output of an encoder's head: one array for each run.
+    """Return one array for each run: logits of all positions [B, T, N], or the output of an encoder's head.
 
-    Leaves are loaded in the order of their use, and `on_leaf` is called once with the name and the value of
-    each; `on_layer` with how many layers have been computed, and how many there are; `on_cache` with what
-    each layer of a decoder keeps in the first run; `on_block` with what each layer gives, in each run. Layers
-    of one stack that are in `reads` read these vectors [B, T, D] in place of what comes to them.
+    Leaves are loaded in the order of their use. The callbacks:
+
+    - `on_leaf` is called once for each leaf, with its name and value.
+    - `on_layer` is called with the number of layers computed so far, and the number of all layers.
+    - `on_cache` is called with what each layer of a decoder keeps in the first run.
+    - `on_block` is called with the output of each layer, in each run.
+
+    Layers of one stack that are in `reads` read these vectors [B, T, D] instead of the output of the layer
+    before.
     """
     together, observed = SideBySide(config, in_threads), set[str]()
 

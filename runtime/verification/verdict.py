@@ -1,4 +1,4 @@
-"""What a report says, in words for a person: figures with their units, and the verdict."""
+"""Put a report into words for the user: figures with their units, and the verdict."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ NAMED = 4  # as many failed rows are told one by one
 
 
 def figure(value: float | int | str | None, unit: str = "") -> str:
-    """A figure with its unit; shares are percentages."""
+    """Return a figure with its unit as text; shares are percentages."""
     if value is None:
         return ""
     if unit.startswith("of ") and isinstance(value, float):
@@ -26,17 +26,17 @@ def figure(value: float | int | str | None, unit: str = "") -> str:
 
 
 def found(row: Row) -> str:
-    """What was found: 31 of 32 tokens, or 0.12 logits."""
+    """Return what was found, such as "31 of 32 tokens" or "0.12 logits"."""
     return figure(row.figure, row.unit if row.of is None else f"of {row.of} {row.unit}")
 
 
 def used(row: Row) -> str:
-    """The share of the largest allowed figure that is used."""
+    """Return the figure as a share of the largest allowed figure."""
     return "" if row.used is None else f"{row.used:.0%}" if row.used < 10 else f"{row.used:.0f} times"
 
 
 def sentence(row: Row) -> str:
-    """A row as a sentence's part: what was found, and what is allowed."""
+    """Return a row as a part of a sentence: what was found, and what is allowed."""
     text = f"{row.name}: {found(row) or row.note}"
     if row.budget is not None:
         text += f", of at most {figure(row.budget, row.unit)}"
@@ -45,12 +45,13 @@ def sentence(row: Row) -> str:
 
 
 def day(date: str) -> str:
-    """26 November 2026, of a date in ISO 8601."""
+    """Return a date in ISO 8601 as text, such as "26 November 2026"."""
     return f"{moment(date).day} {moment(date):%B %Y}"
 
 
 def verdict(report: Report) -> list[str]:
-    """The verdict, a sentence each: passed or not, how near to its limits, at what cost, what is open."""
+    """Return the verdict as a list of sentences: passed or not, how near to its limits, at what cost, what is
+    open."""
     return [
         _judgement(report),
         *_details(report),
@@ -60,12 +61,12 @@ def verdict(report: Report) -> list[str]:
 
 
 def title(report: Report) -> str:
-    """Which model was verified, and in which form."""
+    """Return which model was verified, and in which form."""
     return f"{report.model} in {report.quant} for {report.target}"
 
 
 def judgement(report: Report) -> str:
-    """PASSED or FAILED, in a few words."""
+    """Return PASSED or FAILED, in a few words."""
     if report.failed:
         return "FAILED"
     if any(row.missing == NOT_REACHED for row in report.rows):
@@ -76,7 +77,10 @@ def judgement(report: Report) -> str:
 
 
 def summary(report: Report | None) -> str:
-    """What a certificate says, in a line; None stands for one that says nothing of its bundle."""
+    """Return a line that says what a certificate found.
+
+    A report of None means that the bundle has no certificate, or one that isn't about this bundle.
+    """
     if report is None:
         return "no"
     later = [row.name for row in report.rows if row.missing == NOT_YET]
@@ -124,20 +128,20 @@ def _earlier(report: Report) -> list[str]:
 
 
 def nearest(report: Report) -> Row | None:
-    """The row that uses most of its budget."""
+    """Return the row that uses the largest share of its budget."""
     rows = [row for row in report.rows if row.used is not None]
     return max(rows, key=lambda row: row.used or 0, default=None)
 
 
 def to_the_bit(report: Report) -> str:
-    """Over how many tokens logits have the specification's bits, and on which paths; empty where on none."""
+    """Return over how many tokens logits have the specification's bits, and on which paths; empty if none."""
     rows = [row for row in report.rows if EQUAL in row.name and row.ok]
     paths = dict.fromkeys(row.name.partition(": ")[0] for row in rows)
     return f"over {max(row.of or 0 for row in rows)} tokens: {', '.join(paths)}" if rows else ""
 
 
 def vector_cost(report: Report) -> str:
-    """How near embeddings stay to those of the unquantized model, where that was measured."""
+    """Return how near embeddings stay to those of the unquantized model, if that was measured."""
     if (row := report.row(COSINE)) is None or not isinstance(row.figure, float):
         return ""
     hint = "; int8 stays nearer" if row.figure < NEAR else ""
@@ -145,8 +149,10 @@ def vector_cost(report: Report) -> str:
 
 
 def prediction_cost(report: Report) -> str:
-    """How far predictions on the golden tokens are from the unquantized model's, on the worst path that ran;
-    empty where none rounds."""
+    """Return how far predictions on the golden tokens are from the unquantized model's.
+
+    This is measured on the worst path that ran. Empty if no path rounds.
+    """
     rows = [row for row in report.rows if row.name.endswith(BACKEND_KL)]
     kl = max((row.figure for row in rows if isinstance(row.figure, float)), default=0.0)
     if kl == 0:
@@ -156,7 +162,7 @@ def prediction_cost(report: Report) -> str:
 
 
 def text_cost(report: Report) -> str:
-    """Perplexity, KL divergence and agreement over a text, where they were measured."""
+    """Return perplexity, KL divergence and agreement over a text, if they were measured."""
     parts = []
     if (row := report.row(PERPLEXITY)) is not None and row.figure is not None:
         reference = report.row(REFERENCE_PERPLEXITY)

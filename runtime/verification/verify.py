@@ -1,8 +1,8 @@
-"""A bundle is compared with the specification, quickly or in full.
+"""Compare a bundle with the specification, quickly or in full.
 
-The specification's outputs on a few tokens travel in the bundle, so that a device needs neither torch nor
-the source: the quick checks compare files, weights and these outputs. The long ones compare predictions over
-a text and greedy texts, and with the source weights and predictions with it.
+The specification's outputs on a few tokens are stored in the bundle, so that a device needs neither torch nor
+the source. The quick checks compare files, weights and these outputs. The long checks compare predictions
+over a text, and greedily generated texts. With the source, they also compare weights and predictions with it.
 `python -m tfm.runtime.verification.verify BUNDLE` prints the report as JSON.
 """
 
@@ -50,16 +50,18 @@ def verify(
     threads: int | None = None,
     adapter: AdapterChoice = None,
 ) -> Report:
-    """Runs the quick checks, with `full` all of them, and certifies in the bundle what passed.
+    """Run the quick checks, or all checks with `full`; if none fails, write a certificate into the bundle.
 
-    A `source` or a `text` is for the long checks, so with one of these the run is a full one. A full run that
-    was interrupted goes on: checks that it finished on this machine, source and text aren't computed again.
+    A `source` or a `text` is for the long checks, so either makes the run a full one. A full run that was
+    interrupted is continued: checks that it finished on this machine, with this source and text, aren't
+    computed again.
 
-    A check that can't run on this machine, isn't reached in `seconds` or is left to a full run is a row that
-    says so; one that fails is a row whose `ok` is False. `adapter` is merged into the source's weights, as
-    into the bundle's. Raises BundleError if there is no bundle at all, or one of another format;
-    CheckpointError for a source that can't be read or has another config or adapter, VerifyError for a text
-    that can't be used.
+    A check may be impossible on this machine, not reached in `seconds`, or left to a full run. Then it is a
+    row that says so. A check that fails is a row whose `ok` is False. `adapter` is merged into the source's
+    weights, as it was into the bundle's.
+
+    Raises BundleError if there is no bundle at all, or one of another format; CheckpointError for a source
+    that can't be read or has another config or adapter; VerifyError for a text that can't be used.
     """
     start = time.monotonic()
     path = Path(bundle)
@@ -249,7 +251,7 @@ def _read(path: Path) -> str:
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """The process that `export` starts: prints the report as JSON; exit codes are the CLI's."""
+    """Run the process that `export` starts: print the report as JSON. Exit codes are those of the CLI."""
     parser = argparse.ArgumentParser(prog="python -m tfm.runtime.verification.verify")
     parser.add_argument("bundle", type=Path)
     parser.add_argument("--source", type=Path)

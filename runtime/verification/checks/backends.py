@@ -1,4 +1,4 @@
-"""What each backend computes for the golden tokens: a row of the certificate for each."""
+"""Compare each backend's outputs for the golden tokens with the unquantized model; a row for each backend."""
 
 from __future__ import annotations
 
@@ -19,16 +19,17 @@ KL = ": KL divergence"  # of a backend that comes before
 
 
 def is_quantized(bundle: Bundle) -> bool:
-    """Whether backends round differently: without codes they compute the same."""
+    """Return whether the bundle has quantized weights. Without codes, all backends compute the same."""
     return bool(bundle.manifest.schemes)
 
 
 def check_backends(context: VerifyContext) -> Iterator[Row]:
-    """How far the outputs of each backend are from the unquantized model's; the checks before have run them.
+    """Yield how far the outputs of each backend are from the unquantized model's.
 
-    Where none could run, as without a GPU, the specification's outputs over the same weights stand for all.
-    The note has the likeliest tokens that are the specification's, and the beginning of the outputs' SHA-256:
-    backends with the same one computed the same bits.
+    Earlier checks have run the backends. If none could run, for example without a GPU, the specification's
+    outputs over the same weights are used instead. The note has the number of likeliest tokens that are the
+    specification's, and the beginning of the outputs' SHA-256: backends with equal hashes computed the same
+    bits.
     """
     golden, config = context.golden, context.bundle.config
     predicts = isinstance(config.head, LM | MaskedLM)

@@ -1,4 +1,4 @@
-"""The bundle over tfm's own kernels, to the bit: its logits are those of `runtime.kernels.specification`."""
+"""Check that tfm's own kernels compute the bundle exactly as `runtime.kernels.specification`, to the bit."""
 
 from __future__ import annotations
 
@@ -35,8 +35,11 @@ PAST = 600  # tokens whose keys and values are drawn: more than a segment
 
 
 def quick_rows(context: VerifyContext, engines: Mapping[str, OrtEngine]) -> Iterator[Row]:
-    """Kernels compute what is specified, to the bit: over 64 tokens, and for one after 600 others whose keys
-    and values are drawn. `engines` by what the names of their rows begin with."""
+    """Check to the bit that kernels compute the specified logits, quickly.
+
+    The logits are those over 64 tokens, and of one token after 600 others whose keys and values are random.
+    `engines` are by the beginning of their rows' names.
+    """
     reference = _reference(context)
     yield from _over_tokens(context, engines, reference, ROWS, IN_ROWS)
     past = min(PAST, context.bundle.config.context - 1)
@@ -45,8 +48,10 @@ def quick_rows(context: VerifyContext, engines: Mapping[str, OrtEngine]) -> Iter
 
 
 def encoder_rows(context: VerifyContext, engines: Mapping[str, OrtEngine]) -> Iterator[Row]:
-    """What an encoder's head gives is what is specified, to the bit: over the tokens of two texts, or over
-    the positions of two sounds."""
+    """Check to the bit that an encoder's head gives the specified outputs.
+
+    The outputs are those for the tokens of two texts, or for the positions of two sounds.
+    """
     config = context.bundle.config
     ids, lengths = _drawn_texts(config, ROWS)
     if config.stem is not None:
@@ -72,7 +77,7 @@ def _drawn_texts(config: Config, rows: Sequence[int]) -> tuple[Array, Array]:
 
 
 def text_rows(context: VerifyContext, engines: Mapping[str, OrtEngine]) -> Iterator[Row]:
-    """The same over 600 tokens, or as many as the model's context has."""
+    """Check logits to the bit over 600 tokens, or as many as the model's context has."""
     yield from _over_tokens(context, engines, _reference(context), TEXT, IN_TEXT)
 
 

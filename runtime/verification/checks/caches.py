@@ -1,4 +1,4 @@
-"""What smaller caches cost: those that drop tokens outside windows, and those that keep few bits."""
+"""Check the cost of smaller caches: those that drop tokens outside of windows, and those in few bits."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 
 def check_window_caches(context: VerifyContext) -> Iterator[Row]:
-    """A cache that drops the tokens outside its windows gives the logits of one that keeps all tokens."""
+    """Check that a cache that drops tokens outside of windows gives the same logits as one that keeps all."""
     bundle = context.bundle
     config = bundle.config
     name = "caches of windows, tokens dropped: largest error"
@@ -49,7 +49,7 @@ def check_window_caches(context: VerifyContext) -> Iterator[Row]:
 
 
 def check_stated_cost(context: VerifyContext) -> Iterator[Row]:
-    """What the export measured of keys and values in 4 bits, within what it may be."""
+    """Check that the cost of keys and values in 4 bits, as the export measured it, is within its limit."""
     name = "KL divergence over the text of its scales, of the cache in int4"
     cost = context.bundle.manifest.cache_kl
     assert cost is not None
@@ -57,9 +57,9 @@ def check_stated_cost(context: VerifyContext) -> Iterator[Row]:
 
 
 def check_quantized_cache(context: VerifyContext) -> Iterator[Row]:
-    """What keys and values in few bits cost: the specification with them, against itself without.
+    """Measure the cost of keys and values in few bits: the specification with them against itself without.
 
-    Products are computed in float; else codes of activations would flip and outweigh what the cache does.
+    Products are computed in float. Otherwise codes of activations would flip and outweigh the cache's effect.
     """
     bundle = context.bundle
     name = f"KL divergence over a text, of the cache in {bundle.config.kv}"

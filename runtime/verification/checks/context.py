@@ -1,4 +1,4 @@
-"""What all checks share, and what a check is."""
+"""The context that all checks share, and the record of a check."""
 
 from __future__ import annotations
 
@@ -24,9 +24,9 @@ if TYPE_CHECKING:
 class VerifyContext:
     """The bundle, what it is compared with, and when time is up (`time.monotonic`).
 
-    `advance` is told how much of a long check is done, and how much there is. `backends` are the outputs for
-    the golden tokens, all at once, by what computed them, or why nothing could: checks that ran put
-    them there.
+    `advance` is called with how much of a long check is done, and how much there is in all. `backends` has,
+    by backend, the outputs for all golden tokens at once, or the reason why the backend couldn't run. The
+    checks that ran a backend add its entry.
     """
 
     bundle: Bundle
@@ -42,7 +42,7 @@ class VerifyContext:
         return time.monotonic() > self.until
 
     def is_over(self, done: int, total: int) -> bool:
-        """Tell how much of a long check is done; True if time is up."""
+        """Report how much of a long check is done, and return True if time is up."""
         self.advance(done, total)
         return self.out_of_time()
 
@@ -61,11 +61,13 @@ class VerifyContext:
 
 @dataclass(frozen=True)
 class Check:
-    """A check, what it is about in a few words, whether only a full run does it, the option that asks for it,
-    and to which bundles it applies.
+    """A check of `verify`.
 
-    `run` yields one row per figure. It looks at the clock itself where it takes long. It raises DeviceError
-    where the device is missing, which leaves it unchecked, and another TfmError where the bundle fails.
+    It has a description in a few words, says whether only a full run does it, and names the option that asks
+    for it and the bundles to which it applies.
+
+    `run` yields one row per figure. A long check looks at the clock itself. `run` raises DeviceError if the
+    device is missing, which leaves the check undone, and another TfmError if the bundle fails.
     """
 
     run: Callable[[VerifyContext], Iterator[Row]]

@@ -1,4 +1,4 @@
-"""The bundle's files are those that were exported, and its certificate belongs to them."""
+"""Check that the bundle's files are those that were exported, and that its certificate belongs to them."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from .context import VerifyContext
 
 
 def check_hashes(context: VerifyContext) -> Iterator[Row]:
-    """The hash of every file is the manifest's; a certificate names the hash of this manifest."""
+    """Check that every file has the manifest's hash, and that a certificate names this manifest's hash."""
     bundle = context.bundle
     bundle.check_hashes()
     yield Row("hashes of all files", len(bundle.manifest.files), unit="files", ok=True)

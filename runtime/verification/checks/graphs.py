@@ -1,4 +1,4 @@
-"""The settings in a bundle's graphs are those that its Config says."""
+"""Check that the settings in a bundle's graphs are those of its Config."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ SHOWN = 3  # as many differences are told
 
 
 def check_graphs(context: VerifyContext) -> Iterator[Row]:
-    """Every graph of the target's operators, and every graph over kernels, whether it can run here or not."""
+    """Check every graph of the target's operators and every graph over kernels, even if it can't run here."""
     bundle = context.bundle
     for graph in bundle.graphs:
         bundle.check_graph(graph)

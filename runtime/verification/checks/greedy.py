@@ -1,4 +1,4 @@
-"""The tokens that the engine chooses greedily, and texts of them, beside the specification's."""
+"""Compare the tokens that the engine chooses greedily, and the resulting texts, with the specification's."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ TEXT_TOKENS = 24
 
 
 def check_greedy_tokens(context: VerifyContext) -> Iterator[Row]:
-    """Each token that the bundle chooses, on each backend, is the specification's, given those before it.
+    """Check on each backend that each token is the one that the specification chooses after the same tokens.
 
     Another token is allowed where the specification's two logits differ by no more than two budgets.
     """
@@ -70,10 +70,10 @@ def _greedy_row(context: VerifyContext, name: str, engine: OrtEngine, golden: Go
 
 
 def check_greedy_texts(context: VerifyContext) -> Iterator[Row]:
-    """What the bundle on each backend and the specification write after some prompts, and how many tokens
-    they share.
+    """Generate texts after some prompts, with the bundle on each backend and with the specification.
 
-    They decode on their own, so after the first other token the texts have nothing to do with each other.
+    The rows count the tokens that the texts share. Each side decodes on its own, so after the first different
+    token the texts are unrelated.
     """
     name = "greedy text"
     if missing := why_no_texts(context):

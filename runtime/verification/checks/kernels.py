@@ -1,4 +1,4 @@
-"""The bundle over tfm's own kernels: to the bit where that is promised, else within the same budgets."""
+"""Check the bundle over tfm's own kernels: to the bit if that is promised, else within the usual budgets."""
 
 from __future__ import annotations
 
@@ -25,19 +25,19 @@ SUBJECT, TEXT_SUBJECT = "outputs over tfm's own kernels", "kernels to the bit ov
 
 
 def has_kernels(bundle: Bundle) -> bool:
-    """Whether a bundle can run on kernels."""
+    """Return whether a bundle can run on kernels."""
     return not kernel_backend.without_graphs(bundle)
 
 
 class OnKernels(NamedTuple):
-    """A bundle's engine over kernels, and what its sessions are made of."""
+    """A bundle's engine over kernels, and the backend of its sessions."""
 
     engine: OrtEngine
     backend: KernelBackend
 
 
 def on_kernels(context: VerifyContext) -> OnKernels | str:
-    """The bundle over kernels, or a line that says why it isn't there."""
+    """Return the bundle over kernels, or a line that says why there is none."""
     from ...ort.engine import OrtEngine
 
     library = kernel_backend.library_for(context.bundle)
@@ -51,8 +51,11 @@ def on_kernels(context: VerifyContext) -> OnKernels | str:
 
 
 def all_backends(context: VerifyContext) -> dict[str, tuple[OrtEngine, Golden]]:
-    """The bundle on ONNX Runtime's operators and, where they run here, over kernels; each with the golden
-    outputs that say how far it may be off, by what the names of its rows begin with."""
+    """Return the engines of the bundle: on ONNX Runtime's operators and, if they run here, over kernels.
+
+    Each comes with the golden outputs that limit its errors. The keys are the beginnings of the names of its
+    rows.
+    """
     backends = {"": (context.engine, context.golden)}
     if has_kernels(context.bundle):
         found = on_kernels(context)
@@ -62,8 +65,12 @@ def all_backends(context: VerifyContext) -> dict[str, tuple[OrtEngine, Golden]]:
 
 
 def check_kernels(context: VerifyContext) -> Iterator[Row]:
-    """Logits to the bit, by each instruction set that this processor has, where the same bits are promised;
-    elsewhere outputs for the golden tokens, as `check_golden_outputs`, by the set that is used."""
+    """Check the kernels quickly.
+
+    If the same bits are promised, logits are compared to the bit, with each instruction set of this
+    processor. Otherwise outputs for the golden tokens are checked as in `check_golden_outputs`, with the
+    instruction set that is used.
+    """
     found = on_kernels(context)
     if isinstance(found, str):
         yield Row(SUBJECT, note=found)
@@ -82,7 +89,7 @@ def check_kernels(context: VerifyContext) -> Iterator[Row]:
 
 
 def check_text_to_the_bit(context: VerifyContext) -> Iterator[Row]:
-    """Logits to the bit over a text, where the same bits are promised."""
+    """Check logits to the bit over a text, if the same bits are promised."""
     found = on_kernels(context)
     if isinstance(found, str):
         yield Row(TEXT_SUBJECT, note=found)

@@ -1,6 +1,7 @@
-"""Each layer by itself: what it gives for what it reads in the graph, against the specification of that.
+"""Check each layer by itself: compare its output with the specification's output for the same input.
 
-So errors don't accumulate over layers, and a layer's budget is what its own codes may flip.
+The input is the one that the layer reads in the graph. So errors don't accumulate over layers, and a layer's
+budget covers only flips of its own codes.
 """
 
 from __future__ import annotations
@@ -32,13 +33,15 @@ SUBJECT = "layers, each by itself"
 
 
 def has_one_stack(bundle: Bundle) -> bool:
-    """Whether a bundle's layers are of one stack."""
+    """Return whether all layers of a bundle belong to one stack."""
     return len(bundle.config.stacks) == 1
 
 
 def check_layers(context: VerifyContext) -> Iterator[Row]:
-    """The layers of the graph of ONNX Runtime's operators, and of the one over kernels where no logits are
-    compared to the bit."""
+    """Check the layers of the graph of ONNX Runtime's operators.
+
+    The layers of the graph over kernels are checked too, unless its logits are compared to the bit.
+    """
     from ...ort.engine import OrtEngine
 
     bundle = context.bundle

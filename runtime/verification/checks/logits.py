@@ -1,4 +1,4 @@
-"""The graph's outputs on the golden tokens are within the budgets that are stored with them."""
+"""Check that the graph's outputs for the golden tokens are within the budgets stored with these tokens."""
 
 from __future__ import annotations
 
@@ -27,13 +27,16 @@ COSINE = "against unquantized weights: mean cosine"
 
 
 def check_session(context: VerifyContext) -> Iterator[Row]:
-    """The graph starts on its device; ONNX Runtime didn't fall back to another one."""
+    """Check that the graph starts on its device and that ONNX Runtime didn't fall back to another one."""
     provider = context.engine.session.get_providers()[0]
     yield Row("ONNX Runtime starts on", provider, ok=True)
 
 
 def float_products_here(context: VerifyContext) -> OrtEngine | None:
-    """The graph with products of blocks in float; None where none rounds its input, and but for the CPU."""
+    """Return the graph's engine with products of blocks in float.
+
+    None if no product rounds its input, or if the bundle isn't for the CPU.
+    """
     from ...ort.engine import OrtEngine
 
     if context.golden.plain is None or choose(context.device, context.bundle.target) != "cpu":
@@ -42,7 +45,7 @@ def float_products_here(context: VerifyContext) -> OrtEngine | None:
 
 
 def check_float_products(context: VerifyContext) -> Iterator[Row]:
-    """The same graph with products of blocks in float: no code can flip there, so the budget is sharp."""
+    """Check the graph with products of blocks in float. No code can flip there, so the budget is sharp."""
     expected, engine = context.golden.plain, float_products_here(context)
     if expected is None or engine is None:
         return
@@ -52,15 +55,15 @@ def check_float_products(context: VerifyContext) -> Iterator[Row]:
 
 
 def check_golden_outputs(context: VerifyContext) -> Iterator[Row]:
-    """Outputs for the golden tokens, all at once and in each other way that they can be given."""
+    """Check the outputs for the golden tokens, given all at once and in each other possible way."""
     backend = ORT if context.golden.plain is None else INTEGER_PRODUCTS
     yield from golden_rows(context, context.engine, context.golden, backend)
 
 
 def golden_rows(context: VerifyContext, engine: OrtEngine, golden: Golden, backend: str) -> Iterator[Row]:
-    """An engine's outputs for the golden tokens, all at once and in each other way that they can be given.
+    """Check an engine's outputs for the golden tokens, given all at once and in each other possible way.
 
-    `backend` is what it is called in `context.backends`.
+    `backend` is the engine's name in `context.backends`.
     """
     all_outputs = context.backends[backend] = replay.run_at_once(engine, golden)
     outputs, unit = golden.view(all_outputs), output_unit(engine.config)
@@ -89,7 +92,7 @@ def golden_rows(context: VerifyContext, engine: OrtEngine, golden: Golden, backe
 
 
 def output_unit(config: Config) -> str:
-    """What the numbers are that a model's head computes."""
+    """Return the unit of the numbers that a model's head computes."""
     return "in vectors" if isinstance(config.head, Pool) else "logits"
 
 

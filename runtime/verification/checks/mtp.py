@@ -1,4 +1,4 @@
-"""A module for drafts predicts what the specification's does, of the vectors of the bundle's model."""
+"""Check that a module for drafts predicts what the specification's module does, from the same vectors."""
 
 from __future__ import annotations
 
@@ -13,10 +13,11 @@ SUBJECT = "the module for drafts (mtp)"
 
 
 def check_module(context: VerifyContext) -> Iterator[Row]:
-    """Logits of the last pair of the golden tokens' first row, all pairs at once, and the last one alone.
+    """Check the logits after the last pair of the golden tokens' first row.
 
-    The specification runs the module alone, so the vectors are those of the bundle's graph, whose logits
-    other checks compare. An error has the budget of the model's own logits.
+    The module reads all pairs at once, and the last pair alone. The specification runs only the module, so
+    the vectors come from the bundle's graph, whose logits other checks compare. The budget is that of the
+    model's own logits.
     """
     name, golden = f"{SUBJECT}: largest error", context.golden
     tokens = golden.tokens[:1, : int(golden.lengths[0])]

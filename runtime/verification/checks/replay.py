@@ -1,4 +1,4 @@
-"""The golden tokens given to an engine: all at once, in chunks, with more padding, or some rows alone."""
+"""Run an engine on the golden tokens: all at once, in chunks, with more padding, or some rows alone."""
 
 from __future__ import annotations
 
@@ -19,15 +19,17 @@ ALL_ROWS = slice(None)
 
 
 def run_at_once(engine: Engine, golden: Golden, rows: slice = ALL_ROWS) -> Float[Array, "M N"]:
-    """The model's output at the real positions of the golden tokens, in one run."""
+    """Return the model's output at the real positions of the golden tokens, computed in one run."""
     if not isinstance(engine.config.head, LM):
         return predict(engine, golden, rows)
     return run_in_chunks(engine, golden, [golden.tokens.shape[1]], rows)
 
 
 def predict(engine: Engine, golden: Golden, rows: slice = ALL_ROWS, padding: int = 0) -> Float[Array, "M N"]:
-    """An encoder's output at the real positions, with so many more tokens of padding behind each row; a
-    sound has none."""
+    """Return an encoder's output at the real positions, with `padding` more tokens behind each row.
+
+    A sound gets no padding.
+    """
     if golden.encoder_ids is not None:
         outputs = engine.predict(golden.encoder_ids[rows])
         return outputs.reshape(-1, outputs.shape[-1])
@@ -48,7 +50,7 @@ def _widened(tokens: Array, padding: int) -> Array:
 
 
 def start(engine: Engine, golden: Golden, rows: slice) -> Cache:
-    """A cache for the rows; an encoder has read their encoder text."""
+    """Return a cache for the rows; if there is an encoder, it has read their encoder text."""
     count = len(golden.tokens[rows])
     if golden.encoder_ids is None or golden.encoder_lengths is None:
         return engine.start(count)
@@ -58,7 +60,7 @@ def start(engine: Engine, golden: Golden, rows: slice) -> Cache:
 def run_in_chunks(
     engine: Engine, golden: Golden, chunks: Sequence[int], rows: slice = ALL_ROWS
 ) -> Float[Array, "M N"]:
-    """Logits at the real positions of the golden tokens, after runs of chunks of these lengths."""
+    """Return logits at the real positions of the golden tokens, computed in chunks of these lengths."""
     tokens, lengths = golden.tokens[rows], golden.lengths[rows]
     cache = start(engine, golden, rows)
     begin = 0

@@ -1,18 +1,19 @@
-"""How far predictions over a text may lie from a reference's, where weights are in few bits.
+"""Limit how far predictions over a text may be from a reference's, for weights in few bits.
 
-The golden tokens' budget bounds logits, so its bound of a KL divergence is above that of any model. Over the
-text itself the specification says more: with the same weights it computes products in float too.
+The budget of the golden tokens limits logits, so the limit that it gives for a KL divergence is above that of
+any model. The specification gives a sharper limit over the text itself, because it can also compute products
+in float with the same weights.
 
     limit = (√D + 2·√N + √F)²
     D = KL(reference ‖ products in float)          what the weights' rounding costs; N without a source
     N = KL(specification ‖ products in float)      what the rounding of products' inputs costs
     F = the bound of `kl_budget` for products in float, or 0 where N is larger anyway
 
-A root of a KL divergence is a distance as long as it is small, so distances add. A right engine is as far
-from products in float as the specification is, at 1 root of N, since both round the same numbers: which codes
-flip differs. Measured roots are 1.00 for tiny models of 44 families, and 1.07 for SmolLM2 in int8. Weights
-that differ in the last digit had 1.7 in the least steady model that is known (Gemma 3 270M without the token
-that its texts begin with): hence 2.
+The root of a small KL divergence is a distance, so roots add. A correct engine is as far from products in
+float as the specification is, at 1 root of N: both round the same numbers, but different codes flip. Measured
+roots are 1.00 for tiny models of 44 families, and 1.07 for SmolLM2 in int8. Weights that differ in the last
+digit had 1.7 in the least steady known model (Gemma 3 270M without the token that its texts begin with). So
+the limit uses 2.
 """
 
 from __future__ import annotations
@@ -41,7 +42,7 @@ REFERENCE, SPECIFICATION, FLOATS = "reference", "specification", "products in fl
 
 
 def float_products(bundle: Bundle, config: Config | None = None) -> NumpyEngine:
-    """The specification over the bundle's weights with products in float: no input of one is rounded."""
+    """Return the specification over the bundle's weights with products in float: no input is rounded."""
 
     def load(name: str) -> Array | Blocks:
         leaf = bundle.leaf(name)
@@ -52,7 +53,7 @@ def float_products(bundle: Bundle, config: Config | None = None) -> NumpyEngine:
 
 
 def yardsticks(context: VerifyContext, reference: NumpyEngine) -> dict[str, NumpyEngine]:
-    """The reference and, for weights in few bits, the engines that the limit is made of."""
+    """Return the reference and, for weights in few bits, the engines from which the limit is computed."""
     bundle = context.bundle
     if not bundle.manifest.schemes:
         return {REFERENCE: reference}
@@ -63,12 +64,12 @@ def yardsticks(context: VerifyContext, reference: NumpyEngine) -> dict[str, Nump
 
 
 def pairs(engines: Collection[str]) -> list[Pair]:
-    """Those of the yardsticks whose KL divergences the limit is made of."""
+    """Return the pairs of `yardsticks` whose KL divergences give the limit."""
     return [(name, FLOATS) for name in (REFERENCE, SPECIFICATION) if name in engines and FLOATS in engines]
 
 
 def rounding_limit(kls: Mapping[Pair, float], golden: Golden) -> float:
-    """The largest KL divergence from the reference that rounding explains, in nats a token."""
+    """Return the largest KL divergence from the reference that rounding can explain, in nats a token."""
     weights = kls[REFERENCE, FLOATS]
     inputs = kls.get((SPECIFICATION, FLOATS), weights)
     sharp = golden.own if golden.plain is None and inputs == 0 else golden.plain

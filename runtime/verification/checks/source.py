@@ -1,5 +1,8 @@
-"""What a bundle has of its source equals the source's: weights, tokenizer, templates, settings, licence, and
-the golden outputs of the weights as the source has them."""
+"""Check that a bundle's copies of parts of its source equal the source's.
+
+These are the weights, tokenizer, templates, settings, licence, and the golden outputs of the unquantized
+weights.
+"""
 
 from __future__ import annotations
 
@@ -31,7 +34,7 @@ NOISE = 1e-6
 
 
 def check_source(context: VerifyContext) -> Iterator[Row]:
-    """All that the bundle has of its source."""
+    """Check everything that the bundle took from its source."""
     source, bundle = context.source, context.bundle
     if source is None:
         yield Row(WEIGHTS, note="no source given")
@@ -57,8 +60,11 @@ def _row(name: str, unit: str, own: Mapping[str, Any], wanted: Mapping[str, Any]
 
 
 def tokenizer_parts(model: ModelSource) -> dict[str, str]:
-    """The parts of a tokenizer.json as texts that are equal where the parts mean the same: a vocabulary in
-    any order, merges as pairs or as texts. One that our reader can't take apart is one part."""
+    """Return the parts of a tokenizer.json as texts. Texts are equal if the parts mean the same.
+
+    For example, a vocabulary may be in any order, and merges may be pairs or texts. A file that our reader
+    can't take apart is one part.
+    """
     if (text := model.tokenizer) is None:
         return {}
     try:
@@ -95,7 +101,7 @@ def _settings(model: ModelSource) -> dict[str, Any]:
 
 
 def licence_row(bundle: Bundle, source: ExportSource) -> Row:
-    """The licence that is stated, and the files of licences and notices."""
+    """Check the stated licence, and the files of licences and notices."""
     name, notices, licence = "licence equals the source's", bundle.manifest.notices, source.licence
     if notices and not licence.files and not source.path.is_dir():
         return Row(name, note="other files lie beside the source, so no licence there is known to be its own")

@@ -1,4 +1,7 @@
-"""All checks in the order in which they run: cheap ones first, and those whose failure explains others."""
+"""The table of all checks, in the order in which they run.
+
+Cheap checks come first, and those whose failure explains the failure of others.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Outputs over a text, against the specification's: predictions of tokens, or an encoder's head."""
+"""Compare outputs over a text with the specification's: predictions of tokens, or outputs of an encoder."""
 
 from __future__ import annotations
 
@@ -41,9 +41,9 @@ DEFAULT_TEXT = (
 
 
 def check_text(context: VerifyContext) -> Iterator[Row]:
-    """Outputs over a text that both models are given; within a budget where the weights are the same.
+    """Compare outputs over a text that both models read. If the weights are the same, a budget limits them.
 
-    The reference is the specification over the source's weights, or without a source over the bundle's.
+    The reference is the specification over the source's weights or, without a source, over the bundle's.
     """
     bundle, source = context.bundle, context.source
     generates = isinstance(bundle.config.head, LM)
@@ -61,7 +61,7 @@ def check_text(context: VerifyContext) -> Iterator[Row]:
 
 
 def why_no_texts(context: VerifyContext) -> str:
-    """Why the bundle can't be compared on texts; empty where it can."""
+    """Return why the bundle can't be compared on texts; empty if it can."""
     if context.bundle.tokenizer is None:
         return "the bundle has no tokenizer"
     if context.source is None and context.bundle.dtype == "float16":
@@ -70,21 +70,24 @@ def why_no_texts(context: VerifyContext) -> str:
 
 
 def reference_engine(context: VerifyContext) -> NumpyEngine:
-    """The specification over the source's weights, or without a source over the bundle's."""
+    """Return the specification over the source's weights or, without a source, over the bundle's."""
     if context.source is None:
         return NumpyEngine(context.bundle.config, context.bundle.params())
     return NumpyEngine(context.source.config, context.source.params)
 
 
 def bundle_tokenizer(bundle: Bundle) -> Tokenizer:
-    """The tokenizer of a bundle that has one."""
+    """Return the tokenizer of a bundle; the bundle must have one."""
     tokenizer = read_tokenizer(bundle, bundle.config)
     assert tokenizer is not None
     return tokenizer
 
 
 def window_of_text(config: Config, tokenizer: Tokenizer) -> tuple[int, list[int]]:
-    """How many tokens a window has, and the ones that it begins with where a decoder alone reads it."""
+    """Return the number of tokens in a window, and the tokens that it begins with.
+
+    Only windows for a decoder without an encoder begin with such tokens.
+    """
     window = min(WINDOW, config.context)
     before = tokenizer.before_text if isinstance(config, Decoder) else []
     return window, before[: window - 1]

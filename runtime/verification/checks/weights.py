@@ -1,6 +1,7 @@
-"""The bundle's weights equal the specification's and the source's, to the integer.
+"""Check that the bundle's weights equal the specification's and the source's, to the integer.
 
-The specification's are known by their digests in the golden arrays; the source's are quantized again.
+The specification's weights are compared by their digests in the golden arrays. The source's weights are
+quantized again.
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ if TYPE_CHECKING:
 
 
 def check_digests(context: VerifyContext) -> Iterator[Row]:
-    """The weights in the file have the digests of those that the golden outputs were computed with."""
+    """Check that the weights in the file have the digests of those used for the golden outputs."""
     row_name = "weights equal the specification's"
     names = list(context.bundle.plan.shapes)
     dtype = np.dtype(context.bundle.dtype)
@@ -43,7 +44,7 @@ def check_digests(context: VerifyContext) -> Iterator[Row]:
 
 
 def compare_weights(context: VerifyContext, row_name: str, source: WeightSource) -> Iterator[Row]:
-    """The source's weights, smoothed and quantized again, are the bundle's."""
+    """Check that the source's weights, smoothed and quantized again, are the bundle's."""
     bundle = context.bundle
     # Of the source's config: the scales of a quantized cache may come from a text and not from the source.
     names = list(source.shapes)
