@@ -5,9 +5,9 @@
     u32 how many aliases; each:    text name  text: the variable that it is another name of
     text: u16 length with the zero, the bytes, a zero
 
-Codes of int8 and int16 beside a variable NAME_scale are a weight: code / scale, with one scale, or one for
-each part along the first axis. Every length and count is compared with what is left of the file before it is
-used, and names stand once.
+Codes of int8 and int16 beside a variable NAME_scale are a weight: code / scale, with one scale, or one scale
+for each part along the first axis. Every length and count is compared with the rest of the file before it is
+used. Each name must occur only once.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ SCALE = "_scale"
 
 @dataclass(frozen=True)
 class Variable:
-    """A variable under its own name: how it is stored, and from which byte on."""
+    """A variable under its own name: how it is stored, and at which byte it begins."""
 
     name: str
     kind: str
@@ -43,7 +43,7 @@ class Variable:
 
 
 class CTranslate2File:
-    """The variables of one file by name, aliases among them; numbers are read when they are asked for."""
+    """The variables of one file by name, including aliases. Numbers are read only when they are needed."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -79,7 +79,7 @@ class CTranslate2File:
         return self.variables[name]
 
     def number(self, name: str) -> int:
-        """A variable that is one whole number."""
+        """Return the value of a variable that is one whole number."""
         variable = self[name]
         if variable.shape or variable.kind not in CODES:
             raise CheckpointError(
@@ -88,7 +88,7 @@ class CTranslate2File:
         return self._bytes(variable, 0, 1).view(CODES[variable.kind])[0].item()
 
     def weight(self, name: str, begin: int, end: int) -> np.ndarray:
-        """The parts `begin` to `end` of a weight along its first axis, as float32."""
+        """Return the parts `begin` to `end` of a weight along its first axis, as float32."""
         variable = self[name]
         data, shape = self._bytes(variable, begin, end), (end - begin, *variable.shape[1:])
         if variable.kind not in CODES:

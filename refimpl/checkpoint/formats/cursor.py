@@ -1,4 +1,4 @@
-"""Reads forward through a part of a file, never past its end, and within a bound of memory."""
+"""Reads forward through a part of a file, never past the part's end, and within a memory limit."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ WINDOW = 2**18  # bytes that are read at a time
 
 
 class Cursor:
-    """A place in a file, from byte `at` to byte `end`; `part` names what is read, for messages."""
+    """A reader of a file's bytes from `at` to `end`; `part` names this part of the file in messages."""
 
     def __init__(self, file: FileBytes, part: str, at: int = 0, end: int | None = None) -> None:
         self.file, self.part, self.at = file, part, at
@@ -26,14 +26,14 @@ class Cursor:
         return CheckpointError(f"{self.file.path}: {message}")
 
     def hold(self, size: int, what: str) -> None:
-        """Count memory that is kept."""
+        """Count memory that stays in use; CheckpointError beyond the limit."""
         self._room -= size
         if self._room < 0:
             allowed = (ROOM + len(self.file)) // 2**20
             raise self.fail(f"{self.part} may take {allowed} MB of memory, {what} takes more")
 
     def take(self, size: int, what: str) -> bytes:
-        """The next bytes; CheckpointError where fewer are left."""
+        """Return the next `size` bytes; CheckpointError where fewer are left."""
         left = self.end - self.at
         if size > left:
             raise self.fail(
@@ -47,5 +47,5 @@ class Cursor:
         return self.window[begin : begin + size]
 
     def number(self, form: str, what: str) -> int:
-        """The next number, in a form of `struct`."""
+        """Return the next number, in a form of `struct`."""
         return struct.unpack(form, self.take(struct.calcsize(form), what))[0]

@@ -69,7 +69,7 @@ KINDS |= {name: Kind(1, np.dtype((np.void, size)), None) for name, size in INTEG
 
 
 def widen(raw: Array, kind: str, shape: tuple[int, ...]) -> Array:
-    """The float32 array that raw bytes stand for; a view of them where they are float32 already."""
+    """Return the float32 array that raw bytes encode; a view of the bytes where they are float32 already."""
     if kind == "F32":
         return np.require(raw.view("<f4"), np.float32, "A").reshape(shape)
     stored = KINDS[kind]
@@ -86,7 +86,7 @@ def widen(raw: Array, kind: str, shape: tuple[int, ...]) -> Array:
 
 
 def slab(begin: int, end: int, shape: tuple[int, ...], part: int | None) -> tuple[int, int, tuple[int, ...]]:
-    """Begin, end and shape of one part along the first axis, or of the whole."""
+    """Return begin, end and shape of one part along the first axis, or of the whole."""
     if part is None:
         return begin, end, shape
     size = (end - begin) // shape[0]
@@ -94,10 +94,10 @@ def slab(begin: int, end: int, shape: tuple[int, ...], part: int | None) -> tupl
 
 
 def native(raw: Array, kind: str, shape: tuple[int, ...]) -> Blocks | None:
-    """A matrix [F, D] with the file's own codes and scales, blocked along axis 1; None if `kind` has none.
+    """Return a matrix [F, D] with the file's own codes and scales, in blocks along axis 1.
 
-    Codes of up to four bits are stored in four, others in eight; the middle of their range is at 2^(bits−1).
-    A scale of more than `LONGEST` codes is repeated.
+    The result is None if `kind` has no codes. Codes of up to four bits are stored in four bits, others in
+    eight; the middle of their range is at 2^(bits−1). A scale of more than `LONGEST` codes is repeated.
     """
     if kind not in BLOCK_TYPES or len(shape) != 2 or not raw.size:
         return None

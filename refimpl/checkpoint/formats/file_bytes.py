@@ -1,7 +1,7 @@
-"""The bytes of a file, read when they are asked for.
+"""The bytes of a file, read only when they are needed.
 
-They aren't mapped: where a file is cut short while a mapping of it is read, the system ends the process with
-a signal that no `except` sees. A read that comes up short is an error like any other.
+The file isn't mapped into memory. If a mapped file is cut short while it is read, the system ends the process
+with a signal that no `except` can catch. A read that returns too few bytes is an ordinary error instead.
 """
 
 from __future__ import annotations
@@ -19,10 +19,10 @@ from . import sha256
 
 
 class FileBytes:
-    """The bytes of a regular file, which stays open; `error` is what failures are raised as.
+    """The bytes of a regular file, which stays open. Failures are raised as `error`.
 
-    Raises `error` for a file that can't be opened, or isn't a regular one. It is opened without blocking, so
-    that a pipe in a model's directory can't hang the reader.
+    Raises `error` for a file that can't be opened, or isn't a regular file. The file is opened without
+    blocking, so that a pipe in a model's directory can't hang the reader.
     """
 
     def __init__(self, path: Path, error: type[TfmError] = CheckpointError) -> None:
@@ -46,13 +46,13 @@ class FileBytes:
         return self._size
 
     def read(self, begin: int, end: int) -> np.ndarray:
-        """The bytes from `begin` to `end`, which lie in the file, as a new array."""
+        """Return the bytes from `begin` to `end`, which must be in the file, as a new array."""
         data = np.empty(end - begin, np.uint8)
         self.read_into(data, begin)
         return data
 
     def read_into(self, data: np.ndarray, begin: int) -> None:
-        """Fill an array of bytes with those from `begin` on."""
+        """Fill an array with the file's bytes from `begin` on."""
         rest = data.data
         try:
             with self._lock:
@@ -67,7 +67,7 @@ class FileBytes:
             )
 
     def sha256(self) -> str:
-        """The SHA-256 of the whole file, in hexadecimal."""
+        """Return the SHA-256 of the whole file, in hexadecimal."""
         digest, data = sha256.new(self._size), np.empty(min(self._size, 2**20), np.uint8)
         for begin in range(0, self._size, 2**20):
             part = data[: self._size - begin]
@@ -77,7 +77,7 @@ class FileBytes:
 
 
 def read_file(path: Path, limit: int, error: type[TfmError] = CheckpointError) -> bytes:
-    """The bytes of a small file; `error` beyond `limit`."""
+    """Return the bytes of a small file; raise `error` if it is larger than `limit`."""
     file = FileBytes(path, error)
     if len(file) > limit:
         raise error(f"{path}: may have {limit} bytes, has {len(file)}")

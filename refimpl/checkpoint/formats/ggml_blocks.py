@@ -1,8 +1,8 @@
 """The blocks of llama.cpp: a few small integers under shared scales, w = scale · code + minimum.
 
-Blocks are those of the structs in ggml-common.h. The floats that follow from the parts equal those of
-gguf's own dequantizer bit for bit, so the order of the operations is part of the format. The codes of IQ4 and
-FP4 are looked up in a list of 16 numbers, those of IQ1 to IQ3 in a grid of vectors (`ggml_grids`).
+The blocks are the structs in ggml-common.h. The floats computed from their parts equal those of gguf's own
+dequantizer bit for bit, so the order of the operations is part of the format. The codes of IQ4 and FP4 are
+indices of a list of 16 numbers; those of IQ1 to IQ3 are indices of a grid of vectors (`ggml_grids`).
 """
 
 from __future__ import annotations
@@ -20,9 +20,9 @@ Array = np.ndarray
 
 
 class Parts(NamedTuple):
-    """Of n records: codes [n, size], signed or unsigned 8-bit; scale and minimum [n, blocks], float32.
+    """n records: codes [n, size], signed or unsigned 8-bit; scale and minimum [n, blocks], float32.
 
-    Each scale belongs to its share of a record's codes, in order.
+    A record's codes are divided equally among its scales, in order.
     """
 
     codes: Array
@@ -41,7 +41,7 @@ class BlockType:
 
     @property
     def bits_per_weight(self) -> float:
-        """Bits of the file for each weight, shared scales included."""
+        """The number of bits per weight in the file, shared scales included."""
         return 8 * self.record.itemsize / self.size
 
 

@@ -1,8 +1,9 @@
-"""The grids of llama.cpp's IQ types: sets of vectors, of which a code names one.
+"""The grids of llama.cpp's IQ types: sets of vectors. A code is the index of a vector in its grid.
 
 A vector's entries are `values[digit]`, and its number is Σ_i digit_i · base^i for the base len(values). All
-grids of ggml-common.h list their vectors in order of these numbers, so a bit for each number says everything:
-`members` has those bits, low ones first, compressed by zlib and written in base 85.
+grids of ggml-common.h list their vectors in the order of these numbers. So one bit per number, set if the
+grid has this vector, describes a grid. `members` has these bits, low ones first, compressed by zlib and
+written in base 85.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ class Grid:
 
     @cached_property
     def points(self) -> np.ndarray:
-        """The vectors [count, width], int8."""
+        """Return the vectors [count, width], int8."""
         bits = np.frombuffer(zlib.decompress(base64.b85decode(self.members)), np.uint8)
         numbers = np.flatnonzero(np.unpackbits(bits, bitorder="little"))
         base = len(self.values)

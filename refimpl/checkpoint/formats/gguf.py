@@ -5,10 +5,10 @@
     tensors: string name, u32 dimensions (fastest first), u64 each, u32 type, u64 offset
     padding to general.alignment (32), then the data, each tensor padded to it
 
-Every count, length and offset MUST fit what is left of the file before anything is allocated for
-it, since files of a few bytes have made other readers allocate gigabytes. Keys and names stand
-once, arrays aren't nested, and tensors follow each other without hole or overlap. What all of the metadata
-take in memory is bounded by the file's size.
+Every count, length and offset MUST fit the rest of the file before anything is allocated for it, since files
+of a few bytes have made other readers allocate gigabytes. Each key and name occurs once, arrays aren't
+nested, and tensors follow each other without gaps or overlap. The file's size limits the memory that all of
+the metadata take.
 """
 
 from __future__ import annotations
@@ -125,7 +125,7 @@ class _Cursor(Cursor):
 
 
 class GGUF:
-    """Metadata and tensors of one file; a tensor is read when it is asked for, shapes row-major."""
+    """Metadata and tensors of one file. A tensor is read only when it is needed; shapes are row-major."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -209,7 +209,7 @@ class GGUF:
         return tuple(self._tensors)
 
     def kind(self, name: str) -> str:
-        """How the tensor is stored: F32, Q4_K, …"""
+        """Return the type in which the tensor is stored: F32, Q4_K, …"""
         return self._tensors[name][0]
 
     def shape(self, name: str) -> tuple[int, ...]:
@@ -221,9 +221,9 @@ class GGUF:
         return self._file.read(self._start + begin, self._start + end), kind, shape
 
     def load(self, name: str, part: int | None = None) -> np.ndarray:
-        """The tensor as float32, or one part along its first axis."""
+        """Return the tensor as float32, or one part along its first axis."""
         return widen(*self._raw(name, part))
 
     def native(self, name: str, part: int | None = None) -> Blocks | None:
-        """The matrix in the file's own blocks, or None."""
+        """Return the matrix in the file's own blocks; None if it isn't stored in blocks."""
         return native(*self._raw(name, part))

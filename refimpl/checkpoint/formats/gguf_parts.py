@@ -1,4 +1,4 @@
-"""The names of GGUF models of one file or several: nothing is opened."""
+"""Finds the files of GGUF models by their names, for models of one file or several. No file is opened."""
 
 from __future__ import annotations
 
@@ -13,9 +13,10 @@ MAX_PARTS = 1000
 
 
 def parts_of(path: Path) -> list[Path]:
-    """The files of a GGUF model: the parts that the name of the first one counts, or the file alone.
+    """Return the files of a GGUF model: one file, or all parts if `path` is the first of several.
 
-    CheckpointError for another part than the first, and where a part is missing.
+    The name of the first part states their number. Raises CheckpointError where `path` is a later part, and
+    where a part is missing.
     """
     match = PART.fullmatch(path.name)
     if match is None or match[3] == "00001":
@@ -34,9 +35,9 @@ def parts_of(path: Path) -> list[Path]:
 
 
 def models_of(names: Iterable[str]) -> dict[str, list[str]]:
-    """The GGUF models among paths: the file, or the first part, of each, with all of its files.
+    """Return the GGUF models among paths: the file or the first part of each model, with all of its files.
 
-    Parts of an image encoder, which llama.cpp's converter names mmproj, are no models.
+    An image encoder's file, which llama.cpp's converter names mmproj, isn't a model.
     """
     models: dict[str, list[str]] = {}
     for name in sorted(names):

@@ -1,4 +1,4 @@
-"""A directory as the Hugging Face hub's client lays out its cache.
+"""Reads a directory with the layout of the Hugging Face hub client's cache.
 
 models--ORG--NAME/refs/main             the commit of a branch, as text
 models--ORG--NAME/snapshots/COMMIT/…    the repository's files, as links into blobs
@@ -19,10 +19,11 @@ SNAPSHOTS, MAIN = "snapshots", "refs/main"
 
 
 def model_in_cache(path: Path) -> Path:
-    """The model of a repository in such a cache: the directory of its snapshot, or the .gguf file in it.
+    """Return the path of a repository's model in such a cache: the snapshot's directory, or its .gguf file.
 
-    Any other path stays as it is. CheckpointError where several snapshots are there and `refs/main` names
-    none of them, where a snapshot holds several GGUF models, and for a link that leads out of the cache.
+    Any other path is returned unchanged. Raises CheckpointError where there are several snapshots and
+    `refs/main` names none of them, where a snapshot holds several GGUF models, and for a link that leads out
+    of the cache.
     """
     if (path / "config.json").exists() or not (path / SNAPSHOTS).is_dir():
         return path
@@ -40,7 +41,7 @@ def model_in_cache(path: Path) -> Path:
 
 
 def repository_of(snapshot: Path) -> str | None:
-    """ORG/NAME of a snapshot's directory, None for another directory."""
+    """Return ORG/NAME of a snapshot's directory; None for any other directory."""
     repository = snapshot.parent.parent.name
     if snapshot.parent.name != SNAPSHOTS or not repository.startswith("models--"):
         return None

@@ -1,4 +1,4 @@
-"""The files of a model directory: of bounded size, never outside of it, and a record of those read."""
+"""Reads the files of a model directory: of limited size, never outside of it. Files found are recorded."""
 
 from __future__ import annotations
 
@@ -44,17 +44,17 @@ LIMITS = {
 
 
 class Directory:
-    """A model directory. `files` are those found in it so far, by their names."""
+    """A model directory. `files` are the files found in it so far, by name."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
         self.files: dict[str, Path] = {}
 
     def find(self, name: str, folder: str = "") -> Path | None:
-        """A file of the directory, or of a folder in it, None if it isn't there.
+        """Return the path of a file in the directory, or in a folder of it; None if it isn't there.
 
         A link may point within the directory, or into the `blobs` folder of the hub cache entry whose
-        snapshot the directory is. CheckpointError for a name or a link that leads out.
+        snapshot the directory is. Raises CheckpointError for a name or a link that leads elsewhere.
         """
         for part in (name, *([folder] if folder else [])):
             if not re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9_.\-]{0,254}", part):
@@ -78,7 +78,7 @@ class Directory:
         return target
 
     def text(self, name: str, folder: str = "") -> str | None:
-        """The text of a file, None if it isn't there; CheckpointError if it isn't UTF-8."""
+        """Return the text of a file; None if it isn't there. Raise CheckpointError if it isn't UTF-8."""
         file = self.find(name, folder)
         try:
             return None if file is None else read_file(file, LIMITS[name]).decode("utf-8")
@@ -86,23 +86,23 @@ class Directory:
             raise CheckpointError(f"{self.path / folder / name}: must be UTF-8") from None
 
     def value(self, name: str, folder: str = "") -> Any:
-        """The JSON value of a file, None if it isn't there."""
+        """Return the JSON value of a file; None if it isn't there."""
         text = self.text(name, folder)
         where, tagged = str(self.path / folder / name), name == "config.json"
         return None if text is None else parse(text, where, tagged=tagged)
 
     def object(self, name: str, folder: str = "") -> dict[str, Any] | None:
-        """The JSON object of a file, None if it isn't there; CheckpointError if it is another value."""
+        """Return the JSON object of a file; None if it isn't there; CheckpointError for other values."""
         value = self.value(name, folder)
         if value is not None and not isinstance(value, dict):
             raise CheckpointError(f"{self.path / folder / name}: must be a JSON object, got {value!r:.80}")
         return value
 
     def chat_templates(self, about: dict[str, Any]) -> dict[str, str]:
-        """The chat templates by name: `default`, and `tool_use` for chats with tools.
+        """Return the chat templates by name: `default`, and `tool_use` for chats with tools.
 
-        Each is a file; or they are in tokenizer_config.json (`about`), a text or a list of named ones; or a
-        processor's chat_template.json has the one.
+        The templates are files of their own. Or they are in tokenizer_config.json (`about`), as one text or
+        as a list of named texts. Or a processor's chat_template.json has one template.
         """
         files = {
             "default": self.text("chat_template.jinja"),

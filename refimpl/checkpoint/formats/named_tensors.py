@@ -1,4 +1,4 @@
-"""Tensors by name: what lies between files and whoever asks for a tensor, each a table of names over another.
+"""Tables of tensors by name, between files and callers. Each table reads the tensors of another one:
 
 joined          several sources as one
 stripped        names without a prefix
@@ -25,7 +25,7 @@ Table = Mapping[str, tuple[Any, str]]
 
 
 class Tensors:
-    """The tensors of a table as a TensorSource; a RawSource where those of the table are."""
+    """The tensors of a table as a TensorSource; as a RawSource where the table's sources are RawSources."""
 
     def __init__(self, table: Table) -> None:
         self._table = table
@@ -51,25 +51,25 @@ class Tensors:
         return source.native(own, part)
 
     def raw(self, name: str, part: int | None = None) -> np.ndarray:
-        """A tensor of whole numbers as it is stored, or one part along its first axis."""
+        """Return a tensor of whole numbers as it is stored, or one part along its first axis."""
         source, own = self._table[name]
         return source.raw(own, part)
 
 
 def joined(sources: Sequence[TensorSource]) -> Table:
-    """Several sources as one; a name may be in one of them only."""
+    """Return several sources as one; each name may be in only one of them."""
     return {name: (source, name) for source in sources for name in source.names}
 
 
 def prefixed(source: TensorSource, prefix: str) -> Table:
-    """A source with a prefix before each of its names."""
+    """Return a source with a prefix before each of its names."""
     return {prefix + name: (source, name) for name in source.names}
 
 
 def stripped(source: TensorSource, prefixes: Sequence[str]) -> Table:
-    """A source without a prefix in its names: of `prefixes` the first that a name begins with.
+    """Return a source without prefixes in its names: each name loses the first of `prefixes` it begins with.
 
-    CheckpointError where two names become one.
+    Raises CheckpointError where two names become the same.
     """
     table: dict[str, tuple[TensorSource, str]] = {}
     for name in source.names:
@@ -86,7 +86,7 @@ class WeightNormed(Tensors):
         X.weight_g, X.weight_v, or X.parametrizations.weight.original0 and original1
 
     ‖v‖ is over the axes of which g has one number (Salimans & Kingma 2016). It is computed in float64.
-    CheckpointError where the shapes don't go together, or the weight is there too.
+    Raises CheckpointError where the shapes don't fit each other, or the weight itself is there too.
     """
 
     PAIRS = (
@@ -142,7 +142,7 @@ class Rescaled(Tensors):
         X.input_scale  float32 [1]: by which devices with such products round their input; nothing is rounded
                        here
 
-    So llama.cpp multiplies a product. Raises CheckpointError for a scale of another type or shape.
+    llama.cpp multiplies a product in this way. Raises CheckpointError for a scale of another type or shape.
     """
 
     def __init__(self, source: GgufSource) -> None:
@@ -198,9 +198,9 @@ OPS = ("xielu.",)
 
 
 class LayerNumbers(Tensors):
-    """A GGUF file whose metadata has arrays of an op with a number for each layer, under KEY.
+    """A GGUF file whose metadata has arrays of an op's numbers, one number for each layer, under KEY.
 
-    The numbers KEY[i] are tensors KEY.i, float32 [1], and no metadata:
+    The numbers KEY[i] become tensors KEY.i, float32 [1], and are removed from the metadata:
 
         xielu.alpha_p, xielu.alpha_n, xielu.beta, xielu.eps    the curves of xIELU (Apertus)
     """

@@ -3,8 +3,8 @@
     "\\x93NUMPY" 1 0   u16 length   {'descr': '<f8', 'fortran_order': False, 'shape': (2, 12), }   padding
     the numbers
 
-NumPy's own reader takes the header for Python. Here it is the very text that `np.save` writes, and the
-numbers are all that follows.
+NumPy's own reader parses the header as Python. Here the header must be exactly the text that `np.save`
+writes, and nothing may follow the numbers.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ HEADER = re.compile(
 
 
 def read_array(data: bytes, where: str, error: type[TfmError] = CheckpointError) -> np.ndarray:
-    """The array; `error` for anything that isn't such a file."""
+    """Return the array; raise `error` for anything that isn't such a file."""
     header = HEADER.match(data)
     if header is None:
         raise error(f"{where}: must be an .npy file of numbers, row by row")

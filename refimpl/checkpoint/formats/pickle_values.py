@@ -1,11 +1,12 @@
-"""Plain values out of a pickle, by an interpreter that can't run anything.
+"""Reads plain values from a pickle, with an interpreter that can't run any code.
 
-A pickle is a program for a machine with a stack and a memo (PEP 307). Python's own machine imports what
-the program names and calls it. This one knows the instructions that make numbers, texts, lists, tuples and
-dicts; a name of a class or function stays a `Name`, which must be one of a closed list, and what "calling" it
-means is a function of ours. Any other instruction or name is an error that says which it is.
+A pickle is a program for a machine with a stack and a memo (PEP 307). Python's own machine imports the
+classes and functions that the program names, and calls them. This machine knows only the instructions that
+make numbers, texts, lists, tuples and dicts. The name of a class or function stays a `Name`, which must be in
+a closed list. To "call" a name means to call a function of tfm instead. Any other instruction or name is an
+error that names it.
 
-Values may contain each other many times over, so nothing here prints, compares or hashes a container.
+Values may contain each other many times over, so no code here prints, compares or hashes a container.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ MAX_TEXT, MAX_NAME = 2**16, 200
 
 @dataclass(frozen=True)
 class Name:
-    """A class or function that a pickle names, `module.name`: nothing is imported."""
+    """A class or function that a pickle names, `module.name`. It is never imported."""
 
     text: str
 
@@ -52,9 +53,9 @@ _TUPLES = {"\x85": 1, "\x86": 2, "\x87": 3}
 class PickleReader:
     """Reads pickles of protocol 2 one after the other.
 
-    `calls` are the names that a pickle may state, with what a call of each makes of the tuple of its
-    arguments, or None for what can't be called. `persistent` makes a value of an id that stands for something
-    outside. Both raise CheckpointError.
+    `calls` are the names that a pickle may contain. Each has a function that turns the tuple of arguments
+    into the value of a call, or None if the name can't be called. `persistent` returns the value of a
+    persistent id, which stands for something outside of the pickle. Both raise CheckpointError.
     """
 
     def __init__(
@@ -68,7 +69,7 @@ class PickleReader:
         self._memo: dict[int, Any] = {}
 
     def read(self) -> Any:
-        """The value of the next pickle. Raises CheckpointError."""
+        """Return the value of the next pickle. Raises CheckpointError."""
         self._stack, self._memo = [], {}
         while (code := self._byte()) != ".":
             self._cursor.hold(STEP, "a value")

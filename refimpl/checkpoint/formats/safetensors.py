@@ -5,9 +5,9 @@
          and "__metadata__" -> {str: str}
     …    the tensors, little-endian, row-major
 
-The offsets MUST cover the rest of the file without hole or overlap, and a name MUST stand once (the
-format says so; the library lets duplicates pass, the last one winning). All of it is checked
-against the file's real size before anything is read or allocated.
+The offsets MUST cover the rest of the file without gaps or overlap, and each name MUST occur only once. (The
+format says so; the library accepts duplicates and uses the last one.) All of this is checked against the
+file's real size before anything is read or allocated.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ CODES = {"U8": "u1", "I8": "i1", "I32": "<i4", "I64": "<i8"}
 
 
 class SafeTensors:
-    """The tensors of one file, by name; a tensor is read when it is asked for."""
+    """The tensors of one file, by name. A tensor is read only when it is needed."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -93,20 +93,20 @@ class SafeTensors:
         return tuple(self._entries)
 
     def kind(self, name: str) -> str:
-        """How the tensor is stored: F32, BF16, …"""
+        """Return the type in which the tensor is stored: F32, BF16, …"""
         return self._entries[name][0]
 
     def shape(self, name: str) -> tuple[int, ...]:
         return self._entries[name][1]
 
     def load(self, name: str, part: int | None = None) -> np.ndarray:
-        """The tensor as float32, or one part along its first axis."""
+        """Return the tensor as float32, or one part along its first axis."""
         require_readable(self.kind(name), f"{self.path}: {name!r:.80}")
         data, shape = self._bytes(name, part)
         return as_float32(data, self.kind(name), shape)
 
     def raw(self, name: str, part: int | None = None) -> np.ndarray:
-        """A tensor of whole numbers as it is stored, or one part along its first axis."""
+        """Return a tensor of whole numbers as it is stored, or one part along its first axis."""
         data, shape = self._bytes(name, part)
         return data.view(CODES[self.kind(name)]).reshape(shape)
 
@@ -116,18 +116,18 @@ class SafeTensors:
         return self._file.read(self._start + begin, self._start + end), shape
 
     def native(self, name: str, part: int | None = None) -> Blocks | None:
-        """A safetensors file has no blocks of its own."""
+        """Return None: a safetensors file has no blocks of its own."""
         return None
 
 
 def require_readable(kind: str, where: str) -> None:
-    """CheckpointError for a tensor that isn't of floats, nor of whole numbers that models have."""
+    """Raise CheckpointError unless a tensor has floats, or whole numbers of a type that models have."""
     if kind not in READABLE:
         raise CheckpointError(f"{where} must be one of {', '.join(READABLE)}, got {kind}")
 
 
 def as_float32(data: np.ndarray, kind: str, shape: tuple[int, ...]) -> np.ndarray:
-    """The numbers of a readable kind that these bytes are."""
+    """Return the numbers of a readable kind that these bytes encode."""
     if kind in READABLE_INTEGERS:
         return data.view(READABLE_INTEGERS[kind]).astype(np.float32).reshape(shape)
     return widen(data, kind, shape)

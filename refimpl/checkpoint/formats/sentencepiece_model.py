@@ -7,8 +7,9 @@ A file is one protobuf message (sentencepiece_model.proto):
                         of these
     3  normalizer       2 charsmap   3 add_dummy_prefix   4 remove_extra_whitespaces   5 escape_whitespaces
 
-Fields that aren't listed say how it was trained, and are skipped. In protobuf a field is a number of up to
-ten bytes, whose low three bits say how its value is stored; every length MUST lie in what is left.
+Fields that aren't listed say how the model was trained, and are skipped. In protobuf a field begins with a
+number of up to ten bytes, whose low three bits say how its value is stored. Every length MUST fit in what is
+left.
 """
 
 from __future__ import annotations
@@ -125,7 +126,7 @@ _NORMALIZER = {2: _BYTES, 3: _VARINT, 4: _VARINT, 5: _VARINT}
 
 
 def read_sentencepiece(path: Path) -> SentencePieceModel:
-    """The model of a file. Raises CheckpointError for anything that isn't one, whole."""
+    """Return the model of a file. Raises CheckpointError for anything that isn't a complete model."""
     message = _Message(read_file(path, LARGEST), str(path))
     pieces: list[str] = []
     scores: list[float] = []

@@ -1,7 +1,8 @@
 """SHA-256 of few bytes without OpenSSL.
 
-`hashlib` loads OpenSSL, which takes 4 MB of memory that a run over a bundle needs for nothing else. CPython
-has the hash in itself too. It takes five to ten times as long, so OpenSSL hashes what is large.
+`hashlib` loads OpenSSL, which takes 4 MB of memory. A run of a bundle needs OpenSSL for nothing else. CPython
+has an implementation of its own, which takes five to ten times as long. So only large data is hashed with
+OpenSSL.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ OWN = ("_sha2", "_sha256")  # CPython's modules, from 3.12 on and before
 
 
 class Hash(Protocol):
-    """What `hashlib.sha256` returns."""
+    """The interface of the object that `hashlib.sha256` returns."""
 
     def update(self, data: bytes | memoryview, /) -> None: ...
 
@@ -25,7 +26,7 @@ class Hash(Protocol):
 
 
 def new(size: int) -> Hash:
-    """The hash of nothing yet, which will take `size` bytes."""
+    """Return a new hash object, to which `size` bytes will be added."""
     if size < LARGE:
         for name in OWN:
             with suppress(ImportError):
@@ -36,7 +37,7 @@ def new(size: int) -> Hash:
 
 
 def sha256_of(data: bytes) -> Hash:
-    """The hash of some bytes."""
+    """Return the hash object of these bytes."""
     digest = new(len(data))
     digest.update(data)
     return digest

@@ -38,7 +38,7 @@ class SplitGguf(Tensors):
 
 
 def open_gguf(path: Path) -> GGUF | SplitGguf:
-    """A GGUF file, or all parts of the model whose first part this is. Raises CheckpointError."""
+    """Open a GGUF file, or all parts of the model whose first part it is. Raises CheckpointError."""
     files = parts_of(path)
     if len(files) == 1:
         return GGUF(path)

@@ -13,11 +13,11 @@ DEPTH = 32
 def parse(
     data: bytes | str, where: str, error: type[TfmError] = CheckpointError, *, tagged: bool = False
 ) -> Any:
-    """The value that the text states, or `error` with one line that names `where`.
+    """Return the value of the text, or raise `error` with one line that names `where`.
 
-    Python's own parser keeps the last of two equal keys, reads NaN and 1e999, and ends a deep
-    nesting in RecursionError; here each of these is refused. With `tagged` Infinity and NaN are read as
-    transformers also writes them, `{"__float__": "Infinity"}`: never as floats.
+    Python's own parser keeps the last of two equal keys, reads NaN and 1e999, and raises RecursionError for
+    deep nesting. Here each of these is refused. With `tagged`, Infinity and NaN are read in the form that
+    transformers also writes, `{"__float__": "Infinity"}`: never as floats.
     """
 
     def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

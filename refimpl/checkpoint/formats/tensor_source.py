@@ -1,4 +1,4 @@
-"""Files of named tensors: what the loader of weights reads, under the names that it looks for."""
+"""Files of named tensors, as the loader of weights reads them: under the names that it looks for."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ class TensorSource(Protocol):
 
 
 class GgufSource(TensorSource, Protocol):
-    """A GGUF file: tensors, and the metadata that state the config."""
+    """A GGUF file: tensors, and metadata that contain the config."""
 
     @property
     def path(self) -> Path: ...
@@ -57,13 +57,13 @@ class RawSource(TensorSource, Protocol):
 
 
 def is_weights(name: str) -> bool:
-    """Whether a file's name is one of weights that are read, or of their index."""
+    """Return whether a file with this name holds weights that tfm reads, or their index."""
     endings = (".safetensors", ".safetensors.index.json", TORCH_INDEX)
     return name.endswith(endings) or name == CTRANSLATE2 or TORCH_FILE.fullmatch(name) is not None
 
 
 def not_opened(path: Path) -> CheckpointError:
-    """The error for a file of a format that can run code, named by itself."""
+    """Return the error for a path that is itself a file of a format that can run code."""
     if TORCH_FILE.fullmatch(path.name):
         return CheckpointError(
             f"{path}: give the directory of this file instead, which must have config.json"
@@ -72,7 +72,7 @@ def not_opened(path: Path) -> CheckpointError:
 
 
 def missing_weights(path: Path) -> CheckpointError:
-    """The error for a model directory, or its config.json, without weights that may be opened."""
+    """Return the error for a model directory, or its config.json, without weights that tfm may open."""
     directory = path if path.is_dir() else path.parent
     code = sorted(
         file.name for file in directory.glob("*") if file.suffix in CODE and not is_weights(file.name)
@@ -85,10 +85,10 @@ def missing_weights(path: Path) -> CheckpointError:
 
 
 def shards(directory: Directory, folder: str = "") -> list[SafeTensors | TorchFile]:
-    """The files of a directory's weights, which hold what their index says, and nothing else.
+    """Return the files of a directory's weights, which hold exactly the tensors that their index lists.
 
-    With `folder` it is one file, in that folder of the directory. Where both are there they are the
-    safetensors files.
+    With `folder` the weights are one file in that folder of the directory. Where safetensors and torch files
+    are both there, the safetensors files are used.
     """
     from .safetensors import SafeTensors  # readers, which nobody needs who asks for names alone
     from .torch_file import TorchFile

@@ -1,4 +1,4 @@
-"""pytorch_model.bin: what torch.save writes of a state_dict, read without torch and without running it.
+"""pytorch_model.bin: a state_dict that torch.save wrote, read without torch and without running its code.
 
     since torch 1.6    a zip, entries stored as they are:  NAME/data.pkl   a pickle: names -> tensors
                                                            NAME/data/KEY   the numbers of a storage
@@ -6,8 +6,8 @@
     before             pickles one after the other: a magic number, the protocol 1001, sizes of C's types, the
                        names -> tensors, the keys of the storages; then of each storage u64 count, the numbers
 
-A tensor is a storage, an offset, a shape and strides, in elements; several tensors may share a storage, and
-all of them MUST lie in it. The pickle may name what `_Tensors.calls` lists and nothing else
+A tensor is a storage, an offset, a shape and strides, in elements. Several tensors may share a storage, and
+each tensor MUST lie within its storage. The pickle may name only what `_Tensors.calls` lists
 (`pickle_values`): a file that needs more isn't a state_dict of plain tensors.
 """
 
@@ -162,9 +162,9 @@ def _whole(value: Any) -> bool:
 
 
 class TorchFile:
-    """The tensors of one file, by name; a tensor is read when it is asked for.
+    """The tensors of one file, by name. A tensor is read only when it is needed.
 
-    Raises CheckpointError for any other file, and for one whose pickle asks for more than tensors.
+    Raises CheckpointError for any other file, and for a file whose pickle needs more than tensors.
     """
 
     def __init__(self, path: Path) -> None:
@@ -263,20 +263,20 @@ class TorchFile:
         return tuple(self._tensors)
 
     def kind(self, name: str) -> str:
-        """How the tensor is stored: F32, BF16, …"""
+        """Return the type in which the tensor is stored: F32, BF16, …"""
         return self._tensors[name].storage.kind
 
     def shape(self, name: str) -> tuple[int, ...]:
         return self._tensors[name].shape
 
     def load(self, name: str, part: int | None = None) -> np.ndarray:
-        """The tensor as float32, or one part along its first axis."""
+        """Return the tensor as float32, or one part along its first axis."""
         tensor = self._view(name, part)
         require_readable(tensor.storage.kind, f"{self.path}: {name!r:.80}")
         return as_float32(self._bytes(tensor), tensor.storage.kind, tensor.shape)
 
     def raw(self, name: str, part: int | None = None) -> np.ndarray:
-        """A tensor of whole numbers as it is stored, or one part along its first axis."""
+        """Return a tensor of whole numbers as it is stored, or one part along its first axis."""
         tensor = self._view(name, part)
         return self._bytes(tensor).view(CODES[tensor.storage.kind]).reshape(tensor.shape)
 
@@ -296,5 +296,5 @@ class TorchFile:
         return np.ascontiguousarray(view).reshape(-1).view(np.uint8)
 
     def native(self, name: str, part: int | None = None) -> Blocks | None:
-        """A file of torch has no blocks of its own."""
+        """Return None: a torch file has no blocks of its own."""
         return None

@@ -1,4 +1,4 @@
-"""A file that is written completely or not at all."""
+"""Writes a file completely or not at all."""
 
 from __future__ import annotations
 
@@ -7,10 +7,10 @@ from pathlib import Path
 
 
 def write_whole(path: Path, data: bytes, *, mode: int = 0o666) -> None:
-    """Write the bytes beside their place, wait until they are on disk, and rename them.
+    """Write the bytes to a file beside `path`, wait until they are on disk, and rename this file to `path`.
 
-    `mode` are the file's permissions, less those that the process gives nobody. After a failure, such as a
-    full disk, the old file is still there. Raises OSError.
+    `mode` are the file's permissions, without those that the process's umask removes. After a failure, such
+    as a full disk, the old file is still there. Raises OSError.
     """
     new = path.with_name(f".{path.name}.{os.getpid()}")
     try:

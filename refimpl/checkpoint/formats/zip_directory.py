@@ -1,11 +1,11 @@
-"""Where the entries of a zip archive lie in its file, for archives whose entries are stored as they are.
+"""Finds where a zip archive's entries are in its file, for archives whose entries are stored uncompressed.
 
     entries:    "PK\\3\\4" … u16 name, u16 extra, name, extra, then the bytes
     directory:  "PK\\1\\2" … of each entry: method, sizes, name, where it begins (APPNOTE.TXT 4.3.12)
     end:        "PK\\6\\6" … and "PK\\6\\7" …, the 64-bit numbers, then "PK\\5\\6" … and a comment
 
-Nothing is unpacked: an entry that is compressed or encrypted is an error, and so is one that doesn't lie
-before the directory. Checksums aren't compared, since entries are read in parts.
+Nothing is unpacked. An entry that is compressed or encrypted, or that isn't before the directory, is an
+error. Checksums aren't compared, since entries are read in parts.
 """
 
 from __future__ import annotations
@@ -27,9 +27,9 @@ _END = struct.Struct("<4s4x2H2IH")
 
 
 def stored_entries(file: FileBytes) -> dict[str, tuple[int, int]]:
-    """The first and last byte of each entry's content, by its name.
+    """Return the first and last byte of each entry's content, by the entry's name.
 
-    CheckpointError for anything that isn't such an archive, whole.
+    Raises CheckpointError for anything that isn't a complete archive of this form.
     """
     count, begin, end = _end_of_archive(file)
     cursor = Cursor(file, "the zip's directory", begin, end)

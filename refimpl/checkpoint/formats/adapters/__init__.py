@@ -1,7 +1,7 @@
 """Adapters: small files of tensors that change a model's weights, in the form of the peft library.
 
-In: adapter_model.safetensors, and the settings that `config_readers.adapter_config` reads. Out: the low-rank
-updates and the replaced tensors of each module, which `weights.merge` applies.
+Input: adapter_model.safetensors, and the settings that `config_readers.adapter_config` reads. Output: the
+low-rank updates and the replaced tensors of each module, which `weights.merge` applies.
 """
 
 from __future__ import annotations
@@ -18,5 +18,5 @@ AdapterChoice = Path | str | Literal[False] | None
 
 
 def lies_beside(base: Path) -> bool:
-    """Whether the directory of a model, which is a directory or a .gguf file, holds an adapter."""
+    """Return whether the directory of a model holds an adapter; `base` is the directory or its .gguf file."""
     return Directory(base if base.is_dir() else base.parent).find(SETTINGS) is not None

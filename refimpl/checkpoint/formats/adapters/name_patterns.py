@@ -1,8 +1,8 @@
 """Patterns of module names in an adapter's settings: a small part of regular expressions, with bounded work.
 
-peft gives such a pattern to Python's `re`, where `(a|a)*b` and its like take time that doubles with each
-letter of a name. Here a pattern is followed over the set of all positions that it can have reached: work
-grows with the length of the name and the pattern, and a budget ends the rest.
+peft gives such a pattern to Python's `re`, where patterns like `(a|a)*b` take time that doubles with each
+letter of a name. Here the set of all positions that a pattern can have reached is followed. So work grows
+with the length of the name and of the pattern, and a budget limits it.
 
 Understood: letters, `.`, `\\.`, `\\d`, `\\w`, `[…]`, `[^…]`, `(…)`, `(?:…)`, `|`, `*`, `+`, `?`, `{m}`,
 `{m,}`, `{m,n}`, each also lazy, `^`, `$` and `\\b`. Anything else is refused by name.
@@ -68,7 +68,7 @@ Node = Characters | Sequence | Alternatives | Repeat | Edge | WordBoundary
 
 
 class NamePattern:
-    """One pattern; ConfigError for what isn't understood."""
+    """One pattern. Raises ConfigError for syntax that isn't supported."""
 
     def __init__(self, text: str, where: str) -> None:
         if len(text) > LENGTH:
@@ -77,7 +77,7 @@ class NamePattern:
         self._node = _Reader(text, where).read()
 
     def matches(self, name: str, work: Work, *, suffix: bool) -> bool:
-        """Whether the pattern matches the name, or with `suffix` the name from any dot on."""
+        """Return whether the pattern matches the name, or with `suffix` also its end from any dot on."""
         if self._plain is not None:
             work.spend(1)
             return _matches_plain(self._plain, name, suffix)
@@ -86,7 +86,7 @@ class NamePattern:
 
 
 class Work:
-    """Counts what matching costs; LimitError beyond `STEPS`."""
+    """Counts the steps of matching. Raises LimitError beyond `STEPS`."""
 
     def __init__(self, where: str) -> None:
         self._where, self._left = where, STEPS

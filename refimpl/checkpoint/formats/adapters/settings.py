@@ -15,7 +15,7 @@ ALL_LINEAR = "all-linear"
 
 @dataclass(frozen=True)
 class ModuleNames:
-    """Module names as peft states them: endings from a dot on, or one pattern for whole names."""
+    """Module names as peft states them: endings of names after a dot, or one pattern for whole names."""
 
     endings: frozenset[str] = frozenset()
     pattern: NamePattern | None = None
@@ -29,11 +29,12 @@ class ModuleNames:
 
 @dataclass(frozen=True)
 class LoraSettings:
-    """What adapter_config.json states, as far as it changes numbers.
+    """The settings in adapter_config.json that change numbers.
 
-    `task` is the task that the adapted model has, None for that of its base. `targets` None takes any module.
-    `saved` are endings of the names of modules that are stored whole. `layers` are the numbers of the layers
-    that are adapted, None for all; `layer_lists` the names of the lists that count them, empty for any list.
+    `task` is the task of the adapted model, None for that of its base. With `targets` None any module may be
+    adapted. `saved` are endings of the names of modules that are stored whole. `layers` are the indices of
+    the layers that are adapted, None for all. `layer_lists` are the names of the lists that contain these
+    layers, empty for any list.
     """
 
     base: str | None
@@ -55,7 +56,7 @@ class LoraSettings:
         return int(_first(self.ranks, module, work, self.rank))
 
     def scale_of(self, module: str, work: Work) -> float:
-        """What a module's update is multiplied by.
+        """Return the factor that a module's update is multiplied by.
 
         alpha / r (Hu et al. 2021, arXiv:2106.09685, section 4.1), or alpha / sqrt(r) where it is
         rank-stabilized (Kalajdzievski 2023, arXiv:2312.03732).
@@ -65,7 +66,7 @@ class LoraSettings:
         return alpha / (math.sqrt(rank) if self.rank_stabilized else rank)
 
     def adapts(self, module: str, work: Work) -> bool:
-        """Whether the settings name the module as one with a low-rank update."""
+        """Return whether the settings name the module as one with a low-rank update."""
         whole = any(f".{name}." in f".{module}." for name in self.saved)
         if whole or self.excluded.have(module, work):
             return False
@@ -79,7 +80,7 @@ class LoraSettings:
         return _layer(module, self.layer_lists) in self.layers
 
     def saves(self, module: str) -> bool:
-        """Whether the module is stored whole; peft compares endings of names without regard to dots."""
+        """Return whether the module is stored whole. As in peft, endings of names needn't begin at a dot."""
         return any(module.endswith(ending) for ending in self.saved)
 
 

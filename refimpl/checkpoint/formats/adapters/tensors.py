@@ -37,8 +37,9 @@ PARTS = {
 
 @dataclass(frozen=True)
 class LowRank:
-    """The update of one module: names of its tensors. `of_table` says that it is of an embedding table, whose
-    rows are its inputs."""
+    """The names of the tensors of one module's update.
+
+    With `of_table` the module is an embedding table, whose rows are its inputs."""
 
     module: str
     down: str
@@ -50,7 +51,8 @@ class LowRank:
 class AdapterTensors:
     """The tensors of an adapter. `updates` are by module, `replaced` by the name of the base's tensor.
 
-    CheckpointError for a name that is neither, an update that isn't whole, or shapes that contradict it.
+    Raises CheckpointError for a name that is neither, an incomplete update, or shapes that contradict each
+    other.
     """
 
     def __init__(self, file: SafeTensors | TorchFile) -> None:
@@ -115,5 +117,5 @@ class AdapterTensors:
         return self._file.shape(name)
 
     def load(self, name: str) -> np.ndarray:
-        """The tensor as float32."""
+        """Return the tensor as float32."""
         return self._file.load(name)
