@@ -1,7 +1,8 @@
-"""Added tokens: found in a text before any other step, and kept whole.
+"""Added tokens are found in a text before any other step, and kept whole.
 
-Tokens that aren't `normalized` are searched in the original text; the others, normalized themselves, in the
-normalized rest. The search goes from left to right and takes the longest token at each position.
+Tokens that aren't `normalized` are searched for in the original text. The other tokens are normalized
+themselves, and searched for in the normalized rest of the text. The search goes from left to right and takes
+the longest token at each position.
 """
 
 from __future__ import annotations
@@ -23,8 +24,10 @@ FLAGS = ("single_word", "lstrip", "rstrip", "normalized", "special")
 
 @dataclass(frozen=True)
 class AddedToken:
-    """A token and how it is found: only as a whole word, with the white space to its left or right, in the
-    normalized text. `decode` leaves special tokens out."""
+    """A token, and how it is found in a text.
+
+    Options: only as a whole word, together with the white space to its left or right, in the normalized text.
+    `decode` leaves special tokens out."""
 
     id: int
     content: str
@@ -36,10 +39,10 @@ class AddedToken:
 
 
 def read_added_tokens(value: Any, vocabulary: dict[str, int], size: int) -> list[AddedToken]:
-    """The added tokens of a file, whose model has `size` tokens.
+    """Return the added tokens of a file whose model has `size` tokens.
 
-    The library assigns their ids itself: the model's id for a token of its vocabulary, else the next free id.
-    A file with other ids is refused.
+    The library assigns the ids itself. A token of the model's vocabulary gets the model's id, any other token
+    the next free id. A file with other ids is refused.
     """
     if not isinstance(value, list) or len(value) > MAX_VOCABULARY:
         raise CheckpointError(f"added_tokens must be a list of at most {MAX_VOCABULARY} tokens")
@@ -72,7 +75,7 @@ def _read_token(item: Any, where: str) -> AddedToken:
 
 
 class AddedTokenSplitter:
-    """Splits texts at added tokens; `normalize` is applied to the tokens as it was to the texts."""
+    """Splits texts at added tokens. `normalize` is applied to the tokens, as it was to the texts."""
 
     def __init__(self, tokens: Sequence[AddedToken], normalize: Callable[[str], str] = str) -> None:
         texts = [normalize(token.content) for token in tokens]
@@ -85,7 +88,7 @@ class AddedTokenSplitter:
         self._first_character = re.compile(f"[{first_characters}]" if first_characters else "(?!)")
 
     def split(self, string: NormalizedString) -> list[Part]:
-        """The parts that are tokens and the parts between them, in order."""
+        """Return the parts that are tokens and the parts between them, in order."""
         text = string.text
         parts: list[Part] = []
         last = 0

@@ -1,11 +1,11 @@
 """Byte-pair encoding (Sennrich et al. 2016): merge the pair of lowest rank until no pair has a merge.
 
-Byte-level BPE (Radford et al. 2019) is this model over characters that stand for bytes, which the
-pre-tokenizer makes. With `byte_fallback` (SentencePiece) the model itself writes a character that its
-vocabulary lacks as tokens <0x00> to <0xFF>.
+Byte-level BPE (Radford et al. 2019) is this model over characters that stand for bytes; the pre-tokenizer
+makes these characters. With `byte_fallback` (SentencePiece) the model itself writes a character that isn't in
+its vocabulary as tokens <0x00> to <0xFF>.
 
-Of equal pairs the leftmost is merged first. Candidates wait in a heap, neighbours are linked, and a merge
-adds at most two candidates: n characters take O(n log n).
+Of equal pairs the leftmost is merged first. Candidates are in a heap, neighbours are linked, and a merge adds
+at most two candidates. So n characters take O(n log n).
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ class BPE:
         object.__setattr__(self, "tokens", {id: token for token, id in self.vocabulary.items()})
 
     def tokenize(self, word: str) -> list[Token]:
-        """The tokens of a word; an unknown character is left out if there is no `unk_token`."""
+        """Return the tokens of a word. An unknown character is left out if there is no `unk_token`."""
         if self.ignore_merges and word in self.vocabulary:
             return [Token(self.vocabulary[word], word, 0, len(word))]
         symbols = merge(list(self._symbols(word)), self.merges)
@@ -91,7 +91,7 @@ class BPE:
 
 
 def merge(symbols: list[Symbol], merges: Mapping[tuple[int, int], tuple[int, int]]) -> list[Symbol]:
-    """The symbols after all merges, by rank, then from the left."""
+    """Return the symbols after all merges. Pairs are merged by rank, then from the left."""
     count = len(symbols)
     ids, sizes = [s[0] for s in symbols], [s[1] for s in symbols]
     before, after = list(range(-1, count - 1)), [*range(1, count), -1]

@@ -1,4 +1,4 @@
-"""Decoders: from tokens back to text. Strings in, strings out; at the end they are joined."""
+"""Decoders turn tokens back into text: each takes and returns strings, which are joined at the end."""
 
 from __future__ import annotations
 
@@ -24,12 +24,14 @@ _CLEANUP = (
 
 
 def sequence(decoders: list[Decoder]) -> Decoder:
-    """One after the other."""
+    """Return a decoder that applies several decoders one after the other."""
     return lambda tokens: reduce(lambda changed, step: step(changed), decoders, tokens)
 
 
 def byte_level(**options: bool) -> Decoder:
-    """Letters to bytes, bytes as UTF-8; a token with any other character stands for its own bytes."""
+    """Return a decoder that turns visible characters into bytes, and the bytes into text as UTF-8.
+
+    A token with any other character stands for its own UTF-8 bytes."""
     del options  # the pre-tokenizer's
 
     def spell(token: str) -> bytes:
@@ -41,7 +43,9 @@ def byte_level(**options: bool) -> Decoder:
 
 
 def byte_fallback() -> Decoder:
-    """Runs of <0x..> as UTF-8; a run that isn't UTF-8 becomes a replacement character per byte."""
+    """Return a decoder that reads runs of <0x..> as UTF-8.
+
+    A run that isn't UTF-8 becomes one replacement character per byte."""
 
     def decode(tokens: list[str]) -> list[str]:
         decoded: list[str] = []
@@ -63,7 +67,9 @@ def byte_fallback() -> Decoder:
 
 
 def wordpiece(prefix: str, cleanup: bool) -> Decoder:
-    """A space before each token that begins a word; `cleanup` removes it around English punctuation."""
+    """Return a decoder that puts a space before each token that begins a word.
+
+    `cleanup` removes the space around English punctuation."""
 
     def decode(tokens: list[str]) -> list[str]:
         decoded: list[str] = []
@@ -79,21 +85,24 @@ def wordpiece(prefix: str, cleanup: bool) -> Decoder:
 
 
 def metaspace(replacement: str, prepend_scheme: str, **options: Any) -> Decoder:
-    """The visible character as a space; in the first token it is dropped if the encoder added it."""
+    """Return a decoder that replaces the visible character by a space.
+
+    In the first token the character is dropped if the encoder added it."""
     del options
     first = " " if prepend_scheme == "never" else ""
     return lambda tokens: [p.replace(replacement, " " if i else first) for i, p in enumerate(tokens)]
 
 
 def bpe(suffix: str) -> Decoder:
-    """The end-of-word suffix as a space, but nothing after the last word."""
+    """Return a decoder that replaces the end-of-word suffix by a space, but by nothing after the last
+    word."""
     return lambda tokens: [
         p.replace(suffix, " " if i < len(tokens) - 1 else "") if suffix else p for i, p in enumerate(tokens)
     ]
 
 
 def replace(pattern: Pattern, content: str) -> Decoder:
-    """Each match replaced by a text."""
+    """Return a decoder that replaces each match by a text."""
 
     def change(token: str) -> str:
         parts = [content if matched else token[a:b] for a, b, matched in pattern.matches(token)]
@@ -105,7 +114,9 @@ def replace(pattern: Pattern, content: str) -> Decoder:
 
 
 def strip(content: str, start: int, stop: int) -> Decoder:
-    """Without up to `start` and `stop` characters `content` at the ends of each token."""
+    """Return a decoder that removes characters `content` at the ends of each token.
+
+    It removes up to `start` at the beginning and up to `stop` at the end."""
 
     def change(token: str) -> str:
         left = min(start, len(token) - len(token.lstrip(content)))
@@ -116,12 +127,12 @@ def strip(content: str, start: int, stop: int) -> Decoder:
 
 
 def fuse() -> Decoder:
-    """All tokens as one string."""
+    """Return a decoder that joins all tokens into one string."""
     return lambda tokens: ["".join(tokens)]
 
 
 def read_decoder(value: Any, where: str) -> Decoder:
-    """The decoder that a JSON object describes."""
+    """Return the decoder that a JSON object describes."""
     return read_component(value, COMPONENT_TYPES, where)
 
 

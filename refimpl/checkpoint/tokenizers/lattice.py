@@ -1,8 +1,8 @@
 """All segmentations of a word counts pieces, as a lattice: each piece is an edge between two positions.
 
-With log-probabilities as scores the lattice gives the best path (Viterbi), the n best (Nagata 1994), the
-expected count of each edge (forward-backward), and a path drawn by its probability. No function here draws a
-random number.
+With log-probabilities as scores, the lattice gives the best path (Viterbi), the n best paths (Nagata 1994),
+the expected count of each edge (forward-backward), and a path sampled by its probability. No function here
+generates random numbers: the caller passes them.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ class Edge(NamedTuple):
 
 
 class Lattice:
-    """The edges of a word of `length` characters; each position that is reached has one that ends there."""
+    """The edges of a word of `length` characters. At each position that a path reaches, some edge ends."""
 
     def __init__(self, length: int, edges: Iterable[Edge]) -> None:
         self.length = length
@@ -39,7 +39,7 @@ class Lattice:
             self.starting[edge.start].append(edge)
 
     def best(self) -> list[float]:
-        """The score of the best path to each position."""
+        """Return the score of the best path to each position."""
         score = [0.0] + [-inf] * self.length
         for end in range(1, self.length + 1):
             for edge in self.ending[end]:
@@ -47,7 +47,7 @@ class Lattice:
         return score
 
     def viterbi(self) -> list[Edge]:
-        """The best path; ties go to the one whose last pieces come first in the lattice."""
+        """Return the best path. Ties go to the path whose last pieces come first in the lattice."""
         paths: list[tuple[float, Edge | None]] = [(0.0, None), *[(-inf, None)] * self.length]
         for end in range(1, self.length + 1):
             for edge in self.ending[end]:
@@ -62,7 +62,8 @@ class Lattice:
         return path[::-1]
 
     def nbest(self, n: int) -> list[list[Edge]]:
-        """The n best paths, best first: A* from the end, bounded by the best score to each position."""
+        """Return the n best paths, best first: A* from the end, bounded by the best score to each
+        position."""
         ahead, order = self.best(), count()
         agenda: list[tuple[float, int, int, tuple[Edge, ...], float]] = [(0.0, 0, self.length, (), 0.0)]
         complete: list[list[Edge]] = []
@@ -80,14 +81,14 @@ class Lattice:
         return complete
 
     def forward(self, alpha: float = 1.0) -> list[float]:
-        """log Σ exp(alpha · score) over all paths to each position."""
+        """Return log Σ exp(alpha · score) over all paths to each position."""
         total = [0.0] + [-inf] * self.length
         for end in range(1, self.length + 1):
             total[end] = log_sum_exp([total[edge.start] + alpha * edge.score for edge in self.ending[end]])
         return total
 
     def add_expected_counts(self, weight: float, counts: list[float]) -> float:
-        """Adds `weight` times the expected count of each piece; returns the word's log-probability."""
+        """Add `weight` times each piece's expected count to `counts`; return the word's log-probability."""
         total = self.forward()
         backward = [-inf] * self.length + [0.0]
         for start in range(self.length - 1, -1, -1):
@@ -101,9 +102,9 @@ class Lattice:
         return log_probability
 
     def sample(self, alpha: float, uniforms: Sequence[float]) -> list[Edge]:
-        """A path drawn with probability ∝ exp(alpha · score) (Kudo 2018, equation 9).
+        """Return a path sampled with probability ∝ exp(alpha · score) (Kudo 2018, equation 9).
 
-        From the end backwards, each piece takes the next of `uniforms` in [0, 1).
+        Pieces are sampled from the end backwards. Each takes the next number of `uniforms`, in [0, 1).
         """
         total = self.forward(alpha)
         path: list[Edge] = []

@@ -1,9 +1,9 @@
 """A text that knows, for each of its characters, the original characters that it comes from.
 
 Offsets of tokens refer to the user's text, whatever normalizers made of it. A transformation is a list of
-(character, change): change 0 replaces the next old character, 1 is inserted and shares the span of the
-character before, −N replaces one character and removes the N after it. It is the `NormalizedString` of the
-`tokenizers` library.
+(character, change). With change 0 the character replaces the next old character. With 1 it is inserted, and
+shares the span of the character before. With −N it replaces one character, and the N characters after that
+are removed. The class is the `NormalizedString` of the `tokenizers` library.
 """
 
 from __future__ import annotations
@@ -35,10 +35,10 @@ class NormalizedString:
         return cls(text, [(i, i + 1) for i in range(len(text))], 0, len(text))
 
     def slice(self, at: int, to: int) -> NormalizedString:
-        """Characters `at` to `to`, at least one.
+        """Return characters `at` to `to`, at least one.
 
-        Where normalization reordered characters, the range of the original may end before it starts; then it
-        is empty.
+        Where normalization reordered characters, the range of the original may end before it starts. The
+        range is empty then.
         """
         start, end = self.spans[at][0], self.spans[to - 1][1]
         inside = self.start <= start <= end <= self.end
@@ -58,7 +58,7 @@ class NormalizedString:
         return (at, to) if to else None
 
     def transform(self, changes: Iterable[tuple[str, int]], dropped: int = 0) -> NormalizedString:
-        """The text after a transformation of the whole; its first `dropped` characters are removed."""
+        """Return the text after a transformation of all of it; its first `dropped` characters are removed."""
         own_range = self._own_characters()
         if own_range is None:
             return self
@@ -76,11 +76,11 @@ class NormalizedString:
         return self._replace_range(at, to, "".join(text), spans)
 
     def map(self, change: Callable[[str], str]) -> NormalizedString:
-        """Each character replaced by one or more."""
+        """Replace each character by one or more."""
         return self.transform((new, int(i > 0)) for c in self.text for i, new in enumerate(change(c)))
 
     def filter(self, keep: Callable[[str], bool]) -> NormalizedString:
-        """Without the characters for which `keep` is false."""
+        """Remove the characters for which `keep` is false."""
         kept: list[tuple[str, int]] = []
         dropped = before = 0
         for character in self.text:
@@ -98,13 +98,13 @@ class NormalizedString:
         return self.transform(kept, before)
 
     def prepend(self, added: str) -> NormalizedString:
-        """With a prefix that shares the span of the first character; an empty text stays empty."""
+        """Add a prefix that shares the span of the first character; an empty text stays empty."""
         if not self.text:
             return self
         return self._replace_range(0, 0, added, [self.spans[0]] * len(added))
 
     def replace(self, matches: Sequence[Match], content: str) -> NormalizedString:
-        """Each match replaced by `content`, with the span of the match's last character."""
+        """Replace each match by `content`, with the span of the match's last character."""
         count = sum(matched for _, _, matched in matches)
         if count * len(content) > MAX_LENGTH:
             raise LimitError(f"a normalized text may have {MAX_LENGTH} characters")
@@ -116,7 +116,7 @@ class NormalizedString:
         return NormalizedString("".join(text), spans, self.start, self.end)
 
     def split(self, matches: Sequence[Match], behavior: str) -> list[NormalizedString]:
-        """The parts that aren't empty; `behavior` says what becomes of the matches."""
+        """Return the parts that aren't empty; `behavior` says what happens to the matches."""
         parts = _split_spans(matches, behavior)
         if parts == [(0, len(self.text))]:
             return [self] if self.text else []

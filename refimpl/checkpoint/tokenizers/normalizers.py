@@ -1,4 +1,4 @@
-"""Normalizers: changes to a text before it is split into words; NormalizedString in and out."""
+"""Normalizers change a text before it is split into words: each takes and returns a NormalizedString."""
 
 from __future__ import annotations
 
@@ -17,9 +17,10 @@ Normalizer: TypeAlias = Callable[[NormalizedString], NormalizedString]
 
 
 def bytes_to_unicode() -> dict[int, str]:
-    """GPT-2's alphabet (Radford et al. 2019, encoder.py): each byte as a visible character.
+    """Return GPT-2's alphabet (Radford et al. 2019, encoder.py): each byte as a visible character.
 
-    Visible Latin-1 characters stand for themselves, the other 68 bytes for U+0100 and on.
+    Bytes that are visible Latin-1 characters stay as they are. The other 68 bytes become the characters from
+    U+0100 on.
     """
     visible = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
     hidden = [b for b in range(256) if b not in visible]
@@ -30,12 +31,12 @@ BYTE_TO_UNICODE = bytes_to_unicode()
 
 
 def byte_level_characters(character: str) -> str:
-    """The UTF-8 bytes of a character, each as its visible character."""
+    """Return the UTF-8 bytes of a character, each as its visible character."""
     return "".join(BYTE_TO_UNICODE[b] for b in character.encode())
 
 
 def sequence(normalizers: list[Normalizer]) -> Normalizer:
-    """One after the other."""
+    """Return a normalizer that applies several normalizers one after the other."""
     return lambda string: reduce(lambda changed, step: step(changed), normalizers, string)
 
 
@@ -45,32 +46,32 @@ def _form(compose: bool, compatible: bool) -> Callable[[], Normalizer]:
 
 
 def lowercase() -> Normalizer:
-    """Each character by itself, so a final sigma has no special form."""
+    """Return a normalizer that lowercases each character by itself, so a final sigma has no special form."""
     return lambda string: string.map(str.lower)
 
 
 def strip_accents() -> Normalizer:
-    """Without marks; composed characters keep theirs, so NFD comes before it."""
+    """Return a normalizer that removes marks. Composed characters keep theirs, so NFD must come before it."""
     return lambda string: string.filter(lambda c: not character_classes.is_mark(c))
 
 
 def prepend(prepend: str) -> Normalizer:
-    """With a prefix, unless the text is empty."""
+    """Return a normalizer that puts a prefix before the text, unless the text is empty."""
     return lambda string: string.prepend(prepend) if prepend else string
 
 
 def replace(pattern: Pattern, content: str) -> Normalizer:
-    """Each match replaced by a text."""
+    """Return a normalizer that replaces each match by a text."""
     return lambda string: string.replace(pattern.matches(string.text), content)
 
 
 def byte_level() -> Normalizer:
-    """UTF-8 bytes as visible characters."""
+    """Return a normalizer that replaces each UTF-8 byte by its visible character."""
     return lambda string: string.map(byte_level_characters) if string.text else string
 
 
 def strip(strip_left: bool, strip_right: bool) -> Normalizer:
-    """Without white space at its ends."""
+    """Return a normalizer that removes white space at the text's beginning, end or both."""
 
     def normalize(string: NormalizedString) -> NormalizedString:
         text = string.text
@@ -91,10 +92,10 @@ def strip(strip_left: bool, strip_right: bool) -> Normalizer:
 def bert(
     clean_text: bool, handle_chinese_chars: bool, strip_accents: bool | None, lowercase: bool
 ) -> Normalizer:
-    """BERT's normalizer (Devlin et al. 2019, tokenization.py).
+    """Return BERT's normalizer (Devlin et al. 2019, tokenization.py).
 
-    It removes control characters, puts spaces around Han characters, removes accents (`strip_accents`
-    None: if it lowercases), and lowercases.
+    It removes control characters, puts spaces around Han characters, removes accents, and lowercases, each by
+    its own option. With `strip_accents` None, accents are removed if the text is lowercased.
     """
 
     def with_spaces(character: str) -> str:
@@ -115,7 +116,7 @@ def bert(
 
 
 def read_normalizer(value: Any, where: str) -> Normalizer:
-    """The normalizer that a JSON object describes."""
+    """Return the normalizer that a JSON object describes."""
     return read_component(value, COMPONENT_TYPES, where)
 
 

@@ -1,6 +1,6 @@
-"""Post-processors: special tokens around texts, and offsets without white space.
+"""Post-processors put special tokens around texts, and remove white space from offsets.
 
-A text is a list of `EncodedToken`s, a pair is two such lists. A post-processor takes and returns a list of
+A text is a list of `EncodedToken`s; a pair is two such lists. A post-processor takes and returns a list of
 texts, which are joined at the end.
 """
 
@@ -36,14 +36,14 @@ SpecialToken: TypeAlias = tuple[str, int]  # the token and its id
 
 
 def sequence(processors: list[PostProcessor]) -> PostProcessor:
-    """One after the other."""
+    """Return a post-processor that applies several post-processors one after the other."""
     return lambda texts, special: reduce(lambda changed, step: step(changed, special), processors, texts)
 
 
 def trim(tokens: list[EncodedToken], add_prefix_space: bool) -> list[EncodedToken]:
-    """Offsets without the white space at the ends of each token.
+    """Return the tokens, with offsets that leave out the white space at the ends of each token.
 
-    A space that the pre-tokenizer put before the text is no character of it and isn't removed.
+    A space that the pre-tokenizer put before the text isn't one of the text's characters, and isn't removed.
     """
     return [
         token._replace(offsets=_trimmed_offsets(token, i == 0, add_prefix_space))
@@ -69,7 +69,7 @@ def _is_blank(character: str) -> bool:
 
 
 def byte_level(add_prefix_space: bool, trim_offsets: bool, use_regex: bool) -> PostProcessor:
-    """Offsets without white space if `trim_offsets`."""
+    """Return a post-processor that removes white space from offsets if `trim_offsets` is set."""
     del use_regex
 
     def process(texts: Texts, add_special_tokens: bool) -> Texts:
@@ -122,7 +122,9 @@ def template(
     pair: list[tuple[str, str, int]],
     special_tokens: dict[str, list[SpecialToken]],
 ) -> PostProcessor:
-    """Texts and special tokens in the order of a template, one for a text and one for a pair."""
+    """Return a post-processor that puts texts and special tokens in the order of a template.
+
+    A text and a pair have one template each."""
     for kind, name, _ in [*single, *pair]:
         if kind == "SpecialToken" and name not in special_tokens:
             raise CheckpointError(f"post_processor.special_tokens must have {name!r:.60}")
@@ -174,7 +176,7 @@ def _read_special_tokens(value: Any, where: str) -> dict[str, list[SpecialToken]
 
 
 def read_post_processor(value: Any, where: str) -> PostProcessor:
-    """The post-processor that a JSON object describes."""
+    """Return the post-processor that a JSON object describes."""
     return read_component(value, COMPONENT_TYPES, where)
 
 

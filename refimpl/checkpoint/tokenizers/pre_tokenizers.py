@@ -1,4 +1,5 @@
-"""Pre-tokenizers: split a text into the words that a model tokenizes. Parts of a text in and out."""
+"""Pre-tokenizers split a text into the words that a model tokenizes. Each takes and returns parts of a
+text."""
 
 from __future__ import annotations
 
@@ -25,18 +26,22 @@ def _split_each(split_text: Callable[[str], list[Match]], behavior: str) -> PreT
 
 
 def sequence(pretokenizers: list[PreTokenizer]) -> PreTokenizer:
-    """One after the other, each on the parts of the one before."""
+    """Return a pre-tokenizer that applies several in turn, each to the parts that the one before returned."""
     return lambda parts: reduce(lambda split, step: step(split), pretokenizers, list(parts))
 
 
 @cache
 def gpt2() -> Pattern:
-    """GPT-2's words (Radford et al. 2019): contractions, letters, numbers or others after a space."""
+    """Return the pattern of GPT-2's words (Radford et al. 2019).
+
+    A word is a contraction, or letters, numbers or other characters with the space before them."""
     return regex(GPT2, "GPT-2's pattern")
 
 
 def byte_level(add_prefix_space: bool, trim_offsets: bool, use_regex: bool) -> PreTokenizer:
-    """GPT-2's words with visible characters for bytes. `trim_offsets` belongs to the post-processor."""
+    """Return a pre-tokenizer that makes GPT-2's words, with visible characters for bytes.
+
+    `trim_offsets` belongs to the post-processor."""
     del trim_offsets
 
     def pre_tokenize(parts: Sequence[NormalizedString]) -> list[NormalizedString]:
@@ -51,7 +56,8 @@ def byte_level(add_prefix_space: bool, trim_offsets: bool, use_regex: bool) -> P
 
 
 def split(pattern: Pattern, behavior: str, invert: bool) -> PreTokenizer:
-    """Splits at the matches of a pattern or, inverted, at the gaps between them."""
+    """Return a pre-tokenizer that splits at a pattern's matches or, with `invert`, at the gaps between
+    them."""
 
     def split_text(text: str) -> list[Match]:
         return [(at, to, matched != invert) for at, to, matched in pattern.matches(text)]
@@ -60,19 +66,19 @@ def split(pattern: Pattern, behavior: str, invert: bool) -> PreTokenizer:
 
 
 def digits(individual_digits: bool) -> PreTokenizer:
-    """Separates numbers (category N), as single characters or as runs."""
+    """Return a pre-tokenizer that separates numbers (category N), as single characters or as runs."""
     return _split_each(
         split_characters(character_classes.is_number), "Isolated" if individual_digits else "Contiguous"
     )
 
 
 def punctuation(behavior: str) -> PreTokenizer:
-    """Separates punctuation."""
+    """Return a pre-tokenizer that separates punctuation."""
     return _split_each(split_characters(character_classes.is_punctuation), behavior)
 
 
 def white_space_split() -> PreTokenizer:
-    """Splits at white space and removes it."""
+    """Return a pre-tokenizer that splits at white space and removes it."""
     return _split_each(split_characters(character_classes.is_space), "Removed")
 
 
@@ -92,12 +98,12 @@ def white_space() -> PreTokenizer:
 
 
 def bert() -> PreTokenizer:
-    """Splits at white space, then separates punctuation (Devlin et al. 2019)."""
+    """Return a pre-tokenizer that splits at white space, then separates punctuation (Devlin et al. 2019)."""
     return sequence([white_space_split(), punctuation("Isolated")])
 
 
 def delimiter(delimiter: str) -> PreTokenizer:
-    """Splits at one character and removes it."""
+    """Return a pre-tokenizer that splits at one character and removes it."""
     return _split_each(split_characters(lambda c: c == delimiter), "Removed")
 
 
@@ -108,7 +114,9 @@ def metaspace(
     add_prefix_space: bool | None,
     str_rep: str | None,
 ) -> PreTokenizer:
-    """SentencePiece's words: a visible character replaces each space, and one is put before the text.
+    """Return a pre-tokenizer that makes SentencePiece's words.
+
+    A visible character replaces each space, and one is put before the text.
 
     `add_prefix_space` is the older form of `prepend_scheme`; `str_rep` has no effect.
     """
@@ -131,7 +139,7 @@ def metaspace(
 
 
 def read_pre_tokenizer(value: Any, where: str) -> PreTokenizer:
-    """The pre-tokenizer that a JSON object describes."""
+    """Return the pre-tokenizer that a JSON object describes."""
     return read_component(value, COMPONENT_TYPES, where)
 
 

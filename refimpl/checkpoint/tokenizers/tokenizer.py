@@ -2,8 +2,8 @@
 
     text ─ split at added tokens ─ normalizer ─ split again ─ pre-tokenizer ─ model ─ post-processor
 
-An unknown option is an error that names it. `truncation` and `padding` are about batches and not about texts:
-they stay in the file and aren't applied.
+An unknown option is an error that names it. `truncation` and `padding` concern batches, not texts. These two
+options stay in the file, but they aren't applied.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ KEYS = {"version", "truncation", "padding", "added_tokens", "model", *STEPS}
 
 @dataclass(frozen=True)
 class Encoding:
-    """The tokens of a text: ids, token strings, and each token's characters (from, to) and segment."""
+    """The tokens of a text: their ids and strings, and each token's characters (from, to) and segment."""
 
     ids: list[int]
     tokens: list[str]
@@ -50,7 +50,7 @@ class Encoding:
 
 
 class Tokenizer:
-    """A tokenizer by its `definition`, the object of a tokenizer.json."""
+    """A tokenizer, made from its `definition`, the object in a tokenizer.json."""
 
     def __init__(self, definition: dict[str, Any]) -> None:
         if unknown := sorted(definition.keys() - KEYS):
@@ -88,7 +88,7 @@ class Tokenizer:
         return text if self._normalizer is None else self._normalizer(NormalizedString.from_text(text)).text
 
     def pre_tokenize(self, text: str) -> list[NormalizedString]:
-        """The words of a text without added tokens, normalized and split: what a trainer counts."""
+        """Return the normalized words of a text, without added tokens. A trainer counts these words."""
         whole = NormalizedString.from_text(_check_text(text))
         if self._normalizer is not None:
             whole = self._normalizer(whole)
@@ -96,7 +96,7 @@ class Tokenizer:
         return parts if self._pre_tokenizer is None else self._pre_tokenizer(parts)
 
     def encode(self, text: str, pair: str | None = None, *, add_special_tokens: bool = True) -> Encoding:
-        """The tokens of a text or of a pair, with the post-processor's tokens if `add_special_tokens`."""
+        """Return the tokens of a text or a pair, with the post-processor's tokens if `add_special_tokens`."""
         texts = [self._encode(text, 0)]
         if pair is not None:
             texts.append(self._encode(pair, 1))
@@ -128,7 +128,8 @@ class Tokenizer:
         return tokens
 
     def decode(self, ids: Sequence[int], *, skip_special_tokens: bool = True) -> str:
-        """The text of ids; unknown ids are left out, special tokens too if `skip_special_tokens`."""
+        """Return the text of ids, without unknown ids, and without special tokens if
+        `skip_special_tokens`."""
         tokens = [self.tokens[id] for id in ids if id in self.tokens]
         if skip_special_tokens:
             tokens = [token for token in tokens if token not in self._special_tokens]
@@ -148,7 +149,7 @@ def _check_text(text: str) -> str:
 
 
 def read(text: str | bytes, where: str = "tokenizer.json") -> Tokenizer:
-    """The tokenizer of a tokenizer.json's text; CheckpointError names an unknown option."""
+    """Return the tokenizer of a tokenizer.json's text; CheckpointError names an unknown option."""
     if len(text) > FILE_BYTES:
         raise LimitError(f"{where} may have {FILE_BYTES} bytes, it has {len(text)}")
     definition = parse(text, where)
@@ -161,17 +162,17 @@ def read(text: str | bytes, where: str = "tokenizer.json") -> Tokenizer:
 
 
 def load(path: Path | str) -> Tokenizer:
-    """The tokenizer of a file, or of the tokenizer.json in a directory."""
+    """Return the tokenizer of a file, or of the tokenizer.json in a directory."""
     path = Path(path)
     path = path / "tokenizer.json" if path.is_dir() else path
     return read(read_file(path, FILE_BYTES), str(path))
 
 
 def dumps(tokenizer: Tokenizer) -> str:
-    """The text of the tokenizer's tokenizer.json."""
+    """Return the text of the tokenizer's tokenizer.json."""
     return json.dumps(tokenizer.definition, ensure_ascii=False, indent=2)
 
 
 def save(tokenizer: Tokenizer, path: Path | str) -> None:
-    """Writes tokenizer.json; after a failure the old file is still there."""
+    """Write tokenizer.json. After a failure the old file is still there."""
     write_whole(Path(path), dumps(tokenizer).encode())

@@ -1,4 +1,4 @@
-"""From lines of text to a tokenizer: count words, train a model on them, and build a tokenizer.json."""
+"""Trains a tokenizer on lines of text: counts words, trains a model on them, and builds a tokenizer.json."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ PROGRESS_INTERVAL = 1000  # lines
 
 
 def count_words(lines: Sequence[str], method: Method, progress: Progress | None = None) -> Counter[str]:
-    """Counts of the words that the method's pre-tokenizer finds, in the order of their appearance."""
+    """Return counts of the words that the method's pre-tokenizer finds, in the order of their appearance."""
     tokenizer = Tokenizer(_definition(method, {"type": "BPE", "vocab": {}, "merges": []}, ()))
     counts: Counter[str] = Counter()
     for i, line in enumerate(lines, 1):
@@ -39,9 +39,9 @@ def train(
     min_frequency: int = 0,
     progress: Progress | None = None,
 ) -> Tokenizer:
-    """Byte-level BPE like GPT-2's or a unigram model like T5's, with at most `vocab_size` tokens.
+    """Train a byte-level BPE like GPT-2's or a unigram model like T5's, with at most `vocab_size` tokens.
 
-    LimitError if the bytes, or the characters, and the special tokens alone are more.
+    Raises LimitError if the bytes, or the characters, and the special tokens alone are more.
     """
     if method == "bpe":
         least = len(BYTE_TO_UNICODE) + len(special_tokens)
@@ -69,7 +69,7 @@ def train(
 
 
 def truncate_vocabulary(tokenizer: Tokenizer, vocab_size: int) -> Tokenizer:
-    """A trained BPE with fewer merges: what training gives for the smaller `vocab_size`."""
+    """Return a trained BPE with fewer merges, the same as training gives for this smaller `vocab_size`."""
     model = tokenizer.definition["model"]
     vocabulary = {token: i for token, i in model["vocab"].items() if i < vocab_size}
     merges = [pair for pair in model["merges"] if "".join(pair) in vocabulary]
@@ -77,7 +77,7 @@ def truncate_vocabulary(tokenizer: Tokenizer, vocab_size: int) -> Tokenizer:
 
 
 def count_tokens(tokenizer: Tokenizer, words: Mapping[str, int]) -> tuple[int, int]:
-    """The number of tokens of words with their counts, and how many of these are unknown."""
+    """Return the number of tokens of words with their counts, and how many of these tokens are unknown."""
     total = unknown = 0
     unknown_id = tokenizer.vocabulary.get(UNKNOWN)
     for word, times in words.items():

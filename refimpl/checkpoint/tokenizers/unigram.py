@@ -1,9 +1,9 @@
 """Unigram language model (Kudo 2018): the most probable segmentation of a word into pieces.
 
-P(segmentation) = Π p(piece); SentencePiece calls the tokens of the vocabulary pieces. A character that is no
-piece by itself may be unknown, with the lowest score of the vocabulary minus 10, SentencePiece's penalty.
-Neighbouring unknown characters are one token; with `byte_fallback` they become byte tokens instead, if the
-vocabulary has all of these.
+P(segmentation) = Π p(piece); SentencePiece calls the tokens of the vocabulary pieces. A character that isn't
+a piece by itself may be unknown. Its score is then the lowest score of the vocabulary minus 10,
+SentencePiece's penalty. Neighbouring unknown characters become one token. With `byte_fallback` they become
+byte tokens instead, if the vocabulary has all of these byte tokens.
 """
 
 from __future__ import annotations
@@ -39,23 +39,23 @@ class Unigram:
         object.__setattr__(self, "lowest_score", min((score for _, score in self.scored_pieces), default=0.0))
 
     def tokenize(self, word: str) -> list[Token]:
-        """The tokens of the best segmentation, in O(n · longest piece)."""
+        """Return the tokens of the best segmentation, in O(n · longest piece)."""
         return self.tokens(word, self.lattice(word).viterbi())
 
     def nbest(self, word: str, n: int) -> list[list[Token]]:
-        """The tokens of the n best segmentations."""
+        """Return the tokens of the n best segmentations."""
         return [self.tokens(word, path) for path in self.lattice(word).nbest(n)]
 
     def sample(self, word: str, alpha: float, uniforms: Sequence[float]) -> list[Token]:
-        """The tokens of a segmentation drawn with probability ∝ P^alpha; takes a uniform id per piece.
+        """Sample a segmentation with probability ∝ P^alpha, and return its tokens.
 
-        It is the paper's distribution. The library multiplies sums by alpha again at each piece, which is the
-        same only for alpha 1.
+        Each piece takes one number of `uniforms`. The distribution is the paper's. The library multiplies
+        sums by alpha again at each piece, which gives the same distribution only for alpha 1.
         """
         return self.tokens(word, self.lattice(word).sample(alpha, uniforms))
 
     def lattice(self, word: str) -> Lattice:
-        """All segmentations of a word."""
+        """Return all segmentations of a word."""
         return Lattice(len(word), self._edges(word))
 
     def _edges(self, word: str) -> Iterator[Edge]:
@@ -70,7 +70,7 @@ class Unigram:
                 yield Edge(start, start + 1, self.unk_id, self.lowest_score - UNKNOWN_PENALTY)
 
     def tokens(self, word: str, path: Sequence[Edge]) -> list[Token]:
-        """The tokens of a path, with neighbouring unknown characters joined."""
+        """Return the tokens of a path, with neighbouring unknown characters joined."""
         spans: list[tuple[int, int, bool]] = []
         for edge in path:
             unknown = edge.id == self.unk_id

@@ -1,7 +1,7 @@
 """WordPiece (Wu et al. 2016; BERT's form): take the longest token that the rest of the word begins with.
 
-A token inside a word has a prefix ("##"). A word that can't be split to its end, or has more than
-`max_input_chars_per_word` characters, is unknown as a whole.
+A token that doesn't begin a word has a prefix ("##"). A word that can't be split to its end, or has more than
+`max_input_chars_per_word` characters, becomes the unknown token as a whole.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ class WordPiece:
     max_token_length: int
 
     def tokenize(self, word: str) -> list[Token]:
-        """The tokens of a word."""
+        """Return the tokens of a word."""
         tokens: list[Token] = []
         if len(word) > self.max_input_chars_per_word:
             return self._unknown(word)
@@ -49,7 +49,7 @@ class WordPiece:
 def _make(
     vocab: dict[str, int], unk_token: str, continuing_subword_prefix: str, max_input_chars_per_word: int
 ) -> WordPiece:
-    """The model of a vocabulary."""
+    """Return the model of a vocabulary."""
     max_token_length = max(map(len, vocab), default=0)
     return WordPiece(vocab, unk_token, continuing_subword_prefix, max_input_chars_per_word, max_token_length)
 
