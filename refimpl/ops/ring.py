@@ -1,4 +1,4 @@
-"""Ring attention: a sequence split over several ranks, which pass keys and values around."""
+"""Ring attention: a sequence is split over several ranks, which pass their keys and values around."""
 
 from __future__ import annotations
 
@@ -33,12 +33,12 @@ def place(
     *,
     placement: Literal["contiguous", "zigzag", "striped"],
 ) -> Int[Array, " T"]:
-    """The rank of each token; `positions` is 0 … T−1, `ranks` is 0 … X−1.
+    """Return the rank of each token; `positions` is 0 … T−1, `ranks` is 0 … X−1.
 
-    contiguous: X slices in order (Liu et al. 2023). zigzag: 2X slices, rank r has the r-th from the
-    front and from the back (as Llama 3's context parallelism, Grattafiori et al. 2024, §3.3.2).
+    contiguous: X slices in order (Liu et al. 2023). zigzag: 2X slices; rank r has the r-th from the
+    front and the r-th from the back (as Llama 3's context parallelism, Grattafiori et al. 2024, §3.3.2).
     striped: token t is on rank t mod X (Brandon et al. 2023). With a causal mask, contiguous gives the last
-    rank the most work; the other two placements balance it. Conventions: slice of token t is
+    rank the most work; the other two placements balance it. Conventions: token t is in slice
     ⌊t · slices / T⌋, so that lengths differ by one at most.
     """
     count = len(ranks)
@@ -63,17 +63,17 @@ def ring_attend(
 ) -> Float[Array, "B T H V"]:
     """`attend` on ranks that hold a part of the tokens each (Liu et al. 2023, algorithm 1).
 
-    Rank owner[t] holds token t. In step i rank r has the keys and values of rank r − i, attends to them, and
-    merges the result into its own by the log-sum-exps. Then each rank passes its keys and values to the next.
+    Rank owner[t] holds token t. In step i, rank r has the keys and values of rank r − i. It attends to them,
+    and merges the result into its own by the log-sum-exps. Then each rank passes its keys and values to the
+    next one.
 
         step    rank 0   rank 1   rank 2
         0       kv 0     kv 1     kv 2
         1       kv 2     kv 0     kv 1
         2       kv 1     kv 2     kv 0
 
-    The ranks are simulated here, one after the other.
-    Conventions: any placement is allowed, also a rank without tokens; a causal mask compares positions in
-    the text, not on a rank.
+    The ranks are simulated here, one after the other. Conventions: any placement is allowed, even one with a
+    rank without tokens; a causal mask compares positions in the text, not on a rank.
     """
     count = len(placement.ranks)
     tokens = [np.nonzero(placement.owner == rank)[0] for rank in range(count)]

@@ -1,4 +1,5 @@
-"""Block-sparse attention: queries and keys in blocks, and a list of the pairs that are computed."""
+"""Block-sparse attention: queries and keys are in blocks, and a list says which pairs of blocks are
+computed."""
 
 from __future__ import annotations
 
@@ -48,10 +49,10 @@ def sparse_attend(
 ) -> Float[Array, "B Y A H V"]:
     """Each block of queries attends to the blocks of keys that it is paired with.
 
-    Only these blocks are gathered: time and memory grow with the number M of pairs. `keys` says which keys
-    are real (the last block may be padded).
-    Equal to `attend` with the pattern's `block_mask`. Conventions: a pair that is listed twice counts
-    twice; the output of a query that sees no key is 0.
+    Only these blocks are gathered, so time and memory grow with the number M of pairs. `keys` says which keys
+    are real (the last block may be padded). The result equals that of `attend` with the pattern's
+    `block_mask`. Conventions: a pair that is listed twice counts twice; the output of a query that sees no
+    key is 0.
     """
     b, y, a, h, _ = q.shape
     rows, columns, mask = pairs
@@ -73,7 +74,7 @@ def sparse_attend(
 
 @op
 def block_pairs(pattern: Bool[Array, "Y Z"]) -> tuple[Int[Array, " M"], Int[Array, " M"]]:
-    """The pairs of blocks of a pattern, row by row: what `sparse_attend` takes."""
+    """Return the pairs of blocks of a pattern, row by row, as `sparse_attend` takes them."""
     rows, columns = np.nonzero(pattern)
     return rows, columns
 
@@ -84,7 +85,7 @@ def block_mask(
     keys: Index[Array, " S", "< Z"],
     pattern: Bool[Array, "Y Z"],
 ) -> Bool[Array, "B T S"]:
-    """The mask over tokens of a pattern over blocks; `queries` and `keys` are the tokens' blocks."""
+    """Return the token mask for a pattern of blocks; `queries` and `keys` are the blocks of the tokens."""
     return pattern[queries][:, :, keys]
 
 
@@ -97,11 +98,11 @@ def bigbird_pattern(
     reach: int,
     first: int,
 ) -> Bool[Array, "Y Z"]:
-    """Window, global and random blocks together (Zaheer et al. 2020, §2 and figure 1).
+    """Return the pattern of window, global and random blocks together (Zaheer et al. 2020, §2 and figure 1).
 
-    `rows` and `columns` number the blocks. A block sees the `reach` blocks on each side of itself;
-    the `first` blocks see all and are seen by all (its internal global tokens, ITC); block y sees
-    the blocks chosen[y] too. Conventions: the paper draws the random blocks, here they are given.
+    `rows` and `columns` number the blocks. A block sees the `reach` blocks on each side of itself. The
+    `first` blocks see all blocks and are seen by all (the paper's internal global tokens, ITC). Block y also
+    sees the blocks chosen[y]. Conventions: the paper draws the random blocks; here they are given.
     """
     window = abs(rows[:, None] - columns[None, :]) <= reach
     spread = (rows[:, None] < first) | (columns[None, :] < first)
@@ -122,8 +123,8 @@ def longformer_mask(
     """True within `reach` tokens on each side, and where either token is global.
 
     Beltagy et al. 2020, §3.1: the sliding window of width w is reach = w / 2; a global token attends
-    to all and is attended by all. Positions of keys have a batch axis, so that the same function gives
-    the mask inside pairs of blocks: there a row of the batch is a pair.
+    to all tokens and all attend to it. Positions of keys have a batch axis, so that the same function gives
+    the mask inside pairs of blocks: each pair is then a row of the batch.
     """
     near = abs(queries[:, :, None] - keys[:, None, :]) <= reach
     return near | query_global[:, :, None] | key_global[:, None, :]
@@ -135,7 +136,7 @@ def longformer_layout(
     *,
     reach: int,
 ) -> Bool[Array, "Y Y"]:
-    """The pairs of blocks with at least one pair of tokens that `longformer_mask` allows.
+    """Return the pairs of blocks with at least one pair of tokens that `longformer_mask` allows.
 
     The last token of block i and the first of block j > i are (j − i − 1) · A + 1 apart.
     """

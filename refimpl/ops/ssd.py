@@ -1,19 +1,20 @@
-"""State-space duality: one map from texts to texts that is a recurrence, and attention with a fading mask.
+"""State-space duality: one map from texts to texts that is both a recurrence and attention with a decaying
+mask.
 
-A selective state-space model (Mamba) keeps a state S [K, V], as a table from keys to values. A token has a
-value x [V], the key b [K] under which it is added, the key c [K] under which it reads, and a decay ≤ 0, one
-number a head, which says how much of everything earlier stays, a = exp(decay):
+A selective state-space model (Mamba) keeps a state S [K, V], which is like a table from keys to values. A
+token has a value x [V], the key b [K] under which the value is added, and the key c [K] with which the token
+reads. It also has a decay ≤ 0, one number a head, which says how much of everything earlier stays, a =
+exp(decay):
 
     S_t = a_t S_{t−1} + b_t x_tᵀ         forget a share, add
     y_t = S_tᵀ c_t                       read
 
-**As attention.** What token s wrote has faded by every decay after it when token t reads it, so
+**As attention.** When token t reads what token s wrote, that was multiplied by every decay after s, so
 
     y_t = Σ_{s≤t} (a_{s+1} ⋯ a_t) (c_t·b_s) x_s          y = (L ∘ C Bᵀ) X
 
-with queries C, keys B, values X, no softmax, ∘ element by element, and in the place of a causal mask's ones a
-mask L that fades; what is blank is zero. Nothing is divided by √K, and weights needn't be positive nor sum to
-1:
+with queries C, keys B, values X, no softmax, and ∘ element by element. Instead of ones, the causal mask L has
+numbers that decay; blanks are zeros. Nothing is divided by √K, and weights needn't be positive nor sum to 1:
 
              s = 0       1       2     3
     t = 0    1
@@ -21,29 +22,29 @@ mask L that fades; what is blank is zero. Nothing is divided by √K, and weight
         2    a1 a2       a2      1
         3    a1 a2 a3    a2 a3   a3    1
 
-A state from before token 0 adds (a0 ⋯ a_t) S₋₁ᵀ c_t, where a0 is met for the only time.
+A state from before token 0 adds (a0 ⋯ a_t) S₋₁ᵀ c_t; only here a0 occurs.
 
 **Both.** Any rectangle of L below its diagonal is a column u times a row w: here rows 2 and 3 of columns 0
-and 1 are (a2, a2 a3)ᵀ (a1, 1). Its part of y is then (u ∘ C) ((w ∘ B)ᵀ X), and what is in the right brackets
-is a state [K, V]. So what a chunk of tokens knows of all earlier chunks goes through one state between them,
-and the matrix is needed within a chunk alone:
+and 1 are (a2, a2 a3)ᵀ (a1, 1). Its part of y is then (u ∘ C) ((w ∘ B)ᵀ X), and the right brackets contain a
+state [K, V]. So one state between chunks is enough for what a chunk of tokens needs from all earlier chunks.
+The matrix is needed only within a chunk:
 
     ┌─────┬─────┬─────┐
     │ L   │     │     │       L    the masked product of a chunk with itself
     ├─────┼─────┼─────┤       S    what came before: the state at the chunk's begin, read by its tokens
     │ S   │ L   │     │
     ├─────┼─────┼─────┤       T tokens in chunks of A take T·A products of keys and T/A states, the
-    │ S   │ S   │ L   │       last of which is given back; A = 1 is the recurrence, A = T the attention
+    │ S   │ S   │ L   │       last of which is returned; A = 1 is the recurrence, A = T the attention
     └─────┴─────┴─────┘
 
 A token costs a head about 3·K·V multiplications in the recurrence, A·(K + V) + 2·K·V in chunks. But the T
-steps of the recurrence wait for one another; chunks leave T/A steps, and all else is products of matrices,
-which processors do far faster than as many multiplications one after another. So the recurrence is for one
-token after another, chunks for long texts, the whole matrix for short ones.
+steps of the recurrence wait for one another. Chunks leave T/A such steps; the rest is matrix products, which
+processors compute far faster than the same number of multiplications in sequence. So the recurrence is for
+one token after another, chunks for long texts, the whole matrix for short ones.
 
-The three are equal, a law says; which one is fast depends on the machine. (Dao & Gu 2024, Transformers are
-SSMs: the recurrence and its matrix in §2.1 and §3.1, such matrices in §3.2, masks in §4, the duality in §5,
-chunks in §6. The paper's A is exp(decay) here, its S is transposed.)
+The three forms are equal, as a law checks; which one is fast depends on the machine. (Dao & Gu 2024,
+Transformers are SSMs: the recurrence and its matrix in §2.1 and §3.1, such matrices in §3.2, masks in §4, the
+duality in §5, chunks in §6. The paper's A is exp(decay) here, its S is transposed.)
 """
 
 from __future__ import annotations
@@ -70,10 +71,10 @@ def ssd_recurrent(
     c: Float[Array, "B T G K"],
     state: Float[Array, "B H K V"],
 ) -> tuple[Float[Array, "B T H V"], Float[Array, "B H K V"]]:
-    """S ← exp(decay_t) S + b_t x_tᵀ, y_t = Sᵀ c_t, token by token; gives y and the last S.
+    """S ← exp(decay_t) S + b_t x_tᵀ, y_t = Sᵀ c_t, token by token; returns y and the last S.
 
     Conventions: decay ≤ 0. Head h has the keys of group h // R, R = H / G, as heads of queries share those of
-    keys in attention. A token reads what it has just written, undecayed.
+    keys in attention. A token reads what it has just written, without decay.
     """
     share = x.shape[2] // b.shape[2]
     b, c = np.repeat(b, share, axis=2), np.repeat(c, share, axis=2)
@@ -92,14 +93,14 @@ def ssd_quadratic(
     c: Float[Array, "B T G K"],
     state: Float[Array, "B H K V"],
 ) -> tuple[Float[Array, "B T H V"], Float[Array, "B H K V"]]:
-    """The same by the whole matrix, (L ∘ C Bᵀ) X, and what the state held before, faded.
+    """`ssd_recurrent` by the whole matrix, (L ∘ C Bᵀ) X, plus the decayed earlier content of the state.
 
-    With d_ts the sum of the decays after token s up to t, and d_t the one from the begin:
+    With d_ts the sum of the decays after token s up to t, and d_t that from the beginning:
 
         y_t = Σ_{s≤t} exp(d_ts) (c_t·b_s) x_s + exp(d_t) Sᵀ c_t
         S ← exp(d_T) S + Σ_s exp(d_Ts) b_s x_sᵀ
 
-    Conventions: those of `ssd_recurrent`. d_ts is summed and never a difference of two sums, which would lose
+    Conventions: those of `ssd_recurrent`. d_ts is summed directly. A difference of two sums would lose
     the small decays beside large ones.
     """
     share, tokens = x.shape[2] // b.shape[2], x.shape[1]
@@ -125,7 +126,7 @@ def ssd_chunked(
     *,
     chunk: int,
 ) -> tuple[Float[Array, "B T H V"], Float[Array, "B H K V"]]:
-    """The same, the matrix within chunks of `chunk` tokens, the recurrence from one to the next (§6).
+    """`ssd_recurrent` with the matrix within chunks of `chunk` tokens and the recurrence between them (§6).
 
     Conventions: those of `ssd_recurrent`; the last chunk may be shorter.
     """

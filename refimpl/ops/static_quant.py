@@ -1,4 +1,4 @@
-"""Quantization with given scales: what graphs of QuantizeLinear and DequantizeLinear compute."""
+"""Quantization with given scales, as graphs of QuantizeLinear and DequantizeLinear compute it."""
 
 from __future__ import annotations
 
@@ -25,10 +25,10 @@ def static_quantize(
     bits: int,
     signed: bool,
 ) -> Int[Array, "M D"]:
-    """code = clip(rint(x / scale) + zero) to integers of `bits` bits (ONNX's QuantizeLinear).
+    """code = clip(rint(x / scale) + zero), as integers of `bits` bits (ONNX's QuantizeLinear).
 
     Conventions: halves round to the even code; a scale of 0 gives the zero point. Scales per tensor, row or
-    block are repeated to one per element.
+    block must be repeated to one per element.
     """
     low = -(2 ** (bits - 1)) if signed else 0
     steps = np.where(scale == 0, 0, x / np.where(scale == 0, 1, scale))
@@ -54,6 +54,6 @@ def integer_matmul(
 ) -> Int[Array, "M F"]:
     """Σ_d (a[m,d] − zero_a[m]) · (b[d,f] − zero_b[f]) in 32 bits (ONNX's MatMulInteger).
 
-    Times both scales it is the product of the two matrices, exact up to that one rounding.
+    Multiplied by both scales it is the product of the two matrices, exact up to that one rounding.
     """
     return (a - zero_a[:, None]).astype(np.int32) @ (b - zero_b).astype(np.int32)

@@ -1,13 +1,13 @@
-"""The stem of an encoder that reads the samples of a sound themselves, and the positions that go with it.
+"""The stem of an encoder that reads the samples of a sound, and the positions that belong to it.
 
     samples      ················································   16,000 a second
     first        └ 10 ┘          each convolution has fewer vectors than the one before, of more samples
     …                └ 10 ┘
     last         y0        y1        y2         wav2vec 2.0: 400 samples each, 320 from one to the next
 
-Its vectors don't know where they are. A convolution over many of them, which is added, says so: by what is
-around a vector, and by the ends of the sound, beyond which everything is zero (wav2vec 2.0, Baevski et al.
-2020, §2).
+The vectors contain no positions. A convolution over many vectors is added to provide them: its result depends
+on the vectors around each one, and on the ends of the sound, beyond which everything is zero (wav2vec 2.0,
+Baevski et al. 2020, §2).
 """
 
 from __future__ import annotations
@@ -32,9 +32,9 @@ __all__ = ["ConvolutionWeights", "WaveStemWeights", "conv_positions", "time_norm
 
 
 class ConvolutionWeights(TypedDict):
-    """The leaves of a convolution: its kernel as torch has it, its bias, and the norm behind it.
+    """The leaves of a convolution: its kernel in torch's layout, its bias, and the norm after it.
 
-    They stay in float: they are few, and what they round goes through all layers.
+    They stay in float: they are few, and their rounding errors go through all layers.
     """
 
     kernel: Float[Array, "F C A+1"]
@@ -43,7 +43,7 @@ class ConvolutionWeights(TypedDict):
 
 
 class WaveStemWeights(TypedDict):
-    """The leaves of the stem: of all convolutions, and of the map to the model's width."""
+    """The leaves of the stem: those of all convolutions, and of the map to the model's width."""
 
     convolutions: list[ConvolutionWeights]
     norm: NotRequired[NormWeights]
@@ -53,8 +53,10 @@ class WaveStemWeights(TypedDict):
 
 @op
 def wave_stem(samples: Array, weights: WaveStemWeights, *, settings: WaveStem) -> Array:
-    """The vectors [B, T, D] of the samples [B, N], all of which are real: after each convolution its norm
-    and an activation, and at the end a norm and a map."""
+    """Return the vectors [B, T, D] of the samples [B, N], all of which are real.
+
+    Each convolution is followed by its norm and an activation. At the end come a norm and a map.
+    """
     x = samples[:, :, None]
     each = LayerNorm(settings.eps)
     for i, (one, leaves) in enumerate(zip(settings.convolutions, weights["convolutions"], strict=True)):
@@ -75,16 +77,17 @@ def time_norm(
 ) -> Float[Array, "B T D"]:
     """y = (x − mean_t) / sqrt(var_t + eps) · weight + bias, each channel over all of its times.
 
-    Conventions: torch's GroupNorm with a channel a group, with channels last; padding would count.
+    Conventions: torch's GroupNorm with one channel a group, with channels last; padding would change the
+    result.
     """
     return layer_norm(x.swapaxes(1, 2), eps=eps).swapaxes(1, 2) * weight + bias
 
 
 @op
 def conv_positions(x: Array, kernel: Array, bias: Array, *, settings: ConvPositions) -> Array:
-    """What is added to the vectors x [B, T, D]: the activation of a convolution around each.
+    """Return what is added to the vectors x [B, T, D]: the activation of a convolution around each vector.
 
-    An even number of vectors reaches one further back than ahead.
+    A convolution over an even number of vectors reaches one vector further back than ahead.
     """
     around = padded(x, settings.length // 2, (settings.length - 1) // 2)
     return activation(

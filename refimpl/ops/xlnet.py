@@ -1,23 +1,23 @@
 """XLNet's attention: relative positions, and relative segments (Dai et al. 2019, Transformer-XL, arXiv
 1901.02860, §3.3; Yang et al. 2019, XLNet, arXiv 1906.08237, §2.5).
 
-With a position p added to each vector, the score of a query and a key is a product of two sums, of which two
-terms hold the query's own place. Transformer-XL writes the four terms out, puts the distance i − j in the
-place of the key's position, and a learned vector in the place of the query's. XLNet adds a term that says
-whether both tokens are of one text:
+If a position p is added to each vector, the score of a query and a key is a product of two sums, of which two
+terms contain the query's own position. Transformer-XL writes out the four terms. It replaces the key's
+position by the distance i − j, and the query's position by a learned vector. XLNet adds a term that says
+whether both tokens are in the same segment:
 
     score(i, j) = (q_i + u) · k_j             what the tokens are
-                + (q_i + v) · R r(i−j)        how far apart they stand
+                + (q_i + v) · R r(i−j)        how far apart they are
                 + (q_i + s) · e(i, j)         e = e₀ in one segment, e₁ across segments
 
-all times 1/√K. u, v and s are a vector of each head ("biases"), R a map of each layer. r(d) are the sines and
-cosines of the distance d, so nothing is stored for it and no distance is too far:
+all times 1/√K. u, v and s are one vector for each head ("biases"), R is a map of each layer. r(d) are the
+sines and cosines of the distance d, so nothing is stored for it and any distance is possible:
 
     r(d) = [sin(d · f_0), …, sin(d · f_J−1), cos(d · f_0), …, cos(d · f_J−1)],    f_j = 10000^(−j / J)
 
-A key ahead has a negative distance, whose sines have the other sign: a model so knows the order. Only whether
-two segments are equal counts, not which they are, so more than two texts are no new case. In a text of one
-segment the last term is the same for all keys, and the softmax drops it.
+A key ahead has a negative distance, whose sines have the other sign; so a model knows the order. It counts
+only whether two segments are equal, not which ones they are, so more than two segments need no special case.
+In a text of one segment the last term is the same for all keys, and the softmax cancels it.
 """
 
 from __future__ import annotations
@@ -52,8 +52,8 @@ __all__ = [
 
 
 class XLNetWeights(TypedDict):
-    """The leaves of XLNet's attention: maps of tokens, that of distances, and a vector of each head for each
-    term; with segments also theirs, e₀ and e₁."""
+    """The leaves of XLNet's attention: maps of tokens, the map of distances, and one vector of each head for
+    each term. With segments there are also their vectors, e₀ and e₁."""
 
     wq: Float[Array, "2*J H*K"] | Blocks
     wk: Float[Array, "2*J H*K"] | Blocks
@@ -67,10 +67,11 @@ class XLNetWeights(TypedDict):
 
 
 class XLNetAttention(TokenMixer):
-    """Attention with terms of the distance, of its sines and cosines, and of segments (`ops.xlnet`).
+    """Attention with terms for sines and cosines of the distance, and for segments (`ops.xlnet`).
 
-    Distances beyond `clamp` are as that one. With `segments` scores also have a term of whether two tokens
-    are of one segment: the embedding's token types, which have no table then. Maps have no bias.
+    Distances beyond `clamp` count as `clamp`. With `segments` scores also have a term for whether two tokens
+    are in the same segment. The segments are the embedding's token types, which then have no table. Maps have
+    no bias.
     """
 
     heads: int = bounded("heads")
@@ -130,10 +131,11 @@ def xlnet_attention(
 ) -> Float[Array, "B T 2*J"]:
     """The sublayer: project tokens and distances; attend with the terms of both; project back.
 
-    `token_types` are the segments of the tokens; without them all are of one. The width D = 2 · J is even.
+    `token_types` are the segments of the tokens; without them all tokens are in one segment. The width D = 2
+    · J is even.
 
-    Conventions: as in `self_attention`, rows are padded on the right: no token sees padding, and what comes
-    out at padding is unspecified. XLNet itself pads on the left, where distances are the same. Its memory of
+    Conventions: as in `self_attention`, rows are padded on the right: no token sees padding, and outputs at
+    padding are unspecified. XLNet itself pads on the left, where distances are the same. Its memory of
     earlier segments is empty, and no token is hidden by an order of prediction.
     """
     q, k, bias = queries_and_keys(x, weights, token_types, settings=settings)
@@ -145,7 +147,7 @@ def xlnet_attention(
 def queries_and_keys(
     x: Array, weights: XLNetWeights, token_types: Array | None, *, settings: XLNetAttention
 ) -> tuple[Array, Array, Array]:
-    """Queries with u and keys [B, T, H, K] of x [B, T, D], and the terms [B, H, T, T] of distances and
+    """Return queries with u and keys [B, T, H, K] of x [B, T, D], and the terms [B, H, T, T] of distances and
     segments."""
     size = settings.head_size
     q, k = (heads(x, weights[name], size=size) for name in ("wq", "wk"))
@@ -155,8 +157,8 @@ def queries_and_keys(
 
 
 def distance_vectors(x: Array, *, settings: XLNetAttention) -> Array:
-    """r(d) [1, 2·T − 1, D] of the distances of x [B, T, D], from 1 − T on; those beyond `clamp` have its
-    vector."""
+    """Return r(d) [1, 2·T − 1, D] of the distances of x [B, T, D], from 1 − T on; distances beyond `clamp`
+    have the vector of `clamp`."""
     _, t, width = x.shape
     distances = between(1 - t, t, x)
     if settings.clamp is not None:
@@ -174,8 +176,11 @@ def relative_scores(
     *,
     settings: XLNetAttention,
 ) -> Array:
-    """The terms [B, H, T, T] of distances and segments, of queries and keys [B, T, H, K] as the maps give
-    them and the keys of distances [W, H, K]."""
+    """Return the terms [B, H, T, T] of distances and segments.
+
+    q and k [B, T, H, K] are queries and keys as the maps give them; k_pos [W, H, K] are the keys of
+    distances.
+    """
     size, at = settings.head_size, indices(q.shape[1], q)
     asking = q + split_last(weights["position_bias"], size)
     bias = distance_scores(asking, k, at[:, None] - at + at[-1:], None, k_pos)
