@@ -1,8 +1,9 @@
-"""The laws of each component, for everybody's kernels: `pip install 'tfm-cli[laws]'`.
+"""The laws of each component, which you can check for your own kernels: `pip install 'tfm-cli[laws]'`.
 
-`check` compares an implementation of yours with the function of that name in `tfm.refimpl.ops`: results are
-equal within an error budget that is computed from the specification, over inputs drawn from its
-declaration, and each law of `names()[function]` is kept. A mask whose window is one key too wide:
+`check` compares your implementation with the function of the same name in `tfm.refimpl.ops`. It draws inputs
+from that function's declaration. Results must be equal within an error budget that is computed from the
+specification, and each law of `names()[function]` must be true. For example, a mask whose window is one key
+too wide:
 
     from tfm.refimpl.laws import check
 
@@ -23,17 +24,20 @@ gives the smallest counterexample that hypothesis finds:
         window: 1
 
 A kernel takes arrays by position and settings by name, as the function does. Parameters that its signature
-lacks stay at their defaults. It may return anything that NumPy reads as an array; `arrays` converts each
-NumPy array to what it takes. A fused attention of torch without soft cap, with heads of 64:
+lacks stay at their defaults. It may return anything that NumPy reads as an array. `arrays` converts each
+NumPy array to what the kernel takes. For example, a fused attention of torch without soft cap, with heads of
+64:
 
     check("attend", kernel, arrays=torch.from_numpy, softcap=None, K=64)
 
 Some arguments are structures of arrays. The weights of a sublayer are a dict (`AttentionWeights`: wq, wk, wv,
-wo, and bq, q_norm, ... where it has them), a cache or the tables of rotary positions a NamedTuple (`KVCache`:
-keys, values; `Rotary`: cos, sin), and `settings` a dataclass of `tfm.refimpl.config` (`Attention`, `MoE`). A
-structure that a kernel returns may be a plain tuple. What a kernel can't do is fixed by the name of the field
-or setting, wherever it is: no soft cap, no cache in 8 bits, no norm of queries and keys, with weights or
-bare, no gate, no sinks, heads of 64 numbers that are all rotated:
+wo, and optional ones such as bq, q_norm, ...). A cache or the tables of rotary positions are a NamedTuple
+(`KVCache`: keys, values; `Rotary`: cos, sin). `settings` is a dataclass of `tfm.refimpl.config` (`Attention`,
+`MoE`). If a kernel returns a structure, it may be a plain tuple.
+
+To leave out what a kernel can't do, fix the field or setting by its name, wherever it is. Here there is no
+soft cap, no cache in 8 bits, no norm of queries and keys (with weights or bare), no gate and no sinks, and
+heads have 64 numbers that are all rotated:
 
     def attention(x, cache, past, weights, rotary=None, *, settings):
         ...
@@ -44,8 +48,8 @@ bare, no gate, no sinks, heads of 64 numbers that are all rotated:
     check("attention", attention, softcap=None, **absent, J=32, U=0)
 
 A law is a function of a `Subject`, the kernel in the place of the specified function, and of hypothesis's
-draw. It holds for the specification in float64 and for a kernel in float32, since `near` knows which
-budget counts:
+draw. A law is true for the specification in float64 and for a kernel in float32, since `near` knows which
+error budget applies:
 
     @law("attend")
     def keys_are_a_set(attend: Subject, draw: Draw) -> None:

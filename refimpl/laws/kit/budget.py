@@ -31,12 +31,12 @@ OPEN = 1e30  # alpha of a gate that is 0 or 1, and a limit that is none
 
 
 def cast(value: Any, dtype: Any) -> Any:
-    """An argument with its floats in another type."""
+    """Return an argument with its floats in another type."""
     return map_floats(value, lambda a: a.astype(dtype))
 
 
 def each(change: Callable[[Any], Any], value: Any) -> Any:
-    """An argument with `change` applied to each of its leaves."""
+    """Return an argument with `change` applied to each of its leaves."""
     if isinstance(value, dict):
         return {k: each(change, v) for k, v in value.items()}
     if isinstance(value, tuple | list):
@@ -50,7 +50,8 @@ def _like(value: Any, items: list[Any]) -> Any:
 
 
 def map_floats(value: Any, change: Callable[[np.ndarray], np.ndarray]) -> Any:
-    """An argument with `change` applied to each float array; it may be an array, a tree or `Blocks`."""
+    """Return an argument with `change` applied to each float array; it may be an array, a tree or
+    `Blocks`."""
     if isinstance(value, Blocks):
         named = ("scale", "minimum", "input_scale", "input_factor", "output_scale")
         arrays = {n: a for n in named if (a := getattr(value, n)) is not None}
@@ -65,8 +66,8 @@ def map_floats(value: Any, change: Callable[[np.ndarray], np.ndarray]) -> Any:
 
 
 def budget(f: Function, call: Call) -> dict[str, float]:
-    """The budget of each float output of a call, plus the error that this function's kernels may
-    approximate with."""
+    """Return the budget of each float output of a call, plus the error that this function's kernels may have
+    from approximations."""
     by_output = budgets(lambda change: call.run(f.body, change))
     if f.name in ACTIVATIONS:
         extra = approximate(lambda change: change(call.arrays["x"]))
@@ -119,8 +120,10 @@ def _with_open_gates(f: Function, call: Call) -> Call:
 
 
 def budgets(run: Callable[[Callable[[Any], Any]], Any]) -> dict[str, float]:
-    """The budget of each float output; `run(change)` is the specification with `change` applied to its
-    arguments."""
+    """Return the budget of each float output.
+
+    `run(change)` computes the specification with `change` applied to its arguments.
+    """
     rng = np.random.default_rng(0)
 
     def to_neighbour(a: np.ndarray) -> np.ndarray:
@@ -139,7 +142,7 @@ def budgets(run: Callable[[Callable[[Any], Any]], Any]) -> dict[str, float]:
 
 
 def approximate(run: Callable[[Callable[[Any], Any]], Any]) -> float:
-    """A bound on an activation kernel's error: the function of absolute values with ReLU as the
+    """Return a bound on an activation kernel's error: the function of absolute values with ReLU as the
     activation."""
 
     def positive(value: Any) -> Any:
@@ -151,7 +154,7 @@ def approximate(run: Callable[[Callable[[Any], Any]], Any]) -> float:
 
 
 def expected(run: Callable[[Callable[[Any], Any]], Any], dtype: Any) -> dict[str, Any]:
-    """The expected outputs: floats from the float64 specification, integers from the specification in
+    """Return the expected outputs: floats from the float64 specification, integers from the specification in
     `dtype`."""
     exact = dict(flat(run(lambda a: cast(a, np.float64))))
     typed = dict(flat(run(lambda a: cast(a, dtype))))

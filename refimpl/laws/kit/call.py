@@ -18,7 +18,8 @@ SHOWN = 24
 class Call:
     """Arrays by name in the order of the parameters, settings, and the sizes that were drawn.
 
-    `call["wq"]` and `call.but(wq=...)` reach into structures and settings too: a field goes by its own name.
+    `call["wq"]` and `call.but(wq=...)` also find fields inside structures and settings, by the field's own
+    name.
     """
 
     f: Function
@@ -47,7 +48,7 @@ class Call:
         return holders or [n for n, s in self.settings.items() if is_dataclass(s) and hasattr(s, name)]
 
     def but(self, **changed: Any) -> Call:
-        """The same call with other arrays or settings, or other fields of these."""
+        """Return the same call with other arrays or settings, or with other fields of them."""
         direct = {n: v for n, v in changed.items() if n in self.arrays or n in self.settings}
         arrays = {n: direct.get(n, a) for n, a in self.arrays.items()}
         settings = {n: direct.get(n, s) for n, s in self.settings.items()}
@@ -67,7 +68,7 @@ class Call:
         return replace(self, arrays=arrays, settings=settings)
 
     def changed(self, change: Callable[[Parameter, Any], Any]) -> Call:
-        """The same call with `change` applied to each array, also inside structures."""
+        """Return the same call with `change` applied to each array, also inside structures."""
         arrays = {
             p.name: mapped(p, self.arrays[p.name], lambda _, leaf, value: change(leaf, value))
             for p in self.f.parameters
@@ -76,7 +77,7 @@ class Call:
         return replace(self, arrays=arrays)
 
     def run(self, function: Callable[..., Any], change: Callable[[Any], Any] = lambda a: a) -> Any:
-        """The function's result with `change` applied to each array."""
+        """Return the function's result with `change` applied to each array."""
         return function(*(None if a is None else change(a) for a in self.arrays.values()), **self.settings)
 
     def __repr__(self) -> str:
@@ -85,7 +86,7 @@ class Call:
 
 
 def shown(value: Any) -> str:
-    """Type and shape, and the numbers where they are few."""
+    """Return type and shape as text, and the numbers if they are few."""
     if is_dataclass(value):
         inside = ", ".join(f"{f.name}={shown(getattr(value, f.name))}" for f in fields(value))
         return f"{type(value).__name__}({inside})"

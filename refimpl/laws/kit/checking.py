@@ -34,11 +34,12 @@ EQUALS = "equals the specification"
 
 
 class LawBroken(AssertionError):  # noqa: N818  (what a test shows: the law is broken)
-    """A function breaks a law: which one, by how much, and at which inputs."""
+    """A function breaks a law; the message says which law, by how much, and for which inputs."""
 
 
 def law(*names: str) -> Callable[[Law], Law]:
-    """Register a law of the specified functions with these names, under its own name in words."""
+    """Register a law of the specified functions with these names. The body's name, in words, is the law's
+    name."""
 
     def register(body: Law) -> Law:
         words = body.__name__.replace("_", " ")
@@ -80,12 +81,12 @@ def _registered() -> dict[str, dict[str, Law]]:
 
 
 def names() -> dict[str, tuple[str, ...]]:
-    """Each specified function, and the names of its laws."""
+    """Return each specified function with the names of its laws."""
     return {name: tuple(laws) for name, laws in _registered().items()}
 
 
 def declaration(name: str) -> Function:
-    """What the specified function of a name declares."""
+    """Return what the specified function of a name declares."""
     functions = {n.split(".")[1]: function for n, function in specified().items()}
     if name not in functions:
         near = difflib.get_close_matches(name, functions, 3)
@@ -104,14 +105,17 @@ def check(
     examples: int | None = None,
     **fixed: Any,
 ) -> tuple[str, ...]:
-    """Checks a kernel against the specification of a function and its laws; returns the laws that apply.
+    """Check a kernel against the specified function of this name and its laws, and return the laws that
+    apply.
 
     The kernel takes arrays by position and settings by name, as the function does. Parameters that its
-    signature lacks stay at their defaults. `arrays` converts each NumPy array to what it takes
-    (torch.from_numpy). With `quantized`, weights may be `Blocks`. `only` is one law's name, `examples` the
-    number of draws per law, hypothesis's own by default. Other keywords fix a setting to a value, an array to
-    be there (True) or not (None), or an axis letter to a size; fields of structures and of `settings` go by
-    their own names: `check("attention", kernel, softcap=None, q_norm=None)`.
+    signature lacks stay at their defaults. `arrays` converts each NumPy array to what the kernel takes
+    (torch.from_numpy). With `quantized`, weights may be `Blocks`. `only` is the name of the only law to
+    check. `examples` is the number of draws per law, by default hypothesis's own.
+
+    Other keywords fix a setting to a value, an array to be there (True) or not (None), or an axis letter to a
+    size. Fields of structures and of `settings` are fixed by their own names:
+    `check("attention", kernel, softcap=None, q_norm=None)`.
     Raises `LawBroken` with a shrunk counterexample.
     """
     f, laws = declaration(name), _registered()[name]

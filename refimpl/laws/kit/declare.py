@@ -1,9 +1,9 @@
 """Reads what a public function of refimpl/ops declares: its arrays, its settings, its results.
 
 Positional parameters are arrays with shape strings, or structures of them: a TypedDict of weights, a
-NamedTuple such as a cache, a list of either. Keyword-only parameters are static settings, single values or a
-dataclass of the Config. A function that can't be drawn from its declaration raises `UnfedError`; none is
-skipped.
+NamedTuple such as a cache, a list of either. Keyword-only parameters are static settings: single values or a
+dataclass of the Config. A function whose arguments can't be drawn from its declaration raises `UnfedError`;
+none is skipped.
 """
 
 from __future__ import annotations
@@ -62,7 +62,7 @@ class Parameter:
     """A parameter, or a field of one.
 
     `options` says what an array may be (`Declared`, "Blocks", `Structure`, None), or which values a setting
-    takes; of settings that are a dataclass, the dataclass.
+    takes. For settings that are a dataclass it is the dataclass.
     """
 
     name: str
@@ -82,13 +82,13 @@ class Structure:
     kind: Any = None
 
     def of(self, values: Mapping[str, Any]) -> Any:
-        """The structure with these values; a mapping leaves out None."""
+        """Return the structure with these values; a mapping leaves out None."""
         if self.mapping:
             return {name: value for name, value in values.items() if value is not None}
         return self.kind(**values)
 
     def items(self, value: Any) -> Iterator[tuple[Parameter, Any]]:
-        """Each field with its value, None where it is missing."""
+        """Yield each field with its value, None if it is missing."""
         for p in self.fields:
             yield p, value.get(p.name) if self.mapping else getattr(value, p.name)
 
@@ -111,12 +111,12 @@ class Function:
         return letters_of(self.parameters)
 
     def parameter(self, name: str) -> Parameter:
-        """The parameter, or the field of a structure, with that name."""
+        """Return the parameter, or the field of a structure, with that name."""
         return next(p for p in self.leaves if p.name == name)
 
     @property
     def leaves(self) -> list[Parameter]:
-        """All parameters, each followed by the fields of its structure."""
+        """Return all parameters, each followed by the fields of its structure."""
         return list(_leaves(self.parameters))
 
 
@@ -129,7 +129,7 @@ def _leaves(parameters: tuple[Parameter, ...]) -> Iterator[Parameter]:
 
 
 def letters_of(parameters: tuple[Parameter, ...]) -> set[str]:
-    """The axis letters that stand in these declarations."""
+    """Return the axis letters that occur in these declarations."""
     parameters = tuple(_leaves(parameters))
     arrays = [o for p in parameters if not p.setting for o in p.options]
     dims = [d for o in arrays if isinstance(o, Declared) for d in (*o.dims, o.bound)]
@@ -141,13 +141,13 @@ def letters_of(parameters: tuple[Parameter, ...]) -> set[str]:
 
 
 def modules(package: types.ModuleType) -> list[types.ModuleType]:
-    """The modules of a package, by name."""
+    """Return the modules of a package, sorted by name."""
     names = sorted(m.name for m in pkgutil.iter_modules(package.__path__))
     return [importlib.import_module(f"{package.__name__}.{name}") for name in names]
 
 
 def public(module: types.ModuleType) -> list[str]:
-    """The names of `__all__` that are functions."""
+    """Return the names in `__all__` that are functions."""
     return [n for n in module.__all__ if not inspect.isclass(getattr(module, n))]
 
 
@@ -211,7 +211,7 @@ def _spaces(names: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def read(function: Callable[..., Any]) -> Function:
-    """What a function declares; `UnfedError` where that isn't arrays and settings."""
+    """Return what a function declares; raise `UnfedError` if that isn't arrays and settings."""
     body = inspect.unwrap(function)
     hints = typing.get_type_hints(body, _spaces(body.__globals__))
     parameters = []
@@ -249,8 +249,8 @@ def _with_axis(option: Any, old: str, new: str) -> Any:
 
 
 def walk(p: Parameter, value: Any, name: str = "") -> Iterator[tuple[str, Parameter, Any]]:
-    """(dotted name, declaration, value) of each array, setting or `Blocks` in an argument; None is left
-    out."""
+    """Yield (dotted name, declaration, value) for each array, setting or `Blocks` in an argument, but not for
+    None."""
     name = name or p.name
     structure = structure_of(p)
     if value is None:
@@ -267,7 +267,7 @@ def walk(p: Parameter, value: Any, name: str = "") -> Iterator[tuple[str, Parame
 
 
 def mapped(p: Parameter, value: Any, change: Callable[[str, Parameter, Any], Any], name: str = "") -> Any:
-    """The argument with `change` applied to everything that `walk` names."""
+    """Return the argument with `change` applied to everything that `walk` yields."""
     name = name or p.name
     structure = structure_of(p)
     if value is None:
@@ -283,18 +283,18 @@ def mapped(p: Parameter, value: Any, change: Callable[[str, Parameter, Any], Any
 
 
 def structure_of(p: Parameter) -> Structure | None:
-    """The structure of a parameter, None if it has none."""
+    """Return the structure of a parameter, None if it has none."""
     return next((o for o in p.options if isinstance(o, Structure)), None)
 
 
 def value(expression: str, size: Callable[[str], int]) -> int:
-    """The value of a sum of products of letters and numbers."""
+    """Return the value of a sum of products of letters and numbers."""
     number = lambda a: int(a) if a.isdigit() else size(a)  # noqa: E731
     return sum(math.prod(map(number, term.split("*"))) for term in expression.split("+"))
 
 
 def sizes(letters: set[str], size_of: Callable[[str], int]) -> dict[str, int]:
-    """A size for each letter: derived where a part of the rule stands in the signature, or drawn."""
+    """Return a size for each letter: derived if a part of its rule is in the signature, otherwise drawn."""
     size: dict[str, int] = {}
 
     def get(letter: str) -> int:
@@ -310,14 +310,14 @@ def sizes(letters: set[str], size_of: Callable[[str], int]) -> dict[str, int]:
 
 
 def drawn_letters(f: Function) -> set[str]:
-    """The letters whose sizes are drawn; the others follow from them."""
+    """Return the letters whose sizes are drawn; the others follow from them."""
     drawn: set[str] = set()
     sizes(f.letters, lambda letter: drawn.add(letter) or 1)
     return drawn
 
 
 def axes(p: Parameter, array: Any, size: Mapping[str, int]) -> tuple[str, ...]:
-    """The declared axes of an argument; its shape decides where a parameter may be several arrays."""
+    """Return the declared axes of an argument; if several arrays are possible, its shape decides."""
     several = [o.dims for o in p.options if isinstance(o, Declared)]
     if len(several) < 2:
         return several[0] if several else ()
@@ -325,7 +325,9 @@ def axes(p: Parameter, array: Any, size: Mapping[str, int]) -> tuple[str, ...]:
 
 
 def blocked(p: Parameter) -> tuple[tuple[str, ...], int]:
-    """The axes of a quantized weight, and the index of the blocked one: a table is blocked along its rows."""
+    """Return the axes of a quantized weight, and the index of the blocked one: a table is blocked along its
+    rows.
+    """
     axis = int(p.name == "table")
     floats = [o.dims for o in p.options if isinstance(o, Declared)]
     return floats[0] if floats else ("N", "D") if axis else ("D", "F"), axis
@@ -333,7 +335,7 @@ def blocked(p: Parameter) -> tuple[tuple[str, ...], int]:
 
 @functools.cache
 def specified() -> dict[str, Callable[..., Any]]:
-    """`module.name` -> function, for all public functions of refimpl/ops but those in `HAND`."""
+    """Return `module.name` -> function, for all public functions of refimpl/ops except those in `HAND`."""
     by_name = {}
     for module in modules(ops):
         short = module.__name__.rsplit(".", 1)[-1]
@@ -342,5 +344,5 @@ def specified() -> dict[str, Callable[..., Any]]:
 
 
 def functions() -> dict[str, Function]:
-    """`module.name` -> declaration, of all specified functions."""
+    """Return `module.name` -> declaration, for all specified functions."""
     return {name: read(function) for name, function in specified().items()}

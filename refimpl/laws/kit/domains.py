@@ -1,4 +1,4 @@
-"""Bounds on arrays beyond their shape: a range, or the result of another function."""
+"""Bounds on arrays besides their shape: a range, or the result of another function."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ DOMAINS: dict[str, Callable[[np.ndarray], np.ndarray]] = {
 
 
 def confined(f: Function, call: Call) -> Call:
-    """The call with its arrays within their domains."""
+    """Return the call with its arrays moved into their domains."""
 
     def domain(p: Parameter, array: Any) -> Any:
         if not isinstance(array, np.ndarray) or array.dtype.kind != "f":

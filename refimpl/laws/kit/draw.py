@@ -1,9 +1,9 @@
 """Draws calls of a function from its declaration: sizes, settings, a seed and a scale.
 
-One size is drawn for each axis letter, derived letters are computed. A setting takes the values that
-stand in settings.py by its name. An optional array is there or not, a weight is an array or `Blocks`:
-each combination is a variant. A field of a structure is chosen as a parameter is, by its own name; two
-structures with fields of one name share the choice. Hypothesis draws what is small, numpy's generator
+One size is drawn for each axis letter; derived letters are computed. A setting takes the values that
+settings.py lists for its name. An optional array is there or not, and a weight is an array or `Blocks`.
+Each combination is a variant. A field of a structure is chosen like a parameter, by its own name; two
+structures with fields of one name share the choice. Hypothesis draws what is small, and NumPy's generator
 fills the arrays: that shrinks well and is fast.
 """
 
@@ -26,8 +26,10 @@ Variant = tuple[tuple[str, Any], ...]
 
 
 def factors(f: Function) -> dict[str, tuple[Any, ...]]:
-    """The values of each parameter, field or choice in settings, by its name; each value makes another
-    graph."""
+    """Return the values of each parameter, field or choice in settings, by its name.
+
+    Each value makes another graph.
+    """
     products = sum("Blocks" in p.options for p in f.leaves)
     choices: dict[str, tuple[Any, ...]] = {}
     for p in f.leaves:
@@ -47,7 +49,7 @@ def factors(f: Function) -> dict[str, tuple[Any, ...]]:
 
 
 def singly(choices: dict[str, tuple[Any, ...]]) -> list[Variant]:
-    """The fewest variants that contain each choice."""
+    """Return the fewest variants that contain each choice."""
     most = max((len(c) for c in choices.values()), default=1)
     return [tuple((n, c[i % len(c)]) for n, c in choices.items()) for i in range(most)]
 
@@ -55,10 +57,10 @@ def singly(choices: dict[str, tuple[Any, ...]]) -> list[Variant]:
 def make(
     f: Function, variant: Variant, size: dict[str, int], seed: int, scale: float, halves: bool = False
 ) -> Call:
-    """The call for a variant, sizes, a seed and a scale; floats are float32.
+    """Return the call for a variant, sizes, a seed and a scale; floats are float32.
 
-    With `halves` floats are multiples of scale / 2, up to 127, 127.5 or 128 scales. Then many lie just
-    halfway between two codes of a quantized row, where rounding rules differ.
+    With `halves` floats are multiples of scale / 2, up to 127, 127.5 or 128 scales. Then many of them are
+    exactly halfway between two codes of a quantized row, where rounding rules differ.
     """
     chosen = dict(variant)
     size = settled(f, size, chosen)
@@ -189,7 +191,9 @@ def calls(
     largest: int = 6,
     choices: dict[str, tuple[Any, ...]] | None = None,
 ) -> Call:
-    """Calls of a function; a variant or its choices and the sizes of some letters may be given."""
+    """Return a strategy for calls of a function; a variant or its choices and some letters' sizes may be
+    given.
+    """
     if variant is None:
         from_these = factors(f) if choices is None else choices
         variant = tuple((n, draw(st.sampled_from(c), label=n)) for n, c in from_these.items())

@@ -11,8 +11,11 @@ Sizes = dict[str, int]
 
 
 def items_of(p: Parameter, size: Sizes) -> list[Sizes]:
-    """The sizes of each item: experts read a latent where there may be one, streams but the first have the
-    same, each cluster of words is narrower and longer."""
+    """Return the sizes of each item of a list.
+
+    Experts read a latent if there may be one. All streams but the first have the same sizes. Each cluster of
+    words is narrower and longer than the one before.
+    """
     match p.name:
         case "experts":
             return [{**size, "D": size.get("C", size["D"])}] * size["E"]
@@ -25,8 +28,10 @@ def items_of(p: Parameter, size: Sizes) -> list[Sizes]:
 
 
 def settled(f: Function, size: Sizes, chosen: Mapping[str, Any]) -> Sizes:
-    """The sizes, with the vocabulary computed from the short list and the clusters; experts without a latent
-    read the input."""
+    """Return the sizes, with the vocabulary computed from the short list and the clusters.
+
+    Experts without a latent read the input.
+    """
     if chosen.get("latent_down", ...) is None:
         size = {**size, "C": size["D"]}
     tails = [tail for p in f.leaves if p.name == "tails" for tail in items_of(p, size)]

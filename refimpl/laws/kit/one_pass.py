@@ -1,4 +1,4 @@
-"""The law that what reads tokens in parts has: where a text is split doesn't matter."""
+"""The law of functions that read tokens in parts: it doesn't matter where a text is split."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ from .subject import Subject
 
 
 def in_two(f: Subject, draw: Draw, call: Call, state: Callable[..., dict[str, Any]]) -> None:
-    """Two calls over the parts of a text equal one call: the outputs, one after the other, and the state.
+    """Two calls over the parts of a text equal one call: the joined outputs, and the state.
 
-    `state` gives the arguments of the second call: of the tokens before it, and of all that the first call
-    returned but its outputs.
+    `state` returns the arguments of the second call, from the tokens before it and from all that the first
+    call returned except its outputs.
     """
     length = call.sizes["T"]
     cut = draw(splits(length))

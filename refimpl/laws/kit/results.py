@@ -1,4 +1,4 @@
-"""Results of a function: their arrays by name, what is declared of them, and how far they are off."""
+"""Results of a function: their arrays by name, their declarations, and how far they are off."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from .declare import Declared, Function, Structure, value
 
 
 def flat(result: Any, name: str = "out") -> Iterator[tuple[str, Any]]:
-    """The arrays of a result, each with a name that says where it is in the result."""
+    """Yield the arrays of a result, each with a name that says where it is in the result."""
     if isinstance(result, dict):
         for i, item in enumerate(result.values()):
             yield from flat(item, f"{name}.{i}")
@@ -28,7 +28,8 @@ def flat(result: Any, name: str = "out") -> Iterator[tuple[str, Any]]:
 
 
 def check_result(f: Function, call: Call, result: Any) -> None:
-    """The result has the declared shapes and kinds; floats have the type of the float inputs."""
+    """Check that the result has the declared shapes and kinds, and that floats have the type of float
+    inputs."""
     several = result if isinstance(result, tuple) and not hasattr(result, "_fields") else (result,)
     assert len(several) == len(f.returns), f"{f.name} gave {len(several)} results, declares {len(f.returns)}"
     floats = {a.dtype for _, a in flat(list(call.arrays.values())) if a.dtype.kind == "f"}
@@ -68,7 +69,7 @@ def largest(a: np.ndarray) -> float:
 
 
 def apart(got: np.ndarray, expected: np.ndarray) -> float:
-    """The largest difference; equal infinities don't differ."""
+    """Return the largest difference; equal infinities don't differ."""
     off = np.zeros(expected.shape, np.float64)
     return largest(np.subtract(got, expected, out=off, where=got != expected, dtype=np.float64))
 
@@ -76,7 +77,10 @@ def apart(got: np.ndarray, expected: np.ndarray) -> float:
 def compare(
     label: str, got: dict[str, Any], expected: dict[str, Any], budget: dict[str, float], share: float = 1.0
 ) -> None:
-    """Floats within their budget, integers and booleans equal; a failure says what is off and by how much."""
+    """Check that floats are within their budget, integers and booleans equal.
+
+    A failure says what is off and by how much.
+    """
     assert list(got) == list(expected), f"{label} gave {list(got)}, expected {list(expected)}"
     for n, want in expected.items():
         have = np.asarray(got[n])

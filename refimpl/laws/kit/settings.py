@@ -1,7 +1,9 @@
-"""What declarations leave open: the values of settings, which parameters occur together, which weights.
+"""What declarations leave open: the values of settings, which parameters occur together, which weights there
+are.
 
-A new static setting gets its values by one line in `SETTINGS`; `bool` and `Literal` have theirs. Settings
-that are a dataclass of the Config get an entry in `DRAWN`. A letter stands for the size drawn for it.
+A new static setting gets its values by one line in `SETTINGS`; `bool` and `Literal` have values of their own.
+Settings that are a dataclass of the Config get an entry in `DRAWN`. A letter stands for the size drawn for
+it.
 """
 
 from __future__ import annotations
@@ -100,9 +102,8 @@ CLASSES: dict[type, tuple[Any, ...]] = {
 class Drawn:
     """How settings of a class are drawn: the values of each choice, and the settings that choices make.
 
-    `make` gets the choices of all parameters too, since settings must say what the arrays are: a norm of
-    queries is in the settings if its weight is there. A choice is fixed by its name, as in
-    `check(..., softcap=None)`.
+    `make` gets the choices of all parameters too, since settings must match the arrays: a norm of queries is
+    in the settings if its weight is there. A choice is fixed by its name, as in `check(..., softcap=None)`.
     """
 
     choices: Mapping[str, tuple[Any, ...]]

@@ -7,10 +7,10 @@ from hypothesis import strategies as st
 
 
 def permutations(count: int) -> st.SearchStrategy[np.ndarray]:
-    """Permutations of 0 … count − 1."""
+    """Return a strategy for permutations of 0 … count − 1."""
     return st.permutations(range(count)).map(np.array)
 
 
 def splits(count: int) -> st.SearchStrategy[int]:
-    """Where to split so many items in two; a single item isn't split."""
+    """Return a strategy for where to split `count` items in two; a single item isn't split."""
     return st.integers(1, count - 1) if count > 1 else st.just(1)

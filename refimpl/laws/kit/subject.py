@@ -25,9 +25,9 @@ class UnsupportedError(Exception):
 
 @dataclass(frozen=True)
 class Subject:
-    """A kernel in the place of a specified function: it draws calls, makes them and compares results.
+    """A kernel in the place of a specified function: it draws calls, runs them and compares results.
 
-    `choices` are the values that each parameter may take and `sizes` the axes that are fixed; parameters
+    `choices` are the values that each parameter may take, and `sizes` are the axes that are fixed. Parameters
     that the kernel doesn't take stay at their defaults. Floats are in `dtype`; `arrays` converts each array
     to what the kernel takes. `history` has the calls so far.
     """
@@ -42,7 +42,7 @@ class Subject:
     history: list[Call] = field(default_factory=list)
 
     def __call__(self, *args: Any, **settings: Any) -> Any:
-        """The kernel's result, as NumPy arrays, for a `Call` or for arrays and settings."""
+        """Return the kernel's result, as NumPy arrays, for a `Call` or for arrays and settings."""
         call = args[0] if args and isinstance(args[0], Call) else self.call(*args, **settings)
         arrays = list(call.arrays.items())
         for p in self.f.parameters:
@@ -64,7 +64,8 @@ class Subject:
         return tuple(_as(option, part) for option, part in zip(returns, result, strict=True))
 
     def call(self, *arrays: Any, **settings: Any) -> Call:
-        """A call of arrays in the order of the parameters, and settings; the others at their defaults."""
+        """Return a call with arrays in the order of the parameters, and settings; others have their
+        defaults."""
         names = [p.name for p in self.f.parameters if not p.setting]
         by_name = dict(zip(names, arrays, strict=False))
         values = {p.name: by_name.get(p.name, settings.get(p.name, p.default)) for p in self.f.parameters}
@@ -74,7 +75,7 @@ class Subject:
         return call.but(**settings)
 
     def calls(self, *, largest: int = 6, **fixed: Any) -> st.SearchStrategy[Call]:
-        """Calls drawn from the declaration, sizes up to `largest`.
+        """Return a strategy for calls drawn from the declaration, with sizes up to `largest`.
 
         A setting may be fixed to a value, an array to be there (True) or not (None), an axis letter to
         a size: `attend.calls(mask=None, softcap=2.0, S=5)`.
@@ -84,7 +85,8 @@ class Subject:
         return drawn.map(lambda c: replace(c, arrays=cast(c.arrays, self.dtype)))
 
     def take(self, call: Call, letter: str, index: Any) -> Call:
-        """The call with only these indices, in this order, along the axis, in each array that has it."""
+        """Return the call with only these indices along the axis, in this order, in each array that has
+        it."""
 
         def chosen(p: Parameter, array: Any) -> Any:
             if not isinstance(array, np.ndarray) or letter not in (dims := axes(p, array, call.sizes)):
@@ -94,10 +96,11 @@ class Subject:
         return call.changed(chosen)
 
     def near(self, got: Any, expected: Any, *calls: Call, times: float = 1.0) -> None:
-        """`got` equals `expected` within the budgets of the `calls` that they come from; exactly without any.
+        """Check that `got` equals `expected` within the budgets of the `calls` that they come from.
 
-        Budgets add up, multiplied by `times` where a result sums so many elements. Each output has its own if
-        `expected` is a complete result; else the largest counts for all.
+        Without `calls` they must be equal exactly. Budgets add up, multiplied by `times` if a result sums
+        that many elements. Each output has its own budget if `expected` is a complete result; otherwise the
+        largest one applies to all.
         """
         share = times if self.dtype == np.float32 else times * FINE
         arrays = {n: np.asarray(a) for n, a in flat(expected)}
@@ -132,7 +135,7 @@ def _numpy(result: Any) -> Any:
 def narrowed(
     f: Function, choices: dict[str, tuple[Any, ...]], sizes: dict[str, int], fixed: dict[str, Any]
 ) -> tuple[dict[str, tuple[Any, ...]], dict[str, int]]:
-    """The choices and sizes that remain when some are fixed."""
+    """Return the choices and sizes that remain when some are fixed."""
     choices, sizes = dict(choices), dict(sizes)
     arrays = {p.name for p in f.leaves if not p.setting}
     for name, value in fixed.items():
@@ -164,7 +167,7 @@ def subject(
     quantized: bool,
     fixed: dict[str, Any],
 ) -> Subject:
-    """A subject of what the kernel's signature takes, less what is fixed."""
+    """Return a subject with what the kernel's signature takes, without what is fixed."""
     accepted = _accepted(f, kernel)
     choices = factors(f)
     for p in f.parameters:
