@@ -1,4 +1,4 @@
-"""Samples as they come through a pipe, as a microphone's program writes them: 16-bit PCM, one channel."""
+"""Read samples from a pipe as they come, for example from a recorder: 16-bit PCM, one channel."""
 
 from __future__ import annotations
 
@@ -14,15 +14,16 @@ AHEAD = 2**10  # reads that may wait, 2 minutes: then the writer waits
 
 
 class Pipe(Protocol):
-    """What gives at most so many bytes, once some are there, and none at its end."""
+    """A source of bytes. `read1` returns at most `size` bytes, once some are there, and none at the end."""
 
     def read1(self, size: int, /) -> bytes: ...
 
 
 def live_samples(pipe: Pipe) -> Iterator[np.ndarray]:
-    """The samples [N] of 16-bit PCM (little-endian) from −1 to 1, as they come, until the writer ends.
+    """Yield the samples [N] of 16-bit PCM (little-endian) from −1 to 1, as they come, until the writer ends.
 
-    A thread reads them from now on, since a recorder loses what isn't read while a text is written.
+    A thread starts to read the pipe at once, since a recorder loses samples that aren't read while the model
+    is busy.
     """
     waiting: Queue[bytes] = Queue(AHEAD)
 

@@ -1,4 +1,4 @@
-"""Arithmetic on arrays by several threads: NumPy lets other threads run meanwhile."""
+"""Compute with arrays in several threads; NumPy lets other threads run during its own computations."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ R = TypeVar("R")
 
 
 def in_threads(function: Callable[[T], R], items: Sequence[T]) -> list[R]:
-    """The function of each item, in their order, computed by as many threads as this machine has use for.
+    """Return the function of each item, in the items' order, computed by as many threads as are useful here.
 
-    The threads see the caller's context, such as what NumPy does with numbers that aren't finite. The
-    caller's thread is one of them: the C library keeps freed memory for each thread, a sixth of a model's
-    size where two others worked.
+    The threads see the caller's context, such as how NumPy treats numbers that aren't finite. The caller's
+    thread is one of them, since the C library keeps freed memory for each thread: a sixth of a model's size
+    with two other threads.
     """
     results: dict[int, R] = {}
     left = iter(range(len(items)))

@@ -1,4 +1,4 @@
-"""How long work says what it is doing and how far it is; who calls it decides how that is shown."""
+"""Report the stage and the progress of long work. The caller decides how they are shown."""
 
 from __future__ import annotations
 
@@ -12,17 +12,17 @@ T = TypeVar("T")
 
 
 class InBytes(str):
-    """A stage whose amounts are bytes: how many a second can be shown."""
+    """A stage whose amounts are bytes, so that bytes per second can be shown."""
 
     __slots__ = ()
 
 
 def silent(stage: str, done: int, total: int) -> None:
-    """A Progress that shows nothing."""
+    """Show nothing; this is the default Progress."""
 
 
 def tracked(items: Iterable[T], total: int, stage: str, progress: Progress) -> Iterator[T]:
-    """The same items, `total` of them; each is reported once its user asks for the next."""
+    """Yield the items unchanged, `total` of them, and report each one when the next is asked for."""
     for done, item in enumerate(items, 1):
         yield item
         progress(stage, done, total)

@@ -1,4 +1,4 @@
-"""What a server and an `AsyncModel` take, unless they are told otherwise."""
+"""The default settings of a server and of an `AsyncModel`."""
 
 from __future__ import annotations
 

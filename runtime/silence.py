@@ -1,4 +1,4 @@
-"""Silence for libraries that write to the terminal by themselves."""
+"""Silence libraries that write to the terminal by themselves."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ _stderr: int | None = None  # the process's own, kept by the first of them until
 
 @contextlib.contextmanager
 def silent_stderr() -> Iterator[None]:
-    """Nothing that is written to the process's stderr meanwhile is seen, by whatever code it is written."""
+    """Discard everything that is written to the process's stderr during a `with` block, by whatever code."""
     _enter()
     try:
         yield

@@ -1,4 +1,4 @@
-"""Sounds as files: blocks of samples, 16,000 a second, of whatever libsndfile reads."""
+"""Read sound files of any format that libsndfile knows, as blocks of samples at 16,000 a second."""
 
 from __future__ import annotations
 
@@ -26,11 +26,11 @@ Blocks = Callable[[], Iterable[np.ndarray]]
 
 
 def samples_of(sound: Path | str | np.ndarray) -> Blocks:
-    """What gives the samples of a file, or of an array [N], in blocks, from the begin at each call.
+    """Return a function whose every call gives the samples of a file, or of an array [N], in blocks.
 
-    Channels are averaged, other rates are resampled by soxr. Raises LimitError for what isn't a sound, for
-    one without samples, for samples that aren't finite, and for a file that ends before it says so; while
-    blocks are read, too.
+    Each call begins at the first sample. Channels are averaged, and other rates are resampled by soxr. Raises
+    LimitError, also while blocks are read, for a file that isn't a sound, for a sound without samples, for
+    samples that aren't finite, and for a file that is shorter than it states.
     """
     if isinstance(sound, np.ndarray):
         _expect_floats(sound)
@@ -49,7 +49,7 @@ def _expect_samples(count: int, where: str) -> None:
 
 
 def checked(blocks: Iterable[np.ndarray]) -> Iterator[np.ndarray]:
-    """The same samples as they come; LimitError for what aren't samples."""
+    """Yield the samples unchanged as they come; LimitError for values that aren't samples."""
     at = 0
     for block in blocks:
         _expect_floats(block)

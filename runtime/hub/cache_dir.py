@@ -48,7 +48,7 @@ class Cached:
 
 
 def cache_dir() -> Path:
-    """The user's cache for tfm; the environment variable TFM_CACHE overrides it."""
+    """Return the folder of the user's cache for tfm; the environment variable TFM_CACHE overrides it."""
     if path := os.environ.get("TFM_CACHE"):
         return Path(path)
     import platformdirs  # 3 ms, which a run with TFM_CACHE needn't pay
@@ -57,25 +57,25 @@ def cache_dir() -> Path:
 
 
 def model_path(name: str) -> Path:
-    """The folder of a fetched model, whether it is there or not."""
+    """Return the folder of a fetched model, whether it exists or not."""
     return cache_dir() / "models" / folder_name(name)
 
 
 def files_of(repository: str) -> list[Path]:
-    """The folders with files of a repository of the hub, of any revision and choice of its models."""
+    """Return the folders with files of a repository of the hub, for any revision and any of its models."""
     name = folder_name(f"hf:{repository}").partition("@")[0]
     return sorted((cache_dir() / "models").glob(f"{name}@*/files"))
 
 
 def partial_path(name: str) -> Path:
-    """The folder of what has come of a model that is being fetched, or whose fetching was interrupted."""
+    """Return the folder for what has been received of a model whose fetch is running or was interrupted."""
     return cache_dir() / "partial" / folder_name(name)
 
 
 def bundle_path(
     source: LocatedModel, quant: str, target: str, context: int | None = None, bits: float | None = None
 ) -> Path:
-    """The folder of the bundle made from a source, whether it is there or not."""
+    """Return the folder of the bundle made from a source, whether it exists or not."""
     from importlib.metadata import version  # 8 ms, which a run on a named bundle needn't pay
 
     settings = f"{quant} {target}" if context is None else f"{quant} {target} {context}"
@@ -101,7 +101,7 @@ def require_writable(folder: Path, need: int = 0) -> None:
 
 
 def require_room(folder: Path, need: int) -> None:
-    """ExportError unless the disk of a folder of the cache has room for `need` bytes more."""
+    """Raise ExportError unless the disk of a folder of the cache has room for `need` bytes more."""
     if (free := shutil.disk_usage(folder).free) < need:
         sizes = f"needs {need / 1e6:.1f} MB for this model, but only {free / 1e6:.1f} MB are free"
         raise ExportError(
@@ -110,19 +110,19 @@ def require_room(folder: Path, need: int) -> None:
 
 
 def entry_in(message: str) -> str | None:
-    """The entry of the cache that a message names a file of, as `remove` takes it; None if it names none."""
+    """Return the cache entry whose file a message names, as `remove` takes it; None if it names none."""
     match = re.search(rf"{re.escape(str(cache_dir()))}/(models|bundles)/([^/:\s]+)", message)
     return None if match is None else match[2]
 
 
 def bundles_of(name: str) -> list[Path]:
-    """The bundles in the cache that were made of a model, by their names."""
+    """Return the bundles in the cache whose names say that they were made of a model."""
     made = re.compile(rf"{re.escape(label(name))}-{AFTER_LABEL}")
     return [path for path in sorted((cache_dir() / "bundles").glob("[!.]*")) if made.fullmatch(path.name)]
 
 
 def is_outdated(bundle: Path) -> bool:
-    """Whether a bundle was written in an older format, which this version can't run."""
+    """Return whether a bundle was written in an older format, which this version can't run."""
     from ..bundle.manifest import FORMAT
 
     try:
@@ -133,7 +133,10 @@ def is_outdated(bundle: Path) -> bool:
 
 
 def remove_outdated(bundle: Path) -> list[Path]:
-    """Remove the bundles of an older format that a bundle in the cache replaces: all but the key is equal."""
+    """Remove the bundles of an older format that a bundle in the cache replaces.
+
+    Their names are equal in all but the key.
+    """
     name, _, _ = bundle.name.rpartition("-")
     outdated = [path for path in bundle.parent.glob("*") if path.name.rpartition("-")[0] == name]
     outdated = [path for path in outdated if path != bundle and is_outdated(path)]
@@ -143,7 +146,10 @@ def remove_outdated(bundle: Path) -> list[Path]:
 
 
 def cached() -> list[Cached]:
-    """What the cache holds, fetched models first; not the notes that a bundle's weights can't be packed."""
+    """Return the entries of the cache, fetched models first.
+
+    Notes that a bundle's weights can't be packed aren't among them.
+    """
     return [entry for entry in _entries() if entry.kind != "prepacked" or any(entry.path.glob("*.data"))]
 
 
@@ -160,9 +166,9 @@ def _size(path: Path) -> int:
 
 
 def remove(name: str) -> list[Cached]:
-    """Remove one entry by its own name, or a model, and what was made of either.
+    """Remove one entry by its own name, or a model, together with everything made from it.
 
-    CheckpointError when the cache holds nothing of that name.
+    CheckpointError if the cache holds nothing with this name.
     """
     entry = folder_name(name) if is_fetched(name) else name
     derived = re.compile(rf"{re.escape(label(name))}-{AFTER_LABEL}.*|{re.escape(name)}-[^-]+")

@@ -1,11 +1,11 @@
-"""Which bundles were found whole on this machine, so that a start doesn't read all their bytes again.
+"""Remember which bundles were checked on this machine, so that a start doesn't read all their bytes again.
 
     CACHE/checked/HASH    for the bundle at one path, or weights made of one: the SHA-256 of what the system
                           said of the files when their hashes, and that their numbers are finite, were checked
 
-A file with the inode, size and times of then has the bytes of then: each change sets its ctime, which no
-program can choose. What a record can't know: bytes that changed on the disk itself, and a clock that was set
-back. `Bundle.check_hashes`, and so `verify`, never asks it.
+A file whose inode, size and times haven't changed has the same bytes: each change sets its ctime, which no
+program can choose. A record can't detect bytes that changed on the disk itself, or a clock that was set back.
+`Bundle.check_hashes`, and so `verify`, never uses the records.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ TICK_NS = 2 * 10**9
 
 
 def checking(bundle: Bundle) -> Callable[[], None]:
-    """As `Bundle.checking`, but reads nothing of a bundle that hasn't changed since it was checked."""
+    """Check a bundle as `Bundle.checking` does, unless it hasn't changed since it was last checked."""
     state = _state(bundle)
     if is_recorded(bundle.path, state):
         return lambda: None
@@ -55,7 +55,10 @@ def _state(bundle: Bundle) -> bytes | None:
 
 
 def state_of(files: Sequence[Path], expected: object) -> bytes | None:
-    """What the system says of files, and what is expected of their bytes; None where it can't be trusted."""
+    """Return a digest of the files' metadata and of what is expected of their bytes.
+
+    None if the metadata can't be trusted.
+    """
     if os.name != "posix":  # Windows' ctime is a file's creation
         return None
     try:
@@ -69,14 +72,14 @@ def state_of(files: Sequence[Path], expected: object) -> bytes | None:
 
 
 def is_recorded(path: Path, state: bytes | None) -> bool:
-    """Whether the files at a path were checked in this state."""
+    """Return whether the files at a path were checked in this state."""
     with suppress(TfmError):  # there is no record
         return state is not None and read_file(_record(path), len(state)) == state
     return False
 
 
 def record(path: Path, state: bytes | None) -> None:
-    """Record the state in which the files at a path were found whole, for this user alone."""
+    """Record, for this user alone, the state in which the files at a path passed the check."""
     if state is None:
         return
     place = _record(path)

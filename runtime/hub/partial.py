@@ -1,8 +1,8 @@
-"""A file comes in parts: what an interrupted fetch left is kept, and the next one goes on where it ended.
+"""Resume interrupted fetches: keep the bytes received so far, and continue from there the next time.
 
     CACHE/partial/NAME/...FILE.part    as much of FILE as has come; it is FILE once its hash was checked
 
-Nobody reads a model there. Whoever fetches NAME holds the lock of its place under models/.
+No model is read from there. The process that fetches NAME holds the lock of its place under models/.
 """
 
 from __future__ import annotations
@@ -24,13 +24,16 @@ CHUNK = 2**20  # bytes that an interruption may lose; the client's own are ten t
 
 
 class TransferError(CheckpointError):
-    """A fetch that didn't reach its end: what has come is whole as far as it goes."""
+    """A fetch didn't reach its end. The bytes received so far are valid and can be continued."""
 
 
 @contextmanager
 def kept(folder: Path) -> Iterator[Path]:
-    """A folder for files that come. It is removed at the end and where a file was refused, and stays after
-    an interruption or a TransferError."""
+    """Give a `with` block a folder for files that are being fetched.
+
+    The folder is removed at the end, and if a file was refused. It stays after an interruption or a
+    TransferError.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     stays = True
     try:
@@ -45,18 +48,18 @@ def kept(folder: Path) -> Iterator[Path]:
 
 
 def stage_of(what: str, rest: int, there: int) -> InBytes:
-    """What a Progress says of a fetch, of which some may be there."""
+    """Return the stage that a Progress shows for a fetch, part of which may already be there."""
     size = f"{rest / 1e6:.0f} MB of " if rest else ""
     return InBytes(f"fetching {size}{what}" + (f", {there / 1e6:.0f} MB are there" if there else ""))
 
 
 def cause_of(error: Exception) -> str:
-    """What the client says of a failure, on one line; its message may be empty or long."""
+    """Return the client's message about a failure as one line; the message may be empty or long."""
     return textwrap.shorten(str(error), 300, placeholder=" …") or type(error).__name__
 
 
 def keep_only(folder: Path, name: str) -> Path:
-    """The entry of this name in a folder of files that come; those of another version are removed."""
+    """Return the entry with this name in a folder of partial files, and remove those of other versions."""
     for path in folder.iterdir():
         if path.name not in (name, name + SUFFIX):
             shutil.rmtree(path) if path.is_dir() else path.unlink()
@@ -64,14 +67,15 @@ def keep_only(folder: Path, name: str) -> Path:
 
 
 def size_of(path: Path) -> int:
-    """How many bytes of a file are there, in part or whole."""
+    """Return how many bytes of a file are there, in part or whole."""
     return next((p.stat().st_size for p in (path, _part_of(path)) if p.exists()), 0)
 
 
 def begin_with(path: Path, copies: Iterable[Path], digest: str | None) -> None:
-    """Take a file that may lie elsewhere too, if its hash says that it is the same: `fetch` asks nobody then.
+    """Reuse a copy of a file from elsewhere if its hash is the same; then `fetch` downloads nothing.
 
-    On one disk it is stored once: it gets a second name, and nobody writes to a whole file.
+    On the same disk, the file isn't copied but gets a second name. This is safe, since nobody writes to a
+    complete file.
     """
     if path.exists() or digest is None:
         return
@@ -90,11 +94,12 @@ def fetch(
     url: str, path: Path, size: int | None, digest: str | None, headers: Mapping[str, str],
     report: Callable[[int], None],
 ) -> None:  # fmt: skip
-    """Fetch a file, or what is missing of it, with the hub's client; `report` gets how many bytes are there.
+    """Fetch a file, or the missing rest of it, with the hub's client.
 
-    `digest` is a sha256, or the shorter name that git gives a file. The caller's thread does all: a signal
-    ends it at once. Raises TransferError for a file of another digest, of which nothing stays, and
-    CheckpointError where more comes than `size`; and what the client raises.
+    `report` is called with the number of bytes that are there. `digest` is a sha256, or the shorter hash that
+    git gives a file. All work is done in the caller's thread, so a signal ends it at once. Raises
+    TransferError for a file with another digest, which is removed; CheckpointError if more than `size` bytes
+    come; and what the client raises.
     """
     from huggingface_hub import constants
     from huggingface_hub.file_download import http_get
@@ -122,7 +127,7 @@ def fetch(
 
 
 def has_digest(path: Path, digest: str) -> bool:
-    """Whether a file has a sha256; a shorter digest is git's: the SHA-1 of a head and the file."""
+    """Return whether a file has this digest: a sha256, or, if shorter, git's SHA-1 of a head and the file."""
     import hashlib  # it loads OpenSSL, for which a run over a bundle has no use
 
     with path.open("rb") as file:

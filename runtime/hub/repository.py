@@ -1,7 +1,7 @@
-"""Fetches a model from a repository of the Hugging Face hub and runs none of its code.
+"""Fetch a model from a repository of the Hugging Face hub without running any of its code.
 
-The user's own client says what the repository holds and brings each file, or has it in its own cache. Sizes
-and hashes are checked.
+The user's own client lists the repository's files and downloads each, or finds it in its own cache. Sizes and
+hashes are checked.
 """
 
 from __future__ import annotations
@@ -35,13 +35,15 @@ def from_hub(
     compare: Callable[[Mapping[str, str]], None] = lambda _: None,
     fetched: Iterable[Path] = (),
 ) -> tuple[str, str, dict[str, str]]:
-    """Fetch `ORG/NAME` of the Hugging Face hub into a new folder: (where the model lies in it, the commit,
-    the hash of each of its files).
+    """Fetch `ORG/NAME` of the Hugging Face hub into a new folder.
 
-    `choice` says which of its models, see `model_in`; without one it is USUAL among several GGUF models. What
-    is there of a file lies in `partial` until all are whole. `compare` gets the hashes that the hub states
-    before anything is fetched, and raises where they may not be. `fetched` are folders that may have some of
-    the files. Raises TransferError when it can't be fetched, CheckpointError or ConfigError when it may not.
+    Returns the model's place in the folder, the commit, and the hash of each of its files.
+
+    `choice` says which of the repository's models is fetched, see `model_in`; without it, the default among
+    several GGUF models is USUAL. Files that aren't complete are kept in `partial` until all are. `compare` is
+    called with the hashes that the hub states before anything is fetched; it raises an error if they aren't
+    allowed. `fetched` are folders that may already have some of the files. Raises TransferError if the model
+    can't be fetched, CheckpointError or ConfigError if it is refused.
     """
     os.environ["HF_HUB_DISABLE_TELEMETRY"] = "1"  # read when the client is imported
     try:
