@@ -47,11 +47,11 @@ def decoder(
     norm: Norm | None = None,
     positions: Callable[..., Rope | None] = rope,
 ) -> Decoder:
-    """A decoder of Llama's form with equal layers. `context`, `theta`, `eps`, `head` and `tied` are the
-    family's defaults; without `kv_heads` and `attention_bias` the usual keys are read, with Llama's defaults.
+    """Return a decoder of Llama's form with equal layers.
 
-    `norm` stands in the place of RMSNorm, where no key of the usual name states it. `positions` is `rope`,
-    or a partial of it with the family's own settings.
+    `context`, `theta`, `eps`, `head` and `tied` are the family's defaults. Without `kv_heads` and
+    `attention_bias` the usual keys are read, with Llama's defaults. `norm` replaces RMSNorm, where no key of
+    the usual name states it. `positions` is `rope`, or a partial of it with the family's own settings.
     """
     if kv_heads is None:
         kv_heads = keys.size("num_key_value_heads", None)
@@ -88,7 +88,7 @@ def decoder(
 def build(
     *, vocabulary: int, width: int, layers: int, attention: Attention, mlp: Mlp, tied: bool, context: int
 ) -> Decoder:
-    """A decoder of equal layers, with a norm like theirs after the last."""
+    """Return a decoder of equal layers, with a norm like the layers' after the last layer."""
     return Decoder(
         embedding=Embedding(vocabulary, width),
         stack=Stack((Layer(attention, mlp),) * layers, mlp.pre),
@@ -98,7 +98,7 @@ def build(
 
 
 def map_layers(config: Decoder, change: Callable[[int, Layer], Layer]) -> Decoder:
-    """The decoder with each layer i replaced by `change(i, layer)`."""
+    """Return the decoder with each layer i replaced by `change(i, layer)`."""
     layers = tuple(change(i, layer) for i, layer in enumerate(config.layers))
     return replace(config, stack=replace(config.stack, layers=layers))
 
@@ -106,8 +106,9 @@ def map_layers(config: Decoder, change: Callable[[int, Layer], Layer]) -> Decode
 def with_experts(
     config: Decoder, mixture: Callable[[Gated], MoE], sparse: int | Sequence[bool] = 0
 ) -> Decoder:
-    """The decoder with a mixture, made of its gated mlp, in each layer from `sparse` on, or in those of which
-    it says so."""
+    """Return the decoder with mixtures of experts, made from its gated mlp, in some layers.
+
+    These are all layers from the number `sparse` on, or the layers that the list `sparse` marks."""
     dense = config.layers[0].mlp
     assert isinstance(dense, Gated)
     mlp = mixture(dense)
@@ -127,9 +128,9 @@ def sigmoid_experts(
     shared: int = 0,
     groups: ExpertGroups = ONE_GROUP,
 ) -> MoE:
-    """Experts of `width`, chosen by sigmoids and biases, in the place of a gated mlp (DeepSeek-V3).
+    """Return experts of `width`, chosen by sigmoids and biases, in the place of a gated mlp (DeepSeek-V3).
 
-    The `shared` ones, which take all tokens, are one that is as wide as all of them.
+    The `shared` experts, which take all tokens, become one expert with the width of all of them together.
     """
     return MoE(
         experts,
@@ -147,8 +148,9 @@ def sigmoid_experts(
 
 
 def with_mtp(config: Decoder, modules: int, layer: Layer | None) -> Decoder:
-    """The decoder with the module of which config.json states one, and which is like this layer; without it
-    where there is none, or several."""
+    """Return the decoder with a module for drafts that is like this layer, if config.json states one module.
+
+    Where config.json states none, or several, the decoder has no module."""
     norm = config.stack.final_norm
     if modules != 1 or layer is None or not isinstance(norm, RMSNorm):
         return config
@@ -156,7 +158,7 @@ def with_mtp(config: Decoder, modules: int, layer: Layer | None) -> Decoder:
 
 
 def map_attention(config: Decoder, change: Callable[[int, Attention], Attention]) -> Decoder:
-    """The decoder with the attention of each layer i replaced by `change(i, attention)`."""
+    """Return the decoder with the attention of each layer i replaced by `change(i, attention)`."""
 
     def changed(i: int, layer: Layer) -> Layer:
         assert isinstance(layer.attention, Attention), "families' decoders have attention alone"
@@ -166,12 +168,12 @@ def map_attention(config: Decoder, change: Callable[[int, Attention], Attention]
 
 
 def with_masks(config: Decoder, masks: Sequence[FullAttention | Window]) -> Decoder:
-    """The decoder with a mask for each layer."""
+    """Return the decoder with these masks, one for each layer."""
     return map_attention(config, lambda i, attention: replace(attention, mask=masks[i]))
 
 
 def interleaved(config: Decoder) -> Decoder:
-    """The decoder with rotary positions that turn neighbours of a head, not its two halves."""
+    """Return the decoder with rotary positions that turn a head's neighbours, not its two halves."""
 
     def change(_: int, a: Attention) -> Attention:
         return (
@@ -182,7 +184,7 @@ def interleaved(config: Decoder) -> Decoder:
 
 
 def without_gates(config: Decoder, activation: Activation | XIELU) -> Decoder:
-    """The decoder with plain mlps of this activation in place of gated ones."""
+    """Return the decoder with plain mlps of this activation in place of gated mlps."""
 
     def plain(_: int, layer: Layer) -> Layer:
         mlp = layer.mlp

@@ -1,5 +1,4 @@
-"""Heads of models that read whole texts, as config.json states them: the number of labels, and how logits
-are read."""
+"""Reads from config.json the heads of models that read whole texts: their labels, and how logits are read."""
 
 from __future__ import annotations
 
@@ -43,7 +42,7 @@ STARTS = {"bart": (2,), "led": (2,), "mt5": (0,), "umt5": (0,)}
 
 
 def labels(keys: Keys) -> int:
-    """The number of a head's labels: that of `id2label`, two where the config doesn't say."""
+    """Return the number of a head's labels: that of `id2label`, or two where the config doesn't say."""
     named, count = keys.get("id2label", dict, None), keys.size("num_labels", None)
     if named is None:
         return count or 2
@@ -53,11 +52,11 @@ def labels(keys: Keys) -> int:
 
 
 def problem_type(keys: Keys, count: int) -> ProblemType:
-    """How the logits of `count` labels are read: by softmax, by a sigmoid each, or as they are.
+    """Return how the logits of `count` labels are read: by softmax, by a sigmoid each, or unchanged.
 
-    Without a key in the config it is as in transformers' pipeline: a sigmoid for one label, else softmax. A
-    cross-encoder of the sentence-transformers library names a module of torch instead, in older versions by a
-    key of its own, which counts where the newer one is absent.
+    Without a key in the config the rule is that of transformers' pipeline: a sigmoid for one label, else
+    softmax. A cross-encoder of the sentence-transformers library names a torch module instead. Older versions
+    name it by another key, which counts where the newer key is absent.
     """
     rerank = Keys(keys.get("sentence_transformers", dict, None) or {}, f"{keys.where}: sentence_transformers")
     rerank.unused("version")
@@ -83,10 +82,10 @@ def head(
     token: Dense | None = None,
     pooler: Dense | None = None,
 ) -> ReadingHead:
-    """The head of an encoder for a task.
+    """Return the head of an encoder for a task.
 
     `token` comes before the logits of each token; `late` is that of `Classify`. A model without a pooler
-    gives the mean of its vectors.
+    returns the mean of its vectors.
     """
     if keys.get("is_decoder", bool, False):
         raise keys.fail("is_decoder", "false: tokens then see no later ones")
@@ -115,11 +114,11 @@ def _answer(keys: Keys, dense: Dense | None) -> QuestionAnswering:
 
 
 def reading(config: Config, keys: Keys, task: str, *, causal: bool = True) -> Config:
-    """A model that generates, turned into one that reads whole texts, with the head of a task.
+    """Turn a model that generates into one that reads whole texts, with the head of a task, and return it.
 
-    Of an encoder and a decoder the encoder alone computes embeddings and labels of tokens; the other tasks
-    use both. In a decoder the vector of the last token, which sees all others, represents the text; without
-    `causal` each of its tokens sees all others, too.
+    In a model with an encoder and a decoder, the encoder alone computes embeddings and labels of tokens; the
+    other tasks use both. In a decoder the vector of the last token, which sees all other tokens, represents
+    the text. Without `causal` every token of the decoder sees all other tokens.
     """
     embedding, context = config.embedding, config.context
     match config:

@@ -1,4 +1,4 @@
-"""Layers in config.json: their number, the size of their heads, and which have a window."""
+"""Reads layers from config.json: their number, the size of their heads, and which of them have a window."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ SPARSE = ("dense", "sparse")
 
 
 def layer_count(keys: Keys, key: str = "num_hidden_layers", default: int | None = None) -> int:
-    """The number of layers. An absurd one is cut to a number that Config refuses, so building it is cheap."""
+    """Return the number of layers; an absurd one is cut to one that Config refuses, so building is cheap."""
     return min(keys.size(key) if default is None else keys.size(key, None) or default, 2**16)
 
 
 def layer_sizes(keys: Keys, key: str, layers: int) -> list[int]:
-    """A size of each layer: one number for all, or a list of them."""
+    """Return a size for each layer; the file states one number for all layers, or a list."""
     if not isinstance(keys.values.get(key), list):
         return [keys.size(key)] * layers
     sizes = keys.get(key, list)
@@ -28,7 +28,7 @@ def layer_sizes(keys: Keys, key: str, layers: int) -> list[int]:
 
 
 def head_size(keys: Keys, width: str = "hidden_size", heads: str = "num_attention_heads") -> int:
-    """The size of a head, the width divided by the number of heads; `width` and `heads` name the keys."""
+    """Return a head's size: the width divided by the number of heads. `width` and `heads` name the keys."""
     total, count = keys.size(width), keys.size(heads)
     if total % count:
         raise keys.fail(width, f"a multiple of {keys.name(heads)}, {count!r:.40}")
@@ -36,7 +36,7 @@ def head_size(keys: Keys, width: str = "hidden_size", heads: str = "num_attentio
 
 
 def stated_types(keys: Keys, kinds: Sequence[str], key: str = "layer_types") -> list[str] | None:
-    """The type of each layer, one of `kinds`; None where the key doesn't state them."""
+    """Return the type of each layer, one of `kinds`; None where the key doesn't state types."""
     types = keys.get(key, list, None)
     if types is not None and (len(types) != layer_count(keys) or any(kind not in kinds for kind in types)):
         raise keys.fail(key, f"a list of {layer_count(keys)}, each one of {', '.join(kinds)}")
@@ -44,27 +44,29 @@ def stated_types(keys: Keys, kinds: Sequence[str], key: str = "layer_types") -> 
 
 
 def stated_sparse(keys: Keys) -> list[bool] | None:
-    """Which layers have experts by mlp_layer_types; None where it doesn't state them."""
+    """Return which layers have experts by mlp_layer_types; None where the key is missing."""
     types = stated_types(keys, SPARSE, "mlp_layer_types")
     return None if types is None else [kind == "sparse" for kind in types]
 
 
 def sparse_layers(keys: Keys, first: int) -> list[bool]:
-    """Which layers have experts: those of mlp_layer_types, or all from first_k_dense_replace on, by default
-    `first`."""
+    """Return which layers have experts.
+
+    These are the layers of mlp_layer_types, or all from first_k_dense_replace on, by default `first`."""
     first, stated = keys.get("first_k_dense_replace", int, first), stated_sparse(keys)
     return [i >= first for i in range(layer_count(keys))] if stated is None else stated
 
 
 def layer_types(keys: Keys, slides: Callable[[int], bool]) -> list[str]:
-    """The type of each layer; `slides` is the family's default for layer i, counted from 0."""
+    """Return the type of each layer; `slides` is the family's default for layer i, counted from 0."""
     types = stated_types(keys, LAYER_TYPES)
     return [LAYER_TYPES[slides(i)] for i in range(layer_count(keys))] if types is None else types
 
 
 def rotated_layers(keys: Keys, marks: list[Any] | None) -> list[bool]:
-    """Which layers have rotary positions: those marked 1 in no_rope_layers, contrary to its name, or all but
-    each n-th."""
+    """Return which layers have rotary positions.
+
+    These are the layers marked 1 in no_rope_layers (contrary to the key's name), or all except every n-th."""
     every, count = keys.size("no_rope_layer_interval", 4), layer_count(keys)
     if marks is None:
         return [(i + 1) % every != 0 for i in range(count)]
@@ -74,10 +76,10 @@ def rotated_layers(keys: Keys, marks: list[Any] | None) -> list[bool]:
 
 
 def read_window(keys: Keys, default: int | None = None, *, everywhere: bool = True) -> int | None:
-    """How many tokens a layer with a window sees, None where there is no window.
+    """Return how many tokens a layer with a window sees; None where there is no window.
 
-    Where only some layers may have one, or none (`everywhere` is False), any number may be there;
-    `layer_masks` checks it if a layer has one.
+    If only some layers or none may have a window (`everywhere` is False), any number is accepted here.
+    `layer_masks` checks this number if a layer has a window.
     """
     if everywhere:
         return keys.size("sliding_window", default, null=True)
@@ -87,7 +89,7 @@ def read_window(keys: Keys, default: int | None = None, *, everywhere: bool = Tr
 def layer_masks(
     keys: Keys, types: list[str], window: int | None, *, used: bool = True
 ) -> list[FullAttention | Window]:
-    """The mask of each layer by its type, with the window of `read_window`; `used` is the family's switch."""
+    """Return each layer's mask by its type, with `read_window`'s window; `used` is the family's switch."""
     if "sliding_attention" not in types:
         return [FullAttention()] * len(types)
     if not used:
@@ -100,9 +102,10 @@ def layer_masks(
 def kv_sources(
     keys: Keys, types: list[str], default: int, key: str = "num_kv_shared_layers"
 ) -> list[int | None]:
-    """For each layer the one whose keys and values it reads: the last of its type below those that read.
+    """Return for each layer the index of the layer whose keys and values it reads, or None.
 
-    `key` says how many layers at the top read, `default` how many do where it doesn't stand.
+    The topmost layers read those of the last layer of the same type below them. `key` states how many layers
+    do so, with the default `default`.
     """
     count = keys.get(key, int, default)
     if not 0 <= count < len(types):

@@ -1,9 +1,9 @@
 """Rotary positions in config.json: rope_theta with rope_scaling, or rope_parameters.
 
-transformers takes the frequencies of two kinds by the length of the text so far: `dynamic` stretches
-them past max_position_embeddings, and `longrope` changes its divisors past the original context. Ours
-are those for a Config's context, so a family states `exact_context` as its context: every text that
-fits it is rotated as there.
+In transformers the frequencies of two kinds depend on the length of the text so far: `dynamic` stretches them
+past max_position_embeddings, and `longrope` changes its divisors past the original context. In tfm the
+frequencies depend on the Config's context. A family therefore states `exact_context` as its context: every
+text within it is rotated as in transformers.
 """
 
 from __future__ import annotations
@@ -42,11 +42,11 @@ def rope(
     kinds: Mapping[str, str] = ROPE_TYPES,
     names: tuple[str, str] = ("rope_theta", "partial_rotary_factor"),
 ) -> Rope:
-    """Rotary positions of all layers, from either spelling.
+    """Return the rotary positions of all layers, from either spelling.
 
-    `context` is max_position_embeddings; `theta`, `partial` and `original` (the trained context) are the
-    family's defaults; without `partial` it rotates whole heads. `names` are the keys of theta and of the
-    partial factor outside of rope_parameters, `kinds` maps its names of types to ours.
+    `context` is max_position_embeddings. `theta`, `partial` and `original` (the trained context) are the
+    family's defaults; without `partial` the family rotates whole heads. `names` are the keys of theta and of
+    the partial factor outside of rope_parameters. `kinds` maps the family's names of types to tfm's.
     """
     if keys.of_gguf:  # llama.cpp scales positions alike in all families
         kinds, original = ROPE_TYPES, None
@@ -98,7 +98,7 @@ def ropes(
     *,
     scaled: tuple[str, ...],
 ) -> dict[str, Rope]:
-    """Rotary positions of each type of layer, as Gemma 3 and ModernBERT have them.
+    """Return the rotary positions of each type of layer, as Gemma 3 and ModernBERT have them.
 
     `thetas` gives for each type the older key of its theta and the family's default. rope_parameters holds a
     dict for each type; the older rope_scaling applies to the types `scaled`.
@@ -127,11 +127,11 @@ def nested_ropes(
     theta: float = 10_000.0,
     partial: float | None = None,
 ) -> dict[str, Rope]:
-    """Rotary positions of each type of layer, whose heads have a size of their own (Gemma 4).
+    """Return the rotary positions of each type of layer, where each type has its own head size (Gemma 4).
 
-    rope_parameters alone states them, a dict for each type; `defaults` are those of a config without it, and
-    `theta` is the one of a dict without it, `partial` the share of a head that is rotated where a dict of the
-    default kind states none; with None heads are rotated whole.
+    Only rope_parameters states them, with a dict for each type. `defaults` are those of a config without
+    rope_parameters. `theta` is that of a dict without one. `partial` is the share of a head that is rotated
+    where a dict of the default kind states none; with None whole heads are rotated.
     """
     nested = Keys(keys.get("rope_parameters", dict, None) or defaults, f"{keys.where}: rope_parameters")
     by_type = {}
@@ -165,7 +165,7 @@ def _of_type(
 
 
 def exact_context(context: int, *ropes: Rope | None) -> int:
-    """The longest text for which transformers' frequencies don't depend on its length.
+    """Return the length of the longest text for which transformers' frequencies don't depend on the length.
 
     `dynamic` changes nothing within `context`, max_position_embeddings; `longrope` keeps its short divisors
     within the original context.
@@ -268,12 +268,12 @@ def _mscale(inner: Keys, key: str) -> float | None:
 
 
 def yarn_magnitude(factor: float, scale: float) -> float:
-    """A magnitude of YaRN, 1 + 0.1 · scale · ln(factor)."""
+    """Return a magnitude of YaRN, 1 + 0.1 · scale · ln(factor)."""
     return 1 + 0.1 * scale * math.log(max(factor, 1.0))
 
 
 def magnitude_ratio(factor: float, scale: float, other: float) -> float:
-    """The ratio of two magnitudes of YaRN."""
+    """Return the ratio of two magnitudes of YaRN."""
     return yarn_magnitude(factor, scale) / yarn_magnitude(factor, other)
 
 

@@ -1,7 +1,7 @@
-"""The text model in the config.json of a model that reads images or sound too: its `text_config`.
+"""Reads the text model (`text_config`) from the config.json of a model that also reads images or sound.
 
-Of tokens alone such a model computes what its text model does. As in transformers, keys that text_config
-leaves out have the defaults of its class, sizes too.
+For text tokens alone such a model computes the same as its text model. As in transformers, keys that
+text_config leaves out have the defaults of its class; so have sizes.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ Model = TypeVar("Model", bound=Config)
 
 @dataclass(frozen=True)
 class TextModel(Generic[Model]):
-    """The reader of a text model's keys, and the defaults of transformers' class that it doesn't have."""
+    """The reader of a text model's keys, and those defaults of transformers' class that the reader lacks."""
 
     config: Callable[[Keys, Any], Model]
     defaults: Mapping[str, Any]
@@ -35,10 +35,10 @@ def text_model(
     either: bool = False,
     flat: bool = False,
 ) -> Model:
-    """The text model that a config states, of `models` by its model_type, `default` where none is stated.
+    """Return the text model that a config states. Its model_type, by default `default`, is a key of `models`.
 
-    `tied` is the class's default for the output table; with `either` the text model's own key ties it too.
-    `flat` says that older files have the text model's keys beside the others.
+    `tied` is the class's default for the output table. With `either` the text model's own key can tie it too.
+    `flat` says that older files have the text model's keys beside the other keys, without text_config.
     """
     stated = keys.get("text_config", dict, None)
     if stated is None and flat:
@@ -83,10 +83,10 @@ def _check_restated(keys: Keys, text: Keys) -> None:
 
 
 def without_sections(keys: Keys, theta: float) -> Keys:
-    """The keys with plain rotary positions in place of M-RoPE; `theta` is the class's default.
+    """Return the keys with plain rotary positions in place of M-RoPE; `theta` is the class's default.
 
     M-RoPE turns each section of a head's pairs by another coordinate of a token: time, height or width
-    (Wang et al. 2024, Qwen2-VL, §2.1). The coordinates of a text's tokens are equal, all three.
+    (Wang et al. 2024, Qwen2-VL, §2.1). In text all three coordinates of a token are equal.
     """
     values = dict(keys.values)
     for name in {"rope_scaling", "rope_parameters"} & values.keys():
@@ -112,7 +112,7 @@ def without_sections(keys: Keys, theta: float) -> Keys:
 
 
 def with_text_ids(config_json: Mapping[str, Any]) -> Mapping[str, Any]:
-    """A config.json with the special ids of its text model, where it doesn't state them itself."""
+    """Return a config.json with the special ids of its text model, where it doesn't state them itself."""
     text = config_json.get("text_config")
     ids = {key: text[key] for key in IDS if key in text} if isinstance(text, dict) else {}
     return {**ids, **config_json}

@@ -1,5 +1,4 @@
-"""Pre-tokenizers split a text into the words that a model tokenizes. Each takes and returns parts of a
-text."""
+"""Pre-tokenizers split a text into words, which a model tokenizes. Each takes and returns parts of a text."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The settings of a directory, applied to its tokenizer.json."""
+"""Applies the settings of a directory to its tokenizer.json."""
 
 from __future__ import annotations
 
@@ -23,9 +23,9 @@ CLEAN_UP_BPE = "clean_up_tokenization_spaces_for_bpe_even_though_it_will_corrupt
 
 @dataclass(frozen=True)
 class AppliedTokenizer:
-    """A tokenizer.json that needs no settings, and the special tokens by name: `bos_token` and others.
+    """A tokenizer.json that needs no other settings, and the special tokens by name: `bos_token` and others.
 
-    `notes` say what of the file transformers doesn't use.
+    `notes` name parts of the file that transformers doesn't use.
     """
 
     text: str
@@ -34,10 +34,10 @@ class AppliedTokenizer:
 
 
 def apply_settings(text: str, files: SettingFiles, model_type: str) -> AppliedTokenizer:
-    """The tokenizer that AutoTokenizer makes of a tokenizer.json and the files beside it.
+    """Return the tokenizer that AutoTokenizer makes of a tokenizer.json and the files beside it.
 
-    The text is unchanged where they change nothing. Raises CheckpointError for a setting that transformers
-    refuses, and for one that no tokenizer.json can express.
+    The text is unchanged where these files change nothing. Raises CheckpointError for a setting that
+    transformers refuses, and for a setting that no tokenizer.json can express.
     """
     if model_type == "marian":  # transformers reads SentencePiece files for it, and no tokenizer.json
         return AppliedTokenizer(text, {})
@@ -60,7 +60,7 @@ def apply_settings(text: str, files: SettingFiles, model_type: str) -> AppliedTo
 def tokenizer_of(
     vocabulary: Vocabulary, files: SettingFiles, model_type: str, made_by: TokenizerClass | None
 ) -> AppliedTokenizer:
-    """The tokenizer that AutoTokenizer makes of a vocabulary and the files beside it, without tokenizer.json.
+    """Return AutoTokenizer's tokenizer for a vocabulary and the files beside it, without a tokenizer.json.
 
     Raises CheckpointError as `apply_settings` does.
     """

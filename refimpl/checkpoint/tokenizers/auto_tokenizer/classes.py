@@ -1,7 +1,7 @@
-"""transformers' tokenizer classes that make parts of a tokenizer anew, from their options.
+"""transformers' tokenizer classes that make parts of a tokenizer from their own options.
 
-Such a class takes of tokenizer.json only the vocabulary, the merges, the post-processor and a charsmap. Its
-normalizer, pre-tokenizer and decoder are its own, so what the file says of them has no effect.
+Such a class takes only the vocabulary, the merges, the post-processor and a charsmap from tokenizer.json. Its
+normalizer, pre-tokenizer and decoder are its own, so those in the file have no effect.
 """
 
 from __future__ import annotations
@@ -94,7 +94,7 @@ WHISPER_NAMES = (
 
 @dataclass(frozen=True)
 class SourceFile:
-    """What a class takes of tokenizer.json: vocabulary, merges and the charsmap of its normalizer."""
+    """The parts that a class takes from tokenizer.json: vocabulary, merges and its normalizer's charsmap."""
 
     where: str
     vocabulary: Any
@@ -121,33 +121,33 @@ class Tokens:
         self._vocabulary = vocabulary
 
     def has(self, name: str) -> bool:
-        """Whether there is a token of this name."""
+        """Return whether there is a token of this name."""
         return name in self._named
 
     def content(self, name: str) -> str:
-        """A named token that must be there."""
+        """Return a named token, which must be there."""
         return _required(self._where, self._named, name)
 
     def known(self, content: str) -> str:
-        """The token, or the unknown token if there is no such token."""
+        """Return the token, or the unknown token if there is no such token."""
         return self.content("unk_token") if self._vocabulary.id(content) is None else content
 
     def id(self, content: str) -> int:
-        """The id of a token, the unknown token's if there is no such token."""
+        """Return the id of a token; the id of the unknown token if there is no such token."""
         id = self._vocabulary.id(self.known(content))
         if id is None:
             raise CheckpointError(f"{self._where}: unk_token must not be empty")
         return id
 
     def model_id(self, content: str) -> int:
-        """The id of a token that the model itself must have."""
+        """Return the id of a token that the model itself must have."""
         id = self._vocabulary.model_id(content)
         if id is None:
             raise CheckpointError(f"{self._where}: model.vocab must have {content!r:.60}")
         return id
 
     def around(self, flags: Mapping[str, bool]) -> Component:
-        """A template of the tokens of these names that there are, bos before each text and eos after it."""
+        """Return a template with those of the named tokens that exist: bos before each text, eos after it."""
 
         def of(text: str, segment: int) -> list[tuple[str, int]]:
             bos, eos = ([self.content(name)] if flags[name] and self.has(name) else [] for name in flags)
@@ -158,10 +158,10 @@ class Tokens:
     def template(
         self, single: Sequence[tuple[str, int]], pair: Sequence[tuple[str, int]], *, spaces: bool = False
     ) -> Component:
-        """A template of (token, segment); `$A` and `$B` are the texts.
+        """Return a template of (token, segment); `$A` and `$B` are the texts.
 
-        Raises CheckpointError for a token that the library would read as something else; it may have spaces
-        where the class writes the template as a list.
+        Raises CheckpointError for a token that the library would read as something else. A token may contain
+        spaces where the class writes the template as a list.
         """
         special = dict.fromkeys(token for token, _ in (*single, *pair) if token not in ("$A", "$B"))
         for token in special:
@@ -215,13 +215,14 @@ def _added_as_they_are(named: Sequence[Special], extra: Sequence[Special]) -> li
 class TokenizerClass:
     """One of transformers' classes.
 
-    `model` is the type of model that it makes, `defaults` its special tokens where the settings name none
-    (null is no token), `additional` the further tokens that it adds, `added_again` tokens whose flags
-    it changes at the end. `mask_flags`: those of a mask that is named without flags;
-    `names_have_flags`: all named tokens have flags, the usual ones where none are stated.
-    `file` has its vocabulary where no tokenizer.json is there; `reorder` puts a SentencePiece model's pieces
-    where the class has them. There the tokens around a text follow the flags add_bos_token and add_eos_token,
-    of which the first is `adds_bos` where it isn't stated, unless the class has a template of its own:
+    `model` is the type of model that the class makes. `defaults` are its special tokens where the settings
+    name none (null means no token). `additional` are further tokens that it adds. `added_again` are tokens
+    whose flags it changes at the end. `mask_flags` are the flags of a mask that is named without flags. With
+    `names_have_flags` all named tokens have flags, the usual ones where none are stated.
+
+    Without a tokenizer.json, the vocabulary is in `file`, and `reorder` puts a SentencePiece model's pieces
+    in the class's order. The tokens around a text then follow the flags add_bos_token and add_eos_token;
+    add_bos_token is `adds_bos` where it isn't stated. An exception is a class with a template of its own:
     always, or only with a tokenizer.json, or only where no flag is stated.
     """
 
@@ -385,7 +386,7 @@ def _mpnet_template(settings: Settings, tokens: Tokens, stated: Component | None
 
 
 def whisper_language(name: str) -> str:
-    """The code of a language by its name in English; another text as it is."""
+    """Return the code of a language by its name in English; any other text is returned unchanged."""
     pairs = [pair.partition(" ") for pair in f"{WHISPER_LANGUAGES}, {WHISPER_NAMES}".split(", ")]
     return {name: code for code, _, name in pairs}.get(name.lower(), name.lower())
 

@@ -1,7 +1,7 @@
 """tokenizer_config.json, special_tokens_map.json and added_tokens.json as one set of settings.
 
-tokenizer_config.json goes first. The two others are older forms: they are read only where it has no
-`added_tokens_decoder`, and then special_tokens_map.json goes before it.
+tokenizer_config.json has priority. The other two files are older forms. They are read only if
+tokenizer_config.json has no `added_tokens_decoder`; special_tokens_map.json then has priority over it.
 """
 
 from __future__ import annotations
@@ -43,9 +43,9 @@ class SettingFiles:
 
 @dataclass
 class Settings:
-    """What a class of transformers is made with: its options by name, and the tokens to add, by id.
+    """The arguments of one of transformers' classes: its options by name, and the tokens to add, by id.
 
-    `named` are special tokens of other names than the usual seven.
+    `named` are special tokens with names other than the usual seven.
     """
 
     where: str
@@ -54,25 +54,25 @@ class Settings:
     named: dict[str, Special] = field(default_factory=dict)
 
     def flag(self, name: str, default: bool) -> bool:
-        """A setting that is true or false."""
+        """Return a setting that is true or false."""
         value = self.values.get(name, default)
         if not isinstance(value, bool):
             raise CheckpointError(f"{self.where}: {name} must be true or false, got {value!r:.60}")
         return value
 
     def nullable_flag(self, name: str, default: bool | None) -> bool | None:
-        """A setting that is true, false or null."""
+        """Return a setting that is true, false or null."""
         return None if self.values.get(name, default) is None else self.flag(name, bool(default))
 
     def text(self, name: str, default: str) -> str:
-        """A setting that is a text; null is the default."""
+        """Return a setting that is a text; null means the default."""
         value = self.values.get(name)
         if value is not None and not isinstance(value, str):
             raise CheckpointError(f"{self.where}: {name} must be a text, got {value!r:.60}")
         return default if value is None else value
 
     def count(self, name: str, default: int) -> int:
-        """A setting that is a whole number."""
+        """Return a setting that is a whole number."""
         value = self.values.get(name, default)
         if type(value) is not int or not 0 <= value <= 2**16:
             raise CheckpointError(f"{self.where}: {name} must be a whole number, got {value!r:.60}")
@@ -80,9 +80,9 @@ class Settings:
 
 
 def read_settings(files: SettingFiles, definition: Mapping[str, Any], model_type: str) -> Settings:
-    """The settings of a directory.
+    """Return the settings of a directory.
 
-    Raises CheckpointError for one that transformers refuses, and for one that no tokenizer.json can express.
+    Raises CheckpointError for a setting that transformers refuses, or that no tokenizer.json can express.
     """
     where = files.config_path
     config = dict(files.tokenizer_config or {})
