@@ -26,7 +26,7 @@ def the_gate_and_its_mirror_sum_to_one(gate: Subject, draw: Draw) -> None:
 
 @law("precise_sigmoid")
 def small_results_have_all_digits(sigmoid: Subject, draw: Draw) -> None:
-    """Far below 0 the result is eˣ / (1 + eˣ) up to a few ulp of its own, not of the largest one."""
+    """Far below 0 the result is eˣ / (1 + eˣ), with an error of a few ulp of the result itself."""
     call = draw(sigmoid.calls())
     x = -np.minimum(8 * abs(call["x"]), 80)
     e = np.exp(x.astype(np.float64))
@@ -46,7 +46,7 @@ def a_sigmoid_and_its_mirror_sum_to_one(sigmoid: Subject, draw: Draw) -> None:
 
 @law("relu_squared")
 def the_positive_part_is_squared(relu_squared: Subject, draw: Draw) -> None:
-    """The result is at least 0, and that of x less that of −x is x · |x|."""
+    """The result is at least 0, and f(x) − f(−x) is x · |x|."""
     call = draw(relu_squared.calls())
     other = call.but(x=-call["x"])
     assert not (relu_squared(call) < 0).any(), "a result is negative"
@@ -56,7 +56,7 @@ def the_positive_part_is_squared(relu_squared: Subject, draw: Draw) -> None:
 
 @law("xielu")
 def doubling_shows_the_curves(xielu: Subject, draw: Draw) -> None:
-    """f(2x) − 2 f(x) has no line: it is 2a x² above 0, and b (exp(x) − 1)² below it."""
+    """f(2x) − 2 f(x) has no linear term: it is 2a x² above 0, and b (exp(x) − 1)² below it."""
     call = draw(xielu.calls())
     x = call["x"].astype(np.float64)
     x = np.where(x < 0, -1, 1) * np.maximum(abs(x), 2.0**-10)  # −1e-6 and 0 aren't told apart

@@ -31,7 +31,7 @@ def a_shift_of_all_logits_changes_nothing(log_softmax: Subject, draw: Draw) -> N
 
 @law("adaptive_log_probs")
 def without_clusters_it_is_the_softmax(adaptive_log_probs: Subject, draw: Draw) -> None:
-    """With no tail the head is the output layer."""
+    """Without clusters the head is the whole output layer."""
     call = draw(adaptive_log_probs.calls(head=True)).but(tails=[])
     x, head = call["x"].astype(np.float64), call["head"].astype(np.float64)
     logits = x @ head + (0 if call["bias"] is None else call["bias"])

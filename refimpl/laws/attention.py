@@ -83,7 +83,7 @@ def weights_are_the_softmax_of_scaled_scores(attention_weights: Subject, draw: D
 
 @law("attention_weights", "attend")
 def the_default_scale_is_one_over_root_k(attend: Subject, draw: Draw) -> None:
-    """Without a scale it is 1/√K."""
+    """Without a scale the scale is 1/√K."""
     call = draw(attend.calls(scale=None))
     other = call.but(scale=call["q"].shape[3] ** -0.5)
     attend.near(attend(call), attend(other), call)
@@ -139,7 +139,7 @@ def grouped_heads_are_repeated_heads(attend: Subject, draw: Draw) -> None:
 
 @law("attend")
 def keys_are_a_set(attend: Subject, draw: Draw) -> None:
-    """The order of keys doesn't matter, if mask and values have the same order."""
+    """The order of keys doesn't matter, if mask and values are in the same order."""
     call = draw(attend.calls())
     other = attend.take(call, "S", draw(permutations(call["k"].shape[1])))
     attend.near(attend(other), attend(call), other, call)
@@ -157,7 +157,7 @@ def a_forbidden_key_is_as_if_absent(attend: Subject, draw: Draw) -> None:
 
 @law("cached_attention")
 def any_split_of_the_tokens_is_one_pass(cached_attention: Subject, draw: Draw) -> None:
-    """Two calls equal one call, whatever the positions and the mask: outputs and caches."""
+    """Two calls equal one call in outputs and caches, whatever the positions and the mask."""
     call = draw(cached_attention.calls())
     in_two(cached_attention, draw, call, lambda cut, cache: {"cache": cache, "past": call["past"] + cut})
 
@@ -211,8 +211,9 @@ def each_token_sees_the_past_and_itself(cached_attention: Subject, draw: Draw) -
 
 @law("cached_attention")
 def a_window_needs_the_latest_tokens_alone(cached_attention: Subject, draw: Draw) -> None:
-    """A buffer that dropped the oldest tokens gives the same: the others are at its front, and counted from
-    there. A row may be cut back to the kind's floor, then the next token still finds what it sees."""
+    """A cache that dropped the oldest tokens gives the same result. The other tokens are at its front, and
+    positions are counted from there. A row may be cut back to the kind's floor; the next token still finds
+    all that it sees."""
     window = draw(st.integers(1, 4))
     call = draw(cached_attention.calls(rotary=None, bias=None)).but(mask=Window(window))
     (rows, groups, _, size), tokens = call["keys"].shape, call["q"].shape[1]
@@ -248,7 +249,8 @@ def _normed(a: np.ndarray, weight: np.ndarray | None, norm: Norm) -> np.ndarray:
 
 @law("attention")
 def the_sublayer_is_its_parts(attention: Subject, draw: Draw) -> None:
-    """Projections, norms of queries, keys and values, attention over the cache, gate, projection back."""
+    """The result equals the parts computed one by one: projections, norms of queries, keys and values,
+    attention over the cache, gate, projection back."""
     call = draw(attention.calls(wq=True, wk=True, wo=True))
     x, settings = call["x"].astype(np.float64), call["settings"]
     shape = (*x.shape[:2], -1, settings.head_size)

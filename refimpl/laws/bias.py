@@ -14,7 +14,8 @@ shifts = st.integers(0, 1000)
 
 @law("alibi_slopes")
 def a_power_of_two_has_a_geometric_row(alibi_slopes: Subject, draw: Draw) -> None:
-    """2, 4, 8 … heads: each slope is the one before times 2^(−max_bias / H), the last 2^−max_bias."""
+    """For 2, 4, 8 … heads, each slope is the one before times 2^(−max_bias / H), and the last is
+    2^−max_bias."""
     power = 2 ** draw(st.integers(0, 5))
     call = alibi_slopes.call(np.arange(power), max_bias=draw(st.sampled_from((8.0, 4.0))))
     step = 2.0 ** (-call["max_bias"] / power)
@@ -65,7 +66,8 @@ def a_shift_changes_no_bucket(relative_buckets: Subject, draw: Draw) -> None:
 
 @law("relative_buckets")
 def buckets_grow_with_the_distance(relative_buckets: Subject, draw: Draw) -> None:
-    """Bucket 0 is the query's own position; then one per distance, up to the last at max_distance."""
+    """Bucket 0 is the query's own position. Then each distance has a bucket, up to the last at
+    max_distance."""
     buckets, bidirectional = draw(st.sampled_from(((8, 20), (32, 128), (7, 9)))), draw(st.booleans())
     settings = {"buckets": buckets[0], "max_distance": buckets[1], "bidirectional": bidirectional}
     reach = 2 * buckets[1]

@@ -1,4 +1,4 @@
-"""Laws of BigBird's attention: blocks of a text, of which some count several times."""
+"""Laws of BigBird's attention: some blocks of a text count several times."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from . import Draw, Subject, law
 
 @law("bigbird_attend")
 def each_row_is_pairs_of_blocks(bigbird_attend: Subject, draw: Draw) -> None:
-    """Row by row: block-sparse attention, in which a pair that is listed twice counts twice; a short text is
-    attention as ever. At padding there are zeros."""
+    """Each row equals block-sparse attention, in which a pair that is listed twice counts twice. A short text
+    is plain attention. At padding there are zeros."""
     call = draw(bigbird_attend.calls(largest=12))
     size, chosen = call["block_size"], call["random_blocks"]
     scale, softcap = call["scale"], call["softcap"]
@@ -43,7 +43,7 @@ def _pairs(blocks: int, chosen: int) -> BlockPairs:
 
 @law("bigbird_attend")
 def what_stands_past_a_row_changes_nothing(bigbird_attend: Subject, draw: Draw) -> None:
-    """A row gives in a batch of longer ones what it gives in one of its own length."""
+    """A row gives the same result in a batch of longer rows as in a batch of its own length."""
     call = draw(bigbird_attend.calls(largest=12))
     alone = bigbird_attend.take(bigbird_attend.take(call, "B", [0]), "T", np.arange(call["lengths"][0]))
     if call["lengths"][0]:

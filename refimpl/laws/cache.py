@@ -10,7 +10,7 @@ from . import Draw, Subject, law
 
 @law("append")
 def only_its_rows_are_written(append: Subject, draw: Draw) -> None:
-    """The new entries stand at start …, all others are what they were, and the old cache is untouched."""
+    """The new entries are at start …, all other entries stay the same, and the old cache isn't changed."""
     call = draw(append.calls())
     kept = call["past"].copy()
     cache = append(call)
@@ -24,7 +24,7 @@ def only_its_rows_are_written(append: Subject, draw: Draw) -> None:
 
 @law("append", "append_by_head", "append_by_channel")
 def any_split_of_the_tokens_is_one_write(append: Subject, draw: Draw) -> None:
-    """Entries written one by one are the entries written at once, codes to the integer."""
+    """Entries written one by one equal entries written at once, and codes are exactly equal."""
     call = draw(append.calls())
     (name,) = {"past", "cache"} & set(call.arrays)
     cache = call[name]
@@ -36,7 +36,7 @@ def any_split_of_the_tokens_is_one_write(append: Subject, draw: Draw) -> None:
 
 @law("append")
 def truncated_entries_leave_no_trace(append: Subject, draw: Draw) -> None:
-    """Entries written over truncated ones leave the cache as if those had never been there."""
+    """After truncated entries are written over, the cache is as if they had never been there."""
     call = draw(append.calls())
     refused = call.but(new=call["new"][:, ::-1] + 1)
     append.near(append(call.but(past=append(refused))), append(call))
@@ -44,7 +44,7 @@ def truncated_entries_leave_no_trace(append: Subject, draw: Draw) -> None:
 
 @law("grow")
 def growing_equals_a_fixed_cache_of_the_new_length(grow: Subject, draw: Draw) -> None:
-    """The same entries as in a cache whose capacity is the new length."""
+    """The result has the same entries as a cache whose capacity is the new length."""
     call = draw(grow.calls())
     past, tokens = call["past"], call["new"].shape[1]
     room = np.pad(past, ((0, 0), (0, 0), (0, tokens), (0, 0)))
@@ -53,7 +53,7 @@ def growing_equals_a_fixed_cache_of_the_new_length(grow: Subject, draw: Draw) ->
 
 @law("select")
 def selected_rows_are_complete(select: Subject, draw: Draw) -> None:
-    """Row i is the named row, complete; selecting twice is selecting once."""
+    """Row i is the complete named row; selecting twice equals selecting once."""
     call = draw(select.calls())
     chosen = select(call)
     for got, row in zip(chosen, call["rows"], strict=True):

@@ -9,7 +9,7 @@ from . import Draw, Subject, law
 
 @law("conv1d")
 def each_output_sums_its_vectors(conv1d: Subject, draw: Draw) -> None:
-    """Vector by vector and group by group, by a product with each matrix alone."""
+    """Each output is computed vector by vector and group by group, with one product for each matrix."""
     call = draw(conv1d.calls())
     x, kernel, groups = call["x"].astype(np.float64), call["kernel"].astype(np.float64), call["groups"]
     channels, size, length = kernel.shape
@@ -26,7 +26,7 @@ def each_output_sums_its_vectors(conv1d: Subject, draw: Draw) -> None:
 
 @law("time_norm")
 def each_channel_is_normalized_over_time(time_norm: Subject, draw: Draw) -> None:
-    """Channel by channel, of a sound alone."""
+    """Each channel is normalized by itself, in each sound by itself."""
     call = draw(time_norm.calls())
     x = call["x"].astype(np.float64)
     y = np.zeros_like(x)

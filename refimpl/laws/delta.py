@@ -20,7 +20,7 @@ from .kit.one_pass import in_two
     "selective_scan_chunked",
 )
 def any_split_of_the_tokens_is_one_pass(delta: Subject, draw: Draw) -> None:
-    """A later token needs nothing of earlier ones but the state."""
+    """A later token needs only the state of earlier ones."""
     in_two(delta, draw, draw(delta.calls()), lambda cut, state: {"state": state})
 
 
@@ -37,7 +37,7 @@ def without_decay_and_correction_it_sums(delta_attend: Subject, draw: Draw) -> N
 
 @law("delta_attend")
 def a_decay_of_zero_changes_nothing(delta_attend: Subject, draw: Draw) -> None:
-    """exp(0) = 1."""
+    """A decay of zero is a factor exp(0) = 1."""
     call = draw(delta_attend.calls(decay=True))
     call = call.but(decay=np.zeros_like(call["decay"]))
     delta_attend.near(delta_attend(call), delta_attend(call.but(decay=None)), call)
@@ -45,7 +45,7 @@ def a_decay_of_zero_changes_nothing(delta_attend: Subject, draw: Draw) -> None:
 
 @law("delta_attend")
 def beta_zero_writes_nothing(delta_attend: Subject, draw: Draw) -> None:
-    """Without decay the state stays as it was."""
+    """Without decay the state stays the same."""
     call = draw(delta_attend.calls(beta=True, decay=None))
     call = call.but(beta=np.zeros_like(call["beta"]))
     delta_attend.near(delta_attend(call)[1], call["state"], call)
@@ -63,7 +63,7 @@ def with_beta_one_a_written_value_is_read_back(delta_attend: Subject, draw: Draw
 
 @law("gated_delta_chunked")
 def chunks_are_the_recurrence(gated_delta_chunked: Subject, draw: Draw) -> None:
-    """Outputs and the last state are those of one token after the other, at every chunk length."""
+    """Outputs and the last state equal those of one token after the other, for every chunk length."""
     call = draw(gated_delta_chunked.calls())
     call = call.but(chunk=draw(st.integers(1, 9)))
     expected = recurrent(*(a.astype(np.float64) for a in call.arrays.values()))
@@ -72,7 +72,7 @@ def chunks_are_the_recurrence(gated_delta_chunked: Subject, draw: Draw) -> None:
 
 @law("gated_delta_rule", "gated_delta_chunked")
 def equal_decays_of_channels_are_one_of_the_head(delta: Subject, draw: Draw) -> None:
-    """A decay for each channel of a key says the same as one for all of them."""
+    """The same decay for each channel of a key equals one decay for all of them."""
     call = draw(delta.calls())
     decay = call["decay"] if call["decay"].ndim == 3 else call["decay"][..., 0]
     channels = np.broadcast_to(decay[..., None], call["k"].shape)
@@ -82,7 +82,7 @@ def equal_decays_of_channels_are_one_of_the_head(delta: Subject, draw: Draw) -> 
 
 @law("gated_delta_rule", "gated_delta_chunked")
 def what_is_not_written_decays_row_by_row(delta: Subject, draw: Draw) -> None:
-    """With β = 0 each row of the state is multiplied by the decays of its channel, and no other."""
+    """With β = 0 each row of the state is multiplied by the decays of its own channel only."""
     call = draw(delta.calls())
     call = call.but(beta=np.zeros_like(call["beta"]))
     decay = call["decay"].astype(np.float64)
@@ -92,7 +92,7 @@ def what_is_not_written_decays_row_by_row(delta: Subject, draw: Draw) -> None:
 
 @law("gated_delta_rule")
 def equal_keys_are_overwritten(gated_delta_rule: Subject, draw: Draw) -> None:
-    """With one key for all tokens, β = 1 and no decay, the last value alone is read back."""
+    """With one key for all tokens, β = 1 and no decay, only the last value is read back."""
     call = draw(gated_delta_rule.calls())
     k = np.zeros_like(call["k"])
     k[..., 0] = 1
@@ -105,7 +105,7 @@ def equal_keys_are_overwritten(gated_delta_rule: Subject, draw: Draw) -> None:
 
 @law("gated_delta_rule")
 def a_strong_decay_forgets_what_was_before(gated_delta_rule: Subject, draw: Draw) -> None:
-    """After a decay of −∞ the state is what this token wrote, β k vᵀ."""
+    """After a decay of −∞ the state is only what this token wrote, β k vᵀ."""
     call = draw(gated_delta_rule.calls(T=1))
     call = call.but(decay=np.full_like(call["decay"], -200.0))
     _, state = gated_delta_rule(call)

@@ -24,7 +24,8 @@ def a_shift_changes_no_row(distance_rows: Subject, draw: Draw) -> None:
 
 @law("distance_rows")
 def rows_grow_with_the_distance(distance_rows: Subject, draw: Draw) -> None:
-    """Keys ahead, the own one, keys behind: near ones one by one, far ones in the first and last row."""
+    """Rows go from keys ahead, by the own key, to keys behind. Near keys have a row each; far keys share the
+    first and last row."""
     span, until = draw(st.sampled_from(((4, None), (1, None), (8, 20), (6, 5), (256, 512))))
     reach = 2 * (span if until is None else until)
     call = distance_rows.call(np.array([reach]), np.arange(2 * reach + 1), span=span, log_until=until)
@@ -42,7 +43,8 @@ def rows_grow_with_the_distance(distance_rows: Subject, draw: Draw) -> None:
 
 @law("distance_scores")
 def each_pair_has_its_own_distance(distance_scores: Subject, draw: Draw) -> None:
-    """Pair by pair: the query with its distance's key, the key with its distance's query."""
+    """Each pair has the product of the query with its distance's key, and of the key with its distance's
+    query."""
     call = draw(distance_scores.calls())
     q, k = (call[n].astype(np.float64) for n in ("q", "k"))
     (b, t, h, size), s = q.shape, k.shape[1]
@@ -84,7 +86,7 @@ def the_sublayer_is_its_parts(disentangled_attention: Subject, draw: Draw) -> No
 
 @law("disentangled_attention")
 def tokens_at_one_distance_are_a_set(disentangled_attention: Subject, draw: Draw) -> None:
-    """Where all distances have one vector, tokens in another order give the same vectors in that order."""
+    """If all distances have one vector, tokens in another order give the same vectors in that order."""
     call = draw(disentangled_attention.calls())
     call = call.but(
         lengths=np.full_like(call["lengths"], call["x"].shape[1]),

@@ -30,7 +30,7 @@ def tokens_without_positions_are_a_set(self_attention: Subject, draw: Draw) -> N
     "longt5_attention", "xlnet_attention", "neighbour_conv",
 )  # fmt: skip
 def padding_changes_nothing(sublayer: Subject, draw: Draw) -> None:
-    """Whatever stands past a row's length, its tokens are computed as in the row alone."""
+    """Whatever is past a row's length, its tokens are computed as in the row alone."""
     call = draw(sublayer.calls())
     past = np.arange(call["x"].shape[1]) >= call["lengths"][:, None]
     other = call.but(x=np.where(past[:, :, None], call["x"] + 1, call["x"]))
@@ -66,7 +66,7 @@ def rows_do_not_depend_on_each_other(attention: Subject, draw: Draw) -> None:
 
 @law("cross_attention")
 def keys_are_a_set(cross_attention: Subject, draw: Draw) -> None:
-    """The order of the other text's keys doesn't matter, if its values have the same."""
+    """The order of the other text's keys doesn't matter, if its values are in the same order."""
     call = _full(draw(cross_attention.calls()), "S")
     other = cross_attention.take(call, "S", draw(permutations(call["keys"].shape[2])))
     cross_attention.near(cross_attention(other), cross_attention(call), other, call)
@@ -94,7 +94,7 @@ def each_state_has_its_own_key(cross_keys: Subject, draw: Draw) -> None:
 
 @law("pool")
 def padding_does_not_count(pool: Subject, draw: Draw) -> None:
-    """A text's vector is that of its real tokens."""
+    """A text's vector depends only on its real tokens."""
     call = draw(pool.calls())
     past = (np.arange(call["x"].shape[1]) >= call["lengths"][:, None])[:, :, None]
     other = call.but(x=np.where(past, 1000, call["x"]).astype(pool.dtype))
@@ -112,7 +112,7 @@ def pooling_one_token_gives_that_token(pool: Subject, draw: Draw) -> None:
 
 @law("pool")
 def mean_and_maximum_have_no_order(pool: Subject, draw: Draw) -> None:
-    """Reversing a text exchanges first and last, and changes neither mean nor maximum."""
+    """Reversing a text exchanges first and last; mean and maximum stay the same."""
     call = _full(draw(pool.calls()), "T")
     turned = call.but(x=call["x"][:, ::-1])
     match call["pooling"]:

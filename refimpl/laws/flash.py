@@ -30,7 +30,7 @@ def _saved(call: Call) -> Call:
 
 @law("flash_attend")
 def flash_is_plain_attention(flash_attend: Subject, draw: Draw) -> None:
-    """The output is attend's, under any mask, causal or not, at any tile size."""
+    """The output equals that of `attend`, under any mask, causal or not, for any tile size."""
     call = draw(flash_attend.calls()).but(tile=draw(TILES))
     q, k, v = (call[n].astype(np.float64) for n in "qkv")
     expected = attend(q, k, v, _allowed(call), scale=call["scale"], softcap=call["softcap"])
@@ -39,7 +39,7 @@ def flash_is_plain_attention(flash_attend: Subject, draw: Draw) -> None:
 
 @law("flash_attend")
 def the_log_sum_exp_is_that_of_the_scores(flash_attend: Subject, draw: Draw) -> None:
-    """log Σ exp(score) over the keys that are seen, −∞ where there is none."""
+    """The result is log Σ exp(score) over the keys that are seen, and −∞ if there is none."""
     call = draw(flash_attend.calls(softcap=None)).but(tile=draw(TILES))
     q, k = (call[n].astype(np.float64) for n in "qk")
     scale = q.shape[3] ** -0.5 if call["scale"] is None else call["scale"]
@@ -61,7 +61,7 @@ def scores_that_grow_from_tile_to_tile_do_not_overflow(flash_attend: Subject, dr
 
 @law("flash_backward")
 def the_tile_size_does_not_matter_to_gradients(flash_backward: Subject, draw: Draw) -> None:
-    """Gradients are the same at every tile size."""
+    """Gradients are the same for every tile size."""
     call = draw(flash_backward.calls())
     other = call.but(tile=draw(TILES))
     flash_backward.near(flash_backward(other), flash_backward(call), call, other)

@@ -1,4 +1,5 @@
-"""Laws of gated delta networks: where they begin, and their gate. Those of states: `laws.short_conv`."""
+"""Laws of gated delta networks: how rows begin, and the gate. The laws of their states are in
+`laws.short_conv`."""
 
 from __future__ import annotations
 
@@ -20,7 +21,7 @@ def a_row_that_begins_knows_nothing(mixer: Subject, draw: Draw) -> None:
 
 @law("gated_delta")
 def a_closed_gate_gives_nothing(gated_delta: Subject, draw: Draw) -> None:
-    """Where the output's gate is SiLU of zero, so is the output, whatever the state."""
+    """If the output's gate is SiLU of zero, the output is zero, whatever the state."""
     call = draw(gated_delta.calls(wi=True, wz_a=None, wo=True))
     call = call.but(wz=np.zeros_like(call["wz"]))
     gated_delta.near(gated_delta(call)[0], np.zeros_like(call["x"]), call)

@@ -20,7 +20,8 @@ def a_shift_of_all_numbers_changes_nothing(gaussian_topk: Subject, draw: Draw) -
 
 @law("gaussian_topk")
 def of_two_equal_halves_half_is_left(gaussian_topk: Subject, draw: Draw) -> None:
-    """Of numbers that are ±1 in turn the mean is 0 and the deviation 1: what is left of each 1 is 1 − q."""
+    """If the numbers are alternately 1 and −1, the mean is 0 and the deviation 1: of each 1, 1 − q is
+    left."""
     call = draw(gaussian_topk.calls())
     signs = np.where(np.arange(2 * call["x"].shape[2]) % 2, -1, 1)
     other = call.but(x=np.tile(signs.astype(call["x"].dtype), (*call["x"].shape[:2], 1)))
@@ -30,7 +31,7 @@ def of_two_equal_halves_half_is_left(gaussian_topk: Subject, draw: Draw) -> None
 
 @law("gaussian_topk")
 def of_normal_numbers_that_share_is_zero(gaussian_topk: Subject, draw: Draw) -> None:
-    """Of 4096 quantiles of a normal distribution, with any mean and deviation, the share is met."""
+    """For 4096 quantiles of a normal distribution, with any mean and deviation, the share is met."""
     call = draw(gaussian_topk.calls())
     ranks = np.array([NormalDist(3.0, 5.0).inv_cdf((i + 0.5) / 4096) for i in range(4096)])
     y = gaussian_topk(call.but(x=ranks.astype(call["x"].dtype)[None, None]))

@@ -10,7 +10,7 @@ from .kit.strategies import permutations
 
 @law("index_scores")
 def each_head_adds_what_is_positive(index_scores: Subject, draw: Draw) -> None:
-    """Pair by pair: a head counts if its product is positive."""
+    """For each pair, a head counts only if its product is positive."""
     call = draw(index_scores.calls())
     q, k, weights = (call[n].astype(np.float64) for n in ("q", "k", "weights"))
     expected = np.zeros((*q.shape[:2], k.shape[1]))
@@ -23,7 +23,7 @@ def each_head_adds_what_is_positive(index_scores: Subject, draw: Draw) -> None:
 
 @law("index_scores")
 def keys_are_a_set(index_scores: Subject, draw: Draw) -> None:
-    """Keys in another order have their scores in that order."""
+    """Keys in another order have the same scores in that order."""
     call = draw(index_scores.calls())
     order = draw(permutations(call["k"].shape[1]))
     other = index_scores.take(call, "S", order)
@@ -32,9 +32,10 @@ def keys_are_a_set(index_scores: Subject, draw: Draw) -> None:
 
 @law("best_keys")
 def no_key_left_out_is_better(best_keys: Subject, draw: Draw) -> None:
-    """As many as are asked for or allowed; a key that is allowed but not seen is no better, or comes later.
+    """As many keys are seen as are asked for or allowed. An allowed key that isn't seen is no better, or
+    later.
 
-    Scores are whole numbers, so that many are equal, as those are to which no head adds anything.
+    Scores are whole numbers, so that many are equal, like scores to which no head adds anything.
     """
     call = draw(best_keys.calls())
     call = call.but(scores=np.maximum(np.round(call["scores"]), -1))
@@ -50,7 +51,7 @@ def no_key_left_out_is_better(best_keys: Subject, draw: Draw) -> None:
 
 @law("best_keys")
 def with_room_for_all_it_is_the_mask(best_keys: Subject, draw: Draw) -> None:
-    """Where there are no more keys than may be seen, all allowed ones are."""
+    """If there are no more keys than may be seen, all allowed keys are seen."""
     call = draw(best_keys.calls())
     other = call.but(topk=call["scores"].shape[2])
     assert (best_keys(other) == call["mask"]).all()

@@ -22,7 +22,7 @@ from .kit.strategies import permutations, splits
 
 @law("absorbed_attend")
 def absorbed_is_expanded(absorbed_attend: Subject, draw: Draw) -> None:
-    """Whether queries take Wᵏ, or latents do, changes nothing."""
+    """It makes no difference whether queries or latents are multiplied by Wᵏ."""
     call = draw(absorbed_attend.calls())
     q, latents, wk_b, wv_b = (call[n].astype(np.float64) for n in ("q", "latents", "wk_b", "wv_b"))
     y = expanded(q, latents, wk_b, wv_b, call["mask"], scale=call["scale"])
@@ -31,7 +31,7 @@ def absorbed_is_expanded(absorbed_attend: Subject, draw: Draw) -> None:
 
 @law("expanded_attend")
 def each_head_has_keys_and_values_of_its_own(expanded_attend: Subject, draw: Draw) -> None:
-    """Head by head it is attention over keys and values that are written out."""
+    """Head by head it equals attention over the expanded keys and values."""
     call = draw(expanded_attend.calls())
     q, latents, wk_b, wv_b = (call[n].astype(np.float64) for n in ("q", "latents", "wk_b", "wv_b"))
     heads, rank = q.shape[2], len(wk_b)
@@ -46,7 +46,7 @@ def each_head_has_keys_and_values_of_its_own(expanded_attend: Subject, draw: Dra
 
 @law("absorbed_attend", "expanded_attend")
 def latents_are_a_set(attended: Subject, draw: Draw) -> None:
-    """The order of latents doesn't matter, if the mask has the same order."""
+    """The order of latents doesn't matter, if the mask is in the same order."""
     call = draw(attended.calls())
     other = attended.take(call, "S", draw(permutations(call["latents"].shape[1])))
     attended.near(attended(other), attended(call), other, call)
@@ -54,7 +54,7 @@ def latents_are_a_set(attended: Subject, draw: Draw) -> None:
 
 @law("latent_attention")
 def any_split_of_the_tokens_is_one_pass(latent_attention: Subject, draw: Draw) -> None:
-    """Two calls equal one call: outputs and latents."""
+    """Two calls equal one call in outputs and latents."""
     call = draw(latent_attention.calls(T=5))
     cut = draw(splits(5))
     first = latent_attention.take(call, "T", range(cut))
@@ -68,7 +68,8 @@ def any_split_of_the_tokens_is_one_pass(latent_attention: Subject, draw: Draw) -
 
 @law("latent_self_attention")
 def causal_it_is_a_prompt(latent_self_attention: Subject, draw: Draw) -> None:
-    """Over a whole text it is what an empty cache gives; the last token sees the same if it isn't causal."""
+    """Over a whole text it equals a call with an empty cache. The last token sees the same if it isn't
+    causal."""
     call = draw(latent_self_attention.calls())
     (b, t, _), settings = call["x"].shape, replace(call["settings"], indexer=None)
     empty = LatentCache(np.zeros((b, 1, t, settings.rank + settings.key_dims), call["x"].dtype))
@@ -82,8 +83,9 @@ def causal_it_is_a_prompt(latent_self_attention: Subject, draw: Draw) -> None:
 
 @law("latent_attention")
 def the_sublayer_is_its_parts(latent_attention: Subject, draw: Draw) -> None:
-    """Of a text's first tokens: projections, norms, rotations and expanded attention, up to each token, or
-    over those of them that the indexer chooses, or another layer's chose."""
+    """The result equals the parts computed one by one, for a text's first tokens: projections, norms,
+    rotations and expanded attention. Each token attends to the tokens up to itself, or to those of them that
+    the indexer, or another layer's indexer, chooses."""
     call = draw(latent_attention.calls(O=0))
     a, x = call["settings"], call["x"].astype(np.float64)
     b, t, _ = x.shape
