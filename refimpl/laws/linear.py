@@ -47,7 +47,7 @@ def a_text_without_masks_keeps_its_share(undropped: Subject, draw: Draw) -> None
 
 @law("unembedding")
 def a_row_of_the_table_scores_its_own_square(unembedding: Subject, draw: Draw) -> None:
-    """With the table's rows as input the logits are symmetric, with squared lengths as diagonal."""
+    """With the table's rows as input the logits are symmetric, with squared lengths on the diagonal."""
     call = draw(unembedding.calls(table=True))
     table_as_input = call.but(x=call["table"][None])
     logits = unembedding(table_as_input)[0]

@@ -26,13 +26,15 @@ def _fresh(call: Call) -> Call:
 
 @law("elu_features", "relu_features", "random_features")
 def features_are_never_negative(features: Subject, draw: Draw) -> None:
-    """Features are at least 0, so the sum of weights is 0 only if all of them are."""
+    """Features are at least 0, so the sum of weights is 0 only if all weights are 0."""
     assert not (features(draw(features.calls())) < 0).any(), "a feature is negative"
 
 
 @law("random_features")
 def features_are_exponentials_less_half_the_square(random_features: Subject, draw: Draw) -> None:
-    """exp(w·x − |x|² / 2) / √Q for each row w, so that over normal rows φ(x)·φ(y) is exp(x·y) in the mean."""
+    """Features are exp(w·x − |x|² / 2) / √Q for each row w. So the mean of φ(x)·φ(y) over normal rows is
+    exp(x·y).
+    """
     call = draw(random_features.calls())
     x, w = (call[n].astype(np.float64) for n in ("x", "projection"))
     expected = np.exp(x @ w.T - (x**2).sum(-1, keepdims=True) / 2) / np.sqrt(len(w))
@@ -41,7 +43,7 @@ def features_are_exponentials_less_half_the_square(random_features: Subject, dra
 
 @law("linear_attend")
 def linear_attention_is_attention_with_a_kernel(linear_attend: Subject, draw: Draw) -> None:
-    """The whole matrix of weights q·k, masked and normalized, gives the same."""
+    """The whole matrix of weights q·k, masked and normalized, gives the same result."""
     call = draw(linear_attend.calls())
     q, k = call["q"], call["k"]
     seen = np.ones((q.shape[0], k.shape[1]), bool) if call["keys"] is None else call["keys"]
@@ -51,7 +53,7 @@ def linear_attention_is_attention_with_a_kernel(linear_attend: Subject, draw: Dr
 
 @law("linear_parallel")
 def the_causal_form_sees_the_lower_triangle(linear_parallel: Subject, draw: Draw) -> None:
-    """The whole matrix of weights q·k with later keys masked gives the same."""
+    """The whole matrix of weights q·k with later keys masked gives the same result."""
     call = draw(linear_parallel.calls())
     q, k, v = (call[n] for n in "qkv")
     (b, t), seen = q.shape[:2], np.tri(q.shape[1], dtype=bool)
@@ -68,13 +70,13 @@ def from_an_empty_state_it_equals_the_parallel_form(linear: Subject, draw: Draw)
 
 @law("linear_recurrent", "linear_chunked")
 def any_split_of_the_tokens_is_one_pass(linear: Subject, draw: Draw) -> None:
-    """A later token needs nothing of earlier ones but the state."""
+    """A later token needs only the state of earlier ones."""
     in_two(linear, draw, draw(linear.calls()), lambda cut, state, norm: {"state": state, "norm": norm})
 
 
 @law("linear_chunked")
 def the_chunk_length_does_not_matter(linear_chunked: Subject, draw: Draw) -> None:
-    """Output, state and norm are the same at every chunk length."""
+    """Output, state and norm are the same for every chunk length."""
     call = draw(linear_chunked.calls())
     other = call.but(chunk=draw(st.integers(1, 9)))
     linear_chunked.near(linear_chunked(other), linear_chunked(call), call, other)

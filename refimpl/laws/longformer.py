@@ -21,7 +21,7 @@ def _spread(call: Call) -> np.ndarray:
 
 @law("question_end")
 def the_question_ends_before_the_first_separator(question_end: Subject, draw: Draw) -> None:
-    """No separator stands before the end, and one stands there unless the row ends."""
+    """There is no separator before the end, and one at the end unless the row ends there."""
     call = draw(question_end.calls())
     tokens, ends = call["tokens"], question_end(call)
     for row, end in zip(tokens, ends, strict=True):
@@ -31,7 +31,7 @@ def the_question_ends_before_the_first_separator(question_end: Subject, draw: Dr
 
 @law("longformer_attention")
 def it_is_attention_under_the_mask(longformer_attention: Subject, draw: Draw) -> None:
-    """Row by row: attention under `longformer_mask`; rows of global tokens have maps of their own."""
+    """Row by row it is attention under `longformer_mask`; rows of global tokens have maps of their own."""
     call = draw(longformer_attention.calls())
     a, x = call["settings"], call["x"].astype(np.float64)
     b, t, _ = x.shape

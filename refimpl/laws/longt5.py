@@ -24,7 +24,9 @@ def _shown(y: np.ndarray, call: Call) -> np.ndarray:
 
 @law("longt5_attention")
 def it_is_a_softmax_over_near_tokens_and_summaries(longt5_attention: Subject, draw: Draw) -> None:
-    """Token by token: the scores of those within the radius, and of the sum of each full block of the row."""
+    """Token by token it is a softmax over the tokens within the radius and the sum of each full block of the
+    row.
+    """
     call = draw(longt5_attention.calls())
     a, size = call["settings"], call["settings"].global_block_size
     expected = np.zeros((*call["x"].shape[:2], a.heads * a.head_size))
@@ -52,7 +54,7 @@ def it_is_a_softmax_over_near_tokens_and_summaries(longt5_attention: Subject, dr
 
 @law("longt5_attention")
 def a_radius_as_long_as_the_text_is_full_attention(longt5_attention: Subject, draw: Draw) -> None:
-    """Then each token sees all, with the bias of its distance."""
+    """With such a radius each token sees all tokens, with the bias of their distance."""
     call = draw(longt5_attention.calls(A=6, far=None))
     (b, t, _), radius = call["x"].shape, call["settings"].radius
     x, at = call["x"].astype(np.float64), np.arange(t)
@@ -66,7 +68,7 @@ def a_radius_as_long_as_the_text_is_full_attention(longt5_attention: Subject, dr
 
 @law("longt5_attention")
 def without_biases_it_is_a_band(longt5_attention: Subject, draw: Draw) -> None:
-    """The window is `banded_attend`'s, wherever its blocks begin."""
+    """The window equals that of `banded_attend`, wherever the blocks begin."""
     call = draw(longt5_attention.calls(far=None))
     call = call.but(near=np.zeros_like(call["near"]))
     b, t, _ = call["x"].shape

@@ -32,7 +32,7 @@ def a_closed_input_gate_keeps_the_memory(lstm_cell: Subject, draw: Draw) -> None
 
 @law("lstm")
 def the_layer_is_its_cell_token_by_token(lstm: Subject, draw: Draw) -> None:
-    """Each token's h and c are the cell's, from those of the token before."""
+    """Each token's h and c are computed by the cell from the h and c of the previous token."""
     call = draw(lstm.calls(lengths=None, reverse=False))
     exact = _exact(call)
     zeros = np.zeros((call["x"].shape[0], call["wh"].shape[0]))
@@ -54,7 +54,7 @@ def any_split_of_the_tokens_is_one_pass(lstm: Subject, draw: Draw) -> None:
 
 @law("lstm")
 def backwards_is_forwards_over_the_reversed_text(lstm: Subject, draw: Draw) -> None:
-    """Outputs stand where their tokens do; the state is the one at the first token."""
+    """Each output is at the place of its token; the state is the one at the first token."""
     call = draw(lstm.calls(lengths=None, reverse=True))
     turned = lstm.take(call, "T", range(call["x"].shape[1])[::-1]).but(reverse=False)
     y, h, c = lstm(turned)
@@ -76,7 +76,7 @@ def a_padded_row_is_the_row_alone(lstm: Subject, draw: Draw) -> None:
 
 @law("bidirectional_lstm")
 def both_directions_are_two_layers(bidirectional_lstm: Subject, draw: Draw) -> None:
-    """One layer forwards and one backwards, their outputs side by side."""
+    """The result is one layer forwards and one backwards, with their outputs side by side."""
     call = draw(bidirectional_lstm.calls())
     exact = _exact(call)
     ways = []

@@ -31,7 +31,7 @@ def a_token_sees_itself_and_nothing_later(causal_mask: Subject, draw: Draw) -> N
 
 @law("causal_mask")
 def a_window_counts_its_keys(causal_mask: Subject, draw: Draw) -> None:
-    """Far enough from the beginning just `window` keys are seen."""
+    """Far enough from the beginning exactly `window` keys are seen."""
     window, at = draw(st.integers(1, 5)), draw(st.integers(8, 12))
     call = causal_mask.call(np.array([[at]]), np.arange(at + 3), window=window)
     seen = causal_mask(call)[0, 0]
@@ -40,7 +40,7 @@ def a_window_counts_its_keys(causal_mask: Subject, draw: Draw) -> None:
 
 @law("window_mask")
 def its_earlier_half_is_the_causal_window(window_mask: Subject, draw: Draw) -> None:
-    """Its earlier half is the causal mask's, and its later half is that one transposed."""
+    """Its earlier half is that of the causal mask, and its later half is the transpose of that."""
     call = draw(window_mask.calls())
     seen, behind = window_mask(call), call["queries"][:, :, None] >= call["keys"]
     window_mask.near(seen & behind, causal(call["queries"], call["keys"], window=call["window"]))
@@ -50,7 +50,7 @@ def its_earlier_half_is_the_causal_window(window_mask: Subject, draw: Draw) -> N
 
 @law("block_sparse_mask")
 def it_is_bigbirds_layout_over_tokens(block_sparse_mask: Subject, draw: Draw) -> None:
-    """The mask of the pattern of blocks with a window and global blocks, and no random ones."""
+    """The mask equals the pattern of blocks with a window and global blocks, without random ones."""
     call = draw(block_sparse_mask.calls())
     queries, keys = call["queries"] // call["block"], call["keys"] // call["block"]
     blocks = np.arange(1 + max(queries.max(), keys.max()))
@@ -61,7 +61,8 @@ def it_is_bigbirds_layout_over_tokens(block_sparse_mask: Subject, draw: Draw) ->
 
 @law("chunked_mask")
 def each_chunk_sees_itself_alone(chunked_mask: Subject, draw: Draw) -> None:
-    """Tokens of a chunk see the keys of that chunk, and texts moved by whole chunks see the same."""
+    """Tokens of a chunk see only the keys of that chunk. If a text is moved by whole chunks, nothing
+    changes."""
     call, moved = draw(chunked_mask.calls()), draw(st.integers(0, 3))
     chunk = call["chunk"]
     first = call["queries"] - call["queries"] % chunk
@@ -75,7 +76,7 @@ def each_chunk_sees_itself_alone(chunked_mask: Subject, draw: Draw) -> None:
 
 @law("prefix_mask")
 def a_prefix_is_between_causal_and_all(prefix_mask: Subject, draw: Draw) -> None:
-    """Without a prefix it is causal. A prefix is seen by every query, and no other key is added."""
+    """Without a prefix the mask is causal. A prefix is seen by every query, and no other key is added."""
     call = draw(prefix_mask.calls())
     queries, keys, prefix = call["queries"], call["keys"], call["prefix"]
     none, every = call.but(prefix=np.zeros_like(prefix)), call.but(prefix=np.full_like(prefix, 99))
@@ -99,6 +100,6 @@ def only_real_keys_are_allowed(padding_mask: Subject, draw: Draw) -> None:
 
 @law("window_mask")
 def a_wide_window_allows_all(window_mask: Subject, draw: Draw) -> None:
-    """A window beyond every distance sees all."""
+    """A window larger than every distance allows all keys."""
     call = draw(window_mask.calls()).but(window=100)
     window_mask.near(window_mask(call), both_ways(call["queries"], call["keys"]))

@@ -14,7 +14,7 @@ from .kit.strategies import permutations
 
 @law("plain_mlp", "gated_mlp")
 def hidden_units_are_a_set(mlp: Subject, draw: Draw) -> None:
-    """The order of the hidden units doesn't matter, if all weights keep the same one."""
+    """The order of the hidden units doesn't matter, if all weights are in the same order."""
     call = draw(mlp.calls(**{n: True for n in ("gate", "up", "down") if n in mlp.choices}))
     other = mlp.take(call, "F", draw(permutations(call["up"].shape[1])))
     mlp.near(mlp(other), mlp(call), other, call)
@@ -22,7 +22,7 @@ def hidden_units_are_a_set(mlp: Subject, draw: Draw) -> None:
 
 @law("plain_mlp")
 def the_network_is_its_formula(plain_mlp: Subject, draw: Draw) -> None:
-    """act(x · up + bup) · down + bdown, by einsum."""
+    """The result is act(x · up + bup) · down + bdown, by einsum."""
     call = draw(plain_mlp.calls(up=True, down=True))
     x, up, down, bup, bdown = (_exact(call[n]) for n in ("x", "up", "down", "bup", "bdown"))
     curves: Any = {n: _exact(call[n]) for n in ("alpha_p", "alpha_n") if call[n] is not None}
@@ -32,7 +32,7 @@ def the_network_is_its_formula(plain_mlp: Subject, draw: Draw) -> None:
 
 @law("gated_mlp")
 def the_gate_multiplies_the_hidden_units(gated_mlp: Subject, draw: Draw) -> None:
-    """norm(act(topk(s · (x · gate + bgate))) ⊙ (x · up + bup)) · down + bdown, by einsum."""
+    """The result is norm(act(topk(s · (x · gate + bgate))) ⊙ (x · up + bup)) · down + bdown, by einsum."""
     call = draw(gated_mlp.calls(gate=True, up=True, down=True))
     names = ("x", "gate", "up", "down", "bgate", "bup", "bdown")
     x, gate, up, down, bgate, bup, bdown = (_exact(call[n]) for n in names)
@@ -49,7 +49,8 @@ def the_gate_multiplies_the_hidden_units(gated_mlp: Subject, draw: Draw) -> None
 
 @law("clamped_swiglu")
 def beyond_the_limit_nothing_changes(clamped_swiglu: Subject, draw: Draw) -> None:
-    """A gate above the limit is as one at the limit, a lower one isn't clamped; up is, on either side."""
+    """A gate above the limit counts as the limit, and a lower one isn't clamped; up is clamped on both
+    sides."""
     call = draw(clamped_swiglu.calls())
     gate, up, limit = call["gate"], call["up"], np.float32(call["limit"])
     inside = call.but(gate=np.minimum(gate, limit), up=np.clip(up, -limit, limit))
@@ -60,7 +61,7 @@ def beyond_the_limit_nothing_changes(clamped_swiglu: Subject, draw: Draw) -> Non
 
 @law("clamped_swiglu")
 def one_is_added_to_up(clamped_swiglu: Subject, draw: Draw) -> None:
-    """For an up of 0 the gate alone is left, for others it is multiplied by up + 1."""
+    """If up is 0 the result is the gate alone; otherwise the gate is multiplied by up + 1."""
     call = draw(clamped_swiglu.calls())
     gate = np.minimum(call["gate"].astype(np.float64), call["limit"])
     alone = call.but(up=np.zeros_like(call["up"]))

@@ -18,7 +18,8 @@ from .kit.strategies import permutations
 
 @law("route")
 def the_chosen_are_the_best(route: Subject, draw: Draw) -> None:
-    """No expert that isn't chosen is better than one that is; of equals the lower index comes first."""
+    """No expert that isn't chosen is better than a chosen one; of equal experts the lower index comes
+    first."""
     call = draw(route.calls(bias=None, groups=None))
     index, _ = route(call)
     logits = call["logits"]
@@ -29,7 +30,7 @@ def the_chosen_are_the_best(route: Subject, draw: Draw) -> None:
 
 @law("route")
 def weights_sum_to_the_scale(route: Subject, draw: Draw) -> None:
-    """Renormalized weights sum to s / (s + sum_eps), s the scores' sum, times the scale, unless s is 0."""
+    """Renormalized weights sum to scale · s / (s + sum_eps), with s the sum of the scores, unless s is 0."""
     call = draw(route.calls(renormalize=True))
     scores = route(call.but(renormalize=False, scale=None))[1].astype(np.float64).sum(1)
     _, weights = route(call)
@@ -56,7 +57,7 @@ def a_bias_counts_for_the_choice_alone(route: Subject, draw: Draw) -> None:
 
 @law("route")
 def groups_limit_the_choice(route: Subject, draw: Draw) -> None:
-    """The best experts of the best groups: group by group, by hand."""
+    """The chosen experts are the best of the best groups, which are computed here group by group."""
     call = draw(route.calls(groups=draw(st.sampled_from(("max", "top2"))), bias=None))
     groups, logits = call["groups"], call["logits"].astype(np.float64)
     size = logits.shape[1] // groups.count
@@ -74,7 +75,7 @@ def groups_limit_the_choice(route: Subject, draw: Draw) -> None:
 
 @law("route")
 def renaming_the_experts_renames_the_choice(route: Subject, draw: Draw) -> None:
-    """Experts have no order but that of equals: a permutation of different logits permutes the choice."""
+    """Experts have no order except among equals: if different logits are permuted, so is the choice."""
     call = draw(route.calls(bias=None, groups=None))
     count = call["logits"].shape[1]
     steps = np.arange(count, dtype=call["logits"].dtype)
@@ -86,7 +87,8 @@ def renaming_the_experts_renames_the_choice(route: Subject, draw: Draw) -> None:
 
 @law("sparse_mixer")
 def each_choice_is_weighed_among_what_is_left(sparse_mixer: Subject, draw: Draw) -> None:
-    """By hand: the best of those left, and its share of them but for those that are far from it."""
+    """Each choice is the best expert of those left. Its weight is its share of them, without those far from
+    it."""
     call = draw(sparse_mixer.calls())
     index, weights = sparse_mixer(call)
     expected = np.zeros(weights.shape)
@@ -105,7 +107,7 @@ def each_choice_is_weighed_among_what_is_left(sparse_mixer: Subject, draw: Draw)
 
 @law("within_capacity")
 def no_token_is_dropped_while_its_expert_has_room(within_capacity: Subject, draw: Draw) -> None:
-    """Each expert keeps as many tokens as were routed to it, or as its capacity, whichever is less."""
+    """Each expert keeps as many tokens as were sent to it, or as its capacity, whichever is less."""
     call = draw(within_capacity.calls())
     fits, index = within_capacity(call), call["index"]
     for expert, capacity in enumerate(call["capacity"]):
@@ -116,7 +118,7 @@ def no_token_is_dropped_while_its_expert_has_room(within_capacity: Subject, draw
 
 @law("within_capacity")
 def earlier_tokens_keep_their_places(within_capacity: Subject, draw: Draw) -> None:
-    """Later tokens displace no first choice: the first choices of a prefix stay as they are."""
+    """Later tokens displace no first choice: the first choices of a prefix stay the same."""
     call = draw(within_capacity.calls())
     all_tokens = within_capacity(call)
     for count in range(1, len(call["index"])):
@@ -126,8 +128,8 @@ def earlier_tokens_keep_their_places(within_capacity: Subject, draw: Draw) -> No
 
 @law("mixture")
 def each_choice_adds_its_expert(mixture: Subject, draw: Draw) -> None:
-    """Σ over the choices that fit of weight · expert(x), or expert(weight · x), every expert asked about
-    every token."""
+    """The result is Σ over the choices that fit of weight · expert(x), or expert(weight · x). Here every
+    expert computes every token."""
     call = draw(mixture.calls())
     x, weights = call["x"].astype(np.float64), call["weights"].astype(np.float64)
     fits = np.ones(weights.shape, bool) if call["fits"] is None else call["fits"]
@@ -153,8 +155,8 @@ def tokens_do_not_depend_on_each_other(moe: Subject, draw: Draw) -> None:
 
 @law("moe")
 def tokens_go_where_the_router_sends_them(moe: Subject, draw: Draw) -> None:
-    """Without a shared expert it is the mixture by the routes of x · router + router_bias, by einsum, with
-    norms, a latent and factors of experts where it has them."""
+    """Without a shared expert the result is the mixture with the routes of x · router + router_bias, by
+    einsum. It includes norms, a latent and factors of experts if there are any."""
     latent = draw(st.sampled_from((None, True)))
     call = draw(moe.calls(capacity=None, shared=None, shared_gate=None, latent_down=latent))
     x, experts, settings = call["x"].astype(np.float64), cast(call["experts"], np.float64), call["settings"]
@@ -195,7 +197,7 @@ def _normed(x: np.ndarray, call: Call, weight: str) -> np.ndarray:
 
 @law("moe")
 def a_large_capacity_is_no_limit(moe: Subject, draw: Draw) -> None:
-    """With room for every token at every expert, the result is that without a capacity."""
+    """If each expert has room for every token, the result is the same as without a capacity."""
     call = draw(moe.calls(capacity=None))
     wide = call.but(capacity=100 * len(call["experts"]))
     moe.near(moe(wide), moe(call), call)
@@ -203,7 +205,7 @@ def a_large_capacity_is_no_limit(moe: Subject, draw: Draw) -> None:
 
 @law("moe")
 def the_shared_expert_adds_to_the_others(moe: Subject, draw: Draw) -> None:
-    """y with the shared expert, less y without, is its own output, times its gate."""
+    """y with the shared expert, minus y without it, is the shared expert's output times its gate."""
     call = draw(moe.calls(shared=True))
     without_shared = call.but(shared=None, shared_gate=None)
     x = _normed(call["x"].astype(np.float64), call, "shared_pre")
@@ -216,7 +218,9 @@ def the_shared_expert_adds_to_the_others(moe: Subject, draw: Draw) -> None:
 
 @law("load_balancing_loss")
 def an_even_load_costs_the_number_of_choices(load_balancing_loss: Subject, draw: Draw) -> None:
-    """Equal logits: mean probabilities are 1/E, so the loss is the number of choices, however they fall."""
+    """With equal logits the mean probabilities are 1/E, so the loss is the number of choices, whichever they
+    are.
+    """
     call = draw(load_balancing_loss.calls())
     even = call.but(logits=np.zeros_like(call["logits"]))
     load_balancing_loss.near(load_balancing_loss(even), np.array(float(call["index"].shape[1])), even)

@@ -9,7 +9,7 @@ from . import Draw, Subject, law
 
 @law("neighbour_conv")
 def each_token_sums_its_neighbours(neighbour_conv: Subject, draw: Draw) -> None:
-    """Token by token, by a product with each matrix alone; of rows without padding."""
+    """Token by token, in rows without padding, the result is a sum with one product for each matrix."""
     call = draw(neighbour_conv.calls(weight=True))
     x, reach = call["x"].astype(np.float64), call["neighbours"]
     call = call.but(lengths=np.full_like(call["lengths"], x.shape[1]))

@@ -22,7 +22,7 @@ def the_mean_is_subtracted(layer_norm: Subject, draw: Draw) -> None:
 
 @law("layer_norm", "rms_norm")
 def the_mean_square_is_one(norm: Subject, draw: Draw) -> None:
-    """Without weights, the mean square is m / (m + eps), m that of the (centred) token."""
+    """Without weights, the mean square is m / (m + eps), where m is that of the (centred) token."""
     call = draw(norm.calls())
     plain = call.but(weight=None)
     x = call["x"].astype(np.float64)
@@ -37,7 +37,7 @@ def the_mean_square_is_one(norm: Subject, draw: Draw) -> None:
 
 @law("layer_norm", "rms_norm")
 def the_weight_and_the_bias_come_last(norm: Subject, draw: Draw) -> None:
-    """Twice the weight gives twice the result, the bias aside, which is added as it is."""
+    """Twice the weight gives twice the result without the bias; the bias is added unchanged."""
     call = draw(norm.calls(weight=True))
     twice = call.but(weight=2 * call["weight"])
     bias = call.arrays.get("bias")
@@ -55,7 +55,7 @@ def no_weight_is_a_weight_of_ones(norm: Subject, draw: Draw) -> None:
 
 @law("rms_norm")
 def a_scale_of_the_token_changes_nothing(rms_norm: Subject, draw: Draw) -> None:
-    """Against a tiny eps, norm(4 x) is norm(x)."""
+    """With a tiny eps, norm(4 x) is norm(x)."""
     call = draw(rms_norm.calls(eps=1e-30))
     larger = call.but(x=4 * call["x"])
     rms_norm.near(rms_norm(larger), rms_norm(call), larger, call)
@@ -63,7 +63,7 @@ def a_scale_of_the_token_changes_nothing(rms_norm: Subject, draw: Draw) -> None:
 
 @law("l2_norm")
 def the_length_is_one(l2_norm: Subject, draw: Draw) -> None:
-    """The square of the length is m / (m + eps), m that of the vector."""
+    """The square of the length is m / (m + eps), where m is that of the vector."""
     call = draw(l2_norm.calls())
     square = (call["x"].astype(np.float64) ** 2).sum(-1)
     y = l2_norm(call)

@@ -26,7 +26,7 @@ def _positions(call: Call, draw: Draw) -> np.ndarray:
 
 @law("rotate")
 def scores_depend_on_distance_only(rotate: Subject, draw: Draw) -> None:
-    """A query and a key shifted by the same distance have the same product."""
+    """If a query and a key are shifted by the same distance, their product stays the same."""
     call, shift = draw(rotate.calls(B=2)), draw(st.integers(0, 50))
     at = _positions(call, draw)
     here, there = _at(rotate, call, at), _at(rotate, call, at + shift)
@@ -58,7 +58,7 @@ def the_opposite_rotation_undoes_it(rotate: Subject, draw: Draw) -> None:
 
 @law("rotate")
 def interleaved_pairs_are_halves_in_another_order(rotate: Subject, draw: Draw) -> None:
-    """Rotating pairs (2j, 2j + 1) is rotating pairs (j, j + J) of a head whose elements are reordered."""
+    """Rotating pairs (2j, 2j + 1) equals rotating pairs (j, j + J) of a head whose elements are reordered."""
     call = draw(rotate.calls(interleaved=False, U=0))
     order = np.arange(call["x"].shape[-1]).reshape(2, -1).T.reshape(-1)
     woven = call.but(x=call["x"][..., order], interleaved=True)
@@ -67,7 +67,8 @@ def interleaved_pairs_are_halves_in_another_order(rotate: Subject, draw: Draw) -
 
 @law("rope_frequencies")
 def frequencies_fall_from_one_by_equal_steps(frequencies: Subject, draw: Draw) -> None:
-    """The first pair turns one radian per position; one after the last would turn theta times slower."""
+    """The first pair turns one radian per position; a pair after the last one would turn theta times
+    slower."""
     call = draw(frequencies.calls())
     call = call.but(pairs=np.arange(len(call["pairs"])))
     got = frequencies(call)
@@ -78,7 +79,7 @@ def frequencies_fall_from_one_by_equal_steps(frequencies: Subject, draw: Draw) -
 
 @law("rope_tables")
 def rotations_add_up(rope_tables: Subject, draw: Draw) -> None:
-    """Position 0 isn't rotated, and the rotation at p + q is that at p after that at q."""
+    """Position 0 isn't rotated. The rotation at p + q equals that at q followed by that at p."""
     call = draw(rope_tables.calls(magnitude=1.0))
     call = call.but(frequencies=np.clip(call["frequencies"], -1, 1))
     other = call.but(positions=call["positions"][::-1])
@@ -91,7 +92,8 @@ def rotations_add_up(rope_tables: Subject, draw: Draw) -> None:
 
 @law("query_factors")
 def factors_rise_from_one_with_each_context(query_factors: Subject, draw: Draw) -> None:
-    """They are 1 within the original context, and grow by beta · ln((n + 1) / n) where the n-th ends."""
+    """Factors are 1 within the original context, and grow by beta · ln((n + 1) / n) where the n-th context
+    ends."""
     call = draw(query_factors.calls())
     size, beta, offset = call["original_context"], call["beta"], call["offset"]
     inside = call.but(positions=np.minimum(call["positions"], size - 1 - offset))

@@ -1,4 +1,4 @@
-"""Laws of quantization: how far codes are off, and what products of codes give."""
+"""Laws of quantization: how far codes are off, and the results of products of codes."""
 
 from __future__ import annotations
 
@@ -30,7 +30,8 @@ def _spread(per_block: np.ndarray, q: Blocks) -> np.ndarray:
 
 @law("quantize")
 def the_error_is_at_most_half_a_scale(quantize: Subject, draw: Draw) -> None:
-    """Except where a symmetric code would be 2^bits: the sign opposite to the extreme has one code less.
+    """The error is at most half a scale, with one exception: where a symmetric code would be 2^bits. The sign
+    opposite to the extreme has one code less.
 
     Scales that are rounded to float16 move the ends of the range.
     """
@@ -75,7 +76,7 @@ def the_extreme_of_a_symmetric_block_is_exact(quantize: Subject, draw: Draw) -> 
 
 @law("quantize")
 def blocks_along_the_other_axis_are_those_of_the_transpose(quantize: Subject, draw: Draw) -> None:
-    """Codes, scales and zero points of the transposed matrix are transposed."""
+    """Codes, scales and zero points of the transposed matrix are those of the matrix, transposed."""
     call = _drawn(quantize, draw, axis=0)
     one = quantize(call)
     other = quantize(call.but(weight=np.ascontiguousarray(call["weight"].T), axis=1))
@@ -88,7 +89,7 @@ def blocks_along_the_other_axis_are_those_of_the_transpose(quantize: Subject, dr
 
 @law("quantize")
 def halves_are_the_nearest_float16(quantize: Subject, draw: Draw) -> None:
-    """Each scale is what `half_scales` makes of it, and codes are the nearest to it."""
+    """Each scale is the result of `half_scales`, and codes are the nearest for that scale."""
     call = _drawn(quantize, draw, halves=True, axis=0)
     q, exact = quantize(call), quantize(call.but(halves=False))
     assert np.array_equal(q.scale, quant.half_scales(exact.scale, bits=q.bits)), "other scales"
@@ -100,7 +101,8 @@ def halves_are_the_nearest_float16(quantize: Subject, draw: Draw) -> None:
 
 @law("half_scales")
 def a_scale_is_a_float16_number_or_stays(half_scales: Subject, draw: Draw) -> None:
-    """Nearest to the scale; it stays where that is infinite, or where a step would move too far."""
+    """A scale becomes the nearest float16 number. It stays if that is infinite, or if a step would move too
+    far."""
     call = draw(half_scales.calls(largest=12, bits=draw(st.sampled_from((2, 4, 8)))))
     factor = 2.0 ** draw(st.integers(-30, 20))
     exact = (call["scale"] * factor).astype(half_scales.dtype)
@@ -117,7 +119,7 @@ def a_scale_is_a_float16_number_or_stays(half_scales: Subject, draw: Draw) -> No
 
 @law("quantize_columns")
 def negated_columns_have_negated_codes_and_scales_are_positive(quantize_columns: Subject, draw: Draw) -> None:
-    """Off by half a scale at most, no scale below 0, and a negated column has negated codes."""
+    """The error is at most half a scale, no scale is below 0, and a negated column has negated codes."""
     call = draw(quantize_columns.calls(largest=24))
     w = call["weight"]
     q = quantize_columns(call)
@@ -131,7 +133,7 @@ def negated_columns_have_negated_codes_and_scales_are_positive(quantize_columns:
 
 @law("dequantize")
 def codes_are_steps_of_the_scale(dequantize: Subject, draw: Draw) -> None:
-    """scale · (code − zero) + minimum, element by element."""
+    """Element by element the result is scale · (code − zero) + minimum."""
     call = draw(dequantize.calls(largest=12))
     w = cast(call["weight"], np.float64)
     zero = 2.0 ** (w.bits - 1) if w.zero is None else _spread(w.zero.astype(np.float64), w)
@@ -143,14 +145,14 @@ def codes_are_steps_of_the_scale(dequantize: Subject, draw: Draw) -> None:
 
 @law("rows")
 def rows_are_rows_of_the_matrix(rows: Subject, draw: Draw) -> None:
-    """Reading rows of codes is reading rows of the dequantized table."""
+    """Reading rows of codes equals reading rows of the dequantized table."""
     call = draw(rows.calls())
     rows.near(rows(call), quant.dequantize(call["table"])[call["index"]], call)
 
 
 @law("transpose")
 def the_transpose_stands_for_the_transpose(transpose: Subject, draw: Draw) -> None:
-    """The same numbers with their axes swapped; twice gives the original."""
+    """The transpose has the same numbers with their axes swapped; transposing twice gives the original."""
     call = draw(transpose.calls())
     flipped = transpose(call)
     assert flipped.axis == 1 - call["weight"].axis, "blocks lie along the old axis"
@@ -160,7 +162,7 @@ def the_transpose_stands_for_the_transpose(transpose: Subject, draw: Draw) -> No
 
 @law("quantize_activations")
 def the_largest_of_each_block_is_127(quantize_activations: Subject, draw: Draw) -> None:
-    """Off by half a scale at most, and the largest of each block has the outermost code."""
+    """The error is at most half a scale, and the largest of each block has the outermost code."""
     call = draw(quantize_activations.calls(largest=24, block=draw(st.integers(1, 20))))
     x, block = call["x"].astype(np.float64), call["block"]
     codes, scale = quantize_activations(call)
@@ -186,7 +188,7 @@ def codes_of_a_row_ignore_its_neighbours(quantize_rows: Subject, draw: Draw) -> 
 
 @law("dynamic_quantize")
 def zero_is_exact_and_the_range_uses_all_codes(dynamic_quantize: Subject, draw: Draw) -> None:
-    """(code − zero) · scale is off by one scale at most, and exact at 0."""
+    """(code − zero) · scale has an error of one scale at most, and is exact at 0."""
     call = draw(dynamic_quantize.calls(largest=12))
     x = call["x"].astype(np.float64)
     codes, scale, zero = dynamic_quantize(call)
@@ -206,8 +208,8 @@ def _read_back(x: np.ndarray, scale: np.ndarray, zero: np.ndarray) -> np.ndarray
 
 @law("linear_blocks")
 def a_product_of_codes_is_the_product(linear_blocks: Subject, draw: Draw) -> None:
-    """Σ over elements of (scale_x · code_x) · w, and minima times the sums of x itself; then codes of an
-    output, where it has them."""
+    """The result is Σ over elements of (scale_x · code_x) · w, plus minima times the sums of x itself. The
+    output is then rounded to codes, if it has them."""
     call = draw(linear_blocks.calls(largest=12))
     w = cast(call["weight"], np.float64)
     x = call["x"].reshape(-1, call["x"].shape[-1])

@@ -19,7 +19,7 @@ HALF = 0.5 + 127 * 2.0**-22
 
 @law("append_by_head")
 def what_is_read_is_within_half_a_scale(append_by_head: Subject, draw: Draw) -> None:
-    """Numbers are read to within half a scale, and the largest magnitude of a head has an outermost code."""
+    """Numbers are read with an error of at most half a scale. The largest of a head has an outermost code."""
     call = draw(append_by_head.calls())
     cache = append_by_head(call)
     codes, scale = cache
@@ -43,7 +43,7 @@ def doubled_numbers_have_doubled_scales(append_by_head: Subject, draw: Draw) -> 
 
 @law("append_by_channel")
 def errors_are_half_a_scale_or_clipping(append_by_channel: Subject, draw: Draw) -> None:
-    """Each number is read to within half a scale, or as the end of the range if it lies beyond."""
+    """Each number is read to within half a scale, or as the end of the range if it is beyond the range."""
     call = draw(append_by_channel.calls())
     call = call.but(scale=np.abs(call["scale"]))
     cache = append_by_channel(call)
@@ -59,7 +59,7 @@ def errors_are_half_a_scale_or_clipping(append_by_channel: Subject, draw: Draw) 
 
 @law("round_by_channel")
 def what_was_rounded_is_what_is_read(round_by_channel: Subject, draw: Draw) -> None:
-    """Rounding is writing and reading, and rounding twice is rounding once."""
+    """Rounding equals writing and reading, and rounding twice equals rounding once."""
     call = draw(round_by_channel.calls())
     x, rounded = call["x"], round_by_channel(call)
     empty = np.zeros((x.shape[0], x.shape[2], x.shape[1], x.shape[3]), np.int8)
@@ -81,7 +81,7 @@ def rounding_errors_are_half_a_scale_within_the_range(round_by_channel: Subject,
 
 @law("hadamard")
 def rotating_twice_is_not_rotating(hadamard: Subject, draw: Draw) -> None:
-    """Lengths and angles stay, and the second rotation undoes the first."""
+    """Lengths and angles stay the same, and a second rotation undoes the first."""
     call = draw(hadamard.calls())
     once = hadamard(call)
     hadamard.near(hadamard(call.but(x=once)), call["x"], call)
@@ -93,7 +93,9 @@ def rotating_twice_is_not_rotating(hadamard: Subject, draw: Draw) -> None:
 
 @law("hadamard")
 def one_large_number_becomes_equal_ones(hadamard: Subject, draw: Draw) -> None:
-    """Of a head that has one number its block has that number over √(its size) everywhere, up to signs."""
+    """If a head has one number that isn't zero, all of its block become that number / √(block size), up to
+    signs.
+    """
     call = draw(hadamard.calls())
     shape = call["x"].shape
     block, at = shape[-1] & -shape[-1], draw(st.integers(0, shape[-1] - 1))
@@ -115,7 +117,7 @@ def unpacking_undoes_packing(pack_nibbles: Subject, draw: Draw) -> None:
 
 @law("unpack_nibbles")
 def packing_undoes_unpacking(unpack_nibbles: Subject, draw: Draw) -> None:
-    """Every byte is two codes, and they are from −8 to 7."""
+    """Every byte is two codes from −8 to 7."""
     call = draw(unpack_nibbles.calls())
     codes = unpack_nibbles(call)
     assert ((codes >= -8) & (codes <= 7)).all(), f"codes from {codes.min()} to {codes.max()}"
@@ -124,7 +126,7 @@ def packing_undoes_unpacking(unpack_nibbles: Subject, draw: Draw) -> None:
 
 @law("read_by_head", "read_by_channel")
 def reading_is_codes_times_scale(read: Subject, draw: Draw) -> None:
-    """Twice the codes or twice the scale is twice the cache; codes 0 are 0."""
+    """Twice the codes, or twice the scale, gives twice the cache; codes 0 give 0."""
     call = draw(read.calls())
     read.near(read(call.but(codes=2 * call["codes"])), 2 * read(call))
     read.near(read(call.but(scale=2 * call["scale"])), 2 * read(call))

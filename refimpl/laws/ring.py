@@ -1,4 +1,4 @@
-"""Laws of ring attention: the placement of tokens changes which rank works, not the result."""
+"""Laws of ring attention: the placement of tokens changes which rank does the work, but not the result."""
 
 from __future__ import annotations
 
@@ -10,7 +10,8 @@ from . import Draw, Subject, law
 
 @law("ring_attend")
 def a_ring_is_plain_attention(ring_attend: Subject, draw: Draw) -> None:
-    """For any number of ranks and any placement, a rank without tokens included."""
+    """The result is plain attention for any number of ranks and any placement, even if a rank has no
+    tokens."""
     call = draw(ring_attend.calls(largest=7))
     q, k, v = (call[n].astype(np.float64) for n in "qkv")
     b, t = q.shape[:2]
@@ -33,7 +34,8 @@ def ranks_hold_as_many_tokens_or_two_more(place: Subject, draw: Draw) -> None:
 
 @law("place")
 def zigzag_shares_the_work_of_a_causal_mask(place: Subject, draw: Draw) -> None:
-    """Token t sees t + 1 keys: each rank's tokens see the same sum, if 2X divides T."""
+    """Token t sees t + 1 keys. The tokens of each rank together see the same number of keys, if 2X divides
+    T."""
     call = draw(place.calls(placement="zigzag"))
     count = len(call["ranks"])
     at = np.arange(2 * count * len(call["positions"]))
@@ -44,7 +46,7 @@ def zigzag_shares_the_work_of_a_causal_mask(place: Subject, draw: Draw) -> None:
 
 @law("place")
 def slices_are_in_order(place: Subject, draw: Draw) -> None:
-    """Contiguous placement has ranks in ascending order; striped placement takes turns."""
+    """Contiguous placement has ranks in ascending order; striped placement alternates between ranks."""
     call = draw(place.calls(largest=20))
     count = len(call["ranks"])
     call = call.but(positions=np.arange(len(call["positions"])), ranks=np.arange(count))

@@ -22,7 +22,7 @@ def _call(scaling: Subject, draw: Draw, **settings: Any) -> Call:
 
 @law("linear_scaling", "yarn_scaling", "llama3_scaling")
 def no_frequency_is_divided_by_more_than_the_factor(scaling: Subject, draw: Draw) -> None:
-    """Each frequency is between itself and itself divided by the factor, and the order of pairs stays."""
+    """Each frequency is between itself and itself divided by the factor, and pairs keep their order."""
     call = _call(scaling, draw).but(factor=draw(factors))
     f, scaled = call["frequencies"], scaling(call)
     scaling.near(np.clip(scaled, f / call["factor"], f), scaled, call)
@@ -38,7 +38,7 @@ def a_factor_of_one_changes_nothing(scaling: Subject, draw: Draw) -> None:
 
 @law("dynamic_ntk_scaling")
 def frequencies_stay_within_the_trained_context(dynamic_ntk_scaling: Subject, draw: Draw) -> None:
-    """Contexts up to the original one have the frequencies that the model was trained with."""
+    """For contexts up to the original one, frequencies are those that the model was trained with."""
     call = draw(dynamic_ntk_scaling.calls(context=8))
     dynamic_ntk_scaling.near(dynamic_ntk_scaling(call), call["frequencies"], call)
 
@@ -56,7 +56,8 @@ def it_equals_another_theta(dynamic_ntk_scaling: Subject, draw: Draw) -> None:
 
 @law("yarn_scaling")
 def fast_pairs_are_kept_and_slow_ones_divided(yarn_scaling: Subject, draw: Draw) -> None:
-    """More than beta_fast turns in the trained context: kept; fewer than beta_slow: divided by the factor."""
+    """A pair with more than beta_fast turns in the trained context is kept. With fewer than beta_slow turns
+    it is divided by the factor."""
     f = rope_frequencies(np.arange(32), theta=10_000.0)
     settings = {"beta_fast": 32.0, "beta_slow": 1.0, "original_context": 4096, "factor": 4.0}
     call = yarn_scaling.call(f, theta=10_000.0, truncate=draw(st.booleans()), **settings)

@@ -1,4 +1,5 @@
-"""Laws of the selective scan: its forms are one map. Splitting a text in two: `laws.delta`."""
+"""Laws of the selective scan: its forms are one map. The law of splitting a text in two is in
+`laws.delta`."""
 
 from __future__ import annotations
 
@@ -12,7 +13,7 @@ from . import Draw, Subject, law
 
 @law("selective_scan_chunked")
 def chunks_are_the_recurrence(selective_scan_chunked: Subject, draw: Draw) -> None:
-    """At every chunk length: 1 is the recurrence, the whole text the parallel form."""
+    """Every chunk length gives the same: 1 is the recurrence, the whole text is the parallel form."""
     call = draw(selective_scan_chunked.calls())
     call = call.but(chunk=draw(st.integers(1, 9)))
     expected = recurrent(*(a.astype(np.float64) for a in call.arrays.values()))
@@ -21,7 +22,8 @@ def chunks_are_the_recurrence(selective_scan_chunked: Subject, draw: Draw) -> No
 
 @law("selective_scan")
 def it_is_linear_attention_with_decay(selective_scan: Subject, draw: Draw) -> None:
-    """ONNX's rule "gated", unscaled: each channel a head with a value of one number, all with one key."""
+    """It equals ONNX's rule "gated", unscaled, with one key: each channel is a head whose value is one
+    number."""
     call = draw(selective_scan.calls())
     x, step, rates, b, c, state = (a.astype(np.float64) for a in call.arrays.values())
     decay = step[..., None] * rates
@@ -32,8 +34,8 @@ def it_is_linear_attention_with_decay(selective_scan: Subject, draw: Draw) -> No
 
 @law("selective_scan", "selective_scan_chunked")
 def alike_for_all_tokens_it_is_a_convolution(scan: Subject, draw: Draw) -> None:
-    """With the same Δ, B and C for each token, from an empty state: y_t = Σ_j (C exp(j Δ A) Δ B) x_{t−j}
-    (Gu & Dao 2023, eq. 3)."""
+    """If Δ, B and C are the same for each token, the result from an empty state is
+    y_t = Σ_j (C exp(j Δ A) Δ B) x_{t−j} (Gu & Dao 2023, eq. 3)."""
     call = draw(scan.calls())
     alike = {n: np.broadcast_to(call[n][:, :1], call[n].shape).copy() for n in ("step", "b", "c")}
     call = call.but(**alike, state=np.zeros_like(call["state"]))
@@ -49,7 +51,7 @@ def alike_for_all_tokens_it_is_a_convolution(scan: Subject, draw: Draw) -> None:
 
 @law("selective_scan", "selective_scan_chunked")
 def a_step_of_no_length_keeps_the_state(scan: Subject, draw: Draw) -> None:
-    """With Δ = 0 nothing fades and nothing is written; y reads what was there."""
+    """With Δ = 0 nothing decays and nothing is written; y reads the earlier state."""
     call = draw(scan.calls())
     call = call.but(step=np.zeros_like(call["step"]))
     state, c = call["state"].astype(np.float64), call["c"].astype(np.float64)
@@ -58,7 +60,7 @@ def a_step_of_no_length_keeps_the_state(scan: Subject, draw: Draw) -> None:
 
 @law("selective_scan", "selective_scan_chunked")
 def a_fast_rate_leaves_the_token_alone(scan: Subject, draw: Draw) -> None:
-    """Where all else has faded, a token reads what it wrote itself, Δ_t (c_t·b_t) x_t."""
+    """If everything earlier has decayed, a token reads only what it wrote itself, Δ_t (c_t·b_t) x_t."""
     call = draw(scan.calls())
     call = call.but(step=call["step"] + 1, rates=np.full_like(call["rates"], -1e4))
     x, step, b, c = (call[n].astype(np.float64) for n in ("x", "step", "b", "c"))

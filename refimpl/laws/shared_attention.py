@@ -19,7 +19,8 @@ from .kit.strategies import splits
 
 @law("shared_attention")
 def a_layer_that_reads_its_own_cache_is_itself(shared_attention: Subject, draw: Draw) -> None:
-    """Over what attention with the same queries and output has written, the result is that attention's."""
+    """If it reads the cache of an attention with the same queries and output, the result is that
+    attention's."""
     call = draw(shared_attention.calls(k_scale=None))
     settings = replace(call["settings"], value_norm=None, keys_as_values=False)
     width, size = call["x"].shape[2], settings.kv_heads * settings.head_size
@@ -75,7 +76,7 @@ def each_token_sees_the_cache_up_to_itself(shared_attention: Subject, draw: Draw
 
 @law("shared_attention")
 def any_split_of_the_tokens_is_one_pass(shared_attention: Subject, draw: Draw) -> None:
-    """The cache has all of the tokens' keys already, so that two calls need nothing of each other."""
+    """The cache already has the keys of all tokens, so two calls need nothing from each other."""
     call = draw(shared_attention.calls(T=5))
     cut = draw(splits(5))
     first = shared_attention.take(call, "T", range(cut))

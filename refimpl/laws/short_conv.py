@@ -13,7 +13,7 @@ from .kit.one_pass import in_two
 
 @law("causal_conv")
 def each_token_sums_its_own_inputs(causal_conv: Subject, draw: Draw) -> None:
-    """Token by token, by einsum over the last inputs and its own."""
+    """Token by token, the result is a sum over the last inputs and the token's own, by einsum."""
     call = draw(causal_conv.calls())
     x, kernel = call["x"].astype(np.float64), call["kernel"].astype(np.float64)
     m = len(kernel) - 1
@@ -26,7 +26,7 @@ def each_token_sums_its_own_inputs(causal_conv: Subject, draw: Draw) -> None:
 
 @law("causal_conv")
 def a_tail_is_what_stood_before(causal_conv: Subject, draw: Draw) -> None:
-    """The tail's tokens may as well be the first of the call."""
+    """The tokens of the tail may as well be the first tokens of the call."""
     call = draw(causal_conv.calls(tail=True))
     joined = call.but(x=np.concatenate([call["tail"], call["x"]], 1), tail=None)
     m = call["tail"].shape[1]
@@ -35,7 +35,7 @@ def a_tail_is_what_stood_before(causal_conv: Subject, draw: Draw) -> None:
 
 @law("short_conv", "gated_delta", "lightning", "mamba", "mamba2")
 def any_split_of_the_tokens_is_one_pass(mixer: Subject, draw: Draw) -> None:
-    """Two calls equal one call: outputs and states."""
+    """Two calls equal one call in outputs and states."""
     call = draw(mixer.calls(lengths=None, T=5))
     in_two(mixer, draw, call, lambda cut, cache: {"cache": cache, "past": call["past"] + cut})
 
@@ -57,7 +57,8 @@ def a_padded_row_is_the_row_alone(mixer: Subject, draw: Draw) -> None:
 
 @law("short_conv")
 def the_sublayer_is_its_parts(short_conv: Subject, draw: Draw) -> None:
-    """Projection, gate, convolution, gate, projection; a row that begins has nothing before it."""
+    """The result equals the parts computed one by one: projection, gate, convolution, gate, projection. A row
+    that begins has zeros before it."""
     call = draw(short_conv.calls(wi=True, wo=True))
     b, c, v = np.split(linear(call["x"].astype(np.float64), call["wi"], call["bi"]), 3, -1)
     tail = np.array([kept * (count > 0) for kept, count in zip(call["tail"], call["past"], strict=True)])

@@ -37,7 +37,7 @@ def _plain(call: Call, mask: np.ndarray | None) -> np.ndarray:
 
 @law("sparse_attend")
 def sparse_is_plain_attention_under_the_mask(sparse_attend: Subject, draw: Draw) -> None:
-    """Gathered blocks give what the whole matrix gives with all else masked."""
+    """Gathered blocks give the same result as the whole matrix with everything else masked."""
     call = _distinct(draw(sparse_attend.calls()))
     sparse_attend.near(sparse_attend(call), _plain(call, _dense(call)), call)
 
@@ -61,7 +61,7 @@ def pairs_are_a_set(sparse_attend: Subject, draw: Draw) -> None:
 
 @law("block_pairs")
 def the_list_is_the_layout(block_pairs: Subject, draw: Draw) -> None:
-    """Each True of the pattern once, no False, row by row."""
+    """The list has each True of the pattern once, and no False, row by row."""
     call = draw(block_pairs.calls())
     rows, columns = block_pairs(call)
     back = np.zeros(call["pattern"].shape, int)
@@ -81,7 +81,7 @@ def tokens_see_each_other_where_their_blocks_do(block_mask: Subject, draw: Draw)
 
 @law("bigbird_pattern")
 def window_global_and_random_blocks_and_no_other(bigbird_pattern: Subject, draw: Draw) -> None:
-    """Element by element, for blocks in ascending order."""
+    """The pattern is checked element by element, for blocks in ascending order."""
     call = draw(bigbird_pattern.calls())
     y, z = len(call["rows"]), len(call["columns"])
     call = call.but(rows=np.arange(y), columns=np.arange(z))
@@ -95,7 +95,7 @@ def window_global_and_random_blocks_and_no_other(bigbird_pattern: Subject, draw:
 
 @law("longformer_mask")
 def near_tokens_and_global_ones(longformer_mask: Subject, draw: Draw) -> None:
-    """With no global token only distance counts; with all of them everything is seen."""
+    """Without global tokens only distance counts; if all tokens are global everything is seen."""
     call = draw(longformer_mask.calls())
     some = {n: call[n] for n in ("query_global", "key_global")}
     none = longformer_mask(call.but(**{n: np.zeros_like(a) for n, a in some.items()}))

@@ -1,4 +1,5 @@
-"""Laws of state-space duality: its three forms are one map. Splitting a text in two: `laws.delta`."""
+"""Laws of state-space duality: its three forms are one map. The law of splitting a text is in
+`laws.delta`."""
 
 from __future__ import annotations
 
@@ -12,7 +13,7 @@ from . import Draw, Subject, law
 
 @law("ssd_quadratic")
 def the_matrix_is_the_recurrence(ssd_quadratic: Subject, draw: Draw) -> None:
-    """Outputs and the last state are those of one token after the other."""
+    """Outputs and the last state equal those of one token after the other."""
     call = draw(ssd_quadratic.calls())
     expected = recurrent(*(a.astype(np.float64) for a in call.arrays.values()))
     ssd_quadratic.near(ssd_quadratic(call), expected, call)
@@ -20,7 +21,7 @@ def the_matrix_is_the_recurrence(ssd_quadratic: Subject, draw: Draw) -> None:
 
 @law("ssd_chunked")
 def chunks_are_the_recurrence(ssd_chunked: Subject, draw: Draw) -> None:
-    """The same at every chunk length: 1 is the recurrence, the whole text the matrix."""
+    """Every chunk length gives the same: 1 is the recurrence, the whole text is the matrix."""
     call = draw(ssd_chunked.calls())
     call = call.but(chunk=draw(st.integers(1, 9)))
     expected = recurrent(*(a.astype(np.float64) for a in call.arrays.values()))
@@ -29,7 +30,7 @@ def chunks_are_the_recurrence(ssd_chunked: Subject, draw: Draw) -> None:
 
 @law("ssd_recurrent")
 def it_is_linear_attention_with_decay(ssd_recurrent: Subject, draw: Draw) -> None:
-    """ONNX's rule "gated", unscaled, where each head has keys and queries of its own."""
+    """It equals ONNX's rule "gated", unscaled, if each head has keys and queries of its own."""
     call = draw(ssd_recurrent.calls(R=1))
     x, decay, b, c, state = (call[n].astype(np.float64) for n in ("x", "decay", "b", "c", "state"))
     expected = delta_attend(c, b, x, state, np.broadcast_to(decay[..., None], b.shape), scale=1.0)
@@ -52,7 +53,7 @@ def without_decay_the_mask_is_causal(ssd: Subject, draw: Draw) -> None:
 
 @law("ssd_recurrent", "ssd_quadratic", "ssd_chunked")
 def a_strong_decay_leaves_the_token_alone(ssd: Subject, draw: Draw) -> None:
-    """After a decay of −∞ a token reads what it wrote itself, (c_t·b_t) x_t."""
+    """After a decay of −∞ a token reads only what it wrote itself, (c_t·b_t) x_t."""
     call = draw(ssd.calls())
     call = call.but(decay=np.full_like(call["decay"], -1e4))
     x, b, c = (call[n].astype(np.float64) for n in ("x", "b", "c"))

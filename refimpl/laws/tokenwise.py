@@ -1,4 +1,4 @@
-"""Laws of functions that treat each token alone."""
+"""Laws of functions that process each token by itself."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from .kit.strategies import permutations
     "relu_squared", "rms_norm", "rotate", "sigmoid", "silu", "tanh", "unembedding", "xielu",
 )  # fmt: skip
 def tokens_do_not_depend_on_each_other(kernel: Subject, draw: Draw) -> None:
-    """Tokens in another order, or one alone, give the same results."""
+    """Tokens in another order, or a single token, give the same results."""
     call = draw(kernel.calls())
     y = kernel(call)
     order = draw(permutations(y.shape[1]))
@@ -26,7 +26,7 @@ def tokens_do_not_depend_on_each_other(kernel: Subject, draw: Draw) -> None:
 
 @law("rotate", "attend", "layer_norm", "linear", "linear_blocks", "rms_norm", "unembedding")
 def rows_do_not_depend_on_each_other(kernel: Subject, draw: Draw) -> None:
-    """A row of the batch is the row alone."""
+    """A row of the batch gives the same result as the row alone."""
     call = draw(kernel.calls())
     y = kernel(call)
     alone = [kernel(kernel.take(call, "B", [row])) for row in range(len(y))]

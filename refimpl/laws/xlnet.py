@@ -11,7 +11,7 @@ from . import Draw, Subject, law
 
 @law("xlnet_attention")
 def each_score_has_its_terms(xlnet_attention: Subject, draw: Draw) -> None:
-    """Pair by pair: the key, the sines and cosines of the distance, and whether segments differ."""
+    """Each score depends on the key, the sines and cosines of the distance, and whether segments differ."""
     call = draw(xlnet_attention.calls())
     a, x, types = call["settings"], call["x"].astype(np.float64), call["token_types"]
     (b, t, d), shape = x.shape, (a.heads, a.head_size)
@@ -42,7 +42,7 @@ def each_score_has_its_terms(xlnet_attention: Subject, draw: Draw) -> None:
 
 @law("xlnet_attention")
 def only_whether_segments_differ_counts(xlnet_attention: Subject, draw: Draw) -> None:
-    """Segments with other names change nothing, and one segment is as none."""
+    """Renaming segments changes nothing, and a single segment gives the same as no segments."""
     call, shift = draw(xlnet_attention.calls()), draw(st.integers(0, 5))
     call = call.but(lengths=np.full_like(call["lengths"], call["x"].shape[1]))
     if call["token_types"] is not None:
