@@ -70,7 +70,7 @@ class BlockWeights(TypedDict):
 
 
 class Positions(NamedTuple):
-    """What layers read about positions.
+    """What layers need to know about positions.
 
     rotary: cosines and sines for each `Rope`.
     biases: added to scores [B, H, T, S], for each other position and number of heads; buckets [B, T, S] where

@@ -480,7 +480,7 @@ def latent_self_attention(
 
 
 def _gated(y: Array, x: Array, weights: LatentAttentionWeights) -> Array:
-    """What heads give, [B, T, H, V], side by side, each times its gate where there are gates."""
+    """Return the outputs of heads, [B, T, H, V], side by side, each times its gate if there are gates."""
     if "w_head_gate" in weights:
         y = y * sigmoid(linear(x, weights["w_head_gate"]))[..., None]
     return join_last(y)

@@ -55,7 +55,7 @@ class LinearAttentionWeights(TypedDict):
 
 
 class LinearState(NamedTuple):
-    """What a layer keeps of earlier tokens: Σ φ(k) vᵀ and Σ φ(k). Its size doesn't depend on their number.
+    """What a layer keeps of earlier tokens: Σ φ(k) vᵀ and Σ φ(k). Their size is the same for any text.
 
     `lengths` [B] is set for a step with rows padded on the right: how many tokens of each row are real.
     """
@@ -89,7 +89,7 @@ class LinearSums(RecurrentState):
 
     @property
     def in_chunks(self) -> bool:
-        """A step takes the square of its tokens."""
+        """True: a step needs room for the square of its tokens."""
         return True
 
     @property

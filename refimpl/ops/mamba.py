@@ -115,7 +115,7 @@ class ChannelStates(RecurrentState):
 
     @property
     def in_chunks(self) -> bool:
-        """A step has all tokens' states at once."""
+        """True: a step holds the states of all its tokens at once."""
         return True
 
     @property

@@ -142,7 +142,7 @@ class MatrixStates(RecurrentState):
 
     @property
     def in_chunks(self) -> bool:
-        """Where a step is one chunk, it takes the square of its tokens."""
+        """True: a step that is one chunk needs room for the square of its tokens."""
         return True
 
     @property
