@@ -1,6 +1,6 @@
 """adapter_config.json of the peft library: the settings of a LoRA adapter. Other kinds are refused by name.
 
-A key that changes numbers is honoured or refused, one that isn't known is an error, as in config.json.
+A key that changes numbers is applied or refused. An unknown key is an error, as in config.json.
 """
 
 from __future__ import annotations
@@ -56,7 +56,7 @@ HARMLESS: dict[str, Any] = {
 
 
 def read_adapter_config(values: Mapping[str, Any], where: str) -> LoraSettings:
-    """The settings that an adapter_config.json states; ConfigError for what can't be honoured."""
+    """Return the settings of an adapter_config.json; raise ConfigError for those that can't be applied."""
     keys = Keys(values, where)
     keys.choice("peft_type", {"LORA": None})
     task = keys.get("task_type", str, None)

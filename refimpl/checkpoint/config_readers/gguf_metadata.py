@@ -1,4 +1,4 @@
-"""What keys of a GGUF file's metadata say together, and with its tensors."""
+"""Reads values that a GGUF file states by several keys of its metadata, or by keys and tensors."""
 
 from __future__ import annotations
 
@@ -13,20 +13,20 @@ from .layers import head_size, layer_count
 
 
 def embedding_rows(keys: Keys, source: TensorSource) -> int:
-    """The size of the vocabulary: the number of rows of the token table, since no key states it reliably."""
+    """Return the vocabulary's size: the number of rows of the token table, as no key states it reliably."""
     count = gguf_rows(keys, source, "token_embd.weight")
     keys.restated("vocab_size", count, f"the rows of token_embd.weight, {count}")
     return count
 
 
 def rows(source: TensorSource, name: str) -> int:
-    """The number of a table's rows: 1 for a vector, as llama.cpp's tools drop an axis of size 1."""
+    """Return the number of a table's rows: 1 for a vector, since llama.cpp's tools drop an axis of size 1."""
     shape = source.shape(name)
     return shape[0] if len(shape) > 1 else 1
 
 
 def gguf_rows(keys: Keys, source: TensorSource, name: str) -> int:
-    """The number of rows of a matrix that must be there, where no key states it."""
+    """Return the number of rows of a matrix, which must be there, since no key states this number."""
     shape = source.shape(name) if name in source.names else ()
     if len(shape) != 2:
         raise ConfigError(f"{keys.where}: {name} must be there, a matrix, got shape {list(shape)}")
@@ -39,7 +39,7 @@ SAMPLING = {option.gguf: option.key for option in options(SamplerOptions).values
 
 
 def as_config_json(metadata: Mapping[str, Any], architecture: str) -> dict[str, Any]:
-    """Special ids, the names of labels and how to sample, as config.json would state them."""
+    """Return special ids, label names and sampling settings in the form of config.json."""
     ends = (metadata.get(f"tokenizer.ggml.{name}_token_id") for name in ("eos", "eot", "eom"))
     labels = metadata.get(f"{architecture}.classifier.output_labels")
     return {
@@ -66,12 +66,12 @@ def _sampling(metadata: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def read_gguf_window_pattern(keys: Keys, default: int) -> int:
-    """Of how many layers one sees all, where the others have a window."""
+    """Return N where one of every N layers sees the whole text and the other layers have a window."""
     return keys.size("attention.sliding_window_pattern", default)
 
 
 def read_gguf_sliding_layers(keys: Keys, layers: int, default: int) -> list[bool]:
-    """Which layers have a window: those that a list marks, or all but the last of each so many."""
+    """Return which layers have a window: those that a list marks, or all but the last of every N layers."""
     key = "attention.sliding_window_pattern"
     if not isinstance(keys.values.get(key), list):
         every = read_gguf_window_pattern(keys, default)
@@ -83,7 +83,7 @@ def read_gguf_sliding_layers(keys: Keys, layers: int, default: int) -> list[bool
 
 
 def numbers_by_layer(keys: Keys, key: str, *, some: bool = False) -> list[int]:
-    """A key's number for each layer: 0 or the same one; with `some`, not all are 0."""
+    """Return a key's number for each layer. It is 0 or the same in all layers; with `some`, not all are 0."""
     layers, stated = layer_count(keys, "block_count"), keys.values.get(key)
     numbers = keys.get(key, list) if isinstance(stated, list) else [keys.get(key, int)] * layers
     whole = all(type(n) is int and 0 <= n < 2**63 for n in numbers)
@@ -93,7 +93,7 @@ def numbers_by_layer(keys: Keys, key: str, *, some: bool = False) -> list[int]:
 
 
 def kv_heads_by_layer(keys: Keys) -> list[int]:
-    """The number of key/value heads of each layer, 0 of one without attention; others have the same."""
+    """Return each layer's number of key/value heads: 0 without attention, the same in all other layers."""
     return numbers_by_layer(keys, "attention.head_count_kv", some=True)
 
 
@@ -103,7 +103,7 @@ def gguf_head_size(keys: Keys) -> int:
 
 
 def own_head_size(keys: Keys) -> int:
-    """The head size where a key may state it; values must have the same."""
+    """Return the head size where a key may state it; values must have the same size."""
     size = keys.size("attention.key_length", None) or gguf_head_size(keys)
     keys.restated("attention.value_length", size, f"the head's size, {size}")
     return size

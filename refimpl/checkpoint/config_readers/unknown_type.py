@@ -1,4 +1,4 @@
-"""What can be said of a model whose model_type isn't read: its kind, its text part, and its nearest kin."""
+"""Describes a model whose model_type isn't supported: its kind, its text part, and similar families."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ UNTOLD = 4  # keys that a family doesn't know: from so many on it is no kin
 
 
 def describe(values: Mapping[str, Any], families: Mapping[str, Any]) -> str:
-    """A clause of an error about a config.json whose model_type none of the `families` has."""
+    """Return a clause of the error about a config.json whose model_type none of the `families` has."""
     if SOUNDS & values.keys():
         return "it is a model of sounds"
     if (why := OTHERWISE.get(str(values.get("model_type")))) is not None:
@@ -47,7 +47,7 @@ def describe(values: Mapping[str, Any], families: Mapping[str, Any]) -> str:
 
 
 def parts(values: Mapping[str, Any], above: str = "") -> Iterator[tuple[str, Mapping[str, Any]]]:
-    """The configs of parts within a config, with the path of each; those of texts first."""
+    """Yield the configs of a model's parts within its config, each with its path; text parts come first."""
     for key in sorted(values, key=lambda key: (not key.startswith(("text", "llm", "language")), key)):
         if isinstance(part := values[key], Mapping) and key.endswith("_config") and above.count(".") < 2:
             yield above + key, part
@@ -55,8 +55,10 @@ def parts(values: Mapping[str, Any], above: str = "") -> Iterator[tuple[str, Map
 
 
 def nearest(values: Mapping[str, Any], families: Mapping[str, Any]) -> str:
-    """The families whose `config` takes these keys, each with those that it leaves unread: the fewest of
-    these first, then the fewest that it asks for in vain, then those whose names are alike."""
+    """Return a text that names the families whose `config` accepts these keys, and the keys each leaves
+    unread.
+
+    The order: fewest unread keys first, then fewest missing keys, then similar names."""
     kind, named = str(values.get("model_type")), values.get("architectures")
     classes = re.findall(r"For[A-Z]\w+$", str(named[0])) if isinstance(named, list) and named else []
     kin: list[tuple[int, int, float, str]] = []

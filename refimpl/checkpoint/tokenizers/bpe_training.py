@@ -37,9 +37,11 @@ def train(
     max_token_length: int | None = None,
     progress: Progress | None = None,
 ) -> tuple[dict[str, int], list[tuple[str, str]]]:
-    """From words with their counts: a vocabulary {token: id} of at most `vocab_size` tokens, and its merges.
+    """Train on words with their counts; return a vocabulary {token: id} and its merges.
 
-    `initial_alphabet` is kept even if no word contains it. A pair rarer than `min_frequency` isn't merged; a
+    The vocabulary has at most `vocab_size` tokens.
+
+    `initial_alphabet` is kept even if no word contains it. A pair rarer than `min_frequency` isn't merged. A
     new pair isn't counted if its token would have `max_token_length` characters or more.
     """
     if vocab_size < 1:

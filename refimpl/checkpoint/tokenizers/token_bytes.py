@@ -3,11 +3,11 @@
     text of ids  =  bytes[ids[0]] + bytes[ids[1]] + ..., as UTF-8
 
 A token may be a part of a character, so bytes are joined before they are read as UTF-8. Special tokens have
-none. The file has N + 1 offsets of four bytes, little-endian, counted from the file's start, then the bytes:
-those of token i lie from offset i to offset i + 1.
+no bytes. The file has N + 1 offsets of four bytes, little-endian, counted from the file's start, and then the
+bytes. The bytes of token i are from offset i to offset i + 1.
 
-**Conventions**: the text is a continuation: where a tokenizer drops the space before a text's first token,
-that token has it here.
+**Conventions**: the text continues another text. So where a tokenizer drops the space before a text's first
+token, that token keeps the space here.
 """
 
 from __future__ import annotations
@@ -22,10 +22,10 @@ from .tokenizer import Tokenizer
 
 
 def token_bytes(tokenizer: Tokenizer) -> list[bytes]:
-    """The bytes that each id adds to a text, from id 0 to the last one.
+    """Return the bytes that each id adds to a text, from id 0 to the last id.
 
-    Raises CheckpointError where a token's text depends on the tokens beside it, as where the end of a word
-    is a space, but for the text's last one.
+    Raises CheckpointError where a token's text depends on the tokens beside it. An example is a tokenizer
+    that writes the end of every word but the text's last one as a space.
     """
     kinds = _kinds(tokenizer.definition.get("decoder"))
     first = _ordinary(tokenizer)
@@ -51,7 +51,7 @@ def token_bytes(tokenizer: Tokenizer) -> list[bytes]:
 
 
 def to_file(tokens: list[bytes]) -> bytes:
-    """The bytes of all tokens, behind their offsets."""
+    """Return the content of the file: the offsets, then the bytes of all tokens."""
     offsets = np.cumsum([4 * (len(tokens) + 1), *map(len, tokens)], dtype="<i4")
     return offsets.tobytes() + b"".join(tokens)
 

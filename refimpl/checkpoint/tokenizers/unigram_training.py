@@ -40,9 +40,10 @@ def train(
     seed_size: int = 1_000_000,
     progress: Progress | None = None,
 ) -> tuple[Scored, int | None]:
-    """From words with their counts: pieces with log-probabilities, and the id of the unknown token.
+    """Train on words with their counts; return pieces with log-probabilities, and the unknown token's id.
 
-    They are at most `vocab_size`, special tokens first. Raises LimitError if the characters alone are more.
+    There are at most `vocab_size` pieces, special tokens first. Raises LimitError if the characters alone are
+    more.
     """
     required = sorted({character for word in words for character in word} | set(initial_alphabet))
     if len(required) > vocab_size - len(special_tokens):
@@ -65,9 +66,9 @@ def train(
 
 
 def seed_pieces(words: Iterable[str], longest: int, most: int) -> Scored:
-    """Log-probabilities of the characters and of the branching substrings.
+    """Return log-probabilities of the characters and of the branching substrings.
 
-    These are the inner nodes of a suffix tree over the different words.
+    The branching substrings are the inner nodes of a suffix tree over the different words.
     """
     characters: dict[str, int] = {}
     following: dict[str, str | None] = {}  # substring -> the character after it; None if they differ
@@ -92,7 +93,7 @@ def seed_pieces(words: Iterable[str], longest: int, most: int) -> Scored:
 
 
 def expected_counts(model: Unigram, words: Mapping[str, int]) -> list[float]:
-    """E step: the expected count of each piece."""
+    """E step: return the expected count of each piece."""
     expected = [0.0] * len(model.scored_pieces)
     for word, times in words.items():
         model.lattice(word).add_expected_counts(times, expected)
@@ -111,9 +112,9 @@ def m_step(pieces: Scored, expected: Sequence[float]) -> Scored:
 
 
 def pruned_pieces(pieces: Scored, words: Mapping[str, int], vocab_size: int) -> Scored:
-    """The pieces that no others can replace, then those with the largest loss, `vocab_size` in all.
+    """Return the pieces that no others can replace, then those with the largest loss, `vocab_size` in all.
 
-    Loss of a piece: its share of the words, times what its log-probability loses when the second-best
+    The loss of a piece is its share of the words, times the loss of log-probability when the second-best
     segmentation of the piece takes over its count.
     """
     model = Unigram(pieces, 0)

@@ -1,8 +1,8 @@
-"""What is done to a stored tensor to make it a leaf: each step knows the stored shape and the change.
+"""The steps that turn a stored tensor into a leaf. Each step knows the stored shape and the change.
 
-`shapes` answers, for the shape that a step is to give, which shapes its input may have, the usual one first;
-the loader compares them with the file before it reads a number. `apply` makes the change, on an array or,
-where that makes sense, on the blocks of a quantized matrix.
+`shapes` takes the shape of a step's result, and returns the shapes that its input may have, the usual one
+first. The loader compares these shapes with the file before it reads any numbers. `apply` makes the change,
+on an array or, where that makes sense, on the blocks of a quantized matrix.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ class Step:
     """One change of a stored tensor."""
 
     def bound(self, leaf: str, mixer: TokenMixer) -> Step:
-        """The step for a leaf of a layer with this attention, or another mixer."""
+        """Return the step for a leaf of a layer with this attention, or another mixer."""
         return self
 
     def _with(self, mixer: TokenMixer, **settings: str) -> Step:
@@ -52,15 +52,15 @@ class Step:
         return replace(self, **{field: getattr(mixer, name) for field, name in settings.items()})
 
     def shapes(self, result: Shape) -> tuple[Shape, ...]:
-        """The shapes that the input may have to give `result`."""
+        """Return the shapes that the step's input may have if its result has the shape `result`."""
         return (result,)
 
     def settled(self, usual: bool) -> Step:
-        """The step for a file whose tensor has the first of the shapes, or with `usual` false another one."""
+        """Return the step for a file whose tensor has the usual shape, or with `usual` false another one."""
         return self
 
     def takes(self, blocks: Blocks) -> bool:
-        """Whether these blocks can be changed as they are, without being computed."""
+        """Return whether the step can change these blocks as they are, without dequantizing them."""
         return True
 
     def apply(self, weight: Weight) -> Weight:
@@ -79,9 +79,9 @@ class Transpose(Step):
 
 @dataclass(frozen=True)
 class EitherOrder(Transpose):
-    """A linear map that some files store with its output axis first, others last: its shape tells which.
+    """A linear map with its output axis first in some files and last in others; its shape tells which.
 
-    Of a square one the output axis is first, as transformers reads it.
+    In a square map the output axis is first, as transformers reads it.
     """
 
     transposed: bool = True
@@ -117,7 +117,7 @@ class Unpermute(Step):
 class Ungroup(Step):
     """Queries, keys and values fused group by group, [G, R + 2, K]: GPT-NeoX, BLOOM (R = 1) and Falcon.
 
-    They come out as all queries, then all keys, then all values.
+    The result has all queries first, then all keys, then all values.
     """
 
     kv_heads: int = 0
@@ -146,10 +146,10 @@ class GateByHead(Step):
 
 @dataclass(frozen=True)
 class ByKeyHead(Step):
-    """What makes the queries, keys, values and output gates of a gated delta network, stored for one key head
-    after the other with the value heads that share it, [G, K + K + R·V + R·V]; or the rates [G, R + R].
+    """The columns of a gated delta network's queries, keys, values and output gates, or of its rates.
 
-    Each kind comes out for all heads together.
+    They are stored one key head after the other, each with the value heads that share it:
+    [G, K + K + R·V + R·V], or the rates [G, R + R]. The result has each kind for all heads together.
     """
 
     key_heads: int = 0
@@ -222,7 +222,7 @@ class NegatedExp(Step):
 class InTurn(Step):
     """Two matrices, or two biases, stored column by column in turn: gate and up of gpt-oss' experts.
 
-    They come out one after the other.
+    The result has the first of the two whole, then the second.
     """
 
     def apply(self, weight: Weight) -> Weight:
@@ -467,7 +467,7 @@ class ZeroFirst(Step):
 class Part(Step):
     """One of `count` parts along the first axis: an expert of a tensor that holds all of a layer's.
 
-    The source reads that part alone, so nothing is left to do.
+    The source reads only this part, so the step has nothing left to do.
     """
 
     index: int
@@ -534,7 +534,7 @@ STEPS: dict[str, Step] = {
 
 
 def stored_shapes(steps: Sequence[Step], result: Shape) -> list[Shape]:
-    """The shapes that a stored tensor may have for `steps` to give `result`."""
+    """Return the shapes that a stored tensor may have if `steps` are to give the shape `result`."""
     shapes = [result]
     for step in reversed(steps):
         shapes = [stored for shape in shapes for stored in step.shapes(shape)]

@@ -1,4 +1,4 @@
-"""Weight maps: which tensors of a checkpoint make which leaf, as a small notation that is read into objects.
+"""Weight maps say which tensors of a checkpoint make which leaf. They are written in a small notation:
 
     leaf <- tensor                     this tensor is that leaf
     leaf, leaf <- tensor : step …      a fused tensor, split along its last axis by the leaves' sizes;
@@ -53,9 +53,9 @@ The steps are those of `refimpl.checkpoint.weights.steps`, done in the order in 
     fewer_rows    a table with eight rows after those of the vocabulary (Llama 3.2 Vision)
     zero_first    a row of zeros, or a zero, before what is stored (ELECTRA's discriminator)
 
-Maps are values: `weight_map(text)` reads one, `+` joins two, and `renamed`, `without` and `then` change one.
-The lines of a decoder are also used for a decoder that only reads (`DecoderReader`), and for an encoder that
-is causal or has no lines of its own.
+Maps are immutable values: `weight_map(text)` reads one, `+` joins two, and `renamed`, `without` and `then`
+return a changed one. The lines of a decoder are also used for a decoder that only reads (`DecoderReader`),
+and for an encoder that is causal or has no lines of its own.
 """
 
 from __future__ import annotations
@@ -81,9 +81,11 @@ Use = Literal["read", "compare", "unused", "left out"]
 
 @dataclass(frozen=True)
 class Line:
-    """One line of a map, `{i}`, `{e}`, `{x}` and `{h}` open. `tensors` are names in the order in which they
-    are looked for, or with `joined` parts of one; with `holds_all` they hold the parts of all experts, or of
-    all streams. `heads` None means any head. `of_mtp` lines are for a Config with a module for drafts."""
+    """One line of a map, with the placeholders `{i}`, `{e}`, `{x}` and `{h}` not yet filled in.
+
+    `tensors` are names in the order in which they are looked for, or with `joined` the parts of one tensor.
+    With `holds_all` they hold the parts of all experts, or of all streams. `heads` None means any head. Lines
+    with `of_mtp` are for a Config with a module for drafts."""
 
     leaves: tuple[str, ...]
     tensors: tuple[str, ...]
@@ -97,9 +99,9 @@ class Line:
 
 @dataclass(frozen=True)
 class Rule:
-    """One line written out for a layer, an expert: each of `choices` are the tensors that make the leaves.
+    """One line written out for a layer or an expert. Each of `choices` names tensors that make the leaves.
 
-    With `shared` other layers read the same tensors; with `joined` those of a choice are parts of one.
+    With `shared` other layers read the same tensors. With `joined` the tensors of a choice are parts of one.
     """
 
     leaves: tuple[str, ...]
@@ -111,7 +113,7 @@ class Rule:
 
     @property
     def tensors(self) -> tuple[str, ...]:
-        """The first choice."""
+        """The tensors of the first choice."""
         return self.choices[0]
 
     @property
@@ -135,7 +137,7 @@ class WeightMap:
         return WeightMap(self.lines + other.lines)
 
     def renamed(self, names: Mapping[str, str]) -> WeightMap:
-        """The map with parts of the names of leaves and tensors replaced."""
+        """Return the map with parts of the names of leaves and tensors replaced."""
 
         def new(name: str) -> str:
             for old, replacement in names.items():
@@ -150,11 +152,11 @@ class WeightMap:
         )
 
     def without(self, *leaves: str) -> WeightMap:
-        """The map without the lines of these leaves."""
+        """Return the map without the lines of these leaves."""
         return WeightMap(tuple(line for line in self.lines if line.leaves[0] not in leaves))
 
     def numbered(self, layers: Sequence[int]) -> WeightMap:
-        """The map of a decoder of equal layers, to which its checkpoint gives these numbers."""
+        """Return the map of a decoder of equal layers whose checkpoint gives the layers these numbers."""
         return WeightMap(
             tuple(
                 replace(
@@ -168,7 +170,7 @@ class WeightMap:
         )
 
     def then(self, step: str, where: Callable[[str], bool]) -> WeightMap:
-        """The map with a last step for the tensors whose names `where` takes."""
+        """Return the map with one more step at the end for tensors for whose names `where` is true."""
         return WeightMap(
             tuple(
                 replace(line, steps=(*line.steps, STEPS[step])) if where(line.tensors[0]) else line
@@ -177,8 +179,9 @@ class WeightMap:
         )
 
     def of_mtp(self, layer: str) -> WeightMap:
-        """The lines of a decoder's layers for the layer of its module for drafts, the names of whose tensors
-        begin with `layer`."""
+        """Return the lines of a decoder's layers for the layer of its module for drafts.
+
+        The names of this layer's tensors begin with `layer`."""
         lines = [line for line in self.lines if line.leaves[0].startswith("decoder.layers.{i}.")]
         names = {"decoder.layers.{i}.": "mtp.layers.0.", "blk.{i}.": layer, "layers.{i}.": layer}
         renamed = WeightMap(tuple(replace(line, of_mtp=True) for line in lines if line.use == "read"))
@@ -186,15 +189,15 @@ class WeightMap:
 
     @property
     def is_identity(self) -> bool:
-        """Whether it reads all leaves under our own names."""
+        """Whether the map reads all leaves under tfm's own names."""
         return any(line.leaves == EVERYTHING for line in self.lines)
 
     def has(self, stack: str) -> bool:
-        """Whether a line makes a leaf of the stack."""
+        """Return whether any line makes a leaf of the stack."""
         return any(line.leaves[0].startswith(f"{stack}.") for line in self.lines)
 
     def rules(self, config: Config) -> Iterator[Rule]:
-        """The lines, written out for a Config."""
+        """Yield the lines, written out for a Config."""
         *_, last = config.stacks
         reads = config.stacks[last].causal or not self.has(last)
         mtp = config.mtp if isinstance(config, Decoder) else None
@@ -220,7 +223,7 @@ class WeightMap:
 
 
 def weight_map(text: str) -> WeightMap:
-    """The map that the text states; ValueError for what isn't of the notation."""
+    """Return the map that the text states. Raise ValueError for text that isn't in the notation."""
     lines: list[Line] = []
     heads, of_mtp = None, False
     for line in filter(None, map(str.strip, text.splitlines())):

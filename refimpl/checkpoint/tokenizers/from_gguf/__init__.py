@@ -1,5 +1,5 @@
 """Tokenizers of GGUF files.
 
-In: the metadata of a GGUF file. Out: the text of the tokenizer.json that the original model has, and the chat
-template. One module per kind of tokenizer.
+Input: the metadata of a GGUF file. Output: the text of the original model's tokenizer.json, and the chat
+template. There is one module per kind of tokenizer.
 """

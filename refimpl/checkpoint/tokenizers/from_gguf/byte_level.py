@@ -10,7 +10,7 @@ from .vocabulary import Vocabulary, tokenizer_json
 
 
 def byte_level(vocabulary: Vocabulary) -> dict[str, Any]:
-    """The tokenizer.json; an error for an unknown pre-tokenizer and for a merge of other than tokens."""
+    """Return the tokenizer.json. An unknown pre-tokenizer, or a merge of other than tokens, is an error."""
     name = vocabulary.get("pre", str, "default")
     if name not in PRE_TOKENIZERS:
         raise vocabulary.fail(f"pre must be one of {', '.join(PRE_TOKENIZERS)}, got {name!r:.80}")

@@ -24,10 +24,10 @@ TEMPLATE_LIMIT = 256 * 1024
 
 
 def tokenizer(metadata: Mapping[str, Any], vocabulary: int, where: str) -> str | None:
-    """The tokenizer.json of a GGUF file's metadata; None if it has no tokenizer.
+    """Return the tokenizer.json of a GGUF file's metadata; None if they have no tokenizer.
 
     Raises CheckpointError for an unknown kind, a token that occurs twice, more tokens than the embedding has
-    rows, and a merge of other than tokens.
+    rows, and a merge of anything other than tokens.
     """
     kind = metadata.get("tokenizer.ggml.model")
     if kind in (None, "none", "no_vocab"):  # llama.cpp's names for it
@@ -42,8 +42,9 @@ def tokenizer(metadata: Mapping[str, Any], vocabulary: int, where: str) -> str |
 
 
 def chat_template(metadata: Mapping[str, Any], where: str, kind: str = "") -> str | None:
-    """The chat template or None; `kind` is `.tool_use` for the one where there are tools. CheckpointError if
-    it isn't a text of at most 256 KB."""
+    """Return the chat template, or None; with the `kind` `.tool_use` that for chats with tools.
+
+    Raises CheckpointError if the template isn't a text of at most 256 KB."""
     template = metadata.get(f"tokenizer.chat_template{kind}")
     if template is not None and (not isinstance(template, str) or len(template) > TEMPLATE_LIMIT):
         raise CheckpointError(f"{where}: tokenizer.chat_template must be a text of at most 256 KB")

@@ -17,13 +17,13 @@ PHI3 = ("<unk>", "<s>", "<|endoftext|>")
 
 
 def sentencepiece(vocabulary: Vocabulary) -> dict[str, Any]:
-    """The tokenizer.json; a space is put before the text unless the file says no, as Gemma's does."""
+    """Return the tokenizer.json. A space is put before the text unless the file says no, as Gemma's does."""
     _spell_spaces(vocabulary)
     return _definition(vocabulary, _merges(vocabulary), prefix=vocabulary.get("add_space_prefix", bool, True))
 
 
 def gemma4(vocabulary: Vocabulary) -> dict[str, Any]:
-    """The tokenizer.json of Gemma 4: no space is put before the text, and merges are stated."""
+    """Return the tokenizer.json of Gemma 4: no space is put before the text, and merges are in the file."""
     if vocabulary.get("add_space_prefix", bool, False):
         raise vocabulary.fail("add_space_prefix must be false for gemma4, got True")
     return _definition(vocabulary, vocabulary.merges(), prefix=False)

@@ -20,10 +20,10 @@ CHARSMAP_BYTES = 2**20  # the rules of NFKC, which all of these models have, tak
 
 
 def unigram(vocabulary: Vocabulary) -> dict[str, Any]:
-    """The tokenizer.json.
+    """Return the tokenizer.json.
 
-    Only files of encoders have a number of token types: it tells XLM-RoBERTa's from T5's, and the flags must
-    agree with it.
+    Only files of encoders state a number of token types. This number distinguishes XLM-RoBERTa's tokenizer
+    from T5's, and the flags must agree with it.
     """
     mask = None
     if vocabulary.get("token_type_count", int, None) is None:

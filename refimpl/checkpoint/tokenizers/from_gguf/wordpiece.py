@@ -9,10 +9,10 @@ from .vocabulary import CONTROL, UNKNOWN, USER_DEFINED, Vocabulary, tokenizer_js
 
 
 def wordpiece(vocabulary: Vocabulary) -> dict[str, Any]:
-    """The tokenizer.json, with "##" put back.
+    """Return the tokenizer.json, with "##" put back.
 
-    Older converters didn't write whether the model lowercases, and llama.cpp always lowercased; a token with
-    capitals shows a model that doesn't.
+    Older converters didn't write whether the model lowercases, and llama.cpp always lowercased. A token with
+    capitals shows that a model doesn't lowercase.
     """
     lower = vocabulary.get("normalizer.lowercase", bool, True)
     tokens, types = list(vocabulary.tokens), vocabulary.types
