@@ -18,7 +18,7 @@ OUT = "cls.output.weight"
 
 
 def labelled(keys: Keys, source: TensorSource) -> bool:
-    """Whether the file has a classifier; the pooling may say so, or nothing."""
+    """Return whether the file has a classifier. The pooling may say so, or may be absent."""
     return OUT in source.names and keys.values.get("pooling_type", RANK) not in POOLINGS
 
 
@@ -41,7 +41,7 @@ CLASSES: Table = {
 
 
 def gguf_reading(decoder: Decoder, keys: Keys) -> Config:
-    """The encoder that a decoder becomes where the file states how its vectors are pooled."""
+    """Return the encoder that a decoder becomes where the file states how its vectors are pooled."""
     if "pooling_type" not in keys:
         keys.harmless(**{"attention.causal": (True,)})
         return decoder
@@ -55,7 +55,7 @@ def gguf_reading(decoder: Decoder, keys: Keys) -> Config:
 
 
 def gguf_pooled(config: Encoder, keys: Keys, source: TensorSource) -> Encoder:
-    """An encoder, whose vectors are pooled as the file says, unless it has a classifier."""
+    """Return an encoder whose vectors are pooled as the file says, unless the file has a classifier."""
     if keys.get("attention.causal", bool, False):
         raise keys.fail("attention.causal", "false: tokens then see no later ones")
     if not isinstance(config.head, Classify):
@@ -66,7 +66,7 @@ def gguf_pooled(config: Encoder, keys: Keys, source: TensorSource) -> Encoder:
 
 
 def pooled(config: Encoder, keys: Keys, projections: tuple[Dense, ...] = ()) -> Encoder:
-    """The encoder with the pooling that the file states."""
+    """Return the encoder with the pooling that the file states."""
     number = keys.get("pooling_type", int)
     if number not in POOLINGS:
         raise keys.fail("pooling_type", f"one of {', '.join(map(str, POOLINGS))}")
@@ -74,7 +74,7 @@ def pooled(config: Encoder, keys: Keys, projections: tuple[Dense, ...] = ()) -> 
 
 
 def gguf_projections(keys: Keys, source: TensorSource, width: int) -> tuple[Dense, ...]:
-    """The Dense modules of a sentence encoder: llama.cpp has two, without biases and activations."""
+    """Return the Dense modules of a sentence encoder: llama.cpp has two, without biases and activations."""
     projections: list[Dense] = []
     for name in ("dense_2", "dense_3"):
         if f"{name}.weight" not in source.names:

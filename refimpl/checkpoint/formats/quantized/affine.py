@@ -1,4 +1,4 @@
-"""Integers with a scale and a zero point a group: what GPTQ, AWQ and integers of other libraries store.
+"""Integers with one scale and one zero point per group, as GPTQ, AWQ and integers of other libraries.
 
     w[f, d] = scale[f, g] · (code[f, d] − zero[f, g]),  g = group[d]
 
@@ -33,7 +33,7 @@ class Affine:
     bits: int
 
     def dequantized(self) -> np.ndarray:
-        """The matrix [F, D] in float32."""
+        """Return the matrix [F, D] in float32."""
         out = np.empty(self.codes.shape, np.float32)
         rows = max(1, CHUNK // max(1, self.codes.shape[1]))
         with np.errstate(all="ignore"):  # whoever loads a weight checks that it is finite
@@ -45,12 +45,12 @@ class Affine:
         return out
 
     def blocks(self) -> Blocks | None:
-        """The same values in blocks of neighbours, scales as they are; None where groups aren't neighbours,
-        or have a length or a zero point that blocks can't have.
+        """Return the same values in blocks of neighbouring inputs, with unchanged scales.
 
-        Codes of fewer than 4 bits become codes of 4, others of 8: as they are, or if all have one zero point
-        and there is room, moved so that it is in the middle. A group that is too long is cut into blocks of
-        the same scale.
+        The result is None where groups aren't neighbouring inputs, or have a length or a zero point that
+        blocks can't have. Codes of fewer than 4 bits become codes of 4, others of 8. The codes are unchanged.
+        Or, if all have one zero point and there is room, they are shifted so that it is in the middle. A
+        group that is too long is cut into blocks of the same scale.
         """
         bits = 4 if self.bits <= 4 else 8
         length, count = self.codes.shape[1], self.scale.shape[1]

@@ -1,7 +1,7 @@
 """Integers of a few bits, packed densely into 32-bit words, low bits first.
 
-Element i of a row begins at bit i · bits of that row, and may go on in the next word. So pack GPTQ's
-libraries (their 3 bits too) and compressed-tensors.
+Element i of a row begins at bit i · bits of that row, and may continue in the next word. GPTQ's libraries
+(their 3 bits too) and compressed-tensors pack in this way.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ CHUNK = 2**20  # bits that are spread out at a time
 
 
 def unpack(words: np.ndarray, bits: int, count: int) -> np.ndarray:
-    """The first `count` elements of each row of words [n, m], as uint8 [n, count]."""
+    """Return the first `count` elements of each row of words [n, m], as uint8 [n, count]."""
     packed = np.ascontiguousarray(words).view(np.uint8)
     if bits == 8:
         return packed[:, :count]

@@ -1,4 +1,4 @@
-"""A file with quantized weights as a TensorSource: each under the name that it has in a float checkpoint."""
+"""A file with quantized weights as a TensorSource: each weight has its name in a float checkpoint."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ class Quantized:
     """The tensors of `source`, with quantized weights in place of the tensors that hold them.
 
     Raises CheckpointError where a quantized weight lacks a tensor, or has one of another type or shape, and
-    where there is none.
+    where there is no quantized weight.
     """
 
     def __init__(self, source: RawSource, quantization: Quantization) -> None:

@@ -1,4 +1,4 @@
-"""One stored weight: what a format gives, and checks that all formats share."""
+"""One stored weight: the interface that each format implements, and checks that all formats share."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ Shape = tuple[int, ...]
 
 
 class StoredWeight(Protocol):
-    """A quantized weight; `kind` is what it is called, `tensors` are those that hold it."""
+    """A quantized weight; `kind` is the name of its type, `tensors` are the tensors that hold it."""
 
     @property
     def kind(self) -> str: ...
@@ -29,11 +29,11 @@ class StoredWeight(Protocol):
     @property
     def tensors(self) -> Collection[str]: ...
     def load(self, part: int | None = None) -> np.ndarray:
-        """The weight as float32, or one part along its first axis."""
+        """Return the weight as float32, or one part along its first axis."""
         ...
 
     def native(self, part: int | None = None) -> Blocks | None:
-        """The weight in blocks that hold its values, None where they can't."""
+        """Return the weight in blocks that hold its values; None where blocks can't hold them."""
         ...
 
 
@@ -45,10 +45,10 @@ class Form(Protocol):
 
 @dataclass(frozen=True)
 class Quantization:
-    """What a checkpoint says of its numbers.
+    """The quantization that a checkpoint states.
 
-    `unused` are the last parts of names of tensors that say how inputs or caches are rounded, `floats` the
-    modules that it says aren't quantized, `notes` what a person should know.
+    `unused` are the last parts of the names of tensors that say how inputs or caches are rounded. `floats`
+    are the modules that aren't quantized according to the checkpoint. `notes` are for the user.
     """
 
     form: Form
@@ -58,13 +58,15 @@ class Quantization:
 
 
 def modules(source: TensorSource, suffix: str) -> Iterator[str]:
-    """The names of modules that have a tensor `suffix`."""
+    """Yield the names of modules that have a tensor `suffix`."""
     return (name.removesuffix(f".{suffix}") for name in source.names if name.endswith(f".{suffix}"))
 
 
 def check(source: TensorSource, name: str, kinds: Collection[str], shape: Shape | None = None) -> Shape:
-    """The shape of a tensor that a stored weight needs; CheckpointError unless it is of these kinds and,
-    where one is given, of this shape."""
+    """Return the shape of a tensor that a stored weight needs.
+
+    Raises CheckpointError unless the tensor is of one of these kinds and, if `shape` is given, has this
+    shape."""
     if name not in source.names:
         raise CheckpointError(f"tensor {name!r:.120} is missing: a quantized weight needs it")
     kind, got = source.kind(name), source.shape(name)
