@@ -1,7 +1,7 @@
 """Models on many machines, over Ray: callables for Ray Data, files of rows computed block by block, a server.
 
-In come batches of texts, a file of them, or requests, with bundles that each machine has; out go columns, a
-folder with a file a block, or answers. The callables need no Ray; everything else is the extra [ray].
+In: batches of texts, a file of texts, or requests, and bundles that each machine has. Out: columns, a folder
+with a file for each block, or answers. The callables don't need Ray; everything else needs the extra [ray].
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 
 def app(settings: dict[str, str]) -> Application:
-    """The server for `serve run tfm.runtime.fleet:app bundle=PATH`; see `settings.Settings`."""
+    """Return the server for `serve run tfm.runtime.fleet:app bundle=PATH`; see `settings.Settings`."""
     from .cluster import settle
 
     settle()

@@ -2,9 +2,9 @@
 
     texts.map_batches(Embed, fn_constructor_args=["/models/minilm"], num_cpus=1, concurrency=(1, 8))
 
-Each returns its batch with columns of its own. They are plain Python and do the same without Ray. A model
-computes with `threads` threads, and Ray is told so by `num_cpus`. Which texts are in a batch decides how sums
-are rounded, unless the model promises the same bits.
+Each callable returns its batch with additional columns. The callables are plain Python and work the same
+without Ray. A model computes with `threads` threads; give Ray the same number as `num_cpus`. The texts that
+share a batch influence how sums are rounded, unless the model promises the same bits.
 """
 
 from __future__ import annotations
@@ -27,8 +27,11 @@ ROW = "row"  # the column with the numbers of rows
 
 
 class BatchTask(ABC):
-    """What the callables share: a bundle, by its path on the machine that computes, or a model that is loaded
-    already; the column of texts; how many are computed at a time."""
+    """The base class of the callables.
+
+    It has a bundle, given by its path on the machine that computes, or a model that is already loaded; the
+    name of the column of texts; and the number of texts computed at a time.
+    """
 
     head: type[config.Head]
 
@@ -41,18 +44,20 @@ class BatchTask(ABC):
         device: str = "cpu",
         threads: int | None = 1,
     ) -> None:
-        """ConfigError for a model that is for another task, and the errors of `tfm.runtime.load`."""
+        """Raise ConfigError for a model that is for another task, and the errors of `tfm.runtime.load`."""
         self.model = model if isinstance(model, Model) else load(Path(model), device, threads)
         self.model.expect(self.head)
         self._column, self._batch = column, batch
 
     @abstractmethod
     def __call__(self, batch: Columns) -> Columns:
-        """The batch, with the columns of the task; raises what `texts` and the task's method raise."""
+        """Return the batch with the columns of the task; raises what `texts` and the task's method raise."""
 
     def texts(self, batch: Columns) -> list[str]:
-        """The texts of a batch; ArgumentError for a column that isn't there, LimitError for what isn't a text
-        or is blank."""
+        """Return the texts of a batch.
+
+        ArgumentError for a missing column, LimitError for a value that isn't a text or is blank.
+        """
         if self._column not in batch:
             raise ArgumentError(f"a batch must have the column {self._column!r}, got {', '.join(batch)}")
         texts = [text.item() if isinstance(text, np.generic) else text for text in batch[self._column]]
@@ -72,7 +77,7 @@ class Embed(BatchTask):
 
 
 class Classify(BatchTask):
-    """Adds `labels`, of each text a list of {label, score}, the likeliest first; see `Model.classify`."""
+    """Adds `labels`: for each text a list of {label, score}, the likeliest first; see `Model.classify`."""
 
     head = config.Classify
 
@@ -82,7 +87,7 @@ class Classify(BatchTask):
 
 
 class Tag(BatchTask):
-    """Adds `entities`, of each text a list of {label, score, start, end, text}; see `Model.tag`."""
+    """Adds `entities`: for each text a list of {label, score, start, end, text}; see `Model.tag`."""
 
     head = config.Tag
 
@@ -111,8 +116,8 @@ class Tag(BatchTask):
 class Generate(BatchTask):
     """Adds `completion` and `finish_reason`; see `Model.generate_many`.
 
-    The random numbers of a text are those of (seed, its number in the column `row`), however rows are
-    batched; without that column only greedy text can be had.
+    The random numbers of a text come from the seed and the text's number in the column `row`, however rows
+    are batched. Without that column, only greedy decoding is possible.
     """
 
     head = config.LM

@@ -1,4 +1,4 @@
-"""A connection to a Ray cluster, or a cluster on this machine for as long as it is needed."""
+"""Connect to a Ray cluster, or start one on this machine for as long as it is needed."""
 
 from __future__ import annotations
 
@@ -19,16 +19,16 @@ SETTINGS = {"RAY_USAGE_STATS_ENABLED": "0", "RAY_BACKEND_LOG_LEVEL": "fatal"}
 
 
 def settle() -> None:
-    """The settings of Ray, which it reads as it is imported and as it starts."""
+    """Set the environment variables that Ray reads when it is imported and when it starts."""
     os.environ |= SETTINGS
 
 
 @contextmanager
 def connected(address: str) -> Iterator[None]:
-    """A cluster: `local` starts one here, which ends with the block; `auto` joins the one that `ray start`
-    left on this machine, HOST:PORT another one.
+    """Connect a `with` block to a cluster.
 
-    DeviceError where there is none.
+    `local` starts a cluster here, which ends with the block. `auto` joins the cluster that `ray start`
+    started on this machine, and HOST:PORT joins another one. DeviceError if there is no such cluster.
     """
     settle()
     import ray

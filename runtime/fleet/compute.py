@@ -1,4 +1,4 @@
-"""A block of texts becomes the bytes of a result file."""
+"""Turn a block of texts into the bytes of a result file."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ TEXT = "text"
 
 
 class ComputeBlock:
-    """A callable for Ray Data: of each block its number and the bytes of its results.
+    """A callable for Ray Data that returns the number of each block and the bytes of its results.
 
-    BundleError where the bundle on this machine is another one than the job's.
+    BundleError if the bundle on this machine isn't the job's bundle.
     """
 
     def __init__(
@@ -33,7 +33,7 @@ class ComputeBlock:
         self._format: Format = format
 
     def __call__(self, batch: Any) -> Columns:
-        """Of a pyarrow.Table with the columns block and texts, block and data."""
+        """Take a pyarrow.Table with the columns block and texts, and return the columns block and data."""
         numbers, texts = (batch.column(name).to_pylist() for name in ("block", "texts"))
         data = np.empty(len(numbers), object)
         for i, (number, some) in enumerate(zip(numbers, texts, strict=True)):
@@ -42,7 +42,7 @@ class ComputeBlock:
 
 
 def results(task: BatchTask, first: int, texts: Sequence[str], format: Format) -> bytes:
-    """What a task says of texts, with the numbers of their rows from `first` on, as a file."""
+    """Return a task's results for texts as the bytes of a file, with row numbers from `first` on."""
     numbers = np.arange(first, first + len(texts))
     column = np.empty(len(texts), object)
     column[:] = texts
@@ -55,7 +55,7 @@ def results(task: BatchTask, first: int, texts: Sequence[str], format: Format) -
 
 
 def as_jsonl(columns: Columns) -> bytes:
-    """A line of JSON for each row; float32 in nine digits, which are enough to read the same number back."""
+    """Return a line of JSON for each row. A float32 has nine digits, enough to read the same number back."""
     values = {
         name: [[float(f"{x:.9g}") for x in row] for row in column] if column.ndim == 2 else column.tolist()
         for name, column in columns.items()
@@ -65,7 +65,7 @@ def as_jsonl(columns: Columns) -> bytes:
 
 
 def as_parquet(columns: Columns) -> bytes:
-    """The columns as Parquet, vectors as lists of one length."""
+    """Return the columns as Parquet, with vectors as lists of one length."""
     import pyarrow
     import pyarrow.parquet
 

@@ -1,10 +1,10 @@
-"""The results of a job: a file for each block, there as a whole or not at all.
+"""The folder of a job's results, with a file for each block. A file is there completely or not at all.
 
     manifest.json                        what the job is; another job is refused
     00000012-3f9c0a51be77.jsonl          block 12, of this job: rows 12 * 1024 and on
     .00000012-3f9c0a51be77.jsonl.4711    a block being written, by process 4711
 
-In the order of their names the files hold the rows in order.
+Sorted by their names, the files hold the rows in order.
 """
 
 from __future__ import annotations
@@ -35,23 +35,24 @@ class ResultFolder:
         self.path, self._job = path, job
 
     def file(self, block: int) -> Path:
-        """Where a block's results lie."""
+        """Return the path of a block's results."""
         return self.path / f"{block:08}-{self._job.digest}.{self._job.format}"
 
     def has(self, block: int) -> bool:
-        """Whether a block is finished."""
+        """Return whether a block is finished."""
         return self.file(block).is_file()
 
     def write(self, block: int, data: bytes) -> None:
-        """Keep the results of a block."""
+        """Write the results of a block."""
         write_whole(self.file(block), data)
 
 
 @contextmanager
 def opened(path: Path, job: Job) -> Iterator[ResultFolder]:
-    """The folder for a job, new or with the blocks that are finished; no other process writes it meanwhile.
+    """Open the folder for a job during a `with` block; it is new, or has the finished blocks of the job.
 
-    ExportError for a folder of another job, or with other files, and BusyError where another process has it.
+    No other process can write to it meanwhile. ExportError for a folder of another job or with other files,
+    BusyError if another process has opened it.
     """
     path = path.resolve()
     path.parent.mkdir(parents=True, exist_ok=True)

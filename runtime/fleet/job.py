@@ -1,4 +1,4 @@
-"""What a job is: a task, a bundle, options and an input. Equal jobs have equal results, block by block."""
+"""A job: a task, a bundle, options and an input. Equal jobs have equal results, block by block."""
 
 from __future__ import annotations
 
@@ -27,15 +27,16 @@ ROWS = 1024  # of a block
 
 
 def identity(bundle: Path) -> str:
-    """The SHA-256 of a bundle's manifest, which has those of its files."""
+    """Return the SHA-256 of a bundle's manifest, which has the hashes of its files."""
     return FileBytes(bundle / MANIFEST, BundleError).sha256()
 
 
 @dataclass(frozen=True)
 class Job:
-    """A task for each row of a file: `options` are those of its callable, `rows` how many a block has.
+    """A task for each row of a file.
 
-    The bundle lies at the same path on each machine, and must be the same one.
+    `options` are the options of the task's callable, and `rows` is the number of rows in a block. Each
+    machine must have the same bundle at the same path.
     """
 
     task: str
@@ -47,12 +48,12 @@ class Job:
 
     @property
     def format(self) -> Format:
-        """The form of the input, and of the results."""
+        """The file format of the input and of the results."""
         return format_of(self.file)
 
     @cached_property
     def manifest(self) -> dict[str, Any]:
-        """All that decides what the results are, as JSON."""
+        """Return, as JSON, everything on which the results depend."""
         stated = {
             "tfm": version("tfm-cli"),
             "task": self.task,

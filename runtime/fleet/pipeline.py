@@ -1,11 +1,12 @@
-"""A job on a cluster: blocks that aren't finished go through a pool of actors of Ray Data.
+"""Compute a job on a cluster: unfinished blocks go through a pool of actors of Ray Data.
 
     file -> blocks -> objects of Ray -> actors, a bundle each -> bytes -> a file for each block
             this process                other machines                    this process
 
-Ray keeps the blocks, on disk where memory is short, feeds actors as they become free, and starts an actor
-again elsewhere where its process or its machine ends: its blocks are computed once more. Only this process
-reads the input and writes results, so the machines need nothing in common but the bundle's path.
+Ray keeps the blocks, on disk if memory is short, and gives them to actors as these become free. If the
+process or the machine of an actor ends, Ray starts the actor again elsewhere, and its blocks are computed
+once more. Only this process reads the input and writes results. So the machines need nothing in common but
+the bundle's path.
 """
 
 from __future__ import annotations
@@ -29,11 +30,12 @@ STAGE = "computing rows"
 def run(
     job: Job, out: Path, address: str, workers: int | None = None, progress: Progress = silent
 ) -> tuple[int, int]:
-    """Compute what is missing of a job into the folder `out`; (rows, blocks that were computed).
+    """Compute the missing blocks of a job into the folder `out`.
 
-    At most `workers` actors compute, by default as many as the cluster has processors for. All rows are read
-    before the first is computed. Raises what `rows.texts`, `folder.opened` and `cluster.connected` raise, and
-    the error of a row that the model doesn't take, whose block stays missing.
+    Returns the number of rows, and the number of blocks that were computed. At most `workers` actors compute,
+    by default as many as the cluster has processors for. All rows are read before the first is computed.
+    Raises what `rows.texts`, `folder.opened` and `cluster.connected` raise. If the model can't take a row,
+    its error is raised, and the row's block stays missing.
     """
     with opened(out, job) as folder:
         sizes = [len(block) for block in blocks(job.file, job.column, job.rows)]

@@ -1,4 +1,4 @@
-"""Rows of a file of texts, JSON lines or Parquet, in order; read in parts, so that a file may be large."""
+"""Read the rows of a file of texts, JSON lines or Parquet, in order and in parts, so that it may be large."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ FEW = 256  # rows of Parquet that are read at a time
 
 
 def format_of(path: Path) -> Format:
-    """The form of a file, by the end of its name; ArgumentError for another one."""
+    """Return the format of a file by the end of its name; ArgumentError for any other ending."""
     match path.suffix:
         case ".jsonl":
             return "jsonl"
@@ -27,10 +27,10 @@ def format_of(path: Path) -> Format:
 
 
 def texts(path: Path, column: str) -> Iterator[str]:
-    """The text in a column of each row.
+    """Yield the text in a column of each row.
 
-    ArgumentError, with the number of the row counted from 0, where there is none, where it is blank or no
-    text, and for a file that can't be read; LimitError for a line of more than LINE bytes.
+    ArgumentError, with the number of the row counted from 0, if the text is missing or blank or isn't a text;
+    also for a file that can't be read. LimitError for a line of more than LINE bytes.
     """
     read = _jsonl if format_of(path) == "jsonl" else _parquet
     for number, value in enumerate(read(path, column)):
@@ -46,7 +46,7 @@ def texts(path: Path, column: str) -> Iterator[str]:
 
 
 def blocks(path: Path, column: str, size: int) -> Iterator[list[str]]:
-    """The texts of `size` rows after another; the last block may have fewer."""
+    """Yield the texts in blocks of `size` rows; the last block may have fewer."""
     rows = texts(path, column)
     while block := list(islice(rows, size)):
         yield block

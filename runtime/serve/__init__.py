@@ -1,7 +1,7 @@
-"""A model for many at a time: texts of several requests share the steps of one engine.
+"""Serve a model to many users at a time: the texts of several requests share the steps of one engine.
 
-In come prompts and options, out go texts as they become certain: to asyncio (`AsyncModel`), and over HTTP as
-the OpenAI API has it.
+In: prompts and options. Out: texts as they become certain, for asyncio (`AsyncModel`) and over HTTP in the
+form of the OpenAI API.
 """
 
 from .async_model import AsyncModel as AsyncModel

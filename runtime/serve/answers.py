@@ -1,4 +1,4 @@
-"""The answers to one request: generated together, ended together, whole or as they come."""
+"""The answers to one request. They are generated and ended together, and read whole or as they come."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ class Answers:
 
     @property
     def cached_tokens(self) -> int:
-        """How many tokens of the first prompt an earlier request had read."""
+        """The number of tokens of the first prompt that were cached by an earlier request."""
         return self.streams[0].cached_tokens
 
     def __enter__(self) -> Answers:
@@ -57,7 +57,7 @@ class Answers:
             stream.emit(Part(error=TimeoutError(f"the answer took more than {seconds:g} s")))
 
     async def parts(self) -> AsyncIterator[tuple[int, Part]]:
-        """The parts of all answers as they come, each with the number of its answer."""
+        """Yield the parts of all answers as they come, each with the number of its answer."""
         generated = self._metrics.generated_tokens.labels(self._model)
         first = True
         while any(stream.finish_reason is None for stream in self.streams):
@@ -72,7 +72,7 @@ class Answers:
             yield i, part
 
     async def read(self) -> list[Completion]:
-        """All answers, once they are complete."""
+        """Return all answers, once they are complete."""
         async for _ in self.parts():
             pass
         return [Completion(s.tokens, s.text, s.finish_reason, s.logprobs) for s in self.streams]

@@ -53,11 +53,13 @@ def application(
     log: Callable[[str], None] | None = None,
     origins: Sequence[str] = (),
 ) -> Starlette:
-    """The ASGI application of a server; `log` gets a line of JSON for each request (`request_log`).
+    """Return the ASGI application of a server.
 
-    With `keys` each request but those for OPEN has one of them as its bearer token. `hosts` are the names
-    that a request's Host header may have: a page whose own name leads to this machine (DNS rebinding) sends
-    another one. Pages of `origins` may ask what others may not (CORS); `*` is any.
+    - `log`: gets a line of JSON for each request (`request_log`).
+    - `keys`: each request, except those for OPEN, must have one of these keys as its bearer token.
+    - `hosts`: the names that a request's Host header may have. A page whose own name resolves to this machine
+      (DNS rebinding) sends another name.
+    - `origins`: the web pages that may call the server from a browser (CORS); `*` is any page.
     """
 
     @contextlib.asynccontextmanager
@@ -87,7 +89,7 @@ def application(
 
 
 class KnownHosts:
-    """The Host header must be one of these names; another one is an error as others are."""
+    """Requires one of these names as the Host header; another name is answered like any other error."""
 
     def __init__(self, app: ASGIApp, hosts: Sequence[str]) -> None:
         self._app, self._hosts = app, hosts
@@ -114,7 +116,7 @@ async def _unsent(message: Message) -> None:
 
 
 class Keys(AuthenticationBackend):
-    """The bearer token must be one of the keys; how long the comparison takes says nothing about them."""
+    """Requires one of the keys as the bearer token; the time of the comparison reveals nothing about them."""
 
     def __init__(self, keys: Sequence[bytes]) -> None:
         self._keys = keys

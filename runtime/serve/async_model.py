@@ -45,10 +45,10 @@ PART = 64  # texts of an encoder that are read between two looks at who is still
 
 
 class AsyncTextStream:
-    """A text being generated: `async for` gives its parts, once; to await it gives the whole (`read`).
+    """A text that is being generated. `async for` yields its parts once; `await` returns it whole (`read`).
 
-    At any time `tokens` are the new ids and `text` what was received. `finish_reason` says why it ended.
-    Whoever no longer wants it calls `cancel`, and its slot is free at the next step.
+    At any time, `tokens` has the new ids, and `text` the text received so far. `finish_reason` says why the
+    text ended. Call `cancel` if the text is no longer wanted; its slot is then free at the next step.
     """
 
     def __init__(self, prompt: Sequence[int], *, logprobs: bool) -> None:
@@ -72,21 +72,21 @@ class AsyncTextStream:
 
     @property
     def cached_tokens(self) -> int:
-        """How many tokens of the prompt an earlier text had read."""
+        """The number of tokens of the prompt that were cached by an earlier text."""
         return self._cached()
 
     def __await__(self) -> Generator[Any, None, Completion]:
         return self.read().__await__()
 
     async def parts(self) -> AsyncIterator[Part]:
-        """Each step's part, also one whose text is empty yet."""
+        """Yield the part of each step, including parts whose text is still empty."""
         while self.finish_reason is None:
             part = await self._parts.get()
             self.take(part)
             yield part
 
     def take(self, part: Part) -> None:
-        """Add a part to what was received; one with an error raises it."""
+        """Add a part to what was received; raises the error of a part that has one."""
         if part.error is not None:
             self._release()
             raise part.error
@@ -104,7 +104,10 @@ class AsyncTextStream:
                 yield part.text
 
     async def read(self) -> Completion:
-        """The whole text, with its tokens and why it ended; a reader that is cancelled cancels the text."""
+        """Return the whole text, with its tokens and the reason why it ended.
+
+        If the reader is cancelled, the text is cancelled too.
+        """
         try:
             async for _ in self.parts():
                 pass
@@ -116,7 +119,7 @@ class AsyncTextStream:
         return Completion(self.tokens, self.text, self.finish_reason, self.logprobs, self.json_schema, answer)
 
     def cancel(self) -> None:
-        """End the text, wherever it is; after its end this does nothing."""
+        """End the text, whether it waits or is being generated; does nothing if the text has ended."""
         self._cancel()
         self._release()
 
@@ -135,11 +138,12 @@ class AsyncTextStream:
 class AsyncModel:
     """A `Model` for many requests at a time, whose texts share the steps of its engine.
 
-    At most `slots` texts are generated at a time, and `queue` requests wait: one more is a QueueFullError, as
-    is one that would wait for more than `max_wait` seconds, where that is given. Texts join
-    and leave at any step, and each is what `Model` gives alone for the same seed: up to rounding, and on
-    tfm's kernels bit for bit. Prompts are read in chunks of `chunk` tokens between the steps; one that begins
-    like an earlier text, of which `prefix_bytes` are kept, from there on.
+    At most `slots` texts are generated at a time, and at most `queue` requests wait. A further request raises
+    QueueFullError; so does one that would wait longer than `max_wait` seconds, if that is given. Texts join
+    and leave at any step. Each text equals what `Model` alone returns for the same seed: up to rounding, and
+    on tfm's kernels bit for bit. Prompts are read in chunks of `chunk` tokens between the steps. The caches
+    of earlier texts are kept in `prefix_bytes` bytes; a prompt that begins like one of these texts is read
+    from there on.
     """
 
     def __init__(
@@ -174,11 +178,11 @@ class AsyncModel:
         await self.close()
 
     async def close(self) -> None:
-        """End the model: requests that aren't complete get an error."""
+        """Close the model; requests that aren't complete get an error."""
         await asyncio.to_thread(self.end)
 
     def end(self) -> None:
-        """What `close` does, for those without a loop."""
+        """Close the model as `close` does, for callers without an event loop."""
         self._compilers.shutdown(wait=False, cancel_futures=True)
         self.worker.close()
 
@@ -186,7 +190,7 @@ class AsyncModel:
     async def generate(
         self, text: str, *, raw: bool = False, task: str | None = None, **options: Unpack[GenerateOptions]
     ) -> AsyncTextStream:
-        """The answer to a text, streamed, once it is queued; see `Model.generate`."""
+        """Queue a text, and return its answer as a stream; see `Model.generate`."""
         prompt = await asyncio.to_thread(prompt_of, self.model, text, raw=raw, task=task)
         resolved = self.model.options(raw=raw, task=task, **options)
         await self.prepare(resolved)
@@ -201,8 +205,10 @@ class AsyncModel:
         chat_template_kwargs: Variables | None = None,
         **options: Unpack[GenerateOptions],
     ) -> AsyncTextStream:
-        """The model's next message in a conversation, streamed, once it is queued; see `Model.chat`. With
-        `tools` the stream, once awaited, gives an `answer`."""
+        """Queue a conversation, and return the model's next message as a stream; see `Model.chat`.
+
+        With `tools`, the awaited stream has an `answer`.
+        """
         model, asked = self.model, as_messages(messages)
         answers = await asyncio.to_thread(answers_of, model, tools)
         ids = await asyncio.to_thread(chat_ids, model, asked, tools, answers, chat_template_kwargs)
@@ -216,8 +222,10 @@ class AsyncModel:
         return stream
 
     async def prepare(self, options: Options) -> None:
-        """Compile what the options need beforehand, which may take a second; ArgumentError for a JSON schema,
-        a regular expression or a grammar that can't be followed."""
+        """Compile beforehand what the options need, which may take a second.
+
+        ArgumentError for a JSON schema, a regular expression or a grammar that can't be followed.
+        """
         if (language := options.language) is not None:
             loop = asyncio.get_running_loop()
             # In threads of their own: hostile languages wait here for the end of their time.
@@ -231,8 +239,10 @@ class AsyncModel:
         *,
         continued: bool = False,
     ) -> Prompt:
-        """The ids that ask for the next message of a conversation, in which it may call `tools`, or for the
-        rest of the last one."""
+        """Return the prompt for the next message of a conversation, or for the rest of its last message.
+
+        In the next message, the model may call `tools`.
+        """
         ids = await asyncio.to_thread(
             self.model.chat_template.encode,
             messages,
@@ -257,15 +267,18 @@ class AsyncModel:
         *,
         scored: bool = False,
     ) -> list[AsyncTextStream]:
-        """Queue `count` answers to each prompt; the random numbers of each are those of (seed, its number),
-        counted over all of them. `owner` shares what is computed of a prompt with itself alone. With `scored`
-        a decoder's streams have `prompt_logprobs`, where the options ask for log-probabilities.
+        """Queue `count` answers to each prompt.
 
-        Texts share steps with those of other requests, as `Batch` says; an encoder's beams are one job
-        (`search_job`).
+        The random numbers of an answer come from the seed and the answer's number, counted over all answers.
+        Cached prompts are shared only among requests of the same `owner`. With `scored`, a decoder's streams
+        have `prompt_logprobs`, if the options ask for log-probabilities.
+
+        Texts share steps with those of other requests, as `Batch` describes. Beam searches of a model with an
+        encoder are one job (`search_job`).
 
         Raises LimitError for a prompt that leaves no room for an answer, for drafts, and for a decoder's
-        beams, which are for single texts; QueueFullError, with none queued, where not all have room.
+        beams, which are for single texts. Raises QueueFullError, without queuing any, if there isn't room for
+        all.
         """
         model = self.model
         model.expect(LM)
@@ -308,12 +321,12 @@ class AsyncModel:
             self.worker.cancel(job)
 
     async def embed(self, texts: Texts) -> np.ndarray:
-        """An embedding of each text or pair of texts, [texts, D]; see `Model.embed`."""
+        """Return an embedding of each text or pair of texts, [texts, D]; see `Model.embed`."""
         parts = await self._in_parts(texts, self.model.embed)
         return np.concatenate(parts) if parts else self.model.embed([])
 
     async def classify(self, texts: Texts) -> list[list[Label]]:
-        """Labels of each text or pair of texts, the likeliest first; see `Model.classify`."""
+        """Return the labels of each text or pair of texts, the likeliest first; see `Model.classify`."""
         return [labels for part in await self._in_parts(texts, self.model.classify) for labels in part]
 
     async def _in_parts(self, texts: Texts, function: Callable[[Any], R]) -> list[R]:

@@ -1,4 +1,4 @@
-"""A sound that is being heard for asyncio, as one job of a model's queue."""
+"""Transcribe a sound for asyncio, as one job of a model's queue."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from .worker import Job, Worker
 
 
 class AsyncSegments:
-    """The segments of a sound: `async for` gives them, once, each as soon as it is known.
+    """The segments of a sound: `async for` yields them once, each as soon as it is known.
 
-    It is queued at once, and has the engine to itself, a segment at a time; other work waits meanwhile.
-    `seconds`, how long the sound is, are known with the first segment. Whoever wants no more calls `cancel`.
-    Options are those of `Model.transcribe`.
+    The job is queued at once. It has the engine to itself, a segment at a time, and other work waits
+    meanwhile. `seconds`, the length of the sound, is known with the first segment. Call `cancel` if no more
+    segments are wanted. Options are those of `Model.transcribe`.
     """
 
     def __init__(self, model: Model, worker: Worker, sound: Path, **options: Any) -> None:
@@ -31,7 +31,7 @@ class AsyncSegments:
         worker.submit(self._job)
 
     def cancel(self) -> None:
-        """End it, wherever it is; after its end this does nothing."""
+        """End the transcription, whether it waits or runs; does nothing if it has ended."""
         self._worker.cancel(self._job)
 
     async def __aiter__(self) -> AsyncIterator[Segment]:

@@ -25,7 +25,7 @@ class RequestError(TfmError):
 
 
 def status_of(error: BaseException) -> int:
-    """The status that an error is answered with."""
+    """Return the HTTP status with which an error is answered."""
     match error:
         case RequestError() | HTTPException():
             return error.status if isinstance(error, RequestError) else error.status_code
@@ -41,8 +41,10 @@ def status_of(error: BaseException) -> int:
 
 
 def body_of(error: BaseException) -> dict[str, Any]:
-    """The error as JSON, in the form of OpenAI's and Anthropic's APIs. What tfm didn't raise on purpose isn't
-    shown: it may say more than a client should know."""
+    """Return the error as JSON, in the form of OpenAI's and Anthropic's APIs.
+
+    An error that tfm didn't raise on purpose isn't shown, since it may say more than a client should know.
+    """
     status = status_of(error)
     if status == 429:
         kind = "rate_limit_error"
@@ -61,7 +63,7 @@ def body_of(error: BaseException) -> dict[str, Any]:
 
 
 def response_to(error: BaseException, *, as_text: bool = False) -> JSONResponse:
-    """The answer to a request that ended in an error; ollama's API has its message alone."""
+    """Return the response for a request that ended in an error; in ollama's API it is only the message."""
     headers: Mapping[str, str] = {}
     if isinstance(error, QueueFullError):
         headers = {"retry-after": str(max(math.ceil(error.retry_s), 1))}

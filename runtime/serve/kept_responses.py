@@ -1,4 +1,4 @@
-"""Answers of `/v1/responses` that a later request may go on from: in memory, the latest ones."""
+"""Keep the latest answers of `/v1/responses` in memory, so that later requests can continue from them."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ class Kept(NamedTuple):
 
 
 class KeptResponses:
-    """The latest answers that have room in `limit` bytes of JSON, each found by its owner alone."""
+    """The latest answers that fit into `limit` bytes of JSON. Only its owner can find an answer."""
 
     def __init__(self, limit: int = RESPONSE_BYTES) -> None:
         self.limit, self._nbytes = limit, 0
         self._kept: OrderedDict[str, Kept] = OrderedDict()  # the latest used one last
 
     def keep(self, owner: str, response: dict[str, Any], before: list[dict[str, Any]]) -> None:
-        """Keep an answer, in the place of those that weren't used for longest."""
+        """Keep an answer, and drop the least recently used ones if there is no room."""
         kept = Kept(owner, response, before, len(json.dumps([response, before], ensure_ascii=False).encode()))
         self._kept[response["id"]] = kept
         self._nbytes += kept.nbytes
@@ -36,16 +36,16 @@ class KeptResponses:
             self._nbytes -= oldest.nbytes
 
     def response(self, owner: str, id: str) -> dict[str, Any]:
-        """An answer; RequestError 404 where it isn't kept."""
+        """Return an answer; RequestError 404 if it isn't kept."""
         return self._find(owner, id).response
 
     def conversation(self, owner: str, id: str) -> list[dict[str, Any]]:
-        """All items up to the end of an answer; RequestError 404 where that isn't kept."""
+        """Return all items up to the end of an answer; RequestError 404 if the answer isn't kept."""
         kept = self._find(owner, id)
         return [*kept.before, *kept.response["output"]]
 
     def item(self, owner: str, id: str) -> dict[str, Any]:
-        """An item of an answer; RequestError 404 where it isn't kept."""
+        """Return an item of an answer; RequestError 404 if it isn't kept."""
         for kept in reversed(self._kept.values()):
             if kept.owner == owner:
                 for item in kept.response["output"]:
@@ -54,7 +54,7 @@ class KeptResponses:
         raise RequestError(f"no item {id!r:.80} is kept: send the item itself", param="input", status=404)
 
     def delete(self, owner: str, id: str) -> None:
-        """Forget an answer; RequestError 404 where it isn't kept."""
+        """Delete an answer; RequestError 404 if it isn't kept."""
         self._nbytes -= self._find(owner, id).nbytes
         del self._kept[id]
 

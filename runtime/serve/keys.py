@@ -1,4 +1,4 @@
-"""The file of keys of a server."""
+"""Read the file of a server's keys."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ KEY_BYTES = 2**16
 
 
 def read_keys(file: Path) -> list[str]:
-    """The lines of a file of keys; ArgumentError for one without any."""
+    """Return the lines of a file of keys; ArgumentError if it has none."""
     with open(file, encoding="utf-8") as opened:
         text = opened.read(KEY_BYTES + 1)
     keys = [line.strip() for line in text.splitlines() if line.strip()]

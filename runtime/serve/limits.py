@@ -1,4 +1,4 @@
-"""What one request may take of a server."""
+"""The limits of one request to a server."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Limits:
-    """Bytes of a body, and of one with a sound; seconds until it must have come, and until an answer must be
-    complete."""
+    """The largest number of bytes of a body, and of a body with a sound; the seconds until the body must have
+    come, and until an answer must be complete."""
 
     body: int = 2**23
     sound: int = 25 * 2**20

@@ -1,4 +1,4 @@
-"""Beam searches of one request, one after the other: a search has the engine's rows to itself."""
+"""Run the beam searches of one request, one after the other. Each search has the engine's rows to itself."""
 
 from __future__ import annotations
 
@@ -12,8 +12,10 @@ from .worker import Job, Part, TextRequest
 
 
 def search_job(engine: Engine, requests: Sequence[TextRequest], options: Options) -> Job:
-    """The job that searches the texts of one request. One that is cancelled leaves at the next step; an error
-    ends all of them."""
+    """Return the job that searches the texts of one request.
+
+    A text that is cancelled leaves at the next step. An error ends all texts.
+    """
     steps = _searched(engine, requests, options)
 
     def fail(error: BaseException) -> None:

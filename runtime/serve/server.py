@@ -20,7 +20,7 @@ KEEP_ALIVE_S = 75
 
 
 def is_loopback(host: str) -> bool:
-    """Whether only this machine reaches the address."""
+    """Return whether the address can be reached only from this machine."""
     try:
         return ipaddress.ip_address(host).is_loopback
     except ValueError:
@@ -28,7 +28,10 @@ def is_loopback(host: str) -> bool:
 
 
 def listen(host: str, port: int) -> socket.socket:
-    """A socket at an address; OSError where that can't be had, such as one in use. Port 0 is a free one."""
+    """Return a socket that listens at an address; port 0 takes a free port.
+
+    OSError if the address can't be used, for example since it is in use.
+    """
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     # asyncio sends small parts at once (TCP_NODELAY) only where the protocol is named; else 40 ms go by.
     listening = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
@@ -45,13 +48,13 @@ def listen(host: str, port: int) -> socket.socket:
 
 
 def address(listening: socket.socket) -> str:
-    """The URL of a listening socket."""
+    """Return the URL of a listening socket."""
     host, port = listening.getsockname()[:2]
     return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
 
 
 class HttpServer(uvicorn.Server):
-    """uvicorn's server, which calls `ready` once it takes requests and signals end it as they should."""
+    """uvicorn's server. It calls `ready` once it takes requests and signals end it properly."""
 
     def __init__(self, config: uvicorn.Config, ready: Callable[[], None]) -> None:
         super().__init__(config)
@@ -71,9 +74,10 @@ def http_server(
     names: Sequence[str] = (),
     origins: Sequence[str] = (),
 ) -> HttpServer:
-    """The server for a socket at an address, which has other `names` too; pages of `origins` may ask it.
+    """Return the server for a socket at an address.
 
-    It ends after SIGTERM or Ctrl-C: it takes no more requests then, and those that run have DRAIN_S.
+    `names` are further names of the address, and web pages of `origins` may call the server. After SIGTERM or
+    Ctrl-C, the server takes no more requests. Running requests have DRAIN_S seconds to end, then it stops.
     """
     # Who has the key isn't a page of a browser, so elsewhere any name of the machine will do.
     hosts = [*LOOPBACK, host, *names] if is_loopback(host) else ["*"]

@@ -1,4 +1,4 @@
-"""The thread that steps an engine: requests wait in a bounded queue until it has a row for them."""
+"""The thread that runs an engine's steps. Requests wait in a bounded queue until there is a row for them."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ LATEST = 0.1  # the weight of the latest request in what one takes in the mean
 
 
 class QueueFullError(LimitError):
-    """As many requests wait as may, or a new one would wait too long; in `retry_s` seconds it may not."""
+    """The queue is full, or a new request would wait too long. It may succeed in `retry_s` seconds."""
 
     def __init__(self, message: str, retry_s: float = 1.0) -> None:
         super().__init__(message)
@@ -30,9 +30,9 @@ class QueueFullError(LimitError):
 
 
 class Part(NamedTuple):
-    """What a step adds to a text: characters that became certain, new tokens, and at last why it ended.
+    """What a step adds to a text: characters that became certain, new tokens, and, at the end, why it ended.
 
-    A text that an error ends has it in its last part, instead of a reason.
+    If an error ends the text, the last part has the error instead of a reason.
     """
 
     text: str = ""
@@ -44,15 +44,17 @@ class Part(NamedTuple):
 
 @dataclass(eq=False, kw_only=True)
 class TextRequest(Row):
-    """A row of the batch that is asked for. `emit` gets its parts, in the worker's thread, until it is
-    `cancelled`."""
+    """A request for a text, which becomes a row of the batch.
+
+    `emit` is called with the text's parts, in the worker's thread, until the request is `cancelled`.
+    """
 
     emit: Callable[[Part], None]
     cancelled: bool = False
     begun: float = 0.0  # when it got its slot
 
     def tell(self, outcome: Outcome[TextRequest]) -> None:
-        """Hand on what a step gave."""
+        """Pass the outcome of a step on to `emit`."""
         if self.cancelled:
             return
         if outcome.error is not None:
@@ -65,10 +67,10 @@ class TextRequest(Row):
 
 @dataclass(eq=False)
 class Job:
-    """Other work for the engine, such as many embeddings: it has the engine to itself, a part at a time.
+    """Other work for the engine, such as many embeddings. A job has the engine to itself, a part at a time.
 
-    `step` computes a part and says whether there is another; a job that is cancelled gets no further one.
-    `fail` hears of an error outside of it: that of a worker which closes.
+    `step` computes a part and returns whether there is another one. It isn't called again after the job is
+    cancelled. `fail` is called with an error from outside the job: the worker was closed.
     """
 
     step: Callable[[], bool]
@@ -78,7 +80,7 @@ class Job:
 
 
 class WorkerOptions(TypedDict, total=False):
-    """What a Worker takes beside its engine."""
+    """The options of a Worker, beside its engine."""
 
     slots: int
     queue: int
@@ -88,12 +90,14 @@ class WorkerOptions(TypedDict, total=False):
 
 
 class Worker:
-    """One thread, one engine, one queue, first come, first served.
+    """A thread with one engine and one queue: first come, first served.
 
-    At most `slots` texts are generated at a time, and at most `queue` requests wait, none of which would for
-    more than `max_wait` seconds (see `expected_wait`). Caches of texts that ended are kept for later prompts,
-    in `prefix_bytes` (see `Prefixes`). With `same_bits` a token has the same bits whatever is computed with
-    it; `drafting` is for drafts (see `Batch`).
+    - `slots`: the largest number of texts generated at a time.
+    - `queue`: the largest number of waiting requests.
+    - `max_wait`: a request that would wait for more seconds isn't queued (see `expected_wait`).
+    - `prefix_bytes`: the room for caches of ended texts, kept for later prompts (see `Prefixes`).
+    - `same_bits`: a token has the same bits whatever is computed with it.
+    - `drafting`: the engine for drafts (see `Batch`).
     """
 
     def __init__(
@@ -129,17 +133,17 @@ class Worker:
 
     @property
     def running(self) -> int:
-        """How many texts and jobs are being computed."""
+        """The number of texts and jobs that are being computed."""
         return len(self._running) + (self._job is not None)
 
     @property
     def waiting(self) -> int:
-        """How many requests wait."""
+        """The number of waiting requests."""
         return len(self._waiting)
 
     @property
     def expected_wait(self) -> float:
-        """Seconds until a new request begins, estimated from how long the latest ones had a slot.
+        """Return the seconds until a new request begins, estimated from how long the latest had a slot.
 
         A text that took t seconds delayed each waiting request by t / slots, another job by t.
         """
@@ -152,8 +156,11 @@ class Worker:
         return 0 if together else max(self.slots - self.running, 0)
 
     def submit(self, *requests: TextRequest | Job) -> None:
-        """Queue all of them; QueueFullError, and none is queued, where they have no room, or the first of
-        them would wait too long."""
+        """Queue all requests.
+
+        If there isn't room for all, or the first one would wait too long, none is queued, and QueueFullError
+        is raised.
+        """
         with self._changed:
             if self._closed:
                 raise TfmError("the model was closed: it takes no more requests")
@@ -169,14 +176,14 @@ class Worker:
             self._changed.notify()
 
     def cancel(self, request: TextRequest | Job) -> None:
-        """End a request: what waits leaves the queue, what is generated frees its slot at the next step."""
+        """End a request. A waiting one leaves the queue; a running one frees its slot at the next step."""
         with self._changed:
             request.cancelled = True
             if request in self._waiting:
                 self._waiting.remove(request)
 
     def close(self) -> None:
-        """End all requests, with an error for each, and the thread."""
+        """End all requests, each with an error, and end the thread."""
         with self._changed:
             self._closed = True
             self._changed.notify()

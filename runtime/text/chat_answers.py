@@ -1,4 +1,4 @@
-"""One chat with tools: how the model is asked, and how its answers are read."""
+"""Make the prompts of a chat with tools, and read the model's answers."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ TAIL = 32  # tokens at the end of a prompt, in which thoughts may begin
 
 
 class CallRules(NamedTuple):
-    """What is asked of an answer's calls beside `strict` of their functions.
+    """The rules for an answer's calls, beside `strict` of their functions.
 
-    must_call: the answer is calls.
-    several: more than one may come.
+    must_call: the answer must consist of calls.
+    several: the answer may have more than one call.
     some: the model is shown more tools than it may call.
     """
 
@@ -32,9 +32,9 @@ class CallRules(NamedTuple):
 
 
 class ChatAnswers:
-    """The format of a model's answers, in which it may call `tools`: `functions` are their schemas by their
-    names. Where calls are `held`, they are of the grammar of `asked_calls` from where they begin.
+    """Reads the answers of a model that may call `tools`; `functions` are the tools' schemas by name.
 
+    If `held` is true, calls are constrained by the grammar of `asked_calls` from their beginning on.
     ArgumentError for tools of another form.
     """
 
@@ -65,7 +65,7 @@ class ChatAnswers:
 
     @property
     def marks(self) -> frozenset[int]:
-        """The tokens of the format's marks, which an answer's text must have in it."""
+        """The tokens of the format's marks; an answer's text must contain these marks."""
         return frozenset(self.tokens.values())
 
     @property
@@ -80,7 +80,7 @@ class ChatAnswers:
     def asked(
         self, messages: Sequence[Message], tools: Sequence[Tool] | None
     ) -> tuple[Sequence[Message], Sequence[Tool] | None]:
-        """The messages and the tools as the model's template takes them."""
+        """Return the messages and the tools in the form that the model's template takes."""
         if tools is not None:
             tools = [_without_strict(tool) for tool in tools]
         calls = any(message.get("tool_calls") or message["role"] == "tool" for message in messages)
@@ -94,12 +94,12 @@ class ChatAnswers:
         tools: Sequence[Tool] | None,
         chat_template_kwargs: Variables | None = None,
     ) -> list[int]:
-        """The ids that ask for the next message of a conversation."""
+        """Return the ids of the prompt that asks for the next message of a conversation."""
         asked, shown = self.asked(messages, tools)
         return self._template.encode(asked, tools=shown, chat_template_kwargs=chat_template_kwargs)
 
     def thinks_after(self, ids: Sequence[int]) -> bool:
-        """Whether a prompt ends where thoughts begin."""
+        """Return whether a prompt ends where the model's thoughts begin."""
         if self.form.thoughts is None:
             return False
         control = frozenset(self._tokenizer.control_tokens.values())
@@ -107,15 +107,15 @@ class ChatAnswers:
         return tail.rstrip().endswith(self.form.thoughts.begin.strip())
 
     def parser(self, *, thinking: bool) -> AnswerParser:
-        """What reads one answer; `thinking`: it begins within thoughts."""
+        """Return a parser for one answer; `thinking` says that the answer begins within thoughts."""
         return AnswerParser(self.form, self.functions, thinking=thinking)
 
     def answer(self, prompt: Sequence[int], text: str, finish_reason: str | None) -> Answer:
-        """What a complete answer to a prompt holds; see `read`."""
+        """Return the parts of a complete answer to a prompt; see `read`."""
         return self.read(text, finish_reason, thinking=self.thinks_after(prompt))
 
     def read(self, text: str, finish_reason: str | None, *, thinking: bool) -> Answer:
-        """What a complete answer holds. A call in which it is cut is left out."""
+        """Return the thoughts, text and calls of a complete answer, without a call that was cut off."""
         parser = self.parser(thinking=thinking)
         return joined([*parser.feed(text), *parser.finish(cut=finish_reason != "stop")])
 
@@ -127,8 +127,10 @@ def _without_strict(tool: Tool) -> Tool:
 
 
 def schemas(tools: Sequence[Tool]) -> dict[str, Any]:
-    """The schemas of functions by their names; one without parameters takes none. ArgumentError for tools of
-    another form."""
+    """Return the schemas of functions by name; a function without parameters takes no arguments.
+
+    ArgumentError for tools of another form.
+    """
     made: dict[str, Any] = {}
     for i, tool in enumerate(tools):
         match tool:

@@ -1,9 +1,10 @@
-"""Chat templates: messages to token ids, with bounded work; no message can become markup.
+"""Chat templates: turn messages into token ids, with bounded work. No message can become markup.
 
-Jinja renders in a child process. What a template gets is as in transformers, down to the keys of a message:
-those that are null are left out, and what a model thought has each of the names that templates know it by. A
-developer's message is a system message to templates that don't know that role, and a message is a list of
-parts to those that show it in no other way, as templates of models with images do.
+Jinja renders a template in a child process. A template gets the same variables as in transformers, including
+the keys of a message: keys that are null are left out, and a model's thoughts get each of the names by which
+templates know them. For a template that doesn't know the role developer, a developer's message is a system
+message. For a template that shows a message only as a list of parts, as those of models with images do, a
+message is a list of parts.
 """
 
 from __future__ import annotations
@@ -34,8 +35,10 @@ Variables = Mapping[str, Any]
 
 
 class ChatTemplate:
-    """A chat template and the tokenizer for its text. `tool_use` is the template where there are tools, if it
-    is another one."""
+    """A chat template and the tokenizer for its text.
+
+    `tool_use` is the template for chats with tools, if that is a different one.
+    """
 
     def __init__(
         self,
@@ -61,7 +64,7 @@ class ChatTemplate:
 
     @cached_property
     def answers(self) -> CallFormat:
-        """How the model writes its calls and its thoughts."""
+        """The format in which the model writes its calls and its thoughts."""
         from .call_detection import find_format  # 25 ms, for who asks
 
         source = self._with_tools
@@ -79,7 +82,7 @@ class ChatTemplate:
         add_generation_prompt: bool = True,
         chat_template_kwargs: Variables | None = None,
     ) -> str:
-        """The text of a conversation; `add_generation_prompt` appends the start of the model's answer.
+        """Return the text of a conversation; `add_generation_prompt` appends the start of the model's answer.
 
         `tools` are functions as the OpenAI API describes them, which the template shows to the model.
         `chat_template_kwargs` are variables of this template, such as `{"enable_thinking": False}`;
@@ -111,7 +114,7 @@ class ChatTemplate:
         return variables
 
     def uses(self, name: str) -> bool:
-        """Whether the template has a variable of this name."""
+        """Return whether the template has a variable of this name."""
         return _uses(self._source, name)
 
     def _shown(self, message: Message, source: str) -> Message:
@@ -152,11 +155,12 @@ class ChatTemplate:
         continue_final_message: bool = False,
         chat_template_kwargs: Variables | None = None,
     ) -> list[int]:
-        """Token ids of a conversation; with `continue_final_message` they end where its last content does.
+        """Return the token ids of a conversation.
 
-        If no message contains a control token, the rendered text is encoded as it is. Otherwise the template
-        is rendered with placeholders for the messages, and control tokens count only outside of these.
-        LimitError for a control token anywhere else in what the template is given, as in a name.
+        With `continue_final_message`, they end where the content of the last message ends. If no message
+        contains a control token, the rendered text is encoded unchanged. Otherwise the template is rendered
+        with placeholders for the messages, and control tokens are recognized only outside of these.
+        LimitError for a control token elsewhere in the template's input, for example in a name.
         """
 
         def render(contents: Sequence[str]) -> str:
@@ -212,8 +216,10 @@ class ChatTemplate:
 
 
 def check_messages(messages: object) -> None:
-    """ArgumentError unless they are a list of messages, each with a role and a content; LimitError for a role
-    that no template knows, and a content that no tokenizer takes."""
+    """Raise ArgumentError unless this is a list of messages, each with a role and a content.
+
+    LimitError for a role that no template knows, and a content that no tokenizer takes.
+    """
     if isinstance(messages, str) or not isinstance(messages, Sequence):
         raise ArgumentError(f"messages must be a list of {EXAMPLE}, got {messages!r:.80}")
     for i, message in enumerate(messages):
@@ -251,7 +257,7 @@ def _texts(value: object) -> Iterator[str]:
 
 
 def common_prefix(a: Sequence[int], b: Sequence[int]) -> int:
-    """The length of the common prefix."""
+    """Return the length of the common prefix."""
     shorter = min(len(a), len(b))
     if a[:shorter] == b[:shorter]:  # as of a text that goes on: many times as fast
         return shorter

@@ -1,10 +1,11 @@
-"""Texts of a language: documents of a JSON schema, matches of a regular expression, sentences of a grammar.
+"""Constrain generated text to the documents of a JSON schema, a regular expression or a grammar.
 
-The library llguidance (the extra [serve]) says at each step which tokens may follow, in a child process. What
-it doesn't implement is an error, never ignored, and so is what would take it too much time or memory.
+At each step, the library llguidance (the extra [serve]) says which tokens may follow, in a child process. A
+feature that it doesn't implement is an error and never ignored. So is a language for which it would need too
+much time or memory.
 
-- In a JSON document there may be a blank after a comma or a colon, and no other white space: where any may
-  be, a model can write nothing else.
+- A JSON document may have a blank after a comma or a colon, and no other white space. If any white space were
+  allowed, a model could write nothing but white space.
 - A regular expression, of Rust's syntax, matches the whole text.
 - A grammar is llama.cpp's GBNF, which begins at `root`, or Lark's, which begins at `start`. A token of Lark's
   takes the longest match, so some sentences of an ambiguous grammar are never written.
@@ -36,8 +37,11 @@ Kind = Literal["json_schema", "regex", "grammar", "tools"]
 
 
 class Language(NamedTuple):
-    """A language by its kind, which is the name of the option, and its text: a schema's is JSON, that of
-    `tools` a grammar of `runtime.text.call_grammar`, in which `@text` is of the `inner` language."""
+    """A language: its kind, which is the name of the option, and its text.
+
+    The text of a schema is JSON. The text of `tools` is a grammar of `runtime.text.call_grammar`, in which
+    `@text` stands for the `inner` language.
+    """
 
     kind: Kind
     text: str
@@ -45,7 +49,7 @@ class Language(NamedTuple):
 
 
 def of_schema(schema: JsonSchema) -> Language:
-    """The language of a schema's documents."""
+    """Return the language of a schema's documents."""
     try:
         return Language("json_schema", json.dumps(schema, allow_nan=False))
     except (ValueError, TypeError, RecursionError) as error:
@@ -53,7 +57,7 @@ def of_schema(schema: JsonSchema) -> Language:
 
 
 def check(language: Language) -> None:
-    """ArgumentError for a language that the library can't follow in full, whatever the tokenizer is."""
+    """Raise ArgumentError for a language that the library can't follow in full with any tokenizer."""
     _compiled(LanguageProcess(), language)
 
 
@@ -102,12 +106,12 @@ class Constraints:
         self._compiled = lru_cache(KEPT)(partial(_compiled, process))
 
     def constraint(self, language: Language) -> ConstrainedText:
-        """The constraint of one text."""
+        """Return a constraint for one text."""
         return ConstrainedText(language.kind, self._compiled(language), self._vocabulary)
 
 
 class ConstrainedText:
-    """A `refimpl.decoding.constraint.Constraint`: the text is one of a language."""
+    """A `refimpl.decoding.constraint.Constraint` that holds a text to a language."""
 
     def __init__(self, kind: str, language: Connection, vocabulary: int) -> None:
         self._kind, self._language, self._vocabulary = kind, language, vocabulary

@@ -19,11 +19,14 @@ SEPARATOR_ID = -1  # stands for the separator, which is no token of the model
 
 @dataclass(frozen=True)
 class Encoding:
-    """The tokens of one text or of a pair, with the names of the `tokenizers` library.
+    """The tokens of one text or of a pair of texts. The fields have the names of the `tokenizers` library.
 
-    `offsets` are the characters (from, to) that a token stands for, `word_ids` number the words of a text,
-    `type_ids` are the segments for the model, `sequence_ids` say which text a token is from, 0 or 1. Tokens
-    of the post-processor have neither a word nor a text.
+    - `offsets`: the characters (from, to) that each token stands for.
+    - `word_ids`: the number of each token's word in its text.
+    - `type_ids`: the segments for the model.
+    - `sequence_ids`: the text of each token, 0 or 1.
+
+    Tokens that the post-processor adds have neither a word nor a text.
     """
 
     ids: list[int]
@@ -44,11 +47,11 @@ class Encoding:
         sequence: int,
         type_id: int,
     ) -> Encoding:
-        """Tokens of one text, all with its number and its segment."""
+        """Return the tokens of one text, all with its number and its segment."""
         return Encoding(ids, offsets, word_ids, [type_id] * len(ids), [sequence] * len(ids))
 
     def extend(self, other: Encoding) -> None:
-        """Appends the tokens of another encoding."""
+        """Append the tokens of another encoding."""
         self.ids.extend(other.ids)
         self.offsets.extend(other.offsets)
         self.word_ids.extend(other.word_ids)
@@ -56,7 +59,7 @@ class Encoding:
         self.sequence_ids.extend(other.sequence_ids)
 
     def select(self, indices: Sequence[int]) -> Encoding:
-        """The tokens at these indices."""
+        """Return the tokens at these indices."""
         return Encoding(
             [self.ids[i] for i in indices],
             [self.offsets[i] for i in indices],
@@ -66,16 +69,16 @@ class Encoding:
         )
 
     def with_source(self, sequence: int, type_id: int) -> Encoding:
-        """The same tokens as those of text `sequence`, in segment `type_id`."""
+        """Return the same tokens, as tokens of text `sequence` in segment `type_id`."""
         return Encoding.of_text(self.ids, self.offsets, self.word_ids, sequence, type_id)
 
 
 class SecretSpelling:
-    """The same tokenizer, but its control tokens are spelled in a way that nobody can guess.
+    """A copy of a tokenizer whose control tokens are spelled in a way that nobody can guess.
 
     A user's text goes through the same normalizer, pre-tokenizer and model as always, and a "<|im_end|>" in
-    it is only characters. Where the model itself merges characters to a control token, as a SentencePiece
-    vocabulary may, a separator between them prevents it.
+    it is only characters. A tokenizer's model may itself merge characters to a control token, for example
+    with a SentencePiece vocabulary. A separator between the characters prevents that.
     """
 
     def __init__(
@@ -110,7 +113,10 @@ class SecretSpelling:
         self._pattern = re.compile("|".join(map(re.escape, longest_first)) or "(?!)")
 
     def encode(self, parts: Sequence[tuple[str, bool]]) -> Encoding:
-        """Tokens of the joined parts (text, whether its control tokens count), with offsets in the whole."""
+        """Return the tokens of the joined parts, with offsets in the joined text.
+
+        A part is a text, and whether names of control tokens in it become control tokens.
+        """
         text, spans = self._spell(parts)
         control_ids = set(self._control_tokens.values())
         while True:

@@ -1,4 +1,4 @@
-"""A conversation on disk: the list of messages that a chat template takes, as JSON."""
+"""Read and write a conversation as a JSON file: the list of messages that a chat template takes."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ MORE = {"assistant": {"tool_calls", "reasoning_content"}, "tool": {"name", "tool
 
 
 def read_messages(path: Path) -> list[Message]:
-    """The messages of a file.
+    """Return the messages of a file.
 
-    ArgumentError for a file that isn't there, is too large, or holds anything else; LimitError for a role
-    that no template knows.
+    ArgumentError for a file that is missing or too large, or that holds anything but messages. LimitError for
+    a role that no template knows.
     """
     messages = strict_json.parse(read_file(path, LARGEST, ArgumentError), str(path), ArgumentError)
     check_messages(messages)
@@ -55,7 +55,7 @@ def _is_call(value: object) -> bool:
 def write_messages(path: Path, messages: Sequence[Message], *, overwrite: bool = False) -> None:
     """Write the messages, completely or not at all.
 
-    ExportError where the file can't be written, or is there already and `overwrite` isn't set.
+    ExportError if the file can't be written, or if it exists and `overwrite` isn't set.
     """
     if path.exists() and not overwrite:
         raise ExportError(f"{path} exists: name another file, or say --overwrite")

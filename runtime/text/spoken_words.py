@@ -1,4 +1,4 @@
-"""The words of a text that was heard, each with its tokens: as transformers splits Whisper's texts."""
+"""Split a transcribed text into words, each with its tokens, as transformers splits Whisper's texts."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ Words = list[tuple[str, list[int]]]
 
 
 def spoken_words(tokens: Sequence[int], decode: Callable[[Sequence[int]], str], *, spaces: bool) -> Words:
-    """The words, and the places of their tokens.
+    """Return the words, and the places of their tokens.
 
-    A word begins at a space, or, in a language without `spaces`, at each character; punctuation goes with the
-    word beside it. Bytes at the end that are no character yet are left out.
+    A word begins at a space or, in a language without `spaces`, at each character. Punctuation belongs to the
+    word beside it. Bytes at the end that aren't a complete character are left out.
     """
     words: Words = []
     for text, places in _characters(tokens, decode):

@@ -1,4 +1,4 @@
-"""Segments of what was said as texts and subtitles: plain lines, SubRip, WebVTT, tab-separated, JSON."""
+"""Write transcribed segments as texts and subtitles: plain lines, SubRip, WebVTT, tab-separated, JSON."""
 
 from __future__ import annotations
 
@@ -20,14 +20,21 @@ class Word(NamedTuple):
 
 @dataclass(frozen=True)
 class Segment:
-    """A part of what was said, from `start` to `end` seconds.
+    """A transcribed part of a sound, from `start` to `end` seconds.
 
-    `text` is as the model writes it, with a space before the first word; `tokens` have the timestamps too.
-    The rest is of the window that it was heard in: its language where the model has several, the mean
-    log-probability of its tokens, how often they repeat themselves, how likely nobody speaks, and what
-    `refimpl.decoding.speech.doubts` finds. `words` are there where they were asked for. Its window
-    begins at frame `seek`, and was written at `temperature`. A model with a CTC head has no windows of its
-    own: `seek` is where the segment begins, and what is said of its tokens holds for the segment.
+    `text` is as the model generates it, with a space before the first word. `tokens` include the timestamps.
+    `words` are there if they were asked for. The other fields describe the segment's window:
+
+    - `language`: its language, if the model has several.
+    - `logprob`: the mean log-probability of its tokens.
+    - `compression`: how often the tokens repeat themselves.
+    - `no_speech`: how likely nobody speaks.
+    - `doubts`: what `refimpl.decoding.speech.doubts` finds.
+    - `seek`: the frame at which the window begins.
+    - `temperature`: the temperature at which its text was generated.
+
+    A model with a CTC head has no windows of its own. There, `seek` is where the segment begins, and the
+    figures about tokens are those of the segment.
     """
 
     start: float
@@ -45,7 +52,7 @@ class Segment:
 
 
 class Format(NamedTuple):
-    """What a file begins with, what each segment adds, by its number from 1, and what all add at the end."""
+    """A file format: the file's beginning, the text for each segment, numbered from 1, and the file's end."""
 
     begin: str
     each: Callable[[int, Segment], str]
@@ -53,12 +60,12 @@ class Format(NamedTuple):
 
 
 def by_word(said: Segment) -> list[Segment]:
-    """A segment for each word, as subtitles show them one after the other."""
+    """Return a segment for each word, for subtitles that show one word after the other."""
     return [replace(said, start=one.start, end=one.end, text=one.text, words=()) for one in said.words]
 
 
 def clock(seconds: float, point: str) -> str:
-    """Hours, minutes, seconds and milliseconds: 00:01:02.500."""
+    """Return hours, minutes, seconds and milliseconds as text: 00:01:02.500."""
     whole, milliseconds = divmod(round(seconds * 1000), 1000)
     minutes, second = divmod(whole, 60)
     return f"{minutes // 60:02d}:{minutes % 60:02d}:{second:02d}{point}{milliseconds:03d}"
@@ -78,12 +85,12 @@ def _tsv(_: int, said: Segment) -> str:
 
 
 def word_in_json(said: Word) -> dict[str, object]:
-    """A word in JSON, as OpenAI has it."""
+    """Return a word as a JSON object with OpenAI's fields."""
     return {"word": said.text, "start": round(said.start, 3), "end": round(said.end, 3)}
 
 
 def in_json(number: int, one: Segment) -> dict[str, object]:
-    """A segment, by its number from 0, with the fields of OpenAI's verbose_json."""
+    """Return a segment, numbered from 0, as a JSON object with the fields of OpenAI's verbose_json."""
     found: dict[str, object] = {
         "id": number, "seek": one.seek, "start": round(one.start, 3), "end": round(one.end, 3),
         "text": one.text, "tokens": one.tokens, "temperature": one.temperature, "avg_logprob": one.logprob,

@@ -1,8 +1,8 @@
-"""Chat templates rendered in a child process, whose death by a hostile one costs a request and no more.
+"""Render chat templates in a child process. If a hostile template ends the child, only one request fails.
 
-The child runs `template_renderer.py`, is started once and answers each request in about a millisecond. Ctrl-C
-at a terminal reaches its parent alone. It ends with its parent: its input ends then, and a busy one comes to
-the end of its time.
+The child runs `template_renderer.py`. It is started once and answers each request in about a millisecond.
+Ctrl-C at a terminal reaches only its parent. The child ends with its parent: either its input ends, or, if it
+is busy, it reaches its time limit.
 """
 
 from __future__ import annotations
@@ -51,18 +51,19 @@ class TemplateProcess:
         self._began_with: int | None = None  # its memory before the first request; None until it is ready
 
     def start(self) -> None:
-        """Start the child unless it runs; it becomes ready while the caller goes on.
+        """Start the child unless it runs. It becomes ready while the caller continues.
 
-        Where it can't be started, `render` says why: a model is of use without its template.
+        If the child can't be started, only `render` raises the error, since a model is of use without its
+        template.
         """
         with self._lock, contextlib.suppress(TfmError):
             self._running()
 
     def render(self, template: str, variables: Mapping[str, object], limits: Limits) -> str:
-        """The text of a template, whose variables are values of JSON.
+        """Return the rendered text of a template; its variables must be values of JSON.
 
-        Raises CheckpointError where the template fails or takes more than it may, LimitError where its text
-        is too long, ArgumentError for another variable, and TfmError where no child can be started.
+        Raises CheckpointError if the template fails or exceeds its limits, LimitError if its text is too
+        long, ArgumentError for any other variable, and TfmError if no child can be started.
         """
         try:
             request = json.dumps({"template": template, "variables": variables, **asdict(limits)})

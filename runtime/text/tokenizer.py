@@ -1,4 +1,4 @@
-"""Text to ids and back with the `tokenizers` library, whose every failure becomes a CheckpointError.
+"""Turn text into ids and back with the `tokenizers` library; each of its failures becomes a CheckpointError.
 
 A user's text never becomes a control token. Control tokens are the added tokens of tokenizer.json, except the
 unknown token and those that are text (`text_pieces`). The library panics on some malformed files.
@@ -37,9 +37,10 @@ REPLACEMENT_CHARACTER = "\ufffd"  # decoders give it for bytes that aren't UTF-8
 
 @contextlib.contextmanager
 def convert_errors(doing: str) -> Iterator[None]:
-    """Turns failures of the library into CheckpointError, Rust panics (no Exceptions) included.
+    """Turn failures of the library in a `with` block into CheckpointError.
 
-    A panic also prints to stderr, which is closed meanwhile, so that the error is one line.
+    This includes Rust's panics, which aren't of the class Exception. A panic also prints to stderr, which is
+    closed meanwhile, so that the error is one line.
     """
     with silent_stderr():
         try:
@@ -52,7 +53,7 @@ def convert_errors(doing: str) -> Iterator[None]:
 
 
 def check_text(text: str) -> None:
-    """LimitError for a text that is too long, or has half a character: a surrogate, which no UTF-8 holds."""
+    """Raise LimitError for a text that is too long, or has a lone surrogate, which UTF-8 can't encode."""
     if len(text) > LIMITS["text"]:
         raise LimitError(f"a text may have {LIMITS['text']} characters, this one has {len(text)}")
     try:
@@ -108,7 +109,8 @@ class TemplatePart(NamedTuple):
 class Tokenizer:
     """A tokenizer.json for a model of `vocabulary` logits.
 
-    A token that its chat template has in its text, or its settings among `special_ids`, is no text.
+    An added token that is in the text of the chat template, or that the settings name among `special_ids`,
+    doesn't count as text (`text_pieces`).
     """
 
     def __init__(
@@ -159,25 +161,27 @@ class Tokenizer:
         self._special_ids = frozenset(id for id, token in added.items() if token.special)
 
     def to_json(self) -> str:
-        """The tokenizer as a tokenizer.json. The one that was read isn't kept: few texts need it, and
-        SmolLM2's takes 4.5 MB."""
+        """Return the tokenizer as the text of a tokenizer.json.
+
+        The text that was read isn't kept: it is rarely needed, and SmolLM2's takes 4.5 MB.
+        """
         with convert_errors("can't be written"):
             return self._tokenizer.to_str()
 
     def token_to_id(self, token: str) -> int | None:
-        """The id of a token; None if there is no such token."""
+        """Return the id of a token; None if there is no such token."""
         return self._tokenizer.token_to_id(token)
 
     def id_to_token(self, id: int | None) -> str:
-        """The token of an id; empty for None and for an id without a token."""
+        """Return the token of an id; empty for None and for an id without a token."""
         return "" if id is None else self._tokenizer.id_to_token(id) or ""
 
     def get_vocab(self) -> dict[str, int]:
-        """All tokens with their ids, added tokens included."""
+        """Return all tokens with their ids, added tokens included."""
         return self._tokenizer.get_vocab()
 
     def encode(self, text: str, *, add_special_tokens: bool = False) -> list[int]:
-        """Ids of a user's text, none of them a control token.
+        """Return the ids of a user's text, none of which is a control token.
 
         `add_special_tokens` adds the post-processor's tokens around the text, often a begin token.
         """
@@ -188,9 +192,9 @@ class Tokenizer:
     def encode_with_offsets(
         self, text: str, pair: str | None = None, *, control_token: str | None = None
     ) -> Encoding:
-        """The encoding of a user's text or of a pair of texts, with the post-processor's tokens.
+        """Return the encoding of a user's text or of a pair of texts, with the post-processor's tokens.
 
-        Only `control_token` may occur in the texts as a control token.
+        `control_token` is the only control token whose name in the texts becomes the token.
         """
         texts = [self._encode(text, control_token)]
         if pair is not None:
@@ -204,7 +208,7 @@ class Tokenizer:
         return encoding
 
     def with_special_tokens(self, ids: Sequence[int]) -> list[int]:
-        """The ids of a text, or of a part of one, with the post-processor's tokens around them."""
+        """Return the ids of a text, or of a part of one, with the post-processor's tokens around them."""
         result: list[int] = []
         for part in self._single_template:
             result += [part.id] if part.sequence is None else ids
@@ -231,18 +235,18 @@ class Tokenizer:
         return encoding
 
     def has_control_tokens(self, text: str) -> bool:
-        """Whether the text, encoded like a template's, would have a control token."""
+        """Return whether the text would have a control token if it were encoded like a template's text."""
         return bool(self._control_ids.intersection(self.encode_template(text)))
 
     def encode_template(self, text: str) -> list[int]:
-        """Ids of a template's own text, whose control tokens count."""
+        """Return the ids of a template's own text, in which names of control tokens become these tokens."""
         check_text(text)
         with convert_errors("can't encode"):
             self._growth.check(text)
             return self._check_ids(self._tokenizer.encode(text, add_special_tokens=False).ids)
 
     def encode_parts(self, parts: Sequence[tuple[str, bool]]) -> list[int]:
-        """Ids of the joined parts (text, whether its control tokens count)."""
+        """Return the ids of the joined parts: (text, whether names of control tokens in it become tokens)."""
         whole = "".join(text for text, _ in parts)
         check_text(whole)
         with convert_errors("can't encode"):
@@ -250,7 +254,7 @@ class Tokenizer:
         return self._check_ids(self._secret_spelling.encode(parts).ids)
 
     def decode(self, ids: Sequence[int], shown: Collection[int] = ()) -> str:
-        """The text of ids, without special tokens but those that are `shown`."""
+        """Return the text of ids, without special tokens except those in `shown`."""
         if shown:
             ids = [id for id in ids if id in shown or id not in self._special_ids]
         with convert_errors("can't decode"):
@@ -300,7 +304,7 @@ class Tokenizer:
 
 
 def read_tokenizer(source: ModelSource, config: Config) -> Tokenizer | None:
-    """The tokenizer of a bundle or checkpoint, if it has one."""
+    """Return the tokenizer of a bundle or checkpoint; None if it has none."""
     text = source.tokenizer  # a bundle reads its file for it
     if text is None:
         return None
@@ -310,12 +314,12 @@ def read_tokenizer(source: ModelSource, config: Config) -> Tokenizer | None:
 
 
 class DecodeStream:
-    """Token ids in, text out as soon as it is certain: incomplete UTF-8 is held back.
+    """Turns token ids into text as soon as the text is certain; incomplete UTF-8 is held back.
 
-    The chunks joined are what decoding all ids at once gives. A chunk is the difference of two decodings that
-    begin at the previous chunk's tokens, since a decoder may treat its first token differently. Where the
-    decoder cleans up, all tokens are decoded each time, and the characters that may still change held back.
-    Special tokens that are `shown` are in the text.
+    The joined chunks equal the text of all ids decoded at once. A chunk is the difference of two decodings
+    that begin at the previous chunk's tokens, since a decoder may treat its first token differently. If the
+    decoder cleans up text, all tokens are decoded each time, and characters that may still change are held
+    back. Special tokens in `shown` become part of the text.
     """
 
     def __init__(self, tokenizer: Tokenizer, shown: Collection[int] = ()) -> None:
@@ -326,7 +330,7 @@ class DecodeStream:
         self._previous_text = ""  # the previous chunk's tokens decoded alone
 
     def push(self, id: int) -> str:
-        """The text that becomes certain with this token."""
+        """Add a token, and return the text that has become certain."""
         self._ids.append(id)
         text = self._tokenizer.decode(self._ids[self._previous_start :], self._shown)
         if self._tokenizer.cleans_up:
@@ -334,7 +338,7 @@ class DecodeStream:
         return "" if text.endswith(REPLACEMENT_CHARACTER) else self._emit(text)
 
     def finish(self) -> str:
-        """The text that was held back."""
+        """Return the text that was still held back."""
         return self._emit(self._tokenizer.decode(self._ids[self._previous_start :], self._shown))
 
     def _emit(self, text: str) -> str:
