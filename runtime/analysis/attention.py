@@ -1,5 +1,4 @@
-"""The attention of a model's heads in a text, by words: which word attends to which, and the strongest
-heads."""
+"""Show the attention of a model's heads in a text by words: which word attends to which, by which heads."""
 
 from __future__ import annotations
 
@@ -51,7 +50,10 @@ class View:
 
 
 def words_of(text: str, encoding: Encoding) -> list[Word]:
-    """The words of a text in order, each with its tokens; a token that is no word is a word of its own."""
+    """Return the words of a text in order, each with its tokens.
+
+    A token that isn't part of a word becomes a word of its own.
+    """
     spans = [(match.start(), match.end()) for match in WORD.finditer(text)]
     words: dict[tuple[int, int] | int, Word] = {}
     for i, (piece, (start, end)) in enumerate(zip(encoding.tokens, encoding.offsets, strict=True)):
@@ -64,9 +66,9 @@ def words_of(text: str, encoding: Encoding) -> list[Word]:
 
 
 def subject(words: list[Word], target: str | None) -> int:
-    """The index of the word to describe: the last `target`, else the last "it", else the last word.
+    """Return the index of the word to describe: the last `target`, else the last "it", else the last word.
 
-    LimitError where the text doesn't have `target`.
+    LimitError if `target` isn't in the text.
     """
     name = "it" if target is None else target.lower()
     same = [i for i, (word, _) in enumerate(words) if word.lower() == name]
@@ -85,7 +87,7 @@ def chosen_heads(
     head: int | None,
     on_layer: Callable[[int, int], None] = lambda done, total: None,
 ) -> Heads:
-    """The weights of one head or of all, in one layer or in all; later layers aren't computed.
+    """Return the attention weights of one head or all, in one layer or all; later layers aren't computed.
 
     `on_layer` is called with how many layers have been computed, and how many will be.
     """
@@ -102,10 +104,10 @@ def chosen_heads(
 
 
 def view_of(words: list[Word], index: int, heads: Heads, *, decoder: bool) -> View:
-    """What the word `index` attends to on average, and the strongest head for each.
+    """Return what the word `index` attends to on average, and the strongest head for each word.
 
-    A word's view is the mean over its tokens; the keys of one word are summed. Heads without a use for a text
-    attend to special tokens, in a decoder to the first token.
+    A word's view is the mean over its tokens, and the weights of one word's keys are summed. Heads without a
+    use for a text attend to special tokens; in a decoder, they attend to the first token.
     """
     name, queries = words[index]
     views = {

@@ -1,4 +1,4 @@
-"""Which runtimes of this machine compute a bundle, on which path, and what that path loses."""
+"""Find which runtimes on this machine can run a bundle, on which path, and how much that path loses."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ NPUS = ("NNAPI", "CoreML", "QNN")
 
 @dataclass(frozen=True)
 class RuntimeAnswer:
-    """What one runtime says to a bundle: the path that it computes on, or the reason why it can't.
+    """The answer of one runtime for a bundle: the path on which it runs the bundle, or why it can't run it.
 
     `loss` is the certificate's figure for that path: how far its outputs are from the unquantized model's.
     """
@@ -48,14 +48,17 @@ class RuntimeAnswer:
 
 
 def runtimes(bundle: Bundle) -> list[RuntimeAnswer]:
-    """tfm's kernels, ONNX Runtime on the CPU and on CUDA, and what else reads a bundle's graph as it is."""
+    """Return the answers of the runtimes that read a bundle's graph unchanged.
+
+    These are tfm's kernels, ONNX Runtime on the CPU and on CUDA, and others.
+    """
     onnxruntime = [_onnxruntime(bundle, device) for device in ("cpu", "cuda")]
     native = [_kernels(bundle), *onnxruntime, _openvino(bundle), _reference(bundle)]
     return [*native, _node(bundle), _web(bundle), _browser(bundle)]
 
 
 def layouts_lack() -> dict[str, str | None]:
-    """What this machine lacks to open each layout, None where nothing."""
+    """Return, for each layout, what this machine lacks to open it; None if nothing is missing."""
     lacking = {
         name: None if find_spec(module) else NOT_HERE.format(package)
         for name, (module, package) in LAYOUTS.items()
@@ -64,7 +67,7 @@ def layouts_lack() -> dict[str, str | None]:
 
 
 def without_exporter() -> list[RuntimeAnswer]:
-    """The answers of what reads another form than the bundle's, where nothing here can make that."""
+    """Return the answers of runtimes that read another format, when this machine can't make that format."""
     reasons = layouts_lack() | dict.fromkeys(NPUS)
     return [RuntimeAnswer(name, reason=lacks or NO_EXPORTER) for name, lacks in reasons.items()]
 
@@ -75,13 +78,13 @@ def answer(bundle: Bundle, runtime: str, row: str, path: str | None = None) -> R
 
 
 def graph_row(bundle: Bundle) -> str:
-    """The certificate's row of the graph as ONNX Runtime computes it."""
+    """Return the name of the certificate's row for the graph as ONNX Runtime computes it."""
     blocks = any(scheme.activations == "block" for scheme in bundle.manifest.schemes.values())
     return INTEGER_PRODUCTS if blocks else ORT
 
 
 def loss(bundle: Bundle, path: str) -> str:
-    """What the certificate says of a path."""
+    """Return the certificate's figure for a path."""
     if not is_quantized(bundle):
         return "no weight is rounded to codes"
     report = recorded(bundle.path)

@@ -1,4 +1,4 @@
-"""What each quantization of a model costs and what it gives: loss, perplexity, bytes and speed of bundles."""
+"""Compare the quantizations of a model: the loss, perplexity, bytes and speed of their bundles."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ PROMPT_TOKENS = 128
 
 @dataclass(frozen=True)
 class Text:
-    """The tokens of a text, in windows or texts of their own, and those before each window."""
+    """The tokens of a text, in windows or as separate texts, and the tokens before each window."""
 
     ids: list[int]
     before: list[int]
@@ -42,11 +42,12 @@ class Text:
 
 @dataclass(frozen=True)
 class Point:
-    """One bundle: `bytes` of its weights, and what was measured of it.
+    """One bundle: the `bytes` of its weights, and the measured figures.
 
-    loss: KL divergence from the unquantized model in nats a token, or 1 − cosine where it predicts no tokens.
-    perplexity: of the text, beside the unquantized model's. tokens_per_s: of decoding, or of reading where a
-    model doesn't decode alone. path: what computed.
+    - loss: KL divergence from the unquantized model in nats a token, or 1 − cosine if it predicts no tokens.
+    - perplexity: of the text, beside the unquantized model's.
+    - tokens_per_s: of decoding, or of reading if the model isn't a decoder alone.
+    - path: what computed the bundle.
     """
 
     name: str
@@ -59,7 +60,7 @@ class Point:
 
 
 def check(config: Config, text: Text, new_tokens: int) -> None:
-    """Raise CheckpointError for a model that hears, LimitError where its context is too small."""
+    """Raise CheckpointError for a model that takes sounds, LimitError if its context is too small."""
     if config.stem is not None:
         raise CheckpointError("quantizations are compared over a text, and this model reads sounds")
     if isinstance(config, Decoder) and new_tokens >= config.context:
@@ -78,10 +79,10 @@ def measure(
     repeats: int,
     progress: Progress,
 ) -> Point:
-    """The point of a bundle. Where it was measured before with the same text, threads, kernels and ONNX
-    Runtime, that is given back.
+    """Return the point of a bundle.
 
-    What is measured is kept in the user's cache, complete or not at all.
+    If the bundle was measured before with the same text, threads, kernels and ONNX Runtime, that measurement
+    is returned. Each measurement is kept in the user's cache, completely or not at all.
     """
     computing = [str(library.find()), onnxruntime.__version__]
     settings = [manifest_hash(bundle), text.ids, text.before, threads, new_tokens, repeats, computing]
@@ -156,9 +157,9 @@ def _reading_rate(engine: Engine, texts: Sequence[Sequence[int]]) -> float:
 
 
 def frontier(points: Sequence[Point]) -> list[Point]:
-    """The points that no other one beats, the smallest first.
+    """Return the points that no other point beats, the smallest first.
 
-    One beats another if it is as small and loses less, or is smaller and loses as little.
+    A point beats another if it is as small and loses less, or if it is smaller and loses as little.
     """
 
     def beats(a: Point, b: Point) -> bool:

@@ -1,4 +1,4 @@
-"""What runs JavaScript on this machine: Node with its packages, and browsers. Nothing is started."""
+"""Find what can run JavaScript on this machine: Node with its packages, and browsers. Nothing is started."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ BROWSERS = (
 
 
 def browser() -> str | None:
-    """The first browser on PATH, by its command; None where there is none."""
+    """Return the command of the first browser on PATH; None if there is none."""
     return next(filter(shutil.which, BROWSERS), None)
 
 
 def lacks(package: str) -> str | None:
-    """Why a program in this directory can't import a package of Node; None where it can.
+    """Return why a program in this directory can't import a package of Node; None if it can.
 
     Node looks in node_modules of the directory and of those above it, and in the folders of NODE_PATH.
     """

@@ -1,4 +1,4 @@
-"""Perplexity of a decoder beyond its trained length, for each way to stretch its positions."""
+"""Measure a decoder's perplexity beyond its trained length, for each way to stretch its positions."""
 
 from __future__ import annotations
 
@@ -59,14 +59,14 @@ class Comparison:
 
 
 def before_text(tokenizer: Tokenizer) -> list[int]:
-    """The tokens that the tokenizer puts before a text; each window begins with them."""
+    """Return the tokens that the tokenizer puts before a text; each window begins with them."""
     bare, full = (tokenizer.encode("a", add_special_tokens=special).ids for special in (False, True))
     at = next((i for i in range(len(full)) if full[i : i + len(bare)] == bare), 0)
     return full[:at]
 
 
 def ways(config: Decoder, length: int, factor: float) -> dict[str, Decoder]:
-    """Name -> the model for `length` tokens with its rotary positions stretched in one way.
+    """Return name -> the model for `length` tokens with its rotary positions stretched in one way.
 
     Rotary positions that are scaled already can only be scaled further in their own way. Other positions need
     no stretching, except learned ones, which the Config refuses.
@@ -99,7 +99,7 @@ def ways(config: Decoder, length: int, factor: float) -> dict[str, Decoder]:
 
 
 def stretched(config: Decoder, change: Callable[[Rope], Rope]) -> Decoder:
-    """The same decoder with other rotary positions."""
+    """Return the same decoder with other rotary positions."""
     layers = []
     for layer in config.layers:
         attention = layer.attention
@@ -111,8 +111,9 @@ def stretched(config: Decoder, change: Callable[[Rope], Rope]) -> Decoder:
 
 
 def same_positions(models: Mapping[str, Decoder], length: int) -> dict[str, str]:
-    """Each way -> the first way that rotates queries and keys alike in texts of `length` tokens, perhaps
-    itself; the two compute the same numbers.
+    """Return each way -> the first way that rotates queries and keys alike in texts of `length` tokens.
+
+    This may be the way itself. Two ways that rotate alike compute the same numbers.
 
     The tables at position 1 determine all frequencies, and those at the last position show a difference at
     its largest.
@@ -141,7 +142,10 @@ def compare(
     trained: int,
     progress: Progress,
 ) -> Comparison:
-    """The perplexity of each way over windows of one length; of those that rotate alike, of the first."""
+    """Return the perplexity of each way over windows of one length.
+
+    Of ways that rotate alike, only the first is computed.
+    """
     positions, by_way = edges(trained, len(windows[0])), {}
     for name, config in models.items():
         if same[name] == name:
@@ -173,7 +177,7 @@ def losses(
 
 
 def edges(trained: int, length: int) -> list[int]:
-    """Edges of equal parts of the positions, one of them at the trained length."""
+    """Return the edges of equal parts of the positions, one of them at the trained length."""
     last = length - 1
     inner = np.linspace(0, min(trained, last), PARTS + 1)
     outer = np.linspace(min(trained, last), last, PARTS + 1)
@@ -181,7 +185,7 @@ def edges(trained: int, length: int) -> list[int]:
 
 
 def perplexity(loss: np.ndarray, trained: int, positions: Sequence[int]) -> Perplexity:
-    """The perplexities of losses [windows, length − 1] between the edges `positions`."""
+    """Return the perplexities of losses [windows, length − 1] between the edges `positions`."""
     parts = [_perplexity(loss[:, start:end]) for start, end in pairwise(positions)]
     return Perplexity(parts, _perplexity(loss[:, :trained]), _perplexity(loss[:, trained:]))
 

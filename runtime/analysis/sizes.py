@@ -30,9 +30,9 @@ SCALE_BYTES = 2  # a float16 for each head of a token, where a cache holds integ
 
 @dataclass(frozen=True)
 class Need:
-    """Bytes of weights, whether they and the cache of the whole context fit, and the longest text that does.
+    """The bytes of weights, whether they and the cache of the whole context fit, and the longest text.
 
-    None where the free memory isn't known.
+    The longest text is the longest that fits beside the weights. None if the free memory isn't known.
     """
 
     bytes: int
@@ -49,7 +49,7 @@ class Saving:
 
 
 def parameters(config: Config) -> dict[str, int]:
-    """Part -> its number of parameters; parts without any are left out."""
+    """Return part -> its number of parameters; parts without any are left out."""
     counts: dict[str, int] = dict.fromkeys(
         ("embedding", "attention", "mlp", "residual", "norms", "output"), 0
     )
@@ -78,7 +78,8 @@ def _part(name: str) -> str:
 
 
 def active_parameters(config: Config) -> int:
-    """The number of parameters that one token uses: of a mixture's experts those that it is routed to."""
+    """Return the number of parameters that one token uses. Of a mixture's experts, only those count to which
+    the token is routed."""
     mlps = [layer.mlp for stack in config.stacks.values() for layer in stack.layers]
     idle = sum((m.experts - m.top) * _expert(m, config.embedding.width) for m in mlps if isinstance(m, MoE))
     return sum(parameters(config).values()) - idle
@@ -91,7 +92,10 @@ def _expert(m: MoE, width: int) -> int:
 
 
 def weight_bytes(config: Config) -> dict[str, int]:
-    """Quantization -> bytes of the weights that `export` would store, where the shapes alone decide them."""
+    """Return quantization -> bytes of the weights that `export` would store.
+
+    Only quantizations whose bytes follow from the shapes alone are there.
+    """
     counts, shapes = {}, ParameterShapes(config)
     for scheme in schemes.SCHEMES.values():
         if not scheme.needs_only_shapes:
@@ -103,7 +107,7 @@ def weight_bytes(config: Config) -> dict[str, int]:
 
 
 def cache_bytes(config: Config, context: int, width: int, kind: str = "shared") -> int:
-    """Bytes of keys and values of one text of `context` tokens, with `width` bytes a number.
+    """Return the bytes of keys and values of one text of `context` tokens, with `width` bytes a number.
 
     Layers that keep them as codes of 8 or 4 bits take one byte or half of one. A windowed cache keeps
     little more than its windows; a copied one exists twice.
@@ -114,9 +118,9 @@ def cache_bytes(config: Config, context: int, width: int, kind: str = "shared") 
 
 
 def plain_cache_bytes(config: Config, context: int, width: int) -> int:
-    """Bytes of that text's cache if each head of each layer kept keys and values of its own, of all tokens.
+    """Return the bytes of a text's cache if each head of each layer kept keys and values of all tokens.
 
-    A layer that keeps a state counts as the model's attention does, and as nothing where there is none.
+    A layer that keeps a state counts like the model's attention, or not at all if the model has none.
     """
     own = sum(layer.attention.plain_numbers() for layer in _attending(config))
     return own * context * width
@@ -134,7 +138,7 @@ def _attending(config: Config) -> list[Layer]:
 
 
 def savings(config: Config, weights: Mapping[str, int]) -> dict[str, Saving]:
-    """Name of a technique -> bytes without and with it, everything else as in the Config, in 16 bits.
+    """Return technique -> bytes without and with it, in 16 bits, with everything else as in the Config.
 
     A token reads the weights of the experts that it is routed to. Caches are those of the specification: a
     window keeps no token outside of it, and integers have a scale for each head of a token.
@@ -192,7 +196,7 @@ def _spec_cache_bytes(
 
 
 def need(config: Config, weights: int, free: int | None, kind: str = "shared") -> Need:
-    """How much of the free memory weights of so many bytes need, with a float32 cache."""
+    """Return how much of the free memory is needed by `weights` bytes of weights and a float32 cache."""
     if free is None:
         return Need(weights, None, None)
     cache_room = free - weights - RUNNER_BYTES

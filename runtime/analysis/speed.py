@@ -1,4 +1,4 @@
-"""How fast a bundle loads, reads and writes on this machine."""
+"""Measure how fast a bundle loads, reads prompts and generates tokens on this machine."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ class Setting:
 
 
 def measure(bundle: Path, device: str, threads: int | None, prompt_tokens: int, new_tokens: int) -> Speed:
-    """One run in this process: load, the first token from cold, then prefill and decode again, warm."""
+    """Measure one run in this process: load, first token from cold, then prefill and decode again, warm."""
     start = time.perf_counter()
     model = load(bundle, device, threads)
     loaded = time.perf_counter()
@@ -97,10 +97,11 @@ def compare(
     repeats: int,
     progress: Progress,
 ) -> list[Setting]:
-    """The figures of each number of threads with each size of prompt, each run in a process of its own.
+    """Return the figures of each number of threads with each size of prompt.
 
-    Load time and peak memory can't be measured twice in one process. A repeat runs all settings before the
-    next one begins, so that what slows the machine down for a while slows all of them.
+    Each run has a process of its own, since load time and peak memory can't be measured twice in one process.
+    A repeat runs all settings before the next repeat begins. So if the machine is slow for a while, all
+    settings are affected.
     """
     cases = list(dict.fromkeys((count, prompt) for count in threads for prompt in prompts))
     speeds: dict[tuple[int, int], list[Speed]] = {case: [] for case in cases}
@@ -116,7 +117,7 @@ def compare(
 
 
 def setting(threads: int, prompt_tokens: int, speeds: Sequence[Speed]) -> Setting:
-    """The figures of some runs of one setting."""
+    """Return the figures of several runs of one setting."""
     peaks = [speed.peak_rss_mb for speed in speeds if speed.peak_rss_mb is not None]
     return Setting(
         speeds[0].path,
@@ -131,7 +132,7 @@ def setting(threads: int, prompt_tokens: int, speeds: Sequence[Speed]) -> Settin
 
 
 def spread(values: Sequence[float]) -> Spread:
-    """Mean, sample standard deviation, median and extremes."""
+    """Return the mean, sample standard deviation, median and extremes."""
     return Spread(
         statistics.mean(values),
         statistics.stdev(values) if len(values) > 1 else None,

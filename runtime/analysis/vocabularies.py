@@ -32,9 +32,10 @@ def compare(
     sizes: Sequence[int],
     progress: Progress,
 ) -> list[Vocabulary]:
-    """Characters, then a trained vocabulary for each size, in ascending order, as far as the text allows.
+    """Return the vocabulary of characters, then a trained vocabulary for each size, in ascending order.
 
-    LimitError where `held_out`, the text for all measurements, has no word.
+    The list ends where the text allows no larger vocabulary. LimitError if `held_out`, the text for all
+    measurements, has no word.
     """
     words = sum(len(line.split()) for line in held_out)
     if words == 0:

@@ -1,6 +1,6 @@
-"""Kernels of our own: in come C++ sources and a processor, out goes a library of operators for ONNX Runtime.
+"""tfm's own kernels. In: C++ sources and a processor. Out: a library of operators for ONNX Runtime.
 
-`source/` has the operators. `compilers` names the C++ compilers of this machine, `build` makes the library
-with one of them, `library` finds it and says which instruction set it uses here, and `probe` tries it in a
-child process first.
+`source/` has the operators. `compilers` finds the C++ compilers of this machine, and `build` makes the
+library with one of them. `library` finds the library and its instruction set for this processor. `probe`
+first tries it in a child process.
 """

@@ -1,4 +1,4 @@
-"""The library of kernels, made by a compiler of this machine where neither the wheel nor the cache has it."""
+"""Compile the library of kernels on this machine, if neither the wheel nor the cache has it."""
 
 from __future__ import annotations
 
@@ -37,12 +37,14 @@ def build(
     limit_s: float = LIMIT_S,
     stop: threading.Event | None = None,
 ) -> Path:
-    """The library for a platform, by default this machine's.
+    """Return the library for a platform, by default this machine's.
 
-    It is the one in this package, or else in the user's cache, where it is compiled unless a compiler that is
-    there now has done so before; with `out` that folder stands for both. Other processes wait for the one
-    that compiles. Raises ExportError if no compiler succeeds within `limit_s` seconds, all together, or
-    before `stop`. A failure is remembered while sources and compilers are the same, unless `retry`.
+    This is the library in this package, or else the one in the user's cache. It is compiled there, unless one
+    of the compilers on this machine did so before. With `out`, that folder replaces both places. Other
+    processes wait for the one that compiles.
+
+    Raises ExportError if no compiler succeeds within `limit_s` seconds, all together, or before `stop`. A
+    failure is remembered while sources and compilers stay the same; `retry` ignores it.
     """
     platform = platform or Platform.here()
     if not platform.known:
@@ -86,9 +88,10 @@ def build(
 
 @contextmanager
 def building(progress: Progress = silent) -> Iterator[Callable[[], Path]]:
-    """Begin to build the library beside the block, which calls what it is given to wait for it.
+    """Build the library while a `with` block runs.
 
-    Leaving the block before that ends the compiler. The call raises what `build` raises.
+    The block gets a function that waits for the library; it raises what `build` raises. Leaving the block
+    without waiting ends the compiler.
     """
     stop, result = threading.Event(), Future[Path]()
 

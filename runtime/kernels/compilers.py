@@ -23,14 +23,14 @@ ANSWER_S = 20.0  # until a compiler must have named its version
 
 @dataclass(frozen=True)
 class Compiler:
-    """A compiler that answers, as a command to which files and flags are added."""
+    """A working compiler, as a command to which files and flags are added."""
 
     command: tuple[str, ...]
     version: str
 
 
 def available(platform: Platform) -> list[Compiler]:
-    """The compilers that can build for a platform; for another one than this machine's, ziglang alone."""
+    """Return the compilers that can build for a platform; for any other than this machine's, only ziglang."""
     commands = [_zig(platform)]
     if platform == Platform.here():
         commands = [_on_path(os.environ.get("CXX", "")), _on_path("c++"), *commands]

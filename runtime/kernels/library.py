@@ -1,6 +1,6 @@
-"""Where the library of kernels is, and whether this process may use it.
+"""Find the library of kernels, and decide whether this process may use it.
 
-It lies in one of two folders, and is looked for nowhere else:
+The library is in one of two folders, and is looked for nowhere else:
 
     built/ in this package    in a wheel that was made for a platform
     CACHE/kernels/KEY/        made on this machine by `build`, without what this processor would never run
@@ -54,7 +54,7 @@ class Library:
 
 @dataclass(frozen=True)
 class Unavailable:
-    """Why there is no library to use, in one line, and whether `build` is what helps."""
+    """The reason, in one line, why there is no library to use, and whether `build` would help."""
 
     reason: str
     buildable: bool = False
@@ -62,7 +62,7 @@ class Unavailable:
 
 @dataclass(frozen=True)
 class Record:
-    """What build.json says: the library's hash and its compiler, or why all compilers failed."""
+    """The content of build.json: the library's hash and its compiler, or why all compilers failed."""
 
     key: str
     compilers: list[str]
@@ -70,25 +70,29 @@ class Record:
     failure: str = ""
 
     def content(self) -> dict[str, object]:
-        """As JSON has it, without what is empty."""
+        """Return the record as a JSON object, without empty fields."""
         return {name: value for name, value in asdict(self).items() if value or name == "compilers"}
 
 
 def sources() -> list[Path]:
-    """The files of the library, headers too, in a fixed order."""
+    """Return the source files of the library, including headers, in a fixed order."""
     return sorted(file for file in SOURCES.iterdir() if file.suffix in (".h", ".cpp"))
 
 
 def useless(platform: Platform) -> tuple[str, ...]:
-    """The sources whose instructions this processor lacks, where the platform is this machine's: they take
-    most of a compiler's time."""
+    """Return the sources whose instructions this processor lacks, if the platform is this machine's.
+
+    They take most of a compiler's time.
+    """
     have = hardware.flags() if platform == Platform.here() else ()
     return tuple(name for name, flag in NEEDS.items() if have and flag not in have)
 
 
 def key(platform: Platform, without: Sequence[str] = ()) -> str:
-    """The hash of all that makes a platform's library, `without` some sources, but the compiler, which its
-    record names."""
+    """Return the hash of everything that makes a platform's library, `without` some sources.
+
+    The compiler isn't part of it; the library's record names the compiler.
+    """
     digest = sha256_of("\0".join((str(platform), *FLAGS, *platform.flags, *without)).encode())
     for file in sources():
         content = file.read_bytes()
@@ -97,12 +101,12 @@ def key(platform: Platform, without: Sequence[str] = ()) -> str:
 
 
 def cached_folder(of: str) -> Path:
-    """The folder in the user's cache for the library with this key."""
+    """Return the folder in the user's cache for the library with this key."""
     return cache_dir() / "kernels" / of[:24]
 
 
 def read_record(folder: Path, of: str) -> Record | None:
-    """What a folder's build.json says; None if there is none with this key, or if it is no record."""
+    """Return the content of a folder's build.json; None if it has another key, is missing or is invalid."""
     try:
         content = parse(read_file(folder / RECORD, 2**16, BundleError), RECORD, BundleError)
         record = Record(**content)
@@ -115,7 +119,7 @@ def read_record(folder: Path, of: str) -> Record | None:
 
 
 def library_in(folder: Path, record: Record | None, platform: Platform) -> Path | None:
-    """The library of a folder; None unless it has the hash that the folder's record states."""
+    """Return the library of a folder; None unless it has the hash that the folder's record states."""
     if record is None or not record.sha256:
         return None
     path = folder / platform.file
@@ -134,12 +138,12 @@ def library_in(folder: Path, record: Record | None, platform: Platform) -> Path 
 
 
 def is_off() -> bool:
-    """Whether the user switched the kernels off."""
+    """Return whether the user switched the kernels off."""
     return os.environ.get(SWITCH) == "0"
 
 
 def forced() -> str:
-    """The instruction set that the user asks for; nothing if the fastest is to be used.
+    """Return the instruction set that the user asks for; empty if the fastest is to be used.
 
     DeviceError for a name that isn't one.
     """
@@ -152,11 +156,11 @@ def forced() -> str:
 
 
 def find(progress: Progress = silent, instruction_set: str | None = None) -> Library | Unavailable:
-    """The library for this process, or why there is none; nothing is built.
+    """Return the library for this process, or the reason why there is none; nothing is built.
 
-    It is to use this `instruction_set`, else the one that `forced` says. The first time that a library meets
-    a processor it is tried in a child process; `progress` gets a line if that child crashed. DeviceError as
-    in `forced`.
+    The library uses `instruction_set`, or else the one that `forced` returns. Before a library is used on a
+    processor for the first time, it is tried in a child process; `progress` gets a line if that child
+    crashed. DeviceError as in `forced`.
     """
     if is_off():
         return Unavailable(f"{SWITCH}=0 switches them off")

@@ -1,4 +1,4 @@
-"""What a library is built for: a system and a processor architecture."""
+"""The platforms for which a library is built: a system and a processor architecture."""
 
 from __future__ import annotations
 
@@ -27,22 +27,22 @@ class Platform:
 
     @staticmethod
     def here() -> Platform:
-        """What this process runs on."""
+        """Return the platform on which this process runs."""
         return Platform(platform.system(), platform.machine())
 
     @property
     def known(self) -> bool:
-        """Whether the kernels are written for it."""
+        """Whether the kernels are written for this platform."""
         return (self.system, self.machine) in ZIG_TARGETS
 
     @property
     def zig(self) -> str:
-        """What zig calls it."""
+        """The name that zig uses for this platform."""
         return ZIG_TARGETS[self.system, self.machine]
 
     @property
     def file(self) -> str:
-        """How its system names a library."""
+        """The file name of the library on this system."""
         return FILES[self.system]
 
     @property

@@ -1,7 +1,7 @@
-"""A new library is tried in a child process: an instruction that the processor lacks ends that child alone.
+"""Try a new library in a child process, so that an instruction that the processor lacks ends only the child.
 
-What came of it is kept in the user's cache, by the library's hash and the processor, so that each pair is
-tried once.
+The result is kept in the user's cache, by the library's hash and the processor, so that each pair is tried
+once.
 """
 
 from __future__ import annotations
@@ -33,10 +33,10 @@ FROM_OUTSIDE = (signal.SIGINT, signal.SIGTERM, signal.SIGKILL) if os.name == "po
 
 @dataclass(frozen=True)
 class Result:
-    """What came of trying a library: the instruction set with which it `runs`, or one line that says why not.
+    """The result of trying a library: the instruction set with which it `runs`, or a line that says why not.
 
-    It is `unfit` where the processor lacks all its instruction sets, or computes something else with them.
-    What `fails` may go well the next time.
+    The library is `unfit` if the processor lacks all its instruction sets, or computes something else with
+    them. A library that `fails` may succeed the next time.
     """
 
     kind: Lasting | Literal["fails"]
@@ -44,10 +44,11 @@ class Result:
 
 
 def result(library: Path, sha256: str, wanted: str, progress: Progress) -> Result:
-    """What the library with this hash does on this processor, tried unless that was done before.
+    """Return the result for the library with this hash on this processor.
 
-    `wanted` is the instruction set that must be used, if one must be. `progress` gets a line where the child
-    crashed. A cache that can't be written costs a child each time.
+    The library is tried unless that was done before. `wanted` is the instruction set that must be used, if
+    any. `progress` gets a line if the child crashed. If the cache can't be written, a child is started each
+    time.
     """
     file = _file(sha256, wanted)
     if (kept := _read(file)) is not None:
@@ -62,7 +63,7 @@ def result(library: Path, sha256: str, wanted: str, progress: Progress) -> Resul
 
 
 def attempt(library: Path, wanted: str = "") -> Result:
-    """What the library does in a child process."""
+    """Try the library in a child process, and return the result."""
     command = [sys.executable, "-I", "-S", str(PROGRAM), str(library), *filter(None, [wanted])]
     try:
         child = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, timeout=ANSWER_S)
