@@ -29,8 +29,7 @@ def command(
     prompt: Annotated[
         str | None,
         typer.Argument(
-            help="The prompt. Text that is piped to stdin is added at its end. Without PROMPT, the prompt is "
-            "read from --file or stdin."
+            help="The prompt. Piped text is added at its end. Without PROMPT, --file or stdin is read."
         ),
     ] = None,
     file: Annotated[
@@ -39,7 +38,7 @@ def command(
             metavar="FILE",
             exists=True,
             dir_okay=False,
-            help="A file with the prompt. With --batch, each line of the file is a prompt.",
+            help="A file with the prompt. With --batch, each line is a prompt.",
         ),
     ] = None,
     model: o.Model = "smollm2-135m",
@@ -49,8 +48,7 @@ def command(
         str | None,
         typer.Option(
             metavar="FILE|{…}",
-            help="Answer with a JSON document that matches this JSON schema. Give a file with the schema, or "
-            "the schema itself.",
+            help="Answer with a JSON document that matches this schema: a file, or the schema itself.",
         ),
     ] = None,
     regex: Annotated[
@@ -66,22 +64,22 @@ def command(
             metavar="FILE",
             exists=True,
             dir_okay=False,
-            help="Answer with a text that matches the grammar in this file. The grammar is in llama.cpp's "
-            "format (GBNF) or in Lark's.",
+            help="Answer with a text that matches the grammar in this file, in llama.cpp's format (GBNF) or "
+            "in Lark's.",
         ),
     ] = None,
     tools: o.Tools = None,
     thinking_token_budget: o.ThinkingTokenBudget = None,
     raw: Annotated[
         bool,
-        typer.Option("--raw", help="Don't apply the chat template: the model continues the prompt itself."),
+        typer.Option("--raw", help="Don't apply the chat template: continue the prompt itself."),
     ] = False,
     control_tokens: Annotated[
         bool,
         typer.Option(
             "--control-tokens",
-            help="With --raw: where the prompt contains the name of a special token, such as <fim_prefix>, "
-            "encode it as that token.",
+            help="With --raw: encode names of special tokens in the prompt, such as <fim_prefix>, as these "
+            "tokens.",
         ),
     ] = False,
     as_json: o.AsJson = False,
@@ -89,8 +87,8 @@ def command(
         int | None,
         typer.Option(
             metavar="K",
-            help="With --json: print the log-probability of each token, and the K likeliest tokens at its "
-            "position as \\[id, log-probability]. The log-probabilities are those before any filter.",
+            help="With --json: print each token's log-probability, and the K likeliest tokens at its "
+            "position as \\[id, log-probability]. Both are computed before any filter.",
         ),
     ] = None,
     no_escape: o.NoEscape = False,
