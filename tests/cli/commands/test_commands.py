@@ -873,7 +873,7 @@ def test_bench_needs_a_decoder_before_an_export(tfm, tmp_path):
     for name in ("encoder", "encoder_decoder"):
         config = getattr(tiny_models, name)()
         save_checkpoint(tmp_path / name, config, tiny_models.weights(config))
-        tfm("bench", tmp_path / name).failed(4, "decoder", "encoder")
+        tfm("bench", tmp_path / name).failed(4, "decoders", "encoder")
     tfm("bench", "minilm-l6").failed(4, "minilm-l6", "embed", "generate")
 
 
