@@ -1,5 +1,7 @@
-"""The cost of attention and recurrences by the length of a text, what each keeps of it, and how far back
-attention and an LSTM reach."""
+"""Measure the cost of attention and recurrences by the length of a text.
+
+Also measured are what each mechanism keeps of the text, and how far back attention and an LSTM reach.
+"""
 
 from __future__ import annotations
 
@@ -60,8 +62,8 @@ class Mechanism:
 
 
 class Sample(NamedTuple):
-    """One call: seconds of computing, the most bytes that it used at once, and the processor's seconds for
-    measuring both once."""
+    """The cost of one call: seconds of computing, the most bytes used at once, and the processor's seconds
+    for measuring both once."""
 
     seconds: float
     bytes: int
@@ -81,10 +83,10 @@ class Fit(NamedTuple):
 
 @dataclass(frozen=True)
 class Growth:
-    """Cost of a mechanism at each length, as far as time and memory allowed, and how it grows with length.
+    """The cost of a mechanism at each length, as far as time and memory allowed, and its growth with length.
 
-    A fit is None where too few lengths were measured. `stopped` is what would have run out at the next one.
-    `bytes` are those that it uses while it computes, `kept` those that it needs afterwards.
+    A fit is None if too few lengths were measured. `stopped` names what would have run out at the next
+    length. `bytes` are used during the computation, and `kept` are needed afterwards.
     """
 
     seconds: list[float]
@@ -182,7 +184,7 @@ def _keys_and_values(n: int) -> int:
 
 
 def mechanisms() -> dict[str, Mechanism]:
-    """The mechanisms to compare, each as the specification defines it, on random float32 numbers."""
+    """Return the mechanisms to compare, each as the specification defines it, on random float32 numbers."""
     return {
         "plain": Mechanism(_on(attend), _one, _one, _keys_and_values),
         # Tiles of queries run side by side, those of keys one after the other.
@@ -199,7 +201,7 @@ def mechanisms() -> dict[str, Mechanism]:
 
 
 def lengths_up_to(longest: int) -> list[int]:
-    """Lengths from TILE to `longest`, each about √2 times the one before, and whole tiles."""
+    """Return lengths from TILE to `longest`, each about √2 times the one before and a multiple of TILE."""
     return sorted({max(1, round(longest / 2 ** (i / 2) / TILE)) * TILE for i in range(16)})
 
 
@@ -270,7 +272,7 @@ def _growth(
 
 
 def sample(call: Callable[[], object], until: float) -> Sample:
-    """The cost of a call: the median of several times, of fewer when `until` comes first."""
+    """Return the cost of a call: the median of several times, or of fewer if `until` comes first."""
     begin, computed = time.monotonic(), time.process_time()
     peak_bytes = peak(call)
     times = [user_time(call)]
@@ -281,7 +283,7 @@ def sample(call: Callable[[], object], until: float) -> Sample:
 
 
 def peak(call: Callable[[], object]) -> int:
-    """The most bytes that a call uses at once, its result included."""
+    """Return the largest number of bytes that a call uses at once, including its result."""
     tracemalloc.start()
     try:
         call()
@@ -320,7 +322,7 @@ def fit(lengths: Sequence[int], values: Sequence[float]) -> Fit | None:
 
 
 def slope(x: Sequence[float], y: Sequence[float]) -> float:
-    """The slope of the least-squares line."""
+    """Return the slope of the least-squares line."""
     return float(np.polyfit(x, y, 1)[0])
 
 

@@ -35,9 +35,11 @@ H = TypeVar("H", bound=Head)
 
 
 class Served:
-    """A model with its name, its context, the endpoints that it answers, the certificate of its bundle and
-    the fingerprint of that; they are known once it was loaded, and later too. `users` are the requests that
-    ask it; the last one ended at `idle_since`."""
+    """A served model: its name, context, endpoints, and the certificate of its bundle with its fingerprint.
+
+    These are known once the model has been loaded, and stay known when it is unloaded. `users` are the
+    requests that use the model; the last one ended at `idle_since`.
+    """
 
     def __init__(self, name: str, load: Load, options: WorkerOptions) -> None:
         self.name, self._load, self._options = name, load, options
@@ -54,19 +56,19 @@ class Served:
 
     @property
     def model(self) -> AsyncModel:
-        """The model, which is loaded while a request asks it."""
+        """The model. It is loaded as long as a request uses it."""
         assert self._model is not None, f"{self.name} isn't loaded"
         return self._model
 
     def expect(self, kind: type[H], doing: str) -> H:
-        """The model's head; RequestError, with the routes that it answers, where it is of another kind."""
+        """Return the model's head; RequestError, with the model's routes, if it is of another kind."""
         config = self.model.model.config
         if config.frames is not None or not isinstance(config.head, kind):
             raise self._other(doing)
         return config.head
 
     def expect_hearing(self) -> None:
-        """RequestError, with the routes that it answers, where the model doesn't hear."""
+        """Raise RequestError, with the model's routes, if the model can't transcribe."""
         if self.model.model.config.frames is None:
             raise self._other("hear")
 
@@ -86,17 +88,17 @@ class Served:
         return self._model
 
     def give_up(self) -> AsyncModel:
-        """The model, which isn't loaded any more."""
+        """Unload the model and return it."""
         model, self._model = self.model, None
         return model
 
 
 class Server:
-    """What all routes share: the models, the limits of a request, the figures.
+    """What all routes share: the models, the limits of a request, and the metrics.
 
-    One model under several names is loaded once, and answers by the first of them. At most `models_max`
-    models are loaded at a time: a further one replaces the least recently used that is idle. A model is
-    unloaded after `idle_s` seconds without a request; without `idle_s` it stays.
+    A model with several names is loaded once, and answers under the first of them. At most `models_max`
+    models are loaded at a time. A further one replaces the least recently used model that is idle. A model is
+    unloaded after `idle_s` seconds without a request; without `idle_s`, it stays loaded.
     """
 
     def __init__(
@@ -134,8 +136,11 @@ class Server:
             self.metrics.watch(name, lambda served=served: served.model.worker if served.loaded else None)
 
     def find(self, name: str) -> Served:
-        """The model of a name, or without one the only one that is served; RequestError 404, with the names
-        that there are, and 400 without a name."""
+        """Return the model with a name; for an empty name, the only model that is served.
+
+        RequestError 404, with the existing names, for an unknown name; 400 for an empty name if there are
+        several models.
+        """
         if not name and len(self._served) == 1:
             return next(iter(self._served.values()))
         if not name:
@@ -148,9 +153,9 @@ class Server:
         return self.models[name]
 
     async def use(self, request: Request, name: str) -> Served:
-        """The model of a name, loaded until this request is answered.
+        """Return the model with a name, which stays loaded until this request is answered.
 
-        RequestError 404 for an unknown name; QueueFullError where all models that may be loaded are in use.
+        RequestError 404 for an unknown name; QueueFullError if all models that may be loaded are in use.
         """
         served = self.find(name)
         served.users += 1
@@ -176,7 +181,7 @@ class Server:
         return [served.give_up() for served in idle[: max(count, 0)]]
 
     async def unload_idle(self) -> None:
-        """Unload models that nobody asks for, as long as the server runs."""
+        """Unload models without requests, as long as the server runs."""
         while self._idle_s is not None:
             loaded = [one for one in self._served.values() if one.loaded and not one.users]
             late = [one for one in loaded if time.monotonic() - one.idle_since >= self._idle_s]
@@ -184,7 +189,7 @@ class Server:
             await asyncio.sleep(min(self._idle_s, 1.0))
 
     async def close(self) -> None:
-        """Close all queues; what isn't complete gets an error."""
+        """Close all queues; requests that aren't complete get an error."""
         await asyncio.to_thread(_free, [one.give_up() for one in self._served.values() if one.loaded])
 
 
@@ -213,7 +218,7 @@ class ReleaseModels:
 
 
 def expect_served(name: str, model: Model) -> None:
-    """ConfigError unless the model has a task that is served."""
+    """Raise ConfigError unless the model has a task that is served."""
     if not isinstance(model.config.head, LM | Pool | Classify | CTC):
         raise ConfigError(
             f"{name} can't be served, since it can only {task_of(model.config)}: name a model that "
@@ -222,12 +227,12 @@ def expect_served(name: str, model: Model) -> None:
 
 
 def server_of(request: Request) -> Server:
-    """The server that a request came to."""
+    """Return the server that received a request."""
     return request.app.state.server
 
 
 def owner_of(request: Request) -> str:
-    """Whose request it is: the number of its key, or nothing where no key is asked for."""
+    """Return the owner of a request: the number of its key, or an empty text if the server has no keys."""
     return request.user.display_name if "user" in request.scope else ""
 
 

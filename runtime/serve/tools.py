@@ -1,8 +1,8 @@
-"""Tools and thoughts in a chat: what the model is asked, and what its answer holds.
+"""Tools and thoughts in a chat: make the model's prompt, and read its answer.
 
-The model's own format of calls, found from its chat template, is read; a model without one is told a
-format. Where a call is asked for (`tool_choice`), with `strict`, or where only one call or some of the tools
-may come, a call is held to a grammar from where it begins.
+Calls are read in the model's own format, which is found from its chat template. A model without a format of
+its own gets one explained in its prompt. Calls are constrained by a grammar from their beginning on if a call
+is required (`tool_choice`), if a tool is `strict`, or if only one call or only some of the tools are allowed.
 """
 
 from __future__ import annotations
