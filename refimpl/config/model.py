@@ -7,7 +7,7 @@ use `context` as that length.
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import TypeGuard
+from typing import Any, TypeGuard
 
 from .heads import LM, Head, ReadingHead
 from .layers import Layer
@@ -45,7 +45,7 @@ class _Model(Record):
         raise NotImplementedError
 
     @property
-    def frames(self) -> tuple[int | str, ...] | None:
+    def frames(self) -> tuple[Any, ...] | None:
         """The shape of a recording as a speech model reads it: frames of bands, or samples. None for a model
         of text."""
         return None if self.stem is None else self.stem.row(self.text_context)

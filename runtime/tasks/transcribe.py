@@ -391,8 +391,8 @@ def _hear(sounds: Sequence[_Sound], cache: Cache, temperature: float) -> tuple[l
         kept = cache
     else:
         copies = ask.best_of if temperature > 0 else 1
-        of = np.repeat(np.arange(len(sounds)), copies)
-        cache = cache if copies == 1 else cache.select(of)
+        of = [i for i in range(len(sounds)) for _ in range(copies)]
+        cache = cache if copies == 1 else cache.select(np.array(of))
         given = [sounds[i] for i in of], cache, [prompts[i] for i in of], logits[of, 1]
         drawn, kept = _drawn(*given, room, rules, temperature)
         several = [drawn[i : i + copies] for i in range(0, len(drawn), copies)]

@@ -8,6 +8,7 @@ from dataclasses import replace
 
 from ...config import Decoder, RMSNorm, Rope
 from ...ops.gated_delta import GatedDelta
+from ...ops.latent_attention import LatentAttention
 from ..config_readers.decoder import map_layers
 from ..config_readers.keys import Keys
 from ..config_readers.layers import sparse_layers
@@ -53,7 +54,9 @@ def config(keys: Keys, task: Task) -> Decoder:
     base = map_layers(
         base, lambda _, layer: replace(layer, attention=replace(layer.attention, head_gate=True))
     )
-    heads = keys.size("linear_num_heads", base.layers[0].attention.heads)
+    attention = base.layers[0].attention
+    assert isinstance(attention, LatentAttention)
+    heads = keys.size("linear_num_heads", attention.heads)
     length = keys.size("linear_conv_kernel_dim", keys.size("short_conv_kernel_size", 4))
     every = keys.size("layer_group_size", 6)
     attends = attending_layers(keys, [(i + 1) % every == 0 for i in range(len(base.layers))])

@@ -82,7 +82,7 @@ def test_the_picture_has_each_word_where_it_is_said(run: Any, tmp_path: Path):
         assert axes.get_xlim() == (begin, begin + 10)
         (text,), (line,) = axes.texts, axes.lines
         assert text.get_text() == word.text.strip()
-        assert text.get_position()[0] == word.start == line.get_xdata()[0]
+        assert text.get_position()[0] == word.start == np.asarray(line.get_xdata())[0]
         assert axes.images[0].get_extent() == [0, 12, 0, 80]
     run(file, tmp_path / "2.wav", "--plot", path).failed(2, "--plot")
     soundfile.write(tmp_path / "long.wav", np.zeros(601 * 8000), 8000)
