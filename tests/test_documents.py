@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from pathlib import Path
 
@@ -69,9 +70,12 @@ def test_the_index_of_tests_is_whole():
     assert sorted(listed) == sorted(str(file) for file in files if file.stem != "__init__")
 
 
-def test_the_picture_of_speed_is_that_of_the_table():
-    """`python -m reports.pictures` makes it anew."""
-    assert pictures.SPEED.read_text() == pictures.speed((ROOT / "README.md").read_text())
+def test_pictures_are_those_of_what_stands_beside_them():
+    """`python -m reports.pictures` makes them anew."""
+    readme, recorded = (ROOT / "README.md").read_text(), pictures.RECORDED.read_text()
+    assert pictures.SPEED.read_text() == pictures.speed(readme)
+    assert pictures.RECORDING.read_text() == pictures.recording(recorded)
+    assert json.loads(recorded.splitlines()[0])["command"] == pictures.command(readme)
 
 
 def test_readme_links_the_pages():
