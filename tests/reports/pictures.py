@@ -121,12 +121,14 @@ def _terminal_line(svg: Element, y: int, colour: str, parts: list[tuple[float, s
     line = SubElement(svg, "g", {"fill": colour})
     column = 0
     for at, text in parts:
-        place = {"x": f"{20 + column * LETTER:g}", "y": str(y), "textLength": f"{len(text) * LETTER:g}"}
-        word = SubElement(line, "text", {**place, "xml:space": "preserve"})
-        word.text = text
+        word = text.lstrip()
+        x = 20 + (column + len(text) - len(word)) * LETTER
+        place = {"x": f"{x:g}", "y": str(y), "textLength": f"{len(word) * LETTER:g}"}
+        shown = SubElement(line, "text", place)
+        shown.text = word
         if at:
             hidden = {"attributeName": "visibility", "to": "hidden", "begin": "0s", "dur": f"{at}s"}
-            SubElement(word, "set", hidden)
+            SubElement(shown, "set", hidden)
         column += len(text)
 
 
