@@ -86,7 +86,7 @@ def command(
 
     config, lazy, tokenizer = specified(model, o.adapter_choice(adapter, no_adapter), ignore_key or ())
     if not isinstance(config, Decoder):
-        raise ConfigError("`context` measures only decoders without an encoder, this model has an encoder")
+        raise ConfigError("`context` needs a decoder without an encoder, and this model has an encoder")
     try:
         ids = tokenizer.encode(read_file(text, TEXT_BYTES).decode(), add_special_tokens=False).ids
     except UnicodeDecodeError:
