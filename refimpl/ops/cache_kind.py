@@ -20,7 +20,7 @@ import math
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal, TypeVar
 
 import numpy as np
 
@@ -191,6 +191,26 @@ class RecurrentState(CacheKind):
 
     def with_lengths(self, cache: Any, lengths: Any) -> Any:
         return cache._replace(lengths=lengths)
+
+
+# What the states of recurrences have in common. Each is a tuple of arrays [B, ...] and, last, `lengths`.
+State = TypeVar("State", bound=tuple[Any, ...])
+
+
+@property
+def state_nbytes(self: tuple[Any, ...]) -> int:
+    """The size of the arrays in bytes."""
+    return sum(array.nbytes for array in self[:-1])
+
+
+def state_rows(self: State, rows: Any) -> State:
+    """Return the named rows in the named order."""
+    return type(self)(*(array[rows] for array in self[:-1]))
+
+
+def same_state(self: State, capacity: int) -> State:
+    """Return itself: a state has room for any number of tokens."""
+    return self
 
 
 def _first(axis: int | None, count: int) -> tuple[slice, ...]:

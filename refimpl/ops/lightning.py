@@ -28,7 +28,7 @@ from ..config import Activation, Norm, SmoothingSite, TokenMixer
 from ..config.record import bounded
 from .activation import activation, sigmoid
 from .arrays import indices, join_last, split, split_last, vector, zeros_like
-from .cache_kind import CacheArray, RecurrentState
+from .cache_kind import CacheArray, RecurrentState, same_state, state_nbytes, state_rows
 from .dispatch import op
 from .linear import linear
 from .norm import rms_norm
@@ -65,18 +65,7 @@ class LightningState(NamedTuple):
     state: Float[Array, "B H K K"]
     lengths: Index[Array, " B", "< T+1"] | None = None
 
-    @property
-    def nbytes(self) -> int:
-        """The size of the matrices in bytes."""
-        return self.state.nbytes
-
-    def select(self, rows: Array) -> LightningState:
-        """Return the named rows in the named order."""
-        return LightningState(self.state[rows])
-
-    def grow(self, capacity: int) -> LightningState:
-        """Return itself: it has room for any number of tokens."""
-        return self
+    nbytes, select, grow = state_nbytes, state_rows, same_state
 
 
 @dataclass(frozen=True)

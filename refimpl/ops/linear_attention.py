@@ -14,7 +14,7 @@ from ..config.token_mixers import check_groups
 from .activation import relu
 from .arrays import indices, join_last, where
 from .attention import heads
-from .cache_kind import CacheArray, RecurrentState
+from .cache_kind import CacheArray, RecurrentState, same_state, state_nbytes, state_rows
 from .dispatch import op
 from .linear import linear
 from .quant import Blocks
@@ -64,18 +64,7 @@ class LinearState(NamedTuple):
     norm: Float[Array, "B G K"]
     lengths: Index[Array, " B", "< T+1"] | None = None
 
-    @property
-    def nbytes(self) -> int:
-        """The size of both sums in bytes."""
-        return self.state.nbytes + self.norm.nbytes
-
-    def select(self, rows: Array) -> LinearState:
-        """Return the named rows in the named order."""
-        return LinearState(self.state[rows], self.norm[rows])
-
-    def grow(self, capacity: int) -> LinearState:
-        """Return itself: a sum has room for any number of tokens."""
-        return self
+    nbytes, select, grow = state_nbytes, state_rows, same_state
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,7 @@ from ..config import Norm, TokenMixer
 from ..config.record import bounded
 from .activation import sigmoid, tanh
 from .arrays import concatenate, split, where
-from .cache_kind import CacheArray, RecurrentState
+from .cache_kind import CacheArray, RecurrentState, same_state, state_nbytes, state_rows
 from .dispatch import op
 from .linear import linear
 from .quant import Blocks
@@ -65,18 +65,7 @@ class LstmState(NamedTuple):
     c: Float[Array, "B F"]
     lengths: Index[Array, " B", "< T+1"] | None = None
 
-    @property
-    def nbytes(self) -> int:
-        """The size of both in bytes."""
-        return self.h.nbytes + self.c.nbytes
-
-    def select(self, rows: Array) -> LstmState:
-        """Return the named rows in the named order."""
-        return LstmState(self.h[rows], self.c[rows])
-
-    def grow(self, capacity: int) -> LstmState:
-        """Return itself: a state has room for any number of tokens."""
-        return self
+    nbytes, select, grow = state_nbytes, state_rows, same_state
 
 
 @dataclass(frozen=True)

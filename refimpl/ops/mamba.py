@@ -26,7 +26,7 @@ from ..config import Norm, TokenMixer
 from ..config.record import bounded
 from .activation import silu
 from .arrays import exp, indices, softplus
-from .cache_kind import CacheArray, RecurrentState
+from .cache_kind import CacheArray, RecurrentState, same_state, state_nbytes, state_rows
 from .dispatch import op
 from .linear import linear
 from .norm import rms_norm
@@ -88,18 +88,7 @@ class ChannelState(NamedTuple):
     state: Float[Array, "B F K"]
     lengths: Index[Array, " B", "< T+1"] | None = None
 
-    @property
-    def nbytes(self) -> int:
-        """The size of both in bytes."""
-        return self.tail.nbytes + self.state.nbytes
-
-    def select(self, rows: Array) -> ChannelState:
-        """Return the named rows in the named order."""
-        return ChannelState(self.tail[rows], self.state[rows])
-
-    def grow(self, capacity: int) -> ChannelState:
-        """Return itself: it has room for any number of tokens."""
-        return self
+    nbytes, select, grow = state_nbytes, state_rows, same_state
 
 
 @dataclass(frozen=True)

@@ -25,7 +25,7 @@ import numpy as np
 from ..config import Norm, TokenMixer
 from ..config.record import bounded
 from .arrays import concatenate, filled, following, padded, split, tokens_at
-from .cache_kind import CacheArray, RecurrentState
+from .cache_kind import CacheArray, RecurrentState, same_state, state_nbytes, state_rows
 from .dispatch import op
 from .linear import linear
 from .quant import Blocks
@@ -69,18 +69,7 @@ class ConvState(NamedTuple):
     tail: Float[Array, "B A F"]
     lengths: Index[Array, " B", "< T+1"] | None = None
 
-    @property
-    def nbytes(self) -> int:
-        """The size of the inputs in bytes."""
-        return self.tail.nbytes
-
-    def select(self, rows: Array) -> ConvState:
-        """Return the named rows in the named order."""
-        return ConvState(self.tail[rows])
-
-    def grow(self, capacity: int) -> ConvState:
-        """Return itself: it has room for any number of tokens."""
-        return self
+    nbytes, select, grow = state_nbytes, state_rows, same_state
 
 
 class MatrixState(NamedTuple):
@@ -95,18 +84,7 @@ class MatrixState(NamedTuple):
     state: Float[Array, "B H K V"]
     lengths: Index[Array, " B", "< T+1"] | None = None
 
-    @property
-    def nbytes(self) -> int:
-        """The size of both in bytes."""
-        return self.tail.nbytes + self.state.nbytes
-
-    def select(self, rows: Array) -> MatrixState:
-        """Return the named rows in the named order."""
-        return MatrixState(self.tail[rows], self.state[rows])
-
-    def grow(self, capacity: int) -> MatrixState:
-        """Return itself: it has room for any number of tokens."""
-        return self
+    nbytes, select, grow = state_nbytes, state_rows, same_state
 
 
 @dataclass(frozen=True)
