@@ -16,7 +16,8 @@ from .worker import Part
 
 
 class Answers:
-    """The streams that answer a request; leaving the `with` block, for whatever reason, frees their slots."""
+    """The streams that answer one request. Leaving the `with` block, for whatever reason, frees their
+    slots."""
 
     def __init__(
         self,

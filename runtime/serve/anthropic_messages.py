@@ -1,4 +1,5 @@
-"""`/v1/messages`, Anthropic's API for chats: its blocks become messages, and an answer is blocks again."""
+"""`/v1/messages`, Anthropic's API for chats: its blocks become messages, and the answer becomes blocks
+again."""
 
 from __future__ import annotations
 
@@ -38,7 +39,7 @@ class TextBlock(Said):
 
 
 class Block(Said):
-    """A part of a message; `cache_control` and citations beside it say nothing to a model."""
+    """A part of a message. Its `cache_control` and citations are ignored: the model doesn't see them."""
 
     type: str
     text: str = ""
@@ -115,7 +116,7 @@ class ContextManagement(Part):
 
 
 class CountBody(Body):
-    """What a model is asked."""
+    """The fields of a chat request that decide its prompt."""
 
     messages: Annotated[list[Message], Field(min_length=1)]
     system: Annotated[list[TextBlock], _blocks_of(TextBlock)] | None = None
@@ -127,7 +128,7 @@ class CountBody(Body):
     cache_control: Any = None
 
     def chat(self, **sampling: Any) -> ChatBody:
-        """The same request to `/v1/chat/completions`."""
+        """Return the same request in the form of `/v1/chat/completions`."""
         system = "\n\n".join(block.text for block in self.system or ())
         said = [{"role": "system", "content": system}] if system else []
         made = joined_systems([*said, *(made for one in self.messages for made in _messages(one))])
@@ -155,7 +156,7 @@ class CountBody(Body):
 
     @property
     def thinks(self) -> bool | str | None:
-        """How much the model is to think; None for as much as it does by itself."""
+        """How much the model is to think: off, on or an effort. None leaves it to the model."""
         if self.thinking is not None and self.thinking.type == "disabled":
             return False
         effort = self.output_config and self.output_config.effort
@@ -209,7 +210,7 @@ def _answer(blocks: list[Block]) -> dict[str, Any]:
 
 @taking(MessagesBody)
 async def create_message(request: Request, body: MessagesBody) -> Response:
-    """`POST /v1/messages`."""
+    """`POST /v1/messages`: answer a chat."""
     stated = body.chat(
         max_tokens=body.max_tokens,
         stop=body.stop_sequences or None,
@@ -226,6 +227,6 @@ async def create_message(request: Request, body: MessagesBody) -> Response:
 
 @taking(CountBody)
 async def count_tokens(request: Request, body: CountBody) -> Response:
-    """`POST /v1/messages/count_tokens`: how many tokens a request would be read as."""
+    """`POST /v1/messages/count_tokens`: return how many tokens the prompt of a request has."""
     asked = await question(request, body.chat(), body.thinks)
     return JSONResponse({"input_tokens": len(asked.prompt.ids)})

@@ -1,4 +1,4 @@
-"""The application: routes, who may call them, and how errors are answered."""
+"""The server's application: its routes, who may call them, and how errors are answered."""
 
 from __future__ import annotations
 
@@ -156,18 +156,18 @@ async def _not_found(request: Request, error: Exception) -> Response:
 
 
 async def health(request: Request) -> JSONResponse:
-    """`GET /health`: the server runs."""
+    """`GET /health`: say that the server runs."""
     return JSONResponse({"status": "ok"})
 
 
 async def models(request: Request) -> JSONResponse:
-    """`GET /v1/models`: the models that are served."""
+    """`GET /v1/models`: list the models that are served."""
     server = server_of(request)
     return JSONResponse({"object": "list", "data": [_described(server, name) for name in server.models]})
 
 
 async def one_model(request: Request) -> JSONResponse:
-    """`GET /v1/models/NAME`."""
+    """`GET /v1/models/NAME`: describe one model."""
     server = server_of(request)
     return JSONResponse(_described(server, server.find(request.path_params["name"]).name))
 
@@ -180,19 +180,20 @@ def _described(server: Server, name: str) -> dict[str, object]:
 
 @of_model
 def certificate(_: Request, served: Served) -> JSONResponse:
-    """`GET /certificate?model=NAME`: what `tfm-cli verify` found of the model's bundle."""
+    """`GET /certificate?model=NAME`: return the certificate that `tfm-cli verify` wrote into the model's
+    bundle."""
     if served.certificate is None:
         raise RequestError(f"{served.name} has no certificate: `tfm-cli verify` writes it", status=404)
     return JSONResponse(served.certificate)
 
 
 async def metrics(request: Request) -> Response:
-    """`GET /metrics`: figures for Prometheus."""
+    """`GET /metrics`: return the server's figures in Prometheus' format."""
     return Response(server_of(request).metrics.text(), media_type="text/plain; version=0.0.4")
 
 
 async def openapi(request: Request) -> JSONResponse:
-    """`GET /openapi.json`: these routes, for programs that make clients."""
+    """`GET /openapi.json`: describe these routes, for programs that generate clients."""
     return JSONResponse(document(ROUTES, keys="user" in request.scope))
 
 

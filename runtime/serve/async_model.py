@@ -1,4 +1,4 @@
-"""A model for asyncio: many requests at a time over one engine."""
+"""A model for asyncio, which answers many requests at a time with one engine."""
 
 from __future__ import annotations
 
@@ -130,7 +130,7 @@ class AsyncTextStream:
         self._cancel, self._cached = lambda: None, lambda: cached
 
     def emit(self, part: Part) -> None:
-        """Take a part, from any thread."""
+        """Add a part of the text; may be called from any thread."""
         if not self._loop.is_closed():
             self._loop.call_soon_threadsafe(lambda: self.receive(part))
 
@@ -255,7 +255,7 @@ class AsyncModel:
     def start(
         self, prompt: Prompt, options: Options, count: int = 1, owner: str = ""
     ) -> list[AsyncTextStream]:
-        """Queue `count` answers to a prompt; see `start_all`."""
+        """Queue `count` answers to one prompt. `start_all` explains the arguments."""
         return self.start_all([prompt], options, count, owner)
 
     def start_all(

@@ -1,4 +1,4 @@
-"""A chat that is being answered, whichever API asks: what it holds, as it comes."""
+"""A chat that is being answered, as events: thoughts, text and calls as they come, for every API."""
 
 from __future__ import annotations
 
@@ -15,20 +15,20 @@ from .tools import Tools
 
 
 class PlainText:
-    """What reads an answer of no format: all of it is text."""
+    """A parser for answers without a format: all of the answer is text."""
 
     marks: frozenset[int] = frozenset()
 
     def parser(self) -> PlainText:
-        """A reader of one answer."""
+        """Return a parser for one answer."""
         return self
 
     def feed(self, text: str) -> list[Event]:
-        """What a piece holds."""
+        """Return the events of a piece of the answer."""
         return [Event("text", text)] if text else []
 
     def finish(self, *, cut: bool) -> list[Event]:
-        """What is left at the end."""
+        """Return the events that are left at the answer's end."""
         return []
 
 
@@ -37,8 +37,11 @@ T = TypeVar("T", Tools, PlainText)
 
 @dataclass
 class Chat(Generic[T]):
-    """A chat, its tools and the answers that were begun; `thought_tokens` are those of thoughts so far, and
-    `logprobs` those of the text since the last other event."""
+    """A chat with its tools and the answers that were begun.
+
+    `thought_tokens` counts the tokens of thoughts so far. `logprobs` are those of the tokens since the last
+    event.
+    """
 
     served: Served
     tools: T
@@ -58,13 +61,13 @@ class Chat(Generic[T]):
         return self.answers.streams[0].finish_reason
 
     def stopped_by(self, stops: Sequence[str]) -> str | None:
-        """Which of the stop texts ended the first answer."""
+        """Return the stop text that ended the first answer, or None."""
         stream = self.answers.streams[0]
         generated = self.served.model.model.text.decode(stream.tokens, self.tools.marks)
         return next((stop for stop in stops if generated.startswith(stop, len(stream.text))), None)
 
     async def events(self) -> AsyncIterator[Event]:
-        """What the only answer holds."""
+        """Yield the events of the answer; the chat must have only one."""
         parser = self.tools.parser()
         async for _, part in self.answers.parts():
             found = parser.feed(part.text)
@@ -78,7 +81,8 @@ class Chat(Generic[T]):
 
 
 def joined_systems(messages: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """The messages, with those of system and developer at the beginning as one: most templates take one."""
+    """Join the messages of system and developer at the beginning into one, since most templates take only
+    one."""
     count = next(
         (i for i, one in enumerate(messages) if one["role"] not in ("system", "developer")), len(messages)
     )
@@ -89,7 +93,8 @@ def joined_systems(messages: list[dict[str, Any]]) -> list[dict[str, Any]]:
 
 
 def joined_users(messages: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """The messages, with those of the user that follow each other as one: many templates take turns alone."""
+    """Join messages of the user that follow each other into one, since many templates demand alternating
+    turns."""
     made: list[dict[str, Any]] = []
     for one in messages:
         if made and one["role"] == made[-1]["role"] == "user":
@@ -101,8 +106,8 @@ def joined_users(messages: list[dict[str, Any]]) -> list[dict[str, Any]]:
 async def named_events(
     events: AsyncIterator[Mapping[str, Any]], failed: Callable[[BaseException], Mapping[str, Any]]
 ) -> AsyncIterator[str]:
-    """A stream whose events have their `type` as their name; an error is its last one, since the status has
-    been sent."""
+    """Yield each event under its `type` as its name. An error becomes the last event, since the status has
+    already been sent."""
     try:
         async for one in events:
             yield named_event(one)
@@ -111,5 +116,5 @@ async def named_events(
 
 
 def named_event(value: Mapping[str, Any]) -> str:
-    """One event of such a stream."""
+    """Return one event in the form of server-sent events, with its `type` as its name."""
     return f"event: {value['type']}\ndata: {json.dumps(value, ensure_ascii=False, allow_nan=False)}\n\n"

@@ -30,19 +30,22 @@ Texts = Annotated[list[Text], Field(min_length=1, max_length=MOST_TEXTS)]
 
 
 class InputBody(Body):
-    """Texts, or their tokens, special ones included; `truncate_prompt_tokens`, as vLLM has it, is how many of
-    a text are read, -1 as many as the model has room for."""
+    """A request with texts, or with their token ids (special tokens included).
+
+    `truncate_prompt_tokens`, named as in vLLM, cuts each text to this many tokens; -1 cuts it to the model's
+    context.
+    """
 
     input: Text | Texts | TokenIds | Annotated[list[TokenIds], Field(min_length=1, max_length=MOST_TEXTS)]
     truncate_prompt_tokens: Annotated[int, Field(ge=-1)] | None = None
 
     @property
     def most(self) -> int | None:
-        """How many tokens of a text are read, -1 as many as there is room for; None has no text cut."""
+        """Cut each text to this many tokens: -1 to the model's context, None not at all."""
         return self.truncate_prompt_tokens
 
     def rows(self, model: TaskModel) -> list[Encoding]:
-        """The tokens of each text; RequestError for ids that the model doesn't have."""
+        """Return the tokens of each text. RequestError for ids outside the model's vocabulary."""
         stated: Any = self.input if isinstance(self.input, list) else [self.input]
         stated = [stated] if isinstance(stated[0], int) else stated
         if isinstance(stated[0], str):
@@ -73,7 +76,7 @@ class RerankBody(Body):
 
 @taking(EmbeddingBody)
 async def embeddings(request: Request, body: EmbeddingBody) -> JSONResponse:
-    """`POST /v1/embeddings`: a vector for each text."""
+    """`POST /v1/embeddings`: return a vector for each text."""
     served = await server_of(request).use(request, body.model)
     tokens, vectors = await embedded(request, served, body)
     data = [
@@ -89,7 +92,7 @@ async def embeddings(request: Request, body: EmbeddingBody) -> JSONResponse:
 
 
 async def embedded(request: Request, served: Served, body: EmbeddedBody) -> tuple[int, np.ndarray]:
-    """How many tokens the texts have, and their vectors."""
+    """Return the number of tokens of all texts, and the texts' vectors."""
     head, sizes = served.expect(Pool, "embed texts"), served.model.model.config.embedding
     whole = head.outputs(sizes.width, sizes.vocabulary)
     width = body.dimensions or whole
@@ -108,7 +111,7 @@ async def embedded(request: Request, served: Served, body: EmbeddedBody) -> tupl
 
 @taking(InputBody)
 async def classify(request: Request, body: InputBody) -> JSONResponse:
-    """`POST /v1/classify`: the labels of each text, the likeliest first."""
+    """`POST /v1/classify`: return the labels of each text, the likeliest first."""
     served = await server_of(request).use(request, body.model)
     served.expect(Classify, "classify texts")
     rows, tokens = await _read(request, served, body.rows)
@@ -122,7 +125,8 @@ async def classify(request: Request, body: InputBody) -> JSONResponse:
 
 @taking(RerankBody)
 async def rerank(request: Request, body: RerankBody) -> JSONResponse:
-    """`POST /v1/rerank`: documents by their relevance to a query, from a model with one label for a pair."""
+    """`POST /v1/rerank`: sort documents by relevance to a query. Needs a model that gives a pair of texts one
+    label."""
     served = await server_of(request).use(request, body.model)
     head = served.expect(Classify, "rerank, which takes a classifier with one label")
     if len(served.model.model.labels) != 1:

@@ -1,4 +1,4 @@
-"""Errors over HTTP, in the form of the OpenAI API: a status, and what was wrong with which field."""
+"""Errors over HTTP, in the form of the OpenAI API: a status, a message and the field that is wrong."""
 
 from __future__ import annotations
 
@@ -15,7 +15,8 @@ from .worker import QueueFullError
 
 
 class RequestError(TfmError):
-    """A request that can't be answered as it is: a status of 400 or above, and the field that is wrong."""
+    """A request that can't be answered as it is. Has a status of 400 or above, and the name of the wrong
+    field."""
 
     def __init__(
         self, message: str, *, param: str | None = None, code: str | None = None, status: int = 400
@@ -76,5 +77,5 @@ def response_to(error: BaseException, *, as_text: bool = False) -> JSONResponse:
 
 
 async def handle(request: Request, error: Exception) -> Response:
-    """`response_to`, as Starlette calls it."""
+    """Answer an error by `response_to`; Starlette calls this handler."""
     return response_to(error, as_text=request.scope["path"].startswith("/api/"))

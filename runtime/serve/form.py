@@ -1,4 +1,5 @@
-"""Bodies of HTML forms that carry a file: multipart/form-data (RFC 7578), read whole from bounded bytes.
+"""Bodies of HTML forms that carry a file: multipart/form-data (RFC 7578), parsed as a whole from a bounded
+number of bytes.
 
     --BOUNDARY⏎ Content-Disposition: form-data; name="model"⏎ ⏎ whisper⏎ --BOUNDARY⏎ … ⏎--BOUNDARY--
 
@@ -28,7 +29,7 @@ PARAMETER = re.compile(rf'([a-z]+)\*?=({QUOTED}|[^\s";]+)'.encode(), re.I)
 
 
 def boundary_of(content_type: str) -> bytes:
-    """What stands between the parts; RequestError for another type of body."""
+    """Return the boundary between the form's parts. RequestError for a body of another content type."""
     found = BOUNDARY.fullmatch(content_type)
     if found is None:
         raise RequestError(
@@ -39,7 +40,8 @@ def boundary_of(content_type: str) -> bytes:
 
 
 def parse_form(body: bytes, boundary: bytes) -> Form:
-    """The fields by name: bytes of what has a file's name, else texts. RequestError for what isn't a form."""
+    """Return the form's fields by name: bytes for a field with a file name, text for the others. RequestError
+    if the body isn't a form."""
     first, *parts = (b"\r\n" + body).split(b"\r\n--" + boundary, MOST_FIELDS + 1)
     last = parts.pop() if parts else b""
     if first or not parts or not last.startswith(b"--"):

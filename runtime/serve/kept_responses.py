@@ -11,7 +11,7 @@ from .errors import RequestError
 
 
 class Kept(NamedTuple):
-    """An answer, and the items of the conversation before it."""
+    """A stored answer, and the items of the conversation before it."""
 
     owner: str
     response: dict[str, Any]

@@ -1,4 +1,4 @@
-"""The blocks of an answer of `/v1/messages`, and the events that tell of them."""
+"""The blocks of an answer of `/v1/messages`, and the stream's events for them."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ DELTAS = {
 
 
 class Made:
-    """An answer that is being made: the message, and the events that tell of it."""
+    """An answer in progress: the message so far, and the events that a stream sends about it."""
 
     def __init__(self, chat: Chat[Any], stops: list[str]) -> None:
         self._chat, self._stops = chat, stops
@@ -38,13 +38,13 @@ class Made:
         }
 
     async def whole(self) -> dict[str, Any]:
-        """The message, once it is complete; a call that is broken is none of it."""
+        """Return the message once it is complete. A broken call is left out."""
         async for _ in self.events():
             pass
         return self.message
 
     async def events(self) -> AsyncIterator[Mapping[str, Any]]:
-        """All of them."""
+        """Yield all events of the stream."""
         blocks = self.message["content"]
         yield {"type": "message_start", "message": {**self.message, "content": []}}
         kept, open_kind = [], ""

@@ -1,4 +1,4 @@
-"""Figures of a running server, in the form of Prometheus."""
+"""Figures of a running server, in Prometheus' format."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60)
 
 
 class Metrics(Collector):
-    """Counters and gauges of one server; their names begin with `tfm_`."""
+    """The counters and gauges of one server. Their names begin with `tfm_`."""
 
     def __init__(self) -> None:
         self._registry = registry = CollectorRegistry()
@@ -38,11 +38,12 @@ class Metrics(Collector):
         registry.register(self)
 
     def watch(self, name: str, worker: Callable[[], Worker | None]) -> None:
-        """Ask for a model's worker, None where the model isn't loaded, whenever the figures are asked for."""
+        """Add a model's worker to the figures. `worker` is called for each scrape, and returns None while the
+        model isn't loaded."""
         self._workers[name] = worker
 
     def collect(self) -> Iterator[Metric]:
-        """What the workers know."""
+        """Yield the figures that the workers know, such as queue lengths."""
         loaded = GaugeMetricFamily("tfm_loaded", "Whether the model is loaded.", labels=["model"])
         running = GaugeMetricFamily("tfm_running", "Slots that are taken.", labels=["model"])
         waiting = GaugeMetricFamily("tfm_waiting", "Requests in the queue.", labels=["model"])
@@ -62,5 +63,5 @@ class Metrics(Collector):
         yield from (loaded, running, waiting, kept, shared)
 
     def text(self) -> bytes:
-        """All figures."""
+        """Return all figures as text."""
         return generate_latest(self._registry)

@@ -77,7 +77,7 @@ class Served:
         return RequestError(f"{self.name} can't {doing}: it answers {answered}", param="model")
 
     def load(self) -> AsyncModel:
-        """Load the model; ConfigError for one that can't be served."""
+        """Load the model. ConfigError for a model that can't be served."""
         model = self._load()
         expect_served(self.name, model)
         self.context, self.certificate = model.config.context, _certificate(model)
@@ -112,8 +112,8 @@ class Server:
         response_bytes: int = RESPONSE_BYTES,
         **options: Unpack[WorkerOptions],
     ) -> None:
-        """Load each model once, with `on_demand` not before it is asked; ConfigError for one that can't be
-        served."""
+        """Load each model, or with `on_demand` load it at its first request. ConfigError for a model that
+        can't be served."""
         return_large_blocks()  # bodies, of any size up to their limit
         self._idle_s = idle_s
         self.limits, self.metrics = limits, Metrics()
@@ -201,7 +201,7 @@ def _free(models: list[AsyncModel]) -> None:
 
 
 class ReleaseModels:
-    """What a request used is free once it is answered, by whatever end."""
+    """ASGI middleware that releases the models of a request once the request ends, also by an error."""
 
     def __init__(self, app: ASGIApp) -> None:
         self._app = app

@@ -1,4 +1,4 @@
-"""ollama's API: `/api/chat`, `/api/generate` and `/api/embed`, and what it says of models."""
+"""ollama's API: `/api/chat`, `/api/generate` and `/api/embed`, and the routes that describe models."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ class Message(Said):
     tool_call_id: str | None = None
 
     def for_chat(self) -> dict[str, Any]:
-        """The message as `/v1/chat/completions` has it."""
+        """Return the message in the form of `/v1/chat/completions`."""
         stated: dict[str, Any] = {
             "role": self.role,
             "content": self.content or "",
@@ -78,7 +78,7 @@ class Message(Said):
 
 
 class Generating(Body):
-    """What both ways to a text have."""
+    """The fields that `/api/chat` and `/api/generate` share."""
 
     stream: bool | None = None  # which is true where it is left out
     options: dict[str, Any] | None = None
@@ -97,12 +97,12 @@ class Generating(Body):
         return stated
 
     def stated(self) -> dict[str, Any]:
-        """What a request of OpenAI's API has too."""
+        """Return the model and the sampling options under their names in OpenAI's API."""
         options = {NAMES.get(name, name): one for name, one in (self.options or {}).items()}
         return {"model": self.model, **options}
 
     def chat(self, messages: list[dict[str, Any]], tools: list[dict[str, Any]] | None = None) -> ChatBody:
-        """The same request to `/v1/chat/completions`."""
+        """Return the same request in the form of `/v1/chat/completions`."""
         stated = self.stated()
         if isinstance(self.format, dict):
             schema = {"name": "answer", "schema": self.format}
@@ -133,7 +133,8 @@ class GenerateBody(Generating):
         return self
 
     def continued(self) -> CompletionBody:
-        """The same request to `/v1/completions`; its answer ends where the context does."""
+        """Return the same request in the form of `/v1/completions`. The answer may fill the rest of the
+        context."""
         stated: dict[str, Any] = {"prompt": self.prompt, "max_tokens": -1, **self.stated()}
         if self.format:
             schema = {"type": "object"} if self.format == "json" else self.format
@@ -143,7 +144,7 @@ class GenerateBody(Generating):
 
 @taking(OllamaChatBody)
 async def chat(request: Request, body: OllamaChatBody) -> Response:
-    """`POST /api/chat`."""
+    """`POST /api/chat`: answer a chat."""
     messages = [message.for_chat() for message in body.messages]
     if not messages:
         return await _loaded(request, body, {"message": {"role": "assistant", "content": ""}})
@@ -153,7 +154,7 @@ async def chat(request: Request, body: OllamaChatBody) -> Response:
 
 @taking(GenerateBody)
 async def generate(request: Request, body: GenerateBody) -> Response:
-    """`POST /api/generate`: the answer to one message, or with `raw` what follows a text."""
+    """`POST /api/generate`: answer one message, or with `raw` continue a text."""
     if not body.prompt:
         return await _loaded(request, body, {"response": ""})
     said = [{"role": "system", "content": body.system}] if body.system else []
@@ -269,7 +270,7 @@ def _now() -> str:
 
 
 class EmbedBody(EmbeddedBody):
-    """A text that is too long is cut, unless `truncate` is false."""
+    """A request for vectors. A text that is too long is cut, unless `truncate` is false."""
 
     truncate: bool | None = None
     options: dict[str, Any] | None = None
@@ -282,7 +283,7 @@ class EmbedBody(EmbeddedBody):
 
 @taking(EmbedBody)
 async def embed(request: Request, body: EmbedBody) -> JSONResponse:
-    """`POST /api/embed`: a vector for each text."""
+    """`POST /api/embed`: return a vector for each text."""
     served = await server_of(request).use(request, body.model)
     tokens, vectors = await embedded(request, served, body)
     return JSONResponse({**_head(served), "embeddings": vectors.tolist(), "prompt_eval_count": tokens})
@@ -299,7 +300,7 @@ class ShowBody(Body):
 
 @taking(ShowBody)
 async def show(request: Request, body: ShowBody) -> JSONResponse:
-    """`POST /api/show`: what is known of a model."""
+    """`POST /api/show`: describe a model."""
     served = await server_of(request).use(request, body.model or body.name)
     return JSONResponse(
         {
@@ -311,19 +312,19 @@ async def show(request: Request, body: ShowBody) -> JSONResponse:
 
 
 async def tags(request: Request) -> JSONResponse:
-    """`GET /api/tags`: the models that are served."""
+    """`GET /api/tags`: list the models that are served."""
     return JSONResponse({"models": [_described(*one) for one in server_of(request).models.items()]})
 
 
 async def running(request: Request) -> JSONResponse:
-    """`GET /api/ps`: the models that are loaded."""
+    """`GET /api/ps`: list the models that are loaded."""
     loaded = [(name, one) for name, one in server_of(request).models.items() if one.loaded]
     told = [{**_described(name, one), "context_length": one.context} for name, one in loaded]
     return JSONResponse({"models": told})
 
 
 async def told_version(request: Request) -> JSONResponse:
-    """`GET /api/version`."""
+    """`GET /api/version`: return the version of tfm-cli."""
     return JSONResponse({"version": version("tfm-cli")})
 
 

@@ -1,4 +1,5 @@
-"""`/v1/responses`, OpenAI's other API for chats: its items become messages, its answer is items again."""
+"""`/v1/responses`, OpenAI's newer API for chats: its items become messages, and the answer becomes items
+again."""
 
 from __future__ import annotations
 
@@ -64,7 +65,7 @@ ITEMS = ("message", "function_call", "function_call_output", "reasoning", "item_
 
 
 class Item(Said):
-    """One of the input: a message, a call, its result, what the model thought, or the id of a kept one."""
+    """One item of the input: a message, a call, a call's result, a thought, or the id of a stored item."""
 
     type: str = "message"
     id: str = ""
@@ -97,12 +98,12 @@ class FunctionTool(Function):
 
     @property
     def functions(self) -> dict[str, dict[str, Any]]:
-        """The function, by the name that the model calls it by."""
+        """The function by its name, as `Namespace` has several."""
         return {self.name: self.model_dump(exclude={"type"})}
 
 
 class Namespace(Said):
-    """Functions that belong together, which the model calls by both names."""
+    """A group of functions. The model calls each by the group's name and the function's name joined."""
 
     type: Literal["namespace"]
     name: str
@@ -166,7 +167,7 @@ TextOrItems = BeforeValidator(_as_items, json_schema_input_type=str | list[Item]
 
 
 class ResponsesBody(stating(Harmless, "temperature", "top_p")):
-    """Fields as OpenAI has them; what would need a tool or a state of its servers is refused."""
+    """The fields of OpenAI's request. Fields that need OpenAI's own tools or stored state are refused."""
 
     input: Annotated[list[Item], TextOrItems, Field(min_length=1)]
     instructions: str | None = None
@@ -189,12 +190,12 @@ class ResponsesBody(stating(Harmless, "temperature", "top_p")):
 
     @property
     def namespaces(self) -> dict[str, str]:
-        """The namespaces of functions, by the names that the model calls these by."""
+        """The namespace of each function, by the name under which the model calls the function."""
         spaces = [tool for tool in self.tools or () if isinstance(tool, Namespace)]
         return {name: space.name for space in spaces for name in space.functions}
 
     def chat(self, messages: list[dict[str, Any]]) -> ChatBody:
-        """The same request to `/v1/chat/completions`."""
+        """Return the same request in the form of `/v1/chat/completions`."""
         stated: dict[str, Any] = {
             "model": self.model,
             "messages": messages,
@@ -241,7 +242,8 @@ def _text(parts: list[ItemPart] | None) -> str:
 
 
 def messages_of(items: list[Item]) -> list[dict[str, Any]]:
-    """The messages of a chat. Thoughts, text and calls that follow each other are one of the model's."""
+    """Convert items to the messages of a chat. Consecutive thoughts, texts and calls become one message of
+    the assistant."""
     messages: list[dict[str, Any]] = []
     for item in items:
         match item.type:
@@ -270,7 +272,7 @@ def _turn(messages: list[dict[str, Any]], *without: str) -> dict[str, Any]:
 
 @taking(ResponsesBody)
 async def create_response(request: Request, body: ResponsesBody) -> Response:
-    """`POST /v1/responses`."""
+    """`POST /v1/responses`: answer a chat."""
     server = server_of(request)
     kept, owner = server.responses, owner_of(request)
     before = kept.conversation(owner, body.previous_response_id) if body.previous_response_id else []
@@ -306,7 +308,7 @@ async def _response(events: AsyncIterator[dict[str, Any]]) -> dict[str, Any]:
 
 
 async def one_response(request: Request) -> Response:
-    """`GET` and `DELETE /v1/responses/ID`: an answer that is kept."""
+    """`GET` and `DELETE /v1/responses/ID`: return or delete a stored answer."""
     kept, owner, id = server_of(request).responses, owner_of(request), request.path_params["id"]
     if request.method == "GET":
         return JSONResponse(kept.response(owner, id))

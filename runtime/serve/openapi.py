@@ -1,4 +1,4 @@
-"""Endpoints that say what they take, and the document of OpenAPI that is made of that: `/openapi.json`."""
+"""Endpoints that declare the body they accept, and the OpenAPI document made from them: `/openapi.json`."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ Endpoint = Callable[[Request], Awaitable[Response]]
 
 
 def taking_form(kind: type[B]) -> Callable[[Callable[[Request, B], Awaitable[Response]]], Endpoint]:
-    """As `taking`, of a body that is a form with a file."""
+    """Decorate an endpoint as `taking` does. The body is a form with a file."""
     return taking(kind, read_form, "multipart/form-data")
 
 
@@ -30,7 +30,7 @@ def taking(
     read: Callable[[Request, type[B], Limits], Awaitable[B]] = read,
     of: str = "application/json",
 ) -> Callable[[Callable[[Request, B], Awaitable[Response]]], Endpoint]:
-    """Decorates a function of a request and its body, which is of this kind, as an endpoint."""
+    """Decorate a function of a request and its body as an endpoint. The body is validated as this class."""
 
     def decorate(function: Callable[[Request, B], Awaitable[Response]]) -> Endpoint:
         @functools.wraps(function)
@@ -45,7 +45,8 @@ def taking(
 
 
 def of_model(function: Callable[[Request, Served], Response]) -> Endpoint:
-    """Decorates a function of a request and the model that `?model=NAME` names, by default the first."""
+    """Decorate a function of a request and a model as an endpoint. `?model=NAME` names the model; without it,
+    the first one is used."""
 
     @functools.wraps(function)
     async def endpoint(request: Request) -> Response:
@@ -57,8 +58,8 @@ def of_model(function: Callable[[Request, Served], Response]) -> Endpoint:
 
 
 def document(routes: Iterable[Route], *, keys: bool) -> dict[str, Any]:
-    """The routes as OpenAPI 3.1 describes them: methods, parameters and bodies; `keys` says that they ask for
-    one."""
+    """Describe the routes in OpenAPI 3.1: methods, parameters and bodies. `keys` says that requests need an
+    API key."""
     listed = list(routes)
     kinds = {route.path: kind for route in listed if (kind := getattr(route.endpoint, "body", None))}
     schemas, defined = models_json_schema(

@@ -1,4 +1,4 @@
-"""The options of a request as those of `runtime.tasks`."""
+"""Turns the options of a request into options of `runtime.tasks`."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ COMPLETION_TOKENS = 16
 
 
 def options_of(body: Sampling, model: TaskModel) -> GenerateOptions:
-    """The options that a body states; what it leaves to the model isn't among them.
+    """Return the options that a request states. Options that it leaves to the model's defaults are left out.
 
     A request without a seed gets a random one: the same question again gets another answer.
     """

@@ -1,4 +1,4 @@
-"""The page at `/`: a chat in a browser. Its files are in `static`, and nothing comes from elsewhere."""
+"""The page at `/`: a chat in a browser. Its files are in `static`; nothing is loaded from other servers."""
 
 from __future__ import annotations
 
@@ -31,12 +31,12 @@ HEADERS = {
 
 
 async def page(request: Request) -> Response:
-    """`GET /`: a chat in a browser."""
+    """`GET /`: return the page of the chat."""
     return _file(request, "page.html")
 
 
 async def static(request: Request) -> Response:
-    """`GET /static/NAME`: a file of that page."""
+    """`GET /static/NAME`: return a file of that page."""
     return _file(request, request.path_params["name"])
 
 

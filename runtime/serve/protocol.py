@@ -1,6 +1,7 @@
-"""HTTP on a connection, by uvicorn and h11, with what these leave to a server.
+"""HTTP on a connection, by uvicorn and h11, with two limits that these leave to a server.
 
-That is how many parts a body may have, and what becomes of a client that ended its own side.
+One is how many parts a body may have. The other decides what happens to a client that closed its sending
+side.
 """
 
 from __future__ import annotations
@@ -17,7 +18,8 @@ LONGEST_PROBE_S = 1.0
 
 
 class BoundedConnection(h11.Connection):
-    """A connection whose bodies have at most MOST_PARTS parts: each is work, even one of one byte."""
+    """A connection that refuses bodies in more than MOST_PARTS parts, since even a part of one byte costs
+    time."""
 
     _parts = 0
 
@@ -31,10 +33,10 @@ class BoundedConnection(h11.Connection):
 
 
 class Protocol(H11Protocol):
-    """uvicorn's protocol. A client that ended its own side alone gets its answer.
+    """uvicorn's protocol, except that a client gets its answer although it closed its sending side.
 
-    One that left looks alike, until something is sent to it: so interim answers are, which clients of
-    HTTP/1.1 pass over.
+    A client that left looks the same until the server sends something. So the server sends interim answers,
+    which clients of HTTP/1.1 skip.
     """
 
     def __init__(self, *args: Any, **options: Any) -> None:

@@ -1,11 +1,12 @@
-"""A line a request, as JSON: what was asked of which model, how many tokens, how long, how it ended.
+"""A log with one line of JSON for each request: the path, the model, the number of tokens, the time, how it
+ended.
 
     {"time": "2026-01-31T12:00:00.000+00:00", "id": "chatcmpl-…", "path": "/v1/chat/completions",
      "status": 200, "key": 1, "model": "smollm2-135m", "prompt_tokens": 31, "new_tokens": 9,
      "first_token_s": 0.08, "finish_reasons": ["stop"], "total_s": 0.31}
 
-What isn't known of a request isn't there. No text of a prompt or an answer is, nor a key: `key` says which of
-the file's it is. A stream whose client left has null as a reason.
+Fields whose value isn't known are left out. The log never contains a prompt, an answer or a key: `key` is the
+number of the key in the file of keys. The finish reason is null if the client left a stream.
 """
 
 from __future__ import annotations
@@ -28,13 +29,16 @@ Record = dict[str, Any]
 
 
 def record_of(request: HTTPConnection) -> Record:
-    """What will be said of a request: routes add what they know."""
+    """Return the log record of a request, to which routes add what they know."""
     return request.scope["tfm.record"]
 
 
 class LogRequests:
-    """Counts requests by path and status, and writes each one's record; paths that aren't routes are one.
-    An error that nobody expected is a 500, and its traceback goes to stderr."""
+    """ASGI middleware that counts requests by path and status, and writes a log record for each.
+
+    All paths that aren't routes count as one. An unexpected error is answered with 500, and its traceback
+    goes to stderr.
+    """
 
     def __init__(
         self, app: ASGIApp, metrics: Metrics, paths: set[str], write: Callable[[str], None] | None

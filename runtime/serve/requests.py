@@ -1,7 +1,7 @@
-"""The bodies of requests: their fields with closed ranges, and nothing else.
+"""The bodies of requests: their fields, with closed ranges. Unknown fields are errors, since they would be
+ignored.
 
-A field that changes nothing at its value is taken at that value alone (`Harmless`); an unknown field is an
-error, because it would be ignored.
+A field that tfm doesn't support is accepted with the one value that changes nothing (`Harmless`).
 """
 
 from __future__ import annotations
@@ -61,7 +61,8 @@ TokenIds = Annotated[list[Annotated[int, Field(ge=0)]], Field(min_length=1)]
 
 
 class Part(BaseModel):
-    """A JSON object with these fields and no others, but for null, which asks for nothing."""
+    """A JSON object with these fields and no others. An unknown field whose value is null is accepted, since
+    it asks for nothing."""
 
     model_config = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False)
 
@@ -75,21 +76,21 @@ class Part(BaseModel):
 
 
 class Said(Part):
-    """A part of an answer, which clients give back as it came, with what any server put there; or of what
-    they tell the model."""
+    """A part of an earlier answer, which clients send back with extra fields of any server. Unknown fields
+    are ignored here."""
 
     model_config = ConfigDict(extra="ignore")
 
 
 class Body(Part):
-    """What each request has."""
+    """The fields that every request has."""
 
     model: str = ""  # the only one that is served
     user: str | None = None  # who asks; tfm keeps nothing of anyone
 
 
 class Harmless(Body):
-    """Fields of the OpenAI API that change nothing at these values; at others each is an error."""
+    """Fields of the OpenAI API that are accepted only with values that change nothing."""
 
     metadata: dict[str, str] | None = None
     service_tier: Literal["auto", "default"] | None = None
@@ -104,7 +105,7 @@ class StreamOptions(Part):
 
 
 class StructuredOutputs(Part):
-    """What the text must be, as vLLM has it: one of these."""
+    """The language that the text must follow, in vLLM's form: exactly one of these fields."""
 
     json_: Annotated[dict[str, Any] | None, Field(alias="json")] = None
     regex: str | None = None
@@ -118,7 +119,7 @@ class StructuredOutputs(Part):
         return self
 
     def constraint(self) -> GenerateOptions:
-        """The option that holds the text to it."""
+        """Return the option that makes the text follow the language."""
         if self.choice is not None:
             return {"regex": "|".join(map(re.escape, self.choice))}
         stated: GenerateOptions = {"json_schema": self.json_, "regex": self.regex, "grammar": self.grammar}
@@ -130,19 +131,21 @@ SENT = {name: option for name, option in options(SamplingOptions).items() if opt
 
 
 def stating(kind: type[B], *names: str) -> type[B]:
-    """A kind of body that has these options beside its fields, or null: then it is as the model asks."""
+    """Return a class of bodies with these options as additional fields. null means the model's own
+    default."""
     sent = [(name, SENT[name]) for name in names]
     fields: Any = {name: (Annotated[one.type, Field(**one.requests)], None) for name, one in sent}
     return create_model(kind.__name__, __base__=kind, **fields)
 
 
 def sampling_of(body: Body) -> dict[str, Any]:
-    """The options that a body may state, as it states them."""
+    """Return the sampling options of a body, with None for those that it doesn't state."""
     return {name: getattr(body, name) for name in SENT if name in type(body).model_fields}
 
 
 class Sampling(stating(Harmless, *SENT)):
-    """How a text is generated; what is left out, or null, is as the model asks."""
+    """The fields that say how a text is generated. A field that is missing or null has the model's own
+    default."""
 
     store: Literal[False] | None = None
     seed: Annotated[int, Field(ge=-(2**63), lt=2**63)] | None = None
@@ -171,7 +174,7 @@ class Sampling(stating(Harmless, *SENT)):
         return self
 
     def constraint(self) -> GenerateOptions:
-        """The option that says what the text must be; none where it may be any."""
+        """Return the option that makes the text follow a language; an empty mapping if the text is free."""
         if self.structured_outputs is not None:
             return self.structured_outputs.constraint()
         return {} if self.grammar is None else {"grammar": self.grammar}
@@ -188,14 +191,14 @@ class CalledFunction(Said):
 
 
 class Call(Said):
-    """A call in the model's earlier answer."""
+    """A call of a tool in an earlier answer of the model."""
 
     id: str
     type: Literal["function"]
     function: CalledFunction
 
     def for_template(self) -> dict[str, Any]:
-        """The call as templates read it: its arguments are an object there."""
+        """Return the call as chat templates read it, with the arguments as an object."""
         arguments = parse(self.function.arguments.strip() or "{}", "arguments of a call", RequestError)
         return {
             "id": self.id,
@@ -244,12 +247,12 @@ class Message(Part):
 
     @property
     def text(self) -> str:
-        """The content; a list of texts is their concatenation."""
+        """The content as one text; a list of texts is concatenated."""
         content = self.content
         return content if isinstance(content, str) else "".join(part.text for part in content or ())
 
     def for_template(self) -> dict[str, Any]:
-        """The message as a template reads it."""
+        """Return the message as a chat template reads it."""
         made: dict[str, Any] = {"role": self.role, "content": self.text}
         if self.tool_calls:
             made["tool_calls"] = [call.for_template() for call in self.tool_calls]
@@ -269,7 +272,7 @@ class Tool(Said):
     function: Function
 
     def as_stated(self) -> dict[str, Any]:
-        """The tool without what is null."""
+        """Return the tool as JSON, without the fields that are null."""
         return {"type": "function", "function": self.function.model_dump(exclude_none=True)}
 
 
@@ -288,7 +291,7 @@ class Allowed(Part):
 
 
 class AllowedTools(Part):
-    """Some of the tools, all of which the model is shown."""
+    """A choice of tools: the model sees all tools, but may call only these."""
 
     type: Literal["allowed_tools"]
     allowed_tools: Allowed
@@ -356,7 +359,8 @@ class ChatBody(Sampling):
 
     @property
     def continues(self) -> bool:
-        """Whether the answer goes on with the last message, the model's, instead of being a new one."""
+        """Whether the answer continues the last message, which must be the assistant's, instead of beginning
+        a new one."""
         last = self.messages[-1]
         goes_on = self.continue_final_message is not False and not self.add_generation_prompt
         return goes_on and last.role == "assistant" and bool(last.text) and not last.tool_calls
@@ -375,7 +379,7 @@ class ChatBody(Sampling):
 
     @property
     def must_call(self) -> bool:
-        """Whether the answer must be a call."""
+        """Whether the answer must be a call of a tool."""
         match self.tool_choice:
             case AllowedTools(allowed_tools=allowed):
                 return allowed.mode == "required"
@@ -393,17 +397,18 @@ class ChatBody(Sampling):
                 return []
 
     def offered(self) -> list[Tool]:
-        """The tools that the answer may call."""
+        """Return the tools that the answer may call."""
         chosen = self._chosen()
         tools = [] if self.tool_choice == "none" else list(self.tools or ())
         return [tool for tool in tools if not chosen or tool.function.name in chosen]
 
     def shown(self) -> list[Tool]:
-        """The tools that the model is shown."""
+        """Return the tools that the model sees in its prompt."""
         return list(self.tools or ()) if isinstance(self.tool_choice, AllowedTools) else self.offered()
 
     def constraint(self) -> GenerateOptions:
-        """The option that says what the answer must be; none where it may be any."""
+        """Return the option that makes the answer follow a language; an empty mapping if the answer is
+        free."""
         schema = self._json_schema()
         return super().constraint() if schema is None else {"json_schema": schema}
 
@@ -433,14 +438,15 @@ class CompletionBody(Sampling):
         return self
 
     def prompts(self) -> list[str | list[int]]:
-        """The prompts, each a text or ids."""
+        """Return the prompts, each a text or a list of token ids."""
         prompt: Any = self.prompt
         several = isinstance(prompt, list) and not isinstance(prompt[0], int)
         return prompt if several else [prompt]
 
 
 async def read(request: HttpRequest, kind: type[B], limits: Limits) -> B:
-    """The body of a request; RequestError for one that is too large, too slow, or not of this kind."""
+    """Read and validate the body of a request. RequestError if the body is too large, too slow or not
+    valid."""
     kind_of_body = request.headers.get("content-type", "").partition(";")[0].strip().lower()
     if kind_of_body != "application/json" and OF_BROWSERS.intersection(request.headers):
         # Any page may send other types here without asking, but not without a browser's headers; `curl -d`
@@ -450,10 +456,10 @@ async def read(request: HttpRequest, kind: type[B], limits: Limits) -> B:
 
 
 async def read_form(request: HttpRequest, kind: type[B], limits: Limits) -> B:
-    """The body of a request that is a form with a file; RequestError as of `read`.
+    """Read and validate a form with a file. RequestError as for `read`.
 
-    Any page may send a form anywhere without asking: a browser's must be of this server's own page. Node's
-    fetch has a browser's sec-fetch-mode, but alone.
+    A browser lets any page send a form to any address. So a form from a browser must come from this server's
+    own page. Node's fetch sends a browser's sec-fetch-mode, but none of the other headers.
     """
     if (OF_BROWSERS - {"sec-fetch-mode"}).intersection(request.headers) and request.headers.get(
         "sec-fetch-site"
@@ -478,7 +484,7 @@ async def _received(request: HttpRequest, limits: Limits, most: int) -> bytes:
 
 
 def checked(kind: type[B], value: Any) -> B:
-    """The body of a kind; RequestError, which names the field, for what isn't one."""
+    """Validate a body as this class. RequestError, with the name of the field, if the body isn't valid."""
     try:
         return kind.model_validate(value)
     except ValidationError as error:

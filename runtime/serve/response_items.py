@@ -1,6 +1,6 @@
-"""The items of an answer of `/v1/responses`, and the events that tell of them.
+"""The items of an answer of `/v1/responses`, and the stream's events for them.
 
-Both forms of an answer are made of the same events: the whole one is what the last of them holds.
+Streamed and whole answers come from the same events: the last event contains the whole answer.
 """
 
 from __future__ import annotations
@@ -23,11 +23,11 @@ EXTRAS: dict[str, dict[str, Any]] = {
 
 
 class Made:
-    """An answer that is being made: its items, and the events that tell of them."""
+    """An answer in progress: its items so far, and the events that a stream sends about them."""
 
     def __init__(self, chat: Chat[Any], namespaces: Mapping[str, str], **told: Any) -> None:
-        """`told` are fields of the request, which the answer repeats; `namespaces` have some functions, by
-        the names that the model calls."""
+        """`told` are fields of the request that the answer repeats. `namespaces` has the namespace of each
+        function that has one, by the name under which the model calls the function."""
         self._chat, self._sequence, self._text = chat, 0, ""
         self._logprobs: list[dict[str, Any]] = []  # of the last item's text
         self._namespaces = namespaces
@@ -61,7 +61,7 @@ class Made:
         return self._event(kind, **place, **fields)
 
     async def events(self) -> AsyncIterator[dict[str, Any]]:
-        """All of them; the last one has the whole answer."""
+        """Yield all events of the stream. The last one contains the whole answer."""
         for kind in ("created", "in_progress"):
             yield self._event(kind, response={**self.response, "output": []})
         open_kind = ""  # of the item that is being written
@@ -151,7 +151,7 @@ class Made:
         return self._event(self.response["status"], response=self.response)
 
     def failed(self, error: BaseException) -> Mapping[str, Any]:
-        """The event of an error."""
+        """Return the event that reports an error."""
         told = body_of(error)["error"]
         made = {key: told[key] for key in ("code", "message", "param")}
         return {**self._event("failed"), "type": "error", **made}

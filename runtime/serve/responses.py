@@ -1,4 +1,4 @@
-"""The bodies of answers, whole and as the chunks of a stream, in the form of the OpenAI API."""
+"""The bodies of answers in the form of the OpenAI API: whole, or as the chunks of a stream."""
 
 from __future__ import annotations
 
@@ -21,12 +21,13 @@ _ENCODER = json.JSONEncoder(ensure_ascii=False, allow_nan=False)  # json.dumps w
 
 
 def event(value: object) -> str:
-    """One event of a stream."""
+    """Return one server-sent event of a stream."""
     return f"data: {_ENCODER.encode(value)}\n\n"
 
 
 def usage(prompt_tokens: int, completion_tokens: int, cached_tokens: int = 0) -> dict[str, Any]:
-    """How many tokens were read, how many of them by an earlier request, and generated."""
+    """Return the number of prompt tokens, how many of them came from the cache of earlier requests, and the
+    number of generated tokens."""
     return {
         "prompt_tokens": prompt_tokens,
         "completion_tokens": completion_tokens,
@@ -48,7 +49,7 @@ class Response:
         }
 
     def body(self, choices: list[dict[str, Any]], usage: dict[str, Any]) -> dict[str, Any]:
-        """The whole answer."""
+        """Return the whole answer."""
         return {**self._head, "object": self.kind, "choices": choices, "usage": usage}
 
 
@@ -61,7 +62,7 @@ class ChatResponse(Response):
         self._streams: dict[int, _Streamed] = {}  # by the number of the answer
 
     def choice(self, index: int, answer: Completion) -> dict[str, Any]:
-        """One of the whole answers."""
+        """Return one entry of `choices` in a whole answer."""
         thoughts, text, calls = self._tools.read(answer.text, answer.finish_reason)
         message: dict[str, Any] = {"role": "assistant", "content": text, "refusal": None}
         if thoughts:
@@ -76,17 +77,18 @@ class ChatResponse(Response):
         }
 
     def chunk(self, choices: list[dict[str, Any]], **more: object) -> dict[str, Any]:
-        """An event of a stream."""
+        """Return one chunk of a stream."""
         return {**self._head, "object": f"{self.kind}.chunk", "choices": choices, **more}
 
     def first(self, index: int) -> dict[str, Any]:
-        """The choice of a stream's first chunk, which says whose message it is."""
+        """Return the choice of a stream's first chunk, which states the role."""
         return self._delta(index, {"role": "assistant", "content": ""})
 
     def delta(
         self, index: int, text: str, logprobs: Sequence[TokenLogprob] | None, finish_reason: str | None
     ) -> dict[str, Any] | None:
-        """The choice of a later chunk, what a text that follows the ones before adds; None for nothing."""
+        """Return the choice of a later chunk: what the text adds to those before it. None if it adds
+        nothing."""
         streamed = self._streams.setdefault(index, _Streamed(self._tools))
         delta = streamed.delta(text, finish_reason)
         if not (delta or logprobs or finish_reason):
@@ -104,7 +106,7 @@ class ChatResponse(Response):
         return {"index": index, "delta": delta, "logprobs": logprobs, "finish_reason": finish_reason}
 
     def logprobs(self, tokens: Sequence[TokenLogprob]) -> dict[str, Any]:
-        """Log-probabilities of tokens, as this API has them."""
+        """Return the log-probabilities of tokens in this API's form."""
         return {"content": named_logprobs(self._tokenizer, tokens), "refusal": None}
 
 
@@ -155,8 +157,8 @@ def _reason(finish_reason: str | None, *, called: bool) -> str | None:
 
 
 class Echo(NamedTuple):
-    """A prompt that comes before its answer: its text, its first token, and the others with their
-    log-probabilities where these were asked for."""
+    """A prompt that is returned before its answer: its text, its first token, and log-probabilities of the
+    other tokens if the request asks for them."""
 
     text: str
     first: int
@@ -164,8 +166,8 @@ class Echo(NamedTuple):
 
 
 class CompletionResponse(Response):
-    """The answer to `/v1/completions`; a chunk of a stream has the form of the whole. `echoes` has an `Echo`
-    for each answer, or nothing."""
+    """The answer to `/v1/completions`, whose chunks have the form of the whole answer. `echoes` is empty, or
+    has an `Echo` for each answer."""
 
     def __init__(
         self, model: str, fingerprint: str | None, tokenizer: Tokenizer, echoes: Sequence[Echo] = ()
@@ -175,11 +177,11 @@ class CompletionResponse(Response):
         self._lengths: dict[int, int] = {}  # characters so far, by the number of the answer
 
     def chunk(self, choices: list[dict[str, Any]], **more: object) -> dict[str, Any]:
-        """An event of a stream."""
+        """Return one chunk of a stream."""
         return {**self._head, "object": self.kind, "choices": choices, **more}
 
     def choice(self, index: int, answer: Completion) -> dict[str, Any]:
-        """One of the whole answers."""
+        """Return one entry of `choices` in a whole answer."""
         if not self._echoes:
             return self.delta(index, answer.text, answer.logprobs, answer.finish_reason)
         text, first, of_prompt = self._echoes[index]
@@ -198,7 +200,7 @@ class CompletionResponse(Response):
     def delta(
         self, index: int, text: str, logprobs: Sequence[TokenLogprob] | None, finish_reason: str | None
     ) -> dict[str, Any]:
-        """A text that follows the ones before."""
+        """Return the choice of a chunk: a text that continues those before it."""
         return {
             "index": index,
             "text": text,
@@ -225,8 +227,8 @@ class CompletionResponse(Response):
 def named_logprobs(
     tokenizer: Tokenizer, tokens: Sequence[TokenLogprob], unknown: list[int] | None = None
 ) -> list[dict[str, Any]]:
-    """Log-probabilities of tokens, each with the likeliest ones in its place; a part of a character has no
-    text, so that its bytes are `unknown`."""
+    """Return log-probabilities of tokens, each with the likeliest tokens at its place. A token that is only a
+    part of a character has the bytes `unknown`."""
 
     def named(token: int, logprob: float) -> dict[str, Any]:
         text = token_text(tokenizer, token)
@@ -243,5 +245,5 @@ def named_logprobs(
 
 
 def token_text(tokenizer: Tokenizer, token: int) -> str:
-    """A token's text alone; a control token's name, since its text is empty."""
+    """Return the text of one token. A control token, which decodes to an empty text, gives its name."""
     return tokenizer.decode([token]) or tokenizer.id_to_token(token)

@@ -1,4 +1,4 @@
-"""The routes of sounds: `/v1/audio/transcriptions` and `/v1/audio/translations`."""
+"""The routes for sounds: `/v1/audio/transcriptions` and `/v1/audio/translations`."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ class TranscriptionBody(TranslationBody):
 
 @taking_form(TranscriptionBody)
 async def transcriptions(request: Request, body: TranscriptionBody) -> Response:
-    """`POST /v1/audio/transcriptions`: what is said in a sound."""
+    """`POST /v1/audio/transcriptions`: transcribe a sound."""
     words = "word" in body.timestamp_granularities
     if words and body.response_format != "verbose_json":
         raise RequestError("words go with response_format verbose_json", param="timestamp_granularities")
@@ -60,7 +60,7 @@ async def transcriptions(request: Request, body: TranscriptionBody) -> Response:
 
 @taking_form(TranslationBody)
 async def translations(request: Request, body: TranslationBody) -> Response:
-    """`POST /v1/audio/translations`: what is said in a sound, in English."""
+    """`POST /v1/audio/translations`: transcribe a sound and translate it into English."""
     return await _answer(request, body, "translate")
 
 

@@ -1,4 +1,5 @@
-"""A model's tokenizer and chat template (`/tokenize`, `/detokenize`, `/apply-template`), and `/props`."""
+"""Routes for a model's tokenizer and chat template (`/tokenize`, `/detokenize`, `/apply-template`), and
+`/props`."""
 
 from __future__ import annotations
 
@@ -16,7 +17,7 @@ from .texts import check_ids, question
 
 
 class TokenizeBody(Body):
-    """The text is called `content` by llama.cpp's server, `prompt` by vLLM."""
+    """A text to tokenize. llama.cpp's server calls the text `content`, vLLM calls it `prompt`."""
 
     content: str | None = None
     prompt: str | None = None
@@ -36,7 +37,8 @@ class DetokenizeBody(Body):
 
 @taking(TokenizeBody)
 async def tokenize(request: Request, body: TokenizeBody) -> JSONResponse:
-    """`POST /tokenize`: the ids of a text, in which no control token is read."""
+    """`POST /tokenize`: return the token ids of a text. Names of control tokens in the text are read as plain
+    text."""
     served = await server_of(request).use(request, body.model)
     text = body.content if body.prompt is None else body.prompt
     special = bool(body.add_special or body.add_special_tokens)
@@ -47,7 +49,7 @@ async def tokenize(request: Request, body: TokenizeBody) -> JSONResponse:
 
 @taking(DetokenizeBody)
 async def detokenize(request: Request, body: DetokenizeBody) -> JSONResponse:
-    """`POST /detokenize`: the text of ids, with control tokens."""
+    """`POST /detokenize`: return the text of token ids, control tokens included."""
     served = await server_of(request).use(request, body.model)
     check_ids(body.tokens, served.model.model.config.embedding.vocabulary, "tokens")
     tokenizer = served.model.model.text
@@ -58,7 +60,7 @@ async def detokenize(request: Request, body: DetokenizeBody) -> JSONResponse:
 
 @taking(ChatBody)
 async def apply_template(request: Request, body: ChatBody) -> JSONResponse:
-    """`POST /apply-template`: the text that a chat request would ask the model."""
+    """`POST /apply-template`: return the prompt that a chat request would make."""
     asked = await question(request, body)
     tokenizer = asked.served.model.model.text
     text = tokenizer.decode(asked.prompt.ids, frozenset(tokenizer.control_tokens.values()))
@@ -67,7 +69,7 @@ async def apply_template(request: Request, body: ChatBody) -> JSONResponse:
 
 @of_model
 def props(request: Request, served: Served) -> JSONResponse:
-    """`GET /props?model=NAME`: what a server of one model says of it."""
+    """`GET /props?model=NAME`: describe the model and its settings, as llama.cpp's server does."""
     server = server_of(request)
     return JSONResponse(
         {

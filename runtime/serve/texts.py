@@ -31,7 +31,8 @@ SSE = {"cache-control": "no-cache", "x-accel-buffering": "no"}
 
 
 class EventStream(StreamingResponse):
-    """Answers as they come, in events or lines; their slots are free once it ends, by whatever end."""
+    """A response that streams answers as events or lines. Its slots are free once the stream ends, also by an
+    error."""
 
     def __init__(
         self,
@@ -48,7 +49,7 @@ class EventStream(StreamingResponse):
 
 
 class Question(NamedTuple):
-    """What a model is asked in a chat."""
+    """The prompt of a chat, with the model that answers it and the tools that it may call."""
 
     served: Served
     tools: Tools
@@ -57,7 +58,7 @@ class Question(NamedTuple):
 
 @taking(ChatBody)
 async def chat_completions(request: Request, body: ChatBody) -> Response:
-    """`POST /v1/chat/completions`."""
+    """`POST /v1/chat/completions`: answer a chat."""
     chat = await begin_chat(request, body)
     served = chat.served
     made = ChatResponse(served.name, served.fingerprint, served.model.model.text, chat.tools)
@@ -65,7 +66,7 @@ async def chat_completions(request: Request, body: ChatBody) -> Response:
 
 
 async def begin_chat(request: Request, body: ChatBody, thinks: bool | str | None = None) -> Chat[Tools]:
-    """Queue the answers to a chat; `thinks` is as `wished` has it."""
+    """Queue the answers to a chat. `wished` explains `thinks`."""
     server = server_of(request)
     served, tools, asked = await question(request, body, thinks)
     model = served.model.model
@@ -78,7 +79,7 @@ async def begin_chat(request: Request, body: ChatBody, thinks: bool | str | None
 
 
 async def question(request: Request, body: ChatBody, thinks: bool | str | None = None) -> Question:
-    """What a chat asks of which model, once that is loaded."""
+    """Load the model of a chat request and make the request's prompt."""
     served = await server_of(request).use(request, body.model)
     model = served.model.model
     served.expect(LM, "generate texts")
@@ -103,7 +104,7 @@ async def question(request: Request, body: ChatBody, thinks: bool | str | None =
 
 
 class Continuing(NamedTuple):
-    """Prompts that a model continues, and the texts that follow each."""
+    """Prompts that a model continues, and the answers that continue them."""
 
     served: Served
     stated: list[str | list[int]]
@@ -113,7 +114,8 @@ class Continuing(NamedTuple):
 
 @taking(CompletionBody)
 async def completions(request: Request, body: CompletionBody) -> Response:
-    """`POST /v1/completions`: texts, or ids, that the model continues, or that its encoder reads."""
+    """`POST /v1/completions`: continue texts or token ids. A model with an encoder reads them with its
+    encoder."""
     served, stated, answers, tokens = await begin_texts(request, body)
     count = body.n or 1
     echoes = [
@@ -126,7 +128,7 @@ async def completions(request: Request, body: CompletionBody) -> Response:
 
 
 async def begin_texts(request: Request, body: CompletionBody) -> Continuing:
-    """Queue the texts that follow prompts."""
+    """Queue texts that continue prompts."""
     server = server_of(request)
     served = await server.use(request, body.model)
     model = served.model.model
@@ -158,7 +160,7 @@ def _text(served: Served, prompt: str | list[int]) -> str:
 
 
 def check_ids(ids: list[int], width: int, param: str) -> None:
-    """RequestError for ids that the model doesn't have."""
+    """Raise RequestError for token ids outside the model's vocabulary."""
     if max(ids) >= width:
         raise RequestError(f"{param}: token ids must be 0 to {width - 1}, got {max(ids):.12g}", param=param)
 
@@ -194,7 +196,7 @@ async def _respond(
 
 
 def note(request: Request, served: Served, id: str, prompt_tokens: int) -> None:
-    """Count an answer that was begun."""
+    """Count the prompt's tokens, and add the answer's id and model to the request's log record."""
     server_of(request).metrics.prompt_tokens.labels(served.name).inc(prompt_tokens)
     record_of(request).update(id=id, model=served.name, prompt_tokens=prompt_tokens)
 
@@ -224,8 +226,8 @@ async def _events(
 
 
 async def while_connected(request: Request, work: Coroutine[Any, Any, R]) -> R:
-    """The value of the work; the work is cancelled with ClientDisconnect where the client leaves before, and
-    with TimeoutError where it takes longer than a request may."""
+    """Await the work and return its value. The work is cancelled with ClientDisconnect if the client leaves,
+    and with TimeoutError if the work takes longer than a request may."""
     limit = server_of(request).limits.request_s
     task = asyncio.ensure_future(work)
     gone = asyncio.ensure_future(_gone(request))

@@ -21,10 +21,10 @@ from .requests import ChatBody
 
 
 class Tools:
-    """The tools that the answers to one request may call, and what is in these answers."""
+    """The tools that the answers to one request may call, and the parsing of these answers."""
 
     def __init__(self, body: ChatBody, served: Served) -> None:
-        """RequestError for a model whose tokenizer can't write the marks of its calls."""
+        """RequestError for a model whose tokenizer can't write the marks around its calls."""
         self._model = model = served.model.model
         offered, shown = body.offered(), body.shown()
         self._shown = [tool.as_stated() for tool in shown] or None
@@ -43,30 +43,31 @@ class Tools:
 
     @property
     def marks(self) -> frozenset[int]:
-        """The tokens of marks, which the answers' texts have in them."""
+        """The tokens of marks around calls and thoughts, which the answers' texts keep."""
         return self._answers.marks
 
     def asked(self, messages: list[dict[str, Any]]) -> tuple[Any, Any]:
-        """The messages and the tools as the model's template takes them."""
+        """Return the messages and the tools in the form that the model's chat template takes."""
         return self._answers.asked(messages, self._shown)
 
     def begin(self, prompt: Prompt, options: Options) -> tuple[Prompt, Options]:
-        """The prompt, and the options of a text whose calls are as the request asks."""
+        """Return the prompt and the options, with a constraint that makes calls follow the request."""
         ids, options = held(self._model, self._answers, prompt.ids, options)
         self._thinking = self._answers.thinks_after(ids)
         return Prompt(ids, None), options
 
     def parser(self) -> AnswerParser:
-        """What reads one answer."""
+        """Return a parser for one answer."""
         return self._answers.parser(thinking=self._thinking)
 
     def read(self, text: str, finish_reason: str | None) -> Answer:
-        """What a complete answer holds. A call in which it is cut is left out."""
+        """Parse a complete answer. A call that the end of the answer cuts is left out."""
         return self._answers.read(text, finish_reason, thinking=self._thinking)
 
 
 def effort(body: ChatBody, template: ChatTemplate) -> dict[str, Any]:
-    """The variables of the template that say how much the model thinks; RequestError where it has none."""
+    """Return the template's variables for the request's `reasoning_effort`. RequestError if the template has
+    none."""
     stated = body.reasoning_effort
     if stated is None:
         return {}
@@ -81,7 +82,8 @@ def effort(body: ChatBody, template: ChatTemplate) -> dict[str, Any]:
 
 
 def wished(thinks: bool | str | None, template: ChatTemplate) -> dict[str, Any]:
-    """The variables of the template for thoughts that are wished for, or by their effort: what it has."""
+    """Return the template's variables that switch thoughts on or off, or set their effort; only those that
+    the template uses."""
     if isinstance(thinks, str) and template.uses("reasoning_effort"):
         return {"reasoning_effort": thinks}
     return (
