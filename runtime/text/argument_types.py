@@ -1,4 +1,5 @@
-"""Which types a function's schema allows: what is written without quotes may be a text, or a number."""
+"""Which JSON types a function's schema allows for an argument. They decide whether an unquoted value is a
+text or a number."""
 
 from __future__ import annotations
 
@@ -11,14 +12,15 @@ WORDS = {"t": "boolean", "f": "boolean", "n": "null", '"': "string", "{": "objec
 
 
 def types_of_property(schema: Schema, key: str) -> frozenset[str] | None:
-    """The types of an argument; None where any may come."""
+    """Return the types of an argument, or None if any type is allowed."""
     properties = resolved(schema, schema).get("properties")
     stated = properties.get(key) if isinstance(properties, Mapping) else None
     return types_of(stated, schema) if isinstance(stated, Mapping) else None
 
 
 def types_of(part: Schema, schema: Schema, seen: set[str] | None = None) -> frozenset[str] | None:
-    """The types that a part of a schema allows; None for any. Each reference is followed once (`seen`)."""
+    """Return the types that a part of a schema allows, or None for any. Each reference is followed once
+    (`seen`)."""
     seen = set() if seen is None else seen
     if isinstance(reference := part.get("$ref"), str):
         if reference in seen:
@@ -43,7 +45,7 @@ def types_of(part: Schema, schema: Schema, seen: set[str] | None = None) -> froz
 
 
 def resolved(part: Schema, schema: Schema) -> Schema:
-    """What a part refers to, if that is another part of the schema."""
+    """Return the part of the schema that this part refers to, or the part itself if it refers to none."""
     for _ in range(MOST_REFERENCES):
         reference = part.get("$ref")
         if not isinstance(reference, str) or not reference.startswith("#"):
@@ -58,7 +60,7 @@ def resolved(part: Schema, schema: Schema) -> Schema:
 
 
 def type_of(value: object) -> frozenset[str]:
-    """The types of a value, by their names in schemas."""
+    """Return the types of a value, by their names in JSON schemas."""
     match value:
         case bool():
             return frozenset({"boolean"})
@@ -74,7 +76,7 @@ def type_of(value: object) -> frozenset[str]:
 
 
 def type_of_json(text: str) -> frozenset[str]:
-    """The types of a value that is written in JSON."""
+    """Return the types of a value that is given as JSON text."""
     if text[0] in WORDS:
         return frozenset({WORDS[text[0]]})
     return frozenset({"number"} if set(text) & set(".eE") else {"integer", "number"})

@@ -1,6 +1,6 @@
-"""Programs of tfm's in processes of their own, where a library may crash, hang or fill memory.
+"""Runs programs of tfm in child processes, where a library may crash, hang or fill memory.
 
-The system ends such a process once it takes more than it may, and nothing else comes to harm.
+The kernel ends such a process if it takes more than its limits. Nothing else is harmed.
 """
 
 from __future__ import annotations
@@ -19,9 +19,10 @@ SYSTEM_LIMITS_MEMORY = sys.platform == "linux"  # others accept the limit and ig
 def started(
     program: Path, packages: Sequence[str], *arguments: str, stdin: int, stdout: int
 ) -> subprocess.Popen[bytes]:
-    """The process of a program, which gets the arguments, then the folders of the packages that it imports.
+    """Start a program as a child process. Its arguments are these and then the folders of the packages that
+    it imports.
 
-    Raises ModuleNotFoundError for a package that isn't there, OSError where no process can be started.
+    Raises ModuleNotFoundError for a package that isn't installed, OSError if no process can be started.
     """
     if not POSIX:
         raise OSError("this system can't limit its time")

@@ -1,8 +1,8 @@
-"""Which format a chat template's model writes its calls and thoughts in.
+"""Finds the format in which the model of a chat template writes its calls and thoughts.
 
-The template shows a conversation in which known calls were made. The format is the one that writes these
-calls as the template does, else the first one that reads them there, else, for a template that shows no
-calls, the first one of which it has a sign.
+The template renders a conversation in which known calls were made. The format is the one whose writer writes
+these calls as the template does. If no writer does, it is the first format whose parser finds the calls
+there. For a template that shows no calls, it is the first format of which the template contains a sign.
 """
 
 from __future__ import annotations
@@ -36,13 +36,14 @@ USER = {"role": "user", "content": "hi"}
 
 
 def find_format(with_tools: str, without: str, render: Render) -> CallFormat:
-    """The format of a model with these templates, TEXT if it has no calls; `render` renders the first."""
+    """Return the format of a model with these templates, or TEXT if it has no calls. `render` renders the
+    first template."""
     found = _format_of_calls(with_tools, render) if "tools" in with_tools else None
     return replace(found or TEXT, thoughts=thoughts_of(with_tools) or thoughts_of(without))
 
 
 def thoughts_of(source: str) -> Thoughts | None:
-    """The marks of thoughts in a template's text."""
+    """Find the marks of thoughts in a template's text."""
     for thoughts in THOUGHTS:
         if (thoughts.begin if thoughts.anywhere else thoughts.end).strip() in source:
             return thoughts

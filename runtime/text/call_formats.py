@@ -1,8 +1,8 @@
-"""How models write calls of tools and what they think: one record a format.
+"""How models write calls of tools and their thoughts: one record for each format.
 
 The same record drives the parser (`call_parser`) and the writer (`call_writer`). Blanks in a mark are
-written, and may be missing where a text is read. Each format is that of the models' own chat template or
-documentation, which is named beside it.
+written; a parsed text may lack them. Each format comes from the models' own chat template or documentation,
+which a comment beside it names.
 """
 
 from __future__ import annotations
@@ -15,9 +15,10 @@ from typing import Literal, TypedDict, Unpack
 
 @dataclass(frozen=True)
 class Values:
-    """How a value is written: JSON, but for these.
+    """The notation of values: JSON, except for what these fields change.
 
-    `quotes` begin and end a text, the first one is written; `words` stand for JSON's.
+    `quotes` begin and end a text; the writer uses the first one. `words` translates the notation's words for
+    true, false and null to JSON's.
     """
 
     quotes: tuple[str, ...] = ('"',)
@@ -36,16 +37,18 @@ PYTHON = Values(
 
 @dataclass(frozen=True)
 class Keywords:
-    """Arguments as Python has them: `city="Oslo", days=2`."""
+    """Arguments written as keyword arguments in Python: `city="Oslo", days=2`."""
 
     values: Values = PYTHON
 
 
 @dataclass(frozen=True)
 class Parameters:
-    """Arguments between marks of their own; a text stands there as it is, any other value as JSON.
+    """Arguments that are each written between marks. A text is written without quotes, any other value as
+    JSON.
 
-    With `value_mark` the mark before the value says that it isn't a text; else the function's schema does.
+    With `value_middle`, the mark before a value says that the value isn't a text. Without it, the function's
+    schema decides.
     """
 
     before: str
@@ -56,7 +59,8 @@ class Parameters:
 
 @dataclass(frozen=True)
 class Item:
-    """A call as an object of JSON with its name and its arguments, in any order, and `others` beside them."""
+    """A call written as a JSON object with its name and arguments. The keys may come in any order, also with
+    the keys in `others`."""
 
     name: str = "name"
     arguments: str = "arguments"
@@ -65,10 +69,10 @@ class Item:
 
 @dataclass(frozen=True)
 class Marked:
-    """A call whose name stands between marks.
+    """A call whose name is written between marks.
 
-    `asides` may stand between the name and `middle`; `{index}` in it is the number of the call, `{id}` nine
-    letters and digits. The first is written.
+    One of `asides` follows the name, before `middle`; the writer uses the first one. `{index}` in it is the
+    call's number, `{id}` means nine letters and digits.
     """
 
     before: str
@@ -80,8 +84,8 @@ class Marked:
 
 @dataclass(frozen=True)
 class Thoughts:
-    """The marks around what a model thinks before it answers, and what is written after them; `anywhere`:
-    it thinks not only there."""
+    """The marks around a model's thoughts, and the text `then` after them. `anywhere` says that thoughts may
+    also come after the beginning of an answer."""
 
     begin: str
     end: str
@@ -93,14 +97,14 @@ class Thoughts:
 class CallFormat:
     """A format of calls.
 
-    begin: marks of which one begins calls; an empty one: calls may begin an answer without a mark.
-    opening, separator, closing: around and between the calls of one mark; without a separator each call has
-        a mark of its own.
-    end: the mark after the calls; it may be missing.
-    gap: what is written between the text and the calls, and between calls with marks of their own.
+    begin: marks, each of which begins calls. An empty mark: an answer may begin with calls without a mark.
+    opening, separator, closing: texts around and between the calls of one mark. Without a separator each
+        call has a mark of its own.
+    end: the mark after the calls, which an answer may lack.
+    gap: text that is written between the text and the calls, and between calls with marks of their own.
     text: marks that are written around a text.
-    silent: marks that are no text wherever they stand.
-    signs: texts of which a template has one, escapes read, if it doesn't show a call in a conversation.
+    silent: marks that never belong to the text.
+    signs: texts by which a template is recognized if it doesn't show a call in a conversation.
     """
 
     name: str
@@ -117,7 +121,7 @@ class CallFormat:
     signs: tuple[str, ...] = ()
 
     def tokens_of(self, known: Mapping[str, int]) -> dict[str, int]:
-        """Those of the known tokens that marks have in them."""
+        """Return those of the known tokens that occur in the format's marks."""
         marks = [*_texts(self)]
         return {token: id for token, id in known.items() if any(token in mark for mark in marks)}
 

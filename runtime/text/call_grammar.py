@@ -1,8 +1,8 @@
-"""The grammar, in Lark's form, of answers in a format of calls: each call is whole, of one of the functions,
-and of its schema.
+"""The grammar, in Lark's form, of answers in a format of calls. Each call must be complete, name one of the
+functions and follow its schema.
 
-Arguments in JSON are held to a schema by the library. In other notations they are written in the order of the
-schema's properties, and none but those; a schema that can't be followed so is an error.
+The library checks arguments in JSON against their schema. In other notations arguments come in the order of
+the schema's properties, and no others may come. A schema for which this isn't possible is an error.
 """
 
 from __future__ import annotations
@@ -37,14 +37,14 @@ PYTHON_WORDS = {"boolean": '"True" | "False"', "null": '"None"'}
 
 @dataclass(frozen=True)
 class Asked:
-    """What an answer must be. Each function is a name and a schema, None where any arguments may come.
+    """What an answer must be. Each function is a name and a schema; the schema None allows any arguments.
 
-    must_call: it is calls; else it may be a text.
+    must_call: the answer consists of calls; otherwise it may also be a text.
     several: more than one call may come.
-    loose: functions of which any arguments may come, where their schema can't be followed.
-    document: what isn't a call is a document of this schema.
-    of_language: what isn't a call is of another language, which is `@text` in the grammar.
-    thinking: it begins within thoughts.
+    loose: functions that may have any arguments if the format can't express their schema.
+    document: text outside of calls is a document of this schema.
+    of_language: text outside of calls is of another language, called `@text` in the grammar.
+    thinking: the answer begins within thoughts.
     """
 
     functions: Sequence[tuple[str, Schema | None]] = ()
@@ -57,15 +57,15 @@ class Asked:
 
     @property
     def is_held(self) -> bool:
-        """Whether what isn't a call is held to something."""
+        """Whether text outside of calls must follow a schema or a language."""
         return self.of_language or self.document is not None
 
 
 def grammar_of_answer(
     form: CallFormat, asked: Asked, tokens: Mapping[str, int], stops: frozenset[int] = frozenset()
 ) -> str:
-    """The grammar of an answer. `tokens` are those that marks have in them (`CallFormat.tokens_of`); one of
-    `stops`, which end the answer, isn't written."""
+    """Return the grammar of an answer. `tokens` are those in the format's marks (`CallFormat.tokens_of`). A
+    mark in `stops` isn't written, since it ends the answer."""
     return _Grammar(form, tokens, stops).of(asked)
 
 

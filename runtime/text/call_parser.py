@@ -1,10 +1,11 @@
-"""What a model's text holds: thoughts, words and calls, read as they come.
+"""Parses a model's text into thoughts, text and calls while the text is being generated.
 
-Wherever the text is cut into pieces, the events joined are the same. A call's name is told once its arguments
-begin, and these as they come, as JSON. What isn't a call is text; if its name was told before, that is taken
-back (`broken`), and so is a call in which the answer is cut, whose text is nobody's.
+However the text is cut into pieces, the joined events are the same. The name of a call is reported once its
+arguments begin. The arguments are reported as they come, as JSON. A beginning that turns out not to be a call
+becomes text, and an event `broken` cancels a name that was already reported. A call that the end of the
+answer cuts is broken too, and its text is dropped.
 
-The time is linear in the text: what was read once as a call isn't read again.
+The time is linear in the text: text that was once parsed as a call isn't parsed again.
 """
 
 from __future__ import annotations
@@ -24,22 +25,22 @@ Kind = Literal["thought", "text", "name", "arguments", "end", "broken"]
 
 
 class Event(NamedTuple):
-    """A piece of an answer. `name` begins a call, whose pieces of `arguments` follow until its `end`
-    or until it is `broken`."""
+    """A piece of an answer. `name` begins a call; its pieces of `arguments` follow, then `end`, or `broken`
+    if the call is invalid."""
 
     kind: Kind
     text: str = ""
 
 
 class Call(NamedTuple):
-    """A function's name and its arguments, an object of JSON."""
+    """A call: the function's name, and the arguments as a JSON object."""
 
     name: str
     arguments: str
 
 
 class Answer(NamedTuple):
-    """All of an answer."""
+    """A complete answer: its thoughts, its text and its calls."""
 
     thoughts: str
     text: str
@@ -47,8 +48,8 @@ class Answer(NamedTuple):
 
 
 class AnswerParser(ValueReader):
-    """The events of one answer. `functions` are the schemas of those that it may call, by their names;
-    `thinking`: the prompt ends where the model thinks."""
+    """A parser for one answer. `functions` has the schemas of the functions that it may call, by name.
+    `thinking` says that the prompt ends within thoughts."""
 
     def __init__(self, form: CallFormat, functions: Mapping[str, Schema], *, thinking: bool = False) -> None:
         super().__init__()
@@ -68,12 +69,12 @@ class AnswerParser(ValueReader):
             yield form.thoughts.begin.strip()
 
     def feed(self, text: str) -> list[Event]:
-        """What a piece of the text adds."""
+        """Parse another piece of the text and return its events."""
         self._buffer += text
         return self._read()
 
     def finish(self, *, cut: bool = False) -> list[Event]:
-        """What the end adds; `cut`: the model would have gone on."""
+        """Return the last events. `cut` says that the answer was cut before the model ended it."""
         self._ended, self._cut = True, cut
         return self._read()
 
@@ -314,13 +315,13 @@ def _may_be(value: str, types: Collection[str] | None) -> bool:
 def read_answer(
     text: str, form: CallFormat, functions: Mapping[str, Schema], *, thinking: bool = False, cut: bool = False
 ) -> Answer:
-    """All of an answer; what is broken is text."""
+    """Parse a complete answer. A call that is broken becomes text."""
     parser = AnswerParser(form, functions, thinking=thinking)
     return joined([*parser.feed(text), *parser.finish(cut=cut)])
 
 
 def joined(events: Iterable[Event]) -> Answer:
-    """What events tell together."""
+    """Join the events of an answer into a complete answer."""
     thoughts, text, calls, call = "", "", [], Call("", "")
     for kind, piece in events:
         match kind:

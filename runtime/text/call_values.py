@@ -1,4 +1,4 @@
-"""Values of calls, read as they come and told as JSON."""
+"""Parses the values of calls while they are being generated, and converts them to JSON."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ OTHERS = {"json": {}, "python": {"'": "'", "a": "\\u0007", "v": "\\u000b", "0": 
 
 
 class ValueReader(TextReader):
-    """A text in which there are values; pieces of their JSON go to `_tell_json`, or are captured."""
+    """A reader of a text with values. Their JSON goes piece by piece to `_tell_json`, or is captured."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -207,12 +207,12 @@ class _Whole(ValueReader):
 
 
 def to_json(text: str) -> str | None:
-    """A value of JSON or Python as JSON; None for what is neither."""
+    """Convert a value in the notation of JSON or Python to JSON. None if it is neither."""
     return _Whole(text).json()
 
 
 def inside(text: str) -> str:
-    """A text as it stands between the quotes of JSON."""
+    """Return a text escaped as inside the quotes of a JSON string."""
     return json.dumps(text, ensure_ascii=False)[1:-1]
 
 

@@ -1,4 +1,5 @@
-"""Answers written in a format: thoughts, a text, calls. What a format can't say isn't checked."""
+"""Writes answers in a format of calls: thoughts, a text, calls. It doesn't check whether the format can
+express them."""
 
 from __future__ import annotations
 
@@ -14,7 +15,7 @@ ID = "call{:05}"  # nine letters and digits, as Mistral has them
 def write_answer(
     form: CallFormat, thoughts: str, text: str, calls: Sequence[tuple[str, Mapping[str, Any]]]
 ) -> str:
-    """An answer, as `call_parser` reads it."""
+    """Write an answer so that `call_parser` reads the same answer again."""
     parts = []
     if thoughts and form.thoughts is not None:
         parts.append(f"{form.thoughts.begin}{thoughts}{form.thoughts.end}")
@@ -57,7 +58,7 @@ def _parameter(marks: Parameters, key: str, value: object) -> str:
 
 
 def write_value(values: Values, value: object) -> str:
-    """A value in a notation."""
+    """Write a value in a notation."""
     if isinstance(value, str):
         quote = values.quotes[0]
         return f"{quote}{value}{quote}" if values.escapes is None else _json(value)

@@ -70,7 +70,8 @@ class ChatAnswers:
 
     @property
     def lost_mark(self) -> str | None:
-        """A mark of calls that isn't in texts, as the tokenizer doesn't keep it; None where all are."""
+        """A mark of calls that is missing in decoded texts because the tokenizer drops it. None if all marks
+        are kept."""
         for mark in filter(None, self.form.begin):
             ids = self._tokenizer.encode_template(mark)
             if self._tokenizer.decode(ids, self.marks).strip() != mark.strip():

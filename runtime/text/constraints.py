@@ -89,7 +89,8 @@ def _in_line(reason: str) -> str:
 
 
 class Constraints:
-    """The constraints of a model's tokenizer; CheckpointError for one that the library can't read."""
+    """The constraints of texts for one tokenizer. CheckpointError for a tokenizer that the library can't
+    read."""
 
     def __init__(self, tokenizer: Tokenizer, stop_ids: Sequence[int], limits: Limits = LIMITS) -> None:
         if not stop_ids:

@@ -1,4 +1,4 @@
-"""Encodings with offsets, and a tokenizer for which a user's text can't spell control tokens."""
+"""Encodings with offsets, and a tokenizer in which a user's text can't produce control tokens."""
 
 from __future__ import annotations
 

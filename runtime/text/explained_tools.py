@@ -1,4 +1,4 @@
-"""Tools for a model whose chat template has none: what its template would show is told in messages."""
+"""Tools for a model whose chat template has none: messages explain the tools in place of the template."""
 
 from __future__ import annotations
 
@@ -14,14 +14,16 @@ FORM = BY_NAME["hermes"]
 
 
 def form_of_explained(answers: CallFormat) -> CallFormat:
-    """The format of answers whose calls are explained; thoughts are the model's own."""
+    """Return the format of calls for a model to which tools are explained. Thoughts keep the model's own
+    marks."""
     return replace(FORM, thoughts=answers.thoughts)
 
 
 def explained(
     messages: Sequence[Mapping[str, Any]], tools: Sequence[Mapping[str, Any]] | None
 ) -> list[dict[str, Any]]:
-    """The messages with tools in the first one, and with calls and their results as texts."""
+    """Return the messages with the tools explained in the first one, and with calls and their results as
+    text."""
     told: list[dict[str, Any]] = []
     for message in messages:
         plain = _plain(message)

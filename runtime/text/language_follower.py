@@ -1,13 +1,14 @@
-"""The program that compiles languages and follows texts of them, which `LanguageProcess` runs.
+"""The program that compiles languages and follows texts of them. `LanguageProcess` runs it.
 
-The library can take time and memory that grow exponentially with a language, in steps of a text too, where
-no limit of its own counts them. So the kernel ends a process that takes more than it may. The first process
-reads the tokenizer. It forks for each language, and that process, once the language is compiled, for each
-text: a copy costs about a millisecond, and no language can hurt another one. Nothing of tfm is imported, so
-that it starts in a few hundredths of a second.
+The library can take time and memory that grow exponentially with a language, also at a step of a text, where
+the library's own limits don't count them. So the kernel ends a process that takes more than it may. The first
+process reads the tokenizer. It forks a process for each language. That process compiles the language and then
+forks a process for each text. A fork costs about a millisecond, and no language can harm another one. The
+program imports nothing of tfm, so that it starts in a few hundredths of a second.
 
-Requests come over a socket, each with its length before it, and so do the answers. A step of a text has two:
-its state, and then the mask of what may follow, which is computed while the model takes its own step.
+Requests and answers pass over a socket, each with its length before it. A step of a text has two answers. The
+first is the state of the text. The second is the mask of tokens that may follow, which is computed while the
+model computes its own step.
 """
 
 from __future__ import annotations
@@ -41,7 +42,7 @@ def send(connection: socket.socket, message: bytes) -> None:
 
 
 def receive(connection: socket.socket) -> bytes | None:
-    """The next request or answer; None where the other side is gone."""
+    """Receive the next request or answer. None if the other side has closed the socket."""
     head = _exactly(connection, LENGTH.size)
     return None if head is None else _exactly(connection, LENGTH.unpack(head)[0])
 
@@ -57,7 +58,7 @@ def _exactly(connection: socket.socket, size: int) -> bytes | None:
 
 
 def follow(connection: socket.socket, settings: dict[str, Any]) -> None:
-    """The first process: read the tokenizer, then fork for languages; never returns."""
+    """Run the first process: read the tokenizer, then fork for languages. Never returns."""
     import resource  # no system without it runs this
 
     signal.signal(signal.SIGPROF, signal.SIG_DFL)  # how the kernel ends a process after its time

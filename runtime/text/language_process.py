@@ -1,7 +1,8 @@
-"""Languages compiled and followed in child processes, whose end by a hostile one costs a request and no more.
+"""Compiles and follows languages in child processes. A hostile language can end only its own process, which
+costs one request.
 
-The program is `language_follower.py`. A process that tfm leaves, or whose tfm ends, ends at its next request:
-its socket is closed; a busy one comes to the end of its time.
+The program is `language_follower.py`. A process whose tfm has left it or has ended finds its socket closed at
+its next request, and ends. A process that is busy ends when its time is used up.
 """
 
 from __future__ import annotations
@@ -26,7 +27,8 @@ WAIT_S = 60.0  # for an answer: the kernel ends a busy process before, unless th
 
 @dataclass(frozen=True)
 class Limits:
-    """Seconds of processor time to compile a language, and for a step of a text; bytes of memory for both."""
+    """Seconds of processor time to compile a language and to take a step of a text; bytes of memory for
+    both."""
 
     compile_s: float = 2.0
     step_s: float = 1.0
@@ -37,11 +39,11 @@ LIMITS = Limits()
 
 
 class EndedError(Exception):
-    """The process ended, or says nothing; the text, if there is one, says which."""
+    """The process has ended or doesn't answer. The message, if there is one, says which."""
 
 
 class Connection:
-    """A process, which ends with this object."""
+    """A connection to a child process, which ends together with this object."""
 
     def __init__(self, connection: socket.socket) -> None:
         connection.settimeout(WAIT_S)
@@ -49,7 +51,7 @@ class Connection:
         weakref.finalize(self, connection.close)
 
     def ask(self, request: bytes) -> bytes:
-        """The first answer to a request; EndedError where none comes."""
+        """Send a request and return its first answer. EndedError if none comes."""
         try:
             send(self._socket, request)
         except OSError as error:
@@ -57,7 +59,7 @@ class Connection:
         return self.answer()
 
     def answer(self) -> bytes:
-        """The next answer; EndedError where none comes."""
+        """Return the next answer. EndedError if none comes."""
         try:
             answer = receive(self._socket)
         except TimeoutError:
@@ -69,7 +71,7 @@ class Connection:
         return answer
 
     def copy(self) -> Connection:
-        """A process that goes on from the state of this one."""
+        """Return a connection to a fork of this process, with the same state."""
         here, there = socket.socketpair()
         made = Connection(here)
         try:
@@ -81,9 +83,9 @@ class Connection:
 
 
 class FirstProcess(Connection):
-    """The process that has the tokenizer, or none.
+    """The first process, which has read the tokenizer.
 
-    Raises ValueError for a tokenizer that the library can't read, TfmError where it can't be started.
+    Raises ValueError for a tokenizer that the library can't read, TfmError if the process can't be started.
     """
 
     def __init__(self, settings: Mapping[str, object]) -> None:
@@ -107,11 +109,13 @@ class FirstProcess(Connection):
 
     @property
     def runs(self) -> bool:
-        """Whether it runs, as a child of this process and not of the one that this was forked from."""
+        """Whether the process runs as a child of the current process. After a fork of tfm, it is the parent's
+        child."""
         return self._owner == os.getpid() and self._child.poll() is None
 
     def compiled(self, kind: str, text: str, inner: tuple[str, str] | None = None) -> Connection:
-        """The process of a language; ValueError for one that the library can't follow in full."""
+        """Return a process that has compiled this language. ValueError for a language that the library
+        doesn't fully support."""
         process = self.copy()
         answer = json.loads(process.ask(json.dumps([kind, text, inner]).encode()))
         if "error" in answer:
@@ -120,7 +124,7 @@ class FirstProcess(Connection):
 
 
 class LanguageProcess:
-    """The first process, started again where it ended."""
+    """The first process, which is started again if it has ended."""
 
     def __init__(
         self,
@@ -129,7 +133,7 @@ class LanguageProcess:
         stop_ids: Sequence[int] = (),
         limits: Limits = LIMITS,
     ) -> None:
-        """What `FirstProcess` raises."""
+        """Raises what `FirstProcess` raises."""
         self.limits = limits
         self._settings = {
             "tokenizer": tokenizer,
@@ -142,10 +146,10 @@ class LanguageProcess:
         self._first = FirstProcess(self._settings)
 
     def compiled(self, kind: str, text: str, inner: tuple[str, str] | None = None) -> Connection:
-        """The process of a language.
+        """Return a process that has compiled this language.
 
-        Raises ValueError for a language that the library can't follow in full, EndedError for one that takes
-        more than it may, and TfmError where no process can be started.
+        Raises ValueError for a language that the library doesn't fully support, EndedError for one that takes
+        more than its limits, and TfmError if no process can be started.
         """
         with self._lock:
             if not self._first.runs:

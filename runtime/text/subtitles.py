@@ -11,7 +11,7 @@ FormatName = Literal["txt", "srt", "vtt", "json", "tsv"]
 
 
 class Word(NamedTuple):
-    """A word of a segment with its punctuation, from `start` to `end` seconds."""
+    """A word of a segment with its punctuation, spoken from `start` to `end` seconds."""
 
     start: float
     end: float

@@ -31,7 +31,8 @@ LOOK_S = 0.02  # between two looks at the memory of a child that the system does
 
 @dataclass(frozen=True)
 class Limits:
-    """What one request may take: seconds of processor time and of waiting, bytes, and characters of text."""
+    """The limits of one request: seconds of processor time, seconds of waiting, bytes of memory, and
+    characters of text."""
 
     cpu_s: float = 2.0
     wait_s: float = 2.5
@@ -43,7 +44,7 @@ LIMITS = Limits()
 
 
 class TemplateProcess:
-    """The child process. Any thread may use it: requests wait for each other."""
+    """The child process that renders templates. Any thread may use it; requests run one after another."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
@@ -85,12 +86,12 @@ class TemplateProcess:
         return answer["text"]
 
     def close(self) -> None:
-        """End the child; the next request starts another."""
+        """End the child. The next request starts another one."""
         with self._lock:
             self._end()
 
     def forget(self) -> None:
-        """Leave the child to the process that this one was forked from."""
+        """Forget the child after a fork, since it belongs to the parent process."""
         child, self._child, self._began_with = self._child, None, None
         self._lock = threading.Lock()
         if child is not None:

@@ -1,9 +1,9 @@
-"""The program that renders chat templates: `TemplateProcess` runs it in a process of its own.
+"""The program that renders chat templates. `TemplateProcess` runs it as a child process.
 
-Each line of stdin is a request and each line of stdout its answer, both JSON. Templates are rendered by
-Jinja's sandbox, set up as in transformers. They can still crash, hang or fill memory, so the kernel ends the
-process once a request takes more than it may. And if one got out of the sandbox, this process could open no
-file, no socket and no other process. Nothing of tfm is imported, so that it starts in a tenth of a second.
+Each line of stdin is a request, and each line of stdout is its answer, both in JSON. Jinja's sandbox renders
+the templates, set up as in transformers. Templates can still crash, hang or fill memory, so the kernel ends
+the process if a request takes more than it may. If a template got out of the sandbox, it could open no file,
+no socket and no other process. The program imports nothing of tfm, so that it starts in a tenth of a second.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ REFUSED = frozenset({"ctypes", "import", "open", "os", "socket", "subprocess"}) 
 
 
 def serve(limits_memory: bool) -> None:
-    """Answer requests until stdin ends; the first line out is the answer to an empty template."""
+    """Answer requests until stdin ends. The first line of output is the answer to an empty template."""
     signal.signal(signal.SIGPROF, signal.SIG_DFL)
     signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGPROF})
     mapped = _memory_reader() if limits_memory else int
@@ -57,7 +57,7 @@ def serve(limits_memory: bool) -> None:
 
 
 def close_doors() -> None:
-    """From here on nothing in this process opens a file, a socket or another process."""
+    """Forbid this process to open files, sockets and other processes from now on."""
     for name in LATE:
         importlib.import_module(name)
     for limit in (resource.RLIMIT_CORE, resource.RLIMIT_NOFILE, resource.RLIMIT_NPROC):
@@ -71,7 +71,8 @@ def _refuse(event: str, args: tuple[object, ...]) -> None:
 
 
 def render(compiled: Callable[[str], Any], request: dict[str, Any]) -> dict[str, Any]:
-    """The `text` of a template, the `length` of one that is too long, or the `error` that it ended in."""
+    """Render a template. Return its `text`, or the `length` of a text that is too long, or the `error` that
+    occurred."""
     try:
         text = compiled(request["template"]).render(request["variables"])
         text.encode()  # a template can write half of a surrogate pair
@@ -84,7 +85,7 @@ def render(compiled: Callable[[str], Any], request: dict[str, Any]) -> dict[str,
 
 
 def environment() -> Environment:
-    """Jinja's sandbox with what transformers adds to it for chat templates."""
+    """Return Jinja's sandbox with transformers' additions for chat templates."""
     made = ImmutableSandboxedEnvironment(
         trim_blocks=True, lstrip_blocks=True, extensions=[Generation, loopcontrols]
     )
@@ -99,7 +100,8 @@ def environment() -> Environment:
 
 
 class Generation(Extension):
-    """`{% generation %}`, which marks a model's answers for training: its contents are rendered."""
+    """The tag `{% generation %}`, which marks a model's answers for training. Its contents are rendered
+    unchanged."""
 
     tags = {"generation"}  # noqa: RUF012 (Jinja asks for a set)
 
@@ -113,7 +115,7 @@ class Generation(Extension):
 
 
 class PlainNamespace(Namespace):
-    """A namespace whose names don't begin with an underscore: those lead into Python."""
+    """Jinja's namespace without names that begin with an underscore, since these give access to Python."""
 
     def __init__(*args: Any, **kwargs: Any) -> None:  # `self` may be one of the names
         self, *values = args
@@ -130,7 +132,7 @@ class PlainNamespace(Namespace):
 
 
 class PlainDict:
-    """`dict` without the attributes of the type, which lead into Python."""
+    """`dict` without the attributes of the type, since these give access to Python."""
 
     def __call__(self, *args: Any, **kwargs: Any) -> dict[Any, Any]:
         return dict(*args, **kwargs)
@@ -157,7 +159,7 @@ def raise_exception(reason: object) -> str:
 
 
 def strftime_now(format: str) -> str:
-    """The local time."""
+    """Format the local time."""
     return datetime.datetime.now().strftime(format)
 
 

@@ -1,7 +1,7 @@
-"""How long the normalizer of a tokenizer.json may make a text.
+"""How much longer the normalizer of a tokenizer.json may make a text.
 
-It can put any text in the place of each character, in any number of steps, and the library takes a hundred
-bytes and more for each character.
+A normalizer can replace each character by any text, in any number of steps. The library takes a hundred bytes
+or more for each character.
 """
 
 from __future__ import annotations
@@ -29,10 +29,10 @@ EMPTY = {"version": "1.0", "added_tokens": [], "model": {"type": "BPE", "vocab":
 
 
 class Growth:
-    """The steps of a tokenizer.json's normalizer, as far as they tell how long a text becomes.
+    """The steps of a tokenizer.json's normalizer that can make a text longer.
 
-    LimitError for more steps than any has, and for added tokens that become too long: the library normalizes
-    them when it reads the file.
+    LimitError for more steps than any real tokenizer has, and for added tokens that become too long, since
+    the library normalizes these when it reads the file.
     """
 
     def __init__(self, tokenizer_json: str) -> None:
@@ -48,7 +48,7 @@ class Growth:
                 self._added = tuple(token["content"] for token in tokens if token["content"])
 
     def check(self, *texts: str) -> None:
-        """LimitError for texts that become too long together."""
+        """Raise LimitError for texts that together become too long."""
         length = sum(map(len, texts))
         most = max(TIMES * length, SHORT)
         longest, added = float(length), 0.0
@@ -63,7 +63,7 @@ class Growth:
 
 
 class Step(NamedTuple):
-    """A normalizer that is no sequence: N characters become at most `factor` · N + `added`."""
+    """One normalizer: it makes at most `factor` · N + `added` characters of N."""
 
     definition: dict[str, Any]
     normalizer: Any
@@ -71,7 +71,7 @@ class Step(NamedTuple):
     added: int
 
     def normalized(self, text: str, most: int) -> str:
-        """What the text becomes; LimitError before that has more characters than `most`."""
+        """Return the normalized text. LimitError before the text has more than `most` characters."""
         match self.definition:
             case {"type": "Prepend"}:
                 _check_length(len(text) + self.added, most)
@@ -107,7 +107,7 @@ def _check_length(length: int, most: int) -> None:
 
 
 def check_decoder(definition: Any) -> None:
-    """LimitError for a decoder that may make more of a character than any does."""
+    """Raise LimitError for a decoder that may make more text of one character than any real decoder does."""
     steps = [leaf for leaf in _leaves(definition, "decoders") if leaf["type"] == "Replace"]
     if (factor := math.prod(_bounds(step)[0] for step in steps)) > DECODED:
         raise LimitError(

@@ -1,7 +1,8 @@
-"""Which added tokens are text, that a user may spell; the others are control tokens.
+"""Decides which added tokens are plain text, which a user may write. The others are control tokens.
 
-`special` doesn't tell them apart: `<tool_call>`, `<think>`, and the marks of files and of fill-in-the-middle
-often aren't special. So the form decides, and what has no known form is a control token.
+The flag `special` doesn't decide it: `<tool_call>`, `<think>`, and the marks of files and of
+fill-in-the-middle often aren't special. So the token's spelling decides. A token without a known spelling is
+a control token.
 """
 
 from __future__ import annotations
@@ -18,10 +19,12 @@ BETWEEN = re.compile("[ '’.\u200d\U0001f3fb-\U0001f3ff-]")  # of words; emoji 
 
 
 def text_pieces(pieces: Collection[str], unused: Collection[str]) -> set[str]:
-    """Those of the added tokens that are text: blanks, and of `unused` tags of HTML, words and characters.
+    """Return the added tokens that are plain text: blanks, and among `unused` also HTML tags, words and
+    single characters.
 
-    `unused` are the ones that aren't special, nor used by the model's template or settings. A tag alone isn't
-    one of HTML: Phi-3's `</s>` isn't special, and its `<s>` begins a text. DeepSeek Coder has letters.
+    `unused` are the tokens that aren't special and that the model's template and settings don't use. A tag
+    counts as HTML only if its counterpart is there too: Phi-3's `</s>` isn't special, but its `<s>` begins a
+    text. DeepSeek Coder has letters among its added tokens.
     """
     blanks = {piece for piece in pieces if is_blank(piece)}
     tags = {piece for piece in unused if TAG.fullmatch(piece) and _other_tag(piece) in unused}
@@ -29,7 +32,7 @@ def text_pieces(pieces: Collection[str], unused: Collection[str]) -> set[str]:
 
 
 def is_blank(piece: str) -> bool:
-    """Whether a piece is white space alone, or nothing."""
+    """Whether a piece is empty or only white space."""
     return not piece.replace(SPACE, " ").strip()
 
 

@@ -1,4 +1,5 @@
-"""A text that comes in pieces, read as far as it is certain: functions that wait for more of it."""
+"""A text that comes in pieces and is read as far as it is certain. The reading functions wait for more
+text."""
 
 from __future__ import annotations
 
@@ -15,11 +16,11 @@ BLANKS = re.compile(r"\s*")
 
 
 class UnreadableError(Exception):
-    """The text isn't what is read."""
+    """The text doesn't have the expected form."""
 
 
 class Marks:
-    """Marks to be searched, each with `before`, where that stands there, in front of it."""
+    """Marks to search for. If a text has `before` in front of a mark, it belongs to the match."""
 
     def __init__(self, marks: Sequence[str], before: str = "") -> None:
         self._marks = [*marks, *(before + mark for mark in marks if before)]
@@ -28,11 +29,12 @@ class Marks:
         self._longest = max(map(len, self._marks), default=0)
 
     def search(self, text: str, at: int) -> re.Match[str] | None:
-        """The next mark."""
+        """Find the next mark."""
         return self._pattern.search(text, at)
 
     def partial(self, text: str, at: int) -> int:
-        """From where on the text may begin a mark that isn't whole yet; its length, where nothing does."""
+        """Return the position at which an incomplete mark may begin at the end of the text; the text's length
+        if there is none."""
         for i in range(max(at, len(text) - self._longest + 1), len(text)):
             rest = text[i:]
             if any(len(mark) > len(rest) and mark.startswith(rest) for mark in self._marks):
@@ -41,7 +43,7 @@ class Marks:
 
 
 class TextReader:
-    """What came of a text, and how much of it is read."""
+    """The text that has come so far, and the position up to which it was read."""
 
     def __init__(self) -> None:
         self._buffer, self._at = "", 0

@@ -1,4 +1,4 @@
-"""Thoughts that end after so many tokens, as the model's format ends them."""
+"""Ends thoughts after a given number of tokens, with the marks of the model's format."""
 
 from __future__ import annotations
 
@@ -14,8 +14,12 @@ from .tokenizer import Tokenizer
 
 
 class State(NamedTuple):
-    """Where an answer is after some of its tokens: whether within thoughts, how many tokens these have, which
-    token of their end must follow, if one must, and the place of the token that this part begins with."""
+    """The state of an answer after some of its tokens.
+
+    It says whether the answer is within thoughts (`thinks`), how many tokens the thoughts have (`used`),
+    which token of their end must come next, if any (`forced`), and at which token the current part began
+    (`since`).
+    """
 
     thinks: bool
     used: int = 0
@@ -24,10 +28,11 @@ class State(NamedTuple):
 
 
 class ThoughtBudget:
-    """A `refimpl.decoding.constraint.Constraint`: at most `budget` tokens of thoughts, then the marks that
-    end them. Elsewhere the answer is one of `inner`.
+    """A constraint (`refimpl.decoding.constraint.Constraint`) that allows at most `budget` tokens of thoughts
+    and then forces the marks that end them.
 
-    Thoughts that begin again when the budget is used are ended at once.
+    Outside of thoughts, the constraint `inner` applies. If thoughts begin again after the budget is used up,
+    they are ended at once.
     """
 
     def __init__(
@@ -40,7 +45,8 @@ class ThoughtBudget:
         *,
         thinking: bool = False,
     ) -> None:
-        """`shown` are the special tokens that marks have in them; `thinking`: the prompt ends in thoughts."""
+        """`shown` are the special tokens in the marks. `thinking` says that the prompt ends within
+        thoughts."""
         self._budget, self._inner, self._tokenizer, self._shown = budget, inner, tokenizer, shown
         self._begin, self._end, self._anywhere = (
             thoughts.begin.strip(),

@@ -99,7 +99,8 @@ def _check_affixes(model: tokenizers.models.Model) -> None:
 
 
 class TemplatePart(NamedTuple):
-    """A part of the post-processor's template: a text by its number, or a token if `sequence` is None."""
+    """A part of the post-processor's template: a text, given by its number, or a token if `sequence` is
+    None."""
 
     sequence: int | None
     id: int
