@@ -1,5 +1,5 @@
-"""Trinity (Arcee 2025): gated attention with a window in most layers, no positions in the others, norms on
-either side of each sublayer, and experts chosen by sigmoids and biases."""
+"""Trinity (Arcee 2025): gated attention with a window in most layers and without positions in the others.
+Each sublayer has a norm before and after it. Experts are chosen by sigmoids and biases."""
 
 from dataclasses import replace
 

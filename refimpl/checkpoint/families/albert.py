@@ -1,7 +1,7 @@
-"""ALBERT (Lan et al. 2020): BERT's encoder whose layers share their weights, over narrower tables.
+"""ALBERT (Lan et al. 2020): BERT's encoder whose layers share their weights, with narrower embeddings.
 
-A bundle holds the weights once a layer. Several groups of layers, or several layers in a group, which no
-published checkpoint has, are refused.
+A bundle stores the shared weights once for each layer. Several groups of layers, or several layers in a
+group, are refused; no published checkpoint has them.
 """
 
 from ...config import Dense, Embedding, EmbeddingProjection, Encoder, Learned

@@ -1,4 +1,5 @@
-"""The text part of Aya Vision (Dash et al. 2025): Command R7B's decoder, or Command R's (32B)."""
+"""The text part of Aya Vision (Dash et al. 2025): the decoder of Command R7B, or for the 32B model that of
+Command R."""
 
 from ...config import Decoder
 from ..config_readers.keys import Keys

@@ -1,5 +1,5 @@
-"""Ling 3 (inclusionAI 2026): Kimi delta attention whose decays are bounded, in every sixth layer latent
-attention with a gate of each head, and DeepSeek-V3's experts.
+"""Ling 3 (inclusionAI 2026): Kimi delta attention with bounded decays. Every sixth layer has latent attention
+with a gate for each head. The experts are DeepSeek-V3's.
 
 Modules that predict further tokens are left out.
 """

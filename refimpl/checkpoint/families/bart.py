@@ -1,8 +1,9 @@
 """BART (Lewis et al. 2020): an encoder and a decoder, and the parts that Marian, mBART, Pegasus and others
 share with it.
 
-transformers has a class for each, which fixes where the norms are and how positions are made. Old configs
-repeat that in keys that no class reads; here these keys must agree with the class.
+transformers has a class for each model type. The class decides where the norms are and how positions are
+made. Old configs repeat these decisions in keys that no class reads; here these keys must agree with the
+class.
 """
 
 from typing import Any, Literal
@@ -46,11 +47,11 @@ def pair(
     offset: int = 2,
     contexts: tuple[int, int] | None = None,
 ) -> EncoderDecoder:
-    """An encoder and a decoder of BART's form.
+    """Return an encoder and a decoder of BART's form.
 
-    `norms` is "pre" (before each sublayer and after the last layer) or "after" (each residual sum); `first`
-    adds one after the embedding. Positions are sinusoidal (`waves`) or learned, from row `offset` on.
-    `contexts` are those of the encoder and of the decoder, where they aren't one.
+    `norms` is "pre" (before each sublayer and after the last layer) or "after" (after each residual sum).
+    `first` adds a norm after the embedding. Positions are sinusoidal (`waves`) or learned, from row `offset`
+    on. `contexts` are the context of the encoder and that of the decoder, if they differ.
     """
     _check_old(keys, norms=norms, first=first, waves=waves is not None, offset=offset)
     width = keys.size("d_model")

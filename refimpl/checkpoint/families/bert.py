@@ -1,7 +1,7 @@
-"""BERT (Devlin et al. 2019), as MiniLM and many sentence encoders have it.
+"""BERT (Devlin et al. 2019), also as MiniLM and many sentence encoders use it.
 
-Jina's BERT (Günther et al. 2023, jina-embeddings-v2) bears the same model_type: scores fall with the distance
-in both directions (ALiBi) in the place of learned positions, and mlps are gated.
+Jina's BERT (Günther et al. 2023, jina-embeddings-v2) has the same model_type. It has no learned positions:
+scores fall with the distance in both directions (ALiBi). Its mlps are gated.
 """
 
 from dataclasses import replace
@@ -73,7 +73,8 @@ def _jinas(keys: Keys, embedding: Embedding, head: ReadingHead, task: Task, cont
 
 
 def bert_head(keys: Keys, task: Task, dense: Dense) -> ReadingHead:
-    """The head for a task: `dense` before predicted tokens, a tanh before labels and for vectors."""
+    """Return the head for a task: with a dense layer `dense` before predicted tokens, with a tanh before
+    labels and for vectors."""
     masked = MaskedLM(keys.get("tie_word_embeddings", bool, True), dense)
     return head(keys, task, masked=masked, classify=Dense("tanh"), pooler=Dense("tanh"))
 
@@ -91,7 +92,7 @@ def encoder(
     position: RelativeBias | None = None,
     activation: str = "gelu",
 ) -> Encoder:
-    """The encoder of BERT and its kin; `activation` is the family's default."""
+    """Return the encoder of BERT and of similar models. `activation` is the family's default."""
     keys.choice("position_embedding_type", {"absolute": None}, "absolute")
     heads, size, norm = keys.size("num_attention_heads"), head_size(keys), layer_norm(keys)
     kind = keys.choice("hidden_act", ACTIVATIONS, activation)
@@ -116,7 +117,7 @@ def build(
     context: int,
     positions: Learned | None = None,
 ) -> Encoder:
-    """An encoder of equal layers with norms after their sublayers, and one behind the tables."""
+    """Return an encoder of equal layers, with a norm after the embeddings and norms after the sublayers."""
     stack = Stack((Layer(attention, mlp),) * layers, None, positions, mlp.after)
     return Encoder(embedding, stack, head, context)
 

@@ -1,10 +1,11 @@
-"""BigBird (Zaheer et al. 2020): BERT's encoder, in which long texts see each other in blocks (`ops.bigbird`).
+"""BigBird (Zaheer et al. 2020): BERT's encoder with block-sparse attention in long texts (`ops.bigbird`).
 
 A text of up to (5 + 2 · num_random_blocks) · block_size tokens (704 in the published models) has full
-attention. transformers keeps that form for good once a model has read such a text, and takes one form for all
-rows of a batch; here each text has what a fresh model gives it alone.
-The head for answers has an mlp of its own. Its class lowers the logits of the question by 1e6; here they stay
-as they are, since an answer is looked for in its context alone.
+attention. In transformers, a model that has once read such a text keeps full attention for all later texts,
+and all rows of a batch have the same kind of attention. Here each text has the result that a newly loaded
+model gives for the text alone. The head for answers has an mlp of its own. transformers' class subtracts 1e6
+from the logits of the question. Here these logits stay as they are, since answers are only searched in the
+context.
 """
 
 from dataclasses import replace

@@ -1,4 +1,5 @@
-"""BioGPT (Luo et al. 2022): OPT's decoder, its vectors of tokens times the square root of the width."""
+"""BioGPT (Luo et al. 2022): OPT's decoder. Token embeddings are multiplied by the square root of the
+width."""
 
 from ...config import LM, Attention, Decoder, Embedding, Layer, LayerNorm, Learned, Plain, Stack
 from ..config_readers.keys import ACTIVATIONS, Keys

@@ -1,7 +1,7 @@
-"""BitNet b1.58 (Ma et al. 2025, arXiv 2504.12285): Llama's decoder with norms before maps back.
+"""BitNet b1.58 (Ma et al. 2025, arXiv 2504.12285): Llama's decoder with norms before the output projections.
 
-What attention's heads give and the mlp's hidden units are normalized, so that 8 bits can hold them. The model
-was trained for weights of -1, 0 and 1 (`formats.quantized.bitnet`).
+The output of the heads and the mlp's hidden units are normalized, so that 8 bits suffice for them. The model
+was trained with weights of -1, 0 and 1 (`formats.quantized.bitnet`).
 """
 
 from dataclasses import replace

@@ -1,4 +1,4 @@
-"""BLOOM (Le Scao et al. 2022): ALiBi, and a norm of the token vectors before the first layer."""
+"""BLOOM (Le Scao et al. 2022): ALiBi, and a norm of the token embeddings before the first layer."""
 
 from ...config import LM, Alibi, Attention, Decoder, Embedding, Layer, LayerNorm, Plain, Stack
 from ..config_readers.gguf_keys import COMMON, EPS, fixed, restated, without

@@ -1,7 +1,7 @@
 """CamemBERT (Martin et al. 2020): RoBERTa under another name.
 
-It has no dialect of GGUF here: llama.cpp's converter takes it for a BERT and keeps the rows before the first
-position, so that every position of such a file is wrong.
+GGUF files of it aren't read. llama.cpp's converter treats it as a BERT and keeps the rows before the first
+position, so every position in such a file is wrong.
 """
 
 from . import encoders

@@ -1,5 +1,5 @@
-"""CodeGen (Nijkamp et al. 2022): GPT-J, with queries, values and keys fused in each of the four parts that a
-matrix had on as many devices."""
+"""CodeGen (Nijkamp et al. 2022): GPT-J. Its matrix of queries, values and keys has four parts, one for each
+training device, and each part has its own queries, values and keys."""
 
 from ...config import Decoder
 from ..config_readers.keys import Keys

@@ -1,5 +1,5 @@
-"""Command R7B and Command A (Cohere 2024): Command R with a window in most layers, and no positions in the
-others."""
+"""Command R7B and Command A (Cohere 2024): Command R with a window in most layers, and without positions in
+the others."""
 
 from dataclasses import replace
 
@@ -25,7 +25,8 @@ def config(keys: Keys, task: Task) -> Decoder:
 
 
 def harmless_of_training(keys: Keys, every: int) -> None:
-    """Mark keys that no class of transformers reads; each `every`-th layer has no window."""
+    """Mark keys as known that no class of transformers reads. They state that each `every`-th layer has no
+    window."""
     keys.get("cache_implementation", str, None)  # of transformers' generation
     # Of its trainer's code, which can do otherwise.
     keys.harmless(
@@ -36,7 +37,7 @@ def harmless_of_training(keys: Keys, every: int) -> None:
 
 
 def with_positions_in_windows(base: Decoder, masks: list[FullAttention | Window]) -> Decoder:
-    """The decoder with a mask for each layer; only layers with a window have positions."""
+    """Return the decoder with a mask for each layer. Only layers with a window have positions."""
     return map_attention(
         base,
         lambda i, attention: replace(

@@ -1,5 +1,5 @@
-"""Command A+ (Cohere 2026): Command A with experts, whose sum may be averaged with the expert that takes all
-tokens. Layers without experts, by default the first, may have positions though they have no window."""
+"""Command A+ (Cohere 2026): Command A with experts, whose sum may be averaged with the output of a shared
+expert. Layers without experts, by default the first one, may have positions although they have no window."""
 
 from dataclasses import replace
 

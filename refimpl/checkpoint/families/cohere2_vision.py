@@ -1,7 +1,7 @@
-"""The text part of Command A Vision (Cohere 2025): Command A's decoder, whose logits aren't scaled.
+"""The text part of Command A Vision (Cohere 2025): Command A's decoder, with logits that aren't scaled.
 
-transformers' class has the text model's decoder and a head of its own, which reads no logit_scale; vLLM
-multiplies by it. Greedy texts are the same.
+transformers' class has a head of its own over the text model's decoder, and this head ignores logit_scale.
+vLLM multiplies by it. Greedy texts are the same.
 """
 
 from collections.abc import Callable
@@ -32,7 +32,7 @@ def config(keys: Keys, task: Task) -> Decoder:
 
 
 def unscaled(text: Callable[[Keys, Task], Decoder]) -> Callable[[Keys, Task], Decoder]:
-    """The reader of a text model whose logits are left as they are."""
+    """Return a reader for a text model whose logits aren't scaled."""
 
     def config(keys: Keys, task: Task) -> Decoder:
         keys.harmless(cache_implementation=(str, None))

@@ -1,9 +1,10 @@
-"""DeBERTa (He et al. 2021): BERT's encoder with disentangled attention, where distances are keys and queries.
+"""DeBERTa (He et al. 2021): BERT's encoder with disentangled attention, in which distances have keys and
+queries too.
 
-The paper's enhanced mask decoder, which adds absolute positions before the last layers, is part of none of
-transformers' heads (`z_steps` is 0 there), so it isn't here. Of the two heads for masked tokens, `cls` and
-the original `lm_predictions`, the one that a file has is read; where `legacy` names the other, transformers
-makes a random one.
+The paper's enhanced mask decoder adds absolute positions before the last layers. No head of transformers has
+it (`z_steps` is 0 there), so it isn't here. There are two heads for masked tokens, `cls` and the original
+`lm_predictions`. tfm reads the one that the file contains. If `legacy` names the other one, transformers
+fills it with random weights.
 """
 
 from ...config import (
@@ -54,7 +55,7 @@ def _terms(keys: Keys) -> tuple[str, ...]:
 
 
 def max_distance(keys: Keys) -> int:
-    """The distance from which on all are alike, that of the context where none is stated."""
+    """Return the distance from which on all distances share a vector. The default is the context."""
     stated = keys.get("max_relative_positions", int, -1)
     return keys.size("max_position_embeddings", 512) if stated < 1 else keys.size("max_relative_positions")
 
@@ -68,9 +69,9 @@ def encoder(
     position_bias: bool = True,
     conv: NeighbourConv | None = None,
 ) -> Encoder:
-    """The encoder of all versions; `conv` stands beside its first layer.
+    """Return the encoder of all versions. `conv` is a convolution beside its first layer.
 
-    Without `relative_attention` the terms that are named still count for the scale of scores.
+    Without `relative_attention`, the terms that `pos_att_type` names still count for the scale of scores.
     """
     width, context = keys.size("hidden_size"), keys.size("max_position_embeddings", 512)
     keys.restated("embedding_size", width, f"{width}, the hidden_size: a map between two widths isn't read")

@@ -1,6 +1,6 @@
-"""DeBERTa v2 and v3 (He et al. 2021, arXiv 2111.09543): far distances share vectors, these are normalized,
-one pair of matrices maps tokens and distances, and in the largest models a convolution is beside the first
-layer.
+"""DeBERTa v2 and v3 (He et al. 2021, arXiv 2111.09543): DeBERTa whose far distances share vectors. These
+vectors are normalized, and one pair of matrices projects both tokens and distances. The largest models have a
+convolution beside the first layer.
 """
 
 from ...config import Distances, Encoder, NeighbourConv

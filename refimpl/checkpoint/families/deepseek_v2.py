@@ -1,8 +1,8 @@
-"""DeepSeek-V2 (DeepSeek-AI 2024): latent attention, and experts of which a token may choose among those of
-its best groups, beside shared ones.
+"""DeepSeek-V2 (DeepSeek-AI 2024): latent attention, and experts beside shared ones. A token chooses only
+among the experts of its best groups.
 
-In GGUF the norms of latents have the eps of the others, as llama.cpp computes them; a checkpoint's is 1e-6.
-Groups count by their best expert there too, as in the paper, where llama.cpp takes the two best.
+In GGUF the norms of latents have the eps of the other norms, as llama.cpp computes them; a checkpoint's is
+1e-6. A group counts by its best expert, as in the paper; llama.cpp counts it by its two best experts.
 """
 
 from collections.abc import Callable
@@ -49,7 +49,7 @@ def config(keys: Keys, task: Task) -> Decoder:
 
 
 def harmless_of_training(keys: Keys) -> None:
-    """Mark the keys that say how a model was trained, or on how many machines it runs."""
+    """Mark keys as known that say how a model was trained, or on how many machines it runs."""
     keys.harmless(aux_loss_alpha=(float,), seq_aux=(bool,), ep_size=(int,), moe_layer_freq=(1,))
     keys.get("pretraining_tp", int, 1, null=True)  # several slices of one product, summed
     keys.get("output_router_logits", bool, False)
@@ -77,7 +77,8 @@ def _mixture(keys: Keys, mlp: Gated) -> MoE:
 def latent_decoder(
     keys: Keys, *, context: int, rope_interleave: bool, positions: Callable[..., Rope | None] = rope
 ) -> Decoder:
-    """A decoder with latent attention and gated mlps in all layers; `positions` is that of `decoder`."""
+    """Return a decoder with latent attention and gated mlps in all layers. `positions` is an argument of
+    `decoder`."""
     heads, rotated = keys.size("num_attention_heads"), keys.size("qk_rope_head_dim", 64)
     plain, values = keys.size("qk_nope_head_dim", 128), keys.size("v_head_dim", 128)
     # What transformers derives and writes.
@@ -109,7 +110,7 @@ def latent_decoder(
 
 
 def with_latents(config: Decoder, attention: LatentAttention) -> Decoder:
-    """The decoder with latent attention in each layer."""
+    """Return the decoder with latent attention in each layer."""
     return map_layers(config, lambda _, layer: replace(layer, attention=attention))
 
 
@@ -172,7 +173,7 @@ def _latent_sizes(keys: Keys, _: TensorSource) -> Any:
 
 
 def latent_heads(keys: Keys, stated: int | None) -> Any:
-    """Check the number of key/value heads, where it is stated."""
+    """Check the number of key/value heads, if it is stated."""
     heads = 1 if _end(keys) else keys.size("attention.head_count")
     if stated not in (None, heads):
         must = "1, the latent" if _end(keys) else f"the number of heads, {heads}"
@@ -221,7 +222,8 @@ V3 = {
 
 
 def table(keys: Keys) -> Table:
-    """DeepSeek-V3, which shares the name, chooses experts by sigmoids; no key says softmax, as in V2."""
+    """Return GGUF's table of keys. DeepSeek-V3, which has the same architecture name, chooses experts by
+    sigmoids. V2's softmax is stated by no key."""
     return V3 if keys.get("expert_gating_func", int, SOFTMAX) == SIGMOID else V2
 
 

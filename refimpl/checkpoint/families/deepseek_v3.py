@@ -1,8 +1,8 @@
 """DeepSeek-V3 and R1, Kimi K2, Moonlight (DeepSeek-AI 2024; Moonshot AI 2025): latent attention, and experts
-chosen by sigmoids and biases among those of a token's best groups, beside a shared one.
+beside a shared one. They are chosen by sigmoids and biases, among those of a token's best groups.
 
-The layer after the last, which predicts further tokens, is read where it is asked for (`ops.mtp`). In GGUF
-they are `deepseek2`, without it.
+The layer after the last, which predicts further tokens, is read if an option asks for it (`ops.mtp`). In GGUF
+the architecture is `deepseek2`, without this layer.
 """
 
 from ...config import Decoder

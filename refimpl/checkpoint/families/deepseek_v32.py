@@ -1,8 +1,9 @@
-"""DeepSeek-V3.2 (DeepSeek-AI 2025): DeepSeek-V3 with an indexer, which chooses the tokens that
-attention sees.
+"""DeepSeek-V3.2 (DeepSeek-AI 2025): DeepSeek-V3 with an indexer, which chooses the tokens that attention
+reads.
 
-DeepSeek's code scores in 8 bits; here as in transformers scores have the model's type. Layers after the last,
-which predict further tokens, are left out, as there, and in GGUF.
+DeepSeek's code computes the indexer's scores in 8 bits. Here they have the model's float type, as in
+transformers. Layers after the last, which predict further tokens, are left out, as in transformers and in
+GGUF.
 """
 
 from collections.abc import Mapping
@@ -34,9 +35,9 @@ def config(keys: Keys, task: Task) -> Decoder:
 def indexed_decoder(
     keys: Keys, defaults: Mapping[str, Any], *, context: int, index_heads: int, interleaved: bool
 ) -> Decoder:
-    """A decoder with an indexer in each layer; `defaults` are values of keys that aren't there.
+    """Return a decoder with an indexer in each layer. `defaults` are values for keys that are missing.
 
-    `interleaved` is how the indexer's heads are rotated.
+    `interleaved` says how the indexer's heads are rotated.
     """
     keys = keys.with_defaults(defaults)
     keys.harmless(

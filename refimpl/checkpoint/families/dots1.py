@@ -1,4 +1,4 @@
-"""dots.llm1 (rednote 2025): Qwen 3's attention, and GLM-4.5's experts."""
+"""dots.llm1 (rednote 2025): the attention of Qwen 3 with the experts of GLM-4.5."""
 
 from ...config import Decoder
 from ..config_readers.decoder import decoder, with_masks

@@ -1,7 +1,7 @@
-"""ELECTRA (Clark et al. 2020): BERT's encoder over tables of a width of their own.
+"""ELECTRA (Clark et al. 2020): BERT's encoder, with embeddings of another width than the layers.
 
-The generator's head is a masked language model's. The discriminator tells replaced tokens from others by one
-logit: here the second of two labels of each token, beside a logit of zero.
+The generator has the head of a masked language model. The discriminator tells replaced tokens from others by
+one logit. Here this logit is the second of two labels of each token, and the first label's logit is zero.
 """
 
 from ...config import Dense, Embedding, EmbeddingProjection, Encoder, Learned, MaskedLM

@@ -1,7 +1,7 @@
-"""EmbeddingGemma 2, as text (Google 2026): Gemma 4's layers, which read in both directions.
+"""EmbeddingGemma 2, as text (Google 2026): Gemma 4's layers, in which tokens see both directions.
 
-Windows reach as far to either side. What a layer gets of each token is made of its embedding alone. The mean
-of a text's vectors is mapped to a width of its own.
+Windows reach equally far in both directions. The per-layer input of a token depends on its embedding alone.
+The mean of a text's vectors is projected to another width.
 """
 
 from dataclasses import replace

@@ -1,4 +1,5 @@
-"""ERNIE 1 to 3 (Sun et al. 2019 to 2021): BERT, whose tokens may also get a vector of the task, the first."""
+"""ERNIE 1 to 3 (Sun et al. 2019 to 2021): BERT, with optional task embeddings. The task is always the first
+one."""
 
 from dataclasses import replace
 

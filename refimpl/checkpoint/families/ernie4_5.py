@@ -1,4 +1,5 @@
-"""ERNIE 4.5 0.3B (Baidu 2025): Llama's decoder with rotary pairs of neighbours; one key for all biases."""
+"""ERNIE 4.5 0.3B (Baidu 2025): Llama's decoder with rotary positions that rotate neighbouring elements, and
+one key for all biases."""
 
 from ...config import Decoder
 from ..config_readers.decoder import decoder, interleaved

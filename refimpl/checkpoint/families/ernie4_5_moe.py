@@ -1,5 +1,5 @@
-"""ERNIE 4.5's mixtures (Baidu 2025): ERNIE 4.5 with experts in some layers, chosen by softmax and biases,
-beside some that take all tokens.
+"""ERNIE 4.5's mixtures (Baidu 2025): ERNIE 4.5 with experts in some layers, beside shared experts. They are
+chosen by softmax and biases.
 
 The module that predicts further tokens is left out.
 """

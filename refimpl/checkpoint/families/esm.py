@@ -1,7 +1,8 @@
 """ESM-1b and ESM-2, models of proteins (Rives et al. 2021, Lin et al. 2023): RoBERTa's encoder with norms
-before sublayers and learned or rotary positions. A masked token counts as dropped.
+before sublayers and learned or rotary positions. Masked tokens are treated as dropped, as in training
+(`token_dropout`).
 
-transformers 5 saves one tensor of frequencies, under the name of layer "*".
+transformers 5 saves one tensor of rotary frequencies, under the name of layer "*".
 """
 
 from ...config import Attention, Dense, Embedding, Encoder, Plain, Rope, TokenDropout

@@ -1,4 +1,4 @@
-"""EuroBERT (Boizard et al. 2025): Llama's layers, read in both directions."""
+"""EuroBERT (Boizard et al. 2025): Llama's layers, in which tokens see both directions."""
 
 from ...config import Dense, Encoder, MaskedLM
 from ..config_readers.decoder import decoder

@@ -1,6 +1,6 @@
 """EXAONE 4 (LG AI Research 2025): norms on the sublayers' outputs, and on each head of queries and keys.
 
-Where some layers have a window, the others have no positions.
+If some layers have a window, the others have no positions.
 """
 
 from dataclasses import replace
@@ -35,8 +35,8 @@ def config(keys: Keys, task: Task) -> Decoder:
 
 
 def with_windows(base: Decoder, keys: Keys) -> Decoder:
-    """The decoder with norms of queries and keys, and windows in layers that keys name; the others have no
-    positions then."""
+    """Return the decoder with norms of queries and keys, and with windows in the layers that keys name. The
+    other layers then have no positions."""
     window = read_window(keys, 4096, everywhere=False)
     if window is None or keys.get("layer_types", list, None) is not None:
         keys.unused("sliding_window_pattern")  # of which hubs state "LLLG" beside the types

@@ -1,5 +1,5 @@
-"""K-EXAONE (LG AI Research 2026): EXAONE 4's attention between norms before the sublayers, and DeepSeek-V3's
-experts, which any layer may lack. Modules that predict further tokens are left out."""
+"""K-EXAONE (LG AI Research 2026): EXAONE 4's attention, with norms before the sublayers. Some or all layers
+have DeepSeek-V3's experts. Modules that predict further tokens are left out."""
 
 from ...config import Decoder
 from ..config_readers.decoder import decoder

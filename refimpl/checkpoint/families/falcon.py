@@ -1,8 +1,8 @@
 """Falcon (Almazrouei et al. 2023), both of its architectures.
 
-The older one has one key and value head for all query heads (7B), or one for each (RW, with ALiBi and the mlp
-after the attention). The newer one has one for each group of heads, with parallel attention and mlp under a
-norm each (40B) or a common one (11B).
+The older one has one key and value head for all query heads (7B), or one for each query head (RW, with ALiBi
+and the mlp after the attention). The newer one has one for each group of query heads, with attention and mlp
+in parallel, each after its own norm (40B) or both after a common one (11B).
 """
 
 from ...config import (

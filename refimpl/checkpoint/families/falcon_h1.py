@@ -1,6 +1,7 @@
-"""Falcon-H1 (TII 2025): in each layer attention and Mamba 2 side by side on one input.
+"""Falcon-H1 (TII 2025): in each layer attention and Mamba 2 in parallel on the same input.
 
-Numbers multiply what most maps read or give: they were tuned with the learning rate of each part.
+Fixed multipliers scale the inputs or outputs of most projections. They were tuned together with each part's
+learning rate.
 """
 
 import math

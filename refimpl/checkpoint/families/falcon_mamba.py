@@ -1,4 +1,5 @@
-"""Falcon Mamba (TII 2024): Mamba with norms, without weights, of what steps, keys and queries are made of.
+"""Falcon Mamba (TII 2024): Mamba with norms without weights on the inputs from which steps, B and C are
+computed.
 
 In GGUF its architecture is Mamba's.
 """

@@ -1,4 +1,4 @@
-"""Gemma (Mesnard et al. 2024): Llama's decoder with scaled embeddings, and norm weights stored minus one."""
+"""Gemma (Mesnard et al. 2024): Llama's decoder with scaled embeddings. Norm weights are stored minus one."""
 
 from dataclasses import replace
 
@@ -34,13 +34,13 @@ def config(keys: Keys, task: Task) -> Decoder:
 
 
 def check_causal(keys: Keys) -> None:
-    """Raise ConfigError for a Gemma whose tokens see later ones."""
+    """Raise ConfigError for a Gemma whose tokens see later tokens."""
     if keys.get("use_bidirectional_attention", bool, False, null=True):
         raise keys.fail("use_bidirectional_attention", "false: tokens then see later ones")
 
 
 def add_one_to_norms(table: WeightMap) -> WeightMap:
-    """The map with one added to the norms' weights."""
+    """Return the weight map with one added to the norms' weights."""
     return table.then("plus_one", lambda tensor: tensor.endswith("norm.weight"))
 
 

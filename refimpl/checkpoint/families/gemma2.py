@@ -59,7 +59,7 @@ def sandwich(
     logit_cap: float | None,
     qk_norm: bool = False,
 ) -> Decoder:
-    """The decoder of Gemma 2 and 3; a layer's type decides its mask and its rotary positions."""
+    """Return the decoder of Gemma 2 and 3. A layer's type decides its mask and its rotary positions."""
     keys.get("cache_implementation", str, None)  # of transformers' generation
     activation = keys.choice("hidden_activation", ACTIVATIONS, "gelu_pytorch_tanh")
     if keys.get("hidden_act", str, None) and keys.choice("hidden_act", ACTIVATIONS) != activation:
@@ -111,8 +111,8 @@ GGUF_WEIGHTS = UNPERMUTED_QK_WEIGHTS + weight_map("""
 
 
 def scalar(largest: int) -> Row:
-    """What divides scores, which no key states: llama.cpp takes the head size, and in the model of most
-    layers, `largest`, the width divided by the heads."""
+    """Return the divisor of scores, which no key of GGUF states. It is the head size, or for the model with
+    `largest` layers the width divided by the number of heads, as in llama.cpp."""
 
     def read(keys: Keys, _: TensorSource) -> int:
         if layer_count(keys, "block_count") != largest:

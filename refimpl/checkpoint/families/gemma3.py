@@ -1,5 +1,5 @@
-"""Gemma 3's text model (Kamath et al. 2025): Gemma 2 with normalized queries and keys instead of caps, and
-another rotary theta in layers with a window. EmbeddingGemma reads in both directions."""
+"""Gemma 3's text model (Kamath et al. 2025): Gemma 2 with normalized queries and keys instead of soft caps,
+and with another rotary theta in layers with a window. EmbeddingGemma's tokens see both directions."""
 
 from dataclasses import replace
 

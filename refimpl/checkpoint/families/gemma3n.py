@@ -1,12 +1,12 @@
-"""Gemma 3n (Google 2025), as text: Gemma 3's layers around one of several vectors of each token.
+"""Gemma 3n (Google 2025), as text: Gemma 3's layers, each applied to one of several vectors of a token.
 
 Scores aren't scaled, and values are normalized. Each layer predicts and corrects all vectors of a token
 (`ops.altup`), has a learned residual beside its attention (`ops.laurel`) and a vector of its own for each
-token (`ops.per_layer`); in the lower layers most hidden units are 0 (`ops.gaussian_topk`). The upper layers
-read the keys and values of the last lower one with the same mask.
+token (`ops.per_layer`). In the lower layers most hidden units are 0 (`ops.gaussian_topk`). The upper layers
+read the keys and values of the last lower layer with the same mask.
 
-A model that reads images and sound too has ids for their places in a text, beyond those of the text's own
-table: as in its text model alone these are rows of the usual table here.
+A model that also reads images and sound has ids for their places in a text. These ids lie beyond the table of
+the text's per-layer vectors. Here they use rows of the usual table, as in transformers' text model.
 """
 
 from statistics import NormalDist

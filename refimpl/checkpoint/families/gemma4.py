@@ -1,10 +1,10 @@
 """Gemma 4 (Google 2026), as text: Gemma 3's layers, whose values are normalized too.
 
-Scores aren't scaled: the norms of queries and keys learn how large they are. Layers that see the whole text
-have heads of another size and number than those with a window; of their pairs the slowest aren't rotated, and
-their values may be their keys. Each layer multiplies its output by a number that it learns. In the smaller
-models the upper layers read the keys and values of the last lower one with the same mask, and all have a
-vector of their own for each token. Beside the mlp there may be a mixture of experts.
+Scores aren't scaled, since the weights of the norms of queries and keys have learned their scale. Layers that
+see the whole text have another number and size of heads than those with a window. In these layers the slowest
+rotary pairs aren't rotated, and keys may serve as values too. Each layer multiplies its output by a learned
+number. In the smaller models, the upper layers read the keys and values of the last lower layer with the same
+mask, and each layer has a vector of its own for each token. Beside the mlp there may be a mixture of experts.
 """
 
 from collections.abc import Mapping
@@ -80,7 +80,7 @@ def config(keys: Keys, task: Task) -> Decoder:
 
 
 def ignore_other_parts(keys: Keys) -> None:
-    """Mark the keys of what reads images and sound, and of tokens around these or in their places."""
+    """Mark keys as known that concern images and sound, and the tokens around them or in their places."""
     keys.unused(
         "vision_config", "audio_config", "boi_token_id", "eoi_token_id", "image_token_id", "video_token_id",
         "boa_token_id", "eoa_token_index", "eoa_token_id", "audio_token_id", "vision_soft_tokens_per_image",
@@ -169,7 +169,7 @@ def _mixture(keys: Keys, mlp: Gated) -> MoE | None:
 
 
 class Vectors(NamedTuple):
-    """The vectors that each layer has for tokens: how many tokens there are, and their width."""
+    """The per-layer vectors of tokens: how many tokens have them, and their width."""
 
     rows: int
     width: int

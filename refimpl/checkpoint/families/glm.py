@@ -1,7 +1,8 @@
-"""GLM-4 9B (GLM Team 2024): Llama's decoder with fused gate and up, biases of queries, keys and values, and
-the first half of each head rotated, in pairs of neighbours.
+"""GLM-4 9B (GLM Team 2024): Llama's decoder with fused gate and up projections and with biases of queries,
+keys and values. The first half of each head is rotated, in pairs of neighbouring elements.
 
-In GGUF it is called chatglm, as are the files of its earlier form, whose queries, keys and values are fused.
+In GGUF the architecture is chatglm, also for files of the earlier form, in which queries, keys and values are
+fused.
 """
 
 from dataclasses import replace

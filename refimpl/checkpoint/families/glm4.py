@@ -1,4 +1,4 @@
-"""GLM-4 of April 2025 (9B and 32B, Z1): GLM with a second norm on each sublayer, after it."""
+"""GLM-4 of April 2025 (9B and 32B, Z1): GLM with a second norm after each sublayer."""
 
 from dataclasses import replace
 
@@ -18,7 +18,7 @@ def config(keys: Keys, task: Task) -> Decoder:
 
 
 def sandwiched(_: int, layer: Layer) -> Layer:
-    """The layer with norms like those before its sublayers also after them."""
+    """Return the layer with its norms before sublayers repeated after them."""
     norm = layer.mlp.pre
     return replace(layer, attention=replace(layer.attention, post=norm), mlp=replace(layer.mlp, post=norm))
 

@@ -1,8 +1,8 @@
-"""GLM-4.5, 4.6 and 4.7 (GLM Team 2025): experts chosen by sigmoids, as in DeepSeek-V3, beside one that takes
-all tokens; the first layers have none. Half of each head is rotated.
+"""GLM-4.5, 4.6 and 4.7 (GLM Team 2025): experts chosen by sigmoids, as in DeepSeek-V3, beside a shared
+expert. The first layers have no experts. Half of each head is rotated.
 
-The layer after the last, which predicts further tokens, is read where it is asked for (`ops.mtp`), and left
-out otherwise; several of these are always left out.
+The layer after the last, which predicts further tokens, is read if an option asks for it (`ops.mtp`), and
+left out otherwise. If there are several such layers, they are always left out.
 """
 
 from collections.abc import Sequence
@@ -65,7 +65,8 @@ def config(keys: Keys, task: Task) -> Decoder:
 
 
 def sparse_layer(config: Decoder) -> Layer | None:
-    """The last layer, if it has experts: those that predict further tokens always have."""
+    """Return the last layer if it has experts, since layers that predict further tokens always have
+    experts."""
     return config.layers[-1] if isinstance(config.layers[-1].mlp, MoE) else None
 
 
@@ -79,7 +80,8 @@ def with_sigmoid_experts(
     sparse: int | Sequence[bool],
     renormalize: bool,
 ) -> Decoder:
-    """The decoder with experts, chosen by sigmoids and biases, in its `sparse` layers (`with_experts`)."""
+    """Return the decoder with experts in its `sparse` layers (`with_experts`), chosen by sigmoids and
+    biases."""
     keys.get("output_router_logits", bool, False)  # of training
     mixture = partial(
         sigmoid_experts,
@@ -107,7 +109,7 @@ MTP_INPUT = weight_map("""
 
 
 def with_mtp_layer(base: WeightMap) -> WeightMap:
-    """The map with that layer; it comes first, as `base` leaves it out."""
+    """Return the weight map with that layer. It comes before `base`, which would leave the layer out."""
     return base.of_mtp("layers.{n}.") + MTP_INPUT + base
 
 

@@ -1,5 +1,5 @@
-"""GLM-4.7-Flash (Zhipu AI 2026): DeepSeek-V3's latent attention and experts, which any layer may
-lack. The layer after the last, which predicts further tokens, is left out, as transformers' class hasn't it.
+"""GLM-4.7-Flash (Zhipu AI 2026): DeepSeek-V3's latent attention. Some or all layers have DeepSeek-V3's
+experts. The layer after the last, which predicts further tokens, is left out, as in transformers' class.
 """
 
 from ...config import Decoder

@@ -1,4 +1,5 @@
-"""The text part of GLM-4.1V and GLM-4.6V Flash (GLM-V Team 2025): GLM-4's decoder, positions by M-RoPE."""
+"""The text part of GLM-4.1V and GLM-4.6V Flash (GLM-V Team 2025): GLM-4's decoder, with positions by
+M-RoPE."""
 
 from dataclasses import replace
 from functools import partial
@@ -23,7 +24,7 @@ def config(keys: Keys, task: Task) -> Decoder:
 
 
 def image_text_model(keys: Keys, task: Task, models: dict[str, TextModel], default: str) -> Decoder:
-    """The text model of one of GLM's models that see images."""
+    """Read the text model of one of GLM's models that read images."""
     ignore_image_keys(keys)
     keys.unused("image_start_token_id", "image_end_token_id", "video_start_token_id", "video_end_token_id")
     return text_model(keys, task, models, default, tied=False, either=True)
@@ -36,7 +37,7 @@ def _text(keys: Keys, task: Task) -> Decoder:
 
 
 def glm_of_images(keys: Keys, *, kv_heads: int, context: int, bias: bool) -> Decoder:
-    """GLM-4's decoder with M-RoPE; heads are rotated whole where no key states a part of them."""
+    """Return GLM-4's decoder with M-RoPE. Whole heads are rotated if no key states a smaller part."""
     keys.harmless(attention_bias=(bias,))
     base = decoder(
         without_sections(keys, 10_000.0),

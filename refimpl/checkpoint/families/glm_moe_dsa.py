@@ -1,6 +1,7 @@
-"""GLM-5 (Zhipu AI 2026): DeepSeek-V3.2's layers, with the indexer's heads rotated in pairs of neighbours.
+"""GLM-5 (Zhipu AI 2026): DeepSeek-V3.2's layers. The indexer's heads are rotated in pairs of neighbouring
+elements.
 
-Some layers may have no indexer, and take the tokens that the one of the nearest layer before chose.
+A layer without an indexer uses the tokens that the nearest earlier indexer chose.
 """
 
 from dataclasses import replace

@@ -1,5 +1,5 @@
-"""GPT-BigCode (Ben Allal et al. 2023; Li et al. 2023): SantaCoder and StarCoder, GPT-2 with one key and value
-head for all query heads."""
+"""GPT-BigCode (Ben Allal et al. 2023; Li et al. 2023): SantaCoder and StarCoder. It is GPT-2 with one key and
+value head for all query heads."""
 
 from ...config import LM, Attention, Decoder, Embedding, Layer, LayerNorm, Learned, Plain, Stack
 from ..config_readers.gguf_keys import COMMON, EPS, Row, fixed

@@ -1,4 +1,5 @@
-"""GPT-Neo (Black et al. 2021): GPT-2's decoder with unscaled scores, and a window in every other layer."""
+"""GPT-Neo (Black et al. 2021): GPT-2's decoder, with scores that aren't scaled and a window in every other
+layer."""
 
 from dataclasses import replace
 

@@ -1,8 +1,9 @@
-"""gpt-oss (OpenAI 2025): sinks in every head's softmax, windows in every other layer, and experts of a
-clamped SwiGLU with biases, whose gate and up are stored in turn.
+"""gpt-oss (OpenAI 2025): a sink in every head's softmax, windows in every other layer, and experts with
+biases and a clamped SwiGLU. The rows of gate and up alternate.
 
-In GGUF the ramp of YaRN ends at whole pairs, as llama.cpp computes it: the format can't say `truncate`, which
-the published models set to false. So a GGUF of theirs is a slightly different model, in llama.cpp too.
+In GGUF the ramp of YaRN ends at whole pairs, as llama.cpp computes it. The format can't state `truncate`,
+which the published models set to false. So a GGUF file of them holds a slightly different model, in llama.cpp
+too.
 """
 
 from dataclasses import replace

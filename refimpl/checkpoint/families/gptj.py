@@ -1,5 +1,5 @@
-"""GPT-J (Wang and Komatsuzaki 2021): attention and mlp in parallel after one norm, rotary pairs of
-neighbours."""
+"""GPT-J (Wang and Komatsuzaki 2021): attention and mlp in parallel after one norm, rotary positions that
+rotate neighbouring elements."""
 
 from ...config import LM, Attention, Decoder, Embedding, Layer, LayerNorm, Plain, Rope, Stack
 from ..config_readers.keys import ACTIVATIONS, Keys

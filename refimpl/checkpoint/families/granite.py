@@ -1,4 +1,4 @@
-"""Granite 3 (IBM 2024): Llama's decoder, with multipliers of embeddings, scores, sublayers and logits."""
+"""Granite 3 (IBM 2024): Llama's decoder, with multipliers for embeddings, scores, sublayers and logits."""
 
 from dataclasses import replace
 
@@ -21,7 +21,7 @@ def config(keys: Keys, task: Task) -> Decoder:
 
 
 def granite(keys: Keys, *, mlp_bias: bool) -> Decoder:
-    """The decoder that all Granites are based on, with its multipliers."""
+    """Return the decoder on which all Granites are based, with its multipliers."""
     base = decoder(keys, context=2048, mlp_bias=mlp_bias)
     return _with_multipliers(
         base,
@@ -53,7 +53,7 @@ def _with_multipliers(
 
 
 def with_shared_expert(layer: Layer, width: int | None) -> Layer:
-    """The layer, its mixture with an expert of this width that takes every token, if any."""
+    """Return the layer whose mixture has a shared expert of this width, if there is one."""
     mlp = layer.mlp
     assert isinstance(mlp, MoE)
     return replace(layer, mlp=replace(mlp, shared=width))
@@ -99,8 +99,9 @@ HYBRID_DENSE = {
 
 
 def table(keys: Keys) -> Table:
-    """That of the family which the file holds, also a Granite 4 without state layers. The converter gives all
-    of them this name; the last has the sizes of state layers all the same."""
+    """Return GGUF's table for the family that the file contains, which may be a Granite 4 without state
+    layers. llama.cpp's converter gives all of these families one name. A Granite 4 without state layers still
+    has the sizes of state layers."""
     keys.unused(*(f"ssm.{size}" for size in STATE_SIZES))
     mixed, rotated = keys.get("expert_count", int, 0), keys.get(ROTATED, bool, True)
     if mixed:

@@ -1,5 +1,5 @@
-"""Granite with windows (IBM 2026): most layers have one, every head's softmax a sink, and each layer a rotary
-theta of its own, 0 where it has no positions."""
+"""Granite with windows (IBM 2026): most layers have a window, and every head's softmax has a sink. Each layer
+has a rotary theta of its own; 0 means no positions."""
 
 from dataclasses import replace
 

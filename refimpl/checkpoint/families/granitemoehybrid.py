@@ -1,6 +1,6 @@
-"""Granite 4 (IBM 2025): Granite with an mlp for all tokens, beside experts or alone.
+"""Granite 4 (IBM 2025): Granite with a shared mlp, alone or beside experts.
 
-The models whose names have an h have Mamba 2's layers, and attention in a few of the layers.
+The models with an h in their names have Mamba 2's layers, and attention in a few of the layers.
 """
 
 from dataclasses import replace
@@ -83,7 +83,7 @@ WEIGHTS += MIXER.renamed({".mixer.": ".mamba."})
 
 
 def table(keys: Keys) -> Table:
-    """A model with states: they are in the layers without key/value heads."""
+    """Return GGUF's table for a model with state layers: these are the layers without key/value heads."""
     if keys.get("expert_count", int, 0):
         return {**HYBRID_MOE, **STATES_TABLE}
     keys.unused("expert_used_count", SHARED)

@@ -1,6 +1,7 @@
-"""GTE (Zhang et al. 2024): BERT's encoder with rotary positions and gated mlps, a bias on their last map.
+"""GTE (Zhang et al. 2024): BERT's encoder with rotary positions and gated mlps, whose output projection has a
+bias.
 
-Checkpoints with the code of Alibaba-NLP/new-impl state what that code can do otherwise.
+Checkpoints that use the code of Alibaba-NLP/new-impl also have keys for that code's other settings.
 """
 
 from ...config import Attention, Dense, Embedding, Encoder, Gated, MaskedLM, Rope
@@ -23,7 +24,7 @@ def config(keys: Keys, task: Task) -> Encoder:
 
 
 def encoder(keys: Keys, task: Task, position: Rope) -> Encoder:
-    """The encoder with these rotary positions."""
+    """Return the encoder with these rotary positions."""
     keys.harmless(
         layer_norm_type=("layer_norm",), position_embedding_type=("rope",), pack_qkv=(True,),
         logn_attention_scale=(False,), logn_attention_clip1=(False,),

@@ -1,4 +1,4 @@
-"""Helium 1 (Kyutai 2025): Llama's decoder with rotary pairs of neighbours."""
+"""Helium 1 (Kyutai 2025): Llama's decoder with rotary positions that rotate neighbouring elements."""
 
 from dataclasses import replace
 

@@ -1,4 +1,4 @@
-"""HuBERT (Hsu et al. 2021): wav2vec 2.0's encoder, trained on other targets."""
+"""HuBERT (Hsu et al. 2021): wav2vec 2.0's encoder, trained with other targets."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
-"""Hunyuan's dense models of 2025 (Tencent), 0.5 to 7 billion, Hunyuan-MT and Hy-MT2 among them: Llama with
-norms of queries and keys after their rotation."""
+"""Hunyuan's dense models of 2025 (Tencent) with 0.5 to 7 billion parameters, among them Hunyuan-MT and
+Hy-MT2. They are Llama with norms of queries and keys after the rotation."""
 
 from dataclasses import replace
 
@@ -47,9 +47,10 @@ def _check_others(keys: Keys) -> None:
 
 
 def with_stretched_theta(keys: Keys) -> Keys:
-    """The keys with a larger theta in the place of an `alpha`: theta · alpha^(K / (K − 2)), for heads of K.
+    """Return the keys with a larger theta instead of an `alpha`: theta · alpha^(K / (K − 2)), for heads of
+    size K.
 
-    It stands beside the type "dynamic", but doesn't depend on a text's length.
+    `alpha` comes with the rotary type "dynamic", but it doesn't depend on a text's length.
     """
     values = dict(keys.values)
     for name in {"rope_scaling", "rope_parameters"} & values.keys():
@@ -75,7 +76,7 @@ def with_stretched_theta(keys: Keys) -> Keys:
 
 
 def with_norms(base: Decoder) -> Decoder:
-    """The decoder with norms of queries and keys after their rotation."""
+    """Return the decoder with norms of queries and keys after the rotation."""
     return map_attention(
         base, lambda _, a: replace(a, qk_norm=None if a.pre is None else HeadNorm(a.pre, rotated=True))
     )

@@ -1,4 +1,4 @@
-"""Hunyuan A13B (Tencent 2025): the dense layers with experts in each, beside one that takes all tokens."""
+"""Hunyuan A13B (Tencent 2025): the dense models' layers, each with experts beside a shared one."""
 
 from typing import Any
 

@@ -1,6 +1,6 @@
-"""Hunyuan 3 (Tencent 2026): Qwen 3's attention, experts chosen by sigmoids and biases, beside one that takes
-all tokens, in any layers. The layer after the last, which predicts further tokens, is left out, as
-transformers' class hasn't it."""
+"""Hunyuan 3 (Tencent 2026): Qwen 3's attention, and in some or all layers experts beside a shared one, chosen
+by sigmoids and biases. The layer after the last, which predicts further tokens, is left out, as in
+transformers' class."""
 
 from functools import partial
 

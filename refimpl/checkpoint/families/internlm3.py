@@ -1,4 +1,5 @@
-"""InternLM 3 (Shanghai AI Laboratory 2025): Llama's decoder, with other defaults and names of the biases."""
+"""InternLM 3 (Shanghai AI Laboratory 2025): Llama's decoder, with other defaults and other keys for
+biases."""
 
 from ...config import Decoder
 from ..config_readers.decoder import decoder

@@ -1,7 +1,7 @@
 """Jamba (AI21 2024): Mamba's layers, attention without positions in a few of the layers, and experts in some.
 
-Its Mamba has norms of what steps, keys and queries are made of. The router's softmax is over all experts, and
-the weights of the chosen ones aren't divided by their sum.
+Its Mamba normalizes the inputs from which steps, B and C are computed. The router's softmax covers all
+experts, and the weights of the chosen experts aren't divided by their sum.
 """
 
 from collections.abc import Container

@@ -1,7 +1,7 @@
 """Jina embeddings v3 (Sturua et al. 2024) as transformers has it: XLM-RoBERTa with rotary positions.
 
-Adapters by task lie beside it, one a directory. The first checkpoint, which holds all of them in its weights,
-is refused by the family of its `model_type`, XLM-RoBERTa's.
+There is an adapter for each task, in a directory of its own beside the model. The first checkpoint, whose
+weights contain all adapters, has the `model_type` of XLM-RoBERTa; that family refuses it.
 """
 
 from ...config import Attention, Dense, Embedding, Encoder, LayerNorm, Plain

@@ -1,8 +1,8 @@
-"""Kimi Linear (Kimi Team 2025, arXiv 2510.26692): Kimi delta attention, in every fourth layer latent
-attention without positions, and DeepSeek-V3's experts.
+"""Kimi Linear (Kimi Team 2025, arXiv 2510.26692): Kimi delta attention, latent attention without positions in
+every fourth layer, and DeepSeek-V3's experts.
 
-In GGUF the norms of latents have the eps of the others, and as many heads decay as attend, as llama.cpp
-computes them.
+In GGUF the norms of latents have the eps of the other norms, and the delta attention has as many heads as the
+latent attention, as llama.cpp computes them.
 """
 
 from typing import Any
@@ -94,7 +94,7 @@ def _attends(inner: Keys, layers: int) -> list[bool]:
 
 
 def joined(leaf: str, tensor: str, steps: str) -> WeightMap:
-    """What makes, or mixes, queries, keys and values, each stored apart."""
+    """Join the weights that project or convolve queries, keys and values, which are stored separately."""
     tensors = " + ".join(tensor.format(kind) for kind in "qkv")
     return weight_map(f"decoder.layers.{{i}}.attn.{leaf} <- {tensors} : {steps}")
 

@@ -1,5 +1,5 @@
-"""Laguna (Poolside 2026): windows, rotary positions for each type of layer, heads by layer, a softplus gate
-of what they give, and experts chosen by sigmoids and biases beside one for all tokens."""
+"""Laguna (Poolside 2026): windows, rotary positions by layer type, numbers of heads by layer, and a softplus
+gate on the heads' output. Experts beside a shared one are chosen by sigmoids and biases."""
 
 from dataclasses import replace
 

@@ -1,15 +1,15 @@
 """LED, Longformer's encoder before BART's decoder (Beltagy et al. 2020, §7, arXiv 2004.05150): summaries of
-texts of 16,384 tokens.
+texts of up to 16,384 tokens.
 
     encoder   each token sees a window around it (`ops.longformer`): T · window scores, not T · T
-    decoder   each token sees all before it, and all that the encoder gives, without a window
+    decoder   each token sees all tokens before it, and all outputs of the encoder, without a window
 
-Both have learned positions, each as many as its own texts are long; the first token has row 0, where BART's
-has row 2. Encoder and decoder so have a context each (`EncoderDecoder.encoder_context`).
-Global tokens are an argument of transformers' classes, which neither its `generate` nor any of its heads
-gives: here there are none either. The papers' authors advise to make the first token global for a summary;
-the maps that such tokens have of their own are in the files, and are left unread.
-transformers pads a text to a multiple of the widest window, which changes nothing.
+Encoder and decoder each have learned positions, as many as their own texts may be long. So each has a context
+of its own (`EncoderDecoder.encoder_context`). The first token has row 0, where BART's has row 2. Global
+tokens are an argument of transformers' classes, but its `generate` and its heads never pass any. So there are
+none here. The paper's authors recommend making the first token global for a summary. The files contain the
+projections for global tokens, which aren't read. transformers pads a text to a multiple of the widest window,
+which doesn't change the result.
 """
 
 from dataclasses import replace

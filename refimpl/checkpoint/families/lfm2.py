@@ -32,7 +32,7 @@ def config(keys: Keys, task: Task) -> Decoder:
 
 
 def hybrid(keys: Keys) -> Decoder:
-    """The decoder with gated mlps, and a convolution or attention in each layer."""
+    """Return the decoder with gated mlps, and with a convolution or attention in each layer."""
     tied = keys.get("tie_embedding", bool, keys.get("tie_word_embeddings", bool, True))
     norm = RMSNorm(keys.positive("norm_eps", 1e-5))
     base = decoder(
@@ -73,7 +73,7 @@ def _convolves(keys: Keys) -> list[bool]:
 
 
 def with_convolutions(config: Decoder, convolves: list[bool], length: int, *, bias: bool = False) -> Decoder:
-    """The decoder with a convolution of its own width in the place of attention in the layers so marked."""
+    """Return the decoder with a short convolution instead of attention in the marked layers."""
 
     def mixed(i: int, layer: Layer) -> Layer:
         if not convolves[i]:

@@ -1,4 +1,5 @@
-"""LFM2 with experts (LFM2-8B-A1B, Liquid AI 2025) after its first layers, chosen by sigmoids and biases."""
+"""LFM2 with experts (LFM2-8B-A1B, Liquid AI 2025) in all but its first layers, chosen by sigmoids and
+biases."""
 
 from dataclasses import replace
 from functools import partial

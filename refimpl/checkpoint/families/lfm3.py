@@ -1,5 +1,5 @@
-"""LFM3 (Liquid AI 2026): LFM2's convolutions, longer, among attention with a gate for each head, which has a
-window in some layers; what a sublayer gives is normalized before it is added.
+"""LFM3 (Liquid AI 2026): longer convolutions than LFM2's, and attention with a gate for each head, with a
+window in some layers. The output of a sublayer is normalized before it is added.
 """
 
 from collections.abc import Mapping

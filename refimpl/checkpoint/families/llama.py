@@ -63,7 +63,8 @@ MIXTRAL = {
 
 
 def table(keys: Keys) -> Table:
-    """That of the family which the file holds, as they share the name."""
+    """Return GGUF's table for the family that the file contains, since several families share the name
+    `llama`."""
     if keys.get("expert_count", int, 0):
         return MIXTRAL
     return MISTRAL if "attention.sliding_window" in keys else LLAMA

@@ -1,9 +1,9 @@
-"""Llama 4 (Meta 2025), as text: layers that see their own chunk of the text and are rotated, and between
-them layers that see all of it and aren't (iRoPE).
+"""Llama 4 (Meta 2025), as text: most layers see only their own chunk of the text and have rotary positions.
+The layers between them see all of it and have no positions (iRoPE).
 
-Queries and keys are normalized after the rotation, without a weight; queries of layers without a rotation are
-scaled by their position. In some layers or all, one expert beside a shared one, whose weight, a sigmoid,
-multiplies what it reads.
+Queries and keys are normalized after the rotation, without a weight. Queries of layers without a rotation are
+scaled by their position. Some or all layers have a mixture of a shared expert and one chosen expert. The
+router's sigmoid multiplies the chosen expert's input.
 """
 
 from collections.abc import Callable

@@ -1,8 +1,9 @@
 """Longformer (Beltagy et al. 2020): RoBERTa's encoder with attention within windows, and global tokens.
 
-The head says which tokens are global, as transformers sets it: the first one for labels of a text, the
-question's for an answer, none else. There a mask may name others, which isn't read here. A text to be
-answered must have three separators there, as `<s>question</s></s>text</s>` has; here the first one counts.
+The head decides which tokens are global, as in transformers: the first token for labels of a text, the
+question's tokens for an answer, otherwise none. In transformers a mask can make other tokens global; tfm
+doesn't support this. For answers, transformers requires three separators, as in
+`<s>question</s></s>text</s>`; tfm uses only the first one.
 """
 
 from ...config import (
@@ -61,7 +62,7 @@ def config(keys: Keys, task: Task) -> Encoder:
 
 
 def windows(keys: Keys, layers: int) -> list[int]:
-    """The window of each layer: even numbers, half of it on each side of a token."""
+    """Return the window of each layer: even numbers, with half of the window on each side of a token."""
     if isinstance(keys.values.get("attention_window"), list):
         stated = keys.get("attention_window", list)
     else:

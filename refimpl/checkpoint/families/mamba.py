@@ -1,4 +1,4 @@
-"""Mamba (Gu & Dao 2023): a stack of its layers alone, without attention, positions and mlps."""
+"""Mamba (Gu & Dao 2023): a stack of Mamba layers, without attention, positions and mlps."""
 
 from ...config import LM, Decoder, Embedding, Layer, NoMlp, RMSNorm, Stack
 from ...ops.mamba import Mamba
@@ -48,7 +48,7 @@ WEIGHTS = MIXER + ALONE
 
 
 def table(keys: Keys) -> Table:
-    """Falcon Mamba, which shares the name, has norms."""
+    """Return GGUF's table. Falcon Mamba, which has the same architecture name, has norms."""
     return FALCON if keys.get("ssm.dt_b_c_rms", bool, False) else MAMBA
 
 

@@ -1,4 +1,4 @@
-"""Mamba 2 (Dao & Gu 2024): a stack of its layers alone, without attention, positions and mlps."""
+"""Mamba 2 (Dao & Gu 2024): a stack of Mamba 2 layers, without attention, positions and mlps."""
 
 from ...config import LM, Decoder, Embedding, Layer, NoMlp, RMSNorm, Stack
 from ...ops.mamba2 import Mamba2

@@ -1,4 +1,4 @@
-"""mBART and mBART-50 (Liu et al. 2020): BART's form for many languages, norms before sublayers."""
+"""mBART and mBART-50 (Liu et al. 2020): BART's form for many languages, with norms before the sublayers."""
 
 from ...config import EncoderDecoder
 from ..config_readers.keys import Keys

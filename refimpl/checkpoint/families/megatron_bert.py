@@ -1,4 +1,5 @@
-"""Megatron's BERT (Shoeybi et al. 2019): BERT with norms before sublayers, and one after the last layer."""
+"""Megatron's BERT (Shoeybi et al. 2019): BERT with norms before the sublayers, and one after the last
+layer."""
 
 from dataclasses import replace
 
@@ -27,7 +28,8 @@ def config(keys: Keys, task: Task) -> Encoder:
 
 
 def norms_before(base: Encoder, first: Norm | None = None) -> Encoder:
-    """The encoder with its norms before sublayers and after the last layer; `first` is behind the tables."""
+    """Return the encoder with norms before the sublayers and after the last layer. `first` is the norm after
+    the embeddings."""
     layers = tuple(
         replace(
             layer,

@@ -1,5 +1,5 @@
-"""Mellum 2 (JetBrains 2026): Qwen 3's mixture, with windows and dense layers where lists say so, and rotary
-positions of a theta for each type of layer.
+"""Mellum 2 (JetBrains 2026): Qwen 3's mixture, with windows and dense layers in the layers that lists name,
+and with a rotary theta for each type of layer.
 
 The module that predicts further tokens is left out.
 """

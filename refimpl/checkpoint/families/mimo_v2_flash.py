@@ -1,8 +1,8 @@
-"""MiMo-V2-Flash (Xiaomi 2025): GLM-4.5's experts without a shared one; most layers have a window, twice as
-many heads of keys, and sinks. Values are narrower than keys.
+"""MiMo-V2-Flash (Xiaomi 2025): GLM-4.5's experts without a shared one. Most layers have a window, twice as
+many key heads, and sinks. Values are narrower than keys.
 
-Zeros make values as wide as keys, so that a cache has one size: for the published model a fifth more.
-The module that predicts further tokens is left out.
+Here zeros make values as wide as keys, so that a cache has one size. For the published model, the cache grows
+by a fifth. The module that predicts further tokens is left out.
 """
 
 from dataclasses import replace

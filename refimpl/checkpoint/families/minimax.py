@@ -1,8 +1,9 @@
 """MiniMax-Text-01 (MiniMax 2025, arXiv 2501.08313), in transformers' form: Mixtral's decoder with lightning
-attention in most layers, and weighed sums of what norms give.
+attention in most layers. The residual stream is a weighted sum of the norms' outputs and the sublayers'
+outputs.
 
-Where keys state `rotary_dim`, that part of a head is rotated, as in the publisher's code; transformers' class
-rotates whole heads then too.
+If `rotary_dim` is stated, only that part of a head is rotated, as in the publisher's code. transformers'
+class still rotates whole heads.
 """
 
 from collections.abc import Mapping

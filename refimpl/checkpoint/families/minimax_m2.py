@@ -1,5 +1,5 @@
-"""MiniMax-M2 (MiniMax 2025): Mixtral's experts, chosen by sigmoids and biases, norms over all heads of
-queries and keys, and part of each head rotated."""
+"""MiniMax-M2 (MiniMax 2025): Mixtral's experts, chosen by sigmoids and biases. Norms cover all heads of
+queries and keys together, and part of each head is rotated."""
 
 from ...config import Decoder, Rope
 from ..config_readers.decoder import decoder, sigmoid_experts, with_experts
@@ -46,7 +46,8 @@ def config(keys: Keys, task: Task) -> Decoder:
 
 
 def rotary_part(keys: Keys, head_size: int, context: int, *, theta: float) -> Rope:
-    """Rotary positions of `rotary_dim` elements of a head, which may also be stated as their share."""
+    """Read rotary positions of the first `rotary_dim` elements of a head. The keys may also state their share
+    of the head."""
     dims = keys.size("rotary_dim", None)
     position = rope(keys, head_size, context, theta=theta, partial=1.0 if dims is None else dims / head_size)
     if dims not in (None, position.dims):

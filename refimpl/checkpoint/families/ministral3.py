@@ -1,6 +1,7 @@
 """Ministral 3 and Devstral 2 (Mistral AI 2025): Mistral with queries scaled by their position, and YaRN.
 
-In GGUF it is called mistral3, after the model that reads images, whose text part it is.
+In GGUF the architecture is mistral3, named after the model that reads images and has this decoder as its text
+part.
 """
 
 from collections.abc import Mapping
@@ -46,7 +47,7 @@ def config(keys: Keys, task: Task) -> Decoder:
 
 
 def with_query_scale(keys: Keys, default: Mapping[str, Any]) -> tuple[Keys, QueryScale | None]:
-    """The keys without those of the scale of queries, which stand among the rotary ones, and that scale.
+    """Split the keys for the scale of queries from the rotary keys. Return the remaining keys, and the scale.
 
     `default` are the rotary keys of a config without any.
     """
@@ -65,8 +66,8 @@ def with_query_scale(keys: Keys, default: Mapping[str, Any]) -> tuple[Keys, Quer
 
 
 def query_scaling(keys: Keys, source: TensorSource, size: int) -> dict[str, Any]:
-    """The rotary keys with the scale of queries, as config.json has them: llama.cpp takes a span of YaRN's
-    original context for it."""
+    """Return the rotary keys with the scale of queries, in config.json's form. As in llama.cpp, the span is
+    YaRN's original context."""
     beta = keys.get("attention.temperature_scale", float, 0.0)
     own = {"llama_4_scaling_beta": keys.positive("attention.temperature_scale") if beta else 0.0}
     trained = {ORIGINAL: keys.size(TRAINED, keys.size("context_length"))} if beta else {}

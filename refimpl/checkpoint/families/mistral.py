@@ -1,4 +1,4 @@
-"""Mistral: Llama's decoder with a sliding window (Jiang et al. 2023). In GGUF it is called llama."""
+"""Mistral: Llama's decoder with a sliding window (Jiang et al. 2023). In GGUF the architecture is llama."""
 
 from ...config import Decoder
 from ..config_readers.decoder import decoder

@@ -1,7 +1,8 @@
-"""Mistral Small 4 (Mistral AI 2026): DeepSeek's latent attention with queries scaled by their position, and
-experts chosen by a softmax among those of a token's best groups, beside a shared one.
+"""Mistral Small 4 (Mistral AI 2026): DeepSeek's latent attention, with queries scaled by their position.
+Experts beside a shared one are chosen by a softmax among those of a token's best groups.
 
-In GGUF the norms of latents have the eps of the others, as llama.cpp computes them; a checkpoint's is 1e-6.
+In GGUF the norms of latents have the eps of the other norms, as llama.cpp computes them; a checkpoint's is
+1e-6.
 """
 
 import math

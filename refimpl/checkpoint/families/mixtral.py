@@ -1,6 +1,6 @@
 """Mixtral: Mistral's decoder with a mixture of experts in each layer (Jiang et al. 2024).
 
-In GGUF it is called llama.
+In GGUF the architecture is llama.
 """
 
 from collections.abc import Callable

@@ -1,6 +1,6 @@
-"""The text part of Llama 3.2 Vision (Meta 2024): Llama 3's decoder, between whose layers are others that read
-an image. Without one they are left out, so the layers that read tokens have the numbers that
-cross_attention_layers doesn't name. The table has eight more rows, for ids that stand for images."""
+"""The text part of Llama 3.2 Vision (Meta 2024): Llama 3's decoder. Some of its layers read an image
+(`cross_attention_layers`). Without an image they do nothing, so they are left out, and the other layers are
+numbered without them. The embedding table has eight more rows, for ids that represent images."""
 
 from ...config import Decoder
 from ..config_readers.decoder import decoder

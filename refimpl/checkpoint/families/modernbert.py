@@ -1,6 +1,7 @@
-"""ModernBERT (Warner et al. 2024): pre-norm, rotary, gated mlps, windows in all layers but some.
+"""ModernBERT (Warner et al. 2024): norms before sublayers, rotary positions, gated mlps, and windows in most
+layers.
 
-The first norm stands behind the tables, so the first attention has none of its own.
+The first norm comes after the embeddings, so the first attention has no norm of its own.
 """
 
 from collections.abc import Callable
@@ -69,7 +70,8 @@ def _both_ways(size: int) -> Window:
 
 
 def read_layers(keys: Keys, window: Callable[[int], Window]) -> tuple[Embedding, Stack, Dense, int]:
-    """Embedding, layers, what heads begin with, context; `window` gives the mask of a stated size."""
+    """Read the embedding, the layers, the beginning of heads, and the context. `window` returns the mask for
+    a stated size."""
     _unused(keys)
     heads, size = keys.size("num_attention_heads"), head_size(keys)
     norm = LayerNorm(keys.positive("norm_eps", 1e-5), bias=keys.get("norm_bias", bool, False))

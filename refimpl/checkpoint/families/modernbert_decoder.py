@@ -1,6 +1,7 @@
-"""ModernBERT's decoder (Weller et al. 2025, Ettin): ModernBERT's layers, each token seeing those before it.
+"""ModernBERT's decoder (Weller et al. 2025, Ettin): ModernBERT's layers, in which each token sees the tokens
+before it.
 
-A window reaches back half as far as ModernBERT's. A dense map and a norm stand before the output table.
+A window reaches back half of its stated size. A dense layer and a norm come before the output table.
 """
 
 from dataclasses import replace

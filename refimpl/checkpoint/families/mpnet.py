@@ -1,7 +1,7 @@
-"""MPNet (Song et al. 2020): BERT's encoder without token types, with T5's biases of distances beside learned
-positions.
+"""MPNet (Song et al. 2020): BERT's encoder without token types, with T5's relative position biases beside
+learned positions.
 
-The first token stands at row 2, whatever `pad_token_id` says: transformers' class has it fixed.
+The first token has row 2 of the positions, whatever `pad_token_id` says, as in transformers' class.
 """
 
 from ...config import Dense, Embedding, Encoder, Learned, RelativeBias

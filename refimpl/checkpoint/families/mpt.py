@@ -1,6 +1,6 @@
-"""MPT (MosaicML 2023): ALiBi, norms without a shift, no biases; queries, keys and values are clipped.
+"""MPT (MosaicML 2023): ALiBi, norms without biases, no other biases. Queries, keys and values are clipped.
 
-alibi_bias_max is used as in MosaicML's code and llama.cpp; transformers reads the key, but always takes 8.
+alibi_bias_max is applied as in MosaicML's code and llama.cpp. transformers reads the key, but always uses 8.
 """
 
 from ...config import LM, Alibi, Attention, Decoder, Embedding, Layer, LayerNorm, Plain, Stack

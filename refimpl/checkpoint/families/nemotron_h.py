@@ -1,11 +1,11 @@
 """Nemotron-H, Nemotron Nano 2 and Nemotron 3 (NVIDIA 2025): Mamba 2's layers, attention without positions,
-and plain mlps of a squared ReLU, or mixtures of them, in any order.
+and mlps without a gate with a squared ReLU, or mixtures of such mlps, in any order.
 
-Experts are chosen by sigmoids and biases, as DeepSeek-V3's, but have no gates; with a latent they read and
-give narrower vectors. Checkpoints count each mixer, mlp and mixture as a layer; here what isn't a mixer
-belongs to the mixer before it. Layers after the last, which predict further tokens, are left out. In GGUF
-models with experts are `nemotron_h_moe`: there no layer has a dense mlp, and the layers that are left out are
-the last block.
+Experts are chosen by sigmoids and biases, as in DeepSeek-V3, but have no gates. With a latent, they read and
+write narrower vectors. Checkpoints count each mixer, mlp and mixture as a layer. Here an mlp or mixture
+belongs to the layer of the mixer before it. Layers after the last, which predict further tokens, are left
+out. In GGUF, models with experts have the architecture `nemotron_h_moe`. There no layer has a dense mlp, and
+the layers that are left out are the last block.
 """
 
 from collections.abc import Mapping
@@ -63,8 +63,8 @@ KINDS = {"linear_attention": "mamba", "full_attention": "attention"} | {k: k for
 
 
 def config(keys: Keys, task: Task) -> Decoder:
-    """Steps have no least length here: transformers has time_step_min as one where it reads a text, and not
-    where a token follows; NVIDIA's own code has none."""
+    """Read the config. Steps have no lower limit here. transformers applies time_step_min as a lower limit to
+    the steps of a prompt, but not to those of later tokens; NVIDIA's own code has no such limit."""
     check_steps(keys)
     keys.unused("time_step_rank", "rescale_prenorm_residual", "residual_in_fp32", "num_logits_to_keep")
     keys.unused("use_mamba_kernels", "mamba_ssm_cache_dtype", "expand", "hidden_dropout")

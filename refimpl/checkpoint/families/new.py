@@ -1,6 +1,7 @@
-"""GTE: the name that the code of Alibaba-NLP/new-impl gives it, with a rotary scaling of its own.
+"""GTE: the model_type that the code of Alibaba-NLP/new-impl gives it, with a special rotary scaling.
 
-It multiplies theta by a factor and divides all frequencies by factor^(2 / head size), whatever the length.
+The scaling multiplies theta by a factor and divides all frequencies by factor^(2 / head size), for texts of
+any length.
 """
 
 from ...config import Encoder, LinearScaling, Rope

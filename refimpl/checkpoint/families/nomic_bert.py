@@ -1,8 +1,8 @@
 """Nomic BERT (Nussbaum et al. 2024): BERT's encoder with rotary positions and gated mlps, without biases.
 
-The first checkpoints spell their keys as GPT-2 does, and state what the code of their repository can do
-otherwise: mixtures of experts (nomic-embed-text-v2), norms before sublayers, other rotations. With
-`rotary_scaling_factor` texts longer than `max_trained_positions` turn by a larger base.
+The first checkpoints spell their keys as GPT-2 does. They also state other settings of their repository's
+code: mixtures of experts (nomic-embed-text-v2), norms before sublayers, other rotations. With
+`rotary_scaling_factor`, texts longer than `max_trained_positions` have a larger theta.
 """
 
 from dataclasses import replace

@@ -1,5 +1,5 @@
-"""OLMo 1 (Groeneveld et al. 2024): Llama's decoder with norms that learn nothing; queries, keys and values
-may be clipped."""
+"""OLMo 1 (Groeneveld et al. 2024): Llama's decoder with norms without weights. Queries, keys and values may
+be clipped."""
 
 from dataclasses import replace
 

@@ -1,4 +1,5 @@
-"""OLMo 2 (OLMo Team 2025): norms on the sublayers' outputs only, and over all heads of queries and keys."""
+"""OLMo 2 (OLMo Team 2025): norms only on the sublayers' outputs, and norms over all heads of queries and keys
+together."""
 
 from dataclasses import replace
 from typing import Any
@@ -26,7 +27,7 @@ def config(keys: Keys, task: Task) -> Decoder:
 
 
 def after(_: int, layer: Layer) -> Layer:
-    """The same layer with norms on the sublayers' outputs, and on queries and keys."""
+    """Return the layer with its norms on the sublayers' outputs, and with norms on queries and keys."""
     norm = layer.mlp.pre
     assert norm is not None
     attention = replace(layer.attention, pre=None, post=norm, qk_norm=HeadNorm(norm, "all"))
@@ -69,7 +70,7 @@ OLMO3 = {
 
 
 def table(keys: Keys) -> Table:
-    """A file of OLMo 3 states a window, and which layers have it."""
+    """Return GGUF's table. A file of OLMo 3 also states a window, and which layers have it."""
     return OLMO3 if "attention.sliding_window" in keys else OLMO2
 
 

@@ -1,6 +1,7 @@
-"""OLMo 3 (OLMo Team 2025): OLMo 2 with windows in three of four layers, whose positions are never scaled.
+"""OLMo 3 (OLMo Team 2025): OLMo 2 with windows in three of four layers. Positions in these layers are never
+scaled.
 
-In GGUF it is called olmo2.
+In GGUF the architecture is olmo2.
 """
 
 from dataclasses import replace

@@ -1,7 +1,7 @@
-"""OLMo Hybrid (OLMo Team 2026): gated delta networks whose states may turn round, and in every fourth layer
-OLMo 2's attention, whose positions may be missing.
+"""OLMo Hybrid (OLMo Team 2026): gated delta networks whose state transitions may have negative eigenvalues,
+and OLMo 2's attention in every fourth layer, with or without positions.
 
-Norms of a gated delta network's layer stand before its sublayers, those of an attention's after them.
+A layer with a gated delta network has its norms before the sublayers, a layer with attention after them.
 """
 
 from dataclasses import replace

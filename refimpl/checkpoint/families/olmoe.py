@@ -1,5 +1,5 @@
 """OLMoE (Muennighoff et al. 2024): a mixture of experts in each layer, and norms over all heads of queries
-and keys."""
+and keys together."""
 
 from dataclasses import replace
 
@@ -33,7 +33,8 @@ def config(keys: Keys, task: Task) -> Decoder:
 
 
 def with_joint_qk_norm(base: Decoder) -> Decoder:
-    """The decoder with norms over all heads of queries and keys, of the same kind as the sublayers'."""
+    """Return the decoder with norms over all heads of queries and keys together, of the same kind as the
+    sublayers' norms."""
     return map_attention(
         base, lambda _, a: replace(a, qk_norm=None if a.pre is None else HeadNorm(a.pre, "all"))
     )

@@ -1,5 +1,5 @@
-"""OpenAI's privacy filter (2026): gpt-oss' layers, in which tokens see a window on either side, as an encoder
-that labels tokens. Rotary pairs are neighbours, gate and up stand apart."""
+"""OpenAI's privacy filter (2026): gpt-oss' layers as an encoder that labels tokens, with windows that reach
+in both directions. Rotary positions rotate neighbouring elements; gate and up are stored separately."""
 
 from dataclasses import replace
 from typing import Any

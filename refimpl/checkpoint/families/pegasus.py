@@ -1,4 +1,5 @@
-"""PEGASUS, for summaries (Zhang et al. 2020): BART's form, norms before sublayers, sinusoidal positions."""
+"""PEGASUS, for summaries (Zhang et al. 2020): BART's form, with norms before the sublayers and sinusoidal
+positions."""
 
 from ...config import EncoderDecoder, Sinusoidal
 from ..config_readers.keys import Keys

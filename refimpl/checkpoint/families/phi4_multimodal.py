@@ -1,5 +1,5 @@
 """The text part of Phi-4-multimodal (Microsoft 2025): Phi-4-mini's decoder, without the adapters for pictures
-and sounds, which publishers store apart."""
+and sounds, which are stored separately."""
 
 from ...config import Decoder
 from ..config_readers.keys import Keys

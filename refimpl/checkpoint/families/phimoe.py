@@ -1,9 +1,9 @@
-"""Phi-3.5-MoE (Abdin et al. 2024): Mixtral's form with LayerNorms, LongRoPE, and two experts of each
-token that a sparse mixer chooses one after the other.
+"""Phi-3.5-MoE (Abdin et al. 2024): Mixtral's form with LayerNorms and LongRoPE. A sparse mixer chooses two
+experts for each token, one after the other.
 
-Its context is the original one, within which the short divisors apply: see `config_readers.rope`. GGUF files
-aren't read: they have neither the jitter nor the magnitudes of rotations, and llama.cpp computes RMSNorms and
-a softmax over the two experts.
+The context here is the original context, within which the short divisors apply: see `config_readers.rope`.
+GGUF files aren't read: they state neither the jitter nor the magnitudes of rotations, and llama.cpp computes
+RMSNorms and a softmax over the two experts.
 """
 
 from dataclasses import replace

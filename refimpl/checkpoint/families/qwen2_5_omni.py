@@ -1,4 +1,4 @@
-"""The text part of Qwen2.5-Omni (Xu et al. 2025): its thinker's, which is Qwen2.5-VL's."""
+"""The text part of Qwen2.5-Omni (Xu et al. 2025): that of its thinker, which is Qwen2.5-VL's."""
 
 from ...config import Decoder
 from ..config_readers.generation_keys import UNREAD
@@ -24,7 +24,8 @@ def config(keys: Keys, task: Task) -> Decoder:
 
 
 def thinkers_text(keys: Keys, task: Task, text: TextModel, kind: str) -> Decoder:
-    """The text model of a thinker: of one that is saved alone, or of the whole model, which talks too."""
+    """Read the text model of a thinker, from a thinker that was saved alone or from the whole model, which
+    also speaks."""
     if keys.get("model_type", str) != kind:
         return _text(keys, task, text, kind)
     keys.unused("talker_config", "token2wav_config", "code2wav_config")

@@ -1,6 +1,6 @@
-"""Qwen 2 MoE (Yang et al. 2024): sparse layers among dense ones, some with a window.
+"""Qwen 2 MoE (Yang et al. 2024): layers with experts among dense ones, some with a window.
 
-Each sparse layer has an expert that all tokens share, with a gate of its own.
+Each layer with experts has a shared expert with a gate of its own.
 """
 
 from dataclasses import replace
@@ -49,8 +49,8 @@ def _patterns(keys: Keys) -> list[FullAttention | Window]:
 def with_experts(
     base: Decoder, keys: Keys, attention: Attention, masks: list[FullAttention | Window], mixture: MoE
 ) -> Decoder:
-    """The decoder with experts in its sparse layers: every decoder_sparse_step-th one except
-    mlp_only_layers; without experts none."""
+    """Return the decoder with experts in its sparse layers: in every decoder_sparse_step-th layer except
+    those in mlp_only_layers. A config without experts has none."""
     # Of training.
     keys.get("output_router_logits", bool, False)
     keys.get("router_aux_loss_coef", float, None)

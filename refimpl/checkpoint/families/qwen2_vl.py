@@ -34,7 +34,8 @@ def config(keys: Keys, task: Task) -> Decoder:
 
 
 def ignore_image_keys(keys: Keys) -> None:
-    """Mark the keys of Qwen's vision towers, and of tokens around images or in their places."""
+    """Mark keys as known that concern Qwen's vision towers, and the tokens around images or in their
+    places."""
     keys.unused(
         "vision_config", "image_token_id", "video_token_id", "vision_start_token_id", "vision_end_token_id",
         "vision_token_id",

@@ -1,7 +1,7 @@
-"""Qwen 3.5 (Qwen 2026), as text: Qwen3-Next without experts, positions by M-RoPE.
+"""Qwen 3.5 (Qwen 2026), as text: Qwen3-Next without experts, with positions by M-RoPE.
 
-Its checkpoints read images too. Maps of a gated delta network are stored apart, not by key head; in GGUF its
-value heads stand one of each key head in turn.
+Its checkpoints also read images. The projections of a gated delta network are stored separately instead of
+grouped by key head. In GGUF the value heads of the key heads alternate.
 """
 
 from ...config import Decoder
@@ -39,7 +39,8 @@ def config(keys: Keys, task: Task) -> Decoder:
 
 
 def text_or_images(keys: Keys, task: Task, text: TextModel, name: str) -> Decoder:
-    """The text model by its own config, whose model_type ends in _text, or that of one that reads images."""
+    """Read the text model from its own config, whose model_type ends in _text, or from that of the model that
+    also reads images."""
     alone = f"{name}_text"
     if keys.get("model_type", str) == alone:
         return text.config(keys.with_defaults(text.defaults), task)
@@ -48,7 +49,8 @@ def text_or_images(keys: Keys, task: Task, text: TextModel, name: str) -> Decode
 
 
 def text_keys(keys: Keys) -> Keys:
-    """The keys of the text model, with plain rotary positions; those that no class reads are marked."""
+    """Return the keys of the text model, with plain rotary positions. Keys that no class reads are marked as
+    known."""
     ignore_image_keys(keys)
     keys.harmless(attn_output_gate=(True,), use_sliding_window=(False,), mlp_only_layers=([], None))
     keys.unused("mamba_ssm_dtype")  # how states are kept elsewhere
@@ -61,7 +63,8 @@ def _text(keys: Keys, task: Task) -> Decoder:
 
 
 def with_module(config: Decoder, keys: Keys) -> Decoder:
-    """The decoder with the module of which config.json states one that shares the model's tables."""
+    """Return the decoder with its module for further tokens, if config.json states one that shares the
+    model's embeddings."""
     modules = keys.get("mtp_num_hidden_layers", int, 0)
     if keys.get("mtp_use_dedicated_embeddings", bool, False):
         modules = 0

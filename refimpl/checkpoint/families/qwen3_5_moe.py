@@ -1,4 +1,4 @@
-"""Qwen 3.5 with experts (Qwen 2026), as text: those of Qwen3-Next in each layer."""
+"""Qwen 3.5 with experts (Qwen 2026), as text: each layer has the experts of Qwen3-Next."""
 
 from ...config import Decoder, Gated, MoE
 from ..config_readers.decoder import with_experts

@@ -1,6 +1,6 @@
-"""Qwen3-Next (Qwen 2025): gated delta networks, and in every fourth layer attention with a gate.
+"""Qwen3-Next (Qwen 2025): gated delta networks, and attention with a gate in every fourth layer.
 
-Its attention turns a quarter of each head; experts are those of Qwen 2 MoE.
+Its attention rotates a quarter of each head. The experts are those of Qwen 2 MoE.
 """
 
 from dataclasses import replace
@@ -59,14 +59,16 @@ def config(keys: Keys, task: Task) -> Decoder:
 
 
 def attending_layer(config: Decoder) -> Layer | None:
-    """A layer with attention, as the module's is, if there is one and the layers have mlps of one kind."""
+    """Return a layer with attention, which the module for further tokens has too. None if there is none, or
+    if the layers have different kinds of mlps."""
     mlps = {layer.mlp for layer in config.layers}
     attending = (layer for layer in config.layers if isinstance(layer.attention, Attention))
     return next(attending, None) if len(mlps) == 1 else None
 
 
 def gated_decoder(keys: Keys, *, kv_heads: int) -> Decoder:
-    """The decoder with attention in each layer: with a gate, norms of heads, and a part of each turned."""
+    """Return the decoder with attention in each layer, with a gate, norms of heads, and a part of each head
+    rotated."""
     keys.choice("hidden_act", {"silu": "silu"}, "silu")  # the convolutions' kernels know no other
     base = decoder(
         keys,
@@ -80,7 +82,7 @@ def gated_decoder(keys: Keys, *, kv_heads: int) -> Decoder:
 
 
 def gated(_: int, layer: Layer) -> Layer:
-    """The layer with an output gate and norms of heads."""
+    """Return the layer with an output gate and norms of heads."""
     a = layer.attention
     assert isinstance(a, Attention)
     assert a.pre is not None
@@ -88,7 +90,7 @@ def gated(_: int, layer: Layer) -> Layer:
 
 
 def with_delta(config: Decoder, keys: Keys) -> Decoder:
-    """The decoder with gated delta networks in the layers so marked, by default three of four."""
+    """Return the decoder with gated delta networks in the marked layers, by default in three of four."""
     attends = attending_layers(keys, _every(keys, layer_count(keys)))
     mixer = GatedDelta(
         heads=keys.size("linear_num_value_heads", 32),
@@ -108,7 +110,7 @@ def _every(keys: Keys, layers: int) -> list[bool]:
 
 
 def mixed(config: Decoder, mixer: GatedDelta, attends: list[bool]) -> Decoder:
-    """The decoder with the mixer in each layer that has no attention."""
+    """Return the decoder with this mixer in each layer that has no attention."""
 
     def change(i: int, layer: Layer) -> Layer:
         return layer if attends[i] else replace(layer, attention=replace(mixer, pre=layer.attention.pre))
@@ -117,14 +119,14 @@ def mixed(config: Decoder, mixer: GatedDelta, attends: list[bool]) -> Decoder:
 
 
 def attending_layers(keys: Keys, default: list[bool]) -> list[bool]:
-    """Which layers have attention, the others a gated delta network."""
+    """Return which layers have attention. The others have a gated delta network."""
     types = stated_types(keys, KINDS)
     return default if types is None else [kind == "full_attention" for kind in types]
 
 
 def gated_weights(base: WeightMap) -> WeightMap:
-    """The map of a decoder, whose queries come with a gate and whose norms are stored less one, but for that
-    of a gated delta network."""
+    """Return the weight map of a decoder whose queries are stored together with a gate. Norm weights are
+    stored minus one, except for those of a gated delta network."""
     gates = weight_map("""
         decoder.layers.{i}.attn.wq, wg <- layers.{i}.self_attn.q_proj.weight : transpose gate_by_head
         decoder.layers.{i}.attn.bq, bg <- layers.{i}.self_attn.q_proj.bias : gate_by_head

@@ -1,6 +1,7 @@
-"""RoBERTa and XLM-RoBERTa (Liu et al. 2019): BERT's encoder, with positions that follow the padding's id.
+"""RoBERTa and XLM-RoBERTa (Liu et al. 2019): BERT's encoder, with positions that begin after the padding's
+id.
 
-A padding token within a text takes a position here, like any other; in transformers it takes none.
+A padding token within a text has a position here, like any other token; in transformers it has none.
 """
 
 from ...config import Dense, Embedding, Encoder, Learned
@@ -33,7 +34,7 @@ def config(keys: Keys, task: Task) -> Encoder:
 
 
 def after_padding(keys: Keys, rows: int) -> Learned:
-    """Positions of which the first has the row after the padding's own."""
+    """Return learned positions whose first row comes after the padding's id."""
     offset = keys.get("pad_token_id", int, 1) + 1
     if not 0 < offset < rows:
         raise keys.fail("pad_token_id", f"0 to {rows - 2}: positions begin after it")

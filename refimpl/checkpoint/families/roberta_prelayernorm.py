@@ -1,5 +1,5 @@
-"""RoBERTa with norms before sublayers (Wettig et al. 2022), one after the last layer, and one behind the
-tables."""
+"""RoBERTa with norms before the sublayers (Wettig et al. 2022), one after the last layer, and one after the
+embeddings."""
 
 from ...config import Encoder
 from ..config_readers.keys import Keys

@@ -1,6 +1,8 @@
-"""RoFormer (Su et al. 2021): BERT's encoder with rotary positions; its tables may have a width of their own.
+"""RoFormer (Su et al. 2021): BERT's encoder with rotary positions. Its embeddings may have another width than
+its layers.
 
-Heads rotate neighbours, as in the paper. Checkpoints store the sines and cosines of all positions.
+Rotary positions rotate neighbouring elements, as in the paper. Checkpoints store the sines and cosines of all
+positions.
 """
 
 from ...config import Attention, Dense, Embedding, EmbeddingProjection, Encoder, MaskedLM, Plain, Rope

@@ -1,5 +1,5 @@
-"""Sarvam 30B (Sarvam AI 2026): GLM-4.5's layers with rotary positions of whole heads and norms of queries and
-keys. The publisher's files have tensors and keys by names of their own."""
+"""Sarvam 30B (Sarvam AI 2026): GLM-4.5's layers with whole heads rotated and with norms of queries and keys.
+The publisher's files have other names of tensors and keys."""
 
 from dataclasses import replace
 from functools import partial

@@ -1,4 +1,4 @@
-"""SmolLM3 (Bakouch et al. 2025): Llama's decoder, with no positions in every fourth layer (NoPE)."""
+"""SmolLM3 (Bakouch et al. 2025): Llama's decoder, without positions in every fourth layer (NoPE)."""
 
 from dataclasses import replace
 

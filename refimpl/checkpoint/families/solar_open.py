@@ -1,4 +1,4 @@
-"""Solar Open (Upstage 2026): GLM-4.5's experts in every layer, Llama's rotary positions of whole heads."""
+"""Solar Open (Upstage 2026): GLM-4.5's experts in every layer, with whole heads rotated as in Llama."""
 
 from dataclasses import replace
 

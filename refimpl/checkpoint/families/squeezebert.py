@@ -1,6 +1,8 @@
-"""SqueezeBERT (Iandola et al. 2020): BERT with maps in four groups, but for the one behind attention.
+"""SqueezeBERT (Iandola et al. 2020): BERT whose projections have four groups, except for attention's output
+projection.
 
-Each group maps a quarter of the inputs to a quarter of the outputs; here all are a matrix with zeros.
+Each group projects a quarter of the inputs to a quarter of the outputs. Here the groups are one matrix,
+filled up with zeros.
 """
 
 from dataclasses import replace

@@ -1,5 +1,5 @@
-"""The text part of Step 3.7 (StepFun 2026): Laguna's attention with a logistic gate, MiniMax-M2's experts
-beside one for all tokens, and in some layers bounds of what hidden units may reach.
+"""The text part of Step 3.7 (StepFun 2026): Laguna's attention with a sigmoid gate, MiniMax-M2's experts
+beside a shared one, and in some layers limits for the values of hidden units.
 
 Modules that predict further tokens are left out.
 """

@@ -1,10 +1,10 @@
 """T5, Flan-T5, mT5, ByT5, UL2 and UMT5 (Raffel et al. 2020): an encoder and a decoder, in versions 1.0 and
-1.1; UMT5's layers have relative biases of their own.
+1.1. In UMT5 each layer has relative biases of its own.
 
-They differ in the mlp (ReLU, or gated GELU) and in the output: 1.0's table is the input's and its logits are
-scaled by d_model^-½; 1.1 and mT5 have a table of their own and no scale. A config states the former by
-`tie_word_embeddings`, true where it is absent, or by `scale_decoder_outputs` where transformers 5 wrote it;
-the tensors then show whether there is a table of its own.
+The versions differ in the mlp (ReLU, or gated GELU) and in the output. In 1.0 the output table is the
+input's, and logits are scaled by d_model^-½; 1.1 and mT5 have an output table of their own and no scale. A
+config states 1.0's output by `tie_word_embeddings`, true by default. A config that transformers 5 wrote
+states it by `scale_decoder_outputs`, and then the tensors show whether there is an output table.
 """
 
 from dataclasses import replace

@@ -1,4 +1,4 @@
-"""tfm's own checkpoints: config.json states a Config, and tensors have the names of its leaves."""
+"""tfm's own checkpoints: config.json states a Config, and tensors have the names of its parameters."""
 
 from ...components import from_json
 from ...config import Config

@@ -1,4 +1,5 @@
-"""VaultGemma (Google 2025), trained with differential privacy: Gemma 2 without norms after the sublayers."""
+"""VaultGemma (Google 2025), trained with differential privacy: Gemma 2 without the norms after the
+sublayers."""
 
 from dataclasses import replace
 

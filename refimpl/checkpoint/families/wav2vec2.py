@@ -1,9 +1,9 @@
-"""wav2vec 2.0 (Baevski et al. 2020): an encoder of the samples of a sound, which says what is heard at each
-place.
+"""wav2vec 2.0 (Baevski et al. 2020): an encoder of a recording's samples, which predicts a letter at each
+position.
 
-Convolutions make a vector of every 20 milliseconds; a convolution over many of these, whose weight is stored
-as lengths and directions, says where each is. Layers have their norms behind the sums, or before them with
-`do_stable_layer_norm`.
+Convolutions make a vector of every 20 milliseconds. Positions come from a convolution over many of these
+vectors, whose weight is stored as lengths and directions. Layers have their norms after the residual sums, or
+before the sublayers with `do_stable_layer_norm`.
 """
 
 from __future__ import annotations

@@ -1,7 +1,8 @@
-"""Whisper and Distil-Whisper (Radford et al. 2022): a decoder that writes what an encoder of sound hears.
+"""Whisper and Distil-Whisper (Radford et al. 2022): an encoder of sound, and a decoder that writes what was
+said.
 
-The encoder reads a log-mel spectrogram of 30 seconds through two convolutions; its positions are waves that
-the files hold as a table. Queries and values have biases, keys have none.
+The encoder reads a log-mel spectrogram of 30 seconds through two convolutions. Its sinusoidal positions are
+stored in the files as a table. Queries and values have biases, keys have none.
 """
 
 from __future__ import annotations

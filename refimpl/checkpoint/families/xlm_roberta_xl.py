@@ -1,4 +1,5 @@
-"""XLM-RoBERTa XL (Goyal et al. 2021): RoBERTa with norms before sublayers, and one after the last layer."""
+"""XLM-RoBERTa XL (Goyal et al. 2021): RoBERTa with norms before the sublayers, and one after the last
+layer."""
 
 from ...config import Encoder
 from ..config_readers.keys import Keys
