@@ -93,7 +93,7 @@ class GraphModule(nn.Module):
 
     def _encode(self, inputs: Mapping[str, torch.Tensor], rotary: Mapping[Any, Rotary]) -> list[torch.Tensor]:
         config, weights = self.config, self.leaves.tree()
-        if config.frames is not None:
+        if config.sound_shape is not None:
             tokens, cache = inputs[self.graph.inputs[0].name], None
             if isinstance(stem := config.stem, WaveStem):
                 # Counted where the samples are: what is made of a shape would be copied there. Each position

@@ -47,7 +47,7 @@ def write(bundle: Bundle, path: Path, *, data: str) -> None:
     Raises ExportError if the vectors that are pooled, or that a decoder reads, can't be found.
     """
     ports = Ports(bundle, ENCODER if "decoder" in bundle.config.stacks else GRAPH)
-    if bundle.config.frames is not None:
+    if bundle.config.sound_shape is not None:
         vectors = heard(ports, "input_features", bundle.config)
         vectors.name, ports.graph.outputs[:] = "last_hidden_state", [vectors]
         keep_sums(ports.graph)
@@ -70,8 +70,8 @@ def write(bundle: Bundle, path: Path, *, data: str) -> None:
 
 def heard(ports: Ports, name: str, config: Config) -> ir.Value:
     """The vectors [B, T, D] of a sound, which comes as an input [B, C, 2·T] of that name, time last."""
-    assert config.frames is not None
-    size, bands = config.frames
+    assert config.sound_shape is not None
+    size, bands = config.sound_shape
     given = ports.input(name, "batch", bands, size, dtype=ir.DataType.FLOAT)
     frames = ports.op("Transpose", given, perm=[0, 2, 1])
     ports.replace("frames", frames)

@@ -37,16 +37,16 @@ SEARCH = ("temperature", "top_k", "top_p", "repetition_penalty")
 def refusal(config: Config, target: Target) -> str | None:
     """Return the reason why a model can't have the layout, or None if it can."""
     if isinstance(config, EncoderDecoder):
-        if config.frames is None:
+        if config.sound_shape is None:
             return "of models with an encoder it takes only Whisper, and Marian with a recurrent decoder"
-        if (size := config.frames[0]) != FRAMES:
+        if (size := config.sound_shape[0]) != FRAMES:
             return f"a model that hears must read {FRAMES} frames, this one reads {size}"
         return encoder_decoder_graph.refusal(config, target)
     return decoder_graph.refusal(config, target)
 
 
 def write(bundle: Bundle, folder: Path) -> None:
-    if (frames := bundle.config.frames) is not None:
+    if (frames := bundle.config.sound_shape) is not None:
         genai_hearing.write_encoder(bundle, folder / "encoder.onnx")
         genai_hearing.write_decoder(bundle, folder / "decoder.onnx")
         write_json(folder / "audio_processor_config.json", audio_processor_config(frames))
@@ -60,7 +60,7 @@ def write(bundle: Bundle, folder: Path) -> None:
 def genai_config(bundle: Bundle) -> dict[str, Any]:
     """Return the content of genai_config.json for a bundle."""
     config, generation = bundle.config, bundle.generation
-    hears = config.frames is not None
+    hears = config.sound_shape is not None
     attention = decoder_graph.attention(config)
     decoder = {
         "session_options": {"provider_options": []},

@@ -45,9 +45,9 @@ def write_encoder(bundle: Bundle, path: Path) -> None:
 def write_decoder(bundle: Bundle, path: Path) -> None:
     """Write the decoder's graph to `path`, and beside it its weights."""
     ports, config = Ports(bundle), bundle.config
-    assert config.frames is not None
+    assert config.sound_shape is not None
     kv_heads, size = encoder_decoder_graph.heads(config)
-    dtype, positions = ports.old["k.0"].dtype, config.frames[0] // 2
+    dtype, positions = ports.old["k.0"].dtype, config.sound_shape[0] // 2
     assert dtype is not None
     ids = ports.input("input_ids", "batch", "time")
     past = {}

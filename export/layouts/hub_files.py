@@ -67,7 +67,7 @@ def tokenizer_config(bundle: Bundle) -> dict[str, Any] | None:
     tokens = {name: tokenizer.id_to_token(id) for name, id in ids.items()}
     longest = config.text_context if isinstance(config := bundle.config, EncoderDecoder) else config.context
     stated = {"chat_template": _templates(bundle), "model_max_length": longest}
-    hears = config.frames is not None
+    hears = config.sound_shape is not None
     return {
         # Whisper's class alone knows what its timestamps mean.
         "tokenizer_class": "WhisperTokenizer" if hears else "PreTrainedTokenizerFast",
@@ -137,8 +137,8 @@ def _reader(bundle: Bundle, config: EncoderDecoder) -> dict[str, Any]:
         "eos_token_id": list(generation.eos) or None,
         "decoder_start_token_id": generation.start,
     }
-    if config.frames is not None:
-        frames, bands = config.frames
+    if config.sound_shape is not None:
+        frames, bands = config.sound_shape
         return stated | {
             "model_type": "whisper",
             "architectures": ["WhisperForConditionalGeneration"],
@@ -181,7 +181,7 @@ def generation_config(bundle: Bundle) -> dict[str, Any]:
         "pad_token_id": pad_id(bundle),
         "decoder_start_token_id": generation.start,
     }
-    speech = _speech(generation, bundle.config.context) if bundle.config.frames is not None else {}
+    speech = _speech(generation, bundle.config.context) if bundle.config.sound_shape is not None else {}
     found = ids | _options(generation) | speech
     return {name: value for name, value in found.items() if value not in (None, [])}
 
@@ -236,5 +236,5 @@ def write(bundle: Bundle, folder: Path, more: dict[str, Any]) -> None:
         write_json(folder / "tokenizer_config.json", tokenizer)
     if isinstance(bundle.config.head, LM):
         write_json(folder / "generation_config.json", generation_config(bundle))
-    if bundle.config.frames is not None:
-        write_json(folder / "preprocessor_config.json", preprocessor_config(bundle.config.frames))
+    if bundle.config.sound_shape is not None:
+        write_json(folder / "preprocessor_config.json", preprocessor_config(bundle.config.sound_shape))

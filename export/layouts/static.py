@@ -63,7 +63,7 @@ def refusal(sizes: Sizes, config: Config, target: Target) -> str | None:
         )
     if isinstance(config.stem, WaveStem):
         return "a sound that the model reads as samples has no fixed number of them"
-    if len(config.stacks) > 1 and "decoder" in config.stacks and config.frames is None:
+    if len(config.stacks) > 1 and "decoder" in config.stacks and config.sound_shape is None:
         return "the decoder reads an encoder, whose text has a length of its own"
     if min(sizes.axes().values()) < 1:
         return f"sizes must be at least 1, got {sizes.axes()}"
@@ -94,7 +94,7 @@ def graphs(sizes: Sizes, bundle: Bundle, data: Path) -> dict[str, ir.Model]:
 
     Raises ExportError as `write` does.
     """
-    found, heard = {}, bundle.config.frames
+    found, heard = {}, bundle.config.sound_shape
     axes = sizes.axes() | ({} if heard is None else {"text": heard[0] // 2})
     for file in (GRAPH,) if heard is None else (GRAPH, ENCODER):
         found[file] = ir.load(bundle.path / file)

@@ -189,7 +189,7 @@ def without_feedback(checkpoint: ExportSource, text: Path | None) -> str:
     config, shapes = checkpoint.config, checkpoint.shapes
     if any(".experts." in name for name in shapes):
         return "a mixture's tokens may go to other experts on another processor"
-    if config.frames is not None:
+    if config.sound_shape is not None:
         return "the model reads sounds, and there are none"
     if text is None and not isinstance(config, Decoder):
         return "only a decoder draws a text, others need one as calibration"

@@ -144,7 +144,7 @@ def check_budget(scheme: Scheme, budget: Budget | None, config: Config) -> None:
         raise ExportError(f"quant={scheme.name} needs a budget: bytes, bits for each number, or kl")
     if budget is None:
         return
-    if config.frames is not None:
+    if config.sound_shape is not None:
         raise ExportError(
             f"quant={scheme.name} measures what a model loses over a text, and this one reads sounds; use "
             "quant=int8"

@@ -136,8 +136,8 @@ def _read(
     if most is None and total is not None:
         most = max(total - 1, 1)  # the first token of a decoder counts there
     prefix = keys.get("prefix", str, None) or ""
-    speech = None if config.frames is None else _speech(keys, config)
-    keys.finish(IGNORED_GENERATION_KEYS if config.frames is None else IGNORED_GENERATION_KEYS | HEARING)
+    speech = None if config.sound_shape is None else _speech(keys, config)
+    keys.finish(IGNORED_GENERATION_KEYS if config.sound_shape is None else IGNORED_GENERATION_KEYS | HEARING)
     try:
         Sampler(**defaults)
         beams: dict[str, Any] = {"beams": 1, **search}
@@ -294,7 +294,7 @@ def _suppressed(keys: Keys, name: str, config: Config) -> tuple[int, ...]:
     """Ids that are never chosen; the -1 that files of models of sound may have is no token's, as in
     transformers."""
     value = _raw(keys, name)
-    if config.frames is not None and isinstance(value, list):
+    if config.sound_shape is not None and isinstance(value, list):
         return tuple(dict.fromkeys(_check(keys, name, [one for one in value if one != -1], config)))
     return _ids(keys, name, config)
 

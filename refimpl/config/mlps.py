@@ -14,20 +14,21 @@ Activation = Literal[
 ]  # fmt: skip
 
 
-class ClampedSwiGLU(Record):
-    """The function that gpt-oss' experts compute instead of act(gate) · up (`ops.mlp.clamped_swiglu`)."""
+class SwiGLUOAI(Record):
+    """The function that gpt-oss' experts compute instead of act(gate) · up (`ops.mlp.swiglu_oai`)."""
 
     alpha: float = 1.702
     limit: float = 7.0
 
 
-class BoundedSwiGLU(Record):
-    """silu(gate), at most `limit`, times up within ± limit (Step 3.7)."""
+class SwiGLUStep(Record):
+    """silu(gate), at most `limit`, times up within ± limit (Step 3.7, there `swiglu_limits`)."""
 
     limit: float
 
 
-Gate = Activation | ClampedSwiGLU | BoundedSwiGLU
+LimitedSwiGLU = SwiGLUOAI | SwiGLUStep
+Gate = Activation | LimitedSwiGLU
 
 
 class XIELU(Record):
@@ -48,9 +49,9 @@ def describe_activation(activation: Gate | XIELU) -> str:
     match activation:
         case XIELU():
             return "xIELU"
-        case ClampedSwiGLU(limit=limit):
+        case SwiGLUOAI(limit=limit):
             return f"SwiGLU clamped to {limit:g}"
-        case BoundedSwiGLU(limit=limit):
+        case SwiGLUStep(limit=limit):
             return f"SwiGLU within {limit:g}"
         case _:
             return activation
@@ -113,7 +114,7 @@ class Gated(FeedForward):
     """
 
     width: int = bounded("width", "mlp width")
-    activation: Activation | BoundedSwiGLU
+    activation: Activation | SwiGLUStep
     bias: bool = False
     pre: Norm | None = None
     post: Norm | None = None
@@ -155,7 +156,7 @@ class Gated(FeedForward):
     def smoothing(self) -> list[SmoothingSite]:
         if self.down_norm is not None:
             return [SmoothingSite(("down_norm",), ("down",))]
-        if isinstance(self.activation, BoundedSwiGLU):
+        if isinstance(self.activation, SwiGLUStep):
             return []
         return [SmoothingSite(("up", "bup") if self.bias else ("up",), ("down",))]
 
@@ -307,7 +308,7 @@ class MoE(FeedForward):
         between = self.latent is None or self.own_norms is None
         need(between, f"{at}experts between norms of their own have no latent")
         kinds = self.activation, self.shared_activation
-        clamped = any(isinstance(kind, ClampedSwiGLU | BoundedSwiGLU) for kind in kinds)
+        clamped = any(isinstance(kind, LimitedSwiGLU) for kind in kinds)
         need(self.gated or not clamped, f"{at}a clamped SwiGLU needs gated experts")
         alone = self.shared_activation is None or self.shared is not None
         need(alone, f"{at}a shared expert's activation needs a shared expert, got none")
@@ -369,7 +370,7 @@ class MoE(FeedForward):
 
     def smoothing(self) -> list[SmoothingSite]:
         kinds = self.activation, self.shared_activation
-        linear = self.gated and not any(isinstance(kind, ClampedSwiGLU | BoundedSwiGLU) for kind in kinds)
+        linear = self.gated and not any(isinstance(kind, LimitedSwiGLU) for kind in kinds)
         if not linear and (self.gated or self.activation != "relu"):
             return []
         biased = ("experts",) * self.expert_bias + ("shared",) * self.shared_bias

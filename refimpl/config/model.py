@@ -45,7 +45,7 @@ class _Model(Record):
         raise NotImplementedError
 
     @property
-    def frames(self) -> tuple[Any, ...] | None:
+    def sound_shape(self) -> tuple[Any, ...] | None:
         """The shape of a recording as a speech model reads it: frames of bands, or samples. None for a model
         of text."""
         return None if self.stem is None else self.stem.row(self.text_context)

@@ -139,7 +139,7 @@ def start_cache(engine: Engine, encoder_ids: Sequence[int] | None) -> Cache:
     """Return an empty cache of one row; if the model has an encoder, it reads `encoder_ids`."""
     if encoder_ids is None:
         return engine.start(1)
-    kind = np.int64 if engine.config.frames is None else np.float32
+    kind = np.int64 if engine.config.sound_shape is None else np.float32
     return engine.start(1, np.asarray(encoder_ids, kind)[None])
 
 

@@ -43,7 +43,7 @@ def attention_maps(
     are read when their layer is computed, so `params` may be lazy. Raises ConfigError where a layer has no
     attention.
     """
-    if config.frames is not None:
+    if config.sound_shape is not None:
         raise ConfigError("attention weights need a model that reads a text, this one hears")
     wanted = next(iter(config.stacks.values())).layers[:layers]
     for i, layer in enumerate(wanted):

@@ -175,7 +175,7 @@ class ArrayEngine:
         self, ids: np.ndarray, lengths: np.ndarray | None, token_types: np.ndarray | None
     ) -> tuple[np.ndarray, np.ndarray]:
         ids, lengths, token_types = check_text(self.config, ids, lengths, token_types)
-        if self.config.frames is not None:
+        if self.config.sound_shape is not None:
             ids = ids.astype(self.dtype)
         rotary, cache = self._rotary(self.config.positions(ids.shape[1])), None
         if isinstance(self.config, Encoder):

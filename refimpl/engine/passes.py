@@ -86,7 +86,7 @@ def given(text: Text, dtype: np.dtype, *, config: Config, half: bool = False) ->
     if "encoder" in config.stacks:
         ids = text.tokens if text.encoder_ids is None else text.encoder_ids
         lengths = text.lengths if text.encoder_lengths is None else text.encoder_lengths
-        ids = ids if config.frames is None else ids.astype(dtype)
+        ids = ids if config.sound_shape is None else ids.astype(dtype)
         rotary = rotary_tables(config.positions(ids.shape[1]), dtype, config=config)
         encoder = ids, lengths, rotary, text.token_types, cache
     if isinstance(config.head, LM):

@@ -262,8 +262,8 @@ def check_text(
     """
     if isinstance(config, Decoder):
         raise ConfigError("a model without an encoder can't encode")
-    if config.frames is not None:
-        sound = _check_sound(config, ids, config.frames)
+    if config.sound_shape is not None:
+        sound = _check_sound(config, ids, config.sound_shape)
         return sound, np.full(len(sound), config.positions(sound.shape[1])), None
     context = config.text_context if isinstance(config, EncoderDecoder) else None
     ids, lengths, _ = check_step(config, ids, np.zeros(len(ids), np.int64), lengths, None, context)

@@ -20,7 +20,7 @@ def it_is_attention_that_fades(lightning: Subject, draw: Draw) -> None:
     mixed = activation(linear(x, call["wi"]), kind=a.activation)
     q, k, v = mixed.reshape(b, t, 3, a.heads, a.head_size).transpose(2, 0, 1, 3, 4)
     since = np.arange(t)[:, None] - np.arange(t)
-    fading = np.where(since < 0, 0, np.exp(-np.array(a.rates)[:, None, None] * np.maximum(since, 0)))
+    fading = np.where(since < 0, 0, np.exp(-np.array(a.slope_rate)[:, None, None] * np.maximum(since, 0)))
     y = np.einsum("bthk,bshk,hts,bshv->bthv", q, k, fading, v).reshape(b, t, -1)
     y = rms_norm(y, call["norm"].astype(np.float64), eps=a.eps) * sigmoid(linear(x, call["wz"]))
     lightning.near(lightning(call)[0], linear(y, call["wo"]), call)

@@ -34,15 +34,17 @@ def a_token_reads_its_row(embedding: Subject, draw: Draw) -> None:
     embedding.near(embedding(call), call["table"][call["tokens"]])
 
 
-@law("undropped")
-def a_text_without_masks_keeps_its_share(undropped: Subject, draw: Draw) -> None:
+@law("token_dropout")
+def a_text_without_masks_keeps_its_share(token_dropout: Subject, draw: Draw) -> None:
     """y = x · (1 − share) where nothing is masked, and the vector of a mask is 0."""
-    call = draw(undropped.calls())
+    call = draw(token_dropout.calls())
     whole = call.but(masked=np.zeros_like(call["masked"]))
-    undropped.near(
-        undropped(whole)[call["lengths"] > 0], (call["x"] * (1 - call["share"]))[call["lengths"] > 0], whole
+    token_dropout.near(
+        token_dropout(whole)[call["lengths"] > 0],
+        (call["x"] * (1 - call["share"]))[call["lengths"] > 0],
+        whole,
     )
-    assert not np.any(undropped(call)[call["masked"]])
+    assert not np.any(token_dropout(call)[call["masked"]])
 
 
 @law("unembedding")

@@ -47,29 +47,29 @@ def the_gate_multiplies_the_hidden_units(gated_mlp: Subject, draw: Draw) -> None
     gated_mlp.near(gated_mlp(call), np.einsum("btf,fd->btd", hidden, down) + bdown, call)
 
 
-@law("clamped_swiglu")
-def beyond_the_limit_nothing_changes(clamped_swiglu: Subject, draw: Draw) -> None:
+@law("swiglu_oai")
+def beyond_the_limit_nothing_changes(swiglu_oai: Subject, draw: Draw) -> None:
     """A gate above the limit counts as the limit, and a lower one isn't clamped; up is clamped on both
     sides."""
-    call = draw(clamped_swiglu.calls())
+    call = draw(swiglu_oai.calls())
     gate, up, limit = call["gate"], call["up"], np.float32(call["limit"])
     inside = call.but(gate=np.minimum(gate, limit), up=np.clip(up, -limit, limit))
-    clamped_swiglu.near(clamped_swiglu(call), clamped_swiglu(inside), call, inside)
+    swiglu_oai.near(swiglu_oai(call), swiglu_oai(inside), call, inside)
     far = call.but(gate=np.full_like(gate, -1e4))
-    assert not clamped_swiglu(far).any(), "a gate far below 0 isn't shut"
+    assert not swiglu_oai(far).any(), "a gate far below 0 isn't shut"
 
 
-@law("clamped_swiglu")
-def one_is_added_to_up(clamped_swiglu: Subject, draw: Draw) -> None:
+@law("swiglu_oai")
+def one_is_added_to_up(swiglu_oai: Subject, draw: Draw) -> None:
     """If up is 0 the result is the gate alone; otherwise the gate is multiplied by up + 1."""
-    call = draw(clamped_swiglu.calls())
+    call = draw(swiglu_oai.calls())
     gate = np.minimum(call["gate"].astype(np.float64), call["limit"])
     alone = call.but(up=np.zeros_like(call["up"]))
     e = np.exp(-call["alpha"] * np.abs(gate))
-    clamped_swiglu.near(clamped_swiglu(alone), gate * np.where(gate >= 0, 1, e) / (1 + e), alone)
+    swiglu_oai.near(swiglu_oai(alone), gate * np.where(gate >= 0, 1, e) / (1 + e), alone)
     up = np.clip(call["up"].astype(np.float64), -call["limit"], call["limit"])
     times = 1 + call["limit"]
-    clamped_swiglu.near(clamped_swiglu(call), clamped_swiglu(alone) * (1 + up), call, alone, times=times)
+    swiglu_oai.near(swiglu_oai(call), swiglu_oai(alone) * (1 + up), call, alone, times=times)
 
 
 def _exact(array: np.ndarray | None) -> np.ndarray:

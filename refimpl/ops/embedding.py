@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
     from ..axes import Index
 
-__all__ = ["embedding", "undropped", "unembedding"]
+__all__ = ["embedding", "token_dropout", "unembedding"]
 
 
 @op
@@ -34,7 +34,7 @@ def embedding(
 
 
 @op
-def undropped(
+def token_dropout(
     x: Float[Array, "B T D"],
     masked: Bool[Array, "B T"],
     lengths: Index[Array, " B", "< T+1"],

@@ -61,7 +61,7 @@ def encode(
         token_types = zeros_like(tokens)
     entry: Any = params["embedding"] if config.stem is None else {}  # what hears looks no tokens up
     # Where it reads samples, nothing is added that depends on a position's number.
-    frames = None if config.frames is None else config.frames[0]
+    frames = None if config.sound_shape is None else config.sound_shape[0]
     at = indices(config.positions(frames) if isinstance(frames, int) else tokens.shape[1], tokens)[None]
     table_types, segments = (None, token_types) if stack.segments else (token_types, None)
     x = embed(

@@ -107,8 +107,8 @@ class GatedDelta(TokenMixer):
     the `length` latest tokens. `eps` is that of the norm of each head's output. With `allow_neg_eigval` a
     token may write up to twice its error (OLMo Hybrid). With `rank` it is Kimi Delta Attention: each number
     of a key decays by itself, and the output's gate is a sigmoid. Decay and gate are each made through `rank`
-    numbers, or directly from x with `by_channel` (Ling 3). With a `bound` no token decays by more than
-    exp(−bound).
+    numbers, or directly from x with `by_channel` (Ling 3). With
+    `max_decay` no token decays by more than exp(−max_decay).
     """
 
     heads: int = bounded("heads")
@@ -123,7 +123,7 @@ class GatedDelta(TokenMixer):
     allow_neg_eigval: bool = False
     rank: int | None = bounded("width", "rank of decay and gate", default=None)
     by_channel: bool = False
-    bound: float | None = None
+    max_decay: float | None = None
 
     @property
     def fine(self) -> bool:
@@ -146,7 +146,8 @@ class GatedDelta(TokenMixer):
         super().check(at)
         divisible = self.heads % self.key_heads == 0
         need(divisible, f"{at}heads must be a multiple of key_heads, got {self.heads} and {self.key_heads}")
-        need(self.bound is None or self.fine, f"{at}a bound is for decays of each channel, got one a head")
+        channels = self.max_decay is None or self.fine
+        need(channels, f"{at}max_decay is for decays of each channel, got one a head")
 
     def sizes(self, width: int) -> Mapping[str, float]:
         heads = {"H": self.heads, "G": self.key_heads, "K": self.key_size, "V": self.value_size}
@@ -178,8 +179,8 @@ class GatedDelta(TokenMixer):
 
     def numbers(self) -> Iterator[float]:
         yield from (self.key_size**-0.5, UNIT_EPS)
-        if self.bound is not None:
-            yield -self.bound
+        if self.max_decay is not None:
+            yield -self.max_decay
 
     def epsilons(self) -> dict[str, float]:
         return {"norm": self.eps}
@@ -214,9 +215,9 @@ def gated_delta(
 
         y = (rms_norm(rule(q, k, v)) · norm ⊙ silu(x wz)) wo
 
-    or with the gate σ((x wz_a) wz) if the settings have a rank, and σ(x wz) with `by_channel`. With a bound
-    b, decay is −b σ(exp(a_log) (x wa + dt_bias)). β is σ(x wb), or 2 σ(x wb) with `allow_neg_eigval`: I − β k
-    kᵀ has the eigenvalue 1 − β.
+    or with the gate σ((x wz_a) wz) if the settings have a rank, and σ(x wz) with `by_channel`. With a
+    `max_decay` b, decay is −b σ(exp(a_log) (x wa + dt_bias)). β is σ(x wb), or 2 σ(x wb) with
+    `allow_neg_eigval`: I − β k kᵀ has the eigenvalue 1 − β.
 
     Conventions: a row with no token before the call begins at zero, whatever its cache holds. Padding
     changes no state; outputs at padding are unspecified.
@@ -229,7 +230,7 @@ def gated_delta(
     q, k = (l2_norm(split_last(y, a.key_size), eps=UNIT_EPS) for y in (q, k))
     q, k = (each_repeated(y, a.heads // a.key_heads, 2) for y in (q, k))
     speed, gate = _through(x, weights, "wa") + weights["dt_bias"], _through(x, weights, "wz")
-    if a.bound is None:
+    if a.max_decay is None:
         rate = softplus(speed)
     else:
         rate = precise_sigmoid(join_last(exp(weights["a_log"])[:, None] * split_last(speed, a.key_size)))
@@ -240,8 +241,8 @@ def gated_delta(
         real = (indices(x.shape[1], past) < cache.lengths[:, None])[..., None]
         rate, beta = rate * real, beta * real
     rates = -exp(weights["a_log"])
-    if a.bound is not None:
-        decay = -a.bound * split_last(rate, a.key_size)
+    if a.max_decay is not None:
+        decay = -a.max_decay * split_last(rate, a.key_size)
     else:
         decay = rates[:, None] * split_last(rate, a.key_size) if a.fine else rates * rate
     y, state = gated_delta_rule(q, k, split_last(v, a.value_size), state, decay, beta)

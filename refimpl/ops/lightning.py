@@ -109,7 +109,7 @@ class Lightning(TokenMixer):
     gates = "wi", "wz"
 
     @property
-    def rates(self) -> tuple[float, ...]:
+    def slope_rate(self) -> tuple[float, ...]:
         """How fast each head decays."""
         return tuple(self.speed * 2 ** (-8 * (h + 1) / self.heads) for h in range(self.heads))
 
@@ -134,7 +134,7 @@ class Lightning(TokenMixer):
         return f"lightning attention, {self.heads} states of {self.head_size} x {self.head_size}"
 
     def numbers(self) -> Iterator[float]:
-        yield from self.rates
+        yield from self.slope_rate
 
     def epsilons(self) -> dict[str, float]:
         return {"norm": self.eps}
@@ -164,7 +164,7 @@ def lightning(
     size, width = settings.head_size, settings.heads * settings.head_size
     mixed = activation(linear(x, weights["wi"]), kind=settings.activation)
     q, k, v = (split_last(y, size) for y in split(mixed, (width,) * 3))
-    decay = zeros_like(k[..., 0]) - vector(settings.rates, k)
+    decay = zeros_like(k[..., 0]) - vector(settings.slope_rate, k)
     if cache.lengths is not None:
         real = (indices(x.shape[1], past) < cache.lengths[:, None])[..., None]
         decay, k = decay * real, k * real[..., None]

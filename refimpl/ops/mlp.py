@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, NotRequired, TypedDict
 
-from ..config import XIELU, Activation, BoundedSwiGLU, ClampedSwiGLU, Gate
+from ..config import XIELU, Activation, Gate, SwiGLUOAI, SwiGLUStep
 from .activation import activation, sigmoid, silu, xielu
 from .dispatch import observe, op
 from .gaussian_topk import gaussian_topk
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
     from jaxtyping import Float
 
-__all__ = ["GatedMlpWeights", "PlainMlpWeights", "clamped_swiglu", "gated_mlp", "plain_mlp"]
+__all__ = ["GatedMlpWeights", "PlainMlpWeights", "gated_mlp", "plain_mlp", "swiglu_oai"]
 
 
 class PlainMlpWeights(TypedDict):
@@ -63,7 +63,7 @@ def plain_mlp(
 
 
 @op
-def clamped_swiglu(
+def swiglu_oai(
     gate: Float[Array, "B T F"], up: Float[Array, "B T F"], *, alpha: float, limit: float
 ) -> Float[Array, "B T F"]:
     """g · σ(alpha · g) · (u + 1), g = min(gate, limit), u = up within ± limit (gpt-oss, OpenAI 2025, §2.1).
@@ -80,10 +80,10 @@ def clamped_swiglu(
 @op
 def glu(gate: Array, up: Array, kind: Gate) -> Array:
     """Return the hidden values of a gated mlp from the results of its first two maps."""
-    if isinstance(kind, BoundedSwiGLU):
+    if isinstance(kind, SwiGLUStep):
         return silu(gate).clip(max=kind.limit) * up.clip(-kind.limit, kind.limit)
-    if isinstance(kind, ClampedSwiGLU):
-        return clamped_swiglu(gate, up, alpha=kind.alpha, limit=kind.limit)
+    if isinstance(kind, SwiGLUOAI):
+        return swiglu_oai(gate, up, alpha=kind.alpha, limit=kind.limit)
     return activation(gate, kind=kind) * up
 
 
@@ -99,7 +99,7 @@ def gated_mlp(
 ) -> Float[Array, "B T D"]:
     """(act(gate_scale · x · gate) ⊙ (x · up)) · down (Shazeer 2020, eq. 6; SwiGLU when act is SiLU).
 
-    `clamped_swiglu` may replace act(gate) ⊙ up. `gate_scale` None means 1. With `sparsity`, act is applied to
+    `swiglu_oai` may replace act(gate) ⊙ up. `gate_scale` None means 1. With `sparsity`, act is applied to
     `gaussian_topk` of the gate; about this share of the hidden units is then 0, if act(0) is. A `down_norm`
     normalizes the hidden units (BitNet b1.58, Ma et al. 2025, arXiv 2504.12285, §2).
     """

@@ -38,7 +38,7 @@ from .conv_stem import ConvStemWeights, conv_stem
 from .cross_attention import EncoderKV
 from .disentangled import DistanceTable, distance_rows
 from .dispatch import observe, op
-from .embedding import embedding, undropped
+from .embedding import embedding, token_dropout
 from .head import HeadWeights, logits
 from .linear import linear
 from .longt5 import DistanceBiases, LongT5Attention
@@ -146,7 +146,7 @@ def embed(
     if config.token_dropout is not None:
         assert lengths is not None
         dropout = config.token_dropout
-        x = undropped(x, tokens == dropout.mask, lengths, share=dropout.share)
+        x = token_dropout(x, tokens == dropout.mask, lengths, share=dropout.share)
     if config.projection is not None and not config.projection.late:
         x = _to_model_width(x, weights)
     if token_types is not None:

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Literal, NotRequired, TypedDict, cast
 
 import numpy as np
 
-from ..config import ONE_GROUP, BoundedSwiGLU, ClampedSwiGLU, ExpertGroups, Gate, MoE, SparseMixer
+from ..config import ONE_GROUP, ExpertGroups, Gate, LimitedSwiGLU, MoE, SparseMixer
 from .activation import sigmoid
 from .arrays import each_row, filled, join_rows, row_sum, split_rows
 from .attention import softmax
@@ -188,7 +188,7 @@ def within_capacity(
 def expert_mlp(x: Array, weights: ExpertWeights, *, kind: Gate) -> Array:
     """`gated_mlp`, or `plain_mlp` if the expert has no gate. A target may have joined gate and up."""
     if "up" in weights and "gate" not in weights:
-        assert not isinstance(kind, ClampedSwiGLU | BoundedSwiGLU)
+        assert not isinstance(kind, LimitedSwiGLU)
         return plain_mlp(x, cast("PlainMlpWeights", weights), kind=kind)
     return gated_mlp(x, cast("GatedMlpWeights", weights), kind=kind)
 

@@ -227,6 +227,8 @@ class _Check:
                 self.add(name)
         for begin, end in node["attribute"]:
             stated = self.data[begin:end]
+            if operator.startswith("Scatter") and b"reduction" in stated:
+                self.used.add((domain, f"{operator} with a reduction"))
             if stated not in self.attributes:
                 self.attribute((begin, end))
                 self.attributes.add(stated)

@@ -177,14 +177,14 @@ def row_length_names(window: int | None) -> tuple[str, str]:
 
 def _read(config: Config) -> str | int:
     """The axis of what an encoder reads: of frames of a sound always the same number of positions."""
-    frames = None if config.frames is None else config.frames[0]
+    frames = None if config.sound_shape is None else config.sound_shape[0]
     return config.positions(frames) if isinstance(frames, int) else "time"
 
 
 def _encoder_inputs(config: Config) -> list[Port]:
-    if config.frames is not None:
-        name = "frames" if len(config.frames) > 1 else "samples"
-        return [Port(name, ("batch", *config.frames))]
+    if config.sound_shape is not None:
+        name = "frames" if len(config.sound_shape) > 1 else "samples"
+        return [Port(name, ("batch", *config.sound_shape))]
     inputs = [Port("tokens", ("batch", "time"), "int64"), Port("lengths", ("batch",), "int64")]
     if config.embedding.token_types is not None:
         inputs.append(Port("token_types", ("batch", "time"), "int64"))

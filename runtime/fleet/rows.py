@@ -46,10 +46,9 @@ def texts(path: Path, column: str) -> Iterator[str]:
 
 
 def blocks(path: Path, column: str, size: int) -> Iterator[list[str]]:
-    """Yield the texts in blocks of `size` rows; the last block may have fewer."""
+    """Return the texts in blocks of `size` rows; the last block may have fewer."""
     rows = texts(path, column)
-    while block := list(islice(rows, size)):
-        yield block
+    return iter(lambda: list(islice(rows, size)), [])
 
 
 def _jsonl(path: Path, column: str) -> Iterator[object]:

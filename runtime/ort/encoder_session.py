@@ -52,7 +52,7 @@ class EncoderSession:
         """Read the ids [B, T], or frames of sounds, and write the outputs into these buffers, by name."""
         token_types = np.zeros_like(ids) if token_types is None else token_types
         inputs = {"tokens": ids, "lengths": lengths, "token_types": token_types}
-        if self.config.frames is not None:
+        if self.config.sound_shape is not None:
             sound = ids.astype(self.dtype, copy=False)
             inputs = {"frames": sound, "samples": sound}
         inputs |= self._position_tables(self.config.positions(ids.shape[1]))

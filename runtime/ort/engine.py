@@ -174,7 +174,7 @@ class OrtEngine:
         check_predict(self.config)
         assert self._encoder is not None
         ids, lengths, token_types = check_text(self.config, ids, lengths, token_types)
-        if self.device != "cpu" or ids.size <= TOKENS_PER_RUN or self.config.frames is not None:
+        if self.device != "cpu" or ids.size <= TOKENS_PER_RUN or self.config.sound_shape is not None:
             return self._predicted(ids, lengths, token_types)
         (shape,) = self._encoder.shapes(ids).values()
         predictions = np.zeros(shape, np.float32)

@@ -63,13 +63,13 @@ class Served:
     def expect(self, kind: type[H], doing: str) -> H:
         """Return the model's head; RequestError, with the model's routes, if it is of another kind."""
         config = self.model.model.config
-        if config.frames is not None or not isinstance(config.head, kind):
+        if config.sound_shape is not None or not isinstance(config.head, kind):
             raise self._other(doing)
         return config.head
 
     def expect_hearing(self) -> None:
         """Raise RequestError, with the model's routes, if the model can't transcribe."""
-        if self.model.model.config.frames is None:
+        if self.model.model.config.sound_shape is None:
             raise self._other("hear")
 
     def _other(self, doing: str) -> RequestError:
@@ -239,7 +239,7 @@ def owner_of(request: Request) -> str:
 def _endpoints(model: Model) -> list[str]:
     """The endpoints of OpenAI's API, and those beside them, that a model answers."""
     config = model.config
-    if config.frames is not None:
+    if config.sound_shape is not None:
         writes = isinstance(config.head, LM)
         return ["/v1/audio/transcriptions", *["/v1/audio/translations"] * writes]
     match config.head:

@@ -35,7 +35,7 @@ H = TypeVar("H", bound=configs.Head)
 
 def task_of(config: Config) -> str:
     """Return the name of the task that a model is made for."""
-    return TASKS[type(config.head)] if config.frames is None else "transcribe"
+    return TASKS[type(config.head)] if config.sound_shape is None else "transcribe"
 
 
 def expect_head(config: Config, kind: type[H]) -> H:
@@ -44,7 +44,7 @@ def expect_head(config: Config, kind: type[H]) -> H:
     ConfigError, which names the task that the model is made for, unless the head is of this kind.
     """
     head = config.head
-    if config.frames is not None or not isinstance(head, kind):
+    if config.sound_shape is not None or not isinstance(head, kind):
         can = task_of(config)
         raise ConfigError(f"this model can {can}, not {TASKS[kind]}: use {can}, or name another model")
     return head
@@ -52,7 +52,7 @@ def expect_head(config: Config, kind: type[H]) -> H:
 
 def expect_hearing(config: Config) -> None:
     """Raise ConfigError unless the model takes sounds as input."""
-    if config.frames is None:
+    if config.sound_shape is None:
         raise ConfigError(f"this model can {task_of(config)}, not transcribe: name one that hears")
 
 
@@ -66,7 +66,7 @@ def head_of(task: str) -> type[configs.Head]:
 
 def expect_both(config: Config, task: str) -> None:
     """Raise ConfigError unless the model has an encoder that reads text and a decoder that generates text."""
-    reads = config.frames is None and isinstance(config, EncoderDecoder)
+    reads = config.sound_shape is None and isinstance(config, EncoderDecoder)
     if not (reads and isinstance(config.head, LM)):
         raise ConfigError(
             f"this model can {task_of(config)}, not {task}: name one with an encoder and a decoder"

@@ -164,7 +164,8 @@ def transcribe(
         assert not isinstance(sound, Iterator)
         return _segments([_Sound(ask, samples_of(sound))], progress)
     sounds = (_Sound(ask, samples_of(samples), first) for first, samples in found)
-    return (one for some in _at_once(sounds, batch) for one in _segments(some, silent))
+    at_once = iter(lambda: list(islice(sounds, batch)), [])
+    return (one for some in at_once for one in _segments(some, silent))
 
 
 def _utterances(
@@ -177,12 +178,6 @@ def _utterances(
         return None
     longest = LONGEST if batch > 1 else LONGEST_OF_FILE
     return utterances(samples_of(sound)(), Voice(progress), pause=LONG_PAUSE, longest=longest)
-
-
-def _at_once(sounds: Iterator[_Sound], count: int) -> Iterator[list[_Sound]]:
-    """Lists of so many sounds, the last one of fewer."""
-    while some := list(islice(sounds, count)):
-        yield some
 
 
 def _language(speech: SpeechTokens, name: str | None) -> str | None:

@@ -250,8 +250,8 @@ def _check_arrays(arrays: Mapping[str, Array], config: Config) -> None:
     if not 1 <= time <= config.context:
         raise BundleError(f"{file_of('tokens')}: must be 1 to {config.context} a row, got {time}")
     lengths = require("lengths", "i", rows, least=1, below=time + 1)
-    if config.stem is not None and config.frames is not None:
-        row = [None if isinstance(size, str) else size for size in config.frames]
+    if config.stem is not None and config.sound_shape is not None:
+        row = [None if isinstance(size, str) else size for size in config.sound_shape]
         sound = require(ENCODER_IDS, "f", rows, *row)
         if not np.isfinite(sound).all():
             raise BundleError(f"{file_of(ENCODER_IDS)}: must be finite, got others; {AGAIN}")

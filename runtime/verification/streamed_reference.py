@@ -124,7 +124,7 @@ def outputs(
 
     def one_pass(i: int, run: Precision) -> Pass:
         taken = given(run.repeat(inputs), run.dtype, config=config, half=run.half_cache)
-        table = _replaced(run, once, partial(on_block, i), reads, hears=config.frames is not None)
+        table = _replaced(run, once, partial(on_block, i), reads, hears=config.sound_shape is not None)
         return Pass(taken, lambda name: name if name in TABLES else run.cast(once(name)), lambda: use(table))
 
     passes = [one_pass(i, run) for i, run in enumerate(runs)]

@@ -17,9 +17,7 @@ from tfm.refimpl.config import (
     Beside,
     BigBirdBlocks,
     BlockSparse,
-    BoundedSwiGLU,
     Chunked,
-    ClampedSwiGLU,
     Classify,
     Decoder,
     DecoderReader,
@@ -66,6 +64,8 @@ from tfm.refimpl.config import (
     Scaling,
     Sinusoidal,
     Stack,
+    SwiGLUOAI,
+    SwiGLUStep,
     Tag,
     TokenDropout,
     TokenMixer,
@@ -100,7 +100,7 @@ head_norms = st.builds(
 )
 kinds = st.sampled_from(get_args(Activation))
 limits = st.sampled_from((7.0, 0.3))
-clamped = st.builds(ClampedSwiGLU, st.just(1.702), limits) | st.builds(BoundedSwiGLU, limits)
+clamped = st.builds(SwiGLUOAI, st.just(1.702), limits) | st.builds(SwiGLUStep, limits)
 
 
 @st.composite
@@ -279,7 +279,7 @@ gated_deltas = st.builds(
     st.none() | st.integers(1, 5),
 )
 bounded_deltas = st.builds(
-    lambda mixer, bound: replace(mixer, by_channel=True, bound=bound),
+    lambda mixer, bound: replace(mixer, by_channel=True, max_decay=bound),
     gated_deltas,
     st.sampled_from((None, 2.0)),
 )

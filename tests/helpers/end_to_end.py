@@ -109,7 +109,9 @@ def diverse_model(
         else:
             read, length = make_inputs(model, config, seed, 12), 1
             source = (
-                read["input_features"][0].T if config.frames is not None else read["input_ids"][0].tolist()
+                read["input_features"][0].T
+                if config.sound_shape is not None
+                else read["input_ids"][0].tolist()
             )
         prompt = rng.integers(0, config.embedding.vocabulary, length).tolist()
         count = min(STEPS, config.context - len(prompt))
@@ -183,7 +185,7 @@ def compare_generation(
         source = np.array([sequence.encoder_ids])
         arguments = {"input_ids": source, "attention_mask": np.ones_like(source), "decoder_input_ids": ids}
         inputs = Inputs(ids, lengths, source, np.array([source.shape[1]]))
-        if checkpoint.config.frames is not None:
+        if checkpoint.config.sound_shape is not None:
             arguments = {"input_features": source.swapaxes(1, 2), "decoder_input_ids": ids}
             inputs = Inputs(ids, lengths, source, np.array([source.shape[1] // 2]))
     specification, budget = exact_outputs(checkpoint.config, checkpoint.params, inputs)

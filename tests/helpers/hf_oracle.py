@@ -91,8 +91,8 @@ def make_inputs(model: Any, config: Config, seed: int, length: int) -> dict[str,
     arguments = {"input_ids": tokens, "attention_mask": real.astype(np.int64)}
     if isinstance(config.head, CTC):
         return {"input_values": noise(config, rng, 2, length)}
-    if config.frames is not None:  # bands before frames
-        arguments = {"input_features": rng.standard_normal((2, *config.frames[::-1]))}
+    if config.sound_shape is not None:  # bands before frames
+        arguments = {"input_features": rng.standard_normal((2, *config.sound_shape[::-1]))}
     if isinstance(config.head, LM):
         written = rng.integers(0, config.embedding.vocabulary, (2, 9))
         written[written == padding] = 2  # M2M100 neither

@@ -73,8 +73,8 @@ def hearing_bundle(
     """The float bundle of a drawn Whisper, and sounds for it, the frames [C, 2·T] of each."""
     hearing_models.write(folder / "model", 1, multilingual=multilingual, positions=positions)
     bundle = real_bundle(folder / "model", "fp32", folder / "bundle")
-    assert bundle.config.frames is not None
-    size, bands = bundle.config.frames
+    assert bundle.config.sound_shape is not None
+    size, bands = bundle.config.sound_shape
     sounds = [features(hearing_models.sound(seed, size), bands=bands)[:size] for seed in range(4)]
     return bundle, [sound.T for sound in sounds]
 

@@ -293,7 +293,11 @@ def gated_delta(xs: Vectors, w: Weights, a: GatedDelta) -> Vectors:
             g = h // (a.heads // a.key_heads)
             query, key = (one[g] / math.sqrt(one[g] @ one[g] + 1e-6) for one in (q, k))
             rate = math.exp(w["a_log"][h])
-            decay = -rate * softplus(speeds[h]) if a.bound is None else -a.bound * sigmoid(rate * speeds[h])
+            decay = (
+                -rate * softplus(speeds[h])
+                if a.max_decay is None
+                else -a.max_decay * sigmoid(rate * speeds[h])
+            )
             state[h] *= np.exp(decay)[:, None]
             write = (2 if a.allow_neg_eigval else 1) * beta[h] * (v[h] - key @ state[h])
             state[h] += np.outer(key, write)
@@ -423,9 +427,9 @@ def feed(x: Vector, w: Weights, kind: Any, m: Any = None) -> Vector:
                 np.mean((gate - np.mean(gate)) ** 2)
             )
             gate = np.where(gate > cut, gate - cut, 0.0)
-        if isinstance(kind, c.BoundedSwiGLU):
+        if isinstance(kind, c.SwiGLUStep):
             hidden = np.minimum(silu(gate), kind.limit) * np.clip(up, -kind.limit, kind.limit)
-        elif isinstance(kind, c.ClampedSwiGLU):
+        elif isinstance(kind, c.SwiGLUOAI):
             g = np.where(gate > kind.limit, kind.limit, gate)
             hidden = g * sigmoid(kind.alpha * g) * (np.clip(up, -kind.limit, kind.limit) + 1)
         else:

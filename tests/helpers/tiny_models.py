@@ -17,8 +17,6 @@ from tfm.refimpl.config import (
     Beside,
     BigBirdBlocks,
     BlockSparse,
-    BoundedSwiGLU,
-    ClampedSwiGLU,
     Classify,
     Config,
     Convolution,
@@ -60,6 +58,8 @@ from tfm.refimpl.config import (
     SharedIndexer,
     Sinusoidal,
     Stack,
+    SwiGLUOAI,
+    SwiGLUStep,
     TokenMixer,
     WaveStem,
     Window,
@@ -259,14 +259,14 @@ def ling(context: int = 128, vocabulary: int = 97) -> Decoder:
     base = latents(context, vocabulary)
     first, second = base.layers
     pre = first.attention.pre
-    delta = GatedDelta(3, 3, 8, 12, 3, pre=pre, by_channel=True, bound=2.0)
+    delta = GatedDelta(3, 3, 8, 12, 3, pre=pre, by_channel=True, max_decay=2.0)
     assert isinstance(second.attention, LatentAttention)
     assert isinstance(first.mlp, Gated)
     assert isinstance(second.mlp, MoE)
-    own, shared = BoundedSwiGLU(0.2), BoundedSwiGLU(0.1)
+    own, shared = SwiGLUStep(0.2), SwiGLUStep(0.1)
     bounded = replace(second.mlp, activation=own, shared=20, shared_activation=shared)
     layers = (
-        replace(first, attention=delta, mlp=replace(first.mlp, activation=BoundedSwiGLU(0.3))),
+        replace(first, attention=delta, mlp=replace(first.mlp, activation=SwiGLUStep(0.3))),
         replace(second, attention=replace(second.attention, head_gate=True), mlp=bounded),
         replace(second, attention=Lightning(3, 10, 0.7, pre=pre)),
     )
@@ -394,7 +394,7 @@ def sinks(head_size: int = 16) -> Decoder:
     biases."""
     base = llama(head_size=head_size, tied=False, bias=True)
     first, norm = base.layers[0], RMSNorm(1e-5)
-    experts = MoE(4, 2, 24, ClampedSwiGLU(limit=0.7), router_bias=True, expert_bias=True, pre=norm)
+    experts = MoE(4, 2, 24, SwiGLUOAI(limit=0.7), router_bias=True, expert_bias=True, pre=norm)
     attention = replace(first.attention, sink_logits=True)
     layers = (
         replace(first, attention=replace(attention, mask=Window(3)), mlp=experts),

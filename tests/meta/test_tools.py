@@ -63,7 +63,7 @@ def no_sink(
 
 
 def swiglu(gate: Any, up: Any, *, alpha: float, limit: float) -> Any:
-    return mlp.clamped_swiglu(gate, up - 1, alpha=alpha, limit=limit)
+    return mlp.swiglu_oai(gate, up - 1, alpha=alpha, limit=limit)
 
 
 def no_router_bias(x: Any, weights: Any, *, settings: Any, capacity: Any = None) -> Any:
@@ -140,7 +140,7 @@ PLANTED = {
     "mask.causal_mask": (strictly_before, window_off_by_one),
     "cache.append": (cache_off_by_one,),
     "position.rotate": (other_pairs,),
-    "mlp.clamped_swiglu": (swiglu,),
+    "mlp.swiglu_oai": (swiglu,),
     "mlp.gated_mlp": (swapped_gate,),
     "attention.attention": (swapped_keys, no_window),
     "self_attention.self_attention": (no_clip,),

@@ -75,7 +75,7 @@ def config(keys: Keys, task: Task) -> Decoder:
     norm = base.layers[0].attention.pre
     assert isinstance(norm, RMSNorm)
     mixer = GatedDelta(
-        heads, heads, size, size, length, norm.eps, by_channel=True, bound=-bound if safe else None
+        heads, heads, size, size, length, norm.eps, by_channel=True, max_decay=-bound if safe else None
     )
     return mixed(base, mixer, attends)
 

@@ -38,7 +38,7 @@ def unscaled(text: Callable[[Keys, Task], Decoder]) -> Callable[[Keys, Task], De
         keys.harmless(cache_implementation=(str, None))
         decoder = text(keys, task)
         assert isinstance(decoder.head, LM)
-        return replace(decoder, head=replace(decoder.head, scale=1.0))
+        return replace(decoder, head=replace(decoder.head, scale=None))
 
     return config
 

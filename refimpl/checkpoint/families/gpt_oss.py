@@ -8,7 +8,7 @@ too.
 
 from dataclasses import replace
 
-from ...config import ClampedSwiGLU, Decoder, Gated, MoE
+from ...config import Decoder, Gated, MoE, SwiGLUOAI
 from ..config_readers.decoder import decoder, map_attention, with_experts
 from ..config_readers.gguf_keys import DECODER, always, experts, experts_width, fixed
 from ..config_readers.gguf_weights import EXPERTS, UNPERMUTED_QK_WEIGHTS
@@ -45,7 +45,7 @@ def config(keys: Keys, task: Task) -> Decoder:
     experts = keys.size(keys.spelled("num_local_experts", "num_experts"), 128)
     top = keys.size("num_experts_per_tok", 4)
     keys.restated("experts_per_token", top, f"num_experts_per_tok, {top}")
-    activation = ClampedSwiGLU(keys.positive("swiglu_alpha", 1.702), keys.positive("swiglu_limit", 7.0))
+    activation = SwiGLUOAI(keys.positive("swiglu_alpha", 1.702), keys.positive("swiglu_limit", 7.0))
 
     def mixture(mlp: Gated) -> MoE:
         return MoE(experts, top, mlp.width, activation, router_bias=True, expert_bias=True, pre=mlp.pre)

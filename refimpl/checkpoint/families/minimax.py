@@ -87,6 +87,6 @@ WEIGHTS = mixtral.WEIGHTS + weight_map("""
     decoder.layers.{i}.attn.wi <- layers.{i}.self_attn.qkv_proj.weight : transpose grouped
     decoder.layers.{i}.attn.{wz,wo} <- layers.{i}.self_attn.{output_gate,out_proj}.weight : transpose
     decoder.layers.{i}.attn.norm <- layers.{i}.self_attn.norm.weight
-    rates == layers.{i}.self_attn.slope_rate
+    slope_rate == layers.{i}.self_attn.slope_rate
     nothing <- layers.{i}.self_attn.{query,key,diagonal}_decay
 """)

@@ -9,7 +9,7 @@ from dataclasses import replace
 from functools import partial
 from typing import Any
 
-from ...config import Attention, BoundedSwiGLU, Decoder, Gated, Layer, MoE, Window
+from ...config import Attention, Decoder, Gated, Layer, MoE, SwiGLUStep, Window
 from ..config_readers.decoder import decoder, map_attention, map_layers, sigmoid_experts, with_experts
 from ..config_readers.keys import Keys
 from ..config_readers.layers import (
@@ -107,7 +107,7 @@ def _bounded(config: Decoder, keys: Keys) -> Decoder:
         mlp = layer.mlp
         assert isinstance(mlp, Gated | MoE)
         kind = mlp.activation
-        own, other = (BoundedSwiGLU(limit) if limit else kind for limit in (experts[i], others[i]))
+        own, other = (SwiGLUStep(limit) if limit else kind for limit in (experts[i], others[i]))
         if isinstance(mlp, Gated):
             return replace(layer, mlp=replace(mlp, activation=other))
         apart = None if own == other else other

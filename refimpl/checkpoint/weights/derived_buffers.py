@@ -99,7 +99,7 @@ LARGE: dict[str, Callable[[Config], tuple[int, ...]]] = {
 def _fade(config: Config, got: np.ndarray) -> bool:
     """How fast the heads of some layer fade (MiniMax); tables of powers beside them aren't read."""
     mixers = [mixer for stack in config.stacks.values() for mixer in stack.mixers]
-    rates = (getattr(mixer, "rates", ()) for mixer in mixers)
+    rates = (getattr(mixer, "slope_rate", ()) for mixer in mixers)
     return any(got.size == len(own) and np.allclose(got.reshape(-1), own, rtol=1e-2) for own in rates)
 
 
@@ -131,7 +131,7 @@ def _xielu_eps(config: Config, got: np.ndarray) -> bool:
 
 PLAIN = {
     "causal": _causal,
-    "rates": _fade,
+    "slope_rate": _fade,
     "masked_score": _masked_score,
     "xielu_beta": _xielu_beta,
     "xielu_eps": _xielu_eps,

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from ...config import XIELU, ClampedSwiGLU
+from ...config import XIELU, SwiGLUOAI
 from ...error_budget import TRIES, error_terms
 from ...ops.quant import Blocks, dequantize
 from .call import Call
@@ -72,7 +72,7 @@ def budget(f: Function, call: Call) -> dict[str, float]:
     if f.name in ACTIVATIONS:
         extra = approximate(lambda change: change(call.arrays["x"]))
         extra *= _curvature(call) if f.name == "xielu" else 1
-    elif f.name == "clamped_swiglu":
+    elif f.name == "swiglu_oai":
         shut = call.but(gate=-np.abs(np.minimum(call["gate"], call["limit"])), alpha=-OPEN)
         extra = APPROXIMATE * largest(shut.run(f.body))
     elif f.name in MLPS:
@@ -113,7 +113,7 @@ def _stretch(f: Function, call: Call) -> float:
 def _with_open_gates(f: Function, call: Call) -> Call:
     """The call with an activation that lets positive numbers through as they are, none left out."""
     name = "activation" if f.name == "moe" else "kind"
-    clamped = isinstance(call[name], ClampedSwiGLU)
+    clamped = isinstance(call[name], SwiGLUOAI)
     every = {"sparsity": None} if "sparsity" in call.settings else {}
     every |= {"down_norm": None} if "down_norm" in call.arrays else {}
     return call.but(**{name: replace(call[name], alpha=OPEN, limit=OPEN) if clamped else "relu"}, **every)

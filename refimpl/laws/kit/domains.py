@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from ...config import BoundedSwiGLU, ClampedSwiGLU
+from ...config import LimitedSwiGLU
 from ...ops.flash import flash_attend
 from ...ops.linear import linear
 from .call import Call
@@ -47,7 +47,7 @@ def confined(f: Function, call: Call) -> Call:
     if f.name in ("mixture", "moe") and not any("gate" in expert for expert in call["experts"]):
         # A clamped SwiGLU needs gates.
         name = "kind" if f.name == "mixture" else "activation"
-        call = call.but(**{name: "relu"}) if isinstance(call[name], ClampedSwiGLU | BoundedSwiGLU) else call
+        call = call.but(**{name: "relu"}) if isinstance(call[name], LimitedSwiGLU) else call
     if f.name in ("delta_attend", "gated_delta_rule", "gated_delta_chunked"):
         # Longer keys make a memory that is corrected by them grow without bound.
         lengths = np.linalg.norm(call["k"].astype(np.float64), axis=-1, keepdims=True)

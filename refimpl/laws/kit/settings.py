@@ -20,8 +20,6 @@ from ...config import (
     Alibi,
     AltUp,
     Attention,
-    BoundedSwiGLU,
-    ClampedSwiGLU,
     ExpertGroups,
     FullAttention,
     HeadNorm,
@@ -32,6 +30,8 @@ from ...config import (
     RMSNorm,
     Rope,
     SparseMixer,
+    SwiGLUOAI,
+    SwiGLUStep,
     Window,
 )
 
@@ -92,8 +92,8 @@ SETTINGS: dict[str, tuple[Any, ...]] = {
 LISTED = {"streams": "X"}
 # Values of settings that are a class of the Config and stand among others, as an activation does.
 CLASSES: dict[type, tuple[Any, ...]] = {
-    ClampedSwiGLU: (ClampedSwiGLU(), ClampedSwiGLU(1.0, 0.5)),
-    BoundedSwiGLU: (BoundedSwiGLU(0.5),),
+    SwiGLUOAI: (SwiGLUOAI(), SwiGLUOAI(1.0, 0.5)),
+    SwiGLUStep: (SwiGLUStep(0.5),),
     XIELU: (XIELU(),),
 }
 
@@ -211,7 +211,7 @@ DRAWN: dict[type, Drawn] = {
     ),
     MoE: Drawn(
         {
-            "activation": (*get_args(Activation), *CLASSES[ClampedSwiGLU], *CLASSES[BoundedSwiGLU]),
+            "activation": (*get_args(Activation), *CLASSES[SwiGLUOAI], *CLASSES[SwiGLUStep]),
             "score": ("softmax", "sigmoid", SparseMixer(0.125)),
             "renormalize": (False, True),
             "scale": SETTINGS["scale"],

@@ -137,7 +137,7 @@ class _Reading:
             zip(kept.kinds, kept.layers, _scales(reference), strict=True)
         ):
             of = len(kind.arrays)
-            specified = kind.empty(1, length, layer[0].dtype)[:of] if of else []
+            specified = kind.empty(1, length, np.dtype(np.float32))[:of] if of else []
             kind.copy_row(layer[:of], row, specified, 0, length)
             window = self.engine.kinds[i].window
             for array, expected, scale in zip(kind.arrays, specified, scales, strict=True):

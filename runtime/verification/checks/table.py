@@ -66,7 +66,7 @@ CHECKS: dict[str, Check] = {
         text.check_text,
         "outputs over a text",
         full=True,
-        applies=lambda bundle: bundle.config.frames is None,
+        applies=lambda bundle: bundle.config.sound_shape is None,
     ),
     "bits_of_text": Check(
         kernels.check_text_to_the_bit,

@@ -14,7 +14,7 @@ from helpers.refused import refused
 from tfm.export.graph import experts, trace
 from tfm.export.graph.build import build
 from tfm.export.graph.rewriting import constant
-from tfm.refimpl.config import ClampedSwiGLU, Decoder, MoE
+from tfm.refimpl.config import Decoder, MoE, SwiGLUOAI
 from tfm.refimpl.errors import ExportError
 from tfm.refimpl.params.parameter_shapes import ParameterShapes
 from tfm.runtime.bundle import schemes, targets
@@ -70,7 +70,7 @@ def described(made: ir.Model) -> list[Any]:
 @pytest.mark.parametrize(
     ("target", "quant", "mixture"),
     [
-        ("ort-cpu", "int8", MoE(3, 2, 24, ClampedSwiGLU(limit=0.7), router_bias=True, expert_bias=True)),
+        ("ort-cpu", "int8", MoE(3, 2, 24, SwiGLUOAI(limit=0.7), router_bias=True, expert_bias=True)),
         pytest.param("standard", "fp16", MoE(3, 2, 24, "gelu", shared=36), marks=pytest.mark.long),
         pytest.param("standard", "int8", MoE(3, 1, 24, "silu", weighs="input"), marks=pytest.mark.long),
     ],

@@ -98,7 +98,7 @@ HEAR = """
 def test_what_is_heard_is_the_same_with_its_times(python: Path, tmp_path: Path, multilingual: bool):
     bundle, _ = hearing_bundle(tmp_path, multilingual=multilingual)
     convert(bundle.path, tmp_path / "out", "optimum")
-    size, bands = bundle.config.frames or (0, 0)
+    size, bands = bundle.config.sound_shape or (0, 0)
     sounds = [hearing_models.sound(seed, 3 * size) for seed in range(5)]
     frames = [features(one, bands=bands)[: len(one) // HOP].T.tolist() for one in sounds]
     options = {"task": "transcribe"} if multilingual else {}

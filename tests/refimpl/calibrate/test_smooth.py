@@ -24,8 +24,6 @@ from tfm.refimpl.calibrate.smooth import (
 from tfm.refimpl.config import (
     LM,
     Attention,
-    BoundedSwiGLU,
-    ClampedSwiGLU,
     Config,
     Decoder,
     Gated,
@@ -34,6 +32,8 @@ from tfm.refimpl.config import (
     NoMlp,
     Plain,
     RMSNorm,
+    SwiGLUOAI,
+    SwiGLUStep,
     TokenMixer,
 )
 from tfm.refimpl.engine.numpy_engine import NumpyEngine
@@ -139,9 +139,9 @@ def test_each_sublayer_has_all_possible_sites(config: Config):
                 expected += 1
             case Plain():
                 expected += layer.mlp.activation == "relu"
-            case NoMlp() | MoE(activation=ClampedSwiGLU() | BoundedSwiGLU()):
+            case NoMlp() | MoE(activation=SwiGLUOAI() | SwiGLUStep()):
                 pass
-            case MoE(shared_activation=ClampedSwiGLU() | BoundedSwiGLU()):
+            case MoE(shared_activation=SwiGLUOAI() | SwiGLUStep()):
                 pass
             case MoE(gated=False) if layer.mlp.activation != "relu":
                 pass

@@ -14,9 +14,9 @@ import torch
 from helpers.tolerances import equal
 from hypothesis import given
 from hypothesis import strategies as st
-from tfm.refimpl.config import ClampedSwiGLU, ExpertGroups, MoE
+from tfm.refimpl.config import ExpertGroups, MoE, SwiGLUOAI
 from tfm.refimpl.ops.attention import softmax
-from tfm.refimpl.ops.mlp import clamped_swiglu
+from tfm.refimpl.ops.mlp import swiglu_oai
 from tfm.refimpl.ops.moe import (
     load_balancing_loss,
     mixture,
@@ -198,7 +198,7 @@ def test_clamped_swiglu_is_gpt_oss(seed: int, top: int, limit: float):
     block, rng = random(GptOssMLP(config), seed), np.random.default_rng(seed)
     both = 5 * rng.standard_normal((2, 7, 2 * F))
     gate, up = both[..., ::2], both[..., 1::2]
-    equal(clamped_swiglu(gate, up, alpha=1.3, limit=limit), block.experts._apply_gate(torch.from_numpy(both)))
+    equal(swiglu_oai(gate, up, alpha=1.3, limit=limit), block.experts._apply_gate(torch.from_numpy(both)))
     theirs = {name: p.detach().numpy() for name, p in block.named_parameters()}
     first, bias = theirs["experts.gate_up_proj"], theirs["experts.gate_up_proj_bias"]
     experts = [
@@ -216,7 +216,7 @@ def test_clamped_swiglu_is_gpt_oss(seed: int, top: int, limit: float):
     x = rng.standard_normal((2, 7, D))
     with torch.no_grad():
         out, _ = block(torch.from_numpy(x))
-    settings = MoE(E, top, F, ClampedSwiGLU(1.3, limit), router_bias=True, expert_bias=True)
+    settings = MoE(E, top, F, SwiGLUOAI(1.3, limit), router_bias=True, expert_bias=True)
     equal(moe(x, leaves, settings=settings), out)
 
 

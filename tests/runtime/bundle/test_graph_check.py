@@ -16,6 +16,7 @@ from tfm.runtime.bundle.graph_check import Weights, check_graph
 from tfm.runtime.bundle.graph_io import GRAPH, Graph, Port
 from tfm.runtime.bundle.operators import OPERATORS
 from tfm.runtime.bundle.plan import Tensor
+from tfm.runtime.bundle.same_bits import Operator, promise
 
 PORTS = Graph(
     GRAPH,
@@ -75,12 +76,23 @@ def test_operators_compute_numbers_and_hold_no_graph():
     assert OPERATORS.keys() == {"", "com.microsoft"}
 
 
-def check(data: bytes, dtype: str = "float16") -> None:
-    check_graph(data, PORTS, Weights("model.onnx.data", TENSORS), dtype, "x/model.onnx")
+def check(data: bytes, dtype: str = "float16") -> set[Operator]:
+    return check_graph(data, PORTS, Weights("model.onnx.data", TENSORS), dtype, "x/model.onnx")
 
 
 def test_a_sound_graph():
     check(sound().SerializeToString())
+
+
+@pytest.mark.parametrize("name", ["ScatterElements", "ScatterND"])
+def test_a_scatter_that_adds_is_another_operator(name: str):
+    """Its sums depend on what is added together, so it promises no bits (`same_bits`)."""
+    model, plain = sound(), sound()
+    for one, given in ((model, {"reduction": "add"}), (plain, {})):
+        one.graph.node.append(helper.make_node(name, ["states", "one", "top"], ["sums"], **given))
+    adds = {("", f"{name} with a reduction")}
+    assert check(model.SerializeToString()) == check(plain.SerializeToString()) | adds
+    assert not promise(adds)
 
 
 def shaped(model: Any, name: str, shape: list[int], length: int = 70) -> Any:

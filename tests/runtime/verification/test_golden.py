@@ -89,9 +89,9 @@ def make_inputs(config: Config, time: int) -> Inputs:
         return Inputs(ids[0], heard, noise(config, rng, 2, time), heard)
     if not isinstance(config.head, LM):
         return Inputs(ids[0], lengths, token_types=ids[1] % 2)
-    if config.frames is not None:
-        frames = rng.normal(size=(2, *config.frames))
-        return Inputs(ids[0], lengths, frames, np.full(2, config.frames[0] // 2))
+    if config.sound_shape is not None:
+        frames = rng.normal(size=(2, *config.sound_shape))
+        return Inputs(ids[0], lengths, frames, np.full(2, config.sound_shape[0] // 2))
     return Inputs(ids[0], lengths, ids[1], lengths[::-1])
 
 

@@ -242,7 +242,7 @@ def test_the_catalogues_whisper_is_openais():
     checkpoint = open_checkpoint(fetch("whisper-tiny.en", silent))
     config, generation = checkpoint.config, checkpoint.generation
     assert {side: len(stack.layers) for side, stack in config.stacks.items()} == {"encoder": 4, "decoder": 4}
-    assert (config.embedding.width, config.frames, config.context) == (384, (3000, 80), 448)
+    assert (config.embedding.width, config.sound_shape, config.context) == (384, (3000, 80), 448)
     assert (generation.start, generation.eos, generation.max_new_tokens) == (50257, (50256,), 447)
     heads = ((1, 0), (2, 0), (2, 5), (3, 0), (3, 1), (3, 2), (3, 3), (3, 4))  # as OpenAI publishes them
     assert generation.speech == SpeechTokens(50362, {}, {}, 50360, 50, alignment_heads=heads)
@@ -259,7 +259,7 @@ def test_the_catalogues_larger_whisper_is_joined_and_hears_languages():
     config, speech = checkpoint.config, checkpoint.generation.speech
     assert speech is not None
     assert {side: len(stack.layers) for side, stack in config.stacks.items()} == {"encoder": 6, "decoder": 6}
-    assert (config.embedding.width, config.frames, config.context) == (512, (3000, 80), 448)
+    assert (config.embedding.width, config.sound_shape, config.context) == (512, (3000, 80), 448)
     assert speech.alignment_heads == ((3, 1), (4, 2), (4, 3), (4, 7), (5, 1), (5, 2), (5, 4), (5, 6))
     assert len(speech.languages) == 99
     assert (speech.languages["en"], speech.tasks["transcribe"], speech.no_timestamps) == (50259, 50359, 50363)
