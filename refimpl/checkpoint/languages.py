@@ -23,7 +23,7 @@ ADDED = "([a-z]{2,3}_(?:[A-Z]{2}|[A-Z][a-z]{3}))|__([a-z]{2,3})__"
 
 @dataclass(frozen=True)
 class Languages:
-    """The token of each language, and where the token of the answer's language goes."""
+    """The token of each language, and the place at which the token of the answer's language is put."""
 
     codes: dict[str, int]
     place: Literal["first", "start", "text"]

@@ -162,7 +162,7 @@ class Checkpoint:
 
     @property
     def source(self) -> dict[str, str]:
-        """The name of the checkpoint, and a hash over the names and bytes of all files that were read."""
+        """The name of the checkpoint, and a hash of the names and contents of all files that were read."""
         home = self.path.resolve()
         name = self.path.name if self.path.suffix == ".gguf" else repository_of(home) or home.name
         return {"name": name, "sha256": _digest(self.files)}
@@ -176,7 +176,7 @@ class Checkpoint:
 
     @property
     def changed(self) -> tuple[str, ...]:
-        """The leaves that an adapter changes."""
+        """The parameters that an adapter changes."""
         return self.leaves.changed if isinstance(self.leaves, MergedLeaves) else ()
 
 

@@ -1,4 +1,4 @@
-"""A decoder of Llama's form, from config.json or from GGUF, on which many families are based."""
+"""Reads a decoder of Llama's form from config.json or from GGUF. Many families are based on it."""
 
 from __future__ import annotations
 

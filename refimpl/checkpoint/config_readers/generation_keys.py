@@ -1,4 +1,4 @@
-"""The keys of generation_config.json, which may stand in an old config.json too."""
+"""The keys of generation_config.json, which an old config.json may contain too."""
 
 from __future__ import annotations
 

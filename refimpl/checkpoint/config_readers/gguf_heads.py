@@ -1,4 +1,4 @@
-"""Heads of encoders in GGUF: a pooling in the metadata, or a classifier among the tensors."""
+"""Heads of encoders in GGUF: the metadata state a pooling, or the tensors include a classifier."""
 
 from __future__ import annotations
 

@@ -52,7 +52,7 @@ def in_config_json(table: Table, keys: Keys, source: TensorSource) -> Keys:
 
 
 def required(key: str) -> Row:
-    """A key that must be there."""
+    """Return a row for a key that must be present."""
     return Row(lambda keys, _: keys.stated(key), key)
 
 
@@ -82,7 +82,8 @@ def has(*tensors: str) -> Row:
 
 
 def unused(key: str, kind: type, *default: Any) -> Row:
-    """A key that doesn't matter at any value of its kind; without a default it must be there."""
+    """Return a row for a key that is checked for its type only and has no effect. Without a default, it must
+    be present."""
 
     def read(keys: Keys, _: TensorSource) -> Any:
         keys.get(key, kind, *default)
@@ -92,7 +93,7 @@ def unused(key: str, kind: type, *default: Any) -> Row:
 
 
 def only(key: str, *values: Any) -> Row:
-    """A key that must have one of these values where it is there."""
+    """Return a row for a key that must have one of these values if it is present."""
 
     def read(keys: Keys, _: TensorSource) -> Any:
         keys.harmless(**{key: values})
@@ -102,7 +103,7 @@ def only(key: str, *values: Any) -> Row:
 
 
 def rows_of(tensor: str) -> Row:
-    """The number of rows of a matrix that must be there, where no key states it."""
+    """Return the number of rows of a matrix, for a size that no key states. The matrix must be present."""
     return Row(lambda keys, source: gguf_rows(keys, source, tensor))
 
 
@@ -117,8 +118,8 @@ def rotary(
     partial: bool = False,
     names: tuple[str, str] = ("rope_theta", "partial_rotary_factor"),
 ) -> dict[str, Row]:
-    """Rotary positions of heads of a `size`; with `partial` they may cover a part of each head. `names` are
-    config.json's."""
+    """Return the keys of rotary positions for heads of this `size`. With `partial`, only a part of each head
+    may be rotated. `names` are the names in config.json."""
     return {
         names[0]: optional(THETA, 10_000.0),
         "rope_scaling": Row(lambda keys, source: rope_scaling(keys, source, size(keys))),
@@ -156,7 +157,8 @@ def sliding_layers(every: int, *, windowless: bool = False) -> Row:
 
 
 def experts(count: str = "num_experts", top: str = "num_experts_per_tok") -> dict[str, str | Row]:
-    """How many experts there are, and how many of them a token takes; these are config.json's keys."""
+    """Return rows for the number of experts and the number that a token uses, under these names of
+    config.json."""
     return {count: Row(lambda keys, _: keys.size("expert_count"), "expert_count"), top: "expert_used_count"}
 
 
@@ -185,7 +187,7 @@ def experts_width(dense: Callable[[int, int], int], *keys: str) -> Row:
 
 
 def layers_without(tensor: str) -> Row:
-    """The layers that don't have a tensor of this name."""
+    """Return the layers that have no tensor of this name."""
 
     def read(keys: Keys, source: TensorSource) -> list[int]:
         names = set(source.names)
@@ -208,7 +210,7 @@ def always(key: str, value: bool | float, *, told: bool = True) -> Row:
 
 
 def quotient(key: str, by: str) -> Row:
-    """One size as a multiple of another."""
+    """Return one size divided by another, which must divide it."""
 
     def read(keys: Keys, _: TensorSource) -> int:
         size, part = keys.size(key), keys.size(by)
@@ -220,7 +222,7 @@ def quotient(key: str, by: str) -> Row:
 
 
 def somewhere(tensor: str) -> Row:
-    """Whether some layer has a tensor of this name; the first one may be of another kind."""
+    """Whether any layer has a tensor of this name. The first layer may be of another kind."""
     return Row(lambda _, source: any(name.endswith(f".{tensor}") for name in source.names))
 
 

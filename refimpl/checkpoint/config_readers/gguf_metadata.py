@@ -98,7 +98,7 @@ def kv_heads_by_layer(keys: Keys) -> list[int]:
 
 
 def gguf_head_size(keys: Keys) -> int:
-    """The size of a head, the width divided by the number of heads."""
+    """Return the size of a head: the width divided by the number of heads."""
     return head_size(keys, "embedding_length", "attention.head_count")
 
 

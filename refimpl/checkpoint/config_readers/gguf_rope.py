@@ -1,4 +1,4 @@
-"""Rotary positions in GGUF: numbers in the metadata, divisors of frequencies as tensors."""
+"""Rotary positions in GGUF: metadata state the numbers, and tensors contain divisors of frequencies."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ SHORT, LONG, DIVISORS = "rope_factors_short.weight", "rope_factors_long.weight",
 
 
 def rope_scaling(keys: Keys, source: TensorSource, head_size: int) -> Any:
-    """The scaling as config.json states it. Those of LongRoPE and Llama 3.1 are tensors with a divisor per
-    pair; others are numbers."""
+    """Return the scaling in config.json's form. LongRoPE and Llama 3.1 store it as tensors with a divisor for
+    each pair; other scalings are numbers in the metadata."""
     keys.get("rope.scaling.finetuned", bool, True)
     kind = keys.choice("rope.scaling.type", SCALING_TYPES, "linear")  # llama.cpp's default with a factor
     factor, context = keys.positive("rope.scaling.factor", 1.0), keys.size("context_length")
@@ -51,8 +51,8 @@ def rope_scaling(keys: Keys, source: TensorSource, head_size: int) -> Any:
 
 
 def share_of_dims(keys: Keys, head_size: int, *, partial: bool) -> Any:
-    """The share of each head that is rotated, from the number of its dims; with `partial` it may be less
-    than 1."""
+    """Return the rotated share of each head, from the number of rotated elements. It is 1 unless `partial`
+    allows less."""
     dims = keys.size("rope.dimension_count", head_size)
     if dims > head_size or (dims < head_size and not partial):
         raise keys.fail(
@@ -67,9 +67,10 @@ def share_of_dims(keys: Keys, head_size: int, *, partial: bool) -> Any:
 
 
 def check_sections(keys: Keys) -> Any:
-    """Check M-RoPE's sections of a head's pairs: for time, height, width, and what no text has, the last.
+    """Check M-RoPE's sections of a head's pairs. They are for time, height and width; texts don't use the
+    last one.
 
-    The first three coordinates of a text's tokens are equal, so the sections change nothing.
+    The tokens of a text have three equal coordinates, so the sections don't change the result.
     """
     sections = keys.get(SECTIONS, list)
     if not 3 <= len(sections) <= 4 or any(type(n) is not int or n < 0 for n in sections) or any(sections[3:]):

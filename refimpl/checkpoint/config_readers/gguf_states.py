@@ -1,4 +1,4 @@
-"""Mamba's and Mamba 2's layers in GGUF: biases and norms show only in the tensors' names."""
+"""Mamba's and Mamba 2's layers in GGUF. Only the tensors' names show whether there are biases and norms."""
 
 from __future__ import annotations
 

@@ -141,7 +141,7 @@ class Keys:
         return self._of_layers is not None
 
     def shows(self, tensor: str, *, stated: bool) -> bool:
-        """Whether a GGUF file has a tensor for its layers; `stated` where keys are config.json's own."""
+        """Whether a GGUF file has a tensor in its layers. Returns `stated` for the keys of a config.json."""
         return stated if self._of_layers is None else tensor in self._of_layers
 
     def name(self, key: str) -> str:

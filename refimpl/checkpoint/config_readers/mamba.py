@@ -1,4 +1,4 @@
-"""Mamba's layers in config.json and in checkpoints: what the families that have them share."""
+"""Mamba's layers in config.json and in checkpoints: what the families with such layers share."""
 
 from __future__ import annotations
 
@@ -7,14 +7,14 @@ from .keys import Keys
 
 
 def context(keys: Keys) -> int:
-    """That of a stack of such layers alone: config.json has no key for it, and what the layers keep doesn't
+    """Return the context of a stack of Mamba layers. config.json has no key for it, and the state doesn't
     grow with the text."""
     return keys.size("max_position_embeddings") if keys.of_gguf else 2**20
 
 
 def step_rank(keys: Keys, key: str, width: int) -> int:
-    """Of how many numbers steps are made: a 16th of the model's width, rounded up, where the key says
-    "auto"."""
+    """Return the rank of the projection that computes the steps. "auto" means a 16th of the model's width,
+    rounded up."""
     if keys.values.get(key, "auto") == "auto":
         keys.unused(key)
         return -(-width // 16)
@@ -22,7 +22,8 @@ def step_rank(keys: Keys, key: str, width: int) -> int:
 
 
 def convolved(keys: Keys) -> None:
-    """Mark keys of how a scan is computed; ConfigError for an activation after the convolution but SiLU."""
+    """Mark keys as known that say how a scan is computed. ConfigError if the convolution's activation isn't
+    SiLU."""
     keys.unused("use_mambapy", "use_associative_scan", "use_mamba_kernels")
     keys.choice("hidden_act", {"silu": "silu", "swish": "silu"}, "silu")
 

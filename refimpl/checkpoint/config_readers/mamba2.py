@@ -1,4 +1,4 @@
-"""Mamba 2's layers in config.json and in checkpoints: what the families that have them share."""
+"""Mamba 2's layers in config.json and in checkpoints: what the families with such layers share."""
 
 from __future__ import annotations
 
@@ -18,9 +18,10 @@ UNLIMITED = ([0.0, {"__float__": "Infinity"}], [0.0, math.inf], None)
 
 
 def check_steps(keys: Keys) -> None:
-    """Mark keys of how steps were initialized in training; ConfigError for a limit of their length.
+    """Mark keys as known that say how steps were initialized in training. ConfigError for a limit of the
+    steps' size.
 
-    transformers has it where a text is read, and not where a token follows.
+    transformers applies such a limit to the steps of a prompt, but not to those of later tokens.
     """
     keys.unused("time_step_min", "time_step_max", "time_step_floor", "chunk_size", "mamba_chunk_size")
     limit: Any = keys.values.get("time_step_limit")
@@ -32,8 +33,8 @@ def check_steps(keys: Keys) -> None:
 
 
 def with_mamba2(config: Decoder, keys: Keys, places: Collection[int]) -> Decoder:
-    """The decoder with the layer that keys with the prefix mamba_ state, in the place of attention in the
-    layers `places`. Its norms have the eps of theirs."""
+    """Return the decoder with Mamba 2 instead of attention in the layers `places`. Keys with the prefix
+    mamba_ state its settings; its norms have the eps of the other norms."""
     norm = config.layers[0].attention.pre
     assert isinstance(norm, RMSNorm)
     width = keys.size("mamba_expand", 2) * keys.size("hidden_size")
@@ -43,8 +44,8 @@ def with_mamba2(config: Decoder, keys: Keys, places: Collection[int]) -> Decoder
 
 
 def mamba_mixer(keys: Keys, width: int, eps: float) -> Mamba2:
-    """The layer that keys with the prefix mamba_ state, of this width of all heads; without the map's bias
-    back, and without a norm before it."""
+    """Return the Mamba 2 mixer that keys with the prefix mamba_ state. Its heads together have this width. It
+    has no norm before it, and its output projection has no bias."""
     check_steps(keys)
     keys.choice("hidden_act", {"silu": "silu", "swish": "silu"}, "silu")  # its convolutions have no other
     heads = keys.size("mamba_n_heads", 128)

@@ -1,4 +1,4 @@
-"""Numbers as files store them: plain floats and the blocks of `ggml_blocks`, widened to float32."""
+"""Number formats in files: plain floats and the blocks of `ggml_blocks`, converted to float32."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def _bf16(b: Any, out: Array) -> None:
 
 @dataclass(frozen=True)
 class Kind:
-    """How one type of number is stored: `size` elements in a record of the dtype `record`."""
+    """The stored form of a number format: a record of the dtype `record` contains `size` elements."""
 
     size: int
     record: np.dtype

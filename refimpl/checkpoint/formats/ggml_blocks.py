@@ -32,7 +32,7 @@ class Parts(NamedTuple):
 
 @dataclass(frozen=True)
 class BlockType:
-    """One type of block: `size` weights in a `record`; a code has `bits` bits."""
+    """A type of block: a `record` contains `size` weights, each with a code of `bits` bits."""
 
     size: int
     bits: int
@@ -46,7 +46,7 @@ class BlockType:
 
 
 def floats(parts: Parts, out: Array) -> None:
-    """out = scale · code + minimum, float32 [n, size]."""
+    """Decode blocks: out = scale · code + minimum, float32 [n, size]."""
     shape = (*parts.scale.shape, -1)
     shared = out.reshape(shape)
     np.multiply(parts.scale[..., None], parts.codes.reshape(shape), out=shared)

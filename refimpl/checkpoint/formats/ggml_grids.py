@@ -18,7 +18,7 @@ import numpy as np
 
 @dataclass(frozen=True)
 class Grid:
-    """A set of vectors of `width` entries, each one of `values`."""
+    """A set of vectors with `width` entries, each of which is one of `values`."""
 
     values: tuple[int, ...]
     width: int

@@ -144,7 +144,7 @@ def _metadata(value: Any, path: Path) -> None:
 
 
 def save(path: Path, tensors: Mapping[str, np.ndarray]) -> None:
-    """Write float32 and float16 arrays, sorted by name: the same tensors give the same bytes."""
+    """Write float32 and float16 arrays, sorted by name, so that the same tensors give the same bytes."""
     names = {np.dtype("<f4"): "F32", np.dtype("<f2"): "F16"}
     header: dict[str, Any] = {}
     at = 0

@@ -33,7 +33,8 @@ _VARINT, _FIXED64, _BYTES, _FIXED32 = 0, 1, 2, 5  # how values are stored
 
 @dataclass(frozen=True)
 class SentencePieceModel:
-    """The pieces by id, and the settings that change ids. `kind` is UNIGRAM or BPE; -1 is no id."""
+    """The pieces by id, and the settings that determine ids. `kind` is UNIGRAM or BPE; an id of -1 means that
+    there is none."""
 
     where: str
     pieces: list[str]

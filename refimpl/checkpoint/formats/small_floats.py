@@ -1,4 +1,4 @@
-"""Floats of 4 and 8 bits, as tables from the code to its value.
+"""Floats of 4 and 8 bits, as tables from each code to its value.
 
     value = (−1)^s · 2^(e − bias) · (1 + m / 2^M)      e > 0
             (−1)^s · 2^(1 − bias) · m / 2^M            e = 0

@@ -1,4 +1,4 @@
-"""GGUF models of several files, NAME-00001-of-00003.gguf and so on, as llama.cpp's gguf-split writes them.
+"""GGUF models in several files, NAME-00001-of-00003.gguf and so on, as llama.cpp's gguf-split writes them.
 
 Each part is a GGUF file with tensors of its own. The first has the metadata; all have `split.no` (from 0),
 `split.count` and `split.tensors.count`, the number of tensors in all of them.
@@ -17,7 +17,7 @@ from .named_tensors import Tensors, joined
 
 
 class SplitGguf(Tensors):
-    """The parts as one file; `path` is the first part's."""
+    """The parts of a model as one file. `path` is the path of the first part."""
 
     def __init__(self, parts: list[GGUF]) -> None:
         super().__init__(joined(parts))

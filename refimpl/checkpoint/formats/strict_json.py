@@ -1,4 +1,4 @@
-"""JSON of untrusted files: no duplicate keys, no NaN, bounded depth, every failure a TfmError."""
+"""A reader of untrusted JSON: no duplicate keys, no NaN, bounded depth. Every failure is a TfmError."""
 
 from __future__ import annotations
 

@@ -51,7 +51,7 @@ class GgufSource(TensorSource, Protocol):
 
 
 class RawSource(TensorSource, Protocol):
-    """A file whose tensors can be read as they are stored."""
+    """A file whose tensors can also be read in their stored form, without conversion."""
 
     def raw(self, name: str, part: int | None = None) -> np.ndarray: ...
 

@@ -1,10 +1,10 @@
-"""Character classes: what patterns and pre-tokenizers test a character for.
+"""Character classes that patterns and pre-tokenizers test.
 
 General categories are those of the standard library's `unicodedata` (Unicode 14 in Python 3.11). The
-`tokenizers` library has tables of its own, of five Unicode versions: Oniguruma's and Rust's are newer,
-`unicode_categories` (punctuation and controls) is Unicode 8. Where two tables disagree about a character, so
-may the tokens; tests/refimpl/checkpoint/tokenizers/test_oracles.py counts those characters, nearly all of
-them assigned after the older of the two tables.
+`tokenizers` library has tables of its own, from five Unicode versions: Oniguruma's and Rust's are newer,
+`unicode_categories` (punctuation and controls) is Unicode 8. If two tables disagree about a character, the
+tokens may differ too. tests/refimpl/checkpoint/tokenizers/test_oracles.py counts these characters. Nearly all
+of them were assigned after the older of the two tables.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ _CJK: Ranges = (
 
 
 def union(ranges: Iterable[tuple[int, int]]) -> Ranges:
-    """The same code points in ascending ranges that don't touch."""
+    """Merge ranges of code points into ascending ranges that don't touch."""
     merged: list[tuple[int, int]] = []
     for low, high in sorted(ranges):
         if merged and low <= merged[-1][1] + 1:
@@ -45,7 +45,7 @@ def union(ranges: Iterable[tuple[int, int]]) -> Ranges:
 
 
 def complement(ranges: Ranges) -> Ranges:
-    """All other code points."""
+    """Return all other code points."""
     edges = [-1, *(edge for pair in ranges for edge in pair), LAST + 1]
     gaps = zip(edges[::2], edges[1::2], strict=True)
     return tuple((low + 1, high - 1) for low, high in gaps if low + 1 < high)
@@ -66,7 +66,7 @@ def _categories() -> dict[str, Ranges]:
 
 
 def category(name: str) -> Ranges | None:
-    """The code points of a general category ("L", "Lu"), None if there is none of that name."""
+    """Return the code points of a general category ("L", "Lu"). None for an unknown name."""
     return _categories().get(name)
 
 
@@ -92,9 +92,10 @@ def is_word(character: str) -> bool:
 
 
 def is_cjk(character: str) -> bool:
-    """True in the blocks of Han that BERT separates (Devlin et al. 2019, tokenization.py).
+    """Whether a character lies in the blocks of Han characters that BERT separates (Devlin et al. 2019,
+    tokenization.py).
 
-    BERT writes 2B920 for block E where Unicode has 2B820; kept, since vocabularies were merged with it.
+    BERT has 2B920 for block E where Unicode has 2B820. tfm keeps it, since vocabularies were trained with it.
     """
     return character in _members("cjk")
 
@@ -104,7 +105,8 @@ def is_number(character: str) -> bool:
 
 
 def is_punctuation(character: str) -> bool:
-    """Category P, and the ASCII symbols that BERT counts as punctuation: $ + < = > ^ ` | ~."""
+    """Whether a character has category P, or is one of the ASCII symbols that BERT counts as punctuation: $ +
+    < = > ^ ` | ~."""
     return character in _ASCII_PUNCTUATION or unicodedata.category(character)[0] == "P"
 
 
@@ -117,5 +119,6 @@ def is_nonspacing(character: str) -> bool:
 
 
 def is_control(character: str) -> bool:
-    """Category C without the unassigned: controls, formats, private use; not tab, \\n and \\r."""
+    """Whether a character has category C, without unassigned characters: controls, formats, private use. Tab
+    and line ends don't count."""
     return character not in "\t\n\r" and unicodedata.category(character) in ("Cc", "Cf", "Co", "Cs")

@@ -1,4 +1,4 @@
-"""Readers of the components of a tokenizer.json; an option that is unknown or of another type is an error."""
+"""Reads the components of a tokenizer.json. An unknown option, or one of another type, is an error."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ MAX_CHARACTERS = 256  # of a text that is inserted into others
 
 @dataclass(frozen=True)
 class Option:
-    """The reader of an option, and its value where the file leaves it out."""
+    """The reader of an option, and its value if the file doesn't state it."""
 
     read: Reader
     default: Any = REQUIRED
@@ -24,14 +24,14 @@ class Option:
 
 @dataclass(frozen=True)
 class ComponentType:
-    """A type of component: the function that builds it from its options."""
+    """A type of component, with the function that builds it from its options."""
 
     make: Callable[..., Any]
     options: Mapping[str, Option] = field(default_factory=dict)
 
 
 def read_component(value: Any, types: Mapping[str, ComponentType], where: str) -> Any:
-    """The component that a JSON object describes; CheckpointError names what is wrong."""
+    """Read the component that a JSON object describes. CheckpointError says what is wrong."""
     if not isinstance(value, dict):
         raise CheckpointError(f"{where} must be an object, got {value!r:.60}")
     name = value.get("type")
@@ -70,7 +70,7 @@ count = _typed(int, "a whole number from 0", 0, 2**32 - 1)
 
 
 def one_of(*names: str) -> Reader:
-    """One of these words."""
+    """Return a reader that accepts one of these words."""
 
     def read(value: Any, where: str) -> str:
         if value not in names or not isinstance(value, str):
@@ -81,12 +81,12 @@ def one_of(*names: str) -> Reader:
 
 
 def nullable(read: Reader) -> Reader:
-    """null, or a value for `read`."""
+    """Return a reader that accepts null, or a value that `read` accepts."""
     return lambda value, where: None if value is None else read(value, where)
 
 
 def listed(read: Reader, most: int = MAX_STEPS) -> Reader:
-    """A list of values for `read`."""
+    """Return a reader that accepts a list of values, each read by `read`."""
 
     def read_all(values: Any, where: str) -> list[Any]:
         if not isinstance(values, list) or len(values) > most:

@@ -20,7 +20,8 @@ MAX_LENGTH = 2**24  # characters that a text may grow to
 
 
 class NormalizedString:
-    """`text`, its characters' `spans` in the original, and its own range `start` to `end` of the original."""
+    """A normalized text. `spans` has each character's range in the original; `start` and `end` are the text's
+    own range in the original."""
 
     __slots__ = ("end", "spans", "start", "text")
 
@@ -31,7 +32,7 @@ class NormalizedString:
 
     @classmethod
     def from_text(cls, text: str) -> NormalizedString:
-        """The user's text, unchanged."""
+        """Return the user's text, unchanged."""
         return cls(text, [(i, i + 1) for i in range(len(text))], 0, len(text))
 
     def slice(self, at: int, to: int) -> NormalizedString:

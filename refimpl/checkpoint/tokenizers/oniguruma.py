@@ -1,11 +1,10 @@
-r"""Regular expressions written for Oniguruma, translated for the standard library's `re`.
+r"""Regular expressions in Oniguruma's syntax, translated for the standard library's `re`.
 
-Understood are: alternatives, groups `(?:…)`, `(?i:…)`, lookahead, classes with nested ones, \p \P \s \S
-\d \r \n \t, the text's ends \A and \z, and the quantifiers, greedy, lazy or possessive; classes are written
-out as ranges.
-Anything else is refused by name. Only `?` may stand after a group, and an alternative may hold three
-repetitions without bound: what is left has no exponential backtracking, so a hostile file can't hang
-a reader.
+Supported are: alternatives, groups `(?:…)`, `(?i:…)`, lookahead, classes with nested ones, \p \P \s \S \d \r
+\n \t, the text's ends \A and \z, and the quantifiers, greedy, lazy or possessive. Classes are written out as
+ranges. Anything else is refused by name. Only `?` may follow a group, and an alternative may have at most
+three unbounded repetitions. The remaining expressions have no exponential backtracking, so a hostile file
+can't hang the reader.
 """
 
 from __future__ import annotations
@@ -24,7 +23,8 @@ _CONTROLS = {"r": "\r", "n": "\n", "t": "\t", "f": "\f", "v": "\v"}
 
 
 def translate(pattern: str, where: str) -> re.Pattern[str]:
-    """The pattern; CheckpointError for one that isn't understood or may match nothing."""
+    """Translate a pattern. CheckpointError for a pattern that isn't supported or that may match the empty
+    text."""
     if len(pattern) > PATTERN_LETTERS:
         raise CheckpointError(f"{where} may have {PATTERN_LETTERS} characters, it has {len(pattern)}")
     reader = _Reader(pattern, where)
@@ -37,7 +37,7 @@ def translate(pattern: str, where: str) -> re.Pattern[str]:
 
 
 def character_class(ranges: Ranges) -> str:
-    """A class of `re` for code points."""
+    """Return a character class for `re` that matches these code points."""
     return "[" + "".join(f"\\U{low:08x}-\\U{high:08x}" for low, high in ranges) + "]"
 
 

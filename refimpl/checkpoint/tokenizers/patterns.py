@@ -1,4 +1,4 @@
-"""Patterns that split a text into their matches and the gaps between these."""
+"""Patterns that split a text into matches and the gaps between them."""
 
 from __future__ import annotations
 
@@ -38,22 +38,22 @@ def _with_gaps(spans: Iterable[tuple[int, int]], text: str) -> list[Match]:
 
 
 def split_characters(matches: Callable[[str], bool]) -> Callable[[str], list[Match]]:
-    """A function that splits a text at each character for which `matches` is true."""
+    """Return a function that splits a text at each character for which `matches` is true."""
     return lambda text: _with_gaps(((i, i + 1) for i, c in enumerate(text) if matches(c)), text)
 
 
 def literal(text: str) -> Pattern:
-    """A pattern that matches this text only."""
+    """Return a pattern that matches only this text."""
     return Pattern(re.compile(re.escape(text)))
 
 
 def regex(pattern: str, where: str) -> Pattern:
-    """The pattern of an expression in Oniguruma's syntax."""
+    """Return the pattern of an expression in Oniguruma's syntax."""
     return Pattern(translate(pattern, where))
 
 
 def read_pattern(value: Any, where: str) -> Pattern:
-    """`{"String": …}` or `{"Regex": …}` as Split and Replace have them."""
+    """Read `{"String": …}` or `{"Regex": …}`, as Split and Replace state their patterns."""
     match value:
         case {"String": str(text)} if len(value) == 1 and text:
             return literal(text)

@@ -22,7 +22,7 @@ MAX_PARTS = 256  # of a template
 
 
 class EncodedToken(NamedTuple):
-    """A token, the characters of the user's text that it stands for, and its segment."""
+    """A token, the range of characters of the user's text that it covers, and its segment."""
 
     id: int
     value: str
@@ -84,7 +84,7 @@ def _encoded(token: SpecialToken, type_id: int = 0) -> EncodedToken:
 
 
 def bert(sep: SpecialToken, cls: SpecialToken) -> PostProcessor:
-    """[CLS] A [SEP] B [SEP] (Devlin et al. 2019)."""
+    """Return the post-processor for [CLS] A [SEP] B [SEP] (Devlin et al. 2019)."""
 
     def process(texts: Texts, add_special_tokens: bool) -> Texts:
         if not add_special_tokens:
@@ -101,7 +101,7 @@ def bert(sep: SpecialToken, cls: SpecialToken) -> PostProcessor:
 def roberta(
     sep: SpecialToken, cls: SpecialToken, trim_offsets: bool, add_prefix_space: bool
 ) -> PostProcessor:
-    """<s> A </s></s> B </s>, all of segment 0 (Liu et al. 2019)."""
+    """Return the post-processor for <s> A </s></s> B </s>, all of segment 0 (Liu et al. 2019)."""
 
     def process(texts: Texts, add_special_tokens: bool) -> Texts:
         if trim_offsets:

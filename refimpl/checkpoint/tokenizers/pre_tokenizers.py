@@ -90,7 +90,7 @@ def _words() -> Pattern:
 
 
 def white_space() -> PreTokenizer:
-    r"""`\w+|[^\w\s]+`: words and runs of other characters; white space is removed."""
+    r"""Split at `\w+|[^\w\s]+`: words and runs of other characters; white space is removed."""
     return _split_each(
         lambda text: [(a, b, not matched) for a, b, matched in _words().matches(text)], "Removed"
     )

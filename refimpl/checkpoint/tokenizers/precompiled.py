@@ -38,7 +38,7 @@ _PREPEND = frozenset(
 def precompiled(
     precompiled_charsmap: Callable[[str], str | None],
 ) -> Callable[[NormalizedString], NormalizedString]:
-    """The normalizer with these rules."""
+    """Return the normalizer with these rules."""
 
     def normalize(text: NormalizedString) -> NormalizedString:
         changes: list[Change] = []
@@ -67,10 +67,11 @@ def _replace(changes: list[Change], old: str, new: str) -> None:
 
 
 def graphemes(text: str) -> Iterator[str]:
-    """Extended grapheme clusters (UAX 29), as far as those of fewer than six bytes need it.
+    """Split a text into extended grapheme clusters (UAX 29). Only clusters of fewer than six bytes must be
+    right.
 
-    Longer ones are looked up by character, so it doesn't matter where Hangul, flags, emoji joined by
-    ZWJ and Indic conjuncts (three bytes a character and more) are cut.
+    Longer clusters are looked up character by character. So it doesn't matter where Hangul, flags, emoji
+    joined by ZWJ and Indic conjuncts (three bytes a character and more) are split.
     """
     start = 0
     for i in range(1, len(text) + 1):
@@ -98,7 +99,8 @@ def _breaks(character: str) -> bool:
 
 
 def read_charsmap(value: Any, where: str) -> Callable[[str], str | None]:
-    """The rules in base64: text -> its replacement by the shortest rule for its beginning, or None."""
+    """Read the rules from base64. Return a function from a text to its replacement by the shortest rule that
+    matches its beginning, or None."""
     try:
         data = base64.b64decode(value, validate=True)
         (size,) = struct.unpack_from("<I", data)

@@ -1,4 +1,4 @@
-"""Unicode normalization (UAX 15) that tells which characters became which.
+"""Unicode normalization (UAX 15) that also reports which characters became which.
 
 `unicodedata.normalize` returns only the text. Offsets need the correspondence, so the algorithm is written
 out here: decompose each character, put marks in canonical order, and compose again.
@@ -14,7 +14,7 @@ Change: TypeAlias = tuple[str, int]  # (character, change): see normalized_strin
 
 
 def decomposed(text: str, compatible: bool) -> Iterator[Change]:
-    """NFD or, `compatible`, NFKD."""
+    """Normalize to NFD, or with `compatible` to NFKD."""
     form = "NFKD" if compatible else "NFD"
     marks: list[Change] = []
     for old in text:
@@ -29,10 +29,10 @@ def decomposed(text: str, compatible: bool) -> Iterator[Change]:
 
 
 def composed(text: str, compatible: bool) -> Iterator[Change]:
-    """NFC or, `compatible`, NFKC.
+    """Normalize to NFC, or with `compatible` to NFKC.
 
-    A composed character stands for all its parts: those with changes a and b give a + b − 1, since a change c
-    stands for 1 − c old characters.
+    A composed character stands for all its parts. Parts with the changes a and b give the change a + b − 1,
+    since a change c stands for 1 − c old characters.
     """
     starter: Change | None = None
     between: list[Change] = []  # marks after the starter that weren't composed with it

@@ -23,7 +23,7 @@ UNKNOWN_PENALTY = 10.0
 
 @dataclass(frozen=True)
 class Unigram:
-    """Pieces with their log-probabilities, by id."""
+    """The pieces by id, with their log-probabilities."""
 
     scored_pieces: Sequence[tuple[str, float]]
     unk_id: int | None

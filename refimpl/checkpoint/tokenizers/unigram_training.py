@@ -101,7 +101,8 @@ def expected_counts(model: Unigram, words: Mapping[str, int]) -> list[float]:
 
 
 def m_step(pieces: Scored, expected: Sequence[float]) -> Scored:
-    """M step: digamma(count) − digamma(sum) of the pieces that remain; the unknown piece stays first."""
+    """Do the M step: digamma(count) − digamma(sum) for each remaining piece. The unknown piece stays
+    first."""
     kept = [
         (piece, times)
         for (piece, _), times in zip(pieces[1:], expected[1:], strict=True)
@@ -168,7 +169,8 @@ def _finalize(
 
 
 def digamma(x: float) -> float:
-    """The derivative of log Γ at x > 0: recurrence up to 7, then the asymptotic series about x − 1/2."""
+    """Return the derivative of log Γ at x > 0, by recurrence up to 7 and then the asymptotic series about x −
+    1/2."""
     result = 0.0
     while x < 7:
         result -= 1 / x

@@ -1,4 +1,4 @@
-"""What the models share: tokens, the reader of a vocabulary, and a trie of its tokens."""
+"""What the tokenizer's models share: tokens, the reader of a vocabulary, and a trie of its tokens."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ MAX_VOCABULARY = 2**22
 
 
 class Token(NamedTuple):
-    """A token of a word, and the characters of the word that it stands for."""
+    """A token of a word, and the range of the word's characters that it covers."""
 
     id: int
     value: str
@@ -21,7 +21,7 @@ class Token(NamedTuple):
 
 
 class Trie:
-    """A prefix tree of tokens: finds all that begin at a position in one walk."""
+    """A prefix tree of tokens, which finds all tokens that begin at a position in one walk."""
 
     def __init__(self, tokens: Iterable[tuple[str, int]]) -> None:
         self._root: dict[str, Any] = {}
@@ -32,7 +32,7 @@ class Trie:
             node[""] = id
 
     def prefixes(self, text: str, start: int) -> Iterator[tuple[int, int]]:
-        """(end, id) of each token that begins at `start`, the shortest first."""
+        """Yield (end, id) of each token that begins at `start`, the shortest first."""
         node = self._root
         for end in range(start, len(text)):
             child = node.get(text[end])
@@ -43,12 +43,12 @@ class Trie:
                 yield end + 1, node[""]
 
     def longest(self, text: str, start: int) -> tuple[int, int] | None:
-        """(end, id) of the longest token that begins at `start`."""
+        """Return (end, id) of the longest token that begins at `start`."""
         return max(self.prefixes(text, start), default=None)
 
 
 def read_vocabulary(value: Any, where: str) -> dict[str, int]:
-    """`{token: id}` with different ids."""
+    """Read `{token: id}`. All ids must differ."""
     if not isinstance(value, dict) or len(value) > MAX_VOCABULARY:
         raise CheckpointError(f"{where} must be an object of at most {MAX_VOCABULARY} tokens and ids")
     tokens: dict[int, str] = {}

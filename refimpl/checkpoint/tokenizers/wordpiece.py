@@ -16,7 +16,7 @@ from .vocabulary import Token, read_vocabulary
 
 @dataclass(frozen=True)
 class WordPiece:
-    """A vocabulary and the form of its tokens."""
+    """A WordPiece model: a vocabulary and the form of its tokens."""
 
     vocabulary: Mapping[str, int]
     unk_token: str

@@ -1,4 +1,4 @@
-"""Parts of a checkpoint that aren't read, such as the vision tower beside a text model."""
+"""Parts of a checkpoint that tfm doesn't read, such as the vision tower beside a text model."""
 
 from __future__ import annotations
 

@@ -77,7 +77,7 @@ class MergedLeaves:
 
     @property
     def changed(self) -> tuple[str, ...]:
-        """The leaves that the adapter changes."""
+        """The parameters that the adapter changes."""
         return tuple(self._changes)
 
     def kind(self, name: str) -> str:

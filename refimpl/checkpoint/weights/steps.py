@@ -39,7 +39,7 @@ def _by_kind(weight: Weight, groups: int, ends: Sequence[int]) -> Weight:
 
 @dataclass(frozen=True)
 class Step:
-    """One change of a stored tensor."""
+    """One change that is made to a stored tensor when it is read."""
 
     def bound(self, leaf: str, mixer: TokenMixer) -> Step:
         """Return the step for a leaf of a layer with this attention, or another mixer."""
@@ -68,7 +68,7 @@ class Step:
 
 
 class Transpose(Step):
-    """A linear map that is stored with its output axis first."""
+    """Transpose a linear map that is stored with its output axis first."""
 
     def shapes(self, result: Shape) -> tuple[Shape, ...]:
         return (result[::-1],)
@@ -98,7 +98,8 @@ class EitherOrder(Transpose):
 
 @dataclass(frozen=True)
 class Unpermute(Step):
-    """Query or key rows stored as pairs (2j, 2j + 1) for an interleaved rotation, as Llama's are in GGUF."""
+    """Reorder query or key rows that are stored as pairs (2j, 2j + 1) for an interleaved rotation, as Llama's
+    are in GGUF."""
 
     heads: int = 0
 
@@ -133,7 +134,8 @@ class Ungroup(Step):
 
 @dataclass(frozen=True)
 class GateByHead(Step):
-    """Queries and gates stored head by head, [H, 2, K] (Qwen3-Next): all queries come out, then all gates."""
+    """Separate queries and gates that are stored head by head, [H, 2, K] (Qwen3-Next): all queries come
+    first, then all gates."""
 
     head_size: int = 0
 
@@ -169,10 +171,11 @@ class ByKeyHead(Step):
 
 @dataclass(frozen=True)
 class ValuesByKeyHead(Step):
-    """The value heads of a gated delta network, stored one of each key head in turn (Qwen 3.5 in GGUF): those
-    of a key head come out one after the other, as columns, or as rows of the map back.
+    """Reorder the value heads of a gated delta network (Qwen 3.5 in GGUF). The file alternates between the
+    key heads; afterwards the value heads of one key head are neighbours. They are columns, or rows of the
+    output projection.
 
-    Columns `before` them, of queries and keys, stay where they are.
+    The columns `before` them, those of queries and keys, aren't moved.
     """
 
     heads: int = 1
@@ -202,8 +205,8 @@ class ValuesByKeyHead(Step):
 
 
 class FourParts(Step):
-    """Three matrices side by side in each of four parts of the columns (CodeGen): those of a kind come out
-    together."""
+    """Reorder three matrices that are stored side by side in each of four parts of the columns (CodeGen), so
+    that the parts of each matrix are neighbours."""
 
     def apply(self, weight: Weight) -> Weight:
         third = weight.shape[-1] // 12
@@ -211,7 +214,7 @@ class FourParts(Step):
 
 
 class NegatedExp(Step):
-    """A leaf whose exponential is stored, negated: the rates of a state's decay in GGUF."""
+    """Recover a parameter whose negated exponential is stored: the decay rates of a state in GGUF."""
 
     def apply(self, weight: Weight) -> Weight:
         assert isinstance(weight, np.ndarray)
@@ -231,7 +234,7 @@ class InTurn(Step):
 
 
 class PlusOne(Step):
-    """A norm's weight that is stored as its difference from one (Gemma)."""
+    """Add one to a norm's weight that is stored as its difference from one (Gemma)."""
 
     def apply(self, weight: Weight) -> Weight:
         assert isinstance(weight, np.ndarray)
@@ -239,7 +242,8 @@ class PlusOne(Step):
 
 
 class MaybeVector(Step):
-    """A matrix that may be stored as a vector where it has one row: llama.cpp's tools drop such an axis."""
+    """Restore the axis of a matrix with one row that may be stored as a vector, since llama.cpp's tools drop
+    such an axis."""
 
     def shapes(self, result: Shape) -> tuple[Shape, ...]:
         return (result, result[1:]) if result[0] == 1 else (result,)
@@ -249,8 +253,8 @@ class MaybeVector(Step):
 
 
 class AddColumn(Step):
-    """A matrix of one column that is stored as a vector, or as one row: newer files of llama.cpp's converter
-    keep such an axis."""
+    """Make a matrix of one column from a vector, or from one row, in which newer versions of llama.cpp's
+    converter store it."""
 
     def shapes(self, result: Shape) -> tuple[Shape, ...]:
         return (result[:-1], (1, *result[:-1]))
@@ -262,8 +266,8 @@ class AddColumn(Step):
 
 @dataclass(frozen=True)
 class Flatten(Step):
-    """A vector that is stored as a matrix: of one column, or of one row for each of `groups` of heads (the
-    leaves of Mamba 2's layers in GGUF)."""
+    """Make a vector from a matrix with one column, or with one row for each of `groups` of heads (parameters
+    of Mamba 2 in GGUF)."""
 
     groups: int | None = None
 
@@ -282,7 +286,7 @@ class Flatten(Step):
 
 
 class FirstRow(Step):
-    """A vector that is stored as a matrix of one row (BART)."""
+    """Make a vector from a matrix with one row (BART)."""
 
     def shapes(self, result: Shape) -> tuple[Shape, ...]:
         return ((1, *result),)
@@ -294,7 +298,8 @@ class FirstRow(Step):
 
 @dataclass(frozen=True)
 class KeysThenValues(Step):
-    """A map of a latent to keys and values, [H, U + V] by head (DeepSeek): all keys, then all values."""
+    """Reorder a projection from a latent to keys and values, stored by head as [H, U + V] (DeepSeek): all
+    keys come first, then all values."""
 
     heads: int = 0
     key_size: int = 0
@@ -308,7 +313,7 @@ class KeysThenValues(Step):
 
 @dataclass(frozen=True)
 class ByHead(Step):
-    """A map [C, H·F] that is stored as [H, C, F]."""
+    """Make a projection [C, H·F] from one that is stored as [H, C, F]."""
 
     heads: int = 0
 
@@ -325,7 +330,8 @@ class ByHead(Step):
 
 @dataclass(frozen=True)
 class MergeHeads(Step):
-    """Heads that are stored along an axis of their own, [..., H, K] (XLNet): they come out side by side."""
+    """Join the heads of a tensor [..., H, K], which are stored along an axis of their own (XLNet), side by
+    side."""
 
     heads: int = 1
 
@@ -341,7 +347,7 @@ class MergeHeads(Step):
 
 
 class Swap(Step):
-    """A tensor that is stored with its last two axes in the other order."""
+    """Swap the last two axes of a tensor."""
 
     def shapes(self, result: Shape) -> tuple[Shape, ...]:
         return ((*result[:-2], result[-1], result[-2]),)
@@ -352,7 +358,7 @@ class Swap(Step):
 
 
 class Taps(Step):
-    """The kernel of a convolution of each channel on its own, stored as torch's Conv1d has it."""
+    """Read the kernel of a depthwise convolution in the form of torch's Conv1d."""
 
     def shapes(self, result: Shape) -> tuple[Shape, ...]:
         return ((result[1], 1, result[0]),)
@@ -364,9 +370,10 @@ class Taps(Step):
 
 @dataclass(frozen=True)
 class Kernel(Step):
-    """The kernel of a convolution as torch's Conv1d has it, [F, D, length]; without a `length` F is D.
+    """Read the kernel of a convolution in the form of torch's Conv1d, [F, D, length]. Without a `length`, F
+    is D.
 
-    Its matrices come out one below the other, inputs first.
+    The result has one matrix for each tap, one below the other, with inputs first.
     """
 
     length: int | None = None
@@ -382,7 +389,8 @@ class Kernel(Step):
 
 
 class FourGroups(Step):
-    """A kernel [F, D / 4, 1] of a convolution in four groups (SqueezeBERT): a matrix with zeros elsewhere."""
+    """Make a matrix, with zeros elsewhere, from a kernel [F, D / 4, 1] of a convolution in four groups
+    (SqueezeBERT)."""
 
     def shapes(self, result: Shape) -> tuple[Shape, ...]:
         return ((result[1], result[0] // 4, 1),)
@@ -399,7 +407,7 @@ class FourGroups(Step):
 
 @dataclass(frozen=True)
 class NarrowValues(Step):
-    """Columns of heads that are narrower than those of keys (MiMo-V2-Flash): each is followed by zeros."""
+    """Add zeros after each value head, since value heads are narrower than key heads (MiMo-V2-Flash)."""
 
     head_size: int = 0
     value_size: int | None = None
@@ -425,7 +433,7 @@ class NarrowValues(Step):
 
 
 class FewerRows(Step):
-    """A table with eight rows after those of the vocabulary, for ids of images (Llama 3.2 Vision)."""
+    """Drop the eight rows after the vocabulary's, which are for ids of images (Llama 3.2 Vision)."""
 
     def shapes(self, result: Shape) -> tuple[Shape, ...]:
         return ((result[0] + 8, *result[1:]),)
@@ -439,7 +447,7 @@ class FewerRows(Step):
 
 
 class ZerosAfter(Step):
-    """A bias that is followed by one of zeros, of a map that has none (DeBERTa's keys)."""
+    """Add a bias of zeros after a bias, for a projection that has none (DeBERTa's keys)."""
 
     def shapes(self, result: Shape) -> tuple[Shape, ...]:
         return ((result[0] // 2,),)
@@ -450,9 +458,10 @@ class ZerosAfter(Step):
 
 
 class ZeroFirst(Step):
-    """A row of zeros before those of a map, or a zero before a bias: the logit of what isn't named (ELECTRA).
+    """Add a row of zeros before those of a matrix, or a zero before a bias: the logit of the first, implicit
+    label (ELECTRA).
 
-    The softmax of a logit and of a zero is the logit's sigmoid.
+    The softmax of a logit and a zero is the logit's sigmoid.
     """
 
     def shapes(self, result: Shape) -> tuple[Shape, ...]:
@@ -481,7 +490,7 @@ class Part(Step):
 
 
 class StackRows(Step):
-    """Several tensors, one a head, that become the rows of one leaf."""
+    """Stack several tensors, one for each head, as the rows of one parameter."""
 
     def shapes(self, result: Shape) -> tuple[Shape, ...]:
         return (result[1:],)
@@ -492,7 +501,7 @@ class StackRows(Step):
 
 @dataclass(frozen=True)
 class Split(Step):
-    """The columns of a fused tensor that are one leaf's."""
+    """Take the columns of a fused tensor that belong to one parameter."""
 
     start: int
     stop: int

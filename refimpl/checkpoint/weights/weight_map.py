@@ -118,12 +118,12 @@ class Rule:
 
     @property
     def stacked(self) -> bool:
-        """Whether several tensors become the rows of one leaf."""
+        """Whether several tensors become the rows of one parameter."""
         return any(isinstance(step, StackRows) for step in self.steps)
 
     @property
     def part(self) -> int | None:
-        """Which part of the tensor is read, None for all of it."""
+        """The part of the tensor that is read; None for all of it."""
         return next((step.index for step in self.steps if isinstance(step, Part)), None)
 
 

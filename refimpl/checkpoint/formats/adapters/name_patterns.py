@@ -29,7 +29,7 @@ CLASSES = {"d": DIGITS, "w": WORD}
 
 @dataclass(frozen=True)
 class Characters:
-    """One character: of these, or with `negated` none of these."""
+    """A pattern for one character of this set, or with `negated` for one character outside of it."""
 
     characters: frozenset[str]
     negated: bool = False
@@ -54,14 +54,14 @@ class Repeat:
 
 @dataclass(frozen=True)
 class Edge:
-    """The beginning of the name, or its end."""
+    """A pattern for the beginning of the name, or for its end."""
 
     end: bool
 
 
 @dataclass(frozen=True)
 class WordBoundary:
-    """A place with a letter, a digit or `_` on one side only."""
+    """A pattern for a position with a letter, a digit or `_` on only one side."""
 
 
 Node = Characters | Sequence | Alternatives | Repeat | Edge | WordBoundary

@@ -1,4 +1,5 @@
-"""An adapter's tensors as peft writes them: low-rank updates by module, and tensors instead of the base's.
+"""An adapter's tensors as peft writes them: low-rank updates of modules, and tensors that replace those of
+the base model.
 
 base_model.model.MODULE.lora_A.weight              [r, in]
 base_model.model.MODULE.lora_B.weight              [out, r]

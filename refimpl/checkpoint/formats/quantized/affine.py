@@ -24,7 +24,8 @@ USUAL = 128  # the length of the parts that a longer group is cut into
 
 @dataclass(frozen=True, eq=False)
 class Affine:
-    """Codes of `bits` bits [F, D], scale and zero [F, C], and the group of each column [D]."""
+    """A quantized matrix: codes of `bits` bits [F, D], scale and zero [F, C], and the group of each column
+    [D]."""
 
     codes: np.ndarray
     scale: np.ndarray
@@ -85,13 +86,15 @@ def _block(size: int, count: int) -> int | None:
 
 
 def groups(length: int, group_size: int | None) -> tuple[np.ndarray, int]:
-    """The group of each column for groups of neighbours, and how many there are; None means one."""
+    """Return the group of each column, if neighbouring columns form a group, and the number of groups. None
+    means one group."""
     size = group_size or max(1, length)
     return np.arange(length) // size, -(-length // size)
 
 
 def checked_groups(group: np.ndarray, count: int, name: str) -> np.ndarray:
-    """The group of each column as a file states it; CheckpointError for one that isn't there."""
+    """Return the group of each column as the file states it. CheckpointError for a group that doesn't
+    exist."""
     if group.size and not (group.min() >= 0 and group.max() < count):
         at = int(np.argmax((group < 0) | (group >= count)))
         raise CheckpointError(f"{name}[{at}] must be a group from 0 to {count - 1}, is {int(group[at])}")
@@ -100,7 +103,7 @@ def checked_groups(group: np.ndarray, count: int, name: str) -> np.ndarray:
 
 @dataclass(frozen=True, eq=False)
 class AffineWeight:
-    """A stored weight of that form, read each time it is asked for."""
+    """A stored weight of this form. It is read from the file at each access."""
 
     kind: str
     shape: Shape

@@ -29,7 +29,7 @@ SHIFTS = BITS * np.array([0, 4, 1, 5, 2, 6, 3, 7], np.uint32)
 
 @dataclass(frozen=True)
 class Awq:
-    """The format with its settings; `group_size` None means that all inputs are one group."""
+    """The format with its settings. A `group_size` of None means that all inputs are one group."""
 
     group_size: int | None
 

@@ -1,19 +1,19 @@
-"""BitNet's weights (Ma et al. 2024, arXiv:2402.17764): -1, 0 and 1 with one scale a matrix.
+"""BitNet's weights (Ma et al. 2024, arXiv:2402.17764): -1, 0 and 1 with one scale for each matrix.
 
     X.weight        U8 [F / 4, D]    codes 0, 1 and 2, four rows of the matrix in one row of bytes
     X.weight_scale  float [1]
 
     w[f, d] = (code[f, d] - 1) * s
 
-Bits 2i and 2i + 1 of byte [r, d] are the code of row i * F / 4 + r: so packs transformers (`pack_weights`).
-Of `autobitlinear` s is the scale, and X.weight may also be unpacked floats [F, D], which s multiplies. Of
-`bitlinear` s is 1 / scale. Trained weights (quantization_mode "online") are floats without a scale:
+Bits 2i and 2i + 1 of byte [r, d] are the code of row i * F / 4 + r, as in transformers' `pack_weights`. For
+`autobitlinear`, s is the scale, and X.weight may also be unpacked floats [F, D], which are multiplied by s.
+For `bitlinear`, s is 1 / scale. Trained weights (quantization_mode "online") are floats without a scale:
 
     s = 1 / a,  a = 1 / max(mean |w|, 1e-5),  code - 1 = clip(rint(w * a), -1, 1)
 
-**Conventions.** The mean is computed in float64 and rounded to float32; torch's own may be an ulp away. All
-else is float32, rint rounds halves to even. There the maps of layers are rounded, whose names end in
-`_proj`, embeddings and the output matrix aren't.
+**Conventions.** The mean is computed in float64 and rounded to float32; torch's own may differ by an ulp. The
+rest is float32; rint rounds halves to even. In "online" checkpoints the layers' projections are rounded,
+whose names end in `_proj`. Embeddings and the output matrix aren't rounded.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ WHOLE = ("embed_tokens", "lm_head")
 
 @dataclass(frozen=True)
 class BitNet:
-    """The format; `divides` says that a scale divides, `online` that floats are rounded."""
+    """The format. `divides` means that weights are divided by the scale, `online` that floats are rounded."""
 
     divides: bool = False
     online: bool = False

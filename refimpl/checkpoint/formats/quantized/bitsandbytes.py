@@ -61,7 +61,7 @@ INVERSE = np.float32(1 / 127)
 
 @dataclass(frozen=True)
 class Bitsandbytes:
-    """The format; which of its two a weight has is told by the tensors beside it."""
+    """The format. The tensors beside a weight show whether it has 4 bits or is int8."""
 
     def weights(self, source: RawSource) -> Iterator[tuple[str, FourBits | Int8]]:
         for name in source.names:
@@ -196,7 +196,7 @@ class Int8:
         return weight
 
     def native(self, part: int | None = None) -> Blocks | None:
-        """The codes with the scales SCB / 127, whose products differ in the last bit."""
+        """Return the codes with the scales SCB / 127. Products with these scales differ in the last bit."""
         codes = self.source.raw(self.name).view(np.uint8) ^ np.uint8(128)
         scale = self.source.load(self.scale)[:, None] * INVERSE
         group, _ = groups(codes.shape[1], None)

@@ -37,9 +37,11 @@ LINEAR = "Linear"
 
 @dataclass(frozen=True)
 class Scheme:
-    """How the modules of one config group are stored, and which those are: names, patterns, or every linear.
+    """How the modules of one config group are stored, and which modules these are: names, patterns, or every
+    linear module.
 
-    `group_size` None means that all inputs of an output share a scale. `block` is a scale's in 8-bit floats.
+    A `group_size` of None means that all inputs of an output share a scale. `block` is the block of a scale
+    for 8-bit floats.
     """
 
     packing: str
@@ -51,7 +53,8 @@ class Scheme:
     patterns: tuple[NamePattern, ...]
 
     def rank(self, module: str, work: Work) -> int | None:
-        """How closely its targets name a module, 0 the closest; None if they don't."""
+        """Return how specifically a target names this module, 0 for the most specific. None if no target
+        names it."""
         if module in self.names:
             return 0
         if any(pattern.matches(module, work, suffix=False) for pattern in self.patterns):

@@ -39,9 +39,9 @@ CHUNK = 2**14  # rows of bytes, 16 each, that are decoded at a time
 
 @dataclass(frozen=True, eq=False)
 class Float4Weight:
-    """A stored weight: `codes(part)` are its packed bytes [F, D / 2], `scales(part)` float32 [F, C].
+    """A stored weight: `codes(part)` returns packed bytes [F, D / 2], `scales(part)` returns float32 [F, C].
 
-    With `turned` the weight is the transpose of those, and comes in parts.
+    With `turned`, the weight is the transpose of these, and is read in parts.
     """
 
     kind: str
@@ -66,7 +66,7 @@ class Float4Weight:
         return out.T if self.turned else out
 
     def native(self, part: int | None = None) -> Blocks | None:
-        """The same values as codes of 8 bits: twice the number, and half the scale."""
+        """Return the same values as 8-bit codes: twice the 4-bit number, with half the scale."""
         if len(self.shape) - (part is not None) != 2:
             return None
         codes = DOUBLED[fields(self.codes(part), HALVES, 4)]
@@ -77,7 +77,7 @@ class Float4Weight:
 
 @dataclass(frozen=True)
 class Mxfp4Experts:
-    """gpt-oss' experts: `X_blocks` and `X_scales` are X."""
+    """gpt-oss' experts: `X_blocks` and `X_scales` together are the weight X."""
 
     def weights(self, source: RawSource) -> Iterator[tuple[str, Float4Weight]]:
         for blocks in source.names:
@@ -104,7 +104,7 @@ class Mxfp4Experts:
 
 
 def mxfp4(source: RawSource, module: str) -> Float4Weight:
-    """compressed-tensors' MXFP4."""
+    """Return a weight in compressed-tensors' MXFP4."""
     packed, scale = f"{module}.weight_packed", f"{module}.weight_scale"
     shape = _shape(source, packed, MX_BLOCK)
     check(source, scale, ("U8",), (shape[0], shape[1] // MX_BLOCK))
@@ -119,7 +119,8 @@ def mxfp4(source: RawSource, module: str) -> Float4Weight:
 
 
 def nvfp4(source: RawSource, packed: str, global_scale: str, *, divides: bool) -> Float4Weight:
-    """NVFP4 with its codes in `packed`; `divides` says that scales are divided by the global one."""
+    """Return a weight in NVFP4 with its codes in `packed`. `divides` means that scales are divided by the
+    global scale."""
     scale = f"{packed.rpartition('.')[0]}.weight_scale"
     shape = _shape(source, packed, NV_BLOCK)
     check(source, scale, ("F8_E4M3",), (shape[0], shape[1] // NV_BLOCK))
@@ -143,7 +144,7 @@ def nvfp4(source: RawSource, packed: str, global_scale: str, *, divides: bool) -
 
 @dataclass(frozen=True)
 class ModeloptNvfp4:
-    """modelopt's NVFP4: the modules that have a weight_scale_2."""
+    """modelopt's NVFP4. It applies to the modules that have a weight_scale_2."""
 
     def weights(self, source: RawSource) -> Iterator[tuple[str, Float4Weight]]:
         for module in modules(source, "weight_scale_2"):

@@ -29,7 +29,7 @@ SCALES = ("weight_scale_inv", "weight_scale")
 
 @dataclass(frozen=True)
 class Float8:
-    """The format; `block` is that of a scale where neither a tensor nor an output has one."""
+    """The format. `block` is the block of a scale, if scales aren't given per tensor or per output."""
 
     block: Shape | None = None
 

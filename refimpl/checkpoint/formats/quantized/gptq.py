@@ -32,7 +32,8 @@ from .weight import FLOATS, check, modules
 
 @dataclass(frozen=True)
 class Settings:
-    """What may differ from module to module; `group_size` None means that all inputs are one group."""
+    """The settings that may differ between modules. A `group_size` of None means that all inputs are one
+    group."""
 
     bits: int
     group_size: int | None
@@ -40,7 +41,8 @@ class Settings:
 
 @dataclass(frozen=True)
 class Gptq:
-    """The format with its settings, and those of modules whose names a pattern matches, the first of them."""
+    """The format with its settings. Modules whose names match a pattern have other settings; the first match
+    counts."""
 
     settings: Settings
     zero_offset: int

@@ -28,7 +28,8 @@ def unpack(words: np.ndarray, bits: int, count: int) -> np.ndarray:
 
 
 def fields(packed: np.ndarray, shifts: np.ndarray, bits: int) -> np.ndarray:
-    """The fields of each unsigned number that begin at `shifts`: [n, m] -> uint8 [n, m · len(shifts)]."""
+    """Unpack the bit fields that begin at `shifts` from each unsigned number: [n, m] -> uint8 [n, m ·
+    len(shifts)]."""
     parts = np.empty((*packed.shape, len(shifts)), np.uint8)
     for i, shift in enumerate(shifts):
         np.bitwise_and(packed >> shift, 2**bits - 1, out=parts[..., i], casting="unsafe")

@@ -19,7 +19,7 @@ from .weight import Shape
 
 @dataclass(frozen=True, eq=False)
 class ScaledWeight:
-    """A stored weight, read each time it is asked for."""
+    """A stored weight with scales. It is read from the file at each access."""
 
     source: RawSource
     name: str

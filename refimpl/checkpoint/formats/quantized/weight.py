@@ -23,7 +23,7 @@ class StoredWeight(Protocol):
     def kind(self) -> str: ...
     @property
     def shape(self) -> Shape:
-        """The weight's shape, as a float checkpoint has it."""
+        """The weight's shape in a checkpoint of floats."""
         ...
 
     @property
@@ -38,7 +38,8 @@ class StoredWeight(Protocol):
 
 
 class Form(Protocol):
-    """A format: it finds its weights among a file's tensors, under the names of a float checkpoint."""
+    """A quantized format, which finds its weights among a file's tensors under the names that a checkpoint of
+    floats would have."""
 
     def weights(self, source: RawSource) -> Iterator[tuple[str, StoredWeight]]: ...
 

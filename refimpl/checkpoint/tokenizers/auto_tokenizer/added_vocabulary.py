@@ -1,4 +1,5 @@
-"""The added tokens of a tokenizer while settings add to them, with the ids that the library gives them."""
+"""The added tokens of a tokenizer, with the ids that the `tokenizers` library gives to tokens that settings
+add."""
 
 from __future__ import annotations
 
@@ -15,7 +16,8 @@ FLAGS = ("single_word", "lstrip", "rstrip", "normalized", "special")
 
 @dataclass(frozen=True)
 class NewToken:
-    """A token to add, without an id; `normalized` None means: unless it is special."""
+    """A token to add, which has no id yet. `normalized` None means that it is normalized unless it is
+    special."""
 
     content: str
     single_word: bool = False
@@ -29,7 +31,7 @@ class NewToken:
 
 
 def read_new_token(value: Any, where: str) -> NewToken:
-    """A token as the files write it: an object with `content` and some of the flags."""
+    """Read a token as the files write it: an object with `content` and some of the flags."""
     if not isinstance(value, dict) or value.keys() - {"content", *FLAGS}:
         raise CheckpointError(f"{where} must be an object of content, {', '.join(FLAGS)}, got {value!r:.120}")
     content = value.get("content")
@@ -43,7 +45,7 @@ def read_new_token(value: Any, where: str) -> NewToken:
 
 
 def read_stated_tokens(definition: Mapping[str, Any], where: str) -> list[tuple[int, NewToken]]:
-    """The `added_tokens` of a tokenizer.json, each with the id that is stated there."""
+    """Read the `added_tokens` of a tokenizer.json, each with its stated id."""
     stated = definition.get("added_tokens", [])
     if not isinstance(stated, list):
         raise CheckpointError(f"{where}: added_tokens must be a list, got {stated!r:.60}")
@@ -58,10 +60,10 @@ def read_stated_tokens(definition: Mapping[str, Any], where: str) -> list[tuple[
 
 
 class AddedVocabulary:
-    """Added tokens beside the vocabulary of a model that has `size` tokens.
+    """The added tokens beside a model's vocabulary of `size` tokens.
 
-    A token that is added again keeps its id and takes the new flags, but stays special once it was. The id of
-    a new one is the model's, if the model has the token, else the next free id.
+    A token that is added again keeps its id and gets the new flags, except that a special token stays
+    special. A new token gets the model's id if the model has the token, otherwise the next free id.
     """
 
     def __init__(self, model_vocabulary: Mapping[str, int], size: int) -> None:
@@ -74,7 +76,7 @@ class AddedVocabulary:
         return content in self._tokens
 
     def add(self, token: NewToken) -> None:
-        """Adds a token; an empty one is left out, as in the library."""
+        """Add a token. An empty token is ignored, as in the library."""
         if not token.content:
             return
         id = self.id(token.content)
@@ -86,17 +88,17 @@ class AddedVocabulary:
         self._tokens[token.content] = (id, token)
 
     def id(self, content: str) -> int | None:
-        """The id of a token, None if neither the model nor the added tokens have it."""
+        """Return the id of a token. None if neither the model nor the added tokens have it."""
         if content in self._tokens:
             return self._tokens[content][0]
         return self._model_vocabulary.get(content)
 
     def model_id(self, content: str) -> int | None:
-        """The id that the model has for a token, None if it has none."""
+        """Return the model's id for a token, or None."""
         return self._model_vocabulary.get(content)
 
     def as_json(self) -> list[dict[str, Any]]:
-        """`added_tokens` of tokenizer.json, by id."""
+        """Return the `added_tokens` of a tokenizer.json, sorted by id."""
         listed: list[dict[str, Any]] = []
         for id, token in sorted(self._tokens.values(), key=lambda entry: entry[0]):
             normalized = not token.special if token.normalized is None else token.normalized
@@ -115,7 +117,7 @@ class AddedVocabulary:
 
 
 def read_vocabulary_of(definition: Mapping[str, Any], where: str) -> AddedVocabulary:
-    """The vocabulary of a tokenizer.json, no tokens added yet."""
+    """Return the vocabulary of a tokenizer.json, before any token is added."""
     model = definition.get("model")
     vocabulary = model.get("vocab") if isinstance(model, dict) else None
     if isinstance(vocabulary, list):

@@ -1,4 +1,4 @@
-"""Which of transformers' tokenizer classes reads a directory (`AutoTokenizer.from_pretrained`)."""
+"""Finds the tokenizer class with which transformers reads a directory (`AutoTokenizer.from_pretrained`)."""
 
 from __future__ import annotations
 
@@ -183,10 +183,10 @@ def _has_own_code(config: Mapping[str, Any]) -> bool:
 
 
 def choose_class(files: SettingFiles, model_type: str, tokenizer_json: str) -> TokenizerClass | None:
-    """The class of a directory, None for the one that takes tokenizer.json as it is.
+    """Return the class for a directory. None means the class that reads tokenizer.json unchanged.
 
-    A name that transformers doesn't know is that one's too. Raises CheckpointError for a class that makes
-    parts of its own which aren't known here.
+    That class is also used for names that transformers doesn't know. CheckpointError for a class with
+    components of its own that tfm doesn't know.
     """
     config = files.tokenizer_config or {}
     stated = config.get("tokenizer_class") or files.config_class

@@ -104,7 +104,7 @@ class SourceFile:
 
 @dataclass(frozen=True)
 class Pipeline:
-    """The parts that a class makes."""
+    """The components of a tokenizer that a class makes."""
 
     model: Component
     normalizer: Component | None

@@ -24,7 +24,7 @@ SPACES_BETWEEN: dict[str, Any] = {"type": "WordPiece", "prefix": "\U0010fffd", "
 
 
 def cleaned_up(decoder: dict[str, Any] | None) -> dict[str, Any]:
-    """The decoder, then the clean-up."""
+    """Return a decoder that runs this decoder and then the clean-up."""
     return {"type": "Sequence", "decoders": [decoder or SPACES_BETWEEN, *STEPS]}
 
 

@@ -1,4 +1,4 @@
-"""A tokenizer as a SentencePiece model itself describes it, where no class of transformers makes one.
+"""Makes a tokenizer from a SentencePiece model alone, for models without a tokenizer class in transformers.
 
 Source: transformers 5, `convert_slow_tokenizer.py`, `SpmConverter.build_tokenizer_from_spm_proto`, and what
 `tokenization_utils_tokenizers.py` does around it.
@@ -19,9 +19,9 @@ UNDERSCORE = "\u2581"
 
 
 def made_by_model(model: SentencePieceModel, vocabulary: Vocabulary, settings: Settings) -> dict[str, Any]:
-    """The parts of a tokenizer.json; the settings get the names of the model's special tokens.
+    """Return the parts of a tokenizer.json. The model's special tokens are added to the settings by name.
 
-    `added_tokens_decoder` renames pieces, so that a piece that only holds a place has the token's name.
+    `added_tokens_decoder` renames pieces, so that a piece that is only a placeholder has the token's name.
     """
     if model.kind not in (BPE, UNIGRAM):
         raise CheckpointError(f"{model.where}: must be a BPE or Unigram model, is of type {model.kind}")

@@ -25,9 +25,9 @@ DROPPED = ("add_bos_token", "add_eos_token", "tokenizer_class", "init_inputs", "
 
 @dataclass(frozen=True)
 class SettingFiles:
-    """The objects of the files beside tokenizer.json, None for a file that isn't there.
+    """The contents of the files beside tokenizer.json. A file that is missing is None.
 
-    `folder` is for messages. `config_class` is config.json's `tokenizer_class`.
+    `folder` is used in messages. `config_class` is config.json's `tokenizer_class`.
     """
 
     folder: str

@@ -1,7 +1,8 @@
-"""Mistral's tekken.json: the bytes of each token in the order of their merges, and special tokens.
+"""Mistral's tekken.json: the bytes of each token in the order of the merges, and special tokens.
 
-It is byte-level BPE without merges (tiktoken's form): two neighbours are joined where they are a token, the
-ones of the lowest rank first. Its special tokens come before the others, so theirs are the lowest ids.
+It is byte-level BPE without a list of merges (tiktoken's form). Two neighbours are merged if their
+concatenation is a token; the pair with the lowest rank comes first. Special tokens come before the others, so
+they have the lowest ids.
 """
 
 from __future__ import annotations
@@ -26,7 +27,8 @@ NAMED = {"bos_token": "<s>", "eos_token": "</s>", "unk_token": "<unk>", "pad_tok
 
 
 def of_tekken(text: str, where: str) -> tuple[dict[str, Any], dict[str, str]]:
-    """The tokenizer.json of a tekken.json, which puts `<s>` before a text, and its special tokens by name."""
+    """Return the tokenizer.json of a tekken.json, and its special tokens by name. The tokenizer puts `<s>`
+    before a text."""
     stated = parse(text, where)
     config = stated.get("config") if isinstance(stated, dict) else None
     if not isinstance(config, dict) or not isinstance(config.get("pattern"), str):

@@ -1,7 +1,7 @@
 """Vocabularies from before tokenizer.json: vocab.txt, vocab.json with merges.txt, and SentencePiece models.
 
-They hold tokens alone. The rest of a tokenizer is what transformers' class makes; where none is named, what
-the SentencePiece model itself says.
+These files contain only tokens. transformers' class determines the rest of the tokenizer. If no class is
+named, the SentencePiece model determines it.
 """
 
 from __future__ import annotations
@@ -23,9 +23,9 @@ LONGEST_PIECE = 256  # letters; SentencePiece's own limit is 16: merges are foun
 
 @dataclass(frozen=True)
 class Vocabulary:
-    """What such files hold, as the model of a tokenizer.json has it.
+    """The contents of such files in the form of a tokenizer.json's model.
 
-    `added` are the pieces of a SentencePiece model that are added tokens too; `sentencepiece` is that model.
+    `added` are the pieces of a SentencePiece model that are added tokens too. `sentencepiece` is that model.
     """
 
     where: str
@@ -37,12 +37,14 @@ class Vocabulary:
 
 
 def of_lines(text: str, where: str) -> Vocabulary:
-    """vocab.txt: a token a line, the white space after it left out; a token's last line is its id."""
+    """Read a vocab.txt, with one token on each line and trailing white space removed. A token that occurs
+    twice gets its last line as id."""
     return Vocabulary(where, {line.rstrip("".join(SPACES)): id for id, line in enumerate(_lines(text))})
 
 
 def of_merges(text: str, merges: str | None, where: str) -> Vocabulary:
-    """vocab.json and merges.txt: ids by token, and pairs of tokens that are joined, the first ones first."""
+    """Read a vocab.json and a merges.txt: the id of each token, and the pairs of tokens to merge in order of
+    priority."""
     tokens = parse(text, where)
     if not isinstance(tokens, dict) or not all(type(id) is int and id >= 0 for id in tokens.values()):
         raise CheckpointError(f"{where}: must be an object of tokens with ids from 0, got {tokens!r:.60}")
@@ -60,9 +62,10 @@ def of_merges(text: str, merges: str | None, where: str) -> Vocabulary:
 
 
 def of_sentencepiece(model: SentencePieceModel, kind: str | None) -> Vocabulary:
-    """A SentencePiece model for a class that makes a tokenizer of this kind, BPE or Unigram, or for none.
+    """Read a SentencePiece model. The class that reads it, if there is one, needs a tokenizer of this kind,
+    BPE or Unigram.
 
-    BPE's merges follow from the order of the pieces: all splits of a piece into two others.
+    BPE's merges follow from the order of the pieces: all splits of a piece into two other pieces.
     """
     if kind is not None and model.kind != {"BPE": BPE, "Unigram": UNIGRAM}.get(kind):
         raise CheckpointError(f"{model.where}: must be a {kind} model for this class of tokenizer")
@@ -81,7 +84,8 @@ def of_sentencepiece(model: SentencePieceModel, kind: str | None) -> Vocabulary:
 
 
 def splits_of(piece: str, others: Mapping[str, Any], where: str) -> list[tuple[str, str]]:
-    """A piece as two others, in all ways; CheckpointError for one that is too long for that."""
+    """Return all splits of a piece into two other pieces. CheckpointError for a piece that is too long for
+    this."""
     if len(piece) > LONGEST_PIECE:
         raise CheckpointError(f"{where}: pieces may have {LONGEST_PIECE} letters, got {piece!r:.40}")
     parts = ((piece[:at], piece[at:]) for at in range(1, len(piece)))

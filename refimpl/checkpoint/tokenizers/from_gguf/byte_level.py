@@ -1,4 +1,5 @@
-"""Byte-level BPE (Radford et al. 2019): the file has its merges and the name of its pre-tokenizer."""
+"""Byte-level BPE (Radford et al. 2019) in GGUF: the file contains the merges and the name of the
+pre-tokenizer."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
-"""Post-processor templates: the special tokens around texts, from the flags and ids of a file.
+"""Post-processor templates: the special tokens around texts, determined by the flags and ids of a GGUF file.
 
-A GGUF file doesn't have the template itself. Flags that contradict the template of this kind of tokenizer are
-an error.
+A GGUF file doesn't contain the template itself. Flags that contradict the usual template of this kind of
+tokenizer are an error.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ Part: TypeAlias = tuple[int | str, int]  # (a token's id or a text, "A" or "B"; 
 
 
 def template(vocabulary: Vocabulary, single: Sequence[Part], pair: Sequence[Part]) -> dict[str, Any] | None:
-    """The post-processor for a text and for a pair; None if it adds no token."""
+    """Return the post-processor for one text and for a pair. None if it adds no token."""
     tokens = {i: vocabulary.tokens[i] for i, _ in pair if isinstance(i, int)}
     if not tokens:
         return None
@@ -38,7 +38,8 @@ def template(vocabulary: Vocabulary, single: Sequence[Part], pair: Sequence[Part
 def bos_eos_template(
     vocabulary: Vocabulary, *, bos: bool, eos: bool, second: int = 1
 ) -> dict[str, Any] | None:
-    """bos before and eos after each text if the flags say so; `bos` and `eos` are the flags' defaults."""
+    """Return a template with bos before and eos after each text, if the flags say so. `bos` and `eos` are the
+    flags' defaults."""
 
     def around(text: str, segment: int) -> list[Part]:
         before = [vocabulary.token_id("bos")] if vocabulary.get("add_bos_token", bool, bos) else []
@@ -50,7 +51,7 @@ def bos_eos_template(
 
 
 def cls_sep_ids(vocabulary: Vocabulary, kind: str) -> tuple[int, int]:
-    """Ids of the tokens around an encoder's text: cls, which is bos, and sep, which is eos."""
+    """Return the ids of the tokens around an encoder's text: cls, which is bos, and sep, which is eos."""
     for flag in ("add_bos_token", "add_eos_token"):
         if (got := vocabulary.get(flag, bool, None)) is not True:
             raise vocabulary.fail(f"{flag} must be true for {kind}, got {got}")
@@ -64,7 +65,8 @@ def cls_sep_ids(vocabulary: Vocabulary, kind: str) -> tuple[int, int]:
 
 
 def roberta_ids(vocabulary: Vocabulary, kind: str) -> tuple[int, int]:
-    """cls and sep of <s> A </s></s> B </s>, whose second separator `add_sep_token` must not deny."""
+    """Return the ids of cls and sep in <s> A </s></s> B </s>. CheckpointError if `add_sep_token` denies the
+    second separator."""
     if vocabulary.get("add_sep_token", bool, True) is not True:
         raise vocabulary.fail(f"add_sep_token must be true for {kind}, got False")
     return cls_sep_ids(vocabulary, kind)

@@ -1,7 +1,7 @@
-"""The tokenizer of a GGUF file as the text of a tokenizer.json, and its chat template.
+"""Converts the tokenizer of a GGUF file to the text of a tokenizer.json, and reads its chat template.
 
-`tokenizer.ggml.model` names the kind: byte-level BPE ("gpt2"), SentencePiece's BPE ("llama", with
-stated merges "gemma4") and its Unigram ("t5"), and BERT's WordPiece ("bert").
+`tokenizer.ggml.model` names the kind: byte-level BPE ("gpt2"), SentencePiece's BPE ("llama", or "gemma4" with
+stated merges), SentencePiece's Unigram ("t5"), and BERT's WordPiece ("bert").
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """SentencePiece's BPE (Kudo & Richardson 2018): "▁" for a space, unknown characters as bytes.
 
-The file has no merges: they follow from the scores of the pieces. Gemma 4's has them.
+The file has no merges: they follow from the scores of the pieces. Only Gemma 4's file has them.
 """
 
 from __future__ import annotations

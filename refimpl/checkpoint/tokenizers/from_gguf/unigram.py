@@ -1,8 +1,8 @@
-"""SentencePiece's Unigram (Kudo 2018) as T5, mT5 and XLM-RoBERTa have it.
+"""SentencePiece's Unigram (Kudo 2018) as T5, mT5 and XLM-RoBERTa use it.
 
-Words are separated by white space and begin with "▁". The file has the pieces of the models' own
-tokenizer.json, with XLM-RoBERTa's ids, but not what is in no SentencePiece model: T5's sentinels are rows
-without a name, and XLM-RoBERTa's mask has only its id.
+Words are separated by white space and begin with "▁". The file has the pieces of the model's tokenizer.json,
+with XLM-RoBERTa's ids. It lacks tokens that no SentencePiece model contains: T5's sentinels are rows without
+a name, and XLM-RoBERTa's mask has only an id.
 """
 
 from __future__ import annotations

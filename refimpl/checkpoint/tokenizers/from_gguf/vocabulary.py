@@ -13,7 +13,7 @@ UNKNOWN, CONTROL, USER_DEFINED, UNUSED, BYTE = 2, 3, 4, 5, 6  # llama.cpp's toke
 
 
 class Vocabulary:
-    """Tokens by id with their types; errors name the file and the key."""
+    """The tokens of a GGUF file by id, with their types. Errors name the file and the key."""
 
     def __init__(self, metadata: Mapping[str, Any], rows: int, where: str) -> None:
         self._metadata, self._where = metadata, where
@@ -31,7 +31,7 @@ class Vocabulary:
         return CheckpointError(f"{self._where}: tokenizer.ggml.{message}")
 
     def get(self, key: str, kind: type, default: Any) -> Any:
-        """The value of a key, or `default` if the file doesn't have it."""
+        """Return the value of a key, or `default` if the file doesn't have it."""
         value = self._metadata.get(f"tokenizer.ggml.{key}", default)
         if value is not default and type(value) is not kind:
             raise self.fail(f"{key} must be of type {kind.__name__}, got {value!r:.40}")
@@ -42,14 +42,14 @@ class Vocabulary:
         return f"tokenizer.ggml.{key}" in self._metadata
 
     def get_strings(self, key: str) -> list[str]:
-        """A list of strings."""
+        """Read a list of strings."""
         values = self._metadata.get(f"tokenizer.ggml.{key}")
         if not isinstance(values, list) or not all(type(value) is str for value in values):
             raise self.fail(f"{key} must be a list of str")
         return values
 
     def get_numbers(self, key: str, kind: type[int] | type[float], length: int | None = None) -> np.ndarray:
-        """An array of integers or of floats."""
+        """Read an array of integers or of floats."""
         values = self._metadata.get(f"tokenizer.ggml.{key}")
         if not isinstance(values, np.ndarray) or values.dtype.kind not in {int: "iu", float: "f"}[kind]:
             raise self.fail(f"{key} must be an array of {kind.__name__}")
@@ -58,7 +58,7 @@ class Vocabulary:
         return values
 
     def scores(self) -> list[float]:
-        """A finite number for each token, since NaNs have no order."""
+        """Read the score of each token. Scores must be finite, since NaNs have no order."""
         scores = self.get_numbers("scores", float, len(self.tokens))
         if not np.isfinite(scores).all():
             i = int(np.argmin(np.isfinite(scores)))
@@ -66,7 +66,7 @@ class Vocabulary:
         return scores.tolist()
 
     def merges(self) -> list[list[str]]:
-        """The two tokens of each merge, in order; an error for a merge of other than tokens."""
+        """Read the two tokens of each merge, in order. A merge of anything else than tokens is an error."""
         merges = [merge.split(" ") for merge in self.get_strings("merges")]
         for merge in merges:
             if len(merge) != 2 or not all(part in self.ids for part in (*merge, "".join(merge))):
@@ -74,7 +74,8 @@ class Vocabulary:
         return merges
 
     def token_id(self, name: str, default: int | None = -1) -> int | None:
-        """The id of the token that the file calls bos, eos, mask …; `default` None means no token."""
+        """Return the id of the token that the file calls bos, eos, mask … A `default` of None means that
+        there is no such token by default."""
         i = self.get(f"{name}_token_id", int, default)
         if i is not None and not 0 <= i < len(self.tokens):
             raise self.fail(f"{name}_token_id must be 0 to {len(self.tokens) - 1}, got {i}")
@@ -89,9 +90,9 @@ def tokenizer_json(
     rstrip: Collection[int] = (),
     **parts: Any,
 ) -> dict[str, Any]:
-    """A tokenizer.json of these parts, whose control and user-defined tokens are added tokens.
+    """Return a tokenizer.json made of these parts. Control and user-defined tokens become added tokens.
 
-    `lstrip` and `rstrip` are the ids of those that include the white space before and after them.
+    `lstrip` and `rstrip` are the ids of tokens that include the white space before or after them.
     """
     added = [
         {

@@ -1,4 +1,5 @@
-"""BERT's WordPiece: GGUF puts "▁" before tokens that begin a word, and drops the "##" of the others."""
+"""BERT's WordPiece in GGUF, which puts "▁" before tokens that begin a word and drops the "##" of the
+others."""
 
 from __future__ import annotations
 
