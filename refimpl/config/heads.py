@@ -38,7 +38,7 @@ class AdaptiveSoftmax(Record):
     divisor: float = 4.0
 
     def width(self, cluster: int, width: int) -> int:
-        """The width of a cluster's vectors in a model of this width."""
+        """Return the width of a cluster's vectors, for a model of this width."""
         return int(width // self.divisor ** (cluster + 1))
 
     def clusters(self, width: int, vocabulary: int) -> list[dict[str, int]]:
@@ -178,7 +178,7 @@ class ReadingHead(Head):
 
 
 class MaskedLM(ReadingHead):
-    """Logits of the token at each position."""
+    """A head that gives the logits of the token at each position."""
 
     tied: bool
     dense: Dense | None = None

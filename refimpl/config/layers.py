@@ -66,7 +66,8 @@ class AltUp(Record):
 
 
 class Laurel(Record):
-    """A learned residual of `rank` beside a layer's mixer (`ops.laurel`); `norm` is after its maps."""
+    """A learned residual of `rank` beside a layer's mixer (`ops.laurel`). `norm` normalizes the output of its
+    two projections."""
 
     rank: int
     norm: RMSNorm

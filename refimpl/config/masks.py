@@ -37,14 +37,15 @@ class AttentionMask(Record):
 
 
 class FullAttention(AttentionMask):
-    """All positions that the stack allows."""
+    """A mask that allows all positions that the stack allows."""
 
 
 FULL = FullAttention()
 
 
 class Window(AttentionMask):
-    """The `size` latest positions, the current one included; in an encoder as many ahead."""
+    """A mask that allows the `size` latest positions, the current one included. In an encoder it also allows
+    as many positions ahead."""
 
     size: int = bounded("context", "window")
 

@@ -22,7 +22,8 @@ class SwiGLUOAI(Record):
 
 
 class SwiGLUStep(Record):
-    """silu(gate), at most `limit`, times up within ± limit (Step 3.7, there `swiglu_limits`)."""
+    """silu(gate), limited to at most `limit`, times up, limited to ± limit (Step 3.7, where it is
+    `swiglu_limits`)."""
 
     limit: float
 
@@ -92,11 +93,11 @@ class FeedForward(Record):
         return ()
 
     def smoothing(self) -> list[SmoothingSite]:
-        """The activations inside that can be smoothed."""
+        """The activations inside the mlp whose ranges export can smooth before quantization."""
         return []
 
     def epsilons(self) -> dict[str, float]:
-        """The eps of the norms inside, by their leaves."""
+        """The eps of each norm inside the mlp, by the parameter's name."""
         return {}
 
     def describe(self) -> str:

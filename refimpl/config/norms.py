@@ -1,4 +1,4 @@
-"""Norms of a layer's numbers."""
+"""The norms of a model: RMSNorm and LayerNorm."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ class RMSNorm(Record):
     op: ClassVar[str] = "rms_norm"
 
     def leaves(self) -> tuple[str, ...]:
-        """What it has learned: a factor and a shift."""
+        """The norm's learned parameters: a factor and a shift."""
         return ("weight",)
 
 
@@ -29,7 +29,7 @@ class LayerNorm(Record):
     op: ClassVar[str] = "layer_norm"
 
     def leaves(self) -> tuple[str, ...]:
-        """What it has learned: a factor and a shift."""
+        """The norm's learned parameters: a factor and a shift."""
         return *(("weight",) if self.weight else ()), *(("bias",) if self.bias else ())
 
 

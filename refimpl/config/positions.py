@@ -277,7 +277,8 @@ class Learned(AddedPosition):
 
 
 class Sinusoidal(AddedPosition):
-    """Sines and cosines of the position, added to the tokens' vectors, side by side or in turn.
+    """Sines and cosines of the position, added to the tokens' vectors: all sines and then all cosines, or
+    alternating.
 
     The first token's position is `offset`.
     """

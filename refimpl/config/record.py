@@ -59,7 +59,7 @@ class Record:
         yield from ()
 
     def integers(self) -> Iterator[int]:
-        """The integers that follow from its settings, for the same check."""
+        """The integers that are computed from the record's settings, for the same bounds check."""
         yield from ()
 
 

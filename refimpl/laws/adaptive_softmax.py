@@ -23,7 +23,7 @@ def probabilities_sum_to_one(log_probs: Subject, draw: Draw) -> None:
 
 @law("log_softmax")
 def a_shift_of_all_logits_changes_nothing(log_softmax: Subject, draw: Draw) -> None:
-    """Only differences of logits count, however large these are."""
+    """Only differences of logits matter, however large the logits are."""
     call = draw(log_softmax.calls())
     other = call.but(logits=call["logits"] + 1000)
     log_softmax.near(log_softmax(other), log_softmax(call), other, call)

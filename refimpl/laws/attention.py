@@ -41,7 +41,7 @@ def a_shift_of_all_scores_changes_nothing(softmax: Subject, draw: Draw) -> None:
 
 @law("softmax")
 def a_sink_is_one_more_score(softmax: Subject, draw: Draw) -> None:
-    """The weights are those of the scores with the sink beside them, whose own weight is dropped."""
+    """The weights are the softmax over the scores and the sink, without the sink's own weight."""
     call = draw(softmax.calls(sink=True))
     mask = call["mask"]
     if mask is not None:
@@ -52,7 +52,7 @@ def a_sink_is_one_more_score(softmax: Subject, draw: Draw) -> None:
 
 @law("softmax")
 def large_scores_do_not_overflow(softmax: Subject, draw: Draw) -> None:
-    """Only differences count, so exp never takes a large score, nor a large sink."""
+    """Only differences of scores are passed to exp, so neither a large score nor a large sink overflows."""
     call = draw(softmax.calls())
     large = call.but(scores=call["scores"] + 1000)
     assert np.isfinite(softmax(large)).all(), "scores near 1000 give weights that aren't finite"
@@ -233,7 +233,7 @@ def a_window_needs_the_latest_tokens_alone(cached_attention: Subject, draw: Draw
 
 
 def opened(x: np.ndarray, settings: Attention) -> np.ndarray:
-    """The gates of an output, of what their maps give."""
+    """Return the gates of an output, computed from the output of their projections."""
     return np.logaddexp(0, x) if settings.softplus_gate else (1 + np.tanh(x / 2)) / 2
 
 

@@ -24,7 +24,8 @@ def a_power_of_two_has_a_geometric_row(alibi_slopes: Subject, draw: Draw) -> Non
 
 @law("alibi_slopes")
 def heads_beyond_a_power_of_two_take_slopes_in_between(alibi_slopes: Subject, draw: Draw) -> None:
-    """The heads beyond a power of two take every other slope of twice as many heads."""
+    """If the number of heads isn't a power of two, the heads beyond the last power take every other slope of
+    twice as many heads."""
     power = 2 ** draw(st.integers(0, 5))
     heads = draw(st.integers(power, 2 * power - 1))
     call, twice = (alibi_slopes.call(np.arange(n), max_bias=8.0) for n in (heads, 2 * power))

@@ -26,7 +26,7 @@ def any_split_of_the_tokens_is_one_pass(delta: Subject, draw: Draw) -> None:
 
 @law("delta_attend")
 def without_decay_and_correction_it_sums(delta_attend: Subject, draw: Draw) -> None:
-    """The state is Σ k vᵀ, read by the scaled query: linear attention without its quotient."""
+    """The state is Σ k vᵀ, read by the scaled query: linear attention without its normalization."""
     call = draw(delta_attend.calls(decay=None, beta=None))
     q, k, v, state = (call[n].astype(np.float64) for n in ("q", "k", "v", "state"))
     share, scale = q.shape[2] // k.shape[2], call["scale"] or q.shape[3] ** -0.5

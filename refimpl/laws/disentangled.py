@@ -1,4 +1,4 @@
-"""Laws of disentangled attention: rows of distances, and the terms with positions."""
+"""Laws of disentangled attention: the rows of the distance table, and the terms with positions."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ shifts = st.integers(0, 1000)
 
 @law("distance_rows")
 def a_shift_changes_no_row(distance_rows: Subject, draw: Draw) -> None:
-    """Queries and keys shifted by the same distance have the same rows."""
+    """Queries and keys shifted by the same distance read the same rows of the table."""
     call, shift = draw(distance_rows.calls()), draw(shifts)
     moved = call.but(queries=call["queries"] + shift, keys=call["keys"] + shift)
     distance_rows.near(distance_rows(moved), distance_rows(call))
@@ -61,7 +61,7 @@ def each_pair_has_its_own_distance(distance_scores: Subject, draw: Draw) -> None
 
 @law("disentangled_attention")
 def the_sublayer_is_its_parts(disentangled_attention: Subject, draw: Draw) -> None:
-    """Head by head: a query is the token's and the distance's, and so is a key."""
+    """The sublayer equals its formula head by head: tokens and distances both have queries and keys."""
     call = draw(disentangled_attention.calls())
     a, x, vectors = call["settings"], call["x"].astype(np.float64), call["vectors"].astype(np.float64)[None]
     own = "" if a.shared else "_pos"

@@ -74,7 +74,7 @@ def keys_are_a_set(cross_attention: Subject, draw: Draw) -> None:
 
 @law("cross_attention")
 def keys_past_the_length_are_not_seen(cross_attention: Subject, draw: Draw) -> None:
-    """Keys beyond a row's length change nothing."""
+    """Keys beyond a row's length don't change the result."""
     call = draw(cross_attention.calls())
     past = (np.arange(call["keys"].shape[2]) >= call["lengths"][:, None])[:, None, :, None]
     far = {n: np.where(past, 100, call[n]).astype(cross_attention.dtype) for n in ("keys", "values")}
@@ -84,7 +84,7 @@ def keys_past_the_length_are_not_seen(cross_attention: Subject, draw: Draw) -> N
 
 @law("cross_keys")
 def each_state_has_its_own_key(cross_keys: Subject, draw: Draw) -> None:
-    """States in another order give keys and values in that order."""
+    """Encoder states in another order give keys and values in that order."""
     call = draw(cross_keys.calls())
     order = draw(permutations(call["states"].shape[1]))
     k, v = cross_keys(call)
@@ -125,7 +125,8 @@ def mean_and_maximum_have_no_order(pool: Subject, draw: Draw) -> None:
 
 @law("unit")
 def lengths_become_one(unit: Subject, draw: Draw) -> None:
-    """Unless a vector is as short as eps, its length is 1, and any multiple of it gives the same."""
+    """A vector has length 1, and any multiple of it gives the same result, unless the vector is as short as
+    eps."""
     call = draw(unit.calls(eps=1e-5))
     y, long = unit(call), np.linalg.norm(call["x"], axis=-1) > 1e-3
     unit.near((y * y).sum(-1)[long], np.ones(long.sum()), call, times=2 * y.shape[-1])

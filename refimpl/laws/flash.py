@@ -51,7 +51,7 @@ def the_log_sum_exp_is_that_of_the_scores(flash_attend: Subject, draw: Draw) -> 
 
 @law("flash_attend")
 def scores_that_grow_from_tile_to_tile_do_not_overflow(flash_attend: Subject, draw: Draw) -> None:
-    """exp only takes differences to the highest score so far."""
+    """Only differences from the highest score so far are passed to exp."""
     call = draw(flash_attend.calls(mask=None, softcap=None, causal=False))
     steep = call["k"] + 1000 * np.arange(call["k"].shape[1], dtype=call["k"].dtype)[:, None, None]
     out, lse = flash_attend(call.but(k=steep, q=np.ones_like(call["q"])))
@@ -89,7 +89,8 @@ def the_output_is_linear_in_the_values(flash_backward: Subject, draw: Draw) -> N
 
 @law("flash_backward")
 def steep_scores_and_rows_that_see_nothing_have_finite_gradients(flash_backward: Subject, draw: Draw) -> None:
-    """exp only takes scores below a row's log-sum-exp; a query that sees nothing has no gradient."""
+    """Only scores below a row's log-sum-exp are passed to exp. A query that sees nothing has a gradient of
+    zero."""
     call = draw(flash_backward.calls(mask=None, softcap=None, causal=False))
     q, k = np.ones_like(call["q"]), call["k"]
     steep = k + 1000 * np.arange(k.shape[1], dtype=k.dtype)[:, None, None]

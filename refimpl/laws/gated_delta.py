@@ -10,7 +10,7 @@ from . import Draw, Subject, law
 
 @law("gated_delta", "lightning", "mamba", "mamba2")
 def a_row_that_begins_knows_nothing(mixer: Subject, draw: Draw) -> None:
-    """Without tokens before the call, what the cache holds doesn't matter."""
+    """If a row has no tokens before the call, the cache's content doesn't matter."""
     call = draw(mixer.calls())
     call = call.but(past=np.zeros_like(call["past"]))
     cache = call["cache"]

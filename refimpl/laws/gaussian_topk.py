@@ -11,7 +11,8 @@ from . import Draw, Subject, law
 
 @law("gaussian_topk")
 def a_shift_of_all_numbers_changes_nothing(gaussian_topk: Subject, draw: Draw) -> None:
-    """The mean moves with them, the deviation stays."""
+    """A number added to all elements doesn't change which are chosen: the mean moves with them, the deviation
+    stays."""
     call = draw(gaussian_topk.calls())
     shift = call["x"].dtype.type(2 * np.abs(call["x"]).max(initial=0))
     other = call.but(x=call["x"] + shift)

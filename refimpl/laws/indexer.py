@@ -1,4 +1,4 @@
-"""Laws of the lightning indexer: what a score is, and which keys are seen."""
+"""Laws of the lightning indexer: how scores are computed, and which keys are seen."""
 
 from __future__ import annotations
 

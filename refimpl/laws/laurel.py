@@ -19,7 +19,7 @@ def the_sum_is_its_formula(laurel: Subject, draw: Draw) -> None:
 
 @law("laurel")
 def a_map_to_nothing_leaves_the_mean(laurel: Subject, draw: Draw) -> None:
-    """Where `right` is 0, the two sums are averaged alone."""
+    """If `right` is 0, the result is the average of the other two sums."""
     call = draw(laurel.calls(right=True))
     other = call.but(right=np.zeros_like(call["right"]))
     x, h = (call[n].astype(np.float64) for n in ("x", "h"))

@@ -1,4 +1,4 @@
-"""Laws of lightning attention: what it is over a whole text. Those of states: `laws.short_conv`."""
+"""Laws of lightning attention over a whole text. The laws of its states are in `laws.short_conv`."""
 
 from __future__ import annotations
 
@@ -12,7 +12,8 @@ from . import Draw, Subject, law
 
 @law("lightning")
 def it_is_attention_that_fades(lightning: Subject, draw: Draw) -> None:
-    """Of a text's first tokens: the whole matrix of products of queries and keys, times λ^(t − s)."""
+    """For a text's first tokens, it equals the full matrix of products of queries and keys, times λ^(t −
+    s)."""
     call = draw(lightning.calls(lengths=None))
     call = call.but(past=np.zeros_like(call["past"]))
     a, x = call["settings"], call["x"].astype(np.float64)

@@ -1,4 +1,4 @@
-"""Laws of Longformer's attention: a window, and global tokens with maps of their own."""
+"""Laws of Longformer's attention: a window, and global tokens with projections of their own."""
 
 from __future__ import annotations
 

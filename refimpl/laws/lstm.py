@@ -47,7 +47,7 @@ def the_layer_is_its_cell_token_by_token(lstm: Subject, draw: Draw) -> None:
 
 @law("lstm")
 def any_split_of_the_tokens_is_one_pass(lstm: Subject, draw: Draw) -> None:
-    """The state after one part is the start of the next."""
+    """A text in several calls equals one call, if each call starts from the state of the call before."""
     call = draw(lstm.calls(lengths=None, reverse=False, T=5))
     in_two(lstm, draw, call, lambda cut, h, c: {"h0": h, "c0": c})
 

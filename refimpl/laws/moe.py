@@ -42,7 +42,8 @@ def weights_sum_to_the_scale(route: Subject, draw: Draw) -> None:
 
 @law("route")
 def a_bias_counts_for_the_choice_alone(route: Subject, draw: Draw) -> None:
-    """A bias that lifts one expert, and so its group, makes it the first choice, at its own score."""
+    """A bias that lifts one expert, and thereby its group, makes it the first choice. Its weight is still its
+    score without the bias."""
     call = draw(route.calls(bias=True, renormalize=False))
     bias = np.zeros_like(call["bias"])
     bias[-1] = 10
@@ -228,7 +229,7 @@ def an_even_load_costs_the_number_of_choices(load_balancing_loss: Subject, draw:
 
 @law("load_balancing_loss", "router_z_loss")
 def the_order_of_tokens_does_not_matter(loss: Subject, draw: Draw) -> None:
-    """A loss is a mean over tokens."""
+    """The loss is a mean over tokens, so tokens in another order give the same loss."""
     call = draw(loss.calls())
     other = loss.take(call, "M", draw(permutations(len(call["logits"]))))
     loss.near(loss(other), loss(call), other, call)

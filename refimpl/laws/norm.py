@@ -9,7 +9,8 @@ from . import Draw, Subject, law
 
 @law("layer_norm")
 def the_mean_is_subtracted(layer_norm: Subject, draw: Draw) -> None:
-    """Adding a number to all elements of a token changes nothing; without weights the result's mean is 0."""
+    """Adding a number to all elements of a token doesn't change the result. Without weights, the result's
+    mean is 0."""
     call = draw(layer_norm.calls())
     # In steps such that the sum is exact: a rounded one would be another token.
     call = call.but(x=np.round(call["x"] * 256) / 256)

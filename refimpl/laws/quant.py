@@ -62,7 +62,7 @@ def zero_is_exact(quantize: Subject, draw: Draw) -> None:
 
 @law("quantize")
 def the_extreme_of_a_symmetric_block_is_exact(quantize: Subject, draw: Draw) -> None:
-    """The element of largest magnitude has a code of its own."""
+    """The element of largest magnitude in a symmetric block is read back exactly."""
     call = _drawn(quantize, draw, symmetric=True, axis=0, halves=False)
     w, block = call["weight"], call["block"]
     back = quant.dequantize(quantize(call))

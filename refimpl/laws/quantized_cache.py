@@ -1,4 +1,4 @@
-"""Laws of the quantized cache: how far the numbers read are from those written."""
+"""Laws of the quantized cache: how far the values that are read may be from those that were written."""
 
 from __future__ import annotations
 
@@ -71,7 +71,7 @@ def what_was_rounded_is_what_is_read(round_by_channel: Subject, draw: Draw) -> N
 
 @law("round_by_channel")
 def rounding_errors_are_half_a_scale_within_the_range(round_by_channel: Subject, draw: Draw) -> None:
-    """Numbers move by half a scale at most, and those beyond the range to its end."""
+    """Values within the range change by at most half a scale. Values beyond the range become its end."""
     call = draw(round_by_channel.calls())
     scale, top = np.abs(call["scale"]), 2 ** (call["bits"] - 1)
     expected = np.clip(call["x"], -top * scale, (top - 1) * scale)
@@ -109,7 +109,7 @@ def one_large_number_becomes_equal_ones(hadamard: Subject, draw: Draw) -> None:
 
 @law("pack_nibbles")
 def unpacking_undoes_packing(pack_nibbles: Subject, draw: Draw) -> None:
-    """Codes from −8 to 7 come back, two from each byte."""
+    """Codes from −8 to 7 are packed two to a byte, and unpacking returns the same codes."""
     call = draw(pack_nibbles.calls())
     codes = call["codes"] % 16 - 8
     pack_nibbles.near(unpack(pack_nibbles(codes)), codes)

@@ -22,7 +22,7 @@ def a_ring_is_plain_attention(ring_attend: Subject, draw: Draw) -> None:
 
 @law("place")
 def ranks_hold_as_many_tokens_or_two_more(place: Subject, draw: Draw) -> None:
-    """Each slice has the same length or one more, and a rank has one or two slices."""
+    """Each slice has the same length or one token more, and a rank has one or two slices."""
     call = draw(place.calls(largest=20))
     count = len(call["ranks"])
     call = call.but(positions=np.arange(len(call["positions"])), ranks=np.arange(count))

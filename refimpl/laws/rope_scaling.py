@@ -45,7 +45,8 @@ def frequencies_stay_within_the_trained_context(dynamic_ntk_scaling: Subject, dr
 
 @law("dynamic_ntk_scaling")
 def it_equals_another_theta(dynamic_ntk_scaling: Subject, draw: Draw) -> None:
-    """theta · s^(2J / (2J − 2)): the first pair is kept, the last one divided by s."""
+    """The frequencies equal those of theta · s^(2J / (2J − 2)): the first pair is unchanged, the last one is
+    divided by s."""
     pairs, theta = draw(st.integers(2, 9)), draw(st.sampled_from((10_000.0, 50.0)))
     f = rope_frequencies(np.arange(pairs), theta=theta)
     call = dynamic_ntk_scaling.call(f, factor=8.0, original_context=16, context=40)
@@ -71,7 +72,7 @@ def fast_pairs_are_kept_and_slow_ones_divided(yarn_scaling: Subject, draw: Draw)
 
 @law("longrope_scaling")
 def the_context_chooses_the_factors(longrope_scaling: Subject, draw: Draw) -> None:
-    """The factors for the other context length aren't used."""
+    """Only the factors for the given context length are used, not those for the other one."""
     call = draw(longrope_scaling.calls())
     other = "short" if call["context"] > call["original_context"] else "long"
     changed = call.but(**{other: call[other] + 1})

@@ -47,7 +47,8 @@ def _of_keys(shape: tuple[int, ...], kv_heads: int, size: int) -> tuple[int, ...
 
 @law("shared_attention")
 def each_token_sees_the_cache_up_to_itself(shared_attention: Subject, draw: Draw) -> None:
-    """Token t of a row sees the keys up to its own place, in its window, row by row and token by token."""
+    """Token t of a row sees the keys up to its own position that are in its window, computed row by row and
+    token by token."""
     call = draw(shared_attention.calls())
     x, settings, past = call["x"].astype(np.float64), call["settings"], call["past"]
     at = past[:, None] + np.arange(x.shape[1])

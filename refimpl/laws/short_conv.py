@@ -1,5 +1,5 @@
-"""Laws of short convolutions: the sum over the latest inputs, and the state, also of layers with a
-matrix for each head."""
+"""Laws of short convolutions: the sum over the latest inputs, and the state. They also check the states of
+layers with a matrix for each head."""
 
 from __future__ import annotations
 

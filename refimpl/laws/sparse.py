@@ -44,7 +44,7 @@ def sparse_is_plain_attention_under_the_mask(sparse_attend: Subject, draw: Draw)
 
 @law("sparse_attend")
 def with_every_pair_it_is_plain_attention(sparse_attend: Subject, draw: Draw) -> None:
-    """A full pattern leaves nothing out."""
+    """With all pairs of blocks listed, the result is that of plain attention."""
     call = draw(sparse_attend.calls(mask=None, keys=None))
     rows, columns = np.nonzero(np.ones((call["q"].shape[1], call["k"].shape[1])))
     full = call.but(rows=rows, columns=columns)
@@ -53,7 +53,7 @@ def with_every_pair_it_is_plain_attention(sparse_attend: Subject, draw: Draw) ->
 
 @law("sparse_attend")
 def pairs_are_a_set(sparse_attend: Subject, draw: Draw) -> None:
-    """The order of the list doesn't matter."""
+    """The order of the listed pairs doesn't matter."""
     call = draw(sparse_attend.calls())
     other = sparse_attend.take(call, "M", draw(permutations(len(call["rows"]))))
     sparse_attend.near(sparse_attend(other), sparse_attend(call), call, other)

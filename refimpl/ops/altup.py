@@ -40,7 +40,8 @@ class AltUpWeights(TypedDict):
 
 
 class StreamWeights(TypedDict):
-    """The maps of one stream but the first: from the embedding to it, and from it to the output."""
+    """The projections of each stream except the first: from the embedding to the stream, and from the stream
+    to the output."""
 
     enter: Float[Array, "D D"] | Blocks
     leave: Float[Array, "D D"] | Blocks
@@ -102,7 +103,7 @@ def altup_correct(
 
 @op
 def same_magnitude(x: Float[Array, "B T D"], like: Float[Array, "B T D"]) -> Float[Array, "B T D"]:
-    """√mean(like²) / √max(mean(x²), 1e-5) · x: the direction of x with the size of `like`.
+    """√mean(like²) / √max(mean(x²), 1e-5) · x: a vector in the direction of x with the magnitude of `like`.
 
     Conventions: the bound is Gemma 3n's, so that a vector of zeros stays one.
     """

@@ -39,7 +39,7 @@ __all__ = ["BlockWeights", "LayerInputs", "Positions", "block", "encoder_block"]
 
 
 class CrossWeights(CrossKeyWeights, CrossAttentionWeights):
-    """The leaves of cross-attention."""
+    """The parameters of cross-attention."""
 
 
 class BlockWeights(TypedDict):

@@ -1,4 +1,4 @@
-"""One-dimensional convolutions: each output is a linear map of a few vectors in a row."""
+"""One-dimensional convolutions: each output is a linear function of a few neighbouring vectors."""
 
 from __future__ import annotations
 

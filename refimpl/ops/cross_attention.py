@@ -23,7 +23,7 @@ __all__ = ["CrossAttentionWeights", "CrossKeyWeights", "EncoderKV", "cross_atten
 
 
 class CrossKeyWeights(TypedDict):
-    """The leaves that map the encoder's output to keys and values."""
+    """The parameters that project the encoder's output to keys and values."""
 
     wk: Float[Array, "D G*K"] | Blocks
     wv: Float[Array, "D G*K"] | Blocks

@@ -1,5 +1,5 @@
-"""Linear attention with decay and the delta rule: the four rules of ONNX's LinearAttention, and the gated
-delta rule token by token and in chunks."""
+"""Linear attention with decay and the delta rule: the four update rules of ONNX's LinearAttention, and the
+gated delta rule token by token and in chunks."""
 
 from __future__ import annotations
 

@@ -171,7 +171,8 @@ class DisentangledAttention(TokenMixer):
 
     @classmethod
     def drawn(cls, chosen: Mapping[str, Any], size: Mapping[str, int]) -> DisentangledAttention:
-        """Terms are those whose maps are there; with shared maps, both."""
+        """Return settings for the chosen arrays. They include a term if its projections are chosen, and both
+        terms if projections are shared."""
         shared = chosen["shared"]
         return cls(
             heads=size["H"],

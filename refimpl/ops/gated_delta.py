@@ -127,7 +127,7 @@ class GatedDelta(TokenMixer):
 
     @property
     def fine(self) -> bool:
-        """Whether each number of a key decays by itself."""
+        """Whether each element of a key has a decay of its own."""
         return self.by_channel or self.rank is not None
 
     @property

@@ -1,4 +1,5 @@
-"""Gaussian top-k: the largest numbers of a vector, found by its mean and deviation instead of by sorting."""
+"""Gaussian top-k: selects the largest elements of a vector by their mean and deviation instead of by
+sorting."""
 
 from __future__ import annotations
 

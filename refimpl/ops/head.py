@@ -30,7 +30,7 @@ __all__ = ["HeadWeights", "LabelWeights", "LinearWeights", "pool", "unit"]
 
 
 class LinearWeights(TypedDict):
-    """The leaves of a linear map."""
+    """The parameters of a linear layer."""
 
     weight: Float[Array, "D F"] | Blocks
     bias: NotRequired[Float[Array, " F"]]

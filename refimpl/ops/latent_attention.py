@@ -312,7 +312,7 @@ class LatentAttention(TokenMixer):
 
     @classmethod
     def drawn(cls, chosen: Mapping[str, Any], size: Mapping[str, int]) -> LatentAttention:
-        """With positions where there are angles."""
+        """Return settings for the chosen arrays, with positions if angles are chosen."""
         position = None
         if chosen["rotary"] is not None:
             position = Rope(10_000.0, 2 * size["J"], interleaved=chosen["interleaved"])

@@ -18,7 +18,8 @@ __all__ = ["LaurelWeights", "laurel"]
 
 
 class LaurelWeights(TypedDict):
-    """The leaves of a learned residual: the maps to its rank and back, and the norm of their result."""
+    """The parameters of a learned residual: the projections to its rank and back, and the norm of the
+    result."""
 
     left: Float[Array, "D F"] | Blocks
     right: Float[Array, "F D"] | Blocks

@@ -47,8 +47,8 @@ __all__ = ["Lightning", "LightningState", "LightningStates", "LightningWeights",
 
 
 class LightningWeights(TypedDict):
-    """The leaves of lightning attention: queries, keys and values side by side, the output's gate, its norm,
-    and the map back."""
+    """The parameters of lightning attention: queries, keys and values side by side, the output's gate, its
+    norm, and the output projection."""
 
     wi: Float[Array, "D 3*H*K"] | Blocks
     wz: Float[Array, "D H*K"] | Blocks
@@ -70,7 +70,7 @@ class LightningState(NamedTuple):
 
 @dataclass(frozen=True)
 class LightningStates(RecurrentState):
-    """The matrices that lightning attention keeps."""
+    """The state of lightning attention: a matrix for each head."""
 
     holds = LightningState
 

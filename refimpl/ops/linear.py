@@ -1,4 +1,4 @@
-"""Linear maps: y = x W + b."""
+"""Linear layers: y = x W + b."""
 
 from __future__ import annotations
 

@@ -42,7 +42,7 @@ __all__ = [
 
 
 class LinearAttentionWeights(TypedDict):
-    """The leaves of a sublayer of linear attention: projections with their biases."""
+    """The parameters of a sublayer of linear attention: projections with their biases."""
 
     wq: Float[Array, "D H*K"] | Blocks
     wk: Float[Array, "D G*K"] | Blocks
@@ -69,7 +69,7 @@ class LinearState(NamedTuple):
 
 @dataclass(frozen=True)
 class LinearSums(RecurrentState):
-    """The sums over keys and values that linear attention keeps."""
+    """The state of linear attention: sums over keys and values."""
 
     holds = LinearState
 
@@ -173,7 +173,8 @@ def linear_attend(
     v: Float[Array, "B S G V"],
     keys: Bool[Array, "B S"] | None = None,
 ) -> Float[Array, "B T H V"]:
-    """Σ_s (q·k_s) v_s / Σ_s q·k_s as q Σ_s k_s v_sᵀ / q·Σ_s k_s (Katharopoulos et al. 2020, eq. 5).
+    """Linear attention over a whole text: Σ_s (q·k_s) v_s / Σ_s q·k_s, computed as q Σ_s k_s v_sᵀ / q·Σ_s k_s
+    (Katharopoulos et al. 2020, eq. 5).
 
     q and k are features. `keys` says which keys are real; every query sees all of them.
     Conventions: where q·Σ k is 0 (ReLU features may give that) the output is 0.
@@ -278,7 +279,8 @@ def linear_attention(
 def attend_from(
     q: Array, k: Array, v: Array, cache: LinearState, past: Array, *, settings: LinearAttention
 ) -> tuple[Array, LinearState]:
-    """`linear_recurrent` over the features of queries [B, T, H, K] and keys [B, T, G, K], from a cache on."""
+    """Continue `linear_recurrent` from a cache, over the features of queries [B, T, H, K] and keys [B, T, G,
+    K]."""
     features = elu_features if settings.features == "elu" else relu_features
     q, k = features(q), features(k)
     if cache.lengths is not None:

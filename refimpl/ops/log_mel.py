@@ -93,7 +93,8 @@ def log_mel(
     least: float,
     span: float,
 ) -> Float[Array, "B T D"]:
-    """y = (max(x, max x − span) + 4) / 4, x = log₁₀ max(power · filters, least); Whisper's are 10⁻¹⁰ and 8.
+    """y = (max(x, max x − span) + 4) / 4, x = log₁₀ max(power · filters, least). Whisper's span and least are
+    8 and 10⁻¹⁰.
 
     Conventions: the largest x is that of the row, so a frame depends on the loudest one of its sound.
     """

@@ -128,7 +128,8 @@ class LongformerAttention(TokenMixer):
 
     @classmethod
     def drawn(cls, chosen: Mapping[str, Any], size: Mapping[str, int]) -> LongformerAttention:
-        """Global tokens where their maps are there: the question's where its end is given, else the first."""
+        """Return settings for the chosen arrays, with global tokens if their projections are chosen. The
+        question's tokens are global if its end is chosen, otherwise the first token is."""
         seen = FirstToken() if chosen["question"] is None else QuestionTokens(0)
         return cls(size["H"], size["K"], chosen["reach"], None if chosen["wq_global"] is None else seen)
 

@@ -59,7 +59,7 @@ __all__ = [
 
 
 class LongT5Weights(TypedDict):
-    """The leaves of LongT5's attention; with summaries also the weight of their norm."""
+    """The parameters of LongT5's attention. With summaries they include the weight of the summaries' norm."""
 
     wq: Float[Array, "D H*K"] | Blocks
     wk: Float[Array, "D H*K"] | Blocks
@@ -148,7 +148,7 @@ class LongT5Attention(TokenMixer):
 
     @classmethod
     def drawn(cls, chosen: Mapping[str, Any], size: Mapping[str, int]) -> LongT5Attention:
-        """Summaries where their biases are there."""
+        """Return settings for the chosen arrays, with summaries if their biases are chosen."""
         return cls(
             heads=size["H"],
             head_size=size["K"],

@@ -37,7 +37,8 @@ __all__ = [
 
 
 class LstmWeights(TypedDict):
-    """The weights of a layer in one direction: for the input, for h, the bias and the peepholes."""
+    """The parameters of a layer in one direction: the weights for the input and for h, the bias and the
+    peepholes."""
 
     wx: Float[Array, "D 4*F"]
     wh: Float[Array, "F 4*F"]
@@ -46,7 +47,7 @@ class LstmWeights(TypedDict):
 
 
 class LstmLayerWeights(TypedDict):
-    """The leaves of a sublayer: those of the gates, and the map back to the model's width."""
+    """The parameters of a sublayer: those of the gates, and the projection to the model's width."""
 
     wx: Float[Array, "D 4*F"]
     wh: Float[Array, "F 4*F"]
@@ -82,9 +83,9 @@ class LstmStates(RecurrentState):
 
 
 class LSTM(TokenMixer):
-    """A long short-term memory of `width` units, and a linear map back to the model's width (`ops.lstm`).
+    """A long short-term memory of `width` units, with a projection to the model's width (`ops.lstm`).
 
-    `bias` is that of the gates.
+    `bias` says whether the gates have biases.
     """
 
     width: int = bounded("width", "width of the LSTM")

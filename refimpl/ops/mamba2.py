@@ -110,7 +110,7 @@ class HybridCache(NamedTuple):
         return HybridCache(*self.attention.select(rows)[:2], *self.states.select(rows))
 
     def grow(self, capacity: int) -> HybridCache:
-        """The same tokens with just `capacity` places for keys and values."""
+        """Return a cache with the same tokens and exactly `capacity` places for keys and values."""
         return HybridCache(*self.attention.grow(capacity)[:2], *self.states.grow(capacity))
 
 

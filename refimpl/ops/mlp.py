@@ -21,7 +21,7 @@ __all__ = ["GatedMlpWeights", "PlainMlpWeights", "gated_mlp", "plain_mlp", "swig
 
 
 class PlainMlpWeights(TypedDict):
-    """The leaves of a plain mlp."""
+    """The parameters of an mlp without a gate."""
 
     up: Float[Array, "D F"] | Blocks
     down: Float[Array, "F D"] | Blocks

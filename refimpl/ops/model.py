@@ -107,7 +107,7 @@ class MTPWeights(MTPInputWeights, StackWeights):
 
 
 class ModelWeights(TypedDict):
-    """The leaves of a model, by the names that `params.shapes` gives them."""
+    """The parameters of a model, by the names of `params.shapes`."""
 
     embedding: EmbeddingWeights
     encoder: NotRequired[StackWeights]

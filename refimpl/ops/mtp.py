@@ -56,7 +56,7 @@ __all__ = ["MTPInputWeights", "mtp_input"]
 
 
 class MTPInputWeights(TypedDict):
-    """The leaves that join two vectors: a norm of each, and the map M from both."""
+    """The parameters that join two vectors: a norm for each, and the projection M of both."""
 
     token_norm: Float[Array, " D"]
     hidden_norm: Float[Array, " D"]

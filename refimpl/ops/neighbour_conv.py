@@ -31,7 +31,7 @@ __all__ = ["NeighbourConvWeights", "neighbour_conv"]
 
 
 class NeighbourConvWeights(TypedDict):
-    """The leaves of a convolution: its 2A + 1 matrices one below the other, and its bias."""
+    """The parameters of a convolution: its 2A + 1 matrices one below the other, and its bias."""
 
     weight: Float[Array, "2*A*D+D D"] | Blocks
     bias: NotRequired[Float[Array, " D"]]

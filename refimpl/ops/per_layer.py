@@ -1,4 +1,5 @@
-"""Per-layer embeddings: a small vector of each token for every layer, looked up instead of computed."""
+"""Per-layer embeddings: each layer has a small vector for every token, read from a table instead of
+computed."""
 
 from __future__ import annotations
 

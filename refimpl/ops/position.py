@@ -1,4 +1,5 @@
-"""Positions: vectors added to those of the tokens, or rotations of pairs of a head's elements (rotary)."""
+"""Positions: vectors that are added to those of the tokens, or rotations of pairs of a head's elements
+(rotary)."""
 
 from __future__ import annotations
 

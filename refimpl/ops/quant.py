@@ -1,4 +1,4 @@
-"""Quantization: numbers as small integers times a scale; the integers are specified exactly."""
+"""Quantization: values as small integers times a scale. The integers are specified exactly."""
 
 from __future__ import annotations
 

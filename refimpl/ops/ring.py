@@ -20,7 +20,7 @@ __all__ = ["Placement", "place", "ring_attend"]
 
 
 class Placement(NamedTuple):
-    """Which rank holds each token; `ranks` is 0 … X−1."""
+    """The rank of each token. `ranks` is 0 … X−1."""
 
     owner: Index[Array, " T", "< X"]
     ranks: Int[Array, " X"]

@@ -50,7 +50,8 @@ __all__ = [
 
 
 class ShortConvWeights(TypedDict):
-    """The leaves of a short convolution: the maps in and out, the kernel, and their biases."""
+    """The parameters of a short convolution: the input and output projections, the kernel, and their
+    biases."""
 
     wi: Float[Array, "D 3*F"] | Blocks
     conv: Float[Array, "A+1 F"]
@@ -89,7 +90,7 @@ class MatrixState(NamedTuple):
 
 @dataclass(frozen=True)
 class ConvTail(RecurrentState):
-    """The last inputs of a short convolution, `count` tokens."""
+    """The state of a short convolution: its last `count` inputs."""
 
     holds = ConvState
     adds_up = False
@@ -132,7 +133,7 @@ class MatrixStates(RecurrentState):
 class ShortConv(TokenMixer):
     """A convolution over the `length` latest tokens, in `width` channels between gates (`ops.short_conv`).
 
-    `bias` is that of the convolution and of both maps.
+    `bias` says whether the convolution and both projections have biases.
     """
 
     width: int = bounded("width", "width of the convolution")

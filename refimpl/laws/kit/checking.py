@@ -53,7 +53,8 @@ def law(*names: str) -> Callable[[Law], Law]:
 
 
 def equals_the_specification(kernel: Subject, draw: Draw) -> None:
-    """The same types and integers as the specification, and floats within the computed budget."""
+    """The result has the specification's types and integers, and its floats are within the computed
+    budget."""
     call = draw(kernel.calls())
     got = {n: np.asarray(a) for n, a in flat(kernel(call))}
     run = lambda change: call.run(kernel.f.body, change)  # noqa: E731

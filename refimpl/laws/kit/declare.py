@@ -33,7 +33,7 @@ UNFED = "can't be fed"
 
 
 class UnfedError(Exception):
-    """A declaration for which no arguments can be drawn."""
+    """A declaration for which the kit can't generate arguments."""
 
 
 class Index:
@@ -50,7 +50,7 @@ class _Index:
 
 @dataclass(frozen=True)
 class Declared:
-    """An array: the kind of its numbers, its axes, and the bound of an index."""
+    """A declared array: the kind of its numbers, its axes, and the bound of an index."""
 
     kind: str
     dims: tuple[str, ...]
@@ -95,7 +95,7 @@ class Structure:
 
 @dataclass(frozen=True)
 class Function:
-    """A public function and what it declares; `returns` is one option or several in order."""
+    """A public function with its declared arguments. `returns` is one option, or several in order."""
 
     name: str
     body: Callable[..., Any]

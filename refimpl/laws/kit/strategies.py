@@ -1,4 +1,4 @@
-"""Small strategies that laws share."""
+"""Small strategies for random inputs, which several laws use."""
 
 from __future__ import annotations
 

@@ -20,7 +20,7 @@ from .results import compare, flat
 
 
 class UnsupportedError(Exception):
-    """A law needs what the function under test doesn't take, so it doesn't apply."""
+    """A law that doesn't apply, since the function under test lacks an argument that the law needs."""
 
 
 @dataclass(frozen=True)
