@@ -1,4 +1,4 @@
-"""What this machine offers a process: processors, useful threads, int8 instructions, memory."""
+"""The hardware that a process may use: processors, useful threads, int8 instructions, memory."""
 
 from __future__ import annotations
 
@@ -18,14 +18,15 @@ TRIM_THRESHOLD, KEPT = -1, 2**25
 
 
 def affinity() -> set[int]:
-    """The logical processors that this process may run on."""
+    """Return the logical processors on which this process may run."""
     if sys.platform == "linux":
         return os.sched_getaffinity(0)
     return set(range(os.cpu_count() or 1))
 
 
 def cores(processors: set[int], root: Path = CPUS) -> int:
-    """How many physical cores the logical processors have; one each if the system doesn't say."""
+    """Return the number of physical cores behind the logical processors. If the system doesn't report it,
+    each logical processor counts as a core."""
 
     def siblings(processor: int) -> str:
         try:
@@ -37,7 +38,8 @@ def cores(processors: set[int], root: Path = CPUS) -> int:
 
 
 def quota(root: Path = CGROUPS, groups: Path = Path("/proc/self/cgroup")) -> float:
-    """The processor time that cgroups allow, in processors: the lowest of this group and those above it."""
+    """Return the processor time that cgroups allow, in processors: the lowest limit of this group and those
+    above it."""
     try:
         names = [line.split(":", 2)[2].strip("/") for line in groups.read_text().splitlines()]
     except (OSError, IndexError):
@@ -64,14 +66,15 @@ def _ratio(file: Path, period: str = "") -> float:
 
 
 def threads() -> int:
-    """The number of useful threads: a second one on a core, or one beyond the quota, only waits."""
+    """Return the useful number of threads. A second thread on a core, or one beyond the quota, would only
+    wait."""
     allowed = min(len(affinity()), quota())
     return max(1, min(int(allowed), cores(affinity())))
 
 
 @cache
 def flags() -> frozenset[str]:
-    """The processor's feature flags as Linux names them; empty where they can't be read."""
+    """Return the processor's feature flags by Linux's names. Empty if they can't be read."""
     try:
         lines = Path("/proc/cpuinfo").read_text().splitlines()
     except OSError:
@@ -85,7 +88,7 @@ def flags() -> frozenset[str]:
 
 
 def processor() -> str:
-    """The processor's name; without /proc/cpuinfo the name of its architecture."""
+    """Return the processor's name, or without /proc/cpuinfo the name of its architecture."""
     try:
         lines = Path("/proc/cpuinfo").read_text().splitlines()
     except OSError:
@@ -95,17 +98,18 @@ def processor() -> str:
 
 
 def saturates(machine: str = "", have: frozenset[str] | None = None) -> bool:
-    """True on x86 without VNNI, whose fast product of uint8 and int8 clips its 16-bit sums."""
+    """Whether the fast product of uint8 and int8 clips its 16-bit sums, as on x86 without VNNI."""
     have = flags() if have is None else have
     x86 = (machine or platform.machine()).lower() in ("x86_64", "amd64", "i386", "i686")
     return x86 and not have & {"avx512_vnni", "avx_vnni"}
 
 
 def memory(groups: Path = CGROUPS, meminfo: Path = Path("/proc/meminfo")) -> int | None:
-    """Bytes that a process can still get: what the system has available, within the cgroup's limit.
+    """Return how many bytes a process can still get: the system's available memory, within the cgroup's
+    limit.
 
-    A cgroup counts cached files as used. The kernel drops those that weren't read for a while before it
-    refuses memory (`inactive_file`), so they are available, as in the system's own count.
+    A cgroup counts cached files as used. Before the kernel refuses memory, it drops cached files that weren't
+    read for a while (`inactive_file`). So these count as available here, as in the system's own count.
     """
     free: list[int] = []
     try:
@@ -137,7 +141,8 @@ def _statistic(file: Path, name: str) -> int:
 
 
 def peak_memory() -> int | None:
-    """The most bytes of memory that this process has had; None where the system doesn't say."""
+    """Return the largest number of bytes of memory that this process has had. None if the system doesn't
+    report it."""
     try:
         # Linux's ru_maxrss starts at the peak of the process that forked, VmHWM doesn't.
         lines = Path("/proc/self/status").read_text().splitlines()
@@ -152,7 +157,7 @@ def peak_memory() -> int | None:
 
 
 def user_seconds() -> float:
-    """Seconds that this process has computed, without what the system computed for it."""
+    """Return the seconds that this process has computed, without the time that the system computed for it."""
     try:
         import resource
     except ImportError:
@@ -161,17 +166,17 @@ def user_seconds() -> float:
 
 
 def trim() -> None:
-    """Return freed memory to the system, where the allocator (glibc) would keep it."""
+    """Return freed memory to the system, which the allocator (glibc) would otherwise keep."""
     with contextlib.suppress(OSError, AttributeError, TypeError):
         ctypes.CDLL(None).malloc_trim(0)
 
 
 def return_large_blocks() -> None:
-    """Return large blocks to the system once they are freed, where the allocator (glibc) would keep them:
-    after it freed one, it takes those of that size from memory that it can return in part only.
+    """Make the allocator (glibc) return large blocks to the system as soon as they are freed.
 
-    It keeps smaller ones, up to several steps' logits: told one size, it adapts the other no more, and would
-    return and get logits in each step.
+    By default glibc, after it has freed a large block, takes blocks of that size from memory that it can
+    return only in part. It still keeps smaller blocks, up to the logits of several steps. Both limits must be
+    set: if one is set, glibc no longer adapts the other, and would return and allocate logits in each step.
     """
     with contextlib.suppress(OSError, AttributeError, TypeError):
         glibc = ctypes.CDLL(None)

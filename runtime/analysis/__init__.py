@@ -1,5 +1,5 @@
 """Experiments on models and their parts: cost, memory, attention, perplexity.
 
-In: a Config, weights or texts. Out: records of numbers, which commands print as tables, JSON and pictures.
-Nothing here prints.
+They take a Config, weights or texts and return records of numbers. Commands print these records as tables,
+JSON and pictures.
 """

@@ -22,7 +22,7 @@ Heads = dict[tuple[int, int], np.ndarray]  # (layer, head) -> weights [T, T], qu
 
 @dataclass(frozen=True)
 class StrongestHead:
-    """The head that attends most to a word."""
+    """The head that pays most attention to a word."""
 
     layer: int
     head: int
@@ -31,7 +31,8 @@ class StrongestHead:
 
 @dataclass(frozen=True)
 class Seen:
-    """A word that is attended to: its first token, its share of the attention, and its strongest head."""
+    """A word that gets attention: its first token, its share of the attention, and the head that gives it
+    most."""
 
     word: str
     token: int
@@ -41,7 +42,8 @@ class Seen:
 
 @dataclass(frozen=True)
 class View:
-    """What one word attends to: other words, itself, and tokens that take the attention of idle heads."""
+    """The targets of one word's attention: other words, the word itself, and tokens that take the attention
+    of idle heads."""
 
     word: str
     looks_at: list[Seen]

@@ -73,7 +73,8 @@ def without_exporter() -> list[RuntimeAnswer]:
 
 
 def answer(bundle: Bundle, runtime: str, row: str, path: str | None = None) -> RuntimeAnswer:
-    """A runtime that computes what a row of the certificate measured; its path may have a name of its own."""
+    """Return the answer of a runtime that computes what a row of the certificate measured. `path` is what to
+    call it, by default the row's name."""
     return RuntimeAnswer(runtime, path or row, loss(bundle, row))
 
 

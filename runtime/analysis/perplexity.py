@@ -35,9 +35,10 @@ DIVIDED = (LinearScaling, Yarn, Llama3Scaling, ProportionalScaling)
 
 @dataclass(frozen=True)
 class Perplexity:
-    """Perplexity of one way to stretch positions: in each part, within the trained length, and beyond it.
+    """The perplexity of one way to stretch positions: in each part of the text, within the trained length,
+    and beyond it.
 
-    None stands for no token there.
+    None means that there are no tokens.
     """
 
     parts: list[float | None]
@@ -47,9 +48,10 @@ class Perplexity:
 
 @dataclass(frozen=True)
 class Comparison:
-    """The perplexities of ways to stretch positions, over the same windows of a text.
+    """The perplexities of several ways to stretch positions, over the same windows of a text.
 
-    `same` has for each way the first one that rotates alike, which alone was computed.
+    Ways with equal rotations are computed once. `same` gives for each way the first way with the same
+    rotations.
     """
 
     trained: int
@@ -157,7 +159,8 @@ def compare(
 def losses(
     config: Config, params: Tree, windows: Sequence[Sequence[int]], stage: str, progress: Progress
 ) -> np.ndarray:
-    """−log p of the token after each position, [windows, length − 1], by the specification."""
+    """Return −log p of the token after each position, [windows, length − 1], computed by the
+    specification."""
     engine = NumpyEngine(config, params)
     rows = []
     total, done = sum(len(window) - 1 for window in windows), 0

@@ -48,11 +48,12 @@ Stopped = Literal["time", "memory"]
 
 @dataclass(frozen=True)
 class Mechanism:
-    """One way for tokens to see others: `make(n)` gives the call to measure, on n tokens.
+    """A way for tokens to exchange information, such as attention. `make(n)` returns the call to measure, on
+    n tokens.
 
-    `steps(n)` can't run in parallel, however many processors there are, a sum counting as one; `path(n)`
-    layers or steps are between the first input and the last output. `kept(n)` numbers of the n tokens are
-    what the next one needs.
+    `steps(n)` counts the operations that must run one after another on any number of processors; a sum counts
+    as one. `path(n)` counts the layers or steps between the first input and the last output. `kept(n)` is how
+    many numbers of the n tokens the next token needs.
     """
 
     make: Callable[[int], Callable[[], object]]
@@ -71,8 +72,8 @@ class Sample(NamedTuple):
 
 
 class Fit(NamedTuple):
-    """The exponent of a power law with the ends of its 95 % interval, fitted to lengths from `first` to
-    `last`."""
+    """A power law fitted to the lengths from `first` to `last`: its exponent, with the ends of the 95 %
+    interval."""
 
     exponent: float
     low: float
@@ -103,8 +104,8 @@ class Growth:
 class Dependence:
     """How much the last of n outputs changes with the first input, for each n.
 
-    None means below rounding. The LSTM's falls by the factor `lstm_a_token` with each token, attention's with
-    n to the power of `attention_exponent`.
+    None means that the change is smaller than rounding. The LSTM's falls by the factor `lstm_a_token` with
+    each token, attention's as n to the power of `attention_exponent`.
     """
 
     n: list[int]
@@ -206,11 +207,12 @@ def lengths_up_to(longest: int) -> list[int]:
 
 
 def measure(lengths: Sequence[int], until: float, progress: Progress) -> dict[str, Growth]:
-    """Mechanism -> its cost at each length, as far as memory and time allow (`until`, monotonic).
+    """Measure the cost of each mechanism at each length, as far as memory and time allow (`until`,
+    monotonic).
 
-    The shortest length that is left is measured next, but what takes more than its share of the time waits
-    for the others, which finish first. On a busy machine a second of computing is expected to take as long as
-    it took so far, so that a single delay stops nothing. The first length is always measured.
+    The shortest remaining length is measured next. A mechanism that takes more than its share of the time
+    waits until the others are finished. A second of computing is expected to take as long as before, so a
+    single delay on a busy machine stops nothing. The first length is always measured.
     """
     every = mechanisms()
     samples: dict[str, list[Sample]] = {name: [] for name in every}
@@ -293,7 +295,7 @@ def peak(call: Callable[[], object]) -> int:
 
 
 def user_time(call: Callable[[], object]) -> float:
-    """Seconds of computing per call. Fresh memory costs system time, page by page, which isn't counted."""
+    """Return seconds of computing per call. They don't include the system's time for new pages of memory."""
     begin, calls, spent = hardware.user_seconds(), 0, 0.0
     while spent < LEAST:
         call()
@@ -303,11 +305,11 @@ def user_time(call: Callable[[], object]) -> float:
 
 
 def fit(lengths: Sequence[int], values: Sequence[float]) -> Fit | None:
-    """The power law of the upper half of the lengths, where what doesn't grow counts least; None for fewer
+    """Fit a power law to the upper half of the lengths, where constant costs matter least. None for fewer
     than POINTS lengths.
 
-    The least-squares line of log value over log length. The interval is Student's t times the slope's
-    standard error, from the residuals: it covers noise, and a curve that is no power law yet.
+    It is the least-squares line of log value over log length. The interval is Student's t times the slope's
+    standard error, from the residuals. It covers noise, and a curve that isn't yet a power law.
     """
     points = max(POINTS, len(lengths) - len(lengths) // 2)
     if len(lengths) < points:
@@ -327,10 +329,10 @@ def slope(x: Sequence[float], y: Sequence[float]) -> float:
 
 
 def dependence(distances: Sequence[int]) -> Dependence:
-    """How much the last output of n tokens changes with the first input, for an LSTM and for attention.
+    """Measure how much the last output of n tokens changes with the first input, for an LSTM and for
+    attention.
 
-    |y(x + hd) − y(x − hd)| / 2h along a random direction d, root mean square over eight texts. Weights have
-    the size 1/sqrt(width); the LSTM's forget gate has a bias of 1, as usual.
+    |y(x + hd) − y(x − hd)| / 2h along a random direction d, root mean square over eight texts. Weights have the size 1/sqrt(width); the LSTM's forget gate has a bias of 1, as usual.
     """
     rng = np.random.default_rng(0)
     wx, wh = rng.standard_normal((2, WIDTH, 4 * WIDTH)) * WIDTH**-0.5

@@ -1,6 +1,7 @@
-"""The size of a model: parameters, bytes of weights and cache, and the longest text that fits the memory.
+"""The size of a model: parameters, bytes of weights and cache, and the longest text for which the memory
+suffices.
 
-All of it follows from the Config; no weight is read.
+Everything is computed from the Config, without reading weights.
 """
 
 from __future__ import annotations
@@ -42,7 +43,7 @@ class Need:
 
 @dataclass(frozen=True)
 class Saving:
-    """Bytes without a technique and with it."""
+    """The bytes that something takes without a technique and with it."""
 
     without: int
     used: int

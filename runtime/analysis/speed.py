@@ -23,9 +23,9 @@ from ..tasks import load
 
 @dataclass(frozen=True)
 class Speed:
-    """One run in a fresh process; `peak_rss_mb` is None where the system doesn't say.
+    """The speeds of one run in a new process. `peak_rss_mb` is None if the system doesn't report it.
 
-    `path` names what computed it (`runtime.ort.engine`).
+    `path` names the code that computed it (`runtime.ort.engine`).
     """
 
     path: str
@@ -38,7 +38,7 @@ class Speed:
 
 @dataclass(frozen=True)
 class Spread:
-    """A figure over several runs; one run has no standard deviation."""
+    """A figure over several runs, with its standard deviation. A single run has none."""
 
     mean: float
     std: float | None
@@ -49,7 +49,7 @@ class Spread:
 
 @dataclass(frozen=True)
 class Setting:
-    """The figures of one number of threads and one size of prompt, and what computed them."""
+    """The figures for one number of threads and one prompt length, and the code that computed them."""
 
     path: str
     threads: int

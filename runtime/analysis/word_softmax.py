@@ -18,7 +18,8 @@ WIDTH, TOKENS = 256, 128
 
 @dataclass(frozen=True)
 class SoftmaxCost:
-    """Parameters, and seconds and bytes of log p for TOKENS next words."""
+    """The cost of a softmax: its parameters, and the seconds and bytes to compute log p for TOKENS next
+    words."""
 
     parameters: int
     seconds: float
@@ -26,15 +27,17 @@ class SoftmaxCost:
 
 
 def needed_bytes(words: int) -> int:
-    """About what the full softmax needs: its table, and four arrays of logits while it is computed."""
+    """Return about how many bytes the full softmax needs: its table, and four arrays of logits during the
+    computation."""
     return 4 * words * (WIDTH + 4 * TOKENS)
 
 
 def softmax_costs(words: int, until: float) -> dict[str, SoftmaxCost]:
-    """Kind -> its cost, on random float32 numbers. After `until` no sample is taken but the first.
+    """Measure the cost of each kind of softmax, on random float32 numbers. After the time `until`, no samples
+    are taken except the first.
 
-    The next words follow Zipf's law, the r-th word being as likely as 1 / r: an adaptive softmax saves time
-    because most words are in its short list.
+    The next words follow Zipf's law: the r-th word's probability is proportional to 1 / r. An adaptive
+    softmax saves time because most words are in its short list.
     """
     rng = np.random.default_rng(0)
     x = rng.standard_normal((1, TOKENS, WIDTH), np.float32)

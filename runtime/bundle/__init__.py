@@ -1,5 +1,5 @@
 """The format of an exported model on disk: its manifest, its graphs' inputs and outputs, its weights.
 
-In: a directory. Out: a validated `Bundle`. Schemes and targets are records here, and weights are rounded
-here.
+A directory is opened as a validated `Bundle`. The room also has the records of schemes and targets, and the
+rounding of weights.
 """

@@ -36,7 +36,7 @@ class BusyError(ExportError):
 
 
 def recover(path: Path | str) -> None:
-    """Finish or undo an interrupted replacement of `path`, unless the process that replaces it is alive."""
+    """Finish or undo an interrupted replacement of `path`, unless the process that replaces it still runs."""
     path = Path(path).resolve()
     if not _left(path):
         return
@@ -102,7 +102,7 @@ def settled(path: Path) -> Path:
 
 
 def sync(path: Path) -> None:
-    """Wait until a file or the entries of a directory are on disk."""
+    """Wait until a file, or a directory's list of entries, is on disk."""
     if os.name == "nt" and path.is_dir():
         return  # Windows has no handle on a directory; its renames are journalled
     fd = os.open(path, os.O_RDONLY if path.is_dir() else os.O_RDWR)

@@ -82,7 +82,7 @@ CHUNK = 2**18
 
 @dataclass(frozen=True)
 class Bundle:
-    """An opened bundle: a valid manifest, and files of the sizes that it names."""
+    """An opened bundle. Its manifest is valid, and its files have the sizes that the manifest states."""
 
     path: Path
     manifest: Manifest

@@ -108,7 +108,8 @@ class KernelForm:
 
 
 class InKernels(NamedTuple):
-    """What follows from numbers: whether keys and values are float16; forms that aren't the stored ones."""
+    """What the values of the weights decide for the kernels: whether keys and values are float16, and which
+    groups have another form than the stored one."""
 
     half_cache: bool = False
     forms: Mapping[str, KernelForm] = MappingProxyType({})

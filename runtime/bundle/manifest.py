@@ -123,7 +123,7 @@ class File:
 
 @dataclass(frozen=True)
 class MergedAdapter:
-    """The adapter that is merged into the weights of a bundle."""
+    """The adapter that was merged into a bundle's weights."""
 
     name: str
     sha256: str

@@ -37,7 +37,7 @@ class Tensor:
 
 @dataclass(frozen=True)
 class Plan:
-    """How the weights of a model are stored; leaves without a format are floats of `dtype`."""
+    """How the weights of a model are stored. Parameters without a format are floats of `dtype`."""
 
     shapes: ParameterShapes
     target: Target
@@ -61,7 +61,7 @@ class Plan:
 
     @cached_property
     def groups(self) -> dict[str, Group]:
-        """The stored weights: which leaves are joined, and in which format each is stored."""
+        """The stored weights: which parameters are joined, and in which format each group is stored."""
         return weight_storage.stored(self.shapes, self.formats, self.target)
 
     @cached_property

@@ -36,8 +36,8 @@ Operator = tuple[str, str]  # its set, and its name there
 
 @dataclass(frozen=True)
 class SameBits:
-    """Whether a token's bits are promised not to depend on what is computed with it; if not, `reason` says
-    why."""
+    """Whether a token's bits are guaranteed not to depend on the other tokens and rows of a call. If they
+    aren't, `reason` says why."""
 
     reason: str = ""
 

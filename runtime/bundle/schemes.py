@@ -1,4 +1,4 @@
-"""Schemes: what a quantization's name (`quant`) means, as records.
+"""Schemes: what the name of a quantization (`quant`) means, as records.
 
     quant         matrices                                        tables
     fp32, fp16    float                                           float
@@ -11,17 +11,17 @@
                   error, of 64 in attention and 128 in mlps,      blocks of 32, or 4-bit by choice
                   with feedback (`bundle.feedback`); if most
                   stay, the file's blocks of the others too
-    auto          as a budget chooses for each: 4-bit blocks    likewise 4-bit or 8-bit blocks of 32
+    auto          as a budget chooses for each: 4-bit blocks      likewise 4-bit or 8-bit blocks of 32
                   of 128, 64 or 32, 8-bit ones, or the file's
     keep          the file's own blocks, else 8-bit blocks of 32  the same
 
-On ort-cuda all blocks but a file's own are of 32 and symmetric. On ort-web tables that are multiplied have
-8 bits a row in int8-dynamic.
+On ort-cuda all blocks except a file's own have 32 weights and are symmetric. On ort-web, int8-dynamic stores
+tables that are used in products with 8 bits a row.
 
-Which format each weight gets from its scheme is `runtime.bundle.weight_formats`. The choices above come from
+`runtime.bundle.weight_formats` derives the format of each weight from the scheme. The choices above come from
 measurements. KL divergence on SmolLM2: int8 in blocks of 64 0.0034, not smoothed 0.0054; in blocks of 32, a
-fifth slower, 0.0024 and 0.0036; int8-dynamic 0.0180, not smoothed 0.029. The output table is what four bits
-hurt most.
+fifth slower, 0.0024 and 0.0036; int8-dynamic 0.0180, not smoothed 0.029. Of all weights, the output table
+loses most by 4 bits.
 """
 
 from __future__ import annotations
@@ -104,7 +104,7 @@ class Scheme:
 
     @property
     def searches(self) -> bool:
-        """Whether scales are searched for by the importance of a product's inputs."""
+        """Whether scales are searched for, weighting errors by the importance of a product's inputs."""
         return isinstance(self.matrices, PerBlock) and self.matrices.rounding == "least-error"
 
     @property

@@ -66,7 +66,7 @@ class WeightFormat:
 
     @property
     def by_column(self) -> bool:
-        """Whether a scale covers a whole column, or a whole row of a table."""
+        """Whether one scale covers a whole column of a matrix, or a whole row of a table."""
         return self.activations in ROW_SCALED
 
     @property

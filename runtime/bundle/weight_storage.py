@@ -70,7 +70,8 @@ class Group:
 
     @property
     def axis(self) -> int:
-        """The blocked axis: a table is blocked along its rows, a matrix along its columns."""
+        """The axis that is split into blocks. A table's blocks are parts of its rows, a matrix's are parts of
+        its columns."""
         return 1 if is_table(self.name) else 0
 
     @property

@@ -68,7 +68,7 @@ class BatchTask(ABC):
 
 
 class Embed(BatchTask):
-    """Adds `embedding`, [N, D] in float32: one vector a text; see `Model.embed`."""
+    """Adds `embedding`, [N, D] in float32: one vector for each text. `Model.embed` explains the options."""
 
     head = config.Pool
 

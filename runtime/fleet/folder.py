@@ -29,7 +29,7 @@ PARTIAL = re.compile(rf"\.{BLOCK.pattern}\.\d+|\.{re.escape(MANIFEST)}\.\d+")
 
 
 class ResultFolder:
-    """The folder of a job's results; see `opened`."""
+    """The folder of a job's results, which `opened` opens."""
 
     def __init__(self, path: Path, job: Job) -> None:
         self.path, self._job = path, job

@@ -1,7 +1,7 @@
-"""Requests on their way to replicas: what a replica's end does to them.
+"""Forwards requests to replicas, and handles the end of a replica.
 
-A request of which nothing was sent yet is asked once more, of another replica or of the one that takes its
-place. A stream that has begun can't be: it ends with an error event. Both are counted.
+A request whose answer hasn't begun is sent again, to another replica or to the one that replaces the lost
+one. A stream that has begun can't be repeated, so it ends with an error event. Both cases are counted.
 """
 
 from __future__ import annotations
@@ -36,11 +36,12 @@ OUTCOMES = ("answered", "retried", "broken", "failed")
 
 
 class ReplicaGoneError(TfmError):
-    """The replica that was asked has ended."""
+    """The replica that got the request has ended."""
 
 
 class Forward:
-    """An ASGI application that asks replicas. At `/metrics` its own figures follow those of one replica."""
+    """An ASGI application that forwards requests to replicas. `/metrics` shows the figures of one replica,
+    and then its own."""
 
     def __init__(self, ask: Ask, limits: Limits = LIMITS) -> None:
         self._ask, self._limits = ask, limits

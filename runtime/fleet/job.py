@@ -68,6 +68,7 @@ class Job:
 
     @cached_property
     def digest(self) -> str:
-        """The manifest in 12 digits: part of each result's name, so that no other job's is taken for it."""
+        """The manifest's hash in 12 digits. It is part of each result's name, so that results of different
+        jobs aren't confused."""
         text = json.dumps(self.manifest, sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()[:12]

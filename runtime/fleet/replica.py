@@ -1,4 +1,4 @@
-"""A replica: the application of `tfm-cli serve` in a process of its own, asked by `forward`."""
+"""A replica: the application of `tfm-cli serve` in its own process. `forward` sends requests to it."""
 
 from __future__ import annotations
 
@@ -16,7 +16,8 @@ from ..tasks import load
 
 
 class Replica:
-    """Models and their queues. Without keys only this machine's names are taken as Host, as `serve` does."""
+    """The models of a replica and their queues. Without keys it accepts only this machine's names as Host, as
+    `serve` does."""
 
     def __init__(
         self,
@@ -33,7 +34,8 @@ class Replica:
         self._app = application(server, keys, ["*"] if keys else LOOPBACK)
 
     async def answer(self, scope: Scope, body: bytes) -> AsyncIterator[Message]:
-        """The messages that the application sends for a request. Who stops reading them ends the request."""
+        """Yield the messages that the application sends for a request. If the caller stops iterating, the
+        request ends."""
         sent: asyncio.Queue[Message | None] = asyncio.Queue()
         parts = iter([{"type": "http.request", "body": body, "more_body": False}])
 

@@ -1,4 +1,5 @@
-"""The Ray Serve application: replicas of a server, as many as their requests ask for, behind `forward`."""
+"""The Ray Serve application: replicas of a server behind `forward`. Their number follows the number of
+requests."""
 
 from __future__ import annotations
 
@@ -23,7 +24,7 @@ SPARE = 64  # that a replica gets beyond its slots and queue: it answers them, b
 
 @serve.ingress()
 class Door:
-    """Takes requests from Ray Serve's proxy to replicas."""
+    """Forwards requests from Ray Serve's proxy to replicas."""
 
     def __init__(self, replicas: DeploymentHandle) -> None:
         self._replicas: Any = replicas.options(stream=True).answer
@@ -45,7 +46,7 @@ class Door:
 
 
 def application(given: Mapping[str, Any]) -> serve.Application:
-    """The application of settings; see `Settings`."""
+    """Return the Ray Serve application for these settings. `Settings` explains them."""
     settings = Settings.read(given)
     keys = read_keys(Path(settings.api_key_file)) if settings.api_key_file else []
     deployment: Any = serve.deployment

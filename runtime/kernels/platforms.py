@@ -20,7 +20,7 @@ FILES = {"Linux": "libtfm_kernels.so", "Darwin": "libtfm_kernels.dylib", "Window
 
 @dataclass(frozen=True)
 class Platform:
-    """A system and a machine, as the module `platform` names them."""
+    """An operating system and a machine, by the names of Python's module `platform`."""
 
     system: str
     machine: str
@@ -47,7 +47,7 @@ class Platform:
 
     @property
     def flags(self) -> tuple[str, ...]:
-        """What its linker is told: macOS's writes the path of the output into a library without a name."""
+        """The linker's flags. macOS's linker would otherwise write the output's path into a library."""
         return (f"-Wl,-install_name,@rpath/{self.file}",) if self.system == "Darwin" else ()
 
     def __str__(self) -> str:

@@ -1,7 +1,8 @@
-"""The child process of `probe`: loads a library, computes two small products, and prints what `probe` reads.
+"""The child process of `probe`: it loads a library, computes two small products, and prints the result for
+`probe`.
 
-It is run as a file, with the library's path and, if one must be used, the name of an instruction set as its
-arguments, and imports nothing of tfm. The structures are those of `source/kernels.h`.
+It runs as a file and imports nothing of tfm. Its arguments are the library's path and, if one must be used,
+the name of an instruction set. The structures are those of `source/kernels.h`.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ Run = c.CFUNCTYPE(None, c.c_void_p, Task, c.c_size_t, c.c_void_p)
 
 
 class BlockMatrix(c.Structure):
-    """A matrix of codes in blocks."""
+    """A matrix of codes in blocks, as a C structure."""
 
     _fields_ = [
         *((name, c.c_void_p) for name in ("codes", "scales", "zeros", "minima", "factors", "table")),
@@ -26,13 +27,13 @@ class BlockMatrix(c.Structure):
 
 
 class Pool(c.Structure):
-    """What runs the parts of a product."""
+    """The C structure of a pool that runs the parts of a product in parallel."""
 
     _fields_ = [("owner", c.c_void_p), ("run", Run)]
 
 
 class Kernels(c.Structure):
-    """The beginning of what a library has for one instruction set."""
+    """The beginning of the C structure with a library's functions for one instruction set."""
 
     _fields_ = [
         ("name", c.c_char_p),
@@ -47,8 +48,8 @@ class Kernels(c.Structure):
 
 
 def product(kernels: Kernels, rows: int) -> list[float]:
-    """Row m of x is m + 1 at input m, counted round, and 127, the largest, at the last; weights are output -
-    input."""
+    """Compute a small product by the library. Row m of x is m + 1 at input m, counted modulo the number of
+    inputs, and 127, the largest value, at the last input. Weights are output - input."""
     codes = [128 + n - k for g in range(0, INPUTS, 4) for n in range(OUTPUTS) for k in range(g, g + 4)]
     scales = (c.c_float * OUTPUTS)(*[0.5] * OUTPUTS)
     data = (c.c_uint8 * len(codes))(*codes)
@@ -70,13 +71,15 @@ def product(kernels: Kernels, rows: int) -> list[float]:
 
 
 def expected(rows: int) -> list[float]:
-    """The same product by its definition: codes of these inputs are the inputs, and every sum is exact."""
+    """Compute the same product by its definition. The codes of these inputs are the inputs, and every sum is
+    exact."""
     last = INPUTS - 1
     return [0.5 * ((m + 1) * (n - m % last) + 127 * (n - last)) for m in range(rows) for n in range(OUTPUTS)]
 
 
 def main(path: str, wanted: str = "") -> dict[str, str]:
-    """The instruction set that the library uses here, `wanted` if one is, or why it can't be used."""
+    """Print the instruction set that the library uses here (`wanted`, if one is given), or why the library
+    can't be used."""
     try:
         import resource
 

@@ -49,7 +49,8 @@ class EncoderSession:
         token_types: np.ndarray | None,
         outputs: Mapping[str, DeviceBuffer],
     ) -> None:
-        """Read the ids [B, T], or frames of sounds, and write the outputs into these buffers, by name."""
+        """Encode the ids [B, T], or the frames of sounds, and write the outputs into these buffers, by
+        name."""
         token_types = np.zeros_like(ids) if token_types is None else token_types
         inputs = {"tokens": ids, "lengths": lengths, "token_types": token_types}
         if self.config.sound_shape is not None:

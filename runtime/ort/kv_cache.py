@@ -101,7 +101,8 @@ class CacheBuffers:
             self.dropped[window][full] += in_cache[full] - kind.retained
 
     def truncate(self, lengths: np.ndarray) -> None:
-        """Update after rows were truncated to these lengths: an empty row has dropped nothing."""
+        """Update the counts after rows were truncated to these lengths. A row that became empty has dropped
+        no tokens."""
         for dropped in self.dropped.values():
             dropped[lengths == 0] = 0
 
@@ -115,7 +116,8 @@ class CacheBuffers:
         )
 
     def keep_row(self, row: int, length: int) -> None:
-        """After a step of one row alone in a copied cache, copy it back to the buffers of the other rows."""
+        """Copy a row of a copied cache back to the buffers of the other rows, after a step of this row
+        alone."""
         if self.spare is None:
             return
         for kind, old, new in zip(self.kinds, self.layers, self.spare, strict=True):

@@ -62,7 +62,7 @@ Own = Callable[[Path], ort.SessionOptions]  # a session's options by its graph
 
 
 class Key(TypedDict):
-    """The content of key.json without the sizes of the files."""
+    """The content of key.json, without the sizes of the files."""
 
     key: str
     bundle: str
@@ -171,7 +171,7 @@ def _existing(path: Path) -> Path:
 
 
 def drop_orphans(folder: Path) -> None:
-    """Remove packed weights of bundles that no longer exist."""
+    """Remove packed weights whose bundles no longer exist."""
     for key in folder.glob(f"*/{KEY}"):
         with suppress(OSError, ValueError, TypeError, KeyError, RecursionError):
             if not Path(json.loads(key.read_text(encoding="utf-8"))["bundle"]).exists():

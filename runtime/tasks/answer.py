@@ -92,7 +92,7 @@ def answer(
 def windows(
     encoding: Encoding, context: int, window: int | None, stride: int | None, number: int
 ) -> list[Encoding]:
-    """Question `number` with its context, as rows that the model has room for.
+    """Split question `number` with its context into rows that fit the model's context.
 
     whole     [CLS] question [SEP] c0 c1 c2 c3 c4 c5 c6 [SEP]
     row 1     [CLS] question [SEP] c0 c1 c2 c3          [SEP]
@@ -125,8 +125,8 @@ def windows(
 def best_spans(
     logits: np.ndarray, row: Encoding, count: int, longest: int
 ) -> tuple[list[tuple[int, int, float]], float]:
-    """The `count` likeliest (first token, last token, score) from logits [T, 2], and the score of no
-    answer."""
+    """Return the `count` likeliest spans (first token, last token, score) from logits [T, 2], and the score
+    of "no answer"."""
     in_context = np.array([text == 1 for text in row.sequence_ids])
     candidates = in_context.copy()
     candidates[0] |= row.sequence_ids[0] is None

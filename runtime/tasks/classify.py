@@ -1,4 +1,4 @@
-"""Labels of whole texts."""
+"""Labels whole texts."""
 
 from __future__ import annotations
 

@@ -77,7 +77,8 @@ class Row:
         return not (self.failed or self.has_encoder or self.prompt_logprobs is not None)
 
     def note_prompt(self, logits: np.ndarray) -> None:
-        """Note the tokens of the prompt that follow those being read, from the logits [T, N] after these."""
+        """Record log-probabilities of the prompt's next tokens, from the logits [T, N] of the tokens just
+        read."""
         if self.prompt_logprobs is not None:
             following = self.sequence.prompt[self.read + 1 :]
             for token, row in zip(following, logits, strict=False):

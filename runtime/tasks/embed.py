@@ -1,4 +1,4 @@
-"""One embedding per text; similar texts get nearby vectors."""
+"""Embeds texts: one vector for each text. Similar texts get nearby vectors."""
 
 from __future__ import annotations
 

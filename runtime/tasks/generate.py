@@ -344,7 +344,7 @@ class TextStream:
 
     @property
     def prompt(self) -> Sequence[int]:
-        """The ids that the answer follows."""
+        """The token ids of the prompt."""
         return self._sequence.prompt
 
     @property

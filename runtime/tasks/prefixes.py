@@ -24,7 +24,7 @@ MOST = 64  # texts, since each is compared with a prompt
 
 @dataclass(frozen=True)
 class Prefix:
-    """Tokens that were read, and the cache of one row that holds them."""
+    """Tokens that were read, and the cache of one row with these tokens."""
 
     owner: str
     tokens: Sequence[int]

@@ -81,10 +81,10 @@ COLUMNS = 256  # logits that are stored of each row, beside the two best
 
 @dataclass(frozen=True)
 class Expected:
-    """The specification's outputs and the terms A, J, u of each budget.
+    """The specification's outputs, and the terms A, J, u of each budget.
 
-    `logits` has a column for each of the golden columns and, where outputs are predictions of tokens, one
-    more: log Σ exp of all logits.
+    `logits` has a column for each of the golden columns. If outputs are predictions of tokens, it has one
+    more column: log Σ exp of all logits.
     """
 
     logits: Array

@@ -1,4 +1,4 @@
-"""The report of `verify`: one result per check, one row per figure."""
+"""The report of `verify`: one result for each check, one row for each figure."""
 
 from __future__ import annotations
 
@@ -125,7 +125,7 @@ class Report:
 
     @property
     def full(self) -> bool:
-        """Whether no check was left to a later full run."""
+        """Whether all checks ran, none of them left to a later full run."""
         return all(row.missing != NOT_YET for row in self.rows)
 
     def check(self, name: str) -> CheckResult | None:

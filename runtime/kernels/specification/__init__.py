@@ -1,4 +1,5 @@
-"""What the kernels compute, in NumPy, to the bit: the one forward pass with a table of ops of their own."""
+"""What the kernels compute, in NumPy, to the bit: the one forward pass, with the kernels' own versions of
+some ops."""
 
 from .engine import KernelReference
 from .ops import KERNEL_OPS

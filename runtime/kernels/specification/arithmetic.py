@@ -1,8 +1,9 @@
-"""What the kernels compute with floats, in NumPy, to the bit: sums in their order, functions by their steps.
+"""The floating-point arithmetic of the kernels, in NumPy, to the bit: the order of sums, and the steps of
+functions.
 
-Only what IEEE 754 says to the bit is used: sums, products, quotients and roots of float32, each rounded once,
-and `fma`. No function of a library is, since NumPy's exp and tanh differ by processor. Products of codes are
-whole numbers, which are exact in any order. kernels.h says what the order of all other sums is.
+It uses only operations that IEEE 754 defines to the bit: sums, products, quotients and roots of float32, each
+rounded once, and `fma`. It uses no library's functions, since NumPy's exp and tanh differ by processor.
+Products of codes are integers, which are exact in any order. kernels.h states the order of all other sums.
 """
 
 from __future__ import annotations
@@ -32,10 +33,11 @@ GELU = (
 
 
 def fma(a: Array, b: Array | np.float32, c: Array | np.float32) -> Array:
-    """a · b + c, rounded once to float32.
+    """Return a · b + c, rounded once to float32.
 
-    The product is exact in float64, and its sum with c is rounded there and again to float32. The second
-    rounding differs from that of the exact sum only where the first one gave the middle of two numbers.
+    The product is exact in float64. Its sum with c is rounded to float64 and again to float32. The second
+    rounding differs from that of the exact sum only if the first rounding gave the middle between two float32
+    numbers.
     """
     exact = np.multiply(a, b, dtype=np.float64)
     total = np.add(exact, c, dtype=np.float64)
@@ -105,7 +107,8 @@ def _any_rounded_twice(before: Array, product: Array, total: Array, low: Array) 
 
 
 def in_lanes(x: Array, times: Array | None = None) -> Array:
-    """The sum of the last axis, or of its products with `times` by fma, in 16 lanes, and these in order."""
+    """Sum the last axis, or its products with `times` by fma, in 16 lanes, and then sum the lanes in
+    order."""
     lanes = np.zeros((*x.shape[:-1], LANES), np.float32)
     for i in range(0, x.shape[-1], LANES):
         part = x[..., i : i + LANES]
@@ -115,7 +118,7 @@ def in_lanes(x: Array, times: Array | None = None) -> Array:
 
 
 def in_order(lanes: Array) -> Array:
-    """The sum of the last axis, from 0 on."""
+    """Sum the last axis in order, starting at 0."""
     total = np.zeros(lanes.shape[:-1], np.float32)
     for lane in range(lanes.shape[-1]):
         total = total + lanes[..., lane]
@@ -135,12 +138,12 @@ def _exponential(x: Array) -> tuple[Array, Array]:
 
 
 def row_sum(x: Array) -> Array:
-    """The sum of each row in lanes."""
+    """Sum each row in lanes."""
     return in_lanes(x)[..., None]
 
 
 def each_row(x: Array, weight: Array) -> Array:
-    """x @ weight: by fma in the order of the inputs, from 0."""
+    """x @ weight, summed by fma in the order of the inputs, starting at 0."""
     y = np.zeros((*x.shape[:-1], weight.shape[1]), np.float32)
     for k in range(len(weight)):
         y = fma(x[..., k, None], weight[k], y)
@@ -148,7 +151,7 @@ def each_row(x: Array, weight: Array) -> Array:
 
 
 def bounded_exp(x: Array) -> Array:
-    """e^x within e^-88 and e^88."""
+    """e^x, limited to the range from e^-88 to e^88."""
     power, rest = _exponential(np.clip(x, np.float32(-88), np.float32(88)))
     return fma(power, rest, power)
 

@@ -1,4 +1,4 @@
-"""Attention as the kernels compute it: kernels.h says in which order numbers are rounded."""
+"""Attention as the kernels compute it. kernels.h states the order of the roundings."""
 
 from __future__ import annotations
 
@@ -27,7 +27,8 @@ def attend(
     scale: float | None = None,
     softcap: float | None = None,
 ) -> Array:
-    """`refimpl.ops.attention.attend` in float32, for a mask that lets a query see keys without a gap."""
+    """`refimpl.ops.attention.attend` in float32, for masks that let a query see a range of keys without
+    gaps."""
     assert bias is None, "the kernels add nothing to scores"
     batch, tokens, heads, size = q.shape
     groups, capacity = k.shape[2], k.shape[1]

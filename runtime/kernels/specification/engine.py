@@ -1,4 +1,4 @@
-"""The engine of the specification with the kernels' arithmetic."""
+"""The specification's engine with the kernels' arithmetic."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ from .ops import KERNEL_OPS, WRITTEN_OUT
 
 
 class KernelReference(ArrayEngine):
-    """Computes what a graph over kernels does, to the bit where it promises the same bits.
+    """An engine that computes the same bits as a graph over kernels, if the graph promises its bits.
 
-    With a `half_cache` keys and values are float16.
+    With `half_cache`, keys and values are float16.
     """
 
     def __init__(self, config: Config, params: Mapping[str, Any], *, half_cache: bool) -> None:

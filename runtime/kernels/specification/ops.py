@@ -1,8 +1,8 @@
-"""The ops of the one forward pass that the kernels compute by steps of their own: a table for `dispatch.use`.
+"""The ops that the kernels compute by steps of their own: a table for `dispatch.use`.
 
-What isn't here the specification itself says to the bit: products of codes (`linear_blocks`), rows of a table
-(`rows`), rotations, caches in float16 and in codes, and sums and products of numbers at one place. Products
-of codes are here to be computed by several threads.
+For all other ops the specification already has the kernels' bits: products of codes (`linear_blocks`), rows
+of a table (`rows`), rotations, caches in float16 and in codes, and elementwise sums and products. Products of
+codes are in the table only to be computed by several threads.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ def rms_norm(x: Array, weight: Array | None = None, *, eps: float) -> Array:
 
 
 def layer_norm(x: Array, weight: Array | None = None, bias: Array | None = None, *, eps: float) -> Array:
-    """The same of x - mean, plus the bias."""
+    """`rms_norm` of x - mean, plus the bias."""
     centred = x - (in_lanes(x) / np.float32(x.shape[-1]))[..., None]
     y = centred * _factor(in_lanes(centred, centred), x.shape[-1], eps)
     y = y if weight is None else y * weight
@@ -59,7 +59,7 @@ def _factor(squares: Array, width: int, eps: float) -> Array:
 
 
 def softmax(scores: Array, mask: Array | None = None, sink: Array | None = None) -> Array:
-    """exp(x - the largest), divided by their sum in lanes; with a mask or a sink no kernel computes it."""
+    """exp(x - the largest), divided by the sum in lanes. No kernel computes it with a mask or a sink."""
     if mask is not None or sink is not None:
         return body(attention.softmax)(scores, mask, sink)
     weights = exp(scores - scores.max(-1, keepdims=True))
@@ -67,7 +67,7 @@ def softmax(scores: Array, mask: Array | None = None, sink: Array | None = None)
 
 
 def causal_conv(x: Array, kernel: Array, tail: Array | None = None, bias: Array | None = None) -> Array:
-    """The first product, then by fma those after it, then the bias."""
+    """The first product, then the other products added by fma in order, then the bias."""
     tokens, length = x.shape[1], len(kernel)
     before = np.zeros((len(x), length - 1, x.shape[2]), x.dtype) if tail is None else tail
     inputs = np.concatenate([before, x], axis=1)
@@ -78,13 +78,13 @@ def causal_conv(x: Array, kernel: Array, tail: Array | None = None, bias: Array 
 
 
 def hadamard(x: Array) -> Array:
-    """Products with a matrix of floats."""
+    """Multiply by the Hadamard matrix in floats."""
     matrix = quantized_cache.hadamard_matrix(x.shape[-1])
     return arithmetic.each_row(x, matrix.astype(np.float32))
 
 
 def blocks_of_products(x: Array, codes: Array, scale: Array, weight: Blocks) -> Array:
-    """Those of the specification, some columns at a time."""
+    """Compute the specification's products, some columns at a time."""
 
     def compute(columns: slice) -> Array:
         sides = ("codes", "scale", "zero", "minimum")

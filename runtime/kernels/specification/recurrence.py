@@ -1,4 +1,4 @@
-"""Layers that keep a state, as the kernels compute them: kernels.h says in which order they round."""
+"""Layers with a state, as the kernels compute them. kernels.h states the order of the roundings."""
 
 from __future__ import annotations
 
@@ -21,7 +21,8 @@ def gated_delta_rule(
 
 
 def ssd_recurrent(x: Array, decay: Array, b: Array, c: Array, state: Array) -> tuple[Array, Array]:
-    """The same without beta and scale; of heads with one value and shared keys it is `selective_scan`."""
+    """`gated_delta_rule` without beta and scale. For heads with one value and shared keys it is
+    `selective_scan`."""
     share = x.shape[2] // b.shape[2]
     if x.shape[3] == b.shape[2] == 1:
         y, kept = _scan(x[..., 0], decay[..., None], b[:, :, 0], c[:, :, 0], state[..., 0])
@@ -32,7 +33,7 @@ def ssd_recurrent(x: Array, decay: Array, b: Array, c: Array, state: Array) -> t
 def selective_scan(
     x: Array, step: Array, rates: Array, b: Array, c: Array, state: Array
 ) -> tuple[Array, Array]:
-    """h = exp(rates step) h + (step x) b by fma, y the sum of c h in lanes."""
+    """h = exp(rates step) h + (step x) b by fma; y is the sum of c h in lanes."""
     return _scan(step * x, step[..., None] * rates, b, c, state)
 
 

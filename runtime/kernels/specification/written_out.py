@@ -1,4 +1,4 @@
-"""Attention that no kernel computes as a whole: its products and its softmax are kernels."""
+"""Attention of a kind that no single kernel computes. Its products and its softmax are kernels."""
 
 from __future__ import annotations
 
@@ -35,7 +35,8 @@ def attend(
 def absorbed_attend(
     q: Array, latents: Array, wk_b: Array, wv_b: Array, mask: Array, *, scale: float | None = None
 ) -> Array:
-    """That of `refimpl.ops.latent_attention`: q · scale first, then each of its products."""
+    """`absorbed_attend` of `refimpl.ops.latent_attention` in float32: q · scale first, then each of its
+    products."""
     batch, tokens, heads, size = q.shape
     wk, wv = (w.reshape(len(w), heads, -1).transpose(1, 0, 2) for w in (wk_b, wv_b))  # [H, C, F]
     plain, rotated = np.split((q * _factor(size, scale)).swapaxes(1, 2), [wk.shape[2]], axis=-1)
@@ -51,7 +52,7 @@ def _factor(size: int, scale: float | None) -> np.float32:
 
 
 def product(a: Array, b: Array) -> Array:
-    """a @ b: each number a sum by fma in order, from 0."""
+    """a @ b: each element is a sum by fma in order, starting at 0."""
     leading = np.broadcast_shapes(a.shape[:-2], b.shape[:-2])
     a, b = (np.broadcast_to(x, (*leading, *x.shape[-2:])).reshape(-1, *x.shape[-2:]) for x in (a, b))
     sums = np.zeros((len(a), a.shape[1], b.shape[2]), np.float32)
