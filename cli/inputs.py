@@ -101,7 +101,7 @@ def require_utf8(text: str, what: str) -> None:
 
 
 def lines(file: Path | None, what: str) -> list[str]:
-    """The lines of a file, or of stdin."""
+    """Read the lines of a file, or of stdin."""
     text = read_all(file, what, LINES)
     return text.split("\n") if text else []
 

@@ -1,4 +1,4 @@
-"""From a model's name to a Model on any of the three engines."""
+"""Opens a Model from its name, on any of the three engines."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Pictures by matplotlib (extra `[plot]`), imported only when needed."""
+"""Draws pictures with matplotlib (extra `[plot]`), which is imported only when needed."""
 
 from __future__ import annotations
 

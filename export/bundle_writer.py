@@ -353,7 +353,7 @@ def _kernels(plan: Plan, progress: Progress) -> Iterator[Callable[[], None]]:
 def write_texts(
     folder: Path, tokenizer: str | None, template: str | None, tool_use: str | None = None
 ) -> None:
-    """tokenizer.json and the chat templates, each where the checkpoint has one."""
+    """Write tokenizer.json and the chat templates, if the checkpoint has them."""
     quick = None if tokenizer is None else quick_to_load(tokenizer)
     for name, text in ((TOKENIZER, quick), (TEMPLATE, template), (TOOL_USE, tool_use)):
         if text is not None:

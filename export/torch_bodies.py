@@ -1,4 +1,4 @@
-"""The ops' bodies in PyTorch, as the files of `export/ops` register them."""
+"""The ops' implementations in PyTorch, which the files of `export/ops` register."""
 
 from __future__ import annotations
 

@@ -110,5 +110,5 @@ if not _t.TYPE_CHECKING:  # which knows the names from above, and that there are
 
 
 def __dir__() -> list[str]:
-    """What the package offers, and its folders."""
+    """Return the names that the package offers, and its folders."""
     return sorted([*__all__, "__version__", "cli", "export", "refimpl", "runtime"])

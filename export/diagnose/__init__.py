@@ -1,5 +1,5 @@
 """Finds where a graph first differs from the specification.
 
-In: a bundle of a decoder, and tokens. Out: the parts of a forward pass in order, each with its error and
-budget. The first part over its budget has the bug.
+It takes the bundle of a decoder, and tokens. It returns the parts of a forward pass in order, each with its
+error and budget. The first part over its budget has the bug.
 """

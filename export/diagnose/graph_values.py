@@ -1,4 +1,4 @@
-"""The values of a decoder's graph that the specification observes, found by the names of weights."""
+"""Finds the values of a decoder's graph that the specification observes, by the names of weights."""
 
 from __future__ import annotations
 

@@ -37,8 +37,8 @@ TRANSLATED: dict[Any, Callable[..., Any]] = {aten.to.dtype: _cast}
 def decompose(program: ExportedProgram, table: Container[Any]) -> bool:
     """Replace the operators of `RULES` that the exporter's table decomposes.
 
-    Ensures: the same outputs, with their names. A length that depends on the inputs is read where it was
-    computed first. Returns False where operators remain that have no rule.
+    The outputs and their names stay the same. A length that depends on the inputs is read from the place
+    where it was first computed. Returns False if operators without a rule remain.
     """
     if not all(node.target in RULES or _stays(node.target, table) for node in program.graph.nodes):
         return False

@@ -169,7 +169,8 @@ class Rows:
         self.between: list[ir.Value] = []
 
     def form(self, value: ir.Value | None) -> Hashable:
-        """How a value, or an absent one, comes of the products of these rows; None if not of them alone."""
+        """Return how a value is computed from the products of these rows alone. None if it depends on
+        anything else. The value may be absent."""
         if value is None:
             return "absent"
         if (product := _product(value)) is not None:

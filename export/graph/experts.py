@@ -106,7 +106,8 @@ def repeat_all(model: ir.Model, tensors: Mapping[str, Tensor]) -> None:
 
 
 class Expert:
-    """What a graph computes anew for each expert: nodes, in order, and the weights that they read."""
+    """The part of a graph that is computed again for each expert: nodes in order, and the weights that they
+    read."""
 
     def __init__(self, marker: ir.Node) -> None:
         self.marker = marker

@@ -1,4 +1,4 @@
-"""The nn.Module that is traced: it owns the weights, and its forward is one graph of the model."""
+"""The nn.Module that is traced. It owns the weights, and its forward method is one graph of the model."""
 
 from __future__ import annotations
 

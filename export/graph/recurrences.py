@@ -22,7 +22,8 @@ MOST_KEYS = 256  # kernels.h: `LinearAttentionCall`
 
 
 class Part(NamedTuple):
-    """Numbers of a token: where they begin in a value [B, T, ..]."""
+    """A part of a token's vector: the value [B, T, ..] that contains it, and where in that value it
+    begins."""
 
     value: ir.Value
     at: int = 0
@@ -100,7 +101,7 @@ def _replace_convolution(graph: ir.Graph, gather: ir.Node) -> None:
 
 
 class Term(NamedTuple):
-    """A product of the kernel's row `token` with so many `tokens` from there on."""
+    """The product of the kernel's row `token` with the inputs of `tokens` tokens, from that token on."""
 
     product: ir.Node
     kernel: ir.Value
@@ -207,8 +208,8 @@ def _unshaped(value: ir.Value | None) -> ir.Value | None:
 
 
 class Heads(NamedTuple):
-    """Heads of keys or queries: where they are, how many heads of values share one, and what is added to
-    the sum of squares by which they are divided, 0 if they aren't."""
+    """Heads of keys or queries: where they are, and how many heads of values share one. If the heads are
+    divided by their length, `unit` is added to the sum of squares; it is 0 if they aren't."""
 
     part: Part
     share: int = 1

@@ -218,7 +218,7 @@ def unnoted() -> Iterator[None]:
 
 @contextmanager
 def quiet() -> Iterator[None]:
-    """Silence the exporter, which logs what it registers, and the optimizer, which logs what it skips."""
+    """Silence the logs of the exporter and of the optimizer while this context is open."""
     loggers = [logging.getLogger(name) for name in ("torch.onnx", "onnx_ir")]
     levels = [logger.level for logger in loggers]
     for logger in loggers:

@@ -69,7 +69,8 @@ def write(bundle: Bundle, path: Path, *, data: str) -> None:
 
 
 def heard(ports: Ports, name: str, config: Config) -> ir.Value:
-    """The vectors [B, T, D] of a sound, which comes as an input [B, C, 2·T] of that name, time last."""
+    """Return the vectors [B, T, D] of a sound. The sound is a graph input [B, C, 2·T] of this name, with time
+    as its last axis."""
     assert config.sound_shape is not None
     size, bands = config.sound_shape
     given = ports.input(name, "batch", bands, size, dtype=ir.DataType.FLOAT)

@@ -29,7 +29,7 @@ def name(when: str, side: str, of: str, layer: int | str = "%d") -> str:
 
 
 def write_encoder(bundle: Bundle, path: Path) -> None:
-    """Write the encoder's graph to `path`, and beside it its weights."""
+    """Write the encoder's graph to `path`, and its weights beside it."""
     ports = Ports(bundle, ENCODER)
     vectors = encoder_graph.heard(ports, FEATURES, bundle.config)
     old = {str(value.name): value for value in ports.graph.outputs}
@@ -43,7 +43,7 @@ def write_encoder(bundle: Bundle, path: Path) -> None:
 
 
 def write_decoder(bundle: Bundle, path: Path) -> None:
-    """Write the decoder's graph to `path`, and beside it its weights."""
+    """Write the decoder's graph to `path`, and its weights beside it."""
     ports, config = Ports(bundle), bundle.config
     assert config.sound_shape is not None
     kv_heads, size = encoder_decoder_graph.heads(config)

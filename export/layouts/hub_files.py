@@ -1,4 +1,4 @@
-"""The JSON files that libraries look for beside a model of a hub."""
+"""Writes the JSON files that libraries expect beside a model from a hub."""
 
 from __future__ import annotations
 

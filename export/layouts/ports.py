@@ -127,7 +127,8 @@ class Ports:
                 self.replace(name, table if time is None else self.op("Slice", table, axis, time, axis))
 
     def save(self, path: Path, data: str) -> None:
-        """Write the graph to `path`, and to `data` beside it the weights that it reads, then the tables."""
+        """Write the graph to `path`, and to `data` beside it the weights that it reads and then the
+        tables."""
         weights, stored = path.parent / data, self._bundle.manifest.tensors
         self._add_nodes()
         common.RemoveUnusedNodesPass()(self._model)

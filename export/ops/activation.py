@@ -13,13 +13,13 @@ from ..torch_bodies import torch_body
 
 @torch_body
 def relu(x: Tensor) -> Tensor:
-    """Relu."""
+    """Exported to ONNX as Relu."""
     return torch.relu(x)
 
 
 @torch_body
 def sigmoid(x: Tensor) -> Tensor:
-    """Sigmoid."""
+    """Exported to ONNX as Sigmoid."""
     return torch.sigmoid(x)
 
 
@@ -38,19 +38,19 @@ def silu(x: Tensor) -> Tensor:
 
 @torch_body
 def gelu(x: Tensor) -> Tensor:
-    """Gelu with the error function."""
+    """Exported to ONNX as Gelu with the error function."""
     return functional.gelu(x)
 
 
 @torch_body
 def gelu_tanh(x: Tensor) -> Tensor:
-    """Gelu with the hyperbolic tangent."""
+    """Exported to ONNX as Gelu with the hyperbolic tangent."""
     return functional.gelu(x, approximate="tanh")
 
 
 @torch_body
 def tanh(x: Tensor) -> Tensor:
-    """Tanh."""
+    """Exported to ONNX as Tanh."""
     return torch.tanh(x)
 
 

@@ -10,5 +10,5 @@ from ..torch_bodies import torch_body
 
 @torch_body
 def log_softmax(logits: Tensor) -> Tensor:
-    """LogSoftmax."""
+    """Exported to ONNX as LogSoftmax."""
     return functional.log_softmax(logits, -1)

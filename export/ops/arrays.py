@@ -14,13 +14,13 @@ from ..torch_bodies import torch_body
 
 @torch_body
 def indices(count: int, like: Tensor | None = None) -> Tensor:
-    """Range."""
+    """Exported to ONNX as Range."""
     return torch.arange(count, device=None if like is None else like.device)
 
 
 @torch_body
 def between(first: int, end: int, like: Tensor) -> Tensor:
-    """Range."""
+    """Exported to ONNX as Range."""
     return torch.arange(first, end, device=like.device)
 
 
@@ -32,7 +32,7 @@ def rows_at(table: Tensor, index: Tensor) -> Tensor:
 
 @torch_body
 def tokens_at(x: Tensor, at: Tensor) -> Tensor:
-    """GatherElements, with all axes after the axis of tokens joined into one."""
+    """Exported to ONNX as GatherElements, with all axes after the axis of tokens joined into one."""
     flat = x if x.ndim == 3 else x.flatten(2)
     y = flat.gather(1, at.unsqueeze(-1).expand(-1, -1, flat.shape[-1]))
     return y if x.ndim == 3 else y.unflatten(2, x.shape[2:])
@@ -47,25 +47,25 @@ def shifted_right(tokens: Tensor, start: int | Tensor) -> Tensor:
 
 @torch_body
 def split_last(x: Tensor, size: int) -> Tensor:
-    """Reshape."""
+    """Exported to ONNX as Reshape."""
     return x.unflatten(-1, (-1, size))
 
 
 @torch_body
 def join_last(x: Tensor) -> Tensor:
-    """Reshape."""
+    """Exported to ONNX as Reshape."""
     return x.flatten(-2)
 
 
 @torch_body
 def join_rows(x: Tensor) -> Tensor:
-    """Reshape."""
+    """Exported to ONNX as Reshape."""
     return x.flatten(0, 1)
 
 
 @torch_body
 def split_rows(x: Tensor, like: Tensor) -> Tensor:
-    """Reshape."""
+    """Exported to ONNX as Reshape."""
     return x.unflatten(0, like.shape[:2])
 
 
@@ -77,19 +77,19 @@ def as_type(x: Tensor, dtype: DType) -> Tensor:
 
 @torch_body
 def whole(x: Tensor) -> Tensor:
-    """Cast."""
+    """Exported to ONNX as Cast."""
     return x.int()
 
 
 @torch_body
 def where(condition: Tensor, x: Tensor | float, y: Tensor | float) -> Tensor:
-    """Where."""
+    """Exported to ONNX as Where."""
     return torch.where(condition, x, y)  # pyright: ignore[reportArgumentType, reportCallIssue]
 
 
 @torch_body
 def exp(x: Tensor) -> Tensor:
-    """Exp."""
+    """Exported to ONNX as Exp."""
     return torch.exp(x)
 
 
@@ -107,77 +107,77 @@ def split(x: Tensor, sizes: Sequence[int]) -> list[Tensor]:
 
 @torch_body
 def each_repeated(x: Tensor, count: int, axis: int) -> Tensor:
-    """Unsqueeze, Expand and Reshape."""
+    """Exported to ONNX as Unsqueeze, Expand and Reshape."""
     return x.repeat_interleave(count, dim=axis)
 
 
 @torch_body
 def padded(x: Tensor, before: int, after: int) -> Tensor:
-    """Pad."""
+    """Exported to ONNX as Pad."""
     return functional.pad(x, (0, 0, before, after))
 
 
 @torch_body
 def vector(values: Sequence[float], like: Tensor) -> Tensor:
-    """A constant."""
+    """Exported to ONNX as a constant."""
     return torch.tensor(values, dtype=like.dtype, device=like.device)
 
 
 @torch_body
 def concatenate(parts: Sequence[Tensor], axis: int) -> Tensor:
-    """Concat."""
+    """Exported to ONNX as Concat."""
     return torch.cat(tuple(parts), axis)
 
 
 @torch_body
 def filled(count: int, value: int, like: Tensor) -> Tensor:
-    """Expand."""
+    """Exported to ONNX as Expand."""
     return torch.full((count,), value, device=like.device)
 
 
 @torch_body
 def repeated(x: Tensor, count: int, axis: int) -> Tensor:
-    """Expand."""
+    """Exported to ONNX as Expand."""
     return x.expand(*(count if a == axis else -1 for a in range(x.ndim)))
 
 
 @torch_body
 def zeros_like(x: Tensor) -> Tensor:
-    """Expand."""
+    """Exported to ONNX as Expand."""
     return torch.zeros_like(x)
 
 
 @torch_body
 def all_true(like: Tensor) -> Tensor:
-    """Expand."""
+    """Exported to ONNX as Expand."""
     return torch.ones_like(like, dtype=torch.bool)
 
 
 @torch_body
 def sqrt(x: Tensor) -> Tensor:
-    """Sqrt."""
+    """Exported to ONNX as Sqrt."""
     return torch.sqrt(x)
 
 
 @torch_body
 def largest(x: Tensor, axis: int) -> Tensor:
-    """ReduceMax."""
+    """Exported to ONNX as ReduceMax."""
     return x.amax(axis)
 
 
 @torch_body
 def smallest(x: Tensor, axis: int) -> Tensor:
-    """ReduceMin."""
+    """Exported to ONNX as ReduceMin."""
     return x.amin(axis)
 
 
 @torch_body
 def row_sum(x: Tensor) -> Tensor:
-    """ReduceSum."""
+    """Exported to ONNX as ReduceSum."""
     return x.sum(x.ndim - 1, keepdim=True)
 
 
 @torch_body
 def each_row(x: Tensor, weight: Tensor) -> Tensor:
-    """MatMul."""
+    """Exported to ONNX as MatMul."""
     return x @ weight

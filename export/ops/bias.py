@@ -53,5 +53,5 @@ def relative_buckets(
 
 @torch_body
 def relative_bias(bucket_ids: Tensor, table: Tensor) -> Tensor:
-    """Gather."""
+    """Exported to ONNX as Gather."""
     return functional.embedding(bucket_ids, table).permute(0, 3, 1, 2)

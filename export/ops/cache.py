@@ -10,7 +10,7 @@ from ..torch_bodies import torch_body
 
 @torch_body
 def append(past: Tensor, new: Tensor, start: Tensor) -> Tensor:
-    """ScatterElements along the cache's time axis."""
+    """Exported to ONNX as ScatterElements along the cache's time axis."""
     entries = new.transpose(1, 2)
     at = start[:, None] + torch.arange(new.shape[1], device=new.device)
     return past.scatter(2, at[:, None, :, None].expand_as(entries), entries)

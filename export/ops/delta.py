@@ -21,7 +21,7 @@ def delta_attend(
     *,
     scale: float | None = None,
 ) -> tuple[Tensor, Tensor]:
-    """Scan over the tokens."""
+    """Exported to ONNX as a Scan over the tokens."""
     inputs = {"q": q.unflatten(2, (k.shape[2], -1)), "k": k, "v": v, "decay": decay, "beta": beta}
     there = {n: a.transpose(0, 1) for n, a in inputs.items() if a is not None}
 

@@ -1,4 +1,4 @@
-"""Disentangled attention: scores have separate terms for what two tokens are and how far apart they stand."""
+"""Disentangled attention: scores have separate terms for the content of two tokens and for their distance."""
 
 from __future__ import annotations
 

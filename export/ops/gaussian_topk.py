@@ -12,7 +12,7 @@ from ..torch_bodies import torch_body
 
 @torch_body
 def gaussian_topk(x: Tensor, *, share: float) -> Tensor:
-    """Two ReduceMeans, and Relu."""
+    """Exported to ONNX as two ReduceMeans and a Relu."""
     apart = x - x.mean(-1, keepdim=True)
     deviation = torch.sqrt((apart * apart).mean(-1, keepdim=True))
     return torch.relu(apart - NormalDist().inv_cdf(share) * deviation)

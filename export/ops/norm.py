@@ -17,11 +17,11 @@ def rms_norm(x: Tensor, weight: Tensor | None = None, *, eps: float) -> Tensor:
 
 @torch_body
 def l2_norm(x: Tensor, *, eps: float) -> Tensor:
-    """Reciprocal of the root, then Mul."""
+    """Exported to ONNX as the reciprocal of the root, then Mul."""
     return x * torch.rsqrt((x * x).sum(-1, keepdim=True) + eps)
 
 
 @torch_body
 def layer_norm(x: Tensor, weight: Tensor | None = None, bias: Tensor | None = None, *, eps: float) -> Tensor:
-    """LayerNormalization."""
+    """Exported to ONNX as LayerNormalization."""
     return functional.layer_norm(x, x.shape[-1:], weight, bias, eps)

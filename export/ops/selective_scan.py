@@ -13,7 +13,7 @@ from ..torch_bodies import torch_body
 def selective_scan(
     x: Tensor, step: Tensor, rates: Tensor, b: Tensor, c: Tensor, state: Tensor
 ) -> tuple[Tensor, Tensor]:
-    """Scan over the tokens."""
+    """Exported to ONNX as a Scan over the tokens."""
 
     def one(state: Tensor, step: Tensor, value: Tensor, b: Tensor, c: Tensor, rates: Tensor) -> list[Tensor]:
         state = torch.exp(step.unsqueeze(2) * rates) * state + value.unsqueeze(2) * b.unsqueeze(1)

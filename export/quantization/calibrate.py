@@ -60,8 +60,8 @@ MOST_BYTES = WINDOW * MOST_WINDOWS * 64
 def static_scales(
     checkpoint: ExportSource, plan: Plan, calibration: Calibration, scheme: Scheme, progress: Progress
 ) -> CalibrationResult:
-    """Factors of smoothing, and scale and zero point of each product's input in the smoothed model; of its
-    output too where the scheme rounds it."""
+    """Return the smoothing factors, and in the smoothed model the scale and zero point of each product's
+    input. If the scheme rounds outputs, the result also has those of each product's output."""
     columns = scheme.matrices
     assert isinstance(columns, PerColumn)
     windows = _windows(checkpoint, calibration.text)

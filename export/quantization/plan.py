@@ -242,7 +242,8 @@ def plan(
 
 
 def with_sources(made: Plan, checkpoint: ExportSource) -> Plan:
-    """The plan, if blocks of the checkpoint stay, with the type that the checkpoint has each leaf in."""
+    """Return the plan with the type in which the checkpoint stores each parameter, if blocks of the
+    checkpoint are kept."""
     if not any(one.native for one in made.formats.values()):
         return made
     formats = {name: replace(one, source=checkpoint.kind(name)) for name, one in made.formats.items()}

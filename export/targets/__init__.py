@@ -1,5 +1,5 @@
-"""The functions that each target emits in place of ops.
+"""The functions that each target runs in place of ops while a graph is traced.
 
-In: tensors and weights of a graph. Out: ONNX operators. The targets themselves are records of
+They take a graph's tensors and weights and return ONNX operators. The targets themselves are records of
 `runtime.bundle.targets`.
 """

@@ -14,7 +14,7 @@ from .ort_ops import Leaf, linear
 
 
 class DisentangledLeaves(AttentionLeaves):
-    """The sublayer as this target stores it."""
+    """The parameters of the sublayer in the form that this target stores."""
 
     wk_pos: NotRequired[Leaf]
     wq_pos: NotRequired[Leaf]

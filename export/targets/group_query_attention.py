@@ -30,7 +30,8 @@ from .ort_ops import MICROSOFT, Leaf, bounded, linear
 
 
 class AttentionLeaves(TypedDict):
-    """An attention sublayer as this target stores it: the matrices of one input joined, or three matrices."""
+    """The parameters of an attention sublayer in the form that this target stores: the matrices of one input
+    joined, or three matrices."""
 
     wqkv: NotRequired[Leaf]
     wq: NotRequired[Leaf]
@@ -150,10 +151,10 @@ class GroupQueryAttention:
         window_lengths: Mapping[int, Tensor] = MappingProxyType({}),
         row_lengths: Mapping[int | None, RowLengths] = MappingProxyType({}),
     ) -> tuple[Tensor, KVCache]:
-        """`window_lengths` says for each window how many tokens the caches of its layers hold, row by row.
+        """`window_lengths` gives for each window how many tokens of each row its layers' caches hold.
 
-        `row_lengths` has for these windows, and under None for the other layers, what would be computed of
-        that and of `past`.
+        `row_lengths` gives the operator's length inputs, if they are already computed: for these windows, and
+        under None for the other layers.
         """
         assert bias is None, "scores with a bias are refused, see operator_limits"
         batch, time, _ = x.shape

@@ -42,7 +42,7 @@ class CrossKeyLeaves(TypedDict):
 
 
 class CrossAttentionLeaves(TypedDict):
-    """The other leaves of cross-attention."""
+    """The other parameters of cross-attention."""
 
     wq: Leaf
     wo: Leaf

@@ -164,7 +164,8 @@ def unembedding(x: Tensor, table: Leaf) -> Tensor:
 
 
 class GatedMlpLeaves(TypedDict):
-    """A gated mlp as this target stores it: gate and up joined, or two matrices."""
+    """The parameters of a gated mlp in the form that this target stores: gate and up joined, or two
+    matrices."""
 
     gate_up: NotRequired[Leaf]
     gate: NotRequired[Leaf]

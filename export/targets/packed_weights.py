@@ -13,10 +13,10 @@ import torch
 
 @dataclass(frozen=True, eq=False)
 class NBits:
-    """A matrix packed for MatMulNBits and GatherBlockQuantized: [F, C, blob], a table [N, C·blob].
+    """A matrix packed for MatMulNBits and GatherBlockQuantized: [F, C, blob]; a table is [N, C·blob].
 
-    scale [F, C], zero packed [F, …], minimum [C, F], a table's [N, C]. `rounds_input` says that a product
-    quantizes its input in 8-bit blocks; `length` is the size of the blocked axis.
+    scale is [F, C], zero is packed [F, …], minimum is [C, F], that of a table [N, C]. `rounds_input` says
+    that a product quantizes its input in 8-bit blocks. `length` is the size of the blocked axis.
     """
 
     packed: torch.Tensor
@@ -31,9 +31,11 @@ class NBits:
 
 @dataclass(frozen=True, eq=False)
 class RowQuantized:
-    """Signed 8-bit codes [D, F] with one scale [F] a column; of a table the transpose, [D, N] and [N].
+    """Signed 8-bit codes [D, F] with one scale [F] for each column. A table has the transpose, [D, N] and
+    [N].
 
-    Activations get one scale a row, after a factor [D] for each channel if there is one.
+    Activations get one scale for each row. If there are factors [D], the channels are multiplied by them
+    first.
     """
 
     codes: torch.Tensor
@@ -43,10 +45,11 @@ class RowQuantized:
 
 @dataclass(frozen=True, eq=False)
 class Static:
-    """Signed 8-bit codes [D, F] with one scale [F] a column, or [N, D] and [N] for the rows of a table.
+    """Signed 8-bit codes [D, F] with one scale [F] for each column, or [N, D] and [N] for the rows of a
+    table.
 
-    The input of their product is quantized too, with the stored scale and zero point, and so is its output if
-    it has these; a zero point's type is that of its codes.
+    The input of their product is quantized too, with the stored scale and zero point. So is the output, if a
+    scale and a zero point are stored for it. A zero point has the type of its codes.
     """
 
     codes: torch.Tensor
@@ -59,9 +62,9 @@ class Static:
 
 @dataclass(frozen=True, eq=False)
 class Blocked:
-    """Codes [D, F] for DequantizeLinear, or a table's [N, D]; products are in float.
+    """Codes [D, F] for DequantizeLinear, or [N, D] for a table. Products are computed in floats.
 
-    Codes are signed where `zero` is None, unsigned otherwise.
+    Codes are signed if `zero` is None, unsigned otherwise.
     """
 
     codes: torch.Tensor

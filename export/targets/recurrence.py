@@ -131,13 +131,13 @@ def _decayed_products(a: Tensor, keys: Tensor, between: Tensor) -> Tensor:
 def gated_delta_operator(
     q: Tensor, k: Tensor, v: Tensor, state: Tensor, decay: Tensor, beta: Tensor
 ) -> tuple[Tensor, Tensor]:
-    """The rule of both, scaled by 1/√K; a decay may be of each channel."""
+    """The rule with decay and correction, scaled by 1/√K. The decay may differ by channel."""
     scale, decay = q.shape[3] ** -0.5, decay.flatten(2)
     return _linear_attention(q, k, v, state, decay, beta, rule="gated_delta", scale=scale)
 
 
 def ssd_operator(x: Tensor, decay: Tensor, b: Tensor, c: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:
-    """The rule with decay alone, over keys and queries of each head."""
+    """The rule with decay alone, over the keys and queries of each head."""
     b, c = (a.repeat_interleave(x.shape[2] // a.shape[2], dim=2) for a in (b, c))
     return _linear_attention(c, b, x, state, decay, rule="gated", scale=1.0)
 
@@ -173,7 +173,8 @@ def in_parallel(
 def selective_scan_operator(
     x: Tensor, step: Tensor, rates: Tensor, b: Tensor, c: Tensor, state: Tensor
 ) -> tuple[Tensor, Tensor]:
-    """The rule with decay alone: each channel a head with values of one number, all heads with one key."""
+    """The rule with decay alone. Each channel is a head with values of one number, and all heads share one
+    key."""
     decay = (step.unsqueeze(3) * rates).flatten(2)
     values, state = (step * x).unsqueeze(3), state.unsqueeze(3)
     one_head = (a.unsqueeze(2) for a in (c, b))

@@ -28,7 +28,7 @@ __all__ = ["Option", "cheapest", "hull", "within_bytes", "within_loss"]
 
 
 class Option(NamedTuple):
-    """One way to store a unit: its bytes, and its loss from 0 on, in any unit of measure."""
+    """One way to store a unit of weights: its bytes, and its loss of at least 0, in any unit of measure."""
 
     bytes: int
     loss: float

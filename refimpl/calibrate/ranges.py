@@ -31,7 +31,7 @@ class Range(NamedTuple):
 
 
 class Histogram(NamedTuple):
-    """Counts of numbers in equal bins from −2^exponent to 2^exponent, and their exact extremes."""
+    """A histogram of numbers in equal bins from −2^exponent to 2^exponent, with their exact extremes."""
 
     counts: Int[Array, " M"]
     exponent: int

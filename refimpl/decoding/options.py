@@ -108,7 +108,8 @@ class Option(NamedTuple):
 
 
 class Choosing(TypedDict, total=False):
-    """How a token is chosen from logits. An option that is left out or None changes nothing."""
+    """The options that say how a token is chosen from logits. An option that is missing or None changes
+    nothing."""
 
     temperature: Annotated[
         float | None,

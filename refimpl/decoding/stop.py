@@ -1,4 +1,4 @@
-"""When a text ends: stop tokens, stop strings, and the number of new tokens that there is room for."""
+"""Decides when a text ends: at stop tokens, at stop strings, or at the largest number of new tokens."""
 
 from __future__ import annotations
 

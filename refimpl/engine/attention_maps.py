@@ -1,4 +1,4 @@
-"""The attention weights of each head, layer by layer."""
+"""Computes the attention weights of each head, layer by layer."""
 
 from __future__ import annotations
 

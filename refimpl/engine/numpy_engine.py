@@ -1,4 +1,4 @@
-"""Engines whose cache is NumPy arrays: the specification itself, and what the torch engine shares with it."""
+"""Engines whose cache is NumPy arrays: the specification itself, and what it shares with the torch engine."""
 
 from __future__ import annotations
 

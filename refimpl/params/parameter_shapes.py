@@ -1,4 +1,4 @@
-"""The parameters of a model, before any weight is read: their names, shapes and smoothing sites."""
+"""The parameters of a model before any weight is read: their names, shapes and smoothing sites."""
 
 from __future__ import annotations
 

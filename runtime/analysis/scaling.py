@@ -332,7 +332,8 @@ def dependence(distances: Sequence[int]) -> Dependence:
     """Measure how much the last output of n tokens changes with the first input, for an LSTM and for
     attention.
 
-    |y(x + hd) − y(x − hd)| / 2h along a random direction d, root mean square over eight texts. Weights have the size 1/sqrt(width); the LSTM's forget gate has a bias of 1, as usual.
+    |y(x + hd) − y(x − hd)| / 2h along a random direction d, root mean square over eight texts. Weights have
+    the size 1/sqrt(width); the LSTM's forget gate has a bias of 1, as usual.
     """
     rng = np.random.default_rng(0)
     wx, wh = rng.standard_normal((2, WIDTH, 4 * WIDTH)) * WIDTH**-0.5
