@@ -13,6 +13,9 @@ import transformers
 from hypothesis import strategies as st
 from tfm.refimpl.checkpoint.config_readers import keys
 
+# As transformers imports a class it writes its docstring, which is a quarter of the time of the import.
+transformers.utils.auto_docstring = lambda written=None, **_: written or (lambda later: later)
+
 ACTIVATIONS = st.sampled_from(sorted(keys.ACTIVATIONS))
 # The sizes that a config can't do without, by their usual names.
 SIZES: dict[str, Any] = {

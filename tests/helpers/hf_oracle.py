@@ -19,6 +19,7 @@ from tfm.refimpl.config import CTC, LM, Config, Decoder
 from tfm.refimpl.engine.numpy_engine import NumpyEngine
 from tfm.refimpl.engine.passes import noise
 from tfm.refimpl.params.tree import map_leaves
+from transformers.initialization import no_init_weights
 
 from helpers.float64 import Float64
 
@@ -54,7 +55,7 @@ def make_model(name: str, keys: dict[str, Any], kind: int = 0, seed: int = 0) ->
         text = text | {"pad_token_id": 0}  # a decoder finds the end of a text by it
         keys = keys | ({"text_config": text} if "text_config" in keys else text)
     config = ROWS[name].config(**keys, attn_implementation=ROWS[name].attention)
-    model = model_class(config).eval()
+    model = without_values(model_class, config)
     noise = torch.Generator().manual_seed(len(json.dumps(keys)) + 1000 * seed)
     with torch.no_grad():
         for weight in model.parameters():
@@ -62,6 +63,14 @@ def make_model(name: str, keys: dict[str, Any], kind: int = 0, seed: int = 0) ->
             vector = (drawn * 0.3 + 1).mul(2**16).round() / 2**16
             weight.copy_(vector if weight.ndim == 1 else drawn * weight.shape[1] ** -0.5)
         ROWS[name].amend(model)
+    return model
+
+
+def without_values(model_class: Any, config: Any) -> Any:
+    """transformers' model before its weights get values, which takes it longer than to compute with them."""
+    with no_init_weights():
+        model = model_class(config).eval()
+    model.tie_weights()
     return model
 
 
@@ -140,7 +149,7 @@ def transformers_outputs(model: Any, arguments: dict[str, np.ndarray]) -> list[n
 def _outputs(model: Any, arguments: dict[str, np.ndarray]) -> list[np.ndarray]:
     """Those of one call."""
     with Float64(), torch.no_grad():
-        exact = type(model)(in_float64(model.config)).double().eval()
+        exact = without_values(type(model), in_float64(model.config)).double()
         exact.load_state_dict(model.state_dict())
         ROWS[model.config.model_type].amend(exact)
         got = exact(**{name: torch.from_numpy(value) for name, value in arguments.items()})
@@ -180,11 +189,14 @@ def specification_outputs(
 
 
 def compare_with_transformers(name: str, kind: int, data: st.DataObject, **more: Any) -> float:
-    """Draw a model and read it from its files: the relative error, at most `LARGEST_ERROR`.
-
-    `more` are keys that count beside those drawn.
-    """
+    """Draw a model and compare it: `more` are keys that count beside those drawn."""
     keys = data.draw(ROWS[name].keys, label="keys") | more
+    seed = data.draw(st.integers(0, 2**32 - 1), label="tokens")
+    return compare(name, kind, keys, seed, data.draw(st.integers(1, 12), label="length"))
+
+
+def compare(name: str, kind: int, keys: dict[str, Any], seed: int, length: int) -> float:
+    """Read a model from its files: the relative error, at most `LARGEST_ERROR`, over a text of `length`."""
     drawn = {"model_type": name, **copy.deepcopy(keys)}
     drawn.pop("experts_implementation", None)  # how transformers computes, not what
     model = make_model(name, keys, kind)
@@ -196,8 +208,6 @@ def compare_with_transformers(name: str, kind: int, data: st.DataObject, **more:
     if kind == 0 and ROWS[name].stays:
         # transformers writes more keys than were drawn, such as each layer's type, but means the same.
         assert read_config(drawn)[0] == checkpoint.config
-    seed = data.draw(st.integers(0, 2**32 - 1), label="tokens")
-    length = data.draw(st.integers(1, 12), label="length")
     arguments = make_inputs(model, checkpoint.config, seed, length)
     expected = transformers_outputs(model, arguments)
     engine = NumpyEngine(checkpoint.config, params)

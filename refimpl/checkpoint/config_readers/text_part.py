@@ -6,7 +6,7 @@ text_config leaves out have the defaults of its class; so have sizes.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
 
@@ -57,6 +57,18 @@ def text_model(
     if text is not keys:
         text.finish(UNREAD)
         _check_restated(keys, text)
+    return config
+
+
+def text_part(
+    models: Mapping[str, TextModel[Model]], default: str, *, tied: bool, unused: Sequence[str]
+) -> Callable[[Keys, Any], Model]:
+    """Return the `config` of a family whose other parts have the keys `unused`, and `text_model` the rest."""
+
+    def config(keys: Keys, task: Any) -> Model:
+        keys.unused(*unused)
+        return text_model(keys, task, models, default, tied=tied)
+
     return config
 
 

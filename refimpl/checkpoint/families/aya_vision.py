@@ -1,9 +1,7 @@
 """The text part of Aya Vision (Dash et al. 2025): the decoder of Command R7B, or for the 32B model that of
 Command R."""
 
-from ...config import Decoder
-from ..config_readers.keys import Keys
-from ..config_readers.text_part import TextModel, text_model
+from ..config_readers.text_part import TextModel, text_part
 from . import Task, cohere
 from .cohere2_vision import TEXT, unscaled
 from .llava import LEFT_OUT
@@ -14,18 +12,17 @@ ARCHITECTURES: dict[str, Task] = {"AyaVisionForConditionalGeneration": "lm", "Ay
 # No dialect of GGUF: the text model is converted under its own architecture.
 
 
-def config(keys: Keys, task: Task) -> Decoder:
-    keys.unused(
-        "vision_config", "image_token_id", "image_token_index", "downsample_factor", "adapter_layer_norm_eps",
-        "vision_feature_layer", "vision_feature_select_strategy", "max_splits_per_img",
-        "alignment_activation_fn", "alignment_intermediate_size", "projector_hidden_act",
-    )  # fmt: skip
-    return text_model(keys, task, {"cohere2": TEXT, "cohere": OLDER}, "cohere2", tied=True)
-
-
 OLDER = TextModel(
     unscaled(cohere.config),
     {"vocab_size": 256_000, "hidden_size": 8192, "intermediate_size": 22_528, "num_hidden_layers": 40,
      "num_attention_heads": 64},
+)  # fmt: skip
+config = text_part(
+    {"cohere2": TEXT, "cohere": OLDER}, "cohere2", tied=True, unused=(
+        "vision_config", "image_token_id", "image_token_index", "downsample_factor",
+        "adapter_layer_norm_eps", "vision_feature_layer", "vision_feature_select_strategy",
+        "max_splits_per_img", "alignment_activation_fn", "alignment_intermediate_size",
+        "projector_hidden_act",
+    ),
 )  # fmt: skip
 WEIGHTS = cohere.WEIGHTS + LEFT_OUT

@@ -9,7 +9,7 @@ from dataclasses import replace
 
 from ...config import LM, Decoder
 from ..config_readers.keys import Keys
-from ..config_readers.text_part import TextModel, text_model
+from ..config_readers.text_part import TextModel, text_part
 from . import Task, cohere2
 from .llava import LEFT_OUT
 from .llava import PREFIX as PREFIX
@@ -20,15 +20,6 @@ ARCHITECTURES: dict[str, Task] = {
     "Cohere2VisionModel": "pool",
 }
 # No dialect of GGUF: the text model is converted under its own architecture.
-
-
-def config(keys: Keys, task: Task) -> Decoder:
-    keys.unused(
-        "vision_config", "image_token", "image_token_id", "downsample_factor", "max_splits_per_img",
-        "alignment_intermediate_size", "alignment_activation_fn", "adapter_layer_norm_eps",
-        "enable_adapter_layer_norm", "vision_feature_layer", "vision_feature_select_strategy",
-    )  # fmt: skip
-    return text_model(keys, task, {"cohere2": TEXT}, "cohere2", tied=True)
 
 
 def unscaled(text: Callable[[Keys, Task], Decoder]) -> Callable[[Keys, Task], Decoder]:
@@ -47,5 +38,12 @@ TEXT = TextModel(
     unscaled(cohere2.config),
     {"vocab_size": 256_000, "hidden_size": 8192, "intermediate_size": 22_528, "num_hidden_layers": 40,
      "num_attention_heads": 64},
+)  # fmt: skip
+config = text_part(
+    {"cohere2": TEXT}, "cohere2", tied=True, unused=(
+        "vision_config", "image_token", "image_token_id", "downsample_factor", "max_splits_per_img",
+        "alignment_intermediate_size", "alignment_activation_fn", "adapter_layer_norm_eps",
+        "enable_adapter_layer_norm", "vision_feature_layer", "vision_feature_select_strategy",
+    ),
 )  # fmt: skip
 WEIGHTS = cohere2.WEIGHTS + LEFT_OUT

@@ -2,7 +2,7 @@
 
 from ...config import Decoder
 from ..config_readers.keys import Keys
-from ..config_readers.text_part import TextModel, text_model
+from ..config_readers.text_part import TextModel, text_part
 from . import Task, gemma3
 from .llava import LEFT_OUT
 from .llava import PREFIX as PREFIX
@@ -21,14 +21,6 @@ SIZES = {
 }  # fmt: skip
 
 
-def config(keys: Keys, task: Task) -> Decoder:
-    keys.unused(
-        "vision_config", "mm_tokens_per_image", "boi_token_index", "eoi_token_index", "image_token_index",
-        "boi_token_id", "eoi_token_id", "image_token_id",
-    )  # fmt: skip
-    return text_model(keys, task, TEXTS, "gemma3_text", tied=True)
-
-
 def _text(keys: Keys, task: Task) -> Decoder:
     # The class has no cap, that of the text model alone has; nor does it read in both directions.
     keys.harmless(final_logit_softcapping=(None,), use_bidirectional_attention=(False, None))
@@ -38,4 +30,10 @@ def _text(keys: Keys, task: Task) -> Decoder:
 
 
 TEXTS = {"gemma3_text": TextModel(_text, SIZES)}
+config = text_part(
+    TEXTS, "gemma3_text", tied=True, unused=(
+        "vision_config", "mm_tokens_per_image", "boi_token_index", "eoi_token_index",
+        "image_token_index", "boi_token_id", "eoi_token_id", "image_token_id",
+    ),
+)  # fmt: skip
 WEIGHTS = gemma3.WEIGHTS + LEFT_OUT

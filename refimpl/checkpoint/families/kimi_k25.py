@@ -1,8 +1,6 @@
 """The text part of Kimi K2.5 (Moonshot AI 2026): DeepSeek-V3's decoder."""
 
-from ...config import Decoder
-from ..config_readers.keys import Keys
-from ..config_readers.text_part import TextModel, text_model
+from ..config_readers.text_part import TextModel, text_part
 from ..weights.weight_map import weight_map
 from . import Task, deepseek_v3
 from .llava import PREFIX as PREFIX
@@ -17,15 +15,6 @@ ARCHITECTURES: dict[str, Task] = {
 # No dialect of GGUF: the text model is converted under its own architecture.
 
 
-def config(keys: Keys, task: Task) -> Decoder:
-    keys.unused(
-        "vision_config", "image_token_id", "video_token_id", "vision_start_token_id", "vision_end_token_id",
-        "projection_hidden_size", "projection_layer_norm_eps", "media_placeholder_token_id",
-        "use_unified_vision_chunk", "video_placeholder", "ignore_index",
-    )  # fmt: skip
-    return text_model(keys, task, {"deepseek_v3": TEXT, "kimi_k2": TEXT}, "deepseek_v3", tied=True)
-
-
 TEXT = TextModel(
     deepseek_v3.config,
     {"vocab_size": 129_280, "hidden_size": 7168, "intermediate_size": 18_432, "num_hidden_layers": 61,
@@ -36,4 +25,12 @@ AS_TOWER = {"layers.{i}.": "blocks.{i}.", "decoder.blocks.": "decoder.layers."}
 LEFT_OUT = weight_map("""
     left out <- {vision_tower,mm_projector}.*
 """)
+config = text_part(
+    {"deepseek_v3": TEXT, "kimi_k2": TEXT}, "deepseek_v3", tied=True, unused=(
+        "vision_config", "image_token_id", "video_token_id", "vision_start_token_id",
+        "vision_end_token_id", "projection_hidden_size", "projection_layer_norm_eps",
+        "media_placeholder_token_id", "use_unified_vision_chunk", "video_placeholder",
+        "ignore_index",
+    ),
+)  # fmt: skip
 WEIGHTS = deepseek_v3.WEIGHTS + deepseek_v3.WEIGHTS.renamed(AS_TOWER) + LEFT_OUT

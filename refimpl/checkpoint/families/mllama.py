@@ -6,7 +6,7 @@ from ...config import Decoder
 from ..config_readers.decoder import decoder
 from ..config_readers.keys import Keys
 from ..config_readers.layers import layer_count
-from ..config_readers.text_part import TextModel, text_model
+from ..config_readers.text_part import TextModel, text_part
 from ..weights.weight_map import WeightMap, weight_map
 from . import Task
 from .llama import WEIGHTS as LLAMA
@@ -16,11 +16,6 @@ MODEL_TYPES = ("mllama",)
 ARCHITECTURES: dict[str, Task] = {"MllamaForConditionalGeneration": "lm", "MllamaModel": "pool"}
 # No dialect of GGUF: llama.cpp has no architecture for it.
 CROSS = [3, 8, 13, 18, 23, 28, 33, 38]
-
-
-def config(keys: Keys, task: Task) -> Decoder:
-    keys.unused("vision_config", "image_token_index", "image_token_id")
-    return text_model(keys, task, {"mllama_text_model": TEXT}, "mllama_text_model", tied=False)
 
 
 def _own_layers(keys: Keys) -> list[int]:
@@ -51,6 +46,11 @@ TEXT = TextModel(
     _text,
     {"vocab_size": 128_256, "hidden_size": 4096, "intermediate_size": 14_336, "num_hidden_layers": 40,
      "num_attention_heads": 32},
+)  # fmt: skip
+config = text_part(
+    {"mllama_text_model": TEXT}, "mllama_text_model", tied=False, unused=(
+        "vision_config", "image_token_index", "image_token_id",
+    ),
 )  # fmt: skip
 WEIGHTS = LLAMA.without("embedding.table") + weight_map("""
     embedding.table <- embed_tokens.weight : fewer_rows

@@ -310,7 +310,7 @@ def test_a_text_with_drafts_is_as_without(misfits: bool) -> None:
     run([prompt], 1)
     assert drafting.drafts == 1 if misfits else drafting.drafts > 3
     assert begun[-1] >= 60 if misfits else begun[-1] < 50
-    for cancelled in range(20, 40):
+    for cancelled in range(20, 40, 3):
         (part,) = run([[*prompt, cancelled]], 1, cancelled)
         read = prefixes.tokens
         run([[*prompt, cancelled, *part, 5]], 1)
