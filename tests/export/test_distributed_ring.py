@@ -113,6 +113,7 @@ def test_processes_equal_simulated_ranks(tmp_path: Path, count: int):
         assert tokens == case["length"]
 
 
+@pytest.mark.long
 def test_a_lost_rank_ends_the_others(tmp_path: Path):
     start = time.monotonic()
     ends = launch(2, tmp_path, "dies")
@@ -123,6 +124,7 @@ def test_a_lost_rank_ends_the_others(tmp_path: Path):
     assert time.monotonic() - start < LIMIT / 2
 
 
+@pytest.mark.long
 def test_shapes_that_dont_fit_are_an_error_on_all_ranks(tmp_path: Path):
     ends = launch(2, tmp_path, "misfit")
     expected = "rank 1 has [2, 6, 2, 3, 3, 8], rank 0 [2, 6, 2, 4, 3, 8]"

@@ -21,7 +21,7 @@ from tfm.refimpl.decoding.sampler import Sampler
 from tfm.refimpl.engine.numpy_engine import NumpyEngine
 from tfm.refimpl.errors import LimitError, NumericError
 
-many = settings(max_examples=4 * settings.default.max_examples)  # pyright: ignore[reportOptionalOperand]
+many = settings(max_examples=2 * settings.default.max_examples)  # pyright: ignore[reportOptionalOperand]
 seeds = st.integers(0, 2**32 - 1)
 N = 23
 PROMPT = [5, 17, 8, 3]

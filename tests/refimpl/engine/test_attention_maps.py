@@ -12,9 +12,7 @@ import transformers
 from families import ROWS
 from helpers import tiny_models
 from helpers.float64 import Float64
-from helpers.hf_oracle import in_float64
-from hypothesis import given, settings
-from hypothesis import strategies as st
+from helpers.hf_oracle import draw_keys, in_float64, without_values
 from tfm.refimpl.checkpoint.open import open_checkpoint
 from tfm.refimpl.config import Config, Decoder, Sinusoidal, Window
 from tfm.refimpl.engine.attention_maps import attention_maps
@@ -54,13 +52,12 @@ EAGER = sorted(name for name, row in ROWS.items() if row.attention == "eager" an
 
 
 @pytest.mark.parametrize("name", EAGER)
-@settings(max_examples=2)
-@given(data=st.data())
-def test_weights_are_those_of_transformers(tmp_path_factory, name, data):
-    keys = data.draw(ROWS[name].keys, label="keys")
-    row, folder = ROWS[name], tmp_path_factory.mktemp("model")
+def test_weights_are_those_of_transformers(tmp_path, name):
+    """One config, which isn't the simplest."""
+    [keys] = draw_keys(name, 1)
+    row, folder = ROWS[name], tmp_path
     torch.manual_seed(1)
-    model = row.models[0](row.config(**keys, attn_implementation="eager")).eval()
+    model = without_values(row.models[0], row.config(**keys, attn_implementation="eager"))
     with torch.no_grad():
         for weight in model.parameters():
             # Of few digits, so that a norm's weight plus one (Gemma) is a float32 too.
@@ -71,7 +68,7 @@ def test_weights_are_those_of_transformers(tmp_path_factory, name, data):
     leaves = map_leaves(lambda _, leaf: leaf.astype(np.float64), checkpoint.params)
     got = maps_of(checkpoint.config, leaves)
     with Float64(), torch.no_grad():
-        exact = row.models[0](in_float64(model.config)).double().eval()
+        exact = without_values(row.models[0], in_float64(model.config)).double()
         exact.load_state_dict(model.state_dict())
         row.amend(exact)
         looks = exact.get_encoder() if exact.config.is_encoder_decoder else exact

@@ -110,7 +110,7 @@ def written(kind: str, language: Any, seed: int, room: int = 200, **options: Any
 ENDED = {"stop": 0, "length": 0}
 
 
-@settings(max_examples=150)
+@settings(max_examples=60)
 @given(SCHEMAS, st.sampled_from(sorted(MADE)), st.integers(0, 2**31))
 def test_a_complete_text_is_a_document_of_its_schema(schema: Any, kind: str, seed: int) -> None:
     text, reason = written(kind, of_schema(schema), seed)
@@ -173,7 +173,7 @@ GRAMMARS = (
 )
 
 
-@settings(max_examples=100)
+@settings(max_examples=50)
 @given(st.sampled_from(GRAMMARS), st.sampled_from(sorted(MADE)), st.integers(0, 2**31))
 def test_a_complete_text_is_a_sentence_of_its_grammar(grammar: str, kind: str, seed: int) -> None:
     """As Python's parser reads it."""
