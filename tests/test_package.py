@@ -44,6 +44,7 @@ def test_what_the_wheel_holds_has_an_origin_and_a_licence():
     assert data == {
         *(f"tfm.{folder}: py.typed" for folder in ("refimpl", "runtime", "export", "cli")),
         "tfm.export.quantization: calibration.txt",  # a text written for it
+        "tfm.runtime.verification: golden_sound.wav",  # a sentence of its own that espeak-ng speaks
         "tfm.runtime.hub: demos/*/*",  # trained by tests/train/demo.py on texts that it draws
         "tfm.runtime.serve: static/*",  # written for it, but for two libraries, which its README names
         *(f"tfm.runtime.kernels: source/*.{kind}" for kind in ("h", "cpp")),

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal, NamedTuple
 
 import typer
 
@@ -18,13 +18,22 @@ from ..plot import Plot, draw
 
 if TYPE_CHECKING:
     import numpy as np
+    from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-    from ...runtime.text.subtitles import Segment
+    from ...runtime.text.subtitles import Segment, Word
 
 GROUP = "Write texts"
 STDIN = Path("-")
 ROW, ROWS = 10, 60  # seconds in a row of the picture, and the rows that it may have
+
+
+class Look(NamedTuple):
+    """What `OnAttention` is called with."""
+
+    words: Sequence[Word]
+    weights: np.ndarray
+    begin: float
 
 
 @o.grouped
@@ -159,12 +168,16 @@ def command(
         samples_of(path)  # an error comes before the model is loaded
     frames = None if plot is None else _frames(file[0])
     loaded = running.load(model, "transcribe")
+    looks: list[Look] = []
+    # A model with a CTC head has no decoder that could look anywhere.
+    looking = plot is not None and "decoder" in loaded.config.stacks
     for path in file:
         place = output / f"{path.stem}.{format}" if output is not None and into else output
         segments = loaded.transcribe(
             heard if heard is not None else path, language=language, task=task, condition=condition,
             temperatures=TEMPERATURES if fallback else TEMPERATURES[:1], words=words or plot is not None,
             vad=vad, batch=batch, beams=beams, best_of=best_of, progress=progress(),
+            on_attention=(lambda *look: looks.append(Look(*look))) if looking else None,
         )  # fmt: skip
         said: list[Segment] = []
         segments = _noted(segments, said)
@@ -184,7 +197,8 @@ def command(
                 raise
             write_whole(place, "".join(parts).encode())
         if plot is not None and frames is not None:
-            draw(plot, 14, 1 + 2.2 * _rows(frames), partial(picture, frames=frames, said=said))
+            height = 1 + (4.8 if looking else 2.2) * _rows(frames)
+            draw(plot, 14, height, partial(picture, frames=frames, said=said, looks=looks))
 
 
 def _frames(path: Path) -> np.ndarray:
@@ -207,14 +221,21 @@ def _rows(frames: np.ndarray) -> int:
     return -(-len(frames) * HOP // (ROW * RATE))
 
 
-def picture(figure: Figure, frames: np.ndarray, said: list[Segment]) -> None:
-    """Draw the spectrogram with ROW seconds in a row, and each word at the time when it is said."""
+def picture(figure: Figure, frames: np.ndarray, said: list[Segment], looks: list[Look]) -> None:
+    """Draw the spectrogram with ROW seconds in a row, and each word at the time when it is said.
+
+    With `looks`, each row also has a map: a line for each word, as bright as the decoder looked at the sound.
+    """
     from ...refimpl.engine.sound import HOP, RATE
 
     rows, seconds = _rows(frames), len(frames) * HOP / RATE
     words = [word for one in said for word in one.words]
-    for i, axes in enumerate(figure.subplots(rows, 1, squeeze=False)[:, 0]):
+    kinds = 2 if looks else 1
+    grid = figure.subplots(rows * kinds, 1, squeeze=False)[:, 0].reshape(rows, kinds)
+    for i, (axes, *map_axes) in enumerate(grid):
         begin = i * ROW
+        for below in map_axes:
+            _draw_looks(below, looks, begin)
         axes.imshow(
             frames.T, origin="lower", aspect="auto", extent=(0, seconds, 0, frames.shape[1]), cmap="magma",
             vmin=float(frames.min()), vmax=float(frames.max()),
@@ -226,6 +247,27 @@ def picture(figure: Figure, frames: np.ndarray, said: list[Segment]) -> None:
                 text = escape(word.text.strip())
                 place = (word.start, frames.shape[1])
                 axes.text(*place, text, rotation=45, fontsize=8, va="bottom", parse_math=False)
+
+
+def _draw_looks(axes: Axes, looks: list[Look], begin: float) -> None:
+    """Draw which part of the sound the decoder looked at while it wrote each word of a row."""
+    import numpy as np
+
+    from ...refimpl.decoding.speech import STEP
+    from ...refimpl.engine.sound import HOP, RATE
+
+    step = STEP * HOP / RATE
+    names, lines = [], []
+    for words, weights, first in looks:
+        for word, row in zip(words, weights, strict=True):
+            if begin <= word.start < begin + ROW:
+                times = first + step * np.arange(len(row))
+                names.append(escape(word.text.strip()))
+                lines.append(np.interp(begin + step * np.arange(ROW / step), times, row, 0, 0))
+    if lines:
+        axes.imshow(np.stack(lines), aspect="auto", extent=(begin, begin + ROW, len(lines), 0), vmin=0)
+    axes.yaxis.set_ticks(np.arange(len(names)) + 0.5, names, fontsize=7, parse_math=False)
+    axes.set(xlim=(begin, begin + ROW), xlabel="seconds")
 
 
 def _noted(segments: Iterator[Segment], said: list[Segment]) -> Iterator[Segment]:

@@ -49,6 +49,7 @@ from .options import GenerateOptions, Options, SamplingOptions
 
 if TYPE_CHECKING:
     from ..text.subtitles import Segment
+    from .transcribe import OnAttention
 
 
 class ClosedEngine:
@@ -235,6 +236,7 @@ class Model(TaskModel):
         batch: int = 1,
         beams: int | None = None,
         best_of: int = 1,
+        on_attention: OnAttention | None = None,
         progress: Progress = silent,
     ) -> Iterator[Segment]:
         """Transcribe a sound: yield its segments, each as soon as it is known; see `transcribe.transcribe`.
@@ -246,7 +248,7 @@ class Model(TaskModel):
         return transcribe(
             self, sound, language=language, task=task, condition=condition, limits=limits,
             temperatures=temperatures, seed=seed, words=words, vad=vad, batch=batch, beams=beams,
-            best_of=best_of, progress=progress,
+            best_of=best_of, on_attention=on_attention, progress=progress,
         )  # fmt: skip
 
     def classify(

@@ -10,7 +10,7 @@ after a recording shorter than a window, and sampling uses other random numbers.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from itertools import islice
@@ -51,15 +51,20 @@ from ..text.spoken_words import WITHOUT_SPACES, spoken_words
 from ..text.subtitles import Segment, Word
 from .base import TaskModel, expect_hearing
 from .hear_by_ctc import heard_segments
-from .utterances import LONG_PAUSE, LONGEST, LONGEST_OF_FILE, utterances
+from .utterances import LONG_PAUSE, LONGEST, LONGEST_OF_FILE, Utterance, utterances
 
 TASK = "transcribe"
 DRAWS = range(1, 65)  # texts of a window that may be drawn to choose one
 
+# Called with the words of a segment, where the decoder looked while it wrote each of them [W, S], and the
+# second at which the first of these S steps of 0.02 seconds begins.
+OnAttention = Callable[[Sequence[Word], np.ndarray, float], None]
+
 
 class _Heard(NamedTuple):
     """What a window was heard to say, at a temperature; `ended` says that the text has its last token, and
-    `begins` when each token was said, and what comes after the last one, where words were asked for."""
+    `begins` when each token was said, and what comes after the last one, where words were asked for. Then
+    `attention` [T, S] has the weights by which these times were found, averaged over heads."""
 
     tokens: list[int]
     ended: bool
@@ -68,6 +73,7 @@ class _Heard(NamedTuple):
     no_speech: float
     temperature: float
     begins: Sequence[float] = ()
+    attention: np.ndarray | None = None
 
     def doubts(self, limits: Limits) -> frozenset[str]:
         return doubts(self.compression, self.logprob, self.no_speech, limits)
@@ -88,6 +94,7 @@ def transcribe(
     batch: int = 1,
     beams: int | None = None,
     best_of: int = 1,
+    on_attention: OnAttention | None = None,
     progress: Progress = silent,
 ) -> Iterator[Segment]:
     """Yield the segments of a sound, each as soon as it is known.
@@ -112,6 +119,8 @@ def transcribe(
     - `beams`: the number of beams at temperature 0; by default, the number that the model's files ask for.
     - `best_of`: above temperature 0, sample this many texts and keep the one with the largest mean
       log-probability.
+    - `on_attention`: with `words`, called for each segment that has words. The weights are those of the heads
+      that find the words' times: a row is the mean over these heads and the word's tokens.
 
     Raises ConfigError for a model that can't transcribe, CheckpointError if its files don't state how it
     writes times, and LimitError for a sound or an option that the model can't take.
@@ -122,17 +131,21 @@ def transcribe(
             "language": (language, None), "task": (task or TASK, TASK), "condition": (condition, False),
             "limits": (limits, PAPER), "temperatures": (tuple(temperatures), TEMPERATURES),
             "seed": (seed, 0), "batch": (batch, 1), "beams": (beams or 1, 1), "best_of": (best_of, 1),
+            "on_attention": (on_attention, None),
         }  # fmt: skip
         if odd := [name for name, (value, only) in given.items() if value != only]:
             raise LimitError(
                 f"{odd[0]} is for a model that writes what it hears, this one says it token by token: "
                 "leave it out"
             )
+        hear = partial(heard_segments, model, progress=silent, words=words)
+        if isinstance(sound, Iterator):
+            return _as_it_comes(
+                sound, lambda first, samples: hear(samples_of(samples), first=first), progress
+            )
         said = _utterances(sound, progress, vad=vad)
         if said is None:
-            assert not isinstance(sound, Iterator)
             return heard_segments(model, samples_of(sound), progress, words=words)
-        hear = partial(heard_segments, model, progress=silent, words=words)
         return (one for first, samples in said for one in hear(samples_of(samples), first=first))
     speech = model.generation.speech
     if speech is None:
@@ -158,22 +171,42 @@ def transcribe(
         raise LimitError(f"best_of must be {DRAWS.start} to {DRAWS.stop - 1}, got {best_of}")
     code = _language(speech, language or speech.language)
     task_id = _task(speech, task or speech.task)
-    ask = _Asked(model, speech, code, task_id, condition, limits, temperatures, seed, search, best_of, words)
+    ask = _Asked(
+        model, speech, code, task_id, condition, limits, temperatures, seed, search, best_of, words,
+        on_attention,
+    )  # fmt: skip
+    if isinstance(sound, Iterator):
+        alone = partial(_Sound, ask)
+        return _as_it_comes(
+            sound, lambda first, samples: _segments([alone(samples_of(samples), first)], silent), progress
+        )
     found = _utterances(sound, progress, vad=vad, batch=batch)
     if found is None:
-        assert not isinstance(sound, Iterator)
         return _segments([_Sound(ask, samples_of(sound))], progress)
     sounds = (_Sound(ask, samples_of(samples), first) for first, samples in found)
     at_once = iter(lambda: list(islice(sounds, batch)), [])
     return (one for some in at_once for one in _segments(some, silent))
 
 
+def _as_it_comes(
+    sound: Iterator[np.ndarray], hear: Callable[[int, np.ndarray], Iterator[Segment]], progress: Progress
+) -> Iterator[Segment]:
+    """What `hear` gives for each utterance. It is heard when it may have ended, before it surely has."""
+    heard: Utterance | None = None
+    said: list[Segment] = []
+
+    def hear_early(one: Utterance) -> None:
+        nonlocal heard, said
+        heard, said = one, list(hear(*one))
+
+    for one in utterances(checked(sound), Voice(progress), on_pause=hear_early):
+        yield from said if one is heard else hear(*one)
+
+
 def _utterances(
-    sound: Path | str | np.ndarray | Iterator[np.ndarray], progress: Progress, *, vad: bool, batch: int = 1
-) -> Iterator[tuple[int, np.ndarray]] | None:
-    """The first sample and the samples of each utterance; None for a sound that is heard as a whole."""
-    if isinstance(sound, Iterator):
-        return utterances(checked(sound), Voice(progress))
+    sound: Path | str | np.ndarray, progress: Progress, *, vad: bool, batch: int = 1
+) -> Iterator[Utterance] | None:
+    """Each utterance of a file; None for a sound that is heard as a whole."""
     if not (vad or batch > 1):
         return None
     longest = LONGEST if batch > 1 else LONGEST_OF_FILE
@@ -216,6 +249,7 @@ class _Asked:
     search: Mapping[str, Any]
     best_of: int
     words: bool
+    on_attention: OnAttention | None
 
 
 class _Sound:
@@ -268,7 +302,12 @@ class _Sound:
             )
             if heard.begins:
                 times = [before + seek * HOP / RATE + time for time in heard.begins[place:]]
-                said = replace(said, words=_words(model, part.tokens, times, self.language))
+                words = _words(model, part.tokens, times, self.language)
+                said = replace(said, words=tuple(word for word, _ in words))
+                if self.ask.on_attention is not None and heard.attention is not None and words:
+                    rows = heard.attention[place:]  # without the last token of a text that was cut off
+                    weights = np.stack([rows.take(of, 0, mode="clip").mean(0) for _, of in words])
+                    self.ask.on_attention(said.words, weights, before + seek * HOP / RATE)
             place += len(part.tokens)
             self.said.append(said)
         if self.ask.condition:
@@ -334,9 +373,10 @@ def _closed(tokens: list[int], first: int) -> list[int]:
 
 def _token_begins(
     model: TaskModel, speech: SpeechTokens, cache: Cache, prompt: list[int], heard: _Heard, frames: int
-) -> list[float]:
-    """When each token of a window was said, in seconds from its begin, and what comes after the last one; of
-    the window only `frames` are sound. As in transformers the last token that was written isn't read."""
+) -> tuple[list[float], np.ndarray | None]:
+    """When each token of a window was said, in seconds from its begin, and what comes after the last one; and
+    the weights [T, S] that say so. Of the window only `frames` are sound. As in transformers the last token
+    that was written isn't read."""
     engine = model.engine
     if not isinstance(engine, AttentiveEngine):
         raise LimitError("this engine can't say where a model looks: leave out words")
@@ -346,19 +386,25 @@ def _token_begins(
     heads = speech.alignment_heads or [(i, head) for i, cross in upper for head in range(cross.heads)]
     read = heard.tokens if heard.ended else heard.tokens[:-1]
     if not read:
-        return [0.0, 0.0]
+        return [0.0, 0.0], None
     attention = engine.cross_attention(np.array([[*prompt, *read]]), cache, heads)
-    begins = token_begins(attention[:, len(prompt) :, : max(1, frames // STEP)]) * (STEP * HOP / RATE)
-    return [*begins.tolist(), *[begins[-1]] * (len(heard.tokens) + 1 - len(begins))]
+    attention = attention[:, len(prompt) :, : max(1, frames // STEP)]
+    begins = token_begins(attention) * (STEP * HOP / RATE)
+    last = [begins[-1]] * (len(heard.tokens) + 1 - len(begins))
+    return [*begins.tolist(), *last], attention.mean(0)
 
 
-def _words(model: TaskModel, tokens: list[int], times: list[float], language: str | None) -> tuple[Word, ...]:
-    """The words of a segment, by when each of its tokens was said and what comes after them."""
+def _words(
+    model: TaskModel, tokens: list[int], times: list[float], language: str | None
+) -> list[tuple[Word, list[int]]]:
+    """The words of a segment with the places of their tokens, by when each token was said and what comes
+    after them."""
     (end,) = model.generation.eos  # all tokens that aren't of texts come after it
     places = [i for i, token in enumerate(tokens) if token < end]
     texts = [tokens[i] for i in places]
     found = spoken_words(texts, model.text.decode, spaces=language not in WITHOUT_SPACES)
-    return tuple(Word(times[places[of[0]]], times[places[of[-1]] + 1], text) for text, of in found)
+    words = [(text, [places[i] for i in of]) for text, of in found]
+    return [(Word(times[of[0]], times[of[-1] + 1], text), of) for text, of in words]
 
 
 def _hear(sounds: Sequence[_Sound], cache: Cache, temperature: float) -> tuple[list[_Heard], Cache | None]:
@@ -401,9 +447,8 @@ def _hear(sounds: Sequence[_Sound], cache: Cache, temperature: float) -> tuple[l
         heard = _Heard(text, len(text) < len(written), mean, compression, no_speech, temperature)
         if ask.words:
             frames = sounds[i].frames.real - sounds[i].seek
-            heard = heard._replace(
-                begins=_token_begins(model, ask.speech, alone[i], prompts[i], heard, frames)
-            )
+            begins, attention = _token_begins(model, ask.speech, alone[i], prompts[i], heard, frames)
+            heard = heard._replace(begins=begins, attention=attention)
         found.append(heard)
     return found, None if kept is None else kept.truncate(np.zeros(len(sounds), np.int64))
 

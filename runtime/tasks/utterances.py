@@ -4,8 +4,8 @@
     utterances   └───────────────┘  └──────────┘      each with what is beside it
 
 A model of speech says how likely somebody speaks in each chunk of 32 milliseconds. An utterance ends after a
-pause. So its text is known after a delay: the length of that pause, and the time that the model needs to
-transcribe it.
+pause. A shorter pause may be its end, so the model begins to transcribe it then. If the pause goes on, the
+text is known once the pause is long enough, or the model is done. If not, the text is thrown away.
 """
 
 from __future__ import annotations
@@ -21,25 +21,35 @@ BEGINS, ENDS = 0.5, 0.35  # probabilities at which speech begins, and below whic
 BESIDE = 10  # chunks before an utterance: a word begins softly
 # Seconds of the pause that ends an utterance, and at which it is cut: as it comes, and of a file.
 PAUSE, LONGEST = 0.4, 29.0
+EARLY = 0.2  # seconds of a pause that may be the end: shorter ones are within words
 LONG_PAUSE, LONGEST_OF_FILE = 2.0, 300.0
 
 Speaks = Callable[[np.ndarray], float]
+Utterance = tuple[int, np.ndarray]  # the index of its first sample, and its samples [N]
 
 
 def utterances(
-    blocks: Iterable[np.ndarray], speaks: Speaks, *, pause: float = PAUSE, longest: float = LONGEST
-) -> Iterator[tuple[int, np.ndarray]]:
-    """Yield the index of the first sample and the samples [N] of each utterance.
+    blocks: Iterable[np.ndarray],
+    speaks: Speaks,
+    *,
+    pause: float = PAUSE,
+    longest: float = LONGEST,
+    on_pause: Callable[[Utterance], None] | None = None,
+) -> Iterator[Utterance]:
+    """Yield each utterance.
 
     An utterance is yielded as soon as `pause` seconds of silence follow it. `blocks` are the samples of a
     sound. `speaks` returns how likely somebody speaks in the next CHUNK of them. An utterance that reaches
-    `longest` seconds is cut at the place in its last third where speech is least likely.
+    `longest` seconds is cut at the place in its last third where speech is least likely. `on_pause` is called
+    with what may be an utterance, when EARLY seconds of silence follow it. If it is one, the same object is
+    yielded.
     """
     held: list[np.ndarray] = []
     likely: list[float] = []
     speaking, quiet, end = False, 0, 0
+    early: Utterance | None = None
 
-    def taken(count: int) -> tuple[int, np.ndarray]:
+    def taken(count: int) -> Utterance:
         return end - sum(map(len, held)), np.concatenate(held[:count])
 
     for chunk in _chunks(blocks):
@@ -47,21 +57,27 @@ def utterances(
         likely.append(speaks(chunk))
         end += len(chunk)
         quiet = 0 if likely[-1] >= ENDS else quiet + 1
+        if quiet == 0:
+            early = None
         if not speaking:
             speaking = likely[-1] >= BEGINS
             gone = 0 if speaking else len(held) - BESIDE
         elif quiet * CHUNK >= pause * RATE:
-            yield taken(len(held))
-            speaking, gone = False, len(held) - BESIDE
+            yield early or taken(len(held))
+            speaking, gone, early = False, len(held) - BESIDE, None
         elif len(held) * CHUNK >= longest * RATE:
             last = 2 * len(held) // 3
             gone = last + int(np.argmin(likely[last:])) + 1
             yield taken(gone)
+            early = None
         else:
             gone = 0
+            if on_pause is not None and early is None and quiet * CHUNK >= EARLY * RATE:
+                early = taken(len(held))
+                on_pause(early)
         del held[: max(0, gone)], likely[: max(0, gone)]
     if speaking:
-        yield taken(len(held))
+        yield early or taken(len(held))
 
 
 def _chunks(blocks: Iterable[np.ndarray]) -> Iterator[np.ndarray]:

@@ -28,7 +28,6 @@ import numpy as np
 from ...refimpl.checkpoint.formats.file_bytes import read_file
 from ...refimpl.checkpoint.formats.npy import read_array
 from ...refimpl.config import LM, Config, Decoder, EncoderDecoder
-from ...refimpl.engine.passes import noise
 from ...refimpl.error_budget import (
     CODE_MOVE,
     TRIES,
@@ -59,6 +58,7 @@ from ..bundle.graph_io import graphs
 from ..bundle.manifest import AGAIN
 from ..progress import Progress, silent
 from ..text.tokenizer import Tokenizer
+from .golden_sound import SENTENCE, golden_sounds
 from .leaf_digest import digest
 from .metrics import kl_divergence
 from .streamed_reference import SEED, Inputs, Precision, outputs
@@ -71,8 +71,8 @@ if TYPE_CHECKING:
 
 TOKENS = 12  # of each of the two rows
 TEXT = (
-    "The animal didn't cross the street because it was too tired. A model that is exported, "
-    "quantized and run on another machine should still say what its specification says."
+    f"{SENTENCE} A model that is exported, quantized and run on another machine "
+    "should still say what its specification says."
 )
 LEAST = 1e-12  # probability of all columns that aren't stored: where all are, rounding leaves about as much
 MOST_ROUNDING = 2**16  # tokens: they are read by whoever compares a bundle with its source
@@ -377,7 +377,9 @@ def golden(
 def _make_inputs(config: Config, tokenizer: str | None, rng: np.random.Generator) -> Inputs:
     """Two rows of tokens, the second padded; an encoder's text or token types where the model has them.
 
-    A decoder's rows begin with the tokens that its tokenizer puts before a text, as in `metrics.fidelity`.
+    A decoder's rows begin with the tokens that its tokenizer puts before a text, as in `metrics.fidelity`,
+    also where it writes what an encoder of sound hears. Such an encoder hears the text's first sentence, and
+    a tone.
     """
     time = min(TOKENS, config.context)
     vocabulary = config.embedding.vocabulary
@@ -385,7 +387,9 @@ def _make_inputs(config: Config, tokenizer: str | None, rng: np.random.Generator
     if tokenizer is not None:
         read = Tokenizer(tokenizer, vocabulary)
         ids = read.encode(TEXT)
-        before = read.before_text[: time - 1] if isinstance(config, Decoder) else []
+        before = (
+            read.before_text[: time - 1] if isinstance(config, Decoder) or config.stem is not None else []
+        )
     room = time - len(before)
     if len(ids) < 2 * room:
         ids = rng.integers(0, vocabulary, 2 * room)
@@ -393,7 +397,7 @@ def _make_inputs(config: Config, tokenizer: str | None, rng: np.random.Generator
     lengths = np.array([time, max(1, time - 3)])
     names = _model_inputs(config)
     if config.stem is not None:
-        sound = noise(config, rng, 2, time)
+        sound = golden_sounds(config, time)
         heard = np.full(2, config.positions(sound.shape[1]))
         return Inputs(tokens, lengths if "decoder" in config.stacks else heard, sound, heard)
     if ENCODER_IDS in names:

@@ -20,12 +20,12 @@ import soundfile
 import soxr
 import tfm
 import typer
-from sounds import changes, words
 from tfm.export.torch_engine import TorchEngine
 from tfm.refimpl.checkpoint.open import open_checkpoint
 from tfm.refimpl.engine.sound import RATE
 from tfm.runtime.sound_files import samples_of
 from tfm.runtime.tasks.model import Model
+from tfm.runtime.verification.checks.words import changes, words_of
 
 VOICES = (("en-us", 150), ("en-gb", 160), ("en-us+f3", 155))
 NOISES = (0.0, 0.003, 0.01)
@@ -39,7 +39,7 @@ def sounds(text: Path, files: list[Path], count: int) -> Iterator[np.ndarray]:
     for line in text.read_text().splitlines():
         if count <= 0:
             break
-        count -= len(words(line))
+        count -= len(words_of(line))
         voice, speed = next(voices)
         command = ["espeak-ng", "-v", voice, "-s", str(speed), "--stdout"]
         done = subprocess.run(command, input=line.encode(), capture_output=True, check=True)
@@ -51,7 +51,7 @@ def sounds(text: Path, files: list[Path], count: int) -> Iterator[np.ndarray]:
 def heard(model: Model, samples: np.ndarray, language: str | None) -> list[str]:
     """The words that a model writes."""
     said = model.transcribe(samples, temperatures=(0.0,), language=language)
-    return words(" ".join(one.text for one in said))
+    return words_of(" ".join(one.text for one in said))
 
 
 def main(

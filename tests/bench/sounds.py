@@ -12,13 +12,13 @@ ratio of medians, by the clock and by processor time (of all threads), with the 
 from __future__ import annotations
 
 import json
-import re
 import subprocess
 import sys
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
+from tfm.runtime.verification.checks.words import changes, words_of
 from workers import quiet, ratio, ratio_interval
 
 OURS = """
@@ -66,20 +66,6 @@ class Worker:
         return f"{int(status.split('VmHWM:')[1].split()[0]) / 1000:.0f} MB"
 
 
-def words(text: str) -> list[str]:
-    return re.findall(r"[\w']+", text.lower())
-
-
-def changes(before: list[str], after: list[str]) -> int:
-    """How many words must be changed, added or left out (Levenshtein)."""
-    row = [*range(len(after) + 1)]
-    for i, one in enumerate(before, 1):
-        aslant, row[0] = row[0], i
-        for j, other in enumerate(after, 1):
-            aslant, row[j] = row[j], min(row[j] + 1, row[j - 1] + 1, aslant + (one != other))
-    return row[-1]
-
-
 def main(
     bundle: Path,
     ct2: Path,
@@ -107,7 +93,7 @@ def main(
             low, high = ratio_interval(other, mine)
             cells.append(f"{ratio(other, mine):.2f} ({low:.2f} to {high:.2f})")
         seconds = sorted(reply["clock"] for reply in got[0])[pairs // 2]
-        said, wanted = (words(replies[0]["text"]) for replies in got)
+        said, wanted = (words_of(replies[0]["text"]) for replies in got)
         differ = f"{changes(said, wanted)} of {len(wanted)}"
         typer.echo(f"| {file.name} | {' | '.join(cells)} | {seconds:.2f} | {differ} |")
     typer.echo(f"\npeak memory: tfm {ours.peak()}, faster-whisper {theirs.peak()}")

@@ -7,7 +7,21 @@ from __future__ import annotations
 
 from ....refimpl.config import LM, Decoder, has_mtp
 from ...bundle.bundle import Bundle
-from . import backends, caches, files, graphs, greedy, kernels, layers, logits, mtp, source, text, weights
+from . import (
+    backends,
+    caches,
+    files,
+    graphs,
+    greedy,
+    kernels,
+    layers,
+    logits,
+    mtp,
+    source,
+    text,
+    weights,
+    words,
+)
 from .context import Check
 
 
@@ -33,6 +47,7 @@ CHECKS: dict[str, Check] = {
     "kernels": Check(kernels.check_kernels, kernels.SUBJECT, applies=kernels.has_kernels),
     "mtp": Check(mtp.check_module, mtp.SUBJECT, applies=_has_module),
     "backends": Check(backends.check_backends, backends.SUBJECT, applies=backends.is_quantized),
+    "words": Check(words.check_words, words.SUBJECT, applies=lambda bundle: bundle.config.frames is not None),
     "stated": Check(
         caches.check_stated_cost,
         "what keys and values in 4 bits cost, as the export says",

@@ -12,7 +12,7 @@ import soundfile
 from helpers import hearing_models
 from helpers.hearing_models import sound
 from matplotlib.figure import Figure
-from tfm.cli.commands.transcribe import picture
+from tfm.cli.commands.transcribe import Look, picture
 from tfm.refimpl.engine.sound import RATE
 from tfm.runtime.tasks import transcribe
 from tfm.runtime.text.subtitles import FORMATS, Segment, Word
@@ -69,21 +69,34 @@ def test_words_have_times_of_their_own(run: Any, tmp_path: Path):
 
 
 def test_the_picture_has_each_word_where_it_is_said(run: Any, tmp_path: Path):
-    """A sound of 1.6 seconds, and one of two rows; a file for each word's place, beside the segments."""
+    """A sound of 1.6 seconds, and one of two rows; and where the decoder looked for each word."""
     file, path = tmp_path / "1.wav", tmp_path / "picture.png"
     asked = (file, "--format", "json")
     assert run(*asked, "--plot", path).json == run(*asked).json
     assert path.read_bytes().startswith(b"\x89PNG")
     figure, words = Figure(), [Word(0.5, 0.8, " $a_1$"), Word(10.25, 11.0, " b.")]
     segment = Segment(0.5, 11.0, " $a_1$ b.", [], None, 0.0, 1.0, 0.0, words=tuple(words))
-    picture(figure, np.random.default_rng(0).normal(size=(1200, 80)), [segment])
-    first, second = figure.axes
+    weights = np.random.default_rng(1).random((2, 300)).astype(np.float32)
+    frames = np.random.default_rng(0).normal(size=(1200, 80))
+    picture(figure, frames, [segment], [Look(words, weights, 6.5)])  # 6.5 to 12.5 seconds
+    first, below, second, last = figure.axes
+    for axes, row, begin in ((below, weights[0, :175], 0), (last, weights[1, 175:], 10)):
+        (image,) = axes.images
+        assert image.get_extent() == [begin, begin + 10, 1, 0]
+        lines = np.asarray(image.get_array())
+        place = slice(325, 500) if begin == 0 else slice(0, 125)
+        assert np.allclose(lines[0, place], row, atol=1e-6)
+        assert np.count_nonzero(lines) == len(row)
+    assert [text.get_text() for text in below.get_yticklabels()] == ["$a_1$"]
     for axes, word, begin in ((first, words[0], 0), (second, words[1], 10)):
         assert axes.get_xlim() == (begin, begin + 10)
         (text,), (line,) = axes.texts, axes.lines
         assert text.get_text() == word.text.strip()
         assert text.get_position()[0] == word.start == np.asarray(line.get_xdata())[0]
         assert axes.images[0].get_extent() == [0, 12, 0, 80]
+    alone = Figure()
+    picture(alone, frames, [segment], [])
+    assert len(alone.axes) == 2
     run(file, tmp_path / "2.wav", "--plot", path).failed(2, "--plot")
     soundfile.write(tmp_path / "long.wav", np.zeros(601 * 8000), 8000)
     run(tmp_path / "long.wav", "--plot", path).failed(2, "--plot", "10 minutes")

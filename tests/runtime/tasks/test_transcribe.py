@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import tempfile
 import warnings
+from collections.abc import Iterator
 from dataclasses import replace
 from functools import cache
 from pathlib import Path
@@ -28,6 +29,7 @@ from tfm.refimpl.engine.sound import HOP, RATE, features
 from tfm.refimpl.errors import CheckpointError, ConfigError, LimitError
 from tfm.refimpl.params.tree import map_leaves
 from tfm.runtime.bundle.bundle import open_bundle
+from tfm.runtime.progress import silent
 from tfm.runtime.tasks import transcribe
 from tfm.runtime.tasks.model import Model, load
 from tfm.runtime.tasks.transcribe import Limits, Segment
@@ -117,6 +119,29 @@ def test_segments_and_words_are_transformers(
         assert np.allclose([start for start, _ in told], [times[i] for i in places])
         ends = [(end, times[i + 1]) for (_, end), i in zip(told, places, strict=True) if i + 1 < len(times)]
         assert np.allclose(*zip(*ends, strict=True)) if ends else True
+
+
+@pytest.mark.parametrize("words", [{None}, set()])
+def test_where_the_decoder_looked_is_told_by_word(words: set[str | None], monkeypatch: pytest.MonkeyPatch):
+    """The mean over heads of the weights that times come from; a word is a token, or a whole segment."""
+    _, ours = made(1, False)
+    begins, weights, told = transcribe.token_begins, [], []
+    monkeypatch.setattr(transcribe, "token_begins", lambda of: (weights.append(of), begins(of))[1])
+    monkeypatch.setattr(transcribe, "WITHOUT_SPACES", words)
+    asked: dict[str, Any] = {"limits": Limits(), "temperatures": [0], "words": True}
+    said = [*ours.transcribe(sound(1, 5 * SIZE), **asked, on_attention=lambda *look: told.append(look))]
+    heard = [one for one in said if one.words]
+    assert [look[0] for look in told] == [one.words for one in heard]
+    windows = sorted({one.seek for one in said})
+    assert len(windows) == len(weights) > 1
+    assert len(said) > len(windows)
+    for one, (_, rows, begin) in zip(heard, told, strict=True):
+        before = [token for of in said if of.seek == one.seek and of.start < one.start for token in of.tokens]
+        seen = weights[windows.index(one.seek)].mean(0)
+        places = [len(before) + i for i, token in enumerate(one.tokens) if token < END]
+        wanted = seen[[min(place, len(seen) - 1) for place in places]]
+        assert np.allclose(rows, wanted if words else wanted.mean(0, keepdims=True), atol=1e-6)
+        assert begin == one.seek * HOP / RATE
 
 
 def same(got: list[Segment], wanted: list[dict[str, Any]], samples: int) -> None:
@@ -277,6 +302,27 @@ def test_a_bundle_writes_what_the_specification_writes(quant: str, tmp_path: Pat
     assert same_texts >= (6 if quant == "fp32" else 5)  # a rounded activation may turn a tie
 
 
+def test_an_utterance_is_heard_in_its_pause(monkeypatch: pytest.MonkeyPatch):
+    """Once, after 0.2 seconds of it, and given after 0.4; one that goes on is heard anew."""
+    monkeypatch.setattr(transcribe, "Voice", lambda _: lambda chunk: float(np.abs(chunk).max() > 0))
+    speech, read, heard = np.ones(RATE), 0, []
+    whole = np.concatenate([speech, np.zeros(int(0.3 * RATE)), speech, np.zeros(RATE)])
+
+    def blocks() -> Iterator[np.ndarray]:
+        nonlocal read
+        for block in np.split(whole, np.arange(512, len(whole), 512)):
+            read += len(block)
+            yield block
+
+    def hear(first: int, samples: np.ndarray) -> Iterator[Any]:
+        heard.append((first, round(len(samples) / RATE, 1), round(read / RATE, 1)))
+        yield len(heard)
+
+    told = [(one, round(read / RATE, 1)) for one in transcribe._as_it_comes(blocks(), hear, silent)]
+    assert heard == [(0, 1.2, 1.2), (0, 2.5, 2.5)]
+    assert told == [(2, 2.7)]
+
+
 @pytest.mark.parametrize(("comes", "batch"), [(False, 1), (True, 1), (False, 3)])
 def test_utterances_are_heard_as_sounds_of_their_own(
     comes: bool, batch: int, monkeypatch: pytest.MonkeyPatch
@@ -302,7 +348,8 @@ def test_utterances_are_heard_as_sounds_of_their_own(
         patch.setattr(transcribe, "_hear", heard)
         got = [*ours.transcribe(blocks if comes else whole, **asked, vad=not comes, batch=batch)]
     assert set(tried) == ({1} if batch == 1 else {1, 2, 3})
-    settings = {"pause": 0.4 if comes else 2.0, "longest": 29.0 if comes else 300.0}
+    settings: dict[str, Any] = {"pause": 0.4 if comes else 2.0, "longest": 29.0 if comes else 300.0}
+    settings |= {"on_pause": lambda _: None} if comes else {}
     parts = [*utterances([whole], lambda chunk: float(np.abs(chunk).max() > 1e-3), **settings)]
     assert len(parts) == len(sounds)
     wanted = [(at, one) for at, samples in parts for one in ours.transcribe(samples, **asked)]

@@ -8,7 +8,7 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 from tfm.refimpl.engine.sound import RATE
-from tfm.runtime.tasks.utterances import BESIDE, CHUNK, utterances
+from tfm.runtime.tasks.utterances import BESIDE, CHUNK, Utterance, utterances
 
 PAUSE = 4 * CHUNK / RATE
 
@@ -70,6 +70,20 @@ def test_all_that_is_spoken_is_in_utterances_however_it_comes(
         assert len(samples) <= 13 * CHUNK + BESIDE * CHUNK
         inside[at : at + len(samples)] = True
     assert inside[sound >= 0.5].all()
+
+
+def test_what_may_be_an_utterance_is_told_before_its_pause_is_over():
+    """After 7 chunks, 0.2 seconds; an utterance that goes on, or is cut, isn't what was told."""
+    words, pause = [0.9] * 5, 13 * CHUNK / RATE
+    sound = spoken(*words, *[0.0] * 6, *words, *[0.0] * 8, *words, *[0.0] * 20, *words)
+    told: list[Utterance] = []
+    parts = [*utterances([sound], loud, pause=pause, on_pause=told.append)]
+    assert [(at, len(samples) // CHUNK) for at, samples in told] == [(0, 5 + 6 + 5 + 7), (0, 29 + 7)]
+    assert [part is told[1] for part in parts] == [True, False]
+    sound, told = spoken(*[0.9] * 20, *[0.2] * 8, *[0.9] * 3), []
+    first, _ = utterances([sound], loud, pause=pause, longest=28 * CHUNK / RATE, on_pause=told.append)
+    assert [len(samples) // CHUNK for _, samples in told] == [27]
+    assert first is not told[0]
 
 
 def test_an_utterance_comes_before_what_follows_its_pause_is_read():

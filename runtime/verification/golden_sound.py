@@ -1,0 +1,53 @@
+"""The sounds of golden inputs: a spoken sentence, and a tone that rises.
+
+`golden_sound.wav` has SENTENCE in 16-bit PCM, as espeak-ng 1.52 speaks it with `-v en-gb -s 160`, resampled
+to 16,000 samples a second. It was made for tfm and has tfm's licence: espeak-ng's own (GPL-3.0) covers the
+program, not what the program speaks.
+"""
+
+from __future__ import annotations
+
+import wave
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from ...refimpl.config import Config
+from ...refimpl.engine.sound import HOP, RATE, features, normalized
+
+if TYPE_CHECKING:
+    from jaxtyping import Float
+    from numpy import ndarray as Array
+
+SENTENCE = "The animal didn't cross the street because it was too tired."
+FILE = Path(__file__).with_name("golden_sound.wav")
+LOW, HIGH, SECONDS = 200.0, 2000.0, 4  # of the tone, in Hz
+
+
+def spoken() -> Float[Array, " N"]:
+    """Return the samples of SENTENCE, from −1 to 1, RATE a second."""
+    with wave.open(str(FILE)) as file:
+        return np.frombuffer(file.readframes(file.getnframes()), "<i2") / 2**15
+
+
+def tone() -> Float[Array, " N"]:
+    """Return 0.3 sin φ(t), RATE samples a second, whose frequency rises from LOW to HIGH evenly."""
+    at = np.arange(SECONDS * RATE) / RATE
+    return 0.3 * np.sin(2 * np.pi * (LOW * at + (HIGH - LOW) / (2 * SECONDS) * at**2))
+
+
+def golden_sounds(config: Config, count: int) -> Array:
+    """Return what a model reads of the sentence and of the tone: frames [2, T, C], or samples [2, N].
+
+    The model makes as many positions of them as it always does, or `count` if it takes sounds of any length.
+    """
+    assert config.stem is not None
+    length, *bands = (
+        config.stem.least(count) if isinstance(size, str) else size
+        for size in config.stem.row(config.text_context)
+    )
+    if not bands:
+        return np.stack([normalized(np.resize(sound, length)) for sound in (spoken(), tone())])
+    whole = (np.pad(sound, (0, max(0, length * HOP - len(sound)))) for sound in (spoken(), tone()))
+    return np.stack([features(sound, bands=bands[0])[:length] for sound in whole]).astype(np.float64)
