@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, ClassVar, Literal
 
-from .bounds import check_bounds, need, within
+from .bounds import LIMITS, check_bounds, need, within
 from .norms import Norm, RMSNorm
 from .record import Record, SmoothingSite, bounded
 
@@ -249,6 +249,9 @@ class MoE(FeedForward):
     its output, or its input (`weighs`: Llama 4). With `expert_scale` a learned number of each expert
     multiplies it too.
 
+    **Identities.** After the experts the router has `identities` more columns. A token that goes there adds
+    itself, times the weight of that choice (LongCat).
+
     **Experts.** With `expert_bias` each map of an expert has a bias. Without `gated` all experts are plain
     mlps, the shared one too. With `latent` the experts' inputs and outputs are vectors of that many elements:
     one map leads to them and one leads back. Experts have no capacity limit here: which tokens such a limit
@@ -260,7 +263,8 @@ class MoE(FeedForward):
     `latent` (Nemotron-H). With `average` the mixture is half the sum of the experts and the shared expert
     (Command A+). With `own_norms` router, experts and shared expert each read the sublayer's input through a
     norm of their own, and the outputs of experts and shared expert are normalized before they are added
-    (Gemma 4).
+    (Gemma 4). With `late` the sum of the experts is added at the end of the next layer (`ops.block`), and
+    only the shared expert in this one (LongCat).
     """
 
     experts: int = bounded("experts")
@@ -288,6 +292,8 @@ class MoE(FeedForward):
     shared_bias: bool = False
     average: bool = False
     shared_activation: Gate | None = None
+    identities: int = 0
+    late: bool = False
 
     op = "moe"
 
@@ -301,13 +307,24 @@ class MoE(FeedForward):
 
     def check(self, at: str, *, parallel: bool) -> None:
         super().check(at, parallel=parallel)
-        within(at + "chosen experts", self.top, self.experts)
+        within(at + "identities", self.identities, LIMITS["experts"], 0)
+        within(at + "chosen experts", self.top, self.experts + self.identities)
         self._check_groups(at)
         gated = self.shared is not None or not self.shared_gate
         need(gated, f"{at}a shared expert's gate needs a shared expert, got none")
         need(self.shared is not None or not self.average, f"{at}an average needs a shared expert, got none")
         between = self.latent is None or self.own_norms is None
         need(between, f"{at}experts between norms of their own have no latent")
+        own = self.latent is not None or self.own_norms is not None or self.expert_scale
+        own = own or self.groups != ONE_GROUP or isinstance(self.score, SparseMixer)
+        need(
+            not self.identities or not (own or self.weighs == "input"),
+            f"{at}identities have no groups, latent, norms, expert_scale, weighed inputs or sparse mixer",
+        )
+        need(
+            not self.late or (self.shared is not None and not parallel and not self.average),
+            f"{at}late experts need a shared expert, no average, and a layer that isn't parallel",
+        )
         kinds = self.activation, self.shared_activation
         clamped = any(isinstance(kind, LimitedSwiGLU) for kind in kinds)
         need(self.gated or not clamped, f"{at}a clamped SwiGLU needs gated experts")
@@ -334,12 +351,12 @@ class MoE(FeedForward):
         need(left == 0, f"{at}experts must be a multiple of their groups, got {self.experts} and {count}")
         most = top * size
         fit = f"{at}chosen experts must be at most those of the chosen groups, {most}, got {self.top}"
-        need(self.top <= most, fit)
+        need(self.top <= most + self.identities, fit)
         pair = count == 1 or self.groups.by != "top2" or size > 1
         need(pair, f"{at}groups by their two best experts must have two at least, got {size}")
 
     def sizes(self) -> Mapping[str, int]:
-        return {"E": self.experts, "C": self.latent or 0}
+        return {"E": self.experts + self.identities, "C": self.latent or 0}
 
     def leaves(self) -> Sequence[str]:
         latent, normed = self.latent is not None, self.own_norms is not None
@@ -390,7 +407,8 @@ class MoE(FeedForward):
         form = "gated" if self.gated else "plain"
         latent = "" if self.latent is None else f", through a latent of {self.latent}"
         kind = describe_activation(self.activation)
-        return f"{self.top} of {self.experts} {form} mlps {self.width} ({kind}){latent}"
+        beside = f" and {self.identities} identities" if self.identities else ""
+        return f"{self.top} of {self.experts} {form} mlps {self.width} ({kind}){latent}{beside}"
 
 
 class NoMlp(FeedForward):

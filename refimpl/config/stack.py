@@ -239,13 +239,14 @@ class Stack(Record):
         """Whether the stack has a layer that only a decoder's pass can compute.
 
         Such a layer has a state, a state space beside its attention, an indexer, several streams of a token,
-        a learned residual, or the keys and values of another layer. In a causal stack a layer with per-layer
-        vectors of the tokens counts too."""
+        a learned residual, the keys and values of another layer, or experts that the next layer adds. In a
+        causal stack a layer with per-layer vectors of the tokens counts too."""
         return any(
             layer.attention.keeps == "state"
             or (layer.beside, layer.altup, layer.laurel, layer.kv_layer) != (None,) * 4
             or (self.causal and layer.per_layer is not None)
             or getattr(layer.attention, "indexer", None) is not None
+            or getattr(layer.mlp, "late", False)
             for layer in self.layers
         )
 

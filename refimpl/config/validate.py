@@ -252,6 +252,9 @@ def _check_what_layers_share(name: str, stack: Stack, embedding: Embedding) -> N
     )
     streams = {None if layer.altup is None else layer.altup.streams for layer in stack.layers}
     need(len(streams) == 1, f"{name}: all layers have as many streams, or none has alternating updates")
+    late = [getattr(layer.mlp, "late", False) for layer in stack.layers]
+    adds = name == "decoder" and not late[-1] and streams == {None}
+    need(adds or not any(late), f"{name}: late experts need a decoder, a layer after theirs, and one stream")
     if embedding.per_layer is not None and embedding.per_layer.rows is not None:
         within("rows of the per-layer table", embedding.per_layer.rows, LIMITS["vocabulary"])
     experts = sum(getattr(layer.mlp, "experts", 0) for layer in stack.layers)

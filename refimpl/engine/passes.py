@@ -156,13 +156,13 @@ class SideBySide:
                 on_layer(done, total)
 
         def block(*args: Any, config: Layer) -> tuple[Any, Any, Any]:
-            y, cache, chosen = self._in_each(passes, "block", *args, config=config)
+            y, cache, passed = self._in_each(passes, "block", *args, config=config)
             layer, own = done - total + len(last.layers), SharedKV() if config.kv_layer is not None else cache
             with use({}):
                 for i, one in enumerate(passes):
                     on_cache(i, layer, _part(own, i, one.leaf))
             layer_done()
-            return y, cache if layer in last.shared_kv else SharedKV(), chosen  # which no other layer reads
+            return y, cache if layer in last.shared_kv else SharedKV(), passed  # which no other layer reads
 
         def encoder_block(*args: Any, **settings: Any) -> Any:
             y = self._in_each(passes, "encoder_block", *args, **settings)

@@ -105,6 +105,7 @@ def the_sublayer_is_its_parts(latent_attention: Subject, draw: Draw) -> None:
     q[..., a.key_size :] = turned(q[..., a.key_size :], a.interleaved)
     kept = linear(x, call["wkv_a"], call["bkv_a"])
     kept[..., : a.rank] = rms_norm(kept[..., : a.rank], call["kv_norm"], eps=a.norm_eps)
+    kept[..., : a.rank] *= a.latent_scale or 1
     kept[..., a.rank :] = turned(kept[..., None, a.rank :], a.interleaved)[:, :, 0]
     if (factors := a.query_scale) is not None:
         q = q * (1 + factors.beta * np.log(1 + np.arange(t) // factors.original_context))[:, None, None]

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, NamedTuple, NotRequired, TypedDict, cast
 
-from ..config import Attention, Layer, Mlp, Position, Rope, TokenMixer
+from ..config import Attention, Layer, Mlp, MoE, Position, Rope, TokenMixer
 from .activation import activation
 from .altup import AltUpWeights, altup_correct, altup_predict
 from .arrays import concatenate, tokens_at
@@ -19,7 +19,7 @@ from .laurel import LaurelWeights, laurel
 from .longt5 import DistanceBiases
 from .mamba2 import HybridCache
 from .mlp import GatedMlpWeights, PlainMlpWeights
-from .moe import MoEWeights
+from .moe import MoEWeights, moe_parts
 from .neighbour_conv import NeighbourConvWeights, neighbour_conv
 from .norm import NormWeights, normalize
 from .per_layer import PerLayerWeights, per_layer_update
@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 MixerCache = Any  # what a layer keeps of earlier tokens: the value of its mixer's `CacheKind`
 MixerWeights = Mapping[str, Any]  # the leaves of its mixer, which `TokenMixer.weights` names
 
-__all__ = ["BlockWeights", "LayerInputs", "Positions", "block", "encoder_block"]
+__all__ = ["BlockWeights", "LayerInputs", "Passed", "Positions", "block", "encoder_block"]
 
 
 class CrossWeights(CrossKeyWeights, CrossAttentionWeights):
@@ -94,17 +94,27 @@ class Positions(NamedTuple):
         return self.rotary[position] if isinstance(position, Rope) else None
 
 
+class Passed(NamedTuple):
+    """What a layer hands to the next one besides its vectors.
+
+    These are the places of the cache [B, T, L] that the nearest indexer chose for each token (`ops.indexer`),
+    and a sum of experts [B, T, D] that the next layer adds to its output (`MoE.late`).
+    """
+
+    chosen: Array | None = None
+    late: Array | None = None
+
+
 class LayerInputs(NamedTuple):
     """What a layer may read besides the vectors of the previous layer.
 
     These are keys and values of an encoder's text, vectors [B, T, F] that the layer has of its own for each
-    token (`ops.per_layer`), and the places of the cache [B, T, L] that the indexer of an earlier layer chose
-    for each token (`ops.indexer`).
+    token (`ops.per_layer`), and what the previous layer hands on.
     """
 
     encoder_kv: EncoderKV | None = None
     per_layer: Array | None = None
-    chosen: Array | None = None
+    passed: Passed = Passed()
 
 
 NO_INPUTS = LayerInputs()
@@ -151,21 +161,24 @@ def _cross(x: Array, encoder_kv: EncoderKV | None, weights: BlockWeights, layer:
     return _sum(x, read, y, norms, layer, cross)
 
 
-def _mlp(x: Array, mixed: Array, h: Array, weights: BlockWeights, layer: Layer) -> Array:
+def _mlp(x: Array, mixed: Array, h: Array, weights: BlockWeights, layer: Layer) -> tuple[Array, Array | None]:
     """The mlp over h; a parallel one over x, or over `mixed`, which the mixer read, if it has no norm.
 
-    Without an mlp this is h.
+    Also what the next layer adds. Without an mlp this is h.
     """
-    mlp, leaves = layer.mlp, weights.get("mlp")
+    mlp, leaves, late = layer.mlp, weights.get("mlp"), None
     if mlp.op is None or leaves is None:
-        return h
+        return h, None
     source = h
     if layer.parallel:
         source = mixed if mlp.pre is None else x
     read = observe("mlp, input", normalize(source, weights.get("mlp_pre"), norm=mlp.pre))
     norms = _Norms(weights.get("mlp_post"), weights.get("mlp_after"))
-    y = _times(OPS[mlp.op](read, leaves, **mlp.settings), mlp.output_scale)
-    return _sum(h, read, y, norms, layer, mlp)
+    if isinstance(mlp, MoE) and mlp.late:
+        late, y = moe_parts(read, cast(MoEWeights, leaves), settings=mlp)
+    else:
+        y = _times(OPS[mlp.op](read, leaves, **mlp.settings), mlp.output_scale)
+    return _sum(h, read, y, norms, layer, mlp), late
 
 
 def _mix(
@@ -251,9 +264,9 @@ def block(
     at: Array | None = None,
     *,
     config: Layer,
-) -> tuple[Array, MixerCache, Array | None]:
-    """One layer of a decoder over x [B, T, D]: returns the new x, the layer's new cache, and what the nearest
-    indexer up to this layer chose, for the `inputs` of the next layer.
+) -> tuple[Array, MixerCache, Passed]:
+    """One layer of a decoder over x [B, T, D]: returns the new x, the layer's new cache, and what it hands to
+    the next layer.
 
     Sequential: h = x + attention(norm(x)); y = h + mlp(norm(h)) (pre-norm, Xiong et al. 2020).
     Parallel: y = x + attention(norm(x)) + mlp(norm'(x)) (GPT-NeoX), or without a norm' of its own
@@ -270,10 +283,12 @@ def block(
     - With `laurel` h is averaged with a residual that is learned. With `altup` x is [B, T, X, D]: the layer
       computes one stream from its prediction, then corrects all streams. What it makes of e is added to all
       but the first (both Gemma 3n).
+    - A sum of experts that the layer before hands on is added to y. So this layer's attention can be computed
+      while other devices compute these experts (LongCat, Meituan 2025, §2.2, "shortcut-connected").
     - A layer with a `scalar` multiplies y by it.
     - A layer with a `kv_layer` gets that layer's new cache, and returns it unchanged.
     """
-    mixer, vectors, chosen, predictions = config.attention, inputs.per_layer, inputs.chosen, None
+    mixer, vectors, (chosen, late), predictions = config.attention, inputs.per_layer, inputs.passed, None
     if config.altup is not None:
         assert "altup" in weights
         predictions = altup_predict(x, weights["altup"], settings=config.altup)
@@ -290,14 +305,17 @@ def block(
     h = observe("attention, output", h)
     if at is not None:
         x, read, h = (tokens_at(values, at) for values in (x, read, h))
-        vectors, predictions = (None if v is None else tokens_at(v, at) for v in (vectors, predictions))
+        vectors, predictions, late = (
+            None if v is None else tokens_at(v, at) for v in (vectors, predictions, late)
+        )
     h = _cross(h, inputs.encoder_kv, weights, config)
-    y = _mlp(x, read, h, weights, config)
+    y, own = _mlp(x, read, h, weights, config)
+    y = y if late is None else y + late
     if predictions is not None:
         y = _corrected(predictions, y, vectors, weights, config)
     elif (update := _own_update(y, vectors, weights, config)) is not None:
         y = y + update
-    return observe("output", _scaled(y, weights)), cache, chosen
+    return observe("output", _scaled(y, weights)), cache, Passed(chosen, own)
 
 
 @op
@@ -322,7 +340,7 @@ def encoder_block(
     y = _mix_whole(read, lengths, positions, weights, mixer, causal)
     h = _sum(x, read, y, _Norms(weights.get("attn_post"), weights.get("attn_after")), config, mixer)
     h = _cross(h, inputs.encoder_kv, weights, config)
-    y = _mlp(x, read, h, weights, config)
+    y, _ = _mlp(x, read, h, weights, config)
     if config.conv is not None:
         assert "conv" in weights
         near = neighbour_conv(x, lengths, weights["conv"], neighbours=config.conv.neighbours)

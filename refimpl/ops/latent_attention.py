@@ -163,7 +163,8 @@ class LatentAttention(TokenMixer):
     latent of their own with that many numbers. `bias` is that of the maps to latents and of the map back;
     `scale` None means 1/sqrt(head_size). An `indexer` chooses the tokens that are seen (DeepSeek-V3.2).
     `query_scale` multiplies queries by a factor of their position (Mistral Small 4). With `head_gate` the
-    output of a head is multiplied by a gate of the token, σ(x w_head_gate) (Ling 3).
+    output of a head is multiplied by a gate of the token, σ(x w_head_gate) (Ling 3). `latent_scale`
+    multiplies the normalized latent, but not the rotary key (LongCat).
     """
 
     heads: int = bounded("heads")
@@ -182,6 +183,7 @@ class LatentAttention(TokenMixer):
     query_scale: QueryScale | None = None
     shared_size: int | None = None
     head_gate: bool = False
+    latent_scale: float | None = None
 
     @property
     def key_dims(self) -> int:
@@ -206,6 +208,7 @@ class LatentAttention(TokenMixer):
         "norm_eps": (1e-6, 0.1),
         "topk": (1, 3),
         "query_scale": (None, QueryScale(0.5, 2)),
+        "latent_scale": (None, 1.3),
     }
     together: ClassVar = dict.fromkeys(
         ("wk_index", "w_index", "index_norm", "index_bias", "index_keys"), "wq_index"
@@ -329,6 +332,7 @@ class LatentAttention(TokenMixer):
             indexer=cls._drawn_indexer(chosen, size),
             query_scale=chosen["query_scale"],
             head_gate=chosen["w_head_gate"] is not None,
+            latent_scale=chosen["latent_scale"],
         )
 
     @staticmethod
@@ -511,6 +515,7 @@ def _latents(
     """Normalized latents and shared keys [B, T, 1, C+2J]."""
     both = linear(x, weights["wkv_a"], weights.get("bkv_a"))[:, :, None]
     latent = rms_norm(both[..., : settings.rank], weights["kv_norm"], eps=settings.norm_eps)
+    latent = latent if settings.latent_scale is None else latent * settings.latent_scale
     key = both[..., settings.rank :]
     if angles is not None:
         key = rotate(key, *angles, interleaved=settings.interleaved)

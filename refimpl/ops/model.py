@@ -30,6 +30,7 @@ from .block import (
     BlockWeights,
     LayerInputs,
     MixerCache,
+    Passed,
     Positions,
     block,
 )
@@ -395,12 +396,12 @@ def _layers(
         assert "streams" in weights
         x = enter_streams(x, weights["streams"])
     biases = score_biases(queries, keys, weights, x.dtype, stack=stack, bidirectional=False)
-    positions, last, new_cache, chosen = Positions(rotary, biases), len(stack.layers) - 1, [], None
+    positions, last, new_cache, passed = Positions(rotary, biases), len(stack.layers) - 1, [], Passed()
     for i, (layer, leaves, old) in enumerate(zip(stack.layers, weights["layers"], cache, strict=True)):
         output_positions = at if i == last else None
         read = old if layer.kv_layer is None else new_cache[layer.kv_layer]
-        own = inputs[i]._replace(chosen=chosen)
-        x, new, chosen = block(x, read, past, positions, leaves, own, output_positions, config=layer)
+        own = inputs[i]._replace(passed=passed)
+        x, new, passed = block(x, read, past, positions, leaves, own, output_positions, config=layer)
         new_cache.append(new if layer.kv_layer is None else old)
     if stack.altup is not None:
         assert "streams" in weights

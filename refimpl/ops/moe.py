@@ -8,7 +8,7 @@ import numpy as np
 
 from ..config import ONE_GROUP, ExpertGroups, Gate, LimitedSwiGLU, MoE, SparseMixer
 from .activation import sigmoid
-from .arrays import each_row, filled, join_rows, row_sum, split_rows
+from .arrays import each_row, filled, join_rows, row_sum, split_rows, where
 from .attention import softmax
 from .dispatch import op
 from .linear import linear
@@ -29,6 +29,7 @@ __all__ = [
     "load_balancing_loss",
     "mixture",
     "moe",
+    "moe_parts",
     "route",
     "router_z_loss",
     "sparse_mixer",
@@ -252,7 +253,18 @@ def moe(
     ceil(capacity / 100 · top · tokens / experts) tokens, over all rows of the batch (Fedus et al. 2022, eq.
     3, where top is 1). It is in per cent because with a factor such as 0.7 engines would round the number of
     tokens differently.
+
+    Choices after the experts are identities: they add weight · x (LongCat, Meituan 2025, arXiv 2509.01322,
+    §2.1, "zero-computation experts"), and have room for every token.
     """
+    y, common = moe_parts(x, weights, settings=settings, capacity=capacity)
+    return y if common is None else y + common
+
+
+def moe_parts(
+    x: Float[Array, "B T D"], weights: MoEWeights, *, settings: MoE, capacity: int | None = None
+) -> tuple[Float[Array, "B T D"], Float[Array, "B T D"] | None]:
+    """Return both terms of `moe`: the mixture, and what the shared expert gives, if there is one."""
     flat, experts, norm = join_rows(x), weights["experts"], settings.own_norms
 
     def normed(x: Array, weight: Array | None) -> Array:
@@ -279,26 +291,31 @@ def moe(
         shares = shares * weights["expert_scale"][index]
     fits = None
     if capacity is not None:
-        even = 100 * len(experts)
+        even = 100 * logits.shape[-1]
         # Rounded up without negative numbers, whose division ONNX rounds towards zero.
         most = (capacity * settings.top * flat.shape[0] + even - 1) // even
-        fits = within_capacity(index, filled(len(experts), most, x))
+        fits = within_capacity(index, filled(logits.shape[-1], most, x))
+    kept = None
+    if settings.identities:  # no expert has shares of such a choice
+        chosen = index < settings.experts
+        kept = row_sum(where(chosen, 0.0, shares)) * flat
+        index, shares = where(chosen, index, 0), where(chosen, shares, 0.0)
     kind, weighs = settings.activation, settings.weighs
     read = normed(flat, weights.get("experts_pre"))
     if "latent_down" in weights:
         read = linear(read[None], weights["latent_down"], weights.get("latent_bdown")).squeeze(0)
     y = mixture(read, index, shares, experts, fits, kind=kind, weighs=weighs)
-    y = split_rows(y, x)
+    y = split_rows(y if kept is None else y + kept, x)
     if "latent_up" in weights:
         y = linear(y, weights["latent_up"], weights.get("latent_bup"))
     y = normed(y, weights.get("experts_post"))
     shared, gate = weights.get("shared"), weights.get("shared_gate")
     if shared is None:
-        return y
+        return y, None
     kind = settings.activation if settings.shared_activation is None else settings.shared_activation
     common = expert_mlp(normed(x, weights.get("shared_pre")), shared, kind=kind)
     common = normed(common, weights.get("shared_post"))
-    return y + (common if gate is None else sigmoid(linear(x, gate)) * common)
+    return y, common if gate is None else sigmoid(linear(x, gate)) * common
 
 
 @op

@@ -82,7 +82,9 @@ def active_parameters(config: Config) -> int:
     """Return the number of parameters that one token uses. Of a mixture's experts, only those count to which
     the token is routed."""
     mlps = [layer.mlp for stack in config.stacks.values() for layer in stack.layers]
-    idle = sum((m.experts - m.top) * _expert(m, config.embedding.width) for m in mlps if isinstance(m, MoE))
+    idle = sum(
+        max(m.experts - m.top, 0) * _expert(m, config.embedding.width) for m in mlps if isinstance(m, MoE)
+    )
     return sum(parameters(config).values()) - idle
 
 

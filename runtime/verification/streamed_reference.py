@@ -156,13 +156,13 @@ def _replaced(
     def rounded(function: Callable[..., Array]) -> Callable[..., Array]:
         return lambda *arguments, **settings: run.round(body(function)(*arguments, **settings))
 
-    def block(x: Array, *arguments: Any, **settings: Any) -> tuple[Array, MixerCache, Array | None]:
+    def block(x: Array, *arguments: Any, **settings: Any) -> tuple[Array, MixerCache, blocks.Passed]:
         layer = next(layers)
         # What is too large for float16 gives infinity here, and then nothing that anybody compares.
         with np.errstate(all="ignore" if run.half_cache else None):
-            y, cache, chosen = body(blocks.block)(read(layer, x), *arguments, **settings)
+            y, cache, passed = body(blocks.block)(read(layer, x), *arguments, **settings)
         on_block(layer, y)
-        return np.where(np.isfinite(y), y, 0) if run.half_cache else run.round(y), cache, chosen
+        return np.where(np.isfinite(y), y, 0) if run.half_cache else run.round(y), cache, passed
 
     def encoder_block(x: Array, lengths: Array, *arguments: Any, **settings: Any) -> Array:
         layer = next(layers)

@@ -110,9 +110,11 @@ def mixtures(draw: st.DrawFn) -> MoE:
     shared = draw(st.sampled_from((None, 1, 5)))
     limits = (ExpertGroups(), ExpertGroups(2, 1, "max"), ExpertGroups(2, 1), ExpertGroups(2, 2))
     groups = draw(st.sampled_from(limits[: 4 if experts == 4 else 1]))
+    identities = draw(st.sampled_from((0, 0, 2))) if groups.count == 1 else 0
     return MoE(
         experts=experts,
-        top=draw(st.integers(1, experts // groups.count * groups.top)),
+        top=draw(st.integers(1, experts // groups.count * groups.top + identities)),
+        identities=identities,
         width=draw(st.integers(1, 9)),
         activation=draw(st.one_of(kinds, clamped)),
         score=draw(st.sampled_from(("softmax", "sigmoid"))),
@@ -124,7 +126,7 @@ def mixtures(draw: st.DrawFn) -> MoE:
         shared=shared,
         shared_gate=shared is not None and draw(st.booleans()),
         groups=groups,
-        weighs=draw(st.sampled_from(("output", "input"))),
+        weighs="output" if identities else draw(st.sampled_from(("output", "input"))),
         pre=draw(norms),
         post=draw(norms),
         after=draw(norms),
@@ -138,7 +140,11 @@ def narrowed(mixture: MoE) -> MoE:
     """The mixture with experts without gates between the maps of a latent, and biases of what all take."""
     activation = mixture.activation if isinstance(mixture.activation, str) else "relu_squared"
     changed = replace(mixture, activation=activation, shared_activation=None)
-    return replace(changed, gated=False, latent=5, shared_bias=True)
+    return replace(without_identities(changed), gated=False, latent=5, shared_bias=True)
+
+
+def without_identities(mixture: MoE) -> MoE:
+    return replace(mixture, identities=0, top=min(mixture.top, mixture.experts))
 
 
 def bounded(mlp: Mlp) -> Mlp:
@@ -519,7 +525,22 @@ def apart(layer: Layer) -> Layer:
     """The layer; of a mixture all parts have norms, and each expert a factor."""
     if layer.parallel or not isinstance(layer.mlp, MoE) or layer.mlp.latent is not None:
         return layer
-    return replace(layer, mlp=replace(layer.mlp, pre=None, own_norms=RMSNorm(1e-2), expert_scale=True))
+    mlp = without_identities(layer.mlp)
+    return replace(layer, mlp=replace(mlp, pre=None, own_norms=RMSNorm(1e-2), expert_scale=True))
+
+
+def postponed(stack: Stack) -> Stack:
+    """The stack; each layer adds the experts of the layer before, where that is possible."""
+
+    def change(layer: Layer) -> Layer:
+        mlp = layer.mlp
+        if layer.parallel or not isinstance(mlp, MoE) or mlp.shared is None or mlp.average:
+            return layer
+        return replace(layer, mlp=replace(mlp, late=True))
+
+    if stack.altup is not None:
+        return stack
+    return replace(stack, layers=(*map(change, stack.layers[:-1]), stack.layers[-1]))
 
 
 @st.composite

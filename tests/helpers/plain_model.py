@@ -386,7 +386,7 @@ def latent_attention(xs: Vectors, w: Weights, a: LatentAttention, causal: bool, 
 
     for t, x in enumerate(xs):
         both = linear(x, w, "wkv_a", "bkv_a")
-        latents.append(rms(both[: a.rank], a.norm_eps, w["kv_norm"]))
+        latents.append(rms(both[: a.rank], a.norm_eps, w["kv_norm"]) * (a.latent_scale or 1.0))
         rotary.append(angle(both[a.rank :], t))
         own = x if a.query_rank is None else rms(linear(x, w, "wq_a", "bq_a"), a.norm_eps, w["q_norm"])
         sources.append(own)
@@ -455,7 +455,7 @@ def routed(x: Vector, w: Weights, m: c.MoE) -> dict[int, float]:
         return chosen
     scores = np.array(shares(list(logits))) if m.score == "softmax" else sigmoid(logits)
     choice = scores + w["bias"] if m.choice_bias else scores
-    size, allowed = m.experts // m.groups.count, set(range(m.experts))
+    size, allowed = m.experts // m.groups.count, set(range(m.experts + m.identities))
     if m.groups.count > 1:
         best = [sorted(choice[g * size : (g + 1) * size])[::-1] for g in range(m.groups.count)]
         worth = [values[0] if m.groups.by == "max" else values[0] + values[1] for values in best]
@@ -468,24 +468,29 @@ def routed(x: Vector, w: Weights, m: c.MoE) -> dict[int, float]:
 
 def with_room(choices: list[dict[int, float]], m: c.MoE, capacity: int) -> list[dict[int, float]]:
     """What is left of tokens' choices where an expert takes `capacity` % of an even share of them."""
-    room = dict.fromkeys(range(m.experts), math.ceil(capacity * m.top * len(choices) / (100 * m.experts)))
+    every = m.experts + m.identities
+    room = dict.fromkeys(range(every), math.ceil(capacity * m.top * len(choices) / (100 * every)))
     kept: list[dict[int, float]] = [{} for _ in choices]
     for rank in range(m.top):
         for mine, choice in zip(kept, choices, strict=True):
             expert = list(choice)[rank]
-            if room[expert] > 0:
+            if room[expert] > 0 or expert >= m.experts:
                 room[expert] -= 1
                 mine[expert] = choice[expert]
     return kept
 
 
-def mixture(x: Vector, w: Weights, m: c.MoE, chosen: dict[int, float]) -> Vector:
+def mixture(x: Vector, w: Weights, m: c.MoE, chosen: dict[int, float]) -> tuple[Vector, Vector | float]:
+    """The sum of the experts, and what the shared one adds."""
     own, eps = m.own_norms is not None, 0.0 if m.own_norms is None else m.own_norms.eps
     read = rms(x, eps, w["experts_pre"]) if own else x
     if m.latent is not None:
         read = linear(read, w, "latent_down", "latent_bdown")
     y = np.zeros_like(read)
     for e, share in chosen.items():
+        if e >= m.experts:  # an identity
+            y = y + share * x
+            continue
         share, expert = share * (w["expert_scale"][e] if m.expert_scale else 1.0), w["experts"][e]
         y = y + (
             feed(share * read, expert, m.activation)
@@ -496,17 +501,22 @@ def mixture(x: Vector, w: Weights, m: c.MoE, chosen: dict[int, float]) -> Vector
         y = linear(y, w, "latent_up", "latent_bup")
     y = rms(y, eps, w["experts_post"]) if own else y
     if m.shared is None:
-        return y
+        return y, 0.0
     common = feed(
         rms(x, eps, w["shared_pre"]) if own else x, w["shared"], m.shared_activation or m.activation
     )
     common = rms(common, eps, w["shared_post"]) if own else common
-    return y + (sigmoid(x @ w["shared_gate"]) if m.shared_gate else 1.0) * common
+    return y, (sigmoid(x @ w["shared_gate"]) if m.shared_gate else 1.0) * common
 
 
-def mlp(x: Vector, w: Weights, m: Any) -> Vector:
+def mlp(x: Vector, w: Weights, m: Any, late: Vectors) -> Vector:
+    """What it gives now; what the next layer adds comes last in `late`."""
     if isinstance(m, c.MoE):
-        return mixture(x, w, m, routed(x, w, m)) / (2 if m.average else 1)
+        y, common = mixture(x, w, m, routed(x, w, m))
+        if m.late:
+            late.append(y)
+            y = np.zeros_like(y)
+        return (y + common) / (2 if m.average else 1)
     if isinstance(m, c.Plain):
         return feed(x, w, m.activation)
     return feed(x, w, m.activation, m) * (1.0 if m.scale is None else m.scale)
@@ -572,7 +582,7 @@ def through(
         y = times(norm(y, w.get(f"{name}_post"), s.post), layer.scale)
         return norm((read if layer.residual == "norm" else x) + y, w.get(f"{name}_after"), s.after)
 
-    out = []
+    out, before, late = [], memo.get("late"), []
     for t, x in enumerate(xs):
         h = added(x, read[t], y[t], "attn", layer.attention)
         if layer.laurel is not None:
@@ -590,7 +600,8 @@ def through(
         if not isinstance(layer.mlp, c.NoMlp):
             asks = norm(x if layer.parallel else h, w.get("mlp_pre"), layer.mlp.pre)
             asks = read[t] if layer.parallel and layer.mlp.pre is None else asks
-            h = added(h, asks, mlp(asks, w["mlp"], layer.mlp), "mlp", layer.mlp)
+            h = added(h, asks, mlp(asks, w["mlp"], layer.mlp, late), "mlp", layer.mlp)
+        h = h + before[t] if before else h
         if layer.conv is not None:
             h = norm(h + near(xs, t, w["conv"], layer.conv), w["conv_after"], layer.conv.after)
         if alt is not None:
@@ -603,6 +614,7 @@ def through(
             update = norm(update, w.get("per_layer_post"), e.post)
             h = h + update if alt is None else np.array([h[0], *(stream + update for stream in h[1:])])
         out.append(h * w["scalar"] if layer.scalar else h)
+    memo["late"] = late
     return out
 
 

@@ -17,8 +17,10 @@
 `{i}` runs over the layers of the leaf's stack, of `nothing` the tensor's, and stands in the leaf alone where
 they share a tensor; `{n}` is their number, for a leaf of a module for drafts that of its decoder. `{s}` is
 the number of the leaf's sublayer, in checkpoints that count a mixer and an mlp as two layers (Nemotron-H),
-and in a line of no layer how many there are. `{e}` runs over a layer's experts, `{x}` over the streams of a
-token but the first. `{h}` in the tensor's name alone runs over the leaf's heads, whose tensors are stacked.
+and in a line of no layer how many there are. `{l}` and `{half}` are the layer's number and its half of it, in
+checkpoints that count two layers as one (LongCat). `{e}` runs over a layer's experts, of `nothing` over its
+identities, and `{x}` over the streams of a token but the first. `{h}` in the tensor's name alone runs over
+the leaf's heads, whose tensors are stacked.
 `tensor[{e}]` is a part of a tensor that holds all experts, `tensor[{x}]` of one that holds all those streams.
 A leaf that some files store alone and others fused has a line for each form. A line for a leaf that a Config
 doesn't need is ignored.
@@ -282,7 +284,7 @@ def _written_out(line: Line, layers: tuple[Layer, ...], depth: int) -> Iterator[
     """A rule for each layer and expert, or stream, of the line, where a decoder or encoder has `depth`
     layers."""
     names = (*line.leaves, *line.tensors)
-    of_layers = any("{i}" in name for name in names)
+    of_layers = any(number in name for name in names for number in ("{i}", "{l}"))
     of_experts = any(EXPERT in name for name in names)
     if any(STREAM in name for name in names):
         altup = layers[0].altup
@@ -296,12 +298,13 @@ def _written_out(line: Line, layers: tuple[Layer, ...], depth: int) -> Iterator[
         earlier = layers[:i] if of_layers else layers
         before = sum(1 if isinstance(other.mlp, NoMlp) else 2 for other in earlier)
         sublayer = before + (".mlp" in line.leaves[0])
-        numbers = {"{i}": i, "{n}": depth, "{s}": sublayer}
+        numbers = {"{i}": i, "{n}": depth, "{s}": sublayer, "{l}": i // 2, "{half}": i % 2}
         if not of_experts:
             yield _rule(line, layer, numbers, ())
         elif isinstance(layer.mlp, MoE):
             count = layer.mlp.experts
-            for e in range(count):
+            unused = range(count, count + layer.mlp.identities)
+            for e in unused if line.leaves[0] == NOTHING else range(count):
                 part = (Part(e, count),) if line.holds_all else ()
                 yield _rule(line, layer, numbers | {EXPERT: e}, part)
 
@@ -316,7 +319,7 @@ def _rule(line: Line, layer: Layer, numbers: Mapping[str, int], first: tuple[Ste
     tensors = tuple(map(numbered, line.tensors))
     choices = (tensors,) if line.joined else tuple((tensor,) for tensor in tensors)
     shared = "{i}" in line.leaves[0] and not any(
-        number in tensor for tensor in line.tensors for number in ("{i}", "{s}")
+        number in tensor for tensor in line.tensors for number in ("{i}", "{s}", "{l}")
     )
     attention = layer.attention
     if isinstance(attention, Attention) and any("{h}" in tensor for tensor in tensors):

@@ -364,6 +364,15 @@ WRONG: list[tuple[Any, str]] = [
     (mixed(shared=None, shared_bias=True), "need a shared expert or a latent, got neither"),
     (mixed(shared=None, average=True), "an average needs a shared expert, got none"),
     (mixed(shared=None, shared_activation="relu"), "a shared expert's activation needs a shared expert"),
+    (mixed(identities=-1), "identities must be 0 to 65536, got -1"),
+    (mixed(identities=2, weighs="input"), "identities have no groups, latent, norms"),
+    (mixed(identities=2, top=7), "chosen experts must be 1 to 6, got 7"),
+    (mixed(late=True, average=True), "late experts need a shared expert, no average"),
+    (mixed(late=True, shared=None), "late experts need a shared expert, no average"),
+    (
+        lambda: replace(LLAMA, stack=replace(LLAMA.stack, layers=mixed(late=True)().layers[:1])),
+        "decoder: late experts need a decoder, a layer after theirs",
+    ),
     (mixed(own_norms=RMSNorm(0.0)), "mlp.own_norms.eps must be positive"),
     (
         mixed(own_norms=RMSNorm(1e-5), pre=RMSNorm(1e-5)),
