@@ -140,15 +140,15 @@ def layers_with_heads(kinds: tuple[str, str] = ("linear_attention", "full_attent
     }
 
 
-def sliding_layers(every: int, *, windowless: bool = False) -> Row:
+def sliding_layers(every: int, *, windowless: bool = False, trunk: bool = False) -> Row:
     """The type of each layer: with a window or without.
 
     Either a list marks the layers with a window, or all have one except the last of every N layers; N is
     `every` where the file doesn't state it. With `windowless` no layer has a window where the file states
-    none."""
+    none. With `trunk` layers that predict further tokens don't count."""
 
-    def read(keys: Keys, _: TensorSource) -> list[str]:
-        count = layer_count(keys, "block_count")
+    def read(keys: Keys, source: TensorSource) -> list[str]:
+        count = trunk_layers(keys, source) if trunk else layer_count(keys, "block_count")
         if windowless and "attention.sliding_window" not in keys:
             return [LAYER_TYPES[0]] * count
         return [LAYER_TYPES[mark] for mark in read_gguf_sliding_layers(keys, count, every)]

@@ -8,9 +8,11 @@ from dataclasses import replace
 
 from ...config import LM, Decoder, Gated, Layer, MoE
 from ..config_readers.decoder import map_layers
+from ..config_readers.gguf_keys import DECODER, experts, fixed, optional, restated
+from ..config_readers.gguf_weights import EXPERTS, UNPERMUTED_QK_WEIGHTS
 from ..config_readers.keys import Keys
 from ..weights.weight_map import weight_map
-from . import Task, decoders
+from . import Gguf, Task, decoders
 from .ernie4_5 import config as ernie4_5
 from .qwen2_moe import WEIGHTS as QWEN2
 
@@ -24,7 +26,7 @@ def config(keys: Keys, task: Task) -> Decoder:
     keys.harmless(moe_norm_min=(1e-12,), num_nextn_predict_layers=(int,))
     # Heads share the width.
     base = ernie4_5(keys.with_defaults({"num_key_value_heads": 4, "head_dim": None}), task)
-    experts = keys.size(keys.spelled("moe_num_experts", "num_experts"), 64)
+    count = keys.size(keys.spelled("moe_num_experts", "num_experts"), 64)
     top = keys.size(keys.spelled("moe_k", "num_experts_per_tok"), 6)
     width, shared = keys.size("moe_intermediate_size", 1536), keys.get("moe_num_shared_experts", int, 2)
     first, step = keys.get("moe_layer_start_index", int, 1), keys.size("moe_layer_interval", 1)
@@ -37,7 +39,7 @@ def config(keys: Keys, task: Task) -> Decoder:
         if not first <= i <= last or (i + 1) % step:
             return dense
         mixture = MoE(
-            experts,
+            count,
             top,
             width,
             mlp.activation,
@@ -59,3 +61,19 @@ WEIGHTS = QWEN2.renamed({"mlp.shared_expert.": "mlp.shared_experts."}) + weight_
     head.bias <- lm_head.bias
     left out <- mtp_*
 """)
+SHARED = "expert_shared_feed_forward_length"
+KEYS = {
+    **DECODER,
+    **experts("moe_num_experts", "moe_k"),
+    "model_type": fixed("ernie4_5_moe"),
+    "moe_intermediate_size": "expert_feed_forward_length",
+    "moe_num_shared_experts": optional("expert_shared_count", 0),
+    "moe_layer_start_index": optional("leading_dense_block_count", 0),
+    "moe_layer_interval": "interleave_moe_layer_step",
+    SHARED: restated(
+        SHARED,
+        # Without shared experts no file states it.
+        lambda keys: keys.size("expert_feed_forward_length") * (keys.get("expert_shared_count", int, 0) or 1),
+    ),
+}
+GGUF = Gguf("ernie4_5-moe", KEYS, UNPERMUTED_QK_WEIGHTS + EXPERTS)

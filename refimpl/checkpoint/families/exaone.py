@@ -2,9 +2,11 @@
 
 from ...config import Decoder
 from ..config_readers.decoder import decoder
+from ..config_readers.gguf_keys import DECODER, fixed
+from ..config_readers.gguf_weights import UNPERMUTED_QK_WEIGHTS
 from ..config_readers.keys import Keys
 from ..weights.weight_map import weight_map
-from . import Task, decoders
+from . import Gguf, Task, decoders
 from .llama import WEIGHTS as LLAMA
 
 MODEL_TYPES = ("exaone",)
@@ -47,3 +49,5 @@ OWN = LLAMA.renamed(
 # transformers writes these of a model without a head, for which its own list of names has a gap.
 MIXED = OWN.renamed({"h.{i}.": "layers.{i}.", "wte": "embed_tokens"})
 WEIGHTS = OWN + MIXED + LLAMA + weight_map("decoder.norm.weight <- ln_f.weight")
+GGUF_WEIGHTS = UNPERMUTED_QK_WEIGHTS + weight_map("rope_freqs == rope_freqs.weight")
+GGUF = Gguf("exaone", {**DECODER, "model_type": fixed("exaone")}, GGUF_WEIGHTS)

@@ -3,10 +3,13 @@ have DeepSeek-V3's experts. Modules that predict further tokens are left out."""
 
 from ...config import Decoder
 from ..config_readers.decoder import decoder
+from ..config_readers.gguf_keys import SIGMOID_EXPERTS, Row, fixed, restated, sliding_layers, trunk_layers
+from ..config_readers.gguf_weights import EXPERTS, UNPERMUTED_QK_WEIGHTS
 from ..config_readers.keys import Keys
 from ..config_readers.layers import sparse_layers
 from ..weights.weight_map import weight_map
-from . import Task, decoders
+from . import Gguf, Task, decoders
+from .exaone4 import KEYS as EXAONE4
 from .exaone4 import with_windows
 from .glm4_moe import WITHOUT_MTP, with_sigmoid_experts
 
@@ -39,3 +42,23 @@ WEIGHTS = WITHOUT_MTP + weight_map("""
     decoder.layers.{i}.mlp.bias <- layers.{i}.mlp.e_score_correction_bias
     left out <- mtp.*
 """)
+SHARED = "expert_shared_feed_forward_length"
+KEYS = {
+    **EXAONE4,
+    **SIGMOID_EXPERTS,
+    "model_type": fixed("exaone_moe"),
+    "num_hidden_layers": Row(trunk_layers, "block_count"),
+    "layer_types": sliding_layers(4, windowless=True, trunk=True),
+    SHARED: restated(
+        SHARED, lambda keys: keys.size("expert_feed_forward_length") * keys.size("expert_shared_count")
+    ),
+}
+GGUF_WEIGHTS = (
+    UNPERMUTED_QK_WEIGHTS
+    + EXPERTS
+    + weight_map("""
+    rope_freqs == rope_freqs.weight
+    left out <- blk.{n}.*
+""")
+)
+GGUF = Gguf("exaone-moe", KEYS, GGUF_WEIGHTS, by_layer=("attention.sliding_window_pattern",))

@@ -4,8 +4,10 @@ from typing import Any
 
 from ...config import Decoder, Gated, Layer, MoE
 from ..config_readers.decoder import decoder, map_layers
+from ..config_readers.gguf_keys import DECODER, always, experts, fixed, restated
+from ..config_readers.gguf_weights import EXPERTS, UNPERMUTED_QK_WEIGHTS
 from ..config_readers.keys import Keys
-from . import Task, decoders
+from . import Gguf, Task, decoders
 from .hunyuan_v1_dense import UNUSED, with_norms, with_stretched_theta
 from .hunyuan_v1_dense import WEIGHTS as DENSE
 from .qwen2_moe import WEIGHTS as QWEN2
@@ -25,7 +27,7 @@ def config(keys: Keys, task: Task) -> Decoder:
     keys.get("output_router_logits", bool, False)
     keys.unused(*UNUSED)
     base = with_norms(decoder(with_stretched_theta(keys), context=2048, eps=1e-5))
-    experts = keys.size(keys.spelled("num_experts", "num_local_experts"), 1)
+    count = keys.size(keys.spelled("num_experts", "num_local_experts"), 1)
     layers = len(base.layers)
     tops = _by_layer(keys, keys.spelled("moe_topk", "num_experts_per_tok"), 1, layers)
     width = keys.size("intermediate_size")
@@ -36,7 +38,7 @@ def config(keys: Keys, task: Task) -> Decoder:
     def mixed(i: int, layer: Layer) -> Layer:
         mlp = layer.mlp
         assert isinstance(mlp, Gated)
-        return Layer(layer.attention, MoE(experts, tops[i], width, mlp.activation, shared=width, pre=mlp.pre))
+        return Layer(layer.attention, MoE(count, tops[i], width, mlp.activation, shared=width, pre=mlp.pre))
 
     return map_layers(base, mixed)
 
@@ -54,3 +56,14 @@ def _by_layer(keys: Keys, key: str, default: int, layers: int) -> list[int]:
 WEIGHTS = DENSE + QWEN2.renamed(
     {"mlp.shared_expert.": "mlp.shared_mlp.", "mlp.gate.weight": "mlp.gate.wg.weight"}
 )
+# llama.cpp has one width for all.
+WIDTH, SHARED = "feed_forward_length", "expert_shared_feed_forward_length"
+KEYS = {
+    **DECODER,
+    **experts("num_experts", "moe_topk"),
+    "model_type": fixed("hunyuan_v1_moe"),
+    "moe_intermediate_size": "expert_feed_forward_length",
+    SHARED: restated(SHARED, lambda keys: keys.size(WIDTH)),
+    "expert_shared_count": always("expert_shared_count", 1, told=False),
+}
+GGUF = Gguf("hunyuan-moe", KEYS, UNPERMUTED_QK_WEIGHTS + EXPERTS)

@@ -2,10 +2,12 @@
 
 from ...config import Decoder, LayerNorm
 from ..config_readers.decoder import decoder, without_gates
+from ..config_readers.gguf_keys import DECODER, EPS, fixed, without
 from ..config_readers.keys import ACTIVATIONS, Keys
 from ..weights.weight_map import weight_map
-from . import Task, decoders
+from . import Gguf, Task, decoders
 from .llama import WEIGHTS as LLAMA
+from .stablelm import GGUF_WEIGHTS
 
 MODEL_TYPES = ("jais2",)
 ARCHITECTURES: dict[str, Task] = decoders("Jais2", tasks=())
@@ -28,3 +30,5 @@ WEIGHTS = LLAMA + weight_map("""
     decoder.layers.{i}.mlp_pre.bias <- layers.{i}.post_attention_layernorm.bias
     decoder.norm.bias <- norm.bias
 """)
+KEYS = {**without(DECODER, "rms_norm_eps"), "model_type": fixed("jais2"), "layer_norm_eps": EPS}
+GGUF = Gguf("jais2", KEYS, GGUF_WEIGHTS)

@@ -89,7 +89,9 @@ def test_layers_of_exaone4_see_as_the_file_says(tmp_path: Path):
     assert [layer.attention.position is None for layer in layers] == [False, True]
 
 
-@pytest.mark.parametrize("name", ["glm4_moe", "deepseek_v32", "qwen3next", "qwen35", "qwen35moe"])
+@pytest.mark.parametrize(
+    "name", ["glm4_moe", "deepseek_v32", "exaone_moe", "qwen3next", "qwen35", "qwen35moe"]
+)
 def test_layers_that_predict_further_tokens_are_left_out(tmp_path: Path, name: str):
     plain = tensors(name)
     draft = dict.fromkeys(("blk.3.attn_norm.weight", "blk.3.nextn.enorm.weight"), np.ones(128, np.float32))
