@@ -74,7 +74,7 @@ def rotated_before_norms() -> Decoder:
     """A decoder whose second layer has queries alone, which are rotated and then normalized."""
     base = tiny_models.llama(window=3, bias=True)
     norm, scale = HeadNorm(RMSNorm(1e-2), "each", rotated=True), QueryScale(0.5, 3)
-    first = replace(base.layers[0].attention, qk_norm=norm, query_scale=scale)
+    first = replace(base.layers[0].attention, qk_norm=norm, query_scale=scale, clip=0.5)
     attentions = first, replace(first, heads=4, kv_layer=0)
     layers = tuple(replace(base.layers[0], attention=attention) for attention in attentions)
     return replace(base, stack=replace(base.stack, layers=layers))
