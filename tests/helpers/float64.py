@@ -26,11 +26,13 @@ class Float64(TorchFunctionMode):
             kwargs = {"dtype": torch.float64, **(kwargs or {})}
         if func == torch.Tensor.dtype.__get__ and args[0].dtype is torch.float64:
             return torch.float32
-        args = [torch.float64 if isinstance(one, torch.dtype) and one in NARROW else one for one in args]
-        for key, value in (kwargs or {}).items():
-            if isinstance(value, torch.dtype) and value in NARROW:
-                kwargs[key] = torch.float64
-        return func(*args, **(kwargs or {}))
+        args = [_widened(value) for value in args]
+        return func(*args, **{key: _widened(value) for key, value in (kwargs or {}).items()})
+
+
+def _widened(value: Any) -> Any:
+    """float64 for a narrower dtype, any other value as it is."""
+    return torch.float64 if isinstance(value, torch.dtype) and value in NARROW else value
 
 
 def randomize(model: torch.nn.Module, seed: int = 0) -> torch.nn.Module:
