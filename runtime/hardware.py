@@ -65,6 +65,7 @@ def _ratio(file: Path, period: str = "") -> float:
         return math.inf  # no such controller here, or "max"
 
 
+@cache
 def threads() -> int:
     """Return the useful number of threads. A second thread on a core, or one beyond the quota, would only
     wait."""

@@ -27,7 +27,7 @@ def in_threads(function: Callable[[T], R], items: Sequence[T]) -> list[R]:
         for index in left:
             results[index] = function(items[index])
 
-    others = min(threads(), len(items)) - 1
+    others = min(threads(), len(items)) - 1 if len(items) > 1 else 0
     if others < 1:
         work()
     else:

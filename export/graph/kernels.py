@@ -10,10 +10,11 @@
                                                        factor?, table?)
     GroupQueryAttention                                Attention
     GroupQueryAttention without outputs for a cache    SharedAttention
-    MultiHeadAttention without added scores            TextAttention
+    MultiHeadAttention                                 TextAttention
     silu(gate) * up of one product's halves            SwiGLU, in the product BlockSwiGLU
     GELU, tanh, the logistic function, SiLU, softplus  Gelu, GeluTanh, Tanh, Sigmoid, SiLU, Softplus
     softmax, the sum of a row, products of floats      Softmax, RowSum, FloatLinear, MatMul
+    the sum of a text's vectors, or of its integers    TokenSum
     the logarithm of a whole number                    Log
     Add and the norm of the sum                        AddRMSNorm, AddLayerNorm
     norms of anything else                             RMSNorm, LayerNorm
@@ -46,6 +47,7 @@ from .rewriting import constant, given, made_by, only_reader, precise_sigmoid_of
 
 VERSION = 1
 NORMS = {"RMSNormalization": "RMSNorm", "LayerNormalization": "LayerNorm"}
+SUMMED = frozenset({ir.DataType.FLOAT, ir.DataType.INT64})
 POINTWISE = frozenset({"Gelu", "Sigmoid", "Softplus", "Tanh"})
 
 
@@ -224,24 +226,24 @@ def _replace_attention(graph: ir.Graph, node: ir.Node, *, half_cache: bool) -> N
 
 def _replace_multi_head(graph: ir.Graph, node: ir.Node) -> None:
     """Put the kernel in the place of attention over whole texts, and its bias into the product before it."""
-    q, k, v, bias, lengths, *added = node.inputs
-    if any(added) or node.attributes["unidirectional"].value:
-        return
+    q, k, v, bias, lengths, added = [*node.inputs, None][:6]
     assert q is not None
     assert k is not None
     assert v is not None
     heads, width = node.attributes["num_heads"].value, q.shape[2] if q.shape else None
-    if not isinstance(width, int) or width % (8 * heads) or not q.shape == k.shape == v.shape:
+    if not isinstance(width, int) or width % (8 * heads):
         return
     inputs = [q, lengths, k, v]
+    if not q.shape == k.shape == v.shape and (k.shape is None or len(k.shape) != 4):
+        return
     parts = [_before_heads(value) for value in (q, k, v)]
     split = parts[0].producer()
     if split is not None and split.op_type == "Split" and list(split.outputs) == parts:
-        inputs = [split.inputs[0], lengths]
+        inputs = [split.inputs[0], lengths, None, None]
     if bias is not None:
         product = inputs[0].producer() if inputs[0] is not None else None
         if (
-            len(inputs) == 4
+            inputs[2] is not None
             or product is None
             or product.domain != DOMAIN
             or len(product.outputs[0].uses()) > 1
@@ -249,8 +251,8 @@ def _replace_multi_head(graph: ir.Graph, node: ir.Node) -> None:
             return
         product.resize_inputs(5)
         product.replace_input_with(4, bias)
-    attributes = {"num_heads": heads, "scale": node.attributes["scale"].value}
-    _put(graph, [node], "TextAttention", inputs, attributes)
+    attributes = {name: node.attributes[name].value for name in ("num_heads", "scale", "unidirectional")}
+    _put(graph, [node], "TextAttention", given([*inputs, added]), attributes)
 
 
 def _before_heads(value: ir.Value) -> ir.Value:
@@ -312,13 +314,19 @@ def _replace_pointwise(graph: ir.Graph, node: ir.Node) -> None:
 def _replace_of_row(graph: ir.Graph, node: ir.Node) -> None:
     """What is computed of whole rows of floats: a softmax, a sum, or products with a stored matrix."""
     x, *others = node.inputs or [None]
-    if x is None or x.dtype != ir.DataType.FLOAT or x.shape is None:
+    if x is None or x.shape is None:
+        return
+    axes = constant(others[0]) if node.op_type == "ReduceSum" and others else None
+    if axes == [1] and not node.attributes["keepdims"].value and x.dtype in SUMMED:
+        _put(graph, [node], "TokenSum", [x], {})
+        return
+    if x.dtype != ir.DataType.FLOAT:
         return
     last = (-1, len(x.shape) - 1)
     match node.op_type:
         case "Softmax" if node.attributes["axis"].value in last:
             _put(graph, [node], "Softmax", [x], {})
-        case "ReduceSum" if others and (axes := constant(others[0])) and node.attributes["keepdims"].value:
+        case "ReduceSum" if axes and node.attributes["keepdims"].value:
             if len(axes) == 1 and axes[0] in last:
                 _put(graph, [node], "RowSum", [x], {})
         case "MatMul" if others[0] is not None and others[0].is_initializer():
@@ -331,8 +339,7 @@ def _replace_products(graph: ir.Graph) -> None:
 
     A sink is one more number of a softmax, behind a cache of any length: such sums depend on that.
     """
-    inputs = {str(value.name).partition(".")[0] for value in graph.inputs}
-    if "past" not in inputs or "encoder_k" in inputs:
+    if all(value.name != "past" for value in graph.inputs):
         return
     nodes = list(graph)
     if any(node.op_type == "Softmax" and made_by(node.inputs[0], "Concat") is not None for node in nodes):

@@ -172,6 +172,12 @@ def smallest(x: Tensor, axis: int) -> Tensor:
 
 
 @torch_body
+def token_sum(x: Tensor) -> Tensor:
+    """Exported to ONNX as ReduceSum."""
+    return x.sum(1)
+
+
+@torch_body
 def row_sum(x: Tensor) -> Tensor:
     """Exported to ONNX as ReduceSum."""
     return x.sum(x.ndim - 1, keepdim=True)

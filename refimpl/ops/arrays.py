@@ -184,6 +184,12 @@ def smallest(x: Array, axis: int) -> Array:
 
 
 @op
+def token_sum(x: Array) -> Array:
+    """Return the sum over the tokens of x [B, T, …]."""
+    return np.sum(x, axis=1)
+
+
+@op
 def row_sum(x: Array) -> Array:
     """Return the sum of each row; the last axis then has one entry."""
     return np.sum(x, axis=-1, keepdims=True)

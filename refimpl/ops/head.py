@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, NotRequired, TypedDict
 from ..config import LM, Dense, Head, Pooling
 from .activation import activation, tanh
 from .adaptive_softmax import Tail, adaptive_log_probs
-from .arrays import as_type, indices, largest, sqrt, tokens_at, where
+from .arrays import as_type, indices, largest, sqrt, token_sum, tokens_at, where
 from .dispatch import observe, op
 from .embedding import unembedding
 from .linear import linear
@@ -81,7 +81,7 @@ def pool(
     """
     match pooling:
         case "mean":
-            return _real(x, lengths, 0.0).sum(1) / as_type(lengths.clip(min=1)[:, None], x.dtype)
+            return token_sum(_real(x, lengths, 0.0)) / as_type(lengths.clip(min=1)[:, None], x.dtype)
         case "first":
             y = x[:, 0]
         case "last":

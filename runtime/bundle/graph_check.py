@@ -227,7 +227,7 @@ class _Check:
                 self.add(name)
         for begin, end in node["attribute"]:
             stated = self.data[begin:end]
-            if operator.startswith("Scatter") and b"reduction" in stated:
+            if operator.startswith("Scatter") and b"reduction" in stated and b"none" not in stated:
                 self.used.add((domain, f"{operator} with a reduction"))
             if stated not in self.attributes:
                 self.attribute((begin, end))

@@ -75,6 +75,7 @@ KERNELS = frozenset(
         "Softplus",
         "Softmax",
         "RowSum",
+        "TokenSum",
         "FloatLinear",
         "MatMul",
         "Log",

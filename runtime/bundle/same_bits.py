@@ -21,8 +21,8 @@ from dataclasses import dataclass
 from .kernel_storage import DOMAIN
 
 MOVE = """
-    Concat Constant ConstantOfShape Expand Flatten Gather GatherElements GatherND Identity Range Reshape Shape
-    ScatterElements Size Slice Split Squeeze Tile Transpose Unsqueeze Where
+    Concat Constant ConstantOfShape Expand Flatten Gather GatherElements GatherND Identity Pad Range Reshape
+    ScatterElements Shape Size Slice Split Squeeze Tile Transpose Unsqueeze Where
 """
 COMPARE = "ArgMax NonZero ReduceMax"
 ROUNDED = """

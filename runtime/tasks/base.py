@@ -8,7 +8,7 @@ from typing import TypeVar
 from ...refimpl import config as configs
 from ...refimpl.checkpoint.generation_config import Generation
 from ...refimpl.checkpoint.protocol import ModelSource
-from ...refimpl.config import LM, Config, EncoderDecoder
+from ...refimpl.config import LM, Config, Decoder, EncoderDecoder
 from ...refimpl.engine.cache_kinds import cache_kinds, recurrent
 from ...refimpl.engine.protocol import Engine
 from ...refimpl.errors import CheckpointError, ConfigError
@@ -142,9 +142,10 @@ class TaskModel:
         self.engine = engine
         self.name = name
         self.same_bits = same_bits
-        # Where drafts change no bit and can be taken back, they are made by default, on this engine.
+        # Where drafts change no bit and can be taken back, decoders make them by default, on this engine.
         self.drafting: TimedEngine | None = None
-        if same_bits and not recurrent(cache_kinds(engine.config)):
+        decodes = isinstance(engine.config, Decoder) and not recurrent(cache_kinds(engine.config))
+        if same_bits and decodes:
             self.drafting = TimedEngine(engine)
         self.generation = source.generation
         self.labels = source.labels

@@ -17,12 +17,12 @@ import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from ...refimpl.checkpoint.custom_code import describe
 from ...refimpl.checkpoint.formats.adapters import AdapterChoice
-from ...refimpl.checkpoint.open import Checkpoint, open_checkpoint
 from ...refimpl.config import has_mtp
 from ...refimpl.errors import BundleError, CheckpointError, DeviceError, TfmError, VerifyError
 from ..bundle.bundle import Bundle, open_bundle
@@ -33,6 +33,9 @@ from .checks.context import Check, VerifyContext
 from .checks.table import CHECKS
 from .report import NOT_REACHED, NOT_YET, Basis, CheckResult, Report, Row
 from .streamed_reference import SEED
+
+if TYPE_CHECKING:
+    from ...refimpl.checkpoint.open import Checkpoint
 
 QUICK_STAGE = "checking the bundle"
 LARGEST_TEXT = 16 * 2**20  # bytes
@@ -119,6 +122,8 @@ def _notes(bundle: Bundle) -> tuple[str, ...]:
 
 def _open_source(source: Path | str, adapter: AdapterChoice, bundle: Bundle) -> Checkpoint:
     """The checkpoint that the bundle was made from."""
+    from ...refimpl.checkpoint.open import open_checkpoint  # imports all families
+
     merged = bundle.manifest.adapter
     if merged is not None and not adapter:
         raise CheckpointError(

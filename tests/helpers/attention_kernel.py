@@ -24,9 +24,9 @@ from .kernels import GUARD, Kernels, Runner, guarded, in_order, pool_of
 
 POINTERS = (
     "q", "k", "v", "keys", "values", "k_scale", "v_scale", "y", "last", "lengths", "positions", "cos", "sin",
-    "sinks",
+    "sinks", "bias",
 )  # fmt: skip
-STRIDES = ("q_stride", "k_stride", "v_stride")
+STRIDES = ("q_stride", "k_stride", "v_stride", "bias_batch", "bias_head")
 SIZES = ("batch", "tokens", "heads", "kv_heads", "head_size", "capacity", "table", "pairs", "window")
 
 
@@ -37,7 +37,7 @@ class AttentionCall(ctypes.Structure):
         *((name, ctypes.c_void_p) for name in POINTERS),
         *((name, ctypes.c_size_t) for name in STRIDES),
         *((name, ctypes.c_int32) for name in SIZES),
-        ("interleaved", ctypes.c_bool),
+        *((name, ctypes.c_bool) for name in ("interleaved", "causal", "by_head")),
         ("scale", ctypes.c_float),
         ("softcap", ctypes.c_float),
         ("cache", ctypes.c_int32),
@@ -127,10 +127,10 @@ def attempt(
     at = [None if a is None else a.ctypes.data for a in arrays]
     table, pairs = (0, 0) if call.cos is None else call.cos.shape
     sizes = (batch, tokens, heads, groups, size, capacity, table, pairs, call.window or 0)
-    options = (call.interleaved, call.scale, call.softcap or 0, CACHE_TYPES[call.keys.dtype])
+    options = (call.interleaved, False, False, call.scale, call.softcap or 0, CACHE_TYPES[call.keys.dtype])
     scales = [None if a is None else a.ctypes.data for a in (call.k_scale, call.v_scale)]
-    at = [*at[:3], keys, values, *scales, y, at[3], None, *at[4:]]
-    c = AttentionCall(*at, *strides, *sizes, *options)
+    at = [*at[:3], keys, values, *scales, y, at[3], None, *at[4:], None]
+    c = AttentionCall(*at, *strides, 0, 0, *sizes, *options)
     needed = kernels.attention_scratch(ctypes.addressof(c))
     scratch = guarded(needed)
     attended = kernels.attention(ctypes.addressof(c), scratch.ctypes.data, pool_of(runner))
@@ -150,8 +150,11 @@ class TextCall:
     k: Array
     v: Array
     lengths: Array  # [B]
+    bias: Array | None = None  # [B or 1, H or 1, T, S]
     scale: float = 1.0
     joined: bool = False  # whether q, k and v lie side by side, token by token
+    by_head: bool = False  # whether k and v lie head by head
+    causal: bool = False
 
 
 def run_text(kernels: Kernels, call: TextCall, runner: Runner = in_order) -> Array:
@@ -160,9 +163,18 @@ def run_text(kernels: Kernels, call: TextCall, runner: Runner = in_order) -> Arr
     capacity, groups = call.k.shape[1:3]
     (q, k, v), strides = _laid_out(call)
     y, lengths = guarded(call.q.nbytes), call.lengths.astype(np.int32)
+    if call.by_head:
+        k, v = (np.ascontiguousarray(a.swapaxes(1, 2)) for a in (k, v))
+        strides = [strides[0], size, size]
     at = [*(a.ctypes.data for a in (q, k, v)), *[None] * 4, y.ctypes.data, None, lengths.ctypes.data]
+    at, steps = [*at, *[None] * 5], [0, 0]
+    if call.bias is not None:
+        bias = np.ascontiguousarray(call.bias)
+        at[-1], (texts, heads_of_bias), pairs = bias.ctypes.data, bias.shape[:2], tokens * capacity
+        steps = [(texts > 1) * heads_of_bias * pairs, (heads_of_bias > 1) * pairs]
     sizes = (batch, tokens, heads, groups, size, capacity, 0, 0, 0)
-    c = AttentionCall(*at, None, None, None, None, *strides, *sizes, False, call.scale, 0, 0)
+    options = (False, call.causal, call.by_head, call.scale, 0, 0)
+    c = AttentionCall(*at, *strides, *steps, *sizes, *options)
     needed = kernels.attention_scratch(ctypes.addressof(c))
     scratch = guarded(needed)
     assert kernels.attention(ctypes.addressof(c), scratch.ctypes.data, pool_of(runner)) == DONE

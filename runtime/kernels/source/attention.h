@@ -15,6 +15,7 @@ namespace {
 constexpr int KEYS = 64;        // keys of a block
 constexpr int SEGMENT = 512;    // keys of a segment, which threads can share where queries are few
 constexpr size_t QUERIES = 96;  // query rows that read a block of keys while it is near
+constexpr float HIDDEN = -1e30f;  // a bias that hides a key
 constexpr size_t WORKERS = 32;  // tasks, and pieces of memory for blocks
 
 // Numbers in rows that lie `stride` apart.
@@ -110,7 +111,14 @@ struct Attend {
         int64_t window = call.window ? position(b, t) + 1 - call.window : 0;
         return window > origin(b) ? window : origin(b);
     }
-    int64_t end(size_t b, size_t t) const { return call.lengths ? call.lengths[b] : position(b, t) + 1; }
+    int64_t end(size_t b, size_t t) const {
+        int64_t behind = position(b, t) + 1;
+        return !call.lengths ? behind : call.causal && behind < call.lengths[b] ? behind : call.lengths[b];
+    }
+    // What is added to the scores of a token, by keys, or null.
+    const float *bias(size_t b, size_t head, size_t t) const {
+        return call.bias ? call.bias + b * call.bias_batch + head * call.bias_head + t * call.capacity : nullptr;
+    }
     // Where a head's key and value of that position are: in the cache, or in the tokens where there is none.
     CacheRow key(size_t b, size_t g, int64_t position) const {
         return call.lengths ? place(call.k, call.k_stride, b, g, position) : place(call.keys, call.k_scale, b, g, position);
@@ -119,8 +127,9 @@ struct Attend {
         return call.lengths ? place(call.v, call.v_stride, b, g, position) : place(call.values, call.v_scale, b, g, position);
     }
     CacheRow place(const float *tokens, size_t stride, size_t b, size_t g, int64_t position) const {
-        size_t size = call.head_size;
-        return {(void *)(tokens + (b * call.capacity + size_t(position)) * stride + g * size), size, CacheType::FLOAT32, nullptr};
+        size_t size = call.head_size, at = size_t(position);
+        size_t row = call.by_head ? ((b * call.kv_heads + g) * call.capacity + at) * size : (b * call.capacity + at) * stride + g * size;
+        return {(void *)(tokens + row), size, CacheType::FLOAT32, nullptr};
     }
     CacheRow place(void *cache, const float *scale, size_t b, size_t g, int64_t position) const {
         size_t row = (b * call.kv_heads + g) * call.capacity + size_t(position - origin(b)), size = call.head_size;
@@ -242,11 +251,14 @@ struct Item {
         return copied;
     }
 
-    // The scores of a row, as many as registers have, become weights; those outside low .. high - 1 become 0.
-    void weigh(float *scores, int columns, int low, int high, Seen seen) {
+    // The scores of a row, as many as registers have, become weights; those outside low .. high - 1 become 0. `bias` has a number
+    // for each of these columns, or is null.
+    void weigh(float *scores, int columns, int low, int high, const float *bias, Seen seen) {
         typename Set::Floats cap = Set::all(job.call.softcap), largest = Set::all(*seen.largest);
         if (job.call.softcap)
             for (int i = 0; i < columns; i += 16) Set::store(scores + i, Set::mul(cap, tanh<Set>(Set::div(Set::load(scores + i), cap))));
+        if (bias)
+            for (int i = low; i < high; i++) scores[i] = bias[i] <= HIDDEN ? -INFINITY : scores[i] + bias[i];
         for (int i = 0; i < low; i++) scores[i] = -INFINITY;
         for (int i = high; i < columns; i++) scores[i] = -INFINITY;
         for (int i = 0; i < columns; i += 16) largest = Set::max(largest, Set::load(scores + i));
@@ -279,7 +291,10 @@ struct Item {
         int columns = (high[n - 1] + 15) / 16 * 16;
         add_products<Set, true>(n, {q.row(r), q.stride}, turned, scores, 0, job.call.head_size, columns);
         for (int i = 0; i < n; i++)
-            if (low[i] < high[i]) weigh(scores.row(i), columns, low[i], high[i], Seen(part.row(r + i)));
+            if (low[i] < high[i]) {
+                const float *bias = job.bias(b, head(r + i), token(r + i));
+                weigh(scores.row(i), columns, low[i], high[i], bias ? bias + block : nullptr, Seen(part.row(r + i)));
+            }
         // What all rows see they take up together, the rest one by one: a key that isn't seen isn't mixed in, not even
         // with weight 0.
         bool together = from < to;
@@ -384,6 +399,7 @@ bool fits(const AttentionCall &c) {
     for (int b = 0; b < c.batch && c.lengths; b++)
         if (c.lengths[b] < 0 || c.lengths[b] > c.capacity) return false;
     if (c.lengths) return !c.pairs && !c.window;
+    if (c.bias || c.causal || c.by_head) return false;
     for (int b = 0; b < c.batch && c.tokens; b++) {
         int64_t past = int64_t(c.last[b]) + 1 - c.tokens;
         const int64_t *position = c.positions ? c.positions + size_t(b) * c.tokens : nullptr;

@@ -67,8 +67,9 @@ inline bool has_codes(CacheType type) { return type >= CacheType::INT8; }
 // Attention of new tokens over a cache. Row b has `tokens` new ones at the places last[b] + 1 - tokens .. last[b] of its
 // cache. A head has `head_size` numbers, a multiple of 8; query head h reads key head h / (heads / kv_heads).
 // Without k and v these places are written already, by another call.
-// With `lengths` there is no cache: k and v are of `capacity` tokens, and each query sees the first lengths[b] of them.
-// Nothing is rotated and there is no window.
+// With `lengths` there is no cache: k and v are of `capacity` tokens, and each query sees the first lengths[b] of them, if the call
+// is `causal` up to its own place. Nothing is rotated and there is no window. `by_head` says that k and v are [batch, kv_heads,
+// capacity, head_size]. `bias` is added to scores, behind the cap; a key whose bias is -1e30 or less isn't seen.
 struct AttentionCall {
     const float *q, *k, *v;  // [batch, tokens], heads side by side
     void *keys, *values;     // [batch, kv_heads, capacity, head_size], of type `cache`, written in place
@@ -79,10 +80,13 @@ struct AttentionCall {
     const int64_t *positions;  // [batch, tokens], which count on; null: places in the cache are positions
     const float *cos, *sin;    // [table, pairs]: rotate queries and keys; or null
     const float *sinks;        // [heads]: a logit that takes weight and gives no value; or null
+    const float *bias;         // [batch or 1, heads or 1, tokens, capacity], of whole texts; or null
     size_t q_stride, k_stride, v_stride;  // from one token to the next
+    size_t bias_batch, bias_head;  // from one text, and from one head, to the next; 0: all have the same
     int32_t batch, tokens, heads, kv_heads, head_size, capacity, table, pairs;
     int32_t window;  // a token sees that many keys, itself included; 0: all
     bool interleaved;  // pairs are (2j, 2j + 1), not (j, j + pairs)
+    bool causal, by_head;
     float scale, softcap;  // 0: no cap
     CacheType cache;
 };
@@ -205,7 +209,7 @@ struct Kernels {
     // rounded to its type, then a token takes a mean of the values that it may see, as the cache holds them. In the order
     // in which numbers are rounded:
     //     q = (a cos - b sin, b cos + a sin), each product and difference once, times scale; k without scale
-    //     score = sum over d, in order from 0, by fma of q[d] * k[d]; then softcap * tanh(score / softcap)
+    //     score = sum over d, in order from 0, by fma of q[d] * k[d]; then softcap * tanh(score / softcap); then score + bias
     // Keys are taken in segments of 512 positions, these in blocks of 64, which begin at multiples of 512 and 64. A
     // segment begins with m = -inf and sums 0. For each block with keys that the token sees:
     //     m' = max(m, scores);  weight = exp(score - m');  all sums *= exp(m - m');  m = m'

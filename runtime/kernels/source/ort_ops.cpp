@@ -12,11 +12,14 @@
 // float32, float16 or int8, and then has scales; of uint8 it has codes of 4 bits, D / 2 bytes a row.
 //   SharedAttention(q [B, T, H * D], keys, values, last, cos?, sin?, positions?, sinks?) -> [B, T, H * D]
 // the same over a cache of floats that has the keys and values of these tokens: another layer's, which isn't written.
+//   TextAttention(q [B, T, H * D], lengths [B], k, v [B, S, H * D] or [B, H, S, D]?, bias [B or 1, H or 1, T, S]?) -> [B, T, H * D]
+// with the attributes of MultiHeadAttention: num_heads, scale and unidirectional. Without k and v, q holds all three side by side.
 //   SwiGLU(x [.., 2 * width]) -> [.., width]
 //   Gelu, GeluTanh, Tanh, Sigmoid, SiLU, Softplus(x [.., width]) -> [.., width]
 //   Softmax(x [.., width]) -> [.., width], RowSum(x [.., width]) -> [.., 1], FloatLinear(x [.., depth], w [depth, width]) -> [.., width]
 //   MatMul(a [.., rows, depth], b [.., depth, width]) -> [.., rows, width], each product as FloatLinear's, where leading axes
 // are the same or 1
+//   TokenSum(x [B, T, ..]) -> [B, ..], of floats or of int64: in order of the tokens, from 0
 //   Log(x [..]) -> [..], of float64 numbers from 1 on
 //   AddRMSNorm(a [.., width], b [.., width], weight [width]) -> a + b, its norm
 //   RMSNorm(x [.., width], weight [width]) -> its norm
@@ -448,9 +451,12 @@ ort::Status *attention(void *made, ort::Context *context) {
 // Attention over whole texts, without a cache.
 ort::Status *create_text_attention(const ort::Op *, const ort::Api *, const ort::Info *info, void **made) {
     AttentionNode node;
-    int64_t heads;
+    int64_t heads, causal = 0;
     TRY(api->KernelInfoGetAttribute_int64(info, "num_heads", &heads));
     TRY(api->KernelInfoGetAttribute_float(info, "scale", &node.call.scale));
+    // Graphs of tfm 0.2 and before don't say it.
+    if (ort::Status *missing = api->KernelInfoGetAttribute_int64(info, "unidirectional", &causal)) api->ReleaseStatus(missing), causal = 0;
+    node.call.causal = causal != 0;
     if (heads < 1 || heads > 1 << 20) return wrong("num_heads must be 1 to 2^20");
     node.call.heads = node.call.kv_heads = int32_t(heads);
     return keep(node, made);
@@ -459,27 +465,38 @@ ort::Status *create_text_attention(const ort::Op *, const ort::Api *, const ort:
 ort::Status *text_attention(void *made, ort::Context *context) {
     const AttentionNode &node = *(const AttentionNode *)made;
     AttentionCall call = node.call;
-    enum { Q, LENGTHS, K, V, COUNT };
+    enum { Q, LENGTHS, K, V, BIAS, COUNT };
     Input in[COUNT];
     for (size_t i = 0; i < COUNT; i++) TRY(in[i].read(context, i));
     if (in[Q].rank != 3) return wrong("q must have 3 axes");
     bool alone = in[K].data && in[V].data;
     int64_t batch = in[Q].shape[0], tokens = in[Q].shape[1], beside = alone ? 1 : 3, H = call.heads, size = in[Q].shape[2] / (beside * H);
-    int64_t y[] = {batch, tokens, H * size};
+    bool by_head = alone && in[K].rank == 4;
+    int64_t keys = !alone ? tokens : in[K].rank > 2 ? in[K].shape[by_head ? 2 : 1] : 0;
+    int64_t y[] = {batch, tokens, H * size}, by_token[] = {batch, keys, H * size}, heads[] = {batch, H, keys, size};
+    const int64_t *shape = by_head ? heads : by_token, *bias = in[BIAS].shape;
     if (in[Q].shape[2] != beside * H * size) return wrong("q must be [B, T, num_heads * D], with k and v beside it if they aren't inputs");
-    if (alone && (!in[K].is(3, y) || !in[V].is(3, y))) return wrong("k and v must have the shape of q");
+    if (alone && (!in[K].is(by_head ? 4 : 3, shape) || !in[V].is(by_head ? 4 : 3, shape)))
+        return wrong("k and v must be [B, S, num_heads * D] or [B, num_heads, S, D]");
     if (!in[LENGTHS].is(1, &batch)) return wrong("lengths must be [B]");
-    if (batch > INT32_MAX || tokens > INT32_MAX || size > INT32_MAX) return wrong("sizes must be below 2^31");
-    call.batch = int32_t(batch), call.tokens = call.capacity = int32_t(tokens), call.head_size = int32_t(size);
+    if (in[BIAS].data) {
+        bool fits = in[BIAS].rank == 4 && bias[2] == tokens && bias[3] == keys;
+        if (!fits || (bias[0] != batch && bias[0] != 1) || (bias[1] != H && bias[1] != 1)) return wrong("bias must be [B or 1, num_heads or 1, T, S]");
+        call.bias_head = bias[1] > 1 ? size_t(tokens * keys) : 0;
+        call.bias_batch = bias[0] > 1 ? size_t(bias[1] * tokens * keys) : 0;
+    }
+    if (batch > INT32_MAX || tokens > INT32_MAX || keys > INT32_MAX || size > INT32_MAX) return wrong("sizes must be below 2^31");
+    call.batch = int32_t(batch), call.tokens = int32_t(tokens), call.capacity = int32_t(keys), call.head_size = int32_t(size);
     call.q = (const float *)in[Q].data, call.k = (const float *)in[K].data, call.v = (const float *)in[V].data;
     if (!alone) call.k = call.q + H * size, call.v = call.k + H * size;
-    call.q_stride = call.k_stride = call.v_stride = size_t(beside * H * size);
+    call.q_stride = size_t(beside * H * size), call.k_stride = call.v_stride = by_head ? size_t(size) : call.q_stride;
+    call.by_head = by_head, call.bias = (const float *)in[BIAS].data;
     call.lengths = (const int32_t *)in[LENGTHS].data;
     TRY(output(context, y, 3, &call.y));
     Memory scratch(node.kernels->attention_scratch(&call));
     if (!scratch.whole) return wrong("no memory for scores");
     bool fits = node.kernels->attention(&call, scratch.start, {context, run}) == Attended::DONE;
-    return fits ? nullptr : wrong("lengths must be 0 to T, and D a multiple of 8");
+    return fits ? nullptr : wrong("lengths must be 0 to S, and D a multiple of 8");
 }
 
 struct Gate {
@@ -592,6 +609,24 @@ ort::Status *mat_mul(void *made, ort::Context *context) {
     } else {
         one_after_the_other(nullptr, Products::task, count, &all);
     }
+    return nullptr;
+}
+
+template <class Number>
+ort::Status *token_sum(void *, ort::Context *context) {
+    Input x;
+    Number *y;
+    TRY(x.read(context, 0));
+    if (x.rank < 2) return wrong("x must be [B, T, ..]");
+    size_t batch = size_t(x.shape[0]), tokens = size_t(x.shape[1]), width = 1;
+    for (size_t i = 2; i < x.rank; i++) width *= size_t(x.shape[i]);
+    x.shape[1] = x.shape[0];
+    TRY(output(context, x.shape + 1, x.rank - 1, &y));
+    memset(y, 0, batch * width * sizeof *y);
+    const Number *from = (const Number *)x.data;
+    for (size_t b = 0; b < batch; b++, y += width)
+        for (size_t t = 0; t < tokens; t++, from += width)
+            for (size_t i = 0; i < width; i++) y[i] += from[i];
     return nullptr;
 }
 
@@ -751,7 +786,7 @@ ort::Status *linear_attention(void *made, ort::Context *context) {
 }
 
 // An operator with the types of its inputs; `optional` of them, at the end, may be left out. The first output is of
-// float32, or of float64 as the first input, the others of the types of the inputs from the second on. An input of ANY type is the last one, for any number.
+// float32, or of float64 or int64 as the first input, the others of the types of the inputs from the second on. An input of ANY type is the last one, for any number.
 struct Op : ort::Op {
     const char *name;
     const ort::Type *types;
@@ -767,7 +802,7 @@ struct Op : ort::Op {
         GetInputTypeCount = [](const ort::Op *op) { return ((const Op *)op)->count; };
         GetOutputType = [](const ort::Op *op, size_t index) { 
             const ort::Type *types = ((const Op *)op)->types;
-            return index || types[0] == ort::DOUBLE ? types[index] : ort::FLOAT;
+            return index || types[0] == ort::DOUBLE || types[0] == ort::INT64 ? types[index] : ort::FLOAT;
         };
         GetOutputTypeCount = [](const ort::Op *op) { return ((const Op *)op)->outputs; };
         GetInputCharacteristic = [](const ort::Op *op, size_t index) {
@@ -790,7 +825,7 @@ struct Op : ort::Op {
 const ort::Type LINEAR_FLOAT32[] = LINEAR(ort::FLOAT), LINEAR_FLOAT16[] = LINEAR(ort::FLOAT16), LINEAR_CODES[] = LINEAR(ort::INT8);
 const ort::Type GATHER_FLOAT32[] = GATHER(ort::FLOAT), GATHER_FLOAT16[] = GATHER(ort::FLOAT16), GATHER_CODES[] = GATHER(ort::INT8);
 const ort::Type ROW_LINEAR[] = {ort::FLOAT, ort::UINT8, ort::FLOAT, ort::FLOAT, ort::FLOAT};
-const ort::Type DOUBLES[] = {ort::DOUBLE};
+const ort::Type DOUBLES[] = {ort::DOUBLE}, INTEGERS[] = {ort::INT64};
 const ort::Type FLOATS[] = {ort::FLOAT, ort::FLOAT, ort::FLOAT, ort::FLOAT};
 #define ATTEND(CACHE) \
     {ort::FLOAT, CACHE, CACHE, ort::INT32, ort::FLOAT, ort::FLOAT, ort::FLOAT, ort::FLOAT, ort::INT64, ort::FLOAT, ort::FLOAT, ort::FLOAT}
@@ -798,7 +833,7 @@ const ort::Type ATTEND_FLOAT32[] = ATTEND(ort::FLOAT), ATTEND_FLOAT16[] = ATTEND
 #define SHARED_ATTEND(CACHE) \
     {ort::FLOAT, CACHE, CACHE, ort::INT32, ort::FLOAT, ort::FLOAT, ort::INT64, ort::FLOAT}
 const ort::Type SHARED_FLOAT32[] = SHARED_ATTEND(ort::FLOAT), SHARED_FLOAT16[] = SHARED_ATTEND(ort::FLOAT16);
-const ort::Type TEXT_ATTEND[] = {ort::FLOAT, ort::INT32, ort::FLOAT, ort::FLOAT};
+const ort::Type TEXT_ATTEND[] = {ort::FLOAT, ort::INT32, ort::FLOAT, ort::FLOAT, ort::FLOAT};
 const ort::Type CONVOLVE[] = {ort::FLOAT, ort::FLOAT, ort::FLOAT, ort::INT64, ort::INT64, ort::FLOAT};
 const ort::Type RECUR[] = {ort::FLOAT, ort::FLOAT, ort::FLOAT, ort::FLOAT, ort::FLOAT, ort::FLOAT, ort::INT64, ort::FLOAT};
 const ort::Type EXPERTS[] = {ort::FLOAT, ort::INT64, ort::ANY}, WEIGHED_EXPERTS[] = {ort::FLOAT, ort::INT64, ort::FLOAT, ort::ANY};
@@ -824,12 +859,14 @@ const Op ops[] = {
     {"RowSum", FLOATS, 1, 0, 1, create_gate, of_row<true>},
     {"FloatLinear", FLOATS, 2, 0, 1, create_gate, float_linear},
     {"MatMul", FLOATS, 2, 0, 1, create_gate, mat_mul},
+    {"TokenSum", FLOATS, 1, 0, 1, create_gate, token_sum<float>},
+    {"TokenSum", INTEGERS, 1, 0, 1, create_gate, token_sum<int64_t>},
     {"Log", DOUBLES, 1, 0, 1, create_gate, log_of},
     {"AddRMSNorm", FLOATS, 3, 1, 2, create_norm, norm<true, false>},
     {"RMSNorm", FLOATS, 2, 1, 1, create_norm, norm<false, false>},
     {"AddLayerNorm", FLOATS, 4, 2, 2, create_norm, norm<true, true>},
     {"LayerNorm", FLOATS, 3, 2, 1, create_norm, norm<false, true>},
-    {"TextAttention", TEXT_ATTEND, 4, 2, 1, create_text_attention, text_attention},
+    {"TextAttention", TEXT_ATTEND, 5, 3, 1, create_text_attention, text_attention},
     {"Attention", ATTEND_FLOAT32, 12, 8, 3, create_attention<CacheType::FLOAT32>, attention<false>},
     {"Attention", ATTEND_FLOAT16, 12, 8, 3, create_attention<CacheType::FLOAT16>, attention<false>},
     {"Attention", ATTEND_INT8, 12, 8, 3, create_attention<CacheType::INT8>, attention<false>},

@@ -8,6 +8,9 @@ Products of codes are integers, which are exact in any order. kernels.h states t
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import wraps
+
 import numpy as np
 from numpy import ndarray as Array
 
@@ -18,6 +21,7 @@ SMALLEST = np.float32(2.0**-126)  # the smallest normal number of float32
 ABOVE = 35  # bits of a float64 that a float32 has too, from its sign on
 LOW_MIDDLE = -(1 << 63)  # the bits below these, as an integer, in the middle of two float32
 AT_ONCE = 1 << 16  # sums that are in memory together, which fit a processor's cache
+PIECE = 1 << 14  # numbers of a function that fit it
 
 EXP = tuple(
     map(np.float32, (0.00138206896, 0.0083686756, 0.0416682661, 0.166665211, 0.49999994))
@@ -125,6 +129,22 @@ def in_order(lanes: Array) -> Array:
     return total
 
 
+def _in_pieces(function: Callable[[Array], Array]) -> Callable[[Array], Array]:
+    """Compute a function of each number for some numbers at a time: all its steps then read a processor's
+    cache."""
+
+    @wraps(function)
+    def call(x: Array) -> Array:
+        if x.size <= PIECE:
+            return function(x)
+        flat, y = x.reshape(-1), np.empty(x.size, np.float32)
+        for start in range(0, x.size, PIECE):
+            y[start : start + PIECE] = function(flat[start : start + PIECE])
+        return y.reshape(x.shape)
+
+    return call
+
+
 def _exponential(x: Array) -> tuple[Array, Array]:
     """The power of two and the rest of e^x = power + power · rest, for -88 ≤ x ≤ 88."""
     n = np.rint(x * LOG2_E)
@@ -142,6 +162,11 @@ def row_sum(x: Array) -> Array:
     return in_lanes(x)[..., None]
 
 
+def token_sum(x: Array) -> Array:
+    """Sum over the tokens in order, starting at 0."""
+    return sum(x.swapaxes(0, 1), np.zeros_like(x[:, 0]))
+
+
 def each_row(x: Array, weight: Array) -> Array:
     """x @ weight, summed by fma in the order of the inputs, starting at 0."""
     y = np.zeros((*x.shape[:-1], weight.shape[1]), np.float32)
@@ -150,18 +175,21 @@ def each_row(x: Array, weight: Array) -> Array:
     return y
 
 
+@_in_pieces
 def bounded_exp(x: Array) -> Array:
     """e^x, limited to the range from e^-88 to e^88."""
     power, rest = _exponential(np.clip(x, np.float32(-88), np.float32(88)))
     return fma(power, rest, power)
 
 
+@_in_pieces
 def exp(x: Array) -> Array:
     """e^x for x ≤ 0; 0 below e^-87.7."""
     power, rest = _exponential(np.maximum(x, np.float32(-88)))
     return fma(power, rest, power)
 
 
+@_in_pieces
 def tanh(x: Array) -> Array:
     """(e^2x - 1) / (e^2x + 1)."""
     power, rest = _exponential(np.clip(x + x, np.float32(-88), np.float32(88)))
@@ -215,6 +243,7 @@ def query_factors(positions: Array, *, beta: float, original_context: int, offse
     return log((positions + offset) // original_context + 1) * beta + 1
 
 
+@_in_pieces
 def gelu(x: Array) -> Array:
     """x · (1/2 + z P(2 z² / 5.5² - 1)), z being x within -5.5 and 5.5."""
     z = np.clip(x, np.float32(-5.5), np.float32(5.5))

@@ -29,7 +29,6 @@ def attend(
 ) -> Array:
     """`refimpl.ops.attention.attend` in float32, for masks that let a query see a range of keys without
     gaps."""
-    assert bias is None, "the kernels add nothing to scores"
     batch, tokens, heads, size = q.shape
     groups, capacity = k.shape[2], k.shape[1]
     mask = np.broadcast_to(mask, (batch, tokens, capacity))
@@ -39,6 +38,9 @@ def attend(
     q = q * np.float32(size**-0.5 if scale is None else scale)
     sinks = None if sink_logits is None else sink_logits.reshape(groups, -1)
     share = heads // groups
+    if bias is not None:
+        bias = np.broadcast_to(bias, (batch, heads, tokens, capacity))
+        bias = bias.reshape(batch, groups, share, tokens, capacity)
     y = np.empty((batch, tokens, heads, v.shape[3]), np.float32)
 
     def compute(piece: tuple[int, slice, slice]) -> None:
@@ -49,7 +51,10 @@ def attend(
         rows = rows.transpose(3, 1, 0, 2).reshape(size, -1, count * share)
         seen = np.repeat(np.stack([low[b, part], high[b, part]]), share, axis=1)
         of_sinks = None if sinks is None else np.tile(sinks[some], count)
-        mixed = _mixed(rows, k[b, :, some], v[b, :, some], seen, of_sinks, softcap)
+        added = None  # to scores: [G, S, R]
+        if bias is not None:
+            added = bias[b, some, :, part].transpose(0, 3, 2, 1).reshape(rows.shape[1], capacity, -1)
+        mixed = _mixed(rows, k[b, :, some], v[b, :, some], seen, added, of_sinks, softcap)
         to = y[b, part].reshape(count, groups, share, -1)
         to[:, some] = mixed.reshape(-1, mixed.shape[1], count, share).transpose(2, 1, 3, 0)
 
@@ -77,7 +82,15 @@ class _Seen:
             self.lanes[0] = 1
 
 
-def _mixed(q: Array, k: Array, v: Array, seen: Array, sinks: Array | None, softcap: float | None) -> Array:
+def _mixed(
+    q: Array,
+    k: Array,
+    v: Array,
+    seen: Array,
+    bias: Array | None,
+    sinks: Array | None,
+    softcap: float | None,
+) -> Array:
     """The means [V, G, R] for queries [K, G, R] over keys [S, G, K] and values [S, G, V].
 
     A row sees the keys from `seen[0]` up to `seen[1]`, which isn't one of them.
@@ -93,7 +106,7 @@ def _mixed(q: Array, k: Array, v: Array, seen: Array, sinks: Array | None, softc
             rows = np.flatnonzero((low < segment + SEGMENT) & (high > segment) & some)
             if len(rows):
                 of = slice(rows[0], rows[-1] + 1)
-                _see(part, of, q, k, v, segment, (low[of], high[of]), softcap)
+                _see(part, of, q, k, v, segment, (low[of], high[of]), bias, softcap)
             _take_up(total, part)
     weight = in_order(total.lanes.transpose(1, 2, 0))
     with np.errstate(divide="ignore"):
@@ -108,6 +121,7 @@ def _see(
     v: Array,
     segment: int,
     seen: tuple[Array, Array],
+    bias: Array | None,
     cap: float | None,
 ) -> None:
     """Some rows take up the keys of a segment, block by block."""
@@ -118,6 +132,8 @@ def _see(
     add_products(scores, keys.transpose(2, 1, 0), q[:, :, of])
     if cap is not None:
         scores = np.float32(cap) * tanh(scores / np.float32(cap))
+    if bias is not None:
+        scores += bias[:, first:end, of]
     at = np.arange(first, end)[:, None]
     scores = np.where((at >= low) & (at < high), scores, np.float32(-np.inf))
     begins = [first, *range(first // BLOCK * BLOCK + BLOCK, end, BLOCK)]

@@ -9,8 +9,11 @@ from ....refimpl.config import Config
 from ....refimpl.engine.cache_kinds import cache_kinds
 from ....refimpl.engine.numpy_engine import ArrayEngine, T
 from ....refimpl.ops.dispatch import use
+from ....refimpl.ops.encoder import encode, encoder_kv, predict
 from ...bundle import operator_limits
 from .ops import KERNEL_OPS, WRITTEN_OUT
+
+WHOLE = (encode, encoder_kv, predict)  # what reads whole texts
 
 
 class KernelReference(ArrayEngine):
@@ -22,8 +25,8 @@ class KernelReference(ArrayEngine):
     def __init__(self, config: Config, params: Mapping[str, Any], *, half_cache: bool) -> None:
         super().__init__(config, params)
         self.kinds = cache_kinds(config, half=half_cache)
-        self.ops = WRITTEN_OUT if operator_limits.group_query(config) else KERNEL_OPS
+        self.step_ops = WRITTEN_OUT if operator_limits.group_query(config) else KERNEL_OPS
 
     def run(self, function: Callable[..., T], *arguments: Any, config: Config) -> T:
-        with use(self.ops):
+        with use(KERNEL_OPS if function in WHOLE else self.step_ops):
             return function(*arguments, config=config)

@@ -19,6 +19,7 @@ from ....refimpl.ops import (
     activation,
     arrays,
     attention,
+    cross_attention,
     delta,
     latent_attention,
     norm,
@@ -29,7 +30,7 @@ from ....refimpl.ops import (
     short_conv,
     ssd,
 )
-from ....refimpl.ops.dispatch import body
+from ....refimpl.ops.dispatch import body, use
 from ....refimpl.ops.quant import Blocks
 from ...hardware import threads
 from ...parallel import in_threads
@@ -107,6 +108,7 @@ _PAIRS: tuple[tuple[Callable[..., Any], Callable[..., Any]], ...] = (
     (arrays.exp, arithmetic.bounded_exp),
     (arrays.row_sum, arithmetic.row_sum),
     (arrays.softplus, arithmetic.softplus),
+    (arrays.token_sum, arithmetic.token_sum),
     (activation.gelu, arithmetic.gelu),
     (activation.gelu_tanh, arithmetic.gelu_tanh),
     (activation.precise_silu, arithmetic.silu),
@@ -126,10 +128,19 @@ _PAIRS: tuple[tuple[Callable[..., Any], Callable[..., Any]], ...] = (
     (ssd.ssd_recurrent, recurrence.ssd_recurrent),
 )
 KERNEL_OPS: Mapping[str, Callable[..., Any]] = MappingProxyType({op.__name__: f for op, f in _PAIRS})
+
+
+def attend_to_encoder(*arguments: Any, **settings: Any) -> Array:
+    """Cross-attention, which one kernel computes also where a decoder's own attention is written out."""
+    with use(KERNEL_OPS):
+        return body(cross_attention.cross_attention)(*arguments, **settings)
+
+
 # The same where a decoder's attention is written out in the graph.
 WRITTEN_OUT: Mapping[str, Callable[..., Any]] = MappingProxyType(
     {
         **KERNEL_OPS,
+        cross_attention.cross_attention.__name__: attend_to_encoder,
         attention.attend.__name__: written_out.attend,
         latent_attention.absorbed_attend.__name__: written_out.absorbed_attend,
     }

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ....refimpl.config import Config
+from ....refimpl.config import Config, Decoder, EncoderDecoder
 from ....refimpl.engine.cache_kinds import CacheKind
 from ....refimpl.engine.numpy_engine import ArrayCache
 from ....refimpl.engine.passes import noise
@@ -43,7 +43,7 @@ def quick_rows(context: VerifyContext, engines: Mapping[str, OrtEngine]) -> Iter
     reference = _reference(context)
     yield from _over_tokens(context, engines, reference, ROWS, IN_ROWS)
     past = min(PAST, context.bundle.config.context - 1)
-    if past and not context.out_of_time():
+    if isinstance(context.bundle.config, Decoder) and past and not context.out_of_time():
         yield from _after_drawn(engines, reference, past)
 
 
@@ -53,10 +53,7 @@ def encoder_rows(context: VerifyContext, engines: Mapping[str, OrtEngine]) -> It
     The outputs are those for the tokens of two texts, or for the positions of two sounds.
     """
     config = context.bundle.config
-    ids, lengths = _drawn_texts(config, ROWS)
-    if config.stem is not None:
-        ids = noise(config, np.random.default_rng(SEED), len(ROWS), min(ROWS[0], config.context))
-        lengths = np.full(len(ids), config.positions(ids.shape[1]))
+    ids, lengths = _drawn_inputs(config, ROWS)
     expected = _reference(context).predict(ids, lengths)
     real, count = np.arange(lengths.max()) < lengths[:, None], int(lengths.sum())
     for name, engine in engines.items():
@@ -74,6 +71,22 @@ def _drawn_texts(config: Config, rows: Sequence[int]) -> tuple[Array, Array]:
     lengths = np.minimum(rows, config.context)
     shape = len(lengths), lengths.max()
     return np.random.default_rng(SEED).integers(0, config.embedding.vocabulary, shape), lengths
+
+
+def _drawn_inputs(config: Config, rows: Sequence[int]) -> tuple[Array, Array]:
+    """What an encoder reads: texts, or sounds, and how many positions of each are real."""
+    if config.stem is None:
+        return _drawn_texts(config, rows)
+    sounds = noise(config, np.random.default_rng(SEED), len(rows), min(rows[0], config.context))
+    return sounds, np.full(len(rows), config.positions(sounds.shape[1]))
+
+
+def _begun(engine: OrtEngine | KernelReference, rows: Sequence[int]) -> Any:
+    """An empty cache of an engine; an encoder has read texts, in the opposite order of lengths."""
+    if not isinstance(engine.config, EncoderDecoder):
+        return engine.start(len(rows))
+    ids, lengths = _drawn_inputs(engine.config, rows)
+    return engine.start(len(rows), ids, lengths[::-1])
 
 
 def text_rows(context: VerifyContext, engines: Mapping[str, OrtEngine]) -> Iterator[Row]:
@@ -163,8 +176,8 @@ def _over_tokens(
 ) -> Iterator[Row]:
     """Logits of drawn tokens, read in pieces in turn, by each engine in chunks of a piece."""
     ids, lengths = _drawn_texts(context.bundle.config, rows)
-    readings = {name: _Reading(engine, engine.start(len(ids))) for name, engine in engines.items()}
-    cache, start, total = reference.start(len(ids)), 0, ids.shape[1]
+    readings = {name: _Reading(engine, _begun(engine, rows)) for name, engine in engines.items()}
+    cache, start, total = _begun(reference, rows), 0, ids.shape[1]
     for chunks in cycle(pieces):
         if start >= total or context.is_over(start, total):
             break

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 from typing import TYPE_CHECKING, NamedTuple
 
-from ....refimpl.config import Decoder
+from ....refimpl.config import LM
 from ...bundle.bundle import Bundle
 from ...kernels.library import INSTRUCTION_SETS, Library
 from ...ort import kernel_backend
@@ -79,7 +79,7 @@ def check_kernels(context: VerifyContext) -> Iterator[Row]:
     for name, engine in engines.items():
         context.backends[name] = replay.run_at_once(engine, context.golden)
     if found.engine.same_bits:
-        generates = isinstance(context.bundle.config, Decoder)
+        generates = isinstance(context.bundle.config.head, LM)
         yield from (bits.quick_rows if generates else bits.encoder_rows)(context, engines)
         return
     name = found.backend.name

@@ -97,6 +97,7 @@ CALLS: dict[str, tuple[Any, ...]] = {
     "smallest": (-X, 1),
     "each_row": (X, X[0].T),
     "row_sum": (X,),
+    "token_sum": (X[:, :, None],),
 }
 EXPECTED = {
     "tokens_at": X[np.arange(2)[:, None], AT],

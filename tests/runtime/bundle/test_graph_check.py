@@ -87,11 +87,12 @@ def test_a_sound_graph():
 @pytest.mark.parametrize("name", ["ScatterElements", "ScatterND"])
 def test_a_scatter_that_adds_is_another_operator(name: str):
     """Its sums depend on what is added together, so it promises no bits (`same_bits`)."""
-    model, plain = sound(), sound()
-    for one, given in ((model, {"reduction": "add"}), (plain, {})):
+    model, plain, moves = sound(), sound(), sound()
+    for one, given in ((model, {"reduction": "add"}), (plain, {}), (moves, {"reduction": "none"})):
         one.graph.node.append(helper.make_node(name, ["states", "one", "top"], ["sums"], **given))
     adds = {("", f"{name} with a reduction")}
     assert check(model.SerializeToString()) == check(plain.SerializeToString()) | adds
+    assert check(moves.SerializeToString()) == check(plain.SerializeToString())
     assert not promise(adds)
 
 

@@ -19,11 +19,13 @@ from onnx import helper
 from tfm.refimpl.error_budget import TRIES, ULP, error_terms, largest_difference, moved
 from tfm.refimpl.ops.attention import attend
 from tfm.refimpl.ops.mask import padding_mask
+from tfm.runtime.kernels.specification import attention as own_specification
 
 
 @st.composite
 def calls(draw: st.DrawFn, same_heads: bool = False) -> TextCall:
-    """Texts of unequal length, some of none; what stands behind their ends is NaN."""
+    """Texts of unequal length, some of none; what stands behind their ends is NaN, as what is added to their
+    scores is. Some keys are hidden by what is added."""
     batch, groups = draw(st.integers(1, 3)), draw(st.integers(1, 3))
     heads = groups * (1 if same_heads else draw(st.sampled_from([1, 2, 5])))
     tokens, size = draw(st.sampled_from([1, 2, 5, 17, 70, 130, 530])), 8 * draw(st.sampled_from([1, 3, 4, 8]))
@@ -36,14 +38,33 @@ def calls(draw: st.DrawFn, same_heads: bool = False) -> TextCall:
     for b, length in enumerate(lengths):
         k[b, length:] = v[b, length:] = np.nan
     q *= np.float32(draw(st.sampled_from([1, 8])))
-    return TextCall(q, k, v, lengths, scale=draw(st.sampled_from([size**-0.5, 0.25])), joined=joined)
+    bias = None
+    if not same_heads and draw(st.booleans()):
+        bias = normal(draw(st.sampled_from([1, batch])), draw(st.sampled_from([1, heads])), tokens, keys)
+        bias = np.where(_far(tokens, keys, draw(st.sampled_from([600, 3]))), np.float32(-1e30), bias)
+        bias[..., lengths.max() :] = np.nan
+    options = {"joined": joined, "by_head": not joined and draw(st.booleans())}
+    options["causal"] = not same_heads and draw(st.booleans())
+    return TextCall(q, k, v, lengths, bias, scale=draw(st.sampled_from([size**-0.5, 0.25])), **options)
 
 
-def specified(call: TextCall, change: Any = lambda a: a) -> Array:
+def _far(tokens: int, keys: int, reach: int) -> Array:
+    """Which keys are too far from a token [T, S]."""
+    return np.abs(np.arange(tokens)[:, None] - np.arange(keys)) > reach
+
+
+def specified(call: TextCall, change: Any = lambda a: a, attend: Any = attend) -> Array:
     q, k, v = (change(np.nan_to_num(a)) for a in (call.q, call.k, call.v))
-    mask = padding_mask(np.arange(k.shape[1]), call.lengths)
-    mask = np.broadcast_to(mask.reshape(len(q), 1, -1), (len(q), q.shape[1], k.shape[1]))
-    return attend(q, k, v, mask, scale=call.scale)
+    at, bias = np.arange(k.shape[1]), call.bias
+    mask = padding_mask(at, call.lengths).reshape(len(q), 1, -1)
+    mask = np.broadcast_to(mask, (len(q), q.shape[1], k.shape[1]))
+    if call.causal:
+        mask = mask & (at <= np.arange(q.shape[1])[:, None])
+    if bias is not None:
+        mask = mask & ~(bias == -1e30).any((0, 1))
+        bias = np.broadcast_to(np.where(bias == -1e30, 0, bias), (len(q), q.shape[2], *mask.shape[1:]))
+        bias = change(np.nan_to_num(bias))
+    return attend(q, k, v, mask, bias, scale=call.scale)
 
 
 @given(call=calls())
@@ -54,7 +75,8 @@ def test_attention_is_what_refimpl_specifies(instruction_sets: list[Kernels], ca
     budget = error_terms(exact, rounded, wiggled).budget
     results = [run_text(kernels, call) for kernels in instruction_sets]
     assert largest_difference(results[0], exact) <= budget
-    assert all(np.array_equal(bits_of(y), bits_of(results[0])) for y in results)
+    own = specified(call, attend=own_specification.attend)
+    assert all(np.array_equal(bits_of(y + 0), bits_of(own + 0)) for y in results)  # without signs of zeros
     assert not results[0][call.lengths == 0].any()
 
 
@@ -67,9 +89,13 @@ def test_a_text_has_the_same_bits_in_every_batch_and_order_of_work(
     assert np.array_equal(run_text(kernels, call, in_threads), whole)
     for b, length in enumerate(call.lengths):
         row = {name: getattr(call, name)[b : b + 1] for name in ("q", "k", "v", "lengths")}
+        if call.bias is not None:
+            row["bias"] = call.bias[b % len(call.bias)][None]
         assert np.array_equal(run_text(kernels, replace(call, **row)), whole[b : b + 1])
         if call.joined and length:  # without its padding
             row |= {name: row[name][:, :length] for name in ("q", "k", "v")}
+            if call.bias is not None:
+                row["bias"] = row["bias"][..., :length, :length]
             assert np.array_equal(run_text(kernels, replace(call, **row)), whole[b : b + 1, :length])
 
 
@@ -87,16 +113,23 @@ def test_the_last_token_has_the_bits_that_it_has_over_a_cache(
             assert np.array_equal(cached[0, -1], y[b, length - 1])
 
 
-INPUTS = ("q", "lengths", "k", "v")
+INPUTS = ("q", "lengths", "k", "v", "bias")
 
 
 def operator(library: Path, call: TextCall, changed: dict[str, Array], **attributes: Any) -> Array:
     """The operator of ONNX Runtime, with some inputs and attributes changed."""
-    flat = {name: getattr(call, name).reshape(*call.q.shape[:2], -1) for name in ("q", "k", "v")}
+    flat = {name: getattr(call, name).reshape(*getattr(call, name).shape[:2], -1) for name in ("q", "k", "v")}
     arrays = {"q": np.concatenate(list(flat.values()), axis=-1)} if call.joined else flat
+    if call.by_head:
+        arrays |= {name: getattr(call, name).swapaxes(1, 2) for name in ("k", "v")}
+    arrays |= {} if call.bias is None else {"bias": call.bias}
     arrays = arrays | {"lengths": call.lengths.astype(np.int32)} | changed
     names = [name if name in arrays else "" for name in INPUTS]
-    attributes = {"num_heads": call.q.shape[2], "scale": call.scale} | attributes
+    attributes = {
+        "num_heads": call.q.shape[2],
+        "scale": call.scale,
+        "unidirectional": int(call.causal),
+    } | attributes
     node = helper.make_node("TextAttention", names, ["y"], domain="tfm", **attributes)
     return onnx_nodes.graph([node], arrays, {}, ["y"], library)[0]
 
@@ -108,8 +141,16 @@ def example(joined: bool) -> TextCall:
 
 
 @pytest.mark.parametrize("joined", [False, True])
-def test_the_operator_has_the_same_bits(kernels_library: Path, instruction_sets: list[Kernels], joined: bool):
+@pytest.mark.parametrize("shape", [(1, 3), (2, 1), None])
+def test_the_operator_has_the_same_bits(
+    kernels_library: Path, instruction_sets: list[Kernels], joined: bool, shape: tuple[int, int] | None
+):
     call = example(joined)
+    if shape is not None:
+        bias = np.random.default_rng(1).standard_normal((*shape, 65, 65)).astype(np.float32)
+        call = replace(call, bias=bias, causal=shape[0] == 1, by_head=not joined)
+    if call.by_head:  # another text
+        call = replace(call, q=call.q[:, :9], bias=call.bias[:, :, :9])
     y = operator(kernels_library, call, {})
     assert np.array_equal(y.reshape(call.q.shape), run_text(instruction_sets[0], call))
 
@@ -118,11 +159,14 @@ F = np.float32
 WRONG: dict[str, tuple[dict[str, Array], dict[str, Any], str]] = {
     "rank": ({"q": np.ones((2, 65), F)}, {}, "q 3 axes"),
     "width": ({"q": np.ones((2, 65, 71), F)}, {}, "q must be"),
-    "few keys": ({"k": np.ones((2, 64, 72), F)}, {}, "k v shape q"),
-    "few values": ({"v": np.ones((2, 65, 71), F)}, {}, "k v shape q"),
+    "few keys": ({"k": np.ones((2, 64, 72), F)}, {}, "k v S"),
+    "few values": ({"v": np.ones((2, 65, 71), F)}, {}, "k v S"),
+    "heads of keys": ({"k": np.ones((2, 2, 65, 24), F)}, {}, "k v num_heads"),
+    "a bias of keys": ({"bias": np.ones((1, 1, 65, 64), F)}, {}, "bias T S"),
+    "a bias of heads": ({"bias": np.ones((1, 2, 65, 65), F)}, {}, "bias num_heads"),
     "lengths": ({"lengths": np.ones(3, np.int32)}, {}, "lengths [B]"),
-    "a long text": ({"lengths": np.array([1, 66], np.int32)}, {}, "lengths 0 T"),
-    "a negative length": ({"lengths": np.array([1, -1], np.int32)}, {}, "lengths 0 T"),
+    "a long text": ({"lengths": np.array([1, 66], np.int32)}, {}, "lengths 0 S"),
+    "a negative length": ({"lengths": np.array([1, -1], np.int32)}, {}, "lengths 0 S"),
     "odd heads": ({}, {"num_heads": 6}, "D 8"),
     "no heads": ({}, {"num_heads": 0}, "num_heads 1 2^20"),
 }
