@@ -187,7 +187,7 @@ def test_outputs_are_within_their_budgets(bundles, name: str, quant: str) -> Non
     if any(row.figure == "not promised" for row in rows):
         assert {"whole: largest error", "whole: RMS error"} <= ends
     else:
-        assert f"equal to the bit over {62 if name == 'an encoder' else 64} tokens" in ends
+        assert f"equal to the bit over {62 if name.startswith('an encoder') else 64} tokens" in ends
     assert all(row.ok is not False for row in rows)
     assert len([*(cache_dir() / "prepacked").glob("[!.]*")]) == 1  # as runs find it
 
@@ -320,20 +320,19 @@ def test_a_token_has_the_same_bits_whatever_is_computed_beside_it(
 
 
 @pytest.mark.parametrize(
-    ("name", "others"),
+    "name",
     [
-        ("biases, odd sizes", ""),
-        pytest.param("a mixture", "", marks=pytest.mark.long),
-        pytest.param("an encoder and a decoder", "MatMul, ", marks=pytest.mark.long),
+        "biases, odd sizes",
+        pytest.param("a mixture", marks=pytest.mark.long),
+        pytest.param("an encoder and a decoder", marks=pytest.mark.long),
     ],
 )
-def test_what_a_bundle_promises(bundles, monkeypatch: pytest.MonkeyPatch, name: str, others: str) -> None:
+def test_what_a_bundle_promises(bundles, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
     path = bundles(name, "int8")
     model = runtime.load(path)
     assert isinstance(model.engine, OrtEngine)
     assert model.same_bits == model.engine.same_bits == kernel_backend.same_bits(open_bundle(path))
-    assert bool(model.same_bits) == (not others)
-    assert others in model.same_bits.reason
+    assert model.same_bits == SameBits()
     monkeypatch.setattr(kernel_backend, "find", find)
     monkeypatch.setenv("TFM_KERNELS", "0")
     assert runtime.load(path).same_bits == SameBits("its operators are ONNX Runtime's")
