@@ -19,16 +19,18 @@ if TYPE_CHECKING:
 
 LEAVE = ("/quit", "/exit", "/bye")
 HELP = """\
-/system TEXT      set the system message, which the model reads first; /system alone removes it
-/clear            forget the conversation, but for the system message
-/undo             take back the last message and its answer
-/set NAME VALUE   set an option, named as on the command line: /set temperature 0.7; /set greedy
-/set NAME default leave an option to the model; /set alone lists what is set
-/save FILE        write the conversation as JSON; --overwrite before FILE replaces a file
-/load FILE        go on with the conversation of a file
-/help, /quit      show this; leave, as /exit, /bye and Ctrl-D do
-Enter sends a message, Alt-Enter begins a new line of it, the arrow up brings earlier ones. Ctrl-C stops an
-answer: what there is of it stays in the conversation. A space before a slash makes it part of a message."""
+/system TEXT      set the system message, which the model reads first; without TEXT, remove it
+/clear            forget the conversation, except the system message
+/undo             remove the last message and its answer
+/set NAME VALUE   set an option by its command-line name, for example: /set temperature 0.7
+/set NAME default use the model's own value again; /set alone lists what you set
+/save FILE        write the conversation as JSON; /save --overwrite FILE replaces FILE
+/load FILE        continue the conversation in FILE
+/help             show this text
+/quit             leave the chat; /exit, /bye and Ctrl-D do the same
+Enter sends the message. Alt-Enter begins a new line. The up arrow brings back earlier messages.
+Ctrl-C stops an answer; the conversation keeps what was already written.
+To send a message that begins with a slash, type a space before the slash."""
 
 
 class ChatCommands:
@@ -63,9 +65,10 @@ class ChatCommands:
         name, _, rest = line.removeprefix("/").partition(" ")
         if name not in self._commands:
             near = difflib.get_close_matches(name, [*self._commands, *(one[1:] for one in LEAVE)], 1)
-            advice = f"did you mean /{near[0]}" if near else "/help lists them"
+            advice = f"did you mean /{near[0]}?" if near else "/help lists the commands"
             raise typer.BadParameter(
-                f"there is no /{name:.60}: {advice}; a space before the slash makes it a message"
+                f"unknown command /{name:.60}: {advice} (to send this as a message, type a space before "
+                "the slash)"
             )
         return self._commands[name](rest.strip())
 
@@ -80,16 +83,16 @@ class ChatCommands:
         _none(rest)
         system, _ = self._parted()
         self.conversation.replace(system)
-        return "forgot the conversation" + (", but for the system message" if system else "")
+        return "forgot the conversation" + (", except the system message" if system else "")
 
     def undo(self, rest: str) -> str:
         _none(rest)
         system, messages = self._parted()
         asked = [i for i, message in enumerate(messages) if message["role"] == "user"]
         if not asked:
-            return "there is no message to take back"
+            return "there is no message to remove"
         self.conversation.replace([*system, *messages[: asked[-1]]])
-        return f"took back: {messages[asked[-1]]['content']}"
+        return f"removed: {messages[asked[-1]]['content']}"
 
     def set(self, rest: str) -> str:
         try:
@@ -97,7 +100,7 @@ class ChatCommands:
         except ValueError as error:
             raise typer.BadParameter(f"{rest:.60}: {error}") from None
         if not name:
-            return self._shown(self.options) or "no option is set: all are as the model asks"
+            return self._shown(self.options) or "you set no option: all have the model's own values"
         flag = f"--{name.removeprefix('--')}"
         if values == ["default"]:
             defaults = self._declared.make_context("/set", []).params
@@ -107,10 +110,10 @@ class ChatCommands:
             sources = {name: context.get_parameter_source(name).name for name in context.params}
             given = {name: value for name, value in context.params.items() if sources[name] == "COMMANDLINE"}
         if not given or given.keys() - options(TextOptions).keys():
-            raise typer.BadParameter(f"{flag.removeprefix('--'):.60} is no option of an answer")
+            raise typer.BadParameter(f"{flag.removeprefix('--'):.60} isn't an option that /set can change")
         changed: Any = {**self.options, **given}
         self.options = checked(changed)
-        return self._shown(given) or f"{name} is as the model asks"
+        return self._shown(given) or f"{name} has the model's own value again"
 
     def save(self, rest: str) -> str:
         from ..runtime.text.messages_file import write_messages
@@ -145,11 +148,11 @@ class ChatCommands:
 def _none(rest: str) -> None:
     """A usage error where something follows a command that takes nothing."""
     if rest:
-        raise typer.BadParameter(f"this command takes nothing, got {rest!r:.60}")
+        raise typer.BadParameter(f"write nothing after this command, got {rest!r:.60}")
 
 
 def _path(text: str) -> Path:
     """The file that a command names."""
     if not text:
-        raise typer.BadParameter("name a file")
+        raise typer.BadParameter("give a file after the command")
     return Path(text).expanduser()

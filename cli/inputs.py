@@ -40,7 +40,7 @@ def read(
             raise typer.BadParameter(f"{what} {i + 1} is empty{hint}")
         require_utf8(text, f"{what} {i + 1}")
     if not texts:
-        raise typer.BadParameter(f"give a {what}: as argument, with --file, or on stdin")
+        raise typer.BadParameter(f"the {what} is missing: give it as argument, with --file, or on stdin")
     if (arguments or file is not None) and not stdin_is_other:
         refuse_piped(what)
     return texts
@@ -89,7 +89,9 @@ def _comes(seconds: float) -> bool:
 def refuse_piped(what: str) -> None:
     """Raise a usage error if a text is piped to a command that has its texts: it would be ignored."""
     if is_piped():
-        raise typer.BadParameter(f"stdin has text, which isn't read beside the {what}: add </dev/null")
+        raise typer.BadParameter(
+            f"the {what} is already given, so the text on stdin isn't read: add </dev/null"
+        )
 
 
 def require_utf8(text: str, what: str) -> None:
@@ -97,7 +99,9 @@ def require_utf8(text: str, what: str) -> None:
     try:
         text.encode()
     except UnicodeEncodeError as error:
-        raise typer.BadParameter(f"{what} must be UTF-8, it isn't at character {error.start + 1}") from None
+        raise typer.BadParameter(
+            f"{what} must be UTF-8, but it isn't at character {error.start + 1}"
+        ) from None
 
 
 def lines(file: Path | None, what: str) -> list[str]:
@@ -112,11 +116,11 @@ def read_all(file: Path | None, what: str, limit: int = PROMPT) -> str:
     Raises LimitError beyond `limit` bytes, because a device like /dev/zero has no end.
     """
     if file is None and sys.stdin.isatty():
-        raise typer.BadParameter(f"give a {what}: as argument, with --file, or on stdin")
+        raise typer.BadParameter(f"the {what} is missing: give it as argument, with --file, or on stdin")
     with nullcontext(sys.stdin.buffer) if file is None else file.open("rb") as stream:
         data = stream.read(limit + 1)
     if len(data) > limit:
-        raise LimitError(f"the {what} may have {limit} bytes, this has more")
+        raise LimitError(f"the {what} may have at most {limit} bytes, but it has more")
     try:
         return data.decode("utf-8").replace("\r\n", "\n").removesuffix("\n")
     except UnicodeDecodeError as error:
@@ -131,7 +135,7 @@ def messages() -> Iterator[str]:
     """
     for number, data in enumerate(iter(lambda: sys.stdin.buffer.readline(PROMPT + 1), b""), 1):
         if len(data) > PROMPT:
-            raise LimitError(f"line {number} of stdin may have {PROMPT} bytes, it has more")
+            raise LimitError(f"line {number} of stdin may have at most {PROMPT} bytes, but it has more")
         try:
             text = data.decode("utf-8").rstrip("\r\n")
         except UnicodeDecodeError as error:
@@ -163,7 +167,7 @@ def read_schema(given: str) -> dict[str, Any]:
         place, file = given, Path(given)
         if not file.is_file():
             raise typer.BadParameter(
-                f"--json-schema takes a file or a schema, {{…}}: no file is {given!r:.80}"
+                f"--json-schema must be a file or a schema {{…}}, but there is no file {given!r:.80}"
             )
         text = read_all(file, "schema", SCHEMA)
     schema = _parsed(text, place, dict, "a JSON schema, an object")

@@ -246,7 +246,7 @@ def bundle_named(name: str) -> Path:
     match bundles_of(name):
         case []:
             raise BundleError(
-                f"{name}: there is no such directory, nor a bundle of such a model in the cache: "
+                f"there is no directory {name}, and no bundle of a model {name} in the cache: "
                 "`tfm-cli export` writes one"
             )
         case [path]:
@@ -254,7 +254,8 @@ def bundle_named(name: str) -> Path:
             return path
         case several:
             raise typer.BadParameter(
-                f"the cache has several bundles of {name}, name one: {', '.join(map(str, several))}"
+                f"the cache has several bundles of {name}; give the path of one: "
+                f"{', '.join(map(str, several))}"
             )
 
 

@@ -418,7 +418,7 @@ FLAGS = {
     "new_tokens must": "--new-tokens must",
     "calibration.method": "--ranges",
     "calibration.alpha": "--smooth",
-    "calibration goes": "--calibrate goes",
+    "calibration needs": "--calibrate needs",
     "calibration:": "--calibrate FILE:",
 }
 PARAMETERS = re.compile("|".join(rf"(?<![\w.]){re.escape(name)}" for name in FLAGS))

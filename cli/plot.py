@@ -24,7 +24,9 @@ def ready(path: Path | None) -> Path | None:
     """Raise an error before the work begins, if the file's type is wrong or matplotlib is missing."""
     if path is not None:
         if path.suffix not in SUFFIXES:
-            raise typer.BadParameter(f"a picture ends in {', '.join(SUFFIXES)}, got {path.name!r:.80}")
+            raise typer.BadParameter(
+                f"a picture's file name must end in {', '.join(SUFFIXES)}, got {path.name!r:.80}"
+            )
         if find_spec("matplotlib") is None:  # importing it would bring NumPy, before its threads are set
             raise ModuleNotFoundError("matplotlib", name="matplotlib")
     return in_folder(path)

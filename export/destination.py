@@ -39,7 +39,7 @@ def _check_replaceable(out: Path) -> None:
     if not out.exists():
         return
     if not out.is_dir():
-        raise ExportError(f"{out}: must be a directory or not exist, is a file; choose another place")
+        raise ExportError(f"{out}: must be a directory or not exist, but it is a file; choose another place")
     # A verify that was killed may have left the beginning of a certificate.
     golden_folder = out / golden_files.FOLDER
     entries = (*out.iterdir(), *golden_folder.glob("*"))
@@ -48,7 +48,9 @@ def _check_replaceable(out: Path) -> None:
     others = names - set(manifest.NAMES) - _notices(out) - folders
     if names and (MANIFEST not in names or others):
         odd = sorted(others or names)[0]
-        raise ExportError(f"{out}: only a bundle may be replaced, it holds {odd!r:.80}; choose another place")
+        raise ExportError(
+            f"{out}: only a bundle may be replaced, but it holds {odd!r:.80}; choose another place"
+        )
 
 
 def _notices(out: Path) -> set[str]:

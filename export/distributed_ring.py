@@ -64,7 +64,9 @@ def ring_attend(
             block = next_block
     except (RuntimeError, distributed.DistError) as error:
         reason = f"rank {rank} of {count} lost the ring: {error}"
-        raise DeviceError(f"{' '.join(reason.split())}; every rank must run, and call this once") from error
+        raise DeviceError(
+            f"{' '.join(reason.split())}; every rank must run, and must call this exactly once"
+        ) from error
     return out
 
 
@@ -80,7 +82,8 @@ def _lengths(q: Array, block: list[Array], group: distributed.ProcessGroup | Non
         if row[1:] != rows[0][1:]:
             names = "batch, query heads, key heads, key size, value size, bytes a number"
             raise ConfigError(
-                f"ranks of a ring must agree in {names}: rank {rank} has {row[1:]}, rank 0 {rows[0][1:]}"
+                f"all ranks of a ring must have the same {names}: rank {rank} has {row[1:]}, rank 0 "
+                f"{rows[0][1:]}"
             )
     return [row[0] for row in rows]
 

@@ -28,5 +28,7 @@ def load(path: Path | str, device: str = "cpu", threads: int | None = None) -> M
 
     named = str(path) in CATALOGUE or is_fetched(str(path))
     if named or kind_of(Path(path)) in ("checkpoint", "config"):
-        raise BundleError(f"{path} is no bundle: tfm.load takes names and checkpoints too, and exports them")
+        raise BundleError(
+            f"{path} isn't a bundle: to open a checkpoint or a model's name, use tfm.load, which exports it"
+        )
     return load_model(path, device, threads)

@@ -61,7 +61,8 @@ def checked(blocks: Iterable[np.ndarray]) -> Iterator[np.ndarray]:
 def _expect_floats(sound: np.ndarray) -> None:
     if sound.ndim != 1 or sound.dtype.kind != "f":
         raise LimitError(
-            f"a sound must be floats [N], {RATE} a second from -1 to 1, got {sound.dtype} {list(sound.shape)}"
+            f"a sound must be floats [N] from -1 to 1, {RATE} samples per second, got {sound.dtype} "
+            f"{list(sound.shape)}"
         )
 
 
@@ -69,7 +70,9 @@ def _check(block: np.ndarray, at: int, where: str) -> None:
     sound = np.abs(block) <= LOUDEST
     if not sound.all():
         i = int(np.argmin(sound.reshape(len(block), -1).all(1)))
-        raise LimitError(f"{where}: samples must be finite, from -1 to 1, sample {at + i} is {block[i]}")
+        raise LimitError(
+            f"{where}: samples must be finite and from -1 to 1, but sample {at + i} is {block[i]}"
+        )
 
 
 def _opened(path: Path) -> SoundFile:
@@ -90,7 +93,7 @@ def _opened(path: Path) -> SoundFile:
     except OSError as error:
         raise LimitError(f"{path}: can't be read: {error.strerror or error}") from None
     except soundfile.LibsndfileError as error:
-        raise LimitError(f"{path}: must be a sound, wav, flac, ogg or mp3: {error.error_string}") from None
+        raise LimitError(f"{path}: must be a wav, flac, ogg or mp3 file: {error.error_string}") from None
     if file.samplerate not in RATES or file.channels > CHANNELS:
         file.close()
         raise LimitError(
@@ -112,10 +115,12 @@ def _expect_whole(format: str, log: str, path: Path) -> None:
             27 + page[26] + sum(page[27 : 27 + page[26]]) if len(page) > 26 else 27
         )  # header, table, packets
         if len(page) < size or not page[5] & 4:  # the flag of a stream's last page
-            raise LimitError(f"{path}: must have the last page of its stream, it was cut before it")
+            raise LimitError(f"{path}: the last page of its stream is missing: the file was truncated")
     cut = re.search(r"^data : (\d+) \(should be (\d+)\)$", log, re.M)
     if cut is not None and int(cut[2]) < int(cut[1]) < UNKNOWN:
-        raise LimitError(f"{path}: must have {cut[1]} bytes of samples, as it says, it ends after {cut[2]}")
+        raise LimitError(
+            f"{path}: the header says {cut[1]} bytes of samples, but the file ends after {cut[2]}"
+        )
 
 
 def _resampled(path: Path) -> Iterator[np.ndarray]:
@@ -146,4 +151,4 @@ def _blocks(file: SoundFile, path: Path) -> Iterator[np.ndarray]:
         count += len(block)
         yield block.mean(1)
     if count < file.frames:
-        raise LimitError(f"{path}: must have {file.frames} samples, as it says, it ends after {count}")
+        raise LimitError(f"{path}: the header says {file.frames} samples, but the file ends after {count}")

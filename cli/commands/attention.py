@@ -79,7 +79,7 @@ def command(
     encoding = tokenizer.encode(text)
     limit = min(TOKENS, config.context)
     if not 1 <= len(encoding.ids) <= limit:
-        raise LimitError(f"the text must have 1 to {limit} tokens, it has {len(encoding.ids)}")
+        raise LimitError(f"the text must have 1 to {limit} tokens, but it has {len(encoding.ids)}")
     words = words_of(text, encoding)
     try:
         index = subject(words, word)

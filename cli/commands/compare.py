@@ -110,7 +110,7 @@ def command(
         raise CheckpointError(f"{model} must have a tokenizer, because `compare` reads a text")
     ids = tokenizer.encode(DEFAULT_TEXT if text is None else text.read_text(encoding="utf-8"))[:tokens]
     if len(ids) < 2:
-        raise LimitError(f"the text must have 2 tokens at least, it has {len(ids)}")
+        raise LimitError(f"the text must have at least 2 tokens, but it has {len(ids)}")
     read_text = frontier.Text(ids, tokenizer.before_text)
     frontier.check(checkpoint.config, read_text, new_tokens)
     reference = NumpyEngine(checkpoint.config, checkpoint.params)

@@ -98,10 +98,12 @@ def command(
     room = length - len(begin)
     starts = list(range(0, len(ids) - room + 1, stride or length))[:windows]
     if room < 2:
-        raise LimitError(f"the text must have at least 2 tokens, it has {len(ids)}")
+        raise LimitError(f"the text must have at least 2 tokens, but it has {len(ids)}")
     every = perplexity.ways(config, length, factor)
     if unknown := sorted(set(way or ()) - every.keys()):
-        raise typer.BadParameter(f"this model's ways are {', '.join(every)}, got {unknown[0]!r:.60}")
+        raise typer.BadParameter(
+            f"--way must be one of {', '.join(every)} for this model, got {unknown[0]!r:.60}"
+        )
     chosen = {name: changed for name, changed in every.items() if not way or name in way}
     same = perplexity.same_positions(chosen, length)
     if not past and not way and len(chosen) > 1:

@@ -70,7 +70,7 @@ def command(
 
     texts = read(text, file)
     if similarity and len(texts) < 2:
-        raise typer.BadParameter("--similarity takes at least two texts")
+        raise typer.BadParameter("--similarity needs at least two texts")
     if npy is not None and as_json:
         raise typer.BadParameter("give --npy or --json, not both")
     loaded = running.load(model, "embed")

@@ -185,7 +185,7 @@ def command(
 
     if calibrate is None and (ranges is not None or smooth is not None):
         flag = "--smooth" if ranges is None else "--ranges"
-        raise typer.BadParameter(f"{flag} goes with --calibrate FILE")
+        raise typer.BadParameter(f"{flag} needs --calibrate FILE")
     if budget is not None and bits is not None:
         raise typer.BadParameter("give --budget or --bits, not both")
     if table not in (4, 8):
@@ -196,7 +196,7 @@ def command(
     if source.kind == "config":
         raise missing_weights(source.path)
     if source.kind != "checkpoint":
-        raise ExportError(f"{model} must be a checkpoint with weights, it is a {source.kind}")
+        raise ExportError(f"{model} must be a checkpoint with weights, but it is a {source.kind}")
     source = ignoring(adapted(source, adapter_choice(adapter, no_adapter)), ignore_key or ())
     checkpoint = open_for_export(source, context, mtp=mtp)
     say_replaced_code(checkpoint.code_replaced_by)

@@ -151,7 +151,7 @@ def command(
             "tfm-cli transcribe - --live"
         )
     if live and batch > 1:
-        raise typer.BadParameter("--live writes each utterance once it is said: leave out --batch")
+        raise typer.BadParameter("--live transcribes one utterance at a time: leave out --batch")
     into = output is not None and (len(file) > 1 or output.is_dir())
     if output is not None and into:
         names = [path.stem for path in file]
@@ -163,7 +163,7 @@ def command(
     pipe: Any = sys.stdin.buffer  # its type doesn't say that it has read1
     heard = live_samples(pipe) if live else None  # from now on, while the model is loaded
     if plot is not None and (live or len(file) > 1):
-        raise typer.BadParameter("--plot draws the sound of one audio file")
+        raise typer.BadParameter("--plot needs exactly one audio file")
     for path in [] if live else file:
         samples_of(path)  # an error comes before the model is loaded
     frames = None if plot is None else _frames(file[0])

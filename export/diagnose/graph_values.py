@@ -41,7 +41,7 @@ class _Graph:
                 if computed and name in node.input[1:] and node.op_type not in CODES:
                     return node
                 names += [output for output in node.output if output in self._constant]
-        raise BundleError(f"{GRAPH}: no product with {' or '.join(leaves)}: export the model again")
+        raise BundleError(f"{GRAPH} has no product with {' or '.join(leaves)}: export the model again")
 
     def product_input(self, node: onnx.NodeProto) -> str:
         """The input of a product, before it is rounded to codes."""

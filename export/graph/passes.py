@@ -39,9 +39,9 @@ def name_weights(model: ir.Model, stored: Mapping[str, Tensor]) -> None:
             value.const_value = None
             value.dtype = _type(stored[leaf])
         elif value.const_value is None:
-            raise ExportError(f"the graph holds a weight that isn't stored: {name}")
+            raise ExportError(f"the graph contains a weight that isn't stored: {name}")
     if missing := sorted(set(stored) - set(model.graph.initializers)):
-        raise ExportError(f"stored weights that the graph doesn't use: {', '.join(missing[:5])}")
+        raise ExportError(f"the graph doesn't use these stored weights: {', '.join(missing[:5])}")
 
 
 def optimize(model: ir.Model, stored: Collection[str]) -> None:

@@ -80,7 +80,7 @@ def trace(
                 custom_translation_table=TRANSLATED,
             )
     if program is None:
-        raise ExportError("the exporter gave no program")
+        raise ExportError("torch's exporter returned no program")
     return program.model
 
 

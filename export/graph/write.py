@@ -87,7 +87,7 @@ def write(files: GraphFiles, in_kernels: Callable[[], InKernels] = InKernels) ->
     plan, models = files.plan, {}
     parts = plan.graphs(plan.cache)
     if stray := [name for name in plan.tensors if not any(part.owns(name) for part in parts)]:
-        raise ExportError(f"stored weights that no graph uses: {', '.join(stray[:5])}")
+        raise ExportError(f"no graph uses these stored weights: {', '.join(stray[:5])}")
     for part in parts:
         models[part] = model = build(
             plan, part, data=files.folder / DATA, about=files.about, opset=files.opset

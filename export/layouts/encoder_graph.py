@@ -131,6 +131,6 @@ def states(graph: ir.Graph, tokens: ir.Value, width: int, time: int | str = "tim
         seen.add(value)
     if not found or tokens in seen:
         raise ExportError(
-            "the vectors of its tokens can't be told: the model has no norm after its last layer"
+            "the model has no norm after its last layer, by which its tokens' vectors are found"
         )
     return found[-1]

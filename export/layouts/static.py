@@ -121,7 +121,9 @@ def fix(model: ir.Model, sizes: Mapping[str, int], stored: Mapping[str, object])
     for node in model.graph:
         for value in node.outputs:
             if value.name and (value.shape is None or not value.shape.is_static()):
-                raise ExportError(f"{value.name} has no fixed shape, {value.shape}: please report this")
+                raise ExportError(
+                    f"{value.name} must have a fixed shape, got {value.shape}: please report this"
+                )
 
 
 def _widen(model: ir.Model) -> None:

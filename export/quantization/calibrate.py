@@ -94,7 +94,7 @@ def static_scales(
     )
     if idle := [names[0] for names in observed if tokens[names] == 0]:
         raise ExportError(
-            f"{calibration.text}: gives {idle[0]} no token, so its input has no range; "
+            f"{calibration.text}: no token of this text reaches {idle[0]}, so its input has no range; "
             "calibrate with a longer text"
         )
     bits = columns.activation_bits
@@ -309,7 +309,7 @@ def cache_kl(checkpoint: ExportSource, text: Path | None, progress: Progress) ->
     cost = fidelity(rounded, whole, window[len(before) :], len(window), before=before).kl
     if not cost <= CACHE_BUDGET:
         raise ExportError(
-            f"kv=int4 costs this model {cost:.2g} nats a token over the text of its calibration, more than "
+            f"with kv=int4, this model loses {cost:.2g} nats per token on the calibration text, more than "
             f"{CACHE_BUDGET}: use kv=int8, or kv=float"
         )
     return cost
@@ -327,17 +327,17 @@ def _windows(
     config = checkpoint.config
     tokenizer = read_tokenizer(checkpoint, config)
     if tokenizer is None:
-        raise ExportError("calibration reads a text, and the checkpoint has no tokenizer")
+        raise ExportError("calibration reads a text, but the checkpoint has no tokenizer")
     try:
         with open(path, "rb") as file:
             data = file.read(MOST_BYTES)
         # A character that the limit cut in two is dropped, any other bad byte isn't.
         text = data.decode("utf-8", "strict" if len(data) < MOST_BYTES else "ignore")
     except (OSError, UnicodeDecodeError) as error:
-        raise ExportError(f"{path}: must be a text in UTF-8 to calibrate with: {error}") from None
+        raise ExportError(f"{path}: the calibration text must be UTF-8: {error}") from None
     ids = tokenizer.encode(text)
     if not ids:
-        raise ExportError(f"{path}: must hold a text to calibrate with, it is empty")
+        raise ExportError(f"{path}: the calibration text must not be empty")
 
     def with_tokens(part: list[int]) -> list[int]:
         """Part of the text, as the model reads a text."""
@@ -347,6 +347,8 @@ def _windows(
 
     room = min(length, config.context) - len(with_tokens([]))
     if room < 1:
-        raise ExportError(f"a context of {config.context} has no room for a text to calibrate with")
+        raise ExportError(
+            f"the model's context of {config.context} tokens is too short for a calibration text"
+        )
     ids = ids[:most]
     return [with_tokens(ids[i : i + room]) for i in range(0, len(ids), room)]

@@ -72,7 +72,9 @@ class Budget:
         try:
             return Budget(float(number) * factor, kind)
         except (ValueError, ExportError):
-            raise ExportError(f"budget must be bytes as 700MB, or kl=0.01, got {text!r:.40}") from None
+            raise ExportError(
+                f"budget must be bytes such as 700MB, or a loss such as kl=0.01, got {text!r:.40}"
+            ) from None
 
     def room(self, numbers: int) -> int:
         """Return the number of whole bytes for a model of this many numbers. A KL divergence has none."""
@@ -119,7 +121,7 @@ def check_calibration(scheme: Scheme, calibration: Calibration | None, kv: str =
     if scheme.calibrated and calibration is None:
         raise ExportError(
             f"quant={scheme.name} needs calibration: a text like those that the model will read, "
-            "from which each activation gets its range"
+            "from which tfm measures each activation's range"
         )
     if scheme.calibrated or calibration is None:
         return
@@ -127,11 +129,11 @@ def check_calibration(scheme: Scheme, calibration: Calibration | None, kv: str =
     if kv == "float" and not scheme.searches:
         takers = _names(scheme for scheme in SCHEMES.values() if scheme.calibrated or scheme.searches)
         raise ExportError(
-            f"calibration goes with kv=int8, kv=int4 and quant={takers}, got quant={scheme.name} kv={kv}"
+            f"calibration needs kv=int8, kv=int4 or quant={takers}, got quant={scheme.name} kv={kv}"
         )
     if (calibration.method, calibration.alpha) != ("minmax", None):
         raise ExportError(
-            f"calibration.method and calibration.alpha go with quant={calibrated}, got quant={scheme.name}"
+            f"calibration.method and calibration.alpha need quant={calibrated}, got quant={scheme.name}"
         )
 
 
@@ -140,18 +142,18 @@ def check_budget(scheme: Scheme, budget: Budget | None, config: Config) -> None:
     if (budget is None) == bool(scheme.finer):
         takers = _names(other for other in SCHEMES.values() if other.finer)
         if budget is not None:
-            raise ExportError(f"{budget.option} goes with quant={takers}, got quant={scheme.name}")
-        raise ExportError(f"quant={scheme.name} needs a budget: bytes, bits for each number, or kl")
+            raise ExportError(f"{budget.option} needs quant={takers}, got quant={scheme.name}")
+        raise ExportError(f"quant={scheme.name} needs a budget: bytes, bits per parameter, or kl")
     if budget is None:
         return
     if config.sound_shape is not None:
         raise ExportError(
-            f"quant={scheme.name} measures what a model loses over a text, and this one reads sounds; use "
+            f"quant={scheme.name} measures a model's loss on a text, but this model reads sounds; use "
             "quant=int8"
         )
     if has_mtp(config):
         raise ExportError(
-            f"quant={scheme.name} measures what a model loses over a text, which an mtp module doesn't read: "
+            f"quant={scheme.name} measures a model's loss on a text, which an mtp module doesn't read: "
             "leave out mtp, or use quant=int4"
         )
     if budget.kind == "kl" and not config.head.predicts_tokens:
@@ -163,25 +165,24 @@ def check_cache(config: Config, kv: str, target: Target) -> None:
     if kv not in get_args(KVFormat):
         raise ExportError(f"kv must be {' or '.join(get_args(KVFormat))}, got {kv!r:.40}")
     if kv != "float" and "decoder" not in config.stacks:
-        raise ExportError(f"kv={kv} is for the keys and values of a decoder, and this model has no decoder")
+        raise ExportError(f"kv={kv} stores a decoder's keys and values, but this model has no decoder")
     if kv == "float":
         kv = config.kv
     if kv != "float":
         if config.stem is not None:
-            raise ExportError(
-                f"kv={kv} takes scales from a text that the model reads, and this one reads sounds: "
-                "use kv=float"
-            )
+            raise ExportError(f"kv={kv} measures scales on a text, but this model reads sounds: use kv=float")
         if target.float_cache is not None:
-            raise ExportError(f"kv={kv} isn't made for target={target.name}: {target.float_cache}")
+            raise ExportError(f"kv={kv} isn't supported for target={target.name}: {target.float_cache}")
         if reasons := operator_limits.group_query(config):
-            raise ExportError(f"kv={kv} needs a fused attention, which this model can't have: {reasons[0]}")
+            raise ExportError(
+                f"kv={kv} needs the fused attention operator, which can't run this model: {reasons[0]}"
+            )
         if recurrent(cache_kinds(config)):
-            raise ExportError(f"kv={kv} was never tried beside layers that keep a recurrence's state")
+            raise ExportError(f"kv={kv} isn't supported for models with recurrent layers")
         if any(layer.kv_layer is not None for layer in config.layers):
             raise ExportError(
-                f"kv={kv} isn't made for layers that read another's keys and values: of codes "
-                "GroupQueryAttention gives them back, a copy for each layer that reads them"
+                f"kv={kv} isn't supported for layers that read another layer's keys and values: for codes, "
+                "GroupQueryAttention would return a copy for each layer that reads them"
             )
 
 
@@ -198,8 +199,8 @@ def plan(
     if has_mtp(config) and (scheme.calibrated or config.rounds_cache):
         got = f"quant={scheme.name}" if scheme.calibrated else f"kv={config.kv}"
         raise ExportError(
-            f"{got} takes scales from a text that the model reads, and nothing runs a module for drafts "
-            "(mtp) over it: export the model without it, or choose another quant and kv"
+            f"{got} measures scales on a text, but nothing runs the module for drafts "
+            "(mtp) on a text: export the model without mtp, or choose another quant and kv"
         )
     floats = float_type(scheme, target)
     if reason := operator_limits.no_bundle(target, config, floats):
@@ -208,13 +209,13 @@ def plan(
         raise ExportError(f"table_bits must be 4 or 8, got {table_bits!r:.40}")
     if not scheme.takes_table_bits(table_bits):
         takers = _names(other for other in SCHEMES.values() if other.takes_table_bits(table_bits))
-        raise ExportError(f"table_bits={table_bits} goes with quant={takers}, got quant={scheme.name}")
+        raise ExportError(f"table_bits={table_bits} needs quant={takers}, got quant={scheme.name}")
     if strict and not scheme.keeps_blocks:
         keepers = _names(other for other in SCHEMES.values() if other.keeps_blocks)
-        raise ExportError(f"strict=True goes with quant={keepers}, got quant={scheme.name}")
+        raise ExportError(f"strict=True needs quant={keepers}, got quant={scheme.name}")
     if scheme.keeps_blocks and (changed := checkpoint.changed):
         raise ExportError(
-            f"quant={scheme.name} keeps a file's own blocks, and the adapter changes {len(changed)} weights, "
+            f"quant={scheme.name} keeps a file's own blocks, but the adapter changes {len(changed)} weights, "
             f"first {changed[0]}: use quant=int8"
         )
     if scheme.finer:  # a budget will choose, at most the largest
@@ -230,13 +231,14 @@ def plan(
     rounded = [name for name, one in made.formats.items() if not one.native]
     if strict and rounded:
         raise ExportError(
-            f"strict=True: {rounded[0]} has no blocks in the checkpoint that can stay, it is in "
-            f"{checkpoint.kind(rounded[0])}; without it, it gets 8-bit blocks"
+            f"strict=True: {rounded[0]} isn't in blocks that can be kept; the checkpoint stores it as "
+            f"{checkpoint.kind(rounded[0])}; without strict=True, it gets 8-bit blocks"
         )
     if len(rounded) == len(made.formats):
         raise ExportError(
-            f"quant={scheme.name} needs a file with blocks that can stay: GGUF's quantized types, or GPTQ, "
-            "AWQ and other integers with a scale for inputs that are neighbours; use quant=int8"
+            f"quant={scheme.name} needs a file with blocks that can be kept: GGUF's quantized types, or "
+            "GPTQ, "
+            "AWQ and other integers with a scale for neighbouring inputs; use quant=int8"
         )
     return made
 
@@ -361,5 +363,5 @@ def _cast(array: np.ndarray, dtype: str, name: str) -> np.ndarray:
         cast = array.astype(dtype, copy=False)
     if dtype == "float16" and np.isinf(cast).any():
         index = tuple(int(i) for i in np.argwhere(np.isinf(cast))[0])
-        raise NumericError(f"{name}{list(index)} must fit float16, is {array[index]}; use quant=fp32")
+        raise NumericError(f"{name}{list(index)} must fit float16, but it is {array[index]}; use quant=fp32")
     return cast

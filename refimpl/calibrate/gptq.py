@@ -69,7 +69,7 @@ def compensation(total: Float[Array, "D D"]) -> Float[Array, "D D"]:
     try:
         lower = np.linalg.cholesky(total[::-1, ::-1])
     except np.linalg.LinAlgError:
-        raise NumericError("the Hessian must be positive definite, it isn't: use more damping") from None
+        raise NumericError("the Hessian must be positive definite, but it isn't: use more damping") from None
     return np.ascontiguousarray((lower / np.diag(lower)).T[::-1, ::-1])
 
 

@@ -63,7 +63,7 @@ def open_adapter(path: Path | str) -> Adapter:
     elif (file := directory.find(TORCH_TENSORS)) is not None:
         tensors = AdapterTensors(TorchFile(file))
     else:
-        raise CheckpointError(f"{path}: an adapter must hold {TENSORS} or {TORCH_TENSORS}")
+        raise CheckpointError(f"{path}: an adapter must have {TENSORS} or {TORCH_TENSORS}")
     files = dict(directory.files)
     return Adapter(path, settings, tensors, files, directory.find("tokenizer.json") is not None)
 
@@ -79,8 +79,8 @@ def require_choice(base: Path, choice: AdapterChoice) -> None:
     if choice is None and lies_beside(base):
         directory = base if base.is_dir() else base.parent
         raise CheckpointError(
-            f"{base}: an adapter lies beside the model: name it with adapter={str(directory)!r}, or decline "
-            "it with adapter=False"
+            f"{base}: there is an adapter beside the model: use it with adapter={str(directory)!r}, or "
+            "leave it out with adapter=False"
         )
 
 
@@ -165,7 +165,7 @@ def merge_gguf(
     """
     task = adapter.settings.task
     if task not in (None, HEADS[type(config.head)]):
-        raise CheckpointError(f"{where}: the adapter's task_type must be that of the file, is for {task}")
+        raise CheckpointError(f"{where}: the adapter's task_type must match the file, but it is for {task}")
     problem: CheckpointError | None = None
     for family in families_of(architecture):
         weights, prefixes = checkpoint_map(config, family)

@@ -38,7 +38,7 @@ def read_ctc(
         return None
     where, settings = str(directory.path / VOCAB_JSON), str(directory.path / "tokenizer_config.json")
     if not all(type(id) is int and id >= 0 for id in tokens.values()):
-        raise CheckpointError(f"{where}: must map tokens to ids, of one language, got {tokens!r:.80}")
+        raise CheckpointError(f"{where}: must map the tokens of one language to ids, got {tokens!r:.80}")
     named = about.get("tokenizer_class") or config_class
     if named not in (None, *CLASSES):
         raise CheckpointError(f"{settings}: tokenizer_class must be {CLASSES[0]}, got {named!r:.60}")
@@ -57,7 +57,7 @@ def read_ctc(
             raise CheckpointError(f"{where}: {token!r:.40} must be one of the head's {rows} tokens, got {id}")
     if blank is None:
         raise CheckpointError(
-            f"{where}: must have the pad_token {names['pad_token']!r:.40}, which is the blank"
+            f"{where}: must contain the pad_token {names['pad_token']!r:.40}, which CTC uses as the blank"
         )
     for name, only in (("replace_word_delimiter_char", " "), ("target_lang", None)):
         if about.get(name, only) != only:

@@ -76,14 +76,16 @@ class CTranslate2Tensors:
             if not modules or not variable.shape or variable.shape[0] % len(modules):
                 shape = list(variable.shape)
                 raise CheckpointError(
-                    f"{file.path}: must have a Whisper's variables, {name!r:.80} {shape} isn't one"
+                    f"{file.path}: must have only Whisper's variables, but {name!r:.80} {shape} isn't one"
                 )
             size = variable.shape[0] // len(modules)
             for i, module in enumerate(modules):
                 self._table[f"{module}.{leaf}"] = (name, i * size, (i + 1) * size)
         for name in [name for name in self._table if name.endswith(".k_proj.bias")]:
             if self.load(name).any():
-                raise CheckpointError(f"{file.path}: keys of a Whisper have no bias, {name!r:.80} isn't zero")
+                raise CheckpointError(
+                    f"{file.path}: Whisper's keys have no bias, but {name!r:.80} isn't zero"
+                )
             del self._table[name]
 
     @property
@@ -140,7 +142,7 @@ def as_transformers(
     file = CTranslate2File(path)
     if file.specification != SPECIFICATION:
         raise CheckpointError(
-            f"{path}: of CTranslate2's models those of Whisper are read, {SPECIFICATION}, got "
+            f"{path}: tfm reads only CTranslate2's Whisper models ({SPECIFICATION}), got "
             f"{file.specification:.80}: take the original checkpoint"
         )
     for name, value in SETTINGS.items():
@@ -167,7 +169,7 @@ def _config(file: CTranslate2File) -> dict[str, Any]:
 def _shape(file: CTranslate2File, name: str, axes: int) -> tuple[int, ...]:
     shape = file[name].shape
     if len(shape) != axes:
-        raise CheckpointError(f"{file.path}: {name!r} must have {axes} axes, has {list(shape)}")
+        raise CheckpointError(f"{file.path}: {name!r} must have {axes} axes, but it has {list(shape)}")
     return shape
 
 
@@ -184,7 +186,7 @@ def _generation(
     keys.finish({})
     tokens, where = _tokens(directory), directory.path / "tokenizer.json"
     if absent := [name for name in ("endoftext", "startoftranscript", "notimestamps") if name not in tokens]:
-        raise CheckpointError(f"{where}: must name the token <|{absent[0]}|> as a Whisper's does")
+        raise CheckpointError(f"{where}: must contain Whisper's token <|{absent[0]}|>")
     end = tokens["endoftext"]
     stated: dict[str, Any] = {
         "eos_token_id": end, "pad_token_id": end, "bos_token_id": end,

@@ -77,7 +77,7 @@ class Generation:
     def prompt(self) -> tuple[int, ...]:
         """The tokens with which a decoder that reads an encoder begins."""
         if self.start is None:
-            raise ConfigError("the model must name a decoder_start_token_id to write what it reads, got none")
+            raise ConfigError("the model must name a decoder_start_token_id to generate text, got none")
         return (self.start,)
 
     @property
@@ -162,13 +162,13 @@ def _speech(keys: Keys, config: Config) -> SpeechTokens | None:
     previous = _id(keys, "prev_sot_token_id", config)
     forced = keys.get("forced_decoder_ids", list, None, null=True) or []
     if not all(isinstance(pair, list) and len(pair) == 2 for pair in forced):
-        raise keys.fail("forced_decoder_ids", "null or pairs of a place and an id")
+        raise keys.fail("forced_decoder_ids", "null, or pairs of a position and an id")
     for _, token in forced if (language, task) == (None, None) else ():  # transformers' order
         language = next((code for code, id in languages.items() if id == token), language)
         task = next((name for name, id in tasks.items() if id == token), task)
     heads = keys.get("alignment_heads", list, None, null=True) or []
     if not all(is_head(one, config) for one in heads):
-        raise keys.fail("alignment_heads", "null or [layer, head] of the decoder")
+        raise keys.fail("alignment_heads", "null, or pairs [layer, head] of the decoder")
     if none is None:
         return None
     if not 0 < none < config.embedding.vocabulary - 1:

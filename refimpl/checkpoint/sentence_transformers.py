@@ -131,7 +131,8 @@ def _steps(modules: Any, where: str) -> list[Step]:
     names = [step.name for step in steps]
     if re.fullmatch("Transformer Pooling( Dense)*( Normalize)?", " ".join(names)) is None:
         raise CheckpointError(
-            f"{where}: the steps must be Transformer, Pooling, perhaps Dense and Normalize, got {names!r:.99}"
+            f"{where}: the steps must be Transformer, Pooling, optionally Dense, and optionally Normalize, "
+            f"got {names!r:.99}"
         )
     if steps[0].folder or not all(step.folder for step in steps[1:]):
         raise CheckpointError(f"{where}: path must be empty for Transformer and a folder for other steps")
@@ -143,7 +144,7 @@ def _steps(modules: Any, where: str) -> list[Step]:
 def _transformer(keys: Keys) -> int | None:
     """The longest text in tokens, None where none is stated."""
     if keys.get("do_lower_case", bool, False):
-        raise keys.fail("do_lower_case", "false: the tokenizer says itself what it does to capitals")
+        raise keys.fail("do_lower_case", "false: the tokenizer's own files state whether it lowers capitals")
     keys.choice("transformer_task", {"feature-extraction": None}, "feature-extraction")
     keys.choice("module_output_name", {"token_embeddings": None}, "token_embeddings")
     if keys.get("modality_config", dict, PLAIN_TEXT) != PLAIN_TEXT:
@@ -178,7 +179,7 @@ def _pooling(keys: Keys) -> tuple[Pooling, int]:
         if len(set_flags) != 1 or FLAGS[set_flags[0]] not in POOLINGS:
             supported = [key for key, name in FLAGS.items() if name in POOLINGS]
             raise CheckpointError(
-                f"{keys.where}: just one of {', '.join(supported)} must be true, got {set_flags or 'none'}"
+                f"{keys.where}: exactly one of {', '.join(supported)} must be true, got {set_flags or 'none'}"
             )
         pooling = POOLINGS[FLAGS[set_flags[0]]]
     keys.finish({})
@@ -188,7 +189,7 @@ def _pooling(keys: Keys) -> tuple[Pooling, int]:
 def _dense(keys: Keys, width: int) -> Dense:
     """A Dense module whose input has `width` elements."""
     if keys.size("in_features") != width:
-        raise keys.fail("in_features", f"what the step before gives, {width}")
+        raise keys.fail("in_features", f"the output width of the step before, {width}")
     dense = Dense(
         keys.choice("activation_function", ACTIVATIONS),
         bias=keys.get("bias", bool, True),

@@ -23,14 +23,14 @@ def directed(
         if source is None and target is None:
             return generation, text
         raise LimitError(
-            f"this model has no tokens of languages and takes none, got {source or target!r:.40}"
+            f"this model has no language tokens: leave the languages out, got {source or target!r:.40}"
         )
     if source is not None:
         token = languages.token(source)
         tokens = set(languages.codes.values())
         if languages.place == "text" or not tokens & set(text):
             raise LimitError(
-                "this model isn't told the language of a text, only that of its translation: leave "
+                "this model takes only the language of the translation, not that of the text: leave "
                 f"{source!r:.40} out"
             )
         text = [token if one in tokens else one for one in text]

@@ -99,7 +99,7 @@ class Head(Record, _Parts):
         inner = self.inner(width)
         within("width of the head's dense map", inner, LIMITS["width"])
         if self.last == "table" and self.tied:
-            need(inner == tables, f"a tied output must have the width of the tables, {tables}, got {inner}")
+            need(inner == tables, f"a tied output must have the embedding's width, {tables}, got {inner}")
         check_bounds("", self)
 
     def inner(self, width: int) -> int:
@@ -200,7 +200,7 @@ class CTC(ReadingHead):
 
     def check(self, width: int, tables: int, vocabulary: int) -> None:
         super().check(width, tables, vocabulary)
-        need(self.tied, "the tokens of a sound have one table, got a head with another")
+        need(self.tied, "a model that reads sounds must have a tied output, got a head with its own table")
 
 
 class Classify(ReadingHead):
@@ -260,7 +260,7 @@ class QuestionAnswering(ReadingHead):
         super().check(width, tables, vocabulary)
         if self.mlp is not None:
             bare = (self.mlp.pre, self.mlp.post) == (None, None)
-            need(bare, "the head's mlp has no norm but the one after it")
+            need(bare, "the head's mlp may have only the norm after it")
             within("width of the head's mlp", self.mlp.width, LIMITS["width"])
 
     def outputs(self, width: int, vocabulary: int) -> int:

@@ -105,7 +105,7 @@ class BigBirdBlocks(AttentionMask):
 
     def check(self, at: str, *, plain: bool) -> None:
         super().check(at, plain=plain)
-        need(plain, f"{at}BigBird's blocks have scores without biases and sinks")
+        need(plain, f"{at}BigBird's attention must have no biases of scores and no sinks")
 
     @property
     def settings(self) -> Mapping[str, int]:

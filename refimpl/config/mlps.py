@@ -140,9 +140,9 @@ class Gated(FeedForward):
     def check(self, at: str, *, parallel: bool) -> None:
         super().check(at, parallel=parallel)
         once = not (self.bias and self.down_bias)
-        need(once, f"{at}a bias of `down` alone means no other bias, got bias and down_bias")
+        need(once, f"{at}bias and down_bias must not both be set")
         share = self.sparsity is None or self.sparsity < 1
-        need(share, f"{at}sparsity must be a share below 1, got {self.sparsity!r}")
+        need(share, f"{at}sparsity must be below 1, got {self.sparsity!r}")
 
     def sizes(self) -> Mapping[str, int]:
         return {"F": self.width}
@@ -312,14 +312,14 @@ class MoE(FeedForward):
         self._check_groups(at)
         gated = self.shared is not None or not self.shared_gate
         need(gated, f"{at}a shared expert's gate needs a shared expert, got none")
-        need(self.shared is not None or not self.average, f"{at}an average needs a shared expert, got none")
+        need(self.shared is not None or not self.average, f"{at}average needs a shared expert, got none")
         between = self.latent is None or self.own_norms is None
-        need(between, f"{at}experts between norms of their own have no latent")
+        need(between, f"{at}experts with norms of their own must have no latent")
         own = self.latent is not None or self.own_norms is not None or self.expert_scale
         own = own or self.groups != ONE_GROUP or isinstance(self.score, SparseMixer)
         need(
             not self.identities or not (own or self.weighs == "input"),
-            f"{at}identities have no groups, latent, norms, expert_scale, weighed inputs or sparse mixer",
+            f"{at}identities can't have groups, latent, norms, expert_scale, weighed inputs or a sparse mixer",
         )
         need(
             not self.late or (self.shared is not None and not parallel and not self.average),
@@ -332,18 +332,18 @@ class MoE(FeedForward):
         need(alone, f"{at}a shared expert's activation needs a shared expert, got none")
         need(
             not self.shared_bias or (self.shared, self.latent) != (None, None),
-            f"{at}biases of what all tokens take need a shared expert or a latent, got neither",
+            f"{at}shared_bias needs a shared expert or a latent, got neither",
         )
         need(
             self.own_norms is None or (self.pre is None and not parallel),
-            f"{at}a mixture with norms of its own has no norm before it, and isn't parallel",
+            f"{at}a mixture with norms of its own must have no norm before it, and must not be parallel",
         )
 
     def _check_groups(self, at: str) -> None:
         if isinstance(self.score, SparseMixer):
             settings = self.renormalize, self.scale, self.choice_bias, self.groups, self.sum_eps
             plain = settings == (False, None, False, ONE_GROUP, None)
-            need(plain, f"{at}a sparse mixer has no renormalize, scale, choice_bias, groups and sum_eps")
+            need(plain, f"{at}a sparse mixer can't have renormalize, scale, choice_bias, groups or sum_eps")
         count, top = self.groups.count, self.groups.top
         within(at + "groups of experts", count, self.experts)
         within(at + "chosen groups of experts", top, count)
@@ -353,7 +353,7 @@ class MoE(FeedForward):
         fit = f"{at}chosen experts must be at most those of the chosen groups, {most}, got {self.top}"
         need(self.top <= most + self.identities, fit)
         pair = count == 1 or self.groups.by != "top2" or size > 1
-        need(pair, f"{at}groups by their two best experts must have two at least, got {size}")
+        need(pair, f"{at}groups that are scored by their two best experts must have at least two, got {size}")
 
     def sizes(self) -> Mapping[str, int]:
         return {"E": self.experts + self.identities, "C": self.latent or 0}

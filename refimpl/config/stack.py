@@ -180,7 +180,8 @@ class WaveStem(Stem):
         fits = max(self.least(1), self.stride) <= most
         need(
             fits,
-            f"{at}a vector must be of at most {most} samples, and begin at most as many after the one before",
+            f"{at}a vector must cover at most {most} samples, and begin at most {most} samples after the "
+            "one before it",
         )
 
     def epsilons(self) -> Iterator[tuple[str, float]]:

@@ -250,7 +250,7 @@ class Attention(TokenMixer):
             f"{at}values must be at most as wide as a head, {self.head_size}, got {self.value_size}",
         )
         alone = self.out_norm is None or not (self.output_gate or self.head_gate)
-        need(alone, f"{at}what heads give is multiplied by a gate or normalized, got a gate and out_norm")
+        need(alone, f"{at}the heads' output can have a gate or out_norm, got both")
         biased = self.position is not None and self.position.adds
         self.mask.check(at, plain=not biased and not self.sink_logits)
         if self.position is not None:
@@ -263,9 +263,15 @@ class Attention(TokenMixer):
         fits = not isinstance(one.norm, LayerNorm) or (one.norm.weight and not one.norm.bias)
         need(fits, f"{at}a norm of queries and keys must have a weight and no bias, got {one.norm}")
         bare = one.weight or (one.over == "head" and one.rotated)
-        need(bare, f"{at}a norm of queries and keys without a weight is over each head, after the rotation")
+        need(
+            bare,
+            f"{at}a norm of queries and keys without a weight must be over each head and after the rotation",
+        )
         turned = not one.rotated or isinstance(self.position, Rope)
-        need(turned, f"{at}a norm after the rotation needs rotary positions, got {self.position}")
+        need(
+            turned,
+            f"{at}a norm of queries and keys after the rotation needs rotary positions, got {self.position}",
+        )
 
     def sizes(self, width: int) -> Mapping[str, float]:
         own = {} if self.position is None else self.position.sizes()

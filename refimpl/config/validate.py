@@ -56,17 +56,18 @@ def check(
     within("context", context, LIMITS["context"])
     if encoder_context is not None:
         within("the encoder's context", encoder_context, LIMITS["context"])
-        need("reader" not in stacks, "a reader has the encoder's text, so both have one context")
+        need("reader" not in stacks, "a reader reads the encoder's text, so encoder_context must not be set")
     for kind, rows in (("token types", embedding.token_types), ("task types", embedding.task_types)):
         if rows is not None:
             within(kind, rows, LIMITS["vocabulary"])
     need(
         head.generates == ("decoder" in stacks),
-        f"a decoder's head must be LM, an encoder's another one, got {type(head).__name__}",
+        f"a decoder's head must be LM, and an encoder's must be another one, got {type(head).__name__}",
     )
     types = embedding.token_types or embedding.task_types
     need(
-        "encoder" in stacks or types is None, f"token types are an encoder's, got {types} for a decoder alone"
+        "encoder" in stacks or types is None,
+        f"only an encoder can have token types, got {types} for a decoder",
     )
     dropped = embedding.token_dropout
     need(
@@ -76,27 +77,28 @@ def check(
             and not stacks["encoder"].stepwise
             and dropped.mask < embedding.vocabulary
         ),
-        "token dropout is that of an encoder alone, and its mask a token of the vocabulary",
+        "token dropout needs an encoder without a decoder, and its mask must be a token of the vocabulary",
     )
     table_width = embedding.width
     if embedding.projection is not None:
         table_width = embedding.projection.width
         within("width of the tables", table_width, LIMITS["width"])
-        need(len(stacks) == 1, "a model with two stacks has one width, got a projection of the embedding")
+        need(len(stacks) == 1, "a model with two stacks can't have a projection of the embedding")
     head.check(table_width if head.generates else embedding.width, table_width, embedding.vocabulary)
     if stacks.keys() == {"encoder"} and (stack := stacks["encoder"]).causal and stack.stepwise:
         types = embedding.token_types
-        need(types is None, f"a decoder that reads has no token types, got {types}")
+        need(types is None, f"a decoder with a reader can't have token types, got {types}")
         stacks = {"decoder": replace(stack, causal=False)}
     heard = any(stack.stem is not None for stack in stacks.values())
     need(
         "decoder" in stacks or heard == isinstance(head, CTC),
-        f"a sound is read for a decoder or a CTC head, which reads nothing else, got {type(head).__name__}",
+        "an encoder of sound needs a decoder or a CTC head, and a CTC head needs an encoder of sound, got "
+        f"{type(head).__name__}",
     )
     unscaled = "decoder" in stacks or not heard or embedding.scale is None
-    need(unscaled, f"a model that only hears has no token vectors to scale, got {embedding.scale}")
+    need(unscaled, f"a model that reads only sounds has no token embeddings to scale, got {embedding.scale}")
     alone = embedding.per_layer is None or len(stacks) == 1
-    need(alone, "per-layer inputs are those of a model with one stack")
+    need(alone, "per-layer inputs need a model with one stack")
     for name, stack in stacks.items():
         longest = context if encoder_context is None or name != "encoder" else encoder_context
         _check_stack(name, stack, embedding, longest, crossed=name != "encoder" and "encoder" in stacks)
@@ -118,27 +120,33 @@ def check_mtp(mtp: MTP, embedding: Embedding, stack: Stack) -> None:
     own = mtp.layer
     need(
         any(own.attention == layer.attention for layer in stack.layers),
-        "the mixer of the mtp module's layer must be that of a layer of the decoder",
+        "the mtp module's layer must have the same mixer as a layer of the decoder",
     )
     need(
         own.attention.keeps == "tokens" and own.kv_layer is None,
-        "the mtp module's layer must have attention with keys of its own, whose cache drafts can be cut from",
+        "the mtp module's layer must have attention with its own keys, so that rejected drafts can be "
+        "removed from its cache",
     )
     shared = isinstance(own.attention, Attention) and isinstance(own.attention.position, RelativeBias)
-    need(not shared, "the mtp module's layer can't have relative biases, whose table is the decoder's")
+    need(
+        not shared,
+        "the mtp module's layer can't have relative biases, since their table belongs to the decoder",
+    )
     # Its other parts are held to what a decoder's layer may have.
     _check_stack("decoder", Stack((own,), mtp.norm), embedding, 1, crossed=False)
     plain = (embedding.projection, embedding.per_layer, stack.positions, stack.first_norm)
     need(
         plain == (None, None, None, None) and stack.final_norm is not None,
-        "a decoder with an mtp module must have a final norm, and token vectors of its own width to which "
+        "a decoder with an mtp module must have a final norm, and token embeddings of its own width to which "
         "nothing is added before the first layer",
     )
 
 
 def _check_stack(name: str, stack: Stack, embedding: Embedding, context: int, *, crossed: bool) -> None:
-    need(name != "decoder" or not stack.causal, "a decoder is causal by itself, its stack must not say so")
-    need(name != "reader" or stack.causal, "a reader's stack must be causal")
+    need(
+        name != "decoder" or not stack.causal, "a decoder is always causal, so its stack must not set causal"
+    )
+    need(name != "reader" or stack.causal, "a reader's stack must set causal")
     within(f"{name}: number of layers", len(stack.layers), LIMITS["layers"])
     _check_positions(name, stack, embedding, context)
     for i, layer in enumerate(stack.layers):
@@ -149,7 +157,10 @@ def _check_stack(name: str, stack: Stack, embedding: Embedding, context: int, *,
         needs = "must be there, as the model has an encoder" if crossed else "needs a decoder with an encoder"
         need((layer.cross is not None) == crossed, f"{at}cross-attention {needs}")
         if layer.cross is not None:
-            need(not layer.parallel, f"{at}cross-attention stands between the others, got parallel")
+            need(
+                not layer.parallel,
+                f"{at}cross-attention comes between the other sublayers, so they can't be parallel",
+            )
             _check_cross(at, layer.cross)
     _check_what_layers_share(name, stack, embedding)
 
@@ -157,24 +168,31 @@ def _check_stack(name: str, stack: Stack, embedding: Embedding, context: int, *,
 def _check_positions(name: str, stack: Stack, embedding: Embedding, context: int) -> None:
     """Positions that are added to the stack's input."""
     ordered = not stack.norm_before_positions or None not in (stack.first_norm, stack.positions)
-    need(ordered, f"{name}: a norm before the positions needs a first norm and positions that are added")
+    need(ordered, f"{name}: a norm before the positions needs a first norm and added positions")
     if stack.stem is not None:
         stack.stem.check(f"{name}: ")
         need(
             (name, stack.causal, stack.stepwise) == ("encoder", False, False),
-            f"{name}: a sound is read by an encoder that isn't causal",
+            f"{name}: only an encoder that isn't causal can read sounds",
         )
         e = embedding
         added = (e.token_types, e.task_types, e.projection, e.per_layer, e.token_dropout)
         need(
             added == (None,) * 5,
-            f"{name}: a sound has no types of tokens, no masks to drop, no per-layer inputs, and no tables "
+            f"{name}: a stack that reads sounds can't have token types, token dropout, per-layer inputs, "
+            "or embeddings "
             "of another width than the model's",
         )
     around = isinstance(stack.positions, ConvPositions)
-    need(not around or stack.stem is not None, f"{name}: positions by a convolution are of a sound alone")
+    need(
+        not around or stack.stem is not None,
+        f"{name}: positions by a convolution need a stack that reads sounds",
+    )
     waves = isinstance(stack.stem, WaveStem) and not around
-    need(not waves or stack.positions is None, f"{name}: vectors of samples have positions by a convolution")
+    need(
+        not waves or stack.positions is None,
+        f"{name}: a stack that reads samples must have positions by a convolution",
+    )
     if stack.positions is not None:
         projection, width = embedding.projection, embedding.width
         if projection is not None and projection.late:
@@ -196,9 +214,9 @@ def _check_mixers(at: str, layer: Layer, name: str, before: tuple[Layer, ...], *
         need(both, f"{at}a state space must be beside attention, in a decoder")
         layer.beside.mixer.check(f"{at}beside attention: ")
         own = (layer.beside.mixer.pre, layer.beside.mixer.post, layer.beside.mixer.after)
-        need(own == (None, None, None), f"{at}a state space beside attention has no norms of its own")
+        need(own == (None, None, None), f"{at}a state space beside attention can't have its own norms")
     if isinstance(mixer, Attention) and mixer.kv_layer is not None:
-        need(name == "decoder", f"{at}only a decoder's layer reads the keys and values of another")
+        need(name == "decoder", f"{at}only a decoder's layer can read the keys and values of another layer")
         _check_shared_kv(at, layer, mixer, before)
     mixer.check_before(at, [other.attention for other in before])
 
@@ -215,7 +233,7 @@ def _check_residuals(at: str, layer: Layer, *, decodes: bool) -> None:
         within(at + "streams", layer.altup.streams, LIMITS["streams"], 2)
         within(at + "active stream", layer.altup.active, layer.altup.streams - 1, 0)
     alone = layer.residual == "input" or not layer.parallel
-    need(alone, f"{at}a residual after the norm needs one sublayer after the other, got parallel")
+    need(alone, f"{at}a residual after the norm can't be combined with parallel sublayers")
     beside = not layer.parallel or layer.mlp.op is not None
     need(beside, f"{at}parallel needs an mlp, got NoMlp")
 
@@ -247,11 +265,14 @@ def _check_what_layers_share(name: str, stack: Stack, embedding: Embedding) -> N
     fits = len(widths) == 1 and (widths == {None}) == (embedding.per_layer is None)
     need(
         fits,
-        f"{name}: all layers of a model have per-layer inputs of one width, and its embedding makes them, or "
-        "none has",
+        f"{name}: either all layers have per-layer inputs of one width and the embedding has them too, or "
+        "no layer has them",
     )
     streams = {None if layer.altup is None else layer.altup.streams for layer in stack.layers}
-    need(len(streams) == 1, f"{name}: all layers have as many streams, or none has alternating updates")
+    need(
+        len(streams) == 1,
+        f"{name}: alternating updates need the same number of streams in all layers, or none",
+    )
     late = [getattr(layer.mlp, "late", False) for layer in stack.layers]
     adds = name == "decoder" and not late[-1] and streams == {None}
     need(adds or not any(late), f"{name}: late experts need a decoder, a layer after theirs, and one stream")
@@ -262,7 +283,10 @@ def _check_what_layers_share(name: str, stack: Stack, embedding: Embedding) -> N
     mixers: tuple[Any, ...] = stack.mixers
     positioned = [mixer for mixer in mixers if getattr(mixer, "position", None) is not None]
     relative = {(m.position, m.heads) for m in positioned if m.position.tables(m.heads)}
-    need(len(relative) <= 1, f"{name}: layers share one table of relative biases, got {len(relative)} kinds")
+    need(
+        len(relative) <= 1,
+        f"{name}: all layers must share one table of relative biases, got {len(relative)} kinds",
+    )
     for kind in dict.fromkeys(type(mixer) for mixer in mixers):
         alike = [mixer for mixer in mixers if type(mixer) is kind]
         kind.check_together(name, alike, embedding.width, embedding.vocabulary)
@@ -284,7 +308,7 @@ def _check_mixer(at: str, mixer: TokenMixer, name: str, *, both_ways: bool) -> N
             pass
     if isinstance(mixer, Attention):
         kept = name == "decoder" or mixer.kv == "float"
-        need(kept, f"{at}only a decoder keeps keys and values, got kv {mixer.kv!r}")
+        need(kept, f"{at}only a decoder caches keys and values, got kv {mixer.kv!r}")
     indexed = getattr(mixer, "indexer", None) is not None
     need(name == "decoder" or not indexed, f"{at}an indexer must be in a decoder")
 
@@ -296,11 +320,11 @@ def _check_shared_kv(at: str, layer: Layer, a: Attention, before: tuple[Layer, .
     assert index is not None
     source = before[index]
     own = isinstance(source.attention, Attention) and source.attention.kv_layer is None
-    need(own, f"{at}kv_layer must have attention with keys and values of its own, layer {index} has not")
+    need(own, f"{at}kv_layer must name a layer with its own keys and values, but layer {index} has none")
     assert isinstance(source.attention, Attention)
     need(
         source.beside is None and layer.beside is None,
-        f"{at}kv_layer needs attention alone, got a state space",
+        f"{at}kv_layer needs layers with attention only, got a state space",
     )
     s = source.attention
     same = (a.kv_heads, a.head_size, a.position, a.mask, a.kv) == (
@@ -308,9 +332,13 @@ def _check_shared_kv(at: str, layer: Layer, a: Attention, before: tuple[Layer, .
     )  # fmt: skip
     need(
         same,
-        f"{at}kv_layer must have the same kv_heads, head_size, position, mask and kv, layer {index} has not",
+        f"{at}kv_layer must name a layer with the same kv_heads, head_size, position, mask and kv, but "
+        f"layer {index} differs",
     )
     rotary = a.position is None or not a.position.adds
     need(rotary, f"{at}kv_layer needs rotary positions or none, got {type(a.position).__name__}")
     plain = a.value_norm is None and not a.keys_as_values
-    need(plain, f"{at}kv_layer means that it makes no values, got a norm of values or keys as values")
+    need(
+        plain,
+        f"{at}a layer with kv_layer makes no values, so it can't have a norm of values or keys as values",
+    )

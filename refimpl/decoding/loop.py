@@ -157,7 +157,8 @@ def read_prompt(
     cached = int(cache.lengths[0])
     if cached >= len(prompt):
         raise LimitError(
-            f"the cache must leave a token of the prompt to read, it holds {cached} of {len(prompt)}"
+            f"at least one token of the prompt must not be in the cache, but it holds {cached} of "
+            f"{len(prompt)}"
         )
     return prefill(engine, prompt[cached:], cache, chunk)
 

@@ -67,7 +67,7 @@ class MTPDrafter(EngineWrapper[MTPEngine]):
     ) -> tuple[np.ndarray, Cache]:
         """Run the model's step and keep its vectors; raise LimitError for several rows."""
         if len(cache.lengths) != 1 or lengths is not None:
-            raise LimitError(f"a module drafts for one text, got {len(cache.lengths)} rows")
+            raise LimitError(f"the mtp module can draft for only one text, got {len(cache.lengths)} rows")
         past = int(cache.lengths[0])
         logits, hidden, cache = self.engine.step_with_hidden(tokens, cache, at)
         read = self._begin + len(self._text) - len(self._unread)

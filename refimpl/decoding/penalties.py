@@ -172,7 +172,7 @@ def _shift_logits(
 def check_any_allowed(maximum: float) -> None:
     """Raise LimitError if even the largest logit is −∞."""
     if maximum == -np.inf:
-        raise LimitError("every token is banned: allow longer n-grams again or suppress fewer tokens")
+        raise LimitError("no token is left to choose: raise no_repeat_ngram or suppress fewer tokens")
 
 
 def check_token_ids(ids: Int[Array, " M"], vocabulary: int) -> Int[Array, " M"]:

@@ -139,7 +139,7 @@ class DraftModel:
         expected = target.config.embedding.vocabulary
         if vocabulary != expected:
             raise LimitError(
-                f"a draft model must have the model's vocabulary of {expected}, it has {vocabulary}"
+                f"a draft model must have the model's vocabulary of {expected}, but it has {vocabulary}"
             )
         self.engine = engine
         self._cache: Cache | None = None

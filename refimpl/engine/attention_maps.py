@@ -44,12 +44,12 @@ def attention_maps(
     attention.
     """
     if config.sound_shape is not None:
-        raise ConfigError("attention weights need a model that reads a text, this one hears")
+        raise ConfigError("attention weights need a model that reads text, but this one reads sounds")
     wanted = next(iter(config.stacks.values())).layers[:layers]
     for i, layer in enumerate(wanted):
         if not layer.attention.has_map:
             got = type(layer.attention).__name__
-            raise ConfigError(f"attention weights need attention in each layer, layer {i} has {got}")
+            raise ConfigError(f"attention weights need attention in each layer, but layer {i} has {got}")
     done = 0
 
     def noted(*arguments: Any, **settings: Any) -> Array:

@@ -85,7 +85,9 @@ class EncoderKeysValues(CacheKind):
         return CacheArray("encoder_k", axes), CacheArray("encoder_v", axes)
 
     def empty(self, batch: int, capacity: int, dtype: np.dtype) -> KVCache:
-        raise LimitError("what a decoder reads of an encoder is made of a text, it can't begin empty")
+        raise LimitError(
+            "the cache of an encoder's keys and values can't be empty: it is made from the encoder's text"
+        )
 
 
 def cache_kinds(config: Config, *, windowed: bool = False, half: bool = False) -> tuple[CacheKind, ...]:

@@ -226,8 +226,8 @@ def check_mtp(config: Config) -> Decoder:
     """Return the Config; raise ConfigError unless it has a module for drafts."""
     if not has_mtp(config):
         raise ConfigError(
-            "the model has no module that predicts further tokens (mtp): a checkpoint's is read where it is "
-            "opened or exported with mtp=True"
+            "the model has no module that predicts further tokens (mtp): to read a checkpoint's module, open "
+            "or export the checkpoint with mtp=True"
         )
     return config
 
@@ -286,7 +286,7 @@ def _check_sound(config: Config, sound: np.ndarray, row: tuple[int | str, ...]) 
     )
     if sound.dtype.kind != "f" or not fits or not np.isfinite(sound).all():
         raise LimitError(
-            f"this model hears: it reads finite frames {[*shape]} of a sound (engine.sound), got "
+            f"this model reads sounds as finite frames {[*shape]} (engine.sound), got "
             f"{sound.dtype} {list(sound.shape)}"
         )
     assert config.stem is not None
@@ -302,7 +302,7 @@ def check_put(cache: Cache, row: int, one: Cache) -> None:
     """
     check_rows(len(cache.lengths), np.array([row]))
     if len(one.lengths) != 1:
-        raise LimitError(f"what is put into a cache must have one row, got {len(one.lengths)}")
+        raise LimitError(f"a cache that is put into another one must have one row, got {len(one.lengths)}")
 
 
 def check_rows(batch: int, rows: np.ndarray) -> np.ndarray:

@@ -121,15 +121,17 @@ class DisentangledAttention(TokenMixer):
         span, until = self.distances.span, self.distances.log_until
         within(at + "span of the distances", span, LIMITS["context"])
         if until is not None:
-            need(span % 2 == 0, f"{at}span of distances that share vectors must be even, got {span}")
+            need(span % 2 == 0, f"{at}the span of the distance table must be even, got {span}")
             within(at + "log_until of the distances", until, LIMITS["context"], span // 2 + 2)
         some = self.content_to_position or self.position_to_content
-        need(some, f"{at}disentangled attention must have a term with positions, else it is attention")
+        need(some, f"{at}disentangled attention must have at least one term with positions")
 
     @classmethod
     def check_together(cls, name: str, mixers: Sequence[Self], width: int, vocabulary: int) -> None:
         tables = {mixer.distances for mixer in mixers}
-        need(len(tables) <= 1, f"{name}: layers share one table of distances, got {len(tables)} kinds")
+        need(
+            len(tables) <= 1, f"{name}: all layers must share one table of distances, got {len(tables)} kinds"
+        )
 
     def sizes(self, width: int) -> Mapping[str, float]:
         return {"H": self.heads, "K": self.head_size}

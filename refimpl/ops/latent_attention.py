@@ -220,12 +220,15 @@ class LatentAttention(TokenMixer):
             check_bounds(at, self.query_scale)
         if self.position is None:
             within(at + "shared_size", self.shared_size or 0, LIMITS["width"])
-            need(self.indexer is None, f"{at}an indexer has positions, got attention without")
+            need(self.indexer is None, f"{at}an indexer needs attention with positions")
         else:
             self.position.check(at, LIMITS["width"])
             need(self.shared_size is None, f"{at}shared_size is for attention without positions, got both")
         if isinstance(self.indexer, Indexer):
-            need(self.query_rank is not None, f"{at}an indexer reads the latent of queries, got none")
+            need(
+                self.query_rank is not None,
+                f"{at}an indexer needs query_rank, since it reads the latent of queries",
+            )
             check_bounds(at, self.indexer)
             size, name = self.indexer.size, "size of the indexer's heads"
             within(at + name, size, LIMITS["width"], self.key_dims)
@@ -235,10 +238,13 @@ class LatentAttention(TokenMixer):
             return
         indexers = [mixer.indexer for mixer in before if isinstance(mixer, LatentAttention)]
         shared = next((one for one in reversed(indexers) if one is not None), None)
-        need(shared is not None, f"{at}a shared indexer needs a layer before it with an indexer of its own")
+        need(shared is not None, f"{at}a shared indexer needs an earlier layer with its own indexer")
         assert shared is not None
         same, got = shared.topk == self.indexer.topk, self.indexer.topk
-        need(same, f"{at}a shared indexer must have the topk {shared.topk} of it, got {got!r:.40}")
+        need(
+            same,
+            f"{at}a shared indexer must have the topk of the layer it shares, {shared.topk}, got {got!r:.40}",
+        )
 
     def sizes(self, width: int) -> Mapping[str, float]:
         sizes: dict[str, float] = {"H": self.heads, "C": self.rank, "V": self.value_size, "U": self.key_size}

@@ -94,7 +94,7 @@ class LongformerAttention(TokenMixer):
     @classmethod
     def check_together(cls, name: str, mixers: Sequence[Self], width: int, vocabulary: int) -> None:
         seen = {mixer.global_tokens for mixer in mixers}
-        need(len(seen) <= 1, f"{name}: layers have the same global tokens, got {len(seen)} kinds")
+        need(len(seen) <= 1, f"{name}: all layers must have the same global tokens, got {len(seen)} kinds")
         for one in seen:
             if isinstance(one, QuestionTokens):
                 within(f"{name}: separator of the question", one.separator, vocabulary - 1, 0)

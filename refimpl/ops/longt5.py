@@ -104,13 +104,16 @@ class LongT5Attention(TokenMixer):
 
     def check(self, at: str) -> None:
         super().check(at)
-        need(self.position.shared, f"{at}layers of LongT5's attention share their biases")
+        need(self.position.shared, f"{at}all layers of LongT5's attention must share their biases")
         self.position.check(at, self.head_size)
 
     @classmethod
     def check_together(cls, name: str, mixers: Sequence[Self], width: int, vocabulary: int) -> None:
         sizes = {(mixer.radius, mixer.global_block_size) for mixer in mixers}
-        need(len(sizes) <= 1, f"{name}: layers have one radius and global_block_size, got {len(sizes)} kinds")
+        need(
+            len(sizes) <= 1,
+            f"{name}: all layers must have one radius and one global_block_size, got {len(sizes)} kinds",
+        )
 
     def sizes(self, width: int) -> Mapping[str, float]:
         return {"H": self.heads, "K": self.head_size}

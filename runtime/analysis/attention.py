@@ -77,7 +77,7 @@ def subject(words: list[Word], target: str | None) -> int:
     if same:
         return same[-1]
     if target is not None:
-        raise LimitError(f"the text must have the word {target!r:.60}")
+        raise LimitError(f"the text must contain the word {target!r:.60}")
     return max((i for i, (word, _) in enumerate(words) if WORD.fullmatch(word)), default=len(words) - 1)
 
 

@@ -62,11 +62,13 @@ class Point:
 def check(config: Config, text: Text, new_tokens: int) -> None:
     """Raise CheckpointError for a model that takes sounds, LimitError if its context is too small."""
     if config.stem is not None:
-        raise CheckpointError("quantizations are compared over a text, and this model reads sounds")
+        raise CheckpointError("quantizations are compared on a text, but this model reads sounds")
     if isinstance(config, Decoder) and new_tokens >= config.context:
         raise LimitError(f"new_tokens must be below the context of {config.context}, got {new_tokens}")
     if not isinstance(config, Decoder) and _room(config, text) < 1:
-        raise LimitError(f"a context of {config.context} has no room after {len(text.before)} tokens")
+        raise LimitError(
+            f"a context of {config.context} has no room for a text after {len(text.before)} special tokens"
+        )
 
 
 def measure(

@@ -162,7 +162,7 @@ class _Check:
         for span in model["metadata_props"]:
             read(self.data, ENTRY, span)
         if model["graph"] is None:
-            raise ValueError("it holds no graph")
+            raise ValueError("it contains no graph")
         content = read(self.data, GRAPH, model["graph"])
         self.ports(content["input"], self.graph.inputs, 3)
         self.known.update(port.name for port in self.graph.inputs)
@@ -171,7 +171,7 @@ class _Check:
         if missing := self.tensors.keys() - self.read:
             raise ValueError(f"it doesn't read the tensor {min(missing)}")
         if len(content["node"]) > NODES:
-            raise ValueError(f"it may have {NODES} nodes, it has {len(content['node'])}")
+            raise ValueError(f"it may have at most {NODES} nodes, but it has {len(content['node'])}")
         for span in content["node"]:
             self.node(span)
         for span in content["value_info"]:
@@ -182,7 +182,7 @@ class _Check:
 
     def add(self, name: str | None) -> None:
         if not name or name in self.known:
-            raise ValueError(f"value {name!r:.80} needs a name of its own")
+            raise ValueError(f"two values must not have the same name, {name!r:.80}")
         self.known.add(name)
 
     def ports(self, spans: list[tuple[int, int]], ports: tuple[Port, ...], count: int) -> None:
@@ -192,9 +192,9 @@ class _Check:
             wanted = (port.name, TYPES[port.dtype or float_type], port.axes)
             value = self.value(span)
             if value[:count] != wanted[:count]:
-                raise ValueError(f"a port must be {wanted}, got {value!s:.80}")
+                raise ValueError(f"an input or output must be {wanted}, got {value!s:.80}")
         if len(spans) != len(ports):
-            raise ValueError(f"it must have {len(ports)} inputs or outputs here, it has {len(spans)}")
+            raise ValueError(f"it must have {len(ports)} inputs or outputs here, but it has {len(spans)}")
 
     def value(self, span: tuple[int, int]) -> tuple[str, int, tuple[str | int, ...]]:
         """Name, type and axes of a tensor that the graph declares."""
@@ -215,13 +215,11 @@ class _Check:
         node = read(self.data, NODE, span)
         domain, operator = node["domain"] or "", node["op_type"] or ""
         if domain not in self.imported or operator not in self.operators[domain]:
-            raise ValueError(
-                f"operator {f'{domain}.{operator}'.lstrip('.')!r:.120} isn't one that tfm writes"
-            )
+            raise ValueError(f"operator {f'{domain}.{operator}'.lstrip('.')!r:.120} isn't one that tfm uses")
         self.used.add((domain, operator))
         for name in node["input"]:
             if name and name not in self.known:
-                raise ValueError(f"{operator} reads {name!r:.80}, which nothing before it makes")
+                raise ValueError(f"{operator} reads {name!r:.80}, which no earlier node computes")
         for name in node["output"]:
             if name:  # an output that nobody reads may have none
                 self.add(name)
@@ -244,14 +242,14 @@ class _Check:
         tensor = read(self.data, TENSOR, span)
         name, kind, shape = tensor["name"], tensor["data_type"] or 0, tuple(tensor["dims"])
         if len(shape) > 8:
-            raise ValueError(f"{name!r:.80} may have 8 axes, it has {len(shape)}")
+            raise ValueError(f"{name!r:.80} may have 8 axes, but it has {len(shape)}")
         if tensor["data_location"] != EXTERNAL:
             bits = BITS.get(kind)
             content = tensor["raw_data"] or b""
             size = len(content)
             if bits is None or tensor["external_data"] or -(-math.prod(shape) * bits // 8) != size:
                 raise ValueError(
-                    f"{name!r:.80} of type {kind} and shape {shape!s:.80} can't take {size} bytes"
+                    f"{name!r:.80} of type {kind} and shape {shape!s:.80} can't have {size} bytes"
                 )
             if kind == TYPES["int64"]:
                 _check_integers(name, np.frombuffer(content, "<u8").tolist())
@@ -260,7 +258,7 @@ class _Check:
         lies = {entry["key"]: entry["value"] for entry in entries}
         stated, base = place(name or "", self.tensors), stored_name(name or "", self.tensors)
         if stated is None or base is None:
-            raise ValueError(f"{name!r:.80} is no tensor of the manifest that this graph reads")
+            raise ValueError(f"{name!r:.80} isn't one of the manifest's tensors for this graph")
         wanted = {"location": self.file, "offset": str(stated.offset), "length": str(stated.length)}
         if len(entries) != len(wanted) or lies != wanted or tensor["raw_data"] is not None:
             raise ValueError(f"{name} must lie at {wanted}, got {lies!s:.120}")

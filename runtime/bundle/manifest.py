@@ -311,16 +311,18 @@ def _check_schemes(m: Manifest, target: Target) -> None:
 def _check_cache(m: Manifest, target: Target) -> None:
     """The kind of cache is one that the Config and the target may have."""
     if recurrent(cache_kinds(m.config)) and m.cache == "windowed":
-        raise ValueError("cache can't be windowed where a layer keeps a recurrence's state")
+        raise ValueError("cache can't be windowed if a layer is recurrent")
     if (m.cache == "none") != (not isinstance(m.config.head, LM)):
-        raise ValueError(f"cache must be none where there is no decoder, and only there, got {m.cache}")
+        raise ValueError(f"cache must be none if and only if there is no decoder, got {m.cache}")
     if m.config.rounds_cache and (target.float_cache is not None or m.cache == "copied"):
         raise ValueError(
             f"kv can't be {m.config.kv} on {m.target} in a {m.cache} cache: "
             "only ort-cpu writes codes in place"
         )
     if (m.cache_kl is None) == (m.config.kv == "int4") or not 0 <= (m.cache_kl or 0) < math.inf:
-        raise ValueError(f"cache_kl must be a number from 0 with kv int4, and only there, got {m.cache_kl}")
+        raise ValueError(
+            f"cache_kl must be a number of at least 0 with kv int4 and absent otherwise, got {m.cache_kl}"
+        )
     if m.cache == "windowed" and not windows(cache_kinds(m.config, windowed=True)):
         raise ValueError("cache can't be windowed: no layer of this config has a window below its context")
 
@@ -328,9 +330,9 @@ def _check_cache(m: Manifest, target: Target) -> None:
 def _check_kernels(m: Manifest) -> None:
     """What is stated of kernels holds for weights that kernels have."""
     if m.kernel_cache is not None and not m.plan.may_halve_cache(m.cache):
-        raise ValueError("kernel_cache must be absent where kernels keep no floats")
+        raise ValueError("kernel_cache must be absent if the kernels' cache has no floats")
     if m.kernel_minima and not m.plan.has_minima:
-        raise ValueError("kernel_minima must be absent where kernels have none")
+        raise ValueError("kernel_minima must be absent if the kernels have no minima")
     in_blocks = {name: group for name, group in m.plan.groups.items() if kernel_storage.has_scales(group)}
     if not m.plan.has_kernels or m.dtype != "float32":
         in_blocks = {}
@@ -356,10 +358,10 @@ def _check_files(m: Manifest) -> None:
             raise ValueError(f"files.{name:.80} is {'unknown' if name in m.files else 'missing'}")
     if m.files[DATA].size != m.plan.size:
         raise ValueError(
-            f"{DATA} must have {m.plan.size} bytes by the tensors, files says {m.files[DATA].size}"
+            f"{DATA} must have {m.plan.size} bytes according to tensors, but files says {m.files[DATA].size}"
         )
     if len(m.notices) > MOST:
-        raise ValueError(f"files may hold {MOST} licences and notices, it holds {len(m.notices)}")
+        raise ValueError(f"files may hold at most {MOST} licences and notices, but it holds {len(m.notices)}")
 
 
 def _check_source(source: SourceCheckpoint) -> None:
@@ -379,11 +381,11 @@ def _check_chosen(m: Manifest) -> None:
     if m.chosen is None:
         return
     if m.quant != "auto":
-        raise ValueError(f"chosen must be absent with quant {m.quant:.40}, only auto chooses formats")
+        raise ValueError(f"chosen must be absent with quant {m.quant:.40}, since only auto chooses formats")
     if list(m.chosen.losses) != list(m.plan.units):
         raise ValueError("chosen.losses must name the units of quantized weights, in order")
     if min([m.chosen.measured, *m.chosen.losses.values()]) < 0:
-        raise ValueError("chosen.losses and chosen.measured must be numbers from 0")
+        raise ValueError("chosen.losses and chosen.measured must be numbers of at least 0")
     if m.chosen.tokens < 1:
         raise ValueError("chosen.tokens must be at least 1, got 0")
     if not re.fullmatch(r"[a-z0-9=.+ -]{1,40}", m.chosen.budget):
@@ -417,9 +419,12 @@ def _check_generation(g: Generation, config: Config) -> None:
         ids += [g.speech.first_timestamp, g.speech.previous, *g.speech.languages.values()]
         ids += g.speech.tasks.values()
         if g.speech.no_speech < 0:
-            raise ValueError("generation.speech must have a token of silence, before that of no timestamps")
+            raise ValueError(
+                "generation.speech must have a token for silence, with a lower id than the token for no "
+                "timestamps"
+            )
         if odd := [one for one in g.speech.alignment_heads if not is_head(one, config)]:
-            raise ValueError(f"generation.speech.alignment_heads must be of the decoder, got {odd[0]}")
+            raise ValueError(f"generation.speech.alignment_heads must be heads of the decoder, got {odd[0]}")
     if g.ctc is not None:
         ids += [g.ctc.blank, g.ctc.delimiter]
     for token in ids:

@@ -81,7 +81,7 @@ def _fields(data: bytes, at: int, end: int) -> Iterator[tuple[int, int, int]]:
         else:
             raise ValueError(f"a field may be of kind 0, 1, 2 or 5, got {kind}")
         if size > end - at:
-            raise ValueError(f"a field needs {size} bytes, {end - at} are left")
+            raise ValueError(f"a field needs {size} bytes, but {end - at} are left")
         yield tag, at, at + size
         at += size
 

@@ -225,7 +225,7 @@ def check_target(scheme: Scheme, target: Target) -> None:
     """Raise ExportError if the target can't have the scheme."""
     if target.name in scheme.refused:
         reason = scheme.refused[target.name]
-        raise ExportError(f"quant={scheme.name} isn't made for target={target.name}: {reason}")
+        raise ExportError(f"quant={scheme.name} isn't supported for target={target.name}: {reason}")
 
 
 def float_type(scheme: Scheme, target: Target) -> FloatType:

@@ -63,7 +63,7 @@ class BatchTask(ABC):
         texts = [text.item() if isinstance(text, np.generic) else text for text in batch[self._column]]
         for i, text in enumerate(texts):
             if not isinstance(text, str) or not text.strip():
-                raise LimitError(f"text {i + 1} must be a text and not blank, got {text!r:.80}")
+                raise LimitError(f"text {i + 1} must be a text that isn't blank, got {text!r:.80}")
         return texts
 
 
@@ -140,8 +140,9 @@ class Generate(BatchTask):
     def __call__(self, batch: Columns) -> Columns:
         if self._draws and ROW not in batch:
             raise ArgumentError(
-                f"a batch must have the column {ROW!r}, whole numbers by which each text gets its random "
-                "numbers; without it take greedy=True"
+                f"a batch must have the column {ROW!r}, whole numbers from which each text's random "
+                "numbers are made; "
+                "without this column, use greedy=True"
             )
         numbers = [int(number) for number in batch[ROW]] if ROW in batch else None
         made = self.model.generate_many(

@@ -27,7 +27,9 @@ class ComputeBlock:
         self, task: str, bundle: Path, options: Mapping[str, Any], expected: str, rows: int, format: Format
     ) -> None:
         if identity(bundle) != expected:
-            raise BundleError(f"{bundle} must be the bundle that it is where the job was started")
+            raise BundleError(
+                f"{bundle} must be the same bundle on every machine as where the job was started"
+            )
         self._task = TASKS[task](bundle, column=TEXT, **options)
         self._rows = rows
         self._format: Format = format
@@ -49,7 +51,7 @@ def results(task: BatchTask, first: int, texts: Sequence[str], format: Format) -
     try:
         columns = task({ROW: numbers, TEXT: column})
     except TfmError as error:
-        raise type(error)(f"of the rows {first} to {first + len(texts) - 1}, {error}") from None
+        raise type(error)(f"rows {first} to {first + len(texts) - 1}: {error}") from None
     del columns[TEXT]
     return as_jsonl(columns) if format == "jsonl" else as_parquet(columns)
 

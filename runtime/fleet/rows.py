@@ -36,12 +36,15 @@ def texts(path: Path, column: str) -> Iterator[str]:
     for number, value in enumerate(read(path, column)):
         if not isinstance(value, str) or not value.strip():
             raise ArgumentError(
-                f"{path.name}, row {number}: {column!r:.80} must be a text and not blank, got {value!r:.80}"
+                f"{path.name}, row {number}: {column!r:.80} must be a text that isn't blank, got "
+                f"{value!r:.80}"
             )
         try:
             value.encode()
         except UnicodeEncodeError:  # "\ud800" in JSON
-            raise ArgumentError(f"{path.name}, row {number}: {column!r:.80} has half a character") from None
+            raise ArgumentError(
+                f"{path.name}, row {number}: {column!r:.80} has half a surrogate pair"
+            ) from None
         yield value
 
 
@@ -57,7 +60,7 @@ def _jsonl(path: Path, column: str) -> Iterator[object]:
         while line := file.readline(LINE + 1):
             where = f"{path.name}, row {number}"
             if len(line) > LINE:
-                raise LimitError(f"{where}: a line may have {LINE} bytes, this has more")
+                raise LimitError(f"{where}: a line may have at most {LINE} bytes, but it has more")
             row = parse(line, where, ArgumentError)
             if not isinstance(row, dict) or column not in row:
                 raise ArgumentError(f"{where}: must be an object with {column!r:.80}, got {row!r:.80}")
@@ -74,7 +77,7 @@ def _parquet(path: Path, column: str) -> Iterator[object]:
             names = file.schema_arrow.names
             if (count := names.count(column)) != 1:
                 has = f"{count} of that name" if count else f"{names!r:.200}"
-                raise ArgumentError(f"{path.name} must have one column {column!r:.80}, it has {has}")
+                raise ArgumentError(f"{path.name} must have one column {column!r:.80}, but it has {has}")
             for batch in file.iter_batches(FEW, columns=[column]):
                 yield from batch.column(0).to_pylist()
     except (pyarrow.ArrowException, OSError, UnicodeDecodeError) as error:

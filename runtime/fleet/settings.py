@@ -34,7 +34,9 @@ class Settings:
         bundle is named."""
         kinds = {field.name: type(field.default) for field in fields(cls)}
         if unknown := sorted(set(given) - set(kinds)):
-            raise ArgumentError(f"there is no setting {unknown[0]!r:.60}, there are {', '.join(kinds)}")
+            raise ArgumentError(
+                f"there is no setting {unknown[0]!r:.60}; the settings are {', '.join(kinds)}"
+            )
         stated = {name: environment.get(f"TFM_FLEET_{name.upper()}") for name in kinds} | dict(given)
         values: dict[str, Any] = {}
         for name, value in stated.items():
@@ -47,13 +49,13 @@ class Settings:
                 raise ArgumentError(f"{name} must be {kind}, got {value!r:.60}") from None
         settings = cls(**values)
         if not settings.bundle:
-            raise ArgumentError("give a bundle: bundle=PATH, or TFM_FLEET_BUNDLE")
+            raise ArgumentError("give a bundle with bundle=PATH, or set TFM_FLEET_BUNDLE")
         for name, value in values.items():
             if kinds[name] is int and value < 1:
                 raise ArgumentError(f"{name} must be at least 1, got {value}")
         least, most = settings.min_replicas, settings.max_replicas
         if least > most:
-            raise ArgumentError(f"min_replicas may be max_replicas at most, got {least} and {most}")
+            raise ArgumentError(f"min_replicas must be at most max_replicas, got {least} and {most}")
         return settings
 
     @property
@@ -62,5 +64,7 @@ class Settings:
         paths = [Path(path) for path in self.bundle.split(",")]
         named = {path.name: path for path in paths}
         if len(named) < len(paths):
-            raise ArgumentError("bundles are named by their folders: two have one name")
+            raise ArgumentError(
+                "two bundles have folders of the same name, by which models are named: rename one"
+            )
         return named

@@ -122,7 +122,9 @@ def fetch(
         os.fsync(file.fileno())
         if digest is not None and not has_digest(part, digest):
             part.unlink()
-            raise TransferError(f"{path.name} must have the hash {digest}, it came with another: try again")
+            raise TransferError(
+                f"{path.name} must have the hash {digest}, but it came with another: try again"
+            )
     part.rename(path)
 
 
@@ -151,7 +153,9 @@ class _Part(io.FileIO):
 
     def write(self, data: bytes) -> int:  # pyright: ignore[reportIncompatibleMethodOverride]
         if self._size is not None and self.tell() + len(data) > self._size:
-            raise CheckpointError(f"{Path(str(self.name)).stem} may have {self._size} bytes, more came")
+            raise CheckpointError(
+                f"{Path(str(self.name)).stem} may have at most {self._size} bytes, but more came"
+            )
         rest = memoryview(data)
         while rest:
             rest = rest[super().write(rest) :]

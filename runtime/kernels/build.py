@@ -48,7 +48,7 @@ def build(
     """
     platform = platform or Platform.here()
     if not platform.known:
-        raise ExportError(f"kernels aren't written for {platform}")
+        raise ExportError(f"kernels don't support {platform}")
     wanted, without = library.key(platform), ()
     private = out is None
     if out is None:
@@ -70,7 +70,7 @@ def build(
                 is_over = _over(limit_s, stop)
                 record = _compiled(new, wanted, without, compilers, platform, is_over, progress)
                 if stop.is_set():
-                    raise ExportError("kernels weren't built: who waited for them stopped")
+                    raise ExportError("kernels weren't built: the program stopped waiting for them")
                 (new / RECORD).write_text(json.dumps(record.content()) + "\n", encoding="utf-8")
                 for made in (new.parent, new, *new.iterdir()) if private else ():
                     made.chmod(0o700)

@@ -21,6 +21,7 @@ except (ImportError, AttributeError) as error:
     # The latter where both builds were there and one was uninstalled: pip takes the other one to be whole.
     first = "" if isinstance(error, ImportError) else "pip uninstall onnxruntime onnxruntime-gpu, then "
     raise DeviceError(
-        f"ONNX Runtime must be there ({error!s:.80}): {first}pip install 'tfm-cli[cpu]', or 'tfm-cli[cuda]' "
-        "for an NVIDIA GPU, one of them alone"
+        f"ONNX Runtime can't be imported ({error!s:.80}): {first}pip install 'tfm-cli[cpu]', or "
+        "'tfm-cli[cuda]' "
+        "for an NVIDIA GPU, but not both"
     ) from None

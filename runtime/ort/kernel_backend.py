@@ -193,7 +193,7 @@ def _register(library: Library, session_options: ort.SessionOptions) -> None:
         loaded = ctypes.CDLL(str(library.path))
         loaded.tfm_use.restype = loaded.tfm_has_api.restype = ctypes.c_bool
         if not loaded.tfm_use(library.instruction_set.encode()):
-            raise DeviceError(f"the library of kernels has no {library.instruction_set} here")
+            raise DeviceError(f"the library of kernels has no functions for {library.instruction_set}")
     except (OSError, AttributeError) as error:
         raise DeviceError(f"the library of kernels can't be loaded: {error!s:.200}") from None
     with one_line("the kernels can't be registered", DeviceError):

@@ -88,28 +88,29 @@ def read(path: Path, engine: OrtEngine) -> tuple[list[int], OrtCache]:
     at = start + length
     if at + sum(sizes) + DIGEST != len(file):
         raise ArgumentError(
-            f"{path}: {len(header.tokens)} tokens need {at + sum(sizes) + DIGEST} bytes, it has {len(file)}"
+            f"{path}: {len(header.tokens)} tokens need {at + sum(sizes) + DIGEST} bytes, but it has "
+            f"{len(file)}"
         )
     arrays = []
     for (shape, dtype), size in zip(kinds, sizes, strict=True):
         arrays.append(next_bytes(at, size).view(dtype).reshape(shape))
         at += size
     if file.read(at, at + DIGEST).tobytes() != digest.digest():
-        raise ArgumentError(f"{path}: is damaged, its SHA-256 differs: remove it")
+        raise ArgumentError(f"{path}: is damaged (its SHA-256 differs): remove it")
     if not all(is_finite(array) for array in arrays if array.dtype.kind == "f"):
-        raise ArgumentError(f"{path}: numbers must be finite, it holds NaN or infinity: remove it")
+        raise ArgumentError(f"{path}: numbers must be finite, but it holds NaN or infinity: remove it")
     return header.tokens, cache.filled(len(header.tokens), header.dropped, arrays)
 
 
 def _header(value: Any, path: Path, engine: OrtEngine) -> Header:
     """The header, as `write` writes it; ArgumentError for anything else, or another bundle or backend."""
     if not isinstance(value, dict) or value.keys() != set(Header._fields):
-        raise ArgumentError(f"{path}: its header must hold {', '.join(Header._fields)}")
+        raise ArgumentError(f"{path}: its header must have {', '.join(Header._fields)}")
     if value["bundle"] != engine.bundle_hash:
         raise ArgumentError(f"{path}: was written with another bundle: name another file, or remove it")
     if value["backend"] != engine.backend:
         raise ArgumentError(
-            f"{path}: was computed by {value['backend']!r:.60}, and {engine.backend} computes here: "
+            f"{path}: was computed by {value['backend']!r:.60}, but here {engine.backend} computes: "
             "name another file, or remove it"
         )
     tokens, dropped = value["tokens"], value["dropped"]
@@ -118,7 +119,7 @@ def _header(value: Any, path: Path, engine: OrtEngine) -> Header:
         raise ArgumentError(f"{path}: tokens must be 1 to {config.context} ids of the model")
     windows = {str(kind.window): kind.window for kind in engine.kinds if kind.window is not None}
     if not isinstance(dropped, dict) or dropped.keys() != windows.keys():
-        raise ArgumentError(f"{path}: dropped must name the windows {', '.join(windows) or 'of none'}")
+        raise ArgumentError(f"{path}: dropped must name the windows {', '.join(windows) or '(none)'}")
     if not _integers(list(dropped.values()), len(tokens) + 1):
         raise ArgumentError(f"{path}: dropped must be numbers of tokens")
     return Header(value["bundle"], value["backend"], tokens, {windows[w]: n for w, n in dropped.items()})

@@ -54,7 +54,7 @@ class Block(Said):
     @classmethod
     def _is_known(cls, value: str) -> str:
         if not any(value in own for own in OWN.values()):
-            raise ValueError(f"this server takes no {value!r:.40}")
+            raise ValueError(f"this server doesn't support {value!r:.40}")
         return value
 
 
@@ -81,7 +81,9 @@ class Tool(Said):
     @classmethod
     def _is_custom(cls, value: str | None) -> str | None:
         if value not in (None, "custom"):
-            raise ValueError(f"this server has no {value!r:.40}: leave it out, or give its input_schema")
+            raise ValueError(
+                f"this server doesn't have the tool {value!r:.40}: leave it out, or give its input_schema"
+            )
         return value
 
 

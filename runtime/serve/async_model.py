@@ -284,7 +284,7 @@ class AsyncModel:
         model.expect(LM)
         if options.draft or (options.beams is not None and isinstance(model.config, Decoder)):
             raise LimitError(
-                "texts that share steps take no beams and no draft; greedy=True turns off a model's own beams"
+                "texts in a batch can't use beams or a draft; greedy=True turns off a model's own beams"
             )
         streams, requests = [], []
         for index, prompt in enumerate(prompt for prompt in prompts for _ in range(count)):

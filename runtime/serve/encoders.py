@@ -99,7 +99,8 @@ async def embedded(request: Request, served: Served, body: EmbeddedBody) -> tupl
     if width != whole and (width > whole or (head.cuts is not None and width not in head.cuts)):
         others = ", ".join(map(str, head.cuts or ())) or "no others"
         raise RequestError(
-            f"dimensions must be the model's {whole}, got {width}: its files name {others} to cut vectors to",
+            f"dimensions must be the model's {whole}, got {width}: its files allow {others} for shorter "
+            "vectors",
             param="dimensions",
         )
     rows, tokens = await _read(request, served, body.rows)
@@ -131,7 +132,7 @@ async def rerank(request: Request, body: RerankBody) -> JSONResponse:
     head = served.expect(Classify, "rerank, which takes a classifier with one label")
     if len(served.model.model.labels) != 1:
         raise RequestError(
-            f"{served.name} can't rerank: that takes a model with one label, it has "
+            f"{served.name} can't rerank: reranking needs a model with one label, but this one has "
             f"{len(served.model.model.labels)}: use /v1/classify"
         )
     pairs: list[Pair] = [(body.query, document) for document in body.documents]

@@ -46,7 +46,8 @@ def parse_form(body: bytes, boundary: bytes) -> Form:
     last = parts.pop() if parts else b""
     if first or not parts or not last.startswith(b"--"):
         raise RequestError(
-            f"the body must be a form of 1 to {MOST_FIELDS} fields, each behind its boundary, and end with it"
+            f"the body must be a form of 1 to {MOST_FIELDS} fields, each after a boundary, and end with "
+            "the boundary"
         )
     form: Form = {}
     for part in parts:
@@ -60,7 +61,7 @@ def parse_form(body: bytes, boundary: bytes) -> Form:
         elif name != key and isinstance(listed := form.setdefault(key, []), list) and isinstance(value, str):
             listed.append(value)
         else:
-            raise RequestError(f"{key:.40}: must be there once", param=key)
+            raise RequestError(f"{key:.40}: must be given once", param=key)
     return form
 
 

@@ -51,7 +51,7 @@ class KeptResponses:
                 for item in kept.response["output"]:
                     if item["id"] == id:
                         return item
-        raise RequestError(f"no item {id!r:.80} is kept: send the item itself", param="input", status=404)
+        raise RequestError(f"no item {id!r:.80} is stored: send the item itself", param="input", status=404)
 
     def delete(self, owner: str, id: str) -> None:
         """Delete an answer; RequestError 404 if it isn't kept."""
@@ -62,7 +62,7 @@ class KeptResponses:
         kept = self._kept.get(id)
         if kept is None or kept.owner != owner:
             raise RequestError(
-                f"no response {id!r:.80} is kept: send the conversation itself",
+                f"no response {id!r:.80} is stored: send the conversation itself",
                 param="previous_response_id",
                 code="previous_response_not_found",
                 status=404,

@@ -16,6 +16,6 @@ def read_keys(file: Path) -> list[str]:
     keys = [line.strip() for line in text.splitlines() if line.strip()]
     if not keys or len(text) > KEY_BYTES or not all(key.isascii() and key.isprintable() for key in keys):
         raise ArgumentError(
-            f"{file} must have keys of printable ASCII, one on each line, in {KEY_BYTES} characters at most"
+            f"{file} must have one key on each line, of at most {KEY_BYTES} characters of printable ASCII"
         )
     return keys

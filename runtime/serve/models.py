@@ -176,7 +176,9 @@ class Server:
         idle = [served for served in loaded if not served.users]
         count = len(loaded) - self._most + 1
         if count > len(idle):
-            raise QueueFullError(f"{self._most} models may be loaded, and all of them are in use")
+            raise QueueFullError(
+                f"at most {self._most} models may be loaded, and all of them are in use: try again later"
+            )
         idle.sort(key=lambda served: served.last_used)
         return [served.give_up() for served in idle[: max(count, 0)]]
 
@@ -222,7 +224,7 @@ def expect_served(name: str, model: Model) -> None:
     if not isinstance(model.config.head, LM | Pool | Classify | CTC):
         raise ConfigError(
             f"{name} can't be served, since it can only {task_of(model.config)}: name a model that "
-            "generates, embeds, classifies or hears"
+            "generates, embeds, classifies or transcribes"
         )
 
 

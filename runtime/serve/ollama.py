@@ -129,7 +129,9 @@ class GenerateBody(Generating):
     @model_validator(mode="after")
     def _raw_alone(self) -> GenerateBody:
         if self.raw and (self.system or self.think):
-            raise ValueError("raw takes no system and no think, which a template puts into the prompt")
+            raise ValueError(
+                "raw can't be combined with system or think, since raw doesn't use the chat template"
+            )
         return self
 
     def continued(self) -> CompletionBody:

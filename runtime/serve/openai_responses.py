@@ -47,7 +47,7 @@ class ItemPart(Said):
     @classmethod
     def _is_text(cls, value: str) -> str:
         if value not in TEXTS:
-            raise ValueError(f"this server takes text only, not {value!r:.40}")
+            raise ValueError(f"this server accepts only text, got {value!r:.40}")
         return value
 
 
@@ -82,7 +82,7 @@ class Item(Said):
     @classmethod
     def _is_known(cls, value: str) -> str:
         if value not in ITEMS:
-            raise ValueError(f"this server takes no {value!r:.40}")
+            raise ValueError(f"this server doesn't support {value!r:.40}")
         return value
 
 
@@ -93,7 +93,9 @@ class FunctionTool(Function):
     @classmethod
     def _is_function(cls, value: str) -> str:
         if value != "function":
-            raise ValueError(f"this server runs no {value!r:.40}: leave it out, or make it a function")
+            raise ValueError(
+                f"this server can't run the tool {value!r:.40}: leave it out, or give a function"
+            )
         return value
 
     @property

@@ -115,7 +115,7 @@ class StructuredOutputs(Part):
     @model_validator(mode="after")
     def _one(self) -> StructuredOutputs:
         if sum(value is not None for value in (self.json_, self.regex, self.choice, self.grammar)) != 1:
-            raise ValueError("must have one of json, regex, choice and grammar")
+            raise ValueError("must have exactly one of json, regex, choice and grammar")
         return self
 
     def constraint(self) -> GenerateOptions:
@@ -168,9 +168,9 @@ class Sampling(stating(Harmless, *SENT)):
     @model_validator(mode="after")
     def _streams(self) -> Sampling:
         if self.stream_options is not None and not self.stream:
-            raise ValueError("stream_options goes with stream: true")
+            raise ValueError("stream_options needs stream: true")
         if self.grammar is not None and self.structured_outputs is not None:
-            raise ValueError("structured_outputs takes no grammar beside it: leave out one")
+            raise ValueError("structured_outputs and grammar can't be combined: leave out one of them")
         return self
 
     def constraint(self) -> GenerateOptions:
@@ -232,15 +232,15 @@ class Message(Part):
     def _is_text(cls, value: Any) -> Any:
         for part in value if isinstance(value, list) else ():
             if isinstance(part, dict) and part.get("type") != "text":
-                raise ValueError(f"this server takes text only, not {part.get('type')!r:.40}")
+                raise ValueError(f"this server accepts only text, got {part.get('type')!r:.40}")
         return value
 
     @model_validator(mode="after")
     def _says_something(self) -> Message:
         if self.tool_calls is not None and self.role != "assistant":
-            raise ValueError("tool_calls are an assistant's")
+            raise ValueError("only an assistant's message can have tool_calls")
         if self.reasoning_content is not None and self.role != "assistant":
-            raise ValueError("reasoning_content is an assistant's")
+            raise ValueError("only an assistant's message can have reasoning_content")
         if self.content is None and not self.tool_calls and self.reasoning_content is None:
             raise ValueError("a message must have content")
         return self
@@ -341,19 +341,23 @@ class ChatBody(Sampling):
     @model_validator(mode="after")
     def _fits(self) -> ChatBody:
         if self.top_logprobs is not None and not self.logprobs:
-            raise ValueError("top_logprobs goes with logprobs: true")
+            raise ValueError("top_logprobs needs logprobs: true")
         if None not in (self.max_tokens, self.max_completion_tokens) and (
             self.max_tokens != self.max_completion_tokens
         ):
             raise ValueError("max_tokens and max_completion_tokens contradict each other: give one")
         if self._json_schema() is not None and super().constraint():
-            raise ValueError("response_format takes no structured_outputs and no grammar: leave one out")
+            raise ValueError(
+                "response_format can't be combined with structured_outputs or grammar: leave one of them out"
+            )
         if self.continue_final_message and not self.continues:
-            raise ValueError("continue_final_message needs an assistant's text at the end, to be continued")
+            raise ValueError("continue_final_message needs an assistant's text as the last message")
         if self.add_generation_prompt is False and not self.continues:
-            raise ValueError("add_generation_prompt: false needs an assistant's text at the end")
+            raise ValueError("add_generation_prompt: false needs an assistant's text as the last message")
         if self.continues and self.constraint():
-            raise ValueError("an answer that is continued takes no response_format, grammar and the like")
+            raise ValueError(
+                "a continued message can't be combined with response_format, structured_outputs or grammar"
+            )
         self._check_tools()
         return self
 
@@ -370,12 +374,12 @@ class ChatBody(Sampling):
         if len(set(names)) < len(names):
             raise ValueError("tools: each function must have a name of its own")
         if not names and self.tool_choice not in (None, "none", "auto"):
-            raise ValueError("tool_choice goes with tools")
+            raise ValueError("tool_choice needs tools")
         for name in self._chosen():
             if name not in names:
                 raise ValueError(f"tool_choice must name one of the tools, got {name!r:.80}")
         if self.must_call and self.stop:
-            raise ValueError("stop can't be combined with a tool_choice that asks for a call")
+            raise ValueError("stop can't be combined with a tool_choice that requires a call")
 
     @property
     def must_call(self) -> bool:
@@ -432,9 +436,9 @@ class CompletionBody(Sampling):
     @model_validator(mode="after")
     def _best(self) -> CompletionBody:
         if self.best_of not in (None, self.n or 1):
-            raise ValueError("best_of must be n: all answers are given")
+            raise ValueError("best_of must equal n, since all answers are returned")
         if self.echo and self.stream:
-            raise ValueError("echo goes with stream: false")
+            raise ValueError("echo needs stream: false")
         return self
 
     def prompts(self) -> list[str | list[int]]:
@@ -464,7 +468,7 @@ async def read_form(request: HttpRequest, kind: type[B], limits: Limits) -> B:
     if (OF_BROWSERS - {"sec-fetch-mode"}).intersection(request.headers) and request.headers.get(
         "sec-fetch-site"
     ) != "same-origin":
-        raise RequestError("pages of other places can't send forms to this server", status=403)
+        raise RequestError("pages from other origins can't send forms to this server", status=403)
     boundary = boundary_of(request.headers.get("content-type", ""))
     return checked(kind, parse_form(await _received(request, limits, limits.sound), boundary))
 

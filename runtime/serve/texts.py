@@ -85,7 +85,7 @@ async def question(request: Request, body: ChatBody, thinks: bool | str | None =
     served.expect(LM, "generate texts")
     if not isinstance(model.config, Decoder):
         raise RequestError(
-            f"{served.name} has an encoder and can't chat: /v1/completions takes the text that it reads",
+            f"{served.name} has an encoder and can't chat: send its text to /v1/completions",
             param="model",
         )
     _check_room(served, body.n or 1)
@@ -152,7 +152,9 @@ def _check_room(served: Served, answers: int) -> None:
     """RequestError for more answers than slots and queue hold: waiting wouldn't help."""
     most = served.model.worker.slots + served.model.worker.queue
     if answers > most:
-        raise RequestError(f"n and prompt: this server takes {most} answers at a time, got {answers}")
+        raise RequestError(
+            f"n and prompt: this server accepts at most {most} answers at a time, got {answers}"
+        )
 
 
 def _text(served: Served, prompt: str | list[int]) -> str:

@@ -36,8 +36,8 @@ class Tools:
         self._thinking = False
         if offered and (mark := self._answers.lost_mark):
             raise RequestError(
-                f"{served.name} can't call tools: its tokenizer doesn't keep {mark!r}, with which its calls "
-                "begin",
+                f"{served.name} can't call tools: its calls begin with {mark!r}, which its tokenizer doesn't "
+                "keep",
                 param="tools",
             )
 
@@ -76,7 +76,7 @@ def effort(body: ChatBody, template: ChatTemplate) -> dict[str, Any]:
     if template.uses("enable_thinking"):
         return {"enable_thinking": stated != "none"}
     raise RequestError(
-        "reasoning_effort: the model's chat template has nothing that says how much it thinks: leave it out",
+        "reasoning_effort: the model's chat template has no setting for it: leave it out",
         param="reasoning_effort",
     )
 

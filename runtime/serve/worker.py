@@ -163,11 +163,14 @@ class Worker:
         """
         with self._changed:
             if self._closed:
-                raise TfmError("the model was closed: it takes no more requests")
+                raise TfmError("the model was closed: it accepts no more requests")
             # What a free slot takes at once doesn't wait.
             room = self.queue + self._free - len(self._waiting)
             if len(requests) > room:
-                raise QueueFullError(f"the queue must have room for {len(requests)}, {max(room, 0)} are free")
+                raise QueueFullError(
+                    f"the queue must have room for {len(requests)} requests, but {max(room, 0)} places are "
+                    "free"
+                )
             wait = self.expected_wait
             if self.max_wait is not None and wait > self.max_wait:
                 would = f"the server is busy: this request would wait about {wait:.1f} s"

@@ -106,11 +106,12 @@ def windows(
     of_context = [i for i, text in enumerate(encoding.sequence_ids) if text == 1]
     room = window - (len(encoding.ids) - len(of_context))
     if not of_context:
-        raise LimitError(f"context {number} has no token: there is nothing to read")
+        raise LimitError(f"context {number} has no tokens: give a text")
     if window > context or stride < 0 or (room <= stride and room < len(of_context)):
         raise LimitError(
-            f"question {number} takes {window - room} tokens and leaves {room} of a window of {window}: that "
-            f"must be more than the stride {stride}, and the window at most the context, {context}"
+            f"question {number} takes {window - room} tokens and leaves {room} of a window of {window}. "
+            "This rest "
+            f"must be more than the stride {stride}, and the window at most the model's context, {context}"
         )
     before, after = range(of_context[0]), range(of_context[-1] + 1, len(encoding.ids))
     rows = []

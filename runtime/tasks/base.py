@@ -53,7 +53,7 @@ def expect_head(config: Config, kind: type[H]) -> H:
 def expect_hearing(config: Config) -> None:
     """Raise ConfigError unless the model takes sounds as input."""
     if config.sound_shape is None:
-        raise ConfigError(f"this model can {task_of(config)}, not transcribe: name one that hears")
+        raise ConfigError(f"this model can {task_of(config)}, not transcribe: use a model that reads sounds")
 
 
 def head_of(task: str) -> type[configs.Head]:
@@ -69,14 +69,14 @@ def expect_both(config: Config, task: str) -> None:
     reads = config.sound_shape is None and isinstance(config, EncoderDecoder)
     if not (reads and isinstance(config.head, LM)):
         raise ConfigError(
-            f"this model can {task_of(config)}, not {task}: name one with an encoder and a decoder"
+            f"this model can {task_of(config)}, not {task}: use a model with an encoder and a decoder"
         )
 
 
 def expect_mask(generation: Generation) -> int:
     """Return the id of the mask token; CheckpointError if the model's files name none."""
     if generation.mask is None:
-        raise CheckpointError("the model doesn't say which token is the mask: tokenizer_config.json names it")
+        raise CheckpointError("the model's files must name the mask token, in tokenizer_config.json")
     return generation.mask
 
 

@@ -122,7 +122,7 @@ def fit(one: GeneratedSequence, name: str, config: Config) -> None:
     if one.encoder_ids is not None and not 1 <= len(one.encoder_ids) <= config.context:
         why = "shorten it" if one.encoder_ids else "there is nothing to read"
         raise LimitError(
-            f"{name} has {len(one.encoder_ids)} tokens, the model reads 1 to {config.context}: {why}"
+            f"{name} has {len(one.encoder_ids)} tokens, but the model reads 1 to {config.context}: {why}"
         )
 
 

@@ -95,7 +95,9 @@ class Conversation:
         """
         calls = self.calls
         if len(results) != len(calls) or not calls:
-            raise ArgumentError(f"results must be one for each call, {len(calls)}, got {len(results)}")
+            raise ArgumentError(
+                f"there must be one result for each of the {len(calls)} calls, got {len(results)}"
+            )
         told = [
             {"role": "tool", "content": text, "name": call["function"]["name"], "tool_call_id": call["id"]}
             for text, call in zip(results, calls, strict=True)

@@ -39,7 +39,7 @@ def singles(texts: str | Sequence[str]) -> list[str]:
     some = [texts] if isinstance(texts, str) else list(texts)
     for i, one in enumerate(some):
         if not isinstance(one, str):
-            raise LimitError(f"text {i + 1} must be a text alone, got {one!r:.80}")
+            raise LimitError(f"text {i + 1} must be a single text, got {one!r:.80}")
     return some
 
 
@@ -54,7 +54,7 @@ def encoded(model: TaskModel, texts: Texts, control_token: str | None = None) ->
         count, context = len(row.ids), model.config.context
         if not 1 <= count <= context:
             why = "shorten it" if count else "there is nothing to read"
-            raise LimitError(f"text {i + 1} has {count} tokens, the model takes 1 to {context}: {why}")
+            raise LimitError(f"text {i + 1} has {count} tokens, but the model reads 1 to {context}: {why}")
     return rows
 
 

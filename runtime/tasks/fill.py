@@ -45,7 +45,7 @@ def fill(
     rows = encoded(model, singles(texts), control_token=name)
     for i, row in enumerate(rows):
         if mask not in row.ids:
-            raise LimitError(f"text {i + 1} must hold the mask, which this model writes {name}")
+            raise LimitError(f"text {i + 1} must contain the mask token, {name}")
     fillings: list[list[list[Filling]]] = [[] for _ in rows]
     for i, logits in predicted(model, rows, batch, progress):
         for position in np.flatnonzero(np.array(rows[i].ids) == mask):

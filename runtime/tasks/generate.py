@@ -86,7 +86,7 @@ def prefix_cache(model: TaskModel, prompt: Prompt, path: Path) -> Cache | None:
     """
     engine = model.engine
     if not isinstance(engine, OrtEngine) or prompt.encoder_ids is not None:
-        raise LimitError("a prefix in a file is for a decoder on ONNX Runtime")
+        raise LimitError("a prefix file needs a decoder on ONNX Runtime")
     *first, _ = prompt.ids
     if not first:
         return None
@@ -109,7 +109,7 @@ def is_chat(model: TaskModel, *, raw: bool = False) -> bool:
 def as_messages(messages: str | Sequence[Message]) -> Sequence[Message]:
     """Return the messages unchanged, or a text as one message of the user; ArgumentError for no messages."""
     if isinstance(messages, Sequence) and not isinstance(messages, str) and not messages:
-        raise ArgumentError("messages must have at least one")
+        raise ArgumentError("messages must have at least one message")
     return [{"role": "user", "content": messages}] if isinstance(messages, str) else messages
 
 
@@ -152,7 +152,7 @@ def answers_of(model: TaskModel, tools: Sequence[Tool] | None) -> ChatAnswers | 
     answers = ChatAnswers(model.chat_template, model.text, tools)
     if answers.functions and (mark := answers.lost_mark):
         raise ArgumentError(
-            f"the model can't call tools: its tokenizer doesn't keep {mark!r}, with which calls begin"
+            f"the model can't call tools: its calls begin with {mark!r}, which its tokenizer doesn't keep"
         )
     return answers
 
@@ -196,7 +196,9 @@ def prompt_of(
     template if no template is used.
     """
     if not isinstance(text, str):
-        raise ArgumentError(f"a prompt must be a text, got {text!r:.80}: generate_many takes several")
+        raise ArgumentError(
+            f"a prompt must be a text, got {text!r:.80}: for several prompts, use generate_many"
+        )
     model.expect(LM)
     for_templates = {
         "system is a message": system,
@@ -207,7 +209,9 @@ def prompt_of(
         if value and not is_chat(model, raw=raw):
             raise ArgumentError(f"{what} for a model's chat template, which isn't used here")
     if control_tokens and not raw:
-        raise ArgumentError("control_tokens goes with raw=True: in a chat the template writes them")
+        raise ArgumentError(
+            "control_tokens needs raw=True: in a chat, the chat template writes control tokens"
+        )
     if control_tokens:
         ids = model.text.with_special_tokens(model.text.encode_template(text))
     elif isinstance(model.config, Decoder):
@@ -366,13 +370,13 @@ class TextStream:
         The rest of the text is generated first. ArgumentError for a text without `tools`.
         """
         if self._answers is None:
-            raise ArgumentError("a text is read as an answer where chat has tools: give them")
+            raise ArgumentError("only a chat with tools is parsed as an answer: give tools")
         return self._answers.answer(self.prompt, str(self), self.finish_reason)
 
     def events(self) -> Iterator[Event]:
         """Yield the pieces of `answer` as soon as each is certain: pieces of thoughts, text and calls."""
         if self._answers is None:
-            raise ArgumentError("a text is read as an answer where chat has tools: give them")
+            raise ArgumentError("only a chat with tools is parsed as an answer: give tools")
         parser = self._answers.parser(thinking=self._answers.thinks_after(self.prompt))
         for part in self:
             yield from parser.feed(part)
@@ -438,7 +442,9 @@ class TextStream:
         engine, sequence, options = self._model.engine, self._sequence, self._options
         if isinstance(options.draft, MTPDrafter):
             if options.draft.engine is not engine:
-                raise LimitError("a module drafts for its own model, whose mtp_drafter() it is")
+                raise LimitError(
+                    "an mtp drafter can draft only for its own model: use this model's mtp_drafter()"
+                )
             engine = options.draft
         if options.draft:
             return (yield from speculate(engine, sequence, options.draft, cache=cache))

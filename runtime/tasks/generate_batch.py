@@ -70,7 +70,7 @@ def generate_many(
     """
     if options.beams is not None or options.draft:
         raise LimitError(
-            "a batch takes no beams and no draft, which are for one text; greedy=True turns off a model's "
+            "a batch can't use beams or a draft, which are for one text; greedy=True turns off a model's "
             "own beams"
         )
     stated: list[tuple[Prompt, Options]] = [(prompt, options) for prompt in prompts]

@@ -44,7 +44,7 @@ def heard_segments(
     tokens, stem = model.generation.ctc, model.config.stem
     if tokens is None:
         raise CheckpointError(
-            "the model doesn't say what its tokens are: vocab.json must lie beside its weights"
+            "the model's tokens aren't known: vocab.json must be in the folder of its weights"
         )
     assert isinstance(stem, WaveStem)
     total = sum(map(len, blocks()))

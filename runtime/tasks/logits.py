@@ -20,7 +20,8 @@ def logits(model: TaskModel, ids: ArrayLike, mask: ArrayLike | None = None) -> n
     real = np.ones(tokens.shape, bool) if mask is None else np.atleast_2d(np.asarray(mask)) != 0
     if tokens.ndim != 2 or real.shape != tokens.shape or not tokens.size:
         raise LimitError(
-            f"ids must be [T] or [B, T] with T ≥ 1, the mask alike, got {tokens.shape} and {real.shape}"
+            "ids must be [T] or [B, T] with T ≥ 1, and the mask must have the same shape, got "
+            f"{tokens.shape} and {real.shape}"
         )
     # Real tokens first, in their order: a stable sort of "isn't real".
     order = np.argsort(~real, axis=1, kind="stable")

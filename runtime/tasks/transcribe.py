@@ -135,8 +135,7 @@ def transcribe(
         }  # fmt: skip
         if odd := [name for name, (value, only) in given.items() if value != only]:
             raise LimitError(
-                f"{odd[0]} is for a model that writes what it hears, this one says it token by token: "
-                "leave it out"
+                f"{odd[0]} needs a model that generates text; this one has a CTC head: leave it out"
             )
         hear = partial(heard_segments, model, progress=silent, words=words)
         if isinstance(sound, Iterator):
@@ -150,8 +149,7 @@ def transcribe(
     speech = model.generation.speech
     if speech is None:
         raise CheckpointError(
-            "the model doesn't say how it writes times: its generation_config.json must name "
-            "no_timestamps_token_id"
+            "the model's timestamps aren't known: its generation_config.json must name no_timestamps_token_id"
         )
     if len(model.generation.eos) != 1:
         raise CheckpointError(f"the model must name one eos_token_id, got {list(model.generation.eos)}")
@@ -160,13 +158,13 @@ def transcribe(
     if batch < 1:
         raise LimitError(f"batch must be at least 1, got {batch}")
     if batch > 1 and isinstance(sound, Iterator):
-        raise LimitError(
-            f"what comes bit by bit is heard utterance by utterance: leave out batch, got {batch}"
-        )
+        raise LimitError(f"live sound is transcribed one utterance at a time: leave out batch, got {batch}")
     if batch > 1 and condition:
-        raise LimitError("with condition a window waits for the text before it: leave out batch")
+        raise LimitError(
+            "with condition, each window needs the text of the window before it: leave out batch"
+        )
     if not temperatures or not all(0 <= one < np.inf for one in temperatures):
-        raise LimitError(f"temperatures must be at least one number from 0 up, got {[*temperatures]}")
+        raise LimitError(f"temperatures must be at least one number of at least 0, got {[*temperatures]}")
     if best_of not in DRAWS:
         raise LimitError(f"best_of must be {DRAWS.start} to {DRAWS.stop - 1}, got {best_of}")
     code = _language(speech, language or speech.language)
@@ -222,7 +220,7 @@ def _language(speech: SpeechTokens, name: str | None) -> str | None:
     code = name if name in speech.languages else whisper_language(name)
     if code not in speech.languages:
         known = ", ".join(speech.languages) or "no other language than its own"
-        raise LimitError(f"the model hears {known}: language can't be {name!r:.40}")
+        raise LimitError(f"the model transcribes {known}: language can't be {name!r:.40}")
     return code
 
 
@@ -279,7 +277,9 @@ class _Sound:
         if not (ask.condition and self.before and self.calm):
             return []
         if ask.speech.previous is None:
-            raise CheckpointError("the model can't read what it wrote: it names no prev_sot_token_id")
+            raise CheckpointError(
+                "the model can't read its earlier text: its files name no prev_sot_token_id"
+            )
         return [ask.speech.previous, *self.before[-(ask.model.config.context // 2 - 1) :]]
 
     def take(self, heard: _Heard) -> None:
@@ -379,7 +379,9 @@ def _token_begins(
     that was written isn't read."""
     engine = model.engine
     if not isinstance(engine, AttentiveEngine):
-        raise LimitError("this engine can't say where a model looks: leave out words")
+        raise LimitError(
+            "this engine can't return cross-attention, from which word times are computed: leave out words"
+        )
     # Without a list of heads: all of the upper half's, as openai has it.
     crosses = [(i, layer.cross) for i, layer in enumerate(model.config.layers) if layer.cross is not None]
     upper = crosses[len(crosses) // 2 :]

@@ -94,7 +94,9 @@ class _Grammar:
         if (kind, body) not in self._names:
             self._length += len(body)
             if self._length > LONGEST:
-                raise ArgumentError(f"the grammar of tools may have {LONGEST} characters: give fewer of them")
+                raise ArgumentError(
+                    f"the grammar of tools may have at most {LONGEST} characters: give fewer tools"
+                )
         known = self._names.setdefault((kind, body), f"{kind}_{len(self._names)}")
         self._rules[known + attributes] = body
         return known

@@ -53,7 +53,7 @@ class ChatTemplate:
         self._source, self._with_tools = source, source if tool_use is None else tool_use
         longest = max(len(source), len(self._with_tools))
         if longest > LONGEST:
-            raise LimitError(f"chat template may have {LONGEST} characters, it has {longest}")
+            raise LimitError(f"a chat template may have at most {LONGEST} characters, but it has {longest}")
         self._takes_parts: dict[tuple[str, str], bool] = {}  # of a source and a role
         self._tokenizer = tokenizer
         self._limits = limits
@@ -108,7 +108,8 @@ class ChatTemplate:
                 raise ArgumentError(f"chat_template_kwargs can't have {name!r}: leave it out")
             if not _uses(source, str(name)):
                 raise ArgumentError(
-                    f"chat_template_kwargs may have what the model's chat template uses, got {name!r:.80}: "
+                    "chat_template_kwargs may have only variables of the model's chat template, got "
+                    f"{name!r:.80}: "
                     "leave it out"
                 )
         return variables
@@ -210,7 +211,7 @@ class ChatTemplate:
             if length == len(text) and "".join(part for part, _ in parts) == text:
                 return self._tokenizer.encode_parts(parts)
         raise LimitError(
-            "a message must not contain a control token where the template rewrites messages, got one: "
+            "a message must not contain a control token, since this template changes messages; it has one: "
             "remove it from the message"
         )
 

@@ -66,7 +66,7 @@ def _compiled(process: LanguageProcess, language: Language) -> Connection:
     if inner is not None:
         _compiled(process, Language(*inner))  # an error in it is its own
     if kind in ("regex", "grammar") and len(text) > LONGEST_TEXT:
-        raise ArgumentError(f"{kind} may have {LONGEST_TEXT} characters, it has {len(text)}")
+        raise ArgumentError(f"{kind} may have at most {LONGEST_TEXT} characters, but it has {len(text)}")
     try:
         return process.compiled(*language)
     except EndedError as error:
@@ -94,9 +94,12 @@ class Constraints:
 
     def __init__(self, tokenizer: Tokenizer, stop_ids: Sequence[int], limits: Limits = LIMITS) -> None:
         if not stop_ids:
-            raise CheckpointError("a constrained text ends with a stop token, and the model names none")
+            raise CheckpointError("a constrained text needs a stop token, but the model names none")
         if tokenizer.cleans_up:
-            raise CheckpointError("the tokenizer cleans its texts up, which may change a constrained one")
+            raise CheckpointError(
+                "texts can't be constrained for this tokenizer, since it cleans up the spaces of decoded "
+                "texts"
+            )
         self._vocabulary = tokenizer.vocabulary
         with convert_errors("can't constrain a text"):
             try:

@@ -69,7 +69,9 @@ class TemplateProcess:
         try:
             request = json.dumps({"template": template, "variables": variables, **asdict(limits)})
         except (TypeError, ValueError, RecursionError) as error:
-            raise ArgumentError(f"what a chat template is given must be values of JSON: {error}") from None
+            raise ArgumentError(
+                f"messages, tools and variables of a chat template must be JSON values: {error}"
+            ) from None
         with self._lock:
             child = self._running()
             try:
@@ -80,7 +82,9 @@ class TemplateProcess:
             if answer["last"]:
                 self._end()
         if "length" in answer:
-            raise LimitError(f"a chat may render to {limits.output} characters, this gave {answer['length']}")
+            raise LimitError(
+                f"a chat may render to at most {limits.output} characters, but it gave {answer['length']}"
+            )
         if "error" in answer:
             raise _failure(answer["error"])
         return answer["text"]

@@ -39,7 +39,9 @@ class Growth:
         stated = _stated(tokenizer_json, "normalizer")
         definitions = [leaf for value in stated for leaf in _leaves(value, "normalizers")]
         if len(definitions) > STEPS:
-            raise LimitError(f"tokenizer.json: a normalizer may have {STEPS} steps, got {len(definitions)}")
+            raise LimitError(
+                f"tokenizer.json: a normalizer may have at most {STEPS} steps, got {len(definitions)}"
+            )
         self._steps = [_step(definition) for definition in definitions]
         self._added: tuple[str, ...] = ()
         for tokens in _stated(tokenizer_json, "added_tokens") if self._steps else ():
@@ -101,8 +103,9 @@ def _borders(added: tuple[str, ...]) -> re.Pattern[str]:
 def _check_length(length: int, most: int) -> None:
     if length > most:
         raise LimitError(
-            f"a text may become {TIMES} times as long by tokenizer.json's normalizer, or {SHORT} characters "
-            "long, it becomes longer"
+            f"tokenizer.json's normalizer may make a text at most {TIMES} times as long, or {SHORT} "
+            "characters "
+            "long, but it becomes longer"
         )
 
 
@@ -111,7 +114,8 @@ def check_decoder(definition: Any) -> None:
     steps = [leaf for leaf in _leaves(definition, "decoders") if leaf["type"] == "Replace"]
     if (factor := math.prod(_bounds(step)[0] for step in steps)) > DECODED:
         raise LimitError(
-            f"tokenizer.json: a decoder may make {DECODED} characters of one, this one may make {factor:.0f}"
+            f"tokenizer.json: a decoder may make at most {DECODED} characters of one, but this one may "
+            f"make {factor:.0f}"
         )
 
 

@@ -55,12 +55,12 @@ def convert_errors(doing: str) -> Iterator[None]:
 def check_text(text: str) -> None:
     """Raise LimitError for a text that is too long, or has a lone surrogate, which UTF-8 can't encode."""
     if len(text) > LIMITS["text"]:
-        raise LimitError(f"a text may have {LIMITS['text']} characters, this one has {len(text)}")
+        raise LimitError(f"a text may have at most {LIMITS['text']} characters, but it has {len(text)}")
     try:
         text.encode()
     except UnicodeEncodeError as error:
         raise LimitError(
-            f"a text must be Unicode, this one has the surrogate {text[error.start]!a} as character "
+            f"a text must be Unicode, but it has the surrogate {text[error.start]!a} as character "
             f"{error.start + 1}: decode its bytes as UTF-8"
         ) from None
 
@@ -119,7 +119,8 @@ class Tokenizer:
     ) -> None:
         if len(text) > LIMITS["tokenizer.json"]:
             raise LimitError(
-                f"tokenizer.json may have {LIMITS['tokenizer.json']} characters, it has {len(text)}"
+                f"tokenizer.json may have at most {LIMITS['tokenizer.json']} characters, but it has "
+                f"{len(text)}"
             )
         self.vocabulary = vocabulary
         _check_subword_prefix(text)
@@ -147,7 +148,7 @@ class Tokenizer:
         if (longest := max(map(len, filter(None, unknown)), default=0)) > LIMITS["unknown token"]:
             most = LIMITS["unknown token"]
             raise LimitError(
-                f"tokenizer.json: the unknown token may have {most} characters, it has {longest}"
+                f"tokenizer.json: the unknown token may have at most {most} characters, but it has {longest}"
             )
         unused = {
             token.content

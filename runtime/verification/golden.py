@@ -242,24 +242,27 @@ def _check_arrays(arrays: Mapping[str, Array], config: Config) -> None:
                 f"{file_of(name)}: must have shape {wanted}, got {array.dtype} {list(array.shape)}"
             )
         if kind == "i" and array.size and not (array.min() >= least and array.max() < below):
-            raise BundleError(f"{file_of(name)}: must be {least} to {below - 1}, got others; {AGAIN}")
+            raise BundleError(
+                f"{file_of(name)}: must have values from {least} to {below - 1}, got others; {AGAIN}"
+            )
         return array
 
     vocabulary = config.embedding.vocabulary
     rows, time = require("tokens", "i", 2, None, below=vocabulary).shape
     if not 1 <= time <= config.context:
-        raise BundleError(f"{file_of('tokens')}: must be 1 to {config.context} a row, got {time}")
+        raise BundleError(f"{file_of('tokens')}: must have 1 to {config.context} tokens in a row, got {time}")
     lengths = require("lengths", "i", rows, least=1, below=time + 1)
     if config.stem is not None and config.sound_shape is not None:
         row = [None if isinstance(size, str) else size for size in config.sound_shape]
         sound = require(ENCODER_IDS, "f", rows, *row)
         if not np.isfinite(sound).all():
-            raise BundleError(f"{file_of(ENCODER_IDS)}: must be finite, got others; {AGAIN}")
+            raise BundleError(f"{file_of(ENCODER_IDS)}: must have finite values, got others; {AGAIN}")
         positions = config.positions(sound.shape[1])
         require(ENCODER_LENGTHS, "i", rows, least=positions, below=positions + 1)
         if "decoder" not in config.stacks and (positions != time or lengths.min() < time):
             raise BundleError(
-                f"{file_of('tokens')}: must be as many as a sound has positions, {positions}, got {time}; "
+                f"{file_of('tokens')}: must have as many tokens as a sound has positions, {positions}, got "
+                f"{time}; "
                 f"{AGAIN}"
             )
     elif ENCODER_IDS in arrays:
@@ -282,7 +285,7 @@ def _check_arrays(arrays: Mapping[str, Array], config: Config) -> None:
         rows, time = require(ROUNDING, "i", None, None, below=vocabulary).shape
         if not (1 <= time <= config.context and 1 <= rows * time <= MOST_ROUNDING):
             raise BundleError(
-                f"{file_of(ROUNDING)}: must be 1 to {MOST_ROUNDING} tokens in rows of at most "
+                f"{file_of(ROUNDING)}: must have 1 to {MOST_ROUNDING} tokens in rows of at most "
                 f"{config.context}, got {rows} of {time}"
             )
     for kind in ("own", "plain") if "plain.logits" in arrays else ("own",):

@@ -61,7 +61,7 @@ def moment(date: str) -> datetime:
     """Parse a time that `now` returned; ValueError for any other text."""
     stated = datetime.fromisoformat(date)
     if stated.tzinfo is None:
-        raise ValueError(f"a date must have its zone, got {date!r:.40}")
+        raise ValueError(f"a date must have a time zone, got {date!r:.40}")
     return stated
 
 
@@ -174,7 +174,7 @@ class Report:
         stated = {name: value[name] for name in names}
         moment(stated["date"])
         if not 0 <= stated["seconds"] < 1e9:
-            raise ValueError(f"seconds must be those of a run, got {stated['seconds']}")
+            raise ValueError(f"seconds must be finite and at least 0, got {stated['seconds']}")
         return _checked(cls(tuple(checks), notes=tuple(value["notes"]), **stated))
 
 

@@ -127,14 +127,14 @@ def _open_source(source: Path | str, adapter: AdapterChoice, bundle: Bundle) -> 
     merged = bundle.manifest.adapter
     if merged is not None and not adapter:
         raise CheckpointError(
-            f"{bundle.path}: the adapter {merged.name!r:.200} is merged into its weights: name it with "
+            f"{bundle.path}: the adapter {merged.name!r:.200} is merged into its weights: give it with "
             "adapter=DIR"
         )
     mtp, ignored = has_mtp(bundle.config), bundle.manifest.source.ignored_keys
     checkpoint = open_checkpoint(source, adapter, mtp=mtp, ignore_keys=ignored)
     checkpoint = checkpoint.for_context(bundle.config.context)
     if checkpoint.config.with_kv("float") != bundle.config.with_kv("float"):
-        raise CheckpointError(f"{source}: must be the source of {bundle.path}, its config is another one")
+        raise CheckpointError(f"{source}: must be the source of {bundle.path}, but its config differs")
     return checkpoint
 
 
@@ -246,12 +246,12 @@ def _read(path: Path) -> str:
         with path.open("rb") as file:
             data = file.read(LARGEST_TEXT + 1)  # not by its size: a device has none, and no end
         if len(data) > LARGEST_TEXT:
-            raise VerifyError(f"{path}: a text may have {LARGEST_TEXT} bytes, it has more")
+            raise VerifyError(f"{path}: a text may have at most {LARGEST_TEXT} bytes, but it has more")
         text = io.TextIOWrapper(io.BytesIO(data), encoding="utf-8").read()
     except (OSError, UnicodeDecodeError) as error:
         raise VerifyError(f"{path}: can't be read as UTF-8 text: {error}") from None
     if not text.strip():
-        raise VerifyError(f"{path}: must hold a text to compare over, it is blank")
+        raise VerifyError(f"{path}: the text for the comparison must not be blank")
     return text
 
 

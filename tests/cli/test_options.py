@@ -16,18 +16,21 @@ from tfm.refimpl.decoding.options import TextOptions, options
     ("message", "shown"),
     [
         ("quant must be one of fp32, got 'x'", "--quant must be one of fp32, got 'x'"),
-        ("kv=int8 isn't made for target=standard: no", "--kv int8 isn't made for --target standard: no"),
+        (
+            "kv=int8 isn't supported for target=standard: no",
+            "--kv int8 isn't supported for --target standard: no",
+        ),
         ("use quant=fp32 or quant=int8", "use --quant fp32 or --quant int8"),
-        ("strict=True goes with quant=keep", "--strict goes with --quant keep"),
-        ("table_bits=4 goes with quant=int4", "--table 4 goes with --quant int4"),
-        ("bits=4.5 goes with quant=auto", "--bits 4.5 goes with --quant auto"),
+        ("strict=True needs quant=keep", "--strict needs --quant keep"),
+        ("table_bits=4 needs quant=int4", "--table 4 needs --quant int4"),
+        ("bits=4.5 needs quant=auto", "--bits 4.5 needs --quant auto"),
         ("calibration.alpha must be 0 to 1, got 2", "--smooth must be 0 to 1, got 2"),
         ("calibration.method must be one of minmax", "--ranges must be one of minmax"),
         (
             "quant=int8-static needs calibration: a text",
             "--quant int8-static needs --calibrate FILE: a text",
         ),
-        ("calibration goes with x", "--calibrate goes with x"),
+        ("calibration needs x", "--calibrate needs x"),
         ("x: quants must be y, sub_quant=3", "x: quants must be y, sub_quant=3"),
     ],
 )

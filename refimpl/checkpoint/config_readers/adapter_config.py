@@ -67,7 +67,7 @@ def read_adapter_config(values: Mapping[str, Any], where: str) -> LoraSettings:
     if not isinstance(init, bool | str) or init not in PLAIN_INIT:
         raise keys.fail(
             "init_lora_weights",
-            f"one of {PLAIN_INIT}: others change the base too; save the adapter with peft's "
+            f"one of {PLAIN_INIT}: other methods change the base model too; save the adapter with peft's "
             "path_initial_model_for_weight_conversion",
         )
     settings = LoraSettings(
@@ -88,7 +88,7 @@ def read_adapter_config(values: Mapping[str, Any], where: str) -> LoraSettings:
     )
     if odd := [name for name in settings.layer_lists if not re.fullmatch("[A-Za-z0-9_]+", name)]:
         raise ConfigError(
-            f"{where}: layers_pattern must be plain names of lists of layers, got {odd[0]!r:.80}"
+            f"{where}: layers_pattern must contain plain names of lists of layers, got {odd[0]!r:.80}"
         )
     keys.finish(HARMLESS)
     return settings

@@ -57,7 +57,7 @@ def gguf_reading(decoder: Decoder, keys: Keys) -> Config:
 def gguf_pooled(config: Encoder, keys: Keys, source: TensorSource) -> Encoder:
     """Return an encoder whose vectors are pooled as the file says, unless the file has a classifier."""
     if keys.get("attention.causal", bool, False):
-        raise keys.fail("attention.causal", "false: tokens then see no later ones")
+        raise keys.fail("attention.causal", "false: with true, tokens don't see later tokens")
     if not isinstance(config.head, Classify):
         return pooled(config, keys, gguf_projections(keys, source, config.embedding.width))
     if keys.get("pooling_type", int, RANK) != RANK:

@@ -29,7 +29,7 @@ def gguf_rows(keys: Keys, source: TensorSource, name: str) -> int:
     """Return the number of rows of a matrix, which must be there, since no key states this number."""
     shape = source.shape(name) if name in source.names else ()
     if len(shape) != 2:
-        raise ConfigError(f"{keys.where}: {name} must be there, a matrix, got shape {list(shape)}")
+        raise ConfigError(f"{keys.where}: {name} must be a matrix, got shape {list(shape)}")
     return shape[0]
 
 

@@ -81,5 +81,5 @@ def check_sections(keys: Keys) -> Any:
 def _divisors(keys: Keys, source: TensorSource, name: str, pairs: int) -> tuple[float, ...]:
     divisors = source.load(name) if name in source.names else np.zeros(0)
     if not pairs or divisors.shape != (pairs,) or not np.isfinite(divisors).all() or not divisors.min() > 0:
-        raise ConfigError(f"{keys.where}: {name} must hold {pairs} positive divisors, got {divisors.shape}")
+        raise ConfigError(f"{keys.where}: {name} must have {pairs} positive divisors, got {divisors.shape}")
     return tuple(map(float, divisors))

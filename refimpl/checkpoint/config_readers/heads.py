@@ -88,7 +88,7 @@ def head(
     returns the mean of its vectors.
     """
     if keys.get("is_decoder", bool, False):
-        raise keys.fail("is_decoder", "false: tokens then see no later ones")
+        raise keys.fail("is_decoder", "false: with true, tokens don't see later tokens")
     match task:
         case "masked":
             return masked
@@ -109,7 +109,7 @@ def _classify(keys: Keys, pooling: Pooling, dense: Dense | None, *, bias: bool =
 
 def _answer(keys: Keys, dense: Dense | None) -> QuestionAnswering:
     if labels(keys) != 2:
-        raise keys.fail("id2label", "two labels, start and end of an answer")
+        raise keys.fail("id2label", "two labels: the start and the end of an answer")
     return QuestionAnswering(dense)
 
 

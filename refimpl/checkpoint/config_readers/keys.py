@@ -232,7 +232,9 @@ class Keys:
 
         A key that is to be ignored although it was read is a ConfigError too."""
         if known := sorted(self._read & {*(self.ignore or ())} & self.values.keys()):
-            raise ConfigError(f"{self.where}: key {known[0]!r:.80} is read, so it can't be ignored")
+            raise ConfigError(
+                f"{self.where}: key {known[0]!r:.80} is used by the model's family, so it can't be ignored"
+            )
         for key in sorted(self.unread):
             if key in harmless and harmless[key] is not ANY:
                 self._check(key, harmless[key])

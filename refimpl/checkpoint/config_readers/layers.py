@@ -23,7 +23,7 @@ def layer_sizes(keys: Keys, key: str, layers: int) -> list[int]:
         return [keys.size(key)] * layers
     sizes = keys.get(key, list)
     if len(sizes) != layers or any(type(n) is not int or not 1 <= n < 2**63 for n in sizes):
-        raise keys.fail(key, f"a number of at least 1, or a list of {layers} of them")
+        raise keys.fail(key, f"a number of at least 1, or a list of {layers} such numbers")
     return sizes
 
 
@@ -39,7 +39,7 @@ def stated_types(keys: Keys, kinds: Sequence[str], key: str = "layer_types") -> 
     """Return the type of each layer, one of `kinds`; None where the key doesn't state types."""
     types = keys.get(key, list, None)
     if types is not None and (len(types) != layer_count(keys) or any(kind not in kinds for kind in types)):
-        raise keys.fail(key, f"a list of {layer_count(keys)}, each one of {', '.join(kinds)}")
+        raise keys.fail(key, f"a list of {layer_count(keys)} entries, each one of {', '.join(kinds)}")
     return types
 
 
@@ -71,7 +71,7 @@ def rotated_layers(keys: Keys, marks: list[Any] | None) -> list[bool]:
     if marks is None:
         return [(i + 1) % every != 0 for i in range(count)]
     if len(marks) < count or any(type(mark) not in (int, bool) or mark not in (0, 1) for mark in marks):
-        raise keys.fail("no_rope_layers", f"a list of at least {count}, each 0 or 1")
+        raise keys.fail("no_rope_layers", f"a list of at least {count} entries, each 0 or 1")
     return [mark == 1 for mark in marks[:count]]
 
 
@@ -93,9 +93,9 @@ def layer_masks(
     if "sliding_attention" not in types:
         return [FullAttention()] * len(types)
     if not used:
-        raise keys.fail("use_sliding_window", "true where a layer has a window")
+        raise keys.fail("use_sliding_window", "true if a layer has a window")
     if window is None or window < 1:
-        raise keys.fail("sliding_window", "at least 1 where a layer has a window")
+        raise keys.fail("sliding_window", "at least 1 if a layer has a window")
     return [Window(window) if kind == "sliding_attention" else FullAttention() for kind in types]
 
 
@@ -109,9 +109,11 @@ def kv_sources(
     """
     count = keys.get(key, int, default)
     if not 0 <= count < len(types):
-        raise keys.fail(key, f"0 to {len(types) - 1}, fewer than there are layers")
+        raise keys.fail(key, f"0 to {len(types) - 1}, which is fewer than the layers")
     own = types[: len(types) - count]
     if missing := sorted(set(types) - set(own)):
-        raise keys.fail(key, f"so few that a layer of {missing[0]} keeps keys and values")
+        raise keys.fail(
+            key, f"smaller: at least one layer of type {missing[0]} must keep its own keys and values"
+        )
     last = {kind: i for i, kind in enumerate(own)}
     return [None] * len(own) + [last[kind] for kind in types[len(own) :]]

@@ -165,7 +165,7 @@ def _auto_round(keys: Keys) -> Quantization:
     if settings.bits != 4:
         raise keys.fail("bits", "4 for auto_round:auto_awq")
     if overrides:
-        raise keys.fail("extra_config", "absent, or without other bits and groups, for auto_round:auto_awq")
+        raise keys.fail("extra_config", "absent for auto_round:auto_awq, or without other bits and groups")
     return Quantization(Awq(settings.group_size), floats=_floats(keys))
 
 
@@ -185,7 +185,7 @@ def _auto_round_overrides(keys: Keys, settings: Settings) -> Iterator[tuple[Name
         if own == settings:
             continue
         if re.fullmatch(r"[\w.-]+", name, re.ASCII) is None:
-            raise ConfigError(f"{inner.where}: a module with settings of its own must be named in full")
+            raise ConfigError(f"{inner.where}: a module with its own settings must be named in full")
         yield NamePattern(name.replace(".", r"\."), inner.where), own
 
 
@@ -234,11 +234,11 @@ def _bitnet(keys: Keys) -> Quantization:
     divides = keys.choice("linear_class", {"bitlinear": True, "autobitlinear": False}, "bitlinear")
     online = keys.choice("quantization_mode", {"offline": False, "online": True}, "offline")
     if online and divides:
-        raise keys.fail("linear_class", '"autobitlinear" where quantization_mode is "online"')
+        raise keys.fail("linear_class", '"autobitlinear" if quantization_mode is "online"')
     floats = _floats(keys)
     # A list replaces transformers' own, which has the output matrix.
     if online and keys.values.get("modules_to_not_convert") is not None and floats != ("lm_head",):
-        raise keys.fail("modules_to_not_convert", 'null or ["lm_head"] where quantization_mode is "online"')
+        raise keys.fail("modules_to_not_convert", 'null or ["lm_head"] if quantization_mode is "online"')
     notes = (FLOAT_INPUTS.format("8-bit integers"),)
     return Quantization(BitNet(divides, online), floats=floats, notes=notes)
 
@@ -360,7 +360,7 @@ def _block(keys: Keys, key: str) -> tuple[int, int] | None:
     if size is None:
         return None
     if len(size) != 2 or not all(type(s) is int and 0 < s < 2**31 for s in size):
-        raise keys.fail(key, "null or two whole numbers of at least 1")
+        raise keys.fail(key, "null, or two whole numbers of at least 1")
     return size[0], size[1]
 
 

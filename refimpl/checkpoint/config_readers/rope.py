@@ -84,7 +84,7 @@ def _both(
     )
     alone = (one.keys() ^ other.keys()) - {"rope_theta"}
     if alone or any(one[key] != other[key] for key in one.keys() & other.keys()):
-        raise keys.fail("rope_parameters", "the same as rope_scaling where both are there")
+        raise keys.fail("rope_parameters", "the same as rope_scaling if both are present")
     if default is not None and "rope_theta" not in one and other.get("rope_theta", default) != default:
         raise keys.fail("rope_parameters", "the same as rope_scaling, which has no rope_theta")
     return other | one
@@ -105,7 +105,7 @@ def ropes(
     """
     old, new = keys.get("rope_scaling", dict, None) or {}, keys.get("rope_parameters", dict, None) or {}
     if old and new:
-        raise keys.fail("rope_scaling", "absent where rope_parameters is there")
+        raise keys.fail("rope_scaling", "absent if rope_parameters is present")
     nested = Keys(new, f"{keys.where}: rope_parameters")
     by_type = {}
     for kind, (name, default) in thetas.items():
@@ -155,7 +155,7 @@ def _of_type(
     """The rotary positions of one of several types of layers."""
     # transformers looks for it beside the types, where it isn't allowed.
     if not inner.get("truncate", bool, True):
-        raise inner.fail("truncate", "true where types of layers differ")
+        raise inner.fail("truncate", "true if the model has several types of layers")
     if inner.values.get("rope_type") == "proportional" and "proportional" in kinds:
         return _rope(inner, size, size, theta, context, None, kinds)
     usual = inner.values.get("rope_type", "default") == "default"
@@ -258,7 +258,10 @@ def _proportional(inner: Keys, dims: int) -> ProportionalScaling:
     share = inner.positive("partial_rotary_factor", 1.0)
     turned = int(min(share, 1.0) * min(dims, LIMITS["width"]) // 2)
     if share > 1 or not turned:
-        raise inner.fail("partial_rotary_factor", f"at most 1, and rotate a pair of {dims!r:.40} numbers")
+        raise inner.fail(
+            "partial_rotary_factor",
+            f"at most 1, and large enough to rotate a pair of the head's {dims!r:.40} elements",
+        )
     return ProportionalScaling(turned, inner.positive("factor", 1.0))
 
 

@@ -230,9 +230,9 @@ def _with_module(config: Config, where: str, mtp: bool) -> Config:
     stated = config.mtp if isinstance(config, Decoder) else None
     if mtp and stated is None:
         raise ConfigError(
-            f"{where}: mtp needs a model that tfm reads with one module that predicts further tokens "
+            f"{where}: mtp needs a model with exactly one module for further tokens that tfm reads "
             "(num_nextn_predict_layers or mtp_num_hidden_layers of 1, or mtp.fc.weight; in GGUF glm4moe's "
-            "nextn_predict_layers of 1), it states none"
+            "nextn_predict_layers of 1); this model states none"
         )
     return config if stated is None or mtp else replace(config, mtp=None)
 
@@ -245,17 +245,17 @@ def _read_causally(config: Decoder, keys: Keys, task: Task) -> Config:
     """
     causal = keys.get("is_causal", bool, True)
     if task == "lm" and not causal:
-        raise keys.fail("is_causal", "true for a model that writes")
+        raise keys.fail("is_causal", "true for a model that generates text")
     if task == "lm":
         return config
     if causal:
         return reading(config, keys, task)
     if config.stack.stepwise or not all(isinstance(layer.attention, Attention) for layer in config.layers):
-        raise keys.fail("is_causal", "true for a model whose layers read earlier tokens alone")
+        raise keys.fail("is_causal", "true for a model whose layers see only earlier tokens")
 
     def widened(attention: Attention) -> Attention:
         if isinstance(attention.position, Alibi):
-            raise keys.fail("is_causal", "true where biases follow from the distance")
+            raise keys.fail("is_causal", "true if biases depend on the distance")
         window = attention.window
         return attention if window is None else replace(attention, mask=Window(window + 1))
 
@@ -279,8 +279,9 @@ def identify(keys: Keys) -> tuple[Family, set[Task], Quantization | None]:
     quantization = read_quantization(keys)
     if quantization is not None and not _stores_outputs_first(family):
         raise ConfigError(
-            f"{keys.where}: quantization_config isn't read for {keys.values['model_type']}, whose matrices "
-            "are stored inputs first: take the original checkpoint, or a .gguf file of the model"
+            f"{keys.where}: quantization_config isn't supported for {keys.values['model_type']}, whose "
+            "matrices "
+            "are stored with the input axis first: take the original checkpoint, or a .gguf file of the model"
         )
     return family, tasks, quantization
 
@@ -362,7 +363,8 @@ def read_gguf(source: GgufSource, *, mtp: bool = False, ignore: Collection[str] 
     single = {key: value for key, value in source.metadata.items() if not isinstance(value, np.ndarray)}
     if single.get("general.architecture") == "clip":
         raise ConfigError(
-            f"{where}: holds a model's vision or audio part alone (mmproj), which isn't read: name the .gguf "
+            f"{where}: this is only the vision or audio part of a model (mmproj), which tfm doesn't read: "
+            "give the .gguf "
             "file of its text model"
         )
     dialect = Keys(single, where).choice("general.architecture", by_architecture)
@@ -376,7 +378,9 @@ def read_gguf(source: GgufSource, *, mtp: bool = False, ignore: Collection[str] 
     }
     for key, value in source.metadata.items():
         if key.startswith(prefix) and key not in known:
-            raise ConfigError(f"{where}: key {key!r:.80} must be one value, got an array of {len(value)}")
+            raise ConfigError(
+                f"{where}: key {key!r:.80} must be a single value, got an array of {len(value)}"
+            )
         known_parts = (prefix, "general.", "tokenizer.", "quantize.", "split.")
         if not key.startswith(known_parts) and key not in ignore:
             raise unknown(where, key, ignore)

@@ -36,7 +36,7 @@ def config(keys: Keys, task: Task) -> Decoder:
     keys.harmless(attn_rotary_emb=(rotary.dims if isinstance(rotary, Rope) else None,))
     attends = keys.get("attn_layer_indices", list, None) or []
     if not all(type(i) is int for i in attends):
-        raise keys.fail("attn_layer_indices", "a list of the numbers of layers")
+        raise keys.fail("attn_layer_indices", "a list of layers, counted from 0")
     return with_mamba2(base, keys, [i for i in range(layer_count(keys)) if i not in attends])
 
 

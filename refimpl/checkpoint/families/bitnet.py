@@ -30,7 +30,7 @@ def config(keys: Keys, task: Task) -> Decoder:
         assert isinstance(norm, RMSNorm)
         if attention.heads * attention.head_size != base.embedding.width:
             raise keys.fail(
-                "head_dim", "hidden_size / num_attention_heads, whose norm has hidden_size numbers"
+                "head_dim", "hidden_size / num_attention_heads, since the heads' norm has hidden_size weights"
             )
         mlp = replace(mlp, activation=activation, down_norm=norm)
         return replace(layer, attention=replace(attention, out_norm=norm), mlp=mlp)

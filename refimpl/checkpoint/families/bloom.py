@@ -20,7 +20,7 @@ def config(keys: Keys, task: Task) -> Decoder:
     keys.unused("skip_bias_add", "skip_bias_add_qkv")
     # Sums of sliced products; transformers then leaves out the bias.
     if keys.get("slow_but_exact", bool, False) and keys.size("pretraining_tp", 1) > 1:
-        raise keys.fail("slow_but_exact", "false where pretraining_tp is more than 1")
+        raise keys.fail("slow_but_exact", "false if pretraining_tp is more than 1")
     keys.size("pretraining_tp", 1)
     size = head_size(
         keys, named := keys.spelled("hidden_size", "n_embed"), keys.spelled("n_head", "num_attention_heads")

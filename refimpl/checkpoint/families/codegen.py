@@ -16,7 +16,9 @@ ARCHITECTURES: dict[str, Task] = decoders("CodeGen", tasks=())
 def config(keys: Keys, task: Task) -> Decoder:
     base = gptj(keys, task)
     if base.embedding.width % 4:
-        raise keys.fail(keys.spelled("n_embd", "hidden_size"), "a multiple of 4, the parts of its matrices")
+        raise keys.fail(
+            keys.spelled("n_embd", "hidden_size"), "a multiple of 4, since its matrices have 4 parts"
+        )
     return base
 
 

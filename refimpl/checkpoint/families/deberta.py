@@ -50,7 +50,7 @@ def _terms(keys: Keys) -> tuple[str, ...]:
     else:
         terms = keys.get("pos_att_type", list, None) or []
     if len(set(map(str, terms))) < len(terms) or not {*map(str, terms)} <= {*TERMS}:
-        raise keys.fail("pos_att_type", f"some of {', '.join(TERMS)}, each once")
+        raise keys.fail("pos_att_type", f"one or both of {', '.join(TERMS)}, each at most once")
     return tuple(terms)
 
 

@@ -41,7 +41,7 @@ def _conv(keys: Keys) -> NeighbourConv | None:
     if size < 1:
         return None
     if size % 2 == 0:
-        raise keys.fail("conv_kernel_size", "odd: as many tokens before as after")
+        raise keys.fail("conv_kernel_size", "odd, so that it reads as many tokens before as after")
     return NeighbourConv(min(size, 2**16) // 2, kind, layer_norm(keys))
 
 

@@ -73,7 +73,7 @@ def _with_indexer(base: Decoder, indexer: Indexer, keys: Keys) -> Decoder:
     def indexed(attention: TokenMixer) -> LatentAttention:
         assert isinstance(attention, LatentAttention)
         if attention.query_rank is None:
-            raise keys.fail("q_lora_rank", "a number: the indexer reads the latent of queries")
+            raise keys.fail("q_lora_rank", "a number, since the indexer reads the latent of queries")
         if indexer.size < attention.key_dims:
             raise keys.fail(
                 "index_head_dim", f"{keys.name('qk_rope_head_dim')}, {attention.key_dims}, or more"
@@ -91,7 +91,7 @@ def _dense(keys: Keys, count: int) -> int:
         return dense
     dense = kinds.index("sparse") if "sparse" in kinds else count
     if kinds != ["dense"] * dense + ["sparse"] * (count - dense):
-        raise keys.fail("mlp_layer_types", f"dense, and then sparse layers, {count} in all")
+        raise keys.fail("mlp_layer_types", f"first dense and then sparse layers, {count} in all")
     return dense
 
 

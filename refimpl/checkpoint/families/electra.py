@@ -24,7 +24,7 @@ def config(keys: Keys, task: Task) -> Encoder:
     width, tables = keys.size("hidden_size"), keys.size("embedding_size", 128)
     discriminates = keys.get("architectures", list, None) == [DISCRIMINATOR]
     if discriminates and labels(keys) != 2:
-        raise keys.fail("id2label", "two labels, of tokens that stay and of those that were replaced")
+        raise keys.fail("id2label", "two labels: original tokens, and replaced tokens")
     inner = EmbeddingProjection(tables, bias=True, late=True) if tables != width else None
     masked = Dense("gelu", norm=layer_norm(keys), width=tables)
     return encoder(

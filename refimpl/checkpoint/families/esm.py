@@ -29,7 +29,9 @@ def config(keys: Keys, task: Task) -> Encoder:
     positions = None if rotary else after_padding(keys, rows)
     dropped, mask = keys.get("token_dropout", bool, False), keys.get("mask_token_id", int, None)
     if dropped and mask is None:
-        raise keys.fail("mask_token_id", "a token, where masked tokens count as dropped")
+        raise keys.fail(
+            "mask_token_id", "a token, since masked tokens are treated as dropped (token_dropout)"
+        )
     heads, first = keys.size("num_attention_heads"), keys.get("emb_layer_norm_before", bool, False, null=True)
     base = build(
         Embedding(

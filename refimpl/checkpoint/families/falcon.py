@@ -69,7 +69,9 @@ def _groups(keys: Keys, heads: int) -> int:
     if shared:
         return 1
     if stated not in (None, heads):
-        raise keys.fail("num_kv_heads", f"that of all heads, {heads}, where nothing shares them")
+        raise keys.fail(
+            "num_kv_heads", f"the number of all heads, {heads}, if heads don't share keys and values"
+        )
     return heads
 
 

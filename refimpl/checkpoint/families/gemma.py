@@ -36,7 +36,7 @@ def config(keys: Keys, task: Task) -> Decoder:
 def check_causal(keys: Keys) -> None:
     """Raise ConfigError for a Gemma whose tokens see later tokens."""
     if keys.get("use_bidirectional_attention", bool, False, null=True):
-        raise keys.fail("use_bidirectional_attention", "false: tokens then see later ones")
+        raise keys.fail("use_bidirectional_attention", "false: with true, tokens see later tokens")
 
 
 def add_one_to_norms(table: WeightMap) -> WeightMap:

@@ -27,7 +27,7 @@ THETAS = {"full_attention": ("rope_theta", 1e6), "sliding_attention": ("rope_loc
 def config(keys: Keys, task: Task) -> Config:
     both_ways = keys.get("use_bidirectional_attention", bool, False, null=True)
     if both_ways and task == "lm":
-        raise keys.fail("use_bidirectional_attention", "false for a model that writes")
+        raise keys.fail("use_bidirectional_attention", "false for a model that generates text")
     # transformers reads neither: its Gemma 3 has no cap of scores, and takes windows from the other key.
     keys.get("attn_logit_softcapping", float, None)
     keys.get("_sliding_window_pattern", int, None)

@@ -121,7 +121,9 @@ def _text(keys: Keys, task: Task) -> Decoder:
 def _altup(keys: Keys, norm: RMSNorm) -> AltUp:
     streams, active = keys.size(STREAM_COUNT, 4), keys.get("altup_active_idx", int, 0)
     if streams < 2:
-        raise keys.fail(STREAM_COUNT, "at least 2: the first stream gets nothing of a layer's own vectors")
+        raise keys.fail(
+            STREAM_COUNT, "at least 2, since only the streams after the first get a layer's own vectors"
+        )
     if not 0 <= active < streams:
         raise keys.fail("altup_active_idx", f"0 to {streams - 1}, below {keys.name(STREAM_COUNT)}")
     return AltUp(streams, active, norm)
@@ -187,7 +189,9 @@ def _sparsities(keys: Keys, _: TensorSource) -> list[float]:
     layers, stated = layer_count(keys, "block_count"), keys.values.get(SCALES)
     scales = keys.get(SCALES, list) if isinstance(stated, list) else [keys.get(SCALES, float)] * layers
     if len(scales) != layers or any(type(n) is not float or not n < 8 for n in scales):
-        raise keys.fail(SCALES, f"a list of {layers} numbers, each a quantile of the normal distribution")
+        raise keys.fail(
+            SCALES, f"a list of {layers} numbers, each a quantile of the standard normal distribution"
+        )
     return [_share(scale) or 0.0 for scale in scales]
 
 

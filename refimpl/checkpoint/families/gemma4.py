@@ -98,7 +98,9 @@ def _text(keys: Keys, task: Task) -> Decoder:
     keys.harmless(expert_intermediate_size=(None,))  # of the mixtures, under an older name
     # "vision": tokens of one image see each other, of which a text has none.
     if keys.get("use_bidirectional_attention", str, None) not in (None, "vision"):
-        raise keys.fail("use_bidirectional_attention", 'null or "vision": tokens then see later ones')
+        raise keys.fail(
+            "use_bidirectional_attention", 'null or "vision": with other values, tokens see later tokens'
+        )
     types = layer_types(keys, lambda i: (i + 1) % 6 != 0)
     if not keys.of_gguf:  # for transformers the last layer sees the whole text, whatever is stated
         types = [*types[:-1], "full_attention"]
@@ -309,7 +311,7 @@ def _rotary(keys: Keys, source: TensorSource) -> dict[str, dict[str, Any]]:
     turned = int(np.sum(divisors == 1))
     if divisors.shape != (pairs,) or not turned or not (divisors[turned:] >= 1e29).all():
         raise ConfigError(
-            f"{keys.where}: {DIVISORS} must hold {pairs} divisors, ones and then some near infinity"
+            f"{keys.where}: {DIVISORS} must have {pairs} divisors: first ones, then very large ones"
         )
     near, far = keys.positive(THETA_NEAR, 10_000.0), keys.positive(THETA, 10_000.0)
     # Whoever rounds a product with the pairs down gets the number back.

@@ -79,7 +79,9 @@ def _types(keys: Keys, source: TensorSource) -> Any:
     if full is None:
         return ABSENT
     if len(full) < count or full[0] is not True or any(type(one) is not bool for one in full):
-        raise keys.fail(TYPES, f"true or false for each of {count} layers, true for the first")
+        raise keys.fail(
+            TYPES, f"a value for each of {count} layers, and the first layer must have an indexer"
+        )
     return ["full" if one else "shared" for one in full]
 
 

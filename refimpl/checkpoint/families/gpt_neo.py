@@ -65,12 +65,15 @@ def _attention_layers(keys: Keys) -> list[str]:
                 case [[*names], int(times)] if type(times) is int:
                     expanded += names * min(times, count)
                 case _:
-                    raise keys.fail("attention_types", "a list of groups: kinds of layers, and how often")
+                    raise keys.fail(
+                        "attention_types",
+                        "a list of groups, each with kinds of layers and how often they repeat",
+                    )
         if kinds not in (None, expanded):
             raise keys.fail("attention_layers", "the kinds that attention_types lists")
         kinds = expanded
     if len(kinds) != count or any(kind not in KINDS for kind in kinds):
-        raise keys.fail("attention_types", f"those of {count} layers, each {' or '.join(KINDS)}")
+        raise keys.fail("attention_types", f"kinds for {count} layers, each {' or '.join(KINDS)}")
     return kinds
 
 

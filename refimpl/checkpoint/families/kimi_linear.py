@@ -89,7 +89,10 @@ def _attends(inner: Keys, layers: int) -> list[bool]:
     full, delta = lists
     numbers = [*full, *delta]
     if any(type(n) is not int for n in numbers) or sorted(numbers) != list(range(1, layers + 1)):
-        raise inner.fail("full_attn_layers", f"with kda_layers each number from 1 to {layers} once")
+        raise inner.fail(
+            "full_attn_layers",
+            f"a list that has, together with kda_layers, each number from 1 to {layers} once",
+        )
     return [i + 1 in full for i in range(layers)]
 
 

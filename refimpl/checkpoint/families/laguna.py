@@ -42,7 +42,7 @@ def config(keys: Keys, task: Task) -> Decoder:
     keys.harmless(gating=(True, False, "per-head", "per-element"))
     each = keys.values.get("gating", True) in (True, "per-head")
     if not each and keys.get("attention_bias", bool, False):
-        raise keys.fail("attention_bias", "false where a gate has a number for each number of a head")
+        raise keys.fail("attention_bias", "false if a gate has a value for each element of a head")
     heads = [a.heads for a in base.stack.attentions]
     if keys.values.get("num_attention_heads_per_layer") is not None:
         heads = layer_sizes(keys, "num_attention_heads_per_layer", count)

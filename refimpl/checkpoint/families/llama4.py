@@ -125,7 +125,7 @@ def _mixed(keys: Keys, count: int) -> list[bool]:
     if stated is None:
         return [(i + 1) % every == 0 for i in range(count)]
     if any(type(i) is not int or i < 0 for i in stated):
-        raise keys.fail("moe_layers", "a list of numbers of layers")
+        raise keys.fail("moe_layers", "a list of layers, counted from 0")
     return [i in stated for i in range(count)]
 
 
@@ -137,7 +137,7 @@ def _masks(keys: Keys, rotated: list[bool]) -> list[FullAttention | Chunked]:
     if types is None:
         types = [kinds[turned and size is not None] for turned in rotated]
     if size is None and kinds[1] in types:
-        raise keys.fail("attention_chunk_size", "at least 1 where a layer has chunks")
+        raise keys.fail("attention_chunk_size", "at least 1 if a layer has chunks")
     return [Chunked(size) if size and kind == kinds[1] else FullAttention() for kind in types]
 
 

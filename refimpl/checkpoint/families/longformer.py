@@ -41,7 +41,7 @@ def config(keys: Keys, task: Task) -> Encoder:
     kind = keys.choice("hidden_act", ACTIVATIONS, "gelu")
     offset, rows = keys.get("pad_token_id", int, 1) + 1, keys.size("max_position_embeddings", 512)
     if not 0 < offset < rows:
-        raise keys.fail("pad_token_id", f"0 to {rows - 2}: positions begin after it")
+        raise keys.fail("pad_token_id", f"0 to {rows - 2}: since positions begin after it")
     spread: GlobalTokens | None = FirstToken() if task == "classify" else None
     if task == "answer":
         separator = keys.get("sep_token_id", int, 2)

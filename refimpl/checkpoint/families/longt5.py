@@ -27,7 +27,9 @@ def config(keys: Keys, task: Task) -> EncoderDecoder:
     kinds = {"local": False, "transient-global": True}
     sums = keys.choice("encoder_attention_type", kinds, "local")
     if sums and block & (block - 1):
-        raise keys.fail("global_block_size", "a power of two: others transformers rounds to uneven blocks")
+        raise keys.fail(
+            "global_block_size", "a power of two, since transformers rounds other sizes to uneven blocks"
+        )
 
     def local(layer: Layer) -> Layer:
         a = layer.attention

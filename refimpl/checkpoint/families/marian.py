@@ -16,7 +16,12 @@ ARCHITECTURES: dict[str, Task] = {"MarianMTModel": "lm"}
 def config(keys: Keys, task: Task) -> EncoderDecoder:
     vocabulary = keys.size("vocab_size")
     if keys.size("decoder_vocab_size", None) not in (None, vocabulary):
-        raise keys.fail("decoder_vocab_size", f"vocab_size, {vocabulary}: one table for both languages")
+        raise keys.fail(
+            "decoder_vocab_size",
+            f"vocab_size, {vocabulary}, since both languages must share one embedding table",
+        )
     if not keys.get("share_encoder_decoder_embeddings", bool, True):
-        raise keys.fail("share_encoder_decoder_embeddings", "true: one table for both languages")
+        raise keys.fail(
+            "share_encoder_decoder_embeddings", "true, since both languages must share one embedding table"
+        )
     return pair(keys, norms="after", first=False, waves=Sinusoidal())

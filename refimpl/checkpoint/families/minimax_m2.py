@@ -28,7 +28,7 @@ def config(keys: Keys, task: Task) -> Decoder:
     keys.harmless(use_routing_bias=(True,), shared_intermediate_size=(0,), sliding_window=(None,))
     keys.harmless(use_mtp=(bool,), num_mtp_modules=(int,), mtp_transformer_layers=(int,))
     if any(kind != 1 for kind in keys.get("attn_type_list", list, None) or []):
-        raise keys.fail("attn_type_list", "a list of ones: each layer attends in full")
+        raise keys.fail("attn_type_list", "a list of ones, since each layer has full attention")
     base = decoder(
         keys,
         kv_heads=keys.size("num_key_value_heads", 8),

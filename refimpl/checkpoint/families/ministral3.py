@@ -53,7 +53,7 @@ def with_query_scale(keys: Keys, default: Mapping[str, Any]) -> tuple[Keys, Quer
     """
     old, new = keys.get("rope_scaling", dict, None), keys.get("rope_parameters", dict, None)
     if old and new and old != new:
-        raise keys.fail("rope_parameters", "the same as rope_scaling where both are there")
+        raise keys.fail("rope_parameters", "the same as rope_scaling if both are present")
     inner = Keys(new or old or default, f"{keys.where}: {'rope_parameters' if new else 'rope_scaling'}")
     inner.size("max_position_embeddings", None)  # stands outside too, where it counts
     beta = inner.get("llama_4_scaling_beta", float)

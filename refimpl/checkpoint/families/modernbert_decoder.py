@@ -24,7 +24,7 @@ def config(keys: Keys, task: Task) -> Config:
 
     def window(size: int) -> Window:
         if size < 2:
-            raise keys.fail("local_attention", "at least 2 where a layer has a window")
+            raise keys.fail("local_attention", "at least 2 if a layer has a window")
         return Window(size // 2)
 
     embedding, stack, dense, context = read_layers(keys, window)

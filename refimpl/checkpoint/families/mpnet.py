@@ -24,7 +24,9 @@ def config(keys: Keys, task: Task) -> Encoder:
         raise keys.fail("relative_attention_num_buckets", f"{BIAS.buckets}")
     rows = keys.size("max_position_embeddings", 512)
     if rows <= OFFSET:
-        raise keys.fail("max_position_embeddings", f"more than {OFFSET}: positions begin at row {OFFSET}")
+        raise keys.fail(
+            "max_position_embeddings", f"more than {OFFSET}, since positions begin at row {OFFSET}"
+        )
     masked = Dense("gelu", norm=layer_norm(keys))
     return encoder(
         keys,

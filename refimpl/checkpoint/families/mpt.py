@@ -26,7 +26,7 @@ def config(keys: Keys, task: Task) -> Decoder:
     if keys.values.get("logit_scale") is not None:
         raise keys.fail("logit_scale", "null")
     if not keys.get("no_bias", bool, True):
-        raise keys.fail("no_bias", "true: linear maps and norms without biases")
+        raise keys.fail("no_bias", "true: tfm supports MPT only without biases")
     if keys.size("expansion_ratio", 4) != 4:
         raise keys.fail("expansion_ratio", "4")
     keys.choice("norm_type", NORMS, "low_precision_layernorm")
@@ -35,7 +35,7 @@ def config(keys: Keys, task: Task) -> Decoder:
     inner.unused("attn_pdrop", "attn_impl", "architectures")
     inner.choice("attn_type", {"multihead_attention": None}, "multihead_attention")
     if not inner.get("alibi", bool, True):
-        raise inner.fail("alibi", "true: there are no learned positions")
+        raise inner.fail("alibi", "true: tfm supports MPT only with ALiBi")
     # Of training on several texts in a row; one text sees all of itself.
     inner.harmless(attn_uses_sequence_id=(bool,))
     for key in ("prefix_lm", "qk_ln"):

@@ -21,7 +21,7 @@ def config(keys: Keys, task: Task) -> Decoder:
     keys.get("output_router_logits", bool, False)
     keys.get("router_aux_loss_coef", float, None)
     if keys.get("clip_qkv", float, None) is not None:
-        raise keys.fail("clip_qkv", "null: queries and keys aren't clipped after their norms here")
+        raise keys.fail("clip_qkv", "null: tfm doesn't clip queries and keys after their norms")
     base = decoder(keys, context=4096, eps=1e-5)
     experts = keys.size(keys.spelled("num_experts", "num_local_experts"), 64)
     top, renormalize = keys.size("num_experts_per_tok", 8), keys.get("norm_topk_prob", bool, False)

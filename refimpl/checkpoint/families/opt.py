@@ -29,9 +29,9 @@ EPS = 1e-5  # no key states another
 def config(keys: Keys, task: Task) -> Decoder:
     keys.unused("dropout", "activation_dropout", "layerdrop", "init_std", "prefix")
     if not keys.get("learned_embeddings", bool, True):
-        raise keys.fail("learned_embeddings", "true: positions are learned")
+        raise keys.fail("learned_embeddings", "true: tfm supports OPT only with learned positions")
     if keys.get("scale_embeddings", bool, False):
-        raise keys.fail("scale_embeddings", "false: vectors of tokens aren't scaled")
+        raise keys.fail("scale_embeddings", "false: tfm supports OPT only with unscaled embeddings")
     # Notes of the conversion: eos_token_id is what ends a text.
     keys.harmless(end_token_id=(int,), output_projection=(True,))
     width, heads, size = keys.size("hidden_size"), keys.size("num_attention_heads"), head_size(keys)

@@ -18,7 +18,9 @@ ARCHITECTURES: dict[str, Task] = decoders("Phi", tasks=("classify", "tag"))
 def config(keys: Keys, task: Task) -> Decoder:
     keys.unused("resid_pdrop", "embd_pdrop")
     if keys.get("qk_layernorm", bool, False):
-        raise keys.fail("qk_layernorm", "false: a norm of queries and keys has no shift here")
+        raise keys.fail(
+            "qk_layernorm", "false: tfm doesn't support Phi's norm of queries and keys, which has a bias"
+        )
     heads, size = keys.size("num_attention_heads"), head_size(keys)
     context = keys.size("max_position_embeddings", 2048)
     position = rope(keys, size, context, partial=0.5)

@@ -20,7 +20,8 @@ def config(keys: Keys, task: Task) -> Encoder:
     if "lora_adaptations" in keys:  # of jina-embeddings-v3
         raise keys.fail(
             "lora_adaptations",
-            "absent: adapters of several tasks in one file aren't read, take jinaai/jina-embeddings-v3-hf",
+            "absent: tfm doesn't read adapters of several tasks in one file; use "
+            "jinaai/jina-embeddings-v3-hf",
         )
     masked = Dense("gelu", norm=layer_norm(keys))
     return encoder(
@@ -37,7 +38,7 @@ def after_padding(keys: Keys, rows: int) -> Learned:
     """Return learned positions whose first row comes after the padding's id."""
     offset = keys.get("pad_token_id", int, 1) + 1
     if not 0 < offset < rows:
-        raise keys.fail("pad_token_id", f"0 to {rows - 2}: positions begin after it")
+        raise keys.fail("pad_token_id", f"0 to {rows - 2}: since positions begin after it")
     return Learned(rows - offset, offset)
 
 

@@ -21,7 +21,7 @@ PREFIX = "roformer."
 
 def config(keys: Keys, task: Task) -> Encoder:
     if keys.get("rotary_value", bool, False):
-        raise keys.fail("rotary_value", "false: values aren't rotated")
+        raise keys.fail("rotary_value", "false: tfm doesn't rotate values")
     keys.harmless(norm_type=("layer_norm",), use_bias=(True,))  # RoFormerV2 has neither shifts nor biases
     width, heads, size = keys.size("hidden_size"), keys.size("num_attention_heads"), head_size(keys)
     tables = keys.size("embedding_size", None) or width

@@ -119,7 +119,7 @@ def _bounded(config: Decoder, keys: Keys) -> Decoder:
 def _limits(keys: Keys, key: str, layers: int) -> Sequence[float | None]:
     limits = keys.get(key, list, None, null=True) or [None] * layers
     if len(limits) != layers or any(x is not None and (type(x) not in (int, float) or x < 0) for x in limits):
-        raise keys.fail(key, f"a list of {layers} numbers that aren't negative")
+        raise keys.fail(key, f"a list of {layers} numbers of at least 0")
     return limits
 
 
@@ -140,13 +140,15 @@ def _in_transformers_words(keys: Keys) -> Keys:
             values[name] = keys.stated(keys.spelled(name, own))
     lists = {key: values[key][:count] for key in BY_LAYER if isinstance(values.get(key), list)}
     if any(mark != 1 for mark in keys.get("use_rope_layers", list, None) or ()):
-        raise keys.fail("use_rope_layers", "a list of ones: each layer has positions")
+        raise keys.fail("use_rope_layers", "a list of ones, since each layer has positions")
     keys.unused("use_rope_layers", "moe_layers_enum", "attention_other_setting", *ROPES)
     if (sparse := values.get("moe_layers_enum")) is not None:
         try:
             numbers = {int(n) for n in (sparse.split(",") if isinstance(sparse, str) else sparse)}
         except (TypeError, ValueError):
-            raise keys.fail("moe_layers_enum", "numbers of layers, in a list or with commas") from None
+            raise keys.fail(
+                "moe_layers_enum", "a list of layers, or their numbers separated by commas"
+            ) from None
         lists.setdefault("mlp_layer_types", [SPARSE[i in numbers] for i in range(count)])
     if other := keys.get("attention_other_setting", dict, None):
         narrow = Keys(other, f"{keys.where}: attention_other_setting")
@@ -167,7 +169,7 @@ def _ropes(keys: Keys, lists: Mapping[str, list[Any]]) -> dict[str, dict[str, An
     types, names = lists.get("layer_types") or LAYER_TYPES[:1] * count, {"rope_theta": "rope_theta"}
     names["partial_rotary_factors"] = "partial_rotary_factor"
     if any(len(lists.get(key, types)) != count for key in (*names, "layer_types")):
-        raise keys.fail("rope_theta", "a number, or as partial_rotary_factors one for each layer")
+        raise keys.fail("rope_theta", "a number, or like partial_rotary_factors a number for each layer")
     for kind in LAYER_TYPES:
         if kind in types:
             stated = {own: keys.values.get(key) for key, own in names.items()}

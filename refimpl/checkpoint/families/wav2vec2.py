@@ -108,7 +108,7 @@ def config(keys: Keys, task: Task) -> Encoder:
         if keys.get(name, bool, False):
             raise keys.fail(name, "false")
     if keys.get("adapter_attn_dim", int, None, null=True) is not None:
-        raise keys.fail("adapter_attn_dim", "null: weights of single languages aren't read")
+        raise keys.fail("adapter_attn_dim", "null: tfm doesn't read weights for single languages")
     return Encoder(Embedding(keys.size("vocab_size"), width), stack, CTC(), CONTEXT)
 
 
@@ -121,7 +121,7 @@ def _convolutions(keys: Keys) -> tuple[Convolution, ...]:
     }
     lists = [keys.get(name, list, default) for name, default in usual.items()]
     if keys.get("num_feat_extract_layers", int, len(lists[0])) != len(lists[0]):
-        raise keys.fail("num_feat_extract_layers", f"{len(lists[0])}, as conv_dim")
+        raise keys.fail("num_feat_extract_layers", f"{len(lists[0])}, the length of conv_dim")
     for name, values in zip(usual, lists, strict=True):
         if len(values) != len(lists[0]) or not all(type(value) is int for value in values):
             raise keys.fail(name, f"{len(lists[0])} whole numbers, one for each convolution")

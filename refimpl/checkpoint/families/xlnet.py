@@ -68,7 +68,7 @@ def _head(keys: Keys, task: Task) -> ReadingHead:
     function = keys.get("summary_activation", str, "tanh", null=True)
     kind = keys.choice("summary_activation", ACTIVATIONS, "tanh") if function else None
     if not mapped and kind is not None:
-        raise keys.fail("summary_use_proj", "true where summary_activation isn't null")
+        raise keys.fail("summary_use_proj", "true if summary_activation isn't null")
     dense = Dense(kind) if mapped else None
     return head(keys, task, masked=MaskedLM(True), classify=dense, pooling=pooling)
 

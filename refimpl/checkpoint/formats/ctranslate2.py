@@ -51,7 +51,8 @@ class CTranslate2File:
         cursor = Cursor(self._file, "the variables")
         if (version := cursor.number("<I", "the version")) != VERSION:
             raise cursor.fail(
-                f"must be a model of CTranslate2, version {VERSION}, begins with {version:#x}: convert the "
+                f"must be a model of CTranslate2, version {VERSION}, but it begins with {version:#x}: "
+                "convert the "
                 "original model again, or take it in safetensors"
             )
         self.specification = f"{_text(cursor)} {cursor.number('<I', 'the revision')}"
@@ -61,7 +62,9 @@ class CTranslate2File:
         for _ in range(_count(cursor, "aliases")):
             alias, name = _text(cursor), _text(cursor)
             if name not in self.variables:
-                raise cursor.fail(f"{alias!r:.80} must be another name of a variable, {name!r:.80} isn't one")
+                raise cursor.fail(
+                    f"{alias!r:.80} must be another name of a variable, but {name!r:.80} isn't a variable"
+                )
             self._add(cursor, self.variables[name], alias)
         if cursor.at != cursor.end:
             raise cursor.fail(f"{cursor.end - cursor.at} bytes follow the last name: damaged")
@@ -83,7 +86,8 @@ class CTranslate2File:
         variable = self[name]
         if variable.shape or variable.kind not in CODES:
             raise CheckpointError(
-                f"{self.path}: {name!r} must be a whole number, is {variable.kind} {list(variable.shape)}"
+                f"{self.path}: {name!r} must be a whole number, but it is {variable.kind} "
+                f"{list(variable.shape)}"
             )
         return self._bytes(variable, 0, 1).view(CODES[variable.kind])[0].item()
 
@@ -96,7 +100,8 @@ class CTranslate2File:
         scale = self[variable.name + SCALE]
         if scale.kind != "F32" or scale.shape not in ((), variable.shape[:1]):
             raise CheckpointError(
-                f"{self.path}: {scale.name!r:.80} must be F32, one number or {variable.shape[0]}, is "
+                f"{self.path}: {scale.name!r:.80} must be F32 with one number or {variable.shape[0]}, but "
+                "it is "
                 f"{scale.kind} {list(scale.shape)}"
             )
         rows = (begin, end) if scale.shape else (0, 1)
@@ -113,14 +118,16 @@ class CTranslate2File:
 def _count(cursor: Cursor, what: str) -> int:
     count = cursor.number("<I", f"the number of {what}")
     if count > MAX_COUNT:
-        raise cursor.fail(f"may have {MAX_COUNT} {what}, claims {count}")
+        raise cursor.fail(f"may have at most {MAX_COUNT} {what}, but it claims {count}")
     return count
 
 
 def _text(cursor: Cursor) -> str:
     data = cursor.take(cursor.number("<H", "a name"), "a name")
     if not NAME.fullmatch(data):
-        raise cursor.fail(f"a name must be letters, digits and / . - _ before a zero, got {data!r:.80}")
+        raise cursor.fail(
+            f"a name must have only letters, digits and / . - _ before its zero byte, got {data!r:.80}"
+        )
     return data[:-1].decode("ascii")
 
 
@@ -130,17 +137,17 @@ def _variable(cursor: Cursor) -> Variable:
     what = f"variable {name!r:.80}"
     axes = cursor.number("<B", what)
     if axes > MAX_AXES:
-        raise cursor.fail(f"{what} may have {MAX_AXES} axes, claims {axes}")
+        raise cursor.fail(f"{what} may have at most {MAX_AXES} axes, but it claims {axes}")
     shape = tuple(cursor.number("<I", what) for _ in range(axes))
     number = cursor.number("<B", what)
     if number >= len(TYPES):
         raise cursor.fail(f"{what} must be one of {', '.join(TYPES)}, has type {number}")
     size, kind = cursor.number("<I", what), TYPES[number]
     if size != math.prod(shape) * KINDS[kind].record.itemsize:
-        raise cursor.fail(f"{what}: {kind} {list(shape)} doesn't take {size} bytes: damaged")
+        raise cursor.fail(f"{what}: {kind} {list(shape)} doesn't have {size} bytes: damaged")
     if size > cursor.end - cursor.at:
         raise cursor.fail(
-            f"{what} needs {size} bytes at byte {cursor.at}, {cursor.end - cursor.at} are left: truncated"
+            f"{what} needs {size} bytes at byte {cursor.at}, but {cursor.end - cursor.at} are left: truncated"
         )
     begin = cursor.at
     cursor.at += size

@@ -30,14 +30,14 @@ class Cursor:
         self._room -= size
         if self._room < 0:
             allowed = (ROOM + len(self.file)) // 2**20
-            raise self.fail(f"{self.part} may take {allowed} MB of memory, {what} takes more")
+            raise self.fail(f"{self.part} may take at most {allowed} MB of memory, but {what} takes more")
 
     def take(self, size: int, what: str) -> bytes:
         """Return the next `size` bytes; CheckpointError where fewer are left."""
         left = self.end - self.at
         if size > left:
             raise self.fail(
-                f"{what} needs {size} bytes at byte {self.at}, {left} are left: truncated or damaged"
+                f"{what} needs {size} bytes at byte {self.at}, but {left} are left: truncated or damaged"
             )
         begin = self.at - self.window_begin
         if begin + size > len(self.window):

@@ -63,7 +63,7 @@ class FileBytes:
             raise self._error(f"{self.path}: can't be read: {problem.strerror}") from None
         if rest:
             raise self._error(
-                f"{self.path}: must have {self._size} bytes, it was cut short while it was read"
+                f"{self.path}: must have {self._size} bytes, but it was truncated while it was read"
             )
 
     def sha256(self) -> str:
@@ -80,5 +80,5 @@ def read_file(path: Path, limit: int, error: type[TfmError] = CheckpointError) -
     """Return the bytes of a small file; raise `error` if it is larger than `limit`."""
     file = FileBytes(path, error)
     if len(file) > limit:
-        raise error(f"{path}: may have {limit} bytes, has {len(file)}")
+        raise error(f"{path}: may have at most {limit} bytes, but it has {len(file)}")
     return file.read(0, len(file)).tobytes()

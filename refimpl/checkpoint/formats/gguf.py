@@ -53,7 +53,7 @@ class _Cursor(Cursor):
     def text(self, what: str, limit: int = MAX_STRING) -> str:
         length = self.number("<Q", what)
         if length > limit:
-            raise self.fail(f"{what} may have {limit} bytes, claims {length}")
+            raise self.fail(f"{what} may have at most {limit} bytes, but it claims {length}")
         try:
             text = self.take(length, what).decode("utf-8")
         except UnicodeDecodeError:
@@ -72,22 +72,22 @@ class _Cursor(Cursor):
             return self.numbers(kind, 1, key)[0].item()
         kind, count = self.kind(key), self.number("<Q", key)
         if kind == "array":
-            raise self.fail(f"{key}: arrays of arrays aren't read")
+            raise self.fail(f"{key}: tfm doesn't read arrays of arrays")
         what = "strings" if kind == "str" else "numbers"
         if count > self._items[what]:
-            raise self.fail(f"{key} may have {self._items[what]} items, claims {count}")
+            raise self.fail(f"{key} may have at most {self._items[what]} items, but it claims {count}")
         self._items[what] -= count
         return self.strings(count, key) if kind == "str" else self.numbers(kind, count, key)
 
     def kind(self, key: str) -> str:
         number = self.number("<I", key)
         if number >= len(SCALARS):
-            raise self.fail(f"{key}: value types are 0 to {len(SCALARS) - 1}, got {number}")
+            raise self.fail(f"{key}: value types must be 0 to {len(SCALARS) - 1}, got {number}")
         return SCALARS[number]
 
     def strings(self, count: int, key: str) -> list[str]:
         if count * 8 > self.end - self.at:
-            raise self.fail(f"{key} claims {count} strings, the file is too short: truncated or damaged")
+            raise self.fail(f"{key} claims {count} strings, but the file is too short: truncated or damaged")
         found: list[str] = []
         while len(found) < count:
             found.append(self.text(key))  # this reads on where the window ends
@@ -133,18 +133,18 @@ class GGUF:
         cursor = _Cursor(file)
         magic = cursor.take(4, "the magic")
         if magic != b"GGUF":
-            raise cursor.fail(f"must begin with GGUF, begins with {magic!r}")
+            raise cursor.fail(f"must begin with GGUF, but it begins with {magic!r}")
         version = cursor.number("<I", "the version")
         if version not in (2, 3):
-            raise cursor.fail(f"GGUF versions 2 and 3 (little-endian) are read, got {version:#x}")
+            raise cursor.fail(f"the version must be 2 or 3 (little-endian), got {version:#x}")
         counts = [cursor.number("<Q", "a count") for _ in range(2)]
         if max(counts) > MAX_COUNT:
-            raise cursor.fail(f"may have {MAX_COUNT} tensors and pairs, claims {counts}")
+            raise cursor.fail(f"may have at most {MAX_COUNT} tensors and pairs, but it claims {counts}")
         self.metadata: dict[str, Any] = {}
         for _ in range(counts[1]):
             key = cursor.text("a key")
             if not key or key in self.metadata:
-                raise cursor.fail(f"each key may stand once and needs a name, got {key!r:.80} again")
+                raise cursor.fail(f"each key must have a name and may occur once, got {key!r:.80} again")
             self.metadata[key] = cursor.value(key)
         self._alignment = self._check_alignment()
         found: dict[str, tuple[str, tuple[int, ...], int, int]] = {}
@@ -161,7 +161,7 @@ class GGUF:
         end = max((t[3] for t in found.values()), default=0)
         if end > len(file) - start and end:
             raise cursor.fail(
-                f"the tensors need {end} bytes from byte {start} on, the file has {len(file)}: truncated"
+                f"the tensors need {end} bytes from byte {start} on, but the file has {len(file)}: truncated"
             )
         if len(file) > start + self._pad(end):
             raise cursor.fail(f"{len(file) - start - self._pad(end)} bytes follow the last tensor: damaged")
@@ -182,7 +182,7 @@ class GGUF:
         what = f"tensor {name!r}"
         dimensions = cursor.number("<I", what)
         if dimensions > 4:
-            raise cursor.fail(f"{what} may have 4 dimensions, claims {dimensions}")
+            raise cursor.fail(f"{what} may have at most 4 dimensions, but it claims {dimensions}")
         shape = tuple(cursor.number("<Q", what) for _ in range(dimensions))[::-1]
         if len(shape) == 4 and shape[0] == 1:
             shape = shape[1:]  # llama.cpp's tools drop such an axis, and its converter of Kimi Linear doesn't
@@ -192,7 +192,7 @@ class GGUF:
         kind = KINDS[TENSORS[number]]
         size = math.prod(shape)
         if size > 8 * cursor.end or max(shape, default=1) > 2**48:
-            raise cursor.fail(f"{what} claims shape {list(shape)}, more than the file can hold")
+            raise cursor.fail(f"{what} claims shape {list(shape)}, which is more than the file can hold")
         if (shape[-1] if shape else 1) % kind.size:
             raise cursor.fail(
                 f"{what}: rows of {TENSORS[number]} come in blocks of {kind.size}, got {list(shape)}"

@@ -25,7 +25,9 @@ def parts_of(path: Path) -> list[Path]:
     if path.name != first.name:
         raise CheckpointError(f"{path}: is a part of a model: name the first one, {first.name}")
     if not 1 < int(match[3]) <= MAX_PARTS:
-        raise CheckpointError(f"{path}: a model may have {MAX_PARTS} parts, the name says {int(match[3])}")
+        raise CheckpointError(
+            f"{path}: a model may have at most {MAX_PARTS} parts, the name says {int(match[3])}"
+        )
     files = [
         path.with_name(f"{match[1]}-{number:05}-of-{match[3]}.gguf") for number in range(1, int(match[3]) + 1)
     ]

@@ -59,7 +59,7 @@ class Directory:
         for part in (name, *([folder] if folder else [])):
             if not re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9_.\-]{0,254}", part):
                 raise CheckpointError(
-                    f"{self.path}: a file's name must be plain, without folders, got {part!r:.80}"
+                    f"{self.path}: a file's name must not contain folders, got {part!r:.80}"
                 )
         stated = self.path / folder / name
         try:
@@ -67,8 +67,8 @@ class Directory:
             there = _is_there(target)
         except (OSError, RuntimeError) as error:  # a loop of links is either; a folder may not be searched
             if isinstance(error, OSError) and error.errno != errno.ELOOP:
-                raise CheckpointError(f"{stated}: can't be found: {error.strerror}") from None
-            raise CheckpointError(f"{stated}: can't be found: a loop of links") from None
+                raise CheckpointError(f"{stated}: can't be opened: {error.strerror}") from None
+            raise CheckpointError(f"{stated}: can't be opened: its links form a loop") from None
         blobs = home.parent.parent / "blobs" if home.parent.name == "snapshots" else home
         if target.parent not in (home / folder, home, blobs):
             raise CheckpointError(f"{stated}: links out of the model's directory, to {target}")

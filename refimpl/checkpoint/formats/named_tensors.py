@@ -76,7 +76,7 @@ def stripped(source: TensorSource, prefixes: Sequence[str]) -> Table:
         prefix = next(filter(name.startswith, prefixes), "")
         _, other = table.setdefault(name.removeprefix(prefix), (source, name))
         if other != name:
-            raise CheckpointError(f"tensors must not be there twice: {other!r:.80} and {name!r:.80}")
+            raise CheckpointError(f"a tensor must not be stored twice: {other!r:.80} and {name!r:.80}")
     return table
 
 
@@ -102,14 +102,14 @@ class WeightNormed(Tensors):
             self._made |= {f"{m}weight": (m + g, m + v) for m in modules if m + g in names}
         if both := sorted(self._made.keys() & names):
             _, v = self._made[both[0]]
-            raise CheckpointError(f"tensors must not be there twice: {both[0]!r:.80}, and made of {v!r:.80}")
+            raise CheckpointError(f"a tensor must not be stored twice: {both[0]!r:.80}, and as {v!r:.80}")
         parts = {part for pair in self._made.values() for part in pair}
         for g, v in self._made.values():
             length, direction = source.shape(g), source.shape(v)
             pairs = zip(length, direction, strict=False)
             if len(length) != len(direction) or any(one not in (1, all_) for one, all_ in pairs):
                 raise CheckpointError(
-                    f"tensor {g!r:.80} must have the axes of {v!r:.80}, {list(direction)}, or 1, is "
+                    f"tensor {g!r:.80} must have the axes of {v!r:.80}, {list(direction)}, or 1, but it has "
                     f"{list(length)}"
                 )
         table = {name: (source, name) for name in source.names if name not in parts}
@@ -163,7 +163,7 @@ class Rescaled(Tensors):
             if source.kind(name) != "F32" or source.shape(name) not in allowed:
                 shapes = " or ".join(str(list(one)) for one in allowed)
                 raise CheckpointError(
-                    f"{source.path}: tensor {name!r} must be F32 {shapes}, is {source.kind(name)} "
+                    f"{source.path}: tensor {name!r} must be F32 {shapes}, but it is {source.kind(name)} "
                     f"{list(source.shape(name))}"
                 )
             hidden.add(name)

@@ -76,7 +76,7 @@ class PickleReader:
             self._carry_out(code)
         value = self._pop()
         if self._stack:
-            raise self._fail(f"must make one value, {len(self._stack)} more are left")
+            raise self._fail(f"must make one value, but {len(self._stack)} more are left")
         return value
 
     def _fail(self, message: str) -> CheckpointError:
@@ -111,7 +111,7 @@ class PickleReader:
 
     def _text(self, size: int) -> str:
         if size > MAX_TEXT:
-            raise self._fail(f"may have texts of {MAX_TEXT} bytes, claims {size}")
+            raise self._fail(f"may have texts of at most {MAX_TEXT} bytes, but it claims {size}")
         self._cursor.hold(4 * size, "a text")
         try:
             return self._cursor.take(size, "the pickle").decode("utf-8")
@@ -124,18 +124,18 @@ class PickleReader:
         while (letter := self._byte()) != "\n":
             line += letter
             if len(line) > MAX_NAME:
-                raise self._fail(f"may have names of {MAX_NAME} letters, {line!r:.40} is longer")
+                raise self._fail(f"may have names of at most {MAX_NAME} letters, but {line!r:.40} is longer")
         return line
 
     def _top(self) -> Any:
         if not self._stack or self._stack[-1] is _MARK:
-            raise self._fail("takes a value where there is none: damaged")
+            raise self._fail("uses a value that doesn't exist: damaged")
         return self._stack[-1]
 
     def _pop(self, kind: type | None = None) -> Any:
         value = self._top()
         if kind is not None and type(value) is not kind:
-            raise self._fail(f"must have a {kind.__name__} here, has a {type(value).__name__}")
+            raise self._fail(f"must have a {kind.__name__} here, but it has a {type(value).__name__}")
         return self._stack.pop()
 
     def _since_mark(self) -> list[Any]:
@@ -150,12 +150,12 @@ class PickleReader:
 
     def _get(self, number: int) -> None:
         if number not in self._memo:
-            raise self._fail(f"takes value {number} before it is kept: damaged")
+            raise self._fail(f"uses value {number} before it is stored: damaged")
         self._stack.append(self._memo[number])
 
     def _proto(self) -> None:
         if (version := self._number("<B")) != 2:
-            raise self._fail(f"must have protocol 2, has {version}")
+            raise self._fail(f"must have protocol 2, but it has {version}")
 
     def _long(self) -> None:
         size = self._number("<B")
@@ -192,16 +192,16 @@ class PickleReader:
         values = self._pop(dict)
         self._stack.append(values)
         if type(key) not in (str, int):  # a tuple's hash goes as deep as it is nested
-            raise self._fail(f"must have texts or whole numbers as keys, has a {type(key).__name__}")
+            raise self._fail(f"must have texts or whole numbers as keys, but it has a {type(key).__name__}")
         if key in values:
-            raise self._fail(f"may have each key once, {key!r:.80} stands twice")
+            raise self._fail(f"may have each key once, but {key!r:.80} occurs twice")
         values[key] = value
 
     def _global(self) -> None:
         text = f"{self._line()}.{self._line()}"
         if text not in self._calls:
             raise self._fail(
-                f"names {text!r:.120}, which is neither imported nor run: weights need tensors alone"
+                f"names {text!r:.120}, which tfm neither imports nor runs: files of weights need only tensors"
             )
         self._stack.append(Name(text))
 

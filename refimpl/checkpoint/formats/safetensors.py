@@ -41,7 +41,7 @@ class SafeTensors:
         self.path = path
         file = FileBytes(path)
         if len(file) < 8:
-            raise CheckpointError(f"{path}: a safetensors file has at least 8 bytes, this has {len(file)}")
+            raise CheckpointError(f"{path}: a safetensors file has at least 8 bytes, but it has {len(file)}")
         length = int.from_bytes(file.read(0, 8).tobytes(), "little")
         following = len(file) - 8
         if length > min(HEADER_LIMIT, following):
@@ -59,12 +59,13 @@ class SafeTensors:
         for name, (_, _, begin, end) in sorted(self._entries.items(), key=lambda item: item[1][2:]):
             if begin != at:
                 raise CheckpointError(
-                    f"{path}: {name!r:.80} must begin at byte {at}, begins at {begin}: a hole or an overlap"
+                    f"{path}: {name!r:.80} must begin at byte {at}, but it begins at {begin}: a hole or an "
+                    "overlap"
                 )
             at = end
         if at != self._size:
             raise CheckpointError(
-                f"{path}: the tensors need {at} bytes, the file has {self._size}: truncated or padded"
+                f"{path}: the tensors need {at} bytes, but the file has {self._size}: truncated or padded"
             )
 
     def _entry(self, name: str, entry: Any) -> tuple[str, tuple[int, ...], int, int]:
@@ -85,7 +86,9 @@ class SafeTensors:
             )
         need = math.prod(shape) * KINDS[kind].record.itemsize
         if need != end - begin:
-            raise CheckpointError(f"{at}: {kind} {shape} needs {need} bytes, data_offsets give {end - begin}")
+            raise CheckpointError(
+                f"{at}: {kind} {shape} needs {need} bytes, but data_offsets give {end - begin}"
+            )
         return kind, tuple(shape), begin, end
 
     @property

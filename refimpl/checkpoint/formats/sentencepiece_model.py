@@ -92,7 +92,7 @@ class _Message:
             at += 1
             if byte < 128:
                 return value, at
-        raise self.fail(f"a number ends at byte {at} without an end: truncated or damaged")
+        raise self.fail(f"the number before byte {at} has no end: truncated or damaged")
 
     def text(self, span: tuple[int, int]) -> str:
         try:
@@ -106,7 +106,9 @@ class _Message:
         for number, stored, value in self.fields(*span):
             if number in kinds:
                 if stored != kinds[number]:
-                    raise self.fail(f"field {number} must be stored as {kinds[number]}, is as {stored}")
+                    raise self.fail(
+                        f"field {number} must be stored as {kinds[number]}, but it is stored as {stored}"
+                    )
                 values[number] = value
         return values
 
@@ -137,7 +139,7 @@ def read_sentencepiece(path: Path) -> SentencePieceModel:
     room = ROOM + len(message.data)
     for number, stored, span in message.fields(0, len(message.data)):
         if number in (1, 2, 3) and stored != _BYTES:
-            raise message.fail(f"field {number} must be stored as {_BYTES}, is as {stored}")
+            raise message.fail(f"field {number} must be stored as {_BYTES}, but it is stored as {stored}")
         if number == 2:
             trainer |= message.values(span, _TRAINER)
         elif number == 3:
@@ -145,7 +147,7 @@ def read_sentencepiece(path: Path) -> SentencePieceModel:
         elif number == 1:
             room -= PIECE + 4 * (span[1] - span[0])
             if room < 0 or span[1] - span[0] > LONGEST_PIECE:
-                raise message.fail(f"piece {len(pieces)} is too long, or one too many")
+                raise message.fail(f"piece {len(pieces)} is too long, or there are too many pieces")
             values = message.values(span, _PIECE)
             pieces.append(message.text(values.get(1, (0, 0))))
             scores.append(struct.unpack("<f", message.data[slice(*values[2])])[0] if 2 in values else 0.0)
@@ -153,7 +155,7 @@ def read_sentencepiece(path: Path) -> SentencePieceModel:
             if not math.isfinite(scores[-1]) or not NORMAL <= types[-1] <= BYTE:
                 raise message.fail(f"piece {pieces[-1]!r:.40} must have a finite score and a type of 1 to 6")
     if not pieces or len(set(pieces)) < len(pieces):
-        raise message.fail(f"it must have pieces that differ, {len(set(pieces))} of {len(pieces)} do")
+        raise message.fail(f"all pieces must differ, but only {len(set(pieces))} of {len(pieces)} do")
     return _model(message, (pieces, scores, types), trainer, normalizer)
 
 
@@ -169,7 +171,7 @@ def _model(
         stated = trainer.get(number, default)
         id = -1 if stated >= 2**31 else stated  # -1 takes all ten bytes
         if id >= len(pieces[0]):
-            raise message.fail(f"its special ids must be those of its {len(pieces[0])} pieces, got {id}")
+            raise message.fail(f"its special ids must be ids of its {len(pieces[0])} pieces, got {id}")
         ids.append(id)
     texts = [
         message.text(trainer[number]) if number in trainer else default

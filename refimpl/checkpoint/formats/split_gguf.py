@@ -34,7 +34,7 @@ class SplitGguf(Tensors):
                     f"{stated!s:.80}"
                 )
         if sum(len(part.names) for part in parts) != len(self.names):
-            raise CheckpointError(f"{self.path}: a tensor may be in one of the parts only")
+            raise CheckpointError(f"{self.path}: a tensor may be in only one of the parts")
 
 
 def open_gguf(path: Path) -> GGUF | SplitGguf:

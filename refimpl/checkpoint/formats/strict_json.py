@@ -40,14 +40,16 @@ def parse(
         text = data if isinstance(data, str) else data.decode("utf-8")
         value = json.loads(text, object_pairs_hook=unique, parse_constant=refuse, parse_float=finite)
     except RecursionError:
-        raise error(f"{where}: JSON may be nested {DEPTH} deep, this is far deeper") from None
+        raise error(
+            f"{where}: JSON may be nested at most {DEPTH} levels deep, but it is far deeper"
+        ) from None
     except ValueError as problem:  # JSONDecodeError, UnicodeDecodeError, an integer of 5,000 digits
         raise error(f"{where}: must be JSON in UTF-8: {str(problem)[:120]}") from None
     level = [value]
     for _ in range(DEPTH):
         level = [child for item in level for child in _children(item)]
     if level:
-        raise error(f"{where}: JSON may be nested {DEPTH} deep, this is deeper")
+        raise error(f"{where}: JSON may be nested at most {DEPTH} levels deep, but it is deeper")
     return value
 
 

@@ -178,7 +178,7 @@ class TorchFile:
             self._tensors, self._begins = self._read_pickles(named)
         else:
             raise CheckpointError(
-                f"{path}: must be a zip or a pickle of torch.save, begins with {first!r}: damaged?"
+                f"{path}: must be a zip or a pickle of torch.save, but it begins with {first!r}: damaged?"
             )
 
     def _read_zip(self, named: _Tensors) -> tuple[dict[str, _Tensor], dict[str, int]]:
@@ -187,18 +187,19 @@ class TorchFile:
         folders = [name.removesuffix("/data.pkl") for name in entries if name.endswith("/data.pkl")]
         if len(folders) != 1:
             raise CheckpointError(
-                f"{self.path}: must have one data.pkl, has {len(folders)}: not of torch.save"
+                f"{self.path}: must have one data.pkl, but it has {len(folders)}: not of torch.save"
             )
         if f"{folders[0]}/constants.pkl" in entries:
             raise CheckpointError(
-                f"{self.path}: holds a TorchScript program, not weights alone: save the model's state_dict()"
+                f"{self.path}: contains a TorchScript program, not only weights: save the model's "
+                "state_dict()"
             )
         order = entries.get(f"{folders[0]}/byteorder")
         if (
             order is not None
             and self._file.read(order[0], min(order[1], order[0] + 8)).tobytes() != b"little"
         ):
-            raise CheckpointError(f"{self.path}: must be written on a little-endian machine")
+            raise CheckpointError(f"{self.path}: must have been written on a little-endian machine")
         cursor = Cursor(self._file, "the pickle", *entries[f"{folders[0]}/data.pkl"])
         tensors = self._checked(PickleReader(cursor, named.calls, named.storage).read())
         begins = {}
@@ -219,11 +220,11 @@ class TorchFile:
                 f"{self.path}: must begin as files of torch.save do: a pickle of another kind"
             )
         if system.get("little_endian") is not True:
-            raise CheckpointError(f"{self.path}: must be written on a little-endian machine")
+            raise CheckpointError(f"{self.path}: must have been written on a little-endian machine")
         tensors = self._checked(pickles.read())
         keys, begins = pickles.read(), {}
         if type(keys) is not list or {type(key) for key in keys} - {str} or set(keys) != set(named.storages):
-            raise CheckpointError(f"{self.path}: must list the storages that its tensors lie in: damaged")
+            raise CheckpointError(f"{self.path}: must list the storages that contain its tensors: damaged")
         for key in keys:
             storage = named.storages[key]
             count = cursor.number("<Q", f"storage {key!r:.40}")
@@ -242,19 +243,22 @@ class TorchFile:
     def _checked(self, values: Any) -> dict[str, _Tensor]:
         """The tensors by name, which together aren't larger than the file by any factor."""
         if type(values) is not dict:
-            raise CheckpointError(f"{self.path}: must hold tensors by name, holds a {type(values).__name__}")
+            raise CheckpointError(
+                f"{self.path}: must hold tensors by name, but it holds a {type(values).__name__}"
+            )
         total = 0
         for name, tensor in values.items():
             if type(name) is not str or type(tensor) is not _Tensor:
                 raise CheckpointError(
-                    f"{self.path}: must hold tensors by name, {name!r:.80} is a {type(tensor).__name__}: "
-                    "save the model's state_dict() alone"
+                    f"{self.path}: must hold tensors by name, but {name!r:.80} is a {type(tensor).__name__}: "
+                    "save only the model's state_dict()"
                 )
             total += math.prod(tensor.shape) * KINDS[tensor.storage.kind].record.itemsize
         if total > SHARED * len(self._file):
             raise CheckpointError(
-                f"{self.path}: its tensors may have {SHARED} times the file's size, {len(self._file)} bytes, "
-                f"they claim {total}"
+                f"{self.path}: its tensors may have at most {SHARED} times the file's size, "
+                f"{len(self._file)} bytes, "
+                f"but they claim {total}"
             )
         return values
 

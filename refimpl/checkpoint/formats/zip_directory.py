@@ -37,7 +37,7 @@ def stored_entries(file: FileBytes) -> dict[str, tuple[int, int]]:
     for _ in range(count):
         name, size, at = _directory_entry(cursor)
         if name in entries:
-            raise cursor.fail(f"the zip's entry {name!r:.80} stands twice")
+            raise cursor.fail(f"the zip's entry {name!r:.80} occurs twice")
         entries[name] = _content(file, name, size, at, begin)
     if cursor.at != end:
         raise cursor.fail(f"the zip's directory of {count} entries must end at byte {end}: damaged")
@@ -51,7 +51,7 @@ def _end_of_archive(file: FileBytes) -> tuple[int, int, int]:
     data = file.read(tail, len(file)).tobytes()
     at = data.rfind(b"PK\5\6")
     if at < 0 or at + _END.size > len(data):
-        raise cursor.fail("a zip must end in a directory, this has none: truncated or damaged")
+        raise cursor.fail("a zip must end in a directory, but it has none: truncated or damaged")
     _, count, total, size, begin, comment = _END.unpack_from(data, at)
     end = tail + at
     if end + _END.size + comment != len(file) or count != total:
@@ -84,13 +84,13 @@ def _directory_entry(cursor: Cursor) -> tuple[str, int, int]:
     cursor.take(comment_size, what)
     if flags & 1 or method:
         raise cursor.fail(
-            f"the zip's entry {name!r:.80} must be stored as it is, it is compressed or encrypted"
+            f"the zip's entry {name!r:.80} must be stored without compression and encryption, but it isn't"
         )
     large = _large_numbers(extra)
     sizes = [next(large, -1) if number == FULL32 else number for number in (size, packed)]
     at = next(large, -1) if at == FULL32 else at
     if sizes[0] != sizes[1] or min(*sizes, at) < 0:
-        raise cursor.fail(f"the zip's entry {name!r:.80} must state where it lies: damaged")
+        raise cursor.fail(f"the zip's entry {name!r:.80} must state its position: damaged")
     return name, sizes[0], at
 
 

@@ -81,7 +81,9 @@ class AddedTokenSplitter:
         texts = [normalize(token.content) for token in tokens]
         if "" in texts or len(set(texts)) < len(texts):
             duplicate = next(text for text in texts if not text or texts.count(text) > 1)
-            raise CheckpointError(f"added_tokens: normalized, {duplicate!r:.60} must be one token's alone")
+            raise CheckpointError(
+                f"added_tokens: two tokens must not have the same normalized form, got {duplicate!r:.60}"
+            )
         self._tokens = tokens
         self._trie = Trie((text, i) for i, text in enumerate(texts))
         first_characters = "".join(re.escape(c) for c in sorted({text[0] for text in texts}))

@@ -127,7 +127,7 @@ def _make(vocab: dict[str, int], merges: list[list[str]], dropout: None, **optio
     if options["byte_fallback"] and (prefix or options["end_of_word_suffix"]):
         raise CheckpointError(
             "model.byte_fallback can't be combined with continuing_subword_prefix or end_of_word_suffix: "
-            "their bytes would be tokens that stand for no character of the text"
+            "bytes of an affix would become tokens for no character of the text"
         )
     ranks: dict[tuple[int, int], tuple[int, int]] = {}
     for rank, (left, right) in enumerate(merges):

@@ -107,7 +107,7 @@ def replace(pattern: Pattern, content: str) -> Decoder:
     def change(token: str) -> str:
         parts = [content if matched else token[a:b] for a, b, matched in pattern.matches(token)]
         if (length := sum(map(len, parts))) > MAX_LENGTH:
-            raise LimitError(f"a decoded token may have {MAX_LENGTH} characters, this one has {length}")
+            raise LimitError(f"a decoded token may have at most {MAX_LENGTH} characters, but it has {length}")
         return "".join(parts)
 
     return lambda tokens: [change(token) for token in tokens]

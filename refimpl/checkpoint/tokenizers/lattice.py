@@ -77,7 +77,9 @@ class Lattice:
                 bound = -(ahead[edge.start] + total)
                 heapq.heappush(agenda, (bound, next(order), edge.start, (edge, *behind), total))
             if len(agenda) > AGENDA:
-                raise LimitError(f"the {n} best paths may need {AGENDA} hypotheses, this word needs more")
+                raise LimitError(
+                    f"the {n} best paths may need at most {AGENDA} hypotheses, but this word needs more"
+                )
         return complete
 
     def forward(self, alpha: float = 1.0) -> list[float]:

@@ -27,7 +27,9 @@ class NormalizedString:
 
     def __init__(self, text: str, spans: list[Span], start: int, end: int) -> None:
         if len(text) > MAX_LENGTH:
-            raise LimitError(f"a normalized text may have {MAX_LENGTH} characters, this one has {len(text)}")
+            raise LimitError(
+                f"a normalized text may have at most {MAX_LENGTH} characters, but it has {len(text)}"
+            )
         self.text, self.spans, self.start, self.end = text, spans, start, end
 
     @classmethod
@@ -108,7 +110,7 @@ class NormalizedString:
         """Replace each match by `content`, with the span of the match's last character."""
         count = sum(matched for _, _, matched in matches)
         if count * len(content) > MAX_LENGTH:
-            raise LimitError(f"a normalized text may have {MAX_LENGTH} characters")
+            raise LimitError(f"a normalized text may have at most {MAX_LENGTH} characters")
         text: list[str] = []
         spans: list[Span] = []
         for at, to, matched in matches:

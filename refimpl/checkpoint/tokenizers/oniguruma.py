@@ -26,7 +26,9 @@ def translate(pattern: str, where: str) -> re.Pattern[str]:
     """Translate a pattern. CheckpointError for a pattern that isn't supported or that may match the empty
     text."""
     if len(pattern) > PATTERN_LETTERS:
-        raise CheckpointError(f"{where} may have {PATTERN_LETTERS} characters, it has {len(pattern)}")
+        raise CheckpointError(
+            f"{where} may have at most {PATTERN_LETTERS} characters, but it has {len(pattern)}"
+        )
     reader = _Reader(pattern, where)
     translation, width, _ = reader.alternatives(0)
     if reader.remaining():

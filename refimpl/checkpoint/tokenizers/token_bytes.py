@@ -46,7 +46,9 @@ def token_bytes(tokenizer: Tokenizer) -> list[bytes]:
     for ids in (checked[1:], checked[:0:-1]):
         whole = before.encode() + b"".join(found[id] for id in ids)
         if tokenizer.decode([first, *ids]).encode() != whole:
-            raise CheckpointError("a token's text must not depend on its neighbours, this tokenizer's does")
+            raise CheckpointError(
+                "a token's text must not depend on its neighbours, but in this tokenizer it does"
+            )
     return found
 
 

@@ -142,7 +142,7 @@ def _added_token(part: NormalizedString, id: int, type_id: int) -> EncodedToken:
 
 def _check_text(text: str) -> str:
     if len(text) > MAX_TEXT:
-        raise LimitError(f"a text may have {MAX_TEXT} characters, this one has {len(text)}")
+        raise LimitError(f"a text may have at most {MAX_TEXT} characters, but it has {len(text)}")
     if not text.isascii() and any("\ud800" <= c <= "\udfff" for c in text):
         raise LimitError("a text must be Unicode without lone surrogates")
     return text
@@ -151,7 +151,7 @@ def _check_text(text: str) -> str:
 def read(text: str | bytes, where: str = "tokenizer.json") -> Tokenizer:
     """Return the tokenizer of a tokenizer.json's text; CheckpointError names an unknown option."""
     if len(text) > FILE_BYTES:
-        raise LimitError(f"{where} may have {FILE_BYTES} bytes, it has {len(text)}")
+        raise LimitError(f"{where} may have at most {FILE_BYTES} bytes, but it has {len(text)}")
     definition = parse(text, where)
     if not isinstance(definition, dict):
         raise CheckpointError(f"{where} must be an object, got {definition!r:.60}")

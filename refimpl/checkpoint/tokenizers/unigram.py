@@ -66,7 +66,9 @@ class Unigram:
                 single = single or end == start + 1
             if not single:
                 if self.unk_id is None:
-                    raise CheckpointError(f"tokenizer.json: unk_id must be there, {word[start]!r} is unknown")
+                    raise CheckpointError(
+                        f"tokenizer.json: the unknown character {word[start]!r} needs an unk_id"
+                    )
                 yield Edge(start, start + 1, self.unk_id, self.lowest_score - UNKNOWN_PENALTY)
 
     def tokens(self, word: str, path: Sequence[Edge]) -> list[Token]:
@@ -96,7 +98,7 @@ class Unigram:
 
 def _make(vocab: list[tuple[str, float]], unk_id: int | None, byte_fallback: bool) -> Unigram:
     if unk_id is not None and unk_id >= len(vocab):
-        raise CheckpointError(f"model.unk_id must be below {len(vocab)}, the pieces, got {unk_id}")
+        raise CheckpointError(f"model.unk_id must be below the number of pieces, {len(vocab)}, got {unk_id}")
     return Unigram(vocab, unk_id, byte_fallback)
 
 

@@ -57,7 +57,7 @@ def read_vocabulary(value: Any, where: str) -> dict[str, int]:
             raise CheckpointError(f"{where}: {token!r:.60} must have an id from 0, got {id!r:.40}")
         if len(token) > MAX_TOKEN_LENGTH:
             raise CheckpointError(
-                f"{where}: a token may have {MAX_TOKEN_LENGTH} characters, got {token!r:.40}"
+                f"{where}: a token may have at most {MAX_TOKEN_LENGTH} characters, got {token!r:.40}"
             )
         if id in tokens:
             raise CheckpointError(f"{where}: {tokens[id]!r:.40} and {token!r:.40} must have different ids")

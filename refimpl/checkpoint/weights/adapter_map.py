@@ -59,7 +59,7 @@ class AdapterMap:
         rules = self._readers.get(self._stripped(name), [])
         if not rules or any(rule.stacked or rule.joined or rule.part is not None for rule in rules):
             raise CheckpointError(
-                f"the adapter's {name!r:.120} must be of a weight that its base computes with"
+                f"the adapter's {name!r:.120} must belong to a weight that the base model uses"
             )
         return rules
 
@@ -88,7 +88,8 @@ class AdapterMap:
         copies = self._names(INPUT_TABLE, "compare") - outputs
         if copies and (touched := self._touched(inputs | copies)):
             raise CheckpointError(
-                f"the adapter's {touched[0]!r:.120} must be of one use: encoder and decoder share this table"
+                f"the adapter's {touched[0]!r:.120} can't change this table, which the encoder and the "
+                "decoder share"
             )
         head = config.head
         if not isinstance(head, LM | MaskedLM) or not head.tied:
@@ -106,7 +107,7 @@ class AdapterMap:
         allowed, parts = leaf_parts(rule, self.shapes)
         if (shape := self._tensors.shape(tensor)) not in allowed:
             raise CheckpointError(
-                f"the adapter's {tensor!r:.120} must have shape {list(allowed[0])}, has {list(shape)}"
+                f"the adapter's {tensor!r:.120} must have shape {list(allowed[0])}, but it has {list(shape)}"
             )
         for leaf, split in parts:
             if leaf in self.changes:
@@ -127,8 +128,8 @@ class AdapterMap:
         is_table = rule.leaves[0] == INPUT_TABLE or rule.leaves[0].endswith(ADDED)
         if any(len(size) != 2 for size in sizes) or update.of_table != is_table:
             raise CheckpointError(
-                f"the adapter's {update.down!r:.120} must be of a "
-                f"{'table' if update.of_table else 'linear map'}, it is of {rule.leaves[0]}"
+                f"the adapter's {update.down!r:.120} must belong to a "
+                f"{'table' if update.of_table else 'linear map'}, but it belongs to {rule.leaves[0]}"
             )
         inputs, outputs = sizes[0][0], sum(size[1] for size in sizes)
         if rule.leaves[0] == OUTPUT_TABLE:
@@ -137,14 +138,14 @@ class AdapterMap:
         if got != (inputs, outputs):
             raise CheckpointError(
                 f"the adapter's update of {update.module!r:.120} must have {inputs} inputs and {outputs} "
-                f"outputs, has {got[0]} and {got[1]}"
+                f"outputs, but it has {got[0]} and {got[1]}"
             )
         scale = self._settings.scale_of(update.module, self._work)
         for leaf, split in parts:
             change = self.changes.get(leaf, Change(rule.steps, split))
             if change.update is not None:
                 raise CheckpointError(
-                    f"the adapter must have one update of {leaf}, has two: {update.module!r:.120}"
+                    f"the adapter must have one update of {leaf}, but it has two: {update.module!r:.120}"
                 )
             self.changes[leaf] = replace(change, update=update, scale=scale, steps=rule.steps, split=split)
 
@@ -159,9 +160,12 @@ class AdapterMap:
             )
         rank, wanted = self._tensors.shape(update.down)[0], settings.rank_of(module, self._work)
         if rank != wanted:
-            raise CheckpointError(f"the adapter's {update.down!r:.120} must have rank {wanted}, has {rank}")
+            raise CheckpointError(
+                f"the adapter's {update.down!r:.120} must have rank {wanted}, but it has {rank}"
+            )
         if settings.dora != (update.magnitude is not None):
             raise CheckpointError(
-                f"{module!r:.120} must have a lora_magnitude_vector with use_dora, and only then: use_dora "
+                f"{module!r:.120} must have a lora_magnitude_vector if and only if use_dora is true: "
+                "use_dora "
                 f"is {str(settings.dora).lower()}"
             )

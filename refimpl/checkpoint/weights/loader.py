@@ -31,7 +31,7 @@ def check_finite(name: str, weight: np.ndarray | Blocks) -> None:
     elif weight.size and not np.isfinite([weight.min(), weight.max()]).all():
         index = np.unravel_index(np.argmin(np.isfinite(weight)), weight.shape)
         at = [int(i) for i in index]
-        raise NumericError(f"{name}{at} must be finite, is {weight[index]}: the checkpoint is damaged")
+        raise NumericError(f"{name}{at} must be finite, but it is {weight[index]}: the checkpoint is damaged")
 
 
 def _existing(rule: Rule, unread: Container[str]) -> tuple[str, ...]:
@@ -119,7 +119,9 @@ class Leaves:
         if missing := [name for name in self.shapes if name not in self._reads]:
             if tensor := absent.get(missing[0]):
                 raise CheckpointError(f"tensor {tensor!r} is missing: {missing[0]} needs it")
-            raise CheckpointError(f"{len(missing)} weights have no line in the map, first {missing[0]}")
+            raise CheckpointError(
+                f"the family's weight map has no line for {len(missing)} weights, first {missing[0]}"
+            )
         for rule in compared:
             if rule.tensors[0] in unread:
                 self._compare(rule)
@@ -128,7 +130,7 @@ class Leaves:
             del unread[name]
         if unread:
             first = next(iter(unread))
-            raise CheckpointError(f"every tensor must be known, {len(unread)} aren't, first {first!r:.80}")
+            raise CheckpointError(f"{len(unread)} tensors aren't known in this family, first {first!r:.80}")
 
     def _needed(self, rule: Rule) -> bool:
         """Whether leaves of a rule are needed, and none of them has been found in another tensor."""
@@ -150,11 +152,11 @@ class Leaves:
         allowed, parts = leaf_parts(rule, self.shapes)
         for name in rule.tensors:
             if (kind := self._source.kind(name)) in READABLE_INTEGERS:
-                raise CheckpointError(f"tensor {name!r} must be of a float type, is {kind}")
+                raise CheckpointError(f"tensor {name!r} must be of a float type, but it is {kind}")
             shape = self._source.shape(name)
             if not rule.joined and shape not in allowed:
                 raise CheckpointError(
-                    f"tensor {name!r} must have shape {list(allowed[0])}, has {list(shape)}"
+                    f"tensor {name!r} must have shape {list(allowed[0])}, but it has {list(shape)}"
                 )
         if rule.joined:
             shapes = [self._source.shape(name) for name in rule.tensors]
@@ -162,7 +164,7 @@ class Leaves:
             if any(not shape or (rows, *shape[1:]) != allowed[0] for shape in shapes):
                 raise CheckpointError(
                     f"tensors {', '.join(map(repr, rule.tensors))} together must have shape "
-                    f"{list(allowed[0])}, have {', '.join(str(list(shape)) for shape in shapes)}"
+                    f"{list(allowed[0])}, but they have {', '.join(str(list(shape)) for shape in shapes)}"
                 )
         usual = rule.joined or self._source.shape(rule.tensors[0]) == allowed[0]
         rule = replace(rule, steps=tuple(step.settled(usual) for step in rule.steps))
@@ -174,7 +176,10 @@ class Leaves:
         name, tensor = rule.leaves[0], rule.tensors[0]
         # A table as large as the config says is made only where the file holds as many numbers.
         if name in LARGE and self._source.shape(tensor) != LARGE[name](self._config):
-            raise CheckpointError(f"tensor {tensor!r} must equal {name}, its shape doesn't: another model's?")
+            raise CheckpointError(
+                f"tensor {tensor!r} must equal {name}, but their shapes differ: does it belong to another "
+                "model?"
+            )
         got = self._source.load(tensor)
         if name in self.shapes:
             same = np.array_equal(self.load(name), got)
@@ -191,7 +196,7 @@ class Leaves:
             head = self._config.head
             tied = name == "embedding.table" and isinstance(head, LM | MaskedLM) and head.tied
             raise (OtherTableError if tied else CheckpointError)(
-                f"tensor {tensor!r} must equal {name}, it doesn't: another model's?"
+                f"tensor {tensor!r} must equal {name}, but it doesn't: does it belong to another model?"
             )
 
     @property

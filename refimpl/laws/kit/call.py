@@ -56,7 +56,9 @@ class Call:
             holders = self._holders(name)
             if len(holders) != 1:
                 where = f"several: {holders}" if holders else "none"
-                raise TypeError(f"a field {name!r} must be of one argument of {self.f.name}, got {where}")
+                raise TypeError(
+                    f"the field {name!r} must belong to exactly one argument of {self.f.name}, got {where}"
+                )
             holder = holders[0]
             if holder in settings:
                 settings[holder] = replace(settings[holder], **{name: changed[name]})

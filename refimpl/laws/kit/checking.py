@@ -91,7 +91,9 @@ def declaration(name: str) -> Function:
     functions = {n.split(".")[1]: function for n, function in specified().items()}
     if name not in functions:
         near = difflib.get_close_matches(name, functions, 3)
-        raise LookupError(f"no specified function {name!r}; names() lists them; near: {near}")
+        raise LookupError(
+            f"there is no function {name!r} in the specification; names() lists them; similar names: {near}"
+        )
     return read(functions[name])
 
 
@@ -121,7 +123,7 @@ def check(
     """
     f, laws = declaration(name), _registered()[name]
     if only is not None and only not in laws:
-        raise LookupError(f"{name} has no law {only!r}, it has {list(laws)}")
+        raise LookupError(f"{name} has no law {only!r}, but it has {list(laws)}")
     tested = subject(f, kernel, dtype, arrays, quantized, fixed)
     chosen = {n: body for n, body in laws.items() if only in (None, n)}
     return tuple(n for n, body in chosen.items() if _holds(n, body, tested, examples))

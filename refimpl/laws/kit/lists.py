@@ -24,7 +24,7 @@ def items_of(p: Parameter, size: Sizes) -> list[Sizes]:
         case "tails":
             clusters = range(min(3, size["F"] - 1))
             return [{**size, "K": max(1, size["K"] - c), "V": size["V"] + c} for c in clusters]
-    raise KeyError(f"{p.name} is a list: say what it holds in lists.py")
+    raise KeyError(f"{p.name} is a list: state its items in lists.py")
 
 
 def settled(f: Function, size: Sizes, chosen: Mapping[str, Any]) -> Sizes:

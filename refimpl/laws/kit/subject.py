@@ -141,12 +141,17 @@ def narrowed(
     for name, value in fixed.items():
         if re.fullmatch("[A-Z]", name):
             if name not in (drawn := sorted(drawn_letters(f))):
-                raise TypeError(f"{f.name} has no size {name!r} to fix: {drawn} are drawn, others follow")
+                raise TypeError(
+                    f"{f.name} has no size {name!r} to fix: {drawn} are chosen at random, and others "
+                    "follow from them"
+                )
             if sizes.setdefault(name, value) != value:
                 raise UnsupportedError(name)
             continue
         if name not in choices:
-            raise TypeError(f"{f.name} has no {name!r} to fix, it has {list(choices)} and axis letters")
+            raise TypeError(
+                f"{f.name} has no {name!r} to fix, but it has {list(choices)} and the letters of axes"
+            )
         if name not in arrays:
             remaining = (value,) if len(choices[name]) > 1 or value in choices[name] else ()
         else:

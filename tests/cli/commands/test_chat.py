@@ -73,7 +73,7 @@ def test_typed_text_and_ctrl_c_at_a_terminal(endless: Path, tmp_path: Path) -> N
         terminal.press("\x03")
         terminal.wait_for("stopped;")
         terminal.press("/undo\r")
-        terminal.wait_for("took back: zqx")
+        terminal.wait_for("removed: zqx")
         terminal.wait_for("jy")
         terminal.press("/save " + str(tmp_path / "talk.json") + "\r")
         terminal.wait_for("wrote 2 messages")
@@ -136,7 +136,7 @@ def test_lines_of_a_pipe_are_messages_and_commands_without_the_line_editor(
     lines = ["/set max-new-tokens 2", " /quit", "/undo", "hi", f"/save {tmp_path / 'talk'}", leave, "more"]
     ran = tfm("chat", "--model", bundle, "--greedy", stdin="\n".join(lines).encode())
     ended = "(ended after 2 tokens)"
-    told = ["max-new-tokens 2", ended, "took back:  /quit", ended, f"wrote 2 messages to {tmp_path / 'talk'}"]
+    told = ["max-new-tokens 2", ended, "removed:  /quit", ended, f"wrote 2 messages to {tmp_path / 'talk'}"]
     assert (ran.code, ran.err.splitlines()) == (0, told)
     assert json.loads((tmp_path / "talk").read_text())[0]["content"] == "hi"
     assert "/help" not in ran.out
@@ -283,7 +283,7 @@ def test_commands_change_the_conversation(commands: ChatCommands) -> None:
     first = contents(commands)
     assert first[:2] == ["be brief", "one"]
     str(commands.conversation.say("two", **LIMIT))
-    assert commands.run("/undo") == "took back: two"
+    assert commands.run("/undo") == "removed: two"
     assert contents(commands) == first
     assert commands.run("/system be kind") == "the system message is set"
     assert contents(commands) == ["be kind", *first[1:]]
@@ -292,9 +292,9 @@ def test_commands_change_the_conversation(commands: ChatCommands) -> None:
     assert commands.run("/system") == "no system message is set"
     commands.run("/system  be brief ")
     assert contents(commands) == first
-    assert commands.run("/clear") == "forgot the conversation, but for the system message"
+    assert commands.run("/clear") == "forgot the conversation, except the system message"
     assert contents(commands) == ["be brief"]
-    assert commands.run("/undo") == "there is no message to take back"
+    assert commands.run("/undo") == "there is no message to remove"
     commands.run("/system")
     assert commands.run("/clear") == "forgot the conversation"
     assert contents(commands) == []
@@ -332,7 +332,7 @@ def test_set_takes_the_options_of_the_command_line(commands: ChatCommands) -> No
     assert list(commands.options.get("stop")) == ["the end", "x"]
     assert commands.run("/set").splitlines() == ["temperature 0.5", "top-k 4", "stop 'the end' x"]
     for name in ("temperature", "top-k", "stop"):
-        assert commands.run(f"/set {name} default") == f"{name} is as the model asks"
+        assert commands.run(f"/set {name} default") == f"{name} has the model's own value again"
     assert commands.run("/set greedy") == "greedy True"
     commands.run("/set greedy default")
     assert commands.options.get("greedy") is False
@@ -359,16 +359,16 @@ def test_set_fails_as_the_command_line_does(tfm, commands: ChatCommands, words: 
 @pytest.mark.parametrize(
     ("line", "words"),
     [
-        ("/sav x", "there is no /sav: did you mean /save;"),
-        ("/etc/passwd", "there is no /etc/passwd: /help lists them; a space before the slash"),
-        ("/qiut", "did you mean /quit;"),
-        ("/undo 2", "takes nothing, got '2'"),
-        ("/clear all", "takes nothing, got 'all'"),
-        ("/save", "name a file"),
-        ("/load", "name a file"),
-        ("/set model x", "model is no option of an answer"),
+        ("/sav x", "unknown command /sav: did you mean /save?"),
+        ("/etc/passwd", "unknown command /etc/passwd: /help lists the commands (to send this"),
+        ("/qiut", "did you mean /quit?"),
+        ("/undo 2", "write nothing after this command, got '2'"),
+        ("/clear all", "write nothing after this command, got 'all'"),
+        ("/save", "give a file after the command"),
+        ("/load", "give a file after the command"),
+        ("/set model x", "model isn't an option that /set can change"),
         ("/set temperature 1 2", "unexpected extra argument"),
-        ("/set nothing default", "nothing is no option of an answer"),
+        ("/set nothing default", "nothing isn't an option that /set can change"),
         ("/set --help", "No such option: --help"),
         ("/set stop 'x", "No closing quotation"),
     ],

@@ -320,9 +320,9 @@ OTHER_TENSORS: dict[str, tuple[dict[str, np.ndarray], str]] = {
 # What is replaced in all names of tensors, by what, and words of the error.
 RENAMED = {
     "name of the adapter": ("lora_A.weight", "lora_A.default.weight", "and isn't read"),
-    "no such layer": ("layers.0", "layers.7", "must be of a weight that its base computes with"),
+    "no such layer": ("layers.0", "layers.7", "must belong to a weight that the base model uses"),
     "half": (".lora_A.", ".lora_C.", "a low-rank update or a whole weight"),
-    "of a table": ("lora_A.weight", "lora_embedding_A", "where the other tensor of its module is"),
+    "of a table": ("lora_A.weight", "lora_embedding_A", "if and only if the other tensor of its module is"),
 }
 OTHER_SETTINGS: dict[str, tuple[dict[str, Any], str]] = {
     "rank": ({"r": 2}, "must have rank 2, has 3"),
@@ -489,7 +489,7 @@ def test_a_quantized_base_is_merged_as_it_computes(pair: Path, tmp_path: Path):
     target = targets.find("ort-cpu")
     assert any(form.native for form in plan.plan(base, schemes.find("keep"), target).formats.values())
     words = (
-        r"quant=keep keeps a file's own blocks, and the adapter changes 4 weights, first decoder\.layers\.0"
+        r"quant=keep keeps a file's own blocks, but the adapter changes 4 weights, first decoder\.layers\.0"
     )
     with pytest.raises(ExportError, match=words):
         plan.plan(checkpoint, schemes.find("keep"), target)

@@ -261,17 +261,20 @@ WRONG: list[tuple[Any, str]] = [
     (lambda: replace(ENCODER, embedding=Embedding(97, 48, token_types=0)), "token types must be 1 to"),
     (
         lambda: replace(ENCODER, head=LM(True)),
-        "a decoder's head must be LM, an encoder's another one, got LM",
+        "a decoder's head must be LM, and an encoder's must be another one, got LM",
     ),
     (
         lambda: replace(ENCODER, head=QuestionAnswering(mlp=Plain(8, "gelu", pre=LayerNorm(1e-5)))),
-        "the head's mlp has no norm but the one after it",
+        "the head's mlp may have only the norm after it",
     ),
     (
         lambda: replace(ENCODER, head=QuestionAnswering(mlp=Plain(0, "gelu"))),
         "width of the head's mlp must be 1 to",
     ),
-    (lambda: replace(LLAMA, head=QuestionAnswering()), "an encoder's another one, got QuestionAnswering"),
+    (
+        lambda: replace(LLAMA, head=QuestionAnswering()),
+        "an encoder's must be another one, got QuestionAnswering",
+    ),
     (lambda: replace(ENCODER, head=Tag(0)), "labels must be 1 to 1048576, got 0"),
     (lambda: replace(ENCODER, head=Classify(HUGE)), "labels must be 1 to"),
     (lambda: stack(LLAMA, layers=()), "decoder: number of layers must be 1 to 1024, got 0"),
@@ -279,11 +282,11 @@ WRONG: list[tuple[Any, str]] = [
     (lambda: stack(LLAMA, positions=Learned(127)), "decoder: number of learned positions must be 128 to"),
     (
         lambda: stack(LLAMA, norm_before_positions=True, first_norm=LayerNorm(1e-5)),
-        "decoder: a norm before the positions needs a first norm and positions that are added",
+        "decoder: a norm before the positions needs a first norm and added positions",
     ),
     (
         lambda: stack(LLAMA, norm_before_positions=True, positions=Learned(128)),
-        "decoder: a norm before the positions needs a first norm and positions that are added",
+        "decoder: a norm before the positions needs a first norm and added positions",
     ),
     (lambda: stack(LLAMA, positions=Learned(128, -1)), "offset of the learned positions must be 0 to"),
     (
@@ -319,7 +322,7 @@ WRONG: list[tuple[Any, str]] = [
     ),
     (
         lambda: attention(LLAMA, position=None, qk_norm=HeadNorm(RMSNorm(1e-6), rotated=True)),
-        "layer 0: a norm after the rotation needs rotary positions, got None",
+        "layer 0: a norm of queries and keys after the rotation needs rotary positions, got None",
     ),
     (
         lambda: attention(LLAMA, query_scale=QueryScale(0.1, 0)),
@@ -357,12 +360,18 @@ WRONG: list[tuple[Any, str]] = [
         lambda: layer(PAIR, "decoder", cross=replace(CROSS, value_norm=RMSNorm(1e-5))),
         "a norm, scale or size of values, keys as values, kv_layer or out_norm",
     ),
-    (mixed(score=SparseMixer()), "a sparse mixer has no renormalize, scale, choice_bias, groups and sum_eps"),
+    (
+        mixed(score=SparseMixer()),
+        "a sparse mixer can't have renormalize, scale, choice_bias, groups or sum_eps",
+    ),
     (mixed(latent=0), "layer 0: numbers of the experts' latent must be 1 to"),
-    (mixed(latent=3, own_norms=RMSNorm(1e-5)), "layer 0: experts between norms of their own have no latent"),
+    (
+        mixed(latent=3, own_norms=RMSNorm(1e-5)),
+        "layer 0: experts with norms of their own must have no latent",
+    ),
     (mixed(gated=False, activation=SwiGLUOAI()), "layer 0: a clamped SwiGLU needs gated experts"),
-    (mixed(shared=None, shared_bias=True), "need a shared expert or a latent, got neither"),
-    (mixed(shared=None, average=True), "an average needs a shared expert, got none"),
+    (mixed(shared=None, shared_bias=True), "needs a shared expert or a latent, got neither"),
+    (mixed(shared=None, average=True), "average needs a shared expert, got none"),
     (mixed(shared=None, shared_activation="relu"), "a shared expert's activation needs a shared expert"),
     (mixed(identities=-1), "identities must be 0 to 65536, got -1"),
     (mixed(identities=2, weighs="input"), "identities have no groups, latent, norms"),
@@ -376,13 +385,13 @@ WRONG: list[tuple[Any, str]] = [
     (mixed(own_norms=RMSNorm(0.0)), "mlp.own_norms.eps must be positive"),
     (
         mixed(own_norms=RMSNorm(1e-5), pre=RMSNorm(1e-5)),
-        "layer 0: a mixture with norms of its own has no norm before it, and isn't parallel",
+        "layer 0: a mixture with norms of its own must have no norm before it, and must not be parallel",
     ),
     (
         lambda: layer(
             LLAMA, parallel=True, mlp=replace(MoE(4, 2, 9, "silu", shared=8), own_norms=RMSNorm(1e-5))
         ),
-        "layer 0: a mixture with norms of its own has no norm before it, and isn't parallel",
+        "layer 0: a mixture with norms of its own must have no norm before it, and must not be parallel",
     ),
     (
         lambda: layer(PAIR, "decoder", cross=replace(CROSS, kv_layer=0)),
@@ -390,20 +399,26 @@ WRONG: list[tuple[Any, str]] = [
     ),
     (lambda: attention(LLAMA, kv_layer=0), "layer 0: kv_layer must be an earlier layer of the stack, got 0"),
     (shares(2, kv_layer=-1), "layer 2: kv_layer must be an earlier layer of the stack, got -1"),
-    (shares(3, kv_layer=2), "kv_layer must have attention with keys and values of its own, layer 2 has not"),
+    (shares(3, kv_layer=2), "kv_layer must name a layer with its own keys and values, but layer 2 has none"),
     (
         shares(2, kv_layer=1),
-        "layer 2: kv_layer must have the same kv_heads, head_size, position, mask and kv",
+        "layer 2: kv_layer must name a layer with the same kv_heads, head_size, position, mask and kv",
     ),
-    (shares(2, value_norm=RMSNorm(1e-5)), "layer 2: kv_layer means that it makes no values, got a norm"),
-    (shares(2, keys_as_values=True), "layer 2: kv_layer means that it makes no values, got a norm"),
+    (
+        shares(2, value_norm=RMSNorm(1e-5)),
+        "layer 2: a layer with kv_layer makes no values, so it can't have a norm",
+    ),
+    (
+        shares(2, keys_as_values=True),
+        "layer 2: a layer with kv_layer makes no values, so it can't have a norm",
+    ),
     (
         lambda: stack(LLAMA, layers=(layered(Alibi()), layered(Alibi(), 0))),
         "layer 1: kv_layer needs rotary positions or none, got Alibi",
     ),
     (
         lambda: Encoder(SHARED.embedding, SHARED.stack, Pool("last"), 128),
-        "encoder layer 2: only a decoder's layer reads the keys and values of another",
+        "encoder layer 2: only a decoder's layer can read the keys and values of another layer",
     ),
     (
         lambda: Encoder(
@@ -413,15 +428,15 @@ WRONG: list[tuple[Any, str]] = [
     ),
     (
         lambda: replace(SHARED, embedding=replace(SHARED.embedding, per_layer=None)),
-        "all layers of a model have per-layer inputs of one width, and its embedding makes them, or none",
+        "either all layers have per-layer inputs of one width and the embedding has them too, or no layer",
     ),
     (
         lambda: replace(LLAMA, embedding=replace(LLAMA.embedding, per_layer=SHARED.embedding.per_layer)),
-        "all layers of a model have per-layer inputs of one width",
+        "all layers have per-layer inputs of one width",
     ),
     (
         lambda: stack(SHARED, layers=(replace(SHARED.layers[0], per_layer=None), *SHARED.layers[1:])),
-        "all layers of a model have per-layer inputs of one width",
+        "all layers have per-layer inputs of one width",
     ),
     (
         lambda: stack(SHARED, layers=(replace(SHARED.layers[0], per_layer=PerLayerInput(0, "silu")),)),
@@ -446,9 +461,9 @@ WRONG: list[tuple[Any, str]] = [
     (lambda: layer(LLAMA, altup=AltUp(3, 3, RMSNorm(1e-5))), "layer 0: active stream must be 0 to 2, got 3"),
     (
         lambda: layer(SHARED, altup=AltUp(3, 0, RMSNorm(1e-5))),
-        "all layers have as many streams, or none has alternating updates",
+        "alternating updates need the same number of streams in all layers, or none",
     ),
-    (lambda: layer(LLAMA, mlp=Gated(9, "silu", sparsity=1.0)), "sparsity must be a share below 1, got 1.0"),
+    (lambda: layer(LLAMA, mlp=Gated(9, "silu", sparsity=1.0)), "sparsity must be below 1, got 1.0"),
     (lambda: layer(LLAMA, mlp=Gated(9, "silu", sparsity=0.0)), "sparsity must be positive"),
     (lambda: layer(LLAMA, cross=CROSS), "layer 0: cross-attention needs a decoder with an encoder"),
     (lambda: layer(PAIR, "encoder", cross=CROSS), "encoder layer 0: cross-attention needs a decoder"),
@@ -458,7 +473,7 @@ WRONG: list[tuple[Any, str]] = [
     ),
     (
         lambda: layer(PAIR, "decoder", parallel=True),
-        "cross-attention stands between the others, got parallel",
+        "cross-attention comes between the other sublayers, so they can't be parallel",
     ),
     (
         lambda: layer(PAIR, "decoder", cross=replace(CROSS, heads=3)),
@@ -478,9 +493,9 @@ WRONG: list[tuple[Any, str]] = [
     ),
     (
         lambda: attention(PAIR, "decoder", position=RelativeBias(8, 9)),
-        "decoder: layers share one table of relative biases, got 2 kinds",
+        "decoder: all layers must share one table of relative biases, got 2 kinds",
     ),
-    (lambda: layer(LLAMA, parallel=True, residual="norm"), "one sublayer after the other, got parallel"),
+    (lambda: layer(LLAMA, parallel=True, residual="norm"), "can't be combined with parallel sublayers"),
     (lambda: layer(LLAMA, scale=0.0), "decoder.layers[0].scale must be positive"),
     (lambda: attention(LLAMA, clip=0.0), "attention.clip must be positive"),
     (lambda: attention(LLAMA, position=Alibi(scale=0.0)), "position.scale must be positive"),
@@ -493,29 +508,29 @@ WRONG: list[tuple[Any, str]] = [
         "layer 0: a norm of queries and keys must have a weight and no bias, got LayerNorm(eps=1e-05, bias",
     ),
     (lambda: attention(LLAMA, qk_norm=HeadNorm(LayerNorm(1e-5, False, False))), "must have a weight and no"),
-    (lambda: embedding(LLAMA, token_types=2), "token types are an encoder's, got 2 for a decoder alone"),
+    (lambda: embedding(LLAMA, token_types=2), "only an encoder can have token types, got 2 for a decoder"),
     (
         lambda: embedding(LLAMA, projection=EmbeddingProjection(0)),
         "width of the tables must be 1 to 1048576, got 0",
     ),
     (
         lambda: embedding(PAIR, projection=EmbeddingProjection(8)),
-        "a model with two stacks has one width, got a projection of the embedding",
+        "a model with two stacks can't have a projection of the embedding",
     ),
     (
         lambda: embedding(ENCODER, projection=EmbeddingProjection(8)),
-        "a tied output must have the width of the tables, 8, got 48",
+        "a tied output must have the embedding's width, 8, got 48",
     ),
     (
         lambda: replace(ENCODER, head=MaskedLM(True, Dense(None, width=9))),
-        "a tied output must have the width of the tables, 48, got 9",
+        "a tied output must have the embedding's width, 48, got 9",
     ),
     (lambda: replace(ENCODER, head=Tag(2, Dense(None, width=0))), "head's dense map must be 1 to 1048576"),
     (
         lambda: embedding(stack(LLAMA, positions=Sinusoidal()), projection=EmbeddingProjection(7, late=True)),
         "decoder: sinusoidal positions need an even width, got 7",
     ),
-    (lambda: attention(ENCODER, kv="int8"), "only a decoder keeps keys and values, got kv 'int8'"),
+    (lambda: attention(ENCODER, kv="int8"), "only a decoder caches keys and values, got kv 'int8'"),
     (
         lambda: layer(PAIR, "decoder", cross=replace(PAIR.decoder.layers[0].cross, kv="int8")),
         "scale of queries or norm of heads, nor kv",
@@ -543,18 +558,21 @@ WRONG: list[tuple[Any, str]] = [
     (lambda: attention(LLAMA, out_norm=RMSNorm(0.0)), "attention.out_norm.eps must be positive"),
     (
         lambda: attention(LLAMA, out_norm=RMSNorm(1e-5), output_gate=True),
-        "what heads give is multiplied by a gate or normalized, got a gate and out_norm",
+        "the heads' output can have a gate or out_norm, got both",
     ),
     (
         lambda: attention(LLAMA, out_norm=RMSNorm(1e-5), head_gate=True),
-        "what heads give is multiplied by a gate or normalized, got a gate and out_norm",
+        "the heads' output can have a gate or out_norm, got both",
     ),
     (lambda: layer(LLAMA, mlp=Gated(9, "silu", down_norm=RMSNorm(0.0))), "down_norm.eps must be positive"),
     (
         lambda: layer(PAIR, "decoder", cross=replace(PAIR.decoder.layers[0].cross, sink_logits=True)),
         "scale of queries or norm of heads, nor kv, sinks, a gate",
     ),
-    (lambda: attention(PAIR, "decoder", heads=12), "layers share one table of relative biases, got 2 kinds"),
+    (
+        lambda: attention(PAIR, "decoder", heads=12),
+        "all layers must share one table of relative biases, got 2 kinds",
+    ),
     (lambda: layer(LLAMA, attention=LinearAttention(3, 2, 8)), "heads must be a multiple of kv_heads, got 3"),
     (lambda: layer(LLAMA, attention=LinearAttention(2, 2, 0)), "layer 0: head_size must be 1 to"),
     (adaptive(tied=True), "an adaptive softmax must have an output of its own, without softcap, scale and"),
@@ -562,7 +580,7 @@ WRONG: list[tuple[Any, str]] = [
     (adaptive(dense=Dense(None)), "must have an output of its own, without softcap, scale and dense map"),
     (
         lambda: replace(LLAMA, head=LM(True, dense=Dense(None, width=9))),
-        "a tied output must have the width of the tables, 48, got 9",
+        "a tied output must have the embedding's width, 48, got 9",
     ),
     (adaptive(cutoffs=()), "clusters of the adaptive softmax must be 1 to 32, got 0"),
     (adaptive(cutoffs=(0, 9)), "cutoffs of the adaptive softmax, in ascending order, must be 1 to 96, got 0"),
@@ -589,7 +607,7 @@ WRONG: list[tuple[Any, str]] = [
     ),
     (
         lambda: layer(LLAMA, mlp=MoE(6, 1, 8, "silu", groups=ExpertGroups(6, 1))),
-        "groups by their two best experts must have two at least, got 1",
+        "groups that are scored by their two best experts must have at least two, got 1",
     ),
     (lambda: layer(LLAMA, attention=LSTM(0)), "layer 0: width of the LSTM must be 1 to 1048576, got 0"),
     (
@@ -611,7 +629,7 @@ WRONG: list[tuple[Any, str]] = [
     ),
     (
         lambda: layer(LLAMA, attention=indexed(query_rank=None)),
-        "an indexer reads the latent of queries, got none",
+        "an indexer needs query_rank, since it reads the latent of queries",
     ),
     (lambda: layer(LLAMA, attention=indexed(heads=0)), "heads of the indexer must be 1 to 4096, got 0"),
     (
@@ -621,7 +639,7 @@ WRONG: list[tuple[Any, str]] = [
     (lambda: layer(LLAMA, attention=indexed(topk=0)), "topk of the indexer must be 1 to"),
     (
         lambda: layer(LLAMA, attention=latent(indexer=SharedIndexer(3))),
-        "layer 0: a shared indexer needs a layer before it with an indexer of its own",
+        "layer 0: a shared indexer needs an earlier layer with its own indexer",
     ),
     (
         lambda: stack(
@@ -631,7 +649,7 @@ WRONG: list[tuple[Any, str]] = [
                 replace(INDEXED.layers[2], attention=latent(indexer=SharedIndexer(3))),
             ),
         ),
-        "layer 2: a shared indexer must have the topk 6 of it, got 3",
+        "layer 2: a shared indexer must have the topk of the layer it shares, 6, got 3",
     ),
     (lambda: layer(ENCODER, attention=indexed()), "encoder layer 0: an indexer must be in a decoder"),
     (lambda: layer(LLAMA, attention=ShortConv(0)), "width of the convolution must be 1 to 1048576, got 0"),
@@ -662,7 +680,7 @@ WRONG: list[tuple[Any, str]] = [
     (lambda: layer(LLAMA, attention=latent(shared_size=4)), "shared_size is for attention without positions"),
     (
         lambda: layer(LLAMA, attention=replace(indexed(), position=None, shared_size=4)),
-        "layer 0: an indexer has positions, got attention without",
+        "layer 0: an indexer needs attention with positions",
     ),
     (
         lambda: layer(ENCODER, attention=GatedDelta(2, 1, 8, 8)),
@@ -694,7 +712,7 @@ WRONG: list[tuple[Any, str]] = [
     ),
     (
         lambda: layer(LLAMA, beside=Beside(Mamba2(2, 1, 8, 8, pre=RMSNorm(1e-5)))),
-        "layer 0: a state space beside attention has no norms of its own",
+        "layer 0: a state space beside attention can't have its own norms",
     ),
     (
         lambda: layer(LLAMA, beside=Beside(Mamba2(3, 2, 8, 8))),
@@ -741,20 +759,26 @@ WRONG: list[tuple[Any, str]] = [
         lambda: attention(LLAMA, position=Rope(1.0, 16, scaling=Yarn(2.0, 8))),
         "layer 0: yarn needs a rotary theta above 1, got 1.0",
     ),
-    (lambda: replace(LLAMA, stack=LAST.stack), "a decoder is causal by itself, its stack must not say so"),
-    (lambda: read_twice(DecoderReader(PAIR.decoder, 3)), "a reader's stack must be causal"),
+    (
+        lambda: replace(LLAMA, stack=LAST.stack),
+        "a decoder is always causal, so its stack must not set causal",
+    ),
+    (lambda: read_twice(DecoderReader(PAIR.decoder, 3)), "a reader's stack must set causal"),
     (lambda: replace(read_twice(LAST), head=Classify(2, "last", end=97)), "the end token must be 0 to 96"),
     (lambda: read_twice(replace(LAST, start=97)), "the reader's start token must be 0 to 96, got 97"),
     (lambda: read_twice(replace(LAST, start=-1)), "the reader's start token must be 0 to 96, got -1"),
     (lambda: distant(heads=0), "encoder layer 1: heads must be 1 to"),
     (lambda: distant(head_size=HUGE), "encoder layer 1: head_size must be 1 to"),
     (lambda: distant(distances=Distances(0)), "span of the distances must be 1 to"),
-    (lambda: distant(distances=Distances(3, 9)), "span of distances that share vectors must be even, got 3"),
+    (lambda: distant(distances=Distances(3, 9)), "the span of the distance table must be even, got 3"),
     (lambda: distant(distances=Distances(4, 3)), "log_until of the distances must be 4 to 16777216, got 3"),
-    (lambda: distant(distances=Distances(6)), "encoder: layers share one table of distances, got 2 kinds"),
+    (
+        lambda: distant(distances=Distances(6)),
+        "encoder: all layers must share one table of distances, got 2 kinds",
+    ),
     (
         lambda: distant(content_to_position=False, position_to_content=False),
-        "disentangled attention must have a term with positions",
+        "disentangled attention must have at least one term with positions",
     ),
     (
         lambda: replace(distant(), stack=replace(distant().stack, causal=True)),
@@ -764,29 +788,41 @@ WRONG: list[tuple[Any, str]] = [
         lambda: layer(LLAMA, attention=DisentangledAttention(2, 8, Distances(4))),
         "decoder layer 0: disentangled attention must be in an encoder",
     ),
-    (lambda: stack(LLAMA, stem=ConvStem(6)), "decoder: a sound is read by an encoder"),
-    (lambda: stack(ENCODER, stem=ConvStem(6)), "a sound is read for a decoder or a CTC head, which"),
-    (lambda: replace(ENCODER, head=CTC()), "a sound is read for a decoder or a CTC head"),
+    (lambda: stack(LLAMA, stem=ConvStem(6)), "decoder: only an encoder that isn't causal can read sounds"),
+    (lambda: stack(ENCODER, stem=ConvStem(6)), "an encoder of sound needs a decoder or a CTC head"),
+    (lambda: replace(ENCODER, head=CTC()), "an encoder of sound needs a decoder or a CTC head"),
     (lambda: heard(stem=wave(Convolution(5, 0, 1))), "encoder: length of a convolution"),
     (lambda: heard(stem=wave()), "encoder: number of convolutions"),
-    (lambda: heard(stem=wave(*[Convolution(5, 9, 9)] * 9)), "encoder: a vector must be of at most"),
-    (lambda: heard(stem=wave(*[Convolution(5, 1, 256)] * 3)), "encoder: a vector must be of at most"),
-    (lambda: heard(positions=Learned(32)), "encoder: vectors of samples have positions by a convolution"),
+    (lambda: heard(stem=wave(*[Convolution(5, 9, 9)] * 9)), "encoder: a vector must cover at most"),
+    (lambda: heard(stem=wave(*[Convolution(5, 1, 256)] * 3)), "encoder: a vector must cover at most"),
+    (
+        lambda: heard(positions=Learned(32)),
+        "encoder: a stack that reads samples must have positions by a convolution",
+    ),
     (
         lambda: heard(positions=ConvPositions(3, 5, "gelu")),
         "groups of the positions' convolution must divide",
     ),
     (lambda: heard(positions=ConvPositions(3, 99, "gelu")), "groups of the positions' convolution must be"),
-    (lambda: heard(causal=True), "encoder: a sound is read by an encoder that isn't causal"),
-    (lambda: replace(heard(), embedding=Embedding(97, 48, token_types=2)), "encoder: a sound has no types"),
-    (lambda: embedding(heard(), token_dropout=TokenDropout(3)), "encoder: a sound has no types"),
-    (lambda: embedding(heard(), scale=8.0), "a model that only hears has no token vectors to scale, got 8.0"),
-    (lambda: vectors(heard(), "stack"), "encoder: a sound has no types"),
-    (lambda: vectors(PAIR, "encoder", "decoder"), "per-layer inputs are those of a model with one stack"),
-    (lambda: replace(heard(), head=CTC(tied=False)), "the tokens of a sound have one table"),
+    (lambda: heard(causal=True), "encoder: only an encoder that isn't causal can read sounds"),
+    (
+        lambda: replace(heard(), embedding=Embedding(97, 48, token_types=2)),
+        "encoder: a stack that reads sounds can't have token types",
+    ),
+    (
+        lambda: embedding(heard(), token_dropout=TokenDropout(3)),
+        "encoder: a stack that reads sounds can't have token types",
+    ),
+    (
+        lambda: embedding(heard(), scale=8.0),
+        "a model that reads only sounds has no token embeddings to scale, got 8.0",
+    ),
+    (lambda: vectors(heard(), "stack"), "encoder: a stack that reads sounds can't have token types"),
+    (lambda: vectors(PAIR, "encoder", "decoder"), "per-layer inputs need a model with one stack"),
+    (lambda: replace(heard(), head=CTC(tied=False)), "a model that reads sounds must have a tied output"),
     (
         lambda: stack(ENCODER, positions=ConvPositions(3, 2, "gelu")),
-        "encoder: positions by a convolution are of a sound alone",
+        "encoder: positions by a convolution need a stack that reads sounds",
     ),
     (
         lambda: replace(PAIR, encoder=replace(PAIR.encoder, stem=ConvStem(0))),
@@ -805,7 +841,7 @@ WRONG: list[tuple[Any, str]] = [
     (lambda: windowed(reach=0), "encoder layer 1: reach of the window must be 1 to"),
     (
         lambda: windowed(global_tokens=FirstToken()),
-        "encoder: layers have the same global tokens, got 2 kinds",
+        "encoder: all layers must have the same global tokens, got 2 kinds",
     ),
     (lambda: windowed(QuestionTokens(97)), "encoder: separator of the question must be 0 to 96, got 97"),
     (
@@ -818,7 +854,7 @@ WRONG: list[tuple[Any, str]] = [
     ),
     (
         lambda: replace(tiny_models.reading_decoder(), encoder_context=32),
-        "a reader has the encoder's text, so both have one context",
+        "a reader reads the encoder's text, so encoder_context must not be set",
     ),
     (
         lambda: replace(PAIR, encoder=replace(PAIR.encoder, positions=Learned(32)), encoder_context=33),
@@ -832,12 +868,18 @@ WRONG: list[tuple[Any, str]] = [
     (lambda: summarized(head_size=HUGE), "encoder layer 1: head_size must be 1 to"),
     (lambda: summarized(radius=0), "encoder layer 1: radius of the window must be 1 to"),
     (lambda: summarized(global_block_size=0), "encoder layer 1: global_block_size must be 1 to"),
-    (lambda: summarized(radius=4), "encoder: layers have one radius and global_block_size, got 2 kinds"),
-    (lambda: summarized(global_block_size=None), "layers have one radius and global_block_size, got 2 kinds"),
-    (lambda: summarized(heads=3), "encoder: layers share one table of relative biases, got 2 kinds"),
+    (
+        lambda: summarized(radius=4),
+        "encoder: all layers must have one radius and one global_block_size, got 2 kinds",
+    ),
+    (
+        lambda: summarized(global_block_size=None),
+        "all layers must have one radius and one global_block_size, got 2 kinds",
+    ),
+    (lambda: summarized(heads=3), "encoder: all layers must share one table of relative biases, got 2 kinds"),
     (
         lambda: summarized(position=RelativeBias(8, 20, shared=False)),
-        "encoder layer 1: layers of LongT5's attention share their biases",
+        "encoder layer 1: all layers of LongT5's attention must share their biases",
     ),
     (
         lambda: summarized(position=RelativeBias(2, 20)),
@@ -868,11 +910,11 @@ WRONG: list[tuple[Any, str]] = [
     (lambda: attention(ENCODER, mask=BigBirdBlocks(4, -1)), "random_blocks of the mask must be 0 to"),
     (
         lambda: attention(ENCODER, mask=BigBirdBlocks(4, 1), position=Alibi()),
-        "layer 0: BigBird's blocks have scores without biases and sinks",
+        "layer 0: BigBird's attention must have no biases of scores and no sinks",
     ),
     (
         lambda: attention(ENCODER, mask=BigBirdBlocks(4, 1), sink_logits=True),
-        "encoder layer 0: BigBird's blocks have scores without biases and sinks",
+        "encoder layer 0: BigBird's attention must have no biases of scores and no sinks",
     ),
 ]
 

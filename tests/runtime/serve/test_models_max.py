@@ -118,7 +118,7 @@ def test_a_model_in_use_keeps_its_place() -> None:
         )
         answer = http.post("/v1/chat/completions", json={**CHAT, "model": "other"})
         assert (answer.status_code, answer.headers["retry-after"]) == (429, "1")
-        assert "1 models may be loaded, and all of them are in use" in answer.text
+        assert "at most 1 models may be loaded, and all of them are in use" in answer.text
         gate.open()
         assert slow.result().json()["choices"][0]["message"]["content"] == golden()
         serving.wait_until(lambda: not server.models["slow"].users)

@@ -291,7 +291,7 @@ REFUSED: list[tuple[dict[str, Any], str]] = [
     ),
     ({"tool_choice": "required", "stop": "a"}, "stop can't be combined"),
     ({"tool_choice": {"type": "function", "function": {"name": "other"}}}, "must name one of the tools"),
-    ({"tools": None, "tool_choice": "required"}, "tool_choice goes with tools"),
+    ({"tools": None, "tool_choice": "required"}, "tool_choice needs tools"),
     ({"structured_outputs": {"regex": "("}}, "regex can't be followed"),
     ({"grammar": "root ::= b"}, "grammar can't be followed"),
     (

@@ -72,7 +72,7 @@ class NamePattern:
 
     def __init__(self, text: str, where: str) -> None:
         if len(text) > LENGTH:
-            raise ConfigError(f"{where}: a pattern may have {LENGTH} characters, got {len(text)}")
+            raise ConfigError(f"{where}: a pattern may have at most {LENGTH} characters, got {len(text)}")
         self._plain = text if PLAIN.fullmatch(text) else None
         self._node = _Reader(text, where).read()
 
@@ -94,7 +94,10 @@ class Work:
     def spend(self, steps: int) -> None:
         self._left -= steps
         if self._left < 0:
-            raise LimitError(f"{self._where}: patterns of names may take {STEPS} steps, these take more")
+            raise LimitError(
+                f"{self._where}: matching the patterns of names may take at most {STEPS} steps, but it "
+                "takes more"
+            )
 
 
 def _matches_plain(pattern: str, name: str, suffix: bool) -> bool:

@@ -63,7 +63,7 @@ class AdapterTensors:
         parts: dict[str, dict[str, str]] = {}
         for name in file.names:
             if file.kind(name) not in FLOATS or not name.startswith(PREFIX):
-                raise self._fail(name, f"a tensor of numbers with decimals, named {PREFIX}…")
+                raise self._fail(name, f"a floating-point tensor, named {PREFIX}…")
             inner = name.removeprefix(PREFIX)
             ending = next((e for e in PARTS if inner.endswith(e)), None)
             if ending is None:
@@ -76,11 +76,11 @@ class AdapterTensors:
         for name in [name for name in self.replaced if ".original_module." in f".{name}"]:
             # What a saved module stands for: peft's `bias` writes it too, and nothing reads it.
             if name.replace("original_module.", "") not in self.replaced:
-                raise self._fail(self.replaced[name], "beside the module that is saved in its place")
+                raise self._fail(self.replaced[name], "accompanied by the module that is saved in its place")
             del self.replaced[name]
         self.updates = {module: self._update(module, found) for module, found in parts.items()}
         if not self.updates and not self.replaced:
-            raise CheckpointError(f"{file.path}: an adapter must hold tensors, this holds none")
+            raise CheckpointError(f"{file.path}: an adapter must hold tensors, but it holds none")
 
     def _fail(self, name: str, must: str) -> CheckpointError:
         return CheckpointError(f"{self._file.path}: {name!r:.120} must be {must}")
@@ -88,7 +88,7 @@ class AdapterTensors:
     def _replace(self, inner: str, name: str) -> None:
         module, _, leaf = inner.rpartition(".")
         if not module or "lora_" in inner:
-            raise self._fail(name, "a low-rank update or a whole weight; it is neither, and isn't read")
+            raise self._fail(name, "a low-rank update or a whole weight, but it is neither")
         if of_base := module.endswith(".base_layer"):
             inner = f"{module.removesuffix('.base_layer')}.{leaf}"
         if inner in self.replaced:
@@ -99,16 +99,22 @@ class AdapterTensors:
 
     def _update(self, module: str, parts: Mapping[str, str]) -> LowRank:
         if missing := [part for part in (DOWN, UP) if part not in parts]:
-            raise self._fail(next(iter(parts.values())), f"beside the {missing[0]} tensor of its module")
+            raise self._fail(
+                next(iter(parts.values())), f"accompanied by the {missing[0]} tensor of its module"
+            )
         down, up = self._file.shape(parts[DOWN]), self._file.shape(parts[UP])
         if len(down) != 2 or len(up) != 2 or down[0] != up[1] or down[0] == 0:
-            raise self._fail(parts[DOWN], f"[r, in] for an [out, r] of its module, got {down} for {up}")
+            raise self._fail(
+                parts[DOWN], f"[r, in], to match the [out, r] of its module, got {down} and {up}"
+            )
         magnitude = parts.get(MAGNITUDE)
         if magnitude is not None and self._file.shape(magnitude) != up[:1]:
-            raise self._fail(magnitude, f"[{up[0]}], one number an output, got {self._file.shape(magnitude)}")
+            raise self._fail(
+                magnitude, f"[{up[0]}], one number for each output, got {self._file.shape(magnitude)}"
+            )
         of_table = [".lora_embedding_" in parts[part] for part in (DOWN, UP)]
         if of_table[0] != of_table[1]:
-            raise self._fail(parts[UP], "of a table where the other tensor of its module is, and only there")
+            raise self._fail(parts[UP], "of a table if and only if the other tensor of its module is")
         return LowRank(module, parts[DOWN], parts[UP], magnitude, of_table[0])
 
     def kind(self, name: str) -> str:

@@ -72,7 +72,7 @@ def _is_map(name: str) -> bool:
     """Whether a matrix is rounded; CheckpointError where that can't be told."""
     module = name.removesuffix(".weight").rpartition(".")[2]
     if not module.endswith("_proj") and module not in WHOLE:
-        raise CheckpointError(f"whether BitNet rounds tensor {name!r:.120} isn't known here")
+        raise CheckpointError(f"tfm doesn't know whether BitNet rounds tensor {name!r:.120}")
     return module not in WHOLE
 
 

@@ -89,7 +89,9 @@ class FourBits:
         assert part is None, "only the weights of experts are stored together"
         table = self.source.load(f"{self.name}.quant_map")
         if not np.array_equal(table, MAPS[self.kind.lower()]):
-            raise CheckpointError(f"tensor '{self.name}.quant_map' must be that of {self.kind}, it isn't")
+            raise CheckpointError(
+                f"tensor '{self.name}.quant_map' must be the table of {self.kind}, but it isn't"
+            )
         count = math.prod(self.shape)
         codes, absmax = self.source.raw(self.name).reshape(1, -1), self._absmax()
         out = np.empty(count + count % 2, np.float32)
@@ -211,6 +213,8 @@ def _int8(source: RawSource, weight: str, scale: str) -> Int8:
     if order in source.names:
         check(source, order, ("U8",), ())
         if int(source.raw(order)) != 0:
-            raise CheckpointError(f"tensor {order!r:.120} must be 0, rows, is {int(source.raw(order))}")
+            raise CheckpointError(
+                f"tensor {order!r:.120} must be 0 (by rows), but it is {int(source.raw(order))}"
+            )
         tensors.append(order)
     return Int8(source, weight, scale, shape, tensors)

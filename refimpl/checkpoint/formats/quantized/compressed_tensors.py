@@ -75,7 +75,7 @@ class CompressedTensors:
                 i: rank for i, s in enumerate(self.schemes) if (rank := s.rank(module, work)) is not None
             }
             if not ranks:
-                raise CheckpointError(f"module {module!r:.120} is quantized, and no config group names it")
+                raise CheckpointError(f"module {module!r:.120} is quantized, but no config group names it")
             yield f"{module}.weight", _weight(source, module, self.schemes[min(ranks, key=ranks.__getitem__)])
 
 
@@ -101,8 +101,8 @@ def _packed(source: RawSource, module: str, scheme: Scheme) -> AffineWeight:
     outputs, inputs = (int(size) for size in source.raw(names["shape"]))
     if outputs != rows or not 0 < inputs <= 32 * words or -(-inputs * bits // 32) != words:
         raise CheckpointError(
-            f"tensor {names['packed']!r:.120} must hold {bits}-bit codes of weight_shape, "
-            f"{[outputs, inputs]}, has shape {[rows, words]}"
+            f"tensor {names['packed']!r:.120} must contain {bits}-bit codes in weight_shape, "
+            f"{[outputs, inputs]}, but it has shape {[rows, words]}"
         )
     neighbours, count = groups(inputs, scheme.group_size)
     check(source, names["scale"], FLOATS, (outputs, count))

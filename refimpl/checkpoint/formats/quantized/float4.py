@@ -88,7 +88,9 @@ class Mxfp4Experts:
     def _weight(self, source: RawSource, blocks: str, scales: str) -> Float4Weight:
         shape = source.shape(blocks)
         if len(shape) != 4 or 0 in shape or shape[3] != MX_BLOCK // 2:
-            raise CheckpointError(f"tensor {blocks!r:.120} must have shape [E, F, C, 16], has {list(shape)}")
+            raise CheckpointError(
+                f"tensor {blocks!r:.120} must have shape [E, F, C, 16], but it has {list(shape)}"
+            )
         experts, outputs, count, size = shape
         check(source, blocks, ("U8",), shape)
         check(source, scales, ("U8",), shape[:3])
@@ -157,6 +159,6 @@ def _shape(source: RawSource, packed: str, block: int) -> Shape:
     rows, size = check(source, packed, ("U8",))
     if 2 * size % block:
         raise CheckpointError(
-            f"tensor {packed!r:.120} must hold blocks of {block} numbers, has shape {[rows, size]}"
+            f"tensor {packed!r:.120} must contain blocks of {block} numbers, but it has shape {[rows, size]}"
         )
     return rows, 2 * size

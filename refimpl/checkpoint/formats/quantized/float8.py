@@ -46,7 +46,7 @@ class Float8:
         if scale in source.names and source.shape(scale) not in blocks:
             raise CheckpointError(
                 f"tensor {scale!r:.120} must have a shape of {', '.join(str(list(s)) for s in blocks)}, "
-                f"has {list(source.shape(scale))}"
+                f"but it has {list(source.shape(scale))}"
             )
         check(source, scale, (*FLOATS, "F8_E8M0"), source.shape(scale) if scale in source.names else ())
         return ScaledWeight(source, name, scale, blocks[source.shape(scale)])

@@ -72,9 +72,9 @@ def check(source: TensorSource, name: str, kinds: Collection[str], shape: Shape 
         raise CheckpointError(f"tensor {name!r:.120} is missing: a quantized weight needs it")
     kind, got = source.kind(name), source.shape(name)
     if kind not in kinds:
-        raise CheckpointError(f"tensor {name!r:.120} must be of type {' or '.join(kinds)}, is {kind}")
+        raise CheckpointError(f"tensor {name!r:.120} must be of type {' or '.join(kinds)}, but it is {kind}")
     if shape is None and (len(got) != 2 or 0 in got):
         raise CheckpointError(f"tensor {name!r:.120} must be a matrix, has shape {list(got)}")
     if shape is not None and got != shape:
-        raise CheckpointError(f"tensor {name!r:.120} must have shape {list(shape)}, has {list(got)}")
+        raise CheckpointError(f"tensor {name!r:.120} must have shape {list(shape)}, but it has {list(got)}")
     return got

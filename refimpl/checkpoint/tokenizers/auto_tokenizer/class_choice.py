@@ -198,7 +198,7 @@ def choose_class(files: SettingFiles, model_type: str, tokenizer_json: str) -> T
         if model_type not in REGISTERED and not is_other and name not in (*CLASSES, *ALIASES, *GENERIC):
             raise CheckpointError(
                 f"{files.config_path}: auto_map names the repository's own tokenizer code, which isn't run: "
-                "remove auto_map to take tokenizer.json as it is"
+                "remove auto_map to use tokenizer.json unchanged"
             )
         name = REGISTERED.get(model_type) if name is None else name
     elif name == "LlamaTokenizer" and model_type not in ANYWAY and '"ByteLevel"' in tokenizer_json:
@@ -212,6 +212,6 @@ def choose_class(files: SettingFiles, model_type: str, tokenizer_json: str) -> T
     if is_other:
         raise CheckpointError(
             f"{files.config_path}: tokenizer_class must be one of {', '.join(sorted(CLASSES))}, got "
-            f"{name!r:.60}; PreTrainedTokenizerFast takes tokenizer.json as it is"
+            f"{name!r:.60}; PreTrainedTokenizerFast uses tokenizer.json unchanged"
         )
     return None if name is None else CLASSES.get(ALIASES.get(name, name))

@@ -167,7 +167,7 @@ class Tokens:
         for token in special:
             if not token or token.startswith("$") or ":" in token or (" " in token and not spaces):
                 raise CheckpointError(
-                    f"{self._where}: a token around texts may have no space, no colon and no $ at its start, "
+                    f"{self._where}: a token around texts may have no space, no colon and no leading $, "
                     f"got {token!r:.60}"
                 )
         return {
@@ -265,7 +265,8 @@ def _affixed_bpe(file: SourceFile) -> Component:
 def _unigram(file: SourceFile, unk_id: int) -> Component:
     if unk_id >= len(file.vocabulary):
         raise CheckpointError(
-            f"{file.where}: model.vocab must have piece {unk_id}, the unknown one, got {len(file.vocabulary)}"
+            f"{file.where}: model.vocab must have piece {unk_id} for unknown characters, got "
+            f"{len(file.vocabulary)} pieces"
         )
     return {"type": "Unigram", "unk_id": unk_id, "vocab": file.vocabulary, "byte_fallback": False}
 
@@ -401,7 +402,7 @@ def _whisper_template(settings: Settings, tokens: Tokens, stated: Component | No
         code = whisper_language(language)
         if code not in codes or tokens.id(f"<|{code}|>") != tokens.id(start) + 1 + codes.index(code):
             raise CheckpointError(
-                f"{settings.where}: language must be one whose token stands in Whisper's place, such as "
+                f"{settings.where}: language must be a language of Whisper, such as "
                 f"english or de, got {language!r:.40}"
             )
         before.append(f"<|{code}|>")
@@ -526,7 +527,7 @@ def _t5_additional(settings: Settings) -> list[Special]:
     named = [token for token in stated if "<extra_id_" in str(token)]
     if named and number not in (0, len(named)):
         raise CheckpointError(
-            f"{settings.where}: additional_special_tokens must name all extra_ids ({number}) or none, it "
+            f"{settings.where}: additional_special_tokens must name all extra_ids ({number}) or none, but it "
             f"names {len(named)}"
         )
     return [*stated, *([] if named else sentinels)]
@@ -680,7 +681,7 @@ def _mbart_template(
 
 def _mbart50(settings: Settings, named: Mapping[str, Special], file: SourceFile) -> Pipeline:
     if not {piece[0] for piece in file.vocabulary}.intersection(MBART50_LANGUAGES):
-        raise CheckpointError(f"{file.where}: model.vocab must have pieces of languages such as en_XX")
+        raise CheckpointError(f"{file.where}: model.vocab must have pieces for languages, such as en_XX")
     charsmap = _precompiled(file)
     steps = [charsmap] if charsmap is not None else []
     return Pipeline(

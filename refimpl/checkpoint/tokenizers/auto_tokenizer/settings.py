@@ -122,11 +122,11 @@ def _refuse(config: Mapping[str, Any], where: str, model_type: str) -> None:
             f"{where}: fix_mistral_regex must be false: write the pattern into tokenizer.json instead"
         )
     if config.get("init_inputs"):
-        raise CheckpointError(f"{where}: init_inputs must be empty: settings have names")
+        raise CheckpointError(f"{where}: init_inputs must be empty: settings must have names")
     versions = config.get("fast_tokenizer_files")
     if versions not in (None, [], ["tokenizer.json"]):
         raise CheckpointError(
-            f"{where}: fast_tokenizer_files must name tokenizer.json alone, got {versions!r:.80}"
+            f"{where}: fast_tokenizer_files must name only tokenizer.json, got {versions!r:.80}"
         )
 
 

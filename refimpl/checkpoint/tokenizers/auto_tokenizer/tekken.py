@@ -78,12 +78,12 @@ def _special_tokens(stated: dict[str, Any], config: dict[str, Any], where: str) 
             case {"rank": int(rank), "token_str": str(token)} if token:
                 tokens[rank] = token
             case _:
-                raise CheckpointError(f"{where}: special_tokens must be ranks and texts, got {entry!r:.80}")
+                raise CheckpointError(f"{where}: special_tokens must have ranks and texts, got {entry!r:.80}")
     names = [tokens.get(rank) for rank in range(len(entries))]
     count = _count(config, "default_num_special_tokens", where) or len(names)
     if None in names or len(set(names)) < len(names) or count < len(names):
         raise CheckpointError(
-            f"{where}: special_tokens must be {count} at most, different, with ranks from 0"
+            f"{where}: special_tokens must be at most {count} different tokens, with ranks from 0"
         )
     return [*filter(None, names), *(f"<SPECIAL_{i}>" for i in range(len(names), count))]
 
@@ -95,7 +95,7 @@ def _tokens(stated: dict[str, Any], size: int | None, special: int, where: str) 
         raise CheckpointError(f"{where}: vocab must be a list, got {entries!r:.60}")
     tokens = list(_spelled(entries[: None if size is None else max(size - special, 0)], where))
     if len(set(tokens)) < len(tokens) or not set(BYTE_TO_UNICODE.values()) <= set(tokens):
-        raise CheckpointError(f"{where}: vocab must hold different tokens, and each byte among them")
+        raise CheckpointError(f"{where}: vocab must contain different tokens, and among them each byte")
     return tokens
 
 

@@ -49,7 +49,7 @@ def of_merges(text: str, merges: str | None, where: str) -> Vocabulary:
     if not isinstance(tokens, dict) or not all(type(id) is int and id >= 0 for id in tokens.values()):
         raise CheckpointError(f"{where}: must be an object of tokens with ids from 0, got {tokens!r:.60}")
     if merges is None:
-        raise CheckpointError(f"{where}: {MERGES} must lie beside it")
+        raise CheckpointError(f"{where}: {MERGES} must be in the same folder")
     pairs = []
     for line in _lines(merges):
         if line.startswith("#version"):
@@ -87,7 +87,7 @@ def splits_of(piece: str, others: Mapping[str, Any], where: str) -> list[tuple[s
     """Return all splits of a piece into two other pieces. CheckpointError for a piece that is too long for
     this."""
     if len(piece) > LONGEST_PIECE:
-        raise CheckpointError(f"{where}: pieces may have {LONGEST_PIECE} letters, got {piece!r:.40}")
+        raise CheckpointError(f"{where}: pieces may have at most {LONGEST_PIECE} letters, got {piece!r:.40}")
     parts = ((piece[:at], piece[at:]) for at in range(1, len(piece)))
     return [(left, right) for left, right in parts if left in others and right in others]
 

@@ -72,7 +72,7 @@ def _merges(vocabulary: Vocabulary) -> list[tuple[str, str]]:
         if kind in (CONTROL, UNKNOWN, BYTE):
             continue
         if len(token) > LONGEST_PIECE:
-            raise vocabulary.fail(f"tokens may have {LONGEST_PIECE} letters, got {token!r:.40}")
+            raise vocabulary.fail(f"tokens may have at most {LONGEST_PIECE} letters, got {token!r:.40}")
         for split in range(1, len(token)):
             left, right = token[:split], token[split:]
             if left in vocabulary.ids and right in vocabulary.ids:

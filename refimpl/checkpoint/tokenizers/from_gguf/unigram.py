@@ -38,7 +38,7 @@ def unigram(vocabulary: Vocabulary) -> dict[str, Any]:
         raise vocabulary.fail(f"token_type must be {UNKNOWN} for one token, got {types.count(UNKNOWN)}")
     unknown = types.index(UNKNOWN)
     if (got := vocabulary.get("unknown_token_id", int, unknown)) != unknown:
-        raise vocabulary.fail(f"unknown_token_id must be {unknown}, whose type says so, got {got}")
+        raise vocabulary.fail(f"unknown_token_id must be {unknown}, the token of type unknown, got {got}")
     spaces = {
         "type": "Metaspace", "replacement": "▁", "split": True,
         "prepend_scheme": "always" if _get_flag(vocabulary, "add_space_prefix") else "never",
@@ -72,7 +72,7 @@ def _pieces(vocabulary: Vocabulary, mask: int | None) -> tuple[list[str], list[i
         del tokens[-1], types[-1], scores[-1]
     for i, kind in enumerate(types):
         if kind == UNUSED:
-            raise vocabulary.fail(f"token_type may be {UNUSED} at the end alone, got it for token {i}")
+            raise vocabulary.fail(f"token_type may be {UNUSED} only at the end, got it for token {i}")
         if kind == USER_DEFINED:  # the original has 0, the converter writes -1000
             scores[i] = 0.0
             types[i] = CONTROL if tokens[i].startswith("<extra_id_") else USER_DEFINED
@@ -82,7 +82,7 @@ def _pieces(vocabulary: Vocabulary, mask: int | None) -> tuple[list[str], list[i
 def _get_flag(vocabulary: Vocabulary, key: str) -> bool:
     flag = vocabulary.get(key, bool, None)
     if flag is None:
-        raise vocabulary.fail(f"{key} must be there: llama.cpp takes another default than SentencePiece")
+        raise vocabulary.fail(f"{key} is missing: llama.cpp and SentencePiece have different defaults for it")
     return flag
 
 
@@ -117,5 +117,5 @@ def _normalizer(vocabulary: Vocabulary) -> dict[str, Any] | None:
     data = values.astype(np.uint8).tobytes()
     (size,) = struct.unpack_from("<I", data)
     if size % 4 or not 4 <= size < len(data) - 4:
-        raise vocabulary.fail(f"precompiled_charsmap must be longer than its array, {size} bytes")
+        raise vocabulary.fail(f"precompiled_charsmap must be longer than its array of {size} bytes")
     return {"type": "Precompiled", "precompiled_charsmap": base64.b64encode(data).decode()}

@@ -24,7 +24,7 @@ class Vocabulary:
         self.ids = {token: i for i, token in enumerate(self.tokens)}
         if len(self.ids) < len(self.tokens):
             duplicate = next(token for i, token in enumerate(self.tokens) if self.ids[token] != i)
-            raise self.fail(f"tokens must differ, {duplicate!r:.40} occurs twice")
+            raise self.fail(f"tokens must differ, but {duplicate!r:.40} occurs twice")
         self.types: list[int] = self.get_numbers("token_type", int, len(self.tokens)).tolist()
 
     def fail(self, message: str) -> CheckpointError:
@@ -54,7 +54,7 @@ class Vocabulary:
         if not isinstance(values, np.ndarray) or values.dtype.kind not in {int: "iu", float: "f"}[kind]:
             raise self.fail(f"{key} must be an array of {kind.__name__}")
         if length is not None and len(values) != length:
-            raise self.fail(f"{key} must have {length} items, one a token, got {len(values)}")
+            raise self.fail(f"{key} must have {length} items, one for each token, got {len(values)}")
         return values
 
     def scores(self) -> list[float]:

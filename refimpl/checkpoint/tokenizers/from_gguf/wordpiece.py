@@ -20,13 +20,13 @@ def wordpiece(vocabulary: Vocabulary) -> dict[str, Any]:
     for i, kind in enumerate(types):
         if kind not in (CONTROL, UNKNOWN, USER_DEFINED):
             if lower and tokens[i] != tokens[i].lower():
-                raise vocabulary.fail(f"tokens must be without capitals, got {tokens[i]!r:.40}")
+                raise vocabulary.fail(f"tokens must have no capitals, got {tokens[i]!r:.40}")
             tokens[i] = tokens[i][1:] if tokens[i].startswith("▁") else f"##{tokens[i]}"
     ids = {token: i for i, token in enumerate(tokens)}
     for token, *keys in (("[CLS]", "cls", "bos"), ("[SEP]", "seperator", "eos"), ("[UNK]", "unknown")):
         for key in (f"{name}_token_id" for name in keys):
             if token not in ids or vocabulary.get(key, int, ids[token]) != ids[token]:
-                raise vocabulary.fail(f"{key} must be that of {token}, a token")
+                raise vocabulary.fail(f"{key} must be the id of {token}, which must be a token")
     single = [(ids["[CLS]"], 0), ("A", 0), (ids["[SEP]"], 0)]
     return tokenizer_json(
         tokens, types,

@@ -53,7 +53,7 @@ HOSTILE = {
     "KV_BAD_KEY_SIZE": (file([struct.pack("<Q", 2**64 - 1)]), "a key may have 10000000 bytes"),
     "key beyond the end": (file([struct.pack("<Q", 9999)]), "truncated"),
     "KV_EMPTY_KEY": (file([pair(b"", 4, U32)]), "needs a name"),
-    "KV_BAD_TYPE": (file([pair(b"k", 13, U32)]), "value types are 0 to 12"),
+    "KV_BAD_TYPE": (file([pair(b"k", 13, U32)]), "value types must be 0 to 12"),
     "KV_DUPLICATE_KEY": (file([pair(b"k", 4, U32)] * 2), "each key may stand once"),
     "KV_BAD_ALIGN": (file([align(13)]), "power of two"),
     "alignment 0": (file([align(0)]), "power of two"),

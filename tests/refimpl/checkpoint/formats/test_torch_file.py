@@ -234,7 +234,7 @@ PICKLES: dict[str, tuple[bytes, str]] = {
     "a number as value": (of(whole(2**2000)), "'w' is a int: save the model's state_dict"),
     "an optimizer beside it": (state_dict({"w": GOOD, "optimizer": b"}"}), "'optimizer' is a dict"),
     "a number as name": (b"\x80\x02}" + whole(1) + GOOD + b"s.", "1 is a _Tensor"),
-    "a list": (b"\x80\x02].", "must hold tensors by name, holds a list"),
+    "a list": (b"\x80\x02].", "must hold tensors by name, but it holds a list"),
     "a memo bomb": (of(b"(" + LISTS + b"t"), "'w' is a tuple"),
     "a list in itself": (of(b"]q\x00h\x00a"), "'w' is a list"),
     "nested 100,000 deep": (of(b")" + b"\x85" * 100_000), "'w' is a tuple"),
@@ -249,7 +249,7 @@ PICKLES: dict[str, tuple[bytes, str]] = {
     "a mark instead of a value": (b"\x80\x02(q\x00.", "takes a value where there is none"),
     "a group without begin": (b"\x80\x02Nt.", "ends a group that it didn't begin"),
     "a value that isn't kept": (b"\x80\x02j\xff\xff\xff\xff.", "takes value 4294967295 before it is kept"),
-    "two values": (b"\x80\x02NN.", "must make one value, 1 more are left"),
+    "two values": (b"\x80\x02NN.", "must make one value, but 1 more are left"),
 }
 AUDIT = """
 import json, pickle, sys
@@ -324,9 +324,15 @@ def change(data: bytes, mark: bytes, at: int, form: str, number: int, *, last: b
 DIRECTORY, LOCAL, END = b"PK\1\2", b"PK\3\4", b"PK\5\6"
 SOUND = torch_writer.torch_file(WEIGHTS)
 ZIPS: dict[str, tuple[bytes, str]] = {
-    "compressed": (archive(of(GOOD), {"0": FOUR}, zipfile.ZIP_DEFLATED), "must be stored as it is"),
-    "a bomb": (zipped({"m/data.pkl": bytes(10**7)}, zipfile.ZIP_BZIP2), "must be stored as it is"),
-    "encrypted": (change(SOUND, DIRECTORY, 8, "<H", 1), "must be stored as it is"),
+    "compressed": (
+        archive(of(GOOD), {"0": FOUR}, zipfile.ZIP_DEFLATED),
+        "must be stored without compression and encryption",
+    ),
+    "a bomb": (
+        zipped({"m/data.pkl": bytes(10**7)}, zipfile.ZIP_BZIP2),
+        "must be stored without compression and encryption",
+    ),
+    "encrypted": (change(SOUND, DIRECTORY, 8, "<H", 1), "must be stored without compression and encryption"),
     "no pickle": (zipped({"m/data/0": FOUR}), "must have one data.pkl, has 0"),
     "two pickles": (
         zipped({"a/data.pkl": of(GOOD), "b/data.pkl": of(GOOD)}),
