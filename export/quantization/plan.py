@@ -237,8 +237,7 @@ def plan(
     if len(rounded) == len(made.formats):
         raise ExportError(
             f"quant={scheme.name} needs a file with blocks that can be kept: GGUF's quantized types, or "
-            "GPTQ, "
-            "AWQ and other integers with a scale for neighbouring inputs; use quant=int8"
+            "GPTQ, AWQ and other integers with a scale for neighbouring inputs; use quant=int8"
         )
     return made
 

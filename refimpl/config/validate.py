@@ -180,8 +180,7 @@ def _check_positions(name: str, stack: Stack, embedding: Embedding, context: int
         need(
             added == (None,) * 5,
             f"{name}: a stack that reads sounds can't have token types, token dropout, per-layer inputs, "
-            "or embeddings "
-            "of another width than the model's",
+            "or embeddings of another width than the model's",
         )
     around = isinstance(stack.positions, ConvPositions)
     need(

@@ -56,7 +56,7 @@ def read(data: bytes, schema: Schema, span: tuple[int, int]) -> dict[str, Any]:
         elif values[field.name] is None:
             values[field.name] = value
         else:
-            raise ValueError(f"{field.name} may stand once")
+            raise ValueError(f"{field.name} may occur once")
     return values
 
 

@@ -141,8 +141,7 @@ class Generate(BatchTask):
         if self._draws and ROW not in batch:
             raise ArgumentError(
                 f"a batch must have the column {ROW!r}, whole numbers from which each text's random "
-                "numbers are made; "
-                "without this column, use greedy=True"
+                "numbers are made; without this column, use greedy=True"
             )
         numbers = [int(number) for number in batch[ROW]] if ROW in batch else None
         made = self.model.generate_many(

@@ -22,6 +22,5 @@ except (ImportError, AttributeError) as error:
     first = "" if isinstance(error, ImportError) else "pip uninstall onnxruntime onnxruntime-gpu, then "
     raise DeviceError(
         f"ONNX Runtime can't be imported ({error!s:.80}): {first}pip install 'tfm-cli[cpu]', or "
-        "'tfm-cli[cuda]' "
-        "for an NVIDIA GPU, but not both"
+        "'tfm-cli[cuda]' for an NVIDIA GPU, but not both"
     ) from None

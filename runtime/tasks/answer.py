@@ -110,8 +110,8 @@ def windows(
     if window > context or stride < 0 or (room <= stride and room < len(of_context)):
         raise LimitError(
             f"question {number} takes {window - room} tokens and leaves {room} of a window of {window}. "
-            "This rest "
-            f"must be more than the stride {stride}, and the window at most the model's context, {context}"
+            f"This rest must be more than the stride {stride}, and the window at most the model's context, "
+            f"{context}"
         )
     before, after = range(of_context[0]), range(of_context[-1] + 1, len(encoding.ids))
     rows = []

@@ -109,8 +109,7 @@ class ChatTemplate:
             if not _uses(source, str(name)):
                 raise ArgumentError(
                     "chat_template_kwargs may have only variables of the model's chat template, got "
-                    f"{name!r:.80}: "
-                    "leave it out"
+                    f"{name!r:.80}: leave it out"
                 )
         return variables
 

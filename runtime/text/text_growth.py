@@ -104,8 +104,7 @@ def _check_length(length: int, most: int) -> None:
     if length > most:
         raise LimitError(
             f"tokenizer.json's normalizer may make a text at most {TIMES} times as long, or {SHORT} "
-            "characters "
-            "long, but it becomes longer"
+            "characters long, but it becomes longer"
         )
 
 

@@ -262,8 +262,7 @@ def _check_arrays(arrays: Mapping[str, Array], config: Config) -> None:
         if "decoder" not in config.stacks and (positions != time or lengths.min() < time):
             raise BundleError(
                 f"{file_of('tokens')}: must have as many tokens as a sound has positions, {positions}, got "
-                f"{time}; "
-                f"{AGAIN}"
+                f"{time}; {AGAIN}"
             )
     elif ENCODER_IDS in arrays:
         _, text = require(ENCODER_IDS, "i", rows, None, below=vocabulary).shape

@@ -280,8 +280,8 @@ def identify(keys: Keys) -> tuple[Family, set[Task], Quantization | None]:
     if quantization is not None and not _stores_outputs_first(family):
         raise ConfigError(
             f"{keys.where}: quantization_config isn't supported for {keys.values['model_type']}, whose "
-            "matrices "
-            "are stored with the input axis first: take the original checkpoint, or a .gguf file of the model"
+            "matrices are stored with the input axis first: take the original checkpoint, or a .gguf file "
+            "of the model"
         )
     return family, tasks, quantization
 
@@ -364,8 +364,7 @@ def read_gguf(source: GgufSource, *, mtp: bool = False, ignore: Collection[str] 
     if single.get("general.architecture") == "clip":
         raise ConfigError(
             f"{where}: this is only the vision or audio part of a model (mmproj), which tfm doesn't read: "
-            "give the .gguf "
-            "file of its text model"
+            "give the .gguf file of its text model"
         )
     dialect = Keys(single, where).choice("general.architecture", by_architecture)
     prefix = dialect.architecture + "."

@@ -52,8 +52,7 @@ class CTranslate2File:
         if (version := cursor.number("<I", "the version")) != VERSION:
             raise cursor.fail(
                 f"must be a model of CTranslate2, version {VERSION}, but it begins with {version:#x}: "
-                "convert the "
-                "original model again, or take it in safetensors"
+                "convert the original model again, or take it in safetensors"
             )
         self.specification = f"{_text(cursor)} {cursor.number('<I', 'the revision')}"
         self.variables: dict[str, Variable] = {}
@@ -72,7 +71,7 @@ class CTranslate2File:
     def _add(self, cursor: Cursor, variable: Variable, alias: str = "") -> None:
         name = alias or variable.name
         if name in self.variables:
-            raise cursor.fail(f"variable {name!r:.80} stands twice")
+            raise cursor.fail(f"variable {name!r:.80} occurs twice")
         cursor.hold(VARIABLE + len(name), repr(name))
         self.variables[name] = variable
 
@@ -101,8 +100,7 @@ class CTranslate2File:
         if scale.kind != "F32" or scale.shape not in ((), variable.shape[:1]):
             raise CheckpointError(
                 f"{self.path}: {scale.name!r:.80} must be F32 with one number or {variable.shape[0]}, but "
-                "it is "
-                f"{scale.kind} {list(scale.shape)}"
+                f"it is {scale.kind} {list(scale.shape)}"
             )
         rows = (begin, end) if scale.shape else (0, 1)
         divisors = self._bytes(scale, *rows).view("<f4").reshape(-1, *(1,) * (len(shape) - 1))

@@ -153,7 +153,7 @@ class GGUF:
             name = cursor.text("a tensor's name", MAX_NAME)
             cursor.hold(TENSOR, repr(name))
             if name in found:
-                raise cursor.fail(f"tensor {name!r} stands twice")
+                raise cursor.fail(f"tensor {name!r} occurs twice")
             found[name] = self._tensor(cursor, name, at)
             at = self._pad(found[name][3])
         start = self._pad(cursor.at)

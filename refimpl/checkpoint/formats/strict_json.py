@@ -24,7 +24,7 @@ def parse(
         values = dict(pairs)
         if len(values) < len(pairs):
             twice = next(k for k in values if sum(k == key for key, _ in pairs) > 1)
-            raise error(f"{where}: each key may stand once, {twice!r:.80} stands twice")
+            raise error(f"{where}: each key may occur once, but {twice!r:.80} occurs twice")
         return values
 
     def refuse(constant: str) -> Any:

@@ -257,8 +257,7 @@ class TorchFile:
         if total > SHARED * len(self._file):
             raise CheckpointError(
                 f"{self.path}: its tensors may have at most {SHARED} times the file's size, "
-                f"{len(self._file)} bytes, "
-                f"but they claim {total}"
+                f"{len(self._file)} bytes, but they claim {total}"
             )
         return values
 

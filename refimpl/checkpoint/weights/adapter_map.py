@@ -166,6 +166,5 @@ class AdapterMap:
         if settings.dora != (update.magnitude is not None):
             raise CheckpointError(
                 f"{module!r:.120} must have a lora_magnitude_vector if and only if use_dora is true: "
-                "use_dora "
-                f"is {str(settings.dora).lower()}"
+                f"use_dora is {str(settings.dora).lower()}"
             )

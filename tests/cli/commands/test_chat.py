@@ -324,7 +324,7 @@ def test_a_conversation_is_saved_and_loaded(commands: ChatCommands, tmp_path, mo
 
 
 def test_set_takes_the_options_of_the_command_line(commands: ChatCommands) -> None:
-    assert commands.run("/set").startswith("no option is set")
+    assert commands.run("/set").startswith("you set no option")
     assert commands.run("/set temperature 0.5") == "temperature 0.5"
     assert commands.run("/set --top-k 4") == "top-k 4"
     assert commands.run("/set stop 'the end' --stop x") == "stop 'the end' x"

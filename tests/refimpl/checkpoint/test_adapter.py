@@ -303,30 +303,30 @@ Q = f"{MODEL}.layers.0.self_attn.q_proj"
 OTHER_TENSORS: dict[str, tuple[dict[str, np.ndarray], str]] = {
     "unread": ({"base_model.model.x": np.ones(3, "f4")}, "a low-rank update or a whole weight"),
     "other prefix": ({"q.lora_A.weight": np.ones((3, 64), "f4")}, "named base_model.model."),
-    "other inputs": ({f"{Q}.lora_A.weight": np.ones((3, 65), "f4")}, "64 inputs and 32 outputs, has 65"),
-    "other outputs": ({f"{Q}.lora_B.weight": np.ones((31, 3), "f4")}, "and 32 outputs, has 64 and 31"),
-    "other rank": ({f"{Q}.lora_B.weight": np.ones((32, 2), "f4")}, r"\[r, in\] for an \[out, r\]"),
-    "no decimals": ({f"{Q}.lora_B.weight": np.ones((32, 3), "i8")}, "numbers with decimals"),
+    "other inputs": ({f"{Q}.lora_A.weight": np.ones((3, 65), "f4")}, "32 outputs, but it has 65"),
+    "other outputs": ({f"{Q}.lora_B.weight": np.ones((31, 3), "f4")}, "and 32 outputs, but it has 64 and 31"),
+    "other rank": ({f"{Q}.lora_B.weight": np.ones((32, 2), "f4")}, r"\[r, in\], to match the \[out, r\]"),
+    "no decimals": ({f"{Q}.lora_B.weight": np.ones((32, 3), "i8")}, "a floating-point tensor"),
     "not finite": ({f"{Q}.lora_B.weight": np.full((32, 3), np.inf, "f4")}, "must be finite"),
     "magnitudes": ({f"{Q}.lora_magnitude_vector": np.ones(32, "f4")}, "use_dora is false"),
-    "magnitudes of others": ({f"{Q}.lora_magnitude_vector": np.ones(31, "f4")}, "one number an output"),
-    "other shape": ({f"{MODEL}.norm.weight": np.ones(5, "f4")}, r"must have shape \[64\], has \[5\]"),
-    "more words": ({f"{MODEL}.embed_tokens.weight": np.ones((66, 64), "f4")}, r"\[61, 64\], has \[66, 64"),
+    "magnitudes of others": ({f"{Q}.lora_magnitude_vector": np.ones(31, "f4")}, "one number for each output"),
+    "other shape": ({f"{MODEL}.norm.weight": np.ones(5, "f4")}, r"must have shape \[64\], but it has \[5\]"),
+    "more words": ({f"{MODEL}.embed_tokens.weight": np.ones((66, 64), "f4")}, r"64\], but it has \[66, 64"),
     "twice": (
         {f"{Q}.{end}": np.ones((32, 64), "f4") for end in ("weight", "base_layer.weight")},
-        "must be there once",
+        "accompanied by the module",
     ),
 }  # fmt: skip
 # What is replaced in all names of tensors, by what, and words of the error.
 RENAMED = {
-    "name of the adapter": ("lora_A.weight", "lora_A.default.weight", "and isn't read"),
+    "name of the adapter": ("lora_A.weight", "lora_A.default.weight", "but it is neither"),
     "no such layer": ("layers.0", "layers.7", "must belong to a weight that the base model uses"),
     "half": (".lora_A.", ".lora_C.", "a low-rank update or a whole weight"),
     "of a table": ("lora_A.weight", "lora_embedding_A", "if and only if the other tensor of its module is"),
 }
 OTHER_SETTINGS: dict[str, tuple[dict[str, Any], str]] = {
-    "rank": ({"r": 2}, "must have rank 2, has 3"),
-    "rank of a pattern": ({"rank_pattern": {"layers.1.*v_proj": 4}}, "must have rank 4, has 3"),
+    "rank": ({"r": 2}, "must have rank 2, but it has 3"),
+    "rank of a pattern": ({"rank_pattern": {"layers.1.*v_proj": 4}}, "must have rank 4, but it has 3"),
     "no magnitudes": ({"use_dora": True}, "use_dora is true"),
     "not a target": ({"target_modules": ["q_proj"]}, "v_proj' as an adapted module"),
     "not its layer": ({"layers_to_transform": [1]}, r"layers\.0\.self_attn.*as an adapted module"),

@@ -102,21 +102,29 @@ def stated(**values: Any) -> Any:
 
 HOSTILE = [
     ("gptq4", {"qzeros": without}, "qzeros' is missing: a quantized weight needs it"),
-    ("gptq4", {"qzeros": lambda t: t[:1]}, r"qzeros' must have shape \[2, 8\], has \[1, 8\]"),
+    ("gptq4", {"qzeros": lambda t: t[:1]}, r"qzeros' must have shape \[2, 8\], but it has \[1, 8\]"),
     ("gptq4", {"scales": lambda t: t.int()}, "scales' must be of type F32 or F16 or BF16, is I32"),
     ("gptq4", {"qweight": lambda t: t[:, 0].contiguous()}, r"qweight' must be a matrix, has shape \[8\]"),
     ("gptq4", {"qweight": lambda t: t[:, :7]}, "qweight' must contain whole words of 4-bit codes"),
-    ("gptq4", {"g_idx": first(2)}, r"g_idx\[0\] must be a group from 0 to 1, is 2"),
+    ("gptq4", {"g_idx": first(2)}, r"g_idx\[0\] must be a group from 0 to 1, but it is 2"),
     ("gptq4", {"g_idx": first(-1)}, r"g_idx\[0\] must be a group from 0 to 1, is -1"),
-    ("gptq4", {"weight": lambda _: torch.zeros(64, 64)}, "weight' must not be there twice"),
+    ("gptq4", {"weight": lambda _: torch.zeros(64, 64)}, "weight' must not be stored twice"),
     ("gptq4", {"bias": lambda t: t + 1}, "1 tensors aren't known in this family, first .*q_proj.bias"),
-    ("awq", {"qzeros": lambda t: t[:, :4]}, r"qzeros' must have shape \[2, 8\], has \[2, 4\]"),
+    ("awq", {"qzeros": lambda t: t[:, :4]}, r"qzeros' must have shape \[2, 8\], but it has \[2, 4\]"),
     ("fp8-block", {"weight_scale_inv": without}, "weight_scale' is missing"),
-    ("fp8-block", {"weight_scale_inv": lambda t: t[:1]}, r"must have a shape of \[2, 2\], .*, has \[1, 2\]"),
+    (
+        "fp8-block",
+        {"weight_scale_inv": lambda t: t[:1]},
+        r"must have a shape of \[2, 2\], .*, but it has \[1, 2\]",
+    ),
     ("pack4", {"weight_shape": first(65)}, r"must contain 4-bit codes in weight_shape, \[65, 64\]"),
-    ("int8", {"weight_scale": lambda t: t[:3]}, r"weight_scale' must have shape \[64, 1\], has \[3, 1\]"),
+    (
+        "int8",
+        {"weight_scale": lambda t: t[:3]},
+        r"weight_scale' must have shape \[64, 1\], but it has \[3, 1\]",
+    ),
     ("nf4", {"weight.quant_map": first(0.5)}, "quant_map' must be the table of NF4, but it isn't"),
-    ("nf4", {"weight.absmax": lambda t: t[1:]}, r"absmax' must have shape \[64\], has \[63\]"),
+    ("nf4", {"weight.absmax": lambda t: t[1:]}, r"absmax' must have shape \[64\], but it has \[63\]"),
     ("nf4", {"weight.quant_state.bitsandbytes__nf4": first(0x5D)}, "must be JSON"),
     (
         "nf4",
@@ -138,18 +146,18 @@ HOSTILE = [
         {"weight.quant_state.bitsandbytes__nf4": stated(quant_type="af4")},
         "quant_type nf4 or fp4, .* 'af4'",
     ),
-    ("llm-int8", {"weight_format": lambda t: t + 1}, "weight_format' must be 0, rows, is 1"),
+    ("llm-int8", {"weight_format": lambda t: t + 1}, "weight_format' must be 0 (by rows), but it is 1"),
     ("bitnet", {"weight": lambda t: t.float()}, "weight' must be of type U8, is F32"),
     (
         "bitnet-auto",
         {"weight_scale": lambda t: t.repeat(2)},
-        r"weight_scale' must have shape \[1\], has \[2\]",
+        r"weight_scale' must have shape \[1\], but it has \[2\]",
     ),
     ("bitnet-auto", {"weight": lambda t: t[1:]}, r"must have shape \[64, 64\]"),
     (
         "nvfp4",
         {"weight_global_scale": lambda t: t.repeat(2)},
-        r"global_scale' must have shape \[\], has \[2\]",
+        r"global_scale' must have shape \[\], but it has \[2\]",
     ),
 ]
 

@@ -217,7 +217,7 @@ def test_what_cannot_be_is_refused(name: str, value: float) -> None:
 
 
 def test_a_sampler_that_draws_is_refused() -> None:
-    with pytest.raises(LimitError, match="beam search draws nothing"):
+    with pytest.raises(LimitError, match="beam search doesn't sample"):
         BeamSearch([0], 2, Sampler(temperature=1.0))
 
 

@@ -158,13 +158,17 @@ def test_hostile_languages_cost_a_request_each() -> None:
     [
         ({"structured_outputs": {"regex": "("}}, None, "regex can't be followed: unclosed group"),
         ({"grammar": "root ::= item"}, None, "grammar can't be followed"),
-        ({"grammar": "a" * 2**15 + "a"}, None, "grammar may have 32768 characters"),
+        ({"grammar": "a" * 2**15 + "a"}, None, "grammar may have at most 32768 characters"),
         ({"structured_outputs": {}}, "structured_outputs", "must have one of"),
         ({"structured_outputs": {"regex": "a", "json": {}}}, "structured_outputs", "must have one of"),
         ({"structured_outputs": {"choice": []}}, "structured_outputs", "choice"),
         ({"structured_outputs": {"backend": "x"}}, "structured_outputs", "unknown field"),
-        ({"structured_outputs": {"regex": "a"}, "grammar": 'root ::= "a"'}, None, "leave out one"),
-        ({"grammar": 'root ::= "a"', "response_format": {"type": "json_object"}}, None, "leave one out"),
+        ({"structured_outputs": {"regex": "a"}, "grammar": 'root ::= "a"'}, None, "leave out one of them"),
+        (
+            {"grammar": 'root ::= "a"', "response_format": {"type": "json_object"}},
+            None,
+            "leave one of them out",
+        ),
         ({"grammar": 'root ::= "a"', "stop": "a"}, None, "leave out stop"),
     ],
 )

@@ -90,7 +90,11 @@ def test_what_is_refused(served: tuple[httpx.Client, Server]) -> None:
     http, server = served
     completion = {"model": "tiny", "prompt": "a"}
     for path, body, reason in (
-        ("/chat/completions", {"model": "tiny", "messages": serving.messages(0)}, "/v1/completions takes"),
+        (
+            "/chat/completions",
+            {"model": "tiny", "messages": serving.messages(0)},
+            "send its text to /v1/completions",
+        ),
         ("/completions", {**completion, "echo": True}, "leave out echo"),
         ("/completions", {**completion, "prompt": "the cat " * 40}, "the model reads 1 to 64"),
         ("/completions", {**completion, "prompt": [SIZE]}, "token ids must be"),

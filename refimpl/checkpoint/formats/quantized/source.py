@@ -33,7 +33,9 @@ class Quantized:
         hidden |= {name for name in source.names if name.rpartition(".")[2] in quantization.unused}
         plain = [name for name in source.names if name not in hidden]
         if twice := [name for name in plain if name in self._weights]:
-            raise CheckpointError(f"tensor {twice[0]!r:.120} must not be there twice, quantized and as it is")
+            raise CheckpointError(
+                f"tensor {twice[0]!r:.120} must not be stored twice, quantized and unquantized"
+            )
         self._names = (*plain, *self._weights)
 
     @property

@@ -38,7 +38,7 @@ HOSTILE = {
     "a space first": (file(b" {}"), "must start with"),
     "broken JSON": (file(b'{"a"'), "must be JSON"),
     "deep nesting": (file(b'{"a":' + b"[" * 50_000), "nested"),
-    "duplicate key": (file(b'{"a":1,"a":2}'), "'a' stands twice"),
+    "duplicate key": (file(b'{"a":1,"a":2}'), "'a' occurs twice"),
     "no entry": (file({"a": 1}), "dtype, shape and data_offsets"),
     "one field too many": (file({"a": {**A, "x": 1}}, b"0" * 8), "dtype, shape and data_offsets"),
     "unknown dtype": (file({"a": entry(0, 8, dtype="F4")}, b"0" * 8), "dtype must be"),
