@@ -16,6 +16,7 @@ NAVIGATION = {
     ),
     "Tutorials": (
         "docs/tutorials/find_a_bug", "docs/tutorials/quantize", "docs/tutorials/serve",
+        "docs/tutorials/open_webui",
         "docs/tutorials/read_the_specification", "docs/tutorials/add_a_family",
         "docs/tutorials/c_and_browser", "docs/tutorials/transcribe",
     ),

@@ -20,8 +20,8 @@ from tfm.cli.main import main
 FOLDER = Path(__file__).parents[1] / "docs" / "tutorials"
 # The first one makes the files that the others read.
 PAGES = (
-    "find_a_bug", "quantize", "serve", "read_the_specification", "add_a_family", "c_and_browser",
-    "transcribe",
+    "find_a_bug", "quantize", "serve", "open_webui", "read_the_specification", "add_a_family",
+    "c_and_browser", "transcribe",
 )  # fmt: skip
 FETCHED = "whisper-tiny.en"  # in whose place a drawn model stands, with a sound to hear
 CELL = re.compile(r"^```(python|sh)\n(.*?)^```\n(?:\n```text\n(.*?)^```\n)?", re.M | re.S)
