@@ -204,7 +204,7 @@ def check_step(
             raise LimitError(f"lengths must be {batch} numbers from 0 to {t}, got {lengths.tolist()}")
         last, longest = np.maximum(lengths - 1, 0)[:, None], int((past + lengths).max())
     if longest > context:
-        raise LimitError(f"the text would be {longest} tokens long, {too_long(config, context)}")
+        raise LimitError(f"the text would be {longest} tokens long, but {too_long(config, context)}")
     if at is None:
         return tokens, lengths, last
     at = np.asarray(at, np.int64)

@@ -244,9 +244,9 @@ class Keys:
 
 def unknown(where: str, key: str, ignore: Collection[str] | None) -> ConfigError:
     """Return the error for an unknown key. Where a caller can name keys to ignore, the error says how."""
-    advice = "" if ignore is None else f"; if it changes nothing, give ignore_keys={key}"
+    advice = "" if ignore is None else f"; if you know that it has no effect, give ignore_keys={key}"
     return ConfigError(
-        f"{where}: key {key!r:.80} isn't known; ignoring it could give a wrong model{advice:.120}"
+        f"{where}: unknown key {key!r:.80}; without it, tfm might compute another model{advice:.120}"
     )
 
 

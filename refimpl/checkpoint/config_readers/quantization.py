@@ -22,10 +22,7 @@ from ..formats.quantized.gptq import Gptq, Settings
 from ..formats.quantized.weight import Quantization
 from .keys import ANY, Keys
 
-ADVICE = (
-    "what isn't known in full isn't read: take the original checkpoint, which quant=int4 or quant=int8 "
-    "quantizes, or a .gguf file of the model"
-)
+ADVICE = "use the original checkpoint, which quant=int4 or quant=int8 quantizes, or a .gguf file of the model"
 # What compressed-tensors' packings hold, and what may share a scale in them.
 PACKINGS = {
     "pack-quantized": (("int", 4), ("int", 8)),

@@ -178,7 +178,7 @@ def _one(outer_value: Any, inner: Keys, key: str, default: Any) -> Any:
     """A number that may be in rope_parameters, outside of it, or in both with the same value."""
     inner_value = inner.positive(key, None)
     if inner_value is not None and outer_value is not None and inner_value != outer_value:
-        raise inner.fail(key, f"the same as outside of it, {outer_value}")
+        raise inner.fail(key, f"the same as {key} at the top level, {outer_value}")
     return next((value for value in (inner_value, outer_value) if value is not None), default)
 
 

@@ -18,7 +18,7 @@ SOUNDS = {
 PICTURES = {"image_size", "patch_size", "num_channels", "vision_config", "backbone_config"}
 # Why a model isn't its text part, though that is of a family that is read.
 OTHERWISE = {
-    "paligemma": "a prompt's tokens see later ones too (prefix-LM), for which decoders have no mask here",
+    "paligemma": "a prompt's tokens also see later tokens (prefix-LM), which tfm doesn't support",
 }
 SHOWN = 3  # families
 UNTOLD = 4  # keys that a family doesn't know: from so many on it is no kin
@@ -27,23 +27,21 @@ UNTOLD = 4  # keys that a family doesn't know: from so many on it is no kin
 def describe(values: Mapping[str, Any], families: Mapping[str, Any]) -> str:
     """Return a clause of the error about a config.json whose model_type none of the `families` has."""
     if SOUNDS & values.keys():
-        return "it is a model of sounds"
+        return "it is an audio model"
     if (why := OTHERWISE.get(str(values.get("model_type")))) is not None:
         return why
     for name, part in parts(values):
         kind = part.get("model_type")
         if kind in families:
-            return f"its text part ({name}) is a {kind}, which tfm reads where it is saved alone"
+            return f"its text part ({name}) is a {kind}, which tfm reads if it is saved alone"
         if "vocab_size" in part and (kin := nearest(part, families)):
-            return f"the nearest to its text part ({name}), by the keys that they read, are {kin}"
+            return f"the types whose keys are most like those of its text part ({name}) are {kin}"
     if "vocab_size" not in values and PICTURES & values.keys():
-        return "it is a model of pictures"
+        return "it is an image model"
     kin = nearest(values, families)
-    kind = "a model of text" if "vocab_size" in values else "of no kind that is known"
-    near = (
-        f"by the keys that they read, the nearest are {kin}" if kin else "no family that is read has its keys"
-    )
-    return f"it is {kind}; {near}"
+    kind = "it is a text model" if "vocab_size" in values else "its kind isn't known"
+    near = f"the types with the most similar keys are {kin}" if kin else "no type that tfm reads has its keys"
+    return f"{kind}; {near}"
 
 
 def parts(values: Mapping[str, Any], above: str = "") -> Iterator[tuple[str, Mapping[str, Any]]]:
@@ -73,6 +71,6 @@ def nearest(values: Mapping[str, Any], families: Mapping[str, Any]) -> str:
         unread = sorted(keys.unread - UNREAD.keys() - {"architectures", "is_encoder_decoder"})
         if len(unread) < UNTOLD:
             alike = difflib.SequenceMatcher(a=kind, b=name).ratio()
-            told = f"{name} (all but {', '.join(unread)})" if unread else f"{name} (all)"
+            told = f"{name} (all keys except {', '.join(unread)})" if unread else f"{name} (all keys)"
             kin.append((len(unread), keys.in_vain, -alike, told))
-    return "; ".join(told for *_, told in sorted(kin)[:SHOWN])
+    return ", ".join(told for *_, told in sorted(kin)[:SHOWN])

@@ -27,7 +27,7 @@ def read_array(data: bytes, where: str, error: type[TfmError] = CheckpointError)
     """Return the array; raise `error` for anything that isn't such a file."""
     header = HEADER.match(data)
     if header is None:
-        raise error(f"{where}: must be an .npy file of numbers, row by row")
+        raise error(f"{where}: must be an .npy file of numbers in row-major order")
     dtype, left = np.dtype(header[1].decode()), len(data) - header.end()
     try:
         shape = tuple(int(size) for size in header[2].split(b",") if size.strip())

@@ -46,7 +46,8 @@ class SafeTensors:
         following = len(file) - 8
         if length > min(HEADER_LIMIT, following):
             raise CheckpointError(
-                f"{path}: the header claims {length} bytes, {following} follow: truncated or not safetensors"
+                f"{path}: the header claims {length} bytes, but {following} follow: truncated or not "
+                "safetensors"
             )
         header = file.read(8, 8 + length).tobytes()
         if not header.startswith(b"{"):
@@ -76,7 +77,9 @@ class SafeTensors:
         if kind not in READABLE + SKIPPABLE:
             raise CheckpointError(f"{at}: dtype must be one of {', '.join(READABLE)}, got {kind!r:.40}")
         if not _whole(shape) or len(shape) > 8:
-            raise CheckpointError(f"{at}: shape must be at most 8 whole numbers, got {shape!r:.80}")
+            raise CheckpointError(
+                f"{at}: shape must be at most 8 whole numbers below 2^48, got {shape!r:.80}"
+            )
         if not _whole(offsets) or len(offsets) != 2:
             raise CheckpointError(f"{at}: data_offsets must be two whole numbers, got {offsets!r:.80}")
         begin, end = offsets

@@ -314,7 +314,7 @@ OTHER_TENSORS: dict[str, tuple[dict[str, np.ndarray], str]] = {
     "more words": ({f"{MODEL}.embed_tokens.weight": np.ones((66, 64), "f4")}, r"64\], but it has \[66, 64"),
     "twice": (
         {f"{Q}.{end}": np.ones((32, 64), "f4") for end in ("weight", "base_layer.weight")},
-        "accompanied by the module",
+        "must be stored once",
     ),
 }  # fmt: skip
 # What is replaced in all names of tensors, by what, and words of the error.
@@ -376,7 +376,7 @@ def test_tensors_of_no_module_or_of_one_module_twice_are_refused(copied: Path):
     tensors, file = tensors_of(copied)
     for some, words in (
         ({}, "must hold tensors"),
-        ({k: v for k, v in tensors.items() if "lora_B" not in k}, "beside the up tensor"),
+        ({k: v for k, v in tensors.items() if "lora_B" not in k}, "accompanied by the up tensor"),
         ({k: v for k, v in tensors.items() if "lora_A" not in k}, "beside the down tensor"),
         (
             tensors | {k.replace("model.model.model.", "model.model."): v for k, v in tensors.items()},
@@ -468,7 +468,7 @@ def test_a_gguf_base_gets_the_same_update(pair: Path, tmp_path: Path):
     for name in checkpoint.leaves.names:
         assert np.array_equal(from_gguf.leaf(name), checkpoint.leaf(name)), name
     shutil.copytree(pair / "adapter", tmp_path, dirs_exist_ok=True)
-    with refused(CheckpointError, "adapter", "lies"):
+    with refused(CheckpointError, "adapter", "beside"):
         open_checkpoint(path)
     change_settings(tmp_path, task_type="SEQ_CLS")
     with refused(CheckpointError, "classify"):

@@ -92,7 +92,7 @@ class AdapterTensors:
         if of_base := module.endswith(".base_layer"):
             inner = f"{module.removesuffix('.base_layer')}.{leaf}"
         if inner in self.replaced:
-            raise self._fail(name, "there once")
+            raise self._fail(name, "stored once")
         self.replaced[inner] = name
         if of_base:
             self.of_base_layers.add(inner)

@@ -10,15 +10,15 @@ from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 @pytest.mark.parametrize(
     ("kind", "said"),
     [
-        ("wavlm", "sounds"),
-        ("vit", "pictures"),
+        ("wavlm", "audio model"),
+        ("vit", "image model"),
         ("voxtral", "text part (text_config) is a llama,"),
-        ("paligemma", "later ones too"),
-        ("hunyuan_vl", "(text_config), by the keys that they read, are hunyuan_v1_dense (all);"),
+        ("paligemma", "also see later tokens"),
+        ("hunyuan_vl", "its text part (text_config) are hunyuan_v1_dense (all keys),"),
         ("colmodernvbert", "text part (vlm_config.text_config) is a modernbert,"),
-        ("flex_olmo", "olmoe (all);"),
-        ("diffllama", "glm (all but lambda_std_dev)"),
-        ("zamba2", "it is a model of text; no family that is read"),
+        ("flex_olmo", "olmoe (all keys),"),
+        ("diffllama", "glm (all keys except lambda_std_dev)"),
+        ("zamba2", "it is a text model; no type that tfm reads"),
     ],
 )
 def test_what_a_model_is_and_what_is_near(kind, said):

@@ -54,7 +54,7 @@ HOSTILE = {
     "reversed offsets": (file({"a": {**A, "data_offsets": [8, 0]}}, b"0" * 8), "must lie in"),
     "truncated data": (file({"a": A}, b"0" * 7), "must lie in the 7 bytes"),
     "overlap": (file({"a": A, "b": entry(4, 12)}, b"0" * 12), "a hole or an overlap"),
-    "hole": (file({"a": A, "b": entry(12, 16)}, b"0" * 16), "must begin at byte 8, begins at 12"),
+    "hole": (file({"a": A, "b": entry(12, 16)}, b"0" * 16), "must begin at byte 8, but it begins at 12"),
     "hole at the start": (file({"b": B}, b"0" * 16), "must begin at byte 0"),
     "trailing bytes": (file({"a": A}, b"0" * 9), "need 8 bytes, but the file has 9"),
     "metadata of numbers": (file({"__metadata__": {"a": 1}}), "map strings to strings"),

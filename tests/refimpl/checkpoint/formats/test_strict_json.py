@@ -9,12 +9,12 @@ from tfm.refimpl.errors import BundleError, CheckpointError
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ('{"a": 1, "b": 2, "a": 3}', "'a'.*stands"),
+        ('{"a": 1, "b": 2, "a": 3}', "'a'.*occurs"),
         ("[NaN]", "finite, got NaN"),
         ("[-Infinity]", "finite, got -Infinity"),
         ("[1e999]", "finite, got 1e999"),
         ("[" * 100_000, "nested"),
-        ("[" * (DEPTH + 1) + "]" * (DEPTH + 1), "nested 32 deep"),
+        ("[" * (DEPTH + 1) + "]" * (DEPTH + 1), "nested at most 32 levels deep"),
         ("9" * 5000, "JSON"),
         ("{", "JSON"),
         (b"\xff", "JSON.*UTF-8"),
