@@ -1,7 +1,7 @@
 """Writes a checkpoint as a bundle directory, completely or not at all.
 
-The weights are streamed one leaf at a time into model.onnx.data. The graph is traced over their shapes alone.
-So memory holds only a few leaves, whatever the size of the model.
+The weights are streamed one parameter at a time into model.onnx.data. The graph is traced over their shapes
+alone. So memory holds only a few parameters, whatever the size of the model.
 
 Everything is written into a temporary directory, verified there by another process, and then renamed
 (`runtime.bundle.atomic_dir`).
@@ -413,7 +413,7 @@ def _stored(job: _Export, folder: Path) -> Tree:
 def _weights(job: _Export, path: Path, progress: Progress) -> dict[str, KernelForm]:
     """Write the data file; returns the groups that kernels have in another form than the stored one.
 
-    Raises ExportError for a quantized leaf that its tensors don't give again.
+    Raises ExportError for a quantized parameter that its tensors don't give again.
     """
     plan, text = job.plan, job.calibrated.text
     left, forms = dict(plan.groups), dict[str, KernelForm]()
@@ -459,7 +459,7 @@ def _stored_group(job: _Export, group: Group) -> dict[str, np.ndarray]:
 
 
 def _same_blocks(restored: np.ndarray | Blocks, leaf: np.ndarray | Blocks) -> bool:
-    """Whether two leaves have the same codes, scales, zero points and minima, if they have codes."""
+    """Whether two parameters have the same codes, scales, zero points and minima, if they have codes."""
     if not isinstance(restored, Blocks) or not isinstance(leaf, Blocks):
         return type(restored) is type(leaf)
     return all(

@@ -18,7 +18,7 @@ from .dispatch import on_torch
 
 
 def tensors(leaf: np.ndarray | Blocks) -> Any:
-    """Return a leaf of the specification's tree over tensors, in shared memory where torch allows it."""
+    """Return a parameter of the specification's tree over tensors, in shared memory where torch allows it."""
     if isinstance(leaf, Blocks):
         values = {f.name: getattr(leaf, f.name) for f in fields(leaf)}
         return replace(leaf, **{k: _shared(v) for k, v in values.items() if isinstance(v, np.ndarray)})

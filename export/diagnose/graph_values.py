@@ -27,7 +27,7 @@ class _Graph:
                 self._uses.setdefault(name, []).append(node)
 
     def product(self, *leaves: str) -> onnx.NodeProto:
-        """The node that multiplies activations with one of these leaves."""
+        """The node that multiplies activations with one of these parameters."""
         prefixes = tuple(f"{leaf}." for leaf in leaves)
         names = [name for name in self.weights if name.startswith(prefixes) or name in leaves]
         # Minima are multiplied in a smaller product of their own.
@@ -94,8 +94,8 @@ class _Graph:
 def graph_values(graph: onnx.GraphProto, config: Config) -> dict[str, str]:
     """Return the graph's name of each value that the specification observes, as far as the names are found.
 
-    A sublayer's input is found by the leaf of its norm, or of its first product. The norm reads the residual
-    stream. If two names are one value, the first name stays.
+    A sublayer's input is found by the parameter of its norm, or of its first product. The norm reads the
+    residual stream. If two names are one value, the first name stays.
     """
     nodes, stack, found = _Graph(graph), config.stacks["decoder"], dict[str, str]()
 

@@ -111,5 +111,5 @@ def reference_values(
 
 
 def rounds_output(leaf: Any) -> bool:
-    """Whether a product with this leaf rounds its result to codes."""
+    """Whether a product with this parameter rounds its result to codes."""
     return isinstance(leaf, Blocks) and leaf.output_scale is not None

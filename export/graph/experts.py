@@ -61,7 +61,7 @@ def mixture(
 
 
 def stored_alike(groups: Mapping[str, Group]) -> set[str]:
-    """Return the names of the expert lists of mixtures whose experts have the same leaves in one form."""
+    """Return the names of the expert lists of mixtures whose experts have the same parameters in one form."""
     forms: dict[str, dict[str, set[Hashable]]] = {}
     for name, group in groups.items():
         if found := EXPERT.fullmatch(name):
@@ -72,7 +72,7 @@ def stored_alike(groups: Mapping[str, Group]) -> set[str]:
 
 
 def traced(named: Mapping[str, T], alike: Collection[str]) -> dict[str, T]:
-    """Return leaves or tensors without those of experts that are repeated."""
+    """Return parameters or tensors without those of experts that are repeated."""
 
     def repeats(name: str) -> bool:
         found = EXPERT.fullmatch(name)

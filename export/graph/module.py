@@ -24,8 +24,8 @@ from ..targets.group_query_attention import RowLengths
 class Weights(nn.Module):
     """Nested weights as nested modules, so that buffers have their dotted names.
 
-    A level is a dict, a list, or a dataclass with tensors among its fields (a quantized leaf). `tree` returns
-    the weights in their original form, with the module's own tensors.
+    A level is a dict, a list, or a dataclass with tensors among its fields (a quantized parameter). `tree`
+    returns the weights in their original form, with the module's own tensors.
     """
 
     def __init__(self, tree: Any) -> None:

@@ -55,7 +55,8 @@ def trace(
     dtype: str,
     opset: int,
 ) -> ir.Model:
-    """Return one graph of the model over the leaves of `groups`, stored as `tensors`, with target operators.
+    """Return one graph of the model over the parameters of `groups`, stored as `tensors`, with target
+    operators.
 
     Needs: groups and tensors of this graph alone. Ensures: inputs and outputs are named as the graph's ports,
     their axes dynamic as far as the exporter keeps them; each tensor is an initializer `leaves.NAME` without
@@ -85,7 +86,7 @@ def trace(
 
 
 def _leaf(group: Group, fakes: Mapping[str, torch.Tensor]) -> Any:
-    """The leaf, over fake tensors, of a group of stored tensors."""
+    """The parameter, over fake tensors, of a group of stored tensors."""
     weight_format = group.format
     if weight_format is None:
         return fakes[group.name]

@@ -12,8 +12,8 @@ A decoder's `type` is "llama" for every family. There, it only says that the gra
 values. What the family computes is in the graph. Options of sampling that genai doesn't have are left out.
 
 genai fills up the prompts of a batch on the right, and recognizes this padding in their last tokens. If one
-of several prompts ends in real tokens that are `pad_token_id`, genai leaves these out. It takes padding on
-the left for tokens. If no token ends a text, genai takes `pad_token_id` for the token that does.
+of several prompts ends in real tokens that are `pad_token_id`, genai leaves these out. It takes padding
+on the left for tokens. If no token ends a text, genai takes `pad_token_id` for the token that does.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
 """Quantizes a checkpoint: chooses the format of each weight, and parameters from a calibration run.
 
-In: a checkpoint and the records of a scheme and a target. Out: leaves in codes, ready to be stored.
+In: a checkpoint and the records of a scheme and a target. Out: parameters in codes, ready to be stored.
 """

@@ -1,6 +1,6 @@
 """Records inputs and outputs of all products of a model, and its decoder's keys and values, over a text.
 
-All windows of the text go through the model side by side. So a leaf is loaded once, and memory holds one
+All windows of the text go through the model side by side. So a parameter is loaded once, and memory holds one
 layer's weights and the text's vectors. A decoder with cross-attention reads the same window as its encoder.
 """
 

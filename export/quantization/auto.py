@@ -165,7 +165,7 @@ def choices(checkpoint: ExportSource, plans: Sequence[Plan], text: Array, progre
 
 
 def _rounded(checkpoint: ExportSource, name: str, form: WeightFormat) -> Array:
-    """A leaf as it is in a format, each number rounded to the nearest."""
+    """A parameter as it is in a format, each number rounded to the nearest."""
     weight = checkpoint.leaf(name)
     if form.native:
         return weight
@@ -239,7 +239,8 @@ def whole(
     text: Array,
     progress: Progress,
 ) -> float:
-    """Return what the model loses with the leaves of these names as they are `stored`, products in float."""
+    """Return what the model loses with the parameters of these names as they are `stored`, products in
+    float."""
 
     def floats(name: str) -> Array:
         leaf = stored(name)

@@ -161,7 +161,7 @@ def _random_tokens(checkpoint: ExportSource, count: int) -> list[int]:
 
 
 def importance(checkpoint: ExportSource, progress: Progress) -> dict[str, Array]:
-    """Return the mean squares of the inputs of each leaf's product, while the model reads random tokens.
+    """Return the mean squares of the inputs of each parameter's product, while the model reads random tokens.
 
     Which coordinates are large depends more on the model than on the text. On SmolLM2 with 4-bit table, the
     KL divergence is 0.44 without importance, 0.376 with random tokens and 0.342 with a text, which every user

@@ -1,4 +1,4 @@
-"""Checks which options of an export go together, makes the plan that they give, and formats each leaf.
+"""Checks which options of an export go together, makes the plan that they give, and formats each parameter.
 
 `runtime.bundle.schemes` defines the schemes; `runtime.bundle.rounding` rounds weights.
 """
@@ -97,7 +97,7 @@ class Budget:
 class CalibrationResult:
     """Results of running the model.
 
-    These are the scale and zero point of the input of each leaf's product, and of its output if that is
+    These are the scale and zero point of the input of each parameter's product, and of its output if that is
     rounded, smoothing factors, and the importance of each coordinate of that input (its mean square).
 
     Over a `text` [R, T], matrices of 4 bits are rounded with feedback, one layer's at a time by its
@@ -272,7 +272,7 @@ def leaf(
     dtype: str,
     calibrated: CalibrationResult = NOT_CALIBRATED,
 ) -> np.ndarray | Blocks:
-    """Return one leaf of the checkpoint in its format. NumericError if a number doesn't fit `dtype`."""
+    """Return one parameter of the checkpoint in its format. NumericError if a number doesn't fit `dtype`."""
     if weight_format is not None and weight_format.native:
         native_blocks = _centered(checkpoint, name)
         assert native_blocks is not None, f"{name} was planned from its own blocks"
@@ -305,7 +305,7 @@ def leaf(
 
 
 def _centered(checkpoint: ExportSource, name: str) -> Blocks | None:
-    """The checkpoint's own blocks of a leaf, their zero points in the middle."""
+    """The checkpoint's own blocks of a parameter, their zero points in the middle."""
     native_blocks = checkpoint.native(name)
     return None if native_blocks is None else rounding.centered(native_blocks)
 
@@ -326,11 +326,11 @@ def _is_mostly_kept(made: Plan, scheme: Scheme) -> bool:
 def _keepable(
     checkpoint: ExportSource, scheme: Scheme, target: Target, *, all_matrices: bool = False
 ) -> weight_formats.NativeBlocks:
-    """The checkpoint's own blocks of a leaf, where the scheme may keep them.
+    """The checkpoint's own blocks of a parameter, where the scheme may keep them.
 
-    Blocks that would be widened, and those of more bits than the scheme gives a leaf, stay only with `keep`
-    and with `all_matrices`: other schemes have longer ones, which are faster. In float16 the product of two
-    scales, as Q4_K has, would be rounded, so these blocks don't stay either.
+    Blocks that would be widened, and those of more bits than the scheme gives a parameter, stay only with
+    `keep` and with `all_matrices`: other schemes have longer ones, which are faster. In float16 the product
+    of two scales, as Q4_K has, would be rounded, so these blocks don't stay either.
     """
     dtype = float_type(scheme, target)
 

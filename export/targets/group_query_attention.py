@@ -295,7 +295,8 @@ def attention_in_parts(
     *,
     settings: Attention,
 ) -> tuple[Tensor, KVCache]:
-    """Compute a layer that the operator can't take, in standard form, over the leaves as they are stored."""
+    """Compute a layer that the operator can't take, in standard form, over the parameters as they are
+    stored."""
     a = settings
     if "wqkv" in weights:
         joined = bounded(linear(x, weights["wqkv"], weights.get("bqkv")), a.clip)

@@ -170,7 +170,8 @@ def self_attention_in_parts(
     settings: Attention,
     causal: bool = False,
 ) -> Tensor:
-    """Compute a layer that the operator can't take, in standard form, over the leaves as they are stored."""
+    """Compute a layer that the operator can't take, in standard form, over the parameters as they are
+    stored."""
     q, k, v = _project(x, weights, rotary, settings=settings)
     if isinstance(settings.mask, BigBirdBlocks):
         y = bigbird_attend(q, k, v, lengths, **settings.mask.settings, **settings.scoring)
@@ -206,7 +207,8 @@ def cross_attention(
 def cross_attention_in_parts(
     x: Tensor, encoder_kv: EncoderKV, weights: CrossAttentionLeaves, *, settings: Attention
 ) -> Tensor:
-    """Compute a layer that the operator can't take, in standard form, over the leaves as they are stored."""
+    """Compute a layer that the operator can't take, in standard form, over the parameters as they are
+    stored."""
     q = linear(x, weights["wq"], weights.get("bq")).unflatten(-1, (-1, settings.head_size))
     seen = padding_mask(torch.arange(encoder_kv.keys.shape[2]), encoder_kv.lengths)
     mask = seen.unsqueeze(1).expand(-1, x.shape[1], -1)

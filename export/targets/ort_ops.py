@@ -1,8 +1,8 @@
 """ONNX Runtime's operators in place of ops: products, tables and gated mlps.
 
 MatMulNBits multiplies packed codes, and products with one input are merged. An emit has the signature of the
-op that it replaces. Its leaves are those that this target stores (`runtime.bundle.weight_storage`): packed,
-and joined if several of them multiply one input.
+op that it replaces. Its parameters are those that this target stores (`runtime.bundle.weight_storage`):
+packed, and joined if several of them multiply one input.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
-"""The types of weight leaves in a graph, by which a target's emits tell them apart.
+"""The types of weight parameters in a graph, by which a target's emits tell them apart.
 
-`runtime.bundle.weight_storage` writes the tensors. The name of a leaf's field is the last part of its
+`runtime.bundle.weight_storage` writes the tensors. The name of a parameter's field is the last part of its
 tensor's name.
 """
 

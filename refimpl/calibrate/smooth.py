@@ -2,7 +2,7 @@
 
     Y = (X diag(s)⁻¹) · (diag(s) W)
 
-The division is folded into the leaves that produce X: a norm's weights, or the columns of the projection
+The division is folded into the parameters that produce X: a norm's weights, or the columns of the projection
 before X. The model computes the same result, but activations become easier to quantize and weights harder.
 """
 
@@ -54,7 +54,7 @@ def nearest_powers_of_two(s: Float[Array, " D"]) -> Float[Array, " D"]:
     """Return the nearest powers of two, by ratio.
 
     With these factors no product or sum is rounded differently. So the smoothed model equals the model bit
-    for bit, and the factors can be recovered from its leaves.
+    for bit, and the factors can be recovered from its parameters.
     """
     return np.exp2(np.rint(np.log2(s)))
 
@@ -78,7 +78,8 @@ def site_factors(
 
 
 def smooth_leaf(name: str, leaf: Array, factors: Mapping[SmoothingSite, Float[Array, " D"]]) -> Array:
-    """Return the leaf of that name in the smoothed model; all factors are those of the original model."""
+    """Return the parameter of that name in the smoothed model; all factors are those of the original
+    model."""
     for site, s in factors.items():
         if name in site.producers:
             # The channels of values are in two axes where they are scales of the cache.

@@ -138,7 +138,7 @@ def _rows_of_head(config: Config, family: Family, tensors: AdapterTensors) -> in
 def merge_directory(
     config: Config, source: TensorSource, family: Family, adapter: Adapter
 ) -> tuple[Config, MergedLeaves]:
-    """Return a checkpoint's leaves with the adapter merged, and before them the Config that they belong
+    """Return a checkpoint's parameters with the adapter merged, and before them the Config that they belong
     to."""
     weights, prefixes = checkpoint_map(config, family)
     changed = AdapterMap(config, weights, prefixes, adapter.settings, adapter.tensors)
@@ -158,7 +158,8 @@ def merge_directory(
 def merge_gguf(
     config: Config, base: Leaves, architecture: str, adapter: Adapter, where: str
 ) -> tuple[Config, MergedLeaves]:
-    """Return a GGUF file's leaves with the adapter merged, and before them the Config that they belong to.
+    """Return a GGUF file's parameters with the adapter merged, and before them the Config that they belong
+    to.
 
     The adapter's names are those of a family's checkpoints. Several families may share an architecture (Llama
     and Mixtral); the first family that knows the adapter's names is used.

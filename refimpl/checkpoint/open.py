@@ -74,7 +74,7 @@ WRAPPERS = ("_orig_mod.module.", "module._orig_mod.", "_orig_mod.", "module.")
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """An opened model. `params` is lazy: a leaf is read from the file at each access.
+    """An opened model. `params` is lazy: a parameter is read from the file at each access.
 
     `labels` are the names of the head's labels, if it has any. `adapter` is merged into the weights. `notes`
     tell the user about the adapter, the tokenizer and parts that are left out. `added` are leaves that no
@@ -113,15 +113,16 @@ class Checkpoint:
         return self.shapes.lazily(self.leaf)
 
     def leaf(self, name: str) -> np.ndarray:
-        """Return one leaf by its dotted name, as float32."""
+        """Return one parameter by its dotted name, as float32."""
         return self.added[name] if name in self.added else self.leaves.load(name)
 
     def native(self, name: str) -> Blocks | None:
-        """Return one leaf in the file's own blocks; None if the file doesn't store this leaf in blocks."""
+        """Return one parameter in the file's own blocks; None if the file doesn't store this parameter in
+        blocks."""
         return None if name in self.added else self.leaves.native(name)
 
     def kind(self, name: str) -> str:
-        """Return the type in which the file stores a leaf: F32, BF16, Q4_1, …"""
+        """Return the type in which the file stores a parameter: F32, BF16, Q4_1, …"""
         return "F32" if name in self.added else self.leaves.kind(name)
 
     def for_context(self, context: int | None) -> Checkpoint:
@@ -346,7 +347,7 @@ def _unwrapped(files: Tensors) -> tuple[Tensors, tuple[str, ...]]:
 def _leaves(
     config: Config, source: TensorSource, family: Family, adapter: Adapter | None
 ) -> tuple[Config, Leaves | MergedLeaves, tuple[str, ...]]:
-    """The leaves, their Config, and a note where the file has an output table of its own that config.json
+    """The parameters, their Config, and a note where the file has an output table of its own that config.json
     ties: it counts, as in transformers."""
 
     def read(config: Config) -> tuple[Config, Leaves | MergedLeaves]:

@@ -48,15 +48,15 @@ class WeightSource(Protocol):
     @property
     def params(self) -> Tree: ...
     def leaf(self, name: str) -> np.ndarray:
-        """Return one leaf by its dotted name, as float32."""
+        """Return one parameter by its dotted name, as float32."""
         ...
 
     def native(self, name: str) -> Blocks | None:
-        """Return one leaf in the blocks that its file holds, or None."""
+        """Return one parameter in the blocks that its file holds, or None."""
         ...
 
     def kind(self, name: str) -> str:
-        """Return the type in which the file stores a leaf: F32, BF16, Q4_1, …"""
+        """Return the type in which the file stores a parameter: F32, BF16, Q4_1, …"""
         ...
 
 
@@ -82,7 +82,7 @@ class ExportSource(ModelSource, WeightSource, Protocol):
 
     @property
     def changed(self) -> tuple[str, ...]:
-        """The leaves that the adapter changes."""
+        """The parameters that the adapter changes."""
         ...
 
     @property

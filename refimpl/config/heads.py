@@ -42,7 +42,8 @@ class AdaptiveSoftmax(Record):
         return int(width // self.divisor ** (cluster + 1))
 
     def clusters(self, width: int, vocabulary: int) -> list[dict[str, int]]:
-        """For each cluster, the sizes of its leaves' axes by their letters (`ops.adaptive_softmax.Tail`)."""
+        """For each cluster, the sizes of its parameters' axes by their letters
+        (`ops.adaptive_softmax.Tail`)."""
         ends = pairwise((*self.cutoffs, vocabulary))
         return [{"D": width, "K": self.width(i, width), "V": b - a} for i, (a, b) in enumerate(ends)]
 
@@ -80,7 +81,7 @@ class _Parts:
 class Head(Record, _Parts):
     """The settings of a head, and the facts that other packages derive from them.
 
-    Its leaves are those of `ops.head.HeadWeights`. `width` is the width of the head's input vectors: in a
+    Its parameters are those of `ops.head.HeadWeights`. `width` is the width of the head's input vectors: in a
     decoder that of the `tables`, in other models that of the model.
     """
 
@@ -115,11 +116,11 @@ class Head(Record, _Parts):
         return vocabulary
 
     def form(self, leaf: str) -> int:
-        """The index of a leaf's shape among the shapes that the class of weights lists for it."""
+        """The index of a parameter's shape among the shapes that the class of weights lists for it."""
         return int(leaf == "bias" and self.adaptive is not None)
 
     def leaves(self) -> Sequence[str]:
-        """The leaves that belong to the head's last map itself, where this map uses a token table."""
+        """The parameters that belong to the head's last map itself, where this map uses a token table."""
         if self.last != "table":
             return ()
         return *(() if self.tied else ("table",)), *(("bias",) if self.bias else ())
@@ -132,7 +133,7 @@ class Head(Record, _Parts):
         yield from (1e-12,) if self.unit else ()  # the least length that `ops.head.unit` divides by
 
     def epsilons(self) -> dict[str, float]:
-        """The eps of each of the head's norms, by the norm's leaf."""
+        """The eps of each of the head's norms, by the norm's parameter."""
         norms = {"norm": self.dense and self.dense.norm, "mlp_after": self.mlp and self.mlp.after}
         return {leaf: norm.eps for leaf, norm in norms.items() if norm is not None}
 

@@ -85,7 +85,7 @@ class FeedForward(Record):
         return {}
 
     def leaves(self) -> Sequence[str]:
-        """The leaves marked `NotRequired` that this mlp has."""
+        """The parameters marked `NotRequired` that this mlp has."""
         return ()
 
     def readers(self) -> Sequence[str]:
@@ -371,7 +371,7 @@ class MoE(FeedForward):
         return [leaf for leaf, has in there.items() if has]
 
     def expert_leaves(self, *, biased: bool) -> Sequence[str]:
-        """The leaves of an expert, or of the shared expert, in addition to its two matrices."""
+        """The parameters of an expert, or of the shared expert, in addition to its two matrices."""
         biases = ("bup", "bdown") if biased else ()
         gate = ("gate", "bgate") if biased else ("gate",)
         return *biases, *(gate if self.gated else ())

@@ -113,11 +113,11 @@ class HeadPosition(Record):
         check_bounds(at, self)
 
     def sizes(self) -> Mapping[str, int]:
-        """The sizes of the axes in the leaves by their letters, without H."""
+        """The sizes of the axes in the parameters by their letters, without H."""
         return {}
 
     def leaves(self) -> tuple[str, ...]:
-        """The leaves that these positions have in each layer."""
+        """The parameters that these positions have in each layer."""
         return ()
 
     def tables(self, heads: int) -> dict[str, tuple[int, ...]]:

@@ -73,7 +73,7 @@ def kinds(base: type[Kind]) -> tuple[type[Kind], ...]:
 
 
 class SmoothingSite(NamedTuple):
-    """An activation that can be smoothed: the leaves that produce it and the matrices that consume it.
+    """An activation that can be smoothed: the parameters that produce it and the matrices that consume it.
 
     Producers are divided along their last axis; consumers are multiplied along their first axis. Without
     producers the matrix product divides its own input. Where query heads share a value head, `repeats` blocks

@@ -103,7 +103,7 @@ class Stem(Record):
         check_bounds(at, self)
 
     def epsilons(self) -> Iterator[tuple[str, float]]:
-        """Each norm of the stem, by its leaf, with its eps."""
+        """Each norm of the stem, by its parameter, with its eps."""
         yield from ()
 
 

@@ -75,11 +75,11 @@ class TokenMixer(Record, Sublayer):
         raise NotImplementedError
 
     def leaves(self) -> Sequence[str]:
-        """The leaves marked `NotRequired` that a mixer with these settings has."""
+        """The parameters marked `NotRequired` that a mixer with these settings has."""
         return ()
 
     def form(self, leaf: str) -> int:
-        """The index of a leaf's shape among the shapes that `weights` lists for it."""
+        """The index of a parameter's shape among the shapes that `weights` lists for it."""
         return 0
 
     def tables(self, width: int) -> dict[str, tuple[int, ...]]:
@@ -143,7 +143,7 @@ class TokenMixer(Record, Sublayer):
         return None
 
     def epsilons(self) -> dict[str, float]:
-        """The eps of the norms inside the mixer, by their leaves."""
+        """The eps of the norms inside the mixer, by their parameters."""
         return {}
 
     def plain_numbers(self) -> int:

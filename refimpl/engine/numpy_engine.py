@@ -270,7 +270,8 @@ def rotary_tables(count: int, dtype: np.dtype, *, config: Config) -> dict[Rope, 
 
 
 def dtype_of(params: Mapping[str, Any]) -> np.dtype:
-    """Return the type that the weights compute in, by the smallest leaf that every model has or may have."""
+    """Return the type that the weights compute in, by the smallest parameter that every model has or may
+    have."""
     for stack in ("decoder", "encoder"):
         if "norm" in params.get(stack, {}):
             norm = params[stack]["norm"]

@@ -11,10 +11,10 @@ each pass, and an op on it runs once for each pass:
     pass 0   embed ──┐         ┌── block 0 ──┐         ┌── block 1 ──┐
     pass 1   embed ──┤ values  ├── block 0 ──┤ values  ├── block 1 ──┤ …
     pass 2   embed ──┘         └── block 0 ──┘         └── block 1 ──┘
-             loads the          loads the leaves       loads the leaves
+             loads the          loads the parameters       loads the parameters
              tables             of layer 0             of layer 1
 
-So a leaf is loaded once, and no more leaves are in memory than one op asks for.
+So a parameter is loaded once, and no more parameters are in memory than one op asks for.
 """
 
 from __future__ import annotations
@@ -112,7 +112,7 @@ def read(given: Given, params: Any, *, config: Config) -> Any:
 
 @dataclass(frozen=True)
 class Pass:
-    """One of several passes: its inputs, how it changes a leaf's name, and the context in which its ops
+    """One of several passes: its inputs, how it changes a parameter's name, and the context in which its ops
     run."""
 
     given: Given
@@ -192,7 +192,7 @@ class SideBySide:
 
 
 class _Name(str):
-    """The name of a leaf, in the place of the leaf."""
+    """The name of a parameter, in the place of the parameter."""
 
 
 class _Values:

@@ -30,7 +30,7 @@ __all__ = [
 
 
 class AltUpWeights(TypedDict):
-    """The leaves with which a layer predicts and corrects its X streams: maps to coefficients, and a
+    """The parameters with which a layer predicts and corrects its X streams: maps to coefficients, and a
     router."""
 
     router: Float[Array, "D X"]

@@ -34,8 +34,8 @@ __all__ = [
 
 
 class AttentionWeights(TypedDict):
-    """The leaves of an attention sublayer: projections with their biases, norms of queries and keys, sinks,
-    and the gates or the norm of the output.
+    """The parameters of an attention sublayer: projections with their biases, norms of queries and keys,
+    sinks, and the gates or the norm of the output.
 
     `q_norm` and `k_norm` have the shape that the settings' `qk_norm` says: one weight [K] for all heads
     (Qwen 3, Gemma 3), one for each head [H, K] (Cohere), or one over all heads of a token [H·K] (OLMo 2).
@@ -60,8 +60,8 @@ class AttentionWeights(TypedDict):
 
 
 class CachedAttentionWeights(AttentionWeights, TypedDict):
-    """The leaves of an attention in a layer. They include its relative biases, if the layer has its own table
-    (`RelativeBias`).
+    """The parameters of an attention in a layer. They include its relative biases, if the layer has its own
+    table (`RelativeBias`).
 
     In a decoder whose cache has codes they also include the scales of keys and values.
     """

@@ -43,9 +43,9 @@ class CrossWeights(CrossKeyWeights, CrossAttentionWeights):
 
 
 class BlockWeights(TypedDict):
-    """The leaves of a layer: its sublayers with the norms `pre`, `post` and `after` of each, its convolution,
-    the state space beside its attention, the maps with which it reads its own vectors of tokens, its learned
-    residual, and the maps of its streams."""
+    """The parameters of a layer: its sublayers with the norms `pre`, `post` and `after` of each, its
+    convolution, the state space beside its attention, the maps with which it reads its own vectors of tokens,
+    its learned residual, and the maps of its streams."""
 
     attn: MixerWeights
     mlp: NotRequired[PlainMlpWeights | GatedMlpWeights | MoEWeights]
@@ -135,7 +135,7 @@ def _times(x: Array, scale: float | None) -> Array:
 
 
 class _Norms(NamedTuple):
-    """The leaves of the norms after a sublayer."""
+    """The parameters of the norms after a sublayer."""
 
     post: NormWeights | None
     after: NormWeights | None

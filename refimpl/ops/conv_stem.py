@@ -26,7 +26,8 @@ __all__ = ["ConvStemWeights", "conv_stem"]
 
 
 class ConvStemWeights(TypedDict):
-    """The leaves of the stem: for each convolution its three matrices one below the other, and its bias."""
+    """The parameters of the stem: for each convolution its three matrices one below the other, and its
+    bias."""
 
     conv1: Float[Array, "3*C D"] | Blocks
     conv1_bias: Float[Array, " D"]

@@ -32,7 +32,7 @@ class CrossKeyWeights(TypedDict):
 
 
 class CrossAttentionWeights(TypedDict):
-    """The leaves that map tokens to queries, and the heads' outputs back."""
+    """The parameters that map tokens to queries, and the heads' outputs back."""
 
     wq: Float[Array, "D H*K"] | Blocks
     wo: Float[Array, "H*K D"] | Blocks

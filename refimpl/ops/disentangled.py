@@ -57,7 +57,7 @@ __all__ = [
 
 
 class DisentangledWeights(TypedDict):
-    """The leaves of disentangled attention: maps of tokens, and maps of distances to keys and queries.
+    """The parameters of disentangled attention: maps of tokens, and maps of distances to keys and queries.
 
     The maps of distances are missing if they are shared with those of tokens, or if they have no term.
     """

@@ -60,6 +60,6 @@ def unembedding(
 ) -> Float[Array, "B T N"]:
     """Return the logits y[b,t,n] = Σ_d x[b,t,d] · table[n,d] (Press & Wolf 2017 when the table is tied).
 
-    Conventions: the table is [N, D] like the embedding's, so a tied table is the same leaf.
+    Conventions: the table is [N, D] like the embedding's, so a tied table is the same parameter.
     """
     return linear(x, transpose(table) if isinstance(table, Blocks) else table.T)

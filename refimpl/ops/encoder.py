@@ -48,9 +48,9 @@ def encode(
     `token_types` [B, T] says to which text of a pair a token belongs; without it all belong to the first
     text. `rotary` has a row for each of the positions 0 … T − 1. If the Config has a reader, the vectors are
     those of the reader. Layers that only a decoder's pass computes (`Stack.stepwise`) begin with the empty
-    `cache`, which has room for T tokens. Rows are padded on the right, so no token reads what padding leaves
-    in the cache. An encoder of sound gets frames [B, 2·T, C] or samples [B, N] instead of tokens, all of
-    which are real.
+    `cache`, which has room for T tokens. Rows are padded on the right, so no token reads what padding
+    leaves in the cache. An encoder of sound gets frames [B, 2·T, C] or samples [B, N] instead of tokens,
+    all of which are real.
     """
     stack = config.stacks["encoder"]
     if stack.stepwise:

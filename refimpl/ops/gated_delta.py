@@ -80,7 +80,7 @@ UNIT_EPS = 1e-6
 
 
 class GatedDeltaWeights(TypedDict):
-    """The leaves of a gated delta network with G heads of queries and keys and H heads of values.
+    """The parameters of a gated delta network with G heads of queries and keys and H heads of values.
 
     `wi` and the kernel `conv` make queries, keys and values side by side, `wz` makes the gate of the output,
     and `wb` and `wa` make the rates of writing and of decay. In Kimi Delta Attention `wz_a` and `wa_a` make

@@ -37,7 +37,7 @@ class LinearWeights(TypedDict):
 
 
 class LabelWeights(TypedDict):
-    """The leaves of a map to labels, or to an embedding's own space.
+    """The parameters of a map to labels, or to an embedding's own space.
 
     It is small, and no later layer averages out its rounding error, so it stays in float.
     """
@@ -47,7 +47,7 @@ class LabelWeights(TypedDict):
 
 
 class HeadWeights(TypedDict):
-    """The leaves of a head, as many as its settings need. N is the number of rows of a table.
+    """The parameters of a head, as many as its settings need. N is the number of rows of a table.
 
     `project` maps the model's width D to the tables' width C, and the dense map leads from either to F.
     `frequent` has W columns, for the short list and for the clusters `tails`.
@@ -128,7 +128,7 @@ def lm_logits(x: Array, table: Array | Blocks, bias: Array | None, *, head: LM) 
 
 
 def _table(weights: HeadWeights, entry: Mapping[str, Any], head: Head) -> Array | Blocks:
-    """The table of a head: its own, or the tokens' among the leaves of the embedding."""
+    """The table of a head: its own, or the tokens' among the parameters of the embedding."""
     if head.tied:
         return entry["table"]
     assert "table" in weights
@@ -136,7 +136,8 @@ def _table(weights: HeadWeights, entry: Mapping[str, Any], head: Head) -> Array 
 
 
 def logits(x: Array, weights: HeadWeights, entry: Mapping[str, Any], *, head: LM) -> Array:
-    """Return the logits [B, P, N] of a decoder's vectors x [B, P, D]; `entry` are the embedding's leaves."""
+    """Return the logits [B, P, N] of a decoder's vectors x [B, P, D]; `entry` are the embedding's
+    parameters."""
     if "project" in weights:
         x = linear(x, weights["project"])
     x = observe("head, input", head_dense(x, weights, head.dense))

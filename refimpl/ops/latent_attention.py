@@ -82,7 +82,7 @@ __all__ = [
 
 
 class LatentAttentionWeights(TypedDict):
-    """The leaves of latent attention, by the names of DeepSeek's code.
+    """The parameters of latent attention, by the names of DeepSeek's code.
 
     `wkv_a` makes the latent and the rotary key. `wk_b` and `wv_b` make a head's keys and values from the
     latent. `wq` makes queries from x, or from a latent of their own, which `wq_a` makes. Norms are those of

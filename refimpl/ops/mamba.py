@@ -51,7 +51,7 @@ __all__ = [
 
 
 class MambaWeights(TypedDict):
-    """The leaves of a layer of F channels with a state of K numbers each.
+    """The parameters of a layer of F channels with a state of K numbers each.
 
     `wi` makes the input of the convolution, `wz` the gate of the output. `wdt_a` and `wdt` make the steps
     through C numbers, `wb` and `wc` keys and queries. Norms of these may have weights.

@@ -54,7 +54,7 @@ __all__ = [
 
 
 class Mamba2Weights(TypedDict):
-    """The leaves of a layer of H heads with values, and G groups of keys and queries.
+    """The parameters of a layer of H heads with values, and G groups of keys and queries.
 
     `wi` and the kernel `conv` make values, keys and queries side by side. `wz` makes the gate of the output,
     and `wdt` makes the steps.

@@ -32,7 +32,7 @@ class PlainMlpWeights(TypedDict):
 
 
 class GatedMlpWeights(TypedDict):
-    """The leaves of a gated mlp; an expert is one too."""
+    """The parameters of a gated mlp; an expert is one too."""
 
     gate: Float[Array, "D F"] | Blocks
     up: Float[Array, "D F"] | Blocks

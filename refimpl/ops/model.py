@@ -74,8 +74,8 @@ __all__ = [
 
 
 class EmbeddingWeights(TypedDict):
-    """The leaves of the embedding: its tables, the map from their width to the model's width, and the leaves
-    that make the inputs of single layers."""
+    """The parameters of the embedding: its tables, the map from their width to the model's width, and the
+    parameters that make the inputs of single layers."""
 
     table: Float[Array, "N D"] | Blocks
     token_types: NotRequired[Float[Array, "M D"]]
@@ -86,8 +86,8 @@ class EmbeddingWeights(TypedDict):
 
 
 class StackWeights(TypedDict):
-    """The leaves of a stack: its layers, the tables that are added before the first layer or to scores, its
-    norms, its distances, and the maps of all streams but the first."""
+    """The parameters of a stack: its layers, the tables that are added before the first layer or to scores,
+    its norms, its distances, and the maps of all streams but the first."""
 
     layers: list[BlockWeights]
     stem: NotRequired[ConvStemWeights | WaveStemWeights]
@@ -104,7 +104,8 @@ class StackWeights(TypedDict):
 
 
 class MTPWeights(MTPInputWeights, StackWeights):
-    """The leaves of a module that predicts the token after the next: those of its input and of its stack."""
+    """The parameters of a module that predicts the token after the next: those of its input and of its
+    stack."""
 
 
 class ModelWeights(TypedDict):

@@ -38,7 +38,7 @@ __all__ = [
 
 
 class ExpertWeights(TypedDict):
-    """The leaves of an expert: those of a gated mlp, or of a plain mlp if it has no gate."""
+    """The parameters of an expert: those of a gated mlp, or of a plain mlp if it has no gate."""
 
     gate: NotRequired[Float[Array, "D F"] | Blocks]
     bgate: NotRequired[Float[Array, " F"]]
@@ -49,11 +49,11 @@ class ExpertWeights(TypedDict):
 
 
 class MoEWeights(TypedDict):
-    """The leaves of a mixture: the router, the experts, and the expert that takes every token.
+    """The parameters of a mixture: the router, the experts, and the expert that takes every token.
 
-    Experts are a list of leaves, not arrays with an axis of experts. So a leaf stays a matrix that `linear`
-    takes, quantized or not, and each expert is separate, as in checkpoints. With a latent, D is C in the
-    experts' leaves.
+    Experts are a list of parameters, not arrays with an axis of experts. So a parameter stays a matrix that
+    `linear` takes, quantized or not, and each expert is separate, as in checkpoints. With a latent, D is C in
+    the experts' parameters.
     """
 
     router: Float[Array, "D E"]

@@ -18,7 +18,7 @@ __all__ = ["NormWeights", "l2_norm", "layer_norm", "rms_norm"]
 
 
 class NormWeights(TypedDict, total=False):
-    """The leaves of a norm: a learned factor and a learned shift, if it has them."""
+    """The parameters of a norm: a learned factor and a learned shift, if it has them."""
 
     weight: Float[Array, " D"]
     bias: Float[Array, " D"]

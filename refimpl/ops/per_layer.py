@@ -36,7 +36,7 @@ class PerLayerEmbeddingWeights(TypedDict):
 
 
 class PerLayerWeights(TypedDict):
-    """The leaves with which a layer reads its input: a gate's map to the input's width, and the map back.
+    """The parameters with which a layer reads its input: a gate's map to the input's width, and the map back.
 
     A factor of what the gate reads is optional.
     """

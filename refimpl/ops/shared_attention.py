@@ -25,7 +25,7 @@ __all__ = ["SharedAttentionWeights", "SharedKV", "shared_attention"]
 
 
 class SharedAttentionWeights(TypedDict):
-    """The leaves of attention without maps to keys and values: those of queries, of the output and its
+    """The parameters of attention without maps to keys and values: those of queries, of the output and its
     gate."""
 
     wq: Float[Array, "D H*K"] | Blocks

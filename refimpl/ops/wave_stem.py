@@ -32,7 +32,7 @@ __all__ = ["ConvolutionWeights", "WaveStemWeights", "conv_positions", "time_norm
 
 
 class ConvolutionWeights(TypedDict):
-    """The leaves of a convolution: its kernel in torch's layout, its bias, and the norm after it.
+    """The parameters of a convolution: its kernel in torch's layout, its bias, and the norm after it.
 
     They stay in float: they are few, and their rounding errors go through all layers.
     """
@@ -43,7 +43,7 @@ class ConvolutionWeights(TypedDict):
 
 
 class WaveStemWeights(TypedDict):
-    """The leaves of the stem: those of all convolutions, and of the map to the model's width."""
+    """The parameters of the stem: those of all convolutions, and of the map to the model's width."""
 
     convolutions: list[ConvolutionWeights]
     norm: NotRequired[NormWeights]

@@ -52,8 +52,8 @@ __all__ = [
 
 
 class XLNetWeights(TypedDict):
-    """The leaves of XLNet's attention: maps of tokens, the map of distances, and one vector of each head for
-    each term. With segments there are also their vectors, e₀ and e₁."""
+    """The parameters of XLNet's attention: maps of tokens, the map of distances, and one vector of each head
+    for each term. With segments there are also their vectors, e₀ and e₁."""
 
     wq: Float[Array, "2*J H*K"] | Blocks
     wk: Float[Array, "2*J H*K"] | Blocks

@@ -1,4 +1,4 @@
-"""The leaves of a TypedDict of weights, read from its annotations: `Float[Array, "D H*K"] | Blocks`."""
+"""The parameters of a TypedDict of weights, read from its annotations: `Float[Array, "D H*K"] | Blocks`."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ Axis = tuple[tuple[str, ...], ...]  # a sum of products of letters and numbers
 class Leaf(NamedTuple):
     """One weight: its shape, and whether it may be quantized, as `Blocks` in its annotation says.
 
-    Matrices of products and tables of tokens may be quantized. Other leaves stay in float: they are added,
-    multiply single channels, choose or weigh what other leaves compute, or their errors add up over a whole
-    text.
+    Matrices of products and tables of tokens may be quantized. Other parameters stay in float: they are
+    added, multiply single channels, choose or weigh what other parameters compute, or their errors add up
+    over a whole text.
     """
 
     shape: Shape
@@ -38,10 +38,11 @@ def annotated(
     form: Callable[[str], int] = lambda leaf: 0,
     inner: Mapping[str, Leaves] = MappingProxyType({}),
 ) -> Leaves:
-    """Return the leaves in the order of the annotations: all required ones, and those named in `optional`.
+    """Return the parameters in the order of the annotations: all required ones, and those named in
+    `optional`.
 
-    `sizes` gives the size of each axis letter. `form` says which shape a leaf has, where its annotation
-    allows several. `inner` gives the leaves of each annotation that isn't a leaf itself.
+    `sizes` gives the size of each axis letter. `form` says which shape a parameter has, where its annotation
+    allows several. `inner` gives the parameters of each annotation that isn't a parameter itself.
     """
     found: Leaves = {}
     for leaf, (required, multiplied, shapes) in _read(weights).items():

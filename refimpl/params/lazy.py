@@ -1,4 +1,4 @@
-"""A tree of weights whose leaves are loaded each time they are read."""
+"""A tree of weights whose parameters are loaded each time they are read."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from .tree import Tree, leaf_of, map_leaves, unflatten
 
 
 class Lazy(Mapping[str, Any]):
-    """A nested mapping whose leaves are loaded each time they are read."""
+    """A nested mapping whose parameters are loaded each time they are read."""
 
     def __init__(self, tree: Mapping[str, Any], load: Callable[[str], Any]) -> None:
         self._tree, self._load = tree, load
@@ -23,7 +23,7 @@ class Lazy(Mapping[str, Any]):
         return self._load(item) if isinstance(item, str) else Lazy(item, self._load)
 
     def loaded_by(self, load: Callable[[str], Any]) -> Lazy:
-        """Return a tree with the same names, whose leaves `load` returns."""
+        """Return a tree with the same names, whose parameters `load` returns."""
         return Lazy(self._tree, load)
 
     def __iter__(self) -> Iterator[str]:
@@ -37,12 +37,13 @@ class Lazy(Mapping[str, Any]):
 
 
 def lazily(names: Iterable[str], load: Callable[[str], Any]) -> Lazy:
-    """Return a tree of these dotted names; `load` returns each leaf by its name."""
+    """Return a tree of these dotted names; `load` returns each parameter by its name."""
     return Lazy(unflatten({name: name for name in names}), load)
 
 
 def changed_lazily(tree: Tree, change: Callable[[str, Any], Any]) -> Lazy:
-    """Return the same tree with `change(dotted name, leaf)` in place of each leaf, called when it is read."""
+    """Return the same tree with `change(dotted name, parameter)` in place of each parameter, called when it
+    is read."""
 
     def load(name: str) -> Any:
         return change(name, leaf_of(tree, name))
@@ -53,7 +54,7 @@ def changed_lazily(tree: Tree, change: Callable[[str, Any], Any]) -> Lazy:
 
 
 def materialize(tree: Tree) -> dict[str, Any]:
-    """Return the tree with all its leaves in memory."""
+    """Return the tree with all its parameters in memory."""
 
     def loaded(item: Any) -> Any:
         if isinstance(item, Mapping):

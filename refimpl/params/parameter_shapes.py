@@ -16,7 +16,8 @@ from .smoothing_sites import post_norm_sites, smoothing_sites
 
 @dataclass(frozen=True)
 class ParameterShapes(Mapping[str, tuple[int, ...]]):
-    """A mapping from dotted leaf name to shape, in the order in which a forward pass reads the leaves.
+    """A mapping from dotted parameter name to shape, in the order in which a forward pass reads the
+    parameters.
 
     It is computed once, where a Config first becomes known, and then passed on.
     """
@@ -29,7 +30,7 @@ class ParameterShapes(Mapping[str, tuple[int, ...]]):
 
     @property
     def numbers(self) -> int:
-        """The number of parameters in all leaves together."""
+        """The model's number of parameters."""
         return sum(map(math.prod, self._shapes.values()))
 
     @cached_property

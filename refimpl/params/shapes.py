@@ -63,12 +63,13 @@ ADDED = (
 
 
 def parameter_shapes(config: Config) -> dict[str, Shape]:
-    """Return a dict from dotted leaf name to shape, in the order in which a forward pass reads the leaves."""
+    """Return a dict from dotted parameter name to shape, in the order in which a forward pass reads the
+    parameters."""
     return {name: leaf.shape for name, leaf in _leaves(config).items()}
 
 
 def multiplied(config: Config) -> frozenset[str]:
-    """Return the leaves that may be quantized: matrices of products and tables of tokens."""
+    """Return the parameters that may be quantized: matrices of products and tables of tokens."""
     return frozenset(name for name, leaf in _leaves(config).items() if leaf.multiplied)
 
 

@@ -1,4 +1,4 @@
-"""Which activations SmoothQuant can divide: which leaves make and which read each one
+"""Which activations SmoothQuant can divide: which parameters make and which read each one
 (`calibrate.smooth`)."""
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ def smoothing_sites(config: Config) -> list[SmoothingSite]:
     - activations that a tied table or, with post-norms, the residual stream reads too (`post_norm_sites`);
     - the encoder's output, which the decoder's layers share;
     - both sides of an LSTM, whose weights stay in float;
-    - the input of wo of a convolution, of a gated delta network and of Mamba's layer: no leaf of its own
+    - the input of wo of a convolution, of a gated delta network and of Mamba's layer: no parameter of its own
       makes it;
     - the input of wo in attention whose values other layers read: wv makes the input of wo of all of them.
     """

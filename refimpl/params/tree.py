@@ -1,4 +1,4 @@
-"""The nested dict of parameters, and the dotted names of its leaves in files."""
+"""The nested dict of parameters, and the dotted names of its parameters in files."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ Tree = Mapping[str, Any]
 
 
 def flatten(tree: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
-    """Yield (dotted name, leaf) for every leaf, in the tree's own order."""
+    """Yield (dotted name, parameter) for every parameter, in the tree's own order."""
     if isinstance(tree, Mapping):
         for key in tree:
             yield from flatten(tree[key], f"{prefix}{key}.")
@@ -42,7 +42,7 @@ def _lists(tree: Any) -> Any:
 
 
 def leaf_of(tree: Tree, name: str) -> Any:
-    """Return the leaf of a dotted name."""
+    """Return the parameter of a dotted name."""
     leaf: Any = tree
     for key in name.split("."):
         leaf = leaf[int(key) if isinstance(leaf, list) else key]
@@ -50,7 +50,7 @@ def leaf_of(tree: Tree, name: str) -> Any:
 
 
 def map_leaves(function: Callable[[str, Any], Any], tree: Tree) -> dict[str, Any]:
-    """Return the same tree with `function(dotted name, leaf)` in place of each leaf."""
+    """Return the same tree with `function(dotted name, parameter)` in place of each parameter."""
 
     def mapped(item: Any, name: str) -> Any:
         if isinstance(item, Mapping):

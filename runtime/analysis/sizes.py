@@ -60,7 +60,7 @@ def parameters(config: Config) -> dict[str, int]:
 
 
 def _part(name: str) -> str:
-    """The part that a leaf belongs to."""
+    """The part that a parameter belongs to."""
     owner, leaf = name.split(".")[-2:]
     if leaf == "positions" or (owner == "per_layer" and leaf != "norm"):
         return "embedding"

@@ -168,7 +168,7 @@ class Bundle:
 
     @cached_property
     def _joined(self) -> dict[str, np.ndarray | Blocks]:
-        """The leaves of the latest group of several: one after the other is asked for."""
+        """The parameters of the latest group of several: one after the other is asked for."""
         return {}
 
     def tensor(self, name: str) -> np.ndarray:
@@ -180,7 +180,7 @@ class Bundle:
         return raw.view(entry.dtype).reshape(entry.shape)
 
     def leaf(self, name: str) -> np.ndarray | Blocks:
-        """Return one leaf of the parameter tree, in its stored types."""
+        """Return one parameter of the parameter tree, in its stored types."""
         if (leaf := self._joined.get(name)) is not None:
             return leaf
         group = self._owners[name]
@@ -194,7 +194,7 @@ class Bundle:
     def params(self) -> Tree:
         """Return the parameter tree that the graph computes with, floats as float32.
 
-        A leaf is read from the file when it is first used.
+        A parameter is read from the file when it is first used.
         """
 
         def load(name: str) -> np.ndarray | Blocks:

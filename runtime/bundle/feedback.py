@@ -47,7 +47,7 @@ OnInputs = Callable[[Mapping[str, Inputs], int, int], None]
 
 
 def compensated(formats: Mapping[str, WeightFormat]) -> frozenset[str]:
-    """Return the leaves whose codes may compensate each other's errors.
+    """Return the parameters whose codes may compensate each other's errors.
 
     These are the matrices in 4 bits, except those that keep a file's own blocks.
     """
@@ -57,7 +57,7 @@ def compensated(formats: Mapping[str, WeightFormat]) -> frozenset[str]:
 def measure(
     source: WeightSource, text: Int[Array, "R T"], names: Collection[str], on_layer: OnInputs
 ) -> None:
-    """Run the model over the rows of a text, and call `on_layer` with the inputs of the named leaves."""
+    """Run the model over the rows of a text, and call `on_layer` with the inputs of the named parameters."""
     config = source.config
     together = SideBySide(config, lambda function, numbers: [function(i) for i in numbers])
     called: dict[int, str] = {}  # id of a leaf -> its name, while an op runs

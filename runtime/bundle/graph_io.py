@@ -115,7 +115,8 @@ class Graph:
         return {name: value for name, value in named.items() if self.owns(name)}
 
     def owns(self, leaf: str) -> bool:
-        """Return whether this graph computes with a leaf, a group of leaves, or one of a group's tensors."""
+        """Return whether this graph computes with a parameter, a group of parameters, or one of a group's
+        tensors."""
         top = leaf.split(".", 1)[0]
         if self.file == MTP:
             return top in ("mtp", "embedding", "head")

@@ -23,7 +23,7 @@ def described(weight_format: WeightFormat | None, dtype: str) -> str:
 
 
 def by_weight(manifest: Manifest) -> dict[str, str]:
-    """Return leaf -> its stored form, as `described` returns it."""
+    """Return parameter -> its stored form, as `described` returns it."""
     return {name: described(manifest.schemes.get(name), manifest.dtype) for name in manifest.plan.shapes}
 
 

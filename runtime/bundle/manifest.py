@@ -7,14 +7,14 @@ One JSON object with exactly these fields, but for cache_kl, kernel_*, half_scal
     versions     {package: version} of what the graph was made with
     config       the Config, as `refimpl.config.to_json` states it. Where an attention's kv is "int8" (on
                  ort-cpu alone, and not in a "copied" cache) its cache holds int8 codes, in "int4" uint8 of
-                 two codes each, and its leaves k_scale and v_scale are what they are multiplied by
+                 two codes each, and its parameters k_scale and v_scale are what they are multiplied by
     target       "ort-cpu", "ort-cuda" or "standard": what the graph's operators need
     quant        the quantization it was made with; nothing depends on it
     dtype        "float32" or "float16": floats among the weights, cache, rotary tables
     cache        "shared" (the outputs of the cache are bound to the memory of its inputs), "windowed"
                  (shared, and layers with a window keep only the latest tokens), "copied", or "none"
                  where there is no decoder
-    schemes      {leaf: WeightFormat} of each quantized leaf of `refimpl.params.shapes`, others are floats.
+    schemes      {leaf: WeightFormat} of each quantized parameter of `refimpl.params`; others are float.
                  {halves} is there where it is true; with quant "keep" each has {source}: the type that the
                  checkpoint has it in, Q5_0, F16, …; with w8a16 {activation_bits} is 16 and {rounds_output}
                  true, with others both are absent
@@ -393,7 +393,7 @@ def _check_chosen(m: Manifest) -> None:
 
 
 def _possible(weight_format: WeightFormat, length: int, target: Target) -> bool:
-    """Whether a leaf whose blocked axis has `length` elements can have that format on a target."""
+    """Whether a parameter whose blocked axis has `length` elements can have that format on a target."""
     if weight_format.activations != "static" and (
         weight_format.activation_bits != 8 or weight_format.rounds_output
     ):

@@ -1,7 +1,7 @@
 """The plan of a bundle's weights, on which an export, its graphs, the manifest and every check agree.
 
-    Config, target, type of floats, format of each quantized leaf   ->   Plan
-    Plan   ->   groups of leaves, places of tensors in both data files, the cache, what the kernels have
+    Config, target, type of floats, format of each quantized parameter   ->   Plan
+    Plan   ->   groups of parameters, places of tensors in both data files, the cache, what the kernels have
 
 An export makes the plan, and the manifest states it. All code that needs something derived from it, such as
 the place of a tensor, asks the plan.
@@ -88,7 +88,7 @@ class Plan:
         return units
 
     def stored_bytes(self, leaves: Iterable[str]) -> int:
-        """Return the bytes of these leaves alone, without the padding that aligns them in the file."""
+        """Return the bytes of these parameters alone, without the padding that aligns them in the file."""
         groups = weight_storage.stored(
             {name: self.shapes[name] for name in leaves}, self.formats, self.target
         )
@@ -99,8 +99,8 @@ class Plan:
     def smoothable(self) -> tuple[SmoothingSite, ...]:
         """The activations that a scheme may smooth in exact arithmetic.
 
-        The products of their leaves round inputs to 8-bit codes, and none of these leaves keeps its file's
-        blocks.
+        The products of their parameters round inputs to 8-bit codes, and none of these parameters keeps its
+        file's blocks.
         """
 
         def fits(name: str) -> bool:

@@ -84,7 +84,7 @@ def is_widened(bits: int, source: str) -> bool:
 
 
 def is_table(name: str) -> bool:
-    """Return whether a leaf is a table of tokens [N, D]; all other matrices are [D, F]."""
+    """Return whether a parameter is a table of tokens [N, D]; all other matrices are [D, F]."""
     return name.endswith(".table")
 
 
@@ -94,17 +94,17 @@ def formats(
     target: Target,
     native: NativeBlocks = lambda name, most: None,
 ) -> dict[str, WeightFormat]:
-    """Return leaf name -> its format; other leaves stay float.
+    """Return parameter name -> its format; other parameters stay float.
 
-    `native` returns the checkpoint's own blocks of a leaf, with centred zero points, if the scheme may keep
-    them.
+    `native` returns the checkpoint's own blocks of a parameter, with centred zero points, if the scheme may
+    keep them.
     """
     products = multiplied(shapes.config)
     smoothed_norms = {name for site in shapes.smoothing_sites for name in site.consumers}
     smoothed_products = {name for site in shapes.post_norm_sites for name in site.consumers}
 
     def is_product(name: str) -> bool:
-        """Whether a leaf is multiplied, and not a table that is only read."""
+        """Whether a parameter is multiplied, and not a table that is only read."""
         return name != PER_LAYER and (name != "embedding.table" or getattr(shapes.config.head, "tied", False))
 
     def format_of(name: str, shape: tuple[int, ...]) -> WeightFormat | None:

@@ -1,7 +1,7 @@
-"""How the leaves of a parameter tree are stored in a bundle: as which tensors, of what type and shape.
+"""How the parameters of a parameter tree are stored in a bundle: as which tensors, of what type and shape.
 
-The stored tensors are a function of the Config, the target and each leaf's format. `store` makes them and
-`restore` is its exact inverse. On the targets of ONNX Runtime, matrices that multiply the same input are
+The stored tensors are a function of the Config, the target and each parameter's format. `store` makes them
+and `restore` is its exact inverse. On the targets of ONNX Runtime, matrices that multiply the same input are
 joined along their output axis, with their biases: wq, wk, wv into wqkv; in cross-attention wk, wv into wkv;
 gate, up into gate_up. For a group X of matrices [D, F], C blocks to a column:
 
@@ -76,7 +76,7 @@ class Group:
 
     @property
     def shape(self) -> tuple[int, ...]:
-        """The shape of the joined leaves."""
+        """The shape of the joined parameters."""
         return (*self.shapes[0][:-1], sum(shape[-1] for shape in self.shapes))
 
     @property
@@ -110,7 +110,7 @@ CROSS_JOINS = (Join("wkv", ("wk", "wv"), "bkv", ("bk", "bv")),)
 def stored(
     shapes: Mapping[str, tuple[int, ...]], formats: Mapping[str, WeightFormat], target: Target
 ) -> dict[str, Group]:
-    """Return group name -> Group, in the order of the shapes; a leaf without a format stays float."""
+    """Return group name -> Group, in the order of the shapes; a parameter without a format stays float."""
     joined = _joined(list(shapes), formats) if target.storage.joins else {}
     group_of = {leaf: name for name, leaves in joined.items() for leaf in leaves}
     groups: dict[str, Group] = {}
@@ -124,7 +124,7 @@ def stored(
 
 
 def _joined(names: list[str], formats: Mapping[str, WeightFormat]) -> dict[str, tuple[str, ...]]:
-    """Name of a joined group -> its leaves: matrices of one format, and their biases."""
+    """Name of a joined group -> its parameters: matrices of one format, and their biases."""
     present = set(names)
     joined: dict[str, tuple[str, ...]] = {}
     for parent in dict.fromkeys(name.rpartition(".")[0] for name in names):
@@ -148,7 +148,7 @@ def _kind(weight_format: WeightFormat | None, target: Target) -> StorageKind:
 
 
 def _transposed(group: Group) -> bool:
-    """Whether a group's codes lie the other way round than its leaf."""
+    """Whether a group's codes lie the other way round than its parameter."""
     return group.kind == "row" and group.axis == 1
 
 
@@ -234,7 +234,7 @@ def store(group: Group, leaves: Mapping[str, Leaf]) -> dict[str, Array]:
 
 
 def restore(group: Group, tensors: Mapping[str, Array]) -> dict[str, Leaf]:
-    """Return the leaves of a group, as they were given to `store`."""
+    """Return the parameters of a group, as they were given to `store`."""
     ends = np.cumsum([shape[-1] for shape in group.shapes])[:-1]
     weight_format = group.format
     if weight_format is None:

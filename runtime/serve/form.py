@@ -3,8 +3,8 @@ number of bytes.
 
     --BOUNDARY⏎ Content-Disposition: form-data; name="model"⏎ ⏎ whisper⏎ --BOUNDARY⏎ … ⏎--BOUNDARY--
 
-A body is cut at its boundary, so no byte of a file is looked at. Of headers this one alone says something,
-in the form that RFC 7578 leaves: the standard library's `email` reads more, for seconds where it is hostile.
+A body is cut at its boundary, so no byte of a file is looked at. Of headers this one alone says something, in
+the form that RFC 7578 leaves: the standard library's `email` reads more, for seconds where it is hostile.
 Names that end in [] are lists.
 """
 

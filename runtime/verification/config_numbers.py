@@ -21,7 +21,7 @@ ACTIVATIONS = {"quick_gelu": (1.702,), "mish": (20.0,)}
 
 
 def stacks(config: Config) -> dict[str, Stack]:
-    """Return the stacks, by the first part of their leaves' names; a module for drafts is one of them."""
+    """Return the stacks, by the first part of their parameters' names; a module for drafts is one of them."""
     module = {"mtp": config.mtp_decoder.stack} if has_mtp(config) else {}
     return {**config.stacks, **module}
 
@@ -85,7 +85,8 @@ def numbers(part: object) -> Iterator[float]:
 
 
 def epsilons(config: Config) -> dict[str, float]:
-    """Return the eps of each norm with a weight or a bias, by its leaf's name without `weight` or `bias`."""
+    """Return the eps of each norm with a weight or a bias, by its parameter's name without `weight` or
+    `bias`."""
     found: dict[str, float] = {}
     if (table := config.embedding.per_layer) is not None:
         found["embedding.per_layer.norm"] = table.norm.eps

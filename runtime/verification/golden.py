@@ -116,7 +116,7 @@ class Golden:
     - `rounding` [R, T]: the text over which matrices of 4 bits were rounded (`bundle.feedback`). None if
       their codes don't compensate each other.
     - `best`: the two best tokens [M, 2], and `gap`: the difference of their logits.
-    - `digests`: the SHA-256 of each leaf, in the order of `ParameterShapes`.
+    - `digests`: the SHA-256 of each parameter, in the order of `ParameterShapes`.
     """
 
     tokens: Array

@@ -1,7 +1,8 @@
 """Compare the settings in a graph with the Config's: norms, attention, activations and other numbers.
 
-The layer of a node is found by the stored tensors that the node reads, whose names are the Config's leaves,
-and by the inputs and outputs for caches and rotary tables. Names of nodes and code of `export` aren't used.
+The layer of a node is found by the stored tensors that the node reads, whose names are the Config's
+parameters, and by the inputs and outputs for caches and rotary tables. Names of nodes and code of `export`
+aren't used.
 
     eps of norms           one by one, by the norm's weight; also where a norm is written out
     attention's operators  heads, scale, window, soft cap, causal or not, rotation, its cosines, whose keys
@@ -65,7 +66,7 @@ EXPERT = re.compile(r"\.experts\.\d+")
 
 
 class Place(NamedTuple):
-    """The latest stored tensor before a value: the node that read it, and its leaf."""
+    """The latest stored tensor before a value: the node that read it, and its parameter."""
 
     order: int
     leaf: str
@@ -139,7 +140,7 @@ class _Settings:
         return self.places.get(next(filter(None, node.outputs)), NOWHERE)
 
     def layer(self, leaf: str) -> tuple[Stack, int, Layer] | None:
-        """The stack, number and layer of a leaf; None for what isn't in a layer."""
+        """The stack, number and layer of a parameter; None for what isn't in a layer."""
         match leaf.split(".", 3):
             case [stack, "layers", number, _]:
                 i = int(number)
@@ -181,7 +182,7 @@ class _Settings:
                     self.require(mlp in self.seen, f"{mlp}: no activation")
 
     def _computes_with(self, leaf: str) -> bool:
-        """Whether this graph does with a leaf of the model."""
+        """Whether this graph does with a parameter of the model."""
         return leaf in self.shapes and self.graph.owns(leaf)
 
     def _norm(self, node: Node) -> None:
@@ -366,8 +367,8 @@ class _Settings:
         self.require(stated, f"{leaf}: {name} of {node.operator} is {_shown(value)}, none of the Config's")
 
     def _allowed(self, leaf: str, dtype: np.dtype) -> frozenset[float]:
-        """The numbers of a leaf's layer and the next one, whose own first weight may come later, and of what
-        isn't in a layer; elsewhere all."""
+        """The numbers of a parameter's layer and the next one, whose own first weight may come later, and of
+        what isn't in a layer; elsewhere all."""
         at = self.layer(leaf)
         key = (leaf.split(".", 1)[0], -1 if at is None else at[1], dtype.str)
         if key not in self.allowed:
@@ -387,7 +388,7 @@ class _Settings:
 
 
 def _matrix(group: str) -> str:
-    """What a product multiplies with: a group of leaves, or the same of all experts."""
+    """What a product multiplies with: a group of parameters, or the same of all experts."""
     return EXPERT.sub("", group)
 
 

@@ -1,4 +1,4 @@
-"""Compute a leaf's digest, to compare a bundle's weights with those that its export rounded."""
+"""Compute a parameter's digest, to compare a bundle's weights with those that its export rounded."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ TILE = 64  # columns of a matrix that are copied at a time
 
 
 def digest(leaf: Array | Blocks, dtype: np.dtype) -> bytes:
-    """Return the SHA-256 of a leaf in the bundle's types.
+    """Return the SHA-256 of a parameter in the bundle's types.
 
     For blocks, it covers the codes, scales, zero points and minima, and the numbers by which a product's
     input and output are rounded. It doesn't depend on the order of the array in memory. A few rows are hashed

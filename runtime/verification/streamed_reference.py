@@ -1,7 +1,7 @@
-"""Compute the specification's outputs in several precisions, loading each leaf only once for all runs.
+"""Compute the specification's outputs in several precisions, loading each parameter only once for all runs.
 
 Of the embedding's tables, only the rows of the text's tokens stay in memory. So memory never holds more than
-one layer, and one leaf of it in float64, whatever the size of the model.
+one layer, and one parameter of it in float64, whatever the size of the model.
 """
 
 from __future__ import annotations
@@ -78,7 +78,7 @@ class Precision:
         return x if self.stream is None else x.astype(self.stream).astype(self.dtype)
 
     def cast(self, leaf: Leaf) -> Leaf:
-        """Return a leaf in this run's type."""
+        """Return a parameter in this run's type."""
         if not isinstance(leaf, Blocks):
             return leaf.astype(self.dtype, copy=False)
         names = ("scale", "minimum", "input_scale", "output_scale")
@@ -102,7 +102,7 @@ def outputs(
 
     Leaves are loaded in the order of their use. The callbacks:
 
-    - `on_leaf` is called once for each leaf, with its name and value.
+    - `on_leaf` is called once for each parameter, with its name and value.
     - `on_layer` is called with the number of layers computed so far, and the number of all layers.
     - `on_cache` is called with what each layer of a decoder keeps in the first run.
     - `on_block` is called with the output of each layer, in each run.

@@ -9,8 +9,8 @@ A family states
                      why further classes aren't among them, if a reason helps
     PREFIX           what checkpoints with a head put before the names of the trunk's tensors, "model." where
                      it isn't stated; or several of these, of which the first that a name begins with counts
-    WEIGHTS          which tensor is which leaf, as a `weights.weight_map`; names without PREFIX. Heads of
-                     decoders that read whole texts are left out: they are `READING`
+    WEIGHTS          which tensor is which parameter, as a `weights.weight_map`; names without PREFIX. Heads
+                     of decoders that read whole texts are left out: they are `READING`
     checkpoint_weights
                      (keys) -> WEIGHTS of one checkpoint, where config.json numbers the layers
     GGUF             its dialect in that format, if any: a table of config.json's keys, and a weight map
@@ -337,7 +337,7 @@ def checkpoint_map(config: Config, family: Family) -> tuple[WeightMap, list[str]
 def read_leaves(
     config: Config, source: TensorSource, family: Family, elsewhere: Collection[str] = ()
 ) -> Leaves:
-    """Return the leaves of a Config that a family's checkpoint holds, except those that come from
+    """Return the parameters of a Config that a family's checkpoint holds, except those that come from
     `elsewhere`."""
     return Leaves(config, source, *checkpoint_map(config, family), elsewhere)
 

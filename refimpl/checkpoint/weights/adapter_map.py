@@ -1,4 +1,4 @@
-"""Finds the leaves that an adapter changes, by its tensors' names, which a family's map knows."""
+"""Finds the parameters that an adapter changes, by its tensors' names, which a family's map knows."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ from .weight_map import Rule, WeightMap
 
 
 class AdapterMap:
-    """An adapter's changes to the leaves of a Config, and the `shapes` of the changed model.
+    """An adapter's changes to the parameters of a Config, and the `shapes` of the changed model.
 
-    Raises CheckpointError for a tensor that belongs to no leaf, has a wrong shape, or contradicts the
+    Raises CheckpointError for a tensor that belongs to no parameter, has a wrong shape, or contradicts the
     settings.
     """
 
@@ -64,7 +64,7 @@ class AdapterMap:
         return rules
 
     def _names(self, leaf: str, use: str = "read") -> set[str]:
-        """The names under which checkpoints have a leaf, or with `compare` have it again."""
+        """The names under which checkpoints have a parameter, or with `compare` have it again."""
         rules = [rule for rule in self._rules if rule.use == use and rule.leaves[0] == leaf]
         return {names[0] for rule in rules for names in rule.choices}
 

@@ -1,4 +1,4 @@
-"""The strict loader: it finds every leaf exactly once by a weight map, and leaves no tensor unread."""
+"""The strict loader: it finds every parameter exactly once by a weight map, and leaves no tensor unread."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from .weight_map import Rule, WeightMap
 
 
 def check_finite(name: str, weight: np.ndarray | Blocks) -> None:
-    """Raise NumericError if a leaf has a NaN or an infinity; the error names the first one."""
+    """Raise NumericError if a parameter has a NaN or an infinity; the error names the first one."""
     if isinstance(weight, Blocks):
         check_finite(f"{name} (scale)", weight.scale)
         if weight.minimum is not None:
@@ -40,14 +40,16 @@ def _existing(rule: Rule, unread: Container[str]) -> tuple[str, ...]:
 
 
 def applied(steps: Sequence[Step], split: Split | None, weight: Weight) -> Weight:
-    """Return a stored tensor after the steps of its map: a leaf, or with `split` one of several leaves."""
+    """Return a stored tensor after the steps of its map: a parameter, or with `split` one of several
+    parameters."""
     for step in steps:
         weight = step.apply(weight)
     return weight if split is None else split.apply(weight)
 
 
 def leaf_parts(rule: Rule, shapes: Mapping[str, Shape]) -> tuple[list[Shape], list[tuple[str, Split | None]]]:
-    """Return the shapes that a rule's tensors may have, the usual one first, and the leaves made of them."""
+    """Return the shapes that a rule's tensors may have, the usual one first, and the parameters made of
+    them."""
     ends = np.cumsum([shapes[leaf][-1] for leaf in rule.leaves]).tolist()
     allowed = stored_shapes(rule.steps, (*shapes[rule.leaves[0]][:-1], ends[-1]))
     splits = [Split(start, stop) if len(rule.leaves) > 1 else None for start, stop in pairwise([0, *ends])]
@@ -59,14 +61,15 @@ class OtherTableError(CheckpointError):
 
 
 class Leaves:
-    """The leaves that a Config needs, read from a TensorSource by a map. Each leaf is made when it is needed.
+    """The leaves that a Config needs, read from a TensorSource by a map. Each parameter is made when it is
+    needed.
 
     `elsewhere` are leaves that something else provides; they aren't read from the source.
 
-    Raises CheckpointError unless every leaf is found exactly once with its shape, and every tensor of the
-    source is read or equals the value that tfm computes. Raises its subclass OtherTableError if the source
-    has a separate output table although the Config ties it to the token table. Rotary frequencies that differ
-    from the Config's are only reported in `notes`: as in transformers, the Config's count.
+    Raises CheckpointError unless every parameter is found exactly once with its shape, and every tensor of
+    the source is read or equals the value that tfm computes. Raises its subclass OtherTableError if the
+    source has a separate output table although the Config ties it to the token table. Rotary frequencies that
+    differ from the Config's are only reported in `notes`: as in transformers, the Config's count.
     """
 
     def __init__(
@@ -133,7 +136,7 @@ class Leaves:
             raise CheckpointError(f"{len(unread)} tensors aren't known in this family, first {first!r:.80}")
 
     def _needed(self, rule: Rule) -> bool:
-        """Whether leaves of a rule are needed, and none of them has been found in another tensor."""
+        """Whether parameters of a rule are needed, and none of them has been found in another tensor."""
         needed = [leaf for leaf in rule.leaves if leaf in self.shapes]
         return bool(needed) and not any(leaf in self._reads for leaf in needed)
 
@@ -148,7 +151,7 @@ class Leaves:
         )
 
     def _found(self, rule: Rule) -> None:
-        """Check the tensors that a rule reads, and note which leaves they are."""
+        """Check the tensors that a rule reads, and note which parameters they are."""
         allowed, parts = leaf_parts(rule, self.shapes)
         for name in rule.tensors:
             if (kind := self._source.kind(name)) in READABLE_INTEGERS:
@@ -204,7 +207,7 @@ class Leaves:
         return tuple(self.shapes)
 
     def load(self, name: str) -> np.ndarray:
-        """Return the leaf as float32 in tfm's orientation. Raise NumericError if it isn't finite."""
+        """Return the parameter as float32 in tfm's orientation. Raise NumericError if it isn't finite."""
         rule, split = self._reads[name]
         tensors = [self._source.load(tensor, rule.part) for tensor in rule.tensors]
         stored = tensors[0]
@@ -215,7 +218,7 @@ class Leaves:
         return weight
 
     def native(self, name: str) -> Blocks | None:
-        """Return the leaf in the file's own blocks; None where the file doesn't store it in blocks."""
+        """Return the parameter in the file's own blocks; None where the file doesn't store it in blocks."""
         rule, split = self._reads[name]
         blocks = None if rule.joined else self._source.native(rule.tensors[0], rule.part)
         if blocks is None or not all(step.takes(blocks) for step in rule.steps):
@@ -225,5 +228,5 @@ class Leaves:
         return blocks
 
     def kind(self, name: str) -> str:
-        """Return the type in which the file stores the leaf: F32, BF16, Q4_1, …"""
+        """Return the type in which the file stores the parameter: F32, BF16, Q4_1, …"""
         return self._source.kind(self._reads[name][0].tensors[0])

@@ -1,4 +1,4 @@
-"""Merges an adapter into the weights of its base, leaf by leaf, while the weights are read.
+"""Merges an adapter into the weights of its base, parameter by parameter, while the weights are read.
 
     W' = W + s B A                          (Hu et al. 2021, arXiv:2106.09685, equation 3)
     W' = m (W + s B A) / |W + s B A|        (DoRA, Liu et al. 2024, arXiv:2402.09353, equation 5)
@@ -6,9 +6,9 @@
 W is [out, in], B [out, r], A [r, in]; m has one number for each output, and the norm of an output is over its
 inputs. The inputs of an embedding table are its rows, and its outputs are its columns, as in peft.
 
-**Conventions.** A and B have the checkpoint's form, the leaf has tfm's form. All steps between the two forms
-(transposing, ungrouping heads, splitting a fused tensor) only reorder outputs. So B goes through these steps
-like a weight with r inputs, and m like a weight with one. Sums, products and the norm are computed in
+**Conventions.** A and B have the checkpoint's form, the parameter has tfm's form. All steps between the two
+forms (transposing, ungrouping heads, splitting a fused tensor) only reorder outputs. So B goes through these
+steps like a weight with r inputs, and m like a weight with one. Sums, products and the norm are computed in
 float64, in slices of bounded size, and rounded once to float32: merging loses at most half an ulp.
 """
 
@@ -49,7 +49,7 @@ def merge(
 
 @dataclass(frozen=True)
 class Change:
-    """An adapter's change to one leaf: another tensor replaces it, an update is merged, or both."""
+    """An adapter's change to one parameter: another tensor replaces it, an update is merged, or both."""
 
     steps: tuple[Step, ...]
     split: Split | None
@@ -59,7 +59,8 @@ class Change:
 
 
 class MergedLeaves:
-    """The leaves of a base with an adapter's changes. As with `Leaves`, each leaf is made when it is needed.
+    """The parameters of a base with an adapter's changes. As with `Leaves`, each parameter is made when it is
+    needed.
 
     If the base's tables are tied and the adapter needs an output table, this begins as the input table.
     """
@@ -81,22 +82,22 @@ class MergedLeaves:
         return tuple(self._changes)
 
     def kind(self, name: str) -> str:
-        """Return the type in which the file stores the leaf: F32, BF16, Q4_1, …"""
+        """Return the type in which the file stores the parameter: F32, BF16, Q4_1, …"""
         change = self._changes.get(name)
         if change is not None and change.replacement is not None:
             return self._tensors.kind(change.replacement)
         return self._base.kind(self._of_base(name))
 
     def _of_base(self, name: str) -> str:
-        """The leaf of the base that a leaf begins as."""
+        """The base's parameter that the adapter changes."""
         return INPUT_TABLE if name == OUTPUT_TABLE and name not in self._base.names else name
 
     def native(self, name: str) -> Blocks | None:
-        """Return the leaf in the file's own blocks; None where the adapter changes the leaf."""
+        """Return the parameter in the file's own blocks; None where the adapter changes the parameter."""
         return None if name in self._changes else self._base.native(self._of_base(name))
 
     def load(self, name: str) -> np.ndarray:
-        """Return the leaf as float32 in tfm's orientation. Raise NumericError if it isn't finite."""
+        """Return the parameter as float32 in tfm's orientation. Raise NumericError if it isn't finite."""
         change = self._changes.get(name)
         if change is None or change.replacement is None:
             weight = self._base.load(self._of_base(name))
@@ -112,7 +113,7 @@ class MergedLeaves:
         axis = 0 if name == OUTPUT_TABLE else 1
 
         def in_our_order(outputs: np.ndarray) -> np.ndarray:
-            """[out, n] of the checkpoint's outputs, in the order and choice of the leaf's."""
+            """[out, n] of the checkpoint's outputs, in the order and choice of the parameter's."""
             transposes = sum(isinstance(step, Transpose) for step in change.steps)
             stored = outputs if (axis + transposes) % 2 == 0 else outputs.T
             leaf = applied(change.steps, change.split, stored)

@@ -1,4 +1,4 @@
-"""The steps that turn a stored tensor into a leaf. Each step knows the stored shape and the change.
+"""The steps that turn a stored tensor into a parameter. Each step knows the stored shape and the change.
 
 `shapes` takes the shape of a step's result, and returns the shapes that its input may have, the usual one
 first. The loader compares these shapes with the file before it reads any numbers. `apply` makes the change,
@@ -42,7 +42,7 @@ class Step:
     """One change that is made to a stored tensor when it is read."""
 
     def bound(self, leaf: str, mixer: TokenMixer) -> Step:
-        """Return the step for a leaf of a layer with this attention, or another mixer."""
+        """Return the step for a parameter of a layer with this attention, or another mixer."""
         return self
 
     def _with(self, mixer: TokenMixer, **settings: str) -> Step:

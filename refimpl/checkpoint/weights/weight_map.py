@@ -1,8 +1,8 @@
-"""Weight maps say which tensors of a checkpoint make which leaf. They are written in a small notation:
+"""Weight maps say which tensors of a checkpoint make which parameter. They are written in a small notation:
 
     leaf <- tensor                     this tensor is that leaf
     leaf, leaf <- tensor : step …      a fused tensor, split along its last axis by the leaves' sizes;
-                                       leaves after the first are named by their last part
+                                       parameters after the first are named by their last part
     leaf == tensor                     if this tensor exists, it must equal what we have or compute
     nothing <- tensor                  if this tensor exists, it belongs to a head that isn't used
     left out <- tower.*                the tensors whose names begin so are a part that isn't read
@@ -14,17 +14,22 @@
     with mtp:                          the lines after it are of a Config that has a module for drafts;
                                        without one they say nothing
 
-`{i}` runs over the layers of the leaf's stack, of `nothing` the tensor's, and stands in the leaf alone where
-they share a tensor; `{n}` is their number, for a leaf of a module for drafts that of its decoder. `{s}` is
-the number of the leaf's sublayer, in checkpoints that count a mixer and an mlp as two layers (Nemotron-H),
-and in a line of no layer how many there are. `{l}` and `{half}` are the layer's number and its half of it, in
-checkpoints that count two layers as one (LongCat). `{e}` runs over a layer's experts, of `nothing` over its
-identities, and `{x}` over the streams of a token but the first. `{h}` in the tensor's name alone runs over
-the leaf's heads, whose tensors are stacked.
+Placeholders in a line stand for numbers:
+
+    {i}        the layers of the parameter's stack, for `nothing` those of the tensor's; only the parameter has
+               it if the layers share a tensor
+    {n}        the number of layers; for a parameter of a module for drafts that of its decoder
+    {s}        the number of the parameter's sublayer, in checkpoints that count a mixer and an mlp as two
+               layers (Nemotron-H); in a line of no layer how many there are
+    {l} {half} the layer's number and its half of it, in checkpoints that count two layers as one (LongCat)
+    {e}        the layer's experts, for `nothing` its identities
+    {x}        the streams of a token except the first
+    {h}        in the tensor's name alone: the parameter's heads, whose tensors are stacked
+
 `tensor[{e}]` is a part of a tensor that holds all experts, `tensor[{x}]` of one that holds all those streams.
-A leaf that some files store alone and others fused has a line for each form. A line for a leaf that a Config
-doesn't need is ignored.
-`* <- *` reads leaves under our own names.
+A parameter that some files store alone and others fused has a line for each form. A line for a parameter that
+a Config doesn't need is ignored. `* <- *` reads parameters under our own names.
+
 The steps are those of `refimpl.checkpoint.weights.steps`, done in the order in which they stand:
 
     transpose     a linear map stored output first
@@ -35,7 +40,7 @@ The steps are those of `refimpl.checkpoint.weights.steps`, done in the order in 
     by_key_head   queries, keys, values and gates, or rates, stored by key head (Qwen3-Next)
     four_parts    three matrices side by side in each of four parts (CodeGen)
     values_by_key_head  value heads stored one of each key head in turn (Qwen 3.5 in GGUF)
-    negated_exp   a leaf stored as its exponential, negated
+    negated_exp   a parameter stored as its exponential, negated
     in_turn       two matrices or biases stored column by column in turn (gpt-oss)
     plus_one      a norm's weight stored as its difference from one (Gemma)
     table         a matrix that may be stored as a vector where it has one row (GGUF)
@@ -101,7 +106,8 @@ class Line:
 
 @dataclass(frozen=True)
 class Rule:
-    """One line written out for a layer or an expert. Each of `choices` names tensors that make the leaves.
+    """One line written out for a layer or an expert. Each of `choices` names tensors that make the
+    parameters.
 
     With `shared` other layers read the same tensors. With `joined` the tensors of a choice are parts of one.
     """
@@ -139,7 +145,7 @@ class WeightMap:
         return WeightMap(self.lines + other.lines)
 
     def renamed(self, names: Mapping[str, str]) -> WeightMap:
-        """Return the map with parts of the names of leaves and tensors replaced."""
+        """Return the map with parts of the names of parameters and tensors replaced."""
 
         def new(name: str) -> str:
             for old, replacement in names.items():
@@ -154,7 +160,7 @@ class WeightMap:
         )
 
     def without(self, *leaves: str) -> WeightMap:
-        """Return the map without the lines of these leaves."""
+        """Return the map without the lines of these parameters."""
         return WeightMap(tuple(line for line in self.lines if line.leaves[0] not in leaves))
 
     def numbered(self, layers: Sequence[int]) -> WeightMap:
@@ -191,11 +197,11 @@ class WeightMap:
 
     @property
     def is_identity(self) -> bool:
-        """Whether the map reads all leaves under tfm's own names."""
+        """Whether the map reads all parameters under tfm's own names."""
         return any(line.leaves == EVERYTHING for line in self.lines)
 
     def has(self, stack: str) -> bool:
-        """Return whether any line makes a leaf of the stack."""
+        """Return whether any line makes a parameter of the stack."""
         return any(line.leaves[0].startswith(f"{stack}.") for line in self.lines)
 
     def rules(self, config: Config) -> Iterator[Rule]:

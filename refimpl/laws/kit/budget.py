@@ -36,7 +36,7 @@ def cast(value: Any, dtype: Any) -> Any:
 
 
 def each(change: Callable[[Any], Any], value: Any) -> Any:
-    """Return an argument with `change` applied to each of its leaves."""
+    """Return an argument with `change` applied to each of its parameters."""
     if isinstance(value, dict):
         return {k: each(change, v) for k, v in value.items()}
     if isinstance(value, tuple | list):

@@ -79,7 +79,7 @@ def compare_weights(context: VerifyContext, row_name: str, source: WeightSource)
 
 
 def _count(row_name: str, total: int, different: list[str]) -> Row:
-    """How many of all leaves are equal, and the first that aren't."""
+    """How many of all parameters are equal, and the first that aren't."""
     note = f"different: {', '.join(different[:3])}" if different else ""
     equal = total - len(different)
     return Row(row_name, equal, unit="weights", ok=not different, note=note, of=total)
@@ -88,7 +88,7 @@ def _count(row_name: str, total: int, different: list[str]) -> Row:
 def _smoothing_factors(source: WeightSource, bundle: Bundle) -> dict[smooth.SmoothingSite, Array]:
     """The factors by which the bundle's activations are smoothed, found by comparing it with the source.
 
-    Where a product divides its own input, it holds the factors. Elsewhere the leaves that make the input
+    Where a product divides its own input, it holds the factors. Elsewhere the parameters that make the input
     were divided by them: source over bundle is the factor, a power of two.
     """
     factors: dict[smooth.SmoothingSite, Array] = {}
@@ -120,7 +120,7 @@ def _smoothing_factors(source: WeightSource, bundle: Bundle) -> dict[smooth.Smoo
 def _equals_source(
     source: WeightSource, name: str, weight: Array, weight_format: WeightFormat | None, leaf: Array | Blocks
 ) -> bool:
-    """Whether the bundle's leaf is the source's weight in this format."""
+    """Whether the bundle's parameter is the source's weight in this format."""
     if weight_format is None or not isinstance(leaf, Blocks):
         return not isinstance(leaf, Blocks) and np.array_equal(weight.astype(leaf.dtype), leaf)
     if weight_format.searched:

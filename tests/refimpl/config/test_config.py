@@ -374,7 +374,7 @@ WRONG: list[tuple[Any, str]] = [
     (mixed(shared=None, average=True), "average needs a shared expert, got none"),
     (mixed(shared=None, shared_activation="relu"), "a shared expert's activation needs a shared expert"),
     (mixed(identities=-1), "identities must be 0 to 65536, got -1"),
-    (mixed(identities=2, weighs="input"), "identities have no groups, latent, norms"),
+    (mixed(identities=2, weighs="input"), "identities can't have groups, latent, norms"),
     (mixed(identities=2, top=7), "chosen experts must be 1 to 6, got 7"),
     (mixed(late=True, average=True), "late experts need a shared expert, no average"),
     (mixed(late=True, shared=None), "late experts need a shared expert, no average"),
