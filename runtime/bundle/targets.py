@@ -49,7 +49,7 @@ class Target:
     - `fused`: attention is an operator of ONNX Runtime, within that operator's limits.
     - `row_lengths`: the lengths of rows that attention needs are inputs of the graph. If the graph computed
       them, they would be copied between GPU and CPU at each step, and a step with copies can't be captured.
-    - `float_cache`: the reason why keys and values can't be kept in 8 bits; None if they can.
+    - `float_cache`: the reason why keys and values can't be kept in 8 or 4 bits; None if they can.
     """
 
     name: TargetName
