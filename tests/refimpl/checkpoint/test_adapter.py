@@ -377,7 +377,7 @@ def test_tensors_of_no_module_or_of_one_module_twice_are_refused(copied: Path):
     for some, words in (
         ({}, "must hold tensors"),
         ({k: v for k, v in tensors.items() if "lora_B" not in k}, "accompanied by the up tensor"),
-        ({k: v for k, v in tensors.items() if "lora_A" not in k}, "beside the down tensor"),
+        ({k: v for k, v in tensors.items() if "lora_A" not in k}, "accompanied by the down tensor"),
         (
             tensors | {k.replace("model.model.model.", "model.model."): v for k, v in tensors.items()},
             "one update",
