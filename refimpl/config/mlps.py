@@ -319,7 +319,7 @@ class MoE(FeedForward):
         own = own or self.groups != ONE_GROUP or isinstance(self.score, SparseMixer)
         need(
             not self.identities or not (own or self.weighs == "input"),
-            f"{at}identities can't have groups, latent, norms, expert_scale, weighed inputs or a sparse mixer",
+            f"{at}identities can't have groups, latent, norms, expert_scale, weighed inputs, sparse mixer",
         )
         need(
             not self.late or (self.shared is not None and not parallel and not self.average),

@@ -16,8 +16,8 @@
 
 Placeholders in a line stand for numbers:
 
-    {i}        the layers of the parameter's stack, for `nothing` those of the tensor's; only the parameter has
-               it if the layers share a tensor
+    {i}        the layers of the parameter's stack, for `nothing` those of the tensor's; if the layers
+               share a tensor, only the parameter has it
     {n}        the number of layers; for a parameter of a module for drafts that of its decoder
     {s}        the number of the parameter's sublayer, in checkpoints that count a mixer and an mlp as two
                layers (Nemotron-H); in a line of no layer how many there are
