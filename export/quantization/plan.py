@@ -27,7 +27,7 @@ from ...runtime.bundle.targets import Target
 from ...runtime.bundle.weight_formats import WeightFormat, is_table
 
 Method = Literal["minmax", "percentile", "entropy"]
-UNITS = ("B", "kB", "MB", "GB")
+SIZES = ("B", "kB", "MB", "GB")
 
 
 @dataclass(frozen=True)
@@ -66,9 +66,9 @@ class Budget:
         if text.startswith("kl="):
             number, kind = text.removeprefix("kl="), "kl"
         else:
-            unit = next((u for u in reversed(UNITS) if text.lower().endswith(u.lower())), None)
+            unit = next((u for u in reversed(SIZES) if text.lower().endswith(u.lower())), None)
             if unit is not None:
-                number, factor = text[: -len(unit)], 10 ** (3 * UNITS.index(unit))
+                number, factor = text[: -len(unit)], 10 ** (3 * SIZES.index(unit))
         try:
             return Budget(float(number) * factor, kind)
         except (ValueError, ExportError):

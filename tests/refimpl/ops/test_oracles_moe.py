@@ -189,7 +189,7 @@ def test_experts_whose_scores_are_all_0_weigh_nothing_in_deepseek_v3():
 
 
 @given(seeds, st.integers(1, 3), st.sampled_from((0.5, 7.0)))
-def test_clamped_swiglu_is_gpt_oss(seed: int, top: int, limit: float):
+def test_swiglu_oai_is_gpt_oss(seed: int, top: int, limit: float):
     """Its experts too, with biases, after a router with one, whose softmax is over the chosen alone."""
     config = GptOssConfig(
         hidden_size=D, intermediate_size=F, num_local_experts=E, num_experts_per_tok=top, swiglu_limit=limit,
