@@ -120,7 +120,8 @@ def transcribe(
     - `best_of`: above temperature 0, sample this many texts and keep the one with the largest mean
       log-probability.
     - `on_attention`: with `words`, called for each segment that has words. The weights are those of the heads
-      that find the words' times: a row is the mean over these heads and the word's tokens.
+      that find the words' times: a row is the mean over these heads and the word's tokens. For an iterator,
+      texts that are thrown away because the utterance goes on are among these.
 
     Raises ConfigError for a model that can't transcribe, CheckpointError if its files don't state how it
     writes times, and LimitError for a sound or an option that the model can't take.
