@@ -14,7 +14,7 @@ from typing import Literal, get_args
 import numpy as np
 
 from ...refimpl.calibrate import smooth
-from ...refimpl.calibrate.gptq import gptq
+from ...refimpl.calibrate.coordinate_descent import coordinate_descent
 from ...refimpl.checkpoint.protocol import ExportSource
 from ...refimpl.config import Config, KVFormat, has_mtp
 from ...refimpl.engine.cache_kinds import cache_kinds, recurrent
@@ -295,7 +295,7 @@ def leaf(
         return replace(blocks, output_scale=scale, output_zero=zero)
     blocks = replace(blocks, scale=_cast(blocks.scale, dtype, f"scale of {name}"))
     if inputs is not None:
-        return gptq(weight, inputs.factor, blocks)
+        return coordinate_descent(weight, inputs.total, blocks)
     if weight_format.activations == "smoothed":
         [factors] = [
             s for site, s in calibrated.factors.items() if not site.producers and name in site.consumers

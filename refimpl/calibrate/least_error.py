@@ -2,7 +2,7 @@
 
 The error of a product is Σ_d x_d (ŵ_d − w_d). For uncorrelated inputs its mean square is
 Σ_d m_d (ŵ_d − w_d)², where m_d is the mean square of input d. So weights of large inputs must be exact, and
-weights of inputs that are 0 don't matter. m is the diagonal of the Hessian of `gptq`.
+weights of inputs that are 0 don't matter. m is the diagonal of the Hessian of `coordinate_descent`.
 """
 
 from __future__ import annotations

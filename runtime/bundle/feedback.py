@@ -1,12 +1,12 @@
 """Measure the inputs of a model's matrices over the calibration text, for rounding with feedback.
 
-Rounding with feedback (`refimpl.calibrate.gptq`) needs Σ xᵀx over the inputs x of a matrix. An export and
-`verify` both compute it here from the unquantized model, layer by layer. So memory holds only one layer's
-sums beside its weights and the vectors of the text.
+Rounding with feedback (`refimpl.calibrate.coordinate_descent`) needs Σ xᵀx over the inputs x of a matrix. An
+export and `verify` both compute it here from the unquantized model, layer by layer. So memory holds only one
+layer's sums beside its weights and the vectors of the text.
 
 Two processors may round these sums differently. Then a number in the middle between two codes may get the
-other code, whose error moves all later rows. So `verify` doesn't compute the codes again and compare them.
-Instead, each code must be near to the number that is rounded there, given the codes before it (`SLACK`).
+other code, whose error moves all other codes. So `verify` doesn't compute the codes again and compare them.
+Instead, each code must be near to the number that is best in its place, given all other codes (`SLACK`).
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
-from ...refimpl.calibrate.gptq import Hessian, compensation, damped, distance, hessian
+from ...refimpl.calibrate.coordinate_descent import Hessian, damped, distance, hessian
 from ...refimpl.calibrate.least_error import is_as_good
 from ...refimpl.checkpoint.protocol import WeightSource
 from ...refimpl.engine.passes import Pass, SideBySide, Text, given
@@ -36,10 +36,10 @@ SLACK = 0.002
 
 
 class Inputs(NamedTuple):
-    """What rounding uses of a matrix's inputs: their damped mean squares and the factor of `compensation`."""
+    """What rounding uses of a matrix's inputs: their damped mean squares, and their damped Σ xᵀx."""
 
     importance: Float[Array, " D"]
-    factor: Float[Array, "D D"]
+    total: Float[Array, "D D"]
 
 
 # Called after each layer with the inputs of its matrices, how many layers are done, and how many there are.
@@ -91,7 +91,7 @@ def measure(
         found: dict[str, Inputs] = {}
         for users, h in sums.items():
             summed = damped(h)
-            found |= dict.fromkeys(users, Inputs(np.diag(summed) / h.inputs, compensation(summed)))
+            found |= dict.fromkeys(users, Inputs(np.diag(summed) / h.inputs, summed))
         sums.clear()
         on_layer(found, done, total)
 
@@ -112,4 +112,4 @@ def is_possible(
     as_good = is_as_good(
         weight, blocks, inputs.importance, symmetric=weight_format.symmetric, halves=weight_format.halves
     )
-    return as_good and distance(weight, inputs.factor, blocks) <= 0.5 + SLACK
+    return as_good and distance(weight, inputs.total, blocks) <= 0.5 + SLACK

@@ -46,6 +46,7 @@ PAIRS = (
     Pair("int8", "Q8_0", prefill=1.4, decode=1.2),  # prefill 3.0 beside a llama.cpp without AMX
     Pair("int4", "Q4_0", prefill=1.8, decode=1.3),
     Pair("keep", "Q4_1", prefill=None, decode=1.15),
+    Pair("keep", "Q4_K_M", prefill=1.8, decode=1.6),  # of Qwen2.5-Coder 1.5B
     Pair("int8-dynamic", "Q8_0", prefill=2.0, decode=None),
 )
 
