@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from ...refimpl.config import Config, Decoder, Encoder, WaveStem, has_mtp
+from ...refimpl.config import Config, Decoder, Encoder, SampleStem, has_mtp
 from ...refimpl.engine.cache_kinds import CacheKind, cache_kinds, encoder_kinds, windows
 from ...refimpl.ops.cross_attention import EncoderKV
 from ...refimpl.ops.encoder import encode, encoder_kv, pooled_lengths, predict
@@ -95,7 +95,7 @@ class GraphModule(nn.Module):
         config, weights = self.config, self.leaves.tree()
         if config.sound_shape is not None:
             tokens, cache = inputs[self.graph.inputs[0].name], None
-            if isinstance(stem := config.stem, WaveStem):
+            if isinstance(stem := config.stem, SampleStem):
                 # Counted where the samples are: what is made of a shape would be copied there. Each position
                 # has a last sample of its own.
                 lengths = (tokens[:, stem.least(1) - 1 :: stem.stride].abs() >= 0).sum(1)

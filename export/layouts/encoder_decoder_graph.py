@@ -29,7 +29,7 @@ from pathlib import Path
 
 import onnx_ir as ir
 
-from ...refimpl.config import LM, Attention, Config, EncoderDecoder, Stack
+from ...refimpl.config import LM, Attention, Config, EncoderDecoder, SampleStem, Stack
 from ...refimpl.engine.cache_kinds import cache_kinds, recurrent
 from ...refimpl.errors import ExportError
 from ...runtime.bundle.bundle import Bundle
@@ -54,6 +54,8 @@ def refusal(config: Config, target: Target) -> str | None:
         return "the model isn't a decoder that reads an encoder and generates"
     if reason := target_refusal(target):
         return reason
+    if isinstance(config.stem, SampleStem):
+        return "the encoder must read a text or frames of a sound, this one reads samples"
     if recurrent(cache_kinds(config)):
         return "its cache must be keys and values"
     if config.rounds_cache:

@@ -24,7 +24,7 @@ import onnx_ir as ir
 from onnx_ir import convenience
 from onnx_ir.passes import common
 
-from ...refimpl.config import Config, WaveStem
+from ...refimpl.config import Config, SampleStem
 from ...refimpl.errors import ExportError
 from ...runtime.bundle.bundle import Bundle
 from ...runtime.bundle.graph_io import ENCODER, GRAPH
@@ -61,7 +61,7 @@ def refusal(sizes: Sizes, config: Config, target: Target) -> str | None:
         return (
             f"NPUs take operators of ai.onnx alone, this one is for {target.name}: export for target=standard"
         )
-    if isinstance(config.stem, WaveStem):
+    if isinstance(config.stem, SampleStem):
         return "a sound that the model reads as samples has no fixed number of them"
     if len(config.stacks) > 1 and "decoder" in config.stacks and config.sound_shape is None:
         return "the decoder reads an encoder, whose text has a length of its own"

@@ -1,4 +1,4 @@
-"""The files beside a model with a CTC head: the ids of its tokens, and the form of its recordings.
+"""The files beside a model that reads samples: the form of its recordings; with a CTC head, its tokens' ids.
 
 vocab.json                 ids by token, for the most part letters
 tokenizer_config.json      pad_token, which is the blank, word_delimiter_token, do_lower_case
@@ -16,6 +16,7 @@ from typing import Any
 from ..decoding.ctc import CTCTokens
 from ..engine.sound import RATE
 from ..errors import CheckpointError
+from .config_readers.keys import ABSENT
 from .formats.model_directory import Directory
 from .tokenizer_files import VOCAB_JSON
 from .tokenizers.auto_tokenizer.apply import AppliedTokenizer
@@ -66,7 +67,8 @@ def read_ctc(
     if odd := [name for name, value in flags.items() if type(value) is not bool]:
         raise CheckpointError(f"{settings}: {odd[0]} must be true or false, got {flags[odd[0]]!r:.40}")
     lower, cleaned = flags.values()
-    ctc = CTCTokens(blank, delimiter, _normalized(directory), lower, cleaned)
+    normalized = _normalized(directory)
+    ctc = CTCTokens(blank, delimiter, normalized is None or normalized, lower, cleaned)
     text = _tokenizer(tokens, names["unk_token"], names["word_delimiter_token"])
     return AppliedTokenizer(text, {}), ctc
 
@@ -80,13 +82,23 @@ def _token(stated: Mapping[str, Any], name: str, where: str) -> str | None:
     return value
 
 
-def _normalized(directory: Directory) -> bool:
-    """Whether sounds have a mean of 0 and a variance of 1; CheckpointError for another rate than 16,000."""
+def expect_samples(directory: Directory) -> None:
+    """Raise CheckpointError if the files say that a model, which reads samples as they are, gets others."""
+    if _normalized(directory):
+        raise CheckpointError(f"{directory.path}: do_normalize must be false for this model, got true")
+
+
+def _normalized(directory: Directory) -> bool | None:
+    """Whether sounds have a mean of 0 and a variance of 1, None if no file says what sounds are.
+
+    CheckpointError for another rate than 16,000."""
     name = "preprocessor_config.json"
     stated = directory.object(name)
     if stated is None:
         name = "processor_config.json"
-        stated = (directory.object(name) or {}).get("feature_extractor", {})
+        stated = (directory.object(name) or {}).get("feature_extractor", ABSENT)
+    if stated is ABSENT:
+        return None
     where = str(directory.path / name)
     if not isinstance(stated, dict):
         raise CheckpointError(f"{where}: feature_extractor must be an object, got {stated!r:.40}")

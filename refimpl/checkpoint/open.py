@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from ..config import CTC, LM, Config, KVFormat, MaskedLM, to_json
+from ..config import CTC, LM, Config, KVFormat, MaskedLM, SampleStem, to_json
 from ..errors import CheckpointError, ConfigError
 from ..ops.quant import Blocks
 from ..params.lazy import materialize
@@ -33,7 +33,7 @@ from .config_readers.gguf_metadata import as_config_json
 from .config_readers.keys import Keys
 from .config_readers.quantization import with_modelopt
 from .config_readers.text_part import with_text_ids
-from .ctc_files import read_ctc
+from .ctc_files import expect_samples, read_ctc
 from .ctranslate2 import as_transformers, is_ctranslate2
 from .custom_code import replaced_by
 from .families import Family, identify, read_config, read_gguf, read_leaves, with_model_type
@@ -299,6 +299,8 @@ def _open_directory(path: Path, choice: AdapterChoice, ignore: Collection[str], 
         generation = replace(generation, ctc=ctc)
     else:
         applied = read_tokenizer(directory, about, raw)
+        if isinstance(config.stem, SampleStem):
+            expect_samples(directory)
     tokenizer = None if applied is None else applied.text
     special_tokens = {} if applied is None else applied.special_tokens
     mask = mask_id(about, special_tokens, tokenizer, config, str(path / "tokenizer_config.json"))

@@ -98,8 +98,9 @@ class Stem(Record):
         """The text that `inspect` shows for the stem."""
         raise NotImplementedError
 
-    def check(self, at: str) -> None:
-        """Raise ConfigError where the stem's sizes leave their bounds. The message begins with `at`."""
+    def check(self, at: str, width: int) -> None:
+        """Raise ConfigError where the stem's sizes leave their bounds, or don't fit to a model of this
+        `width`. The message begins with `at`."""
         check_bounds(at, self)
 
     def epsilons(self) -> Iterator[tuple[str, float]]:
@@ -134,21 +135,10 @@ class Convolution(Record):
     stride: int = bounded("kernel", "stride of a convolution")
 
 
-class WaveStem(Stem):
-    """Convolutions over the samples themselves, then `norm`, then a map to the model's width
-    (`ops.wave_stem`).
-
-    With `normalized` "first" each channel of the first convolution is normalized over the whole recording.
-    With "each" the output vectors of each convolution are normalized. `eps` is that of these norms. `bias`
-    says whether the convolutions have one.
-    """
+class SampleStem(Stem):
+    """A stem of convolutions over the samples themselves. It reads a recording of any length."""
 
     convolutions: tuple[Convolution, ...]
-    normalized: Literal["first", "each"]
-    activation: Activation
-    bias: bool = False
-    norm: LayerNorm | None = None
-    eps: float = 1e-5
 
     def row(self, positions: int) -> tuple[int | str, ...]:
         return ("samples",)
@@ -172,7 +162,7 @@ class WaveStem(Stem):
         count = len(self.convolutions)
         return f"{count} convolutions over the samples of a sound, a vector of every {self.stride}"
 
-    def check(self, at: str) -> None:
+    def check(self, at: str, width: int) -> None:
         within(f"{at}number of convolutions", len(self.convolutions), LIMITS["clusters"])
         for one in self.convolutions:
             check_bounds(at, one)
@@ -184,11 +174,48 @@ class WaveStem(Stem):
             "one before it",
         )
 
+    def integers(self) -> Iterator[int]:
+        yield self.stride
+        yield from divmod(self.least(1), self.stride)
+
+
+class WaveStem(SampleStem):
+    """Convolutions over the samples, then `norm`, then a map to the model's width (`ops.wave_stem`).
+
+    With `normalized` "first" each channel of the first convolution is normalized over the whole recording.
+    With "each" the output vectors of each convolution are normalized. `eps` is that of these norms. `bias`
+    says whether the convolutions have one.
+    """
+
+    normalized: Literal["first", "each"]
+    activation: Activation
+    bias: bool = False
+    norm: LayerNorm | None = None
+    eps: float = 1e-5
+
     def epsilons(self) -> Iterator[tuple[str, float]]:
         if self.normalized == "each":
             yield from ((f"convolutions.{i}.norm", self.eps) for i in range(len(self.convolutions)))
         if self.norm is not None:
             yield "norm", self.norm.eps
+
+
+class MoonshineStem(SampleStem):
+    """Convolutions over the samples, the last one as wide as the model (`ops.moonshine_stem`).
+
+    After the first one come a tanh and a norm with `eps` over all channels of the whole recording. The other
+    ones have biases, and a GELU after them.
+    """
+
+    eps: float = 1e-5
+
+    def check(self, at: str, width: int) -> None:
+        super().check(at, width)
+        last = self.convolutions[-1].width
+        need(last == width, f"{at}the last convolution must be as wide as the model, {width}, got {last}")
+
+    def numbers(self) -> Iterator[float]:
+        yield float(self.convolutions[0].width)  # its norm divides a sum of channels
 
 
 class Stack(Record):

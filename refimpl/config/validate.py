@@ -14,7 +14,7 @@ from .heads import CTC, Head
 from .layers import Layer
 from .mtp import MTP
 from .positions import ConvPositions, RelativeBias
-from .stack import DecoderReader, Embedding, Stack, WaveStem
+from .stack import DecoderReader, Embedding, SampleStem, Stack
 from .token_mixers import Attention, TokenMixer
 
 SMALLEST = 2.0**-126  # float32's smallest normal number
@@ -170,7 +170,7 @@ def _check_positions(name: str, stack: Stack, embedding: Embedding, context: int
     ordered = not stack.norm_before_positions or None not in (stack.first_norm, stack.positions)
     need(ordered, f"{name}: a norm before the positions needs a first norm and added positions")
     if stack.stem is not None:
-        stack.stem.check(f"{name}: ")
+        stack.stem.check(f"{name}: ", embedding.width)
         need(
             (name, stack.causal, stack.stepwise) == ("encoder", False, False),
             f"{name}: only an encoder that isn't causal can read sounds",
@@ -187,10 +187,10 @@ def _check_positions(name: str, stack: Stack, embedding: Embedding, context: int
         not around or stack.stem is not None,
         f"{name}: positions by a convolution need a stack that reads sounds",
     )
-    waves = isinstance(stack.stem, WaveStem) and not around
+    waves = isinstance(stack.stem, SampleStem) and not around
     need(
         not waves or stack.positions is None,
-        f"{name}: a stack that reads samples must have positions by a convolution",
+        f"{name}: a stack that reads samples can't have positions from a table",
     )
     if stack.positions is not None:
         projection, width = embedding.projection, embedding.width

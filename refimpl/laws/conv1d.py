@@ -34,3 +34,12 @@ def each_channel_is_normalized_over_time(time_norm: Subject, draw: Draw) -> None
         over = x[row, :, channel]
         y[row, :, channel] = (over - over.mean()) / np.sqrt(over.var() + call["eps"])
     time_norm.near(time_norm(call), y * call["weight"] + call["bias"], call)
+
+
+@law("sound_norm")
+def all_numbers_of_a_sound_are_normalized_together(sound_norm: Subject, draw: Draw) -> None:
+    """Each sound is normalized by itself, over all its times and channels."""
+    call = draw(sound_norm.calls())
+    x = call["x"].astype(np.float64)
+    y = np.stack([(row - row.mean()) / np.sqrt(row.var() + call["eps"]) for row in x])
+    sound_norm.near(sound_norm(call), y * call["weight"] + call["bias"], call)

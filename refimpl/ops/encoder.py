@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from ..config import Config, DecoderReader, EncoderDecoder, Head, Layer, Rope, Stack
-from .arrays import indices, largest, shifted_right, tokens_at, where, zeros_like
+from .arrays import indices, largest, rows_at, shifted_right, tokens_at, where, zeros_like
 from .block import BlockWeights, LayerInputs, MixerCache, Positions, encoder_block
 from .cross_attention import EncoderKV, cross_keys
 from .dispatch import op
@@ -67,6 +67,10 @@ def encode(
     x = embed(
         tokens, at, entry, params["encoder"], table_types, lengths, config=config.embedding, stack=stack
     )
+    if stack.stem is not None:
+        # By places: a graph couldn't tell that its tables have a row for each of these vectors.
+        at = indices(x.shape[1], x)
+        rotary = {one: Rotary(rows_at(of.cos, at), rows_at(of.sin, at)) for one, of in rotary.items()}
     question = None if stack.separator is None else question_end(tokens, separator=stack.separator)
     vectors = layer_vectors(tokens, x, entry, config=config.embedding)
     states = _layers(x, lengths, rotary, params["encoder"], None, question, segments, vectors, stack=stack)

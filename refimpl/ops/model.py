@@ -14,6 +14,7 @@ from ..config import (
     Decoder,
     Embedding,
     Learned,
+    MoonshineStem,
     Position,
     RelativeBias,
     Rope,
@@ -44,6 +45,7 @@ from .head import HeadWeights, logits
 from .linear import linear
 from .longt5 import DistanceBiases, LongT5Attention
 from .mamba2 import HybridCache
+from .moonshine_stem import MoonshineStemWeights, moonshine_stem
 from .mtp import MTPInputWeights, mtp_input
 from .norm import NormWeights, normalize
 from .per_layer import PerLayerEmbeddingWeights, per_layer_inputs
@@ -73,6 +75,9 @@ __all__ = [
 ]
 
 
+StemWeights = ConvStemWeights | WaveStemWeights | MoonshineStemWeights
+
+
 class EmbeddingWeights(TypedDict):
     """The parameters of the embedding: its tables, the map from their width to the model's width, and the
     parameters that make the inputs of single layers."""
@@ -90,7 +95,7 @@ class StackWeights(TypedDict):
     its norms, its distances, and the maps of all streams but the first."""
 
     layers: list[BlockWeights]
-    stem: NotRequired[ConvStemWeights | WaveStemWeights]
+    stem: NotRequired[StemWeights]
     streams: NotRequired[list[StreamWeights]]
     positions: NotRequired[Float[Array, "M D"]]
     position_kernel: NotRequired[Float[Array, "D C A+1"]]
@@ -166,12 +171,14 @@ def embed(
     return x
 
 
-def _heard(sound: Array, weights: ConvStemWeights | WaveStemWeights, *, stem: Stem) -> Array:
+def _heard(sound: Array, weights: StemWeights, *, stem: Stem) -> Array:
     match stem:
         case ConvStem():
             return conv_stem(sound, cast(ConvStemWeights, weights))
         case WaveStem():
             return wave_stem(sound, cast(WaveStemWeights, weights), settings=stem)
+        case MoonshineStem():
+            return moonshine_stem(sound, cast(MoonshineStemWeights, weights), settings=stem)
     raise TypeError(f"no op reads a sound for {stem}")
 
 

@@ -25,6 +25,7 @@ from ..config import (
     LayerNorm,
     Mlp,
     MoE,
+    MoonshineStem,
     Norm,
     Plain,
     Stack,
@@ -41,6 +42,7 @@ from ..ops.head import HeadWeights, LabelWeights, LinearWeights
 from ..ops.laurel import LaurelWeights
 from ..ops.mlp import GatedMlpWeights, PlainMlpWeights
 from ..ops.moe import ExpertWeights, MoEWeights
+from ..ops.moonshine_stem import MoonshineStemWeights
 from ..ops.mtp import MTPInputWeights
 from ..ops.neighbour_conv import NeighbourConvWeights
 from ..ops.per_layer import PerLayerEmbeddingWeights, PerLayerWeights
@@ -126,15 +128,20 @@ def _stack(stack: Stack, d: int, entry: int) -> Leaves:
 def _stem(stem: Stem, d: int) -> Leaves:
     if isinstance(stem, ConvStem):
         return annotated(ConvStemWeights, {"C": stem.bands, "D": d})
-    assert isinstance(stem, WaveStem)
+    assert isinstance(stem, WaveStem | MoonshineStem)
+    wave = stem if isinstance(stem, WaveStem) else None
     convolutions, channels, last = [], 1, 1
-    norms = len(stem.convolutions) if stem.normalized == "each" else 1
+    norms = len(stem.convolutions) if wave is not None and wave.normalized == "each" else 1
     for i, one in enumerate(stem.convolutions):
         last, sizes = one.width, {"F": one.width, "C": channels, "A": one.length - 1}
         inner = {"norm": _norm("", LayerNorm(stem.eps), one.width)} if i < norms else {}
-        convolutions.append(annotated(ConvolutionWeights, sizes, ("bias",) * stem.bias, inner=inner))
+        biased = i > 0 if wave is None else wave.bias
+        convolutions.append(annotated(ConvolutionWeights, sizes, ("bias",) * biased, inner=inner))
         channels = one.width
-    inner = {"convolutions": _listed(convolutions), "norm": _norm("", stem.norm, last)}
+    inner = {"convolutions": _listed(convolutions)}
+    if wave is None:
+        return annotated(MoonshineStemWeights, {}, inner=inner)
+    inner |= {"norm": _norm("", wave.norm, last)}
     return annotated(WaveStemWeights, {"C": last, "D": d}, inner=inner)
 
 

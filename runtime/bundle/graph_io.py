@@ -10,6 +10,7 @@
                   that hears          samples                                      predictions
     encoder.onnx  an encoder that a   tokens lengths token_types cos.J sin.J       encoder_k.I encoder_v.I
                   decoder reads
+                  that hears          frames, or samples cos.J sin.J               the same
     mtp.onnx      a decoder's module  tokens hidden past at k.I … cos.J sin.J      logits hidden_out k_out.I …
                   for drafts
 
@@ -185,7 +186,7 @@ def _read(config: Config) -> str | int:
 def _encoder_inputs(config: Config) -> list[Port]:
     if config.sound_shape is not None:
         name = "frames" if len(config.sound_shape) > 1 else "samples"
-        return [Port(name, ("batch", *config.sound_shape))]
+        return [Port(name, ("batch", *config.sound_shape)), *_tables(config, ("encoder",), "time")]
     inputs = [Port("tokens", ("batch", "time"), "int64"), Port("lengths", ("batch",), "int64")]
     if config.embedding.token_types is not None:
         inputs.append(Port("token_types", ("batch", "time"), "int64"))

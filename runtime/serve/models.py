@@ -15,7 +15,7 @@ from typing import Any, TypeVar, Unpack
 from starlette.requests import Request
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from ...refimpl.config import CTC, LM, Classify, Decoder, Head, Pool
+from ...refimpl.config import CTC, LM, Classify, ConvStem, Decoder, Head, Pool
 from ...refimpl.errors import ConfigError
 from ..hardware import return_large_blocks
 from ..ort.engine import OrtEngine
@@ -242,8 +242,8 @@ def _endpoints(model: Model) -> list[str]:
     """The endpoints of OpenAI's API, and those beside them, that a model answers."""
     config = model.config
     if config.sound_shape is not None:
-        writes = isinstance(config.head, LM)
-        return ["/v1/audio/transcriptions", *["/v1/audio/translations"] * writes]
+        translates = isinstance(config.stem, ConvStem)
+        return ["/v1/audio/transcriptions", *["/v1/audio/translations"] * translates]
     match config.head:
         case Pool():
             return ["/v1/embeddings"]

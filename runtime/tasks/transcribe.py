@@ -19,7 +19,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from ...refimpl.config import CTC, ConvStem
+from ...refimpl.config import CTC, ConvStem, SampleStem
 from ...refimpl.decoding.beam import BeamSearch, Rules
 from ...refimpl.decoding.logprobs import logprob
 from ...refimpl.decoding.options import TextOptions, require
@@ -51,7 +51,8 @@ from ..text.spoken_words import WITHOUT_SPACES, spoken_words
 from ..text.subtitles import Segment, Word
 from .base import TaskModel, expect_hearing
 from .hear_by_ctc import heard_segments
-from .utterances import LONG_PAUSE, LONGEST, LONGEST_OF_FILE, Utterance, utterances
+from .hear_in_spans import written_segments
+from .utterances import LONG_PAUSE, LONGEST, LONGEST_OF_FILE, Utterance, loud_spans, utterances
 
 TASK = "transcribe"
 DRAWS = range(1, 65)  # texts of a window that may be drawn to choose one
@@ -101,7 +102,8 @@ def transcribe(
 
     `sound` is a file, samples [N] at 16,000 a second, or an iterator that gives samples [N] as they come. The
     samples of an iterator are cut at short pauses, see `utterances`. A model with a CTC head (`hear_by_ctc`)
-    takes only the options `words` and `vad`.
+    takes only the options `words` and `vad`. A model that writes no times (`hear_in_spans`) takes only `vad`
+    and `beams`. It hears a file in spans of at most 29 seconds, cut where the sound is quietest.
 
     - `language`: a name or a code. By default it comes from the model's files, or is detected in the first
       window.
@@ -127,26 +129,36 @@ def transcribe(
     writes times, and LimitError for a sound or an option that the model can't take.
     """
     expect_hearing(model.config)
-    if isinstance(model.config.head, CTC):
+    search = {"beams": 1, **model.generation.search, **({} if beams is None else {"beams": beams})}
+    require(TextOptions, search)
+    if isinstance(model.config.stem, SampleStem):
+        spells = isinstance(model.config.head, CTC)
         given = {
             "language": (language, None), "task": (task or TASK, TASK), "condition": (condition, False),
             "limits": (limits, PAPER), "temperatures": (tuple(temperatures), TEMPERATURES),
-            "seed": (seed, 0), "batch": (batch, 1), "beams": (beams or 1, 1), "best_of": (best_of, 1),
+            "seed": (seed, 0), "batch": (batch, 1), "best_of": (best_of, 1),
             "on_attention": (on_attention, None),
+            **({"beams": (beams or 1, 1)} if spells else {"words": (words, False)}),
         }  # fmt: skip
         if odd := [name for name, (value, only) in given.items() if value != only]:
-            raise LimitError(
-                f"{odd[0]} needs a model that generates text; this one has a CTC head: leave it out"
-            )
-        hear = partial(heard_segments, model, progress=silent, words=words)
+            needed = "generates text; this one has a CTC head" if spells else "writes times, as Whisper does"
+            raise LimitError(f"{odd[0]} needs a model that {needed}: leave it out")
+
+        def hear(first: int, samples: np.ndarray) -> Iterator[Segment]:
+            if spells:
+                return heard_segments(model, samples_of(samples), silent, words=words, first=first)
+            return written_segments(model, [(first, samples)], search, silent, len(samples))
+
         if isinstance(sound, Iterator):
-            return _as_it_comes(
-                sound, lambda first, samples: hear(samples_of(samples), first=first), progress
-            )
+            return _as_it_comes(sound, hear, progress)
+        if not spells:
+            spans = _utterances(sound, progress, vad=vad, longest=LONGEST) or loud_spans(samples_of(sound)())
+            total = sum(map(len, samples_of(sound)()))
+            return written_segments(model, spans, search, progress, total)
         said = _utterances(sound, progress, vad=vad)
         if said is None:
             return heard_segments(model, samples_of(sound), progress, words=words)
-        return (one for first, samples in said for one in hear(samples_of(samples), first=first))
+        return (one for first, samples in said for one in hear(first, samples))
     speech = model.generation.speech
     if speech is None:
         raise CheckpointError(
@@ -154,8 +166,6 @@ def transcribe(
         )
     if len(model.generation.eos) != 1:
         raise CheckpointError(f"the model must name one eos_token_id, got {list(model.generation.eos)}")
-    search = {"beams": 1, **model.generation.search, **({} if beams is None else {"beams": beams})}
-    require(TextOptions, search)
     if batch < 1:
         raise LimitError(f"batch must be at least 1, got {batch}")
     if batch > 1 and isinstance(sound, Iterator):
@@ -203,12 +213,17 @@ def _as_it_comes(
 
 
 def _utterances(
-    sound: Path | str | np.ndarray, progress: Progress, *, vad: bool, batch: int = 1
+    sound: Path | str | np.ndarray,
+    progress: Progress,
+    *,
+    vad: bool,
+    batch: int = 1,
+    longest: float = LONGEST_OF_FILE,
 ) -> Iterator[Utterance] | None:
     """Each utterance of a file; None for a sound that is heard as a whole."""
     if not (vad or batch > 1):
         return None
-    longest = LONGEST if batch > 1 else LONGEST_OF_FILE
+    longest = LONGEST if batch > 1 else longest
     return utterances(samples_of(sound)(), Voice(progress), pause=LONG_PAUSE, longest=longest)
 
 

@@ -80,6 +80,19 @@ def utterances(
         yield early or taken(len(held))
 
 
+def loud_spans(blocks: Iterable[np.ndarray], *, longest: float = LONGEST) -> Iterator[Utterance]:
+    """Yield the spans of a sound, without a gap.
+
+    A span has `longest` seconds at most. It ends after the quietest chunk of its last third, so that it
+    rarely cuts a word.
+    """
+
+    def loudness(chunk: np.ndarray) -> float:
+        return 1 + float(np.sqrt(np.mean(chunk**2)))  # above 1 for speech throughout: no pause ends a span
+
+    return utterances(blocks, loudness, pause=np.inf, longest=longest)
+
+
 def _chunks(blocks: Iterable[np.ndarray]) -> Iterator[np.ndarray]:
     """The samples, CHUNK at a time; what remains at the end is shorter."""
     rest = np.zeros(0)

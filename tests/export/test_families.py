@@ -23,7 +23,7 @@ HERE = [
     ("deepseek_v3", 0, "int8"), ("deberta-v2", 1, "fp32"), ("longformer", 2, "int8-dynamic"),
     ("longt5", 0, "fp32"), ("xlnet", 1, "fp32"), ("bitnet", 0, "int8"), ("deepseek_v32", 0, "fp32"),
     ("jamba", 2, "int8-dynamic"), ("gemma3n_text", 0, "int8"), ("lfm2", 1, "fp32"), ("whisper", 0, "fp32"),
-    ("wav2vec2", 0, "int8"),
+    ("wav2vec2", 0, "int8"), ("moonshine", 0, "int8"),
 ]  # fmt: skip
 COUNT = (settings.default.max_examples or 0) // 500  # pyright: ignore[reportOptionalMemberAccess]
 ALL = [(name, kind, QUANTS) for name in sorted(ROWS) for kind in range(len(ROWS[name].models))]

@@ -108,11 +108,12 @@ def diverse_model(
             source, length = None, PROMPT
         else:
             read, length = make_inputs(model, config, seed, 12), 1
-            source = (
-                read["input_features"][0].T
-                if config.sound_shape is not None
-                else read["input_ids"][0].tolist()
-            )
+            if "input_values" in read:
+                source = read["input_values"][0]
+            elif config.sound_shape is not None:
+                source = read["input_features"][0].T
+            else:
+                source = read["input_ids"][0].tolist()
         prompt = rng.integers(0, config.embedding.vocabulary, length).tolist()
         count = min(STEPS, config.context - len(prompt))
         sequence = GeneratedSequence(prompt, max_new_tokens=count, encoder_ids=source)
@@ -186,8 +187,11 @@ def compare_generation(
         arguments = {"input_ids": source, "attention_mask": np.ones_like(source), "decoder_input_ids": ids}
         inputs = Inputs(ids, lengths, source, np.array([source.shape[1]]))
         if checkpoint.config.sound_shape is not None:
-            arguments = {"input_features": source.swapaxes(1, 2), "decoder_input_ids": ids}
-            inputs = Inputs(ids, lengths, source, np.array([source.shape[1] // 2]))
+            sound = (
+                {"input_values": source} if source.ndim == 2 else {"input_features": source.swapaxes(1, 2)}
+            )
+            arguments = {**sound, "decoder_input_ids": ids}
+            inputs = Inputs(ids, lengths, source, np.array([checkpoint.config.positions(source.shape[1])]))
     specification, budget = exact_outputs(checkpoint.config, checkpoint.params, inputs)
     (expected,) = transformers_outputs(model, arguments)
     assert_equal(expected, specification)

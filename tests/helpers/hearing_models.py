@@ -1,11 +1,13 @@
-"""Tiny drawn Whispers with windows of 0.4 seconds, and models with a CTC head, written by transformers, and
-sounds for them."""
+"""Tiny drawn Whispers with windows of 0.4 seconds, Moonshines, and models with a CTC head, written by
+transformers, and sounds for them."""
 
 from __future__ import annotations
 
 import io
 import json
 import tempfile
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,8 +20,8 @@ from tfm.refimpl.checkpoint.open import open_checkpoint
 from tfm.refimpl.engine.numpy_engine import NumpyEngine
 from tfm.refimpl.engine.sound import HOP, RATE
 from tfm.runtime.tasks.model import Model
-from tokenizers import Tokenizer
-from tokenizers.models import WordLevel
+from tokenizers import AddedToken, Tokenizer, decoders
+from tokenizers.models import BPE, WordLevel
 
 POSITIONS, BANDS, TEXTS = 20, 80, 60
 SIZE = 2 * POSITIONS  # frames of a window
@@ -74,8 +76,17 @@ def write(
 
 def model(*, multilingual: bool) -> Model:
     """Such a model on the NumPy engine."""
+    return _specified(partial(write, seed=1, multilingual=multilingual))
+
+
+def moonshine() -> Model:
+    """A Moonshine on the NumPy engine."""
+    return _specified(partial(write_moonshine, seed=1))
+
+
+def _specified(written: Callable[[Path], Any]) -> Model:
     with tempfile.TemporaryDirectory() as folder:
-        write(Path(folder), 1, multilingual=multilingual)
+        written(Path(folder))
         checkpoint = open_checkpoint(folder)
         return Model(NumpyEngine(checkpoint.config, checkpoint.params), checkpoint)
 
@@ -112,6 +123,46 @@ def write_ctc(folder: Path, seed: int, name: str = "wav2vec2", **settings: Any) 
     extractor = transformers.Wav2Vec2FeatureExtractor(return_attention_mask=False)
     transformers.Wav2Vec2Processor(extractor, tokenizer).save_pretrained(folder)
     return theirs
+
+
+PIECES = ["▁the", "▁sea", "▁a", "s", "ing", "▁ship", "er", ",", ".", "▁rain"]
+
+
+def write_moonshine(folder: Path, seed: int, **rules: Any) -> Any:
+    """A Moonshine in the folder, with the files that its processor has; transformers' model of it in float64.
+
+    Its numbers of layers and widths all differ. Its tokens are pieces of words, or bytes, as published ones
+    are.
+    """
+    tokens = ["<unk>", "<s>", "</s>", *(f"<0x{byte:02X}>" for byte in range(256)), *PIECES]
+    row, noise = ROWS["moonshine"], torch.Generator().manual_seed(seed)
+    sizes = row.sizes | {
+        "vocab_size": len(tokens), "hidden_size": 30, "intermediate_size": 40, "encoder_num_hidden_layers": 1,
+        "decoder_num_hidden_layers": 2, "encoder_num_attention_heads": 3, "decoder_num_attention_heads": 3,
+        "max_position_embeddings": 90, "tie_word_embeddings": False,
+    }  # fmt: skip
+    theirs = row.models[0](row.config(**sizes, attn_implementation="eager")).eval()
+    with torch.no_grad():
+        for name, weight in theirs.named_parameters():
+            drawn = torch.randn(weight.shape, generator=noise)
+            vector = drawn * 0.3 + (not name.endswith("bias"))
+            # What attention hears counts for more than the last token, or all spans are alike.
+            size = next((value for part, value in SCALES.items() if part in name), 1.0)
+            weight.copy_(vector if weight.ndim == 1 else size * drawn * weight[0].numel() ** -0.5)
+        theirs.proj_out.weight[2] *= 1.5
+    stated = {"bos_token_id": 1, "decoder_start_token_id": 1, "eos_token_id": 2, "max_length": 90}
+    theirs.generation_config = transformers.GenerationConfig(**(stated | rules))
+    theirs.save_pretrained(folder)
+    steps = [decoders.Replace("▁", " "), decoders.ByteFallback(), decoders.Fuse(), decoders.Strip(" ", 1, 0)]
+    ids = {token: id for id, token in enumerate(tokens)}
+    own = Tokenizer(BPE(ids, [], unk_token="<unk>", byte_fallback=True))
+    own.decoder = decoders.Sequence(steps)
+    own.add_special_tokens([AddedToken(token, special=True) for token in tokens[:3]])
+    own.save(str(folder / "tokenizer.json"))
+    (folder / "tokenizer_config.json").write_text('{"tokenizer_class": "PreTrainedTokenizerFast"}')
+    form = {"do_normalize": False, "return_attention_mask": True}
+    transformers.Wav2Vec2FeatureExtractor(**form).save_pretrained(folder)
+    return theirs.double()
 
 
 def wav(samples: np.ndarray) -> bytes:

@@ -15,7 +15,7 @@ from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 from tfm.refimpl.checkpoint.families import read_config
 from tfm.refimpl.checkpoint.open import open_checkpoint
-from tfm.refimpl.config import CTC, LM, Config, Decoder
+from tfm.refimpl.config import CTC, LM, Config, Decoder, SampleStem
 from tfm.refimpl.engine.numpy_engine import NumpyEngine
 from tfm.refimpl.engine.passes import noise
 from tfm.refimpl.params.tree import map_leaves
@@ -100,7 +100,9 @@ def make_inputs(model: Any, config: Config, seed: int, length: int) -> dict[str,
     arguments = {"input_ids": tokens, "attention_mask": real.astype(np.int64)}
     if isinstance(config.head, CTC):
         return {"input_values": noise(config, rng, 2, length)}
-    if config.sound_shape is not None:  # bands before frames
+    if isinstance(config.stem, SampleStem):
+        arguments = {"input_values": noise(config, rng, 2, length)}
+    elif config.sound_shape is not None:  # bands before frames
         arguments = {"input_features": rng.standard_normal((2, *config.sound_shape[::-1]))}
     if isinstance(config.head, LM):
         written = rng.integers(0, config.embedding.vocabulary, (2, 9))
@@ -173,10 +175,12 @@ def specification_outputs(
 ) -> list[np.ndarray]:
     """The same from the specification; with `vectors` an encoder's vectors come first."""
     config = engine.config
-    if "input_values" in arguments:
-        return [engine.predict(arguments["input_values"])]
+    samples = arguments.get("input_values")
+    if isinstance(config.head, CTC):
+        return [engine.predict(samples)]
     frames = arguments.get("input_features")
-    tokens = arguments["input_ids"] if frames is None else frames.swapaxes(1, 2)
+    tokens = samples if samples is not None else None if frames is None else frames.swapaxes(1, 2)
+    tokens = arguments["input_ids"] if tokens is None else tokens
     token_types = arguments.get("token_type_ids")
     lengths = arguments["attention_mask"].sum(1) if "attention_mask" in arguments else None
     if not isinstance(config.head, LM):

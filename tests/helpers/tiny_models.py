@@ -42,6 +42,7 @@ from tfm.refimpl.config import (
     Learned,
     MaskedLM,
     MoE,
+    MoonshineStem,
     NeighbourConv,
     NoMlp,
     PerLayerEmbedding,
@@ -536,6 +537,18 @@ def spelling(*, normalized: Literal["first", "each"] = "first", before: bool = F
         stem=WaveStem(convolutions, normalized, "gelu", bias=before, norm=norm),
     )
     return Encoder(Embedding(97, 48), stack, CTC(), context=32)
+
+
+def writing() -> EncoderDecoder:
+    """An encoder of samples and a decoder of Moonshine's form, which makes a vector of every 6 samples."""
+    norm = LayerNorm(1e-5, bias=False)
+    cross = Attention(6, 6, 8, pre=norm)
+    attention = replace(cross, position=Rope(100.0, 6, interleaved=True))
+    stem = MoonshineStem((Convolution(10, 5, 3), Convolution(48, 3, 2)))
+    encoder = Stack((Layer(attention, Plain(80, "gelu", pre=norm)),) * 2, norm, stem=stem)
+    reading = Layer(attention, Gated(56, "silu", bias=True, pre=norm), cross=cross)
+    decoder = Stack((reading,) * 3, norm)
+    return EncoderDecoder(Embedding(97, 48), encoder, decoder, LM(tied=True), 32, encoder_context=40)
 
 
 def reading_decoder() -> EncoderDecoder:

@@ -117,6 +117,7 @@ WHOLE = {
     "block": (TARGETS, "refimpl/laws/test_model.py"),
     "encoder": (ENCODERS, "refimpl/laws/test_encoder.py"),
     "model": (TARGETS, "refimpl/laws/test_model.py"),
+    "moonshine_stem": (ENCODERS, "refimpl/laws/test_model.py"),
     "position_tables": (None, "refimpl/laws/test_model.py"),
     "wave_stem": (TARGETS, "refimpl/laws/test_model.py"),
 }

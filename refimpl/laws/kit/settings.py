@@ -293,6 +293,7 @@ HAND = frozenset(
         "block.block", "block.encoder_block",
         "encoder.encode", "encoder.encoder_kv", "encoder.pooled_lengths", "encoder.predict",
         "encoder.reader_tokens",
+        "moonshine_stem.moonshine_stem",
         "model.distance_biases", "model.distance_table", "model.embed", "model.hidden", "model.layer_vectors",
         "model.model", "model.model_with_hidden", "model.mtp_model", "model.score_biases",
         "position_tables.position_tables", "wave_stem.conv_positions", "wave_stem.wave_stem",

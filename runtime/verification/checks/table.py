@@ -37,6 +37,10 @@ def _has_module(bundle: Bundle) -> bool:
     return has_mtp(bundle.config)
 
 
+def _hears(bundle: Bundle) -> bool:
+    return bundle.config.sound_shape is not None
+
+
 CHECKS: dict[str, Check] = {
     "files": Check(files.check_hashes, "hashes of all files"),
     "weights": Check(weights.check_digests, "weights"),
@@ -83,7 +87,7 @@ CHECKS: dict[str, Check] = {
         text.check_text,
         "outputs over a text",
         full=True,
-        applies=lambda bundle: bundle.config.sound_shape is None,
+        applies=lambda bundle: not _hears(bundle),
     ),
     "bits_of_text": Check(
         kernels.check_text_to_the_bit,

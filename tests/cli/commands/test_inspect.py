@@ -62,6 +62,10 @@ DESCRIBED = {
         tiny_models.spelling(),
         "2 convolutions over the samples of a sound, a vector of every 6",
     ),
+    "Moonshine": (
+        tiny_models.writing(),
+        "2 convolutions over the samples of a sound, a vector of every 6",
+    ),
     "Whisper": (tiny_models.hearing(), "a convolution stem over frames of 6 bands of a sound"),
     "a latent": (
         replace(SINKS, stack=replace(SINKS.stack, layers=(NARROWED,))),

@@ -240,8 +240,18 @@ def test_what_the_ports_dont_cover_is_refused_with_its_reason(words: str):
 
 
 def test_genai_refuses_them():
-    for config, words in ((CONFIGS["copied"], "Marian with a recurrent decoder"), (HEARING, "3000 frames")):
+    for config, words in (
+        (CONFIGS["copied"], "Marian with a recurrent decoder"),
+        (HEARING, "3000 frames"),
+        (tiny_models.writing(), "3000 frames, this one reads samples"),
+    ):
         assert words in (genai.LAYOUT.refusal(config, targets.find("ort-cpu")) or "")
+
+
+def test_samples_are_refused():
+    refused = encoder_decoder_graph.refusal(tiny_models.writing(), targets.find("ort-cpu"))
+    assert refused is not None
+    assert refused.endswith("this one reads samples")
 
 
 HEARING = tiny_models.hearing()

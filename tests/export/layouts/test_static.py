@@ -248,6 +248,7 @@ def specified(dtype: type, ids: np.ndarray, at: np.ndarray) -> np.ndarray:
 
 REFUSED = {
     "export for target=standard": (DECODER, "ort-cpu", SIZES),
+    "has no fixed number": (tiny_models.writing(), "standard", Sizes(1, 4)),
     "no fixed number": (tiny_models.spelling(), "standard", Sizes(1, 4)),
     "reads an encoder": (tiny_models.encoder_decoder(), "standard", SIZES),
     "at least 1": (DECODER, "standard", Sizes(0, 4, 24)),

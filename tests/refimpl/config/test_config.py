@@ -52,6 +52,7 @@ from tfm.refimpl.config import (
     LongRope,
     MaskedLM,
     MoE,
+    MoonshineStem,
     NeighbourConv,
     NoMlp,
     PerLayerEmbedding,
@@ -153,6 +154,12 @@ def stack(config: Config, which: str = "stack", **changed: Any) -> Config:
 
 def heard(**changed: Any) -> Config:
     return stack(tiny_models.spelling(), **changed)
+
+
+def writes(**changed: Any) -> Config:
+    """A model that writes what it hears in samples, with another encoder."""
+    config = tiny_models.writing()
+    return replace(config, encoder=replace(config.encoder, **changed))
 
 
 def wave(*convolutions: Convolution) -> WaveStem:
@@ -797,7 +804,15 @@ WRONG: list[tuple[Any, str]] = [
     (lambda: heard(stem=wave(*[Convolution(5, 1, 256)] * 3)), "encoder: a vector must cover at most"),
     (
         lambda: heard(positions=Learned(32)),
-        "encoder: a stack that reads samples must have positions by a convolution",
+        "encoder: a stack that reads samples can't have positions from a table",
+    ),
+    (
+        lambda: writes(stem=MoonshineStem((Convolution(5, 3, 1),))),
+        "encoder: the last convolution must be as wide as the model, 48, got 5",
+    ),
+    (
+        lambda: writes(positions=Learned(64)),
+        "encoder: a stack that reads samples can't have positions from a table",
     ),
     (
         lambda: heard(positions=ConvPositions(3, 5, "gelu")),

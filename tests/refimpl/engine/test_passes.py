@@ -32,6 +32,7 @@ MODELS: dict[str, Config] = {
     "reads an encoder": tiny_models.rotary_encoder_decoder(),
     "reads an encoder for a head": tiny_models.reading_decoder(),
     "hears": tiny_models.hearing(),
+    "writes what it hears": tiny_models.writing(),
     "spells": tiny_models.spelling(before=True, normalized="each"),
 }
 FLOAT = np.dtype(np.float64)

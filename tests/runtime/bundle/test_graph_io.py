@@ -21,6 +21,7 @@ CONFIGS = (
     tiny_models.encoder_decoder(),
     tiny_models.hearing(),
     tiny_models.spelling(),
+    tiny_models.writing(),
 )
 
 

@@ -14,6 +14,7 @@ from helpers import hearing_models, serving
 from helpers.served import MODELS
 from hypothesis import given
 from hypothesis import strategies as st
+from tfm.refimpl.engine.sound import HOP, RATE
 from tfm.runtime.serve.errors import RequestError
 from tfm.runtime.serve.form import boundary_of, parse_form
 from tfm.runtime.serve.limits import Limits
@@ -21,6 +22,8 @@ from tfm.runtime.text.subtitles import FORMATS
 
 SAMPLES = hearing_models.sound(1, 90)
 HEARS = {"ears": hearing_models.model(multilingual=False), "many": hearing_models.model(multilingual=True)}
+
+PARTS = hearing_models.moonshine()
 
 
 def wav() -> tuple[str, bytes]:
@@ -30,7 +33,7 @@ def wav() -> tuple[str, bytes]:
 @pytest.fixture(scope="module")
 def url() -> Iterator[str]:
     limits = Limits(sound=2**20)
-    with serving.running({**HEARS, "tiny": MODELS["tiny"]}, limits=limits) as (url, _):
+    with serving.running({**HEARS, "parts": PARTS, "tiny": MODELS["tiny"]}, limits=limits) as (url, _):
         yield url
 
 
@@ -129,6 +132,22 @@ def test_a_model_that_hears_answers_no_texts(url: str):
         answer = httpx.post(f"{url}/v1/{path}", json={"model": "ears", **body}, trust_env=False)
         assert answer.status_code == 400
         assert "/v1/audio/transcriptions" in answer.json()["error"]["message"]
+
+
+def test_a_model_that_writes_no_times_answers_transcriptions(http: httpx.Client):
+    expected = [*PARTS.transcribe(SAMPLES)]
+    form = {"model": "parts", "response_format": "verbose_json"}
+    told = http.post("/transcriptions", data=form, files={"file": wav()}).json()
+    assert [one["text"] for one in told["segments"]] == [one.text for one in expected] != []
+    assert told["duration"] == len(SAMPLES) // HOP * HOP / RATE
+    for path, more, word in (
+        ("/translations", {}, "task"),
+        ("/transcriptions", {"language": "en"}, "language"),
+        ("/transcriptions", {"timestamp_granularities[]": "word"}, "words"),
+    ):
+        answer = http.post(path, data={**form, **more}, files={"file": wav()})
+        assert answer.status_code == 400
+        assert word in answer.json()["error"]["message"]
 
 
 def test_pages_of_other_places_send_nothing(http: httpx.Client):

@@ -143,7 +143,7 @@ def test_what_cannot_be_heard_is_nothing():
 )  # fmt: skip
 def test_options_of_models_that_write_are_refused(option: str, value: Any):
     _, model = made(3)
-    with refused(LimitError, option, "token by token"):
+    with refused(LimitError, option, "CTC head"):
         model.transcribe(np.zeros(1000), **{option: value})
     assert list(model.transcribe(np.zeros(100), task="transcribe", beams=1)) == []
 

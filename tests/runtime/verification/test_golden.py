@@ -54,6 +54,7 @@ CONFIGS = {
     "pair": tiny_models.encoder_decoder(),
     "hearing": tiny_models.hearing(),
     "spelling": tiny_models.spelling(),
+    "writing": tiny_models.writing(),
 }
 
 
@@ -90,8 +91,8 @@ def make_inputs(config: Config, time: int) -> Inputs:
     if not isinstance(config.head, LM):
         return Inputs(ids[0], lengths, token_types=ids[1] % 2)
     if config.sound_shape is not None:
-        frames = rng.normal(size=(2, *config.sound_shape))
-        return Inputs(ids[0], lengths, frames, np.full(2, config.sound_shape[0] // 2))
+        sound = noise(config, rng, 2, time)
+        return Inputs(ids[0], lengths, sound, np.full(2, config.positions(sound.shape[1])))
     return Inputs(ids[0], lengths, ids[1], lengths[::-1])
 
 
