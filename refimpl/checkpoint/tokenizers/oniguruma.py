@@ -32,7 +32,7 @@ def translate(pattern: str, where: str) -> re.Pattern[str]:
     reader = _Reader(pattern, where)
     translation, width, _ = reader.alternatives(0)
     if reader.remaining():
-        raise reader.fail("an opening bracket before")
+        raise reader.fail("an opening bracket")
     if width == 0:
         raise CheckpointError(f"{where}: a pattern must not match the empty text: {pattern!r:.120}")
     return re.compile(translation)
@@ -54,7 +54,7 @@ class _Reader:
 
     def fail(self, expected: str) -> CheckpointError:
         got = self.remaining()[:10] or "the end"
-        return CheckpointError(f"{self._where}: {expected} must stand at {self._at}, got {got!r}: "
+        return CheckpointError(f"{self._where}: expected {expected} at character {self._at}, got {got!r}: "
                                f"{self._pattern!r:.120}")  # fmt: skip
 
     def _take(self, start: str) -> bool:
@@ -84,7 +84,7 @@ class _Reader:
             translation, width = translation + text + quantifier, width + least * times
             unbounded += inner + endless
         if unbounded > UNBOUNDED:
-            raise self.fail(f"at most {UNBOUNDED} repetitions without bound in an alternative before what")
+            raise self.fail(f"at most {UNBOUNDED} unbounded repetitions in an alternative")
         return translation, width, unbounded
 
     def _atom(self, depth: int) -> tuple[str, int, int, bool]:
@@ -102,12 +102,12 @@ class _Reader:
         if self._take("["):
             ranges = self._class(depth)
             if not ranges:
-                raise self.fail("a class that holds something before what")
+                raise self.fail("a class that isn't empty")
             return character_class(ranges), 1, 0, True
         character = self._next()
         if character in "(){}[].^$*+?":
             self._at -= 1
-            raise self.fail("a part of a pattern that is known here")
+            raise self.fail("a supported part of a pattern")
         ranges = self._escape() if character == "\\" else character
         return (re.escape(ranges) if isinstance(ranges, str) else character_class(ranges)), 1, 0, True
 
@@ -122,11 +122,11 @@ class _Reader:
         self._at += len(sign)
         if sign[0] == "{":
             if not match[1] and not match[3]:
-                raise self.fail("a bound before what")
+                raise self.fail("a bound of the repetition")
             low = int(match[1] or 0)
             high = int(match[3]) if match[3] else None if match[2] else low
             if self.remaining()[:1] in ("+", "*", "?") or (high is not None and high < low):
-                raise self.fail("a bound that isn't repeated before what")
+                raise self.fail("a bound that isn't repeated")
             return f"{{{low},{'' if high is None else high}}}", low, int(high is None or high > FEW)
         mode = self.remaining()[:1] if self.remaining()[:1] in ("+", "?") else ""
         self._at += len(mode)
@@ -154,7 +154,7 @@ class _Reader:
             return _CONTROLS[character]
         if character.isascii() and not character.isalnum():
             return character
-        raise self.fail("an escape that is known before what")
+        raise self.fail("a supported escape")
 
     def _class(self, depth: int) -> Ranges:
         if depth > DEPTH:
@@ -169,7 +169,7 @@ class _Reader:
                 self._at += 1
                 end = self._member()
                 if not isinstance(end, str) or end < last:
-                    raise self.fail("a range that ascends before what")
+                    raise self.fail("an ascending range")
                 ranges, last = [*ranges, (ord(last), ord(end))], None
             elif isinstance(member := self._member(), str):
                 ranges, last = [*ranges, (ord(member), ord(member))], member
