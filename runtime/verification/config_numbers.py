@@ -10,10 +10,22 @@ from dataclasses import fields
 
 import numpy as np
 
-from ...refimpl.config import Alibi, Attention, Config, Layer, MoE, Sinusoidal, Stack, TokenMixer, has_mtp
+from ...refimpl.config import (
+    Alibi,
+    Attention,
+    Config,
+    Layer,
+    MoE,
+    RelativeBias,
+    Sinusoidal,
+    Stack,
+    TokenMixer,
+    has_mtp,
+)
 from ...refimpl.config.record import Record
 from ...refimpl.engine.cache_kinds import CHUNK
-from ...refimpl.ops.bias import alibi_slopes
+from ...refimpl.ops.bias import alibi_slopes, relative_buckets
+from ...refimpl.ops.disentangled import distance_rows
 from ...refimpl.ops.position import rope_frequencies
 
 # The numbers of activations: mish's is from where on torch takes x for log(1 + exp x).
@@ -61,6 +73,27 @@ def integers(part: object) -> Iterator[int]:
         yield from part.integers()
         if isinstance(part, TokenMixer) and part.in_parts:
             yield from (2**i for i in range(CHUNK.bit_length()))  # of a run that is read in parallel
+
+
+def distance_tables(config: Config) -> Iterator[tuple[int, ...]]:
+    """Yield the tables of integers in which a graph may look up distances from 0 to the largest that counts.
+
+    They are buckets of relative biases, and shared rows of disentangled attention.
+    """
+    here = np.zeros(1, np.int64)
+    for stack in stacks(config).values():
+        for position in dict.fromkeys(a.position for a in stack.attentions):
+            if isinstance(position, RelativeBias):
+                behind, sizes = np.arange(position.max_distance + 1), {"max_distance": position.max_distance}
+                for both in (False, True):
+                    rows = relative_buckets(
+                        behind[:, None], here, buckets=position.buckets, bidirectional=both, **sizes
+                    )
+                    yield tuple(rows.ravel().tolist())
+        if stack.distances is not None and (until := stack.distances.log_until) is not None:
+            span = stack.distances.span
+            rows = distance_rows(here, np.arange(until + 1), span=span, log_until=until)  # ahead
+            yield tuple((span - rows).ravel().tolist())
 
 
 def numbers(part: object) -> Iterator[float]:

@@ -220,12 +220,16 @@ def _model_inputs(config: Config) -> tuple[str, ...]:
 
 def load(bundle: Bundle) -> Golden:
     """Read the golden inputs and outputs of a bundle; BundleError if they can't be read."""
-    arrays = {
+    return read(stored(bundle), bundle.config)
+
+
+def stored(bundle: Bundle) -> dict[str, Array]:
+    """Return the golden arrays of a bundle by name; BundleError if they can't be read."""
+    return {
         FILES[file]: read_array(read_file(bundle.path / file, LIMITS[file], BundleError), file, BundleError)
         for file in bundle.manifest.files
         if file in FILES
     }
-    return read(arrays, bundle.config)
 
 
 def _check_arrays(arrays: Mapping[str, Array], config: Config) -> None:
@@ -303,18 +307,19 @@ def golden(
     on_cache: OnCache = lambda layer, cache: None,
     *,
     half_cache: bool = False,
+    like: Golden | None = None,
 ) -> dict[str, Array]:
     """Compute the golden arrays for a model that computes in `dtype`.
 
     `weights` are the source's, and `quantized` those that the bundle will hold. With a tokenizer, the tokens
     are those of a natural text, since outputs for random tokens can be so unstable that their budget means
-    nothing. `on_cache` is called with what each layer of a decoder keeps of the tokens, over the bundle's own
-    weights. With a `half_cache`, the result has `half`, which is meaningless if keys or values are too large
-    for float16.
+    nothing. Inputs and columns are those of `like` if there is one. `on_cache` is called with what each layer
+    of a decoder keeps of the tokens, over the bundle's own weights. With a `half_cache`, the result has
+    `half`, which is meaningless if keys or values are too large for float16.
     """
     rng = np.random.default_rng(SEED)
     precision = np.dtype(dtype)
-    inputs = _make_inputs(config, tokenizer, rng)
+    inputs = _make_inputs(config, tokenizer, rng) if like is None else like.inputs
     own = weights if quantized is None else quantized
     digests: dict[str, bytes] = {}
 
@@ -342,7 +347,7 @@ def golden(
     logits = _real(exact, inputs.lengths)
     order = np.argsort(-logits, axis=-1, kind="stable")[:, :2]
     best_two = np.take_along_axis(logits, order, axis=-1)
-    columns = _columns(logits.shape[1], order, rng)
+    columns = _columns(logits.shape[1], order, rng) if like is None else like.columns
     with_total = config.head.predicts_tokens
     arrays = {
         "tokens": inputs.tokens,

@@ -8,6 +8,7 @@ aren't used.
     attention's operators  heads, scale, window, soft cap, causal or not, rotation, its cosines, whose keys
     products with blocks   sizes, bits, whether their inputs are rounded, and that all is of one weight
     activations of mlps    the operators that they are made of
+    tables of distances    row by row, and that the largest distance is the last row
     any other float        must be a number of its layer, of the next one, or of what isn't in a layer; one
     and integers of masks  before any weight, as a mask's, a number of the Config
 """
@@ -16,7 +17,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
@@ -28,7 +29,10 @@ from ..bundle.graph_nodes import Node, content
 from ..bundle.kernel_storage import KERNELS
 from ..bundle.plan import Tensor
 from ..bundle.views import stored_name
-from .config_numbers import epsilons, integers, numbers, shared_numbers, stacks
+from .config_numbers import distance_tables, epsilons, integers, numbers, shared_numbers, stacks
+
+if TYPE_CHECKING:
+    from numpy import ndarray as Array
 
 # What any graph may compute with: signs and halves, the least scale of a row of codes and the largest code,
 # and where log(1 + exp x) is x. Numbers beyond HIDDEN hide scores, or are the largest of a type; NaN marks
@@ -61,6 +65,7 @@ ARITHMETIC = frozenset(
     {"Add", "Sub", "Mul", "Div", "Mod", "Min", "Max", "Clip", "TopK"}
     | {"Less", "LessOrEqual", "Greater", "GreaterOrEqual"}
 )
+LOOKUPS = frozenset({"Gather", "GatherND"})
 ACTIVATIONS = frozenset().union(*MADE_OF.values())
 EXPERT = re.compile(r"\.experts\.\d+")
 
@@ -335,9 +340,23 @@ class _Settings:
                     continue
                 for value in np.unique(values):
                     self._is_allowed(node, f"input {place}", value)
+            elif node.operator in LOOKUPS and place == 0 and values.ndim == 1:
+                self._table_of_distances(node, values)
             elif node.operator in ARITHMETIC and values.size == 1:
                 value = int(values.ravel()[0])
                 self._stated(node, f"input {place}", value, abs(value) in self.integers)
+
+    def _table_of_distances(self, node: Node, rows: Array) -> None:
+        """A table that the graph itself holds, and the largest distance that is looked up."""
+        same = tuple(rows.tolist()) in distance_tables(self.config)
+        self.require(same, f"{node.outputs[0]}: its distances have other rows")
+        made = {name: other for other in self.nodes for name in other.outputs}
+        index = made.get(node.inputs[1])
+        while index is not None and index.operator in ("Unsqueeze", "Cast", "Reshape"):
+            index = made.get(index.inputs[0])
+        limit = self.numbers.get(index.inputs[-1]) if index is not None else None
+        found = None if limit is None else limit.ravel().tolist()
+        self.compare(f"{node.outputs[0]}: largest distance", found, [len(rows) - 1])
 
     def _eps_of(self, node: Node) -> str:
         """The norm whose eps a sum adds; empty for another sum."""

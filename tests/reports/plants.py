@@ -3,10 +3,10 @@
     PYTHONPATH=tests python -m reports.plants FOLDER [--count 320] [--seed 1] [--only PART ...]
 
 A plant is one change of one part of one tiny model's bundle. FOLDER keeps the sound bundles and what was
-found, so that a run goes on where it was, and several may divide the parts. The quick checks run, then those
-of `--source` and of `--full` where those before saw nothing. KL of a plant that the quick ones don't see is
+found, so that a run goes on where it was, and several may divide the parts. The quick checks run; where they
+see nothing, those of `--full` and those of `--source` run too. KL of a plant that the quick ones don't see is
 from the sound bundle's predictions over drawn tokens, in nats a token, on the worst of the paths that run
-here; plants in texts and settings change no prediction. At the end SECURITY.md's table is printed.
+here; plants in texts and settings change no prediction. At the end SECURITY.md's tables are printed.
 """
 
 # ruff: noqa: T201  (a script: what it prints is its result)
@@ -31,7 +31,7 @@ from helpers import text_strategies, tiny_models
 from helpers.exported import rehash
 from tfm.export import bundle_writer
 from tfm.refimpl.checkpoint.open import open_checkpoint, save_checkpoint
-from tfm.refimpl.config import Config, Decoder
+from tfm.refimpl.config import Config, Encoder, EncoderDecoder
 from tfm.refimpl.errors import TfmError
 from tfm.runtime.bundle import golden_files
 from tfm.runtime.bundle.bundle import open_bundle
@@ -42,6 +42,7 @@ from tfm.runtime.verification import verify as module
 from tfm.runtime.verification.checks.context import VerifyContext
 from tfm.runtime.verification.checks.kernels import all_backends
 from tfm.runtime.verification.checks.table import CHECKS
+from tfm.runtime.verification.golden import golden as golden_outputs
 from tfm.runtime.verification.leaf_digest import digest
 from tfm.runtime.verification.metrics import kl_divergence, log_softmax
 from tfm.runtime.verification.report import CheckResult
@@ -57,17 +58,11 @@ FAMILIES: dict[str, tuple[Config, str, str]] = {
     "gated delta": (tiny_models.gated_deltas(vocabulary=SIZE), "int8", "ort-cpu"),
     "shared keys": (tiny_models.shared_kv(vocabulary=SIZE), "fp32", "standard"),
     "encoder": (tiny_models.encoder(vocabulary=SIZE), "int8-dynamic", "ort-cpu"),
+    "encoder-decoder": (tiny_models.encoder_decoder(vocabulary=SIZE), "int8", "ort-cpu"),
 }
-HEAD = (
-    "plants in",
-    "drawn",
-    "change nothing",
-    "quick",
-    "`--source`",
-    "`--full`",
-    "nobody",
-    "largest KL unseen",
-)
+RUNS = ("quick", "only `--full`", "only `--source`", "nobody")
+COUNTS = ("drawn", "change nothing", *RUNS, "largest KL unseen")
+QUICK, FULL, SOURCE = "quick", "--full", "--source"
 NOTHING = 1e-9  # nats a token: such a plant is another way to write the same graph
 
 
@@ -77,12 +72,12 @@ class NoPlaceError(Exception):
 
 @dataclass(frozen=True)
 class Found:
-    """A plant, what it is, which run sees it first, and what it changes."""
+    """A plant, what it is, the rows that see it by the run that has them, and what it changes."""
 
     part: str
     family: str
     what: str
-    seen: str
+    seen: dict[str, list[str]]
     kl: float | None
 
 
@@ -178,13 +173,14 @@ def edge(rng: Rng, drawn: onnx.GraphProto) -> str:
 # Plants in weights; the digests of the specification's follow
 
 
-def tensors(*, suffixes: tuple[str, ...], tables: bool = False) -> Callable[[Rng, Path], str]:
-    """One number of a stored tensor whose name ends so, or of one that has no such part."""
+def tensors(*, suffixes: tuple[str, ...] = ("",), tables: bool | None = False) -> Callable[[Rng, Path], str]:
+    """One number of a stored tensor whose name ends so, of a table or of another one."""
 
     def plant(rng: Rng, path: Path) -> str:
         bundle = open_bundle(path)
         held = bundle.manifest.tensors
-        names = [n for n in held if n.endswith(suffixes) and ("embedding" in n or "head" in n) == tables]
+        in_tables = {n: n.startswith(("embedding.", "head.")) for n in held}
+        names = [n for n in held if n.endswith(suffixes) and tables in (None, in_tables[n])]
         name = pick(rng, names)
         entry = held[name]
         data = np.memmap(path / "model.onnx.data", np.uint8, "r+")
@@ -205,6 +201,21 @@ def tensors(*, suffixes: tuple[str, ...], tables: bool = False) -> Callable[[Rng
         return f"{name}[{place}]"
 
     return plant
+
+
+def rewritten(rng: Rng, path: Path) -> str:
+    """One number of any stored tensor, and golden outputs that follow."""
+    what = tensors(tables=None)(rng, path)
+    bundle, source = open_bundle(path), open_checkpoint(path.parent / "model")
+    half = bundle.manifest.half_cache
+    arrays = golden_outputs(
+        bundle.config, source.params, bundle.params(), bundle.dtype, bundle.tokenizer, half_cache=half
+    )
+    for name, array in arrays.items():
+        np.save(
+            path / golden_files.file_of(name), np.asarray(array, golden_files.TYPES[array.dtype.kind], "C")
+        )
+    return what
 
 
 # Plants in what a bundle says
@@ -305,16 +316,17 @@ def golden(rng: Rng, path: Path) -> str:
 
 
 PARTS: dict[str, tuple[Callable[[Rng, Path], str], int]] = {  # and how many of a hundred
-    "attributes of graphs": (graph(attribute), 13),
-    "constants of graphs": (graph(constant), 13),
-    "edges of graphs": (graph(edge), 14),
+    "attributes of graphs": (graph(attribute), 12),
+    "constants of graphs": (graph(constant), 12),
+    "edges of graphs": (graph(edge), 12),
     "codes": (tensors(suffixes=("packed", "codes", "weight_q")), 7),
-    "scales": (tensors(suffixes=("scale",)), 6),
+    "scales": (tensors(suffixes=("scale",)), 5),
     "zero points": (tensors(suffixes=("zero", "zeros")), 4),
     "norms, biases, float weights": (tensors(suffixes=("norm", "bias", "weight", "pre", "post")), 5),
-    "tables": (tensors(suffixes=("",), tables=True), 6),
-    "config": (config, 9),
-    "tokenizer": (tokenizer, 7),
+    "tables": (tensors(tables=True), 6),
+    "any weight, with golden outputs": (rewritten, 7),
+    "config": (config, 8),
+    "tokenizer": (tokenizer, 6),
     "template": (text("chat_template.jinja"), 3),
     "generation": (generation, 4),
     "golden arrays": (golden, 6),
@@ -335,10 +347,12 @@ def predictions(path: Path) -> dict[str, np.ndarray]:
 
 
 def run(engine: OrtEngine, tokens: np.ndarray) -> np.ndarray:
-    if isinstance(engine.config, Decoder):
-        at = np.arange(tokens.shape[1])[None]
-        return engine.step(tokens, engine.start(1), at=at)[0]
-    return engine.predict(tokens, np.array([tokens.shape[1]]))
+    lengths = np.array([tokens.shape[1]])
+    if isinstance(engine.config, Encoder):
+        return engine.predict(tokens, lengths)
+    reads = isinstance(engine.config, EncoderDecoder)
+    kept = engine.start(1, tokens[:, ::-1], lengths) if reads else engine.start(1)
+    return engine.step(tokens, kept, at=np.arange(tokens.shape[1])[None])[0]
 
 
 @cache
@@ -357,29 +371,32 @@ def divergence(bundle: Path, path: Path) -> float:
     return max((kl if np.isfinite(kl) else math.inf for kl in kls), default=math.inf)
 
 
-def fails(result: CheckResult) -> bool:
-    return any(row.ok is False for row in result.rows)
+def failed(result: CheckResult) -> list[str]:
+    return [f"{row.name}: {row.note}" for row in result.rows if row.ok is False]
 
 
-def who_sees(source: Path, path: Path) -> str:
-    """Which run of `verify` sees the plant: the quickest that does."""
+def who_sees(source: Path, path: Path) -> dict[str, list[str]]:
+    """The rows that see the plant: those of the quick run, else those of the long ones."""
     try:
         context = VerifyContext(open_bundle(path), None, None, math.inf, "auto", 1)
-        if any(map(fails, module._run_checks(context, False, math.inf, silent))):
-            return "quick"
-    except TfmError:
-        return "quick"
-    runs = {"`--source`": ["source"], "`--full`": ["text", "greedy", "windows"]}
-    for name, checks in runs.items():
+        results = module._run_checks(context, False, math.inf, silent)
+        if rows := next(filter(None, map(failed, results)), None):
+            return {QUICK: rows}
+    except TfmError as error:
+        return {QUICK: [str(error)]}
+    seen: dict[str, list[str]] = {}
+    long = [name for name, check in CHECKS.items() if check.full and check.applies(context.bundle)]
+    for run, names in {FULL: [name for name in long if name != "source"], SOURCE: ["source"]}.items():
         try:
-            opened = module._open_source(source, None, open_bundle(path)) if "source" in checks else None
-        except TfmError:
-            return name
+            opened = module._open_source(source, None, open_bundle(path)) if run == SOURCE else None
+        except TfmError as error:
+            seen[run] = [str(error)]
+            continue
         context = VerifyContext(open_bundle(path), opened, None, math.inf, "cpu", 1)
-        here = (check for check in checks if CHECKS[check].applies(context.bundle))
-        if any(fails(module._run_check(check, context, module.Basis())) for check in here):
-            return name
-    return "nobody"
+        results = (module._run_check(name, context, module.Basis()) for name in names)
+        if rows := next(filter(None, map(failed, results)), None):
+            seen[run] = rows
+    return seen
 
 
 def draw(home: Path, seed: int, part: str, number: int) -> Found | None:
@@ -391,13 +408,14 @@ def draw(home: Path, seed: int, part: str, number: int) -> Found | None:
         make(family, sound_one)
     with tempfile.TemporaryDirectory() as folder:
         path = Path(shutil.copytree(sound_one / "bundle", Path(folder) / "bundle"))
+        (Path(folder) / "model").symlink_to((sound_one / "model").absolute())
         try:
             what = PARTS[part][0](rng, path)
         except NoPlaceError:
             return None
         rehash(path)
         seen = who_sees(sound_one / "model", path)
-        numeric = seen != "quick" and part not in ("tokenizer", "template", "generation", "golden arrays")
+        numeric = QUICK not in seen and part not in ("tokenizer", "template", "generation", "golden arrays")
         return Found(part, family, what, seen, divergence(sound_one / "bundle", path) if numeric else None)
 
 
@@ -416,19 +434,25 @@ def run_part(home: Path, seed: int, part: str, count: int) -> None:
             lines.write(json.dumps(found and vars(found)) + "\n")
 
 
-def table(all_found: list[Found]) -> str:
-    """A row for each class: which run saw how many first."""
+def table(head: str, all_found: list[Found], group: Callable[[Found], str]) -> str:
+    """A row for each group: which run saw how many."""
     rows = []
-    for part in PARTS:
-        found = [one for one in all_found if one.part == part]
-        real = [one for one in found if one.kl is None or one.kl > NOTHING or one.seen != "nobody"]
-        first = Counter(one.seen for one in real)
-        worst = max((one.kl for one in real if one.seen == "nobody" and one.kl is not None), default=None)
+    for name in dict.fromkeys(map(group, all_found)):
+        found = [one for one in all_found if group(one) == name]
+        nothing = [one for one in found if not one.seen and one.kl is not None and one.kl <= NOTHING]
+        only = Counter(min(one.seen, key=[QUICK, FULL, SOURCE].index) for one in found if one.seen)
+        nobody = [one for one in found if not one.seen and one not in nothing]
+        worst = max((one.kl for one in nobody if one.kl is not None), default=None)
         shown = "" if worst is None else f"{worst:.0e}"
-        rows.append((part, len(found), len(found) - len(real), first["quick"], first["`--source`"],
-                     first["`--full`"], first["nobody"], shown))  # fmt: skip
-    lines = [HEAD, ("---",) * len(HEAD), *rows]
+        counts = (only[run] for run in (QUICK, FULL, SOURCE))
+        rows.append((name, len(found), len(nothing), *counts, len(nobody), shown))
+    lines = [(head, *COUNTS), ("---",) * (1 + len(COUNTS)), *rows]
     return "\n".join(f"| {' | '.join(map(str, line))} |" for line in lines).replace("|  |", "| |")
+
+
+def of_family(found: Found) -> str:
+    _, quant, target = FAMILIES[found.family]
+    return f"{found.family}, {quant}, {target}"
 
 
 def main() -> None:
@@ -442,7 +466,8 @@ def main() -> None:
     for part in options.only or PARTS:
         run_part(options.folder, options.seed, part, max(1, round(PARTS[part][1] * options.count / 100)))
     files = (options.folder / f"{part}-{options.seed}.jsonl" for part in PARTS)
-    print(table([one for file in files for one in found_of(file) if one is not None]))
+    found = [one for file in files for one in found_of(file) if one is not None]
+    print(table("plants in", found, lambda one: one.part), table("bundle", found, of_family), sep="\n\n")
 
 
 if __name__ == "__main__":

@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator, Mapping
 from dataclasses import fields
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -17,18 +17,24 @@ from ....refimpl.checkpoint.formats.file_bytes import read_file
 from ....refimpl.checkpoint.formats.strict_json import parse
 from ....refimpl.checkpoint.licence import LARGEST
 from ....refimpl.checkpoint.protocol import ExportSource, ModelSource
-from ....refimpl.error_budget import largest_difference
+from ....refimpl.error_budget import DIGITS, ErrorTerms, largest_difference
 from ....refimpl.errors import BundleError, TfmError
 from ...bundle.bundle import Bundle
+from ...bundle.golden_files import HALF
 from ...bundle.manifest import TEMPLATE, TOKENIZER, TOOL_USE
+from .. import golden as golden_outputs
 from ..report import Row, judged
 from ..streamed_reference import Precision, outputs
 from .context import VerifyContext
 from .logits import output_unit
 from .weights import compare_weights
 
+if TYPE_CHECKING:
+    from numpy import ndarray as Array
+
 WEIGHTS = "weights equal the source's"
 SHOWN = 3  # as many differences are told
+LAST_DIGIT = 10.0 ** (1 - DIGITS)  # of a stored term, which is rounded up
 # Of the largest output: float64 in another order of sums is off by 1e-12, also where attention is saturated.
 NOISE = 1e-6
 
@@ -49,6 +55,7 @@ def check_source(context: VerifyContext) -> Iterator[Row]:
     yield from compare_weights(context, WEIGHTS, source)
     if not bundle.config.rounds_cache:  # else they depend on scales that a text gave
         yield _golden(context, source)
+    yield _own_golden(context)
 
 
 def _row(name: str, unit: str, own: Mapping[str, Any], wanted: Mapping[str, Any]) -> Row:
@@ -117,3 +124,38 @@ def _golden(context: VerifyContext, source: ExportSource) -> Row:
     view = golden.view(golden.real(floats))
     error, limit = largest_difference(view, golden.floats), NOISE * float(np.abs(view).max(initial=0))
     return judged("golden outputs of the source: largest error", error, limit, output_unit(source.config))
+
+
+def _own_golden(context: VerifyContext) -> Row:
+    """What golden arrays say of the bundle's own weights, computed again."""
+    bundle, known = context.bundle, context.golden
+    half = known.half is not None
+    again = golden_outputs.golden(
+        bundle.config, bundle.params(), dtype=bundle.dtype, half_cache=half, like=known
+    )
+    arrays = {name: array for name, array in golden_outputs.stored(bundle).items() if name in again}
+    del arrays["floats"]  # these are the source's
+    limit = NOISE * float(np.abs(again["own.logits"]).max(initial=0))
+    different = [name for name, array in arrays.items() if not _equal(name, array, again, limit)]
+    count, total = len(arrays) - len(different), len(arrays)
+    note = f"different: {', '.join(different[:SHOWN])}" if different else ""
+    return Row(
+        "golden arrays of the bundle's weights", count, unit="arrays", ok=not different, note=note, of=total
+    )
+
+
+def _equal(name: str, stated: Array, again: Mapping[str, Array], limit: float) -> bool:
+    """Whether an array is what was computed again, but for the order of sums in float64.
+
+    The term A of a budget comes from sums in float32, which follow the processor. It must be within the
+    budget computed again, as any right result in float32 is.
+    """
+    computed = again[name]
+    if name == "best":  # equal ones may change places
+        return bool((stated == computed)[again["gap"] > limit].all())
+    if name.endswith((".maximum", ".rms")):
+        within = stated[0] <= ErrorTerms(*computed.tolist()).budget
+        return bool(within) and np.allclose(stated[1:], computed[1:], rtol=LAST_DIGIT, atol=0)
+    if name == HALF:
+        return np.allclose(stated, computed, rtol=LAST_DIGIT, atol=0)
+    return stated.shape == computed.shape and bool((np.abs(stated - computed) <= limit).all())

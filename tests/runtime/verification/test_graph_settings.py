@@ -22,9 +22,10 @@ from tfm.refimpl.config import (
     Tag,
 )
 from tfm.runtime.bundle.bundle import Bundle, open_bundle
+from tfm.runtime.verification import graph_settings
 from tfm.runtime.verification.checks.context import VerifyContext
 from tfm.runtime.verification.checks.graphs import check_graphs
-from tfm.runtime.verification.config_numbers import numbers
+from tfm.runtime.verification.config_numbers import distance_tables, numbers
 from tfm.runtime.verification.report import Row
 from tfm.runtime.verification.verify import verify
 
@@ -246,6 +247,51 @@ def test_norms_in_float32_of_a_bundle_in_float16(bundles, tmp_path):
     plant = setting(("LayerNormalization",), "epsilon", 1e-6)
     assert [row.ok for row in rows(bundle).values()] == [True]
     assert [row.ok for row in rows(planted(bundle, tmp_path, "model.onnx", plant)).values()] == [False]
+
+
+def looked_up(rows: list[int], largest: int) -> Plant:
+    """Distances up to the largest have these rows, as T5's buckets in a graph."""
+
+    def plant(model: Model) -> None:
+        values = {"rows": np.array(rows), "largest": np.array(largest), "last": np.array([-1])}
+        held = [onnx.numpy_helper.from_array(value, name) for name, value in values.items()]
+        model.graph.initializer.extend(held)
+        model.graph.node.extend([
+            onnx.helper.make_node("Clip", ["lengths", "", "largest"], ["distance"]),
+            onnx.helper.make_node("Unsqueeze", ["distance", "last"], ["index"]),
+            onnx.helper.make_node("GatherND", ["rows", "index"], ["buckets"]),
+        ])  # fmt: skip
+
+    return plant
+
+
+ROWS = [0, 1, 2, *[3] * 30]  # of distances up to the context, which a graph may compute with
+
+
+@pytest.mark.parametrize(
+    ("found", "largest", "ok"),
+    [
+        (ROWS, 32, True),
+        (ROWS, 31, False),
+        (ROWS, 33, False),
+        ([*ROWS[:-1], 2], 32, False),
+        ([*ROWS, 3], 33, False),
+    ],
+)
+def test_rows_of_distances_beyond_the_golden_tokens_are_compared(
+    bundles, tmp_path, monkeypatch, found, largest, ok
+):
+    monkeypatch.setattr(graph_settings, "distance_tables", lambda _: [tuple(ROWS)])
+    plant = looked_up(found, largest)
+    path = planted(bundles("encoder", "ort-cpu", "int8-dynamic").path, tmp_path, "model.onnx", plant)
+    assert rows(path)["model.onnx"].ok is ok
+
+
+def test_distances_that_share_rows():
+    """As `distance_rows` and `relative_buckets` show it."""
+    (table,) = distance_tables(tiny_models.distant())
+    assert table == (0, 1, 2, 3, 4, 5, 5, *[6] * 5, *[7] * 8, 8)
+    assert (0, 1, *[2] * 5, *[3] * 14) in distance_tables(tiny_models.encoder_decoder())
 
 
 TEXT_ATTENTION = ("MultiHeadAttention", "TextAttention")

@@ -108,10 +108,12 @@ def generation(**changes: Any) -> Plant:
     return lambda path: restate(path, generation=replace(open_bundle(path).generation, **changes))
 
 
-def golden(name: str) -> Plant:
+def golden(name: str, place: Any = ..., factor: float = 1.001) -> Plant:
     def plant(path: Path) -> None:
         file = path / f"golden/{name}.npy"
-        np.save(file, np.load(file) * 1.001)
+        array = np.load(file)
+        array[place] *= factor
+        np.save(file, array)
         rehash(path)
 
     return plant
@@ -121,6 +123,7 @@ def stated(**changes: Any) -> Plant:
     return lambda path: restate(path, source=replace(open_bundle(path).manifest.source, **changes))
 
 
+ARRAYS = "golden arrays of the bundle's weights"
 PLANTS: dict[str, tuple[str, str, Plant]] = {
     "two ids": ("tokenizer", "model.vocab", tokenizer(ids_swapped)),
     "merges": ("tokenizer", "model.merges", tokenizer(merges_swapped)),
@@ -142,6 +145,12 @@ PLANTS: dict[str, tuple[str, str, Plant]] = {
     "no licence": ("licence", "LICENSE", partial(removed, name="LICENSE")),
     "statement": ("licence", "statement", stated(licence="apache-2.0")),
     "golden": ("golden outputs of the source: largest error", "", golden("floats")),
+    "outputs": (ARRAYS, "own.logits", golden("own.logits")),
+    "distance of the two best": (ARRAYS, "gap", golden("gap", 3)),
+    "rounding in float32": (ARRAYS, "plain.maximum", golden("plain.maximum", 0, 20)),
+    "a flipped code": (ARRAYS, "own.rms", golden("own.rms", 1, 1.02)),
+    "an ulp": (ARRAYS, "plain.maximum", golden("plain.maximum", 2, 1.02)),
+    "a cache in float16": (ARRAYS, "half", golden("half", 1, 1.02)),
 }  # fmt: skip
 
 
