@@ -401,10 +401,10 @@ def _possible(weight_format: WeightFormat, length: int, target: Target) -> bool:
     if not weight_format.by_column:
         whole_bytes = weight_format.block > 0 and weight_format.block * weight_format.bits % 8 == 0
         return whole_bytes and weight_format.bits in (4, 8)
-    if weight_format.activations == "static":
-        even = weight_format.symmetric and not weight_format.minimum and not weight_format.native
-        if not (even and target.storage.static_inputs):
-            return False
+    if not weight_format.symmetric or weight_format.minimum:  # columns have a scale alone
+        return False
+    if weight_format.activations == "static" and (weight_format.native or not target.storage.static_inputs):
+        return False
     return weight_format.block == length and weight_format.bits == 8
 
 

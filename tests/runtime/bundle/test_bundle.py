@@ -449,6 +449,13 @@ def test_hostile_manifest(bundle, keys, value, match):
     refuses(bundle, match)
 
 
+@pytest.mark.parametrize(("key", "value"), [("symmetric", False), ("minimum", True)])
+def test_a_column_has_a_scale_alone(tmp_path, key, value):
+    path = make(tmp_path / "model", quant="int8-dynamic")
+    change(path, "schemes", WQ, key, to=value)
+    refuses(path, f"schemes.{WQ} {key}={value}")
+
+
 @pytest.mark.parametrize(
     "text", [b"", b"[]", b"{", b'{"format": 3, "format": 3}', b"[" * 10_000, b"\xff", b"{}"]
 )
