@@ -226,7 +226,7 @@ def describe(config: Config) -> str:
     from ...refimpl.config import EncoderDecoder, has_mtp, longer_context
 
     embedding, head = config.embedding, config.head
-    stacks = "; ".join(_stack(name, stack, embedding.width) for name, stack in config.stacks.items())
+    stacks = "; ".join(_stack(name, stack, config.width(name)) for name, stack in config.stacks.items())
     if has_mtp(config):
         stacks += "; mtp: a module of one layer, for --draft mtp"
     context = str(config.context)

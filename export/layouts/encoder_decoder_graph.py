@@ -134,7 +134,9 @@ def _inputs(
     assert dtype is not None
     kv_heads, size = heads(config)
     ids = ports.input("input_ids", "batch", "time")
-    states = ports.input("encoder_hidden_states", "batch", TEXT_AXIS, config.embedding.width, dtype=dtype)
+    states = ports.input(
+        "encoder_hidden_states", "batch", TEXT_AXIS, config.text_embedding.width, dtype=dtype
+    )
     mask = None if config.sound_shape else ports.input("encoder_attention_mask", "batch", TEXT_AXIS)
     past = {}
     for i in range(len(config.layers)):
@@ -185,7 +187,7 @@ def _computed(ports: Ports, source: ir.Model, states: ir.Value, config: Config) 
     graph = source.graph
     inputs = {str(value.name): value for value in graph.inputs}
     time = "time" if config.sound_shape is None else config.sound_shape[0] // 2
-    inner = encoder_graph.states(graph, graph.inputs[0], config.embedding.width, time)
+    inner = encoder_graph.states(graph, graph.inputs[0], config.text_embedding.width, time)
     values = {inner: states}
     for node in _after(graph, inner):
         (value, *_) = node.inputs

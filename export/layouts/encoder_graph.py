@@ -76,7 +76,7 @@ def heard(ports: Ports, name: str, config: Config) -> ir.Value:
     given = ports.input(name, "batch", bands, size, dtype=ir.DataType.FLOAT)
     frames = ports.op("Transpose", given, perm=[0, 2, 1])
     ports.replace("frames", frames)
-    return states(ports.graph, frames, config.embedding.width, size // 2)
+    return states(ports.graph, frames, config.text_embedding.width, size // 2)
 
 
 def _name_outputs(ports: Ports, config: Config, tokens: ir.Value, mask: ir.Value) -> None:
@@ -87,9 +87,9 @@ def _name_outputs(ports: Ports, config: Config, tokens: ir.Value, mask: ir.Value
         return
     if isinstance(config.head, Pool):
         output.name = "sentence_embedding"
-        name, values = "last_hidden_state", states(ports.graph, tokens, config.embedding.width)
+        name, values = "last_hidden_state", states(ports.graph, tokens, config.text_embedding.width)
     elif "decoder" in config.stacks:
-        name, values = "last_hidden_state", states(ports.graph, tokens, config.embedding.width)
+        name, values = "last_hidden_state", states(ports.graph, tokens, config.text_embedding.width)
         ports.graph.outputs.clear()
     else:
         ports.graph.outputs.clear()

@@ -116,7 +116,8 @@ def record(
             sound = noise(config, np.random.default_rng(len(window)), 1, len(window))
             text = Text(tokens, lengths, sound, np.full(1, config.positions(sound.shape[1])))
         taken = to_torch(given(text, np.dtype(np.float32), config=config))
-        tables = ("embedding.table", "head.table")  # which `rows` loads, and `product`
+        # Which `rows` loads, and `product`.
+        tables = ("embedding.table", "encoder_embedding.table", "head.table")
         return Pass(taken, lambda name: name if name in tables else loaded(name), recording)
 
     on_layer(0, sum(len(stack.layers) for stack in config.stacks.values()))

@@ -7,7 +7,7 @@ use `context` as that length.
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import Any, TypeGuard
+from typing import Any, Literal, TypeGuard
 
 from .heads import LM, Head, ReadingHead
 from .layers import Layer
@@ -21,6 +21,8 @@ from .validate import check, check_mtp, check_reader
 
 class _Model(Record):
     """Properties that every model derives from its stacks."""
+
+    embedding: Embedding
 
     @property
     def stacks(self) -> dict[str, Stack]:
@@ -43,6 +45,20 @@ class _Model(Record):
     def text_context(self) -> int:
         """The largest number of positions of an encoder's text or recording."""
         raise NotImplementedError
+
+    @property
+    def text_embedding(self) -> Embedding:
+        """The embedding of an encoder's text, or of a decoder's where there is no encoder."""
+        return self.embedding
+
+    @property
+    def text_tables(self) -> Literal["embedding", "encoder_embedding"]:
+        """The name of the leaves of that embedding."""
+        return "embedding" if self.text_embedding is self.embedding else "encoder_embedding"
+
+    def width(self, stack: str) -> int:
+        """The width of a stack's vectors."""
+        return (self.text_embedding if stack == "encoder" else self.embedding).width
 
     @property
     def sound_shape(self) -> tuple[Any, ...] | None:
@@ -149,7 +165,8 @@ class EncoderDecoder(_Model):
     """An encoder, and a decoder whose layers read the encoder's output by `cross`.
 
     The decoder generates, or it is a `DecoderReader`. With `encoder_context` the encoder reads texts of that
-    many tokens, and `context` limits the decoder alone.
+    many tokens, and `context` limits the decoder alone. With `encoder_embedding` the encoder has a table of
+    its own, whose width may be another than the decoder's (T5Gemma).
     """
 
     embedding: Embedding
@@ -158,11 +175,13 @@ class EncoderDecoder(_Model):
     head: Head
     context: int
     encoder_context: int | None = None
+    encoder_embedding: Embedding | None = None
 
     def __post_init__(self) -> None:
         if isinstance(self.decoder, DecoderReader):
             check_reader(self.decoder, self.embedding)
-        check(self.embedding, self.stacks, self.head, self.context, self.encoder_context)
+        own = self.encoder_embedding
+        check(self.embedding, self.stacks, self.head, self.context, self.encoder_context, own)
 
     @property
     def stacks(self) -> dict[str, Stack]:
@@ -173,6 +192,10 @@ class EncoderDecoder(_Model):
     @property
     def text_context(self) -> int:
         return self.context if self.encoder_context is None else self.encoder_context
+
+    @property
+    def text_embedding(self) -> Embedding:
+        return self.encoder_embedding or self.embedding
 
     def with_kv(self, kv: KVFormat) -> EncoderDecoder:
         """The same model with its decoder's keys and values cached as `kv`."""

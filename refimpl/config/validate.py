@@ -40,13 +40,16 @@ def check(
     head: Head,
     context: int,
     encoder_context: int | None = None,
+    encoder_embedding: Embedding | None = None,
 ) -> None:
     """Raise ConfigError when a model's sizes contradict each other, or a number leaves its bounds.
 
     `stacks` are named as in the Config: an "encoder", a "decoder", or an "encoder" and a "decoder" or
-    "reader" that reads it.
+    "reader" that reads it. `encoder_embedding` is the encoder's own, if it has one.
     """
     seen: set[int] = set()
+    if encoder_embedding is not None:
+        _check_own_embedding(encoder_embedding, embedding, stacks)
     _check_numbers("embedding", embedding, seen)
     _check_numbers("head", head, seen)
     for name, stack in stacks.items():
@@ -100,8 +103,21 @@ def check(
     alone = embedding.per_layer is None or len(stacks) == 1
     need(alone, "per-layer inputs need a model with one stack")
     for name, stack in stacks.items():
-        longest = context if encoder_context is None or name != "encoder" else encoder_context
-        _check_stack(name, stack, embedding, longest, crossed=name != "encoder" and "encoder" in stacks)
+        longest, entry = context, embedding
+        if name == "encoder":
+            longest, entry = encoder_context or context, encoder_embedding or embedding
+        _check_stack(name, stack, entry, longest, crossed=name != "encoder" and "encoder" in stacks)
+
+
+def _check_own_embedding(own: Embedding, embedding: Embedding, stacks: Mapping[str, Stack]) -> None:
+    """An encoder's own table: of the same tokens, for a decoder that generates."""
+    _check_numbers("encoder_embedding", own, set())
+    within("the encoder's width", own.width, LIMITS["width"])
+    plain = Embedding(embedding.vocabulary, own.width, own.scale)
+    need(
+        "decoder" in stacks and stacks["encoder"].stem is None and own == plain,
+        "an encoder's own embedding is a table of the decoder's tokens alone, for a decoder that generates",
+    )
 
 
 def check_reader(reader: DecoderReader, embedding: Embedding) -> None:

@@ -59,13 +59,14 @@ def encode(
     assert "encoder" in params
     if config.embedding.token_types is not None and token_types is None:
         token_types = zeros_like(tokens)
-    entry: Any = params["embedding"] if config.stem is None else {}  # what hears looks no tokens up
+    named: Any = params
+    entry = named[config.text_tables] if config.stem is None else {}  # what hears looks no tokens up
     # Where it reads samples, nothing is added that depends on a position's number.
     frames = None if config.sound_shape is None else config.sound_shape[0]
     at = indices(config.positions(frames) if isinstance(frames, int) else tokens.shape[1], tokens)[None]
     table_types, segments = (None, token_types) if stack.segments else (token_types, None)
     x = embed(
-        tokens, at, entry, params["encoder"], table_types, lengths, config=config.embedding, stack=stack
+        tokens, at, entry, params["encoder"], table_types, lengths, config=config.text_embedding, stack=stack
     )
     if stack.stem is not None:
         # By places: a graph couldn't tell that its tables have a row for each of these vectors.

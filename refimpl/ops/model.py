@@ -117,6 +117,7 @@ class ModelWeights(TypedDict):
     """The parameters of a model, by the names of `params.shapes`."""
 
     embedding: EmbeddingWeights
+    encoder_embedding: NotRequired[EmbeddingWeights]
     encoder: NotRequired[StackWeights]
     reader: NotRequired[StackWeights]
     decoder: NotRequired[StackWeights]

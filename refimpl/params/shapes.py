@@ -93,11 +93,14 @@ def _leaves(config: Config) -> Leaves:
         sizes = {"N": e.per_layer.rows or 0, "D": e.width, "C": len(widths), "F": widths[0]}
         table = ("table",) if e.per_layer.rows else ()
         leaves |= _under("embedding.per_layer.", annotated(PerLayerEmbeddingWeights, sizes, table))
+    if (own := config.text_embedding) is not e:
+        leaves["encoder_embedding.table"] = Leaf((own.vocabulary, own.width), multiplied=True)
     for name, stack in config.stacks.items():
-        leaves |= _under(f"{name}.", _stack(stack, e.width, entry))
+        width = config.width(name)
+        leaves |= _under(f"{name}.", _stack(stack, width, entry if own is e else width, own.width))
     if has_mtp(config):
         leaves |= _under("mtp.", annotated(MTPInputWeights, {"D": e.width}))
-        leaves |= _under("mtp.", _stack(config.mtp_decoder.stack, e.width, entry))
+        leaves |= _under("mtp.", _stack(config.mtp_decoder.stack, e.width, entry, e.width))
     return leaves | _under("head.", _head(config.head, e, tables))
 
 
@@ -109,7 +112,8 @@ def _tables(shapes: Mapping[str, Shape]) -> Leaves:
     return {name: Leaf(shape) for name, shape in shapes.items()}
 
 
-def _stack(stack: Stack, d: int, entry: int) -> Leaves:
+def _stack(stack: Stack, d: int, entry: int, encoded: int) -> Leaves:
+    """Those of a stack of width d, whose layers may read an encoder's vectors of the width `encoded`."""
     leaves: Leaves = {}
     if stack.stem is not None:
         leaves |= _under("stem.", _stem(stack.stem, d))
@@ -121,7 +125,7 @@ def _stack(stack: Stack, d: int, entry: int) -> Leaves:
     for i in range(0 if stack.altup is None else stack.altup.streams - 1):
         leaves |= _under(f"streams.{i}.", annotated(StreamWeights, {"D": d}))
     for i, layer in enumerate(stack.layers):
-        leaves |= _under(f"layers.{i}.", _layer(layer, d))
+        leaves |= _under(f"layers.{i}.", _layer(layer, d, encoded))
     return leaves | _norm("norm.", stack.final_norm, d)
 
 
@@ -145,9 +149,9 @@ def _stem(stem: Stem, d: int) -> Leaves:
     return annotated(WaveStemWeights, {"C": last, "D": d}, inner=inner)
 
 
-def _layer(layer: Layer, d: int) -> Leaves:
+def _layer(layer: Layer, d: int, encoded: int) -> Leaves:
     leaves: Leaves = {}
-    cross = () if layer.cross is None else (("cross", layer.cross, _mixer(layer.cross, d)),)
+    cross = () if layer.cross is None else (("cross", layer.cross, _cross(layer.cross, d, encoded)),)
     for part, sublayer, own in (
         ("attn", layer.attention, _mixer(layer.attention, d)),
         *cross,
@@ -207,6 +211,12 @@ def _norm(prefix: str, norm: Norm | None, d: int) -> Leaves:
 def _mixer(mixer: TokenMixer, d: int) -> Leaves:
     weights = _attention_weights(mixer) if isinstance(mixer, Attention) else mixer.weights
     return annotated(weights, {"D": d, **mixer.sizes(d)}, mixer.leaves(), mixer.form)
+
+
+def _cross(a: Attention, d: int, encoded: int) -> Leaves:
+    """Keys and values are made of an encoder's vectors."""
+    of_encoder = _mixer(a, encoded)
+    return {name: of_encoder[name] if name in ("wk", "wv") else leaf for name, leaf in _mixer(a, d).items()}
 
 
 def _attention_weights(a: Attention) -> type:

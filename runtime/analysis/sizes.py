@@ -75,7 +75,7 @@ def _part(name: str) -> str:
             return "attention"
     if name.startswith("head."):
         return "output"
-    return "embedding" if owner == "embedding" else "norms"
+    return "embedding" if owner in ("embedding", "encoder_embedding") else "norms"
 
 
 def active_parameters(config: Config) -> int:

@@ -104,12 +104,14 @@ def meaning(port: str) -> str:
 
 @dataclass(frozen=True)
 class Graph:
-    """One graph: its file, its stack of layers, and its inputs and outputs in order."""
+    """One graph: its file, its stack of layers, its inputs and outputs in order, and the leaves of its
+    embedding."""
 
     file: str
     encodes: bool
     inputs: tuple[Port, ...]
     outputs: tuple[Port, ...]
+    embedding: str = "embedding"
 
     def owned(self, named: Mapping[str, T]) -> dict[str, T]:
         """Return those of the named groups or tensors that this graph computes with."""
@@ -129,8 +131,9 @@ class Graph:
             # Where logits are another graph's, nothing multiplies the table here; nor does a sound need one.
             of_product = ("embedding.table.input_", "embedding.table.output_")
             reads_tokens = any(port.name == "tokens" for port in self.inputs)
-            return not self.encodes or (reads_tokens and not leaf.startswith(of_product))
-        return top in ("encoder", "embedding") if self.encodes else top in ("decoder", "head")
+            mine = reads_tokens and self.embedding == top
+            return not self.encodes or (mine and not leaf.startswith(of_product))
+        return top in ("encoder", "embedding", self.embedding) if self.encodes else top in ("decoder", "head")
 
 
 def graphs(
@@ -148,9 +151,9 @@ def graphs(
         outputs = (
             (Port("predictions", _predictions(config)),) if alone else _encoder_kv(config, _read(config))
         )
-        result.append(
-            Graph(GRAPH if alone else ENCODER, True, tuple(_encoder_inputs(config)), tuple(outputs))
-        )
+        file = GRAPH if alone else ENCODER
+        inputs = tuple(_encoder_inputs(config))
+        result.append(Graph(file, True, inputs, tuple(outputs), config.text_tables))
     if "decoder" in config.stacks:
         logits = Port("logits", ("batch", "wanted", config.embedding.vocabulary))
         kinds = cache_kinds(config, windowed=windowed, half=half)

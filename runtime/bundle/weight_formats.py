@@ -105,7 +105,8 @@ def formats(
 
     def is_product(name: str) -> bool:
         """Whether a parameter is multiplied, and not a table that is only read."""
-        return name != PER_LAYER and (name != "embedding.table" or getattr(shapes.config.head, "tied", False))
+        read = name in (PER_LAYER, "encoder_embedding.table")
+        return not read and (name != "embedding.table" or getattr(shapes.config.head, "tied", False))
 
     def format_of(name: str, shape: tuple[int, ...]) -> WeightFormat | None:
         spec = scheme.tables if is_table(name) else scheme.matrices

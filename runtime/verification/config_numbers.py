@@ -40,10 +40,10 @@ def stacks(config: Config) -> dict[str, Stack]:
 
 def shared_numbers(config: Config) -> Iterator[float]:
     """Yield the numbers of the parts outside of layers, and those that layers derive from the width."""
-    yield from numbers((config.embedding, config.head))
-    for stack in stacks(config).values():
+    yield from numbers((config.embedding, config.text_embedding, config.head))
+    for name, stack in stacks(config).items():
         yield from numbers((stack.stem, stack.positions, stack.first_norm, stack.final_norm))
-        yield from _frequencies(stack, config.embedding.width)
+        yield from _frequencies(stack, config.width(name))
         if stack.altup is not None:
             yield 1 / config.embedding.width
         if any(isinstance(layer.mlp, MoE) and layer.mlp.own_norms for layer in stack.layers):

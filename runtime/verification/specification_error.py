@@ -31,8 +31,8 @@ DOUBLE = Precision(np.dtype(np.float64))
 def budget_over_text(specification: NumpyEngine, budget: float, figure: Figure) -> float:
     """Return 4 · (A + J), or `budget` if that is larger.
 
-    A is the figure of the specification in float64, J the largest of three tries in which its table of
-    embeddings moves by an ulp. The figure is a distance of outputs; products with blocks are in float.
+    A is the figure of the specification in float64, J the largest of three tries in which its tables of
+    embeddings move by an ulp. The figure is a distance of outputs; products with blocks are in float.
     """
 
     def changed(change: Callable[[str, Leaf], Leaf]) -> NumpyEngine:
@@ -40,7 +40,7 @@ def budget_over_text(specification: NumpyEngine, budget: float, figure: Figure) 
 
     def move(seed: int) -> Callable[[str, Leaf], Leaf]:
         def change(name: str, weight: Leaf) -> Leaf:
-            if name != "embedding.table":
+            if not name.endswith("embedding.table"):
                 return weight
             rng = np.random.default_rng([SEED, seed])
             if isinstance(weight, Blocks):

@@ -42,7 +42,7 @@ __all__ = ["SEED", "Inputs", "Precision", "outputs"]
 
 SEED = 2017
 ROWS = 8192  # rows of an output table that are converted at a time
-TABLES = ("embedding.table", "embedding.per_layer.table", "head.table")
+TABLES = ("embedding.table", "encoder_embedding.table", "embedding.per_layer.table", "head.table")
 
 
 @dataclass(frozen=True)

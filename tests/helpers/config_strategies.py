@@ -711,9 +711,12 @@ def entry(embedding: Embedding) -> int:
 
 @st.composite
 def pairs(draw: st.DrawFn) -> EncoderDecoder:
-    """An encoder and a decoder, with different depths and heads."""
-    width = draw(st.integers(1, 8))
+    """An encoder and a decoder, with different depths and heads, perhaps with a table and a width each."""
+    width, own = draw(st.integers(1, 8)), None
     embedding = Embedding(draw(st.integers(2, 12)), width, draw(scales))
     decoder = draw(stacks(width=width, crossed=True, decodes=True))
-    encoder = draw(stacks(width=width, reads=True))
-    return EncoderDecoder(embedding, encoder, decoder, draw(lm_heads(embedding)), CONTEXT)
+    if draw(st.booleans()):
+        width = draw(st.integers(1, 8))
+        own = Embedding(embedding.vocabulary, width, draw(scales))
+    encoder, head = draw(stacks(width=width, reads=True)), draw(lm_heads(embedding))
+    return EncoderDecoder(embedding, encoder, decoder, head, CONTEXT, encoder_embedding=own)

@@ -620,7 +620,8 @@ def through(
 
 def embedded(tokens: Any, types: Any, params: Weights, w: Weights, e: c.Embedding, s: c.Stack) -> Vectors:
     """What enters the first layer."""
-    entry, out = params["embedding"], []
+    own = w is params.get("encoder") and "encoder_embedding" in params
+    entry, out = params["encoder_embedding" if own else "embedding"], []
     for t, token in enumerate(tokens):
         x = entry["table"][token] * (1.0 if e.scale is None else e.scale)
         if (d := e.token_dropout) is not None:
@@ -723,7 +724,7 @@ def encoded(config: Any, params: Weights, tokens: Any, types: Any = None) -> Vec
     stack, w = config.stacks["encoder"], params["encoder"]
     if config.embedding.token_types is not None and types is None:
         types = [0] * len(tokens)
-    xs = embedded(tokens, types, params, w, config.embedding, stack)
+    xs = embedded(tokens, types, params, w, config.text_embedding, stack)
     own = per_layer_vectors(tokens, xs, params["embedding"], config.embedding, len(stack.layers))
     states = run(xs, w, stack, stack.causal, None, own)
     if "reader" not in config.stacks:

@@ -124,7 +124,7 @@ def reading(config: Config, keys: Keys, task: str, *, causal: bool = True) -> Co
     match config:
         case EncoderDecoder(encoder=encoder) if task in ("tag", "pool"):
             own = Tag(labels(keys)) if task == "tag" else Pool("mean")
-            return Encoder(embedding, encoder, own, config.text_context)
+            return Encoder(config.text_embedding, encoder, own, config.text_context)
         case EncoderDecoder(decoder=Stack() as decoder):
             kind, start, end = keys.values["model_type"], None, None
             if kind == "mbart":  # texts end with their language, with which the reader begins

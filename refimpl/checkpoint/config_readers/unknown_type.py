@@ -16,9 +16,11 @@ SOUNDS = {
     "num_mel_bins", "feat_extract_norm", "conv_dim", "sampling_rate", "audio_encoder", "codebook_size",
 }  # fmt: skip
 PICTURES = {"image_size", "patch_size", "num_channels", "vision_config", "backbone_config"}
-# Why a model isn't its text part, though that is of a family that is read.
+# Why a model isn't its text part, or the family that it is made of, though that is read.
 OTHERWISE = {
     "paligemma": "a prompt's tokens also see later tokens (prefix-LM), which tfm doesn't support",
+    "switch_transformers": "an expert drops a text's tokens beyond its capacity, which single tokens never "
+    "reach, so what the model writes depends on how it is run",
 }
 SHOWN = 3  # families
 UNTOLD = 4  # keys that a family doesn't know: from so many on it is no kin

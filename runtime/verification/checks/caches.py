@@ -14,6 +14,7 @@ from ..metrics import fidelity
 from ..report import NOT_REACHED, Row, judged
 from ..streamed_reference import SEED
 from .context import VerifyContext
+from .replay import start
 from .rounding_limit import float_products
 from .text import DEFAULT_TEXT, bundle_tokenizer, window_of_text
 
@@ -36,7 +37,7 @@ def check_window_caches(context: VerifyContext) -> Iterator[Row]:
     keeps_all = OrtEngine(bundle, context.device, context.threads, chunk=config.context)
     results = []
     for engine in (context.engine, keeps_all):
-        cache = engine.start(1)
+        cache = start(engine, context.golden, slice(1))
         logits = np.zeros((1, 1, 0))
         for begin in range(0, length, CHUNK):
             if context.is_over(len(results) * length + begin, 2 * length):

@@ -102,7 +102,7 @@ def test_a_decoder_reads_an_encoder(config: Config, seed: int, b: int, t: int, s
     """Keys and values of an encoder's output, and the decoder that reads them."""
     tree = tiny_models.weights(config, seed)
     rng = np.random.default_rng(seed)
-    states = rng.standard_normal((b, s, config.embedding.width)).astype(np.float32)
+    states = rng.standard_normal((b, s, config.text_embedding.width)).astype(np.float32)
     lengths = rng.integers(0, s + 1, b)
 
     def keys_and_values(change: Any, f: Any = spec.encoder_kv) -> Any:

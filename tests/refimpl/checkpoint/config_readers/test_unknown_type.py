@@ -14,6 +14,7 @@ from transformers.models.auto.configuration_auto import CONFIG_MAPPING
         ("vit", "image model"),
         ("voxtral", "text part (text_config) is a llama,"),
         ("paligemma", "also see later tokens"),
+        ("switch_transformers", "beyond its capacity"),
         ("hunyuan_vl", "its text part (text_config) are hunyuan_v1_dense (all keys),"),
         ("colmodernvbert", "text part (vlm_config.text_config) is a modernbert,"),
         ("flex_olmo", "olmoe (all keys),"),
