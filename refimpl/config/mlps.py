@@ -315,6 +315,7 @@ class MoE(FeedForward):
         need(self.shared is not None or not self.average, f"{at}average needs a shared expert, got none")
         between = self.latent is None or self.own_norms is None
         need(between, f"{at}experts with norms of their own must have no latent")
+        alone = self.shared_gate or self.own_norms is not None
         own = self.latent is not None or self.own_norms is not None or self.expert_scale
         own = own or self.groups != ONE_GROUP or isinstance(self.score, SparseMixer)
         need(
@@ -322,8 +323,9 @@ class MoE(FeedForward):
             f"{at}identities can't have groups, latent, norms, expert_scale, weighed inputs, sparse mixer",
         )
         need(
-            not self.late or (self.shared is not None and not parallel and not self.average),
-            f"{at}late experts need a shared expert, no average, and a layer that isn't parallel",
+            not self.late or (self.shared is not None and not (self.average or parallel or alone)),
+            f"{at}late experts need a shared expert without a gate, no norms of their own, no average, "
+            "and a layer that isn't parallel",
         )
         kinds = self.activation, self.shared_activation
         clamped = any(isinstance(kind, LimitedSwiGLU) for kind in kinds)

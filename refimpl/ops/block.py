@@ -19,7 +19,7 @@ from .laurel import LaurelWeights, laurel
 from .longt5 import DistanceBiases
 from .mamba2 import HybridCache
 from .mlp import GatedMlpWeights, PlainMlpWeights
-from .moe import MoEWeights, moe_parts
+from .moe import MoEWeights, expert_mlp, moe
 from .neighbour_conv import NeighbourConvWeights, neighbour_conv
 from .norm import NormWeights, normalize
 from .per_layer import PerLayerWeights, per_layer_update
@@ -175,7 +175,9 @@ def _mlp(x: Array, mixed: Array, h: Array, weights: BlockWeights, layer: Layer) 
     read = observe("mlp, input", normalize(source, weights.get("mlp_pre"), norm=mlp.pre))
     norms = _Norms(weights.get("mlp_post"), weights.get("mlp_after"))
     if isinstance(mlp, MoE) and mlp.late:
-        late, y = moe_parts(read, cast(MoEWeights, leaves), settings=mlp)
+        experts = cast(MoEWeights, {name: leaf for name, leaf in leaves.items() if name != "shared"})
+        late = moe(read, experts, settings=mlp)
+        y = expert_mlp(read, leaves["shared"], kind=mlp.shared_activation or mlp.activation)
     else:
         y = _times(OPS[mlp.op](read, leaves, **mlp.settings), mlp.output_scale)
     return _sum(h, read, y, norms, layer, mlp), late

@@ -29,7 +29,6 @@ __all__ = [
     "load_balancing_loss",
     "mixture",
     "moe",
-    "moe_parts",
     "route",
     "router_z_loss",
     "sparse_mixer",
@@ -257,14 +256,6 @@ def moe(
     Choices after the experts are identities: they add weight · x (LongCat, Meituan 2025, arXiv 2509.01322,
     §2.1, "zero-computation experts"), and have room for every token.
     """
-    y, common = moe_parts(x, weights, settings=settings, capacity=capacity)
-    return y if common is None else y + common
-
-
-def moe_parts(
-    x: Float[Array, "B T D"], weights: MoEWeights, *, settings: MoE, capacity: int | None = None
-) -> tuple[Float[Array, "B T D"], Float[Array, "B T D"] | None]:
-    """Return both terms of `moe`: the mixture, and what the shared expert gives, if there is one."""
     flat, experts, norm = join_rows(x), weights["experts"], settings.own_norms
 
     def normed(x: Array, weight: Array | None) -> Array:
@@ -311,11 +302,11 @@ def moe_parts(
     y = normed(y, weights.get("experts_post"))
     shared, gate = weights.get("shared"), weights.get("shared_gate")
     if shared is None:
-        return y, None
+        return y
     kind = settings.activation if settings.shared_activation is None else settings.shared_activation
     common = expert_mlp(normed(x, weights.get("shared_pre")), shared, kind=kind)
     common = normed(common, weights.get("shared_post"))
-    return y, common if gate is None else sigmoid(linear(x, gate)) * common
+    return y + (common if gate is None else sigmoid(linear(x, gate)) * common)
 
 
 @op

@@ -536,7 +536,7 @@ def postponed(stack: Stack) -> Stack:
         mlp = layer.mlp
         if layer.parallel or not isinstance(mlp, MoE) or mlp.shared is None or mlp.average:
             return layer
-        return replace(layer, mlp=replace(mlp, late=True))
+        return replace(layer, mlp=replace(mlp, late=True, shared_gate=False, own_norms=None))
 
     if stack.altup is not None:
         return stack
