@@ -298,6 +298,11 @@ class MoE(FeedForward):
     op = "moe"
 
     @property
+    def shared_kind(self) -> Gate:
+        """The activation of the shared expert."""
+        return self.activation if self.shared_activation is None else self.shared_activation
+
+    @property
     def settings(self) -> Mapping[str, Any]:
         return {"settings": self}
 

@@ -303,8 +303,7 @@ def moe(
     shared, gate = weights.get("shared"), weights.get("shared_gate")
     if shared is None:
         return y
-    kind = settings.activation if settings.shared_activation is None else settings.shared_activation
-    common = expert_mlp(normed(x, weights.get("shared_pre")), shared, kind=kind)
+    common = expert_mlp(normed(x, weights.get("shared_pre")), shared, kind=settings.shared_kind)
     common = normed(common, weights.get("shared_post"))
     return y + (common if gate is None else sigmoid(linear(x, gate)) * common)
 
