@@ -133,7 +133,9 @@ class Leaves:
             del unread[name]
         if unread:
             first = next(iter(unread))
-            raise CheckpointError(f"{len(unread)} tensors aren't known in this family, first {first!r:.80}")
+            raise CheckpointError(
+                f"tensors that this family doesn't know: {len(unread)}, first {first!r:.80}"
+            )
 
     def _needed(self, rule: Rule) -> bool:
         """Whether parameters of a rule are needed, and none of them has been found in another tensor."""

@@ -383,8 +383,9 @@ WRONG: list[tuple[Any, str]] = [
     (mixed(identities=-1), "identities must be 0 to 65536, got -1"),
     (mixed(identities=2, weighs="input"), "identities can't have groups, latent, norms"),
     (mixed(identities=2, top=7), "chosen experts must be 1 to 6, got 7"),
-    (mixed(late=True, average=True), "late experts need a shared expert without a gate, no norms of their own, no average"),
-    (mixed(late=True, shared=None), "late experts need a shared expert without a gate, no norms of their own, no average"),
+    (mixed(late=True, average=True), "late experts need a shared expert without a gate"),
+    (mixed(late=True, shared=None), "late experts need a shared expert without a gate"),
+    (mixed(late=True, shared_gate=True), "late experts need a shared expert without a gate"),
     (
         lambda: replace(LLAMA, stack=replace(LLAMA.stack, layers=mixed(late=True)().layers[:1])),
         "decoder: late experts need a decoder, a layer after theirs",

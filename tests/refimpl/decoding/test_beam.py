@@ -196,7 +196,7 @@ def test_fewer_beams_where_bans_leave_fewer() -> None:
     found = beam_search(table, BeamSearch([0], 4, bans, max_new_tokens=3))
     # 0 0 1 is one text that repeats no pair, and so on: no text of four tokens of 0 and 1 is left out.
     assert sorted(h.tokens for h in found) == [[0, 1, 0], [0, 1, 1], [1, 0, 0], [1, 1, 0]]
-    with refused(LimitError, "token", "banned"):
+    with refused(LimitError, "token", "suppress"):
         beam_search(table, BeamSearch([0], 4, bans, max_new_tokens=9))
 
 

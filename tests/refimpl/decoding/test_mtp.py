@@ -186,7 +186,7 @@ def test_a_module_that_cannot_compute_a_text_drafts_no_more():
 
 def test_what_it_is_not_for_is_refused():
     model = engine(tiny_models.MODULES["attention"]())
-    with refused(LimitError, "drafts", 2):
+    with refused(LimitError, "draft", 2):
         MTPDrafter(model).step(np.zeros((2, 1), np.int64), model.start(2))
     with refused(ConfigError, "predicts", "further"):
         MTPDrafter(engine(replace(model.config, mtp=None)))

@@ -37,7 +37,7 @@ def maps_of(config, params, layers: int | None = None) -> list[np.ndarray]:
 REFUSED = {
     *("lfm2", "qwen3_next", "qwen3_5", "qwen3_5_text", "qwen3_5_moe", "qwen3_5_moe_text"),  # not all attend
     *("deepseek_v2", "deepseek_v3", "kimi_k2", "deepseek_v32", "glm_moe_dsa", "mistral4"),  # to latents
-    *("glm4_moe_lite", "kimi_k25"),  # to latents
+    *("glm4_moe_lite", "kimi_k25", "longcat_flash"),  # to latents
     "granite_swa",  # transformers gives those before its sinks
     "mistral3",  # some of its text models to latents
     *("mamba2", "bamba", "granitemoehybrid", "nemotron_h", "mamba", "falcon_mamba", "jamba"),  # states
@@ -46,7 +46,7 @@ REFUSED = {
     *("minimax", "bailing_hybrid"),  # nor here
     "squeezebert",  # transformers gives what the softmax is of
     *("longformer", "led", "longt5"),  # transformers gives those of windows, by distance
-    *("whisper", "wav2vec2", "hubert"),  # they hear, and a map is of tokens
+    *("whisper", "wav2vec2", "hubert", "moonshine"),  # they hear, and a map is of tokens
 }
 EAGER = sorted(name for name, row in ROWS.items() if row.attention == "eager" and name not in REFUSED)
 
@@ -154,7 +154,7 @@ def test_a_recurrence_has_no_attention_weights():
 
 def test_a_sound_has_no_tokens_to_show():
     config = tiny_models.hearing()
-    with pytest.raises(ConfigError, match="hears"):
+    with pytest.raises(ConfigError, match="reads sounds"):
         maps_of(config, tiny_models.weights(config))
 
 

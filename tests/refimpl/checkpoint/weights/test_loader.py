@@ -87,7 +87,7 @@ def test_a_missing_and_a_misshapen_tensor(name):
 )
 def test_an_unread_tensor(name):
     tensors = theirs(TIED, tiny_models.weights(TIED)) | {name: np.zeros(3, np.float32)}
-    with refused(CheckpointError, "tensor", 1, f"'{name}'"):
+    with refused(CheckpointError, "tensors", 1, f"'{name}'"):
         Leaves(TIED, InMemorySource(tensors), llama.WEIGHTS)
 
 
@@ -120,7 +120,7 @@ def test_a_table_is_made_only_where_the_file_holds_one(name, monkeypatch):
     """A small file whose config states a long context asks for no memory."""
     monkeypatch.setitem(COMPUTED, name, lambda config: pytest.fail("was made"))
     tensors = theirs(TIED, tiny_models.weights(TIED)) | {"table": np.zeros((1, 1), np.float32)}
-    with refused(CheckpointError, "'table'", name, "shape"):
+    with refused(CheckpointError, "'table'", name, "shapes"):
         Leaves(TIED, InMemorySource(tensors), llama.WEIGHTS + weight_map(f"{name} == table"))
 
 
