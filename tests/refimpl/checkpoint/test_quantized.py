@@ -109,7 +109,7 @@ HOSTILE = [
     ("gptq4", {"g_idx": first(2)}, r"g_idx\[0\] must be a group from 0 to 1, but it is 2"),
     ("gptq4", {"g_idx": first(-1)}, r"g_idx\[0\] must be a group from 0 to 1, but it is -1"),
     ("gptq4", {"weight": lambda _: torch.zeros(64, 64)}, "weight' must not be stored twice"),
-    ("gptq4", {"bias": lambda t: t + 1}, "1 tensors aren't known in this family, first .*q_proj.bias"),
+    ("gptq4", {"bias": lambda t: t + 1}, "know: 1, first .*q_proj.bias"),
     ("awq", {"qzeros": lambda t: t[:, :4]}, r"qzeros' must have shape \[2, 8\], but it has \[2, 4\]"),
     ("fp8-block", {"weight_scale_inv": without}, "weight_scale' is missing"),
     (

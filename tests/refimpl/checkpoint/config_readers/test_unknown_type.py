@@ -15,6 +15,7 @@ from transformers.models.auto.configuration_auto import CONFIG_MAPPING
         ("voxtral", "text part (text_config) is a llama,"),
         ("paligemma", "also see later tokens"),
         ("switch_transformers", "beyond its capacity"),
+        ("qwen4_exp", "no type that tfm reads has the keys of its text part (text_config)"),
         ("hunyuan_vl", "its text part (text_config) are hunyuan_v1_dense (all keys),"),
         ("colmodernvbert", "text part (vlm_config.text_config) is a modernbert,"),
         ("flex_olmo", "olmoe (all keys),"),
