@@ -36,10 +36,10 @@ def describe(values: Mapping[str, Any], families: Mapping[str, Any]) -> str:
         kind = part.get("model_type")
         if kind in families:
             return f"its text part ({name}) is a {kind}, which tfm reads if it is saved alone"
-        if "vocab_size" in part:
-            if kin := nearest(part, families):
-                return f"the types whose keys are most like those of its text part ({name}) are {kin}"
-            return f"no type that tfm reads has the keys of its text part ({name})"
+        if "vocab_size" in part and (kin := nearest(part, families)):
+            return f"the types whose keys are most like those of its text part ({name}) are {kin}"
+    if texts := [name for name, part in parts(values) if "vocab_size" in part]:
+        return f"no type that tfm reads has the keys of its text part ({texts[0]})"
     if "vocab_size" not in values and PICTURES & values.keys():
         return "it is an image model"
     kin = nearest(values, families)
