@@ -283,7 +283,7 @@ def test_gated_delta_is_ling_3s(seed: int, heads: int, length: int, cut: int, sa
     ours |= {"wi": np.concatenate([stored[f"{kind}_proj.weight"].T for kind in "qkv"], 1)}
     ours |= {"conv": stored["conv1d.weight"][:, 0].T, "norm": stored["o_norm.weight"]}
     ours |= {"a_log": stored["forget_gate.A_log"], "dt_bias": stored["forget_gate.dt_bias"]}
-    mixer = GatedDelta(heads, heads, 3, 3, length, 1e-5, by_channel=True, bound=2.0 if safe else None)
+    mixer = GatedDelta(heads, heads, 3, 3, length, 1e-5, by_channel=True, max_decay=2.0 if safe else None)
     gated_delta_equals(layer, mixer, ours, seed, cut)
 
 

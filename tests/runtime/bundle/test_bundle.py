@@ -330,7 +330,7 @@ def test_parts_that_are_left_out_are_stated_where_there_are_any(made):
 def test_no_cache_of_windows_stands_beside_a_state(made):
     stated = json.loads((made / "tfm.json").read_text())
     stated |= {"config": to_json(tiny_models.recurrent()), "cache": "windowed"}
-    with refused(BundleError, "windowed", "recurrence's"):
+    with refused(BundleError, "windowed", "recurrent"):
         manifest.load(json.dumps(stated).encode(), "tfm.json")
 
 

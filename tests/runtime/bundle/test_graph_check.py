@@ -256,11 +256,11 @@ HOSTILE: dict[Callable[[Any], None], str] = {
     not_imported: "'com.microsoft.MatMulNBits'",
     function: "field 25 kind 2",
     sparse: "field 15 kind 2",
-    doubled: "value 'states'",
+    doubled: "values 'states'",
     renamed: "'tokens' 'tokens2'",
     another_port: "2 inputs 3",
-    other_axes: "port 'cos.0', 10, 'cos.0', 1099511627776",
-    other_type: "port 'predictions', 1, 'predictions', 10",
+    other_axes: "output 'cos.0', 10, 'cos.0', 1099511627776",
+    other_type: "output 'predictions', 1, 'predictions', 10",
     no_output: "1 inputs 0",
     never_computed: "output predictions never",
     no_graph: "no graph",
@@ -285,7 +285,7 @@ def test_hostile(change):
 
 
 def test_another_type_of_floats():
-    with refused(BundleError, "port", "('cos.0',", "1,"):
+    with refused(BundleError, "output", "('cos.0',", "1,"):
         check(sound().SerializeToString(), "float32")
 
 

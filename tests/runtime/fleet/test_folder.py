@@ -201,7 +201,7 @@ GOOD = b'{"text": "the cat"}\n'
         (b'{"text": 7}', ArgumentError, "row 0 'text' blank 7"),
         (b'{"text": null}', ArgumentError, "row 0 None"),
         (b'{"text": " \\t"}', ArgumentError, "row 0 blank"),
-        (b'{"text": "\\ud800"}', ArgumentError, "row 0 'text' half character"),
+        (b'{"text": "\\ud800"}', ArgumentError, "row 0 'text' surrogate"),
         (b'{"text": "a", "text": "b"}', ArgumentError, "'text' twice"),
         (b'{"text": "\xff"}', ArgumentError, "JSON UTF-8"),
         (b'{"text": "a", "x": 1e999}', ArgumentError, "finite"),

@@ -296,8 +296,8 @@ def test_sizes_that_do_not_fit_are_refused(kernels, name):
     arrays["last"] = np.array([4, 1 if name == "last" else 3], np.int32)
     arrays["positions"] = np.array([[2, 3, 4], [1, 2, 4 if name == "positions" else 3]])
     c = AttentionCall(
-        **{n: a.ctypes.data for n, a in arrays.items() if n != "lengths"},
-        **dict(zip(STRIDES, (64, 32, 32), strict=True)),
+        **{n: a.ctypes.data for n, a in arrays.items() if n not in ("lengths", "bias")},
+        **dict(zip(STRIDES, (64, 32, 32, 0, 0), strict=True)),
         **dict(zip(SIZES, (2, 3, 4, 2, 16, 5, 5, 8, 0), strict=True)),
     )
     at, memory = ctypes.addressof(c), guarded(1 << 20)
