@@ -2,8 +2,9 @@
 
     python tests/bench/bandwidth.py BUNDLE
 
-Reading and decoding take turns. What is read is an array as large as the weights, so that as much of it
-lies in the last cache. Each thread sums a part with NumPy, which releases the interpreter's lock.
+The weights are those that the backend reads: for kernels, kernels.data. Reading and decoding take turns. What
+is read is an array as large as the weights, so that as much of it lies in the last cache. Each thread sums a
+part with NumPy, which releases the interpreter's lock.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from pathlib import Path
 
 import numpy as np
 import typer
-from tfm.runtime.bundle.bundle import DATA
+from tfm.runtime.bundle.bundle import DATA, open_bundle
 from tfm.runtime.tasks import load
 from workers import quiet
 
@@ -25,9 +26,10 @@ PROMPT, STEPS = 128, 64
 def main(bundle: Path, threads: int = 2, rounds: int = 15) -> None:
     """Measure in turn and print both in GB/s, and the ratio of medians."""
     typer.echo(quiet(), nl=bool(quiet()))
-    size = (bundle / DATA).stat().st_size
+    engine, size = load(bundle, threads=threads).engine, (bundle / DATA).stat().st_size
+    if engine.backend.startswith("kernels"):
+        size = sum(tensor.length for tensor in open_bundle(bundle).kernel_tensors.values())
     parts = np.array_split(np.ones(size // 8, np.int64), threads)
-    engine = load(bundle, threads=threads).engine
     token = np.ones((1, 1), np.int64)
     read, decoded = [], []
     with ThreadPoolExecutor(threads) as pool:

@@ -176,7 +176,7 @@ def test_what_has_no_module_says_so(bundles: Callable[..., Path], tmp_path: Path
     """A bundle without one, another model's drafter, targets and layouts that have no place for it."""
     model = runtime.load(bundles("attention"))
     other = runtime.load(bundles("cycling"))
-    with refused(LimitError, "drafts", "own", "model"):
+    with refused(LimitError, "drafter", "own", "model"):
         other.generate_ids([1, 2], draft=model.mtp_drafter(), max_new_tokens=3)
     config, weights = CONFIGS["attention"]()
     save_checkpoint(tmp_path / "m", config, weights)
