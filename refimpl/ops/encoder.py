@@ -60,7 +60,7 @@ def encode(
     if config.embedding.token_types is not None and token_types is None:
         token_types = zeros_like(tokens)
     named: Any = params
-    entry = named[config.text_tables] if config.stem is None else {}  # what hears looks no tokens up
+    entry: Any = named[config.text_tables] if config.stem is None else {}  # what hears looks no tokens up
     # Where it reads samples, nothing is added that depends on a position's number.
     frames = None if config.sound_shape is None else config.sound_shape[0]
     at = indices(config.positions(frames) if isinstance(frames, int) else tokens.shape[1], tokens)[None]

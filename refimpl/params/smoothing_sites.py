@@ -22,7 +22,8 @@ def smoothing_sites(config: Config) -> list[SmoothingSite]:
       If hidden units are normalized, their norm produces it.
 
     These activations can't be smoothed exactly:
-    - inputs whose matrices read distances or summaries too, or that a learned residual adds as they are;
+    - inputs whose matrices read distances or summaries too, or that a learned residual or a mixture's
+      identities add as they are;
     - activations that a tied table or, with post-norms, the residual stream reads too (`post_norm_sites`);
     - the encoder's output, which the decoder's layers share;
     - both sides of an LSTM, whose weights stay in float;
@@ -65,7 +66,8 @@ def _layer(prefix: str, layer: Layer, *, read_later: bool) -> list[SmoothingSite
     if layer.residual == "input":
         if readers and not mixer.reads_more and layer.laurel is None:
             sites += _normed(f"{prefix}attn_pre", mixer.pre, (*readers, *beside, *parallel))
-        sites += _normed(f"{prefix}mlp_pre", layer.mlp.pre, mlp_matrices)
+        if not (isinstance(layer.mlp, MoE) and layer.mlp.identities):
+            sites += _normed(f"{prefix}mlp_pre", layer.mlp.pre, mlp_matrices)
         if layer.cross is not None:
             sites += _normed(f"{prefix}cross_pre", layer.cross.pre, (f"{prefix}cross.wq",))
     sites += _named(f"{prefix}attn", mixer.smoothing(read_later=read_later))

@@ -80,7 +80,7 @@ def gguf_projections(keys: Keys, source: TensorSource, width: int) -> tuple[Dens
         if f"{name}.weight" not in source.names:
             continue
         shape = source.shape(f"{name}.weight")
-        keys.restated(f"{name}_feat_in", width, f"what the step before gives, {width}")
+        keys.restated(f"{name}_feat_in", width, f"the output width of the step before, {width}")
         keys.restated(f"{name}_feat_out", shape[0], f"the rows of {name}.weight, {shape[0]}")
         projections.append(Dense(None, bias=False, width=shape[0]))
         width = shape[0]

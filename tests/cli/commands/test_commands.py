@@ -538,7 +538,7 @@ def test_verify_ends_in_a_verdict(tfm, bundle, tmp_path):
     assert (ran.code, f"smollm2-135m: {cached}" in ran.err) == (0, True)
     shutil.copytree(copied, cached.with_name("smollm2-135m-int4-ort-cpu-0123456789ab"))
     tfm("verify", "smollm2-135m").failed(2, "bundles", "smollm2-135m", str(cached))
-    tfm("report", "minilm-l6", tmp_path / "a.html").failed(5, "minilm-l6", "directory")
+    tfm("report", "minilm-l6", tmp_path / "a.html").failed(5, "directory", "minilm-l6")
     told = tfm("verify", copied, "--full", "--json").json
     assert (told["ok"], told["notes"], told["quant"]) == (True, [note], "int8")
     assert "PASSED all checks" in tfm("inspect", copied, "--json").json["verified"]
@@ -925,4 +925,4 @@ def test_a_text_that_matches_an_expression_or_a_grammar(tfm, checkpoint: Path, t
     tfm(*nowhere, "--regex", "(").failed(2, "--regex", "group")
     grammar.write_text("root ::= item")
     tfm(*nowhere, "--grammar", grammar).failed(2, "--grammar")
-    tfm(*nowhere, "--regex", "a", "--beams", 2).failed(2, "beam", "--regex")
+    tfm(*nowhere, "--regex", "a", "--beams", 2).failed(2, "beam", "regex")

@@ -127,7 +127,7 @@ def test_what_has_no_room_or_hears_is_refused_before_it_is_exported(
     save_checkpoint(model.parent / "hearing", config, tiny_models.weights(config), TOKENIZER.to_str())
     assert main(["compare", str(model.parent / "hearing"), "--quant", "int8"]) != 0
     assert "sounds" in capsys.readouterr().err
-    with refused(LimitError, "context of 32", "32 tokens"):
+    with refused(LimitError, "context of 32", "32 special tokens"):
         frontier.check(tiny_models.encoder(), frontier.Text([5, 6], [1] * 32), 4)
 
 

@@ -120,7 +120,7 @@ def test_a_task_is_checked_before_an_export(tfm, models, command, other) -> None
 
 @pytest.mark.parametrize(
     ("file", "words"),
-    [("tokenizer.json", "tokenizer.json"), ("tokenizer_config.json", "token mask")],
+    [("tokenizer.json", "tokenizer.json"), ("tokenizer_config.json", "mask token")],
 )
 def test_files_of_a_task_are_checked_before_an_export(tfm, models, tmp_path, file, words) -> None:
     model = Path(shutil.copytree(models / "fill", tmp_path / "model"))

@@ -131,6 +131,7 @@ MODELS = {
     "streams": tiny_models.altup(),
     "a sound": tiny_models.hearing(),
     "a waveform": tiny_models.spelling(),
+    "samples": tiny_models.writing(),
     "activations": activations(),
     "gates": gates(),
     "mixtures in chunks": mixtures(),

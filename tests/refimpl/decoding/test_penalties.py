@@ -146,7 +146,7 @@ def test_the_chain(seed: int, text: np.ndarray, data: st.DataObject):
         steps.append(SuppressTokensAtBeginLogitsProcessor(banned, len(text) - new))
     wanted = theirs(logits, text, *steps)
     if np.isinf(wanted).all():
-        with refused(LimitError, "token", "banned"):
+        with refused(LimitError, "token", "suppress"):
             process_logits(logits, sampler, text, new, stops)
         return
     assert sampler.adjusts_logits == bool(steps)

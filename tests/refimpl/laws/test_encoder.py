@@ -58,7 +58,7 @@ def unplaced(config: Config) -> Encoder:
             a = attention
             return Attention(a.heads, a.heads, a.head_size, pre=a.pre, post=a.post, after=a.after)
         assert isinstance(attention, Attention)
-        norm = attention.qk_norm and replace(attention.qk_norm, rotated=False)
+        norm = attention.qk_norm and replace(attention.qk_norm, rotated=False, weight=True)
         return replace(attention, position=None, mask=FullAttention(), qk_norm=norm, query_scale=None)
 
     layers = tuple(

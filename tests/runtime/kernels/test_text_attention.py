@@ -150,6 +150,7 @@ def test_the_operator_has_the_same_bits(
         bias = np.random.default_rng(1).standard_normal((*shape, 65, 65)).astype(np.float32)
         call = replace(call, bias=bias, causal=shape[0] == 1, by_head=not joined)
     if call.by_head:  # another text
+        assert call.bias is not None
         call = replace(call, q=call.q[:, :9], bias=call.bias[:, :, :9])
     y = operator(kernels_library, call, {})
     assert np.array_equal(y.reshape(call.q.shape), run_text(instruction_sets[0], call))

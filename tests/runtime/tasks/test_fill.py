@@ -56,10 +56,10 @@ def test_what_is_refused() -> None:
     model = task_models.tiny_reader(MaskedLM(tied=True))
     with refused(LimitError, "text", "2", "mask", "[MASK]"):
         model.fill(["[MASK]", "the <mask>"])
-    with refused(LimitError, "text", "2", "alone"):
+    with refused(LimitError, "text", "2", "single"):
         model.fill(["[MASK]", ("[MASK]", "cat")])
     assert len(model.fill(("[MASK]", "the [MASK]"))) == 2
     with refused(LimitError, "count", "1", "0"):
         model.fill("[MASK]", count=0)
-    with refused(CheckpointError, "token", "mask"):
+    with refused(CheckpointError, "mask", "token"):
         task_models.reader(model.engine, mask=None).fill("[MASK]")

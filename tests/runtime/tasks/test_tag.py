@@ -85,7 +85,7 @@ def test_what_is_refused() -> None:
         model.tag("cat", aggregation="all")
     with refused(LimitError, "row", "0"):
         model.tag("cat", batch=0)
-    with refused(LimitError, "text", "1", "alone", "('cat',"):
+    with refused(LimitError, "text", "1", "single", "('cat',"):
         model.tag([("cat", "the cat")])
     assert model.tag(("cat", "the cat")) == model.tag(["cat", "the cat"])
     for name in ("classify", "fill", "embed", "answer", "generate"):

@@ -322,7 +322,7 @@ def test_bans_that_leave_nothing_are_an_error() -> None:
     constraint = made.constraint(of_schema({"type": "object"}))
     sampler = Sampler(suppress_tokens=tuple(brace))
     sequence = GeneratedSequence([1], sampler, frozenset([stop]), constraint=constraint)
-    with refused(LimitError, "token", "banned"):
+    with refused(LimitError, "token", "suppress"):
         sequence.sample(np.zeros(tokenizer.vocabulary, np.float32))
 
 

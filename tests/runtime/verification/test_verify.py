@@ -493,7 +493,7 @@ def test_another_source_is_refused(copy, tmp_path):
     assert outputs.name.startswith("golden outputs of the source")
     capped = replace(CONFIG, head=replace(CONFIG.head, softcap=3.0))
     save_checkpoint(tmp_path / "capped", capped, tiny_models.weights(capped))
-    with refused(CheckpointError, "config", "another"):
+    with refused(CheckpointError, "config", "differs"):
         verify(copy("fp32"), source=tmp_path / "capped")
 
 

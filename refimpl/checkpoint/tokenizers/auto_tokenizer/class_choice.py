@@ -122,6 +122,7 @@ REGISTERED: Mapping[str, str | None] = {
     "squeezebert": "BertTokenizer",
     "stablelm": AS_IS,
     "starcoder2": "GPT2Tokenizer",
+    "t5gemma": "GemmaTokenizer",
     "t5": "T5Tokenizer",
     "umt5": AS_IS,
     "whisper": "WhisperTokenizer",

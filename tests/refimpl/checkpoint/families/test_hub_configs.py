@@ -317,7 +317,7 @@ REFUSED: list[tuple[str, dict[str, Any], str]] = [
     ("deberta-v3", {"conv_kernel_size": 3, "conv_groups": 2}, "conv_groups 1 2"),
     ("deberta-v3", {"conv_kernel_size": 4}, "conv_kernel_size"),
     ("deberta-v3", {"norm_rel_ebd": "rms"}, "norm_rel_ebd layer_norm 'rms'"),
-    ("deberta-v3", {"position_buckets": 5}, "vectors 5"),
+    ("deberta-v3", {"position_buckets": 5}, "table even 5"),
     ("deepseek-lite", {"head_dim": 128}, "head_dim qk_rope_head_dim 64 128"),
     ("deepseek-lite", {"mlp_bias": True}, "mlp_bias false True"),
     ("deepseek-lite", {"moe_layer_freq": 2}, "moe_layer_freq 1 2"),
@@ -513,7 +513,7 @@ REFUSED: list[tuple[str, dict[str, Any], str]] = [
     ("olmo-hybrid", {"hidden_act": "gelu"}, "hidden_act"),
     ("olmo-hybrid", {"layer_types": ["conv"] * 32}, "layer_types 32 linear_attention"),
     ("phimoe", {"num_experts_per_tok": 1}, "num_experts_per_tok 2"),
-    ("phimoe", {"original_max_position_embeddings": 64}, "outside 64 4096"),
+    ("phimoe", {"original_max_position_embeddings": 64}, "top 64 4096"),
     (
         "phimoe",
         {"rope_scaling": {"type": "linear", "factor": 2.0, "short_mscale": 1.0, "long_mscale": 1.0}},

@@ -36,7 +36,7 @@ HOSTILE = {
     "complex": (npy(np.ones(2, complex)), "of numbers"),
     "version 2": (npy(np.ones(2), (2, 0)), "of numbers"),
     "Python": (PLAIN.replace(b"False", b"not 1"), "of numbers"),
-    "columns": (npy(np.asfortranarray(np.ones((2, 3)))), "row by row"),
+    "columns": (npy(np.asfortranarray(np.ones((2, 3)))), "row-major order"),
     "big-endian": (npy(np.ones(2, ">f8")), "of numbers"),
     "no type": (PLAIN.replace(b"<f8", b"<f1"), "of numbers"),
     "claims more": (PLAIN.replace(b"(4,)", b"(5,)"), r"can't have the shape \(5,\): it has 32 bytes"),
