@@ -136,7 +136,8 @@ def command(
 
 
 def as_object(found: Comparison) -> dict[str, object]:
-    """Return the comparison for JSON. A way that rotates like another one has the other one's figures."""
+    """Return the comparison for JSON. If two ways rotate alike, both have the same
+    figures, which are measured once."""
     by_way = {name: found.by_way[first] for name, first in found.same.items()}
     return {
         "edges": found.edges,

@@ -50,9 +50,9 @@ def sparse_attend(
     """Each block of queries attends to the blocks of keys that it is paired with.
 
     Only these blocks are gathered, so time and memory grow with the number M of pairs. `keys` says which keys
-    are real (the last block may be padded). The result equals that of `attend` with the pattern's
-    `block_mask`. Conventions: a pair that is listed twice counts twice; the output of a query that sees no
-    key is 0.
+    are real (the last block may be padded). For the pairs of a pattern (`block_pairs`), the result equals
+    that of `attend` with the pattern's `block_mask`. Conventions: a pair that is listed twice counts twice;
+    the output of a query that sees no key is 0.
     """
     b, y, a, h, _ = q.shape
     rows, columns, mask = pairs

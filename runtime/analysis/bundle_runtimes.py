@@ -73,8 +73,8 @@ def without_exporter() -> list[RuntimeAnswer]:
 
 
 def answer(bundle: Bundle, runtime: str, row: str, path: str | None = None) -> RuntimeAnswer:
-    """Return the answer of a runtime that computes what a row of the certificate measured. `path` is what to
-    call it, by default the row's name."""
+    """Return the answer of a runtime that computes what a row of the certificate measured. `path` is the name
+    to show for it, by default the row's name."""
     return RuntimeAnswer(runtime, path or row, loss(bundle, row))
 
 

@@ -52,15 +52,15 @@ T = TypeVar("T")
 GRAPH, ENCODER, MTP = "model.onnx", "encoder.onnx", "mtp.onnx"
 # What inputs and outputs are, by the first part of their names.
 MEANINGS = {
-    "tokens": "ids of the new tokens of each row; behind its last one anything",
+    "tokens": "ids of each row's new tokens; the padding after them may be any ids",
     "frames": "of a model of sound, in the place of tokens: the log-mel spectrogram of each row's 30 seconds",
     "samples": "of a model that reads a sound itself: 16,000 a second, with a mean of 0 and a variance "
     "of 1 where `generation.ctc.normalized` of tfm.json is true",
     "past": "how many tokens of each row the cache holds",
-    "at": "which of the new tokens logits are wanted of, counted from 0",
-    "k": "keys of layer I at their positions; of a `shared` cache the output lies in the input's memory",
+    "at": "indices, from 0, of the new tokens that logits are computed for",
+    "k": "keys of layer I at their positions; if `cache` is `shared`, bind the output to the input's memory",
     "v": "values of layer I, likewise",
-    "cos": "cosines of rotary setting J: row p has p × theta^(−2i / dims), where nothing scales it",
+    "cos": "cosines of rotary setting J: row p, column i is cos(p × theta^(−2i / dims)) before any scaling",
     "sin": "sines of rotary setting J, likewise",
     "window_length": "how many tokens the layers with window W hold, where `cache` is `windowed`",
     "encoder_k": "keys of the text for the decoder's layer I",

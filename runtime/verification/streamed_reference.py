@@ -49,10 +49,11 @@ TABLES = ("embedding.table", "encoder_embedding.table", "embedding.per_layer.tab
 class Precision:
     """One run of the specification: in `dtype`, the residual stream rounded to `stream` after each layer.
 
-    The run also computes `tries` copies of the batch, each with its embedded tokens moved by the fraction
-    `move`, up or down. All copies share the converted weights, since rows don't depend on each other. `plain`
-    keeps activations unrounded where blocks would round them to codes. With a `half_cache`, keys and values
-    are rounded to float16. If they are too large for float16, the outputs can't be used for a comparison.
+    The run also computes `tries` perturbed copies of the batch: each number of their embeddings is multiplied
+    by 1 + `move` or 1 − `move`, at random. All copies share the converted weights, since rows don't depend on
+    each other. `plain` keeps activations unrounded where blocks would round them to codes. With a
+    `half_cache`, keys and values are rounded to float16. If they are too large for float16, the outputs can't
+    be used for a comparison.
     """
 
     dtype: np.dtype

@@ -246,7 +246,8 @@ def unknown(where: str, key: str, ignore: Collection[str] | None) -> ConfigError
     """Return the error for an unknown key. Where a caller can name keys to ignore, the error says how."""
     advice = "" if ignore is None else f"; if you know that it has no effect, give ignore_keys={key}"
     return ConfigError(
-        f"{where}: unknown key {key!r:.80}; without it, tfm might compute another model{advice:.120}"
+        f"{where}: unknown key {key!r:.80}: if it changes the model, results without it would be "
+        f"wrong{advice:.120}"
     )
 
 

@@ -19,7 +19,9 @@ ARCHITECTURES: dict[str, Task] = {"M2M100ForConditionalGeneration": "lm"}
 def config(keys: Keys, task: Task) -> EncoderDecoder:
     padding, pairs = keys.get("pad_token_id", int, 1), keys.size("d_model") // 2
     if not 0 <= padding < keys.size("vocab_size"):
-        raise keys.fail("pad_token_id", "an id of the vocabulary, since positions begin after it")
+        raise keys.fail(
+            "pad_token_id", "an id of the vocabulary, since position ids count from the next number"
+        )
     if pairs < 2:
         raise keys.fail("d_model", "at least 4, since a position's last pair has another frequency")
     # The last pair turns by 1 / 10,000, not the one after it.
