@@ -175,8 +175,9 @@ def _mlp(x: Array, mixed: Array, h: Array, weights: BlockWeights, layer: Layer) 
     read = observe("mlp, input", normalize(source, weights.get("mlp_pre"), norm=mlp.pre))
     norms = _Norms(weights.get("mlp_post"), weights.get("mlp_after"))
     if isinstance(mlp, MoE) and mlp.late:
-        late = moe(read, cast(MoEWeights, {**leaves, "shared": None}), settings=mlp)
-        y = expert_mlp(read, leaves["shared"], kind=mlp.shared_kind)
+        parts: Any = leaves
+        late = moe(read, cast(MoEWeights, {**parts, "shared": None}), settings=mlp)
+        y = expert_mlp(read, parts["shared"], kind=mlp.shared_kind)
     else:
         y = _times(OPS[mlp.op](read, leaves, **mlp.settings), mlp.output_scale)
     return _sum(h, read, y, norms, layer, mlp), late

@@ -52,7 +52,7 @@ def test_moonshine_stem_is_torchs(seed: int, more: int):
     for conv in others:
         y = torch.nn.functional.gelu(conv(y))
     leaves: list[Any] = [
-        {"kernel": conv.weight} | ({} if conv.bias is None else {"bias": conv.bias}) for conv in stem[:3]
+        {"kernel": conv.weight} | ({} if conv.bias is None else {"bias": conv.bias}) for conv in convs
     ]
     leaves[0]["norm"] = dict(norm.named_parameters())
     numbers: Any = map_leaves(lambda _, leaf: leaf.detach().numpy(), {"convolutions": leaves})
