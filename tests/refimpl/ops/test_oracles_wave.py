@@ -45,7 +45,7 @@ def test_moonshine_stem_is_torchs(seed: int, more: int):
         convs.append(torch.nn.Conv1d(channels, one.width, one.length, one.stride, bias=i > 0))
         channels = one.width
     norm = torch.nn.GroupNorm(1, 10, eps=1e-5)
-    stem = randomize(torch.nn.ModuleList([*convs, norm]), seed)
+    randomize(torch.nn.ModuleList([*convs, norm]), seed)
     x = torch.from_numpy(np.random.default_rng(seed).standard_normal((2, settings.least(3) + more)))
     first, *others = convs
     y = norm(torch.tanh(first(x[:, None])))
