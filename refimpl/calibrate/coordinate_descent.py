@@ -48,7 +48,7 @@ def hessian(state: Hessian | None, x: Float[Array, "M D"]) -> Hessian:
 
 def output_error(weight: Float[Array, "D F"], q: Blocks, h: Hessian) -> float:
     """The mean over inputs of |x · W − x · Ŵ|² = tr(Eᵀ H E) / inputs."""
-    e = weight.astype(np.float64) - quant.dequantize(q)
+    e = _error(weight, q)
     return float(np.einsum("df,de,ef->", e, h.total, e, optimize=True)) / max(h.inputs, 1)
 
 

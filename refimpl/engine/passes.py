@@ -11,8 +11,9 @@ each pass, and an op on it runs once for each pass:
     pass 0   embed ──┐         ┌── block 0 ──┐         ┌── block 1 ──┐
     pass 1   embed ──┤ values  ├── block 0 ──┤ values  ├── block 1 ──┤ …
     pass 2   embed ──┘         └── block 0 ──┘         └── block 1 ──┘
-             loads the          loads the parameters       loads the parameters
-             tables             of layer 0             of layer 1
+             loads the          loads the              loads the
+             tables             parameters of          parameters of
+                                layer 0                layer 1
 
 So a parameter is loaded once, and no more parameters are in memory than one op asks for.
 """

@@ -6,7 +6,7 @@ from __future__ import annotations
 import io
 import json
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -27,8 +27,20 @@ POSITIONS, BANDS, TEXTS = 20, 80, 60
 SIZE = 2 * POSITIONS  # frames of a window
 END, START, LANGUAGES, TASKS = 60, 61, {"<|en|>": 62, "<|de|>": 63}, {"translate": 64, "transcribe": 65}
 PREVIOUS, NO_TIMESTAMPS = 66, 68
-# What attention hears counts for more than the last token, or all windows are alike.
+# What attention hears counts for more than the last token, or all windows and spans are
+# alike.
 SCALES = {"proj_out": 2.5, "decoder.embed_tokens": 2.0, "encoder_attn": 3.0, "decoder.embed_positions": 3.0}
+
+
+def _draw(theirs: Any, seed: int, scales: Mapping[str, float], others: float = 1.0) -> None:
+    """Draw all weights; matrices by the scale of a part of their name, or that of the others."""
+    noise = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for name, weight in theirs.named_parameters():
+            drawn = torch.randn(weight.shape, generator=noise)
+            vector = drawn * 0.3 + (not name.endswith("bias"))
+            size = next((value for part, value in scales.items() if part in name), others)
+            weight.copy_(vector if weight.ndim == 1 else size * drawn * weight[0].numel() ** -0.5)
 
 
 def write(
@@ -50,14 +62,8 @@ def write(
         "eos_token_id": END, "pad_token_id": END, "bos_token_id": END, "decoder_start_token_id": START,
     }  # fmt: skip
     theirs = row.models[0](row.config(**sizes, attn_implementation="eager")).eval()
-    noise = torch.Generator().manual_seed(seed)
-    with torch.no_grad():
-        for name, weight in theirs.named_parameters():
-            drawn = torch.randn(weight.shape, generator=noise)
-            vector = drawn * 0.3 + (not name.endswith("bias"))
-            size = next((value for part, value in SCALES.items() if part in name), 1.0)
-            weight.copy_(vector if weight.ndim == 1 else size * drawn * weight[0].numel() ** -0.5)
-        theirs.proj_out.weight[END] *= 1.5
+    _draw(theirs, seed, SCALES)
+    theirs.proj_out.weight.data[END] *= 1.5
     stated: dict[str, Any] = {
         "eos_token_id": END, "pad_token_id": END, "bos_token_id": END, "decoder_start_token_id": START,
         "max_length": 32, "suppress_tokens": [4, START, 67], "begin_suppress_tokens": [5, END],
@@ -106,16 +112,10 @@ def write_ctc(folder: Path, seed: int, name: str = "wav2vec2", **settings: Any) 
     if name == "hubert":
         sizes |= {"feat_extract_norm": "layer", "conv_bias": True, "do_stable_layer_norm": True}
     theirs = row.models[0](row.config(**sizes, attn_implementation="eager")).eval()
-    noise = torch.Generator().manual_seed(seed)
-    with torch.no_grad():
-        for key, weight in theirs.named_parameters():
-            drawn = torch.randn(weight.shape, generator=noise)
-            vector = drawn * 0.3 + (not key.endswith("bias"))
-            # What is heard at a place counts for more than what is around it.
-            size = 0.3 if "encoder.layers" in key else 3.0
-            weight.copy_(vector if weight.ndim == 1 else size * drawn * weight[0].numel() ** -0.5)
-        theirs.lm_head.bias.zero_()
-        theirs.lm_head.weight.sub_(theirs.lm_head.weight.mean(1, keepdim=True))
+    # What is heard at a place counts for more than what is around it.
+    _draw(theirs, seed, {"encoder.layers": 0.3}, others=3.0)
+    theirs.lm_head.bias.data.zero_()
+    theirs.lm_head.weight.data -= theirs.lm_head.weight.data.mean(1, keepdim=True)
     theirs.save_pretrained(folder)
     tokens = {token: id for id, token in enumerate(["<pad>", "<unk>", *LETTERS])}
     (folder / "vocab.json").write_text(json.dumps(tokens))
@@ -135,21 +135,15 @@ def write_moonshine(folder: Path, seed: int, **rules: Any) -> Any:
     are.
     """
     tokens = ["<unk>", "<s>", "</s>", *(f"<0x{byte:02X}>" for byte in range(256)), *PIECES]
-    row, noise = ROWS["moonshine"], torch.Generator().manual_seed(seed)
+    row = ROWS["moonshine"]
     sizes = row.sizes | {
         "vocab_size": len(tokens), "hidden_size": 30, "intermediate_size": 40, "encoder_num_hidden_layers": 1,
         "decoder_num_hidden_layers": 2, "encoder_num_attention_heads": 3, "decoder_num_attention_heads": 3,
         "max_position_embeddings": 90, "tie_word_embeddings": False,
     }  # fmt: skip
     theirs = row.models[0](row.config(**sizes, attn_implementation="eager")).eval()
-    with torch.no_grad():
-        for name, weight in theirs.named_parameters():
-            drawn = torch.randn(weight.shape, generator=noise)
-            vector = drawn * 0.3 + (not name.endswith("bias"))
-            # What attention hears counts for more than the last token, or all spans are alike.
-            size = next((value for part, value in SCALES.items() if part in name), 1.0)
-            weight.copy_(vector if weight.ndim == 1 else size * drawn * weight[0].numel() ** -0.5)
-        theirs.proj_out.weight[2] *= 1.5
+    _draw(theirs, seed, SCALES)
+    theirs.proj_out.weight.data[2] *= 1.5
     stated = {"bos_token_id": 1, "decoder_start_token_id": 1, "eos_token_id": 2, "max_length": 90}
     theirs.generation_config = transformers.GenerationConfig(**(stated | rules))
     theirs.save_pretrained(folder)

@@ -10,24 +10,23 @@ nothing was learned from, is shown at the end.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated
 
 import numpy as np
 import task
 import typer
-from loop import Row, train
+from loop import train
+from positions import BATCH, batches, losses
 from tfm.cli.console import out, progress
 from tfm.export.torch_engine import TorchEngine
 from tfm.refimpl.checkpoint.open import materialize, open_checkpoint, save_checkpoint
 from tfm.refimpl.config import LM, Attention, Config, Decoder, Embedding, Gated, Layer, Rope, Stack
 from tfm.runtime.tasks import Model
-from tfm.runtime.verification.metrics import log_softmax
 
 WIDTH, HIDDEN, HEADS, GROUPS, LAYERS = 512, 1024, 8, 4, 3
 VOCABULARY, CONTEXT = 8192, 256
-BATCH, RATE = 8, 2e-3
+RATE = 2e-3
 READ = 64  # windows
 TOKENIZED, PIECE = 2_000_000, 1_000_000  # characters that the vocabulary is made of, and encoded at once
 
@@ -45,15 +44,13 @@ def main(
     opened = task.opened(tokenizer)
     decoder = config(opened.vocabulary)
     ids = np.concatenate([opened.encode(text[i : i + PIECE]) for i in range(0, len(text), PIECE)])
-    params = train(decoder, batches(ids, seed), steps, seed=seed, rate=RATE, progress=progress())
+    params = train(decoder, batches(ids, seed, CONTEXT), steps, seed=seed, rate=RATE, progress=progress())
     save_checkpoint(folder, decoder, params, tokenizer)
     checkpoint = open_checkpoint(folder)
     model = Model(TorchEngine(decoder, materialize(checkpoint.params)), checkpoint)
     unseen = np.array(opened.encode(read.read_text(encoding="utf-8")))
-    lost = []
-    for row in unseen[: READ * (CONTEXT + 1)].reshape(READ, -1):
-        lost.append(-log_softmax(model.logits(row[:-1]))[np.arange(CONTEXT), row[1:]])
-    seen, perplexity = steps * BATCH * CONTEXT, np.exp(np.mean(lost))
+    lost = losses(model, unseen[: READ * (CONTEXT + 1)].reshape(READ, -1))
+    seen, perplexity = steps * BATCH * CONTEXT, np.exp(lost.mean())
     out(f"{len(ids):,} tokens to learn from, {seen:,} seen; perplexity {perplexity:.1f}")
 
 
@@ -62,15 +59,6 @@ def config(vocabulary: int) -> Config:
     attention = Attention(HEADS, GROUPS, WIDTH // HEADS, pre=task.NORM, position=Rope(1e4, WIDTH // HEADS))
     layer = Layer(attention, Gated(HIDDEN, "silu", pre=task.NORM))
     return Decoder(Embedding(vocabulary, WIDTH), Stack((layer,) * LAYERS, task.NORM), LM(tied=True), CONTEXT)
-
-
-def batches(ids: np.ndarray, seed: int) -> Iterator[list[Row]]:
-    """Windows of the context's length from anywhere in the text, without end."""
-    rng = np.random.default_rng(seed)
-    while True:
-        starts = rng.integers(0, len(ids) - CONTEXT, BATCH)
-        windows = [ids[a : a + CONTEXT + 1].tolist() for a in starts]
-        yield [Row(window[:-1], window[1:]) for window in windows]
 
 
 if __name__ == "__main__":

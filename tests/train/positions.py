@@ -65,12 +65,12 @@ def config(kind: str, vocabulary: int) -> Config:
     return Decoder(Embedding(vocabulary, WIDTH, WIDTH**0.5), stack, LM(tied=True), TRAINED)
 
 
-def batches(ids: np.ndarray, seed: int) -> Iterator[list[Row]]:
-    """Windows from anywhere in the text, without end."""
+def batches(ids: np.ndarray, seed: int, length: int = TRAINED) -> Iterator[list[Row]]:
+    """Windows of a length from anywhere in the text, without end."""
     rng = np.random.default_rng(seed)
     while True:
-        starts = rng.integers(0, len(ids) - TRAINED, BATCH)
-        windows = [ids[a : a + TRAINED + 1].tolist() for a in starts]
+        starts = rng.integers(0, len(ids) - length, BATCH)
+        windows = [ids[a : a + length + 1].tolist() for a in starts]
         yield [Row(window[:-1], window[1:]) for window in windows]
 
 
@@ -86,13 +86,18 @@ def learn(
 def perplexities(model: Model, rows: np.ndarray) -> list[float]:
     """Perplexity between each two edges up to the model's context, of tokens that have all before them in
     their text to be read by."""
-    length = model.config.context
-    lost = []
+    lost = losses(model, rows)
+    spans = [lost[:, a:b] for a, b in pairwise(EDGES) if b <= lost.shape[1]]
+    return [float(np.exp(span.mean())) for span in spans]
+
+
+def losses(model: Model, rows: np.ndarray) -> np.ndarray:
+    """What the model loses at each token of the rows after its first, up to the model's context, in nats."""
+    length, lost = model.config.context, []
     for row in rows:
         outputs = log_softmax(model.logits(row[:length]))
         lost.append(-outputs[np.arange(length), row[1 : length + 1]])
-    spans = [np.stack(lost)[:, a:b] for a, b in pairwise(EDGES) if b <= length]
-    return [float(np.exp(span.mean())) for span in spans]
+    return np.stack(lost)
 
 
 def compared(path: Path, rows: np.ndarray) -> tuple[dict[str, list[float]], str | None]:

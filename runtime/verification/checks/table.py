@@ -51,9 +51,7 @@ CHECKS: dict[str, Check] = {
     "kernels": Check(kernels.check_kernels, kernels.SUBJECT, applies=kernels.has_kernels),
     "mtp": Check(mtp.check_module, mtp.SUBJECT, applies=_has_module),
     "backends": Check(backends.check_backends, backends.SUBJECT, applies=backends.is_quantized),
-    "words": Check(
-        words.check_words, words.SUBJECT, applies=lambda bundle: bundle.config.sound_shape is not None
-    ),
+    "words": Check(words.check_words, words.SUBJECT, applies=_hears),
     "stated": Check(
         caches.check_stated_cost,
         "what keys and values in 4 bits cost, as the export says",

@@ -62,7 +62,7 @@ def test_wrong_words_are_counted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     monkeypatch.setattr(words, "all_backends", lambda context: {"": (None, None), "fast": (engine, None)})
 
     def row() -> Any:
-        (found,) = words.check_words(SimpleNamespace(bundle=checkpoint))  # type: ignore[arg-type]
+        (found,) = words.check_words(SimpleNamespace(bundle=checkpoint))  # pyright: ignore[reportArgumentType]
         assert (found.of, found.ok, found.unit) == (11, None, "words")
         return found
 
@@ -109,4 +109,4 @@ def _saved(before: str, after: str, some: tuple[int, ...], others: tuple[int, ..
     [(tiny_models.hearing(), True), (tiny_models.spelling(), True), (tiny_models.llama(), False)],
 )
 def test_only_bundles_of_sound_are_asked(config: Config, hears: bool):
-    assert CHECKS["words"].applies(SimpleNamespace(config=config)) == hears  # type: ignore[arg-type]
+    assert CHECKS["words"].applies(SimpleNamespace(config=config)) == hears  # pyright: ignore[reportArgumentType]
