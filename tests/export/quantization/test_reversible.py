@@ -249,7 +249,9 @@ def auto_round(bits: int) -> Format:
 
 
 INTEGERS = {f"GPTQ, {bits} bits": (bits, gptq(bits, 32)) for bits in (2, 3, 4, 8)}
-INTEGERS |= {f"GPTQ, {b} bits, one zero point": (b, gptq(b, 32, symmetric=True)) for b in (2, 3, 4, 8)}
+INTEGERS |= {
+    f"GPTQ, {b} bits, all zero points equal (`sym`)": (b, gptq(b, 32, symmetric=True)) for b in (2, 3, 4, 8)
+}
 INTEGERS |= {f"AutoRound, {bits} bits": (bits, auto_round(bits)) for bits in (2, 3, 4, 8)}
 INTEGERS["AWQ, 4 bits"] = (4, awq(32))
 
