@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, TypedDict
 
 from ..config import MoonshineStem
 from .activation import activation
-from .arrays import row_sum, sqrt
+from .arrays import row_sum, sqrt, zeros_like
 from .conv1d import conv1d
 from .dispatch import op
 from .wave_stem import ConvolutionWeights
@@ -63,4 +63,6 @@ def sound_norm(
 
 def _mean(x: Array) -> Array:
     """The mean [B, 1, 1] of all numbers of a row."""
-    return row_sum((row_sum(x) / x.shape[2]).swapaxes(1, 2)) / x.shape[1]
+    times = (row_sum(x) / x.shape[2]).swapaxes(1, 2)
+    # Their number is a sum too: a GPU would wait for a size that is a divisor.
+    return row_sum(times) / row_sum(zeros_like(times) + 1)
