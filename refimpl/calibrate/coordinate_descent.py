@@ -78,7 +78,8 @@ def coordinate_descent(
     by `MARGIN`, so that rounding errors don't move it to and fro.
     """
     chosen, diagonal, top = blocks.codes.copy(), np.diag(total), 2**blocks.bits - 1
-    columns, slope, scale = np.arange(weight.shape[1]), total @ _error(weight, blocks), _scales(blocks)
+    columns, slope = np.arange(weight.shape[1]), total @ _error(weight, blocks)
+    scale = quant.spread(blocks.scale.astype(np.float64), blocks)
     while columns.size:
         codes, changed = chosen[:, columns].astype(np.float64), np.zeros(columns.size, bool)
         for begin in range(0, len(weight), batch):
@@ -103,7 +104,8 @@ def distance(weight: Float[Array, "D F"], total: Float[Array, "D D"], blocks: Bl
     distance is at most 1/2, apart from rounding errors. For a number beyond the last code, the last code
     counts as exact. One wrong code shows here, and so do the codes that it makes wrong.
     """
-    off = _steps(total @ _error(weight, blocks) / np.diag(total)[:, None], _scales(blocks))
+    scale = quant.spread(blocks.scale.astype(np.float64), blocks)
+    off = _steps(total @ _error(weight, blocks) / np.diag(total)[:, None], scale)
     best = np.clip(blocks.codes + off, 0, 2**blocks.bits - 1)
     return float(np.abs(best - blocks.codes).max(initial=0))
 
@@ -111,11 +113,6 @@ def distance(weight: Float[Array, "D F"], total: Float[Array, "D D"], blocks: Bl
 def _error(weight: Array, blocks: Blocks) -> Array:
     """W − Ŵ, in float64."""
     return weight - quant.dequantize(replace(blocks, scale=blocks.scale.astype(np.float64)))
-
-
-def _scales(blocks: Blocks) -> Array:
-    """The scale of each weight [D, F], in float64."""
-    return blocks.scale.astype(np.float64).repeat(blocks.block, axis=0)[: len(blocks.codes)]
 
 
 def _steps(x: Array, scale: Array) -> Array:

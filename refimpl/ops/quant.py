@@ -79,8 +79,8 @@ class Blocks:
         return self.codes.shape
 
 
-def _spread(per_block: Array, blocks: Blocks) -> Array:
-    """One value per block -> one value per element."""
+def spread(per_block: Array, blocks: Blocks) -> Array:
+    """Return the value of each weight [D, F], given one value per block [C, F]."""
     length = blocks.codes.shape[blocks.axis]
     index = np.arange(length) // blocks.block
     return np.take(per_block, index, axis=blocks.axis)
@@ -179,7 +179,7 @@ def dequantize(weight: Blocks) -> Float[Array, "D F"]:
         # Small whole numbers, exact in any float type.
         np.subtract(codes[part], zero, out=by_block[part], dtype=w.dtype)
         by_block[part] *= scale
-    return w if weight.minimum is None else w + _spread(weight.minimum, weight)
+    return w if weight.minimum is None else w + spread(weight.minimum, weight)
 
 
 @op
