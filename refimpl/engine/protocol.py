@@ -261,7 +261,7 @@ def check_text(
     For a model of sound its frames take the place of ids.
     """
     if isinstance(config, Decoder):
-        raise ConfigError("a model without an encoder can't encode")
+        raise ConfigError("this model has no encoder, so it can't encode a text")
     if config.sound_shape is not None:
         sound = _check_sound(config, ids, config.sound_shape)
         return sound, np.full(len(sound), config.positions(sound.shape[1])), None

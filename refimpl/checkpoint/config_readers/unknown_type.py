@@ -37,14 +37,14 @@ def describe(values: Mapping[str, Any], families: Mapping[str, Any]) -> str:
         if kind in families:
             return f"its text part ({name}) is a {kind}, which tfm reads if it is saved alone"
         if "vocab_size" in part and (kin := nearest(part, families)):
-            return f"the types whose keys are most like those of its text part ({name}) are {kin}"
+            return f"these types read the keys of its text part ({name}): {kin}"
     if texts := [name for name, part in parts(values) if "vocab_size" in part]:
         return f"no type that tfm reads has the keys of its text part ({texts[0]})"
     if "vocab_size" not in values and PICTURES & values.keys():
         return "it is an image model"
     kin = nearest(values, families)
     kind = "it is a text model" if "vocab_size" in values else "its kind isn't known"
-    near = f"the types with the most similar keys are {kin}" if kin else "no type that tfm reads has its keys"
+    near = f"these types read its keys: {kin}" if kin else "no type that tfm reads has its keys"
     return f"{kind}; {near}"
 
 
@@ -75,6 +75,6 @@ def nearest(values: Mapping[str, Any], families: Mapping[str, Any]) -> str:
         unread = sorted(keys.unread - UNREAD.keys() - {"architectures", "is_encoder_decoder"})
         if len(unread) < UNTOLD:
             alike = difflib.SequenceMatcher(a=kind, b=name).ratio()
-            told = f"{name} (all keys except {', '.join(unread)})" if unread else f"{name} (all keys)"
+            told = f"{name} (except {', '.join(unread)})" if unread else name
             kin.append((len(unread), keys.in_vain, -alike, told))
     return ", ".join(told for *_, told in sorted(kin)[:SHOWN])

@@ -296,10 +296,9 @@ def _family(keys: Keys) -> tuple[Family, set[Task]]:
     """The family of the model_type, and the tasks of the architectures; ConfigError for what isn't known."""
     family = families().get(keys.get("model_type", str))
     if family is None:
-        stated, count = keys.values["model_type"], len(families())
+        stated = keys.values["model_type"]
         raise ConfigError(
-            f"{keys.where}: model_type {stated!r:.80} isn't one of the {count} that tfm reads: "
-            f"{describe(keys.values, families())}"
+            f"{keys.where}: tfm doesn't read model_type {stated!r:.80}: {describe(keys.values, families())}"
         )
     named = keys.get("architectures", list, None) or [next(iter(family.ARCHITECTURES))]
     if not all(isinstance(name, str) and name in family.ARCHITECTURES for name in named):

@@ -958,7 +958,7 @@ def test_refused(make: Any, message: str):
     [
         ({"head": {"type": "Choose"}}, "config.head.type must be one of ['CTC', 'Classify', 'MaskedLM',"),
         ({"head": {"type": "Pool", "pooling": "median"}}, "config.head.pooling must be first or "),
-        ({"head": {"type": "Pool", "pooling": "mean", "size": 3}}, "config.head.size is unknown"),
+        ({"head": {"type": "Pool", "pooling": "mean", "size": 3}}, "config.head.size is no known field"),
         ({"head": {"type": "Tag"}}, "config.head.labels is missing"),
         ({"head": {"type": "Tag", "labels": 2.0}}, "config.head.labels must be"),
         ({"stack": 3}, "config.stack must be"),

@@ -16,10 +16,10 @@ from transformers.models.auto.configuration_auto import CONFIG_MAPPING
         ("paligemma", "also see later tokens"),
         ("switch_transformers", "beyond its capacity"),
         ("qwen4_exp", "no type that tfm reads has the keys of its text part (text_config)"),
-        ("hunyuan_vl", "its text part (text_config) are hunyuan_v1_dense (all keys),"),
+        ("hunyuan_vl", "the keys of its text part (text_config): hunyuan_v1_dense,"),
         ("colmodernvbert", "text part (vlm_config.text_config) is a modernbert,"),
-        ("flex_olmo", "olmoe (all keys),"),
-        ("diffllama", "glm (all keys except lambda_std_dev)"),
+        ("flex_olmo", "its keys: olmoe,"),
+        ("diffllama", "glm (except lambda_std_dev)"),
         ("zamba2", "it is a text model; no type that tfm reads"),
     ],
 )
