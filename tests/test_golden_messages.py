@@ -64,7 +64,8 @@ def configs() -> Iterator[tuple[str, Callable[[Path], object]]]:
     }
     for what, change in changes.items():
         yield what, lambda _, change=change: read_config({**LLAMA, **change})
-    yield "a key that is missing", lambda _: read_config({key: LLAMA[key] for key in LLAMA if key != "vocab_size"})
+    without_size = {key: value for key, value in LLAMA.items() if key != "vocab_size"}
+    yield "a key that is missing", lambda _: read_config(without_size)
     yield "a record of the Config", lambda _: from_json({**to_json(CONFIG), "kind": "Ensemble"})
 
 
