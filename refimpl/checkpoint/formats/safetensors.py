@@ -46,8 +46,8 @@ class SafeTensors:
         following = len(file) - 8
         if length > min(HEADER_LIMIT, following):
             raise CheckpointError(
-                f"{path}: the header claims {length} bytes, but {following} follow: the file is truncated, or "
-                "no safetensors file"
+                f"{path}: the header claims {length} bytes, but {following} follow: the file is truncated, "
+                "or no safetensors file"
             )
         header = file.read(8, 8 + length).tobytes()
         if not header.startswith(b"{"):
