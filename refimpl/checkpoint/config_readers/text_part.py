@@ -1,7 +1,8 @@
 """Reads the text model (`text_config`) from the config.json of a model that also reads images or sound.
 
 For text tokens alone such a model computes the same as its text model. As in transformers, keys that
-text_config leaves out have the defaults of its class; so have sizes.
+text_config leaves out have the defaults of its class; so have sizes. Most such families have no dialect of
+GGUF, where the text model is converted under its own architecture.
 """
 
 from __future__ import annotations
@@ -23,6 +24,12 @@ class TextModel(Generic[Model]):
 
     config: Callable[[Keys, Any], Model]
     defaults: Mapping[str, Any]
+
+
+def sizes(vocabulary: int, width: int, *, mlp: int, layers: int, heads: int, **more: Any) -> dict[str, Any]:
+    """Return a class's default sizes, by the names that config.json has for them."""
+    named = {"vocab_size": vocabulary, "hidden_size": width, "intermediate_size": mlp}
+    return {**named, "num_hidden_layers": layers, "num_attention_heads": heads, **more}
 
 
 def text_model(

@@ -1,7 +1,7 @@
 """The text part of Aya Vision (Dash et al. 2025): the decoder of Command R7B, or for the 32B model that of
 Command R."""
 
-from ..config_readers.text_part import TextModel, text_part
+from ..config_readers.text_part import TextModel, sizes, text_part
 from . import Task, cohere
 from .cohere2_vision import TEXT, unscaled
 from .llava import LEFT_OUT
@@ -9,14 +9,9 @@ from .llava import PREFIX as PREFIX
 
 MODEL_TYPES = ("aya_vision",)
 ARCHITECTURES: dict[str, Task] = {"AyaVisionForConditionalGeneration": "lm", "AyaVisionModel": "pool"}
-# No dialect of GGUF: the text model is converted under its own architecture.
 
 
-OLDER = TextModel(
-    unscaled(cohere.config),
-    {"vocab_size": 256_000, "hidden_size": 8192, "intermediate_size": 22_528, "num_hidden_layers": 40,
-     "num_attention_heads": 64},
-)  # fmt: skip
+OLDER = TextModel(unscaled(cohere.config), sizes(256_000, 8192, mlp=22_528, layers=40, heads=64))
 config = text_part(
     {"cohere2": TEXT, "cohere": OLDER}, "cohere2", tied=True, unused=(
         "vision_config", "image_token_id", "image_token_index", "downsample_factor",

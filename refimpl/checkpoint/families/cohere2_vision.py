@@ -9,17 +9,13 @@ from dataclasses import replace
 
 from ...config import LM, Decoder
 from ..config_readers.keys import Keys
-from ..config_readers.text_part import TextModel, text_part
+from ..config_readers.text_part import TextModel, sizes, text_part
 from . import Task, cohere2
 from .llava import LEFT_OUT
 from .llava import PREFIX as PREFIX
 
 MODEL_TYPES = ("cohere2_vision",)
-ARCHITECTURES: dict[str, Task] = {
-    "Cohere2VisionForConditionalGeneration": "lm",
-    "Cohere2VisionModel": "pool",
-}
-# No dialect of GGUF: the text model is converted under its own architecture.
+ARCHITECTURES: dict[str, Task] = {"Cohere2VisionForConditionalGeneration": "lm", "Cohere2VisionModel": "pool"}
 
 
 def unscaled(text: Callable[[Keys, Task], Decoder]) -> Callable[[Keys, Task], Decoder]:
@@ -34,11 +30,7 @@ def unscaled(text: Callable[[Keys, Task], Decoder]) -> Callable[[Keys, Task], De
     return config
 
 
-TEXT = TextModel(
-    unscaled(cohere2.config),
-    {"vocab_size": 256_000, "hidden_size": 8192, "intermediate_size": 22_528, "num_hidden_layers": 40,
-     "num_attention_heads": 64},
-)  # fmt: skip
+TEXT = TextModel(unscaled(cohere2.config), sizes(256_000, 8192, mlp=22_528, layers=40, heads=64))
 config = text_part(
     {"cohere2": TEXT}, "cohere2", tied=True, unused=(
         "vision_config", "image_token", "image_token_id", "downsample_factor", "max_splits_per_img",

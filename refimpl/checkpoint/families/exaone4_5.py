@@ -3,7 +3,7 @@ left out."""
 
 from ...config import Decoder
 from ..config_readers.keys import Keys
-from ..config_readers.text_part import TextModel, text_model
+from ..config_readers.text_part import TextModel, sizes, text_model
 from ..weights.weight_map import weight_map
 from . import Task, exaone4
 from .qwen2_vl import LEFT_OUT, ignore_image_keys
@@ -11,7 +11,6 @@ from .qwen2_vl import PREFIX as PREFIX
 
 MODEL_TYPES = ("exaone4_5",)
 ARCHITECTURES: dict[str, Task] = {"Exaone4_5_ForConditionalGeneration": "lm", "Exaone4_5_Model": "pool"}
-# No dialect of GGUF: the text model is converted under its own architecture.
 
 
 def config(keys: Keys, task: Task) -> Decoder:
@@ -19,11 +18,7 @@ def config(keys: Keys, task: Task) -> Decoder:
     return text_model(keys, task, {"exaone4": TEXT, "exaone4_5_text": TEXT}, "exaone4", tied=False)
 
 
-TEXT = TextModel(
-    exaone4.config,
-    {"vocab_size": 102_400, "hidden_size": 4096, "intermediate_size": 16_384, "num_hidden_layers": 32,
-     "num_attention_heads": 32},
-)  # fmt: skip
+TEXT = TextModel(exaone4.config, sizes(102_400, 4096, mlp=16_384, layers=32, heads=32))
 WEIGHTS = (
     exaone4.WEIGHTS
     + LEFT_OUT

@@ -13,7 +13,6 @@ ARCHITECTURES: dict[str, Task] = {
     "Gemma3Model": "pool",
     "Gemma3ForSequenceClassification": "classify",
 }
-# No dialect of GGUF: the text model is converted under its own architecture.
 
 SIZES = {
     "vocab_size": 262_208, "hidden_size": 2304, "intermediate_size": 9216, "num_hidden_layers": 26,

@@ -37,7 +37,7 @@ from ..config_readers.layers import (
     read_window,
 )
 from ..config_readers.rope import exact_context, ropes
-from ..config_readers.text_part import TextModel, text_model
+from ..config_readers.text_part import TextModel, sizes, text_model
 from ..formats.tensor_source import TensorSource
 from ..weights.weight_map import weight_map
 from . import Gguf, Task
@@ -140,11 +140,7 @@ def _sparsity(keys: Keys, layers: int) -> list[float | None]:
     return [float(n) or None for n in shares]
 
 
-TEXT = TextModel(
-    _text,
-    {"vocab_size": 262_400, "hidden_size": 2048, "intermediate_size": 16_384, "num_hidden_layers": 35,
-     "num_attention_heads": 8},
-)  # fmt: skip
+TEXT = TextModel(_text, sizes(262_400, 2048, mlp=16_384, layers=35, heads=8))
 STREAMS = weight_map("""
     decoder.streams.{x}.{enter,leave} <- altup_{projections,unembed_projections}.{x}.weight : transpose
     decoder.layers.{i}.altup.router <- layers.{i}.altup.modality_router.weight : transpose

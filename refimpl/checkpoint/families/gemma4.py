@@ -51,7 +51,7 @@ from ..config_readers.layers import (
     read_window,
 )
 from ..config_readers.rope import exact_context, nested_ropes
-from ..config_readers.text_part import TextModel, text_model
+from ..config_readers.text_part import TextModel, sizes, text_model
 from ..formats.tensor_source import TensorSource
 from ..weights.weight_map import weight_map
 from . import Gguf, Task
@@ -215,11 +215,7 @@ def _heads(keys: Keys, types: list[str], same: bool) -> dict[str, Heads]:
     return found
 
 
-TEXT = TextModel(
-    _text,
-    {"vocab_size": 262_144, "hidden_size": 2304, "intermediate_size": 9216, "num_hidden_layers": 30,
-     "num_attention_heads": 8},
-)  # fmt: skip
+TEXT = TextModel(_text, sizes(262_144, 2304, mlp=9216, layers=30, heads=8))
 SANDWICH = weight_map("""
     decoder.layers.{i}.{attn,mlp}_post.weight <- layers.{i}.post_{attention,feedforward}_layernorm.weight
     decoder.layers.{i}.mlp_pre.weight <- layers.{i}.pre_feedforward_layernorm.weight

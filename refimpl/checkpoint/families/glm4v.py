@@ -9,14 +9,13 @@ from ..config_readers.decoder import decoder, interleaved, map_attention, map_la
 from ..config_readers.keys import Keys
 from ..config_readers.layers import head_size
 from ..config_readers.rope import rope
-from ..config_readers.text_part import TextModel, text_model, without_sections
+from ..config_readers.text_part import TextModel, sizes, text_model, without_sections
 from . import Task, glm4
 from .qwen2_vl import LEFT_OUT, ignore_image_keys
 from .qwen2_vl import PREFIX as PREFIX
 
 MODEL_TYPES = ("glm4v",)
 ARCHITECTURES: dict[str, Task] = {"Glm4vForConditionalGeneration": "lm", "Glm4vModel": "pool"}
-# No dialect of GGUF: the text model is converted under its own architecture.
 
 
 def config(keys: Keys, task: Task) -> Decoder:
@@ -51,9 +50,5 @@ def glm_of_images(keys: Keys, *, kv_heads: int, context: int, bias: bool) -> Dec
     return map_layers(interleaved(base), glm4.sandwiched)
 
 
-TEXT = TextModel(
-    _text,
-    {"vocab_size": 151_552, "hidden_size": 4096, "intermediate_size": 13_696, "num_hidden_layers": 40,
-     "num_attention_heads": 32},
-)  # fmt: skip
+TEXT = TextModel(_text, sizes(151_552, 4096, mlp=13_696, layers=40, heads=32))
 WEIGHTS = glm4.WEIGHTS + LEFT_OUT

@@ -3,7 +3,7 @@ predicts further tokens, is left out, as in transformers' class."""
 
 from ...config import Decoder
 from ..config_readers.keys import Keys
-from ..config_readers.text_part import TextModel
+from ..config_readers.text_part import TextModel, sizes
 from ..weights.weight_map import weight_map
 from . import Task, glm4v
 from .qwen2_vl import PREFIX as PREFIX
@@ -21,11 +21,7 @@ def _text(keys: Keys, task: Task) -> Decoder:
     return glm4v.glm_of_images(keys, kv_heads=8, context=131_072, bias=False)
 
 
-TEXT = TextModel(
-    _text,
-    {"vocab_size": 59_392, "hidden_size": 1024, "intermediate_size": 4096, "num_hidden_layers": 16,
-     "num_attention_heads": 16},
-)  # fmt: skip
+TEXT = TextModel(_text, sizes(59_392, 1024, mlp=4096, layers=16, heads=16))
 WEIGHTS = glm4v.WEIGHTS + weight_map("""
     left out <- layers.{n}.*
 """)

@@ -15,7 +15,6 @@ ARCHITECTURES: dict[str, Task] = {
     "SmolVLMModel": "pool",
 }
 PREFIX = ("model.text_model.", "text_model.", "model.")
-# No dialect of GGUF: the text model is converted under its own architecture.
 
 
 def config(keys: Keys, task: Task) -> Decoder:

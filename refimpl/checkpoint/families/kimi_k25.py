@@ -1,6 +1,6 @@
 """The text part of Kimi K2.5 (Moonshot AI 2026): DeepSeek-V3's decoder."""
 
-from ..config_readers.text_part import TextModel, text_part
+from ..config_readers.text_part import TextModel, sizes, text_part
 from ..weights.weight_map import weight_map
 from . import Task, deepseek_v3
 from .llava import PREFIX as PREFIX
@@ -12,14 +12,9 @@ ARCHITECTURES: dict[str, Task] = {
     "KimiK25ForConditionalGeneration": "lm",
     "Kimi_K25Model": "pool",
 }
-# No dialect of GGUF: the text model is converted under its own architecture.
 
 
-TEXT = TextModel(
-    deepseek_v3.config,
-    {"vocab_size": 129_280, "hidden_size": 7168, "intermediate_size": 18_432, "num_hidden_layers": 61,
-     "num_attention_heads": 128},
-)  # fmt: skip
+TEXT = TextModel(deepseek_v3.config, sizes(129_280, 7168, mlp=18_432, layers=61, heads=128))
 # transformers writes the decoder's layers by the name that those of the tower have.
 AS_TOWER = {"layers.{i}.": "blocks.{i}.", "decoder.blocks.": "decoder.layers."}
 LEFT_OUT = weight_map("""

@@ -2,7 +2,7 @@
 
 from ...config import Decoder
 from ..config_readers.keys import Keys
-from ..config_readers.text_part import TextModel, text_model
+from ..config_readers.text_part import TextModel, sizes, text_model
 from . import Task, lfm2, lfm3
 from .llava import LEFT_OUT
 from .llava import PREFIX as PREFIX
@@ -14,7 +14,6 @@ ARCHITECTURES: dict[str, Task] = {
     "Lfm2VlModel": "pool",
     "Lfm3VlModel": "pool",
 }
-# No dialect of GGUF: the text model is converted under its own architecture.
 
 
 def config(keys: Keys, task: Task) -> Decoder:
@@ -36,15 +35,7 @@ def _lfm2(keys: Keys, task: Task) -> Decoder:
 
 
 TEXTS = {
-    "lfm2": TextModel(
-        _lfm2,
-        {"vocab_size": 65_536, "hidden_size": 2560, "intermediate_size": 12_288, "num_hidden_layers": 32,
-         "num_attention_heads": 32},
-    ),
-    "lfm3": TextModel(
-        lfm3.config,
-        {"vocab_size": 128_000, "hidden_size": 2048, "intermediate_size": 7680, "num_hidden_layers": 24,
-         "num_attention_heads": 16},
-    ),
-}  # fmt: skip
+    "lfm2": TextModel(_lfm2, sizes(65_536, 2560, mlp=12_288, layers=32, heads=32)),
+    "lfm3": TextModel(lfm3.config, sizes(128_000, 2048, mlp=7680, layers=24, heads=16)),
+}
 WEIGHTS = lfm3.WEIGHTS + lfm2.WEIGHTS + LEFT_OUT

@@ -29,7 +29,7 @@ from ..config_readers.gguf_rope import DIVISORS, rope_scaling
 from ..config_readers.gguf_weights import EXPERTS, UNPERMUTED_QK_WEIGHTS
 from ..config_readers.keys import Keys
 from ..config_readers.layers import rotated_layers, stated_types
-from ..config_readers.text_part import TextModel, text_model
+from ..config_readers.text_part import TextModel, sizes, text_model
 from ..formats.tensor_source import TensorSource
 from ..weights.weight_map import weight_map
 from . import Gguf, Task
@@ -141,11 +141,7 @@ def _masks(keys: Keys, rotated: list[bool]) -> list[FullAttention | Chunked]:
     return [Chunked(size) if size and kind == kinds[1] else FullAttention() for kind in types]
 
 
-TEXT = TextModel(
-    _text,
-    {"vocab_size": 202_048, "hidden_size": 5120, "intermediate_size": 8192, "num_hidden_layers": 48,
-     "num_attention_heads": 40},
-)  # fmt: skip
+TEXT = TextModel(_text, sizes(202_048, 5120, mlp=8192, layers=48, heads=40))
 # All experts of a layer are in one tensor, inputs first.
 MLP = {f"mlp.{name}_proj": f"feed_forward.{name}_proj" for name in ("gate", "up", "down")}
 WEIGHTS = LLAMA.renamed(MLP) + weight_map("""

@@ -3,7 +3,7 @@ projector, and a decoder of Llama's form that `text_config` describes."""
 
 from ...config import Decoder
 from ..config_readers.keys import Keys
-from ..config_readers.text_part import TextModel, text_model
+from ..config_readers.text_part import TextModel, sizes, text_model
 from ..weights.weight_map import weight_map
 from . import Task, llama, ministral3, mistral, mistral4, phi3, qwen2, qwen3
 
@@ -21,30 +21,16 @@ ARCHITECTURES: dict[str, Task] = {
 }
 # Of releases before transformers 4.52 the second.
 PREFIX = ("model.language_model.", "language_model.model.", "language_model.", "model.")
-# No dialect of GGUF: the text model is converted under its own architecture.
 
-_SIZES = {"hidden_size": 4096, "num_hidden_layers": 32, "num_attention_heads": 32}
 TEXTS = {
-    "llama": TextModel(llama.config, {**_SIZES, "vocab_size": 32_000, "intermediate_size": 11_008}),
-    "mistral": TextModel(mistral.config, {**_SIZES, "vocab_size": 32_000, "intermediate_size": 14_336}),
-    "ministral3": TextModel(
-        ministral3.config,
-        {"vocab_size": 131_072, "hidden_size": 4096, "intermediate_size": 14_336, "num_hidden_layers": 34,
-         "num_attention_heads": 32},
-    ),
-    "mistral4": TextModel(
-        mistral4.config,
-        {"vocab_size": 131_072, "hidden_size": 4096, "intermediate_size": 12_288, "num_hidden_layers": 36,
-         "num_attention_heads": 32},
-    ),
-    "phi3": TextModel(
-        phi3.config,
-        {"vocab_size": 32_064, "hidden_size": 3072, "intermediate_size": 8192, "num_hidden_layers": 32,
-         "num_attention_heads": 32},
-    ),
-    "qwen2": TextModel(qwen2.config, {**_SIZES, "vocab_size": 151_936, "intermediate_size": 22_016}),
-    "qwen3": TextModel(qwen3.config, {**_SIZES, "vocab_size": 151_936, "intermediate_size": 22_016}),
-}  # fmt: skip
+    "llama": TextModel(llama.config, sizes(32_000, 4096, mlp=11_008, layers=32, heads=32)),
+    "mistral": TextModel(mistral.config, sizes(32_000, 4096, mlp=14_336, layers=32, heads=32)),
+    "ministral3": TextModel(ministral3.config, sizes(131_072, 4096, mlp=14_336, layers=34, heads=32)),
+    "mistral4": TextModel(mistral4.config, sizes(131_072, 4096, mlp=12_288, layers=36, heads=32)),
+    "phi3": TextModel(phi3.config, sizes(32_064, 3072, mlp=8192, layers=32, heads=32)),
+    "qwen2": TextModel(qwen2.config, sizes(151_936, 4096, mlp=22_016, layers=32, heads=32)),
+    "qwen3": TextModel(qwen3.config, sizes(151_936, 4096, mlp=22_016, layers=32, heads=32)),
+}
 DEFAULTS = {"mistral3": "mistral", "llava_onevision": "qwen2", "internvl": "qwen2"}
 
 

@@ -6,7 +6,7 @@ from ...config import Decoder
 from ..config_readers.decoder import decoder
 from ..config_readers.keys import Keys
 from ..config_readers.layers import layer_count
-from ..config_readers.text_part import TextModel, text_part
+from ..config_readers.text_part import TextModel, sizes, text_part
 from ..weights.weight_map import WeightMap, weight_map
 from . import Task
 from .llama import WEIGHTS as LLAMA
@@ -42,11 +42,7 @@ def _text(keys: Keys, task: Task) -> Decoder:
     )
 
 
-TEXT = TextModel(
-    _text,
-    {"vocab_size": 128_256, "hidden_size": 4096, "intermediate_size": 14_336, "num_hidden_layers": 40,
-     "num_attention_heads": 32},
-)  # fmt: skip
+TEXT = TextModel(_text, sizes(128_256, 4096, mlp=14_336, layers=40, heads=32))
 config = text_part(
     {"mllama_text_model": TEXT}, "mllama_text_model", tied=False, unused=(
         "vision_config", "image_token_index", "image_token_id",

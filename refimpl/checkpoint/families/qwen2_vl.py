@@ -9,7 +9,7 @@ from ..config_readers.gguf_rope import SECTIONS
 from ..config_readers.gguf_weights import UNPERMUTED_QK_WEIGHTS
 from ..config_readers.keys import Keys
 from ..config_readers.layers import head_size
-from ..config_readers.text_part import TextModel, text_model, without_sections
+from ..config_readers.text_part import TextModel, sizes, text_model, without_sections
 from ..weights.weight_map import weight_map
 from . import Gguf, Task
 from .llama import WEIGHTS as LLAMA
@@ -58,11 +58,7 @@ def _text(keys: Keys, task: Task) -> Decoder:
     return map_attention(base, lambda i, a: replace(a, out_bias=False, mask=masks[i]))
 
 
-TEXT = TextModel(
-    _text,
-    {"vocab_size": 152_064, "hidden_size": 8192, "intermediate_size": 29_568, "num_hidden_layers": 80,
-     "num_attention_heads": 64, "max_window_layers": 80},
-)  # fmt: skip
+TEXT = TextModel(_text, sizes(152_064, 8192, mlp=29_568, layers=80, heads=64, max_window_layers=80))
 LEFT_OUT = weight_map("""
     left out <- visual.*
 """)

@@ -9,7 +9,7 @@ from ..config_readers.decoder import with_mtp
 from ..config_readers.gguf_keys import SECTIONED, fixed
 from ..config_readers.gguf_rope import SECTIONS
 from ..config_readers.keys import Keys
-from ..config_readers.text_part import TextModel, text_model, without_sections
+from ..config_readers.text_part import TextModel, sizes, text_model, without_sections
 from ..weights.weight_map import weight_map
 from . import Gguf, Task, decoders
 from .llama import WEIGHTS as LLAMA
@@ -71,11 +71,7 @@ def with_module(config: Decoder, keys: Keys) -> Decoder:
     return with_mtp(config, modules, attending_layer(config))
 
 
-TEXT = TextModel(
-    _text,
-    {"vocab_size": 248_320, "hidden_size": 4096, "intermediate_size": 12_288, "num_hidden_layers": 32,
-     "num_attention_heads": 16},
-)  # fmt: skip
+TEXT = TextModel(_text, sizes(248_320, 4096, mlp=12_288, layers=32, heads=16))
 PROJECTIONS = weight_map("""
     decoder.layers.{i}.attn.{wi,wz,wb,wa} <- layers.{i}.linear_attn.in_proj_{qkv,z,b,a}.weight : transpose
 """)

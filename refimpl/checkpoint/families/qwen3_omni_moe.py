@@ -3,7 +3,7 @@ by M-RoPE."""
 
 from ...config import Decoder
 from ..config_readers.keys import Keys
-from ..config_readers.text_part import TextModel, without_sections
+from ..config_readers.text_part import TextModel, sizes, without_sections
 from . import Task, qwen2_5_omni, qwen3_moe
 from .qwen2_5_omni import PREFIX as PREFIX
 
@@ -13,7 +13,6 @@ ARCHITECTURES: dict[str, Task] = {
     "Qwen3OmniMoeForConditionalGeneration": "lm",
     "Qwen3OmniMoeThinkerModel": "pool",
 }
-# No dialect of GGUF: the text model is converted under its own architecture.
 
 
 def config(keys: Keys, task: Task) -> Decoder:
@@ -27,9 +26,5 @@ def _text(keys: Keys, task: Task) -> Decoder:
     return qwen3_moe.config(without_sections(keys, 1e6), task)
 
 
-TEXT = TextModel(
-    _text,
-    {"vocab_size": 3584, "hidden_size": 2048, "intermediate_size": 18_944, "num_hidden_layers": 28,
-     "num_attention_heads": 28, "norm_topk_prob": True},
-)  # fmt: skip
+TEXT = TextModel(_text, sizes(3584, 2048, mlp=18_944, layers=28, heads=28, norm_topk_prob=True))
 WEIGHTS = qwen3_moe.WEIGHTS + qwen2_5_omni.LEFT_OUT

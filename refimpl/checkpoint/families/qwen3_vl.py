@@ -6,7 +6,7 @@ from ..config_readers.gguf_keys import SECTIONED, unused
 from ..config_readers.gguf_rope import SECTIONS
 from ..config_readers.gguf_weights import UNPERMUTED_QK_WEIGHTS
 from ..config_readers.keys import Keys
-from ..config_readers.text_part import TextModel, text_model, without_sections
+from ..config_readers.text_part import TextModel, sizes, text_model, without_sections
 from . import Gguf, Task, qwen3
 from .qwen2_vl import LEFT_OUT, ignore_image_keys
 from .qwen2_vl import PREFIX as PREFIX
@@ -28,11 +28,7 @@ def _text(keys: Keys, task: Task) -> Decoder:
     return with_qk_norm(base)
 
 
-TEXT = TextModel(
-    _text,
-    {"vocab_size": 151_936, "hidden_size": 4096, "intermediate_size": 22_016, "num_hidden_layers": 32,
-     "num_attention_heads": 32},
-)  # fmt: skip
+TEXT = TextModel(_text, sizes(151_936, 4096, mlp=22_016, layers=32, heads=32))
 WEIGHTS = qwen3.WEIGHTS + LEFT_OUT
 
 

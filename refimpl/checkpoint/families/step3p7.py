@@ -22,7 +22,7 @@ from ..config_readers.layers import (
     stated_sparse,
 )
 from ..config_readers.rope import exact_context, nested_ropes
-from ..config_readers.text_part import TextModel, text_model
+from ..config_readers.text_part import TextModel, sizes, text_model
 from ..weights.weight_map import weight_map
 from . import Task
 from .gemma import add_one_to_norms
@@ -180,11 +180,7 @@ def _ropes(keys: Keys, lists: Mapping[str, list[Any]]) -> dict[str, dict[str, An
     return ropes
 
 
-TEXT = TextModel(
-    _text,
-    {"vocab_size": 128_815, "hidden_size": 4096, "intermediate_size": 11_264, "num_hidden_layers": 45,
-     "num_attention_heads": 64},
-)  # fmt: skip
+TEXT = TextModel(_text, sizes(128_815, 4096, mlp=11_264, layers=45, heads=64))
 LEFT_OUT = weight_map("""
     left out <- vision_model.*
     left out <- {vit_large_projector,multi_modal_projector}.*
