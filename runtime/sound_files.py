@@ -43,6 +43,17 @@ def samples_of(sound: Path | str | np.ndarray) -> Blocks:
     return lambda: _resampled(path)
 
 
+def sample_count(sound: Path | str | np.ndarray) -> int:
+    """Return how many samples, at 16,000 a second, a file's header or an array [N] says that it has.
+
+    Resampling may give one sample more or less. Raises LimitError for a file that isn't a sound.
+    """
+    if isinstance(sound, np.ndarray):
+        return len(sound)
+    with _opened(Path(sound)) as file:
+        return file.frames * RATE // file.samplerate
+
+
 def _expect_samples(count: int, where: str) -> None:
     if count < 1:
         raise LimitError(f"{where}: must have samples, got none")

@@ -188,12 +188,14 @@ def generation_config(bundle: Bundle) -> dict[str, Any]:
 
 def _speech(generation: Generation, context: int) -> dict[str, Any]:
     """What a generation_config.json says of a model that hears."""
-    most = generation.max_new_tokens
-    # A prompt counts there, and with it max_new_tokens may be more than the decoder has room for.
-    stated: dict[str, Any] = {"max_new_tokens": None, "max_length": context if most is None else most + 1}
+    most, speech = generation.max_new_tokens, generation.speech
+    if most is not None and speech is None:
+        most += 1  # the first token of a decoder counts there, but no token of a Whisper's prompt does
+    # With a prompt, max_new_tokens may be more than the decoder has room for.
+    stated: dict[str, Any] = {"max_new_tokens": None, "max_length": most or context}
     if len(generation.eos) == 1:
         (stated["eos_token_id"],) = generation.eos  # Whisper's rules take no list
-    if (speech := generation.speech) is None:
+    if speech is None:
         return stated
     stated |= {
         "no_timestamps_token_id": speech.no_timestamps,

@@ -133,10 +133,11 @@ def _read(
         defaults = {name: value for name, value in defaults.items() if name not in OFF}
     stop, refused = _stop(keys)
     most, total = keys.size("max_new_tokens", None), keys.size("max_length", None)
-    if most is None and total is not None:
-        most = max(total - 1, 1)  # the first token of a decoder counts there
     prefix = keys.get("prefix", str, None) or ""
     speech = None if config.sound_shape is None else _speech(keys, config)
+    if most is None and total is not None:
+        # The first token of a decoder counts there, but no token of a Whisper's prompt does.
+        most = max(total - 1, 1) if speech is None else total
     keys.finish(IGNORED_GENERATION_KEYS if config.sound_shape is None else IGNORED_GENERATION_KEYS | HEARING)
     try:
         Sampler(**defaults)

@@ -97,6 +97,9 @@ class OrtEngine:
         can_capture = on == "cuda" and self.shared and operator_limits.capture(self.config) is None
         self._captures = iter(range(1, MOST_CAPTURES + 1)) if can_capture else None
 
+        # A window of sound makes large values: a block for them would be a seventh of a Whisper's memory.
+        patterns = self.config.sound_shape is None
+
         def opened(graph: Graph) -> ort.InferenceSession:
             # Only what is opened is checked: over kernels the target's own graph takes as long, for nothing.
             if kernels is not None:
@@ -104,9 +107,8 @@ class OrtEngine:
                 operators.update(used)
                 if shown:
                     content = with_outputs(content, shown)
-                return kernels.session(
-                    kernel_storage.GRAPHS[graph.file], content, bundle.kernel_tensors, threads
-                )
+                file = kernel_storage.GRAPHS[graph.file]
+                return kernels.session(file, content, bundle.kernel_tensors, threads, patterns=patterns)
             bundle.check_graph(graph)
             if prepack and self.device == "cpu":
                 return prepacked(bundle.path, threads, graph.file, products=bundle.products)
@@ -117,9 +119,8 @@ class OrtEngine:
             if shown:
                 model = with_outputs(model or path.read_bytes(), shown)
             capture = self._captures is not None and graph.file == GRAPH
-            return open_session(
-                path, on, options(threads, path, products=bundle.products), model, capture=capture
-            )
+            opts = options(threads, path, products=bundle.products, patterns=patterns)
+            return open_session(path, on, opts, model, capture=capture)
 
         parts = bundle.graphs if kernels is None else graphs(self.config, windowed, half)
         modules = [graph for graph in parts if graph.file == MTP]

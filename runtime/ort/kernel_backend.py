@@ -63,13 +63,20 @@ class KernelBackend:
         return f"kernels ({self.library.instruction_set}{cache})"
 
     def session(
-        self, file: str, content: bytes, tensors: Mapping[str, Tensor], threads: int | None
+        self,
+        file: str,
+        content: bytes,
+        tensors: Mapping[str, Tensor],
+        threads: int | None,
+        *,
+        patterns: bool = True,
     ) -> ort.InferenceSession:
         """Return a session over a graph of kernels.
 
         The arguments are the file that names the graph, the graph's content, and the places of its weights.
+        `patterns` is that of `options`.
         """
-        session_options = options(threads)
+        session_options = options(threads, patterns=patterns)
         _register(self.library, session_options)
         weights, values = _mapped(self.weights / kernel_storage.DATA), []
         for name, at in tensors.items():

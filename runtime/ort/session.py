@@ -118,16 +118,22 @@ def choose(device: str, target: str, notify: Callable[[str], None] = lambda _: N
 
 
 def options(
-    threads: int | None = None, graph: Path | None = None, *, products: Products = "static"
+    threads: int | None = None,
+    graph: Path | None = None,
+    *,
+    products: Products = "static",
+    patterns: bool = True,
 ) -> ort.SessionOptions:
     """Return options for one text at a time: all useful threads inside an operator, none between operators.
 
     `graph` is the bundle's file of the graph that is opened. If sums of 8-bit products saturate on this
     processor, an option makes them exact. With that option, ONNX Runtime 1.31 makes some graphs that it can't
     run: graphs of symmetric blocks, unless it leaves each DequantizeLinear unchanged, and graphs of products
-    whose inputs have 16 bits.
+    whose inputs have 16 bits. With `patterns`, the second run of a shape allocates its values as one block,
+    beside the memory that the first run left.
     """
     made = ort.SessionOptions()
+    made.enable_mem_pattern = patterns
     # To find memory that it may use again, ONNX Runtime compares each value with all earlier ones.
     made.enable_mem_reuse = graph is None or graph.stat().st_size < LARGE_GRAPH
     made.intra_op_num_threads = threads or hardware.threads()

@@ -33,9 +33,10 @@ BESIDE = 10  # a window's share that is left out at each end, if that is enough:
 
 
 def heard_segments(
-    model: TaskModel, blocks: Blocks, progress: Progress, *, words: bool, first: int = 0
+    model: TaskModel, blocks: Blocks, total: int, progress: Progress, *, words: bool, first: int = 0
 ) -> Iterator[Segment]:
-    """Yield the segments of a sound, each as soon as the pause after it has been read.
+    """Yield the segments of a sound of about `total` samples, each as soon as the pause after it has been
+    read.
 
     The sound may be a part of a longer one, of which it begins with the sample `first`. CheckpointError if
     the model's files don't say which token is the blank, LimitError for a context in which windows can't
@@ -47,7 +48,6 @@ def heard_segments(
             "the model's tokens aren't known: vocab.json must be in the folder of its weights"
         )
     assert isinstance(stem, WaveStem)
-    total = sum(map(len, blocks()))
     pause, longest = (max(1, int(seconds * RATE) // stem.stride) for seconds in (PAUSE, LONGEST))
     context, size = model.config.context, model.config.context * stem.stride
     # A window's last positions reach beyond its samples: the next one has them.

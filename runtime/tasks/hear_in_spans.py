@@ -33,7 +33,7 @@ def written_segments(
     progress: Progress,
     total: int,
 ) -> Iterator[Segment]:
-    """Yield the segments of a sound of `total` samples.
+    """Yield the segments of a sound of about `total` samples.
 
     `spans` are its parts, each with the index of its first sample. `search` are keywords of a `BeamSearch`.
     """

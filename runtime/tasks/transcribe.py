@@ -46,7 +46,7 @@ from ...refimpl.engine.sound import HOP, RATE, Spectrogram
 from ...refimpl.errors import CheckpointError, LimitError
 from ..ort.voice import Voice
 from ..progress import Progress, silent
-from ..sound_files import Blocks, checked, samples_of
+from ..sound_files import Blocks, checked, sample_count, samples_of
 from ..text.spoken_words import WITHOUT_SPACES, spoken_words
 from ..text.subtitles import Segment, Word
 from .base import TaskModel, expect_hearing
@@ -146,18 +146,19 @@ def transcribe(
 
         def hear(first: int, samples: np.ndarray) -> Iterator[Segment]:
             if spells:
-                return heard_segments(model, samples_of(samples), silent, words=words, first=first)
+                return heard_segments(
+                    model, samples_of(samples), len(samples), silent, words=words, first=first
+                )
             return written_segments(model, [(first, samples)], search, silent, len(samples))
 
         if isinstance(sound, Iterator):
             return _as_it_comes(sound, hear, progress)
         if not spells:
             spans = _utterances(sound, progress, vad=vad, longest=LONGEST) or loud_spans(samples_of(sound)())
-            total = sum(map(len, samples_of(sound)()))
-            return written_segments(model, spans, search, progress, total)
+            return written_segments(model, spans, search, progress, sample_count(sound))
         said = _utterances(sound, progress, vad=vad)
         if said is None:
-            return heard_segments(model, samples_of(sound), progress, words=words)
+            return heard_segments(model, samples_of(sound), sample_count(sound), progress, words=words)
         return (one for first, samples in said for one in hear(first, samples))
     speech = model.generation.speech
     if speech is None:
@@ -435,7 +436,7 @@ def _hear(sounds: Sequence[_Sound], cache: Cache, temperature: float) -> tuple[l
     time = len(prompts[0])
     room = model.config.context - time
     if generation.max_new_tokens is not None:
-        room = min(room, generation.max_new_tokens + 1)  # it counted the first token of a decoder
+        room = min(room, generation.max_new_tokens)
     alone = [cache.copy(row) for row in range(len(sounds))] if ask.words else []
     at = np.array([[len(before), time - 1] for before in earlier])
     logits, cache = model.engine.step(np.array(prompts), cache, at=at)

@@ -1,12 +1,14 @@
-"""Whisper in int8 beside faster-whisper's, from the same CTranslate2 files: time, words, memory.
+"""Whisper in int8 beside faster-whisper or whisper.cpp, from the same weights: time, words, memory.
 
-    pip install faster-whisper                            in an environment of its own
+    pip install faster-whisper pywhispercpp               in an environment of its own
     python tests/bench/sounds.py BUNDLE CT2 FILE... --python BIN --pairs 15
+    python tests/bench/sounds.py BUNDLE Q8_0.bin FILE... --python BIN --pairs 15
 
-BUNDLE was exported from the directory CT2. Both write greedily, draw nothing again, and don't read what they
-wrote before; models are loaded, and the processes take turns. A figure is how many times as fast tfm is, the
-ratio of medians, by the clock and by processor time (of all threads), with the interval that holds it with
-95 %. Words are compared without case and punctuation: how many must change, by those of faster-whisper.
+BUNDLE was exported from the directory CT2, and `whisper_cpp.py` makes Q8_0.bin of it. Both programs write
+greedily, draw nothing again, and don't read what they wrote before; models are loaded, and the processes take
+turns. A figure is how many times as fast tfm is, the ratio of medians, by the clock and by processor time (of
+all threads), with the interval that holds it with 95 %. Words are compared without case and punctuation: how
+many must change, by those of the other program.
 """
 
 from __future__ import annotations
@@ -35,6 +37,13 @@ if batch > 1:
 def heard(file):
     asked = {"beam_size": 1, "temperature": 0, "condition_on_previous_text": False}
     return model.transcribe(file, language=sys.argv[2] or "en", **asked, **how)[0]
+"""
+WHISPER_CPP = """
+from pywhispercpp.model import Model
+quietly = {"print_progress": False, "redirect_whispercpp_logs_to": None}
+asked = {"language": sys.argv[2] or "en", "temperature_inc": 0.0, "no_context": True}
+model = Model(sys.argv[1], n_threads=2, greedy={"best_of": 1}, **quietly, **asked)
+heard = model.transcribe
 """
 LOOP = """
 for line in sys.stdin:
@@ -68,9 +77,9 @@ class Worker:
 
 def main(
     bundle: Path,
-    ct2: Path,
+    peer: Path,
     files: list[Path],
-    python: Annotated[str, typer.Option(help="The Python that has faster-whisper.")],
+    python: Annotated[str, typer.Option(help="The Python that has the other program.")],
     language: Annotated[str, typer.Option(help="What is spoken, for a model of several languages.")] = "",
     batch: Annotated[int, typer.Option(help="How many parts of a sound are heard at once.")] = 1,
     pairs: int = 15,
@@ -78,7 +87,10 @@ def main(
     """Measure, and print a table in Markdown."""
     typer.echo(quiet(), nl=bool(quiet()))
     ours = Worker(sys.executable, OURS, bundle, language, batch)
-    theirs = Worker(python, THEIRS, ct2, language, batch)
+    name, code = ("faster-whisper", THEIRS) if peer.is_dir() else ("whisper.cpp", WHISPER_CPP)
+    if batch > 1 and code is WHISPER_CPP:
+        raise typer.BadParameter("whisper.cpp hears one part of a sound at a time: leave out batch")
+    theirs = Worker(python, code, peer, language, batch)
     typer.echo("| sound | clock | processor | seconds | words that differ |\n|---|---|---|---|---|")
     for file in files:
         got: list[list[dict[str, Any]]] = [[], []]
@@ -96,7 +108,7 @@ def main(
         said, wanted = (words_of(replies[0]["text"]) for replies in got)
         differ = f"{changes(said, wanted)} of {len(wanted)}"
         typer.echo(f"| {file.name} | {' | '.join(cells)} | {seconds:.2f} | {differ} |")
-    typer.echo(f"\npeak memory: tfm {ours.peak()}, faster-whisper {theirs.peak()}")
+    typer.echo(f"\npeak memory: tfm {ours.peak()}, {name} {theirs.peak()}")
 
 
 if __name__ == "__main__":

@@ -12,7 +12,7 @@ from helpers.refused import refused
 from tfm.refimpl.engine.sound import RATE
 from tfm.refimpl.errors import LimitError
 from tfm.runtime import sound_files
-from tfm.runtime.sound_files import samples_of
+from tfm.runtime.sound_files import sample_count, samples_of
 
 
 def tone(seconds: float, rate: int) -> np.ndarray:
@@ -41,6 +41,7 @@ def test_another_rate_is_the_same_tone(
     soundfile.write(path, tone(1.5, rate), rate)
     monkeypatch.setattr(sound_files, "BLOCK", 1000)
     found = read(path)
+    assert abs(sample_count(path) - len(found)) <= 1
     assert abs(len(found) - 1.5 * RATE) < (
         3 if ending in ("wav", "flac") else 0.1 * RATE
     )  # a codec adds silence
@@ -55,6 +56,7 @@ def test_an_array_is_its_blocks(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(sound_files, "BLOCK", 7)
     noise = np.random.default_rng(2).uniform(-1, 1, 100).astype(np.float32)
     assert np.array_equal(read(noise), noise)
+    assert sample_count(noise) == 100
 
 
 @pytest.mark.parametrize(

@@ -65,7 +65,7 @@ def test_how_a_sound_is_transcribed_is_known_of_a_model_that_hears():
     found = read(asked | {"decoder_start_token_id": 3}, config=tiny_models.hearing())
     suppressed = {"suppress_tokens": [9], "begin_suppress_tokens": [5, 2]}
     speech = SpeechTokens(11, {"en": 7}, {"transcribe": 8}, 12, 50, alignment_heads=((0, 1),))
-    assert found == Generation(defaults=suppressed, start=3, max_new_tokens=29, speech=speech)
+    assert found == Generation(defaults=suppressed, start=3, max_new_tokens=30, speech=speech)
     forced = read(asked | {"forced_decoder_ids": [[1, 7], [2, 8]]}, config=tiny_models.hearing()).speech
     assert forced == replace(speech, language="en", task="transcribe")
     for key in asked.keys() - {"begin_suppress_tokens", "max_length", "suppress_tokens"}:

@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import soundfile
 import torch
 import transformers
 from helpers import hearing_models
@@ -25,6 +26,7 @@ from tfm.refimpl.engine.numpy_engine import NumpyEngine
 from tfm.refimpl.engine.sound import HOP, RATE, normalized, windows
 from tfm.refimpl.errors import CheckpointError, LimitError
 from tfm.refimpl.params.tree import map_leaves
+from tfm.runtime import sound_files
 from tfm.runtime.tasks import hear_by_ctc, transcribe
 from tfm.runtime.tasks.model import Model, load
 
@@ -97,6 +99,21 @@ def test_segments_are_the_same_whichever_blocks_come(monkeypatch: pytest.MonkeyP
     assert text(short).replace(" ", "") == text(segments).replace(" ", "")
     monkeypatch.setattr("tfm.runtime.sound_files.BLOCK", 1000)
     assert list(model.transcribe(heard, words=True)) == short
+
+
+def test_a_file_is_decoded_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """Its header says how long it is; progress is in hundredths of a second."""
+    heard, steps = sound(14, 200), []
+    soundfile.write(tmp_path / "a.wav", heard, RATE, subtype="DOUBLE")
+    resampled, read = sound_files._resampled, []
+    monkeypatch.setattr(sound_files, "_resampled", lambda path: (read.append(path), resampled(path))[1])
+    for model in (made(14)[1], hearing_models.moonshine()):
+        wanted = list(model.transcribe(heard))
+        steps.clear()
+        got = list(model.transcribe(tmp_path / "a.wav", progress=lambda *step: steps.append(step)))
+        assert got == wanted
+        assert {total for _, _, total in steps} == {len(heard) // HOP}
+    assert len(read) == 2
 
 
 def test_the_files_say_how_a_text_is_spelled():

@@ -29,6 +29,7 @@ from tfm.refimpl.engine.sound import HOP, RATE, features
 from tfm.refimpl.errors import CheckpointError, ConfigError, LimitError
 from tfm.refimpl.params.tree import map_leaves
 from tfm.runtime.bundle.bundle import open_bundle
+from tfm.runtime.ort.engine import OrtEngine
 from tfm.runtime.progress import silent
 from tfm.runtime.tasks import transcribe
 from tfm.runtime.tasks.model import Model, load
@@ -245,6 +246,51 @@ def test_of_several_texts_that_are_drawn_the_likeliest_counts(monkeypatch: pytes
     assert all(len(texts) == 4 and texts.count(texts[0]) == 4 for texts in drawn)
 
 
+def test_what_a_window_says_has_its_place(monkeypatch: pytest.MonkeyPatch):
+    """A text that names no end goes on to the window's, even in a shorter sound. Places count from the begin
+    of the sound that an utterance was cut from. Half of the context reads what was written before."""
+    _, ours = made(1, False)
+    assert ours.generation.speech is not None
+    monkeypatch.setattr(transcribe, "_segments", lambda sounds, _: sounds)
+    (one,) = ours.transcribe(sound(1, SIZE // 2), condition=True)
+    one.first, one.before = 300 * HOP, [*range(50)]
+    assert one.earlier() == [hearing_models.PREVIOUS, *range(50 - (32 // 2 - 1), 50)]
+    text = [ours.generation.speech.first_timestamp, 7, 8]
+    one.take(transcribe._Heard(text, True, -0.1, 1.0, 0.0, 0.0))
+    (said,) = one.said
+    assert said.tokens == text
+    assert (said.seek, said.start, said.end) == (300, 3.0, (300 + SIZE) * HOP / RATE)
+    assert one.seek == SIZE
+
+
+def test_the_first_token_of_the_prompt_says_whether_anybody_speaks():
+    """Also where the language and the task follow it."""
+    _, ours = made(1, True)
+    samples = sound(4, SIZE - 2)
+    cache = ours.engine.start(1, frames_of(samples)[None])
+    logits, _ = ours.engine.step(np.array([[hearing_models.START]]), cache)
+    odds = np.exp(logits[0, 0] - logits[0, 0].max())
+    said = list(ours.transcribe(samples, limits=Limits(), language="en"))
+    assert np.isclose(said[0].no_speech, odds[hearing_models.NO_TIMESTAMPS - 1] / odds.sum())
+
+
+@pytest.mark.parametrize(("multilingual", "rule"), [(False, "max_new_tokens"), (True, "max_length")])
+def test_texts_are_as_long_as_transformers(multilingual: bool, rule: str, tmp_path: Path):
+    """Files may ask for less than the context has room for.
+
+    transformers adds 1 to an English-only model's `max_length` in each later window, which tfm doesn't.
+    """
+    theirs = hearing_models.write(tmp_path, 2, multilingual=multilingual, **{rule: 5}).double()
+    checkpoint = open_checkpoint(tmp_path)
+    params = map_leaves(lambda _, leaf: leaf.astype(np.float64), checkpoint.params)
+    ours = Model(NumpyEngine(checkpoint.config, params), checkpoint)
+    asked = {"task": "transcribe"} if multilingual else {}
+    for seed in (1, 2, 3):
+        samples = sound(seed, SIZE - 3)
+        wanted = expected(theirs, frames_of(samples), **asked)
+        same(list(ours.transcribe(samples, limits=Limits())), wanted, len(samples))
+
+
 @pytest.mark.parametrize("best_of", [0, 65])
 def test_texts_are_drawn_at_least_once(best_of: int):
     with refused(LimitError, "best_of", 64, best_of):
@@ -292,6 +338,8 @@ def test_a_bundle_writes_what_the_specification_writes(quant: str, tmp_path: Pat
     bundle = open_bundle(tmp_path / "bundle")
     ours = Model(NumpyEngine(bundle.config, bundle.params()), checkpoint)
     runs, same_texts = load(tmp_path / "bundle"), 0
+    assert isinstance(runs.engine, OrtEngine)
+    assert not runs.engine.session.get_session_options().enable_mem_pattern
     for seed in range(6):
         samples = sound(seed, 3 * SIZE)
         wanted = list(ours.transcribe(samples, limits=Limits(), words=True))

@@ -243,7 +243,7 @@ def test_the_catalogues_whisper_is_openais():
     config, generation = checkpoint.config, checkpoint.generation
     assert {side: len(stack.layers) for side, stack in config.stacks.items()} == {"encoder": 4, "decoder": 4}
     assert (config.embedding.width, config.sound_shape, config.context) == (384, (3000, 80), 448)
-    assert (generation.start, generation.eos, generation.max_new_tokens) == (50257, (50256,), 447)
+    assert (generation.start, generation.eos, generation.max_new_tokens) == (50257, (50256,), 448)
     heads = ((1, 0), (2, 0), (2, 5), (3, 0), (3, 1), (3, 2), (3, 3), (3, 4))  # as OpenAI publishes them
     assert generation.speech == SpeechTokens(50362, {}, {}, 50360, 50, alignment_heads=heads)
     assert checkpoint.stored == {"F16": 37_764_864}
