@@ -227,9 +227,16 @@ class _Check:
             stated = self.data[begin:end]
             if operator.startswith("Scatter") and b"reduction" in stated and b"none" not in stated:
                 self.used.add((domain, f"{operator} with a reduction"))
+            if operator == "Split" and b"num_outputs" in stated:
+                self.parts(len(node["output"]), (begin, end))
             if stated not in self.attributes:
                 self.attribute((begin, end))
                 self.attributes.add(stated)
+
+    def parts(self, count: int, span: tuple[int, int]) -> None:
+        """A Split has as many outputs as it says; ONNX Runtime ends the process for one that has more."""
+        if (stated := read(self.data, ATTRIBUTE, span)["i"]) != count:
+            raise ValueError(f"Split must have num_outputs {count}, got {stated}")
 
     def attribute(self, span: tuple[int, int]) -> None:
         value = read(self.data, ATTRIBUTE, span)

@@ -149,6 +149,11 @@ def large_attribute(model: Any) -> None:
     model.graph.node.append(helper.make_node("Constant", [], ["count"], value_int=2**62))
 
 
+def more_parts(model: Any) -> None:
+    """At this ONNX Runtime ends the process."""
+    model.graph.node.append(helper.make_node("Split", ["states"], ["x", "y"], axis=-1, num_outputs=1))
+
+
 def memory(model: Any) -> None:
     """ONNX Runtime's own mark of data at an address of the process."""
     model.graph.initializer.append(external("more", TensorProto.FLOAT, [1], "*/_ORT_MEM_ADDR_/*", 4096, 4))
@@ -243,6 +248,7 @@ HOSTILE: dict[Callable[[Any], None], str] = {
     cycle: "Add 'a'",
     large: "'shape' 2147483648 1099511627776",
     large_attribute: "'value_int'",
+    more_parts: "num_outputs 2, 1",
     memory: "'more'",
     elsewhere: "../model.onnx.data",
     beyond: "table lie",
