@@ -418,7 +418,7 @@ def _make_inputs(config: Config, tokenizer: str | None, rng: np.random.Generator
 def _runs(config: Config, weights: Tree, precision: np.dtype, half_cache: bool) -> list[Precision]:
     """Runs for `own`, exact and rounded; for `plain`, if activations are rounded in blocks; for `half`."""
     runs = own_runs(config, weights, precision)
-    if _activations(weights) == {"block"}:
+    if activations(weights) == {"block"}:
         move = CODE_MOVE if config.rounds_cache else float(np.finfo(precision).eps)
         runs += [replace(run, move=move if run.tries else 0, plain=True) for run in runs]
     if half_cache:
@@ -428,7 +428,7 @@ def _runs(config: Config, weights: Tree, precision: np.dtype, half_cache: bool) 
 
 def own_runs(config: Config, weights: Tree, precision: np.dtype) -> list[Precision]:
     """Return the exact run, with its tries, and the rounded one."""
-    rounds = config.rounds_cache or _activations(weights) - {"none"}
+    rounds = config.rounds_cache or activations(weights) - {"none"}
     move = CODE_MOVE if rounds else float(np.finfo(precision).eps)
     return [
         Precision(np.dtype(np.float64), tries=TRIES, move=move),
@@ -436,8 +436,8 @@ def own_runs(config: Config, weights: Tree, precision: np.dtype) -> list[Precisi
     ]
 
 
-def _activations(weights: Tree) -> set[str]:
-    """How products round their inputs, by the two matrices that schemes tell apart."""
+def activations(weights: Tree) -> set[str]:
+    """Return how products round their inputs, by the two matrices that schemes tell apart."""
     stack = weights["decoder" if "decoder" in weights else "encoder"]
     two = weights["embedding"]["table"], stack["layers"][0]["attn"]["wo"]
     return {leaf.activations for leaf in two if isinstance(leaf, Blocks)}

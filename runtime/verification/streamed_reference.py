@@ -18,14 +18,14 @@ import numpy as np
 from ...refimpl.config import LM, Config
 from ...refimpl.engine.passes import OnLayer, Pass, SideBySide, given
 from ...refimpl.engine.passes import Text as Inputs
-from ...refimpl.error_budget import moved
+from ...refimpl.error_budget import CODE_MOVE, moved
 from ...refimpl.ops import altup, model
 from ...refimpl.ops import block as blocks
 from ...refimpl.ops import embedding as embeddings
 from ...refimpl.ops import head as heads
 from ...refimpl.ops.block import MixerCache
 from ...refimpl.ops.dispatch import body, use
-from ...refimpl.ops.quant import Blocks
+from ...refimpl.ops.quant import Blocks, quantize_activations, quantize_rows
 from ...refimpl.params.tree import Tree, leaf_of
 from ..parallel import in_threads
 
@@ -42,6 +42,7 @@ __all__ = ["SEED", "Inputs", "Precision", "outputs"]
 
 SEED = 2017
 ROWS = 8192  # rows of an output table that are converted at a time
+TIE = 127 * CODE_MOVE  # of a scale: what moves the largest code so far may move any code of its row
 TABLES = ("embedding.table", "encoder_embedding.table", "embedding.per_layer.table", "head.table")
 
 
@@ -61,6 +62,7 @@ class Precision:
     tries: int = 0
     move: float = 0
     plain: bool = False
+    ties: bool = False
     half_cache: bool = False
 
     def repeat(self, inputs: Inputs) -> Inputs:
@@ -200,7 +202,27 @@ def _replaced(
 
     own = (embed, block, encoder_block, embedding, unembedding, lm_logits)
     changed = {function.__name__: function for function in own}
+    changed |= {"quantize_rows": _rows_by_ties, "quantize_activations": _blocks_by_ties} if run.ties else {}
     return changed | {"enter_streams": rounded(altup.enter_streams)}
+
+
+def _rows_by_ties(x: Array) -> tuple[Array, Array]:
+    """`quantize_rows`, with ties the other way."""
+    codes, scale = body(quantize_rows)(x)
+    return _ties_turned(codes, x / scale), scale
+
+
+def _blocks_by_ties(x: Array, *, block: int) -> tuple[Array, Array]:
+    """`quantize_activations`, with ties the other way."""
+    codes, scale = body(quantize_activations)(x, block=block)
+    each = np.repeat(np.where(scale == 0, 1, scale), block, axis=1)
+    return _ties_turned(codes, x / each[:, : x.shape[1]]), scale
+
+
+def _ties_turned(codes: Array, steps: Array) -> Array:
+    """Codes of numbers, which are `steps` scales large; where two codes are nearly as near, the other one."""
+    off = steps - codes
+    return codes + np.where(np.abs(off) > 0.5 - TIE, np.sign(off), 0).astype(codes.dtype)
 
 
 def _rows(table: Leaf, index: Array | slice) -> Leaf:
