@@ -6,6 +6,7 @@ import shutil
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import onnx
 import pytest
 from helpers import tiny_models
@@ -16,6 +17,7 @@ from tfm.runtime.verification.between_layers import between_layers
 from tfm.runtime.verification.checks.context import VerifyContext
 from tfm.runtime.verification.checks.layers import check_layers
 from tfm.runtime.verification.report import Row
+from tfm.runtime.verification.streamed_reference import TIE, _blocks_by_ties, _rows_by_ties
 
 CONFIGS: dict[str, Config] = {
     "llama": tiny_models.llama(bias=True),
@@ -57,6 +59,33 @@ def test_each_layer_is_what_is_specified(bundles, name: str, quant: str) -> None
     over_kernels = name in ("lightning", "distances")  # what promises the same bits has no such rows
     assert len(paths) == 1 + over_kernels
     assert all(row.figure or row.budget for row in found)
+
+
+def test_a_small_bug_is_seen_though_codes_may_flip(bundles, tmp_path: Path) -> None:
+    """A norm's eps is twice what it was: a hundredth of what one code's flip may change."""
+    bundle = bundles("lightning", "ort-cpu", "int8")
+    path = shutil.copytree(bundle.path, tmp_path / "bundle")
+    value = between_layers((path / "model.onnx").read_bytes(), bundle.config, bundle.manifest.tensors)[1].name
+    model = onnx.load(path / "model.onnx", load_external_data=False)
+    norm = next(n for n in model.graph.node if value in n.input and "Norm" in n.op_type)
+    (eps,) = (one for one in norm.attribute if one.name == "epsilon")
+    eps.f *= 2
+    onnx.save(model, path / "model.onnx")
+    rehash(path)
+    assert [row.name.partition(" by")[0] for row in rows(path) if row.ok is False] == ["layer 1"]
+
+
+@pytest.mark.parametrize("block", [None, 4])
+def test_only_codes_next_to_a_tie_are_turned(block: int | None) -> None:
+    """127 is the row's largest code, so numbers are codes; the second block has a scale of its own."""
+    near, far = 2 * TIE / 3, 4 * TIE / 3
+    x = np.array([[127, 5.5 - near, -5.5 + near, 5.5 + near, 127, 5.5 - far, -5.5 + far, 0.25]])
+    codes, scale = _rows_by_ties(x) if block is None else _blocks_by_ties(x, block=block)
+    assert (codes == [[127, 6, -6, 5, 127, 5, -5, 0]]).all()
+    assert (scale == 1).all()
+    zeros = np.zeros((1, 6))
+    codes, _ = _rows_by_ties(zeros) if block is None else _blocks_by_ties(zeros, block=block)
+    assert (codes == 0).all()
 
 
 @pytest.mark.parametrize("file", ["model.onnx", "kernels.onnx"])
