@@ -1,7 +1,9 @@
 """Check each layer by itself: compare its output with the specification's output for the same input.
 
-The input is the one that the layer reads in the graph. So errors don't accumulate over layers, and a layer's
-budget covers only flips of its own codes.
+The input is the one that the layer reads in the graph, so errors don't accumulate over layers. Tokens have
+budgets of their own:
+
+    4 · (A + J + u + the most that a token's numbers move when codes next to a tie become the other one)
 """
 
 from __future__ import annotations

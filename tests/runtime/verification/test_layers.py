@@ -62,7 +62,7 @@ def test_each_layer_is_what_is_specified(bundles, name: str, quant: str) -> None
 
 
 def test_a_small_bug_is_seen_though_codes_may_flip(bundles, tmp_path: Path) -> None:
-    """A norm's eps is twice what it was: a hundredth of what one code's flip may change."""
+    """A norm's eps is twice what it was, which changes less than one code's flip may."""
     bundle = bundles("lightning", "ort-cpu", "int8")
     path = shutil.copytree(bundle.path, tmp_path / "bundle")
     value = between_layers((path / "model.onnx").read_bytes(), bundle.config, bundle.manifest.tensors)[1].name
