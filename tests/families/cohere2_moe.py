@@ -5,7 +5,7 @@ from typing import Any
 import transformers
 from hypothesis import strategies as st
 
-from .kit import decoder, sizes
+from .kit import decoder, per_layer, sizes
 from .mixtral import EAGER
 from .qwen2 import TYPES
 
@@ -14,10 +14,6 @@ from .qwen2 import TYPES
 def _cohere2_moe(draw: st.DrawFn) -> dict[str, Any]:
     """Windows and experts by intervals or by lists, either norm."""
     layers = draw(st.integers(1, 4))
-
-    def lists(*kinds: str) -> st.SearchStrategy[list[str] | None]:
-        return st.none() | st.lists(st.sampled_from(kinds), min_size=layers, max_size=layers)
-
     return draw(
         sizes(
             num_hidden_layers=st.just(layers),
@@ -27,9 +23,9 @@ def _cohere2_moe(draw: st.DrawFn) -> dict[str, Any]:
             layer_norm_eps=st.sampled_from([1e-5, 1e-2]),
             rms_norm_eps=st.sampled_from([None, 1e-2]),
             sliding_window=st.sampled_from([1, 3, 5, 64]),
-            layer_types=lists(*TYPES),
+            layer_types=st.none() | per_layer(layers, *TYPES),
             sliding_window_pattern=st.sampled_from([1, 2, 3]),
-            mlp_layer_types=lists("dense", "sparse"),
+            mlp_layer_types=st.none() | per_layer(layers, "dense", "sparse"),
             first_k_dense_replace=st.integers(0, min(2, layers)),
             prefix_dense_sliding_window_pattern=st.sampled_from([1, 2]),
             prefix_dense_intermediate_size=st.sampled_from([None, 9]),

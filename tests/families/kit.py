@@ -66,6 +66,11 @@ def ropes(
     return config_keys
 
 
+def per_layer(layers: int, *values: Any) -> st.SearchStrategy[list[Any]]:
+    """One of the values for each layer."""
+    return st.lists(st.sampled_from(values), min_size=layers, max_size=layers)
+
+
 @st.composite
 def sizes(draw: st.DrawFn, **more: st.SearchStrategy[Any]) -> dict[str, Any]:
     """The keys that Llama-like families share; odd head counts, head sizes free of the width."""

@@ -5,7 +5,7 @@ from typing import Any
 import transformers
 from hypothesis import strategies as st
 
-from .kit import decoder, ropes, sizes
+from .kit import decoder, per_layer, ropes, sizes
 from .mixtral import EAGER
 from .qwen2 import TYPES
 
@@ -13,10 +13,6 @@ from .qwen2 import TYPES
 @st.composite
 def _mellum(draw: st.DrawFn) -> dict[str, Any]:
     layers = draw(st.integers(1, 4))
-
-    def lists(*kinds: str) -> st.SearchStrategy[list[str] | None]:
-        return st.none() | st.lists(st.sampled_from(kinds), min_size=layers, max_size=layers)
-
     keys = draw(
         sizes(
             num_hidden_layers=st.just(layers),
@@ -26,8 +22,8 @@ def _mellum(draw: st.DrawFn) -> dict[str, Any]:
             moe_intermediate_size=st.sampled_from([5, 8]),
             norm_topk_prob=st.booleans(),
             sliding_window=st.sampled_from([1, 3, 5, 64]),
-            layer_types=lists(*TYPES),
-            mlp_layer_types=lists("dense", "sparse"),
+            layer_types=st.none() | per_layer(layers, *TYPES),
+            mlp_layer_types=st.none() | per_layer(layers, "dense", "sparse"),
             experts_implementation=EAGER,
         )
     )

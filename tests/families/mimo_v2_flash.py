@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from .glm4_moe import choice_biases
 from .gpt_oss import sinks
-from .kit import decoder, ropes, sizes
+from .kit import decoder, per_layer, ropes, sizes
 from .mixtral import EAGER
 from .qwen2 import TYPES
 
@@ -30,18 +30,14 @@ def rotary_by_type(draw: st.DrawFn, head: int, shares: tuple[float, ...]) -> dic
 @st.composite
 def _mimo(draw: st.DrawFn) -> dict[str, Any]:
     layers = draw(st.integers(1, 4))
-
-    def lists(*kinds: str) -> st.SearchStrategy[list[str] | None]:
-        return st.none() | st.lists(st.sampled_from(kinds), min_size=layers, max_size=layers)
-
     keys = draw(
         sizes(
             num_hidden_layers=st.just(layers),
             attention_bias=st.booleans(),
             head_dim=st.sampled_from([12, 4, 24]),
             sliding_window=st.sampled_from([3, 1, 5, 64]),
-            layer_types=lists(*TYPES),
-            mlp_layer_types=lists("dense", "sparse"),
+            layer_types=st.none() | per_layer(layers, *TYPES),
+            mlp_layer_types=st.none() | per_layer(layers, "dense", "sparse"),
             n_routed_experts=st.sampled_from([4, 6]),
             n_group=st.sampled_from([1, 2]),
             num_experts_per_tok=st.integers(1, 2),
