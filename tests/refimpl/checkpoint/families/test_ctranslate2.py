@@ -187,24 +187,22 @@ def test_another_model_is_refused(tmp_path, sound, change):
         dict(flatten(open_checkpoint(tmp_path).params))
 
 
-FORMS = [np.ones(23, np.float32), np.ones((24, 1), np.float32), np.ones(24, np.float16)]
+FORM, NOTHING = (CheckpointError, "weight_scale", "F32", 24), (NumericError, "encoder.stem.conv2")
+SCALES = {
+    "short": (np.ones(23, np.float32), FORM),
+    "a matrix": (np.ones((24, 1), np.float32), FORM),
+    "float16": (np.ones(24, np.float16), FORM),
+    "0": (np.zeros(24, np.float32), NOTHING),
+    "nan": (np.full(24, np.nan, np.float32), NOTHING),
+}
 
 
-@pytest.mark.parametrize("scale", FORMS, ids=["short", "a matrix", "float16"])
-def test_a_scale_of_another_form_is_refused(tmp_path, sound, scale):
-    name = "encoder/conv2/weight"
-    variables = {**sound, name: np.ones((24, 24, 3), np.int8), f"{name}_scale": scale}
-    writer.write(tmp_path, writer.file(variables, {}), hearing_models.TEXTS)
-    with refused(CheckpointError, "weight_scale", "F32", 24):
-        open_checkpoint(tmp_path).leaf("encoder.stem.conv2")
-
-
-@pytest.mark.parametrize("scale", [0, np.nan])
-def test_a_scale_of_nothing_is_no_weight(tmp_path, sound, scale):
-    name = "encoder/conv2/weight"
-    codes = {name: np.ones((24, 24, 3), np.int8), f"{name}_scale": np.full(24, scale, np.float32)}
+@pytest.mark.parametrize("which", SCALES)
+def test_a_scale_of_another_form_or_of_nothing_is_refused(tmp_path, sound, which):
+    scale, error = SCALES[which]
+    codes = {"encoder/conv2/weight": np.ones((24, 24, 3), np.int8), "encoder/conv2/weight_scale": scale}
     writer.write(tmp_path, writer.file({**sound, **codes}, {}), hearing_models.TEXTS)
-    with refused(NumericError, "encoder.stem.conv2"):
+    with refused(*error):
         open_checkpoint(tmp_path).leaf("encoder.stem.conv2")
 
 
