@@ -102,9 +102,9 @@ class Emulated:
         processor: str = "max",
     ) -> np.ndarray:
         """The numbers of the graph's first output, one after the other, for tokens and their lengths."""
-        graph, folder = _graph(bundle), self.folder / f"{bundle.path.name}.emulated"
+        graph, folder = _graph(bundle), self.folder.joinpath(*bundle.path.resolve().parts[1:])
         if not folder.is_dir():
-            folder.mkdir()
+            folder.mkdir(parents=True)
             (folder / "graph.onnx").write_bytes(bundle.kernel_graph(graph)[0])
             shutil.copy(here.weights / kernel_storage.DATA, folder)
         command = [self.tools.emulator, "-L", "/usr/aarch64-linux-gnu", "-cpu", processor, self.program]

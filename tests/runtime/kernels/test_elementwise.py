@@ -231,7 +231,8 @@ def test_a_product_of_floats_is_what_is_specified(
     w = np.random.default_rng(seed).standard_normal((x.shape[1], width)).astype(np.float32)
     allowed = len(w) * ULP * (np.abs(x).astype(np.float64) @ np.abs(w)) + 2.0**-149
     for kernels in instruction_sets:
-        product, specified = x.astype(np.float64) @ w, arithmetic.each_row(x[:, None], w)[:, 0]
+        product, specified = x.astype(np.float64) @ w, arithmetic.each_row(x[:, None], w)
+        specified = specified.reshape(product.shape)
         check_of_rows(kernels, x, partial(float_linear, w=w), product, allowed, specified)
 
 

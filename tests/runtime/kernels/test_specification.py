@@ -11,8 +11,8 @@ import pytest
 from helpers import tiny_models
 from helpers.exported import exported
 from helpers.within_budget import assert_within_budget
-from tfm.refimpl.ops import attention
-from tfm.runtime.kernels.specification import KernelReference
+from tfm.refimpl.ops import attention, latent_attention
+from tfm.runtime.kernels.specification import KernelReference, written_out
 from tfm.runtime.kernels.specification.attention import attend
 from tfm.runtime.ort import kernel_backend
 from tfm.runtime.ort.engine import OrtEngine
@@ -58,3 +58,20 @@ def test_a_query_that_sees_nothing_of_a_segment_takes_nothing_of_it() -> None:
     mask = np.stack([(keys >= 500) & (keys < 509), (keys >= 520) & (keys < 531)])[None]
     mixed = {"q": q, "k": k, "v": v}
     assert_within_budget(attend(q, k, v, mask), mixed, lambda one: attention.attend(**one, mask=mask))
+
+
+def test_attention_that_is_written_out_is_what_is_specified() -> None:
+    rng = np.random.default_rng(9)
+    sizes = {
+        "q": (2, 3, 6, 5), "k": (2, 7, 2, 5), "v": (2, 7, 2, 4), "bias": (2, 6, 3, 7), "latents": (2, 7, 11),
+        "wk_b": (9, 18), "wv_b": (9, 24),
+    }  # fmt: skip
+    given = {name: rng.standard_normal(shape, np.float32) for name, shape in sizes.items()}
+    mask = rng.integers(0, 2, (2, 3, 7)).astype(bool)
+    mask[0, 1] = False
+    scores = {name: given[name] for name in ("q", "k", "v", "bias")}
+    latents = {name: given[name] for name in ("q", "latents", "wk_b", "wv_b")}
+    got = written_out.attend(**scores, mask=mask, softcap=2.0)
+    assert_within_budget(got, scores, lambda one: attention.attend(**one, mask=mask, softcap=2.0))
+    got = written_out.absorbed_attend(**latents, mask=mask)
+    assert_within_budget(got, latents, lambda one: latent_attention.absorbed_attend(**one, mask=mask))
