@@ -247,11 +247,12 @@ def _within(job: _Export, budget: Budget, given: Path | None, path: Path, progre
 
     checkpoint = job.checkpoint
     each = plans.each(checkpoint, job.scheme, job.plan.target)
-    auto.require_room(auto.smallest(each), budget)
+    offers = auto.offers(checkpoint, each, progress)
+    offers.require_room(budget)
     why = without_feedback(checkpoint, given)
     products = checkpoint.shapes.numbers * (len(each[0].units) + 1) // 2
     texts = auto.texts(checkpoint, given, why, products, progress)
-    choices = auto.choices(checkpoint, each, texts.measured, progress)
+    choices = auto.choices(checkpoint, offers, texts.measured, progress)
     mean_squares: dict[str, np.ndarray] = {}
 
     def chosen(formats: Mapping[str, int]) -> _Export:
@@ -268,6 +269,12 @@ def _within(job: _Export, budget: Budget, given: Path | None, path: Path, progre
         new = replace(job, plan=plan, calibrated=made)
         with threadpool_limits(1, "blas"):
             new = replace(new, forms=_weights(new, path, progress))
+        size = plan.read_size(new.forms or {})
+        if budget.kind != "kl" and size > budget.room(plan.shapes.numbers):
+            raise ExportError(
+                f"{budget.option} is less than these weights take, {size} bytes: too small or too large for "
+                "float16, some scales have float32; ask for more"
+            )
         bundle = Bundle(path.parent, _manifest(new, {}))
         measured = auto.whole(checkpoint, plan.formats, bundle.leaf, texts.measured, progress)
         losses = {unit: choices.options[unit][k].loss for unit, k in formats.items()}

@@ -4,6 +4,9 @@
     scaled     to its other formats, by Σ(ŵ − w)²: a small loss is a quadratic form of the rounding error
     chosen     `refimpl.calibrate.budget`
 
+Bytes are those of the weights that a decode step reads (`Plan.read_size`). On ort-cpu these are the bytes of
+kernels.data, since there codes have 5 and 6 bits, and scales 16. model.onnx.data has 8 and 32 for them.
+
 Losses are rounded to three digits first, so that the last digits of a processor's sums rarely matter. On one
 machine, the same input gives the same plan; on another machine, it nearly always does.
 """
@@ -24,12 +27,13 @@ from ...refimpl.calibrate.budget import Option
 from ...refimpl.checkpoint.protocol import ExportSource
 from ...refimpl.errors import ExportError
 from ...refimpl.ops.quant import Blocks, dequantize
-from ...runtime.bundle import rounding
+from ...runtime.bundle import kernel_storage, weight_storage
+from ...runtime.bundle.kernel_storage import KernelForm
 from ...runtime.bundle.plan import Plan
-from ...runtime.bundle.weight_formats import WeightFormat, is_table
+from ...runtime.bundle.weight_formats import WeightFormat
 from ...runtime.progress import Progress
 from . import calibrate, sensitivity
-from .plan import Budget
+from .plan import Budget, leaf
 
 Array = np.ndarray
 Formats = Mapping[str, WeightFormat]
@@ -75,11 +79,49 @@ def texts(checkpoint: ExportSource, given: Path | None, why: str, products: int,
 
 
 @dataclass(frozen=True)
-class Choices:
-    """The formats in which each unit can be stored, with the bytes and the loss of each."""
+class Offers:
+    """The formats in which each unit can be stored, those of fewer bytes first.
+
+    `forms` are the forms in kernels.data that each format gives a unit's groups. `bytes` are what they take
+    there, or in model.onnx.data if the target has no kernels. `errors` are Σ(ŵ − w)².
+    """
 
     plan: Plan  # each unit in its format of the fewest bytes
     formats: Mapping[str, Sequence[Formats]]
+    forms: Mapping[str, Sequence[Mapping[str, KernelForm]]]
+    bytes: Mapping[str, Sequence[int]]
+    errors: Mapping[str, Sequence[float]]
+
+    def with_formats(self, chosen: Mapping[str, int]) -> Plan:
+        """Return the plan with each unit's option."""
+        formats = dict(self.plan.formats)
+        for unit, k in chosen.items():
+            formats |= self.formats[unit][k]
+        return replace(self.plan, formats=formats)
+
+    def size(self, chosen: Mapping[str, int]) -> int:
+        """Return the bytes that a budget counts, with each unit's option."""
+        forms: dict[str, KernelForm] = {}
+        for unit, k in chosen.items():
+            forms |= self.forms[unit][k]
+        return self.with_formats(chosen).read_size(forms)
+
+    def require_room(self, budget: Budget) -> None:
+        """Raise ExportError if the budget has fewer bytes than the smallest plan."""
+        numbers, least = self.plan.shapes.numbers, self.size(dict.fromkeys(self.formats, 0))
+        if budget.kind == "kl" or least <= budget.room(numbers):
+            return
+        if budget.kind == "bits":
+            wanted = f"bits must be at least {math.ceil(800 * least / numbers) / 100}"
+        else:
+            wanted = f"budget must be at least {math.ceil(least / 1000)}kB"
+        raise ExportError(f"{wanted} for this model, got {budget}")
+
+
+@dataclass(frozen=True)
+class Choices(Offers):
+    """The formats in which each unit can be stored, with the loss of each."""
+
     options: Mapping[str, Sequence[Option]]
 
     @property
@@ -91,96 +133,81 @@ class Choices:
         """Return each unit's option within the budget. For a `kl` budget, the units' losses are summed."""
         if budget.kind == "kl":
             return solver.within_loss(self.options, budget.amount)
-        require_room(self.plan, budget)
-        room = budget.room(self.plan.shapes.numbers)
-        aligned = room - self.plan.size + sum(one.bytes for one in self._taken(solver.cheapest(self.options)))
+        self.require_room(budget)
+        room, cheapest = budget.room(self.plan.shapes.numbers), solver.cheapest(self.options)
+        aligned = room - self.size(cheapest) + sum(one.bytes for one in self._taken(cheapest))
         while True:
             chosen = solver.within_bytes(self.options, aligned)
-            if (over := self.with_formats(chosen).size - room) <= 0:
+            if (over := self.size(chosen) - room) <= 0:
                 return chosen
             aligned -= over
-
-    def with_formats(self, chosen: Mapping[str, int]) -> Plan:
-        """Return the plan with each unit's option."""
-        formats = dict(self.plan.formats)
-        for unit, k in chosen.items():
-            formats |= self.formats[unit][k]
-        return replace(self.plan, formats=formats)
 
     def _taken(self, chosen: Mapping[str, int]) -> list[Option]:
         return [self.options[unit][k] for unit, k in chosen.items()]
 
 
-def smallest(plans: Sequence[Plan]) -> Plan:
-    """Return the plan in which each unit has that format of these plans that takes the fewest bytes."""
-    formats: dict[str, WeightFormat] = {}
-    for own in _formats(plans).values():
-        formats |= own[0]
-    return replace(plans[0], formats=formats)
-
-
-def require_room(least: Plan, budget: Budget) -> None:
-    """Raise ExportError if the budget has fewer bytes than the smallest plan."""
-    numbers = least.shapes.numbers
-    if budget.kind == "kl" or least.size <= budget.room(numbers):
-        return
-    if budget.kind == "bits":
-        wanted = f"bits must be at least {math.ceil(800 * least.size / numbers) / 100}"
-    else:
-        wanted = f"budget must be at least {math.ceil(least.size / 1000)}kB"
-    raise ExportError(f"{wanted} for this model, got {budget}")
-
-
-def _formats(plans: Sequence[Plan]) -> dict[str, list[dict[str, WeightFormat]]]:
-    """Unit -> its formats in these plans, those of fewer bytes first."""
-    base, formats = plans[0], dict[str, list[dict[str, WeightFormat]]]()
-    for unit, leaves in base.units.items():
-        own = [{leaf: plan.formats[leaf] for leaf in leaves} for plan in plans]
-        own.sort(key=lambda one: replace(base, formats=one).stored_bytes(one))
-        formats[unit] = [one for i, one in enumerate(own) if one not in own[:i]]
-    return formats
-
-
-def choices(checkpoint: ExportSource, plans: Sequence[Plan], text: Array, progress: Progress) -> Choices:
+def offers(checkpoint: ExportSource, plans: Sequence[Plan], progress: Progress) -> Offers:
     """Return the formats in which each unit can be stored: its formats in these plans."""
-    base, formats = smallest(plans), _formats(plans)
-    coarsest = {unit: own[0] for unit, own in formats.items()}
-    stage = f"measuring what each of {len(formats)} groups of weights costs, over {text.size} tokens"
+    formats, forms, sizes, errors = {}, {}, {}, {}
+    stage, units = "rounding each group of weights to all formats", plans[0].units
+    for done, (unit, leaves) in enumerate(units.items()):
+        progress(stage, done, len(units))
+        own: list[Formats] = []
+        for plan in plans:
+            if (one := {leaf: plan.formats[leaf] for leaf in leaves}) not in own:
+                own.append(one)
+        offered = sorted((_offer(checkpoint, plans[0], one) for one in own), key=lambda offer: offer[:2])
+        sizes[unit], errors[unit], formats[unit], forms[unit] = zip(*offered, strict=True)
+    smallest = {leaf: form for own in formats.values() for leaf, form in own[0].items()}
+    return Offers(replace(plans[0], formats=smallest), formats, forms, sizes, errors)
+
+
+def _offer(
+    checkpoint: ExportSource, plan: Plan, formats: Formats
+) -> tuple[int, float, Formats, dict[str, KernelForm]]:
+    """Bytes and Σ(ŵ − w)² of a unit in these formats, the formats, and the forms that kernels then have."""
+    plan, error, forms = replace(plan, formats=formats), 0.0, dict[str, KernelForm]()
+    for group in plan.groups_of(formats).values():
+        leaves = {name: leaf(checkpoint, name, formats[name], plan.dtype) for name in group.leaves}
+        for name, rounded in leaves.items():
+            if not formats[name].native:
+                error += float(np.square(_floats(rounded) - checkpoint.leaf(name), dtype=np.float64).sum())
+        if plan.has_kernels and kernel_storage.has_scales(group):
+            forms[group.name] = kernel_storage.form(group, weight_storage.store(group, leaves))
+    forms = kernel_storage.alike(forms)
+    return plan.read_bytes(formats, forms), error, formats, forms
+
+
+def choices(checkpoint: ExportSource, offers: Offers, text: Array, progress: Progress) -> Choices:
+    """Return what is offered with its losses: those of the formats of fewest bytes are measured."""
+    stage = f"measuring what each of {len(offers.formats)} groups of weights costs, over {text.size} tokens"
     progress(stage, 0, 1)
     changed = {
-        unit: {leaf: partial(_rounded, checkpoint, leaf, form) for leaf, form in own.items()}
-        for unit, own in coarsest.items()
+        unit: {
+            name: partial(_rounded, checkpoint, name, form, offers.plan.dtype)
+            for name, form in own[0].items()
+        }
+        for unit, own in offers.formats.items()
     }
     measured = sensitivity.losses(checkpoint, text, changed, partial(progress, stage))
-    options: dict[str, list[Option]] = {}
-    stage = "measuring what other formats would cost"
-    for done, (unit, own) in enumerate(formats.items()):
-        progress(stage, done, len(formats))
-        errors = _errors(checkpoint, own)
-        options[unit] = [
-            Option(replace(base, formats=one).stored_bytes(one), _three_digits(measured[unit] * share))
-            for one, share in zip(own, errors / (errors[0] or 1), strict=True)
+    options = {
+        unit: [
+            Option(size, _three_digits(measured[unit] * error / (errors[0] or 1)))
+            for size, error in zip(offers.bytes[unit], errors, strict=True)
         ]
-    return Choices(base, formats, options)
+        for unit, errors in offers.errors.items()
+    }
+    return Choices(offers.plan, offers.formats, offers.forms, offers.bytes, offers.errors, options)
 
 
-def _rounded(checkpoint: ExportSource, name: str, form: WeightFormat) -> Array:
+def _rounded(checkpoint: ExportSource, name: str, form: WeightFormat, dtype: str) -> Array:
     """A parameter as it is in a format, each number rounded to the nearest."""
-    weight = checkpoint.leaf(name)
-    if form.native:
-        return weight
-    return dequantize(rounding.rounded(weight, form, axis=1 if is_table(name) else 0))
+    return checkpoint.leaf(name) if form.native else _floats(leaf(checkpoint, name, form, dtype))
 
 
-def _errors(checkpoint: ExportSource, options: Sequence[Formats]) -> Array:
-    """Σ(ŵ − w)² of a unit in each of its formats."""
-    errors = np.zeros(len(options))
-    for name in options[0]:
-        weight = checkpoint.leaf(name)
-        for k, one in enumerate(options):
-            if not one[name].native:
-                errors[k] += np.square(_rounded(checkpoint, name, one[name]) - weight, dtype=np.float64).sum()
-    return errors
+def _floats(stored: Any) -> Array:
+    assert isinstance(stored, Blocks)
+    return dequantize(replace(stored, scale=stored.scale.astype(np.float32)))
 
 
 def _three_digits(x: float) -> float:
@@ -223,7 +250,7 @@ def fitted(
             break
         goal *= MARGIN * budget.amount / max(loss, 1e-9)
     fitting = [options for options, _, loss in tries if loss <= budget.amount]
-    best = min(fitting, key=lambda one: choices.with_formats(one).size, default=choices.finest)
+    best = min(fitting, key=choices.size, default=choices.finest)
     if best != tries[-1][0]:
         attempt(best)
     _, made, loss = tries[-1]
@@ -242,12 +269,7 @@ def whole(
     """Return what the model loses with the parameters of these names as they are `stored`, products in
     float."""
 
-    def floats(name: str) -> Array:
-        leaf = stored(name)
-        assert isinstance(leaf, Blocks)
-        return dequantize(replace(leaf, scale=leaf.scale.astype(np.float32)))
-
     stage = f"measuring the whole over {text.size} tokens"
     progress(stage, 0, 1)
-    changed = {name: partial(floats, name) for name in names}
+    changed = {name: lambda name=name: _floats(stored(name)) for name in names}
     return sensitivity.losses(checkpoint, text, {"all": changed}, partial(progress, stage))["all"]

@@ -15,7 +15,7 @@ def described(weight_format: WeightFormat | None, dtype: str) -> str:
     if weight_format is None:
         return dtype
     bits, source = weight_format.bits, weight_format.source
-    blocks = f"{bits}-bit blocks of {weight_format.block}"
+    blocks = f"{weight_format.code_bits or bits}-bit blocks of {weight_format.block}"
     form = f"{bits} bits a column" if weight_format.by_column else blocks
     if not weight_format.native:
         return f"{source} rounded to {form}".lstrip()
@@ -34,7 +34,7 @@ def chosen_formats(manifest: Manifest) -> dict[str, Any]:
     units = {}
     for name, leaves in plan.units.items():
         forms = dict.fromkeys(described(plan.formats[leaf], plan.dtype) for leaf in leaves)
-        stored = plan.stored_bytes(leaves)
+        stored = plan.read_bytes(leaves, manifest.forms)
         units[name] = {"format": ", ".join(forms), "bytes": stored, "loss": chosen.losses[name]}
     return {"budget": chosen.budget, "loss": chosen.measured, "tokens": chosen.tokens, "units": units}
 

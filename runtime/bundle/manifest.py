@@ -398,6 +398,15 @@ def _possible(weight_format: WeightFormat, length: int, target: Target) -> bool:
         weight_format.activation_bits != 8 or weight_format.rounds_output
     ):
         return False
+    if weight_format.code_bits:
+        plain = replace(weight_format, code_bits=0)
+        fits = plain.symmetric and not (plain.minimum or plain.native or plain.by_column)
+        return (
+            fits
+            and weight_format.code_bits in (5, 6)
+            and plain.bits == 8
+            and _possible(plain, length, target)
+        )
     if not weight_format.by_column:
         whole_bytes = weight_format.block > 0 and weight_format.block * weight_format.bits % 8 == 0
         return whole_bytes and weight_format.bits in (4, 8)

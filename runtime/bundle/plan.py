@@ -74,6 +74,13 @@ class Plan:
         """Bytes of model.onnx.data."""
         return end(self.tensors)
 
+    def read_size(self, forms: Mapping[str, KernelForm]) -> int:
+        """Return the bytes of the weights that a decode step reads: of kernels.data, where there are kernels.
+
+        `forms` are the groups' forms in kernels.data.
+        """
+        return end(self.kernel_tensors(forms)) if self.has_kernels else self.size
+
     @cached_property
     def units(self) -> dict[str, tuple[str, ...]]:
         """The groups of quantized weights that must have the same format.
@@ -87,12 +94,14 @@ class Plan:
                 units[name] = (*units.get(name, ()), *leaves)
         return units
 
-    def stored_bytes(self, leaves: Iterable[str]) -> int:
-        """Return the bytes of these parameters alone, without the padding that aligns them in the file."""
-        groups = weight_storage.stored(
-            {name: self.shapes[name] for name in leaves}, self.formats, self.target
-        )
-        specs = (weight_storage.specs(group, self.dtype) for group in groups.values())
+    def groups_of(self, leaves: Iterable[str]) -> dict[str, Group]:
+        """Return the stored weights of these parameters alone."""
+        return weight_storage.stored({name: self.shapes[name] for name in leaves}, self.formats, self.target)
+
+    def read_bytes(self, leaves: Iterable[str], forms: Mapping[str, KernelForm]) -> int:
+        """Return the part of `read_size` that belongs to these parameters, without padding."""
+        arranged = partial(kernel_storage.specs, forms=forms) if self.has_kernels else weight_storage.specs
+        specs = (arranged(group, self.dtype) for group in self.groups_of(leaves).values())
         return sum(spec.length for one in specs for spec in one.values())
 
     @cached_property

@@ -48,7 +48,7 @@ def _rounded_rows(
 
     Rows don't depend on each other, so the number of threads changes no bit.
     """
-    bits, block = weight_format.bits, weight_format.block
+    bits, block = weight_format.code_bits or weight_format.bits, weight_format.block
     symmetric, halves = weight_format.symmetric, weight_format.halves
     per_block = (rows.shape[0], -(-rows.shape[1] // block))
     codes = np.empty(rows.shape, np.uint8)
@@ -71,7 +71,8 @@ def _rounded_rows(
 
     step = max(1, CHUNK // rows.shape[1])
     in_threads(round_part, [slice(start, start + step) for start in range(0, rows.shape[0], step)])
-    return Blocks(codes, scale, zero, None, bits, block, 1, weight_format.activations)
+    codes += np.uint8(2 ** (weight_format.bits - 1) - 2 ** (bits - 1))
+    return Blocks(codes, scale, zero, None, weight_format.bits, block, 1, weight_format.activations)
 
 
 def centered(blocks: Blocks) -> Blocks:

@@ -11,8 +11,9 @@
                   error, of 64 in attention and 128 in mlps,      blocks of 32, or 4-bit by choice
                   with feedback (`bundle.feedback`); if most
                   stay, the file's blocks of the others too
-    auto          as a budget chooses for each: 4-bit blocks      likewise 4-bit or 8-bit blocks of 32
-                  of 128, 64 or 32, 8-bit ones, or the file's
+    auto          as a budget chooses for each: 4-bit blocks      likewise, all blocks of 32
+                  of 128, 64 or 32, 5-bit and 6-bit ones of 32
+                  (on ort-cpu), 8-bit ones, or the file's
     keep          the file's own blocks, else 8-bit blocks of 32  the same
 
 On ort-cuda all blocks except a file's own have 32 weights and are symmetric. On ort-web, int8-dynamic stores
@@ -48,10 +49,11 @@ class PerBlock:
     A kernel multiplies long blocks faster. With 8 bits, blocks of 64 save 17 % of a layer's time compared
     with 32, and blocks of 128 only 7 % more. `attention_block` is the length in attention, if it differs.
     `float_block` is the length for products that don't quantize their inputs, if it differs. `rounding` is to
-    nearest, or with the scale that gives the least error (`refimpl.calibrate.least_error`).
+    nearest, or with the scale that gives the least error (`refimpl.calibrate.least_error`). Codes of 5 and 6
+    bits are stored in 8, and only tfm's kernels read them in as many as they have.
     """
 
-    bits: Literal[4, 8]
+    bits: Literal[4, 5, 6, 8]
     block: int = 32
     attention_block: int | None = None
     float_block: int | None = None
@@ -190,6 +192,7 @@ _ALL = (
         finer=(
             Scheme("auto", matrices=replace(FOUR_BITS, block=64), tables=SHORT),
             Scheme("auto", matrices=SHORT, tables=SHORT),
+            *(Scheme("auto", matrices=one, tables=one) for one in (PerBlock(5), PerBlock(6))),
             Scheme("auto", matrices=PerBlock(8, block=64, float_block=32)),
             Scheme("keep", keeps_blocks=True),
         ),

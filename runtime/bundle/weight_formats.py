@@ -23,7 +23,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Literal
 
 from ...refimpl.checkpoint.formats.ggml_blocks import BLOCK_TYPES
@@ -51,6 +51,7 @@ class WeightFormat:
     With `halves`, scales are float16 numbers if these are near enough (`refimpl.ops.quant.half_scales`).
     `source` is the weight's type in the checkpoint (Q5_0, F16, …), stated if the scheme keeps blocks; nothing
     depends on it. Static inputs have `activation_bits`, and with `rounds_output` the output has them too.
+    With `code_bits`, codes of 8 bits lie within so many around the middle, and tfm's kernels read them so.
     """
 
     bits: int
@@ -63,6 +64,7 @@ class WeightFormat:
     source: str = field(default="", compare=False, metadata={"optional": True})
     activation_bits: Literal[8, 16] = field(default=8, metadata={"optional": True})
     rounds_output: bool = field(default=False, metadata={"optional": True})
+    code_bits: Literal[0, 5, 6] = field(default=0, metadata={"optional": True})
 
     @property
     def by_column(self) -> bool:
@@ -141,6 +143,9 @@ def formats(
 
 def _per_block(spec: PerBlock, name: str, target: Target) -> WeightFormat:
     halves = target.storage.blocks == "nbits"
+    if spec.bits in (5, 6):
+        narrow = _per_block(replace(EIGHT_BITS, symmetric=True), name, target)
+        return replace(narrow, code_bits=spec.bits) if target.name == "ort-cpu" else narrow
     if (symmetric := target.storage.symmetric_block) is not None:
         return WeightFormat(spec.bits, symmetric, target.storage.activations, halves=halves)
     block = spec.block

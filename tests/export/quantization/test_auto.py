@@ -115,10 +115,14 @@ def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Checkpoint:
     return open_checkpoint(path)
 
 
+def offers(checkpoint: Checkpoint, target: str = "ort-cpu") -> auto.Offers:
+    return auto.offers(checkpoint, plan.each(checkpoint, AUTO, TARGETS[target]), silent)
+
+
 @pytest.fixture(scope="module")
 def choices(checkpoint: Checkpoint) -> auto.Choices:
     rows = np.random.default_rng(0).integers(0, checkpoint.config.embedding.vocabulary, (2, 16))
-    return auto.choices(checkpoint, plan.each(checkpoint, AUTO, TARGETS["ort-cpu"]), rows, silent)
+    return auto.choices(checkpoint, offers(checkpoint), rows, silent)
 
 
 def test_each_unit_has_all_formats_and_finer_ones_lose_less(choices: auto.Choices):
@@ -127,9 +131,12 @@ def test_each_unit_has_all_formats_and_finer_ones_lose_less(choices: auto.Choice
         f"decoder.layers.0.{name}" for name in ("attn.wqkv", "attn.wo", "mlp.gate_up", "mlp.down")
     }
     for unit, options in choices.options.items():
-        forms = [tuple({(f.bits, f.block) for f in one.values()}) for one in choices.formats[unit]]
-        want = [((4, 32),), ((8, 32),)] if unit == "embedding.table" else [
-            ((4, 128),), ((4, 64),), ((4, 32),), ((8, 64),), ((8, 32),)]  # fmt: skip
+        forms = [
+            tuple({(f.code_bits or f.bits, f.block) for f in one.values()}) for one in choices.formats[unit]
+        ]
+        short = [((bits, 32),) for bits in (4, 5, 6)]
+        want = [*short, ((8, 32),)] if unit == "embedding.table" else [
+            ((4, 128),), ((4, 64),), *short, ((8, 64),), ((8, 32),)]  # fmt: skip
         assert forms == want
         assert [one.bytes for one in options] == sorted(one.bytes for one in options)
         assert all(a.loss > b.loss > 0 for a, b in pairwise(options)), unit
@@ -138,22 +145,46 @@ def test_each_unit_has_all_formats_and_finer_ones_lose_less(choices: auto.Choice
     assert choices.plan.formats == choices.with_formats(cheapest(choices.options)).formats
 
 
+@pytest.mark.parametrize("target", ["standard", "ort-cuda"])
+def test_other_targets_have_no_narrow_codes(checkpoint: Checkpoint, target: str):
+    """Nothing reads them in fewer bits there, and bytes are those of model.onnx.data."""
+    found = offers(checkpoint, target)
+    assert not any(form.code_bits for own in found.formats.values() for one in own for form in one.values())
+    least = found.size(dict.fromkeys(found.formats, 0))
+    assert least == found.plan.size
+    with refused(ExportError, "budget", "at least", f"{math.ceil(least / 1000)}kB"):
+        found.require_room(Budget(least - 1))
+
+
+def test_scales_that_are_no_halves_are_counted(checkpoint: Checkpoint, monkeypatch: pytest.MonkeyPatch):
+    """One row of tiny numbers, and the kernels read all scales of the table in 32 bits."""
+    before, table = offers(checkpoint), "embedding.table"
+    tiny = np.array(checkpoint.leaf(table))
+    tiny[3] *= np.float32(1e-9)
+    own = Checkpoint.leaf
+    monkeypatch.setattr(Checkpoint, "leaf", lambda self, name: tiny if name == table else own(self, name))
+    after = offers(checkpoint)
+    scales = -(-len(tiny) // 16) * 16 * tiny.shape[1] // 32
+    assert [b - a for a, b in zip(before.bytes[table], after.bytes[table], strict=True)] == [2 * scales] * 4
+    assert after.bytes["decoder.layers.0.mlp.down"] == before.bytes["decoder.layers.0.mlp.down"]
+
+
 def test_bytes_are_those_of_the_plan(choices: auto.Choices):
-    """What a unit's options say they take is what the data file has of them, but for aligned tensors."""
+    """What a unit's options say they take is what kernels.data has of them, but for aligned tensors."""
     for chosen in (cheapest(choices.options), choices.finest):
         made = choices.with_formats(chosen)
         stated = sum(choices.options[unit][k].bytes for unit, k in chosen.items())
         floats = sum(4 * math.prod(shape) for name, shape in made.shapes.items() if name not in made.formats)
-        assert stated + floats <= made.size <= stated + floats + 64 * len(made.tensors)
+        assert stated + floats <= choices.size(chosen) <= stated + floats + 64 * len(made.tensors)
+        assert choices.size(chosen) < made.size
 
 
 def test_a_budget_of_bytes_holds_to_the_byte(choices: auto.Choices):
-    least, most = choices.plan.size, choices.with_formats(choices.finest).size
+    least, most = choices.size(cheapest(choices.options)), choices.size(choices.finest)
     sizes = []
     for budget in (*range(least, most, (most - least) // 9), most, 10 * most):
-        made = choices.with_formats(choices.within(Budget(budget)))
-        sizes.append(made.size)
-        assert made.size <= budget
+        sizes.append(choices.size(choices.within(Budget(budget))))
+        assert sizes[-1] <= budget
     assert sizes == sorted(sizes)
     assert (sizes[0], sizes[-1]) == (least, most)
     numbers = choices.plan.shapes.numbers
@@ -239,7 +270,7 @@ def test_what_never_fits_ends_in_the_finest(choices: auto.Choices):
 @pytest.fixture(scope="module")
 def exported(checkpoint: Checkpoint) -> Path:
     out = checkpoint.path.parent / "bundle"
-    assert main(["export", str(checkpoint.path), str(out), "--quant", "auto", "--bits", "6.5"]) == 0
+    assert main(["export", str(checkpoint.path), str(out), "--quant", "auto", "--bits", "5.2"]) == 0
     return out
 
 
@@ -248,8 +279,11 @@ def test_the_bundle_is_within_its_budget_and_the_sources(checkpoint: Checkpoint,
     opened = open_bundle(exported, check_hashes=True)
     chosen = opened.manifest.chosen
     assert chosen is not None
-    assert opened.plan.size <= 6.5 * opened.plan.shapes.numbers / 8
-    assert len({form.bits for form in opened.manifest.schemes.values()}) == 2
+    assert 5.0 < 8 * opened.plan.read_size(opened.manifest.forms) / opened.plan.shapes.numbers <= 5.2
+    assert {4, 5} <= {form.code_bits or form.bits for form in opened.manifest.schemes.values()}
+    for group in opened.plan.groups.values():
+        if group.format is not None and group.format.code_bits:
+            assert opened.manifest.forms[group.name].bits == group.format.code_bits, "read so by the kernels"
     assert 0 < chosen.measured < sum(chosen.losses.values())
     context = VerifyContext(opened, checkpoint, None, math.inf, "cpu", 1)
     [row] = compare_weights(context, "weights", checkpoint)
@@ -265,7 +299,7 @@ def test_the_bundle_is_within_its_budget_and_the_sources(checkpoint: Checkpoint,
 def test_the_same_input_gives_the_same_plan(checkpoint: Checkpoint, exported: Path, tmp_path: Path):
     """Bit for bit, whatever number of threads computes."""
     again = tmp_path / "again"
-    export(checkpoint, again, quant="auto", budget=Budget(6.5, "bits"), verify=False)
+    export(checkpoint, again, quant="auto", budget=Budget(5.2, "bits"), verify=False)
     for name in ("tfm.json", "model.onnx.data"):
         assert (again / name).read_bytes() == (exported / name).read_bytes(), name
 
@@ -273,14 +307,14 @@ def test_the_same_input_gives_the_same_plan(checkpoint: Checkpoint, exported: Pa
 def test_inspect_prints_the_plan(exported: Path, capsys: pytest.CaptureFixture[str]):
     assert main(["inspect", str(exported), "--json"]) == 0
     chosen = json.loads(capsys.readouterr().out)["chosen"]
-    assert chosen["budget"] == "6.5 bits"
+    assert chosen["budget"] == "5.2 bits"
     assert list(chosen["units"])[:2] == ["embedding.table", "decoder.layers.0.attn.wqkv"]
     assert (
         sum(one["bytes"] for one in chosen["units"].values()) < (exported / "model.onnx.data").stat().st_size
     )
     assert main(["inspect", str(exported)]) == 0
     said = capsys.readouterr().out
-    assert "chosen        for 6.5 bits; all together lose" in said
+    assert "chosen        for 5.2 bits; all together lose" in said
     for name, one in chosen["units"].items():
         assert any(name in line and one["format"] in line for line in said.splitlines())
 
@@ -383,9 +417,8 @@ def test_where_texts_come_from(checkpoint: Checkpoint, tmp_path: Path, monkeypat
 def test_blocks_of_a_file_lose_nothing(checkpoint: Checkpoint, monkeypatch: pytest.MonkeyPatch):
     """They are one more format, and the plan states their types."""
     monkeypatch.setattr(Checkpoint, "native", kept_blocks.natives({"down": (False, 4)}))
-    plans = plan.each(checkpoint, AUTO, TARGETS["ort-cpu"])
     rows = np.random.default_rng(0).integers(0, 97, (1, 8))
-    found = auto.choices(checkpoint, plans, rows, silent)
+    found = auto.choices(checkpoint, offers(checkpoint), rows, silent)
     unit = "decoder.layers.0.mlp.down"
     k = next(k for k, one in enumerate(found.formats[unit]) if one[unit].native)
     assert found.options[unit][k].loss == 0

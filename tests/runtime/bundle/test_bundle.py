@@ -383,6 +383,8 @@ HOSTILE = [
     (("schemes", WQ, "activation_bits"), 16, f"schemes.{WQ} activation_bits=16"),
     (("schemes", WQ, "activation_bits"), 12, "activation_bits 8 16"),
     (("schemes", WQ, "rounds_output"), True, f"schemes.{WQ} rounds_output=True"),
+    (("schemes", WQ, "code_bits"), 6, f"schemes.{WQ} code_bits=6"),
+    (("schemes", WQ, "code_bits"), 4, "code_bits 0 5 6"),
     (("schemes", WQ, "symmetric"), 1, "symmetric 1"),
     (("schemes", WQ, "source"), "Q5_0\x1b", f"schemes.{WQ}.source type"),
     (("schemes", "decoder.norm.weight"), {"bits": 8, "block": 32, "activations": "none", "symmetric": True,

@@ -3,7 +3,7 @@ file's zero points move to the middle."""
 
 import numpy as np
 import pytest
-from tfm.refimpl.ops.quant import Blocks, dequantize
+from tfm.refimpl.ops.quant import Blocks, dequantize, quantize
 from tfm.runtime import parallel
 from tfm.runtime.bundle import rounding
 from tfm.runtime.bundle.weight_formats import WeightFormat
@@ -25,6 +25,18 @@ def test_parts_are_rounded_as_the_whole(monkeypatch, axis: int, bits: int):
     monkeypatch.setattr(parallel, "threads", lambda: 3)
     for expected, part in zip(whole, fields(), strict=True):
         np.testing.assert_array_equal(part, expected)
+
+
+@pytest.mark.parametrize("axis", [0, 1])
+@pytest.mark.parametrize("bits", [5, 6])
+def test_narrow_codes_lie_around_the_middle(axis: int, bits: int):
+    """They mean what codes of so many bits do, and the lowest one is used."""
+    weight = np.random.default_rng(bits).standard_normal((48, 40), np.float32)
+    blocks = rounding.rounded(weight, WeightFormat(8, 16, "block", code_bits=bits), axis=axis)
+    want = quantize(weight, bits=bits, block=16, axis=axis)
+    assert (blocks.bits, blocks.zero) == (8, None)
+    assert (blocks.codes.min(), blocks.codes.max()) == (128 - 2 ** (bits - 1), 127 + 2 ** (bits - 1))
+    np.testing.assert_array_equal(dequantize(blocks), dequantize(want))
 
 
 @pytest.mark.parametrize(("bits", "zero"), [(4, 0), (4, 6), (8, 112)])
