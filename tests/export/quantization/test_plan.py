@@ -153,7 +153,7 @@ def test_cell(name, target):
         made, scheme = TARGETS[target], SCHEMES[name]
         every = plan.each(checkpoint, scheme, made)
         assert plan.plan(checkpoint, scheme, made).size == max(one.size for one in every) > every[0].size
-        assert [one.formats["decoder.layers.0.mlp.down"].native for one in every] == [False] * 4 + [True]
+        assert [one.formats["decoder.layers.0.mlp.down"].native for one in every] == [False] * 6 + [True]
         return
     formats = planned(checkpoint, name, target)
     shapes = parameter_shapes(CONFIG)
