@@ -65,6 +65,7 @@ from tfm.refimpl.config import (
     WaveStem,
     Window,
 )
+from tfm.refimpl.ops.convbert import ConvBertAttention
 from tfm.refimpl.ops.disentangled import DisentangledAttention
 from tfm.refimpl.ops.gated_delta import GatedDelta
 from tfm.refimpl.ops.latent_attention import LatentAttention
@@ -479,6 +480,13 @@ def in_blocks(*, head: ReadingHead = WORDS, vocabulary: int = 97) -> Encoder:
     second = replace(layer, attention=replace(attention, mask=BigBirdBlocks(2, 1)))
     stack = Stack((layer, second), None, Learned(64), norm)
     return Encoder(Embedding(vocabulary, 48), stack, head, 64)
+
+
+def near_and_far(*, head: ReadingHead = WORDS, vocabulary: int = 97) -> Encoder:
+    """An encoder of ConvBERT's form, with kernels of five and of three tokens."""
+    norm = LayerNorm(1e-5)
+    layers = (Layer(ConvBertAttention(3, 8, n, after=norm), Plain(64, "gelu", after=norm)) for n in (2, 1))
+    return Encoder(Embedding(vocabulary, 48), Stack(tuple(layers), None, Learned(32), norm), head, 32)
 
 
 def relative(*, head: ReadingHead = WORDS, clamp: int | None = None, vocabulary: int = 97) -> Encoder:

@@ -405,6 +405,25 @@ class FourGroups(Step):
         return matrix
 
 
+class ByGroup(Transpose):
+    """A linear map that may be stored as a matrix [D / G, F / G] for each of G groups of channels (ConvBERT):
+    a matrix with zeros elsewhere."""
+
+    def shapes(self, result: Shape) -> tuple[Shape, ...]:
+        rows, columns = result
+        counts = (g for g in range(2, min(result) + 1) if rows % g == columns % g == 0)
+        return (*super().shapes(result), *((g, rows // g, columns // g) for g in counts))
+
+    def apply(self, weight: Weight) -> Weight:
+        if len(weight.shape) == 2:
+            return super().apply(weight)
+        assert isinstance(weight, np.ndarray)
+        groups, rows, columns = weight.shape
+        matrix = np.zeros((groups, rows, groups, columns), weight.dtype)
+        matrix[np.arange(groups), :, np.arange(groups)] = weight
+        return matrix.reshape(groups * rows, groups * columns)
+
+
 @dataclass(frozen=True)
 class NarrowValues(Step):
     """Add zeros after each value head, since value heads are narrower than key heads (MiMo-V2-Flash)."""
@@ -533,8 +552,10 @@ STEPS: dict[str, Step] = {
     "swap": Swap(),
     "taps": Taps(),
     "kernel": Kernel(),
+    "one_tap": Kernel(1),
     "three_taps": Kernel(3),
     "four_groups": FourGroups(),
+    "by_group": ByGroup(),
     "narrow": NarrowValues(),
     "fewer_rows": FewerRows(),
     "zeros_after": ZerosAfter(),

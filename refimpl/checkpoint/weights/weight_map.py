@@ -53,8 +53,9 @@ The steps are those of `refimpl.checkpoint.weights.steps`, done in the order in 
     swap          the last two axes in the other order
     taps          the kernel of a convolution of each channel on its own, [F, 1, length]
     kernel        the kernel of a convolution that mixes channels, [D, D, length]
-    three_taps    the same of three taps, [F, D, 3]
+    one_tap, three_taps  the same of one tap or of three, [F, D, 1] or [F, D, 3]
     four_groups   the kernel of a convolution in four groups, [F, D / 4, 1] (SqueezeBERT)
+    by_group      a linear map that may be stored as a matrix for each group of channels (ConvBERT)
     narrow        heads of values that are narrower than those of keys, each followed by zeros (MiMo-V2-Flash)
     zeros_after   a bias, and then one of zeros, of a map that has none (DeBERTa)
     fewer_rows    a table with eight rows after those of the vocabulary (Llama 3.2 Vision)

@@ -78,12 +78,12 @@ INCONSISTENT = {"granite-4-350m"}
 
 
 def test_every_row_is_of_a_family_or_refused():
-    assert len(PUBLIC) == 397
+    assert len(PUBLIC) == 400
     read = [
         with_model_type(config)["model_type"] for source, config in PUBLIC.items() if source not in REFUSED
     ]
     assert set(read) <= set(families())  # those of newer families are in families/test_hub_*.py
-    assert len(read) == 372
+    assert len(read) == 375
 
 
 @pytest.mark.parametrize("name", sorted({**PUBLIC, **ROWS}.keys() - REFUSED - TOO_STRICT - INCONSISTENT))

@@ -1,0 +1,124 @@
+"""ConvBERT's attention: half of the heads attend, half mix neighbours with a kernel of the token's own (Jiang
+et al. 2020, ConvBERT, arXiv 2008.02496, §3).
+
+Attention often only finds neighbours. Half of its work is therefore done by a convolution over the A tokens
+on each side, whose kernel each head makes of the token and its surroundings ("span-based dynamic
+convolution", §3.2):
+
+    surroundings   s[t] = Σ_j c[j] ⊙ x[t − A + j], mapped to the heads' width
+    kernel         p[t, h] = softmax over j of a map of (s[t] ⊙ q[t]), 2A + 1 numbers for each head
+    output         y[t, h] = Σ_j p[t, h, j] · n[t − A + j, h]
+
+q are the queries of the other half, and n are vectors of neighbours from a map of their own. What stands
+before a text or behind it is zero, in x and in n, and keeps its share of the softmax:
+
+    tokens      x0   x1   x2   x3  | padding          A = 1
+    y0      p0 · 0  p1   p2                           p0 + p1 + p2 = 1
+    y3                    p0   p1    p2 · 0
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any, TypedDict
+
+from ..config import Norm, TokenMixer
+from ..config.record import bounded
+from .arrays import concatenate, indices, join_last, padded, repeated, split_last, where
+from .attention import attend, heads, softmax
+from .dispatch import op
+from .linear import linear
+from .mask import padding_mask
+from .quant import Blocks
+from .short_conv import causal_conv
+
+if TYPE_CHECKING:
+    from typing import Any as Array
+
+    from jaxtyping import Float
+
+    from ..axes import Index
+
+__all__ = ["ConvBertAttention", "ConvBertWeights", "convbert_attention"]
+
+
+class ConvBertWeights(TypedDict):
+    """The leaves of ConvBERT's attention: the maps to queries, keys and values, the convolution of the
+    surroundings and its map, the map to kernels, that of neighbours, and the map back of all heads."""
+
+    wq: Float[Array, "D H*K"] | Blocks
+    wk: Float[Array, "D H*K"] | Blocks
+    wv: Float[Array, "D H*K"] | Blocks
+    conv: Float[Array, "2*A+1 D"]
+    w_conv: Float[Array, "D H*K"] | Blocks
+    w_kernel: Float[Array, "H*K 2*A*H+H"] | Blocks
+    w_near: Float[Array, "D H*K"] | Blocks
+    wo: Float[Array, "2*H*K D"] | Blocks
+    bq: Float[Array, " H*K"]
+    bk: Float[Array, " H*K"]
+    bv: Float[Array, " H*K"]
+    b_conv: Float[Array, " H*K"]
+    b_kernel: Float[Array, " 2*A*H+H"]
+    b_near: Float[Array, " H*K"]
+    bo: Float[Array, " D"]
+
+
+class ConvBertAttention(TokenMixer):
+    """ConvBERT's attention (`ops.convbert`): `heads` heads that attend, and as many that mix a token with its
+    `neighbours` on each side."""
+
+    heads: int = bounded("heads")
+    head_size: int = bounded("width")
+    neighbours: int = bounded("kernel", "neighbours of the convolution")
+    pre: Norm | None = None
+    post: Norm | None = None
+    after: Norm | None = None
+
+    weights = ConvBertWeights
+    title, place = "ConvBERT's attention", "encoder"
+
+    def sizes(self, width: int) -> Mapping[str, float]:
+        return {"H": self.heads, "K": self.head_size, "A": self.neighbours}
+
+    def mix_whole(self, x: Array, lengths: Array, weights: Any, positions: Any, causal: bool) -> Array:
+        return convbert_attention(x, lengths, weights, settings=self)
+
+    def describe(self) -> str:
+        size = f"heads of {self.head_size}"
+        return f"{self.heads} {size}, and {self.heads} over {self.neighbours} neighbours on each side"
+
+    @classmethod
+    def drawn(cls, chosen: Mapping[str, Any], size: Mapping[str, int]) -> ConvBertAttention:
+        return cls(heads=size["H"], head_size=size["K"], neighbours=size["A"])
+
+
+@op
+def convbert_attention(
+    x: Float[Array, "B T D"],
+    lengths: Index[Array, " B", "< T+1"],
+    weights: ConvBertWeights,
+    *,
+    settings: ConvBertAttention,
+) -> Float[Array, "B T D"]:
+    """The sublayer: attention and a convolution with kernels of the tokens' own, side by side, and a map
+    back.
+
+    Conventions: as in `self_attention`, rows are padded on the right, no token reads padding, and outputs at
+    padding are unspecified. transformers' convolutions read what a batch pads with.
+    """
+    t, size, around = x.shape[1], settings.head_size, settings.neighbours
+    real = padding_mask(indices(t, x), lengths)
+    q = linear(x, weights["wq"], weights["bq"])
+    k, v = (heads(x, weights[f"w{n}"], weights[f"b{n}"], size=size) for n in "kv")
+    y = attend(split_last(q, size), k, v, repeated(real[:, None], t, axis=1))
+
+    there = real[:, :, None]
+    surroundings = causal_conv(padded(where(there, x, 0), 0, around), weights["conv"])[:, around:]
+    mixed = linear(surroundings, weights["w_conv"], weights["b_conv"]) * q
+    kernels = linear(mixed, weights["w_kernel"], weights["b_kernel"])
+    shares = softmax(split_last(kernels, 2 * around + 1))
+    near = padded(where(there, linear(x, weights["w_near"], weights["b_near"]), 0), around, around)
+    z = split_last(near[:, :t], size) * shares[..., :1]
+    for j in range(1, 2 * around + 1):
+        z = z + split_last(near[:, j : j + t], size) * shares[..., j : j + 1]
+    return linear(join_last(concatenate([y, z], 2)), weights["wo"], weights["bo"])
