@@ -9,6 +9,7 @@ from ...refimpl.config import Config
 from ...runtime.bundle import operator_limits
 from ...runtime.bundle.targets import Target
 from . import (
+    convbert,
     disentangled,
     group_query_attention,
     longformer,
@@ -51,6 +52,7 @@ def _ort(config: Config) -> Emits:
         "self_attention": mha.self_attention if multi_head else mha.self_attention_in_parts,
         "cross_attention": mha.cross_attention if multi_head else mha.cross_attention_in_parts,
         "cross_keys": mha.cross_keys,
+        "convbert_attention": convbert.convbert_attention,
         "disentangled_attention": disentangled.disentangled_attention,
         "longformer_attention": longformer.longformer_attention,
         "longt5_attention": longt5.longt5_attention,

@@ -19,13 +19,13 @@ before a text or behind it is zero, in x and in n, and keeps its share of the so
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any, TypedDict
 
 from ..config import Norm, TokenMixer
 from ..config.record import bounded
 from .arrays import concatenate, indices, join_last, padded, repeated, split_last, where
-from .attention import attend, heads, softmax
+from .attention import attend, softmax
 from .dispatch import op
 from .linear import linear
 from .mask import padding_mask
@@ -87,6 +87,12 @@ class ConvBertAttention(TokenMixer):
         size = f"heads of {self.head_size}"
         return f"{self.heads} {size}, and {self.heads} over {self.neighbours} neighbours on each side"
 
+    def integers(self) -> Iterator[int]:
+        yield from range(2 * self.neighbours + 1)  # where the parts of a kernel begin
+
+    def numbers(self) -> Iterator[float]:
+        yield self.head_size**-0.5
+
     @classmethod
     def drawn(cls, chosen: Mapping[str, Any], size: Mapping[str, int]) -> ConvBertAttention:
         return cls(heads=size["H"], head_size=size["K"], neighbours=size["A"])
@@ -106,11 +112,29 @@ def convbert_attention(
     Conventions: as in `self_attention`, rows are padded on the right, no token reads padding, and outputs at
     padding are unspecified. transformers' convolutions read what a batch pads with.
     """
+    q, k, v = (linear(x, weights[f"w{n}"], weights[f"b{n}"]) for n in "qkv")
+    return linear(
+        near_and_far(x, lengths, (q, k, v), weights, settings=settings), weights["wo"], weights["bo"]
+    )
+
+
+def near_and_far(
+    x: Array,
+    lengths: Array,
+    far: tuple[Array, Array, Array],
+    weights: ConvBertWeights,
+    *,
+    settings: ConvBertAttention,
+) -> Array:
+    """Return the outputs of the heads of both kinds side by side, [B, T, 2 * H * K].
+
+    `far` are the queries, keys and values of the heads that attend, each [B, T, H * K].
+    """
     t, size, around = x.shape[1], settings.head_size, settings.neighbours
+    q, k, v = far
     real = padding_mask(indices(t, x), lengths)
-    q = linear(x, weights["wq"], weights["bq"])
-    k, v = (heads(x, weights[f"w{n}"], weights[f"b{n}"], size=size) for n in "kv")
-    y = attend(split_last(q, size), k, v, repeated(real[:, None], t, axis=1))
+    seen = repeated(real[:, None], t, axis=1)
+    y = attend(split_last(q, size), split_last(k, size), split_last(v, size), seen)
 
     there = real[:, :, None]
     surroundings = causal_conv(padded(where(there, x, 0), 0, around), weights["conv"])[:, around:]
@@ -121,4 +145,4 @@ def convbert_attention(
     z = split_last(near[:, :t], size) * shares[..., :1]
     for j in range(1, 2 * around + 1):
         z = z + split_last(near[:, j : j + t], size) * shares[..., j : j + 1]
-    return linear(join_last(concatenate([y, z], 2)), weights["wo"], weights["bo"])
+    return join_last(concatenate([y, z], 2))

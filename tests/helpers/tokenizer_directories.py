@@ -98,7 +98,8 @@ def _definition(kind: str) -> str:
 # Kind of tokenizer.json -> model_type:tokenizer_class, or the model_type alone where none is named.
 TABLE = {
     "wordpiece": "bert bert:BertTokenizer bert:BertTokenizerFast bert:PreTrainedTokenizerFast distilbert "
-    "distilbert:DistilBertTokenizer electra electra:ElectraTokenizerFast gpt2:BertTokenizer",
+    "distilbert:DistilBertTokenizer electra electra:ElectraTokenizerFast gpt2:BertTokenizer "
+    "convbert:ConvBertTokenizer",
     "unigram": "bert:XLMRobertaTokenizer xlm-roberta xlm-roberta:XLMRobertaTokenizerFast t5:T5TokenizerFast "
     "mt5 pegasus:PegasusTokenizerFast mbart:MBartTokenizerFast mbart:MBart50TokenizerFast",
     "bytes": "roberta roberta:RobertaTokenizerFast bart:BartTokenizer gpt2 opt:GPT2Tokenizer mpt "

@@ -25,6 +25,7 @@ REGISTERED: Mapping[str, str | None] = {
     "codegen": "GPT2Tokenizer",
     "cohere": "CohereTokenizer",
     "cohere2": "CohereTokenizer",
+    "convbert": "BertTokenizer",
     "data2vec-text": "RobertaTokenizer",
     "deberta": "DebertaTokenizer",
     "deberta-v2": "DebertaV2Tokenizer",
@@ -158,7 +159,7 @@ ALIASES = {
     **dict.fromkeys(
         ("DistilBertTokenizer", "ElectraTokenizer", "LayoutLMTokenizer", "LxmertTokenizer"), "BertTokenizer"
     ),
-    **dict.fromkeys(("MobileBertTokenizer", "SqueezeBertTokenizer"), "BertTokenizer"),
+    **dict.fromkeys(("ConvBertTokenizer", "MobileBertTokenizer", "SqueezeBertTokenizer"), "BertTokenizer"),
     **dict.fromkeys(
         ("BartTokenizer", "LEDTokenizer", "LongformerTokenizer", "MvpTokenizer"), "RobertaTokenizer"
     ),
@@ -168,7 +169,7 @@ ALIASES = {
 OTHERS = (
     "Barthez", "Bartpho", "BertGeneration", "BertJapanese", "Bertweet", "BioGpt",
     "BlenderbotSmall", "Blenderbot", "ByT5", "CLIP", "CTRL", "Canine", "Clvp", "CodeGen",
-    "ConvBert", "CpmAnt", "Cpm", "DPRContextEncoder", "DPRQuestionEncoder", "DPRReader",
+    "CpmAnt", "Cpm", "DPRContextEncoder", "DPRQuestionEncoder", "DPRReader",
     "Dia", "Esmc", "FNet", "FSMT", "Flaubert", "Funnel", "GPTNeoXJapanese", "GPTSw3",
     "Herbert", "Lasr", "LayoutLMv2", "LayoutLMv3", "LayoutXLM", "Luke", "M2M100", "MLuke",
     "Marian", "MarkupLM", "Mgpstr", "MyT5", "Nougat", "OpenAIGPT", "PLBart", "Parakeet",
