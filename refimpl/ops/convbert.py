@@ -75,7 +75,7 @@ class ConvBertAttention(TokenMixer):
     after: Norm | None = None
 
     weights = ConvBertWeights
-    title, place = "ConvBERT's attention", "encoder"
+    title, place, has_map = "ConvBERT's attention", "encoder", True
 
     def sizes(self, width: int) -> Mapping[str, float]:
         return {"H": self.heads, "K": self.head_size, "A": self.neighbours}

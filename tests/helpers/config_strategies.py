@@ -72,6 +72,7 @@ from tfm.refimpl.config import (
     Window,
     Yarn,
 )
+from tfm.refimpl.ops.convbert import ConvBertAttention
 from tfm.refimpl.ops.disentangled import DisentangledAttention
 from tfm.refimpl.ops.gated_delta import GatedDelta
 from tfm.refimpl.ops.latent_attention import LatentAttention
@@ -580,6 +581,7 @@ def encoders(draw: st.DrawFn) -> Encoder | EncoderDecoder:
                 longformer(stack, embedding.vocabulary),
                 bigbird(stack),
                 longt5(stack),
+                convbert(stack),
                 *([xlnet(stack, embedding)] if embedding.width % 2 == 0 else []),
             )
             stack = draw(st.one_of(*kinds))
@@ -655,6 +657,19 @@ def longformer(draw: st.DrawFn, stack: Stack, vocabulary: int) -> Stack:
         return replace(layer, attention=mixer)
 
     return replace(stack, layers=tuple(map(windowed, stack.layers)))
+
+
+@st.composite
+def convbert(draw: st.DrawFn, stack: Stack) -> Stack:
+    """The stack with ConvBERT's attention in its layers."""
+    few = st.integers(1, 3)
+
+    def beside(layer: Layer) -> Layer:
+        a = layer.attention
+        mixer = ConvBertAttention(draw(few), draw(st.integers(1, 5)), draw(few), a.pre, a.post, a.after)
+        return replace(layer, attention=mixer)
+
+    return replace(stack, layers=tuple(map(beside, stack.layers)))
 
 
 @st.composite

@@ -188,7 +188,7 @@ def _mixture(chosen: Mapping[str, Any], size: Mapping[str, int]) -> MoE:
 
 
 DRAWN: dict[type, Drawn] = {
-    **{kind: Drawn(kind.choices, kind.drawn) for kind in mixers() if kind.choices},
+    **{kind: Drawn(kind.choices, kind.drawn) for kind in mixers() if "drawn" in vars(kind)},
     Attention: Drawn(
         {
             "window": SETTINGS["window"],

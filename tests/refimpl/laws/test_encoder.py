@@ -26,6 +26,7 @@ from tfm.refimpl.config import (
 )
 from tfm.refimpl.engine.numpy_engine import NumpyEngine
 from tfm.refimpl.errors import ConfigError, LimitError
+from tfm.refimpl.ops.convbert import ConvBertAttention
 from tfm.refimpl.ops.disentangled import DisentangledAttention
 from tfm.refimpl.ops.longformer import LongformerAttention
 from tfm.refimpl.ops.longt5 import LongT5Attention
@@ -53,8 +54,8 @@ def unplaced(config: Config) -> Encoder:
         if isinstance(attention, DisentangledAttention):  # without its terms of the distance
             a = attention
             return Attention(a.heads, a.heads, a.head_size, pre=a.pre, post=a.post, after=a.after)
-        # Without its window, or its terms of distance and segment.
-        if isinstance(attention, LongformerAttention | LongT5Attention | XLNetAttention):
+        # Without its window, its terms of distance and segment, or its kernels.
+        if isinstance(attention, LongformerAttention | LongT5Attention | XLNetAttention | ConvBertAttention):
             a = attention
             return Attention(a.heads, a.heads, a.head_size, pre=a.pre, post=a.post, after=a.after)
         assert isinstance(attention, Attention)
