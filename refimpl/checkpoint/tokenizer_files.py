@@ -34,7 +34,7 @@ VOCABULARIES = (
     TOKENIZER_MODEL, VOCAB_TXT, VOCAB_JSON, "spiece.model", "sentencepiece.bpe.model", "spm.model"
 )  # fmt: skip
 # Their ids are those of vocab.json and not of the SentencePiece model, which no tokenizer.json can say.
-WITH_OTHER_IDS = ("marian", "m2m_100")
+WITH_OTHER_IDS = ("marian", "m2m_100", "nllb-moe")
 
 
 def read_tokenizer(

@@ -33,17 +33,16 @@ def _expected(x: np.ndarray, call: Call) -> np.ndarray:
         mean = sum(shares[:, j : j + 1] * by_head(mapped(other, "_near")) for j, other in near)
         both = np.concatenate([np.einsum("hs,shk->hk", seen, values), mean])
         out.append(mapped(both.reshape(-1), "o"))
-    return np.array(out)
+    return np.array(out).reshape(x.shape)
 
 
 @law("convbert_attention")
 def it_is_a_softmax_over_all_and_a_mean_of_neighbours(convbert_attention: Subject, draw: Draw) -> None:
     """Token by token; kernels keep the share of neighbours that a text doesn't have."""
-    call = draw(convbert_attention.calls())
+    arrays = dict.fromkeys(("wq", "wk", "wv", "w_conv", "w_kernel", "w_near", "wo"), True)
+    call = draw(convbert_attention.calls(**arrays))
     got, expected = convbert_attention(call), np.zeros(call["x"].shape)
     for row, length in enumerate(call["lengths"]):
-        expected[row, :length] = _expected(call["x"][row, :length].astype(np.float64), call).reshape(
-            length, -1
-        )
+        expected[row, :length] = _expected(call["x"][row, :length].astype(np.float64), call)
     past = np.arange(got.shape[1]) >= call["lengths"][:, None]
     convbert_attention.near(np.where(past[:, :, None], 0, got), expected, call)

@@ -89,6 +89,7 @@ REGISTERED: Mapping[str, str | None] = {
     "mpt": "GPTNeoXTokenizer",
     "mt5": "T5Tokenizer",
     "nemotron": AS_IS,
+    "nllb-moe": "NllbTokenizer",
     "nomic_bert": "BertTokenizer",
     "olmo": "GPTNeoXTokenizer",
     "olmo2": AS_IS,
