@@ -128,6 +128,7 @@ MODELS = {
     "a window and a question": tiny_models.windowed(spread=QuestionTokens(5)),
     "distances and segments": tiny_models.relative(clamp=5),
     "summaries": tiny_models.summarized(),
+    "kernels of a token's own": tiny_models.near_and_far(),
     "streams": tiny_models.altup(),
     "a sound": tiny_models.hearing(),
     "a waveform": tiny_models.spelling(),
