@@ -44,7 +44,12 @@ def row(name: str, path: Path) -> dict[str, Any]:
         if not key.startswith(("GGUF.", "general.", "tokenizer."))
     }
     shapes = {tensor.name: [int(n) for n in tensor.shape[::-1]] for tensor in file.tensors}
-    given = {tensor.name: tensor.data.tolist() for tensor in file.tensors if tensor.name in GIVEN}
+    given = {
+        tensor.name: tensor.data.tolist()
+        for tensor in file.tensors
+        # Rates that are stored as positive numbers: `drawn` gives negative ones.
+        if tensor.name in GIVEN or (tensor.name.endswith("ssm_a") and (tensor.data > 0).all())
+    }
     shapes = {tensor: shape for tensor, shape in shapes.items() if tensor not in given}
     return {"name": name, "arch": arch, "metadata": metadata, "tensors": shapes} | (
         {"given": given} if given else {}

@@ -25,7 +25,7 @@ from .gguf_metadata import (
 )
 from .gguf_rope import check_sections, rope_scaling, share_of_dims
 from .keys import ABSENT, Keys
-from .layers import LAYER_TYPES, layer_count
+from .layers import LAYER_TYPES, SPARSE, layer_count
 
 SOFTMAX, SIGMOID = 1, 2
 SCORES = {SOFTMAX: "a softmax", SIGMOID: "a sigmoid"}
@@ -140,18 +140,18 @@ def layers_with_heads(kinds: tuple[str, str] = ("linear_attention", "full_attent
     }
 
 
-def sliding_layers(every: int, *, windowless: bool = False, trunk: bool = False) -> Row:
+def sliding_layers(every: int, *, windowless: bool = False, trunk: bool = False, first: bool = False) -> Row:
     """The type of each layer: with a window or without.
 
-    Either a list marks the layers with a window, or all have one except the last of every N layers; N is
-    `every` where the file doesn't state it. With `windowless` no layer has a window where the file states
-    none. With `trunk` layers that predict further tokens don't count."""
+    Either a list marks the layers with a window, or all have one except the last of every N layers, or with
+    `first` the first of them. N is `every` where the file doesn't state it. With `windowless` no layer has a
+    window where the file states none. With `trunk` layers that predict further tokens don't count."""
 
     def read(keys: Keys, source: TensorSource) -> list[str]:
         count = trunk_layers(keys, source) if trunk else layer_count(keys, "block_count")
         if windowless and "attention.sliding_window" not in keys:
             return [LAYER_TYPES[0]] * count
-        return [LAYER_TYPES[mark] for mark in read_gguf_sliding_layers(keys, count, every)]
+        return [LAYER_TYPES[mark] for mark in read_gguf_sliding_layers(keys, count, every, first=first)]
 
     return Row(read, "attention.sliding_window_pattern")
 
@@ -196,6 +196,17 @@ def layers_without(tensor: str) -> Row:
     return Row(read)
 
 
+def mlp_types(tensor: str = "ffn_gate_inp.weight") -> Row:
+    """Which layers have experts: those with a router, whatever the file says of leading layers."""
+
+    def read(keys: Keys, source: TensorSource) -> list[str]:
+        keys.unused("leading_dense_block_count", "moe_every_n_layers")
+        names = set(source.names)
+        return [SPARSE[f"blk.{i}.{tensor}" in names] for i in range(trunk_layers(keys, source))]
+
+    return Row(read)
+
+
 def always(key: str, value: bool | float, *, told: bool = True) -> Row:
     """A value that is a constant in llama.cpp, and that the file may only confirm.
 
@@ -226,14 +237,23 @@ def somewhere(tensor: str) -> Row:
     return Row(lambda _, source: any(name.endswith(f".{tensor}") for name in source.names))
 
 
-def thetas(size: Callable[[Keys], int]) -> Row:
-    """Rotary positions by type of layer: layers with a window have a theta of their own, and no scaling."""
+def thetas(size: Callable[[Keys], int], near: float | None = None, *, partial: bool = False) -> Row:
+    """Rotary positions by type of layer: layers with a window have a theta of their own, and no scaling.
+
+    Where no key states their theta, it is `near`, or that of the other layers. With `partial` only a part of
+    each head may be rotated, in each type of layer another one."""
 
     def read(keys: Keys, source: TensorSource) -> dict[str, Any]:
-        share_of_dims(keys, size(keys), partial=False)
-        far = {"rope_theta": keys.positive(THETA, 10_000.0), **rope_scaling(keys, source, size(keys))}
-        near = {"rope_type": "default", "rope_theta": keys.positive(THETA_NEAR, 10_000.0)}
-        return {"full_attention": far, "sliding_attention": near}
+        theta = keys.positive(THETA, 10_000.0)
+        far = {"rope_theta": theta, **rope_scaling(keys, source, size(keys))}
+        near_theta = keys.positive(THETA_NEAR, theta if near is None else near)
+        close = {"rope_type": "default", "rope_theta": near_theta}
+        share = share_of_dims(keys, size(keys), partial=partial)
+        if partial:
+            far["partial_rotary_factor"] = close["partial_rotary_factor"] = share
+        if partial and DIMS_NEAR in keys:
+            close["partial_rotary_factor"] = share_of_dims(keys, size(keys), partial=True, key=DIMS_NEAR)
+        return {"full_attention": far, "sliding_attention": close}
 
     return Row(read)
 
@@ -265,6 +285,7 @@ def restated(key: str, size: Callable[[Keys], int]) -> Row:
 SECTIONED: Table = {"rope.dimension_sections": Row(lambda keys, _: check_sections(keys))}
 EPS, RMS_EPS = "attention.layer_norm_epsilon", "attention.layer_norm_rms_epsilon"
 THETA, THETA_NEAR = "rope.freq_base", "rope.freq_base_swa"
+DIMS_NEAR = "rope.dimension_count_swa"
 FURTHER = "nextn_predict_layers"
 # Decoders: what all have, those of Llama's form, and the same where a part of a head is rotated.
 COMMON: Table = {

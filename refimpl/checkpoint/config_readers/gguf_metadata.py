@@ -70,16 +70,22 @@ def read_gguf_window_pattern(keys: Keys, default: int) -> int:
     return keys.size("attention.sliding_window_pattern", default)
 
 
-def read_gguf_sliding_layers(keys: Keys, layers: int, default: int) -> list[bool]:
-    """Return which layers have a window: those that a list marks, or all but the last of every N layers."""
+def read_gguf_sliding_layers(keys: Keys, layers: int, default: int, *, first: bool = False) -> list[bool]:
+    """Return which layers have a window: those that a list marks, or all but one of every N layers.
+
+    This one is the last, or with `first` the first of them. A list may also have a 1 for true, a 0 for false,
+    and further elements for the layers that predict further tokens."""
     key = "attention.sliding_window_pattern"
     if not isinstance(keys.values.get(key), list):
         every = read_gguf_window_pattern(keys, default)
-        return [(i + 1) % every != 0 for i in range(layers)]
+        return [(i + (not first)) % every != 0 for i in range(layers)]
     marks = keys.get(key, list)
-    if len(marks) != layers or any(type(mark) is not bool for mark in marks):
+    count = layer_count(keys, "block_count")  # with the layers that predict further tokens
+    if len(marks) not in (layers, count) or any(
+        type(mark) not in (bool, int) or mark not in (0, 1) for mark in marks
+    ):
         raise keys.fail(key, f"a number, or a list of {layers}, each true or false")
-    return marks
+    return [mark == 1 for mark in marks[:layers]]
 
 
 def numbers_by_layer(keys: Keys, key: str, *, some: bool = False) -> list[int]:

@@ -29,12 +29,12 @@ def rope_scaling(keys: Keys, source: TensorSource, head_size: int) -> Any:
         raise keys.fail("rope.scaling.factor", f"1 beside {divided[0]}")
     if DIVISORS in divided:
         # The converter keeps only the divisors: the largest is the factor, the other numbers are Llama 3's.
-        factor, trained = max(_divisors(keys, source, DIVISORS, pairs)), keys.size(ORIGINAL, 8192)
+        factor, trained = max(divisors(keys, source, DIVISORS, pairs)), keys.size(ORIGINAL, 8192)
         own = {"low_freq_factor": 1.0, "high_freq_factor": 4.0}
         return {"rope_type": "llama3", "factor": factor, rope.ORIGINAL: trained, **own}
     original = {rope.ORIGINAL: keys.size(ORIGINAL, context)}
     if divided or kind == "longrope":
-        short, long = ([*_divisors(keys, source, name, pairs)] for name in (SHORT, LONG))
+        short, long = ([*divisors(keys, source, name, pairs)] for name in (SHORT, LONG))
         magnitude = keys.positive("rope.scaling.attn_factor", 1.0)
         factors = {"short_factor": short, "long_factor": long, "attention_factor": magnitude}
         return {"rope_type": "longrope", **original, **factors}
@@ -50,16 +50,14 @@ def rope_scaling(keys: Keys, source: TensorSource, head_size: int) -> Any:
     return {"rope_type": "linear", "factor": factor}
 
 
-def share_of_dims(keys: Keys, head_size: int, *, partial: bool) -> Any:
+def share_of_dims(keys: Keys, head_size: int, *, partial: bool, key: str = "rope.dimension_count") -> Any:
     """Return the rotated share of each head, from the number of rotated elements. It is 1 unless `partial`
     allows less."""
-    dims = keys.size("rope.dimension_count", head_size)
+    dims = keys.size(key, head_size)
     if dims > head_size or (dims < head_size and not partial):
-        raise keys.fail(
-            "rope.dimension_count", f"{'at most ' if partial else ''}the head's size, {head_size}"
-        )
+        raise keys.fail(key, f"{'at most ' if partial else ''}the head's size, {head_size}")
     if dims % 2 and dims != head_size:
-        raise keys.fail("rope.dimension_count", "even")
+        raise keys.fail(key, "even")
     # Whoever rounds a product with the size down gets the dims back: half of one more doesn't count.
     if dims == head_size:
         return 1.0 if partial else ABSENT
@@ -78,8 +76,9 @@ def check_sections(keys: Keys) -> Any:
     return ABSENT
 
 
-def _divisors(keys: Keys, source: TensorSource, name: str, pairs: int) -> tuple[float, ...]:
-    divisors = source.load(name) if name in source.names else np.zeros(0)
-    if not pairs or divisors.shape != (pairs,) or not np.isfinite(divisors).all() or not divisors.min() > 0:
-        raise ConfigError(f"{keys.where}: {name} must have {pairs} positive divisors, got {divisors.shape}")
-    return tuple(map(float, divisors))
+def divisors(keys: Keys, source: TensorSource, name: str, pairs: int) -> tuple[float, ...]:
+    """Return what divides the frequency of each pair, from a tensor that must be there."""
+    found = source.load(name) if name in source.names else np.zeros(0)
+    if not pairs or found.shape != (pairs,) or not np.isfinite(found).all() or not found.min() > 0:
+        raise ConfigError(f"{keys.where}: {name} must have {pairs} positive divisors, got {found.shape}")
+    return tuple(map(float, found))

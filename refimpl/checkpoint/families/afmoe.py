@@ -5,10 +5,12 @@ from dataclasses import replace
 
 from ...config import Decoder, Layer
 from ..config_readers.decoder import decoder, map_layers, sigmoid_experts, with_experts
+from ..config_readers.gguf_keys import DECODER, SIGMOID, experts, fixed, optional, scores, sliding_layers
+from ..config_readers.gguf_weights import EXPERTS, UNPERMUTED_QK_WEIGHTS
 from ..config_readers.keys import Keys
 from ..config_readers.layers import layer_masks, layer_types, read_window
 from ..weights.weight_map import weight_map
-from . import Task, decoders
+from . import Gguf, Task, decoders
 from .cohere2 import with_positions_in_windows
 from .llama import QK_NORM
 from .qwen2_moe import WEIGHTS as QWEN2
@@ -64,3 +66,26 @@ WEIGHTS = (
     decoder.layers.{i}.mlp.bias <- layers.{i}.mlp.expert_bias
 """)
 )
+KEYS = {
+    **DECODER,
+    **experts(),
+    "model_type": fixed("afmoe"),
+    "mup_enabled": fixed(True),
+    "layer_types": sliding_layers(4),
+    "sliding_window": "attention.sliding_window",
+    "moe_intermediate_size": "expert_feed_forward_length",
+    "num_shared_experts": "expert_shared_count",
+    "num_dense_layers": optional("leading_dense_block_count", 0),
+    "route_scale": optional("expert_weights_scale", 1.0),
+    "route_norm": optional("expert_weights_norm", False),
+    "expert_gating_func": scores(SIGMOID, default=SIGMOID),
+}
+GGUF_WEIGHTS = (
+    UNPERMUTED_QK_WEIGHTS
+    + EXPERTS
+    + weight_map("""
+    decoder.layers.{i}.{attn,mlp}_post.weight <- blk.{i}.post_{attention,ffw}_norm.weight
+    decoder.layers.{i}.attn.wg <- blk.{i}.attn_gate.weight : transpose
+""")
+)
+GGUF = Gguf("afmoe", KEYS, GGUF_WEIGHTS, by_layer=("attention.sliding_window_pattern",))

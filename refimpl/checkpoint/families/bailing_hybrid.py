@@ -10,15 +10,18 @@ from ...config import Decoder, RMSNorm, Rope
 from ...ops.gated_delta import GatedDelta
 from ...ops.latent_attention import LatentAttention
 from ..config_readers.decoder import map_layers
+from ..config_readers.gguf_keys import SIGMOID_EXPERTS, always, fixed, restated
 from ..config_readers.keys import Keys
 from ..config_readers.layers import sparse_layers
 from ..config_readers.rope import rope
 from ..weights.weight_map import weight_map
-from . import Task, decoders
+from . import Gguf, Task, decoders
+from .deepseek_v2 import GGUF_WEIGHTS as GGUF_LATENTS
+from .deepseek_v2 import LATENT_KEYS, harmless_of_training, latent_decoder
 from .deepseek_v2 import WEIGHTS as DEEPSEEK
-from .deepseek_v2 import harmless_of_training, latent_decoder
 from .glm4_moe import with_sigmoid_experts
-from .kimi_linear import joined
+from .kimi_linear import GGUF_DELTA, joined
+from .kimi_linear import KEYS as KIMI
 from .qwen3_next import attending_layers, mixed
 
 MODEL_TYPES = ("bailing_hybrid",)
@@ -100,3 +103,28 @@ WEIGHTS = (
     decoder.layers.{i}.attn.norm <- layers.{i}.attention.o_norm.weight
 """)
 )
+SHARED = "expert_shared_feed_forward_length"
+KEYS = {
+    **LATENT_KEYS,
+    **SIGMOID_EXPERTS,
+    "model_type": fixed("bailing_hybrid"),
+    **{key: KIMI[key] for key in ("layer_types", "attention.head_count_kv", "attention.key_length")},
+    "linear_head_dim": "kda.head_dim",
+    "linear_conv_kernel_dim": "ssm.conv_kernel",
+    "kda_safe_gate": always("kda.safe_gate", True),
+    "kda_lower_bound": "kda.gate_lower_bound",
+    SHARED: restated(
+        SHARED, lambda keys: keys.size("expert_feed_forward_length") * keys.size("expert_shared_count")
+    ),
+}
+# The gates are whole matrices, and the decays' logarithms positive numbers.
+GGUF_WEIGHTS = (
+    GGUF_LATENTS
+    + GGUF_DELTA.without("decoder.layers.{i}.attn.a_log")
+    + weight_map("""
+    decoder.layers.{i}.attn.{wa,wz} <- blk.{i}.{ssm_f_a,ssm_g_a}.weight : transpose
+    decoder.layers.{i}.attn.w_head_gate <- blk.{i}.attn_gate.weight : transpose
+    decoder.layers.{i}.attn.a_log <- blk.{i}.ssm_a : exp flatten
+""")
+)
+GGUF = Gguf("bailingmoe3", KEYS, GGUF_WEIGHTS, by_layer=("attention.head_count_kv",))

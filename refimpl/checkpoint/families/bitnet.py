@@ -8,13 +8,14 @@ from dataclasses import replace
 
 from ...config import Attention, Decoder, Gated, Layer, RMSNorm
 from ..config_readers.decoder import decoder, map_layers
+from ..config_readers.gguf_keys import DECODER, fixed
+from ..config_readers.gguf_weights import UNPERMUTED_QK_WEIGHTS
 from ..config_readers.keys import ACTIVATIONS, Keys
 from ..weights.weight_map import weight_map
-from . import Task, decoders, llama
+from . import Gguf, Task, decoders, llama
 
 MODEL_TYPES = ("bitnet",)
 ARCHITECTURES: dict[str, Task] = decoders("BitNet", tasks=())
-# No dialect of GGUF: its files hold ternary weights, with scales beside them.
 
 
 def config(keys: Keys, task: Task) -> Decoder:
@@ -42,3 +43,10 @@ WEIGHTS = llama.WEIGHTS + weight_map("""
     decoder.layers.{i}.attn.out_norm <- layers.{i}.self_attn.attn_sub_norm.weight
     decoder.layers.{i}.mlp.down_norm <- layers.{i}.mlp.ffn_sub_norm.weight
 """)
+# llama.cpp has the first models' SiLU, and no architecture for Microsoft's 2B4T, whose mlps have a square.
+KEYS = {**DECODER, "model_type": fixed("bitnet"), "hidden_act": fixed("silu")}
+GGUF_WEIGHTS = UNPERMUTED_QK_WEIGHTS + weight_map("""
+    decoder.layers.{i}.attn.out_norm <- blk.{i}.attn_sub_norm.weight
+    decoder.layers.{i}.mlp.down_norm <- blk.{i}.ffn_sub_norm.weight
+""")
+GGUF = Gguf("bitnet", KEYS, GGUF_WEIGHTS)

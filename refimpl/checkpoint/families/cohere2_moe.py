@@ -5,9 +5,31 @@ from dataclasses import replace
 
 from ...config import Decoder, Gated, Layer, MoE, RMSNorm
 from ..config_readers.decoder import map_layers, with_experts
+from ..config_readers.gguf_keys import (
+    EPS,
+    GATING,
+    RMS_EPS,
+    SIGMOID,
+    SOFTMAX,
+    Row,
+    always,
+    either,
+    experts,
+    fixed,
+    only,
+    optional,
+    restated,
+    sliding_layers,
+    trunk_layers,
+    without,
+)
+from ..config_readers.gguf_weights import EXPERTS, UNPERMUTED_QK_WEIGHTS
 from ..config_readers.keys import Keys
 from ..config_readers.layers import layer_masks, layer_types, read_window, sparse_layers
-from . import Task, cohere, decoders
+from ..formats.tensor_source import TensorSource
+from ..weights.weight_map import weight_map
+from . import Gguf, Task, cohere, decoders
+from .cohere2 import KEYS as COHERE2
 from .cohere2 import harmless_of_training, with_positions_in_windows
 from .qwen2_moe import WEIGHTS as QWEN2
 
@@ -66,3 +88,43 @@ def config(keys: Keys, task: Task) -> Decoder:
 
 
 WEIGHTS = QWEN2.renamed({"mlp.shared_expert.": "mlp.shared_experts."})
+
+
+def _choice(keys: Keys, _: TensorSource) -> str:
+    """How experts are chosen. transformers' softmax is over the chosen ones, so their weights add up to 1."""
+    number, normed = keys.get(GATING, int, SIGMOID), keys.get("expert_weights_norm", bool, False)
+    if number not in (SIGMOID, SOFTMAX) or (number == SOFTMAX and not normed):
+        raise keys.fail(GATING, f"{SIGMOID}, or {SOFTMAX} if expert_weights_norm is true")
+    return "softmax" if number == SOFTMAX else "sigmoid"
+
+
+SHARED = "expert_shared_feed_forward_length"
+KEYS = {
+    **without(COHERE2, "rope_scaling"),
+    **experts(),
+    "model_type": fixed("cohere2_moe"),
+    "num_hidden_layers": Row(trunk_layers, "block_count"),
+    # llama.cpp has an RMSNorm where the file states its eps.
+    "layer_norm_eps": either(EPS, RMS_EPS),
+    "rms_norm_eps": optional(RMS_EPS),
+    "rope.scaling.type": only("rope.scaling.type", "none"),
+    "layer_types": sliding_layers(4, trunk=True, first=True),
+    "intermediate_size": "expert_feed_forward_length",
+    "prefix_dense_intermediate_size": "feed_forward_length",
+    "first_k_dense_replace": "leading_dense_block_count",
+    "num_shared_experts": optional("expert_shared_count", 0),
+    SHARED: restated(
+        SHARED,
+        lambda keys: keys.size("expert_feed_forward_length") * (keys.get("expert_shared_count", int, 0) or 1),
+    ),
+    "norm_topk_prob": optional("expert_weights_norm", False),
+    "expert_weights_scale": always("expert_weights_scale", 1.0, told=False),
+    "expert_selection_fn": Row(_choice, GATING),
+}
+LEFT_OUT = weight_map("left out <- blk.{n}.*")
+GGUF = Gguf(
+    "cohere2moe",
+    KEYS,
+    UNPERMUTED_QK_WEIGHTS + EXPERTS + LEFT_OUT,
+    by_layer=("attention.sliding_window_pattern",),
+)

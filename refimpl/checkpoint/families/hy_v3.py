@@ -6,9 +6,23 @@ from functools import partial
 
 from ...config import Decoder
 from ..config_readers.decoder import decoder, sigmoid_experts, with_experts
+from ..config_readers.gguf_keys import (
+    DECODER,
+    SIGMOID,
+    Row,
+    experts,
+    fixed,
+    mlp_types,
+    optional,
+    quotient,
+    scores,
+    trunk_layers,
+)
+from ..config_readers.gguf_weights import EXPERTS, UNPERMUTED_QK_WEIGHTS
 from ..config_readers.keys import Keys
 from ..config_readers.layers import sparse_layers
-from . import Task, decoders
+from ..weights.weight_map import weight_map
+from . import Gguf, Task, decoders
 from .glm4_moe import WITHOUT_MTP
 from .qwen3 import with_qk_norm
 
@@ -52,3 +66,24 @@ WEIGHTS = WITHOUT_MTP.renamed(
         "mlp.gate.e_score_correction_bias": "mlp.expert_bias",
     }
 )
+KEYS = {
+    **DECODER,
+    **experts(),
+    "model_type": fixed("hy_v3"),
+    "num_hidden_layers": Row(trunk_layers, "block_count"),
+    "mlp_layer_types": mlp_types(),
+    "moe_intermediate_size": "expert_feed_forward_length",
+    "num_shared_experts": quotient("expert_shared_feed_forward_length", "expert_feed_forward_length"),
+    "router_scaling_factor": optional("expert_weights_scale", 1.0),
+    "route_norm": optional("expert_weights_norm", False),
+    "expert_gating_func": scores(SIGMOID, default=SIGMOID),
+}
+GGUF_WEIGHTS = (
+    UNPERMUTED_QK_WEIGHTS
+    + EXPERTS
+    + weight_map("""
+    decoder.layers.{i}.mlp.bias <- blk.{i}.exp_probs_b
+    left out <- blk.{n}.*
+""")
+)
+GGUF = Gguf("hy_v3", KEYS, GGUF_WEIGHTS)

@@ -5,11 +5,35 @@ from dataclasses import replace
 
 from ...config import Attention, Decoder, Gated, MoE
 from ..config_readers.decoder import decoder, map_attention, sigmoid_experts, with_experts
+from ..config_readers.gguf_keys import (
+    DECODER,
+    SIGMOID,
+    Row,
+    always,
+    experts,
+    fixed,
+    mlp_types,
+    optional,
+    scores,
+    sliding_layers,
+    thetas,
+    without,
+)
+from ..config_readers.gguf_metadata import gguf_rows, own_head_size
+from ..config_readers.gguf_weights import EXPERTS, UNPERMUTED_QK_WEIGHTS
 from ..config_readers.keys import Keys
-from ..config_readers.layers import layer_masks, layer_sizes, layer_types, read_window, stated_sparse
+from ..config_readers.layers import (
+    layer_count,
+    layer_masks,
+    layer_sizes,
+    layer_types,
+    read_window,
+    stated_sparse,
+)
 from ..config_readers.rope import exact_context, nested_ropes
+from ..formats.tensor_source import TensorSource
 from ..weights.weight_map import weight_map
-from . import Task, decoders
+from . import Gguf, Task, decoders
 from .llama import QK_NORM
 from .qwen2_moe import WEIGHTS as QWEN2
 from .qwen3 import with_qk_norm
@@ -80,3 +104,41 @@ WEIGHTS = (
     decoder.layers.{i}.mlp.bias <- layers.{i}.mlp.(experts|gate).e_score_correction_bias
 """)
 )
+
+
+def _gating(keys: Keys, source: TensorSource) -> str:
+    """Of what the gate is: of heads, or of their elements. The gate's rows tell; no key does."""
+    first = layer_sizes(keys, HEADS, layer_count(keys, "block_count"))[0]
+    return "per-head" if gguf_rows(keys, source, "blk.0.attn_gate.weight") == first else "per-element"
+
+
+HEADS = "attention.head_count"
+KEYS = {
+    **without(DECODER, "rope_theta", "rope_scaling", "partial_rotary_factor"),
+    **experts(),
+    "model_type": fixed("laguna"),
+    "num_attention_heads": Row(
+        lambda keys, _: layer_sizes(keys, HEADS, layer_count(keys, "block_count"))[0], HEADS
+    ),
+    "num_attention_heads_per_layer": HEADS,
+    "num_key_value_heads": "attention.head_count_kv",
+    "gating": Row(_gating),
+    "rope_parameters": thetas(own_head_size, partial=True),
+    "layer_types": sliding_layers(4, windowless=True, first=True),
+    "sliding_window": optional("attention.sliding_window", None),
+    "mlp_layer_types": mlp_types(),
+    "moe_intermediate_size": "expert_feed_forward_length",
+    "shared_expert_intermediate_size": "expert_shared_feed_forward_length",
+    "expert_shared_count": always("expert_shared_count", 1, told=False),
+    "moe_routed_scaling_factor": optional("expert_weights_scale", 1.0),
+    "norm_topk_prob": optional("expert_weights_norm", False),
+    "expert_gating_func": scores(SIGMOID, default=SIGMOID),
+}
+GGUF_WEIGHTS = (
+    UNPERMUTED_QK_WEIGHTS
+    + EXPERTS
+    + weight_map("""
+    decoder.layers.{i}.attn.{w_head_gate,wg} <- blk.{i}.{attn_gate,attn_gate}.weight : transpose
+""")
+)
+GGUF = Gguf("laguna", KEYS, GGUF_WEIGHTS, by_layer=(HEADS, "attention.sliding_window_pattern"))

@@ -8,11 +8,23 @@ from dataclasses import replace
 
 from ...config import Decoder, Gated, MoE
 from ..config_readers.decoder import decoder, map_attention, with_experts, with_masks
+from ..config_readers.gguf_keys import (
+    DECODER,
+    always,
+    experts,
+    fixed,
+    optional,
+    sliding_layers,
+    thetas,
+    without,
+)
+from ..config_readers.gguf_metadata import own_head_size
+from ..config_readers.gguf_weights import EXPERTS, UNPERMUTED_QK_WEIGHTS
 from ..config_readers.keys import Keys
 from ..config_readers.layers import layer_masks, layer_types, read_window, stated_sparse
 from ..config_readers.rope import exact_context, nested_ropes
 from ..weights.weight_map import weight_map
-from . import Task, decoders
+from . import Gguf, Task, decoders
 from .qwen3 import with_qk_norm
 from .qwen3_moe import WEIGHTS as QWEN3_MOE
 
@@ -49,3 +61,16 @@ def config(keys: Keys, task: Task) -> Decoder:
 
     mixed = with_experts(base, mixture, 0 if stated is None else stated)
     return replace(mixed, context=exact_context(base.context, *(ropes[kind] for kind in types)))
+
+
+KEYS = {
+    **without(DECODER, "rope_theta", "rope_scaling", "partial_rotary_factor"),
+    **experts(),
+    "model_type": fixed("mellum"),
+    "rope_parameters": thetas(own_head_size),
+    "layer_types": sliding_layers(4, windowless=True),
+    "sliding_window": optional("attention.sliding_window", None),
+    "moe_intermediate_size": "expert_feed_forward_length",
+    "norm_topk_prob": always("expert_weights_norm", True),
+}
+GGUF = Gguf("mellum", KEYS, UNPERMUTED_QK_WEIGHTS + EXPERTS, by_layer=("attention.sliding_window_pattern",))

@@ -9,18 +9,37 @@ from dataclasses import replace
 
 from ...config import Attention, Decoder, Window
 from ..config_readers.decoder import decoder, map_attention
+from ..config_readers.gguf_keys import (
+    DECODER,
+    SIGMOID,
+    Row,
+    always,
+    experts,
+    fixed,
+    mlp_types,
+    optional,
+    scores,
+    thetas,
+    trunk_layers,
+    without,
+)
+from ..config_readers.gguf_metadata import read_gguf_sliding_layers
+from ..config_readers.gguf_weights import EXPERTS, UNPERMUTED_QK_WEIGHTS
 from ..config_readers.keys import Keys
 from ..config_readers.layers import (
     LAYER_TYPES,
     SPARSE,
+    layer_count,
     layer_masks,
+    layer_sizes,
     layer_types,
     read_window,
     stated_sparse,
 )
 from ..config_readers.rope import exact_context, nested_ropes
+from ..formats.tensor_source import TensorSource
 from ..weights.weight_map import weight_map
-from . import Task, decoders
+from . import Gguf, Task, decoders
 from .glm4_moe import with_sigmoid_experts
 from .qwen2_moe import WEIGHTS as QWEN2
 
@@ -117,3 +136,52 @@ WEIGHTS = QWEN2.without(*NARROW) + weight_map("""
     decoder.layers.{i}.mlp.bias <- layers.{i}.mlp.gate.e_score_correction_bias
     left out <- mtp.*
 """)
+
+
+def _types(keys: Keys, source: TensorSource) -> list[str]:
+    count = trunk_layers(keys, source)
+    return [LAYER_TYPES[mark] for mark in read_gguf_sliding_layers(keys, count, 1)]
+
+
+def _kv_heads(keys: Keys, source: TensorSource) -> int:
+    """The number of key heads in layers without a window; those with one have twice as many."""
+    types = _types(keys, source)
+    heads = layer_sizes(keys, KV_HEADS, layer_count(keys, "block_count"))[: len(types)]
+    one = heads[0] // (1 + LAYER_TYPES.index(types[0]))
+    if heads != [one * (1 + LAYER_TYPES.index(kind)) for kind in types]:
+        raise keys.fail(KV_HEADS, "a number for each layer, twice as large in layers with a window")
+    return one
+
+
+KV_HEADS = "attention.head_count_kv"
+KEYS = {
+    **without(DECODER, "rope_theta", "rope_scaling", "partial_rotary_factor"),
+    **experts("n_routed_experts"),
+    "model_type": fixed("mimo_v2_flash"),
+    "num_hidden_layers": Row(trunk_layers, "block_count"),
+    "num_key_value_heads": Row(_kv_heads, KV_HEADS),
+    "head_dim": "attention.key_length",
+    "v_head_dim": "attention.value_length",
+    "attention_value_scale": optional("attention.value_scale", None),
+    "rope_parameters": thetas(lambda keys: keys.size("attention.key_length"), partial=True),
+    "layer_types": Row(_types),
+    "sliding_window": "attention.sliding_window",
+    "mlp_layer_types": mlp_types(),
+    "moe_intermediate_size": "expert_feed_forward_length",
+    "norm_topk_prob": always("expert_weights_norm", True),
+    "routed_scaling_factor": optional("expert_weights_scale", 1.0),
+    "n_group": optional("expert_group_count", 1),
+    "topk_group": optional("expert_group_used_count", 1),
+    "expert_gating_func": scores(SIGMOID, default=SIGMOID),
+}
+GGUF_WEIGHTS = (
+    UNPERMUTED_QK_WEIGHTS.without(*NARROW)
+    + EXPERTS
+    + weight_map("""
+    decoder.layers.{i}.attn.wv <- blk.{i}.attn_v.weight : transpose narrow
+    decoder.layers.{i}.attn.wo <- blk.{i}.attn_output.weight : narrow transpose
+    decoder.layers.{i}.attn.sink_logits <- blk.{i}.attn_sinks.weight
+    left out <- blk.{n}.*
+""")
+)
+GGUF = Gguf("mimo2", KEYS, GGUF_WEIGHTS, by_layer=(KV_HEADS,), arrays=("attention.sliding_window_pattern",))

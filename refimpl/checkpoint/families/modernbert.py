@@ -203,7 +203,7 @@ KEYS = {
     "classifier_bias": has("cls.bias"),
     "classifier_pooling": Row(_pooling),
     "hidden_activation": optional("hidden_activation"),
-    "rope_parameters": thetas(gguf_head_size),
+    "rope_parameters": thetas(gguf_head_size, 10_000.0),
     "layer_types": Row(_types),
     "local_attention": optional("attention.sliding_window"),
 }

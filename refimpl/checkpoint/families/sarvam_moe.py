@@ -6,10 +6,12 @@ from functools import partial
 
 from ...config import Decoder
 from ..config_readers.decoder import decoder, map_attention
+from ..config_readers.gguf_keys import PARTIAL, SIGMOID_EXPERTS, Row, fixed, restated, trunk_layers
+from ..config_readers.gguf_weights import EXPERTS, FUSED_QKV, UNPERMUTED_QK_WEIGHTS
 from ..config_readers.keys import Keys
 from ..config_readers.rope import rope
 from ..weights.weight_map import weight_map
-from . import Task, decoders
+from . import Gguf, Task, decoders
 from .glm4_moe import WITHOUT_MTP, with_sigmoid_experts
 from .qwen3 import with_qk_norm
 
@@ -52,3 +54,16 @@ WEIGHTS = WITHOUT_MTP + weight_map("""
     decoder.layers.{i}.attn.{q,k}_norm <- layers.{i}.attention.{query,key}_layernorm.weight
     decoder.layers.{i}.mlp.bias <- layers.{i}.mlp.gate.expert_bias
 """)
+# llama.cpp calls it Ling 2, which rotates a part of each head and is the same otherwise.
+SHARED = "expert_shared_feed_forward_length"
+KEYS = {
+    **PARTIAL,
+    **SIGMOID_EXPERTS,
+    "model_type": fixed("sarvam_moe"),
+    "num_hidden_layers": Row(trunk_layers, "block_count"),
+    SHARED: restated(
+        SHARED, lambda keys: keys.size("expert_feed_forward_length") * keys.size("expert_shared_count")
+    ),
+}
+GGUF_WEIGHTS = UNPERMUTED_QK_WEIGHTS + FUSED_QKV + EXPERTS + weight_map("left out <- blk.{n}.*")
+GGUF = Gguf("bailingmoe2", KEYS, GGUF_WEIGHTS)

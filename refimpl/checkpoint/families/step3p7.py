@@ -11,20 +11,39 @@ from typing import Any
 
 from ...config import Attention, Decoder, Gated, Layer, MoE, SwiGLUStep, Window
 from ..config_readers.decoder import decoder, map_attention, map_layers, sigmoid_experts, with_experts
+from ..config_readers.gguf_keys import (
+    DECODER,
+    SIGMOID,
+    Row,
+    experts,
+    fixed,
+    mlp_types,
+    optional,
+    scores,
+    sliding_layers,
+    thetas,
+    trunk_layers,
+    without,
+)
+from ..config_readers.gguf_metadata import own_head_size
+from ..config_readers.gguf_rope import DIVISORS, divisors
+from ..config_readers.gguf_weights import EXPERTS, UNPERMUTED_QK_WEIGHTS
 from ..config_readers.keys import Keys
 from ..config_readers.layers import (
     LAYER_TYPES,
     SPARSE,
     layer_count,
     layer_masks,
+    layer_sizes,
     layer_types,
     read_window,
     stated_sparse,
 )
 from ..config_readers.rope import exact_context, nested_ropes
 from ..config_readers.text_part import TextModel, sizes, text_model
+from ..formats.tensor_source import TensorSource
 from ..weights.weight_map import weight_map
-from . import Task
+from . import Gguf, Task
 from .gemma import add_one_to_norms
 from .llama import QK_NORM
 from .llama import WEIGHTS as LLAMA
@@ -47,6 +66,8 @@ ROPES = "rope_theta", "partial_rotary_factors", "rope_scaling"
 
 
 def config(keys: Keys, task: Task) -> Decoder:
+    if keys.of_gguf:
+        return _text(keys, task)
     keys.unused("vision_config", "projector_bias", "image_token_id", "understand_projector_stride")
     return text_model(keys, task, {"step3p5": TEXT}, "step3p5", tied=False)
 
@@ -201,3 +222,72 @@ WEIGHTS = (
 """)
     + LEFT_OUT
 )
+
+
+def _heads(kind: str) -> Row:
+    """The number of heads of a type of layers, which must be the same in all of them."""
+
+    def read(keys: Keys, source: TensorSource) -> int | None:
+        types = TYPES.read(keys, source)
+        heads = layer_sizes(keys, HEADS, layer_count(keys, "block_count"))
+        found = {number for number, own in zip(heads, types, strict=False) if own == kind}
+        if len(found) > 1:
+            raise keys.fail(HEADS, "the same in all layers with a window, and in all layers without one")
+        return found.pop() if found else heads[0]
+
+    return Row(read, HEADS)
+
+
+def _rotations(keys: Keys, source: TensorSource) -> dict[str, Any]:
+    """llama.cpp rotates half of the stated elements where there is no window. Divisors follow from a scaling
+    like Llama 3's; the rest of them is ones."""
+    size = own_head_size(keys)
+    dims, context = keys.size("rope.dimension_count", size), keys.size("context_length")
+    ropes = thetas(own_head_size, partial=True).read(keys, source)
+    if DIVISORS in source.names:
+        divided = [*divisors(keys, source, DIVISORS, dims // 2)[: dims // 4]]
+        ropes["full_attention"] = {
+            "rope_type": "longrope",
+            "rope_theta": ropes["full_attention"]["rope_theta"],
+            "original_max_position_embeddings": context,
+            "short_factor": divided,
+            "long_factor": divided,
+            "attention_factor": 1.0,
+        }
+    ropes["full_attention"]["partial_rotary_factor"] = (dims // 2 + 0.5) / size
+    return ropes
+
+
+HEADS, KV_HEADS = "attention.head_count", "attention.head_count_kv"
+PATTERN, CLAMPS = "attention.sliding_window_pattern", ("swiglu_clamp_exp", "swiglu_clamp_shexp")
+TYPES = sliding_layers(1, trunk=True)
+KEYS = {
+    **without(DECODER, "rope_theta", "rope_scaling", "partial_rotary_factor"),
+    **experts("n_routed_experts"),
+    "model_type": fixed("step3p7"),
+    "num_hidden_layers": Row(trunk_layers, "block_count"),
+    "num_attention_heads": _heads("full_attention"),
+    "num_sliding_attention_heads": _heads("sliding_attention"),
+    "num_key_value_heads": KV_HEADS,
+    "rope_parameters": Row(_rotations),
+    "layer_types": TYPES,
+    "sliding_window": "attention.sliding_window",
+    "mlp_layer_types": mlp_types(),
+    "moe_intermediate_size": "expert_feed_forward_length",
+    "share_expert_dim": "expert_shared_feed_forward_length",
+    "moe_router_scaling_factor": optional("expert_weights_scale", 1.0),
+    "norm_expert_weight": optional("expert_weights_norm", False),
+    "swiglu_limits": optional(CLAMPS[0], None),
+    "swiglu_limits_shared": optional(CLAMPS[1], None),
+    "expert_gating_func": scores(SIGMOID, default=SIGMOID),
+}
+GGUF_WEIGHTS = (
+    UNPERMUTED_QK_WEIGHTS
+    + EXPERTS
+    + weight_map("""
+    decoder.layers.{i}.attn.w_head_gate <- blk.{i}.attn_gate.weight : transpose
+    nothing <- rope_freqs.weight
+    left out <- blk.{n}.*
+""")
+)
+GGUF = Gguf("step35", KEYS, GGUF_WEIGHTS, by_layer=(HEADS, KV_HEADS), arrays=(PATTERN, *CLAMPS))

@@ -222,6 +222,15 @@ class NegatedExp(Step):
             return np.log(-weight)
 
 
+class Exp(Step):
+    """Recover a parameter whose exponential is stored: the rates of Ling 3's bounded decays in GGUF."""
+
+    def apply(self, weight: Weight) -> Weight:
+        assert isinstance(weight, np.ndarray)
+        with np.errstate(divide="ignore", invalid="ignore"):  # what isn't finite is refused as a leaf
+            return np.log(weight)
+
+
 class InTurn(Step):
     """Two matrices, or two biases, stored column by column in turn: gate and up of gpt-oss' experts.
 
@@ -541,6 +550,7 @@ STEPS: dict[str, Step] = {
     "in_turn": InTurn(),
     "values_by_key_head": ValuesByKeyHead(),
     "negated_exp": NegatedExp(),
+    "exp": Exp(),
     "plus_one": PlusOne(),
     "table": MaybeVector(),
     "column": AddColumn(),

@@ -90,17 +90,24 @@ def test_layers_of_exaone4_see_as_the_file_says(tmp_path: Path):
 
 
 @pytest.mark.parametrize(
-    "name", ["glm4_moe", "deepseek_v32", "exaone_moe", "qwen3next", "qwen35", "qwen35moe"]
-)
+    "name",
+    ["glm4_moe", "deepseek_v32", "exaone_moe", "qwen3next", "qwen35", "qwen35moe", "cohere2_moe", "hy_v3",
+     "mimo2", "sarvam_moe", "step35"],
+)  # fmt: skip
 def test_layers_that_predict_further_tokens_are_left_out(tmp_path: Path, name: str):
-    plain = tensors(name)
-    draft = dict.fromkeys(("blk.3.attn_norm.weight", "blk.3.nextn.enorm.weight"), np.ones(128, np.float32))
-    stated = {"block_count": 4, "nextn_predict_layers": 1}
+    plain, metadata = tensors(name), MODELS[name]["metadata"]
+    count = metadata["block_count"]
+    draft = {
+        f"blk.{count}.{tensor}.weight": np.ones(128, np.float32) for tensor in ("attn_norm", "nextn.enorm")
+    }
+    lists = {key: value for key, value in metadata.items() if isinstance(value, list) and len(value) == count}
+    stated = {key: [*value, value[-1]] for key, value in lists.items()}
+    stated |= {"block_count": count + 1, "nextn_predict_layers": 1}
     opened = open_checkpoint(written(tmp_path / "x.gguf", name, plain | draft, **stated))
     assert opened.config == open_checkpoint(written(tmp_path / "plain.gguf", name)).config
-    assert list(opened.left_out) == ["blk.3"]
-    after = {"blk.4.nextn.enorm.weight": np.ones(128, np.float32)}
-    with refused(CheckpointError, "tensors", 1, "'blk.4.nextn"):
+    assert list(opened.left_out) == [f"blk.{count}"]
+    after = {f"blk.{count + 1}.nextn.enorm.weight": np.ones(128, np.float32)}
+    with refused(CheckpointError, "tensors", 1, f"'blk.{count + 1}.nextn"):
         open_checkpoint(written(tmp_path / "y.gguf", name, plain | after))
 
 
@@ -290,6 +297,16 @@ REFUSED = [
     ("nemotron_h_with_experts", {"expert_gating_func": 1}, "expert_gating_func.*2.*1"),
     ("granitehybrid", {"ssm.time_step_rank": 7}, r"ssm\.time_step_rank.*64.*7"),
     ("bamba", {"rope.dimension_count": 8}, "size.*16.*8"),
+    ("afmoe", {"expert_weights_norm": False}, "expert_weights_norm.*true.*False"),
+    ("bailing_hybrid", {"kda.safe_gate": False}, r"kda\.safe_gate.*true.*llama\.cpp"),
+    ("cohere2_moe", {"expert_gating_func": 1, "expert_weights_norm": False}, "gating_func.*2.*1"),
+    ("cohere2_moe", {"rope.scaling.type": "linear"}, r"rope\.scaling\.type.*none.*linear"),
+    ("hy_v3", {"expert_shared_feed_forward_length": 50}, "shared_feed_forward_length.*24.*50"),
+    ("laguna", {"expert_shared_count": 2}, r"expert_shared_count.*1.*llama\.cpp"),
+    ("mellum", {"expert_weights_norm": False}, r"expert_weights_norm.*true.*llama\.cpp"),
+    ("mimo2", {"attention.head_count_kv": [2, 2, 4, 2]}, r"head_count_kv.*twice.*\[2, 2, 4, 2\]"),
+    ("sarvam_moe", {"expert_shared_feed_forward_length": 25}, "shared_feed_forward_length.*24.*25"),
+    ("step35", {"attention.head_count": [4, 6, 4, 4]}, r"head_count.*window.*\[4, 6, 4, 4\]"),
 ]
 
 
