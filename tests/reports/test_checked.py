@@ -29,6 +29,7 @@ def test_every_family_has_its_row_and_no_other():
 def test_a_row_is_of_the_family_as_it_is(name: str):
     row, dialect = FAMILIES[name], families()[name].GGUF
     assert row["tasks"] == checked.tasks(name)
+    assert "bits" in row, "somebody has checked the same bits"
     assert row["gguf"] == (None if dialect is None else ", ".join(dialect.dialects))
     assert row["exported"] >= len(ROWS[name].models), "each head went all the way"
     assert row["error"] <= REPORT["budget"] == checked.LARGEST_ERROR

@@ -282,6 +282,14 @@ def restated(key: str, size: Callable[[Keys], int]) -> Row:
     return Row(read, key)
 
 
+SHARED = "expert_shared_feed_forward_length"
+# The width of all shared experts together, which some files state beside their number.
+SHARED_WIDTH: Table = {
+    SHARED: restated(
+        SHARED,
+        lambda keys: keys.size("expert_feed_forward_length") * (keys.get("expert_shared_count", int, 0) or 1),
+    )
+}
 SECTIONED: Table = {"rope.dimension_sections": Row(lambda keys, _: check_sections(keys))}
 EPS, RMS_EPS = "attention.layer_norm_epsilon", "attention.layer_norm_rms_epsilon"
 THETA, THETA_NEAR = "rope.freq_base", "rope.freq_base_swa"

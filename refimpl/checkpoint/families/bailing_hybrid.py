@@ -10,7 +10,7 @@ from ...config import Decoder, RMSNorm, Rope
 from ...ops.gated_delta import GatedDelta
 from ...ops.latent_attention import LatentAttention
 from ..config_readers.decoder import map_layers
-from ..config_readers.gguf_keys import SIGMOID_EXPERTS, always, fixed, restated
+from ..config_readers.gguf_keys import SHARED_WIDTH, SIGMOID_EXPERTS, always, fixed
 from ..config_readers.keys import Keys
 from ..config_readers.layers import sparse_layers
 from ..config_readers.rope import rope
@@ -103,7 +103,6 @@ WEIGHTS = (
     decoder.layers.{i}.attn.norm <- layers.{i}.attention.o_norm.weight
 """)
 )
-SHARED = "expert_shared_feed_forward_length"
 KEYS = {
     **LATENT_KEYS,
     **SIGMOID_EXPERTS,
@@ -113,9 +112,7 @@ KEYS = {
     "linear_conv_kernel_dim": "ssm.conv_kernel",
     "kda_safe_gate": always("kda.safe_gate", True),
     "kda_lower_bound": "kda.gate_lower_bound",
-    SHARED: restated(
-        SHARED, lambda keys: keys.size("expert_feed_forward_length") * keys.size("expert_shared_count")
-    ),
+    **SHARED_WIDTH,
 }
 # The gates are whole matrices, and the decays' logarithms positive numbers.
 GGUF_WEIGHTS = (

@@ -9,6 +9,7 @@ from ..config_readers.gguf_keys import (
     EPS,
     GATING,
     RMS_EPS,
+    SHARED_WIDTH,
     SIGMOID,
     SOFTMAX,
     Row,
@@ -18,7 +19,6 @@ from ..config_readers.gguf_keys import (
     fixed,
     only,
     optional,
-    restated,
     sliding_layers,
     trunk_layers,
     without,
@@ -98,7 +98,6 @@ def _choice(keys: Keys, _: TensorSource) -> str:
     return "softmax" if number == SOFTMAX else "sigmoid"
 
 
-SHARED = "expert_shared_feed_forward_length"
 KEYS = {
     **without(COHERE2, "rope_scaling"),
     **experts(),
@@ -113,10 +112,7 @@ KEYS = {
     "prefix_dense_intermediate_size": "feed_forward_length",
     "first_k_dense_replace": "leading_dense_block_count",
     "num_shared_experts": optional("expert_shared_count", 0),
-    SHARED: restated(
-        SHARED,
-        lambda keys: keys.size("expert_feed_forward_length") * (keys.get("expert_shared_count", int, 0) or 1),
-    ),
+    **SHARED_WIDTH,
     "norm_topk_prob": optional("expert_weights_norm", False),
     "expert_weights_scale": always("expert_weights_scale", 1.0, told=False),
     "expert_selection_fn": Row(_choice, GATING),

@@ -8,7 +8,7 @@ from dataclasses import replace
 
 from ...config import LM, Decoder, Gated, Layer, MoE
 from ..config_readers.decoder import map_layers
-from ..config_readers.gguf_keys import DECODER, experts, fixed, optional, restated
+from ..config_readers.gguf_keys import DECODER, SHARED_WIDTH, experts, fixed, optional
 from ..config_readers.gguf_weights import EXPERTS, UNPERMUTED_QK_WEIGHTS
 from ..config_readers.keys import Keys
 from ..weights.weight_map import weight_map
@@ -61,7 +61,6 @@ WEIGHTS = QWEN2.renamed({"mlp.shared_expert.": "mlp.shared_experts."}) + weight_
     head.bias <- lm_head.bias
     left out <- mtp_*
 """)
-SHARED = "expert_shared_feed_forward_length"
 KEYS = {
     **DECODER,
     **experts("moe_num_experts", "moe_k"),
@@ -70,10 +69,6 @@ KEYS = {
     "moe_num_shared_experts": optional("expert_shared_count", 0),
     "moe_layer_start_index": optional("leading_dense_block_count", 0),
     "moe_layer_interval": "interleave_moe_layer_step",
-    SHARED: restated(
-        SHARED,
-        # Without shared experts no file states it.
-        lambda keys: keys.size("expert_feed_forward_length") * (keys.get("expert_shared_count", int, 0) or 1),
-    ),
+    **SHARED_WIDTH,
 }
 GGUF = Gguf("ernie4_5-moe", KEYS, UNPERMUTED_QK_WEIGHTS + EXPERTS)

@@ -3,7 +3,7 @@ have DeepSeek-V3's experts. Modules that predict further tokens are left out."""
 
 from ...config import Decoder
 from ..config_readers.decoder import decoder
-from ..config_readers.gguf_keys import SIGMOID_EXPERTS, Row, fixed, restated, sliding_layers, trunk_layers
+from ..config_readers.gguf_keys import SHARED_WIDTH, SIGMOID_EXPERTS, Row, fixed, sliding_layers, trunk_layers
 from ..config_readers.gguf_weights import EXPERTS, UNPERMUTED_QK_WEIGHTS
 from ..config_readers.keys import Keys
 from ..config_readers.layers import sparse_layers
@@ -42,16 +42,13 @@ WEIGHTS = WITHOUT_MTP + weight_map("""
     decoder.layers.{i}.mlp.bias <- layers.{i}.mlp.e_score_correction_bias
     left out <- mtp.*
 """)
-SHARED = "expert_shared_feed_forward_length"
 KEYS = {
     **EXAONE4,
     **SIGMOID_EXPERTS,
     "model_type": fixed("exaone_moe"),
     "num_hidden_layers": Row(trunk_layers, "block_count"),
     "layer_types": sliding_layers(4, windowless=True, trunk=True),
-    SHARED: restated(
-        SHARED, lambda keys: keys.size("expert_feed_forward_length") * keys.size("expert_shared_count")
-    ),
+    **SHARED_WIDTH,
 }
 GGUF_WEIGHTS = (
     UNPERMUTED_QK_WEIGHTS

@@ -6,7 +6,7 @@ from functools import partial
 
 from ...config import Decoder
 from ..config_readers.decoder import decoder, map_attention
-from ..config_readers.gguf_keys import PARTIAL, SIGMOID_EXPERTS, Row, fixed, restated, trunk_layers
+from ..config_readers.gguf_keys import PARTIAL, SHARED_WIDTH, SIGMOID_EXPERTS, Row, fixed, trunk_layers
 from ..config_readers.gguf_weights import EXPERTS, FUSED_QKV, UNPERMUTED_QK_WEIGHTS
 from ..config_readers.keys import Keys
 from ..config_readers.rope import rope
@@ -55,15 +55,12 @@ WEIGHTS = WITHOUT_MTP + weight_map("""
     decoder.layers.{i}.mlp.bias <- layers.{i}.mlp.gate.expert_bias
 """)
 # llama.cpp calls it Ling 2, which rotates a part of each head and is the same otherwise.
-SHARED = "expert_shared_feed_forward_length"
 KEYS = {
     **PARTIAL,
     **SIGMOID_EXPERTS,
     "model_type": fixed("sarvam_moe"),
     "num_hidden_layers": Row(trunk_layers, "block_count"),
-    SHARED: restated(
-        SHARED, lambda keys: keys.size("expert_feed_forward_length") * keys.size("expert_shared_count")
-    ),
+    **SHARED_WIDTH,
 }
 GGUF_WEIGHTS = UNPERMUTED_QK_WEIGHTS + FUSED_QKV + EXPERTS + weight_map("left out <- blk.{n}.*")
 GGUF = Gguf("bailingmoe2", KEYS, GGUF_WEIGHTS)

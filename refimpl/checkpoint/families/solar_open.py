@@ -6,6 +6,7 @@ from ...config import Decoder
 from ..config_readers.decoder import decoder, map_attention
 from ..config_readers.keys import Keys
 from . import Task, decoders
+from .glm4_moe import GGUF as GGUF
 from .glm4_moe import WITHOUT_MTP, with_sigmoid_experts
 
 MODEL_TYPES = ("solar_open",)
