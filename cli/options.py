@@ -295,7 +295,7 @@ Tools = Annotated[
         exists=True,
         dir_okay=False,
         help="A file with the functions that the model may call: a JSON list in the OpenAI API's form. Each "
-        "call is printed on its own line. In `chat`, your next messages are the results of the calls. "
+        "call is printed on its own line. In `chat`, type the result of each call as your next message. "
         "`generate --json` lists the calls under `calls`.",
     ),
 ]

@@ -175,7 +175,7 @@ def rest(view: View) -> str:
 def picture(figure: Figure, title: str, names: list[str], weights: np.ndarray) -> None:
     """Draw a heat map, query by key.
 
-    The first key has its own colours. Beside it, all other keys would look dark.
+    The first key has a colour scale of its own: on a common scale, all other keys would look dark.
     """
     step = max(1, len(names) // 60)
     parts = [slice(0, 1), slice(1, None)][: len(names)]

@@ -136,8 +136,10 @@ def command(
 
 
 def as_object(found: Comparison) -> dict[str, object]:
-    """Return the comparison for JSON. If two ways rotate alike, both have the same
-    figures, which are measured once."""
+    """Return the comparison for JSON.
+
+    If two ways of stretching positions give the same rotations, both have the same figures.
+    """
     by_way = {name: found.by_way[first] for name, first in found.same.items()}
     return {
         "edges": found.edges,

@@ -132,8 +132,8 @@ def command(
         typer.Option(
             "--mtp",
             help="Export the checkpoint's module for multi-token prediction too, for `generate --draft mtp`. "
-            "The module costs as much as one more layer. The last layer's MLP then also runs for all tokens "
-            "of a prompt.",
+            "The module costs as much as one more layer. With it, the last layer's MLP runs for all tokens "
+            "of a prompt; without it, only for those whose logits are needed.",
             rich_help_panel=WEIGHTS,
         ),
     ] = False,

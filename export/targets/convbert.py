@@ -12,5 +12,6 @@ from .ort_ops import linear
 
 
 def convbert_attention(x: Tensor, lengths: Tensor, weights: Any, *, settings: ConvBertAttention) -> Tensor:
-    far = joined_products(x, weights)
-    return linear(near_and_far(x, lengths, far, weights, settings=settings), weights["wo"], weights["bo"])
+    q, k, v = joined_products(x, weights)
+    both = near_and_far(x, lengths, (q, k, v), weights, settings=settings)
+    return linear(both, weights["wo"], weights["bo"])

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, ClassVar, Literal
 
 from .bounds import LIMITS, check_bounds, need, within
-from .norms import Norm, RMSNorm
+from .norms import Norm, RMSNorm, Sublayer
 from .record import Record, SmoothingSite, bounded
 
 Activation = Literal[
@@ -105,7 +105,7 @@ class FeedForward(Record):
         raise NotImplementedError
 
 
-class Gated(FeedForward):
+class Gated(FeedForward, Sublayer):
     """down(act(gate(x)) * up(x)).
 
     With `bias` each map has a bias; with `down_bias` only `down` has one (GTE). `gate_scale` multiplies the
@@ -175,7 +175,7 @@ class Gated(FeedForward):
         return f"gated mlp {self.width} ({describe_activation(self.activation)}){normed}"
 
 
-class Plain(FeedForward):
+class Plain(FeedForward, Sublayer):
     """down(act(up(x)))."""
 
     width: int = bounded("width", "mlp width")
@@ -238,7 +238,7 @@ class SparseMixer(Record):
         yield 2 * self.jitter
 
 
-class MoE(FeedForward):
+class MoE(FeedForward, Sublayer):
     """Each token's vector goes to the `top` best of `experts` mlps of `width`, chosen by a router.
 
     **Weights of experts.** The experts' outputs are summed with the weights of `ops.moe.route`. With a

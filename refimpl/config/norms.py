@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import ClassVar, Literal
+from typing import ClassVar, Literal, TypedDict
 
 from .record import Record
 
@@ -36,12 +36,25 @@ class LayerNorm(Record):
 Norm = RMSNorm | LayerNorm
 
 
+class Norms(TypedDict):
+    """The norms of a sublayer."""
+
+    pre: Norm | None
+    post: Norm | None
+    after: Norm | None
+
+
 class Sublayer:
     """The norms that a sublayer may have: of its input, of its output, and of the sum with the residual."""
 
     pre: Norm | None
     post: Norm | None
     after: Norm | None
+
+    @property
+    def norms_around(self) -> Norms:
+        """The norms by name, as a reader passes them to a sublayer that takes the place of this one."""
+        return {"pre": self.pre, "post": self.post, "after": self.after}
 
 
 class HeadNorm(Record):

@@ -5,8 +5,8 @@
 `ops.model.model` and `ops.encoder.encode` alone define what a pass computes. To see or change a value inside
 a pass, replace an op (`ops.dispatch.use`). To hold few weights in memory at a time, give a lazy tree.
 
-Several passes go through the model side by side. Each value inside the model then consists of one value for
-each pass, and an op on it runs once for each pass:
+Several passes go through the model side by side. Inside the model, each value is then a group of arrays, one
+for each pass, and an op on it runs once for each pass:
 
     pass 0   embed ──┐         ┌── block 0 ──┐         ┌── block 1 ──┐
     pass 1   embed ──┤ values  ├── block 0 ──┤ values  ├── block 1 ──┤ …

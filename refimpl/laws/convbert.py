@@ -28,7 +28,7 @@ def _expected(x: np.ndarray, call: Call) -> np.ndarray:
         seen = _softmax(np.einsum("hk,shk->hs", by_head(q), keys) / np.sqrt(a.head_size))
         places = [(j, t - a.neighbours + j) for j in range(2 * a.neighbours + 1)]
         near = [(j, x[s]) for j, s in places if 0 <= s < len(x)]
-        around = sum(call["conv"][j] * other for j, other in near)
+        around = np.sum([call["conv"][j] * other for j, other in near], axis=0)
         shares = _softmax(by_head(mapped(mapped(around, "_conv") * q, "_kernel")))
         mean = sum(shares[:, j : j + 1] * by_head(mapped(other, "_near")) for j, other in near)
         both = np.concatenate([np.einsum("hs,shk->hk", seen, values), mean])

@@ -305,10 +305,10 @@ def model(
     cache.
 
     `past` [B] tokens of each row are in the cache, which has room for L ≥ past + T. `at` counts within the
-    call; only at these positions are the last layer's mlp and the output table computed. `rotary` has a row
-    for each of the L positions. A decoder that reads an encoder takes `encoder_kv` of it, one entry for each
-    layer. A layer that reads the keys and values of an earlier layer gets that layer's new cache, and has
-    none of its own.
+    call; only at these positions are the last layer's mlp and the output table computed. Each table in
+    `rotary` has a row for each of the L positions. A decoder that reads an encoder takes `encoder_kv` of it,
+    one entry for each layer. A layer that reads the keys and values of an earlier layer gets that layer's new
+    cache, and has none of its own.
     """
     x, new_cache = hidden(tokens, past, at, rotary, cache, params, encoder_kv, config=config)
     return _logits(x, params, config=config), new_cache

@@ -237,7 +237,7 @@ def load(data: bytes, where: str) -> Manifest:
         value = parse(data, where, BundleError)
         stated = value.pop("format", None) if isinstance(value, dict) else None
         if type(stated) is not int:
-            raise ValueError(f"must be the manifest of a bundle of format {FORMAT}, got {stated!r:.40}")
+            raise ValueError(f"must state its format, which is {FORMAT} in this version, got {stated!r:.40}")
         if stated != FORMAT:
             raise OtherFormatError(f"{where}: {_other_format(value, stated)}")
         manifest = read(value, Manifest, "manifest", READERS)

@@ -121,8 +121,9 @@ def transcribe(
     - `beams`: the number of beams at temperature 0; by default, the number that the model's files ask for.
     - `best_of`: above temperature 0, sample this many texts and keep the one with the largest mean
       log-probability.
-    - `on_attention`: with `words`, called for each segment that has words. The weights are those of the heads
-      that find the words' times: a row is the mean over these heads and the word's tokens. For an iterator,
+    - `on_attention`: with `words`, called for each segment that has words, with the weights of the decoder's
+      attention to the sound. They have a row for each word: the mean over the word's tokens, and over the
+      heads that find the words' times. For an iterator,
       texts that are thrown away because the utterance goes on are among these.
 
     Raises ConfigError for a model that can't transcribe, CheckpointError if its files don't state how it

@@ -143,7 +143,7 @@ def sigmoid_experts(
         choice_bias=True,
         shared=width * shared or None,
         groups=groups,
-        pre=mlp.pre,
+        **mlp.norms_around,
     )
 
 
@@ -189,6 +189,6 @@ def without_gates(config: Decoder, activation: Activation | XIELU) -> Decoder:
     def plain(_: int, layer: Layer) -> Layer:
         mlp = layer.mlp
         assert isinstance(mlp, Gated)
-        return replace(layer, mlp=Plain(mlp.width, activation, mlp.bias, pre=mlp.pre, post=mlp.post))
+        return replace(layer, mlp=Plain(mlp.width, activation, mlp.bias, **mlp.norms_around))
 
     return map_layers(config, plain)

@@ -31,7 +31,7 @@ def config(keys: Keys, task: Task) -> Encoder:
     base, layers = electra.config(keys.replaced({**keys.values, **own}), task), []
     for layer in base.stack.layers:
         assert isinstance(layer.attention, Attention)
-        mixer = ConvBertAttention(heads, width // heads // 2, kernel // 2, after=layer.attention.after)
+        mixer = ConvBertAttention(heads, width // heads // 2, kernel // 2, **layer.attention.norms_around)
         layers.append(replace(layer, attention=mixer))
     base = replace(base, stack=replace(base.stack, layers=tuple(layers)))
     if not isinstance(base.head, Classify):

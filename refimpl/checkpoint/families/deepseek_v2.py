@@ -70,7 +70,7 @@ def _mixture(keys: Keys, mlp: Gated) -> MoE:
         scale=None if scale == 1 else scale,
         shared=width * keys.size("n_shared_experts", 2),
         groups=groups,
-        pre=mlp.pre,
+        **mlp.norms_around,
     )
 
 

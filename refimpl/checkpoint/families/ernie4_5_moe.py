@@ -46,7 +46,7 @@ def config(keys: Keys, task: Task) -> Decoder:
             choice_bias=True,
             shared=width * shared or None,
             shared_bias=mlp.bias and shared > 0,
-            pre=mlp.pre,
+            **mlp.norms_around,
         )
         return replace(dense, mlp=mixture)
 

@@ -48,7 +48,9 @@ def config(keys: Keys, task: Task) -> Decoder:
     activation = SwiGLUOAI(keys.positive("swiglu_alpha", 1.702), keys.positive("swiglu_limit", 7.0))
 
     def mixture(mlp: Gated) -> MoE:
-        return MoE(experts, top, mlp.width, activation, router_bias=True, expert_bias=True, pre=mlp.pre)
+        return MoE(
+            experts, top, mlp.width, activation, router_bias=True, expert_bias=True, **mlp.norms_around
+        )
 
     types = layer_types(keys, lambda i: i % 2 == 0)
     masks = layer_masks(keys, types, read_window(keys, 128, everywhere=False))

@@ -32,7 +32,7 @@ def mixed(layer: Layer, experts: int, top: int) -> Layer:
     """Return the layer with a mixture of experts instead of its mlp. Each expert has the mlp's width."""
     mlp = layer.mlp
     assert isinstance(mlp, Gated)
-    return replace(layer, mlp=MoE(experts, top, mlp.width, mlp.activation, pre=mlp.pre))
+    return replace(layer, mlp=MoE(experts, top, mlp.width, mlp.activation, **mlp.norms_around))
 
 
 WEIGHTS = LLAMA + weight_map("""

@@ -38,7 +38,9 @@ def config(keys: Keys, task: Task) -> Decoder:
     def mixed(i: int, layer: Layer) -> Layer:
         mlp = layer.mlp
         assert isinstance(mlp, Gated)
-        return Layer(layer.attention, MoE(count, tops[i], width, mlp.activation, shared=width, pre=mlp.pre))
+        return Layer(
+            layer.attention, MoE(count, tops[i], width, mlp.activation, shared=width, **mlp.norms_around)
+        )
 
     return map_layers(base, mixed)
 

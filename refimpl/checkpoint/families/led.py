@@ -42,7 +42,9 @@ def config(keys: Keys, task: Task) -> EncoderDecoder:
     def within(layer: Layer, window: int) -> Layer:
         a = layer.attention
         assert isinstance(a, Attention)
-        return replace(layer, attention=LongformerAttention(a.heads, a.head_size, window // 2, after=a.after))
+        return replace(
+            layer, attention=LongformerAttention(a.heads, a.head_size, window // 2, **a.norms_around)
+        )
 
     layers = tuple(map(within, encoder, windows(keys, len(encoder))))
     return replace(both, encoder=replace(both.encoder, layers=layers))

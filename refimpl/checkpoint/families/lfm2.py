@@ -79,7 +79,7 @@ def with_convolutions(config: Decoder, convolves: list[bool], length: int, *, bi
         if not convolves[i]:
             return layer
         return replace(
-            layer, attention=ShortConv(config.embedding.width, length, bias, pre=layer.attention.pre)
+            layer, attention=ShortConv(config.embedding.width, length, bias, **layer.attention.norms_around)
         )
 
     return map_layers(config, mixed)

@@ -86,7 +86,7 @@ def _mixture(mlp: Gated, experts: int, top: int, width: int) -> MoE:
     """Experts beside a shared one as wide as each."""
     return MoE(
         experts, top, width, mlp.activation, "sigmoid", renormalize=False, shared=width, weighs="input",
-        pre=mlp.pre,
+        **mlp.norms_around,
     )  # fmt: skip
 
 

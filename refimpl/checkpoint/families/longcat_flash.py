@@ -56,7 +56,7 @@ def config(keys: Keys, task: Task) -> Decoder:
         scale=None if scale == 1 else scale,
         choice_bias=True,
         shared=dense.width,
-        pre=dense.pre,
+        **dense.norms_around,
         identities=keys.get("zero_expert_num", int, 256, null=True) or 0,
         late=True,
     )

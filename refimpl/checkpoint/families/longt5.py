@@ -37,7 +37,7 @@ def config(keys: Keys, task: Task) -> EncoderDecoder:
         assert isinstance(a.position, RelativeBias)
         assert isinstance(a.pre, RMSNorm)
         size = block if sums else None
-        mixer = LongT5Attention(a.heads, a.head_size, radius, a.position, size, a.pre.eps, pre=a.pre)
+        mixer = LongT5Attention(a.heads, a.head_size, radius, a.position, size, a.pre.eps, **a.norms_around)
         return replace(layer, attention=mixer)
 
     encoder = replace(both.encoder, layers=tuple(map(local, both.encoder.layers)))

@@ -57,7 +57,7 @@ def config(keys: Keys, task: Task) -> Decoder:
     stated = stated_sparse(keys)
 
     def mixture(mlp: Gated) -> MoE:
-        return MoE(experts, top, width, mlp.activation, renormalize=renormalize, pre=mlp.pre)
+        return MoE(experts, top, width, mlp.activation, renormalize=renormalize, **mlp.norms_around)
 
     mixed = with_experts(base, mixture, 0 if stated is None else stated)
     return replace(mixed, context=exact_context(base.context, *(ropes[kind] for kind in types)))

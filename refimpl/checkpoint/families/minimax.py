@@ -45,7 +45,9 @@ def _mixed(i: int, layer: Layer, types: list[str]) -> Layer:
     if types[i] == "full_attention":
         return layer
     speed = 1 - i / (len(types) - 1 + 1e-5) + 1e-5
-    return replace(layer, attention=Lightning(a.heads, a.head_size, speed, layer.mlp.activation, pre=a.pre))
+    return replace(
+        layer, attention=Lightning(a.heads, a.head_size, speed, layer.mlp.activation, **a.norms_around)
+    )
 
 
 def _weighed(base: Decoder, types: list[str], shares: Mapping[str, tuple[float, float]]) -> Decoder:

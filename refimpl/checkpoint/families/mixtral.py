@@ -35,7 +35,7 @@ def config(keys: Keys, task: Task, positions: Callable[..., Rope | None] = rope)
         positions=positions,
     )
     experts, top = keys.size("num_local_experts", 8), keys.size("num_experts_per_tok", 2)
-    return with_experts(base, lambda mlp: MoE(experts, top, mlp.width, mlp.activation, pre=mlp.pre))
+    return with_experts(base, lambda mlp: MoE(experts, top, mlp.width, mlp.activation, **mlp.norms_around))
 
 
 WEIGHTS = LLAMA + weight_map("""

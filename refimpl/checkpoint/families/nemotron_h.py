@@ -127,7 +127,7 @@ def _mixture(keys: Keys, mlp: Plain) -> MoE:
         choice_bias=True,
         shared=keys.size("moe_shared_expert_intermediate_size", 7688),
         groups=ExpertGroups(keys.size("n_group", 1), keys.size("topk_group", 1)),
-        pre=mlp.pre,
+        **mlp.norms_around,
         gated=False,
         latent=keys.size("moe_latent_size", None),
         shared_bias=mlp.bias,

@@ -7,7 +7,7 @@ by the share that training didn't drop (the paper's "expert output masking").
 
 from dataclasses import replace
 
-from ...config import EncoderDecoder, MoE, Plain, Stack
+from ...config import XIELU, EncoderDecoder, MoE, Plain, Stack
 from ..config_readers.keys import Keys
 from ..weights.weight_map import weight_map
 from . import Task, m2m_100
@@ -37,6 +37,7 @@ def config(keys: Keys, task: Task) -> EncoderDecoder:
     def mixed(stack: Stack, step: int) -> Stack:
         mlp = stack.layers[0].mlp
         assert isinstance(mlp, Plain)
+        assert not isinstance(mlp.activation, XIELU)
         mixture = MoE(
             experts,
             2,
@@ -46,13 +47,14 @@ def config(keys: Keys, task: Task) -> EncoderDecoder:
             router_bias=bias,
             expert_bias=True,
             gated=False,
-            pre=mlp.pre,
+            **mlp.norms_around,
         )
         layers = enumerate(stack.layers, 1)
         sparse = (replace(x, mlp=mixture) if step > 0 and i % step == 0 else x for i, x in layers)
         return replace(stack, layers=tuple(sparse))
 
     base = m2m_100.config(keys, task)
+    assert isinstance(base.decoder, Stack)
     return replace(
         base,
         encoder=mixed(base.encoder, keys.get("encoder_sparse_step", int, 4)),

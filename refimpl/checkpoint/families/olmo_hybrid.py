@@ -38,7 +38,7 @@ def config(keys: Keys, task: Task) -> Decoder:
     def mixed(i: int, layer: Layer) -> Layer:
         if attends[i]:
             return after(i, layer)
-        return replace(layer, attention=replace(mixer, pre=layer.attention.pre))
+        return replace(layer, attention=replace(mixer, **layer.attention.norms_around))
 
     return map_layers(base, mixed)
 

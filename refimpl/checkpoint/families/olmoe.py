@@ -27,7 +27,7 @@ def config(keys: Keys, task: Task) -> Decoder:
     top, renormalize = keys.size("num_experts_per_tok", 8), keys.get("norm_topk_prob", bool, False)
 
     def mixture(mlp: Gated) -> MoE:
-        return MoE(experts, top, mlp.width, mlp.activation, renormalize=renormalize, pre=mlp.pre)
+        return MoE(experts, top, mlp.width, mlp.activation, renormalize=renormalize, **mlp.norms_around)
 
     return with_joint_qk_norm(with_experts(base, mixture))
 

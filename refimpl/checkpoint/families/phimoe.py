@@ -47,7 +47,7 @@ def config(keys: Keys, task: Task) -> Decoder:
     )
 
     def mixture(mlp: Gated) -> MoE:
-        return MoE(experts, 2, mlp.width, mlp.activation, mixer, renormalize=False, pre=mlp.pre)
+        return MoE(experts, 2, mlp.width, mlp.activation, mixer, renormalize=False, **mlp.norms_around)
 
     head = LM(base.head.tied, bias=keys.get("lm_head_bias", bool, False))
     return replace(with_experts(base, mixture), head=head)

@@ -33,7 +33,7 @@ def config(keys: Keys, task: Task) -> Decoder:
         renormalize=keys.get("norm_topk_prob", bool, False),
         shared=keys.size("shared_expert_intermediate_size", 5632),
         shared_gate=True,
-        pre=dense.pre,
+        **dense.norms_around,
     )
     qkv_bias = keys.shows("attn_q.bias", stated=keys.get("qkv_bias", bool, True))
     return with_experts(base, keys, replace(attention, qkv_bias=qkv_bias), _patterns(keys), mixture)

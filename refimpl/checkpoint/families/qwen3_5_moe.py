@@ -41,7 +41,7 @@ def _text(keys: Keys, task: Task) -> Decoder:
     width = keys.size("moe_intermediate_size", 512)
 
     def mixture(mlp: Gated) -> MoE:
-        return MoE(experts, top, width, mlp.activation, shared=shared, shared_gate=True, pre=mlp.pre)
+        return MoE(experts, top, width, mlp.activation, shared=shared, shared_gate=True, **mlp.norms_around)
 
     return with_module(with_delta(with_experts(base, mixture), keys), keys)
 

@@ -28,7 +28,7 @@ def config(keys: Keys, task: Task) -> Decoder:
         keys.size("moe_intermediate_size", 768),
         dense.activation,
         renormalize=keys.get("norm_topk_prob", bool, False),
-        pre=dense.pre,
+        **dense.norms_around,
     )
     keys.get("max_window_layers", int, None)  # stands in older files, transformers doesn't read it
     on, size = keys.get("use_sliding_window", bool, False), read_window(keys, 4096)

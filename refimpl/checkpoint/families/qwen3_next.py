@@ -50,7 +50,7 @@ def config(keys: Keys, task: Task) -> Decoder:
         renormalize=keys.get("norm_topk_prob", bool, True),
         shared=keys.size("shared_expert_intermediate_size", 512),
         shared_gate=True,
-        pre=attention.pre,
+        **attention.norms_around,
     )
     masks: list[Any] = [FullAttention()] * layer_count(keys)
     config = with_delta(with_experts(base, keys, attention, masks, mixture), keys)
@@ -113,7 +113,9 @@ def mixed(config: Decoder, mixer: GatedDelta, attends: list[bool]) -> Decoder:
     """Return the decoder with this mixer in each layer that has no attention."""
 
     def change(i: int, layer: Layer) -> Layer:
-        return layer if attends[i] else replace(layer, attention=replace(mixer, pre=layer.attention.pre))
+        if attends[i]:
+            return layer
+        return replace(layer, attention=replace(mixer, **layer.attention.norms_around))
 
     return map_layers(config, change)
 

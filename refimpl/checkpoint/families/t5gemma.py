@@ -38,7 +38,7 @@ def config(keys: Keys, task: Task) -> EncoderDecoder:
         assert isinstance(a, Attention)
         cross = Attention(
             a.heads, a.kv_heads, a.head_size, qkv_bias=a.qkv_bias, out_bias=a.out_bias, scale=a.scale,
-            softcap=a.softcap, pre=a.pre, post=a.post,
+            softcap=a.softcap, **a.norms_around,
         )  # fmt: skip
         return replace(layer, cross=cross)
 

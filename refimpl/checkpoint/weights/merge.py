@@ -62,7 +62,8 @@ class MergedLeaves:
     """The parameters of a base with an adapter's changes. As with `Leaves`, each parameter is made when it is
     needed.
 
-    If the base's tables are tied and the adapter needs an output table, this begins as the input table.
+    If the base has one table for input and output and the adapter changes the output table, the output table
+    begins as a copy.
     """
 
     def __init__(
