@@ -38,7 +38,7 @@ def explain(error: TyperException, all_commands: Callable[[], TyperGroup]) -> st
             ctx=context,
         ):
             option = (flag, str(metavar or name.upper())) if flag.startswith("-") else ()
-            return f"{error.format_message()} ({what.rstrip('.')}: {_form(context, *option)})"
+            return f"{error.format_message()} {what.rstrip('.')}: {_form(context, *option)}"
         case TyperException(message=message, ctx=context) if EXTRA in message:
             form = f"write {_form(context)}"
             takes = {flag for param in context.command.params for flag in param.opts}

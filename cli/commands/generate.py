@@ -209,7 +209,7 @@ def command(
 def drafter(
     draft: str, model: Model, name: str, load_model: Callable[[str], Model]
 ) -> Drafter | Literal[False]:
-    """Return what `--draft` asks for: False for none, else a source of drafts for the model of this name."""
+    """Return the source of drafts that `--draft` asks for, for the model named `name`; False for `none`."""
     if draft == "none":
         return False
     if draft == "prompt":

@@ -102,7 +102,7 @@ def command(
 
 
 def measure_words(until: float) -> dict[str, SoftmaxCost] | None:
-    """Return the costs of both softmaxes, or None if memory would run out."""
+    """Return the costs of a full and an adaptive softmax, or None if memory would run out."""
     from ...runtime import hardware
     from ...runtime.analysis import word_softmax
 
@@ -237,7 +237,7 @@ def show_ring(ring: Sequence[RingCost]) -> None:
 
 
 def show_words(words: dict[str, SoftmaxCost]) -> None:
-    """Print the cost of both softmaxes."""
+    """Print the costs of a full and an adaptive softmax."""
     from ...runtime.analysis.word_softmax import TOKENS, WIDTH, WORDS
 
     out(

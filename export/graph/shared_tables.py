@@ -4,8 +4,8 @@
         ->  (Gather(blocks, ids) - Gather(zero, ids)) * Gather(scale, ids)
 
 `blocks` is the table's shape for MatMulNBits, [N, C, blob]. GatherBlockQuantized only takes [N, C·blob]. In
-a bundle, both are the same bytes (`runtime.bundle.views`), but ONNX Runtime's own file format stores the
-bytes of each initializer. The numbers are the same to the bit.
+a bundle, both shapes have the same bytes (`runtime.bundle.views`), but ONNX Runtime's own file format would
+store them twice, once for each initializer. The numbers are the same to the bit.
 
 **Conventions**: two codes of 4 bits in a byte, the lower one first, are told apart by arithmetic of floats,
 which every runtime has. Without zero points, the middle code stands for 0.

@@ -23,8 +23,8 @@ def alibi_slopes(heads: Int[Array, " H"], *, max_bias: float = 8.0) -> Float[Arr
     """Slope of each head: 2^(−max_bias · (h + 1) / P), P heads in all (Press et al. 2022, §3).
 
     `heads` is 0 … H−1; the result is float64. Conventions: this rule is for powers of two. For another H, let
-    P be the power of two below H. The first heads have the slopes of P heads. The rest have every other slope
-    of 2P heads, beginning with the first, as in the authors' code and in BLOOM and MPT.
+    P be the power of two below H. The first P heads have the slopes that P heads would have. The rest have
+    every other slope of 2P heads, beginning with the first, as in the authors' code and in BLOOM and MPT.
     """
     power = 2 ** (len(heads).bit_length() - 1)
     steps = np.where(heads < power, heads + 1, heads - power + 0.5)

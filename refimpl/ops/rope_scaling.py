@@ -38,8 +38,8 @@ def dynamic_ntk_scaling(
 
     s = factor · context / original_context − (factor − 1), and 1 up to the original context. It is theta ·
     s^(2J / (2J − 2)) in place of theta, written without theta. Conventions: `context` is the length that a
-    whole run is made for. transformers uses the length so far. There a cached key is rotated by another theta
-    than the query that reads it, and the results for a text differ from those for its own beginning.
+    whole run is made for. transformers uses the length so far. So in transformers a cached key may be rotated
+    by another theta than the query that reads it, and a token's result depends on how much text follows it.
     """
     s = max(1.0, factor * context / original_context - (factor - 1))
     last = max(len(frequencies) - 1, 1)
@@ -109,8 +109,8 @@ def llama3_scaling(
     code).
 
     With turns = original_context · f / 2π, the share kept is
-    clip((turns − low_freq_factor) / (high_freq_factor − low_freq_factor), 0, 1). If both factors are equal
-    (Llama 4 Scout), the share is 1 from them on and 0 below.
+    clip((turns − low_freq_factor) / (high_freq_factor − low_freq_factor), 0, 1). If high_freq_factor
+    equals low_freq_factor (Llama 4 Scout), the share is 1 where turns is at least that factor, else 0.
     """
     turns, span = original_context * frequencies / (2 * math.pi), high_freq_factor - low_freq_factor
     kept = (turns >= low_freq_factor).astype(turns.dtype)

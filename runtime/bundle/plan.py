@@ -95,7 +95,7 @@ class Plan:
         return units
 
     def groups_of(self, leaves: Iterable[str]) -> dict[str, Group]:
-        """Return the stored weights of these parameters alone."""
+        """Return the groups in which these parameters are stored, without others."""
         return weight_storage.stored({name: self.shapes[name] for name in leaves}, self.formats, self.target)
 
     def read_bytes(self, leaves: Iterable[str], forms: Mapping[str, KernelForm]) -> int:

@@ -143,11 +143,12 @@ class Server:
         """
         if not name and len(self._served) == 1:
             return next(iter(self._served.values()))
+        names = ", ".join(map(repr, self.models))
         if not name:
-            raise RequestError(f"name a model: this server has {', '.join(self.models)}", param="model")
+            raise RequestError(f"name a model: this server has {names}", param="model")
         if name not in self.models:
             raise RequestError(
-                f"unknown model {name!r:.80}: this server has {', '.join(self.models)}",
+                f"unknown model {name!r:.80}: this server has {names}",
                 param="model", code="model_not_found", status=404,
             )  # fmt: skip
         return self.models[name]

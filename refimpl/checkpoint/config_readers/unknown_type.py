@@ -37,17 +37,15 @@ def describe(values: Mapping[str, Any], families: Mapping[str, Any]) -> str:
         if kind in families:
             return f"its text part ({name}) is a {kind}, which tfm reads if it is saved alone"
         if "vocab_size" in part and (kin := nearest(part, families)):
-            return f"the keys of its text part ({name}) are also those of {kin}, which tfm reads"
+            return f"its text part ({name}) has the same keys as {kin}, which tfm reads"
     if texts := [name for name, part in parts(values) if "vocab_size" in part]:
         return f"no type that tfm reads has the keys of its text part ({texts[0]})"
     if "vocab_size" not in values and PICTURES & values.keys():
         return "it is an image model"
     kin = nearest(values, families)
     kind = "it is a text model" if "vocab_size" in values else "its kind isn't known"
-    near = (
-        f"its keys are also those of {kin}, which tfm reads" if kin else "no type that tfm reads has its keys"
-    )
-    return f"{kind}; {near}"
+    near = f"its config has the same keys as {kin}, which tfm reads"
+    return f"{kind}; {near if kin else 'no type that tfm reads has its keys'}"
 
 
 def parts(values: Mapping[str, Any], above: str = "") -> Iterator[tuple[str, Mapping[str, Any]]]:

@@ -35,8 +35,10 @@ def config(keys: Keys, task: Task) -> Decoder:
 
 
 def with_windows(base: Decoder, keys: Keys) -> Decoder:
-    """Return the decoder with norms of queries and keys, and with windows in the layers that keys name. The
-    other layers then have no positions."""
+    """Return the decoder with norms of queries and keys, and with windows in the layers that keys name.
+
+    If there is a window, the layers without one have no positions.
+    """
     window = read_window(keys, 4096, everywhere=False)
     if window is None or keys.get("layer_types", list, None) is not None:
         keys.unused("sliding_window_pattern")  # of which hubs state "LLLG" beside the types

@@ -53,7 +53,7 @@ def _with_multipliers(
 
 
 def with_shared_expert(layer: Layer, width: int | None) -> Layer:
-    """Return the layer whose mixture has a shared expert of this width, if there is one."""
+    """Return the layer with a shared expert of this width in its mixture; with None, without one."""
     mlp = layer.mlp
     assert isinstance(mlp, MoE)
     return replace(layer, mlp=replace(mlp, shared=width))

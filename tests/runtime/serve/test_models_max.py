@@ -128,7 +128,7 @@ def test_a_model_in_use_keeps_its_place() -> None:
         broken = http.post("/v1/chat/completions", json={**CHAT, "model": "nobody"})
         assert broken.status_code == 404
         unnamed = http.post("/v1/chat/completions", json={**CHAT, "model": ""})
-        assert (unnamed.status_code, "name a model: this server has slow, other" in unnamed.text) == (
+        assert (unnamed.status_code, "name a model: this server has 'slow', 'other'" in unnamed.text) == (
             400,
             True,
         )

@@ -40,7 +40,7 @@ PARTS = {
 class LowRank:
     """The names of the tensors of one module's update.
 
-    With `of_table` the module is an embedding table, whose rows are its inputs."""
+    With `of_table` the module is an embedding table: each of its rows counts as an input."""
 
     module: str
     down: str

@@ -319,7 +319,10 @@ LLAMA3 = {
         ({"rms_norm_eps": -1.0}, "rms_norm_eps.*0"),
         ({"tie_word_embeddings": 1}, "tie_word_embeddings"),
         ({"architectures": ["LlamaForMaskedLM"]}, "architectures"),
-        ({"model_type": "unknown"}, "tfm doesn't read model_type 'unknown': .*its keys are also those of"),
+        (
+            {"model_type": "unknown"},
+            "read model_type 'unknown': .*its config has the same keys as",
+        ),
         ({"model_type": "unknown", "auto_map": {}}, "'unknown'(?!.*auto_map)"),
         ({"model_type": "unknown", **OWN_CODE}, r"'unknown'.*\(auto_map\)"),
         ({"architectures": ["MyLlama"], **OWN_CODE}, r"\['MyLlama'\]"),
