@@ -8,7 +8,7 @@ import numpy as np
 from . import Draw, Subject, law
 
 
-@law("gated_delta", "lightning", "mamba", "mamba2")
+@law("gated_delta", "lightning", "mamba", "mamba2", "rg_lru")
 def a_row_that_begins_knows_nothing(mixer: Subject, draw: Draw) -> None:
     """If a row has no tokens before the call, the cache's content doesn't matter."""
     call = draw(mixer.calls())

@@ -33,14 +33,14 @@ def a_tail_is_what_stood_before(causal_conv: Subject, draw: Draw) -> None:
     causal_conv.near(causal_conv(call), causal_conv(joined)[:, m:], call, joined)
 
 
-@law("short_conv", "gated_delta", "lightning", "mamba", "mamba2")
+@law("short_conv", "gated_delta", "lightning", "mamba", "mamba2", "rg_lru")
 def any_split_of_the_tokens_is_one_pass(mixer: Subject, draw: Draw) -> None:
     """Two calls equal one call in outputs and states."""
     call = draw(mixer.calls(lengths=None, T=5))
     in_two(mixer, draw, call, lambda cut, cache: {"cache": cache, "past": call["past"] + cut})
 
 
-@law("short_conv", "gated_delta", "lightning", "mamba", "mamba2")
+@law("short_conv", "gated_delta", "lightning", "mamba", "mamba2", "rg_lru")
 def a_padded_row_is_the_row_alone(mixer: Subject, draw: Draw) -> None:
     """Padding past a row's length changes neither its outputs nor its state."""
     call = draw(mixer.calls(lengths=True))

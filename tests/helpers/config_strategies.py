@@ -83,6 +83,7 @@ from tfm.refimpl.ops.longt5 import LongT5Attention
 from tfm.refimpl.ops.lstm import LSTM
 from tfm.refimpl.ops.mamba import Mamba
 from tfm.refimpl.ops.mamba2 import Mamba2
+from tfm.refimpl.ops.rg_lru import RgLru
 from tfm.refimpl.ops.short_conv import ShortConv
 from tfm.refimpl.ops.xlnet import XLNetAttention
 
@@ -318,6 +319,16 @@ lightnings = st.builds(
     norms,
     norms,
 )
+linear_units = st.builds(
+    RgLru,
+    st.integers(1, 3),
+    st.integers(1, 4),
+    st.integers(2, 4),
+    st.sampled_from(("gelu_tanh", "silu")),
+    norms,
+    norms,
+    norms,
+)
 mamba2s = st.builds(
     lambda groups, share, *settings: Mamba2(groups * share, groups, *settings),
     st.integers(1, 2),
@@ -364,7 +375,7 @@ lstms = st.builds(LSTM, st.integers(1, 6), st.booleans(), st.booleans(), norms, 
 def mixers(draw: st.DrawFn, shared: RelativeBias | None, heads: int) -> TokenMixer:
     """What a decoder's layer may mix tokens by: attention in half of the layers."""
     attention = attentions(shared, heads)
-    states = linear_attentions, lstms, convolutions, gated_deltas, bounded_deltas, lightnings
+    states = linear_attentions, lstms, convolutions, gated_deltas, bounded_deltas, lightnings, linear_units
     mixers = *states, latents, mamba2s, mambas, indexed, unrotated
     return draw(st.one_of(attention, attention, *mixers))
 

@@ -21,6 +21,7 @@ from tfm.refimpl.ops.linear_attention import LinearAttention
 from tfm.refimpl.ops.lstm import LSTM
 from tfm.refimpl.ops.mamba import Mamba
 from tfm.refimpl.ops.mamba2 import Mamba2
+from tfm.refimpl.ops.rg_lru import RgLru
 from tfm.refimpl.ops.short_conv import ShortConv
 
 Vector = np.ndarray
@@ -337,6 +338,21 @@ def mamba(xs: Vectors, w: Weights, a: Mamba) -> Vectors:
     return out
 
 
+def rg_lru(xs: Vectors, w: Weights, a: RgLru) -> Vectors:
+    h, out = np.zeros(a.heads * a.head_size), []
+    mixed = convolved([linear(x, w, "wi", "bi") for x in xs], w)
+    for t, (x, u) in enumerate(zip(xs, mixed, strict=True)):
+        i, r = (
+            sigmoid(np.concatenate([part @ m + b for part, m, b in zip(
+                u.reshape(a.heads, -1), w[f"w_{name}"], w[f"b_{name}"], strict=True)]))
+            for name in ("input", "decay")
+        )  # fmt: skip
+        fade = np.exp(-8 * r * softplus(w["forget"]))
+        h = fade * h + (np.sqrt(1 - fade**2) if t else 1) * i * u
+        out.append(linear(h * ACTIVATIONS[a.activation](linear(x, w, "wz", "bz")), w, "wo", "bo"))
+    return out
+
+
 def mamba2(xs: Vectors, w: Weights, a: Mamba2) -> Vectors:
     width, keys = a.heads * a.head_size, a.groups * a.state_size
     of_z, of_v, of_b, of_c, of_dt = a.multipliers or (1.0,) * 5
@@ -535,7 +551,7 @@ def mixed(xs: Vectors, w: Weights, a: c.TokenMixer, memo: dict, causal: bool) ->
     memo["kv"].append(None)
     others: dict[type, Callable[..., Vectors]] = {
         LinearAttention: linear_attention, LSTM: lstm, ShortConv: short_conv, GatedDelta: gated_delta,
-        Lightning: lightning, Mamba: mamba, Mamba2: mamba2,
+        Lightning: lightning, Mamba: mamba, Mamba2: mamba2, RgLru: rg_lru,
     }  # fmt: skip
     return others[type(a)](xs, w, a)
 

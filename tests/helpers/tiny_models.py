@@ -76,6 +76,7 @@ from tfm.refimpl.ops.longt5 import LongT5Attention
 from tfm.refimpl.ops.lstm import LSTM
 from tfm.refimpl.ops.mamba import Mamba
 from tfm.refimpl.ops.mamba2 import Mamba2
+from tfm.refimpl.ops.rg_lru import RgLru
 from tfm.refimpl.ops.short_conv import ShortConv
 from tfm.refimpl.ops.xlnet import XLNetAttention
 from tfm.refimpl.params.random_weights import random_weights
@@ -317,6 +318,13 @@ def selective_scans(context: int = 128, vocabulary: int = 97) -> Decoder:
     plain = Mamba(56, 6, 3, 4, conv_bias=False, norms="weighted", eps=1e-3, pre=norm)
     last = replace(first, attention=plain, mlp=NoMlp())
     return of_layers(base, (replace(first, attention=biased), first, last))
+
+
+def linear_units(context: int = 128, vocabulary: int = 97) -> Decoder:
+    """A decoder with linear recurrent units around attention; sizes differ in both."""
+    base = llama(layers=3, vocabulary=vocabulary, context=context)
+    first, last = RgLru(3, 8, 3, pre=RMSNorm(1e-5)), RgLru(2, 10, 4, "silu", pre=RMSNorm(1e-5))
+    return with_mixers(base, first, base.layers[1].attention, last)
 
 
 def latents(context: int = 128, vocabulary: int = 97) -> Decoder:

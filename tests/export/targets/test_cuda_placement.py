@@ -152,6 +152,7 @@ REFUSED = {
     "Kimi's deltas": (tiny_models.kimi(), STATE),
     "Mamba": (tiny_models.selective_scans(), STATE),
     "Mamba 2": (tiny_models.state_spaces(), STATE),
+    "linear recurrent units": (tiny_models.linear_units(), STATE),
     "lightning": (tiny_models.ling(), STATE),
     "an indexer": (tiny_models.indexed(), CHOICE),
     "a module for drafts": (tiny_models.MODULES["attention"](), "drafts (mtp) was never tried on a GPU"),

@@ -48,6 +48,7 @@ from tfm.refimpl.ops.longt5 import LongT5Attention
 from tfm.refimpl.ops.lstm import LSTM
 from tfm.refimpl.ops.mamba import Mamba
 from tfm.refimpl.ops.mamba2 import Mamba2
+from tfm.refimpl.ops.rg_lru import RgLru
 from tfm.refimpl.ops.short_conv import ShortConv
 from tfm.refimpl.ops.xlnet import XLNetAttention
 from tfm.refimpl.params.random_weights import random_weights
@@ -160,7 +161,7 @@ def readers(mixer: TokenMixer) -> int:
     """How many matrices read a sublayer's input."""
     counts = {
         Attention: 3, DisentangledAttention: 3, LinearAttention: 3, LSTM: 0, ShortConv: 1,
-        GatedDelta: 4, Lightning: 2, Mamba: 2, LongT5Attention: 3, XLNetAttention: 3,
+        GatedDelta: 4, Lightning: 2, RgLru: 2, Mamba: 2, LongT5Attention: 3, XLNetAttention: 3,
     }  # fmt: skip
     if isinstance(mixer, LongformerAttention):
         return 3 if mixer.global_tokens is None else 6

@@ -56,7 +56,7 @@ def decoders(draw: st.DrawFn) -> Decoder:
         for mixer in (
             drawn_configs.linear_attentions, drawn_configs.lstms, drawn_configs.convolutions,
             drawn_configs.gated_deltas, drawn_configs.bounded_deltas, drawn_configs.lightnings,
-            drawn_configs.mamba2s, drawn_configs.mambas, drawn_configs.latents,
+            drawn_configs.mamba2s, drawn_configs.mambas, drawn_configs.linear_units, drawn_configs.latents,
             drawn_configs.indexed, drawn_configs.unrotated, drawn_configs.attentions(None, 2),
             drawn_configs.attentions(None, 2),
         )
