@@ -23,6 +23,8 @@ kinds that keep no tokens of their own.
                         state [B, H, K, V]           what its heads have written of all tokens
     ChannelStates       conv [B, M, F]               the same of Mamba, and what its channels keep
                         state [B, F, K]
+    RgLruStates         conv [B, M, F]               the same of a linear recurrent unit, and a number of
+                        state [B, F]                 each channel
     HybridStates        k, v, conv, state            both, in a layer with a state space beside its attention
     Latents             latent [B, 1, L, C]          every token: its latent and its rotary key
       with an indexer   index [B, 1, L, P]           and its key for the indexer

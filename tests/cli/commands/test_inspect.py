@@ -160,6 +160,10 @@ def test_recurrences_are_named_and_keep_as_much_of_any_text(inspected):
             "Mamba, 56 states of 6, convolution over 4 tokens, no mlp",
             56 * 6 + 3 * 56,
         ),
+        tiny_models.linear_units().layers[0]: (
+            "3 heads of 8 recurrent units, convolution over 3 tokens",
+            3 * 3 * 8,
+        ),
         tiny_models.convolutions().layers[0]: ("convolution over 3 tokens in 40 channels", 2 * 40),
     }
     for layer, (name, count) in named.items():

@@ -43,7 +43,7 @@ REFUSED = {
     *("mamba2", "bamba", "granitemoehybrid", "nemotron_h", "mamba", "falcon_mamba", "jamba"),  # states
     "big_bird",  # transformers gives none where it has changed a model from sparse to full attention
     *("lfm2_moe", "olmo_hybrid", "kimi_linear", "lfm3", "lfm2_vl", "lfm3_vl"),  # not all attend
-    *("minimax", "bailing_hybrid"),  # nor here
+    *("minimax", "bailing_hybrid", "recurrent_gemma"),  # nor here
     "squeezebert",  # transformers gives what the softmax is of
     *("longformer", "led", "longt5"),  # transformers gives those of windows, by distance
     *("whisper", "wav2vec2", "hubert", "moonshine"),  # they hear, and a map is of tokens

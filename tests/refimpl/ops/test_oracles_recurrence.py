@@ -1,6 +1,7 @@
 """The LSTM against torch.nn.LSTM in float64 and against ONNX Runtime's LSTM operator; short convolutions
 against torch's and LFM2's; gated delta networks against Qwen 3.5's, Kimi Linear's and Ling 3's; lightning
-attention against MiniMax's; state-space duality and its layer against Mamba's and Mamba 2's."""
+attention against MiniMax's; linear recurrent units against RecurrentGemma's; state-space duality and its
+layer against Mamba's and Mamba 2's."""
 
 from __future__ import annotations
 
@@ -20,6 +21,7 @@ from tfm.refimpl.ops.lightning import Lightning, LightningState, lightning
 from tfm.refimpl.ops.lstm import LstmState, bidirectional_lstm, lstm, lstm_cell, lstm_layer
 from tfm.refimpl.ops.mamba import ChannelState, Mamba, mamba
 from tfm.refimpl.ops.mamba2 import Mamba2, mamba2
+from tfm.refimpl.ops.rg_lru import RgLru, RgLruState, rg_lru
 from tfm.refimpl.ops.selective_scan import selective_scan, selective_scan_chunked
 from tfm.refimpl.ops.short_conv import ConvState, MatrixState, causal_conv, short_conv
 from torch.nn import functional
@@ -31,6 +33,7 @@ from transformers import (
     MambaConfig,
     MiniMaxConfig,
     Qwen3_5TextConfig,
+    RecurrentGemmaConfig,
 )
 from transformers.models.bailing_hybrid.modeling_bailing_hybrid import BailingHybridDeltaAttention
 from transformers.models.jamba.modeling_jamba import JambaMambaMixer
@@ -45,6 +48,7 @@ from transformers.models.mamba.modeling_mamba import (
 from transformers.models.mamba2.modeling_mamba2 import Mamba2Mixer, mamba2_chunk_scan
 from transformers.models.minimax.modeling_minimax import MiniMaxLightningAttention
 from transformers.models.qwen3_5.modeling_qwen3_5 import Qwen3_5GatedDeltaNet
+from transformers.models.recurrent_gemma.modeling_recurrent_gemma import RecurrentGemmaRecurrentBlock
 
 seeds = st.integers(0, 2**32 - 1)
 scales = st.sampled_from((0.1, 1.0, 4.0))
@@ -310,6 +314,32 @@ def test_lightning_is_minimaxs(seed: int, sizes: tuple[int, int], at: tuple[int,
     amend(layer.double())
     want = in_float64(layer, t(x), position_embeddings=None, attention_mask=None)[0]
     equal(np.concatenate([first, second], 1), want)
+
+
+@settings(max_examples=20)
+@given(seeds, st.integers(1, 3), st.integers(2, 4), st.integers(1, 19), st.booleans())
+def test_rg_lru_is_recurrent_gemmas(seed: int, heads: int, length: int, cut: int, silu: bool):
+    """A text of 20 tokens at once there, in two calls here."""
+    config = RecurrentGemmaConfig(
+        hidden_size=10, num_hidden_layers=1, num_attention_heads=heads, lru_width=heads * 4,
+        conv1d_width=length, hidden_activation="silu" if silu else "gelu_pytorch_tanh",
+    )  # fmt: skip
+    layer = randomize(RecurrentGemmaRecurrentBlock(config, 0), seed)
+    stored = {name: weight.detach().numpy() for name, weight in layer.named_parameters()}
+    ours: Any = {"conv": stored["conv_1d.weight"][:, 0].T, "conv_bias": stored["conv_1d.bias"]}
+    for letter, name in {"i": "linear_x", "z": "linear_y", "o": "linear_out"}.items():
+        ours |= {f"w{letter}": stored[f"{name}.weight"].T, f"b{letter}": stored[f"{name}.bias"]}
+    for leaf, name in {"input": "rg_lru.input_gate", "decay": "rg_lru.recurrent_gate"}.items():
+        ours |= {f"w_{leaf}": stored[f"{name}_weight"], f"b_{leaf}": stored[f"{name}_bias"]}
+    ours |= {"forget": stored["rg_lru.recurrent_param"]}
+    mixer = RgLru(heads, 4, length, "silu" if silu else "gelu_tanh")
+    x = np.random.default_rng(seed).standard_normal((2, 20, 10))
+    garbage = RgLruState(np.full((2, length - 1, heads * 4), 9.0), np.full((2, heads * 4), 9.0))
+    first, cache = rg_lru(x[:, :cut], garbage, np.array([0, 0]), ours, settings=mixer)
+    second, _ = rg_lru(x[:, cut:], cache, np.array([cut, cut]), ours, settings=mixer)
+    at = torch.arange(20).expand(2, 20)
+    whole = in_float64(layer, t(x), position_ids=at, attention_mask=None, use_cache=False)[0]
+    equal(np.concatenate([first, second], 1), whole)
 
 
 @given(seeds, st.sampled_from([(2, 4), (3, 3), (1, 2)]), st.integers(1, 70), st.integers(1, 40))
