@@ -114,7 +114,8 @@ def test_each_sublayer_has_all_possible_sites(config: Config):
             a
             for a in attentions
             if not (
-                isinstance(a, ShortConv | GatedDelta | Mamba) or (isinstance(a, Mamba2) and a.norm is None)
+                isinstance(a, ShortConv | GatedDelta | Mamba | RgLru)
+                or (isinstance(a, Mamba2) and a.norm is None)
             )
         ]
         expected += layer.beside is not None and layer.beside.mixer.norm is not None
