@@ -117,6 +117,7 @@ REGISTERED: Mapping[str, str | None] = {
     "qwen3_omni_moe": "Qwen2Tokenizer",
     "qwen3_vl": "Qwen2Tokenizer",
     "qwen3_vl_moe": "Qwen2Tokenizer",
+    "recurrent_gemma": "GemmaTokenizer",
     "roberta": "RobertaTokenizer",
     "roberta-prelayernorm": "RobertaTokenizer",
     "roformer": "RoFormerTokenizer",
