@@ -111,7 +111,8 @@ class OrtEngine:
                 return kernels.session(file, content, bundle.kernel_tensors, threads, patterns=patterns)
             bundle.check_graph(graph)
             if prepack and self.device == "cpu":
-                return prepacked(bundle.path, threads, graph.file, products=bundle.products)
+                products = bundle.products
+                return prepacked(bundle.path, threads, graph.file, products=products, patterns=patterns)
             path = bundle.path / graph.file
             # Level 4 of MatMulNBits rounds its input to codes, 0 doesn't. ONNX Runtime 1.31's own switch for
             # sessions (mlas.qnbit.force_fp32) reaches blocks of 32 weights in 4 bits alone.

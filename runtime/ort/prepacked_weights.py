@@ -69,14 +69,21 @@ class Key(TypedDict):
 
 
 def session(
-    bundle: Path, threads: int | None, graph: str = GRAPH, *, products: Products = "static"
+    bundle: Path,
+    threads: int | None,
+    graph: str = GRAPH,
+    *,
+    products: Products = "static",
+    patterns: bool = True,
 ) -> ort.InferenceSession:
     """Return a session on the CPU over the packed weights of one of a bundle's graphs.
+
+    `patterns` is that of `session.options`.
 
     The packed weights are saved if they aren't in the cache yet. A failure of the cache isn't an error, since
     the bundle itself can still be opened.
     """
-    bundle, own = bundle.resolve(), partial(options, threads, products=products)
+    bundle, own = bundle.resolve(), partial(options, threads, products=products, patterns=patterns)
     size = (bundle / DATA).stat().st_size
     if size >= SMALLEST:
         with suppress(Exception):  # a file that anything could have written can raise anything
