@@ -98,8 +98,7 @@ def _definition(kind: str) -> str:
 # Kind of tokenizer.json -> model_type:tokenizer_class, or the model_type alone where none is named.
 TABLE = {
     "wordpiece": "bert bert:BertTokenizer bert:BertTokenizerFast bert:PreTrainedTokenizerFast distilbert "
-    "distilbert:DistilBertTokenizer electra electra:ElectraTokenizerFast gpt2:BertTokenizer "
-    "convbert:ConvBertTokenizer",
+    "distilbert:DistilBertTokenizer electra electra:ElectraTokenizerFast gpt2:BertTokenizer",
     "unigram": "bert:XLMRobertaTokenizer xlm-roberta xlm-roberta:XLMRobertaTokenizerFast t5:T5TokenizerFast "
     "mt5 pegasus:PegasusTokenizerFast mbart:MBartTokenizerFast mbart:MBart50TokenizerFast",
     "bytes": "roberta roberta:RobertaTokenizerFast bart:BartTokenizer gpt2 opt:GPT2Tokenizer mpt "
@@ -127,6 +126,7 @@ CLASSES += [
     ("longformer", None, "bytes"), ("mamba", None, "bytes"),
     ("whisper", "WhisperTokenizer", "whisper"), ("whisper", None, "whisper"), ("whisper", None, "bytes"),
     ("falcon_mamba", None, "bytes"), ("jamba", "LlamaTokenizer", "bpe"), ("led", None, "bytes"),
+    ("convbert", "ConvBertTokenizer", "wordpiece"),
 ]  # fmt: skip
 FLAGS = {
     "do_lower_case": (True, False), "tokenize_chinese_chars": (True, False),

@@ -119,7 +119,7 @@ def _applied(
     named = _named_tokens(settings, made_by, definition)
     vocabulary = read_vocabulary_of(definition, where)
     applied = dict(definition)
-    if made_by is None:
+    if made_by is None or (made_by.keeps_file and around is None):
         for _, token in read_stated_tokens(definition, where):
             vocabulary.add(token)
     else:

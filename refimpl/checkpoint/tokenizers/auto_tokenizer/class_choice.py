@@ -161,7 +161,7 @@ ALIASES = {
     **dict.fromkeys(
         ("DistilBertTokenizer", "ElectraTokenizer", "LayoutLMTokenizer", "LxmertTokenizer"), "BertTokenizer"
     ),
-    **dict.fromkeys(("ConvBertTokenizer", "MobileBertTokenizer", "SqueezeBertTokenizer"), "BertTokenizer"),
+    **dict.fromkeys(("MobileBertTokenizer", "SqueezeBertTokenizer"), "BertTokenizer"),
     **dict.fromkeys(
         ("BartTokenizer", "LEDTokenizer", "LongformerTokenizer", "MvpTokenizer"), "RobertaTokenizer"
     ),

@@ -223,7 +223,9 @@ class TokenizerClass:
     Without a tokenizer.json, the vocabulary is in `file`, and `reorder` puts a SentencePiece model's pieces
     in the class's order. The tokens around a text then follow the flags add_bos_token and add_eos_token;
     add_bos_token is `adds_bos` where it isn't stated. An exception is a class with a template of its own:
-    always, or only with a tokenizer.json, or only where no flag is stated.
+    always, or only with a tokenizer.json, or only where no flag is stated. With `keeps_file` the parts of a
+    tokenizer.json stay, but for what is around a text: transformers rebuilds them for classes that have an
+    `__init__` of their own.
     """
 
     name: str
@@ -239,6 +241,7 @@ class TokenizerClass:
     own_template: Literal["always", "with a file", "without flags"] = "always"
     adds_bos: bool = False
     reorder: Callable[[Settings, Pieces], Pieces] = _as_they_are
+    keeps_file: bool = False
 
 
 def _bpe(file: SourceFile, **options: Any) -> Component:
@@ -798,6 +801,9 @@ _COHERE = {
 _GEMMA = {**_PADDED, "bos_token": "<bos>", "eos_token": "<eos>"}
 _ALL = (
     TokenizerClass("BertTokenizer", "WordPiece", _BERT, _bert, _bert_template, file="vocab.txt"),
+    TokenizerClass(
+        "ConvBertTokenizer", "WordPiece", _BERT, _bert, _bert_template, file="vocab.txt", keeps_file=True
+    ),
     TokenizerClass(
         "EsmTokenizer",
         "WordPiece",
