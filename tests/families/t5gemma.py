@@ -35,5 +35,6 @@ ROWS = {
         (transformers.T5GemmaForConditionalGeneration, pair(transformers.T5GemmaEncoderModel)),
         both(),
         {"encoder": SIZES, "decoder": SIZES},
+        reads=frozenset({"attention_dropout"}),
     )
 }
