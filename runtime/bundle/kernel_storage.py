@@ -309,10 +309,10 @@ def store(group: Group, stored: Mapping[str, Array], forms: Mapping[str, KernelF
         some = weight_storage.unpack(rows[start : start + AT_ONCE * TILE], bits, blocks * group.format.block)
         some = some if own.bits == bits else places[some]
         steps.append(_planes(_filled(some, -(-len(some) // TILE)), own.bits))
-    result = {**stored, parts["packed"]: np.concatenate(steps)}
+    shape = specs(group, "float32", forms)[parts["packed"]].shape
+    result = {**stored, parts["packed"]: np.concatenate(steps).reshape(shape)}
     if table is not None:
         result[f"{group.name}.table"] = table
-    result[parts["packed"]].shape = specs(group, "float32", forms)[parts["packed"]].shape
     scale, minimum, factors = stored[parts["scale"]], _minima(group, stored), []
     if own.scales == "codes":
         if (coded := _coded(group, stored, own.bits)) is None:
