@@ -19,11 +19,11 @@ from ..config_readers.gguf_keys import (
     mlp_types,
     optional,
     scores,
+    sliding_layers,
     thetas,
     trunk_layers,
     without,
 )
-from ..config_readers.gguf_metadata import read_gguf_sliding_layers
 from ..config_readers.gguf_weights import EXPERTS, UNPERMUTED_QK_WEIGHTS
 from ..config_readers.keys import Keys
 from ..config_readers.layers import (
@@ -138,14 +138,9 @@ WEIGHTS = QWEN2.without(*NARROW) + weight_map("""
 """)
 
 
-def _types(keys: Keys, source: TensorSource) -> list[str]:
-    count = trunk_layers(keys, source)
-    return [LAYER_TYPES[mark] for mark in read_gguf_sliding_layers(keys, count, 1)]
-
-
 def _kv_heads(keys: Keys, source: TensorSource) -> int:
     """The number of key heads in layers without a window; those with one have twice as many."""
-    types = _types(keys, source)
+    types = TYPES.read(keys, source)
     heads = layer_sizes(keys, KV_HEADS, layer_count(keys, "block_count"))[: len(types)]
     one = heads[0] // (1 + LAYER_TYPES.index(types[0]))
     if heads != [one * (1 + LAYER_TYPES.index(kind)) for kind in types]:
@@ -154,6 +149,7 @@ def _kv_heads(keys: Keys, source: TensorSource) -> int:
 
 
 KV_HEADS = "attention.head_count_kv"
+TYPES = sliding_layers(1, trunk=True)
 KEYS = {
     **without(DECODER, "rope_theta", "rope_scaling", "partial_rotary_factor"),
     **experts("n_routed_experts"),
@@ -164,7 +160,7 @@ KEYS = {
     "v_head_dim": "attention.value_length",
     "attention_value_scale": optional("attention.value_scale", None),
     "rope_parameters": thetas(lambda keys: keys.size("attention.key_length"), partial=True),
-    "layer_types": Row(_types),
+    "layer_types": TYPES,
     "sliding_window": "attention.sliding_window",
     "mlp_layer_types": mlp_types(),
     "moe_intermediate_size": "expert_feed_forward_length",

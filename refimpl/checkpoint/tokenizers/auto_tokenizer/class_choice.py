@@ -159,9 +159,16 @@ GENERIC = ("TokenizersBackend", "PreTrainedTokenizer", "PythonBackend", "BloomTo
 # Names that transformers takes for others.
 ALIASES = {
     **dict.fromkeys(
-        ("DistilBertTokenizer", "ElectraTokenizer", "LayoutLMTokenizer", "LxmertTokenizer"), "BertTokenizer"
+        (
+            "DistilBertTokenizer",
+            "ElectraTokenizer",
+            "LayoutLMTokenizer",
+            "LxmertTokenizer",
+            "MobileBertTokenizer",
+            "SqueezeBertTokenizer",
+        ),
+        "BertTokenizer",
     ),
-    **dict.fromkeys(("MobileBertTokenizer", "SqueezeBertTokenizer"), "BertTokenizer"),
     **dict.fromkeys(
         ("BartTokenizer", "LEDTokenizer", "LongformerTokenizer", "MvpTokenizer"), "RobertaTokenizer"
     ),
