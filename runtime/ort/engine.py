@@ -19,6 +19,7 @@ import onnxruntime as ort
 from ...refimpl.config import Config, Decoder
 from ...refimpl.engine.cache_kinds import CHUNK, CacheKind, cache_kinds, recurrent
 from ...refimpl.engine.numpy_engine import NumpyEngine
+from ...refimpl.engine.passes import Text
 from ...refimpl.engine.protocol import (
     Cache,
     check_mtp,
@@ -58,7 +59,7 @@ class OrtEngine:
       (`runtime.verification.verify`).
     - `chunk`: the tokens in a run for caches of windows or of linear attention, and, without kernels, for
       caches of codes. With a chunk as long as the context, windows drop nothing.
-    - `shown`: the values [B, T, N] inside of the graph that `inside` returns, as name -> N.
+    - `shown`: the values [B, T, N] inside of graphs that `inside` returns, as (graph's file, name) -> N.
 
     `backend` names what computes. `same_bits` says whether a token has the same bits whatever is computed
     with it (`runtime.bundle.same_bits`).
@@ -75,7 +76,7 @@ class OrtEngine:
         kernels: KernelBackend | None = None,
         plain: bool = False,
         chunk: int | None = None,
-        shown: Mapping[str, int] = MappingProxyType({}),
+        shown: Mapping[tuple[str, str], int] = MappingProxyType({}),
     ) -> None:
         self.bundle_hash = manifest_hash(bundle.path)
         self._params = bundle.params
@@ -101,12 +102,13 @@ class OrtEngine:
         patterns = self.config.sound_shape is None
 
         def opened(graph: Graph) -> ort.InferenceSession:
+            names = [name for file, name in shown if file == graph.file]
             # Only what is opened is checked: over kernels the target's own graph takes as long, for nothing.
             if kernels is not None:
                 content, used = bundle.kernel_graph(graph)
                 operators.update(used)
-                if shown:
-                    content = with_outputs(content, shown)
+                if names:
+                    content = with_outputs(content, names)
                 file = kernel_storage.GRAPHS[graph.file]
                 return kernels.session(file, content, bundle.kernel_tensors, threads, patterns=patterns)
             bundle.check_graph(graph)
@@ -117,8 +119,8 @@ class OrtEngine:
             # Level 4 of MatMulNBits rounds its input to codes, 0 doesn't. ONNX Runtime 1.31's own switch for
             # sessions (mlas.qnbit.force_fp32) reaches blocks of 32 weights in 4 bits alone.
             model = set_integer(path.read_bytes(), "accuracy_level", 0) if plain else None
-            if shown:
-                model = with_outputs(model or path.read_bytes(), shown)
+            if names:
+                model = with_outputs(model or path.read_bytes(), names)
             capture = self._captures is not None and graph.file == GRAPH
             opts = options(threads, path, products=bundle.products, patterns=patterns)
             return open_session(path, on, opts, model, capture=capture)
@@ -198,30 +200,36 @@ class OrtEngine:
         self._encoder.run(ids, lengths, token_types, {name: DeviceBuffer(predictions, "cpu")})
         return predictions
 
-    def inside(
-        self, tokens: np.ndarray, lengths: np.ndarray, token_types: np.ndarray | None = None
-    ) -> list[np.ndarray]:
+    def inside(self, text: Text) -> dict[tuple[str, str], np.ndarray]:
         """Return the `shown` values for texts [B, T] that are read from their beginning, in one run."""
-        shape = len(tokens), self.config.positions(tokens.shape[1])
-        values = {name: np.empty((*shape, n), self.dtype) for name, n in self._shown.items()}
+
+        def empty_values(of: str, shape: tuple[int, ...]) -> dict[str, np.ndarray]:
+            shown = ((name, n) for (file, name), n in self._shown.items() if file == of)
+            return {name: np.empty((*shape, n), self.dtype) for name, n in shown}
+
+        tokens, values = text.tokens, dict[tuple[str, str], np.ndarray]()
+        if self._encoder is not None:
+            ids = tokens if text.encoder_ids is None else text.encoder_ids
+            lengths = text.lengths if text.encoder_lengths is None else text.encoder_lengths
+            file = self._encoder.graph.file
+            read = empty_values(file, (len(ids), self.config.positions(ids.shape[1])))
+            buffers = {name: DeviceBuffer(array, "cpu") for name, array in read.items()}
+            self._encoder.run(ids, lengths, text.token_types, buffers)
+            values |= {(file, name): array for name, array in read.items()}
         if self._decoder is None:
-            assert self._encoder is not None
-            shapes = self._encoder.shapes(tokens)
-            outputs = values | {name: np.empty(shape, np.float32) for name, shape in shapes.items()}
-            buffers = {name: DeviceBuffer(array, "cpu") for name, array in outputs.items()}
-            self._encoder.run(tokens, lengths, token_types, buffers)
-            return list(values.values())
+            return values
         past, every = np.zeros(len(tokens), np.int64), np.tile(np.arange(tokens.shape[1]), (len(tokens), 1))
-        tokens, lengths, at = check_step(self.config, tokens, past, lengths, every)
-        cache = self._with_room(self.start(len(tokens)), tokens.shape[1]).take()
+        tokens, lengths, at = check_step(self.config, tokens, past, text.lengths, every)
+        cache = self.start(len(tokens), text.encoder_ids, text.encoder_lengths)
+        cache = self._with_room(cache, tokens.shape[1]).take()
         cache.make_room(past, tokens.shape[1])
-        binding = self._decoder.bind(cache)
-        for name, array in values.items():
+        binding, read = self._decoder.bind(cache), empty_values(GRAPH, tokens.shape)
+        for name, array in read.items():
             binding.io.bind_output(name, "cpu", 0, array.dtype, array.shape, array.ctypes.data)
         step = self._arrays(tokens, past, lengths, at)
         with one_line(f"{self.model} can't be run"):
             self._decoder.run(binding, step, cache.window_lengths(past))
-        return list(values.values())
+        return values | {(GRAPH, name): array for name, array in read.items()}
 
     def step(
         self,

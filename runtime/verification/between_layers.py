@@ -10,6 +10,7 @@ from ..bundle.graph_nodes import Node, content
 from ..bundle.plan import Tensor
 from ..bundle.views import stored_name
 from .graph_settings import NORMS
+from .streamed_reference import Place
 
 
 class Value(NamedTuple):
@@ -19,32 +20,31 @@ class Value(NamedTuple):
     width: int
 
 
-def between_layers(data: bytes, config: Config, tensors: Mapping[str, Tensor]) -> dict[int, Value]:
-    """Return the value that each layer reads, by the layer's number.
+def between_layers(data: bytes, config: Config, tensors: Mapping[str, Tensor]) -> dict[Place, Value]:
+    """Return the values that the layers of a graph's stacks read, and the outputs of the stacks' last layers.
 
-    The output of the last layer is there too, under the number of layers. If a norm consists of several
-    operators, its value isn't found. The file must be one that `graph_check` accepts, and the model must have
-    one stack. `tensors` are those that the graph reads.
+    If a norm consists of several operators, its value isn't found. The file must be one that `graph_check`
+    accepts. `tensors` are those that the graph reads.
     """
-    ((name, stack),) = config.stacks.items()
-    projection = config.embedding.projection
-    more_before = stack.norm_before_positions or (projection is not None and projection.late)
-    if stack.altup is not None:  # several vectors pass
-        return {}
     norms: dict[str, Node] = {}
     for node in content(data).nodes:
         if node.operator in NORMS:
             norms |= {leaf: node for one in node.inputs[1:] if (leaf := stored_name(one, tensors))}
-    found: dict[int, Value] = {}
-    for i in range(len(stack.layers) + 1):
-        norm = "mlp_after" if i and stack.layers[i - 1].conv is None else "conv_after"
-        last = f"layers.{i - 1}.{norm}" if i else "first_norm"
-        following = f"layers.{i}.attn_pre" if i < len(stack.layers) else "norm"
-        if node := norms.get(leaf := f"{name}.{following}.weight"):
-            value = node.outputs[0] if node.operator.startswith("Add") else node.inputs[0]
-        elif (i or not more_before) and (node := norms.get(leaf := f"{name}.{last}.weight")):
-            value = node.outputs[-1]
-        else:
+    found: dict[Place, Value] = {}
+    for name, stack in config.stacks.items():
+        if stack.altup is not None:  # several vectors pass
             continue
-        found[i] = Value(value, tensors[leaf].shape[-1])
+        projection = (config.text_embedding if name == "encoder" else config.embedding).projection
+        more_before = stack.norm_before_positions or (projection is not None and projection.late)
+        for i in range(len(stack.layers) + 1):
+            norm = "mlp_after" if i and stack.layers[i - 1].conv is None else "conv_after"
+            last = f"layers.{i - 1}.{norm}" if i else "first_norm"
+            following = f"layers.{i}.attn_pre" if i < len(stack.layers) else "norm"
+            if node := norms.get(leaf := f"{name}.{following}.weight"):
+                value = node.outputs[0] if node.operator.startswith("Add") else node.inputs[0]
+            elif (i or not more_before) and (node := norms.get(leaf := f"{name}.{last}.weight")):
+                value = node.outputs[-1]
+            else:
+                continue
+            found[name, i] = Value(value, tensors[leaf].shape[-1])
     return found

@@ -157,7 +157,7 @@ class Golden:
 
     def real(self, values: Array) -> Float[Array, "M N"]:
         """Return the outputs at the real positions of all rows [B, T, N], or of all texts [B, N]."""
-        return _real(values, self.lengths)
+        return real_positions(values, self.lengths)
 
     def kl(self, outputs: Float[Array, "M N"]) -> float:
         """Return KL(unquantized‖outputs) of predictions, in nats a token.
@@ -344,7 +344,7 @@ def golden(
             config, weights, inputs, [Precision(np.dtype(np.float64))],
             on_layer=lambda done, total: progress(stage, total + done, passes * total),
         )  # fmt: skip
-    logits = _real(exact, inputs.lengths)
+    logits = real_positions(exact, inputs.lengths)
     order = np.argsort(-logits, axis=-1, kind="stable")[:, :2]
     best_two = np.take_along_axis(logits, order, axis=-1)
     columns = _columns(logits.shape[1], order, rng) if like is None else like.columns
@@ -356,7 +356,7 @@ def golden(
         "best": order,
         "gap": best_two[:, 0] - best_two[:, -1],
         "digests": np.array([np.frombuffer(digests[name], np.uint8) for name in shapes]),
-        "floats": _view(_real(floats, inputs.lengths), columns, with_total),
+        "floats": _view(real_positions(floats, inputs.lengths), columns, with_total),
     }
     optional = {
         ENCODER_IDS: inputs.encoder_ids,
@@ -367,13 +367,13 @@ def golden(
     distances = {"maximum": largest_difference, "rms": rms}
     eps = float(np.finfo(precision).eps)
     if half_cache:
-        halved = _real(results.pop(), inputs.lengths)
+        halved = real_positions(results.pop(), inputs.lengths)
         arrays[HALF] = np.array([rounded_up(distance(halved, logits)) for distance in distances.values()])
     for i in range(0, len(results), 2):
         kind = ("own", "plain")[i // 2]
-        copies = [_real(copy, inputs.lengths) for copy in np.split(results[i], 1 + TRIES)]
+        copies = [real_positions(copy, inputs.lengths) for copy in np.split(results[i], 1 + TRIES)]
         base, moved = copies[0], copies[1:]
-        rounded = _real(results[i + 1], inputs.lengths)
+        rounded = real_positions(results[i + 1], inputs.lengths)
         arrays[f"{kind}.logits"] = _view(base, columns, with_total)
         for name, distance in distances.items():
             terms = error_terms(base, rounded, moved, eps=eps, distance=distance)
@@ -443,8 +443,8 @@ def activations(weights: Tree) -> set[str]:
     return {leaf.activations for leaf in two if isinstance(leaf, Blocks)}
 
 
-def _real(values: Array, lengths: Array) -> Array:
-    """The outputs at real positions; outputs of whole texts have no positions."""
+def real_positions(values: Array, lengths: Array) -> Array:
+    """Return the outputs at the real positions of rows [B]; outputs of whole texts have no positions."""
     return values if values.ndim == 2 else values[np.arange(values.shape[1])[None] < lengths[:, None]]
 
 

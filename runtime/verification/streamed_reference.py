@@ -9,7 +9,6 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields, replace
 from functools import partial
-from itertools import count
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
@@ -35,10 +34,13 @@ if TYPE_CHECKING:
     Leaf = Array | Blocks
     OnLeaf = Callable[[str, Leaf], None]
     OnCache = Callable[[int, MixerCache], None]
-    # Called with the number of a run and of a stack's layer, and what the layer gives.
-    OnBlock = Callable[[int, int, Array], None]
+    # Called with the number of a run, a layer, and what the layer gives.
+    OnBlock = Callable[[int, "Place", Array], None]
 
-__all__ = ["SEED", "Inputs", "Precision", "outputs"]
+__all__ = ["SEED", "Inputs", "Place", "Precision", "outputs"]
+
+# A layer: its stack and its number there. The number behind the last layer's is the stack's end.
+Place = tuple[str, int]
 
 SEED = 2017
 ROWS = 8192  # rows of an output table that are converted at a time
@@ -99,7 +101,7 @@ def outputs(
     on_layer: OnLayer = lambda done, total: None,
     on_cache: OnCache = lambda layer, cache: None,
     on_block: OnBlock = lambda run, layer, y: None,
-    reads: Mapping[int, Array] = MappingProxyType({}),
+    reads: Mapping[Place, Array] = MappingProxyType({}),
 ) -> list[Array]:
     """Return one array for each run: logits of all positions [B, T, N], or the output of an encoder's head.
 
@@ -110,8 +112,8 @@ def outputs(
     - `on_cache` is called with what each layer of a decoder keeps in the first run.
     - `on_block` is called with the output of each layer, in each run.
 
-    Layers of one stack that are in `reads` read these vectors [B, T, D] instead of the output of the layer
-    before.
+    Layers that are in `reads` read these vectors [B, T, D] instead of the output of the layer before, and so
+    does what follows a stack whose end is there.
     """
     together, observed = SideBySide(config, in_threads), set[str]()
 
@@ -127,7 +129,7 @@ def outputs(
 
     def one_pass(i: int, run: Precision) -> Pass:
         taken = given(run.repeat(inputs), run.dtype, config=config, half=run.half_cache)
-        table = _replaced(run, once, partial(on_block, i), reads, hears=config.sound_shape is not None)
+        table = _replaced(config, run, once, partial(on_block, i), reads)
         return Pass(taken, lambda name: name if name in TABLES else run.cast(once(name)), lambda: use(table))
 
     passes = [one_pass(i, run) for i, run in enumerate(runs)]
@@ -136,16 +138,15 @@ def outputs(
 
 
 def _replaced(
+    config: Config,
     run: Precision,
     once: Callable[..., Leaf],
-    on_block: Callable[[int, Array], None],
-    reads: Mapping[int, Array],
-    *,
-    hears: bool,
+    on_block: Callable[[Place, Array], None],
+    reads: Mapping[Place, Array],
 ) -> dict[str, Callable[..., Any]]:
     """The ops in which a run differs from the specification: those that read tables, known by their names,
     layers that read other vectors, and those after which the stream is moved or rounded."""
-    layers = count()
+    layers = ((name, i) for name, stack in config.stacks.items() for i in range(len(stack.layers)))
 
     def embed(tokens: Array, at: Array, *weights: Any, **settings: Any) -> Array:
         rows = len(tokens) // (1 + run.tries)
@@ -153,30 +154,31 @@ def _replaced(
         x = body(model.embed)(tokens[:rows], at[:rows], *weights[:2], *own, **settings)
         return run.round(run.copies(x))
 
-    def read(layer: int, x: Array) -> Array:
-        return run.copies(reads[layer].astype(run.dtype)) if layer in reads else x
+    def read(place: Place, x: Array) -> Array:
+        return run.copies(reads[place].astype(run.dtype)) if place in reads else x
 
     def rounded(function: Callable[..., Array]) -> Callable[..., Array]:
         return lambda *arguments, **settings: run.round(body(function)(*arguments, **settings))
 
     def block(x: Array, *arguments: Any, **settings: Any) -> tuple[Array, MixerCache, blocks.Passed]:
-        layer = next(layers)
+        name, i = layer = next(layers)
         # What is too large for float16 gives infinity here, and then nothing that anybody compares.
         with np.errstate(all="ignore" if run.half_cache else None):
             y, cache, passed = body(blocks.block)(read(layer, x), *arguments, **settings)
         on_block(layer, y)
-        return np.where(np.isfinite(y), y, 0) if run.half_cache else run.round(y), cache, passed
+        y = np.where(np.isfinite(y), y, 0) if run.half_cache else run.round(y)
+        return read((name, i + 1), y), cache, passed
 
     def encoder_block(x: Array, lengths: Array, *arguments: Any, **settings: Any) -> Array:
-        layer = next(layers)
+        name, i = layer = next(layers)
         x = read(layer, x)
         # All copies of a sound's 1,500 positions at once would take gigabytes.
-        size = 1 if hears else max(len(x), 1)
+        size = max(len(x), 1) if config.sound_shape is None else 1
         rows = (slice(start, start + size) for start in range(0, len(x), size))
         parts = [body(blocks.encoder_block)(x[r], lengths[r], *arguments, **settings) for r in rows]
         y = np.concatenate(parts)
         on_block(layer, y)
-        return run.round(y)
+        return read((name, i + 1), run.round(y))
 
     def embedding(tokens: Array, table: Any) -> Array:
         if isinstance(table, str):

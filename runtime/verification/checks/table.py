@@ -67,7 +67,6 @@ CHECKS: dict[str, Check] = {
         layers.check_layers,
         layers.SUBJECT,
         full=True,
-        applies=layers.has_one_stack,
     ),
     "windows": Check(
         caches.check_window_caches,

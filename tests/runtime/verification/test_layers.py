@@ -29,13 +29,22 @@ CONFIGS: dict[str, Config] = {
     "encoder": tiny_models.encoder(),
     "distances": tiny_models.distant(),
     "lightning": tiny_models.ling(),
+    "sound": tiny_models.hearing(),
+    "samples": tiny_models.writing(),
+    "read again": tiny_models.reading_decoder(),
+    "sums of blocks": tiny_models.summarized(),
 }
 RARE = [
     ("state spaces", "int8"), ("gated deltas", "int4"),
     ("keys of other layers", "fp32"), ("positions", "int8"),
     ("norms behind", "int8"), ("encoder", "int8-dynamic"), ("distances", "int8"),
+    ("samples", "int8"), ("read again", "int8"), ("sums of blocks", "int8-dynamic"),
 ]  # fmt: skip
-CASES = [("lightning", "int8"), *(pytest.param(*case, marks=pytest.mark.long) for case in RARE)]
+CASES = [
+    ("lightning", "int8"),
+    ("sound", "int8"),
+    *(pytest.param(*case, marks=pytest.mark.long) for case in RARE),
+]
 
 pytestmark = pytest.mark.usefixtures("kernels_on")
 
@@ -52,11 +61,12 @@ def rows(path: Path) -> list[Row]:
 @pytest.mark.parametrize(("name", "quant"), CASES)
 def test_each_layer_is_what_is_specified(bundles, name: str, quant: str) -> None:
     bundle = bundles(name, "ort-cpu", quant)
-    found, ((_, stack),) = rows(bundle.path), bundle.config.stacks.items()
-    paths = {row.name.partition("layer ")[0] for row in found}
-    assert len(found) == len(paths) * len(stack.layers)
+    found = rows(bundle.path)
+    paths = {row.name.startswith("kernels") for row in found}
+    assert len(found) == len(paths) * sum(len(stack.layers) for stack in bundle.config.stacks.values())
     assert not [row for row in found if not row.ok]
-    over_kernels = name in ("lightning", "distances")  # what promises the same bits has no such rows
+    # What promises the same bits has no such rows.
+    over_kernels = name in ("lightning", "distances", "samples", "sums of blocks")
     assert len(paths) == 1 + over_kernels
     assert all(row.figure or row.budget for row in found)
 
@@ -65,7 +75,8 @@ def test_a_small_bug_is_seen_though_codes_may_flip(bundles, tmp_path: Path) -> N
     """A norm's eps is twice what it was, which changes less than one code's flip may."""
     bundle = bundles("lightning", "ort-cpu", "int8")
     path = shutil.copytree(bundle.path, tmp_path / "bundle")
-    value = between_layers((path / "model.onnx").read_bytes(), bundle.config, bundle.manifest.tensors)[1].name
+    data = (path / "model.onnx").read_bytes()
+    value = between_layers(data, bundle.config, bundle.manifest.tensors)["decoder", 1].name
     model = onnx.load(path / "model.onnx", load_external_data=False)
     norm = next(n for n in model.graph.node if value in n.input and "Norm" in n.op_type)
     (eps,) = (one for one in norm.attribute if one.name == "epsilon")
@@ -88,18 +99,42 @@ def test_only_codes_next_to_a_tie_are_turned(block: int | None) -> None:
     assert (codes == 0).all()
 
 
-@pytest.mark.parametrize("file", ["model.onnx", "kernels.onnx"])
-def test_a_bug_is_seen_in_its_layer_alone(bundles, tmp_path: Path, file: str) -> None:
+@pytest.mark.parametrize(
+    ("name", "file", "end"),
+    [
+        ("lightning", "model.onnx", ("decoder", 2)),
+        ("lightning", "kernels.onnx", ("decoder", 2)),
+        ("sound", "model.onnx", ("decoder", 2)),
+        ("sound", "encoder.onnx", ("encoder", 2)),
+    ],
+)
+def test_a_bug_is_seen_in_its_layer_alone(
+    bundles, tmp_path: Path, name: str, file: str, end: tuple[str, int]
+) -> None:
     """The last sum of layer 1 takes one of its two numbers twice."""
-    path = shutil.copytree(bundles("lightning", "ort-cpu", "int8").path, tmp_path / "bundle")
+    path = shutil.copytree(bundles(name, "ort-cpu", "int8").path, tmp_path / "bundle")
     bundle = open_bundle(path)
-    tensors = bundle.manifest.tensors if file == "model.onnx" else bundle.kernel_tensors
-    given = between_layers((path / file).read_bytes(), bundle.config, tensors)[2].name
+    tensors = bundle.kernel_tensors if file == "kernels.onnx" else bundle.manifest.tensors
+    given = between_layers((path / file).read_bytes(), bundle.config, tensors)[end].name
     model = onnx.load(path / file, load_external_data=False)
     (node,) = (node for node in model.graph.node if given in node.output)
     node.input[1] = node.input[0]
     onnx.save(model, path / file)
     rehash(path)
-    failed = [row.name for row in rows(path) if row.ok is False]
-    assert [name.partition("layer ")[2][:1] for name in failed] == ["1"]
-    assert failed[0].startswith("kernels") == (file == "kernels.onnx")
+    of = "kernels" if file == "kernels.onnx" else f"{end[0]} layer 1" if name == "sound" else "layer 1"
+    (failed,) = (row.name for row in rows(path) if row.ok is False)
+    assert "layer 1 by itself" in failed
+    assert failed.startswith(of)
+
+
+def test_a_layer_reads_what_the_encoder_gives(bundles, tmp_path: Path) -> None:
+    """The keys of layer 1 are those of layer 2, and the other way."""
+    path = shutil.copytree(bundles("sound", "ort-cpu", "int8").path, tmp_path / "bundle")
+    model = onnx.load(path / "encoder.onnx", load_external_data=False)
+    names = {"encoder_k.1": "encoder_k.2", "encoder_k.2": "encoder_k.1"}
+    for node in model.graph.node:
+        node.output[:] = [names.get(name, name) for name in node.output]
+    onnx.save(model, path / "encoder.onnx")
+    rehash(path)
+    failed = [row.name.partition(" by")[0] for row in rows(path) if row.ok is False]
+    assert failed == ["decoder layer 1", "decoder layer 2"]
