@@ -16,7 +16,8 @@ __all__ = ["load"]
 
 
 def load(path: Path | str, device: str = "cpu", threads: int | None = None) -> Model:
-    """Return the model of a bundle, on `cpu` or `cuda`. `auto` takes CUDA if it starts.
+    """Return the model of a bundle, on `cpu` or `cuda`. `auto` uses CUDA if ONNX Runtime can start it,
+    otherwise the CPU.
 
     Raises BundleError if the bundle is damaged or was made for another device, or if `path` is a model's
     name, a checkpoint or a config instead of a bundle. Raises DeviceError if the device can't be used.

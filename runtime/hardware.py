@@ -38,8 +38,9 @@ def cores(processors: set[int], root: Path = CPUS) -> int:
 
 
 def quota(root: Path = CGROUPS, groups: Path = Path("/proc/self/cgroup")) -> float:
-    """Return the processor time that cgroups allow, in processors: the lowest limit of this group and those
-    above it."""
+    """Return the processor time that cgroups allow, in processors: the lowest limit of this process's group
+    and the groups above it.
+    """
     try:
         names = [line.split(":", 2)[2].strip("/") for line in groups.read_text().splitlines()]
     except (OSError, IndexError):
@@ -99,7 +100,9 @@ def processor() -> str:
 
 
 def saturates(machine: str = "", have: frozenset[str] | None = None) -> bool:
-    """Whether the fast product of uint8 and int8 clips its 16-bit sums, as on x86 without VNNI."""
+    """Return whether the processor's fast product of uint8 and int8 clips its 16-bit sums. It does on x86
+    without VNNI.
+    """
     have = flags() if have is None else have
     x86 = (machine or platform.machine()).lower() in ("x86_64", "amd64", "i386", "i686")
     return x86 and not have & {"avx512_vnni", "avx_vnni"}
@@ -110,7 +113,8 @@ def memory(groups: Path = CGROUPS, meminfo: Path = Path("/proc/meminfo")) -> int
     limit.
 
     A cgroup counts cached files as used. Before the kernel refuses memory, it drops cached files that weren't
-    read for a while (`inactive_file`). So these count as available here, as in the system's own count.
+    read for a while (`inactive_file`). So these files count as available here, as they do in the system's own
+    count.
     """
     free: list[int] = []
     try:
@@ -142,8 +146,9 @@ def _statistic(file: Path, name: str) -> int:
 
 
 def peak_memory() -> int | None:
-    """Return the largest number of bytes of memory that this process has had. None if the system doesn't
-    report it."""
+    """Return the largest number of bytes of memory that this process has used at once so far. None if the
+    system doesn't report it.
+    """
     try:
         # Linux's ru_maxrss starts at the peak of the process that forked, VmHWM doesn't.
         lines = Path("/proc/self/status").read_text().splitlines()
@@ -158,7 +163,9 @@ def peak_memory() -> int | None:
 
 
 def user_seconds() -> float:
-    """Return the seconds that this process has computed, without the time that the system computed for it."""
+    """Return the seconds that this process has computed, without the time that the operating system spent on
+    its behalf.
+    """
     try:
         import resource
     except ImportError:
@@ -175,9 +182,10 @@ def trim() -> None:
 def return_large_blocks() -> None:
     """Make the allocator (glibc) return large blocks to the system as soon as they are freed.
 
-    By default glibc, after it has freed a large block, takes blocks of that size from memory that it can
-    return only in part. It still keeps smaller blocks, up to the logits of several steps. Both limits must be
-    set: if one is set, glibc no longer adapts the other, and would return and allocate logits in each step.
+    By default, after glibc has freed a large block, it allocates blocks of that size from memory that it can
+    return only in part. With these settings, glibc still keeps smaller blocks, up to the size of the logits
+    of several steps. Both limits must be set. If only one is set, glibc no longer adapts the other, and would
+    allocate and return the logits in each step.
     """
     with contextlib.suppress(OSError, AttributeError, TypeError):
         glibc = ctypes.CDLL(None)

@@ -14,16 +14,17 @@ AHEAD = 2**10  # reads that may wait, 2 minutes: then the writer waits
 
 
 class Pipe(Protocol):
-    """A source of bytes. `read1` returns at most `size` bytes, once some are there, and none at the end."""
+    """A source of bytes. `read1` waits for data and returns at most `size` bytes, or no bytes at the end."""
 
     def read1(self, size: int, /) -> bytes: ...
 
 
 def live_samples(pipe: Pipe) -> Iterator[np.ndarray]:
-    """Yield the samples [N] of 16-bit PCM (little-endian) from −1 to 1, as they come, until the writer ends.
+    """Yield the samples [N] of 16-bit PCM (little-endian), scaled to the range −1 to 1, as they arrive, until
+    the writer closes the pipe.
 
-    A thread starts to read the pipe at once, since a recorder loses samples that aren't read while the model
-    is busy.
+    A thread reads the pipe from the start, because a recorder would lose samples that nobody reads while the
+    model is busy.
     """
     waiting: Queue[bytes] = Queue(AHEAD)
 

@@ -1,4 +1,6 @@
-"""Compute with arrays in several threads; NumPy lets other threads run during its own computations."""
+"""Compute with arrays in several threads. This helps because NumPy lets other threads run during its own
+computations.
+"""
 
 from __future__ import annotations
 
@@ -14,11 +16,12 @@ R = TypeVar("R")
 
 
 def in_threads(function: Callable[[T], R], items: Sequence[T]) -> list[R]:
-    """Return the function of each item, in the items' order, computed by as many threads as are useful here.
+    """Apply the function to each item, in as many threads as are useful on this machine, and return the
+    results in the items' order.
 
-    The threads see the caller's context, such as how NumPy treats numbers that aren't finite. The caller's
-    thread is one of them, since the C library keeps freed memory for each thread: a sixth of a model's size
-    with two other threads.
+    The threads have the caller's context variables, such as how NumPy treats numbers that aren't finite. The
+    caller's own thread computes too, because the C library keeps freed memory for each additional thread.
+    With two additional threads, that was a sixth of a model's size.
     """
     results: dict[int, R] = {}
     left = iter(range(len(items)))

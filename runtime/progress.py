@@ -1,4 +1,4 @@
-"""Report the stage and the progress of long work. The caller decides how they are shown."""
+"""Report the stage and the progress of long work. The caller decides how progress is shown."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def silent(stage: str, done: int, total: int) -> None:
 
 
 def tracked(items: Iterable[T], total: int, stage: str, progress: Progress) -> Iterator[T]:
-    """Yield the items unchanged, `total` of them, and report each one when the next is asked for."""
+    """Yield the `total` items unchanged, and report each item as done when the next one is requested."""
     for done, item in enumerate(items, 1):
         yield item
         progress(stage, done, total)

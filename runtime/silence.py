@@ -1,4 +1,4 @@
-"""Silence libraries that write to the terminal by themselves."""
+"""Silence libraries that write to the terminal on their own."""
 
 from __future__ import annotations
 
@@ -14,7 +14,9 @@ _stderr: int | None = None  # the process's own, kept by the first of them until
 
 @contextlib.contextmanager
 def silent_stderr() -> Iterator[None]:
-    """Discard everything that is written to the process's stderr during a `with` block, by whatever code."""
+    """Discard everything that any code, including C code, writes to the process's stderr during a `with`
+    block.
+    """
     _enter()
     try:
         yield

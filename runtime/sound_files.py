@@ -26,11 +26,12 @@ Blocks = Callable[[], Iterable[np.ndarray]]
 
 
 def samples_of(sound: Path | str | np.ndarray) -> Blocks:
-    """Return a function whose every call gives the samples of a file, or of an array [N], in blocks.
+    """Return a function that yields the samples of a file, or of an array [N], in blocks. It can be called
+    several times.
 
-    Each call begins at the first sample. Channels are averaged, and other rates are resampled by soxr. Raises
-    LimitError, also while blocks are read, for a file that isn't a sound, for a sound without samples, for
-    samples that aren't finite, and for a file that is shorter than it states.
+    Each call begins at the first sample. Channels are averaged, and other sampling rates are resampled by
+    soxr. Raises LimitError, possibly while blocks are read, for a file that isn't a sound, for a sound
+    without samples, for samples that aren't finite, and for a file that is shorter than it states.
     """
     if isinstance(sound, np.ndarray):
         _expect_floats(sound)
@@ -44,7 +45,8 @@ def samples_of(sound: Path | str | np.ndarray) -> Blocks:
 
 
 def sample_count(sound: Path | str | np.ndarray) -> int:
-    """Return how many samples, at 16,000 a second, a file's header or an array [N] says that it has.
+    """Return the number of samples, at 16,000 a second, of a file according to its header, or of an array
+    [N].
 
     Resampling may give one sample more or less. Raises LimitError for a file that isn't a sound.
     """
@@ -60,7 +62,7 @@ def _expect_samples(count: int, where: str) -> None:
 
 
 def checked(blocks: Iterable[np.ndarray]) -> Iterator[np.ndarray]:
-    """Yield the samples unchanged as they come; LimitError for values that aren't samples."""
+    """Yield the samples unchanged as they come. Raises LimitError for values that aren't samples."""
     at = 0
     for block in blocks:
         _expect_floats(block)

@@ -1,5 +1,5 @@
 """Experiments on models and their parts: cost, memory, attention, perplexity.
 
-They take a Config, weights or texts and return records of numbers. Commands print these records as tables,
-JSON and pictures.
+The functions here take a Config, weights or texts, and return records of numbers. Commands print these
+records as tables, JSON and pictures.
 """

@@ -1,4 +1,6 @@
-"""Show the attention of a model's heads in a text by words: which word attends to which, by which heads."""
+"""Show the attention of a model's heads between the words of a text: which word attends to which, and by
+which heads.
+"""
 
 from __future__ import annotations
 
@@ -31,8 +33,9 @@ class StrongestHead:
 
 @dataclass(frozen=True)
 class Seen:
-    """A word that gets attention: its first token, its share of the attention, and the head that gives it
-    most."""
+    """A word that another word attends to: its first token, its share of that word's attention, and the head
+    that attends to it most.
+    """
 
     word: str
     token: int
@@ -42,8 +45,7 @@ class Seen:
 
 @dataclass(frozen=True)
 class View:
-    """The targets of one word's attention: other words, the word itself, and tokens that take the attention
-    of idle heads."""
+    """What one word attends to: other words, itself, and the tokens to which idle heads attend."""
 
     word: str
     looks_at: list[Seen]
@@ -89,9 +91,10 @@ def chosen_heads(
     head: int | None,
     on_layer: Callable[[int, int], None] = lambda done, total: None,
 ) -> Heads:
-    """Return the attention weights of one head or all, in one layer or all; later layers aren't computed.
+    """Return the attention weights of one head or all heads, in one layer or all layers. Layers after the
+    last one needed aren't computed.
 
-    `on_layer` is called with how many layers have been computed, and how many will be.
+    `on_layer` is called with the number of layers computed so far and the number to compute.
     """
     heads: Heads = {}
     total = len(next(iter(config.stacks.values())).layers) if layer is None else layer + 1
@@ -108,8 +111,8 @@ def chosen_heads(
 def view_of(words: list[Word], index: int, heads: Heads, *, decoder: bool) -> View:
     """Return what the word `index` attends to on average, and the strongest head for each word.
 
-    A word's view is the mean over its tokens, and the weights of one word's keys are summed. Heads without a
-    use for a text attend to special tokens; in a decoder, they attend to the first token.
+    The attention of a word is the mean over its tokens. The attention to a word is the sum over its tokens. A
+    head that finds nothing to do in a text attends to special tokens, or in a decoder to the first token.
     """
     name, queries = words[index]
     views = {

@@ -1,4 +1,6 @@
-"""Find which runtimes on this machine can run a bundle, on which path, and how much that path loses."""
+"""Find which runtimes on this machine can run a bundle, by which code path, and how much accuracy that path
+loses.
+"""
 
 from __future__ import annotations
 
@@ -58,7 +60,9 @@ def runtimes(bundle: Bundle) -> list[RuntimeAnswer]:
 
 
 def layouts_lack() -> dict[str, str | None]:
-    """Return, for each layout, what this machine lacks to open it; None if nothing is missing."""
+    """Return for each layout the program that this machine lacks to open it, or None if nothing is
+    missing.
+    """
     lacking = {
         name: None if find_spec(module) else NOT_HERE.format(package)
         for name, (module, package) in LAYOUTS.items()
@@ -73,8 +77,9 @@ def without_exporter() -> list[RuntimeAnswer]:
 
 
 def answer(bundle: Bundle, runtime: str, row: str, path: str | None = None) -> RuntimeAnswer:
-    """Return the answer of a runtime that computes what a row of the certificate measured. `path` is the name
-    to show for it, by default the row's name."""
+    """Return the answer of a runtime whose computation a row of the certificate measured. `path` is the name
+    to show for it, by default the row's name.
+    """
     return RuntimeAnswer(runtime, path or row, loss(bundle, row))
 
 

@@ -34,7 +34,9 @@ PROMPT_TOKENS = 128
 
 @dataclass(frozen=True)
 class Text:
-    """The tokens of a text, in windows or as separate texts, and the tokens before each window."""
+    """The tokens of a text, cut into windows or given as separate texts, and the special tokens that go
+    before each window.
+    """
 
     ids: list[int]
     before: list[int]
@@ -45,9 +47,9 @@ class Point:
     """One bundle: the `bytes` of its weights, and the measured figures.
 
     - loss: KL divergence from the unquantized model in nats a token, or 1 − cosine if it predicts no tokens.
-    - perplexity: of the text, beside the unquantized model's.
-    - tokens_per_s: of decoding, or of reading if the model isn't a decoder alone.
-    - path: what computed the bundle.
+    - perplexity: of the text, by this bundle and by the unquantized model.
+    - tokens_per_s: tokens generated per second, or tokens read per second if the model isn't a plain decoder.
+    - path: the code that computed the bundle.
     """
 
     name: str
@@ -60,7 +62,9 @@ class Point:
 
 
 def check(config: Config, text: Text, new_tokens: int) -> None:
-    """Raise CheckpointError for a model that takes sounds, LimitError if its context is too small."""
+    """Raise CheckpointError for a model that takes sound, or LimitError if the model's context is
+    too small.
+    """
     if config.stem is not None:
         raise CheckpointError("quantizations are compared on a text, but this model reads sounds")
     if isinstance(config, Decoder) and new_tokens >= config.context:
@@ -81,7 +85,7 @@ def measure(
     repeats: int,
     progress: Progress,
 ) -> Point:
-    """Return the point of a bundle.
+    """Measure a bundle, and return its figures.
 
     If the bundle was measured before with the same text, threads, kernels and ONNX Runtime, that measurement
     is returned. Each measurement is kept in the user's cache, completely or not at all.
@@ -161,7 +165,7 @@ def _reading_rate(engine: Engine, texts: Sequence[Sequence[int]]) -> float:
 def frontier(points: Sequence[Point]) -> list[Point]:
     """Return the points that no other point beats, the smallest first.
 
-    A point beats another if it is as small and loses less, or if it is smaller and loses as little.
+    Point A beats point B if A is smaller and loses no more, or if A loses less and is no larger.
     """
 
     def beats(a: Point, b: Point) -> bool:

@@ -1,4 +1,4 @@
-"""Measure a decoder's perplexity beyond its trained length, for each way to stretch its positions."""
+"""Measure a decoder's perplexity beyond its trained length, for each method of stretching its positions."""
 
 from __future__ import annotations
 
@@ -35,10 +35,10 @@ DIVIDED = (LinearScaling, Yarn, Llama3Scaling, ProportionalScaling)
 
 @dataclass(frozen=True)
 class Perplexity:
-    """The perplexity of one way to stretch positions: in each part of the text, within the trained length,
-    and beyond it.
+    """The perplexity with one method of stretching positions: in each part of the text, within the trained
+    length, and beyond the trained length.
 
-    None means that there are no tokens.
+    A figure is None if its part has no tokens.
     """
 
     parts: list[float | None]
@@ -48,10 +48,10 @@ class Perplexity:
 
 @dataclass(frozen=True)
 class Comparison:
-    """The perplexities of several ways to stretch positions, over the same windows of a text.
+    """The perplexities with several methods of stretching positions, over the same windows of a text.
 
-    Ways with equal rotations are computed once. `same` gives for each way the first way with the same
-    rotations.
+    Methods that give equal rotations are computed once. `same` maps each method to the first method with the
+    same rotations.
     """
 
     trained: int
@@ -61,17 +61,18 @@ class Comparison:
 
 
 def before_text(tokenizer: Tokenizer) -> list[int]:
-    """Return the tokens that the tokenizer puts before a text; each window begins with them."""
+    """Return the tokens that the tokenizer puts before a text. Each window begins with these tokens."""
     bare, full = (tokenizer.encode("a", add_special_tokens=special).ids for special in (False, True))
     at = next((i for i in range(len(full)) if full[i : i + len(bare)] == bare), 0)
     return full[:at]
 
 
 def ways(config: Decoder, length: int, factor: float) -> dict[str, Decoder]:
-    """Return name -> the model for `length` tokens with its rotary positions stretched in one way.
+    """Return a dict from each method's name to the model with its rotary positions stretched to `length`
+    tokens by that method.
 
-    Rotary positions that are scaled already can only be scaled further in their own way. Other positions need
-    no stretching, except learned ones, which the Config refuses.
+    If a model's rotary positions are already scaled, only the same method can scale them further. Learned
+    positions can't be stretched, and the Config refuses them. All other positions need no stretching.
     """
     trained = config.context
     longer = replace(config, context=max(length, trained))
@@ -113,9 +114,10 @@ def stretched(config: Decoder, change: Callable[[Rope], Rope]) -> Decoder:
 
 
 def same_positions(models: Mapping[str, Decoder], length: int) -> dict[str, str]:
-    """Return each way -> the first way that rotates queries and keys alike in texts of `length` tokens.
+    """Return a dict from each method to the first method that gives the same rotations in texts of `length`
+    tokens.
 
-    This may be the way itself. Two ways that rotate alike compute the same numbers.
+    That may be the method itself. Two methods with the same rotations compute the same numbers.
 
     The tables at position 1 determine all frequencies, and those at the last position show a difference at
     its largest.
@@ -144,9 +146,9 @@ def compare(
     trained: int,
     progress: Progress,
 ) -> Comparison:
-    """Return the perplexity of each way over windows of one length.
+    """Return the perplexity with each method over windows of one length.
 
-    Of ways that rotate alike, only the first is computed.
+    If several methods give the same rotations, only the first is computed.
     """
     positions, by_way = edges(trained, len(windows[0])), {}
     for name, config in models.items():

@@ -1,6 +1,7 @@
-"""Measure the cost of attention and recurrences by the length of a text.
+"""Measure how the cost of attention and recurrences grows with the length of a text.
 
-Also measured are what each mechanism keeps of the text, and how far back attention and an LSTM reach.
+Also measure how many numbers each mechanism keeps of the text, and how far back attention and an LSTM depend
+on it.
 """
 
 from __future__ import annotations
@@ -48,12 +49,12 @@ Stopped = Literal["time", "memory"]
 
 @dataclass(frozen=True)
 class Mechanism:
-    """A way for tokens to exchange information, such as attention. `make(n)` returns the call to measure, on
-    n tokens.
+    """A way for tokens to exchange information, such as attention. `make(n)` returns a function that computes
+    the mechanism on n tokens.
 
-    `steps(n)` counts the operations that must run one after another on any number of processors; a sum counts
-    as one. `path(n)` counts the layers or steps between the first input and the last output. `kept(n)` is how
-    many numbers of the n tokens the next token needs.
+    `steps(n)` counts the operations that must run one after another, however many processors there are. A sum
+    counts as one operation. `path(n)` counts the layers or steps between the first input and the last output.
+    `kept(n)` is how many numbers must be kept of n tokens to compute the next one.
     """
 
     make: Callable[[int], Callable[[], object]]
@@ -63,8 +64,9 @@ class Mechanism:
 
 
 class Sample(NamedTuple):
-    """The cost of one call: seconds of computing, the most bytes used at once, and the processor's seconds
-    for measuring both once."""
+    """The cost of one call: its computing time in seconds, its peak memory in bytes, and the processor time
+    in seconds that measuring both once took.
+    """
 
     seconds: float
     bytes: int
@@ -72,8 +74,9 @@ class Sample(NamedTuple):
 
 
 class Fit(NamedTuple):
-    """A power law fitted to the lengths from `first` to `last`: its exponent, with the ends of the 95 %
-    interval."""
+    """A power law fitted to the lengths from `first` to `last`: its exponent, and the bounds of the
+    exponent's 95 % confidence interval.
+    """
 
     exponent: float
     low: float
@@ -84,10 +87,12 @@ class Fit(NamedTuple):
 
 @dataclass(frozen=True)
 class Growth:
-    """The cost of a mechanism at each length, as far as time and memory allowed, and its growth with length.
+    """The cost of a mechanism at each length that time and memory allowed, and how the cost grows with
+    length.
 
-    A fit is None if too few lengths were measured. `stopped` names what would have run out at the next
-    length. `bytes` are used during the computation, and `kept` are needed afterwards.
+    A fit is None if too few lengths were measured. `stopped` names the resource, time or memory, that would
+    have run out at the next length. `bytes` are used during the computation; `kept` are the numbers needed
+    afterwards.
     """
 
     seconds: list[float]
@@ -104,8 +109,8 @@ class Growth:
 class Dependence:
     """How much the last of n outputs changes with the first input, for each n.
 
-    None means that the change is smaller than rounding. The LSTM's falls by the factor `lstm_a_token` with
-    each token, attention's as n to the power of `attention_exponent`.
+    None means that the change is smaller than rounding. The LSTM's change is multiplied by `lstm_a_token`
+    with each token. Attention's change is proportional to n to the power `attention_exponent`.
     """
 
     n: list[int]
@@ -211,8 +216,8 @@ def measure(lengths: Sequence[int], until: float, progress: Progress) -> dict[st
     monotonic).
 
     The shortest remaining length is measured next. A mechanism that takes more than its share of the time
-    waits until the others are finished. A second of computing is expected to take as long as before, so a
-    single delay on a busy machine stops nothing. The first length is always measured.
+    waits until the others are finished. The time for the next length is predicted from processor time, so a
+    single delay on a busy machine doesn't end the measurement. The first length is always measured.
     """
     every = mechanisms()
     samples: dict[str, list[Sample]] = {name: [] for name in every}
@@ -274,7 +279,9 @@ def _growth(
 
 
 def sample(call: Callable[[], object], until: float) -> Sample:
-    """Return the cost of a call: the median of several times, or of fewer if `until` comes first."""
+    """Return the cost of a call, as the median of several runs. If the time `until` comes first, there are
+    fewer runs.
+    """
     begin, computed = time.monotonic(), time.process_time()
     peak_bytes = peak(call)
     times = [user_time(call)]
@@ -285,7 +292,7 @@ def sample(call: Callable[[], object], until: float) -> Sample:
 
 
 def peak(call: Callable[[], object]) -> int:
-    """Return the largest number of bytes that a call uses at once, including its result."""
+    """Return the largest number of bytes that a call has in use at any one time, including its result."""
     tracemalloc.start()
     try:
         call()
@@ -295,7 +302,9 @@ def peak(call: Callable[[], object]) -> int:
 
 
 def user_time(call: Callable[[], object]) -> float:
-    """Return seconds of computing per call. They don't include the system's time for new pages of memory."""
+    """Return the processor seconds per call, without the time that the system spends on new pages
+    of memory.
+    """
     begin, calls, spent = hardware.user_seconds(), 0, 0.0
     while spent < LEAST:
         call()
@@ -308,8 +317,9 @@ def fit(lengths: Sequence[int], values: Sequence[float]) -> Fit | None:
     """Fit a power law to the upper half of the lengths, where constant costs matter least. None for fewer
     than POINTS lengths.
 
-    It is the least-squares line of log value over log length. The interval is Student's t times the slope's
-    standard error, from the residuals. It covers noise, and a curve that isn't yet a power law.
+    The fit is the least-squares line of log value over log length. The interval is Student's t times the
+    slope's standard error, which comes from the residuals. So the interval accounts for noise, and for a
+    curve that isn't a power law yet.
     """
     points = max(POINTS, len(lengths) - len(lengths) // 2)
     if len(lengths) < points:
@@ -329,11 +339,10 @@ def slope(x: Sequence[float], y: Sequence[float]) -> float:
 
 
 def dependence(distances: Sequence[int]) -> Dependence:
-    """Measure how much the last output of n tokens changes with the first input, for an LSTM and for
-    attention.
+    """Measure how much the last output of n tokens depends on the first input, for an LSTM and for attention.
 
-    |y(x + hd) − y(x − hd)| / 2h along a random direction d, root mean square over eight texts. Weights have
-    the size 1/sqrt(width); the LSTM's forget gate has a bias of 1, as usual.
+    The measure is |y(x + hd) − y(x − hd)| / 2h along a random direction d, as the root mean square over eight
+    texts. Weights have the size 1/sqrt(width); the LSTM's forget gate has a bias of 1, as usual.
     """
     rng = np.random.default_rng(0)
     wx, wh = rng.standard_normal((2, WIDTH, 4 * WIDTH)) * WIDTH**-0.5

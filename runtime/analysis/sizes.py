@@ -1,5 +1,4 @@
-"""The size of a model: parameters, bytes of weights and cache, and the longest text for which the memory
-suffices.
+"""The size of a model: parameters, bytes of weights and cache, and the longest text that fits in memory.
 
 Everything is computed from the Config, without reading weights.
 """
@@ -31,9 +30,11 @@ SCALE_BYTES = 2  # a float16 for each head of a token, where a cache holds integ
 
 @dataclass(frozen=True)
 class Need:
-    """The bytes of weights, whether they and the cache of the whole context fit, and the longest text.
+    """The bytes of the weights, whether the weights and the cache of the whole context fit in memory, and the
+    longest text.
 
-    The longest text is the longest that fits beside the weights. None if the free memory isn't known.
+    The longest text is the one whose cache still fits beside the weights. It is None if the free memory isn't
+    known.
     """
 
     bytes: int
@@ -50,7 +51,9 @@ class Saving:
 
 
 def parameters(config: Config) -> dict[str, int]:
-    """Return part -> its number of parameters; parts without any are left out."""
+    """Return a dict from each part of the model to its number of parameters. Parts without parameters are
+    left out.
+    """
     counts: dict[str, int] = dict.fromkeys(
         ("embedding", "attention", "mlp", "residual", "norms", "output"), 0
     )
@@ -79,8 +82,9 @@ def _part(name: str) -> str:
 
 
 def active_parameters(config: Config) -> int:
-    """Return the number of parameters that one token uses. Of a mixture's experts, only those count to which
-    the token is routed."""
+    """Return the number of parameters that one token uses. In a mixture of experts, only the experts to which
+    the token is routed count.
+    """
     mlps = [layer.mlp for stack in config.stacks.values() for layer in stack.layers]
     idle = sum(
         max(m.experts - m.top, 0) * _expert(m, config.embedding.width) for m in mlps if isinstance(m, MoE)
@@ -95,9 +99,9 @@ def _expert(m: MoE, width: int) -> int:
 
 
 def weight_bytes(config: Config) -> dict[str, int]:
-    """Return quantization -> bytes of the weights that `export` would store.
+    """Return a dict from each quantization to the bytes of the weights that `export` would store.
 
-    Only quantizations whose bytes follow from the shapes alone are there.
+    It has only quantizations whose sizes can be computed from the shapes alone.
     """
     counts, shapes = {}, ParameterShapes(config)
     for scheme in schemes.SCHEMES.values():
@@ -110,10 +114,10 @@ def weight_bytes(config: Config) -> dict[str, int]:
 
 
 def cache_bytes(config: Config, context: int, width: int, kind: str = "shared") -> int:
-    """Return the bytes of keys and values of one text of `context` tokens, with `width` bytes a number.
+    """Return the bytes of keys and values of one text of `context` tokens, at `width` bytes per number.
 
-    Layers that keep them as codes of 8 or 4 bits take one byte or half of one. A windowed cache keeps
-    little more than its windows; a copied one exists twice.
+    Layers that keep keys and values as codes of 8 or 4 bits take one byte or half a byte per number. A
+    windowed cache keeps little more than its windows. A copied cache exists twice.
     """
     kinds = cache_kinds(config, windowed=kind == "windowed")
     total = sum(layer.nbytes(context, width) for layer in kinds)
@@ -121,7 +125,8 @@ def cache_bytes(config: Config, context: int, width: int, kind: str = "shared") 
 
 
 def plain_cache_bytes(config: Config, context: int, width: int) -> int:
-    """Return the bytes of a text's cache if each head of each layer kept keys and values of all tokens.
+    """Return the bytes that a text's cache would have if each head of each layer kept the keys and values of
+    all tokens.
 
     A layer that keeps a state counts like the model's attention, or not at all if the model has none.
     """
@@ -141,10 +146,12 @@ def _attending(config: Config) -> list[Layer]:
 
 
 def savings(config: Config, weights: Mapping[str, int]) -> dict[str, Saving]:
-    """Return technique -> bytes without and with it, in 16 bits, with everything else as in the Config.
+    """Return a dict from each technique to the bytes without it and with it, in 16-bit numbers, with
+    everything else as in the Config.
 
-    A token reads the weights of the experts that it is routed to. Caches are those of the specification: a
-    window keeps no token outside of it, and integers have a scale for each head of a token.
+    A token reads only the weights of the experts that it is routed to. Caches are computed as in the
+    specification: a layer with a window keeps only the tokens in the window, and integer codes have one scale
+    for each head of each token.
     """
 
     def cache(
@@ -199,7 +206,7 @@ def _spec_cache_bytes(
 
 
 def need(config: Config, weights: int, free: int | None, kind: str = "shared") -> Need:
-    """Return how much of the free memory is needed by `weights` bytes of weights and a float32 cache."""
+    """Return whether `weights` bytes of weights and a float32 cache fit in the free memory."""
     if free is None:
         return Need(weights, None, None)
     cache_room = free - weights - RUNNER_BYTES

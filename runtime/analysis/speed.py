@@ -25,7 +25,7 @@ from ..tasks import load
 class Speed:
     """The speeds of one run in a new process. `peak_rss_mb` is None if the system doesn't report it.
 
-    `path` names the code that computed it (`runtime.ort.engine`).
+    `path` names the code path that ran the model (`runtime.ort.engine`).
     """
 
     path: str
@@ -38,7 +38,9 @@ class Speed:
 
 @dataclass(frozen=True)
 class Spread:
-    """A figure over several runs, with its standard deviation. A single run has none."""
+    """A figure over several runs, with its standard deviation. The standard deviation of a single run is
+    None.
+    """
 
     mean: float
     std: float | None
@@ -49,7 +51,9 @@ class Spread:
 
 @dataclass(frozen=True)
 class Setting:
-    """The figures for one number of threads and one prompt length, and the code that computed them."""
+    """The figures for one number of threads and one prompt length, and the name of the code path that ran the
+    model.
+    """
 
     path: str
     threads: int
@@ -62,7 +66,9 @@ class Setting:
 
 
 def measure(bundle: Path, device: str, threads: int | None, prompt_tokens: int, new_tokens: int) -> Speed:
-    """Measure one run in this process: load, first token from cold, then prefill and decode again, warm."""
+    """Measure one run in this process: loading, the first token after a cold start, then prefill and decoding
+    once the program is warm.
+    """
     start = time.perf_counter()
     model = load(bundle, device, threads)
     loaded = time.perf_counter()
@@ -100,8 +106,8 @@ def compare(
     """Return the figures of each number of threads with each size of prompt.
 
     Each run has a process of its own, since load time and peak memory can't be measured twice in one process.
-    A repeat runs all settings before the next repeat begins. So if the machine is slow for a while, all
-    settings are affected.
+    Each repeat runs all settings before the next repeat begins. So a slow spell of the machine affects all
+    settings alike.
     """
     cases = list(dict.fromkeys((count, prompt) for count in threads for prompt in prompts))
     speeds: dict[tuple[int, int], list[Speed]] = {case: [] for case in cases}

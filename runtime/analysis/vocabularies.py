@@ -15,7 +15,9 @@ Method = Literal["bpe", "unigram"]
 
 @dataclass(frozen=True)
 class Vocabulary:
-    """A vocabulary, the number of tokens of the held-out text in it, and how many of them are unknown."""
+    """A vocabulary, the number of tokens that it splits the held-out text into, and how many of these tokens
+    are unknown.
+    """
 
     name: str
     vocabulary: int
@@ -32,10 +34,11 @@ def compare(
     sizes: Sequence[int],
     progress: Progress,
 ) -> list[Vocabulary]:
-    """Return the vocabulary of characters, then a trained vocabulary for each size, in ascending order.
+    """Return a vocabulary of single characters, then one trained vocabulary for each size, in ascending
+    order.
 
-    The list ends where the text allows no larger vocabulary. LimitError if `held_out`, the text for all
-    measurements, has no word.
+    The list ends at the largest vocabulary that the training text allows. LimitError if `held_out`, the text
+    for all measurements, has no word.
     """
     words = sum(len(line.split()) for line in held_out)
     if words == 0:

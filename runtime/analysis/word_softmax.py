@@ -1,4 +1,6 @@
-"""The cost of a large vocabulary: log p of the next word by a full and by an adaptive softmax."""
+"""Compare the cost of a large vocabulary with a full and with an adaptive softmax: both compute log p of the
+next word.
+"""
 
 from __future__ import annotations
 
@@ -27,14 +29,15 @@ class SoftmaxCost:
 
 
 def needed_bytes(words: int) -> int:
-    """Return about how many bytes the full softmax needs: its table, and four arrays of logits during the
-    computation."""
+    """Return the approximate number of bytes that the full softmax needs: its table, and four arrays of
+    logits during the computation.
+    """
     return 4 * words * (WIDTH + 4 * TOKENS)
 
 
 def softmax_costs(words: int, until: float) -> dict[str, SoftmaxCost]:
-    """Measure the cost of each kind of softmax, on random float32 numbers. After the time `until`, no samples
-    are taken except the first.
+    """Measure the cost of each kind of softmax, on random float32 numbers. After the time `until`, only the
+    first sample of each kind is taken.
 
     The next words follow Zipf's law: the r-th word's probability is proportional to 1 / r. An adaptive
     softmax saves time because most words are in its short list.
@@ -44,7 +47,9 @@ def softmax_costs(words: int, until: float) -> dict[str, SoftmaxCost]:
     next_words = (words ** rng.random((1, TOKENS))).astype(int) - 1
 
     def cost(clusters: Sequence[int]) -> SoftmaxCost:
-        """The cost with clusters of so many words, the other words in the short list."""
+        """Return the cost of an adaptive softmax with clusters of these sizes. All other words are in the
+        short list.
+        """
         shapes = [(WIDTH, words - sum(clusters) + len(clusters))]
         for i, count in enumerate(clusters):
             inner = WIDTH // SHRINK ** (i + 1)

@@ -6,10 +6,11 @@ During a replacement, these may lie beside the directory NAME:
     .NAME.tfm-new-PID-RANDOM    the next NAME; nobody reads it before it is complete and on disk
     .NAME.tfm-old-PID-RANDOM    the previous NAME, which exists only once the new one is complete
 
-The swap renames NAME to old, then new to NAME, then removes old. The remaining files show where an
-interrupted swap stopped. If NAME is missing and an old one exists, the new one was complete and becomes NAME;
-if the new one is gone, the old one becomes NAME again. All other files are removed. The operating system
-frees the lock when its owner dies. So leftovers of dead processes can be told from the work of living ones.
+The swap renames NAME to old, then new to NAME, then removes old. After an interruption, the remaining
+directories show how far the swap came. If NAME is missing and an old directory exists, the new directory was
+complete, so it becomes NAME. If the new directory is gone, the old one becomes NAME again. All other
+leftovers are removed. The operating system frees the lock when its owner dies. So a directory without a
+locked lock belongs to a dead process.
 """
 
 from __future__ import annotations
@@ -56,9 +57,10 @@ def recover(path: Path | str) -> None:
 
 
 def wait_for(path: Path, progress: Progress) -> bool:
-    """Wait while another process replaces `path`, whether it succeeds or not.
+    """Wait until no other process is replacing `path`, whether the replacement succeeds or not.
 
-    Returns whether there was such a process. `progress` gets one line for the user. Ctrl-C ends the wait.
+    Returns whether there was such a process. While it waits, `progress` shows one line to the user. Ctrl-C
+    ends the wait.
     """
     path = path.resolve()
     if not _is_locked(path):
@@ -96,13 +98,15 @@ def replacing(path: Path) -> Iterator[Path]:
 
 
 def settled(path: Path) -> Path:
-    """Return the path that a directory will have: for a new directory of `replacing`, the one it replaces."""
+    """Return the path that a directory will have in the end: for a new directory of `replacing`, the path
+    that it will replace.
+    """
     new = re.fullmatch(r"\.(.+)\.tfm-new-\d+-[0-9a-f]{8}", path.name)
     return path if new is None else path.with_name(new[1])
 
 
 def sync(path: Path) -> None:
-    """Wait until a file, or a directory's list of entries, is on disk."""
+    """Wait until a file, or a directory's list of entries, is written to disk (fsync)."""
     if os.name == "nt" and path.is_dir():
         return  # Windows has no handle on a directory; its renames are journalled
     fd = os.open(path, os.O_RDONLY if path.is_dir() else os.O_RDWR)
@@ -146,7 +150,9 @@ def _is_locked(path: Path) -> bool:
 
 @contextmanager
 def locked(path: Path) -> Iterator[None]:
-    """Hold the lock beside `path` during a `with` block; BusyError if another process holds it."""
+    """Hold the lock file beside `path` during a `with` block. Raises BusyError if another process
+    holds it.
+    """
     lock = _lock_of(path)
     while True:
         fd = os.open(lock, os.O_RDWR | os.O_CREAT | getattr(os, "O_NOFOLLOW", 0), 0o666)

@@ -15,12 +15,12 @@ and MAY hold, for ort-cpu and weights in blocks, kernels.onnx (and encoder.kerne
 these graphs over tfm's own kernels (`runtime.bundle.kernel_storage`); and tokenizer.json,
 chat_template.jinja, tool_use.jinja (the template of chats with tools), certificate.json, and the licences,
 notices and model card of its source under their own names (`refimpl.checkpoint.licence`). These MUST be
-regular files, not links. Other files MAY lie beside them and are never read. A graph MUST have the inputs and
-outputs that `runtime.bundle.graph_io` names for the kind of model: a decoder, an encoder alone, or a decoder
-that reads an encoder; and it MUST have the form that `runtime.bundle.graph_check` holds it to.
+regular files, not links. Other files MAY be in the directory; they are never read. A graph MUST have the
+inputs and outputs that `runtime.bundle.graph_io` names for the kind of model: a decoder, an encoder alone, or
+a decoder that reads an encoder; and it MUST have the form that `runtime.bundle.graph_check` holds it to.
 
-The same export gives the same bytes in all files but certificate.json. Hashes guard against
-accident, not against an attacker.
+The same export gives the same bytes in all files but certificate.json. The hashes detect accidental damage.
+They don't protect against an attacker, who can change them too.
 """
 
 from __future__ import annotations
@@ -93,7 +93,7 @@ class Bundle:
 
     @property
     def plan(self) -> Plan:
-        """The plan of how the bundle's weights are stored."""
+        """The plan that says how the bundle's weights are stored."""
         return self.manifest.plan
 
     @property
@@ -110,7 +110,9 @@ class Bundle:
 
     @property
     def products(self) -> Products:
-        """How products of 8-bit integers get their inputs' scales; "float" if there are no such products."""
+        """How products of 8-bit integers get the scales of their inputs, or "float" if the bundle has no such
+        products.
+        """
         columns = [one for one in self.manifest.schemes.values() if one.by_column]
         if not columns or any(one.activation_bits == 16 for one in columns):
             return "float"
@@ -126,12 +128,16 @@ class Bundle:
 
     @property
     def refused(self) -> tuple[str, ...]:
-        """The reasons why fused operators weren't used, or why steps on a GPU can't be captured."""
+        """The reasons why the export didn't use fused operators, or why a GPU can't capture a step as a CUDA
+        graph.
+        """
         return self.manifest.refused
 
     @property
     def graphs(self) -> tuple[Graph, ...]:
-        """The graphs that use the target's operators."""
+        """The bundle's graphs over the target's operators; graphs over tfm's own kernels aren't
+        among them.
+        """
         return self.plan.graphs(self.manifest.cache)
 
     @property
@@ -172,7 +178,7 @@ class Bundle:
         return {}
 
     def tensor(self, name: str) -> np.ndarray:
-        """Read a stored tensor from the file. A tensor of int4 or uint4 is returned as its bytes."""
+        """Read a stored tensor from the file. A tensor of type int4 or uint4 is returned as packed bytes."""
         entry = self.manifest.tensors[name]
         raw = self._data.read(entry.offset, entry.offset + entry.length)
         if entry.dtype in ("int4", "uint4"):
@@ -180,7 +186,9 @@ class Bundle:
         return raw.view(entry.dtype).reshape(entry.shape)
 
     def leaf(self, name: str) -> np.ndarray | Blocks:
-        """Return one parameter of the parameter tree, in its stored types."""
+        """Return one parameter of the parameter tree, with its arrays in the types in which they
+        are stored.
+        """
         if (leaf := self._joined.get(name)) is not None:
             return leaf
         group = self._owners[name]
@@ -192,7 +200,7 @@ class Bundle:
         return leaves[name]
 
     def params(self) -> Tree:
-        """Return the parameter tree that the graph computes with, floats as float32.
+        """Return the parameters with which the graph computes, as a parameter tree. Its floats are float32.
 
         A parameter is read from the file when it is first used.
         """
@@ -208,8 +216,8 @@ class Bundle:
     def check_hashes(self) -> None:
         """Read every file and compare its hash with the manifest's.
 
-        BundleError names the first file with another hash. NumericError names a tensor that holds NaN or
-        infinity, even if its hash is right.
+        Raises BundleError, which names the first file whose hash differs. Raises NumericError, which names a
+        tensor that holds NaN or infinity, even if the hash of its file is right.
         """
         for name, file in self.manifest.files.items():
             if name == DATA:
@@ -223,13 +231,17 @@ class Bundle:
             self.check_graph(graph)
 
     def check_graph(self, graph: Graph) -> None:
-        """Raise BundleError for a graph that no export can have written; ONNX Runtime must not load it."""
+        """Raise BundleError for a graph that no export can have written. ONNX Runtime must not load such a
+        graph.
+        """
         path = self.path / graph.file
         data = read_file(path, LIMITS[graph.file], BundleError)
         check_graph(data, graph, Weights(DATA, self.manifest.tensors), self.dtype, str(path))
 
     def kernel_graph(self, graph: Graph) -> tuple[bytes, set[Operator]]:
-        """Check a graph over kernels as `check_graph` does, and return its content and its operators."""
+        """Check a graph over tfm's own kernels as `check_graph` does, and return its content and its
+        operators.
+        """
         path = self.path / kernel_storage.GRAPHS[graph.file]
         data = read_file(path, LIMITS[path.name], BundleError)
         weights = Weights(kernel_storage.DATA, self.kernel_tensors)
@@ -274,7 +286,7 @@ def open_bundle(path: Path | str, check_hashes: bool = False) -> Bundle:
     """Open a bundle, after finishing or undoing an interrupted export to its path.
 
     This compares the hashes of the graphs with the manifest; `check_hashes` compares those of all files.
-    Raises BundleError for anything that the format doesn't allow.
+    Raises BundleError if the directory breaks a rule of the format.
     """
     path = Path(path)
     recover(path)
@@ -370,7 +382,7 @@ def _check_data(path: Path, file: File, tensors: Mapping[str, Tensor]) -> None:
 def is_finite(values: np.ndarray) -> bool:
     """Return whether no number is NaN or infinite.
 
-    The bits are tested, since a CPU has no fast arithmetic for float16.
+    The function tests the bits, since a CPU has no fast arithmetic for float16.
     """
     bits = values.view(f"u{values.itemsize}")
     exponent = bits.dtype.type(np.array(np.inf, values.dtype).view(bits.dtype))

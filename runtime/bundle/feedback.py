@@ -1,12 +1,12 @@
 """Measure the inputs of a model's matrices over the calibration text, for rounding with feedback.
 
-Rounding with feedback (`refimpl.calibrate.coordinate_descent`) needs Σ xᵀx over the inputs x of a matrix. An
-export and `verify` both compute it here from the unquantized model, layer by layer. So memory holds only one
-layer's sums beside its weights and the vectors of the text.
+Rounding with feedback (`refimpl.calibrate.coordinate_descent`) needs Σ xᵀx over the inputs x of a matrix.
+Both an export and `verify` compute these sums here from the unquantized model, layer by layer. So memory
+holds the sums and weights of only one layer at a time, and the vectors of the text.
 
-Two processors may round these sums differently. Then a number in the middle between two codes may get the
-other code, whose error moves all other codes. So `verify` doesn't compute the codes again and compare them.
-Instead, each code must be near to the number that is best in its place, given all other codes (`SLACK`).
+Two processors may round these sums differently. Then a number halfway between two codes may get the other
+code, and the new error changes all other codes. So `verify` doesn't compute the codes again and compare them.
+Instead, it requires that each code is near the best number for its place, given all other codes (`SLACK`).
 """
 
 from __future__ import annotations
@@ -36,7 +36,9 @@ SLACK = 0.002
 
 
 class Inputs(NamedTuple):
-    """What rounding uses of a matrix's inputs: their damped mean squares, and their damped Σ xᵀx."""
+    """The statistics of a matrix's inputs x that rounding uses: their damped mean squares, and their damped Σ
+    xᵀx.
+    """
 
     importance: Float[Array, " D"]
     total: Float[Array, "D D"]
@@ -47,9 +49,9 @@ OnInputs = Callable[[Mapping[str, Inputs], int, int], None]
 
 
 def compensated(formats: Mapping[str, WeightFormat]) -> frozenset[str]:
-    """Return the parameters whose codes may compensate each other's errors.
+    """Return the parameters that are rounded with feedback: their codes may compensate each other's errors.
 
-    These are the matrices in 4 bits, except those that keep a file's own blocks.
+    These are the matrices in 4 bits, except matrices that keep the blocks of the checkpoint's file.
     """
     return frozenset(name for name, one in formats.items() if one.searched and not is_table(name))
 
@@ -108,7 +110,7 @@ def measure(
 def is_possible(
     weight: Float[Array, "D F"], blocks: Blocks, inputs: Inputs, weight_format: WeightFormat
 ) -> bool:
-    """Return whether the scales have the least error, and each code is near to the number that it rounds."""
+    """Return whether the scales give the least error, and each code is near the number that it rounds."""
     as_good = is_as_good(
         weight, blocks, inputs.importance, symmetric=weight_format.symmetric, halves=weight_format.halves
     )

@@ -1,4 +1,5 @@
-"""The files of a bundle's golden arrays, golden/NAME.npy. Part of the format; clients read them without tfm.
+"""The files of a bundle's golden arrays, golden/NAME.npy. They are part of the format, so that other programs
+can read them without tfm.
 
 `runtime.verification.golden` describes what the arrays hold. Their numbers are row-major and little-endian:
 ids and counts int64, hashes uint8, all others float64.

@@ -1,7 +1,7 @@
 """Check a bundle's graph before ONNX Runtime reads it.
 
-A graph is a program, and a hash stored beside it doesn't show who wrote it. So a graph must have the form in
-which an export writes it:
+A graph is a program, and a hash stored beside it doesn't prove who wrote it. So a graph must have exactly the
+form that an export writes:
 
     operators     those of OPERATORS, no functions, no graphs inside of nodes: no loop, nothing that runs long
                   without large data
@@ -109,7 +109,7 @@ Sets = Mapping[str, Collection[str]]
 
 
 class Weights(NamedTuple):
-    """The tensors that graphs read, and the file that contains them."""
+    """The stored tensors that a bundle's graphs read, and the file that contains them."""
 
     file: str
     tensors: Mapping[str, Tensor]
@@ -123,7 +123,8 @@ def check_graph(
     where: str,
     operators: Sets = OPERATORS,
 ) -> set[Operator]:
-    """Raise BundleError, which names `where`, unless an export can have written this graph.
+    """Check that an export can have written this graph. Otherwise raise BundleError, whose message names
+    `where`.
 
     `weights` are all weights of the bundle, and `dtype` is the bundle's type of floats. Returns the operators
     of the graph's nodes.
@@ -186,7 +187,9 @@ class _Check:
         self.known.add(name)
 
     def ports(self, spans: list[tuple[int, int]], ports: tuple[Port, ...], count: int) -> None:
-        """The first `count` of name, type and axes are the ports', in their order."""
+        """Check that the graph's first `count` inputs or outputs have the names, types and axes of the ports,
+        in the same order.
+        """
         for port, span in zip(ports, spans, strict=False):
             float_type = "float32" if port.name in ("logits", "predictions") else self.dtype
             wanted = (port.name, TYPES[port.dtype or float_type], port.axes)
@@ -197,7 +200,7 @@ class _Check:
             raise ValueError(f"it must have {len(ports)} inputs or outputs here, but it has {len(spans)}")
 
     def value(self, span: tuple[int, int]) -> tuple[str, int, tuple[str | int, ...]]:
-        """Name, type and axes of a tensor that the graph declares."""
+        """Return the name, type and axes of a tensor that the graph declares."""
         value = read(self.data, VALUE, span)
         begin, end = value["type"] or (0, 0)
         stated = self.data[begin:end]
@@ -234,7 +237,9 @@ class _Check:
                 self.attributes.add(stated)
 
     def parts(self, count: int, span: tuple[int, int]) -> None:
-        """A Split has as many outputs as it says; ONNX Runtime ends the process for one that has more."""
+        """Check that a Split has the number of outputs that it states. ONNX Runtime crashes on a Split that
+        has more.
+        """
         if (stated := read(self.data, ATTRIBUTE, span)["i"]) != count:
             raise ValueError(f"Split must have num_outputs {count}, got {stated}")
 
@@ -245,7 +250,9 @@ class _Check:
             self.tensor(value["t"])
 
     def tensor(self, span: tuple[int, int]) -> str | None:
-        """The name of a tensor: one of the manifest's, at its place, or a small one in the graph itself."""
+        """Return the name of a tensor. It must be a tensor of the manifest at its place, or a small tensor in
+        the graph itself.
+        """
         tensor = read(self.data, TENSOR, span)
         name, kind, shape = tensor["name"], tensor["data_type"] or 0, tuple(tensor["dims"])
         if len(shape) > 8:

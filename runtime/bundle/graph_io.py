@@ -14,29 +14,31 @@
     mtp.onnx      a decoder's module  tokens hidden past at k.I … cos.J sin.J      logits hidden_out k_out.I …
                   for drafts
 
-A graph over tfm's own kernels (`runtime.bundle.kernel_storage`) has the ports of the graph that it stands
-for; keys and values are float16 where the manifest says so.
+A graph over tfm's own kernels (`runtime.bundle.kernel_storage`) has the ports of the graph that it replaces.
+Its keys and values are float16 if the manifest says so.
 
-A decoder with a module has `hidden_out` behind its logits: the vectors of all its tokens, of which the module
-reads that of the token before each of its own (`ops.mtp`). I and J count the module's own.
+A decoder with such a module has the output `hidden_out` after its logits: the vectors of all its tokens. For
+each of its own tokens, the module reads the vector of the token before it (`ops.mtp`). In mtp.onnx, I and J
+count the module's own layers and rotary settings.
 
-I counts the decoder's layers, J the rotary settings in the Config's order; a graph has those of its own
-stacks. `token_types` is there where the embedding has them. A layer's cache has the arrays that its kind
-names (`refimpl.engine.cache_kinds`): k and v for keys and values. Where the manifest's cache is shared, the
-output of each lies in its input's memory, so a graph reads all of a state before it writes the next one.
-`past`, `at`, `lengths` and `encoder_lengths` count tokens, as in `ops.model` and `ops.encoder`.
+I counts the decoder's layers, and J counts the rotary settings in the Config's order. A graph has only those
+of its own stacks of layers. `token_types` is an input if the embedding has token types. A layer's cache
+consists of the arrays that its kind names (`refimpl.engine.cache_kinds`), such as k and v for keys and
+values. If the manifest's cache is shared, each output array shares the memory of its input array. So a graph
+reads a whole state before it writes the next one. `past`, `at`, `lengths` and `encoder_lengths` count tokens,
+as in `ops.model` and `ops.encoder`.
 
-A decoder whose cache is windowed also has an input window_length.W for each window W below the context:
-how many tokens of each row the layers with that window hold, the latest ones, from entry 0 on. Other
-layers hold all. On a target with `row_lengths` a decoder whose cache isn't copied has instead
-GroupQueryAttention's own inputs: seqlens [B] is where in the cache the last of a row's tokens goes, padding
-counted, and total the longest row with them; seqlens.W and total.W are those of the layers with window W.
-Its output best [B, P] has the first token of the largest logit, -1 where a logit isn't finite.
-`predictions` is what the head computes (`ops.encoder.predict`).
+A decoder whose cache is windowed also has an input window_length.W for each window W below the context. It
+states how many tokens of each row the layers with that window hold. These are the latest tokens, stored from
+entry 0 on. The other layers hold all tokens. On a target with `row_lengths`, a decoder whose cache isn't
+copied has GroupQueryAttention's own inputs instead. seqlens [B] is the entry of the cache for each row's last
+token, counting padding. total is the length of the longest row with its new tokens. seqlens.W and total.W are
+the same for the layers with window W. The output best [B, P] is the token with the largest logit, the first
+one of equals, or -1 if a logit isn't finite. `predictions` is the output of the head (`ops.encoder.predict`).
 
-All ids and numbers are int64, but seqlens and total int32; logits and predictions are float32; cosines,
-sines and the cache's arrays have the bundle's `dtype`, but for the codes of a layer that keeps 8 bits, which
-are int8.
+All ids and numbers are int64, except seqlens and total, which are int32. Logits and predictions are float32.
+Cosines, sines and the cache's arrays have the bundle's `dtype`, except the codes of a layer with an 8-bit
+cache, which are int8.
 """
 
 from __future__ import annotations
@@ -89,7 +91,7 @@ READ = ("wk", "wv", "bk", "bv", "wkv", "bkv")
 class Port(NamedTuple):
     """An input or output of a graph: its axes and its type.
 
-    An axis whose length varies is a string. The type is None for the bundle's type of floats.
+    An axis whose length varies is a string. A type of None means the bundle's type of floats.
     """
 
     name: str
@@ -98,14 +100,17 @@ class Port(NamedTuple):
 
 
 def meaning(port: str) -> str:
-    """Return what an input or output means. An output of the cache is its input with the new tokens added."""
+    """Return what an input or output means. An output of the cache is the corresponding input with the new
+    tokens added.
+    """
     return MEANINGS[port.split(".")[0].removesuffix("_out")]
 
 
 @dataclass(frozen=True)
 class Graph:
-    """One graph: its file, its stack of layers, its inputs and outputs in order, and the leaves of its
-    embedding."""
+    """One graph: its file, its stack of layers, its inputs and outputs in order, and the parameters of its
+    embedding.
+    """
 
     file: str
     encodes: bool
@@ -114,7 +119,7 @@ class Graph:
     embedding: str = "embedding"
 
     def owned(self, named: Mapping[str, T]) -> dict[str, T]:
-        """Return those of the named groups or tensors that this graph computes with."""
+        """Return only the groups or tensors, of those named, that this graph computes with."""
         return {name: value for name, value in named.items() if self.owns(name)}
 
     def owns(self, leaf: str) -> bool:
@@ -172,9 +177,11 @@ def graphs(
 
 
 def row_length_names(window: int | None) -> tuple[str, str]:
-    """Return the names of two inputs for the layers with this window, or for None the layers without one.
+    """Return the names of two inputs for the layers with this window. With None, return those for the layers
+    without a window.
 
-    The first input is where in the cache the last of a row's tokens goes. The second is the longest row.
+    The first input is the entry of the cache for each row's last token. The second input is the length of the
+    longest row.
     """
     suffix = "" if window is None else f".{window}"
     return f"seqlens{suffix}", f"total{suffix}"

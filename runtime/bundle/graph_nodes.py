@@ -1,4 +1,4 @@
-"""Read what a graph computes: its nodes in order, with attributes, and the numbers in the graph itself.
+"""Read what a graph computes: its nodes in order, their attributes, and the constants in the graph itself.
 
 The bytes must have passed `graph_check`.
 """
@@ -24,8 +24,8 @@ NUMPY = {number: np.dtype(name) for name, number in TYPES.items() if name not in
 class Node(NamedTuple):
     """A node of a graph. An input that isn't used has an empty name.
 
-    Attributes are numbers, texts and lists of numbers. Only those that the file states are there; all others
-    have their default.
+    Attributes are numbers, texts and lists of numbers. Only attributes that the file states are present. All
+    others have their default.
     """
 
     operator: str

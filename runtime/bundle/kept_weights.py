@@ -23,12 +23,14 @@ def described(weight_format: WeightFormat | None, dtype: str) -> str:
 
 
 def by_weight(manifest: Manifest) -> dict[str, str]:
-    """Return parameter -> its stored form, as `described` returns it."""
+    """Return a dict from each parameter's name to its stored form, as `described` returns it."""
     return {name: described(manifest.schemes.get(name), manifest.dtype) for name in manifest.plan.shapes}
 
 
 def chosen_formats(manifest: Manifest) -> dict[str, Any]:
-    """Return the budget that chose the formats, the model's loss with all of them, and each unit's format."""
+    """Return the budget by which the formats were chosen, the model's loss with all these formats, and the
+    format of each unit of weights.
+    """
     chosen, plan = manifest.chosen, manifest.plan
     assert chosen is not None
     units = {}
@@ -40,7 +42,9 @@ def chosen_formats(manifest: Manifest) -> dict[str, Any]:
 
 
 def totals(manifest: Manifest) -> dict[str, tuple[int, int]]:
-    """Return stored form -> the number of weights that have it, and their bytes; the most bytes first."""
+    """Return a dict from each stored form to the number of weights in that form and their bytes. The form
+    with the most bytes comes first.
+    """
     forms = by_weight(manifest)
     by_form: dict[str, tuple[int, int]] = {}
     for group in manifest.plan.groups.values():

@@ -1,9 +1,10 @@
 """The layout of weights for tfm's own kernels, and the names of the kernels' graphs. Part of the format.
 
-kernels.onnx has the names of the stored tensors, and reads them from kernels.data, which no bundle holds: the
-runtime writes it from model.onnx.data (`store`). A matrix of blocks of 16, 32, 64 or 128 is cut into tiles of
-16 outputs, the last one filled up with zeros. With F outputs in T tiles and C blocks to an output, where
-kind nbits has X.packed, X.scale, X.zero and X.minimum (`runtime.bundle.weight_storage`), there are
+kernels.onnx uses the names of the stored tensors, and reads them from kernels.data. No bundle contains
+kernels.data: the runtime writes it from model.onnx.data (`store`). A matrix in blocks of 16, 32, 64 or 128 is
+cut into tiles of 16 outputs. The last tile is filled up with zeros. A matrix with F outputs has T tiles and C
+blocks per output. Instead of the tensors X.packed, X.scale, X.zero and X.minimum of kind nbits
+(`runtime.bundle.weight_storage`) it has
 
     X.packed  uint8 [T, C·block·bits/32, 16, 4]   of 16 outputs 4 inputs each, side by side; with 4 bits
                                                   inputs k to k+3 in the low halves, k+4 to k+7 above them
@@ -18,16 +19,16 @@ kind nbits has X.packed, X.scale, X.zero and X.minimum (`runtime.bundle.weight_s
     X.factor  float16 [T, D/256, 16], with X.minimum [T, D/256, 2, 16]: what codes of scales, and of lowest
               numbers, are multiplied by, one for 256 inputs (`refimpl.calibrate.coded_scales`)
 
-Bits and types are those that the manifest states in `kernel_forms`, else those of the stored tensors. Codes
-of fewer bits are counted from the middle of their range, as the stored ones are.
+Bits and types are those that the manifest states in `kernel_forms`, otherwise those of the stored tensors.
+Codes of fewer bits are counted from the middle of their range, like the stored codes.
 
-A matrix of kind row with D inputs, at most 2^16, is cut in the same way, its inputs filled up to a multiple
-of 16:
+A matrix of kind row with D inputs, at most 2^16, is cut in the same way. Its inputs are filled up to a
+multiple of 16:
 
     X.codes   uint8 [T, ceil(D/16)·4, 16, 4]   with 128 added
     X.scale   float32 [T, 16]
 
-All other tensors are as they are stored.
+All other tensors are unchanged.
 """
 
 from __future__ import annotations
@@ -98,7 +99,8 @@ LONGEST_ROW = 2**16  # a sum of so many products of bytes fits 32 bits
 
 @dataclass(frozen=True)
 class KernelForm:
-    """The form in which the kernels read a group of blocks: bits of a code, type of scales and minima.
+    """The form in which the kernels read a group of blocks: the bits of a code, and the types of scales and
+    minima.
 
     With a `table`, codes are indices into the table.
     """
@@ -109,27 +111,30 @@ class KernelForm:
 
 
 class InKernels(NamedTuple):
-    """What the values of the weights decide for the kernels: whether keys and values are float16, and which
-    groups have another form than the stored one."""
+    """The choices for the kernels that depend on the values of the weights: whether keys and values are
+    float16, and which groups have a form that differs from the stored one.
+    """
 
     half_cache: bool = False
     forms: Mapping[str, KernelForm] = MappingProxyType({})
 
 
 def is_tiled(group: Group) -> bool:
-    """Return whether the kernels multiply with a group of weights."""
+    """Return whether tfm's kernels multiply by this group of weights, so that it is stored in tiles."""
     if group.kind == "row":
         return group.length <= LONGEST_ROW
     return group.kind == "nbits" and group.format is not None and group.format.block in BLOCKS
 
 
 def lowest(bits: int) -> int:
-    """Return the distance from a block's minimum down to its lowest number, in scales."""
+    """Return the distance from a block's minimum down to its lowest number, as a multiple of the scale."""
     return 16 if bits == 8 else 2 ** (bits - 1)
 
 
 def has_scales(group: Group) -> bool:
-    """Return whether the kernels read a scale for each block of a group; float16 may hold such scales."""
+    """Return whether the kernels read one scale for each block of a group. Such scales may be stored as
+    float16.
+    """
     return is_tiled(group) and group.kind == "nbits"
 
 
@@ -140,7 +145,9 @@ def stored_form(group: Group) -> KernelForm:
 
 
 def is_possible(group: Group, form: KernelForm) -> bool:
-    """Return whether a group of blocks may have a form, without looking at its numbers."""
+    """Return whether the format allows this form for a group of blocks, without looking at the group's
+    numbers.
+    """
     assert group.format is not None
     fits = form.bits in WIDTHS and form.bits <= group.format.bits
     even = form.bits == group.format.bits or group.format.symmetric
@@ -166,9 +173,10 @@ def form(group: Group, stored: Mapping[str, Array]) -> KernelForm:
 
 
 def alike(forms: Mapping[str, KernelForm]) -> dict[str, KernelForm]:
-    """Return the forms such that all experts of a mixture have the same one, since one operator reads them.
+    """Return the forms, changed so that all experts of a mixture have the same form. One operator reads all
+    experts.
 
-    If they differ, all get the widest form.
+    If the forms of the experts differ, all experts get the widest form.
     """
     mixtures: dict[str, list[str]] = {}
     for name in forms:
@@ -254,7 +262,9 @@ def _as_halves(scale: Array) -> Array | None:
 
 
 def specs(group: Group, dtype: str, forms: Mapping[str, KernelForm]) -> dict[str, Spec]:
-    """Return tensor name -> Spec of a group's tensors in kernels.data, for groups of these forms."""
+    """Return a dict from each tensor's name to its Spec, for a group's tensors in kernels.data. `forms` are
+    the groups' forms.
+    """
     stored = weight_storage.specs(group, dtype)
     if not is_tiled(group):
         return stored
@@ -282,7 +292,8 @@ def specs(group: Group, dtype: str, forms: Mapping[str, KernelForm]) -> dict[str
 
 
 def store(group: Group, stored: Mapping[str, Array], forms: Mapping[str, KernelForm]) -> dict[str, Array]:
-    """Convert a group's tensors in model.onnx.data to its tensors for kernels.data, which are C-contiguous.
+    """Convert a group's tensors of model.onnx.data to the group's tensors of kernels.data. The results are
+    C-contiguous.
 
     Raises BundleError if the group's numbers can't have the form that `forms` states.
     """

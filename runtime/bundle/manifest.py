@@ -1,6 +1,7 @@
 """The manifest of a bundle, tfm.json, format 3.
 
-One JSON object with exactly these fields, but for cache_kl, kernel_*, half_scales, chosen and adapter:
+It is one JSON object with exactly these fields. Only cache_kl, kernel_*, half_scales, chosen and adapter may
+be absent:
 
     format       3
     tfm          version of tfm that wrote the bundle
@@ -50,10 +51,11 @@ One JSON object with exactly these fields, but for cache_kl, kernel_*, half_scal
     adapter      {name, sha256} of the adapter that is merged into its weights; absent where there is none
     files        {name: {size, sha256}} of every file above but tfm.json and certificate.json
 
-Which tensors there are, of which type and shape, follows from config, target, schemes and dtype
-(`runtime.bundle.weight_storage`). They MUST stand in that order, each at the next multiple of 4096 bytes if
-it has a megabyte, else of 64, with zeros between them; the last one ends the file. Numbers are
-little-endian. Any tensor, size or hash that disagrees makes the whole bundle unreadable.
+The fields config, target, schemes and dtype determine the tensors, their types and their shapes
+(`runtime.bundle.weight_storage`). The tensors MUST be in that order. A tensor of a megabyte or more begins at
+the next multiple of 4096 bytes, any other tensor at the next multiple of 64. The bytes between tensors are
+zero, and the file ends with the last tensor. Numbers are little-endian. A bundle with any tensor, size or
+hash that disagrees is refused as a whole.
 """
 
 from __future__ import annotations
@@ -110,7 +112,7 @@ IN_LAYOUT = "tfm"
 
 
 class OtherFormatError(BundleError):
-    """An older or a newer version of tfm wrote the bundle; it need not be damaged."""
+    """Raised if an older or a newer version of tfm wrote the bundle. The bundle need not be damaged."""
 
 
 @dataclass(frozen=True)
@@ -131,7 +133,9 @@ class MergedAdapter:
 
 @dataclass(frozen=True)
 class SourceCheckpoint:
-    """The checkpoint that a bundle was made from. Of the last four fields, the file leaves out empty ones."""
+    """The checkpoint that a bundle was made from. tfm.json leaves out those of the last four fields that are
+    empty.
+    """
 
     name: str
     sha256: str
@@ -143,7 +147,9 @@ class SourceCheckpoint:
 
 @dataclass(frozen=True)
 class Chosen:
-    """The budget and losses by which the formats of a bundle were chosen, and the loss with all of them."""
+    """The budget and losses by which the formats of a bundle were chosen, and the model's loss with all these
+    formats.
+    """
 
     budget: str
     losses: dict[str, float]
@@ -179,12 +185,12 @@ class Manifest:
 
     @cached_property
     def plan(self) -> Plan:
-        """The plan of how the weights are stored."""
+        """The plan that says how the weights are stored."""
         return Plan(ParameterShapes(self.config), targets.find(self.target), self.dtype, self.schemes)
 
     @cached_property
     def forms(self) -> dict[str, KernelForm]:
-        """The groups that the kernels read in another form than the stored one, with these forms."""
+        """A dict from each group that the kernels read in a form other than the stored one to that form."""
         groups = self.plan.groups
         halves = {
             name: replace(kernel_storage.stored_form(groups[name]), scales="float16")
@@ -204,7 +210,7 @@ class Manifest:
 
 
 def dump(manifest: Manifest) -> str:
-    """Return the text of tfm.json; equal manifests give equal texts."""
+    """Return the text of tfm.json. Equal manifests give equal texts."""
     value = {f.name: getattr(manifest, f.name) for f in fields(Manifest)}
     absent = _absent(manifest)
     stated = {name: _json(one) for name, one in value.items() if name not in absent}
@@ -229,9 +235,10 @@ def _absent(value: Any) -> set[str]:
 
 
 def load(data: bytes, where: str) -> Manifest:
-    """Parse the text of tfm.json; BundleError for anything that `dump` can't have written.
+    """Parse the text of tfm.json. Raises BundleError if `dump` can't have written this text.
 
-    The error is an OtherFormatError, a kind of BundleError, if another version of tfm can have written it.
+    The error is an OtherFormatError, a kind of BundleError, if another version of tfm may have written the
+    text.
     """
     try:
         value = parse(data, where, BundleError)

@@ -8,10 +8,10 @@ from .targets import CacheForm, FloatType, Target
 
 
 def refusals(target: Target, config: Config) -> tuple[str, ...]:
-    """Return the reasons why a Config can't use fused operators of the target, or why a GPU can't capture its
-    steps.
+    """Return the reasons why a Config can't use the target's fused operators, or why a GPU can't capture the
+    model's steps.
 
-    Empty if there are none.
+    The list is empty if there are no such reasons.
     """
     reasons = (*group_query(config), *multi_head(config)) if target.fused else ()
     captured = capture(config) if target.device == "cuda" and "decoder" in config.stacks else None
@@ -62,9 +62,10 @@ def recurrence(target: Target, config: Config, floats: FloatType) -> str | None:
 
 
 def selection(config: Config, floats: FloatType) -> str | None:
-    """Return the reason why a bundle with this type of floats can't select the tokens that attention sees.
+    """Return the reason why a bundle with this type of floats can't compute an attention that selects its
+    tokens.
 
-    None if it can.
+    Returns None if it can.
     """
     if floats != "float16":
         return None
@@ -73,9 +74,9 @@ def selection(config: Config, floats: FloatType) -> str | None:
 
 
 def untried(target: Target, config: Config) -> str | None:
-    """Return the reason why a bundle is refused: a part of the Config was never run on the target.
+    """Return the reason why a bundle is refused because a part of the Config was never run on the target.
 
-    None if there is no such part.
+    Returns None if there is no such part.
     """
     if target.device != "cuda":
         return None
@@ -100,7 +101,7 @@ def group_query(config: Config) -> list[str]:
 def multi_head(config: Config) -> list[str]:
     """Return the reasons why MultiHeadAttention can't compute attention over a whole text; empty if it can.
 
-    That is an encoder's self-attention, or a decoder's cross-attention.
+    Attention over a whole text is an encoder's self-attention or a decoder's cross-attention.
     """
     for name, stack in config.stacks.items():
         for i, layer in enumerate(stack.layers):

@@ -1,7 +1,8 @@
-"""The operators that a bundle's graph may have, by operator set. Export writes no others, and none are run.
+"""The operators that a bundle's graph may have, by operator set. An export writes no other operators, and the
+runtime runs no others.
 
-All of them compute tensors of numbers from tensors of numbers. None contains a graph, such as a loop's body,
-draws random numbers, or reads anything but its inputs.
+All of them compute tensors of numbers from tensors of numbers. No operator contains a graph, such as a loop's
+body. None uses random numbers, and none reads anything but its inputs.
 """
 
 from __future__ import annotations

@@ -3,8 +3,8 @@
     Config, target, type of floats, format of each quantized parameter   ->   Plan
     Plan   ->   groups of parameters, places of tensors in both data files, the cache, what the kernels have
 
-An export makes the plan, and the manifest states it. All code that needs something derived from it, such as
-the place of a tensor, asks the plan.
+An export makes the plan, and the manifest stores the values that determine it. All code that needs something
+derived from these values, such as the place of a tensor, asks the plan.
 """
 
 from __future__ import annotations
@@ -51,7 +51,9 @@ class Plan:
         target: Target,
         native: NativeBlocks = lambda name, most: None,
     ) -> Plan:
-        """Return the plan that follows from a scheme; `native` is as in `weight_formats.formats`."""
+        """Return the plan that follows from a scheme. `native` has the same meaning as in
+        `weight_formats.formats`.
+        """
         formats = weight_formats.formats(shapes, scheme, target, native)
         return Plan(shapes, target, schemes.float_type(scheme, target), formats)
 
@@ -61,7 +63,9 @@ class Plan:
 
     @cached_property
     def groups(self) -> dict[str, Group]:
-        """The stored weights: which parameters are joined, and in which format each group is stored."""
+        """The groups in which weights are stored: which parameters are joined, and in which format each group
+        is stored.
+        """
         return weight_storage.stored(self.shapes, self.formats, self.target)
 
     @cached_property
@@ -71,11 +75,12 @@ class Plan:
 
     @property
     def size(self) -> int:
-        """Bytes of model.onnx.data."""
+        """The size of model.onnx.data in bytes."""
         return end(self.tensors)
 
     def read_size(self, forms: Mapping[str, KernelForm]) -> int:
-        """Return the bytes of the weights that a decode step reads: of kernels.data, where there are kernels.
+        """Return how many bytes of weights a decode step reads. If the bundle has graphs over kernels, these
+        are bytes of kernels.data.
 
         `forms` are the groups' forms in kernels.data.
         """
@@ -85,7 +90,8 @@ class Plan:
     def units(self) -> dict[str, tuple[str, ...]]:
         """The groups of quantized weights that must have the same format.
 
-        These are weights that are stored as one tensor, and the experts of a layer.
+        Weights must have the same format if they are stored as one tensor, or if they are the experts of one
+        layer.
         """
         units: dict[str, tuple[str, ...]] = {}
         for group in weight_storage.stored(self.shapes, {}, self.target).values():
@@ -95,7 +101,7 @@ class Plan:
         return units
 
     def groups_of(self, leaves: Iterable[str]) -> dict[str, Group]:
-        """Return the groups in which these parameters are stored, without others."""
+        """Return only the groups in which these parameters are stored."""
         return weight_storage.stored({name: self.shapes[name] for name in leaves}, self.formats, self.target)
 
     def read_bytes(self, leaves: Iterable[str], forms: Mapping[str, KernelForm]) -> int:
@@ -106,10 +112,10 @@ class Plan:
 
     @cached_property
     def smoothable(self) -> tuple[SmoothingSite, ...]:
-        """The activations that a scheme may smooth in exact arithmetic.
+        """The activations that a scheme may smooth without changing the model's results in exact arithmetic.
 
-        The products of their parameters round inputs to 8-bit codes, and none of these parameters keeps its
-        file's blocks.
+        The products that read these activations round their inputs to 8-bit codes. None of the products'
+        parameters keeps the blocks of its file.
         """
 
         def fits(name: str) -> bool:
@@ -124,18 +130,20 @@ class Plan:
 
     @property
     def divided(self) -> tuple[SmoothingSite, ...]:
-        """The smoothed activations that the products themselves divide."""
+        """The smoothed activations that the products divide themselves, because no earlier parameter can."""
         smoothed = {name for name, form in self.formats.items() if form.activations == "smoothed"}
         return tuple(site for site in self.shapes.post_norm_sites if smoothed.intersection(site.consumers))
 
     @cached_property
     def cache(self) -> CacheForm:
-        """The form in which an export keeps a decoder's keys and values."""
+        """The kind of cache in which an export keeps a decoder's keys and values."""
         return operator_limits.cache(self.target, self.config)
 
     @cached_property
     def has_kernels(self) -> bool:
-        """Whether there are graphs over kernels, which are for the CPU and for weights in 4 or 8 bits."""
+        """Whether there are graphs over tfm's own kernels. These are for the CPU and for weights in 4 or 8
+        bits.
+        """
         return self.target.name == "ort-cpu" and any(map(kernel_storage.is_tiled, self.groups.values()))
 
     @property
@@ -157,7 +165,7 @@ class Plan:
         return [kernel_storage.GRAPHS[graph.file] for graph in graphs(self.config)]
 
     def may_halve_cache(self, cache: CacheForm) -> bool:
-        """Return whether graphs over kernels keep keys and values as floats, which may then be float16."""
+        """Return whether graphs over kernels keep keys and values as floats, so that float16 is possible."""
         return self.has_kernels and cache in ("shared", "windowed") and not self.config.rounds_cache
 
     def kernel_tensors(self, forms: Mapping[str, KernelForm]) -> dict[str, Tensor]:

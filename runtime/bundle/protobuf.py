@@ -1,9 +1,9 @@
 """Read the wire format of protocol buffers, as far as a graph uses it: messages of known fields.
 
-A message is a sequence of fields. Each begins with a number, 8 · field + kind. The kinds are 0 (a number of 7
-bits a byte), 1 and 5 (8 and 4 bytes) and 2 (a length, then that many bytes: a text or a message).
-The reader is strict. It refuses an unknown field, a second value of a field that has only one, and a field
-that ends beyond its message.
+A message is a sequence of fields. Each begins with a number, 8 · field + kind. Kind 0 is a number with 7 bits
+in each byte. Kinds 1 and 5 are 8 and 4 bytes. Kind 2 is a length and then that many bytes: a text or a
+message. The reader is strict. It refuses an unknown field, a second value of a field that has only one, and a
+field that ends beyond its message.
 """
 
 from __future__ import annotations

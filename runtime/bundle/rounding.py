@@ -28,10 +28,12 @@ def rounded(
     axis: int,
     importance: Float[Array, " D"] | None = None,
 ) -> Blocks:
-    """Return the weight in a format, blocked along `axis` (1 for a table), with scales in the weight's type.
+    """Return the weight rounded to a format. Its blocks lie along `axis`, which is 1 for a table. The scales
+    have the weight's type.
 
-    Codes are the nearest ones, or, with an `importance` of the inputs, those of least error. With static
-    inputs, the scale and zero point of the input are not set yet. Not for a `native` format.
+    Each weight gets the nearest code. With an `importance` of the inputs, the codes are those of least error.
+    With static inputs, the scale and zero point of the input are not set yet. A `native` format isn't allowed
+    here.
     """
     rows = weight if axis == 1 else weight.T
     if weight_format.activations == "static":
@@ -76,10 +78,12 @@ def _rounded_rows(
 
 
 def centered(blocks: Blocks) -> Blocks:
-    """Return a GGUF file's blocks with the zero point in the middle, as the fast kernels need it.
+    """Return a GGUF file's blocks with their zero points in the middle of the codes' range, where the fast
+    kernels need it.
 
-    Q4_1 has w = d·q + m; with q − 8 in place of q that is d·(q − 8) + (m + 8·d). The sum is exact in float32
-    when d and m, 11 bits each, are not 2^13 apart; those of Q4_K have 17 bits each, and 2^7 is the bound.
+    Q4_1 has w = d·q + m. With q − 8 in place of q, that is d·(q − 8) + (m + 8·d). The new minimum m + 8·d is
+    exact in float32 if d and m, which have 11 bits each, differ by a factor of less than 2^13. In Q4_K, d and
+    m have 17 bits each, and the bound is 2^7.
     """
     if blocks.minimum is None or blocks.zero is None:
         return blocks

@@ -1,8 +1,9 @@
-"""Decide which graphs promise that a token has the same bits whatever is computed with it.
+"""Decide which graphs promise that a token's results have the same bits, whatever other tokens are computed
+in the same call.
 
 The promise holds for any chunk of a prompt, any draft, any batch and any number of threads. A graph makes the
-promise if each of its operators does. The kernels do, because they fix the order of their sums
-(`runtime/kernels/source/kernels.h`). Of ONNX's operators, three kinds do in every implementation:
+promise if each of its operators makes it. tfm's kernels make it, because they fix the order of their sums
+(`runtime/kernels/source/kernels.h`). Three kinds of ONNX's operators make it in every implementation:
 
 - those that MOVE numbers;
 - those that COMPARE numbers and say which is the largest, or which are zero;

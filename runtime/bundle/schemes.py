@@ -17,12 +17,12 @@
     keep          the file's own blocks, else 8-bit blocks of 32  the same
 
 On ort-cuda all blocks except a file's own have 32 weights and are symmetric. On ort-web, int8-dynamic stores
-tables that are used in products with 8 bits a row.
+a table that is used in a product with 8 bits and one scale per row.
 
 `runtime.bundle.weight_formats` derives the format of each weight from the scheme. The choices above come from
-measurements. KL divergence on SmolLM2: int8 in blocks of 64 0.0034, not smoothed 0.0054; in blocks of 32, a
-fifth slower, 0.0024 and 0.0036; int8-dynamic 0.0180, not smoothed 0.029. Of all weights, the output table
-loses most by 4 bits.
+measurements of the KL divergence on SmolLM2. int8 in blocks of 64 has 0.0034, or 0.0054 if activations aren't
+smoothed. Blocks of 32 have 0.0024, or 0.0036 without smoothing, but are a fifth slower. int8-dynamic has
+0.0180, or 0.029 without smoothing. Of all weights, the output table loses the most accuracy in 4 bits.
 """
 
 from __future__ import annotations
@@ -44,13 +44,15 @@ SchemeName = Literal["fp32", "fp16", "int8", "int8-dynamic", "int8-static", "w8a
 
 @dataclass(frozen=True)
 class PerBlock:
-    """Codes with one scale for `block` neighbours along the input axis of a product.
+    """A format of integer codes with one scale for each block of `block` neighbours along the input axis of a
+    product.
 
     A kernel multiplies long blocks faster. With 8 bits, blocks of 64 save 17 % of a layer's time compared
     with 32, and blocks of 128 only 7 % more. `attention_block` is the length in attention, if it differs.
-    `float_block` is the length for products that don't quantize their inputs, if it differs. `rounding` is to
-    nearest, or with the scale that gives the least error (`refimpl.calibrate.least_error`). Codes of 5 and 6
-    bits are stored in 8, and only tfm's kernels read them in as many as they have.
+    `float_block` is the length for products that don't quantize their inputs, if it differs. `rounding` says
+    whether weights are rounded to the nearest code, or with the scale that gives the least error
+    (`refimpl.calibrate.least_error`). Codes of 5 and 6 bits are stored in 8 bits. Only tfm's kernels read
+    them in 5 or 6 bits.
     """
 
     bits: Literal[4, 5, 6, 8]
@@ -63,11 +65,12 @@ class PerBlock:
 
 @dataclass(frozen=True)
 class PerColumn:
-    """Signed 8-bit codes with one scale a column. Inputs are codes with one scale a row, or a static scale.
+    """A format of signed 8-bit codes with one scale per column. Inputs become codes with one scale per row,
+    or with a static scale.
 
-    Static inputs have `activation_bits`. With `rounds_output`, a product's output also has a static scale and
-    the same number of bits: devices that multiply integers store an output in codes, and treat inputs and
-    outputs alike.
+    Static inputs have `activation_bits` bits. With `rounds_output`, a product's output also has a static
+    scale and the same number of bits. This imitates devices that multiply integers and store outputs as
+    codes.
     """
 
     inputs: Literal["row", "static"]
@@ -82,10 +85,10 @@ EIGHT_BITS = PerBlock(8)
 class Scheme:
     """How the weights of a bundle are quantized.
 
-    - `matrices`, `tables`: their formats, None if they stay float.
+    - `matrices`, `tables`: the formats of matrices and of tables, or None if they stay float.
     - `floats`: the type of all floats, unless the target has one of its own.
     - `smooths`: large activations are moved into the weights beforehand (`refimpl.calibrate.smooth`).
-    - `keeps_blocks`: a file's own blocks are kept instead.
+    - `keeps_blocks`: blocks that the checkpoint's file has are kept instead of rounding the weights anew.
     - `finer`: the schemes whose format a weight may have instead, if a budget asks for it.
     - `refused`: the name of a target -> the reason why it can't have this scheme.
     """
@@ -116,15 +119,17 @@ class Scheme:
 
     @property
     def fewest_bits(self) -> int:
-        """The bits of a matrix's codes in blocks; 8 if the scheme has no blocks."""
+        """The fewest bits that a code of a matrix's blocks may have; 8 if the scheme has no blocks."""
         return self.matrices.bits if isinstance(self.matrices, PerBlock) else 8
 
     def takes_table_bits(self, bits: int) -> bool:
-        """Return whether tables may have this many bits: 8, or as few as the matrices' blocks."""
+        """Return whether tables may have this number of bits. They may have 8, or the number that the
+        matrices' blocks have.
+        """
         return bits == 8 or (bits == self.fewest_bits and not self.finer)
 
     def with_table_bits(self, bits: int) -> Scheme:
-        """Return the scheme with tables in this many bits."""
+        """Return the scheme with this number of bits for tables."""
         if bits == 8 or not isinstance(self.matrices, PerBlock):
             return self
         return replace(self, tables=PerBlock(self.matrices.bits, rounding=self.matrices.rounding))
@@ -216,8 +221,9 @@ DEFAULTS = ("int8", "int8-dynamic")
 def default(config: Config, target: Target) -> Scheme:
     """Return the default scheme of a model, one of `DEFAULTS`.
 
-    An encoder computes many tokens at once. For that, 8 bits a column are best, if the target takes them. A
-    decoder spends most of its time reading weights, for which blocks are as fast and more accurate.
+    An encoder computes many tokens at once. For many tokens, 8 bits with one scale per column are best, if
+    the target allows them. A decoder spends most of its time reading weights. For reading, blocks are as
+    fast, and they are more accurate.
     """
     blocks, columns = (SCHEMES[name] for name in DEFAULTS)
     first, second = (blocks, columns) if "decoder" in config.stacks else (columns, blocks)

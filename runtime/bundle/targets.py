@@ -1,8 +1,8 @@
 """Targets: records of what a bundle's graph is made for.
 
 `runtime.bundle.operator_limits` decides which of a target's operators a model can use, and `export.targets`
-emits them.
-Only the standard library is imported here, because the command line takes its choices from here.
+emits them. Only the standard library is imported here, because the command line imports this module to list
+its choices.
 """
 
 from __future__ import annotations
@@ -24,12 +24,13 @@ class Storage:
     """How weights are stored in a graph (`runtime.bundle.weight_storage`).
 
     - `joins`: matrices that multiply the same input are stored as one.
-    - `blocks`: packed for MatMulNBits, or codes for DequantizeLinear.
+    - `blocks`: whether blocks are packed for MatMulNBits, or stored as codes for DequantizeLinear.
     - `activations`: how a product with blocks quantizes its input.
     - `static_inputs`: inputs may have 8-bit codes with a scale that was chosen beforehand.
-    - `symmetric_block`: the only length of blocks that fast products take, without zero points. None if they
-      take the scheme's blocks.
-    - `tables_by_row`: if matrices have 8 bits a column, a table that is multiplied has 8 bits a row.
+    - `symmetric_block`: the only block length for fast products, whose blocks then have no zero points. None
+      if fast products take the scheme's blocks.
+    - `tables_by_row`: if matrices have one scale per column, a table that is multiplied has one scale per
+      row.
     """
 
     joins: bool
@@ -44,11 +45,12 @@ class Storage:
 class Target:
     """Where a graph runs, and which operators, types and caches it may have.
 
-    - `device`: None if any device will do.
-    - `floats`: None if the scheme chooses the type.
+    - `device`: the device on which the graph runs; None if any device can run it.
+    - `floats`: the type of all floats; None if the scheme chooses the type.
     - `fused`: attention is an operator of ONNX Runtime, within that operator's limits.
     - `row_lengths`: the lengths of rows that attention needs are inputs of the graph. If the graph computed
-      them, they would be copied between GPU and CPU at each step, and a step with copies can't be captured.
+      these lengths, they would be copied between GPU and CPU at each step, and a GPU can't capture a step
+      with copies.
     - `float_cache`: the reason why keys and values can't be kept in 8 or 4 bits; None if they can.
     """
 

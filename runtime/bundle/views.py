@@ -1,4 +1,4 @@
-"""Stored tensors that a graph reads in another shape. Part of the format.
+"""Stored tensors that a graph reads in another shape. This is part of the format.
 
 An initializer named X.AxBxC has the bytes of the stored tensor X, in the shape [A, B, C]. A graph may have it
 beside X, or in place of X. One reason is that a table for both look-ups and products needs two shapes.
@@ -23,7 +23,9 @@ def view_name(name: str, shape: tuple[int, ...]) -> str:
 
 
 def stored_name(name: str, tensors: Mapping[str, Tensor]) -> str | None:
-    """Return the name of the stored tensor whose bytes an initializer has; None if there is none."""
+    """Return the name of the stored tensor whose bytes an initializer uses, or None if it uses no stored
+    tensor's bytes.
+    """
     if name in tensors:
         return name
     match = SHAPED.fullmatch(name)
@@ -31,9 +33,9 @@ def stored_name(name: str, tensors: Mapping[str, Tensor]) -> str | None:
 
 
 def place(name: str, tensors: Mapping[str, Tensor]) -> Tensor | None:
-    """Return the place of an initializer's bytes, and its shape; None for one that isn't stored.
+    """Return the place of an initializer's bytes and its shape, or None for an initializer that isn't stored.
 
-    Also None if the shape in the name has another number of elements than the stored tensor.
+    The result is also None if the shape in the name and the stored tensor have different numbers of elements.
     """
     if (base := stored_name(name, tensors)) in (name, None):
         return tensors.get(name)

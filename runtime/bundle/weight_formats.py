@@ -1,21 +1,23 @@
 """Choose the format of each weight of a model from a scheme and a target.
 
-Blocks are the file's own where it has them in as many bits (Q8_0 for 8, Q4_0, Q4_1, Q4_K, GPTQ and AWQ for
-4), so that nothing is rounded twice. On ort-cpu `int4` also keeps what a file has as places of 4 bits in a
-table (IQ4, MXFP4, NVFP4): a bundle has codes of 8 bits for it, tfm's kernels 4. With `keep` all blocks stay:
-products read codes of 4 and 8 bits, so the others are widened, which changes no weight.
-Otherwise blocks are asymmetric, but on ort-cuda symmetric and of 32; columns are symmetric. On targets of
-ONNX Runtime the scales of blocks are float16 numbers where they can be: tfm's own kernels, and CUDA's, read
-them so. Norms, biases, added positions, a mixture's routing, an indexer's maps and the projection to labels
+If the checkpoint's file already has blocks of the same number of bits, they are kept, so that nothing is
+rounded twice. These are Q8_0 for 8 bits, and Q4_0, Q4_1, Q4_K, GPTQ and AWQ for 4 bits. On ort-cpu, `int4`
+also keeps a file's 4-bit indices into a table (IQ4, MXFP4, NVFP4). A bundle stores these as codes of 8 bits,
+and tfm's kernels read 4 bits. With `keep`, all blocks of the file are kept. Products read codes of 4 and 8
+bits, so all other codes are widened, which changes no weight. All other blocks are asymmetric, except on
+ort-cuda, where they are symmetric and have 32 weights. Columns are symmetric. On targets of ONNX Runtime, the
+scales of blocks are float16 numbers where possible, because tfm's own kernels and CUDA's kernels read them in
+float16. Norms, biases, added positions, a mixture's routing, an indexer's maps and the projection to labels
 stay float. Some weights get 8-bit blocks of 32 instead of what their scheme gives the others:
 
-- With inputs of one scale a row: queries, keys and values whose inputs can't be smoothed (no norm stands
-  before them). The few large channels of their input would cost a whole row its precision, and attention is
-  what this hurts most. Over sentences of Wikipedia MiniLM's vectors, whose norms stand after, have in
-  int8-dynamic a mean cosine of 0.9988 to the float ones (lowest 0.9961); with blocks for queries, keys and
-  values, a quarter slower, 0.9986 (0.9949); with columns for all and nothing smoothed 0.9972 (0.9891).
-- With inputs of one scale a row: the experts of a mixture. An expert that no token goes to has no row to take
-  a scale from, and ONNX Runtime's ReduceMax of an empty tensor has a wrong shape.
+- With inputs of one scale a row: queries, keys and values whose inputs can't be smoothed, because no norm
+  precedes them. A few large channels of the input would cost the whole row its precision, and this hurts
+  attention most. An example is MiniLM, whose norms come after. Over sentences of Wikipedia, its int8-dynamic
+  vectors have a mean cosine of 0.9988 to the float vectors (lowest 0.9961). With blocks for queries, keys and
+  values, a quarter slower, the mean is 0.9986 (0.9949). With columns for all and nothing smoothed, it is
+  0.9972 (0.9891).
+- With inputs of one scale a row: the experts of a mixture. An expert to which no token is routed has no row
+  from which to take a scale, and ONNX Runtime's ReduceMax of an empty tensor has a wrong shape.
 - With static inputs: a table that is only read, because it has no input.
 """
 
@@ -48,10 +50,11 @@ LOOKED_UP = frozenset({"IQ4_NL", "IQ4_XS", "MXFP4", "NVFP4"})
 class WeightFormat:
     """The stored form of one quantized weight; `native` keeps the codes of the checkpoint's own blocks.
 
-    With `halves`, scales are float16 numbers if these are near enough (`refimpl.ops.quant.half_scales`).
-    `source` is the weight's type in the checkpoint (Q5_0, F16, …), stated if the scheme keeps blocks; nothing
-    depends on it. Static inputs have `activation_bits`, and with `rounds_output` the output has them too.
-    With `code_bits`, codes of 8 bits lie within so many around the middle, and tfm's kernels read them so.
+    With `halves`, scales are rounded to float16 if the rounded ones are near enough
+    (`refimpl.ops.quant.half_scales`). `source` is the weight's type in the checkpoint (Q5_0, F16, …). It is
+    stated if the scheme keeps blocks, and nothing depends on it. Static inputs have `activation_bits` bits.
+    With `rounds_output`, the output has the same number of bits. With `code_bits`, the stored 8-bit codes use
+    only that many bits around the middle of their range, and tfm's kernels read only those bits.
     """
 
     bits: int
@@ -96,7 +99,8 @@ def formats(
     target: Target,
     native: NativeBlocks = lambda name, most: None,
 ) -> dict[str, WeightFormat]:
-    """Return parameter name -> its format; other parameters stay float.
+    """Return a dict from each quantized parameter's name to its format. Parameters without a format stay
+    float.
 
     `native` returns the checkpoint's own blocks of a parameter, with centred zero points, if the scheme may
     keep them.
@@ -106,7 +110,7 @@ def formats(
     smoothed_products = {name for site in shapes.post_norm_sites for name in site.consumers}
 
     def is_product(name: str) -> bool:
-        """Whether a parameter is multiplied, and not a table that is only read."""
+        """Return whether a parameter is used in a product. A table that is only read isn't."""
         read = name in (PER_LAYER, "encoder_embedding.table")
         return not read and (name != "embedding.table" or getattr(shapes.config.head, "tied", False))
 

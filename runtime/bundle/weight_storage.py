@@ -1,9 +1,9 @@
-"""How the parameters of a parameter tree are stored in a bundle: as which tensors, of what type and shape.
+"""How a bundle stores the parameters of a parameter tree: the names, types and shapes of its tensors.
 
 The stored tensors are a function of the Config, the target and each parameter's format. `store` makes them
 and `restore` is its exact inverse. On the targets of ONNX Runtime, matrices that multiply the same input are
-joined along their output axis, with their biases: wq, wk, wv into wqkv; in cross-attention wk, wv into wkv;
-gate, up into gate_up. For a group X of matrices [D, F], C blocks to a column:
+joined along their output axis, with their biases: wq, wk and wv into wqkv, gate and up into gate_up, and in
+cross-attention wk and wv into wkv. A group X of matrices [D, F], with C blocks per column, is stored as:
 
     kind     tensors
     float    X [D, F]
@@ -53,14 +53,14 @@ class Spec(NamedTuple):
 
     @property
     def length(self) -> int:
-        """The tensor's number of bytes in the file."""
+        """The number of bytes that the tensor takes in the file."""
         bits = 4 if self.dtype in FOUR_BITS else 8 * np.dtype(self.dtype).itemsize
         return -(-math.prod(self.shape) * bits // 8)
 
 
 @dataclass(frozen=True)
 class Group:
-    """Leaves that are stored together, joined along their last axis. A table is a group of its own."""
+    """Parameters that are stored together, joined along their last axis. A table is a group of its own."""
 
     name: str
     leaves: tuple[str, ...]
@@ -86,7 +86,9 @@ class Group:
 
     @property
     def width(self) -> int:
-        """The size of the other axis: the number of vectors that are split into blocks."""
+        """The size of the axis that isn't split into blocks: the number of vectors, each of which is split
+        into blocks.
+        """
         return self.shape[1 - self.axis]
 
 
@@ -110,7 +112,9 @@ CROSS_JOINS = (Join("wkv", ("wk", "wv"), "bkv", ("bk", "bv")),)
 def stored(
     shapes: Mapping[str, tuple[int, ...]], formats: Mapping[str, WeightFormat], target: Target
 ) -> dict[str, Group]:
-    """Return group name -> Group, in the order of the shapes; a parameter without a format stays float."""
+    """Return a dict from each group's name to its Group, in the order of the shapes. A parameter without a
+    format stays float.
+    """
     joined = _joined(list(shapes), formats) if target.storage.joins else {}
     group_of = {leaf: name for name, leaves in joined.items() for leaf in leaves}
     groups: dict[str, Group] = {}
@@ -153,7 +157,9 @@ def _transposed(group: Group) -> bool:
 
 
 def specs(group: Group, dtype: str) -> dict[str, Spec]:
-    """Return tensor name -> Spec of all tensors that `store` returns for a group whose floats are `dtype`."""
+    """Return a dict from each tensor's name to its Spec, for all tensors that `store` returns for a group.
+    `dtype` is the type of the group's floats.
+    """
     if group.format is None:
         return {group.name: Spec(dtype, group.shape)}
     fields = _fields(group, group.format, dtype)
@@ -192,7 +198,9 @@ def _fields(group: Group, weight_format: WeightFormat, dtype: str) -> dict[str, 
 
 
 def store(group: Group, leaves: Mapping[str, Leaf]) -> dict[str, Array]:
-    """Return the tensors of a group, C-contiguous; tensors of int4 and uint4 are flat bytes."""
+    """Return the tensors of a group as C-contiguous arrays. Tensors of type int4 and uint4 are flat arrays of
+    bytes.
+    """
     parts = [leaves[name] for name in group.leaves]
     if group.format is None:
         return {group.name: _join([part for part in parts if isinstance(part, Array)])}

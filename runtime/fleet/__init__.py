@@ -1,7 +1,8 @@
-"""Models on many machines, over Ray: callables for Ray Data, files of rows computed block by block, a server.
+"""Run models on many machines with Ray: as callables for Ray Data, over files of rows, or as a server.
 
-In: batches of texts, a file of texts, or requests, and bundles that each machine has. Out: columns, a folder
-with a file for each block, or answers. The callables don't need Ray; everything else needs the extra [ray].
+The input is batches of texts, a file of texts, or requests. Each machine has the bundles. The output is
+columns, a folder with a file for each block, or answers. The callables don't need Ray. Everything else needs
+the extra [ray].
 """
 
 from __future__ import annotations
@@ -18,7 +19,9 @@ if TYPE_CHECKING:
 
 
 def app(settings: dict[str, str]) -> Application:
-    """Return the server for `serve run tfm.runtime.fleet:app bundle=PATH`; see `settings.Settings`."""
+    """Return the server for `serve run tfm.runtime.fleet:app bundle=PATH`; `settings.Settings` lists the
+    settings.
+    """
     from .cluster import settle
 
     settle()

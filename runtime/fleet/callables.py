@@ -3,8 +3,9 @@
     texts.map_batches(Embed, fn_constructor_args=["/models/minilm"], num_cpus=1, concurrency=(1, 8))
 
 Each callable returns its batch with additional columns. The callables are plain Python and work the same
-without Ray. A model computes with `threads` threads; give Ray the same number as `num_cpus`. The texts that
-share a batch influence how sums are rounded, unless the model promises the same bits.
+without Ray. A model computes with `threads` threads. Give Ray the same number as `num_cpus`. The other texts
+of a batch can change how a text's sums are rounded, unless the model promises the same bits for any batch
+(`runtime.bundle.same_bits`).
 """
 
 from __future__ import annotations
@@ -29,8 +30,8 @@ ROW = "row"  # the column with the numbers of rows
 class BatchTask(ABC):
     """The base class of the callables.
 
-    It has a bundle, given by its path on the machine that computes, or a model that is already loaded; the
-    name of the column of texts; and the number of texts computed at a time.
+    It takes a bundle, as a path on the machine that computes, or a model that is already loaded. It also
+    takes the name of the column of texts, and the number of texts to compute at a time.
     """
 
     head: type[config.Head]
@@ -116,8 +117,8 @@ class Tag(BatchTask):
 class Generate(BatchTask):
     """Adds `completion` and `finish_reason`; see `Model.generate_many`.
 
-    The random numbers of a text come from the seed and the text's number in the column `row`, however rows
-    are batched. Without that column, only greedy decoding is possible.
+    The random numbers for a text depend on the seed and on the text's number in the column `row`, but not on
+    the batch that the text is in. Without that column, only greedy decoding is possible.
     """
 
     head = config.LM

@@ -25,10 +25,11 @@ def settle() -> None:
 
 @contextmanager
 def connected(address: str) -> Iterator[None]:
-    """Connect a `with` block to a cluster.
+    """Connect to a cluster during a `with` block.
 
-    `local` starts a cluster here, which ends with the block. `auto` joins the cluster that `ray start`
-    started on this machine, and HOST:PORT joins another one. DeviceError if there is no such cluster.
+    `local` starts a cluster on this machine, and stops it at the end of the block. `auto` joins the cluster
+    that `ray start` started on this machine. HOST:PORT joins the cluster at that address. Raises DeviceError
+    if there is no such cluster.
     """
     settle()
     import ray

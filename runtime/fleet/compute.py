@@ -44,7 +44,9 @@ class ComputeBlock:
 
 
 def results(task: BatchTask, first: int, texts: Sequence[str], format: Format) -> bytes:
-    """Return a task's results for texts as the bytes of a file, with row numbers from `first` on."""
+    """Return a task's results for these texts as the bytes of a result file. Rows are numbered from `first`
+    on.
+    """
     numbers = np.arange(first, first + len(texts))
     column = np.empty(len(texts), object)
     column[:] = texts
@@ -57,7 +59,9 @@ def results(task: BatchTask, first: int, texts: Sequence[str], format: Format) -
 
 
 def as_jsonl(columns: Columns) -> bytes:
-    """Return a line of JSON for each row. A float32 has nine digits, enough to read the same number back."""
+    """Return a line of JSON for each row. A float32 is written with nine digits, which are enough to read
+    back the same number.
+    """
     values = {
         name: [[float(f"{x:.9g}") for x in row] for row in column] if column.ndim == 2 else column.tolist()
         for name, column in columns.items()

@@ -1,4 +1,4 @@
-"""The folder of a job's results, with a file for each block. A file is there completely or not at all.
+"""The folder of a job's results, with one file for each block. A file is either complete or absent.
 
     manifest.json                        what the job is; another job is refused
     00000012-3f9c0a51be77.jsonl          block 12, of this job: rows 12 * 1024 and on
@@ -29,7 +29,7 @@ PARTIAL = re.compile(rf"\.{BLOCK.pattern}\.\d+|\.{re.escape(MANIFEST)}\.\d+")
 
 
 class ResultFolder:
-    """The folder of a job's results, which `opened` opens."""
+    """The folder of a job's results. `opened` opens it."""
 
     def __init__(self, path: Path, job: Job) -> None:
         self.path, self._job = path, job
@@ -49,10 +49,11 @@ class ResultFolder:
 
 @contextmanager
 def opened(path: Path, job: Job) -> Iterator[ResultFolder]:
-    """Open the folder for a job during a `with` block; it is new, or has the finished blocks of the job.
+    """Open the folder of a job's results during a `with` block. The folder is new, or already has finished
+    blocks of the same job.
 
-    No other process can write to it meanwhile. ExportError for a folder of another job or with other files,
-    BusyError if another process has opened it.
+    No other process can write to the folder during the block. ExportError for a folder of another job or with
+    other files, BusyError if another process has opened it.
     """
     path = path.resolve()
     path.parent.mkdir(parents=True, exist_ok=True)

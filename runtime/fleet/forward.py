@@ -1,7 +1,8 @@
-"""Forwards requests to replicas, and handles the end of a replica.
+"""Forward requests to replicas, and handle replicas that end.
 
-A request whose answer hasn't begun is sent again, to another replica or to the one that replaces the lost
-one. A stream that has begun can't be repeated, so it ends with an error event. Both cases are counted.
+If a replica ends before an answer has begun, the request is sent again, to another replica or to the lost
+one's replacement. A stream that has begun can't be repeated, so it ends with an error event. `/metrics`
+counts both cases.
 """
 
 from __future__ import annotations
@@ -41,7 +42,8 @@ class ReplicaGoneError(TfmError):
 
 class Forward:
     """An ASGI application that forwards requests to replicas. `/metrics` shows the figures of one replica,
-    and then its own."""
+    and then the figures of this application.
+    """
 
     def __init__(self, ask: Ask, limits: Limits = LIMITS) -> None:
         self._ask, self._limits = ask, limits
@@ -124,7 +126,7 @@ class _Answer:
         self.begun = False
 
     async def pass_on(self, message: Message) -> None:
-        """A replica's message."""
+        """Pass on a message of a replica."""
         if message["type"] == "http.response.start":
             self._start = message
             return
@@ -135,5 +137,5 @@ class _Answer:
         await self._send(message)
 
     async def end(self, error: ReplicaGoneError) -> None:
-        """The last event of a stream whose replica is gone."""
+        """End the stream of a replica that is gone, with an error event."""
         await self._send({"type": "http.response.body", "body": event(body_of(error)).encode()})

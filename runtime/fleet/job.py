@@ -48,7 +48,7 @@ class Job:
 
     @property
     def format(self) -> Format:
-        """The file format of the input and of the results."""
+        """The file format, which the input and the results share."""
         return format_of(self.file)
 
     @cached_property
@@ -68,7 +68,8 @@ class Job:
 
     @cached_property
     def digest(self) -> str:
-        """The manifest's hash in 12 digits. It is part of each result's name, so that results of different
-        jobs aren't confused."""
+        """The manifest's hash in 12 digits. These digits are part of each result file's name, so that results
+        of different jobs aren't confused.
+        """
         text = json.dumps(self.manifest, sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()[:12]

@@ -1,12 +1,12 @@
-"""Compute a job on a cluster: unfinished blocks go through a pool of actors of Ray Data.
+"""Compute a job on a cluster: a pool of Ray Data's actors computes the unfinished blocks.
 
     file -> blocks -> objects of Ray -> actors, a bundle each -> bytes -> a file for each block
             this process                other machines                    this process
 
-Ray keeps the blocks, on disk if memory is short, and gives them to actors as these become free. If the
-process or the machine of an actor ends, Ray starts the actor again elsewhere, and its blocks are computed
-once more. Only this process reads the input and writes results. So the machines need nothing in common but
-the bundle's path.
+Ray keeps the blocks, on disk if memory is short, and gives a block to each actor that becomes free. If an
+actor's process or machine fails, Ray starts the actor again elsewhere, and its blocks are computed again.
+Only this process reads the input and writes results. So the machines need no shared file system, only the
+bundle at the same path.
 """
 
 from __future__ import annotations
@@ -33,9 +33,9 @@ def run(
     """Compute the missing blocks of a job into the folder `out`.
 
     Returns the number of rows, and the number of blocks that were computed. At most `workers` actors compute,
-    by default as many as the cluster has processors for. All rows are read before the first is computed.
-    Raises what `rows.texts`, `folder.opened` and `cluster.connected` raise. If the model can't take a row,
-    its error is raised, and the row's block stays missing.
+    by default as many as the cluster has processors for. All rows are read before the first block is
+    computed. Raises the errors of `rows.texts`, `folder.opened` and `cluster.connected`. If the model can't
+    process a row, its error is raised, and the row's block stays missing.
     """
     with opened(out, job) as folder:
         sizes = [len(block) for block in blocks(job.file, job.column, job.rows)]

@@ -16,8 +16,9 @@ from ..tasks import load
 
 
 class Replica:
-    """The models of a replica and their queues. Without keys it accepts only this machine's names as Host, as
-    `serve` does."""
+    """The models of a replica and their queues. Without API keys, a replica accepts a request only if its
+    Host header names this machine, as `serve` does.
+    """
 
     def __init__(
         self,

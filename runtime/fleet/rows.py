@@ -1,4 +1,6 @@
-"""Read the rows of a file of texts, JSON lines or Parquet, in order and in parts, so that it may be large."""
+"""Read the rows of a file of texts, JSON lines or Parquet, in order. The file is read in parts, so it may be
+larger than memory.
+"""
 
 from __future__ import annotations
 
@@ -16,7 +18,9 @@ FEW = 256  # rows of Parquet that are read at a time
 
 
 def format_of(path: Path) -> Format:
-    """Return the format of a file by the end of its name; ArgumentError for any other ending."""
+    """Return the format of a file, which its name's ending tells. Raises ArgumentError for any
+    other ending.
+    """
     match path.suffix:
         case ".jsonl":
             return "jsonl"
@@ -29,8 +33,9 @@ def format_of(path: Path) -> Format:
 def texts(path: Path, column: str) -> Iterator[str]:
     """Yield the text in a column of each row.
 
-    ArgumentError, with the number of the row counted from 0, if the text is missing or blank or isn't a text;
-    also for a file that can't be read. LimitError for a line of more than LINE bytes.
+    Raises ArgumentError, with the number of the row counted from 0, if the value is missing or blank or isn't
+    a text. Also raises ArgumentError for a file that can't be read. LimitError for a line of more than LINE
+    bytes.
     """
     read = _jsonl if format_of(path) == "jsonl" else _parquet
     for number, value in enumerate(read(path, column)):

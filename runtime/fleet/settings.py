@@ -30,8 +30,9 @@ class Settings:
 
     @classmethod
     def read(cls, given: Mapping[str, Any], environment: Mapping[str, str] = os.environ) -> Settings:
-        """Read the settings. ArgumentError for an unknown name, for a value of the wrong type, or if no
-        bundle is named."""
+        """Read the settings. Raises ArgumentError for an unknown name, for a value of the wrong type, or if
+        no bundle is given.
+        """
         kinds = {field.name: type(field.default) for field in fields(cls)}
         if unknown := sorted(set(given) - set(kinds)):
             raise ArgumentError(
@@ -60,7 +61,7 @@ class Settings:
 
     @property
     def bundles(self) -> dict[str, Path]:
-        """Return the bundles' paths by the names of the models."""
+        """Return a dict from each model's name to the path of its bundle."""
         paths = [Path(path) for path in self.bundle.split(",")]
         named = {path.name: path for path in paths}
         if len(named) < len(paths):

@@ -1,8 +1,8 @@
 """Short names of models on the Hugging Face hub.
 
-Aliases aren't pinned: a name stands for the files in its repository when it is first fetched, see
-`first_fetch`. None of these models was tried here. What they are for comes from their makers, and how much
-memory they take is computed from their public config.json (`tests/runtime/hub/test_aliases.py`).
+Aliases aren't pinned to a commit: an alias means the files that its repository has when they are first
+fetched (`first_fetch`). None of these models was tried here. Their descriptions come from their makers. The
+memory that they need is computed from their public config.json (`tests/runtime/hub/test_aliases.py`).
 """
 
 from __future__ import annotations
@@ -11,11 +11,12 @@ from typing import NamedTuple
 
 
 class Alias(NamedTuple):
-    """A repository, with what the user should know before it is fetched.
+    """A repository, with what the user should know before fetching it.
 
-    `task` is the command for the model, as in `model_names.CatalogueModel`. `megabytes` is the memory of the
-    weights as `export` stores them by default, of a text of 4,096 tokens, and of the runtime. `licence` is
-    empty if only the model's card states it. `abilities` are those that its chat template is said to have.
+    `task` is the command for the model, as in `model_names.CatalogueModel`. `megabytes` is the memory for the
+    weights as `export` stores them by default, plus a text of 4,096 tokens, plus the runtime. `licence` is
+    empty if only the model's card states it. `abilities` are what the chat template supports, according to
+    the maker.
     """
 
     repository: str
@@ -26,7 +27,7 @@ class Alias(NamedTuple):
 
     @property
     def address(self) -> str:
-        """The name that says where the repository is."""
+        """The full name that says where the repository is, such as hf:ORG/NAME."""
         return f"hf:{self.repository}"
 
 

@@ -68,7 +68,9 @@ def files_of(repository: str) -> list[Path]:
 
 
 def partial_path(name: str) -> Path:
-    """Return the folder for what has been received of a model whose fetch is running or was interrupted."""
+    """Return the folder for the part of a model that has been received, if its fetch is running or was
+    interrupted.
+    """
     return cache_dir() / "partial" / folder_name(name)
 
 
@@ -88,7 +90,9 @@ def bundle_path(
 
 
 def require_writable(folder: Path, need: int = 0) -> None:
-    """Make a folder of the cache. ExportError if it can't be written or lacks room for `need` more bytes."""
+    """Make a folder of the cache. Raises ExportError if nothing can be written there or if the disk lacks
+    room for `need` more bytes.
+    """
     try:
         folder.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=folder):
@@ -110,13 +114,15 @@ def require_room(folder: Path, need: int) -> None:
 
 
 def entry_in(message: str) -> str | None:
-    """Return the cache entry whose file a message names, as `remove` takes it; None if it names none."""
+    """Return the name of the cache entry whose file an error message mentions, as `remove` takes it. Returns
+    None if the message mentions no such file.
+    """
     match = re.search(rf"{re.escape(str(cache_dir()))}/(models|bundles)/([^/:\s]+)", message)
     return None if match is None else match[2]
 
 
 def bundles_of(name: str) -> list[Path]:
-    """Return the bundles in the cache whose names say that they were made of a model."""
+    """Return the bundles in the cache that were made from a model, according to their names."""
     made = re.compile(rf"{re.escape(label(name))}-{AFTER_LABEL}")
     return [path for path in sorted((cache_dir() / "bundles").glob("[!.]*")) if made.fullmatch(path.name)]
 
@@ -135,7 +141,7 @@ def is_outdated(bundle: Path) -> bool:
 def remove_outdated(bundle: Path) -> list[Path]:
     """Remove the bundles of an older format that a bundle in the cache replaces.
 
-    Their names are equal in all but the key.
+    An old and a new bundle of the same model have names that differ only in the key.
     """
     name, _, _ = bundle.name.rpartition("-")
     outdated = [path for path in bundle.parent.glob("*") if path.name.rpartition("-")[0] == name]
@@ -148,7 +154,7 @@ def remove_outdated(bundle: Path) -> list[Path]:
 def cached() -> list[Cached]:
     """Return the entries of the cache, fetched models first.
 
-    Notes that a bundle's weights can't be packed aren't among them.
+    Notes that say that a bundle's weights can't be packed are left out.
     """
     return [entry for entry in _entries() if entry.kind != "prepacked" or any(entry.path.glob("*.data"))]
 
@@ -166,7 +172,7 @@ def _size(path: Path) -> int:
 
 
 def remove(name: str) -> list[Cached]:
-    """Remove one entry by its own name, or a model, together with everything made from it.
+    """Remove one entry by its name. With a model's name, remove the model and everything made from it.
 
     CheckpointError if the cache holds nothing with this name.
     """

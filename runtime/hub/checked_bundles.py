@@ -3,9 +3,9 @@
     CACHE/checked/HASH    for the bundle at one path, or weights made of one: the SHA-256 of what the system
                           said of the files when their hashes, and that their numbers are finite, were checked
 
-A file whose inode, size and times haven't changed has the same bytes: each change sets its ctime, which no
-program can choose. A record can't detect bytes that changed on the disk itself, or a clock that was set back.
-`Bundle.check_hashes`, and so `verify`, never uses the records.
+A file whose inode, size and times haven't changed has the same bytes, because each change sets the file's
+ctime to the current time, and no program can choose it. A record can't detect bytes that changed on the disk
+itself, or a clock that was set back. `Bundle.check_hashes`, and so `verify`, never uses the records.
 """
 
 from __future__ import annotations
@@ -55,7 +55,7 @@ def _state(bundle: Bundle) -> bytes | None:
 
 
 def state_of(files: Sequence[Path], expected: object) -> bytes | None:
-    """Return a digest of the files' metadata and of what is expected of their bytes.
+    """Return a digest of the files' metadata and of the hashes that the files must have.
 
     None if the metadata can't be trusted.
     """
@@ -79,7 +79,7 @@ def is_recorded(path: Path, state: bytes | None) -> bool:
 
 
 def record(path: Path, state: bytes | None) -> None:
-    """Record, for this user alone, the state in which the files at a path passed the check."""
+    """Record the state in which the files at a path passed the check. Only this user can read the record."""
     if state is None:
         return
     place = _record(path)

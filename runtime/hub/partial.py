@@ -2,7 +2,7 @@
 
     CACHE/partial/NAME/...FILE.part    as much of FILE as has come; it is FILE once its hash was checked
 
-No model is read from there. The process that fetches NAME holds the lock of its place under models/.
+No model is loaded from this folder. The process that fetches NAME holds the lock of models/NAME.
 """
 
 from __future__ import annotations
@@ -24,15 +24,17 @@ CHUNK = 2**20  # bytes that an interruption may lose; the client's own are ten t
 
 
 class TransferError(CheckpointError):
-    """A fetch didn't reach its end. The bytes received so far are valid and can be continued."""
+    """Raised if a fetch didn't reach its end. The bytes received so far are valid, and the fetch can continue
+    from there.
+    """
 
 
 @contextmanager
 def kept(folder: Path) -> Iterator[Path]:
     """Give a `with` block a folder for files that are being fetched.
 
-    The folder is removed at the end, and if a file was refused. It stays after an interruption or a
-    TransferError.
+    The folder is removed at the end of the block, and when a file is refused. It stays after an interruption
+    or a TransferError.
     """
     folder.mkdir(parents=True, exist_ok=True)
     stays = True
@@ -48,7 +50,7 @@ def kept(folder: Path) -> Iterator[Path]:
 
 
 def stage_of(what: str, rest: int, there: int) -> InBytes:
-    """Return the stage that a Progress shows for a fetch, part of which may already be there."""
+    """Return the stage that a Progress shows for a fetch. Part of the files may already be there."""
     size = f"{rest / 1e6:.0f} MB of " if rest else ""
     return InBytes(f"fetching {size}{what}" + (f", {there / 1e6:.0f} MB are there" if there else ""))
 
@@ -59,7 +61,9 @@ def cause_of(error: Exception) -> str:
 
 
 def keep_only(folder: Path, name: str) -> Path:
-    """Return the entry with this name in a folder of partial files, and remove those of other versions."""
+    """Return the entry with this name in a folder of partial files, and remove the entries of other
+    versions.
+    """
     for path in folder.iterdir():
         if path.name not in (name, name + SUFFIX):
             shutil.rmtree(path) if path.is_dir() else path.unlink()
@@ -67,7 +71,7 @@ def keep_only(folder: Path, name: str) -> Path:
 
 
 def size_of(path: Path) -> int:
-    """Return how many bytes of a file are there, in part or whole."""
+    """Return how many bytes of a file have been received, whether the file is complete or not."""
     return next((p.stat().st_size for p in (path, _part_of(path)) if p.exists()), 0)
 
 
@@ -96,8 +100,8 @@ def fetch(
 ) -> None:  # fmt: skip
     """Fetch a file, or the missing rest of it, with the hub's client.
 
-    `report` is called with the number of bytes that are there. `digest` is a sha256, or the shorter hash that
-    git gives a file. All work is done in the caller's thread, so a signal ends it at once. Raises
+    `report` is called with the number of bytes received so far. `digest` is a sha256, or the shorter hash
+    that git gives a file. All work is done in the caller's thread, so a signal ends it at once. Raises
     TransferError for a file with another digest, which is removed; CheckpointError if more than `size` bytes
     come; and what the client raises.
     """
@@ -129,7 +133,9 @@ def fetch(
 
 
 def has_digest(path: Path, digest: str) -> bool:
-    """Return whether a file has this digest: a sha256, or, if shorter, git's SHA-1 of a head and the file."""
+    """Return whether a file has this digest. A digest is a sha256 or, if it is shorter, git's SHA-1 of a
+    header and the file.
+    """
     import hashlib  # it loads OpenSSL, for which a run over a bundle has no use
 
     with path.open("rb") as file:

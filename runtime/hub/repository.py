@@ -1,7 +1,7 @@
 """Fetch a model from a repository of the Hugging Face hub without running any of its code.
 
-The user's own client lists the repository's files and downloads each, or finds it in its own cache. Sizes and
-hashes are checked.
+The hub's own client lists the repository's files. It downloads each file, or finds the file in its own cache.
+Sizes and hashes are checked.
 """
 
 from __future__ import annotations
@@ -39,11 +39,11 @@ def from_hub(
 
     Returns the model's place in the folder, the commit, and the hash of each of its files.
 
-    `choice` says which of the repository's models is fetched, see `model_in`; without it, the default among
-    several GGUF models is USUAL. Files that aren't complete are kept in `partial` until all are. `compare` is
-    called with the hashes that the hub states before anything is fetched; it raises an error if they aren't
-    allowed. `fetched` are folders that may already have some of the files. Raises TransferError if the model
-    can't be fetched, CheckpointError or ConfigError if it is refused.
+    `choice` says which of the repository's models is fetched, as in `model_in`. Without a choice, the default
+    among several GGUF models is USUAL. Received files stay in `partial` until all files are complete.
+    `compare` is called with the hashes that the hub states before anything is fetched; it raises an error if
+    these hashes aren't allowed. `fetched` are folders that may already contain some of the files. Raises
+    TransferError if the model can't be fetched, CheckpointError or ConfigError if it is refused.
     """
     os.environ["HF_HUB_DISABLE_TELEMETRY"] = "1"  # read when the client is imported
     try:

@@ -39,12 +39,12 @@ def build(
 ) -> Path:
     """Return the library for a platform, by default this machine's.
 
-    This is the library in this package, or else the one in the user's cache. It is compiled there, unless one
-    of the compilers on this machine did so before. With `out`, that folder replaces both places. Other
-    processes wait for the one that compiles.
+    This is the library in this package, or else the one in the user's cache. If the cache doesn't have the
+    library, it is compiled there with one of this machine's compilers. With `out`, that folder is used
+    instead of both places. Other processes wait for the one that compiles.
 
-    Raises ExportError if no compiler succeeds within `limit_s` seconds, all together, or before `stop`. A
-    failure is remembered while sources and compilers stay the same; `retry` ignores it.
+    Raises ExportError if no compiler succeeds within `limit_s` seconds in all, or before `stop`. A failure is
+    remembered while sources and compilers stay the same; `retry` ignores it.
     """
     platform = platform or Platform.here()
     if not platform.known:
@@ -90,8 +90,8 @@ def build(
 def building(progress: Progress = silent) -> Iterator[Callable[[], Path]]:
     """Build the library while a `with` block runs.
 
-    The block gets a function that waits for the library; it raises what `build` raises. Leaving the block
-    without waiting ends the compiler.
+    The block gets a function that waits for the library; it raises the errors of `build`. If the block ends
+    without waiting, the compiler is stopped.
     """
     stop, result = threading.Event(), Future[Path]()
 

@@ -30,7 +30,9 @@ class Compiler:
 
 
 def available(platform: Platform) -> list[Compiler]:
-    """Return the compilers that can build for a platform; for any other than this machine's, only ziglang."""
+    """Return the compilers that can build for a platform. For a platform other than this machine's, only
+    ziglang can.
+    """
     commands = [_zig(platform)]
     if platform == Platform.here():
         commands = [_on_path(os.environ.get("CXX", "")), _on_path("c++"), *commands]

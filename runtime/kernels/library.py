@@ -1,6 +1,6 @@
 """Find the library of kernels, and decide whether this process may use it.
 
-The library is in one of two folders, and is looked for nowhere else:
+The library is in one of two folders. No other folder is searched:
 
     built/ in this package    in a wheel that was made for a platform
     CACHE/kernels/KEY/        made on this machine by `build`, without what this processor would never run
@@ -9,7 +9,8 @@ The library is in one of two folders, and is looked for nowhere else:
     build.json                {key, compilers: the one that made it, sha256: of the library},
                               or {key, compilers: all that failed, failure: what they said}
 
-The key is a hash of sources, flags, platform and what was left out, so that no library outlives its sources.
+The key is a hash of the sources, flags and platform, and of the sources that were left out. So a library is
+never used after its sources change.
 """
 
 from __future__ import annotations
@@ -54,7 +55,7 @@ class Library:
 
 @dataclass(frozen=True)
 class Unavailable:
-    """The reason, in one line, why there is no library to use, and whether `build` would help."""
+    """The reason, in one line, why no library can be used, and whether `build` would help."""
 
     reason: str
     buildable: bool = False
@@ -82,16 +83,17 @@ def sources() -> list[Path]:
 def useless(platform: Platform) -> tuple[str, ...]:
     """Return the sources whose instructions this processor lacks, if the platform is this machine's.
 
-    They take most of a compiler's time.
+    These sources take most of a compiler's time.
     """
     have = hardware.flags() if platform == Platform.here() else ()
     return tuple(name for name, flag in NEEDS.items() if have and flag not in have)
 
 
 def key(platform: Platform, without: Sequence[str] = ()) -> str:
-    """Return the hash of everything that makes a platform's library, `without` some sources.
+    """Return the hash of everything that determines a platform's library. `without` are the sources that are
+    left out.
 
-    The compiler isn't part of it; the library's record names the compiler.
+    The compiler isn't part of the hash. The library's record names the compiler.
     """
     digest = sha256_of("\0".join((str(platform), *FLAGS, *platform.flags, *without)).encode())
     for file in sources():
@@ -106,7 +108,9 @@ def cached_folder(of: str) -> Path:
 
 
 def read_record(folder: Path, of: str) -> Record | None:
-    """Return the content of a folder's build.json; None if it has another key, is missing or is invalid."""
+    """Return the content of a folder's build.json; None if the file has another key, is missing or is
+    invalid.
+    """
     try:
         content = parse(read_file(folder / RECORD, 2**16, BundleError), RECORD, BundleError)
         record = Record(**content)
@@ -145,7 +149,7 @@ def is_off() -> bool:
 def forced() -> str:
     """Return the instruction set that the user asks for; empty if the fastest is to be used.
 
-    DeviceError for a name that isn't one.
+    Raises DeviceError for an unknown name.
     """
     name = os.environ.get(SWITCH, "")
     if name in ("", "0", "1"):
@@ -158,9 +162,9 @@ def forced() -> str:
 def find(progress: Progress = silent, instruction_set: str | None = None) -> Library | Unavailable:
     """Return the library for this process, or the reason why there is none; nothing is built.
 
-    The library uses `instruction_set`, or else the one that `forced` returns. Before a library is used on a
-    processor for the first time, it is tried in a child process; `progress` gets a line if that child
-    crashed. DeviceError as in `forced`.
+    The library uses `instruction_set`, or otherwise the one that `forced` returns. Before a library is used
+    on a processor for the first time, it is tried in a child process. If that child crashes, `progress` shows
+    a line about it. Raises DeviceError as `forced` does.
     """
     if is_off():
         return Unavailable(f"{SWITCH}=0 switches them off")

@@ -32,7 +32,7 @@ class Platform:
 
     @property
     def known(self) -> bool:
-        """Whether the kernels are written for this platform."""
+        """Whether the kernels support this platform."""
         return (self.system, self.machine) in ZIG_TARGETS
 
     @property
@@ -47,7 +47,7 @@ class Platform:
 
     @property
     def flags(self) -> tuple[str, ...]:
-        """The linker's flags. macOS's linker would otherwise write the output's path into a library."""
+        """The linker's flags. Without them, macOS's linker would write the output's path into the library."""
         return (f"-Wl,-install_name,@rpath/{self.file}",) if self.system == "Darwin" else ()
 
     def __str__(self) -> str:

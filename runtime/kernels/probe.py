@@ -1,6 +1,6 @@
 """Try a new library in a child process, so that an instruction that the processor lacks ends only the child.
 
-The result is kept in the user's cache, by the library's hash and the processor, so that each pair is tried
+The user's cache keeps the result for each pair of library and processor, so that each pair is tried only
 once.
 """
 
@@ -33,10 +33,11 @@ FROM_OUTSIDE = (signal.SIGINT, signal.SIGTERM, signal.SIGKILL) if os.name == "po
 
 @dataclass(frozen=True)
 class Result:
-    """The result of trying a library: the instruction set with which it `runs`, or a line that says why not.
+    """The result of trying a library: the instruction set with which the library `runs`, or a line that says
+    why it can't run.
 
-    The library is `unfit` if the processor lacks all its instruction sets, or computes something else with
-    them. A library that `fails` may succeed the next time.
+    The library is `unfit` if the processor lacks all its instruction sets, or if it computes wrong results
+    with them. If the trial only `fails`, another trial may succeed.
     """
 
     kind: Lasting | Literal["fails"]
@@ -46,9 +47,9 @@ class Result:
 def result(library: Path, sha256: str, wanted: str, progress: Progress) -> Result:
     """Return the result for the library with this hash on this processor.
 
-    The library is tried unless that was done before. `wanted` is the instruction set that must be used, if
-    any. `progress` gets a line if the child crashed. If the cache can't be written, a child is started each
-    time.
+    The library is tried unless the cache already has a result. `wanted` is the instruction set that must be
+    used, if any. If the child crashes, `progress` shows a line about it. If the cache can't be written, each
+    call starts a child.
     """
     file = _file(sha256, wanted)
     if (kept := _read(file)) is not None:

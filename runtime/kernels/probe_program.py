@@ -1,8 +1,8 @@
 """The child process of `probe`: it loads a library, computes two small products, and prints the result for
 `probe`.
 
-It runs as a file and imports nothing of tfm. Its arguments are the library's path and, if one must be used,
-the name of an instruction set. The structures are those of `source/kernels.h`.
+It runs as a script and imports nothing of tfm. Its arguments are the library's path and, if one must be used,
+the name of an instruction set. The C structures are those of `source/kernels.h`.
 """
 
 from __future__ import annotations
@@ -48,8 +48,10 @@ class Kernels(c.Structure):
 
 
 def product(kernels: Kernels, rows: int) -> list[float]:
-    """Compute a small product by the library. Row m of x is m + 1 at input m, counted modulo the number of
-    inputs, and 127, the largest value, at the last input. Weights are output - input."""
+    """Compute a small product x @ W with the library. Row m of x is m + 1 at input m, counted modulo the
+    number of inputs, and 127, the largest value, at the last input. The weight of each (output, input) pair
+    is output - input.
+    """
     codes = [128 + n - k for g in range(0, INPUTS, 4) for n in range(OUTPUTS) for k in range(g, g + 4)]
     scales = (c.c_float * OUTPUTS)(*[0.5] * OUTPUTS)
     data = (c.c_uint8 * len(codes))(*codes)
@@ -71,15 +73,17 @@ def product(kernels: Kernels, rows: int) -> list[float]:
 
 
 def expected(rows: int) -> list[float]:
-    """Compute the same product by its definition. The codes of these inputs are the inputs, and every sum is
-    exact."""
+    """Compute the same product by its definition. The inputs are integers, so their codes equal them and
+    every sum is exact.
+    """
     last = INPUTS - 1
     return [0.5 * ((m + 1) * (n - m % last) + 127 * (n - last)) for m in range(rows) for n in range(OUTPUTS)]
 
 
 def main(path: str, wanted: str = "") -> dict[str, str]:
-    """Print the instruction set that the library uses here (`wanted`, if one is given), or why the library
-    can't be used."""
+    """Print the instruction set that the library uses on this machine, or the reason why the library can't be
+    used. If `wanted` is given, the library uses that instruction set.
+    """
     try:
         import resource
 

@@ -1,6 +1,7 @@
 """Compute a step of many tokens as several runs of few tokens.
 
-This is for caches that don't have room for all tokens, or that are faster to read in this way.
+This is for caches that lack room for all tokens of the step, and for caches that are faster with few tokens
+at a time.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ class StepArrays(NamedTuple):
     These are tokens [B, T], of which `lengths` [B] are real, after `past` [B] other tokens; the positions
     `at` [B, P] whose logits are wanted; and the memory for these `logits` [B, P, N]. A module for drafts
     reads the vectors `hidden` [B, T, D]. `hidden_out` is memory for the vectors of the tokens, if the graph
-    gives them.
+    outputs them.
     """
 
     tokens: np.ndarray

@@ -3,10 +3,11 @@
     host      tokens, past and the like ->                  -> best, and logits where they are wanted
     device                                 step, step, ...
 
-So only a few numbers are copied to a GPU and back, and a step can be captured there and replayed. A replay
-launches all kernels at once, on the addresses of the captured step. A step writes its best tokens where the
-next step reads its tokens, so the host waits once for several steps. On the CPU this saves time because
-nothing is bound again: binding takes longer than copying the logits.
+So only a few numbers are copied to a GPU and back, and the GPU can capture a step and replay it. A replay
+launches all kernels at once, on the addresses of the captured step. A step writes its best tokens to the
+memory from which the next step reads its tokens. So the host waits only once for several steps. On the CPU,
+fixed addresses save time because nothing needs to be bound again. Binding takes longer than copying the
+logits.
 """
 
 from __future__ import annotations
@@ -30,7 +31,7 @@ NOT_CAPTURED = -1
 
 
 def capture_options(number: int, *, wait: bool = True) -> ort.RunOptions:
-    """Return the options of a run that is captured under a number and replayed from then on.
+    """Return the options of a run that is captured under this number the first time, and replayed afterwards.
 
     The number `NOT_CAPTURED` is for a run that isn't captured. With `wait`, the run returns when the device
     is done.
@@ -43,10 +44,11 @@ def capture_options(number: int, *, wait: bool = True) -> ort.RunOptions:
 
 
 class DecodeSteps:
-    """A cycle of steps on one cache's buffers. The steps are captured if `captures` has numbers left.
+    """A cycle of steps on one cache's buffers. The steps are captured if `captures` has a number left for
+    each.
 
     ONNX Runtime runs a step several times to capture it. The result is the same as after one run: the step
-    doesn't write its best tokens where it reads its own, and it writes the cache at the same places.
+    doesn't overwrite the tokens that it reads, and each run writes the same entries of the cache.
     """
 
     def __init__(
@@ -114,8 +116,8 @@ class DecodeSteps:
     ) -> None:
         """Run `count` steps, beginning with step `first` of the cycle.
 
-        The first step reads tokens [B, 1] after `past` [B] others, of which layers with a window hold
-        `window_lengths`. Each further step reads the best tokens of the step before.
+        The first step reads tokens [B, 1] after `past` [B] earlier tokens. Layers with a window hold
+        `window_lengths` of these. Each further step reads the best tokens of the step before.
         """
         circle = len(self._bindings)
         # All is written before the first step, as the host doesn't know when a later one reads.
@@ -144,7 +146,9 @@ class DecodeSteps:
         return waited if wait else launched
 
     def best(self) -> np.ndarray:
-        """Return the best tokens [B, count] of the last run's steps; NumericError if a logit isn't finite."""
+        """Return the best tokens [B, count] of the last run's steps. Raises NumericError if a logit isn't
+        finite.
+        """
         begin, count = self._written
         written = (begin + np.arange(count)) % len(self._bindings)
         best = self._tokens.read()[written, :, 0].T.copy()

@@ -34,7 +34,7 @@ class DeviceBuffer:
             self._value.update_inplace(array)
 
     def fill(self, array: np.ndarray) -> None:
-        """Copy an array into the buffer; its shape must be the buffer's or broadcast to it."""
+        """Copy an array into the buffer. The array must have the buffer's shape, or broadcast to it."""
         if self._value is not None:
             whole = np.broadcast_to(array, self.shape)
             self._value.update_inplace(np.ascontiguousarray(whole, self.dtype))
@@ -63,7 +63,8 @@ def zeros(shape: tuple[int, ...], dtype: np.dtype, device: str) -> DeviceBuffer:
 class Binding(NamedTuple):
     """An io_binding and the owners of its memory, since an io_binding knows only addresses.
 
-    The owners are those of memory that stays bound, and, by name, of what each step writes or reads.
+    It keeps the owners of memory that stays bound, and, by name, the owners of memory that each step binds
+    anew.
     """
 
     io: ort.IOBinding

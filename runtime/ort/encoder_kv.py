@@ -1,4 +1,4 @@
-"""An encoder's keys and values for a decoder. They stay in the memory where the encoder's run wrote them."""
+"""An encoder's keys and values for a decoder. They stay in the memory to which the encoder wrote them."""
 
 from __future__ import annotations
 
@@ -11,7 +11,8 @@ from .device_buffer import DeviceBuffer
 
 @dataclass
 class EncoderKV:
-    """The arrays that `encoder_kinds` names, layer by layer, and the lengths [B] of the texts.
+    """An encoder's keys and values: the arrays that `encoder_kinds` names, layer by layer, and the lengths
+    [B] of the texts.
 
     `texts` [B] has the number of each row's text. Rows with the same number have equal content. So beams of
     one text, whose rows are reordered at each step, copy nothing.
@@ -34,7 +35,7 @@ class EncoderKV:
     def permute(self, rows: np.ndarray) -> None:
         """Reorder the rows in place, without changing their number.
 
-        Only rows that get another text are copied.
+        Only rows whose text changes are copied.
         """
         texts = self.texts[rows]
         changed = np.flatnonzero(texts != self.texts)

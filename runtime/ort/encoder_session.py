@@ -1,4 +1,4 @@
-"""An encoder's graph on ONNX Runtime: whole texts, one a row, in a single run.
+"""Run an encoder's graph on ONNX Runtime. A run reads several whole texts, one in each row.
 
 On a CPU, runs of few texts are faster than runs of many. Texts of nearly equal length need little padding,
 and the values passed between operators stay in the processor's caches.
@@ -23,7 +23,9 @@ TOKENS_PER_RUN = 512
 
 
 def runs(lengths: np.ndarray) -> list[np.ndarray]:
-    """Return the rows of each run, the shortest first: at most `TOKENS_PER_RUN` tokens a run, or one row."""
+    """Return the rows of each run, beginning with the shortest rows. A run has at most `TOKENS_PER_RUN`
+    tokens, or only one row.
+    """
     order = np.argsort(lengths, kind="stable")
     batches = []
     begin = 0

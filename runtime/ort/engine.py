@@ -2,9 +2,9 @@
 
 An encoder reads a text in one run (`runtime.ort.encoder_session`). The keys and values for the decoder stay
 in the memory to which that run wrote them. Caches, the encoder's keys and values, and rotary tables are bound
-once, by address, and stay bound while their buffers live. In a step of one token a row, everything else is
-bound too, and the logits are copied (`runtime.ort.decode_step`). Other steps write the logits directly to the
-array that the caller gets. Each step's logits are a new array, so they belong to the caller.
+once, by address, and stay bound as long as their buffers exist. In a step of one token a row, everything else
+is bound too, and the logits are copied (`runtime.ort.decode_step`). Other steps write the logits directly to
+the array that the caller gets. Each step's logits are a new array, so they belong to the caller.
 """
 
 from __future__ import annotations
@@ -55,14 +55,14 @@ class OrtEngine:
     - `kernels`: compute products of blocks with tfm's own kernels (`runtime.ort.kernel_backend`). Without
       them, ONNX Runtime's operators compute these products.
     - `prepack`: without kernels, keep packed weights in the user's cache (`runtime.ort.prepacked_weights`).
-    - `plain`: compute products of blocks in float, slowly, so that results are comparable to the last digits
-      (`runtime.verification.verify`).
-    - `chunk`: the tokens in a run for caches of windows or of linear attention, and, without kernels, for
-      caches of codes. With a chunk as long as the context, windows drop nothing.
+    - `plain`: compute products of blocks in floating point, slowly, so that results can be compared to the
+      last digits (`runtime.verification.verify`).
+    - `chunk`: the number of tokens in a run, for layers with a window or with linear attention and, without
+      kernels, for caches of codes. With a chunk as long as the context, layers with a window drop no tokens.
     - `shown`: the values [B, T, N] inside of graphs that `inside` returns, as (graph's file, name) -> N.
 
-    `backend` names what computes. `same_bits` says whether a token has the same bits whatever is computed
-    with it (`runtime.bundle.same_bits`).
+    `backend` names the code that computes products. `same_bits` says whether a token's results have the same
+    bits whatever other tokens are computed in the same call (`runtime.bundle.same_bits`).
     """
 
     def __init__(
@@ -151,7 +151,9 @@ class OrtEngine:
         encoder_ids: np.ndarray | None = None,
         encoder_lengths: np.ndarray | None = None,
     ) -> OrtCache:
-        """Return an empty cache for `batch` rows. If there is an encoder, it reads its text [B, S] first."""
+        """Return an empty cache for `batch` rows. If the model has an encoder, the encoder reads its text [B,
+        S] first.
+        """
         check_start(self.config, batch, encoder_ids)
         capacity = min(FIRST_CAPACITY, self.config.context)
         buffers = empty(
@@ -201,7 +203,7 @@ class OrtEngine:
         return predictions
 
     def inside(self, text: Text) -> dict[tuple[str, str], np.ndarray]:
-        """Return the `shown` values for texts [B, T] that are read from their beginning, in one run."""
+        """Run the graph on whole texts [B, T], and return the values named in `shown`."""
 
         def empty_values(of: str, shape: tuple[int, ...]) -> dict[str, np.ndarray]:
             shown = ((name, n) for (file, name), n in self._shown.items() if file == of)
@@ -311,7 +313,7 @@ class OrtEngine:
     def cross_attention(
         self, tokens: np.ndarray, cache: Cache, chosen: Sequence[tuple[int, int]]
     ) -> np.ndarray:
-        """Return the cross-attention weights over what this engine's encoder read.
+        """Return the weights of cross-attention over the text or sound that this engine's encoder read.
 
         The specification computes them with the bundle's weights, since a graph doesn't output attention
         weights.
@@ -322,7 +324,9 @@ class OrtEngine:
         return specification.cross_attention(tokens, specification.reading(cache.encoder_kv()), chosen)
 
     def start_mtp(self) -> OrtCache:
-        """Return an empty cache of one row for the module for drafts; ConfigError for a model without one."""
+        """Return an empty cache of one row for the model's module for drafts (MTP). Raises ConfigError for a
+        model without such a module.
+        """
         kinds = self._mtp_kinds(check_mtp(self.config))
         capacity = min(FIRST_CAPACITY, self.config.context)
         copied = not self.shared
@@ -335,8 +339,8 @@ class OrtEngine:
         """Run the module for drafts on tokens [1, T] and the vectors `hidden` [1, T, D] of the tokens before
         them.
 
-        Returns the logits [1, 1, N] after the last token, the module's own vectors [1, T, D], and its cache
-        with these pairs.
+        Returns the logits [1, 1, N] after the last token, the module's own vectors [1, T, D], and its cache,
+        to which these tokens were added.
         """
         return self._with_hidden(self._mtp, tokens, cache, None, np.ascontiguousarray(hidden, self.dtype))
 

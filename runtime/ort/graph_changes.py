@@ -29,8 +29,8 @@ def set_integer(model: bytes, attribute: str, value: int) -> bytes:
 def with_outputs(model: bytes, names: Iterable[str]) -> bytes:
     """Return the model with these values as additional outputs of its graph.
 
-    A parser reads bytes appended to a message as more fields of it. So a second graph, which has only
-    outputs, is appended here.
+    In the format of protocol buffers, bytes appended to a message are further fields of the message. So this
+    function appends a second graph that has only outputs.
     """
     outputs = (_message(OUTPUT, _message(NAME, name.encode())) for name in names)
     return model + _message(GRAPH_OF_MODEL, b"".join(outputs))

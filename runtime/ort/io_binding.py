@@ -1,4 +1,6 @@
-"""A decoder's session with inputs and outputs bound by address. Each step binds its tokens and logits."""
+"""A decoder's session, whose inputs and outputs are bound by address. Each step binds only its tokens and
+logits anew.
+"""
 
 from __future__ import annotations
 
@@ -18,7 +20,9 @@ from .kv_cache import CacheBuffers, flat
 
 
 def row_lengths(window: int | None, lengths: np.ndarray, time: int) -> dict[str, np.ndarray]:
-    """Return GroupQueryAttention's inputs for layers that hold `lengths` [B] tokens and get `time` more."""
+    """Return GroupQueryAttention's inputs for layers whose cache holds `lengths` [B] tokens and gets `time`
+    more.
+    """
     values = (lengths + (time - 1)).astype(np.int32), np.array(lengths.max() + time, np.int32)
     return dict(zip(row_length_names(window), values, strict=True))
 
@@ -41,7 +45,9 @@ class DecoderSession:
         self._positions = 0
 
     def run(self, binding: Binding, step: StepArrays, window_lengths: dict[int, np.ndarray]) -> None:
-        """Run a step: fill its logits and the bound cache. `window_lengths` are lengths [B] by window."""
+        """Run a step, which fills its logits and the bound cache. `window_lengths` maps each window to the
+        lengths [B] of its layers' cache.
+        """
         inputs = {"tokens": step.tokens, "past": step.past, "at": step.at}
         if step.hidden is not None:
             inputs["hidden"] = step.hidden
@@ -76,8 +82,9 @@ class DecoderSession:
         return this, this if buffers.spare is None else self.bind(buffers.swapped())
 
     def decode_steps(self, buffers: CacheBuffers, captures: Iterator[int] | None) -> DecodeSteps:
-        """Return the steps of one token a row. For a copied cache they are two, and each reads what the other
-        writes."""
+        """Return the steps of one token a row. A copied cache has two such steps, and each reads what the
+        other writes.
+        """
         shape = (buffers.batch, 1, self.config.embedding.vocabulary)
         logits, entries = zeros(shape, np.dtype(np.float32), self.device), buffers.entries()
         # A graph that gives best tokens writes its cache in place.
@@ -89,7 +96,7 @@ class DecoderSession:
     def bind(self, buffers: CacheBuffers, row: int | None = None) -> Binding:
         """Bind the cache, rotary tables and the encoder's keys and values by address.
 
-        With `row`, bind only those of that row.
+        With `row`, bind only the memory of that row.
         """
         io = self.session.io_binding()
         tables = self._position_tables(buffers.capacity)

@@ -1,4 +1,5 @@
-"""The backend of tfm's own kernels: the library, and weights in the user's cache in the form that it reads.
+"""The backend of tfm's own kernels: the library, and the weights in the form that the library reads, kept in
+the user's cache.
 
     CACHE/prepacked/NAME-HASH/    one for each path of a bundle, which its export's own check writes
         kernels.data              `runtime.bundle.kernel_storage`, the same for all instruction sets
@@ -74,7 +75,7 @@ class KernelBackend:
         """Return a session over a graph of kernels.
 
         The arguments are the file that names the graph, the graph's content, and the places of its weights.
-        `patterns` is that of `options`.
+        `patterns` has the same meaning as in `options`.
         """
         session_options = options(threads, patterns=patterns)
         _register(self.library, session_options)
@@ -104,9 +105,9 @@ def _mapped(path: Path) -> np.ndarray:
 
 
 def run_error(model: Path, error: Exception) -> TfmError:
-    """Return ONNX Runtime's error of a run as an error of one line.
+    """Return the error that ONNX Runtime raised in a run as an error of tfm with one line.
 
-    It is a NumericError if a key or value is too large for the kernels' cache.
+    The result is a NumericError if a key or value is too large for the kernels' cache.
     """
     if TOO_LARGE not in str(error):
         return in_one_line(f"{model} can't be run", error)
@@ -118,8 +119,8 @@ def run_error(model: Path, error: Exception) -> TfmError:
 def choose(bundle: Bundle, notify: Callable[[str], None] = lambda _: None) -> KernelBackend | str:
     """Return the kernels' backend for a bundle on this machine's CPU, or a line that says why there is none.
 
-    DeviceError if the user asks for an instruction set that can't be used. `notify` gets messages about work
-    that is done only once: a library is tried, weights are written.
+    DeviceError if the user asks for an instruction set that can't be used. `notify` is called with messages
+    about work that is done only once, such as trying a library or writing weights.
     """
     library = library_for(bundle, notify)
     if isinstance(library, str):
@@ -135,10 +136,11 @@ def choose(bundle: Bundle, notify: Callable[[str], None] = lambda _: None) -> Ke
 def prepared(
     bundle: Bundle, library: Library, notify: Callable[[str], None] = lambda _: None
 ) -> KernelBackend:
-    """Return the backend over a library. Its weights are in the user's cache, and are written if missing.
+    """Return the backend that uses a library. The weights are in the user's cache; if they are missing, they
+    are written there.
 
-    For a bundle that is being exported, they are stored under the bundle's final name. Raises OSError if the
-    cache can't hold them, BundleError for weights that kernels can't have.
+    For a bundle that is being exported, the weights are stored under the bundle's final name. Raises OSError
+    if the cache can't hold the weights, or BundleError for weights that no kernels can read.
     """
     path, size = settled(bundle.path.resolve()), end(bundle.kernel_tensors)
     folder, key = _folder(path), _key(bundle)
@@ -157,7 +159,7 @@ def prepared(
 
 
 def no_room(error: OSError) -> str:
-    """Return one line that says why the cache can't hold weights."""
+    """Return one line that says why the user's cache has no room for the weights."""
     return f"the cache {cache_dir()} can't hold their weights: {error.strerror}"
 
 
@@ -233,7 +235,9 @@ def without_graphs(bundle: Bundle) -> str:
 
 
 def same_bits(bundle: Bundle) -> SameBits:
-    """Return what a bundle promises about equal bits on this machine; this reads the bundle's graphs."""
+    """Return whether the bundle's graphs promise the same bits on this machine (`runtime.bundle.same_bits`).
+    This reads the graphs.
+    """
     if isinstance(library_for(bundle), str):
         return SameBits("no kernels compute it here")
     parts = graphs(bundle.config, bundle.cache == "windowed", bundle.manifest.half_cache)
@@ -243,7 +247,7 @@ def same_bits(bundle: Bundle) -> SameBits:
 def write(bundle: Bundle, folder: Path) -> None:
     """Write kernels.data from a bundle's weights, one huge page at a time.
 
-    If the file system supports it, Linux keeps what is written at once in one page.
+    If the file system supports huge pages, Linux keeps bytes that are written in one call in one page.
     """
     page, filled = np.empty(HUGE_PAGE, np.uint8), 0
     with open(folder / kernel_storage.DATA, "wb") as file:

@@ -1,8 +1,8 @@
 """The cache of an ONNX Runtime session: arrays at fixed addresses, in memory of its device.
 
-It means the same as `refimpl.engine.numpy_engine.ArrayCache`. What a layer keeps depends on the kind of its
-cache (`refimpl.engine.cache_kinds`). A row of the batch is a contiguous slice, so one row can be run alone
-through a view of its memory.
+It has the same meaning as `refimpl.engine.numpy_engine.ArrayCache`. The arrays of a layer depend on the kind
+of its cache (`refimpl.engine.cache_kinds`). A row of the batch is a contiguous slice, so one row can be run
+alone through a view of its memory.
 
 A *shared* cache is written in place. A row of 5 tokens in a cache of capacity 8, and a step of 2:
 
@@ -10,9 +10,10 @@ A *shared* cache is written in place. A row of 5 tokens in a cache of capacity 8
     step       k0 k1 k2 k3 k4 k5 k6  .    length 7: two entries written, none copied
     truncate   k0 k1 k2 k3 k4 k5 k6  .    length 6: k6 is never read, and the next step overwrites it
 
-In a *copied* cache a step reads one set of buffers and writes a second one; then the two trade places.
+In a *copied* cache, a step reads one set of buffers and writes a second set. Then the two sets trade places.
 
-In a *windowed* cache the buffers of layers with a window are short: `refimpl.ops.cache_kind` draws them.
+In a *windowed* cache, layers with a window have short buffers. The docstring of `refimpl.ops.cache_kind` has
+a drawing of them.
 """
 
 from __future__ import annotations
@@ -44,12 +45,12 @@ class CacheBuffers:
     """The buffers of a cache, layer by layer; `spare` is the second set of a copied cache.
 
     - `capacity`: the number of tokens that a text has room for.
-    - `chunk`: the number of further tokens that short buffers have room for, beside those that stay.
+    - `chunk`: the number of new tokens for which short buffers have room, besides the tokens of the window.
     - `dropped`: by window, how many tokens [B] of each row the layers no longer hold.
-    - `bindings`: the engine's bindings for this step and, with the two sets exchanged, for the next one. They
-      are made at the first step on these buffers.
-    - `decode_steps`: steps of one token a row, made at the same time. If the two sets are exchanged, they
-      begin with the second one.
+    - `bindings`: the engine's bindings for this step and, with the two sets exchanged, for the next one. The
+      first step on these buffers makes them.
+    - `decode_steps`: the steps of one token a row, made at the same time. If the two sets are exchanged, the
+      steps begin with the second set.
     """
 
     kinds: tuple[CacheKind, ...]
@@ -74,7 +75,9 @@ class CacheBuffers:
         return sum(buffer.nbytes for buffer in buffers) + encoder
 
     def entries(self) -> dict[int | None, int]:
-        """The number of tokens that layers have room for, by window; None is for layers without a window."""
+        """The number of tokens that layers have room for, as a dict by window. The key None is for layers
+        without a window.
+        """
         rooms: dict[int | None, int] = {None: self.capacity}
         return rooms | {kind.window: kind.entries(self.capacity, self.chunk) for kind in self.kinds}
 
@@ -85,7 +88,7 @@ class CacheBuffers:
     def make_room(self, lengths: np.ndarray, new: np.ndarray | int) -> None:
         """Drop old tokens of each row whose buffers have no room for `new` more tokens.
 
-        `new` is one number, or one for each row [B].
+        `new` is one number for all rows, or an array [B] with one number for each row.
         """
         for window, in_cache in self.window_lengths(lengths).items():
             of_window = [i for i, kind in enumerate(self.kinds) if kind.window == window]
@@ -101,13 +104,14 @@ class CacheBuffers:
             self.dropped[window][full] += in_cache[full] - kind.retained
 
     def truncate(self, lengths: np.ndarray) -> None:
-        """Update the counts after rows were truncated to these lengths. A row that became empty has dropped
-        no tokens."""
+        """Update the counts of dropped tokens after rows were truncated to these lengths. For a row that
+        became empty, the count is 0.
+        """
         for dropped in self.dropped.values():
             dropped[lengths == 0] = 0
 
     def swapped(self) -> CacheBuffers:
-        """Return the buffers for the next step, which reads where this step wrote."""
+        """Return the buffers for the next step, which reads the set of buffers that this step wrote."""
         if self.spare is None:
             return self
         bindings = None if self.bindings is None else self.bindings[::-1]
@@ -116,8 +120,9 @@ class CacheBuffers:
         )
 
     def keep_row(self, row: int, length: int) -> None:
-        """Copy a row of a copied cache back to the buffers of the other rows, after a step of this row
-        alone."""
+        """After a step of only this row of a copied cache, copy the row back to the set of buffers that the
+        other rows use.
+        """
         if self.spare is None:
             return
         for kind, old, new in zip(self.kinds, self.layers, self.spare, strict=True):
@@ -147,7 +152,7 @@ class CacheBuffers:
         return CacheBuffers(self.kinds, layers, spare, capacity, self.chunk, dropped, encoder_kv)
 
     def put(self, row: int, one: CacheBuffers, length: int) -> None:
-        """Copy the first `length` tokens of other buffers' only row to this row."""
+        """Copy the first `length` tokens of another cache, which has only one row, to this row."""
         for window, dropped in self.dropped.items():
             dropped[row] = one.dropped[window][0] if length else 0
         for kind, old, new in zip(self.kinds, one.layers, self.layers, strict=True):
@@ -184,7 +189,7 @@ def empty(
     chunk: int,
     copied: bool,
 ) -> CacheBuffers:
-    """Return the buffers of a new cache; `dtype` is the type of the model's floats."""
+    """Return the buffers of a new cache. `dtype` is the type of the model's floats."""
 
     def layers() -> list[Layer]:
         return [
@@ -220,9 +225,9 @@ def _write(layer: Layer, arrays: list[np.ndarray]) -> None:
 
 
 class OrtCache:
-    """The cache of a session: `lengths` tokens of each row, with room for `capacity`.
+    """The cache of a session. It holds `lengths` tokens of each row, and has room for `capacity`.
 
-    It can be used once; afterwards it is invalid.
+    Only one step can use a cache object. Afterwards the object is invalid.
     """
 
     def __init__(self, lengths: np.ndarray, buffers: CacheBuffers) -> None:
@@ -247,7 +252,9 @@ class OrtCache:
         return floor(buffers.kinds, self._lengths, buffers.dropped)
 
     def take(self) -> CacheBuffers:
-        """Return the buffers. Only the first call may: a later step overwrites the cache."""
+        """Return the buffers, and make this object invalid. Only the first call succeeds, because the step
+        that follows it overwrites the cache.
+        """
         buffers = self._alive()
         self._buffers = None
         return buffers
@@ -290,7 +297,9 @@ class OrtCache:
         return OrtCache(lengths, buffers)
 
     def encoder_kv(self) -> list[Arrays]:
-        """Return what each layer of the decoder reads of an encoder's output, in the specification's form."""
+        """Return the encoder's keys and values that each layer of the decoder reads, in the specification's
+        form.
+        """
         read = self._alive().encoder_kv
         assert read is not None
         arrays = [buffer.read().astype(np.float32) for buffer in read.buffers]
@@ -300,7 +309,7 @@ class OrtCache:
     def content(self) -> tuple[dict[int, int], list[np.ndarray]]:
         """Return the content of a cache of one row.
 
-        This is the number of dropped tokens by window, and the arrays with only the remaining tokens.
+        The content is the number of dropped tokens by window, and the arrays with only the remaining tokens.
         """
         buffers, length = self._alive(), int(self._lengths[0])
         dropped = {window: int(count[0]) for window, count in buffers.dropped.items()}
@@ -315,7 +324,7 @@ class OrtCache:
     def content_shapes(self, length: int, dropped: dict[int, int]) -> list[tuple[tuple[int, ...], np.dtype]]:
         """Return the shape and type of each array of `content`, for a cache of `length` tokens.
 
-        LimitError if its layers have no room for the tokens that weren't dropped.
+        Raises LimitError if the layers of such a cache have no room for the tokens that weren't dropped.
         """
         buffers, shapes = self._alive(), []
         for kind, layer in zip(buffers.kinds, buffers.layers, strict=True):
@@ -327,7 +336,9 @@ class OrtCache:
         return shapes
 
     def filled(self, length: int, dropped: dict[int, int], arrays: Sequence[np.ndarray]) -> OrtCache:
-        """Return a cache of one row, with room for `length` tokens, filled with what `content` returned."""
+        """Return a cache of one row, with room for `length` tokens, filled with the content that `content`
+        returned.
+        """
         buffers, rest = self.take(), iter(arrays)
         for kind, layer in zip(buffers.kinds, buffers.layers, strict=True):
             target = _read(layer)

@@ -7,8 +7,9 @@
     …          the arrays of the cache in the order of `cache_kinds.array_names`, with these tokens alone
     32 bytes   SHA-256 of all before
 
-Numbers are little-endian. A file is trusted no more than a model. Its sizes follow from the bundle and the
-tokens, and are compared before anything is read. All numbers must be finite.
+Numbers are little-endian. Such a file is checked as strictly as a model, since it may come from somebody
+else. Its sizes follow from the bundle and the tokens, and are compared before anything is read. All its
+numbers must be finite.
 """
 
 from __future__ import annotations
@@ -35,7 +36,7 @@ DIGEST = 32  # bytes
 
 
 class Header(NamedTuple):
-    """What a file states about its arrays."""
+    """The facts that a file states about its arrays."""
 
     bundle: str
     backend: str
@@ -44,7 +45,8 @@ class Header(NamedTuple):
 
 
 def write(path: Path, engine: OrtEngine, tokens: list[int], cache: OrtCache) -> None:
-    """Write the cache of these tokens, one row, completely or not at all.
+    """Write the cache of these tokens, which has one row, to a file. The file is written completely or not at
+    all.
 
     Only the owner can read the file. ExportError if it can't be written.
     """
@@ -61,7 +63,7 @@ def write(path: Path, engine: OrtEngine, tokens: list[int], cache: OrtCache) -> 
 def read(path: Path, engine: OrtEngine) -> tuple[list[int], OrtCache]:
     """Return the tokens of a file and their cache.
 
-    ArgumentError unless the file was written with this bundle, on this backend.
+    Raises ArgumentError unless the file was written with this bundle on this backend.
     """
     file = FileBytes(path, ArgumentError)
     digest = new(len(file))

@@ -1,9 +1,10 @@
 """Keep weights in the user's cache, packed for this processor's kernels.
 
-When a session starts, ONNX Runtime packs matrices into a private copy. It can save the graph with the packed
-matrices, and later sessions map them from the file. They start in a third less time, and the system may share
-or drop that memory. The packed form depends on processor, ONNX Runtime and bundle. So the file carries a key
-of all three, and is written again when the key differs.
+When a session starts, ONNX Runtime packs matrices into a private copy. It can also save the graph with the
+packed matrices, so that later sessions map the matrices from the file. Such sessions start in a third less
+time, and the system may share or drop that memory. The packed form depends on the processor, the version of
+ONNX Runtime and the bundle. So the file carries a key of all three, and is written again when the key
+differs.
 
     CACHE/prepacked/NAME-HASH/    one for each path of a graph
         model.onnx, model.onnx.data
@@ -11,9 +12,9 @@ of all three, and is written again when the key differs.
         key.json                  {key, bundle: its path, sizes: of the files, none if they are unsound}
 
 ONNX Runtime 1.31 reads some shapes back wrongly, without an error (a vocabulary of 97, a width of 160). The
-cause is that kernels align their parts by address, and the file doesn't keep the alignment. So each time, one
-token is run through the weights that were read. If the result differs from the graph's, the saved copy is
-dropped for good.
+cause is that kernels align their parts by address, and the file doesn't keep the alignment. So each session
+first runs one token through the weights that were read. If the result differs from that of the original
+graph, the saved copy is removed and never made again.
 """
 
 from __future__ import annotations
@@ -78,10 +79,10 @@ def session(
 ) -> ort.InferenceSession:
     """Return a session on the CPU over the packed weights of one of a bundle's graphs.
 
-    `patterns` is that of `session.options`.
+    `patterns` has the same meaning as in `session.options`.
 
-    The packed weights are saved if they aren't in the cache yet. A failure of the cache isn't an error, since
-    the bundle itself can still be opened.
+    The packed weights are saved if they aren't in the cache yet. If that fails, no error is raised, since the
+    bundle itself can still be opened.
     """
     bundle, own = bundle.resolve(), partial(options, threads, products=products, patterns=patterns)
     size = (bundle / DATA).stat().st_size

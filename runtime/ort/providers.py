@@ -1,4 +1,4 @@
-"""Find which of ONNX Runtime's providers work on this machine, by starting them."""
+"""Find out which of ONNX Runtime's execution providers work on this machine, by starting each."""
 
 from __future__ import annotations
 
@@ -15,15 +15,15 @@ STARTS = "starts"
 
 
 def providers() -> dict[str, str]:
-    """Return provider -> "starts", or why it doesn't start.
+    """Return a dict from each execution provider to "starts", or to the reason why it doesn't start.
 
-    ONNX Runtime also lists providers that can't start.
+    This is needed because ONNX Runtime also lists providers that can't start.
     """
     return {provider: _try(provider) for provider in ort.get_available_providers()}
 
 
 def startable(device: str) -> Device:
-    """Return the device to export for and to run on; `auto` is CUDA if it starts, else the CPU.
+    """Return the device to export for and to run on. `auto` means CUDA if it starts, otherwise the CPU.
 
     A session is started for the test, since installed libraries may find no GPU. Raises DeviceError for
     `cuda` if it doesn't start.

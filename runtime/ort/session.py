@@ -1,7 +1,7 @@
 """Open an ONNX Runtime session on the requested device, or raise an error that says why that is impossible.
 
-ONNX Runtime falls back from CUDA to the CPU with only a line in its log, and lists providers that can't
-start. So the opened session is asked which provider it really uses.
+If CUDA doesn't start, ONNX Runtime uses the CPU and only writes a line to its log. It also lists providers
+that can't start. So this module asks the opened session which provider it really uses.
 """
 
 from __future__ import annotations
@@ -72,7 +72,7 @@ def in_one_line(doing: str, error: Exception, kind: type[TfmError] = BundleError
 def missing_for_cuda() -> list[str]:
     """Return the libraries that the CUDA provider lacks on this machine, each with its source.
 
-    If the driver is missing, only the driver is named: the other libraries are of no use without it.
+    If the driver is missing, only the driver is named: the other libraries are useless without it.
     """
     if PROVIDERS["cuda"] not in ort.get_available_providers():
         return [
@@ -95,9 +95,9 @@ def missing_for_cuda() -> list[str]:
 def choose(device: str, target: str, notify: Callable[[str], None] = lambda _: None) -> Device:
     """Return the device to run a bundle on.
 
-    `auto` takes the device that the bundle was made for. For a standard bundle, it takes CUDA if it can
-    start. It tells `notify` which device it took. BundleError if the bundle was made for another device than
-    the requested one, DeviceError if there is no such device.
+    `auto` chooses the device that the bundle was made for. For a standard bundle, `auto` chooses CUDA if CUDA
+    can start, and calls `notify` with the choice. Raises BundleError if the bundle was made for a device
+    other than the requested one, or DeviceError if this machine has no such device.
     """
     if device not in ("cpu", "cuda", "auto"):
         raise DeviceError(f"device must be cpu, cuda or auto, got {device!r}")
@@ -124,13 +124,14 @@ def options(
     products: Products = "static",
     patterns: bool = True,
 ) -> ort.SessionOptions:
-    """Return options for one text at a time: all useful threads inside an operator, none between operators.
+    """Return session options for computing one text at a time: operators use all useful threads, and run one
+    after another.
 
-    `graph` is the bundle's file of the graph that is opened. If sums of 8-bit products saturate on this
-    processor, an option makes them exact. With that option, ONNX Runtime 1.31 makes some graphs that it can't
-    run: graphs of symmetric blocks, unless it leaves each DequantizeLinear unchanged, and graphs of products
-    whose inputs have 16 bits. With `patterns`, the second run of a shape allocates its values as one block,
-    beside the memory that the first run left.
+    `graph` is the file of the graph that will be opened. If sums of 8-bit products saturate on this
+    processor, an option makes these sums exact. With that option, ONNX Runtime 1.31 transforms two kinds of
+    graphs into graphs that it can't run. These are graphs of symmetric blocks, unless each DequantizeLinear
+    is left unchanged, and graphs of products whose inputs have 16 bits. With `patterns`, the second run of a
+    shape allocates all its values as one block, in addition to the memory that the first run still holds.
     """
     made = ort.SessionOptions()
     made.enable_mem_pattern = patterns
@@ -161,7 +162,7 @@ def open_session(
     """Open a session and check that it runs on `device`.
 
     `graph` replaces the bytes of the graph's file and uses the same weights. With `capture`, a run on CUDA is
-    captured and replayed, unless the run's options say otherwise.
+    captured as a CUDA graph and replayed later, unless the run's options say otherwise.
     """
     wanted = PROVIDERS[device]
     providers: list[Any] = [wanted]

@@ -17,8 +17,8 @@ CHUNK, BEFORE = 512, 64  # samples that are judged, and those before them that a
 class Voice:
     """Computes the probability that somebody speaks in the next CHUNK samples of a sound.
 
-    At the end of the sound, there may be fewer samples. The model, a wheel of 11 MB, is downloaded once.
-    Source: https://github.com/snakers4/silero-vad, version 6 (MIT).
+    The last chunk of a sound may have fewer samples. The model, a wheel of 11 MB, is downloaded once. Source:
+    https://github.com/snakers4/silero-vad, version 6 (MIT).
     """
 
     def __init__(self, progress: Progress = silent) -> None:

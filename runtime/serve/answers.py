@@ -1,4 +1,6 @@
-"""The answers to one request. They are generated and ended together, and read whole or as they come."""
+"""The answers to one request. They are generated together and stopped together. A caller reads them as a
+stream or all at once.
+"""
 
 from __future__ import annotations
 
@@ -16,8 +18,9 @@ from .worker import Part
 
 
 class Answers:
-    """The streams that answer one request. Leaving the `with` block, for whatever reason, frees their
-    slots."""
+    """The streams that answer one request. Their slots are freed when the `with` block ends, even by an
+    error.
+    """
 
     def __init__(
         self,
@@ -58,7 +61,7 @@ class Answers:
             stream.emit(Part(error=TimeoutError(f"the answer took more than {seconds:g} s")))
 
     async def parts(self) -> AsyncIterator[tuple[int, Part]]:
-        """Yield the parts of all answers as they come, each with the number of its answer."""
+        """Yield the parts of all answers as they are generated, each with the number of its answer."""
         generated = self._metrics.generated_tokens.labels(self._model)
         first = True
         while any(stream.finish_reason is None for stream in self.streams):

@@ -1,5 +1,6 @@
-"""`/v1/messages`, Anthropic's API for chats: its blocks become messages, and the answer becomes blocks
-again."""
+"""`/v1/messages`, Anthropic's API for chats: the request's blocks become messages for the model, and the
+model's answer becomes blocks.
+"""
 
 from __future__ import annotations
 
@@ -158,7 +159,7 @@ class CountBody(Body):
 
     @property
     def thinks(self) -> bool | str | None:
-        """How much the model is to think: off, on or an effort. None leaves it to the model."""
+        """How much the model should think: off, on or an effort. None means the model's own default."""
         if self.thinking is not None and self.thinking.type == "disabled":
             return False
         effort = self.output_config and self.output_config.effort

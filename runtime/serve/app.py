@@ -1,4 +1,4 @@
-"""The server's application: its routes, who may call them, and how errors are answered."""
+"""The server's application: its routes, access control, and the responses to errors."""
 
 from __future__ import annotations
 
@@ -55,11 +55,12 @@ def application(
 ) -> Starlette:
     """Return the ASGI application of a server.
 
-    - `log`: gets a line of JSON for each request (`request_log`).
-    - `keys`: each request, except those for OPEN, must have one of these keys as its bearer token.
-    - `hosts`: the names that a request's Host header may have. A page whose own name resolves to this machine
-      (DNS rebinding) sends another name.
-    - `origins`: the web pages that may call the server from a browser (CORS); `*` is any page.
+    - `log`: called with a line of JSON for each request (`request_log`).
+    - `keys`: the API keys. Each request must have one of them as its bearer token, except requests for the
+      paths in OPEN.
+    - `hosts`: the names that a request's Host header may have. This stops DNS rebinding: a malicious page
+      whose own domain resolves to this machine sends that domain as the Host.
+    - `origins`: the origins of web pages that may call the server from a browser (CORS). `*` allows any page.
     """
 
     @contextlib.asynccontextmanager
@@ -89,7 +90,9 @@ def application(
 
 
 class KnownHosts:
-    """Requires one of these names as the Host header; another name is answered like any other error."""
+    """ASGI middleware that requires one of these names as the Host header. A request with another name gets
+    an error response.
+    """
 
     def __init__(self, app: ASGIApp, hosts: Sequence[str]) -> None:
         self._app, self._hosts = app, hosts
@@ -116,7 +119,9 @@ async def _unsent(message: Message) -> None:
 
 
 class Keys(AuthenticationBackend):
-    """Requires one of the keys as the bearer token; the time of the comparison reveals nothing about them."""
+    """ASGI middleware that requires one of the keys as the bearer token. The comparison takes constant time,
+    so its duration reveals nothing about the keys.
+    """
 
     def __init__(self, keys: Sequence[bytes]) -> None:
         self._keys = keys

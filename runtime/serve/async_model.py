@@ -45,10 +45,12 @@ PART = 64  # texts of an encoder that are read between two looks at who is still
 
 
 class AsyncTextStream:
-    """A text that is being generated. `async for` yields its parts once; `await` returns it whole (`read`).
+    """A text that is being generated. `async for` yields its parts, only once. `await` returns the whole text
+    (`read`).
 
-    At any time, `tokens` has the new ids, and `text` the text received so far. `finish_reason` says why the
-    text ended. Call `cancel` if the text is no longer wanted; its slot is then free at the next step.
+    `tokens` has the ids generated so far, and `text` has the text received so far. `finish_reason` says why
+    the text ended. Call `cancel` if the text is no longer wanted. Its slot then becomes free at the next
+    step.
     """
 
     def __init__(self, prompt: Sequence[int], *, logprobs: bool) -> None:
@@ -72,21 +74,21 @@ class AsyncTextStream:
 
     @property
     def cached_tokens(self) -> int:
-        """The number of tokens of the prompt that were cached by an earlier text."""
+        """The number of tokens of the prompt that came from the cache of an earlier text."""
         return self._cached()
 
     def __await__(self) -> Generator[Any, None, Completion]:
         return self.read().__await__()
 
     async def parts(self) -> AsyncIterator[Part]:
-        """Yield the part of each step, including parts whose text is still empty."""
+        """Yield one part for each step, even if its text is still empty."""
         while self.finish_reason is None:
             part = await self._parts.get()
             self.take(part)
             yield part
 
     def take(self, part: Part) -> None:
-        """Add a part to what was received; raises the error of a part that has one."""
+        """Add a part to the received text. If the part has an error, raise the error."""
         if part.error is not None:
             self._release()
             raise part.error
@@ -119,7 +121,9 @@ class AsyncTextStream:
         return Completion(self.tokens, self.text, self.finish_reason, self.logprobs, self.json_schema, answer)
 
     def cancel(self) -> None:
-        """End the text, whether it waits or is being generated; does nothing if the text has ended."""
+        """End the text, whether it is waiting or being generated. If the text has already ended, do
+        nothing.
+        """
         self._cancel()
         self._release()
 
@@ -130,7 +134,7 @@ class AsyncTextStream:
         self._cancel, self._cached = lambda: None, lambda: cached
 
     def emit(self, part: Part) -> None:
-        """Add a part of the text; may be called from any thread."""
+        """Add a part of the text. Any thread may call this."""
         if not self._loop.is_closed():
             self._loop.call_soon_threadsafe(lambda: self.receive(part))
 
@@ -138,12 +142,12 @@ class AsyncTextStream:
 class AsyncModel:
     """A `Model` for many requests at a time, whose texts share the steps of its engine.
 
-    At most `slots` texts are generated at a time, and at most `queue` requests wait. A further request raises
-    QueueFullError; so does one that would wait longer than `max_wait` seconds, if that is given. Texts join
-    and leave at any step. Each text equals what `Model` alone returns for the same seed: up to rounding, and
-    on tfm's kernels bit for bit. Prompts are read in chunks of `chunk` tokens between the steps. The caches
-    of earlier texts are kept in `prefix_bytes` bytes; a prompt that begins like one of these texts is read
-    from there on.
+    At most `slots` texts are generated at a time, and at most `queue` requests wait. Any further request
+    raises QueueFullError. If `max_wait` is given, a request that would wait longer than `max_wait` seconds
+    raises it too. A text can join or leave the batch at any step. Each text equals the one that `Model` alone
+    returns for the same seed: up to rounding, and on tfm's kernels bit for bit. Prompts are read in chunks of
+    `chunk` tokens between the steps. The caches of earlier texts are kept in up to `prefix_bytes` bytes. If a
+    prompt begins like one of these texts, the shared beginning isn't read again.
     """
 
     def __init__(
@@ -222,9 +226,9 @@ class AsyncModel:
         return stream
 
     async def prepare(self, options: Options) -> None:
-        """Compile beforehand what the options need, which may take a second.
+        """Compile the language that the options require, such as a JSON schema. This may take a second.
 
-        ArgumentError for a JSON schema, a regular expression or a grammar that can't be followed.
+        ArgumentError for a JSON schema, a regular expression or a grammar that isn't supported.
         """
         if (language := options.language) is not None:
             loop = asyncio.get_running_loop()
@@ -255,7 +259,7 @@ class AsyncModel:
     def start(
         self, prompt: Prompt, options: Options, count: int = 1, owner: str = ""
     ) -> list[AsyncTextStream]:
-        """Queue `count` answers to one prompt. `start_all` explains the arguments."""
+        """Queue `count` answers to one prompt. The arguments are those of `start_all`."""
         return self.start_all([prompt], options, count, owner)
 
     def start_all(
@@ -269,16 +273,16 @@ class AsyncModel:
     ) -> list[AsyncTextStream]:
         """Queue `count` answers to each prompt.
 
-        The random numbers of an answer come from the seed and the answer's number, counted over all answers.
+        The random numbers for an answer come from the seed and the answer's number, counted over all answers.
         Cached prompts are shared only among requests of the same `owner`. With `scored`, a decoder's streams
-        have `prompt_logprobs`, if the options ask for log-probabilities.
+        have `prompt_logprobs` if the options request log-probabilities.
 
         Texts share steps with those of other requests, as `Batch` describes. Beam searches of a model with an
         encoder are one job (`search_job`).
 
-        Raises LimitError for a prompt that leaves no room for an answer, for drafts, and for a decoder's
-        beams, which are for single texts. Raises QueueFullError, without queuing any, if there isn't room for
-        all.
+        Raises LimitError for a prompt that leaves no room for an answer. Also raises LimitError for
+        speculative decoding, and for beam search with a decoder, since both work only for single texts.
+        Raises QueueFullError, and queues nothing, if the queue doesn't have room for all prompts.
         """
         model = self.model
         model.expect(LM)

@@ -16,9 +16,9 @@ from .worker import Job, Worker
 class AsyncSegments:
     """The segments of a sound: `async for` yields them once, each as soon as it is known.
 
-    The job is queued at once. It has the engine to itself, a segment at a time, and other work waits
-    meanwhile. `seconds`, the length of the sound, is known with the first segment. Call `cancel` if no more
-    segments are wanted. Options are those of `Model.transcribe`.
+    The job is queued at once. While a segment is computed, the job has the engine to itself and other work
+    waits. `seconds`, the length of the sound, is known once the first segment is. Call `cancel` if no more
+    segments are wanted. The options are those of `Model.transcribe`.
     """
 
     def __init__(self, model: Model, worker: Worker, sound: Path, **options: Any) -> None:
@@ -31,7 +31,7 @@ class AsyncSegments:
         worker.submit(self._job)
 
     def cancel(self) -> None:
-        """End the transcription, whether it waits or runs; does nothing if it has ended."""
+        """End the transcription, whether it is waiting or running. If it has already ended, do nothing."""
         self._worker.cancel(self._job)
 
     async def __aiter__(self) -> AsyncIterator[Segment]:

@@ -1,4 +1,6 @@
-"""A chat that is being answered, as events: thoughts, text and calls as they come, for every API."""
+"""The answer to a chat as a stream of events, for every API: thoughts, text and tool calls as they are
+generated.
+"""
 
 from __future__ import annotations
 
@@ -15,7 +17,7 @@ from .tools import Tools
 
 
 class PlainText:
-    """A parser for answers without a format: all of the answer is text."""
+    """A parser for answers without a format: the whole answer is text."""
 
     marks: frozenset[int] = frozenset()
 
@@ -24,11 +26,11 @@ class PlainText:
         return self
 
     def feed(self, text: str) -> list[Event]:
-        """Return the events of a piece of the answer."""
+        """Parse the next piece of the answer, and return its events."""
         return [Event("text", text)] if text else []
 
     def finish(self, *, cut: bool) -> list[Event]:
-        """Return the events that are left at the answer's end."""
+        """Return the remaining events at the end of the answer."""
         return []
 
 
@@ -37,7 +39,7 @@ T = TypeVar("T", Tools, PlainText)
 
 @dataclass
 class Chat(Generic[T]):
-    """A chat with its tools and the answers that were begun.
+    """A chat with its tools and the answers that are being generated.
 
     `thought_tokens` counts the tokens of thoughts so far. `logprobs` are those of the tokens since the last
     event.
@@ -52,12 +54,12 @@ class Chat(Generic[T]):
 
     @property
     def new_tokens(self) -> int:
-        """How many tokens were generated so far."""
+        """The number of tokens generated so far."""
         return len(self.answers.streams[0].tokens)
 
     @property
     def finish_reason(self) -> str | None:
-        """Why the first answer ended."""
+        """The reason why the first answer ended."""
         return self.answers.streams[0].finish_reason
 
     def stopped_by(self, stops: Sequence[str]) -> str | None:
@@ -67,7 +69,7 @@ class Chat(Generic[T]):
         return next((stop for stop in stops if generated.startswith(stop, len(stream.text))), None)
 
     async def events(self) -> AsyncIterator[Event]:
-        """Yield the events of the answer; the chat must have only one."""
+        """Yield the events of the answer. The chat must have only one answer."""
         parser = self.tools.parser()
         async for _, part in self.answers.parts():
             found = parser.feed(part.text)
@@ -81,8 +83,9 @@ class Chat(Generic[T]):
 
 
 def joined_systems(messages: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Join the messages of system and developer at the beginning into one, since most templates take only
-    one."""
+    """Join the system and developer messages at the beginning into one message, since most templates allow
+    only one.
+    """
     count = next(
         (i for i, one in enumerate(messages) if one["role"] not in ("system", "developer")), len(messages)
     )
@@ -93,8 +96,7 @@ def joined_systems(messages: list[dict[str, Any]]) -> list[dict[str, Any]]:
 
 
 def joined_users(messages: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Join messages of the user that follow each other into one, since many templates demand alternating
-    turns."""
+    """Join consecutive user messages into one, since many templates require alternating turns."""
     made: list[dict[str, Any]] = []
     for one in messages:
         if made and one["role"] == made[-1]["role"] == "user":
@@ -106,8 +108,9 @@ def joined_users(messages: list[dict[str, Any]]) -> list[dict[str, Any]]:
 async def named_events(
     events: AsyncIterator[Mapping[str, Any]], failed: Callable[[BaseException], Mapping[str, Any]]
 ) -> AsyncIterator[str]:
-    """Yield each event under its `type` as its name. An error becomes the last event, since the status has
-    already been sent."""
+    """Yield each event under its `type` as its name. An error becomes the last event, since the HTTP status
+    has already been sent.
+    """
     try:
         async for one in events:
             yield named_event(one)

@@ -41,7 +41,9 @@ class InputBody(Body):
 
     @property
     def most(self) -> int | None:
-        """Cut each text to this many tokens: -1 to the model's context, None not at all."""
+        """The number of tokens to which each text is cut. -1 means the model's context, and None means that
+        texts aren't cut.
+        """
         return self.truncate_prompt_tokens
 
     def rows(self, model: TaskModel) -> list[Encoding]:
@@ -126,8 +128,9 @@ async def classify(request: Request, body: InputBody) -> JSONResponse:
 
 @taking(RerankBody)
 async def rerank(request: Request, body: RerankBody) -> JSONResponse:
-    """`POST /v1/rerank`: sort documents by relevance to a query. Needs a model that gives a pair of texts one
-    label."""
+    """`POST /v1/rerank`: sort documents by relevance to a query. The model must be one that gives a pair of
+    texts a single label.
+    """
     served = await server_of(request).use(request, body.model)
     head = served.expect(Classify, "rerank, which takes a classifier with one label")
     if len(served.model.model.labels) != 1:

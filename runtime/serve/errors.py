@@ -15,8 +15,9 @@ from .worker import QueueFullError
 
 
 class RequestError(TfmError):
-    """A request that can't be answered as it is. Has a status of 400 or above, and the name of the wrong
-    field."""
+    """Raised for a request that can't be answered. It has an HTTP status of 400 or above, and the name of the
+    wrong field.
+    """
 
     def __init__(
         self, message: str, *, param: str | None = None, code: str | None = None, status: int = 400
@@ -44,7 +45,7 @@ def status_of(error: BaseException) -> int:
 def body_of(error: BaseException) -> dict[str, Any]:
     """Return the error as JSON, in the form of OpenAI's and Anthropic's APIs.
 
-    An error that tfm didn't raise on purpose isn't shown, since it may say more than a client should know.
+    The message of an unexpected error is hidden, since it may reveal more than a client should know.
     """
     status = status_of(error)
     if status == 429:
@@ -64,7 +65,9 @@ def body_of(error: BaseException) -> dict[str, Any]:
 
 
 def response_to(error: BaseException, *, as_text: bool = False) -> JSONResponse:
-    """Return the response for a request that ended in an error; in ollama's API it is only the message."""
+    """Return the response for a request that ended in an error; in ollama's API, the body has only the
+    message.
+    """
     headers: Mapping[str, str] = {}
     if isinstance(error, QueueFullError):
         headers = {"retry-after": str(max(math.ceil(error.retry_s), 1))}
@@ -77,5 +80,5 @@ def response_to(error: BaseException, *, as_text: bool = False) -> JSONResponse:
 
 
 async def handle(request: Request, error: Exception) -> Response:
-    """Answer an error by `response_to`; Starlette calls this handler."""
+    """Return the response of `response_to` for an error. Starlette calls this handler."""
     return response_to(error, as_text=request.scope["path"].startswith("/api/"))

@@ -1,11 +1,11 @@
-"""Bodies of HTML forms that carry a file: multipart/form-data (RFC 7578), parsed as a whole from a bounded
-number of bytes.
+"""Parse bodies of HTML forms that carry a file: multipart/form-data (RFC 7578). A body is parsed as a whole,
+and its size is limited.
 
     --BOUNDARY⏎ Content-Disposition: form-data; name="model"⏎ ⏎ whisper⏎ --BOUNDARY⏎ … ⏎--BOUNDARY--
 
-A body is cut at its boundary, so no byte of a file is looked at. Of headers this one alone says something, in
-the form that RFC 7578 leaves: the standard library's `email` reads more, for seconds where it is hostile.
-Names that end in [] are lists.
+A body is cut at its boundary, so the content of a file isn't parsed. Content-Disposition is the only header
+that is read, in the form that RFC 7578 allows. The standard library's `email` reads more headers, and can
+take seconds for a hostile one. Fields whose names end in [] are lists.
 """
 
 from __future__ import annotations
@@ -40,8 +40,9 @@ def boundary_of(content_type: str) -> bytes:
 
 
 def parse_form(body: bytes, boundary: bytes) -> Form:
-    """Return the form's fields by name: bytes for a field with a file name, text for the others. RequestError
-    if the body isn't a form."""
+    """Return the form's fields by name. A field with a file name is bytes; all other fields are text.
+    RequestError if the body isn't a form.
+    """
     first, *parts = (b"\r\n" + body).split(b"\r\n--" + boundary, MOST_FIELDS + 1)
     last = parts.pop() if parts else b""
     if first or not parts or not last.startswith(b"--"):

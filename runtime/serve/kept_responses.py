@@ -11,7 +11,7 @@ from .errors import RequestError
 
 
 class Kept(NamedTuple):
-    """A stored answer, and the items of the conversation before it."""
+    """A stored answer, and the items of the conversation that precede it."""
 
     owner: str
     response: dict[str, Any]
@@ -20,7 +20,7 @@ class Kept(NamedTuple):
 
 
 class KeptResponses:
-    """The latest answers that fit into `limit` bytes of JSON. Only its owner can find an answer."""
+    """The latest answers that fit into `limit` bytes of JSON. An answer can be found only by its owner."""
 
     def __init__(self, limit: int = RESPONSE_BYTES) -> None:
         self.limit, self._nbytes = limit, 0

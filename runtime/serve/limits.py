@@ -7,8 +7,9 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Limits:
-    """The largest number of bytes of a body, and of a body with a sound; the seconds until the body must have
-    come, and until an answer must be complete."""
+    """The largest number of bytes of a body, and of a body with a sound; the seconds within which the body
+    must have arrived, and within which an answer must be complete.
+    """
 
     body: int = 2**23
     sound: int = 25 * 2**20

@@ -21,7 +21,7 @@ DELTAS = {
 
 
 class Made:
-    """An answer in progress: the message so far, and the events that a stream sends about it."""
+    """An answer in progress: the message so far, and the events that a stream sends for it."""
 
     def __init__(self, chat: Chat[Any], stops: list[str]) -> None:
         self._chat, self._stops = chat, stops
@@ -38,7 +38,7 @@ class Made:
         }
 
     async def whole(self) -> dict[str, Any]:
-        """Return the message once it is complete. A broken call is left out."""
+        """Wait until the message is complete, and return it. Invalid tool calls are left out."""
         async for _ in self.events():
             pass
         return self.message

@@ -38,12 +38,13 @@ class Metrics(Collector):
         registry.register(self)
 
     def watch(self, name: str, worker: Callable[[], Worker | None]) -> None:
-        """Add a model's worker to the figures. `worker` is called for each scrape, and returns None while the
-        model isn't loaded."""
+        """Include a model's worker in the figures. `worker` is called at each scrape, and returns None while
+        the model isn't loaded.
+        """
         self._workers[name] = worker
 
     def collect(self) -> Iterator[Metric]:
-        """Yield the figures that the workers know, such as queue lengths."""
+        """Yield the figures that come from the workers, such as queue lengths."""
         loaded = GaugeMetricFamily("tfm_loaded", "Whether the model is loaded.", labels=["model"])
         running = GaugeMetricFamily("tfm_running", "Slots that are taken.", labels=["model"])
         waiting = GaugeMetricFamily("tfm_waiting", "Requests in the queue.", labels=["model"])

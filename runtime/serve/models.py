@@ -37,8 +37,8 @@ H = TypeVar("H", bound=Head)
 class Served:
     """A served model: its name, context, endpoints, and the certificate of its bundle with its fingerprint.
 
-    These are known once the model has been loaded, and stay known when it is unloaded. `users` are the
-    requests that use the model; the last one ended at `idle_since`.
+    These fields are known once the model has been loaded for the first time, and stay known when it is
+    unloaded. `users` are the requests that use the model; the last one ended at `idle_since`.
     """
 
     def __init__(self, name: str, load: Load, options: WorkerOptions) -> None:
@@ -56,19 +56,21 @@ class Served:
 
     @property
     def model(self) -> AsyncModel:
-        """The model. It is loaded as long as a request uses it."""
+        """The loaded model. It stays loaded at least as long as a request uses it."""
         assert self._model is not None, f"{self.name} isn't loaded"
         return self._model
 
     def expect(self, kind: type[H], doing: str) -> H:
-        """Return the model's head; RequestError, with the model's routes, if it is of another kind."""
+        """Return the model's head. Raises RequestError, which names the model's routes, if the head is of
+        another kind.
+        """
         config = self.model.model.config
         if config.sound_shape is not None or not isinstance(config.head, kind):
             raise self._other(doing)
         return config.head
 
     def expect_hearing(self) -> None:
-        """Raise RequestError, with the model's routes, if the model can't transcribe."""
+        """Raise RequestError, which names the model's routes, if the model can't transcribe."""
         if self.model.model.config.sound_shape is None:
             raise self._other("hear")
 
@@ -94,11 +96,11 @@ class Served:
 
 
 class Server:
-    """What all routes share: the models, the limits of a request, and the metrics.
+    """The state that all routes share: the models, the limits of a request, and the metrics.
 
-    A model with several names is loaded once, and answers under the first of them. At most `models_max`
-    models are loaded at a time. A further one replaces the least recently used model that is idle. A model is
-    unloaded after `idle_s` seconds without a request; without `idle_s`, it stays loaded.
+    A model with several names is loaded once, and its answers carry the first of these names. At most
+    `models_max` models are loaded at a time. Loading another one unloads the idle model that was used least
+    recently. A model is unloaded after `idle_s` seconds without a request; without `idle_s`, it stays loaded.
     """
 
     def __init__(
@@ -136,10 +138,10 @@ class Server:
             self.metrics.watch(name, lambda served=served: served.model.worker if served.loaded else None)
 
     def find(self, name: str) -> Served:
-        """Return the model with a name; for an empty name, the only model that is served.
+        """Return the model with this name. An empty name means the only model that is served.
 
-        RequestError 404, with the existing names, for an unknown name; 400 for an empty name if there are
-        several models.
+        Raises RequestError 404, which lists the existing names, for an unknown name. Raises RequestError 400
+        for an empty name if there are several models.
         """
         if not name and len(self._served) == 1:
             return next(iter(self._served.values()))
@@ -156,7 +158,8 @@ class Server:
     async def use(self, request: Request, name: str) -> Served:
         """Return the model with a name, which stays loaded until this request is answered.
 
-        RequestError 404 for an unknown name; QueueFullError if all models that may be loaded are in use.
+        Raises RequestError 404 for an unknown name, or QueueFullError if `models_max` other models are loaded
+        and in use.
         """
         served = self.find(name)
         served.users += 1
@@ -184,7 +187,7 @@ class Server:
         return [served.give_up() for served in idle[: max(count, 0)]]
 
     async def unload_idle(self) -> None:
-        """Unload models without requests, as long as the server runs."""
+        """Run as long as the server does, and unload models that have been idle for `idle_s` seconds."""
         while self._idle_s is not None:
             loaded = [one for one in self._served.values() if one.loaded and not one.users]
             late = [one for one in loaded if time.monotonic() - one.idle_since >= self._idle_s]
@@ -221,7 +224,7 @@ class ReleaseModels:
 
 
 def expect_served(name: str, model: Model) -> None:
-    """Raise ConfigError unless the model has a task that is served."""
+    """Raise ConfigError unless the server has routes for the model's task."""
     if not isinstance(model.config.head, LM | Pool | Classify | CTC):
         raise ConfigError(
             f"{name} can't be served, since it can only {task_of(model.config)}: name a model that "

@@ -78,7 +78,7 @@ class Message(Said):
 
 
 class Generating(Body):
-    """The fields that `/api/chat` and `/api/generate` share."""
+    """The fields of a request that `/api/chat` and `/api/generate` have in common."""
 
     stream: bool | None = None  # which is true where it is left out
     options: dict[str, Any] | None = None
@@ -97,7 +97,7 @@ class Generating(Body):
         return stated
 
     def stated(self) -> dict[str, Any]:
-        """Return the model and the sampling options under their names in OpenAI's API."""
+        """Return the request's model and sampling options under the names that they have in OpenAI's API."""
         options = {NAMES.get(name, name): one for name, one in (self.options or {}).items()}
         return {"model": self.model, **options}
 

@@ -1,5 +1,6 @@
-"""`/v1/responses`, OpenAI's newer API for chats: its items become messages, and the answer becomes items
-again."""
+"""`/v1/responses`, OpenAI's newer API for chats: the request's items become messages for the model, and the
+model's answer becomes items.
+"""
 
 from __future__ import annotations
 
@@ -65,7 +66,9 @@ ITEMS = ("message", "function_call", "function_call_output", "reasoning", "item_
 
 
 class Item(Said):
-    """One item of the input: a message, a call, a call's result, a thought, or the id of a stored item."""
+    """One item of the input: a message, a tool call, a tool call's result, a thought, or the id of a stored
+    item.
+    """
 
     type: str = "message"
     id: str = ""
@@ -100,12 +103,14 @@ class FunctionTool(Function):
 
     @property
     def functions(self) -> dict[str, dict[str, Any]]:
-        """The function by its name, as `Namespace` has several."""
+        """A dict with this one function by its name, in the same form as the functions of a `Namespace`."""
         return {self.name: self.model_dump(exclude={"type"})}
 
 
 class Namespace(Said):
-    """A group of functions. The model calls each by the group's name and the function's name joined."""
+    """A group of functions. The model calls a function by the group's name joined with the
+    function's name.
+    """
 
     type: Literal["namespace"]
     name: str
@@ -169,7 +174,9 @@ TextOrItems = BeforeValidator(_as_items, json_schema_input_type=str | list[Item]
 
 
 class ResponsesBody(stating(Harmless, "temperature", "top_p")):
-    """The fields of OpenAI's request. Fields that need OpenAI's own tools or stored state are refused."""
+    """The fields of OpenAI's request. Fields that require OpenAI's own tools or OpenAI's stored state are
+    refused.
+    """
 
     input: Annotated[list[Item], TextOrItems, Field(min_length=1)]
     instructions: str | None = None
@@ -192,7 +199,7 @@ class ResponsesBody(stating(Harmless, "temperature", "top_p")):
 
     @property
     def namespaces(self) -> dict[str, str]:
-        """The namespace of each function, by the name under which the model calls the function."""
+        """A dict from the name by which the model calls a function to the function's namespace."""
         spaces = [tool for tool in self.tools or () if isinstance(tool, Namespace)]
         return {name: space.name for space in spaces for name in space.functions}
 
@@ -244,8 +251,9 @@ def _text(parts: list[ItemPart] | None) -> str:
 
 
 def messages_of(items: list[Item]) -> list[dict[str, Any]]:
-    """Convert items to the messages of a chat. Consecutive thoughts, texts and calls become one message of
-    the assistant."""
+    """Convert items to the messages of a chat. Consecutive thoughts, texts and tool calls become one
+    assistant message.
+    """
     messages: list[dict[str, Any]] = []
     for item in items:
         match item.type:

@@ -21,7 +21,7 @@ Endpoint = Callable[[Request], Awaitable[Response]]
 
 
 def taking_form(kind: type[B]) -> Callable[[Callable[[Request, B], Awaitable[Response]]], Endpoint]:
-    """Decorate an endpoint as `taking` does. The body is a form with a file."""
+    """Decorate an endpoint as `taking` does, for a body that is a form with a file."""
     return taking(kind, read_form, "multipart/form-data")
 
 
@@ -30,7 +30,9 @@ def taking(
     read: Callable[[Request, type[B], Limits], Awaitable[B]] = read,
     of: str = "application/json",
 ) -> Callable[[Callable[[Request, B], Awaitable[Response]]], Endpoint]:
-    """Decorate a function of a request and its body as an endpoint. The body is validated as this class."""
+    """Turn a function of a request and its body into an endpoint. The body is validated as an instance of
+    this class.
+    """
 
     def decorate(function: Callable[[Request, B], Awaitable[Response]]) -> Endpoint:
         @functools.wraps(function)
@@ -45,8 +47,9 @@ def taking(
 
 
 def of_model(function: Callable[[Request, Served], Response]) -> Endpoint:
-    """Decorate a function of a request and a model as an endpoint. `?model=NAME` names the model; without it,
-    the first one is used."""
+    """Turn a function of a request and a model into an endpoint. The query `?model=NAME` names the model.
+    Without it, the first model is used.
+    """
 
     @functools.wraps(function)
     async def endpoint(request: Request) -> Response:
@@ -58,8 +61,9 @@ def of_model(function: Callable[[Request, Served], Response]) -> Endpoint:
 
 
 def document(routes: Iterable[Route], *, keys: bool) -> dict[str, Any]:
-    """Describe the routes in OpenAPI 3.1: methods, parameters and bodies. `keys` says that requests need an
-    API key."""
+    """Describe the routes in OpenAPI 3.1: methods, parameters and bodies. `keys` says whether requests need
+    an API key.
+    """
     listed = list(routes)
     kinds = {route.path: kind for route in listed if (kind := getattr(route.endpoint, "body", None))}
     schemas, defined = models_json_schema(

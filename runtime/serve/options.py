@@ -1,4 +1,4 @@
-"""Turns the options of a request into options of `runtime.tasks`."""
+"""Convert the options of a request to options of `runtime.tasks`."""
 
 from __future__ import annotations
 
@@ -18,7 +18,8 @@ COMPLETION_TOKENS = 16
 def options_of(body: Sampling, model: TaskModel) -> GenerateOptions:
     """Return the options that a request states. Options that it leaves to the model's defaults are left out.
 
-    A request without a seed gets a random one: the same question again gets another answer.
+    A request without a seed gets a random seed, so that the same request can get a different answer each
+    time.
     """
     options: Any = {
         **sampling_of(body),

@@ -1,4 +1,4 @@
-"""The page at `/`: a chat in a browser. Its files are in `static`; nothing is loaded from other servers."""
+"""The chat page for browsers at `/`. Its files are in `static`, and it loads nothing from other servers."""
 
 from __future__ import annotations
 

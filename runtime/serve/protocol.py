@@ -1,7 +1,7 @@
-"""HTTP on a connection, by uvicorn and h11, with two limits that these leave to a server.
+"""HTTP on a connection, by uvicorn and h11, with two rules that these libraries leave to the server.
 
-One is how many parts a body may have. The other decides what happens to a client that closed its sending
-side.
+The first rule limits the number of parts in which a body may arrive. The second rule says what happens to a
+client that has closed its sending side.
 """
 
 from __future__ import annotations
@@ -18,8 +18,9 @@ LONGEST_PROBE_S = 1.0
 
 
 class BoundedConnection(h11.Connection):
-    """A connection that refuses bodies in more than MOST_PARTS parts, since even a part of one byte costs
-    time."""
+    """A connection that refuses a body that arrives in more than MOST_PARTS parts, since even a part of one
+    byte costs time.
+    """
 
     _parts = 0
 
@@ -33,10 +34,10 @@ class BoundedConnection(h11.Connection):
 
 
 class Protocol(H11Protocol):
-    """uvicorn's protocol, except that a client gets its answer although it closed its sending side.
+    """uvicorn's protocol, except that a client still gets its answer after it has closed its sending side.
 
-    A client that left looks the same until the server sends something. So the server sends interim answers,
-    which clients of HTTP/1.1 skip.
+    The server can't distinguish such a client from one that has disconnected until it sends something. So the
+    server sends interim responses (status 1xx), which HTTP/1.1 clients ignore.
     """
 
     def __init__(self, *args: Any, **options: Any) -> None:

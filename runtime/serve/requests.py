@@ -1,7 +1,7 @@
-"""The bodies of requests: their fields, with closed ranges. Unknown fields are errors, since they would be
-ignored.
+"""The bodies of requests: their fields, and the allowed range of each field. Unknown fields are errors, since
+tfm would otherwise silently ignore them.
 
-A field that tfm doesn't support is accepted with the one value that changes nothing (`Harmless`).
+A known field that tfm doesn't support is accepted only with the value that has no effect (`Harmless`).
 """
 
 from __future__ import annotations
@@ -61,8 +61,9 @@ TokenIds = Annotated[list[Annotated[int, Field(ge=0)]], Field(min_length=1)]
 
 
 class Part(BaseModel):
-    """A JSON object with these fields and no others. An unknown field whose value is null is accepted, since
-    it asks for nothing."""
+    """A JSON object with these fields and no other fields. An unknown field is accepted only if its value is
+    null, since it then has no effect.
+    """
 
     model_config = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False)
 
@@ -76,21 +77,22 @@ class Part(BaseModel):
 
 
 class Said(Part):
-    """A part of an earlier answer, which clients send back with extra fields of any server. Unknown fields
-    are ignored here."""
+    """A part of an earlier answer that a client sends back. It may have extra fields that another server
+    added, so unknown fields are ignored here.
+    """
 
     model_config = ConfigDict(extra="ignore")
 
 
 class Body(Part):
-    """The fields that every request has."""
+    """The fields that every request may have."""
 
     model: str = ""  # the only one that is served
     user: str | None = None  # who asks; tfm keeps nothing of anyone
 
 
 class Harmless(Body):
-    """Fields of the OpenAI API that are accepted only with values that change nothing."""
+    """Fields of the OpenAI API that are accepted only with values that have no effect."""
 
     metadata: dict[str, str] | None = None
     service_tier: Literal["auto", "default"] | None = None
@@ -105,7 +107,7 @@ class StreamOptions(Part):
 
 
 class StructuredOutputs(Part):
-    """The language that the text must follow, in vLLM's form: exactly one of these fields."""
+    """The formal language that the text must follow, in vLLM's form. Exactly one of these fields is set."""
 
     json_: Annotated[dict[str, Any] | None, Field(alias="json")] = None
     regex: str | None = None
@@ -119,7 +121,7 @@ class StructuredOutputs(Part):
         return self
 
     def constraint(self) -> GenerateOptions:
-        """Return the option that makes the text follow the language."""
+        """Return the option that makes the text follow this language."""
         if self.choice is not None:
             return {"regex": "|".join(map(re.escape, self.choice))}
         stated: GenerateOptions = {"json_schema": self.json_, "regex": self.regex, "grammar": self.grammar}
@@ -131,21 +133,23 @@ SENT = {name: option for name, option in options(SamplingOptions).items() if opt
 
 
 def stating(kind: type[B], *names: str) -> type[B]:
-    """Return a class of bodies with these options as additional fields. null means the model's own
-    default."""
+    """Return a class of request bodies that has these options as additional fields. A field that is null
+    means the model's own default.
+    """
     sent = [(name, SENT[name]) for name in names]
     fields: Any = {name: (Annotated[one.type, Field(**one.requests)], None) for name, one in sent}
     return create_model(kind.__name__, __base__=kind, **fields)
 
 
 def sampling_of(body: Body) -> dict[str, Any]:
-    """Return the sampling options of a body, with None for those that it doesn't state."""
+    """Return the sampling options of a body, with None for each option that the body doesn't state."""
     return {name: getattr(body, name) for name in SENT if name in type(body).model_fields}
 
 
 class Sampling(stating(Harmless, *SENT)):
-    """The fields that say how a text is generated. A field that is missing or null has the model's own
-    default."""
+    """The fields that say how a text is generated. A field that is missing or null means the model's own
+    default.
+    """
 
     store: Literal[False] | None = None
     seed: Annotated[int, Field(ge=-(2**63), lt=2**63)] | None = None
@@ -174,7 +178,9 @@ class Sampling(stating(Harmless, *SENT)):
         return self
 
     def constraint(self) -> GenerateOptions:
-        """Return the option that makes the text follow a language; an empty mapping if the text is free."""
+        """Return the option that makes the text follow a language; an empty dict if the text is
+        unconstrained.
+        """
         if self.structured_outputs is not None:
             return self.structured_outputs.constraint()
         return {} if self.grammar is None else {"grammar": self.grammar}
@@ -191,14 +197,14 @@ class CalledFunction(Said):
 
 
 class Call(Said):
-    """A call of a tool in an earlier answer of the model."""
+    """A tool call in an earlier answer of the model."""
 
     id: str
     type: Literal["function"]
     function: CalledFunction
 
     def for_template(self) -> dict[str, Any]:
-        """Return the call as chat templates read it, with the arguments as an object."""
+        """Return the tool call in the form that chat templates read, with its arguments as an object."""
         arguments = parse(self.function.arguments.strip() or "{}", "arguments of a call", RequestError)
         return {
             "id": self.id,
@@ -247,12 +253,12 @@ class Message(Part):
 
     @property
     def text(self) -> str:
-        """The content as one text; a list of texts is concatenated."""
+        """The content as one text. If the content is a list of texts, they are concatenated."""
         content = self.content
         return content if isinstance(content, str) else "".join(part.text for part in content or ())
 
     def for_template(self) -> dict[str, Any]:
-        """Return the message as a chat template reads it."""
+        """Return the message in the form that chat templates read."""
         made: dict[str, Any] = {"role": self.role, "content": self.text}
         if self.tool_calls:
             made["tool_calls"] = [call.for_template() for call in self.tool_calls]
@@ -363,8 +369,9 @@ class ChatBody(Sampling):
 
     @property
     def continues(self) -> bool:
-        """Whether the answer continues the last message, which must be the assistant's, instead of beginning
-        a new one."""
+        """Whether the answer continues the last message instead of beginning a new one. That message must be
+        the assistant's.
+        """
         last = self.messages[-1]
         goes_on = self.continue_final_message is not False and not self.add_generation_prompt
         return goes_on and last.role == "assistant" and bool(last.text) and not last.tool_calls
@@ -383,7 +390,7 @@ class ChatBody(Sampling):
 
     @property
     def must_call(self) -> bool:
-        """Whether the answer must be a call of a tool."""
+        """Whether the answer must be a tool call."""
         match self.tool_choice:
             case AllowedTools(allowed_tools=allowed):
                 return allowed.mode == "required"
@@ -411,8 +418,9 @@ class ChatBody(Sampling):
         return list(self.tools or ()) if isinstance(self.tool_choice, AllowedTools) else self.offered()
 
     def constraint(self) -> GenerateOptions:
-        """Return the option that makes the answer follow a language; an empty mapping if the answer is
-        free."""
+        """Return the option that makes the answer follow a language, or an empty dict if the answer is
+        unconstrained.
+        """
         schema = self._json_schema()
         return super().constraint() if schema is None else {"json_schema": schema}
 
@@ -449,8 +457,9 @@ class CompletionBody(Sampling):
 
 
 async def read(request: HttpRequest, kind: type[B], limits: Limits) -> B:
-    """Read and validate the body of a request. RequestError if the body is too large, too slow or not
-    valid."""
+    """Read and validate the body of a request. Raises RequestError if the body is too large, arrives too
+    slowly or isn't valid.
+    """
     kind_of_body = request.headers.get("content-type", "").partition(";")[0].strip().lower()
     if kind_of_body != "application/json" and OF_BROWSERS.intersection(request.headers):
         # Any page may send other types here without asking, but not without a browser's headers; `curl -d`
@@ -460,10 +469,11 @@ async def read(request: HttpRequest, kind: type[B], limits: Limits) -> B:
 
 
 async def read_form(request: HttpRequest, kind: type[B], limits: Limits) -> B:
-    """Read and validate a form with a file. RequestError as for `read`.
+    """Read and validate a form with a file. Raises RequestError as `read` does.
 
     A browser lets any page send a form to any address. So a form from a browser must come from this server's
-    own page. Node's fetch sends a browser's sec-fetch-mode, but none of the other headers.
+    own page. A request counts as coming from a browser by the headers other than sec-fetch-mode, because
+    Node's fetch sends that one too.
     """
     if (OF_BROWSERS - {"sec-fetch-mode"}).intersection(request.headers) and request.headers.get(
         "sec-fetch-site"
@@ -488,7 +498,9 @@ async def _received(request: HttpRequest, limits: Limits, most: int) -> bytes:
 
 
 def checked(kind: type[B], value: Any) -> B:
-    """Validate a body as this class. RequestError, with the name of the field, if the body isn't valid."""
+    """Validate a body as an instance of this class, and return the instance. RequestError, with the name of
+    the field, if the body isn't valid.
+    """
     try:
         return kind.model_validate(value)
     except ValidationError as error:

@@ -23,7 +23,7 @@ EXTRAS: dict[str, dict[str, Any]] = {
 
 
 class Made:
-    """An answer in progress: its items so far, and the events that a stream sends about them."""
+    """An answer in progress: its items so far, and the events that a stream sends for them."""
 
     def __init__(self, chat: Chat[Any], namespaces: Mapping[str, str], **told: Any) -> None:
         """`told` are fields of the request that the answer repeats. `namespaces` has the namespace of each

@@ -1,4 +1,4 @@
-"""The bodies of answers in the form of the OpenAI API: whole, or as the chunks of a stream."""
+"""The bodies of answers in the form of the OpenAI API: either whole answers or the chunks of a stream."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def usage(prompt_tokens: int, completion_tokens: int, cached_tokens: int = 0) ->
 
 
 class Response:
-    """What all bodies of one answer share: its id, its time, its model."""
+    """The fields that all bodies of one answer share: its id, its time and its model."""
 
     def __init__(self, prefix: str, kind: str, model: str, fingerprint: str | None) -> None:
         self.kind, self.id = kind, f"{prefix}-{secrets.token_hex(12)}"
@@ -81,14 +81,15 @@ class ChatResponse(Response):
         return {**self._head, "object": f"{self.kind}.chunk", "choices": choices, **more}
 
     def first(self, index: int) -> dict[str, Any]:
-        """Return the choice of a stream's first chunk, which states the role."""
+        """Return the `choices` entry of a stream's first chunk, which states the role."""
         return self._delta(index, {"role": "assistant", "content": ""})
 
     def delta(
         self, index: int, text: str, logprobs: Sequence[TokenLogprob] | None, finish_reason: str | None
     ) -> dict[str, Any] | None:
-        """Return the choice of a later chunk: what the text adds to those before it. None if it adds
-        nothing."""
+        """Return the `choices` entry of a later chunk, with the new part of the text. Returns None if there
+        is no new text.
+        """
         streamed = self._streams.setdefault(index, _Streamed(self._tools))
         delta = streamed.delta(text, finish_reason)
         if not (delta or logprobs or finish_reason):
@@ -119,7 +120,7 @@ class _Streamed:
         self.called = False  # whether a call is whole
 
     def delta(self, text: str, finish_reason: str | None) -> dict[str, Any]:
-        """What a text adds to the message, and its end."""
+        """Return the fields that a part of the text adds to the message, and the finish reason."""
         events = self._parser.feed(text)
         if finish_reason is not None:
             events += self._parser.finish(cut=finish_reason != "stop")
@@ -157,8 +158,9 @@ def _reason(finish_reason: str | None, *, called: bool) -> str | None:
 
 
 class Echo(NamedTuple):
-    """A prompt that is returned before its answer: its text, its first token, and log-probabilities of the
-    other tokens if the request asks for them."""
+    """A prompt that is returned before its answer: its text, its first token, and the log-probabilities of
+    its other tokens if the request asks for them.
+    """
 
     text: str
     first: int
@@ -166,8 +168,9 @@ class Echo(NamedTuple):
 
 
 class CompletionResponse(Response):
-    """The answer to `/v1/completions`, whose chunks have the form of the whole answer. `echoes` is empty, or
-    has an `Echo` for each answer."""
+    """The answer to `/v1/completions`. Chunks of a stream have the same form as the whole answer. `echoes` is
+    empty, or has an `Echo` for each answer.
+    """
 
     def __init__(
         self, model: str, fingerprint: str | None, tokenizer: Tokenizer, echoes: Sequence[Echo] = ()
@@ -200,7 +203,7 @@ class CompletionResponse(Response):
     def delta(
         self, index: int, text: str, logprobs: Sequence[TokenLogprob] | None, finish_reason: str | None
     ) -> dict[str, Any]:
-        """Return the choice of a chunk: a text that continues those before it."""
+        """Return the `choices` entry of a chunk, whose text continues the text of the chunks before it."""
         return {
             "index": index,
             "text": text,
@@ -227,8 +230,9 @@ class CompletionResponse(Response):
 def named_logprobs(
     tokenizer: Tokenizer, tokens: Sequence[TokenLogprob], unknown: list[int] | None = None
 ) -> list[dict[str, Any]]:
-    """Return log-probabilities of tokens, each with the likeliest tokens at its place. A token that is only a
-    part of a character has the bytes `unknown`."""
+    """Return log-probabilities of tokens, each with the likeliest tokens at the same position. For a token
+    that is only a part of a character, the bytes are `unknown`.
+    """
 
     def named(token: int, logprob: float) -> dict[str, Any]:
         text = token_text(tokenizer, token)

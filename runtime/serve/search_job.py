@@ -14,7 +14,7 @@ from .worker import Job, Part, TextRequest
 def search_job(engine: Engine, requests: Sequence[TextRequest], options: Options) -> Job:
     """Return the job that searches the texts of one request.
 
-    A text that is cancelled leaves at the next step. An error ends all texts.
+    A cancelled text ends at the next step. An error ends all texts of the request.
     """
     steps = _searched(engine, requests, options)
 

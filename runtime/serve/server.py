@@ -30,7 +30,7 @@ def is_loopback(host: str) -> bool:
 def listen(host: str, port: int) -> socket.socket:
     """Return a socket that listens at an address; port 0 takes a free port.
 
-    OSError if the address can't be used, for example since it is in use.
+    Raises OSError if the address can't be used, for example because another program uses it.
     """
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     # asyncio sends small parts at once (TCP_NODELAY) only where the protocol is named; else 40 ms go by.
@@ -54,7 +54,9 @@ def address(listening: socket.socket) -> str:
 
 
 class HttpServer(uvicorn.Server):
-    """uvicorn's server. It calls `ready` once it takes requests and signals end it properly."""
+    """uvicorn's server. It calls `ready` as soon as it accepts requests and can be shut down cleanly by a
+    signal.
+    """
 
     def __init__(self, config: uvicorn.Config, ready: Callable[[], None]) -> None:
         super().__init__(config)
@@ -76,8 +78,9 @@ def http_server(
 ) -> HttpServer:
     """Return the server for a socket at an address.
 
-    `names` are further names of the address, and web pages of `origins` may call the server. After SIGTERM or
-    Ctrl-C, the server takes no more requests. Running requests have DRAIN_S seconds to end, then it stops.
+    `names` are further host names that requests may use. Web pages of `origins` may call the server. After
+    SIGTERM or Ctrl-C, the server takes no more requests. Running requests have DRAIN_S seconds to end. Then
+    the server stops.
     """
     # Who has the key isn't a page of a browser, so elsewhere any name of the machine will do.
     hosts = [*LOOPBACK, host, *names] if is_loopback(host) else ["*"]

@@ -37,8 +37,9 @@ class DetokenizeBody(Body):
 
 @taking(TokenizeBody)
 async def tokenize(request: Request, body: TokenizeBody) -> JSONResponse:
-    """`POST /tokenize`: return the token ids of a text. Names of control tokens in the text are read as plain
-    text."""
+    """`POST /tokenize`: return the token ids of a text. Names of control tokens in the text are tokenized as
+    plain text.
+    """
     served = await server_of(request).use(request, body.model)
     text = body.content if body.prompt is None else body.prompt
     special = bool(body.add_special or body.add_special_tokens)
@@ -60,7 +61,7 @@ async def detokenize(request: Request, body: DetokenizeBody) -> JSONResponse:
 
 @taking(ChatBody)
 async def apply_template(request: Request, body: ChatBody) -> JSONResponse:
-    """`POST /apply-template`: return the prompt that a chat request would make."""
+    """`POST /apply-template`: return the prompt that a chat request would give to the model."""
     asked = await question(request, body)
     tokenizer = asked.served.model.model.text
     text = tokenizer.decode(asked.prompt.ids, frozenset(tokenizer.control_tokens.values()))

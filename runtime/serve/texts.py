@@ -31,8 +31,9 @@ SSE = {"cache-control": "no-cache", "x-accel-buffering": "no"}
 
 
 class EventStream(StreamingResponse):
-    """A response that streams answers as events or lines. Its slots are free once the stream ends, also by an
-    error."""
+    """A response that streams answers as events or lines. Its slots are freed when the stream ends, even by
+    an error.
+    """
 
     def __init__(
         self,
@@ -66,7 +67,7 @@ async def chat_completions(request: Request, body: ChatBody) -> Response:
 
 
 async def begin_chat(request: Request, body: ChatBody, thinks: bool | str | None = None) -> Chat[Tools]:
-    """Queue the answers to a chat. `wished` explains `thinks`."""
+    """Queue the answers to a chat. `thinks` has the same meaning as in `tools.wished`."""
     server = server_of(request)
     served, tools, asked = await question(request, body, thinks)
     model = served.model.model
@@ -79,7 +80,7 @@ async def begin_chat(request: Request, body: ChatBody, thinks: bool | str | None
 
 
 async def question(request: Request, body: ChatBody, thinks: bool | str | None = None) -> Question:
-    """Load the model of a chat request and make the request's prompt."""
+    """Load the model of a chat request, and make the prompt."""
     served = await server_of(request).use(request, body.model)
     model = served.model.model
     served.expect(LM, "generate texts")
@@ -228,8 +229,10 @@ async def _events(
 
 
 async def while_connected(request: Request, work: Coroutine[Any, Any, R]) -> R:
-    """Await the work and return its value. The work is cancelled with ClientDisconnect if the client leaves,
-    and with TimeoutError if the work takes longer than a request may."""
+    """Await the work and return its value. If the client disconnects, the work is cancelled and
+    ClientDisconnect is raised. If the work takes longer than a request may, the work is cancelled and
+    TimeoutError is raised.
+    """
     limit = server_of(request).limits.request_s
     task = asyncio.ensure_future(work)
     gone = asyncio.ensure_future(_gone(request))

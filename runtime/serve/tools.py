@@ -1,8 +1,9 @@
-"""Tools and thoughts in a chat: make the model's prompt, and read its answer.
+"""Tools and thoughts in a chat: make the model's prompt, and parse its answer.
 
-Calls are read in the model's own format, which is found from its chat template. A model without a format of
-its own gets one explained in its prompt. Calls are constrained by a grammar from their beginning on if a call
-is required (`tool_choice`), if a tool is `strict`, or if only one call or only some of the tools are allowed.
+Tool calls are parsed in the model's own format, which is found from its chat template. For a model without a
+format of its own, the prompt explains a format. A grammar constrains each call from its beginning on if a
+call is required (`tool_choice`), if a tool is `strict`, or if only one call or only some of the tools are
+allowed.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ from .requests import ChatBody
 
 
 class Tools:
-    """The tools that the answers to one request may call, and the parsing of these answers."""
+    """The tools that the answers to one request may call, and the parser of these answers."""
 
     def __init__(self, body: ChatBody, served: Served) -> None:
         """RequestError for a model whose tokenizer can't write the marks around its calls."""
@@ -43,7 +44,7 @@ class Tools:
 
     @property
     def marks(self) -> frozenset[int]:
-        """The tokens of marks around calls and thoughts, which the answers' texts keep."""
+        """The tokens of the marks around calls and thoughts. The answers' texts keep these tokens."""
         return self._answers.marks
 
     def asked(self, messages: list[dict[str, Any]]) -> tuple[Any, Any]:
@@ -51,7 +52,7 @@ class Tools:
         return self._answers.asked(messages, self._shown)
 
     def begin(self, prompt: Prompt, options: Options) -> tuple[Prompt, Options]:
-        """Return the prompt and the options, with a constraint that makes calls follow the request."""
+        """Return the prompt and the options, with a constraint that makes tool calls follow the request."""
         ids, options = held(self._model, self._answers, prompt.ids, options)
         self._thinking = self._answers.thinks_after(ids)
         return Prompt(ids, None), options
@@ -61,7 +62,7 @@ class Tools:
         return self._answers.parser(thinking=self._thinking)
 
     def read(self, text: str, finish_reason: str | None) -> Answer:
-        """Parse a complete answer. A call that the end of the answer cuts is left out."""
+        """Parse a complete answer. A call that the end of the answer cuts off is left out."""
         return self._answers.read(text, finish_reason, thinking=self._thinking)
 
 
@@ -82,8 +83,9 @@ def effort(body: ChatBody, template: ChatTemplate) -> dict[str, Any]:
 
 
 def wished(thinks: bool | str | None, template: ChatTemplate) -> dict[str, Any]:
-    """Return the template's variables that switch thoughts on or off, or set their effort; only those that
-    the template uses."""
+    """Return the chat template's variables that switch thoughts on or off, or set their effort. Variables
+    that the template doesn't use are left out.
+    """
     if isinstance(thinks, str) and template.uses("reasoning_effort"):
         return {"reasoning_effort": thinks}
     return (

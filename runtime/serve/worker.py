@@ -22,7 +22,9 @@ LATEST = 0.1  # the weight of the latest request in what one takes in the mean
 
 
 class QueueFullError(LimitError):
-    """The queue is full, or a new request would wait too long. It may succeed in `retry_s` seconds."""
+    """Raised if the queue is full, or if a new request would wait too long. The request may succeed in
+    `retry_s` seconds.
+    """
 
     def __init__(self, message: str, retry_s: float = 1.0) -> None:
         super().__init__(message)
@@ -30,7 +32,8 @@ class QueueFullError(LimitError):
 
 
 class Part(NamedTuple):
-    """What a step adds to a text: characters that became certain, new tokens, and, at the end, why it ended.
+    """The part that a step adds to a text: its new characters, its new tokens and, at the end, the reason why
+    the text ended.
 
     If an error ends the text, the last part has the error instead of a reason.
     """
@@ -54,7 +57,7 @@ class TextRequest(Row):
     begun: float = 0.0  # when it got its slot
 
     def tell(self, outcome: Outcome[TextRequest]) -> None:
-        """Pass the outcome of a step on to `emit`."""
+        """Pass the result of a step to `emit`."""
         if self.cancelled:
             return
         if outcome.error is not None:
@@ -67,10 +70,11 @@ class TextRequest(Row):
 
 @dataclass(eq=False)
 class Job:
-    """Other work for the engine, such as many embeddings. A job has the engine to itself, a part at a time.
+    """Work for the engine other than generating texts, such as many embeddings. While a part of a job is
+    computed, the job has the engine to itself.
 
-    `step` computes a part and returns whether there is another one. It isn't called again after the job is
-    cancelled. `fail` is called with an error from outside the job: the worker was closed.
+    `step` computes a part and returns whether there is another one. `step` isn't called again after the job
+    is cancelled. `fail` is called with an error if the worker is closed.
     """
 
     step: Callable[[], bool]
@@ -80,7 +84,7 @@ class Job:
 
 
 class WorkerOptions(TypedDict, total=False):
-    """The options of a Worker, beside its engine."""
+    """The options of a Worker, apart from its engine."""
 
     slots: int
     queue: int
@@ -90,13 +94,15 @@ class WorkerOptions(TypedDict, total=False):
 
 
 class Worker:
-    """A thread with one engine and one queue: first come, first served.
+    """A thread with one engine and one queue. Requests are served in the order in which they come.
 
     - `slots`: the largest number of texts generated at a time.
     - `queue`: the largest number of waiting requests.
     - `max_wait`: a request that would wait for more seconds isn't queued (see `expected_wait`).
-    - `prefix_bytes`: the room for caches of ended texts, kept for later prompts (see `Prefixes`).
-    - `same_bits`: a token has the same bits whatever is computed with it.
+    - `prefix_bytes`: the memory for the caches of ended texts, which are kept for later prompts (see
+      `Prefixes`).
+    - `same_bits`: whether a token's results have the same bits whatever other tokens are computed in the same
+      step.
     - `drafting`: the engine for drafts (see `Batch`).
     """
 
@@ -143,9 +149,11 @@ class Worker:
 
     @property
     def expected_wait(self) -> float:
-        """Return the seconds until a new request begins, estimated from how long the latest had a slot.
+        """Return the expected seconds until a new request begins, estimated from how long the latest requests
+        took.
 
-        A text that took t seconds delayed each waiting request by t / slots, another job by t.
+        A text that takes t seconds delays each waiting request by t / slots. A job that takes t seconds
+        delays each by t.
         """
         return max(len(self._waiting) + 1 - self._free, 0) * self._turn
 
@@ -158,8 +166,8 @@ class Worker:
     def submit(self, *requests: TextRequest | Job) -> None:
         """Queue all requests.
 
-        If there isn't room for all, or the first one would wait too long, none is queued, and QueueFullError
-        is raised.
+        If the queue lacks room for all, or if the first one would wait too long, no request is queued and
+        QueueFullError is raised.
         """
         with self._changed:
             if self._closed:
@@ -179,14 +187,16 @@ class Worker:
             self._changed.notify()
 
     def cancel(self, request: TextRequest | Job) -> None:
-        """End a request. A waiting one leaves the queue; a running one frees its slot at the next step."""
+        """End a request. A waiting request leaves the queue. A running request frees its slot at the next
+        step.
+        """
         with self._changed:
             request.cancelled = True
             if request in self._waiting:
                 self._waiting.remove(request)
 
     def close(self) -> None:
-        """End all requests, each with an error, and end the thread."""
+        """End all requests with an error, and end the thread."""
         with self._changed:
             self._closed = True
             self._changed.notify()

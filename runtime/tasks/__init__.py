@@ -1,7 +1,7 @@
 """The tasks of models. Each file has the functions of one task; `Model` has a method for each task.
 
-In: an engine and a bundle or checkpoint. Out: texts, labels, spans and vectors. Every task runs on any
-engine.
+The input is an engine and a bundle or checkpoint. The results are texts, labels, spans and vectors. Every
+task runs on any engine.
 """
 
 from ..text.tokenizer import read_tokenizer

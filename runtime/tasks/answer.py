@@ -19,7 +19,7 @@ Question = tuple[str, str]  # a question and its context
 
 
 class Span(NamedTuple):
-    """An answer, its probability as `score`, and its place: the characters `start` … `end` of the context.
+    """An answer, its probability as `score`, and its position: the characters `start` … `end` of the context.
 
     An empty text means that the context has no answer.
     """
@@ -51,17 +51,17 @@ def answer(
 ) -> list[list[Span]]:
     """Return the `count` best answers to each (question, context), the best first.
 
-    An answer has at most `longest` tokens. The score of a span is P(it starts there) · P(it ends there). The
-    probabilities are over the tokens of the context and the first token of the row, which stands for "no
-    answer". "No answer" is among the results only with `may_be_none`.
+    An answer has at most `longest` tokens. The score of a span is P(its first token is the start) · P(its
+    last token is the end). The probabilities are over the tokens of the context and the first token of the
+    row, which means "no answer". The results include "no answer" only with `may_be_none`.
 
     A context that doesn't fit is read in windows of `window` tokens, question included. Neighbouring windows
-    share `stride` tokens of the context. Each window has probabilities of its own. A span that several
-    windows contain gets its best score. "No answer" gets its lowest score, since any window may hold the
-    answer. Answers are widened to whole words.
+    share `stride` tokens of the context. Each window has probabilities of its own. A span that is in several
+    windows gets the best of its scores. "No answer" gets the lowest of its scores, since any window may
+    contain the answer. Answers are widened to whole words.
 
-    These are the rules of the pipeline that transformers had until version 5, except that answers of equal
-    text at different positions stay apart.
+    These are the rules of the pipeline that transformers had until version 5, with one exception: answers
+    with the same text at different positions aren't merged.
     """
     model.expect(QuestionAnswering)
     pairs = [questions] if isinstance(questions, tuple) else questions

@@ -1,4 +1,6 @@
-"""What every task needs from a model: its engine, its tokenizer, and the settings of its checkpoint."""
+"""The parts of a model that every task needs: its engine, its tokenizer, and the settings of its
+checkpoint.
+"""
 
 from __future__ import annotations
 
@@ -41,7 +43,7 @@ def task_of(config: Config) -> str:
 def expect_head(config: Config, kind: type[H]) -> H:
     """Return the head of a model of text.
 
-    ConfigError, which names the task that the model is made for, unless the head is of this kind.
+    Raises ConfigError, which names the task that the model is made for, unless the head is of this kind.
     """
     head = config.head
     if config.sound_shape is not None or not isinstance(head, kind):
@@ -59,7 +61,7 @@ def expect_hearing(config: Config) -> None:
 def head_of(task: str) -> type[configs.Head]:
     """Return the head that a task needs.
 
-    A task is one of `TASKS`, or chat, translate or summarize, which generate text.
+    A task is one of `TASKS`, or one of chat, translate and summarize, which generate text.
     """
     return HEADS.get(task, LM)
 
@@ -88,7 +90,7 @@ def expect_template(source: ModelSource) -> str:
 
 
 def no_template() -> CheckpointError:
-    """Return the error for a model without a chat template; it says what to do."""
+    """Return the error for a model without a chat template. Its message says what to do."""
     return CheckpointError(
         "the model has no chat template: put its repository's chat_template.jinja beside its weights, "
         "or use generate, which continues a text"
@@ -96,7 +98,7 @@ def no_template() -> CheckpointError:
 
 
 def no_tokenizer() -> CheckpointError:
-    """Return the error for a model without a tokenizer; it says what to do."""
+    """Return the error for a model without a tokenizer. Its message says what to do."""
     return CheckpointError(
         "the model has no tokenizer.json, so it takes and gives token ids only: put the file beside its "
         "weights (AutoTokenizer of transformers writes it with save_pretrained)"
@@ -106,9 +108,9 @@ def no_tokenizer() -> CheckpointError:
 def check_task(task: str, config: Config, source: ModelSource) -> None:
     """Check that a model can do a task, before an engine is made for the model.
 
-    `task` is a command: one of `TASKS`, chat, translate or summarize. Raises the errors that the task would
-    raise at its begin: ConfigError for a model with another head, CheckpointError if the model's files lack
-    what the task needs.
+    `task` is a command: one of `TASKS`, chat, translate or summarize. Raises the errors that the task itself
+    would raise at the start. These are ConfigError for a model with another head, and CheckpointError if the
+    model's files lack something that the task needs.
     """
     if task in ("translate", "summarize"):
         expect_both(config, task)
@@ -127,8 +129,8 @@ def check_task(task: str, config: Config, source: ModelSource) -> None:
 class TaskModel:
     """An engine with the tokenizer, the chat template and the labels of its model.
 
-    The tokenizer is read from `source` unless it is passed in. `same_bits` is the engine's promise about
-    equal bits. `name` is the name that the user gives the model.
+    The tokenizer is read from `source` unless it is passed in. `same_bits` says whether the engine promises
+    the same bits (`runtime.bundle.same_bits`). `name` is the name that the user gives the model.
     """
 
     def __init__(
@@ -177,7 +179,8 @@ class TaskModel:
     def chat_template(self) -> ChatTemplate:
         """The chat template.
 
-        ConfigError for a model of another task, CheckpointError for a model without a chat template.
+        Raises ConfigError for a model of another task, or CheckpointError for a model without a chat
+        template.
         """
         if self.template is None:
             self.expect(configs.LM)
@@ -186,12 +189,14 @@ class TaskModel:
 
     @cached_property
     def constraints(self) -> Constraints:
-        """Makes constraints that hold a text to a language, such as the documents of a JSON schema."""
+        """The object that makes constraints: a constraint makes a text follow a formal language, such as the
+        documents of a JSON schema.
+        """
         return Constraints(self.text, self.generation.eos)
 
     def expect(self, kind: type[H]) -> H:
         """Return the model's head.
 
-        ConfigError, which names the task that the model is made for, unless the head is of this kind.
+        Raises ConfigError, which names the task that the model is made for, unless the head is of this kind.
         """
         return expect_head(self.config, kind)

@@ -1,4 +1,4 @@
-"""Labels whole texts."""
+"""Classify texts: one or more labels for each whole text."""
 
 from __future__ import annotations
 

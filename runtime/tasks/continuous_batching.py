@@ -1,4 +1,4 @@
-"""Continuous batching: texts share the steps of an engine, and may join and leave at each step.
+"""Continuous batching: several texts share the steps of an engine, and a text may join or leave at each step.
 
 A step reads all weights whether it computes one token or eight, so further texts in a step cost almost
 nothing. Each text has its own sampler, random numbers and row of the cache, so its result doesn't depend on
@@ -8,7 +8,7 @@ the other texts. Prompts are read in chunks between the steps:
     row 1              [B B B B B]   [B B B B B][D]   B's in chunks, one between two steps
 
 The server calls `Batch.step` for each step. `Batch.run` generates a list of texts. A text that is generated
-alone is decoded speculatively, with drafts from its own tokens, if drafts change no bit.
+alone is decoded speculatively, with drafts from its own tokens, if speculative decoding gives the same bits.
 """
 
 from __future__ import annotations
@@ -39,10 +39,10 @@ CHUNK = 128
 class Row:
     """A row of the cache: its sequence, the client that owns it, and how much of the prompt has been read.
 
-    `drafts` says whether drafts may be made for the row. If `prompt_logprobs` isn't None, the
-    log-probabilities of all tokens of the prompt but the first are added to it as they are read, each with as
-    many of the likeliest tokens as the sequence's `logprobs` says. A stop string in the row's `text` ends the
-    sequence.
+    `drafts` says whether drafts may be made for the row. If `prompt_logprobs` isn't None, it collects the
+    log-probabilities of all tokens of the prompt except the first, as these are read. Each comes with the
+    likeliest tokens at that position, as many as the sequence's `logprobs` says. A stop string in the row's
+    `text` ends the sequence.
     """
 
     sequence: GeneratedSequence
@@ -69,10 +69,10 @@ class Row:
 
     @property
     def shares(self) -> bool:
-        """Whether this row and others may reuse each other's cache for prompts that begin alike.
+        """Whether this row and other rows may reuse each other's cache for prompts that begin alike.
 
-        True if the row has no error, all that its cache holds follows from the prompt, and the logits of its
-        prompt aren't wanted.
+        This is true if the row has no error, if its cache depends only on the prompt's tokens, and if the
+        logits of its prompt aren't needed.
         """
         return not (self.failed or self.has_encoder or self.prompt_logprobs is not None)
 
@@ -85,7 +85,9 @@ class Row:
                 self.prompt_logprobs.append(token_logprob(row, token, self.sequence.logprobs or 0))
 
     def push(self, token: int | None) -> str:
-        """Add the next token, or None for a stop token, and return the characters that became certain."""
+        """Add the next token, or None for a stop token. Return the characters that later tokens can no longer
+        change.
+        """
         if self.text is None:
             return ""
         part = "" if token is None else self.text.push(token)
@@ -100,8 +102,9 @@ R = TypeVar("R", bound=Row)
 
 
 class Outcome(NamedTuple, Generic[R]):
-    """The result of a step for a row: its next token (None for a stop token) and the characters that became
-    certain, or the error that ended the row."""
+    """The result of a step for a row: its next token (None for a stop token) and its new characters, or the
+    error that ended the row.
+    """
 
     row: R
     token: int | None
@@ -114,7 +117,9 @@ class Outcome(NamedTuple, Generic[R]):
 
 
 def fit(one: GeneratedSequence, name: str, config: Config) -> None:
-    """Limit the sequence to the tokens that fit the context; LimitError if its prompt doesn't fit."""
+    """Limit the sequence to the number of tokens that fit in the context. Raises LimitError if the prompt
+    itself doesn't fit.
+    """
     try:
         one.max_new_tokens = limit_new_tokens(config, len(one.prompt), one.max_new_tokens)
     except LimitError as error:
@@ -129,13 +134,13 @@ def fit(one: GeneratedSequence, name: str, config: Config) -> None:
 class Batch(Generic[R]):
     """The texts that an engine is generating, each with a row of the cache.
 
-    If a prompt begins like one of `prefixes` or like another row, and the owner is the same, the shared
-    beginning isn't read again. `drafting` is the engine for speculative decoding, if drafts change no bit. It
-    is used only while a single text is generated: with several new tokens each, several texts would each take
-    a step of the engine.
+    If a prompt begins like one of `prefixes` or like another row of the same owner, the shared beginning
+    isn't read again. `drafting` is the engine for speculative decoding, if speculative decoding gives the
+    same bits. It is used only while a single text is generated, because several texts with drafts would each
+    need a step of their own.
 
-    A sequence whose `finish_reason` is set, by its own rules or by a call of `finish`, leaves at the next
-    step. After an exception of `step`, which comes from the engine, the batch is empty.
+    A sequence leaves the batch at the step after its `finish_reason` is set, by its own rules or by a call of
+    `finish`. If the engine fails, `step` raises the exception, and the batch is empty afterwards.
     """
 
     def __init__(
@@ -153,9 +158,10 @@ class Batch(Generic[R]):
     def run(self, rows: Sequence[R], size: int) -> Iterator[Outcome[R]]:
         """Generate all texts, at most `size` at a time, and yield the outcomes of each step.
 
-        All waiting prompts are read before the next step, since here nobody waits for the first token of a
-        single text. If a prompt doesn't fit the context, an error with its place, counted from 1, is raised
-        before any text is begun. An error of a text is raised.
+        All waiting prompts are read before the next step, since in a list of texts nobody waits for the first
+        token of a single one. If a prompt doesn't fit in the context, an error is raised before any text is
+        begun. The error names the prompt by its position, counted from 1. Errors of single texts are raised
+        too.
         """
         if size < 1:
             raise LimitError(f"a batch must have at least one row, got {size}")
@@ -187,8 +193,8 @@ class Batch(Generic[R]):
     def step(self, joining: Sequence[R] = (), *, all_prompts: bool = False) -> Iterator[Outcome[R]]:
         """Read a chunk of one prompt, then generate a token of each text whose prompt was read.
 
-        Yields the outcomes. With `all_prompts`, all prompts are read. A text with a draft may get several
-        tokens.
+        Yields the outcomes. With `all_prompts`, all waiting prompts are read, not only a chunk of one. A text
+        with a draft may get several tokens.
         """
         try:
             self._keep_prefixes()
@@ -331,7 +337,7 @@ class Batch(Generic[R]):
 
 
 def outcome(row: R, token: int | None) -> Outcome[R]:
-    """Add a row's next token and return the outcome; an error of the tokenizer ends the sequence."""
+    """Add a row's next token, and return the outcome. An error of the tokenizer ends the sequence."""
     try:
         return Outcome(row, token, row.push(token))
     except TfmError as error:

@@ -1,4 +1,4 @@
-"""A chat with a model, in which earlier messages aren't computed again."""
+"""A chat with a model, that keeps the cache of earlier messages, so that they aren't computed again."""
 
 from __future__ import annotations
 
@@ -27,8 +27,9 @@ class Conversation:
     like the first prompt; if the file doesn't exist, it is written (`generate.prefix_cache`).
     `chat_template_kwargs` are variables of the chat template.
 
-    `tools` are functions that an answer may call, described as in the OpenAI API. `calls` has the calls whose
-    results the model waits for. `give_results` passes the results to the model and returns the next answer.
+    `tools` are functions that an answer may call, described as in the OpenAI API. `calls` has the calls for
+    which the model expects results. `give_results` passes the results to the model and returns the next
+    answer.
     """
 
     def __init__(
@@ -64,8 +65,9 @@ class Conversation:
     def replace(self, messages: Sequence[Message]) -> None:
         """Continue the conversation from other messages.
 
-        The beginning that these messages share with those already read isn't read again. ArgumentError or
-        LimitError for messages that no template takes; then nothing is changed.
+        If these messages begin like the messages already read, the shared beginning isn't read again. Raises
+        ArgumentError or LimitError for messages that no template allows. After such an error, the
+        conversation is unchanged.
         """
         check_messages(messages)
         self._keep()
@@ -75,13 +77,15 @@ class Conversation:
     def say(self, text: str, **options: Unpack[GenerateOptions]) -> TextStream:
         """Return the answer to a message of the user, as a stream.
 
-        Message and answer become part of the conversation once the answer has been generated completely.
+        The message and its answer become part of the conversation once the answer has been generated
+        completely.
         """
         return self._ask([*self.messages, {"role": "user", "content": text}], options)
 
     @property
     def calls(self) -> Sequence[Message]:
-        """The calls of the last answer that wait for their results, in the form that templates read.
+        """The tool calls of the last answer whose results are still missing, in the form that chat templates
+        read.
 
         Each call has a `function` with its `name` and its `arguments`, an object.
         """
@@ -89,9 +93,10 @@ class Conversation:
 
     @spelled_out(GenerateOptions)
     def give_results(self, *results: str, **options: Unpack[GenerateOptions]) -> TextStream:
-        """Return the model's answer to the results of `calls`, as a stream.
+        """Pass the results of `calls` to the model, and return its next answer as a stream.
 
-        Give one text for each call, in the order of `calls`; ArgumentError for another number of texts.
+        Give one text for each call, in the order of `calls`. Raises ArgumentError for any other number of
+        texts.
         """
         calls = self.calls
         if len(results) != len(calls) or not calls:

@@ -1,7 +1,7 @@
 """Options as keywords: check each by name and type, and show them in the signatures of functions.
 
-`**options: Unpack[GenerateOptions]` tells a type checker which options there are. It doesn't tell Python,
-which takes any keyword, nor `help()`.
+`**options: Unpack[GenerateOptions]` tells a type checker which options exist. But Python accepts any keyword
+at run time, and `help()` doesn't list the options. This module adds both.
 """
 
 from __future__ import annotations

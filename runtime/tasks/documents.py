@@ -17,7 +17,9 @@ Schema = Mapping[str, Any] | type[Any]
 
 
 def is_class(given: object) -> bool:
-    """Return whether `given` is a class with a schema that can parse its documents, as pydantic's classes."""
+    """Return whether `given` is a class that has a schema and parses its documents, as pydantic's
+    classes do.
+    """
     names = ("model_json_schema", "model_validate_json")
     return isinstance(given, type) and all(hasattr(given, name) for name in names)
 

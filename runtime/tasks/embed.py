@@ -1,4 +1,4 @@
-"""Embeds texts: one vector for each text. Similar texts get nearby vectors."""
+"""Embed texts: compute one vector for each text. Similar texts get nearby vectors."""
 
 from __future__ import annotations
 

@@ -20,7 +20,9 @@ Texts = str | Pair | list[str] | list[Pair] | list[Encoding]
 
 
 def listed(texts: Texts) -> list[tuple[str, str | None]]:
-    """Return a list with each text as (text, None) and each pair unchanged; a single one becomes a list."""
+    """Return a list of pairs: each text becomes (text, None), and each pair stays unchanged. A single text or
+    pair becomes a list of one.
+    """
     some = [texts] if isinstance(texts, str | tuple) else texts
     pairs: list[tuple[str, str | None]] = []
     for i, one in enumerate(some):
@@ -35,7 +37,7 @@ def listed(texts: Texts) -> list[tuple[str, str | None]]:
 
 
 def singles(texts: str | Sequence[str]) -> list[str]:
-    """Return the texts as a list; LimitError for a pair, which not every task takes."""
+    """Return the texts as a list, for a task that takes no pairs. Raises LimitError for a pair."""
     some = [texts] if isinstance(texts, str) else list(texts)
     for i, one in enumerate(some):
         if not isinstance(one, str):
@@ -44,10 +46,10 @@ def singles(texts: str | Sequence[str]) -> list[str]:
 
 
 def encoded(model: TaskModel, texts: Texts, control_token: str | None = None) -> list[Encoding]:
-    """Return the tokens of each text; texts that are tokens already are returned unchanged.
+    """Return the tokens of each text; texts that are already tokens are returned unchanged.
 
-    `control_token` is the only control token whose name in a text is read as the token. LimitError for a text
-    without tokens, or with more than the model's context has room for.
+    `control_token` is the only control token whose name in a text is read as the token. Raises LimitError for
+    a text without tokens, or with more tokens than fit in the model's context.
     """
     rows = encodings(model, texts, control_token)
     for i, row in enumerate(rows):
@@ -59,7 +61,7 @@ def encoded(model: TaskModel, texts: Texts, control_token: str | None = None) ->
 
 
 def encodings(model: TaskModel, texts: Texts, control_token: str | None = None) -> list[Encoding]:
-    """Return the tokens of each text, without a limit on their number."""
+    """Return the tokens of each text, without a limit on the number of tokens."""
     if isinstance(texts, list) and texts and isinstance(texts[0], Encoding):
         return cast(list[Encoding], texts)
     encode = model.text.encode_with_offsets
@@ -67,7 +69,9 @@ def encodings(model: TaskModel, texts: Texts, control_token: str | None = None) 
 
 
 def cut(row: Encoding, most: int) -> Encoding:
-    """Return a row cut to at most `most` tokens: the text's last tokens go, special tokens around it stay."""
+    """Return a row cut to at most `most` tokens. The last tokens of the text are dropped, and the special
+    tokens around the text stay.
+    """
     last = len(row.ids) - most
     of_text = [i for i, source in enumerate(row.sequence_ids) if source is not None]
     gone = frozenset(of_text[-last:] if last > 0 else ())
@@ -83,10 +87,11 @@ def softmax(logits: np.ndarray) -> np.ndarray:
 def predicted(
     model: TaskModel, rows: Sequence[Encoding], batch: int = BATCH, progress: Progress = silent
 ) -> Iterator[tuple[int, np.ndarray]]:
-    """Yield (index, the head's output) of each row, the longest rows first: if these fit into memory, all do.
+    """Yield (index, output of the head) for each row. The longest rows come first: if they fit in memory, all
+    rows do.
 
-    If a head gives an output for each token, it is cut to the row's own tokens. The arrays are views: keeping
-    one keeps its whole batch in memory.
+    If a head gives an output for each token, the output is cut to the row's own tokens, without padding. The
+    arrays are views, so keeping one array keeps the output of its whole batch in memory.
     """
     if batch < 1:
         raise LimitError(f"a batch must have at least one row, got {batch}")

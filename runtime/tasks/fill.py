@@ -34,7 +34,7 @@ def fill(
 ) -> list[list[list[Filling]]]:
     """Return the `count` likeliest tokens for each mask of each text, the likeliest first.
 
-    Each mask of a text is filled independently, while the text's other masks stay. The mask token is the only
+    Each mask is predicted independently, while the text's other masks stay masks. The mask token is the only
     control token whose name in a text is read as the token.
     """
     model.expect(MaskedLM)

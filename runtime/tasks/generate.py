@@ -1,4 +1,4 @@
-"""Generate one text, and stream its parts as soon as they are certain."""
+"""Generate one text, and stream each part as soon as later tokens can no longer change it."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ if TYPE_CHECKING:
 
 
 class Prompt(NamedTuple):
-    """The ids that an answer follows, and the ids that the encoder reads, if the model has one."""
+    """The ids that the answer continues and, if the model has an encoder, the ids that the encoder reads."""
 
     ids: list[int]
     encoder_ids: list[int] | None
@@ -58,8 +58,8 @@ def generate(
 ) -> TextStream:
     """Return the answer to a text as a stream.
 
-    `prompt_of` describes the parameters that say how the text is read. `prefix_cache` describes `prefix`, and
-    `chat` describes `tools`.
+    The parameters that say how the text becomes a prompt are those of `prompt_of`. `prefix` has the same
+    meaning as in `prefix_cache`, and `tools` as in `chat`.
     """
     prompt = prompt_of(
         model,
@@ -78,11 +78,13 @@ def generate(
 
 
 def prefix_cache(model: TaskModel, prompt: Prompt, path: Path) -> Cache | None:
-    """Return a cache of the prompt's first tokens from a file, as far as the file's tokens match the prompt.
+    """Read a cache of the prompt's first tokens from a file. It covers the first tokens that the file and the
+    prompt share.
 
-    If the file doesn't exist, all tokens of the prompt but the last are read, and their cache is written to
-    the file. Returns None if file and prompt share no first tokens. Raises what `runtime.ort.prefix_file`
-    raises, and LimitError for another engine, or a model with an encoder.
+    If the file doesn't exist, the model reads all tokens of the prompt except the last one, and their cache
+    is written to the file. Returns None if the file and the prompt share no first tokens. Raises the errors
+    of `runtime.ort.prefix_file`. Raises LimitError for an engine other than `OrtEngine`, or for a model with
+    an encoder.
     """
     engine = model.engine
     if not isinstance(engine, OrtEngine) or prompt.encoder_ids is not None:
@@ -107,7 +109,9 @@ def is_chat(model: TaskModel, *, raw: bool = False) -> bool:
 
 
 def as_messages(messages: str | Sequence[Message]) -> Sequence[Message]:
-    """Return the messages unchanged, or a text as one message of the user; ArgumentError for no messages."""
+    """Return messages unchanged, or turn a text into one message of the user. Raises ArgumentError for an
+    empty list.
+    """
     if isinstance(messages, Sequence) and not isinstance(messages, str) and not messages:
         raise ArgumentError("messages must have at least one message")
     return [{"role": "user", "content": messages}] if isinstance(messages, str) else messages
@@ -123,15 +127,15 @@ def chat(
 ) -> TextStream:
     """Return the model's next message in a conversation, as a stream.
 
-    The prompt is made with the model's chat template; `chat_template_kwargs` are variables of the template.
+    The model's chat template makes the prompt. `chat_template_kwargs` are variables of the template.
 
-    `tools` are functions as the OpenAI API describes them. With `tools`, the streamed text contains the marks
-    of the model's calls and thoughts; the stream's `answer` separates text, calls and thoughts. If one of the
-    tools is `strict`, the model can call only the given tools, and calls of a strict tool match its schema.
-    An option such as `json_schema` constrains only the text outside of calls.
+    `tools` are functions as the OpenAI API describes them. With `tools`, the streamed text contains the
+    model's tool calls and thoughts with the marks around them. The stream's `answer` separates text, calls
+    and thoughts. If one of the tools is `strict`, the model can call only the given tools, and calls of a
+    strict tool match its schema. An option such as `json_schema` constrains only the text outside of calls.
 
-    CheckpointError for a model without a chat template. ArgumentError for messages or tools of another form,
-    and for a variable that the template doesn't have.
+    Raises CheckpointError for a model without a chat template. Raises ArgumentError for messages or tools of
+    another form, and for a variable that the template doesn't have.
     """
     answers = answers_of(model, tools)
     ids = chat_ids(model, as_messages(messages), tools, answers, chat_template_kwargs)
@@ -140,10 +144,10 @@ def chat(
 
 
 def answers_of(model: TaskModel, tools: Sequence[Tool] | None) -> ChatAnswers | None:
-    """Return the reader of answers that may call the tools, or None if `tools` is None.
+    """Return the parser for answers that may call the tools, or None if `tools` is None.
 
-    `tools` are functions as the OpenAI API describes them. ArgumentError for tools of another form, and for a
-    tokenizer that doesn't keep the marks of calls.
+    `tools` are functions as the OpenAI API describes them. Raises ArgumentError for tools of another form,
+    and for a tokenizer that drops the marks around calls.
     """
     if tools is None:
         return None
@@ -184,13 +188,14 @@ def prompt_of(
     chat_template_kwargs: Variables | None = None,
     control_tokens: bool = False,
 ) -> Prompt:
-    """Return the prompt for a text: the ids that the answer follows, and those that an encoder reads.
+    """Return the prompt for a text: the ids that the answer continues, and the ids that an encoder reads.
 
     - `system`: a message before the text.
-    - `raw`: leave out the chat template, or the prefix of an encoder's text, so that the model continues the
+    - `raw`: don't use the chat template or the prefix of an encoder's text, so that the model continues the
       text itself.
-    - `control_tokens`: read names such as `<fim_prefix>` and `<extra_id_0>` in a raw text as these tokens.
-    - `task`: a task that the checkpoint names, with its own prefix and options.
+    - `control_tokens`: convert names such as `<fim_prefix>` and `<extra_id_0>` in a raw text to the control
+      tokens of these names.
+    - `task`: a task that the checkpoint defines, with its own prefix and options.
 
     ArgumentError for control tokens without `raw`, and for a system message, tools or variables of a chat
     template if no template is used.
@@ -248,7 +253,9 @@ def prompt_ids(
 
 
 def generation_of(model: TaskModel, task: str | None = None) -> Generation:
-    """Return the checkpoint's generation options for a task that it names, or its general ones for None."""
+    """Return the checkpoint's generation options for a task that it defines, or for None its
+    general options.
+    """
     tasks = model.generation.tasks
     if task is None:
         return model.generation
@@ -289,9 +296,10 @@ def _constraint(model: TaskModel, prompt: Prompt, options: Options) -> Constrain
 
 
 class TextStream:
-    """A text that is being generated. Iterate over its parts once, or print it, which waits for its end.
+    """A text that is being generated. Iterate over its parts, only once, or print it, which waits until it is
+    complete.
 
-    At any time, `tokens` has the new ids, and `text` the text that was yielded so far. When the text is
+    `tokens` has the ids generated so far, and `text` has the text that was yielded so far. When the text is
     complete:
 
     - `complete` is true.
@@ -343,7 +351,7 @@ class TextStream:
         return f"<TextStream {self.text!r}, {state}>"
 
     def stop(self) -> None:
-        """End the text after the token that is being computed; safe to call from a signal handler."""
+        """End the text after the token that is being computed. This may be called from a signal handler."""
         self._stopped = True
 
     @property
@@ -359,7 +367,7 @@ class TextStream:
     def logprobs(self) -> list[TokenLogprob] | None:
         """The log-probability of each of `tokens`, and the likeliest tokens at its position.
 
-        None unless the options ask for `logprobs`.
+        It is None unless the options ask for `logprobs`.
         """
         return None if self._options.logprobs is None else self._sequence.token_logprobs
 
@@ -367,7 +375,7 @@ class TextStream:
     def answer(self) -> Answer:
         """The thoughts, the text and the calls of a chat with `tools`.
 
-        The rest of the text is generated first. ArgumentError for a text without `tools`.
+        Reading it generates the rest of the text first. Raises ArgumentError for a text without `tools`.
         """
         if self._answers is None:
             raise ArgumentError("only a chat with tools is parsed as an answer: give tools")
@@ -386,7 +394,7 @@ class TextStream:
     def parsed(self) -> Any:
         """The parsed document of `json_schema`; see `documents.parsed`.
 
-        The rest of the text is generated first.
+        Reading it generates the rest of the text first.
         """
         text = str(self) if self._answers is None else self.answer.text
         return parsed(text, self._schema, self.finish_reason)
@@ -402,7 +410,9 @@ class TextStream:
 
     @property
     def timings(self) -> dict[str, float]:
-        """Seconds and tokens per second, of the prompt (until the first token) and of the tokens after it."""
+        """The seconds and the tokens per second of two phases: reading the prompt (until the first token),
+        and generating the tokens after it.
+        """
         begin, *tokens = self._times or [0.0]
         first_s = tokens[0] - begin if tokens else 0.0
         rest_s = tokens[-1] - tokens[0] if tokens else 0.0
@@ -482,9 +492,9 @@ class TextStream:
 
 
 class StreamedText:
-    """Turns tokens into text as they come, as far as the text is certain.
+    """Turn tokens into text one by one. It returns only text that later tokens can no longer change.
 
-    The text ends before a stop string. Special tokens in `shown` become part of the text.
+    The text ends before the first stop string. Special tokens in `shown` become part of the text.
     """
 
     def __init__(self, tokenizer: Tokenizer, stops: Sequence[str], shown: Collection[int] = ()) -> None:
@@ -492,11 +502,11 @@ class StreamedText:
         self.text, self.ended = "", False
 
     def push(self, token: int) -> str:
-        """Add a token, and return the text that has become certain."""
+        """Add a token, and return the new text that later tokens can no longer change."""
         return self._certain_text(self._stream.push(token))
 
     def finish(self) -> str:
-        """Return the text that was still held back, after the last token."""
+        """After the last token, return the text that was still held back."""
         if self.ended:
             return ""
         part = self._certain_text(self._stream.finish())

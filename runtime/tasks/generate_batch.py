@@ -28,8 +28,8 @@ BATCH = 8
 class Completion(NamedTuple):
     """A generated text, its tokens, and the reason why it ended. `print` shows its text.
 
-    The tokens' log-probabilities and the JSON schema are there if they were asked for. With tools, `answer`
-    has the thoughts, text and calls. If the model has no tokenizer, the text is empty.
+    The tokens' log-probabilities and the JSON schema are set if the options ask for them. With tools,
+    `answer` has the thoughts, text and calls. If the model has no tokenizer, the text is empty.
     """
 
     tokens: list[int]
@@ -59,14 +59,14 @@ def generate_many(
     progress: Progress = silent,
     answers: ChatAnswers | None = None,
 ) -> list[Completion]:
-    """Return the answers to the prompts, in the prompts' order; `batch` answers are computed at a time.
+    """Return the answers to the prompts, in the prompts' order; `batch` answers are generated at a time.
 
-    `answers` reads answers that may call tools.
+    `answers` is the parser for answers that may call tools.
 
     The random numbers of a text come from `seed` and the text's number in `numbers`, by default its index.
-    They don't depend on the other texts or on the size of the batch. Neither do the text's logits, up to
-    rounding: of nearly tied tokens, another one may be chosen than for the text alone. LimitError for beams
-    and drafts, which are for single texts.
+    They don't depend on the other texts or on the size of the batch. The text's logits don't depend on these
+    either, except for rounding. So if two tokens are nearly tied, a batch may choose another one than the
+    text alone. Raises LimitError for beam search and speculative decoding, which work only for single texts.
     """
     if options.beams is not None or options.draft:
         raise LimitError(

@@ -1,8 +1,9 @@
 """Transcribe a sound with a CTC head: take the likeliest token of each position, without a decoder.
 
 A sound of any length is split into windows of as many positions as the model takes. Each window is normalized
-by itself. The windows overlap, and predictions too near to a window's ends are left out, as transformers'
-pipeline does with `chunk_length_s`. So every position is predicted with the sound around it.
+by itself. The windows overlap, and predictions too near to a window's ends are left out. transformers'
+pipeline does the same with `chunk_length_s`. So every position is predicted with enough sound before and
+after it.
 
     window 0   ├────────────────────┊┄┄┤                      ┄ is left out
     window 1                     ├┄┄┊──────────────┊┄┄┤
@@ -38,9 +39,9 @@ def heard_segments(
     """Yield the segments of a sound of about `total` samples, each as soon as the pause after it has been
     read.
 
-    The sound may be a part of a longer one, of which it begins with the sample `first`. CheckpointError if
-    the model's files don't say which token is the blank, LimitError for a context in which windows can't
-    overlap.
+    The sound may be a part of a longer sound. Then `first` is the index of the part's first sample in the
+    longer sound. Raises CheckpointError if the model's files don't say which token is the blank. Raises
+    LimitError for a context that is too short for overlapping windows.
     """
     tokens, stem = model.generation.ctc, model.config.stem
     if tokens is None:

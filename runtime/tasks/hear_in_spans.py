@@ -1,8 +1,8 @@
 """Transcribe a sound with a decoder that writes no times: Moonshine.
 
-Each span of a sound is heard by itself, and becomes a segment with the span's begin and end. Its text is the
-likeliest one, greedily or with beams, as transformers' `generate` writes it with this `max_length`: at most
-6.5 tokens for each second, so a text that goes in circles ends. A span without a text is left out.
+Each span of a sound is transcribed by itself, and becomes a segment with the span's start and end. Its text
+is decoded greedily or with beams, as by transformers' `generate` with the same `max_length`. The text has at
+most 6.5 tokens for each second, so that a text that repeats itself ends. A span without a text is left out.
 """
 
 from __future__ import annotations
@@ -35,7 +35,8 @@ def written_segments(
 ) -> Iterator[Segment]:
     """Yield the segments of a sound of about `total` samples.
 
-    `spans` are its parts, each with the index of its first sample. `search` are keywords of a `BeamSearch`.
+    `spans` are the parts of the sound, each with the index of its first sample. `search` are keyword
+    arguments for `BeamSearch`.
     """
     stem = model.config.stem
     assert isinstance(stem, SampleStem)

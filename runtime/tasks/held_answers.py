@@ -1,4 +1,6 @@
-"""Constrain the answers of a chat: calls follow the tools, and the other text the language of the options."""
+"""Constrain the answers of a chat: tool calls follow the tools' schemas, and all other text follows the
+language that the options ask for.
+"""
 
 from __future__ import annotations
 
@@ -18,9 +20,10 @@ def held(
 ) -> tuple[list[int], Options]:
     """Return the prompt's ids and the options for an answer that `answers` reads.
 
-    A language in the options constrains the text after the thoughts that isn't a call. If nothing may be
-    called, a regular expression or a grammar constrains the whole answer; if the prompt ends within thoughts,
-    ids that end the thoughts are added to it. LimitError for options that such an answer can't have.
+    A language in the options constrains the text after the thoughts, except for tool calls. If no tool may be
+    called, a regular expression or a grammar constrains the whole answer. If the prompt then ends within
+    thoughts, ids that end the thoughts are added to the prompt. Raises LimitError for options that don't work
+    with such an answer.
     """
     document, language = options.json_schema, options.language
     inner = None if language is None or document is not None else (language.kind, language.text)

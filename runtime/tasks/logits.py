@@ -1,4 +1,4 @@
-"""Compute the logits of every position of some texts, without masked tokens."""
+"""Compute the logits at every position of some texts, as if masked tokens didn't exist."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from .base import TaskModel
 
 
 def logits(model: TaskModel, ids: ArrayLike, mask: ArrayLike | None = None) -> np.ndarray:
-    """Return logits [B, T, N] of ids [B, T] (or [T, N] of [T]), with zeros where `mask` is zero.
+    """Return logits [B, T, N] of ids [B, T] (or [T, N] of [T]), with logits of zero where `mask` is zero.
 
     Masked tokens are treated as absent, whether on the left, on the right or in between.
     """

@@ -53,7 +53,7 @@ if TYPE_CHECKING:
 
 
 class ClosedEngine:
-    """Replaces the engine of a closed model; any use of it is an ArgumentError."""
+    """An object that replaces the engine of a closed model. Any use of it raises ArgumentError."""
 
     def __getattr__(self, name: str) -> Any:
         raise ArgumentError("the model was closed: load it again")
@@ -103,12 +103,12 @@ class Model(TaskModel):
         """Return the answer to a text as a stream: iterate over it to get the parts of the text.
 
         - `system`: a message that a chat model reads first.
-        - `raw`: leave out the chat template, so that the model continues the text.
-        - `task`: a task that the checkpoint names, with its own prefix and options.
+        - `raw`: don't use the chat template, so that the model continues the text.
+        - `task`: a task that the checkpoint defines, with its own prefix and options.
         - `prefix`: a file with the cache of a text that begins like this one. If the file doesn't exist, it
           is written (`generate.prefix_cache`).
         - `chat_template_kwargs`: variables of the chat template.
-        - `control_tokens`: read the names of control tokens in a raw text as these tokens.
+        - `control_tokens`: convert names of control tokens in a raw text to these tokens.
         - `tools`: as in `chat`.
         """
         return generate.generate(
@@ -136,10 +136,10 @@ class Model(TaskModel):
         """Return the model's next message in a conversation as a stream; see `generate.chat`.
 
         A message is a dict such as `{"role": "user", "content": "hi"}`. The roles are system, developer,
-        user, assistant and tool. A `str` in place of the list is one message of the user. Each call reads
-        all messages again; a `Conversation` keeps the cache of those that were read. `chat_template_kwargs`
-        are variables of the chat template, such as `{"enable_thinking": False}`. With `tools`, the stream's
-        `answer` has the model's thoughts, text and calls.
+        user, assistant and tool. A `str` in place of the list is one message of the user. Each call reads all
+        messages again. A `Conversation` keeps the cache of the messages that the model has already read.
+        `chat_template_kwargs` are variables of the chat template, such as `{"enable_thinking": False}`. With
+        `tools`, the stream's `answer` has the model's thoughts, text and calls.
         """
         return generate.chat(
             self, messages, tools=tools, chat_template_kwargs=chat_template_kwargs, **options
@@ -163,9 +163,9 @@ class Model(TaskModel):
     ) -> list[generate_batch.Completion]:
         """Return the answers to many texts, computed `batch` at a time; see `generate_batch.generate_many`.
 
-        Each answer is what `generate` returns for the text. Its random numbers come from the pair of `seed`
-        and the text's number in `numbers`, which is by default the text's index. With `tools`, each answer
-        has an `answer`, as in `chat`.
+        Each answer is the one that `generate` returns for the text. The random numbers for a text come from
+        `seed` and the text's number in `numbers`, which is by default the text's index. With `tools`, each
+        answer has an `answer`, as in `chat`.
         """
         if isinstance(prompts, str):
             raise ArgumentError(
@@ -193,8 +193,8 @@ class Model(TaskModel):
     def generate_ids(self, ids: Sequence[int], **options: Unpack[GenerateOptions]) -> list[int]:
         """Return the new ids after a prompt of ids, without a stop token.
 
-        If the model has an encoder, the encoder reads the prompt. Ids don't count as a chat: decoding is
-        greedy unless the model or an option asks for something else.
+        If the model has an encoder, the encoder reads the prompt. A prompt of ids isn't treated as a chat, so
+        decoding is greedy unless the model or an option asks for sampling or beams.
         """
         self.expect(LM)
         prompt_ids = [int(i) for i in np.asarray(ids).reshape(-1)]
@@ -309,8 +309,8 @@ class Model(TaskModel):
     def count_tokens(self, text: str | Sequence[Message]) -> int:
         """Return the number of tokens of a text, or of messages.
 
-        A text is counted without the special tokens that the model reads around it. Messages are counted as
-        `chat` reads them, with the chat template.
+        A text is counted without the special tokens that are added around it. Messages are counted as `chat`
+        formats them, with the chat template.
         """
         if isinstance(text, str):
             return len(self.text.encode(text))
@@ -335,11 +335,11 @@ class Model(TaskModel):
         )  # fmt: skip
 
     def logits(self, ids: ArrayLike, mask: ArrayLike | None = None) -> np.ndarray:
-        """Return logits [B, T, N] of ids [B, T], or [T, N] of [T]; zeros where `mask` is zero."""
+        """Return logits [B, T, N] of ids [B, T], or [T, N] of [T]; with zeros where `mask` is zero."""
         return logits_of.logits(self, ids, mask)
 
     def prompt(self, text: str, *, raw: bool = False) -> list[int]:
-        """Return the ids of the prompt that asks for an answer to `text`.
+        """Return the ids of the prompt that makes the model answer `text`.
 
         With `raw`, or if the model has no chat template, these are the ids of the text itself, which the
         model continues.
@@ -357,7 +357,7 @@ class Model(TaskModel):
         chat_template_kwargs: Variables | None = None,
         control_tokens: bool = False,
     ) -> Prompt:
-        """Return the prompt for a text: the ids that the answer follows, and those that an encoder reads.
+        """Return the prompt for a text: the ids that the answer continues, and the ids that an encoder reads.
 
         See `generate.prompt_of`.
         """
@@ -385,14 +385,14 @@ class Model(TaskModel):
 
     @spelled_out(SamplingOptions)
     def sampler(self, **options: Unpack[SamplingOptions]) -> Sampler:
-        """Return a Sampler of the given options and, for all others, this model's defaults.
+        """Return a Sampler with the given options. All other options have the model's defaults.
 
         See `options.sampler`.
         """
         return generate_options.sampler(self.generation.defaults, **options)
 
     def drafter(self, other: TaskModel) -> DraftModel:
-        """Return another model as a source of drafts for this one.
+        """Return a drafter: another model that guesses tokens for this model, for speculative decoding.
 
         LimitError unless both models have the same vocabulary.
         """
@@ -402,7 +402,8 @@ class Model(TaskModel):
         return DraftModel(other.engine, self.engine)
 
     def mtp_drafter(self) -> MTPDrafter:
-        """Return the model's own module for drafts (MTP) as a source of drafts for the model.
+        """Return a drafter that guesses tokens with the model's own module for drafts (MTP), for speculative
+        decoding.
 
         ConfigError if the bundle has no such module.
         """
@@ -439,7 +440,7 @@ def load(
     """Return the model of a bundle.
 
     The hashes of the bundle's files are checked while the session starts, unless they were checked before
-    (`hub.checked_bundles`). `notify` is called with messages for the user, for example that a first start
+    (`hub.checked_bundles`). `notify` is called with messages for the user, for example that the first start
     takes longer.
     """
     bundle = open_bundle(Path(path))

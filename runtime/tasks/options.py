@@ -47,7 +47,9 @@ CHAT_SAMPLING: SamplingOptions = {"temperature": 0.2, "top_p": 0.9, "repetition_
 
 
 class GenerateOptions(TextOptions, SamplingOptions, Choosing, TypedDict, total=False):
-    """All options of generation: those of `TextOptions`, and those that need more than a decoder."""
+    """All options of generation: those of `TextOptions`, and the options that need more than a decoder, such
+    as a tokenizer.
+    """
 
     draft: Annotated[
         Drafter | Literal[False] | None,
@@ -135,7 +137,7 @@ class Options(record("TextFields", GenerateOptions, left_out=options(SamplingOpt
 
     @property
     def language(self) -> Language | None:
-        """The formal language that constrains the text; None if nothing does."""
+        """The formal language that constrains the text; None if the text is unconstrained."""
         if self.calls is not None:
             return self.calls
         if self.json_schema is not None:
@@ -147,7 +149,7 @@ class Options(record("TextFields", GenerateOptions, left_out=options(SamplingOpt
     def search(
         self, prompt: Sequence[int], stop_ids: frozenset[int], encoder_ids: Sequence[int] | None
     ) -> BeamSearch:
-        """Return the beam search over a prompt with these options."""
+        """Return a beam search over a prompt with these options."""
         return BeamSearch(
             prompt,
             self.beams or 1,
@@ -162,7 +164,7 @@ class Options(record("TextFields", GenerateOptions, left_out=options(SamplingOpt
 
 
 def sampler(defaults: Mapping[str, object], **options: Unpack[SamplingOptions]) -> Sampler:
-    """Return the Sampler of a user's options, with the model's defaults for all others.
+    """Return the Sampler for a user's options. All other options have the model's defaults.
 
     The Sampler is greedy unless one of the options or the model's defaults ask for sampling.
     """
@@ -170,10 +172,10 @@ def sampler(defaults: Mapping[str, object], **options: Unpack[SamplingOptions]) 
 
 
 def resolve(generation: Generation, *, chat: bool, **options: Unpack[GenerateOptions]) -> Options:
-    """Return the options of a text: a user's options, with the model's own for all others.
+    """Return the options for a text: the user's options and, where the user gave none, the model's own.
 
-    `chat` says that the prompt is made with a chat template. Then CHAT_SAMPLING is the default if neither the
-    model nor the user says how tokens are chosen.
+    `chat` says that a chat template makes the prompt. Then CHAT_SAMPLING is the default if neither the model
+    nor the user says how to choose tokens.
 
     A model's options of beam search are used only with beams. The model's own number of beams is ignored if
     the user's options exclude beams: greedy decoding, sampling, a draft or log-probabilities.
@@ -192,7 +194,9 @@ def resolve(generation: Generation, *, chat: bool, **options: Unpack[GenerateOpt
 
 
 def check(**options: Unpack[GenerateOptions]) -> None:
-    """Raise LimitError for options that no model takes; a command can call this before it loads a model."""
+    """Raise LimitError for options that no model supports. A command can call this before it loads
+    a model.
+    """
     chosen = _given(options, GenerateOptions)
     if not _rules_out_beams(chosen):
         chosen = {"beams": 1} | chosen  # a model may ask for beams, and a length penalty goes with those

@@ -1,9 +1,10 @@
-"""Prefix caching: keep the caches of earlier texts, so that a prompt that begins alike is read from there on.
+"""Prefix caching: keep the caches of earlier texts, so that a prompt that begins like one of them is read
+only from the first different token.
 
     kept        the system's text, a question, its answer       after the request that computed it
     a prompt    the system's text, another question             copies the rows of what both share
 
-An owner's prompts are compared only with texts of the same owner. So nobody can learn from the time of an
+An owner's prompts are compared only with texts of the same owner. So nobody can find out from the time of an
 answer what another owner asked.
 """
 
@@ -35,9 +36,10 @@ class Prefix:
 class Prefixes:
     """The caches of the most recently used texts, as many as fit into `limit` bytes.
 
-    With `chunk` None, any number of tokens is shared. This is for engines whose tokens have the same bits
-    whatever else is computed with them. With a `chunk`, a prompt is read in the same chunks as without kept
-    texts: only whole chunks of earlier prompts are shared, and no answers.
+    If `chunk` is None, any number of tokens can be shared. This is for engines whose results for a token have
+    the same bits whatever other tokens are computed in the same step. With a `chunk`, a prompt is read in the
+    same chunks as it would be without kept texts. So only whole chunks of earlier prompts are shared, and no
+    answers.
     """
 
     def __init__(self, limit: int = PREFIX_BYTES, chunk: int | None = None) -> None:
@@ -51,7 +53,7 @@ class Prefixes:
         return sum(prefix.nbytes for prefix in [*self._kept.values()])
 
     def keep(self, owner: str, prompt: Sequence[int], answer: Sequence[int], cache: Cache, row: int) -> None:
-        """Keep a copy of one row of a cache; the row holds a prompt and the beginning of its answer."""
+        """Keep a copy of one row of a cache. The row holds a prompt and the beginning of its answer."""
         length = int(cache.lengths[row])
         if self.chunk is not None:
             length = min(length, len(prompt)) // self.chunk * self.chunk
@@ -78,7 +80,7 @@ class Prefixes:
     def shared(self, text: Sequence[int], answer: Sequence[int], length: int, prompt: Sequence[int]) -> int:
         """Return how many first tokens a prompt shares with a text and its answer.
 
-        The cache of the text holds `length` tokens. The prompt's last token isn't counted.
+        The text's cache holds `length` tokens. The prompt's last token isn't counted.
         """
         if self.chunk is None:
             return min(common_prefix([*text, *answer][:length], prompt), len(prompt) - 1)
@@ -89,7 +91,7 @@ class Prefixes:
         """Find this owner's earlier text that shares the most first tokens with a prompt.
 
         Returns the number of shared tokens, without the prompt's last one, and the text's cache. Returns None
-        if no text shares more tokens than the `read` ones.
+        if no text shares more than `read` tokens, the number that the prompt's row has already read.
         """
         best, found = read, None
         for key, prefix in self._kept.items():

@@ -33,7 +33,7 @@ def rerank(
     batch: int = BATCH,
     progress: Progress = silent,
 ) -> list[Ranked]:
-    """Return the texts, the most relevant first; with `top`, only that many.
+    """Return the texts, the most relevant first. With `top`, return only that many texts.
 
     ConfigError unless the model is a classifier of pairs with one label.
     """
@@ -51,6 +51,8 @@ def rerank(
 
 
 def relevances(head: Classify, labels: Sequence[Sequence[Label]]) -> np.ndarray:
-    """Return the probability of each text's only label; for a regression, the sigmoid of its number."""
+    """Return the probability of each text's only label. For a regression, return the sigmoid of its
+    number.
+    """
     scores = np.array([one[0].score for one in labels], np.float64)
     return np.exp(-np.logaddexp(0, -scores)) if head.kind == "regression" else scores

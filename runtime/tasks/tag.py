@@ -55,9 +55,9 @@ def tag(
     - none: every token is an entity.
     - simple: neighbouring tokens of one label are joined. B- begins a new entity, I- or no prefix continues
       one.
-    - first, average, max: all tokens of a word first get one label, and are then joined as with simple. The
-      word's label is that of its first token, of the mean of its tokens' probabilities, or of its surest
-      token.
+    - first, average, max: all tokens of a word get the same label, and are then joined as with simple. With
+      first, the word's label is that of its first token. With average, it is the label with the largest mean
+      probability over the word's tokens. With max, it is the label of the token with the highest probability.
 
     An entity's score is the mean score of its parts. If the tokenizer marks continuing tokens ("##"), these
     marks show where words begin; otherwise the spaces of the text do.

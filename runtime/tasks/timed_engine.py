@@ -1,4 +1,4 @@
-"""Measure what drafts cost on this machine, while they are made."""
+"""Measure the time that speculative decoding costs on this machine, while it runs."""
 
 from __future__ import annotations
 
@@ -19,10 +19,11 @@ LONGEST_DRAFT = 11
 
 
 class TimedEngine(EngineWrapper[Engine]):
-    """An engine that times its small steps. `cost` is for `refimpl.decoding.speculative.PromptLookup`.
+    """An engine that measures the time of its small steps. Its `cost` is an argument of
+    `refimpl.decoding.speculative.PromptLookup`.
 
-    `cost` decides whether tokens are drafted, and depends on the clock. So use this engine only where drafts
-    change no bit (`runtime.bundle.same_bits`).
+    `cost` decides whether tokens are drafted, and it depends on measured times. So use this engine only where
+    speculative decoding gives the same bits (`runtime.bundle.same_bits`).
     """
 
     def __init__(self, engine: Engine) -> None:
@@ -44,7 +45,7 @@ class TimedEngine(EngineWrapper[Engine]):
         return result
 
     def cost(self, tokens: int) -> float:
-        """Return the time of a step of `tokens` tokens, in steps of one token.
+        """Return the time of a step with `tokens` tokens, as a multiple of the time of a step with one token.
 
         It is estimated until both kinds of step have been measured.
         """

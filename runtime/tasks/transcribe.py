@@ -1,8 +1,8 @@
 """Transcribe a sound with times, by Whisper's sequential algorithm (Radford et al. 2022, §3.8 and §4.5).
 
-The model reads a window of 30 seconds and generates segments between timestamps, greedily or with beams. A
-text that repeats itself or is unlikely is sampled again at higher temperatures. The next window begins where
-the last whole segment ended, so no word is cut.
+The model reads a window of 30 seconds and generates segments between timestamps, greedily or with beams. If a
+text repeats itself or is unlikely, the window is decoded again by sampling at higher temperatures. The next
+window begins where the last whole segment ended, so no word is cut.
 
 Texts and times match transformers' `generate`, with two exceptions: no text is generated for the silence
 after a recording shorter than a window, and sampling uses other random numbers.
@@ -103,18 +103,19 @@ def transcribe(
     `sound` is a file, samples [N] at 16,000 a second, or an iterator that gives samples [N] as they come. The
     samples of an iterator are cut at short pauses, see `utterances`. A model with a CTC head (`hear_by_ctc`)
     takes only the options `words` and `vad`. A model that writes no times (`hear_in_spans`) takes only `vad`
-    and `beams`. It hears a file in spans of at most 29 seconds, cut where the sound is quietest.
+    and `beams`. Such a model transcribes a file in spans of at most 29 seconds, cut where the sound is
+    quietest.
 
     - `language`: a name or a code. By default it comes from the model's files, or is detected in the first
       window.
     - `task`: transcribe, or translate to English.
-    - `condition`: the model also reads the text that it generated before. This keeps one style, but an error
-      may continue.
+    - `condition`: the model also reads the text of the earlier windows. This keeps the style consistent, but
+      an error may spread to later windows.
     - `limits`, `temperatures`, `seed`: a window whose text is beyond `limits` is transcribed again at the
       next of `temperatures`, with random numbers from `seed`. The segments' `doubts` are those of the last
       attempt. A window of silence is left out.
-    - `words`: segments have the times of their words. For these, the decoder reads each window's text once
-      more.
+    - `words`: segments have the times of their words. To find the times, the decoder reads each window's text
+      once more.
     - `vad`: transcribe only the speech between long pauses, each utterance as a sound of its own.
     - `batch`: above 1, transcribe this many utterances at once. This implies `vad`, with utterances that fit
       into a window. Not for an iterator.
@@ -122,9 +123,9 @@ def transcribe(
     - `best_of`: above temperature 0, sample this many texts and keep the one with the largest mean
       log-probability.
     - `on_attention`: with `words`, called for each segment that has words, with the weights of the decoder's
-      attention to the sound. They have a row for each word: the mean over the word's tokens, and over the
-      heads that find the words' times. For an iterator,
-      texts that are thrown away because the utterance goes on are among these.
+      attention to the sound. The weights have a row for each word: the mean over the word's tokens, and over
+      the heads that find the words' times. With an iterator, this includes texts that are thrown away because
+      the utterance continues.
 
     Raises ConfigError for a model that can't transcribe, CheckpointError if its files don't state how it
     writes times, and LimitError for a sound or an option that the model can't take.
@@ -284,13 +285,15 @@ class _Sound:
         self.rng = np.random.default_rng(ask.seed)
 
     def start(self) -> list[int]:
-        """What each window's text begins with."""
+        """The tokens with which each window's text begins."""
         ask = self.ask
         told = [] if self.language is None else [ask.speech.languages[self.language]]
         return [*ask.model.generation.prompt, *told, *([] if ask.task is None else [ask.task])]
 
     def earlier(self) -> list[int]:
-        """What stands before the start: the end of what was written, for half of the context at most."""
+        """The tokens before the start tokens: the end of the text written so far, at most half of the context
+        long.
+        """
         ask = self.ask
         if not (ask.condition and self.before and self.calm):
             return []
@@ -301,7 +304,7 @@ class _Sound:
         return [ask.speech.previous, *self.before[-(ask.model.config.context // 2 - 1) :]]
 
     def take(self, heard: _Heard) -> None:
-        """Take what was heard in the window, and go on to the next one."""
+        """Add the text of the window to the result, and continue with the next window."""
         model, first, seek = self.ask.model, self.ask.speech.first_timestamp, self.seek
         found, self.calm = heard.doubts(self.ask.limits), heard.temperature < CALM
         frames = min(self.frames.size, self.frames.total - seek)

@@ -18,9 +18,9 @@ def translate(
 
     How languages are named depends on the model:
 
-    - T5 has a task for each pair of languages. For translation_en_to_de, give "en" and "de"; the task's
-      prefix and options are used.
-    - mBART and Marian have language tokens, see `refimpl.checkpoint.translation.directed`.
+    - T5 has a task for each pair of languages. For the task translation_en_to_de, give "en" and "de". The
+      task's prefix and options are then used.
+    - mBART and Marian have language tokens; see `refimpl.checkpoint.translation.directed`.
     - A model for a single pair of languages takes no names.
     """
     expect_both(model.config, "translate")

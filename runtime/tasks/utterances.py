@@ -4,8 +4,9 @@
     utterances   └───────────────┘  └──────────┘      each with what is beside it
 
 A model of speech says how likely somebody speaks in each chunk of 32 milliseconds. An utterance ends after a
-pause. A shorter pause may be its end, so the model begins to transcribe it then. If the pause goes on, the
-text is known once the pause is long enough, or the model is done. If not, the text is thrown away.
+pause. Any shorter pause may become that pause, so the model starts to transcribe during it. If the pause
+becomes long enough, the text is known by then, or soon after. If the speaker continues, the text is thrown
+away.
 """
 
 from __future__ import annotations
@@ -39,10 +40,10 @@ def utterances(
     """Yield each utterance.
 
     An utterance is yielded as soon as `pause` seconds of silence follow it. `blocks` are the samples of a
-    sound. `speaks` returns how likely somebody speaks in the next CHUNK of them. An utterance that reaches
-    `longest` seconds is cut at the place in its last third where speech is least likely. `on_pause` is called
-    with what may be an utterance, when EARLY seconds of silence follow it. If it is one, the same object is
-    yielded.
+    sound. `speaks` returns the probability that somebody speaks in the next CHUNK samples. An utterance that
+    reaches `longest` seconds is cut at the place in its last third where speech is least likely. `on_pause`
+    is called with a possible utterance as soon as EARLY seconds of silence follow it. If it becomes an
+    utterance, the same object is yielded.
     """
     held: list[np.ndarray] = []
     likely: list[float] = []
@@ -81,7 +82,7 @@ def utterances(
 
 
 def loud_spans(blocks: Iterable[np.ndarray], *, longest: float = LONGEST) -> Iterator[Utterance]:
-    """Yield the spans of a sound, without a gap.
+    """Cut a sound into spans without gaps, and yield them.
 
     A span has `longest` seconds at most. It ends after the quietest chunk of its last third, so that it
     rarely cuts a word.

@@ -1,5 +1,5 @@
 """Text and token ids: the tokenizer of a model, its chat template, and the decoding of a stream of ids.
 
-In: a tokenizer.json, a chat template, texts and messages of users. Out: token ids with their offsets in the
-text, and text for generated ids. No text of a user becomes a control token.
+The input is a tokenizer.json, a chat template, and the texts and messages of users. The results are token ids
+with their offsets in the text, and the text of generated ids. A user's text never becomes a control token.
 """

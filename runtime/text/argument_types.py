@@ -1,5 +1,6 @@
-"""Which JSON types a function's schema allows for an argument. They decide whether an unquoted value is a
-text or a number."""
+"""Which JSON types a function's schema allows for an argument. These types decide whether an unquoted value
+is a text or a number.
+"""
 
 from __future__ import annotations
 
@@ -19,8 +20,9 @@ def types_of_property(schema: Schema, key: str) -> frozenset[str] | None:
 
 
 def types_of(part: Schema, schema: Schema, seen: set[str] | None = None) -> frozenset[str] | None:
-    """Return the types that a part of a schema allows, or None for any. Each reference is followed once
-    (`seen`)."""
+    """Return the types that a part of a schema allows, or None if it allows any type. Each reference is
+    followed only once; `seen` are the references already followed.
+    """
     seen = set() if seen is None else seen
     if isinstance(reference := part.get("$ref"), str):
         if reference in seen:
@@ -45,7 +47,9 @@ def types_of(part: Schema, schema: Schema, seen: set[str] | None = None) -> froz
 
 
 def resolved(part: Schema, schema: Schema) -> Schema:
-    """Return the part of the schema that this part refers to, or the part itself if it refers to none."""
+    """Follow the reference of a part of the schema, and return the part that it refers to. A part without a
+    reference is returned unchanged.
+    """
     for _ in range(MOST_REFERENCES):
         reference = part.get("$ref")
         if not isinstance(reference, str) or not reference.startswith("#"):

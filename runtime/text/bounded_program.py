@@ -1,6 +1,7 @@
-"""Runs programs of tfm in child processes, where a library may crash, hang or fill memory.
+"""Run programs of tfm in child processes, so that a library in them may crash, hang or fill memory without
+harm.
 
-The kernel ends such a process if it takes more than its limits. Nothing else is harmed.
+The kernel ends such a process if it exceeds its limits. All other processes keep running.
 """
 
 from __future__ import annotations
@@ -19,8 +20,8 @@ SYSTEM_LIMITS_MEMORY = sys.platform == "linux"  # others accept the limit and ig
 def started(
     program: Path, packages: Sequence[str], *arguments: str, stdin: int, stdout: int
 ) -> subprocess.Popen[bytes]:
-    """Start a program as a child process. Its arguments are these and then the folders of the packages that
-    it imports.
+    """Start a program as a child process. The program gets these arguments, followed by the folders of the
+    packages that it imports.
 
     Raises ModuleNotFoundError for a package that isn't installed, OSError if no process can be started.
     """

@@ -1,8 +1,9 @@
-"""Finds the format in which the model of a chat template writes its calls and thoughts.
+"""Find the format in which a model writes its tool calls and thoughts, from the model's chat template.
 
-The template renders a conversation in which known calls were made. The format is the one whose writer writes
-these calls as the template does. If no writer does, it is the first format whose parser finds the calls
-there. For a template that shows no calls, it is the first format of which the template contains a sign.
+The template renders a conversation with known calls. The format is the one whose writer writes these calls
+exactly as the template does. If there is no such format, it is the first format whose parser finds the calls
+in the rendered text. If the template doesn't show calls, it is the first format with a sign that occurs in
+the template's source.
 """
 
 from __future__ import annotations
@@ -36,8 +37,9 @@ USER = {"role": "user", "content": "hi"}
 
 
 def find_format(with_tools: str, without: str, render: Render) -> CallFormat:
-    """Return the format of a model with these templates, or TEXT if it has no calls. `render` renders the
-    first template."""
+    """Return the format of a model with these templates, or TEXT if it has no calls. `render` is a function
+    that renders the first template.
+    """
     found = _format_of_calls(with_tools, render) if "tools" in with_tools else None
     return replace(found or TEXT, thoughts=thoughts_of(with_tools) or thoughts_of(without))
 

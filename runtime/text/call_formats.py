@@ -1,8 +1,8 @@
-"""How models write calls of tools and their thoughts: one record for each format.
+"""The formats in which models write tool calls and thoughts, one record for each format.
 
-The same record drives the parser (`call_parser`) and the writer (`call_writer`). Blanks in a mark are
-written; a parsed text may lack them. Each format comes from the models' own chat template or documentation,
-which a comment beside it names.
+The same record drives the parser (`call_parser`) and the writer (`call_writer`). The writer writes the blanks
+in a mark, but the parser also accepts a text without them. Each format comes from the models' own chat
+template or documentation, which a comment beside the format names.
 """
 
 from __future__ import annotations
@@ -17,8 +17,8 @@ from typing import Literal, TypedDict, Unpack
 class Values:
     """The notation of values: JSON, except for what these fields change.
 
-    `quotes` begin and end a text; the writer uses the first one. `words` translates the notation's words for
-    true, false and null to JSON's.
+    `quotes` are the marks that begin and end a text; the writer uses the first one. `words` maps the
+    notation's words for true, false and null to JSON's words.
     """
 
     quotes: tuple[str, ...] = ('"',)
@@ -59,8 +59,9 @@ class Parameters:
 
 @dataclass(frozen=True)
 class Item:
-    """A call written as a JSON object with its name and arguments. The keys may come in any order, also with
-    the keys in `others`."""
+    """A call written as a JSON object with its name and arguments. The keys may come in any order, and the
+    keys in `others` may come too.
+    """
 
     name: str = "name"
     arguments: str = "arguments"
@@ -71,8 +72,8 @@ class Item:
 class Marked:
     """A call whose name is written between marks.
 
-    One of `asides` follows the name, before `middle`; the writer uses the first one. `{index}` in it is the
-    call's number, `{id}` means nine letters and digits.
+    One of `asides` follows the name, before `middle`. The writer uses the first of them. In these texts,
+    `{index}` means the call's number, and `{id}` means nine letters and digits.
     """
 
     before: str
@@ -97,14 +98,12 @@ class Thoughts:
 class CallFormat:
     """A format of calls.
 
-    begin: marks, each of which begins calls. An empty mark: an answer may begin with calls without a mark.
-    opening, separator, closing: texts around and between the calls of one mark. Without a separator each
-        call has a mark of its own.
-    end: the mark after the calls, which an answer may lack.
-    gap: text that is written between the text and the calls, and between calls with marks of their own.
-    text: marks that are written around a text.
-    silent: marks that never belong to the text.
-    signs: texts by which a template is recognized if it doesn't show a call in a conversation.
+    begin: marks, each of which begins calls. If one of them is empty, an answer may begin with calls without
+    a mark. opening, separator, closing: texts around and between the calls of one mark. Without a separator,
+    each call has a mark of its own. end: the mark after the calls. An answer may lack it. gap: text that is
+    written between the text and the calls, and between calls with marks of their own. text: marks that are
+    written around a text. silent: marks that never belong to the text. signs: texts by which a template is
+    recognized if it doesn't show a call in a conversation.
     """
 
     name: str
@@ -121,7 +120,7 @@ class CallFormat:
     signs: tuple[str, ...] = ()
 
     def tokens_of(self, known: Mapping[str, int]) -> dict[str, int]:
-        """Return those of the known tokens that occur in the format's marks."""
+        """Return the known tokens that occur in the format's marks."""
         marks = [*_texts(self)]
         return {token: id for token, id in known.items() if any(token in mark for mark in marks)}
 

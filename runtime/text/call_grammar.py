@@ -1,8 +1,9 @@
 """The grammar, in Lark's form, of answers in a format of calls. Each call must be complete, name one of the
 functions and follow its schema.
 
-The library checks arguments in JSON against their schema. In other notations arguments come in the order of
-the schema's properties, and no others may come. A schema for which this isn't possible is an error.
+For arguments in JSON, the library (llguidance) enforces their schema. In other notations, arguments must come
+in the order of the schema's properties, and no further arguments are allowed. A schema for which this isn't
+possible is an error.
 """
 
 from __future__ import annotations
@@ -37,14 +38,13 @@ PYTHON_WORDS = {"boolean": '"True" | "False"', "null": '"None"'}
 
 @dataclass(frozen=True)
 class Asked:
-    """What an answer must be. Each function is a name and a schema; the schema None allows any arguments.
+    """The rules that an answer must follow. Each function is a name and a schema. The schema None allows any
+    arguments.
 
-    must_call: the answer consists of calls; otherwise it may also be a text.
-    several: more than one call may come.
-    loose: functions that may have any arguments if the format can't express their schema.
-    document: text outside of calls is a document of this schema.
-    of_language: text outside of calls is of another language, called `@text` in the grammar.
-    thinking: the answer begins within thoughts.
+    must_call: the answer consists of calls; otherwise it may also be a text. several: the answer may contain
+    more than one call. loose: functions that may have any arguments if the format can't express their schema.
+    document: text outside of calls is a document of this schema. of_language: text outside of calls is of
+    another language, called `@text` in the grammar. thinking: the answer begins within thoughts.
     """
 
     functions: Sequence[tuple[str, Schema | None]] = ()
@@ -64,8 +64,9 @@ class Asked:
 def grammar_of_answer(
     form: CallFormat, asked: Asked, tokens: Mapping[str, int], stops: frozenset[int] = frozenset()
 ) -> str:
-    """Return the grammar of an answer. `tokens` are those in the format's marks (`CallFormat.tokens_of`). A
-    mark in `stops` isn't written, since it ends the answer."""
+    """Return the grammar of an answer. `tokens` are the tokens in the format's marks
+    (`CallFormat.tokens_of`). A mark in `stops` isn't part of the answer's text, since it ends the answer.
+    """
     return _Grammar(form, tokens, stops).of(asked)
 
 

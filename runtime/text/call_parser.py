@@ -1,11 +1,11 @@
-"""Parses a model's text into thoughts, text and calls while the text is being generated.
+"""Parse a model's text into thoughts, text and tool calls while the text is being generated.
 
-However the text is cut into pieces, the joined events are the same. The name of a call is reported once its
-arguments begin. The arguments are reported as they come, as JSON. A beginning that turns out not to be a call
-becomes text, and an event `broken` cancels a name that was already reported. A call that the end of the
-answer cuts is broken too, and its text is dropped.
+The joined events don't depend on how the text is cut into pieces. The name of a call is reported once its
+arguments begin. The arguments are reported as they are generated, as JSON. If the beginning of a call turns
+out not to be a call, it becomes text. If its name was already reported, an event `broken` cancels the call. A
+call that the end of the answer cuts off is broken too, and its text is dropped.
 
-The time is linear in the text: text that was once parsed as a call isn't parsed again.
+The time is linear in the length of the text, because text that was parsed as a call isn't parsed again.
 """
 
 from __future__ import annotations
@@ -25,8 +25,9 @@ Kind = Literal["thought", "text", "name", "arguments", "end", "broken"]
 
 
 class Event(NamedTuple):
-    """A piece of an answer. `name` begins a call; its pieces of `arguments` follow, then `end`, or `broken`
-    if the call is invalid."""
+    """A piece of an answer. `name` begins a call. The pieces of the call's `arguments` follow, and then
+    `end`, or `broken` if the call is invalid.
+    """
 
     kind: Kind
     text: str = ""
@@ -69,12 +70,12 @@ class AnswerParser(ValueReader):
             yield form.thoughts.begin.strip()
 
     def feed(self, text: str) -> list[Event]:
-        """Parse another piece of the text and return its events."""
+        """Parse the next piece of the text, and return its events."""
         self._buffer += text
         return self._read()
 
     def finish(self, *, cut: bool = False) -> list[Event]:
-        """Return the last events. `cut` says that the answer was cut before the model ended it."""
+        """Return the last events. `cut` says that the answer was cut off before the model ended it."""
         self._ended, self._cut = True, cut
         return self._read()
 

@@ -1,4 +1,4 @@
-"""Parses the values of calls while they are being generated, and converts them to JSON."""
+"""Parse the values of tool calls while they are being generated, and convert them to JSON."""
 
 from __future__ import annotations
 
@@ -20,7 +20,9 @@ OTHERS = {"json": {}, "python": {"'": "'", "a": "\\u0007", "v": "\\u000b", "0": 
 
 
 class ValueReader(TextReader):
-    """A reader of a text with values. Their JSON goes piece by piece to `_tell_json`, or is captured."""
+    """A reader of a text that contains values. It passes the values' JSON piece by piece to `_tell_json`, or
+    captures it.
+    """
 
     def __init__(self) -> None:
         super().__init__()
@@ -207,12 +209,12 @@ class _Whole(ValueReader):
 
 
 def to_json(text: str) -> str | None:
-    """Convert a value in the notation of JSON or Python to JSON. None if it is neither."""
+    """Convert a value in the notation of JSON or Python to JSON. Returns None if the value is neither."""
     return _Whole(text).json()
 
 
 def inside(text: str) -> str:
-    """Return a text escaped as inside the quotes of a JSON string."""
+    """Return a text with JSON's escapes, ready to be put inside the quotes of a JSON string."""
     return json.dumps(text, ensure_ascii=False)[1:-1]
 
 

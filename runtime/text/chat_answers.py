@@ -19,7 +19,7 @@ TAIL = 32  # tokens at the end of a prompt, in which thoughts may begin
 
 
 class CallRules(NamedTuple):
-    """The rules for an answer's calls, beside `strict` of their functions.
+    """The rules for an answer's tool calls, in addition to the `strict` of each function.
 
     must_call: the answer must consist of calls.
     several: the answer may have more than one call.
@@ -32,7 +32,8 @@ class CallRules(NamedTuple):
 
 
 class ChatAnswers:
-    """Reads the answers of a model that may call `tools`; `functions` are the tools' schemas by name.
+    """The parser for the answers of a model that may call `tools`. `functions` are the tools' schemas by
+    name.
 
     If `held` is true, calls are constrained by the grammar of `asked_calls` from their beginning on.
     ArgumentError for tools of another form.
@@ -65,13 +66,14 @@ class ChatAnswers:
 
     @property
     def marks(self) -> frozenset[int]:
-        """The tokens of the format's marks; an answer's text must contain these marks."""
+        """The tokens of the format's marks. They must be kept in an answer's decoded text."""
         return frozenset(self.tokens.values())
 
     @property
     def lost_mark(self) -> str | None:
-        """A mark of calls that is missing in decoded texts because the tokenizer drops it. None if all marks
-        are kept."""
+        """A mark around calls that is missing in decoded texts because the tokenizer drops it. It is None if
+        the tokenizer keeps all marks.
+        """
         for mark in filter(None, self.form.begin):
             ids = self._tokenizer.encode_template(mark)
             if self._tokenizer.decode(ids, self.marks).strip() != mark.strip():
@@ -95,7 +97,7 @@ class ChatAnswers:
         tools: Sequence[Tool] | None,
         chat_template_kwargs: Variables | None = None,
     ) -> list[int]:
-        """Return the ids of the prompt that asks for the next message of a conversation."""
+        """Return the ids of the prompt that makes the model write the next message of a conversation."""
         asked, shown = self.asked(messages, tools)
         return self._template.encode(asked, tools=shown, chat_template_kwargs=chat_template_kwargs)
 
@@ -112,7 +114,7 @@ class ChatAnswers:
         return AnswerParser(self.form, self.functions, thinking=thinking)
 
     def answer(self, prompt: Sequence[int], text: str, finish_reason: str | None) -> Answer:
-        """Return the parts of a complete answer to a prompt; see `read`."""
+        """Return the thoughts, text and calls of a complete answer to a prompt; see `read`."""
         return self.read(text, finish_reason, thinking=self.thinks_after(prompt))
 
     def read(self, text: str, finish_reason: str | None, *, thinking: bool) -> Answer:

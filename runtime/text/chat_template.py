@@ -1,10 +1,10 @@
-"""Chat templates: turn messages into token ids, with bounded work. No message can become markup.
+"""Chat templates: turn messages into token ids, with limited time and memory. No message can become markup.
 
 Jinja renders a template in a child process. A template gets the same variables as in transformers, including
-the keys of a message: keys that are null are left out, and a model's thoughts get each of the names by which
-templates know them. For a template that doesn't know the role developer, a developer's message is a system
-message. For a template that shows a message only as a list of parts, as those of models with images do, a
-message is a list of parts.
+the keys of each message. Keys that are null are left out. A model's thoughts are passed under every name that
+templates use for them. If a template doesn't know the role developer, a developer's message becomes a system
+message. If a template shows messages only as lists of parts, as templates of models with images do, each
+message becomes a list of parts.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ Variables = Mapping[str, Any]
 class ChatTemplate:
     """A chat template and the tokenizer for its text.
 
-    `tool_use` is the template for chats with tools, if that is a different one.
+    `tool_use` is the template for chats with tools, if the model has a separate one.
     """
 
     def __init__(
@@ -64,7 +64,7 @@ class ChatTemplate:
 
     @cached_property
     def answers(self) -> CallFormat:
-        """The format in which the model writes its calls and its thoughts."""
+        """The format in which the model writes its tool calls and thoughts."""
         from .call_detection import find_format  # 25 ms, for who asks
 
         source = self._with_tools
@@ -85,8 +85,8 @@ class ChatTemplate:
         """Return the text of a conversation; `add_generation_prompt` appends the start of the model's answer.
 
         `tools` are functions as the OpenAI API describes them, which the template shows to the model.
-        `chat_template_kwargs` are variables of this template, such as `{"enable_thinking": False}`;
-        ArgumentError for one that it doesn't have.
+        `chat_template_kwargs` are variables of this template, such as `{"enable_thinking": False}`. Raises
+        ArgumentError for a variable that the template doesn't have.
         """
         check_messages(messages)
         source = self._source if tools is None else self._with_tools
@@ -157,10 +157,10 @@ class ChatTemplate:
     ) -> list[int]:
         """Return the token ids of a conversation.
 
-        With `continue_final_message`, they end where the content of the last message ends. If no message
+        With `continue_final_message`, the ids end where the content of the last message ends. If no message
         contains a control token, the rendered text is encoded unchanged. Otherwise the template is rendered
-        with placeholders for the messages, and control tokens are recognized only outside of these.
-        LimitError for a control token elsewhere in the template's input, for example in a name.
+        with placeholders for the messages, and control tokens are recognized only outside the placeholders.
+        Raises LimitError for a control token elsewhere in the template's input, for example in a tool's name.
         """
 
         def render(contents: Sequence[str]) -> str:
@@ -218,7 +218,7 @@ class ChatTemplate:
 def check_messages(messages: object) -> None:
     """Raise ArgumentError unless this is a list of messages, each with a role and a content.
 
-    LimitError for a role that no template knows, and a content that no tokenizer takes.
+    Raises LimitError for a role that no template knows, or for a content that no tokenizer accepts.
     """
     if isinstance(messages, str) or not isinstance(messages, Sequence):
         raise ArgumentError(f"messages must be a list of {EXAMPLE}, got {messages!r:.80}")
@@ -257,7 +257,7 @@ def _texts(value: object) -> Iterator[str]:
 
 
 def common_prefix(a: Sequence[int], b: Sequence[int]) -> int:
-    """Return the length of the common prefix."""
+    """Return the length of the longest common prefix."""
     shorter = min(len(a), len(b))
     if a[:shorter] == b[:shorter]:  # as of a text that goes on: many times as fast
         return shorter

@@ -1,14 +1,14 @@
 """Constrain generated text to the documents of a JSON schema, a regular expression or a grammar.
 
 At each step, the library llguidance (the extra [serve]) says which tokens may follow, in a child process. A
-feature that it doesn't implement is an error and never ignored. So is a language for which it would need too
-much time or memory.
+feature that the library doesn't support raises an error and is never ignored. A language for which it would
+need too much time or memory raises an error too.
 
-- A JSON document may have a blank after a comma or a colon, and no other white space. If any white space were
-  allowed, a model could write nothing but white space.
+- A JSON document may have a blank after a comma or a colon, and no other white space. If any amount of white
+  space were allowed, a model could write white space forever.
 - A regular expression, of Rust's syntax, matches the whole text.
-- A grammar is llama.cpp's GBNF, which begins at `root`, or Lark's, which begins at `start`. A token of Lark's
-  takes the longest match, so some sentences of an ambiguous grammar are never written.
+- A grammar is llama.cpp's GBNF, which begins at `root`, or Lark's, which begins at `start`. A terminal of a
+  Lark grammar takes the longest match, so some sentences of an ambiguous grammar are never generated.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ Kind = Literal["json_schema", "regex", "grammar", "tools"]
 
 
 class Language(NamedTuple):
-    """A language: its kind, which is the name of the option, and its text.
+    """A formal language: its kind, which is the name of the option, and its definition as text.
 
     The text of a schema is JSON. The text of `tools` is a grammar of `runtime.text.call_grammar`, in which
     `@text` stands for the `inner` language.
@@ -49,7 +49,7 @@ class Language(NamedTuple):
 
 
 def of_schema(schema: JsonSchema) -> Language:
-    """Return the language of a schema's documents."""
+    """Return the language that consists of a schema's documents."""
     try:
         return Language("json_schema", json.dumps(schema, allow_nan=False))
     except (ValueError, TypeError, RecursionError) as error:
@@ -57,7 +57,7 @@ def of_schema(schema: JsonSchema) -> Language:
 
 
 def check(language: Language) -> None:
-    """Raise ArgumentError for a language that the library can't follow in full with any tokenizer."""
+    """Raise ArgumentError for a language that the library doesn't fully support, whatever the tokenizer."""
     _compiled(LanguageProcess(), language)
 
 
@@ -89,8 +89,9 @@ def _in_line(reason: str) -> str:
 
 
 class Constraints:
-    """The constraints of texts for one tokenizer. CheckpointError for a tokenizer that the library can't
-    read."""
+    """The constraints of texts for one tokenizer. Raises CheckpointError for a tokenizer that the library
+    can't read.
+    """
 
     def __init__(self, tokenizer: Tokenizer, stop_ids: Sequence[int], limits: Limits = LIMITS) -> None:
         if not stop_ids:
@@ -115,7 +116,7 @@ class Constraints:
 
 
 class ConstrainedText:
-    """A `refimpl.decoding.constraint.Constraint` that holds a text to a language."""
+    """A `refimpl.decoding.constraint.Constraint` that makes a text follow a language."""
 
     def __init__(self, kind: str, language: Connection, vocabulary: int) -> None:
         self._kind, self._language, self._vocabulary = kind, language, vocabulary

@@ -23,10 +23,10 @@ class Encoding:
 
     - `offsets`: the characters (from, to) that each token stands for.
     - `word_ids`: the number of each token's word in its text.
-    - `type_ids`: the segments for the model.
-    - `sequence_ids`: the text of each token, 0 or 1.
+    - `type_ids`: the number of the segment for each token, which the model reads.
+    - `sequence_ids`: the number of the text that each token belongs to, 0 or 1.
 
-    Tokens that the post-processor adds have neither a word nor a text.
+    For tokens that the post-processor adds, `word_ids` and `sequence_ids` are None.
     """
 
     ids: list[int]
@@ -47,7 +47,7 @@ class Encoding:
         sequence: int,
         type_id: int,
     ) -> Encoding:
-        """Return the tokens of one text, all with its number and its segment."""
+        """Return the tokens of one text. All of them get this number of the text and this segment."""
         return Encoding(ids, offsets, word_ids, [type_id] * len(ids), [sequence] * len(ids))
 
     def extend(self, other: Encoding) -> None:
@@ -69,16 +69,18 @@ class Encoding:
         )
 
     def with_source(self, sequence: int, type_id: int) -> Encoding:
-        """Return the same tokens, as tokens of text `sequence` in segment `type_id`."""
+        """Return the same tokens, now belonging to the text with number `sequence` and to segment
+        `type_id`.
+        """
         return Encoding.of_text(self.ids, self.offsets, self.word_ids, sequence, type_id)
 
 
 class SecretSpelling:
     """A copy of a tokenizer whose control tokens are spelled in a way that nobody can guess.
 
-    A user's text goes through the same normalizer, pre-tokenizer and model as always, and a "<|im_end|>" in
-    it is only characters. A tokenizer's model may itself merge characters to a control token, for example
-    with a SentencePiece vocabulary. A separator between the characters prevents that.
+    A user's text goes through the usual normalizer, pre-tokenizer and model, but a "<|im_end|>" in it is
+    treated as plain characters. A tokenizer's model may itself merge characters into a control token, for
+    example with a SentencePiece vocabulary. A separator between the characters prevents that.
     """
 
     def __init__(
@@ -115,7 +117,7 @@ class SecretSpelling:
     def encode(self, parts: Sequence[tuple[str, bool]]) -> Encoding:
         """Return the tokens of the joined parts, with offsets in the joined text.
 
-        A part is a text, and whether names of control tokens in it become control tokens.
+        A part is a pair: a text, and whether names of control tokens in it become control tokens.
         """
         text, spans = self._spell(parts)
         control_ids = set(self._control_tokens.values())

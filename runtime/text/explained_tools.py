@@ -1,4 +1,6 @@
-"""Tools for a model whose chat template has none: messages explain the tools in place of the template."""
+"""Tools for a model whose chat template doesn't support them: messages explain the tools instead of the
+template.
+"""
 
 from __future__ import annotations
 
@@ -14,8 +16,9 @@ FORM = BY_NAME["hermes"]
 
 
 def form_of_explained(answers: CallFormat) -> CallFormat:
-    """Return the format of calls for a model to which tools are explained. Thoughts keep the model's own
-    marks."""
+    """Return the format of tool calls for a model to which messages explain the tools. Thoughts keep the
+    model's own marks.
+    """
     return replace(FORM, thoughts=answers.thoughts)
 
 

@@ -1,14 +1,16 @@
-"""The program that compiles languages and follows texts of them. `LanguageProcess` runs it.
+"""The program that compiles formal languages and says at each step of a text which tokens may follow.
+`LanguageProcess` runs it.
 
-The library can take time and memory that grow exponentially with a language, also at a step of a text, where
-the library's own limits don't count them. So the kernel ends a process that takes more than it may. The first
-process reads the tokenizer. It forks a process for each language. That process compiles the language and then
-forks a process for each text. A fork costs about a millisecond, and no language can harm another one. The
-program imports nothing of tfm, so that it starts in a few hundredths of a second.
+The library's time and memory can grow exponentially with the size of a language. This can happen even at a
+single step of a text, where the library's own limits don't apply. So the kernel ends a process that exceeds
+its limits. The first process reads the tokenizer. It forks a process for each language. That process compiles
+the language and then forks a process for each text. A fork costs about a millisecond, and a hostile language
+can't affect the processes of others. The program imports nothing of tfm, so that it starts in a few
+hundredths of a second.
 
-Requests and answers pass over a socket, each with its length before it. A step of a text has two answers. The
-first is the state of the text. The second is the mask of tokens that may follow, which is computed while the
-model computes its own step.
+Requests and answers are sent over a socket, each preceded by its length. A step of a text has two answers.
+The first is the state of the text. The second is the mask of tokens that may follow, which is computed while
+the model computes its own step.
 """
 
 from __future__ import annotations
@@ -42,7 +44,7 @@ def send(connection: socket.socket, message: bytes) -> None:
 
 
 def receive(connection: socket.socket) -> bytes | None:
-    """Receive the next request or answer. None if the other side has closed the socket."""
+    """Receive the next request or answer. Returns None if the other side has closed the socket."""
     head = _exactly(connection, LENGTH.size)
     return None if head is None else _exactly(connection, LENGTH.unpack(head)[0])
 
@@ -58,7 +60,9 @@ def _exactly(connection: socket.socket, size: int) -> bytes | None:
 
 
 def follow(connection: socket.socket, settings: dict[str, Any]) -> None:
-    """Run the first process: read the tokenizer, then fork for languages. Never returns."""
+    """Run the first process: read the tokenizer, then fork a process for each language. This function never
+    returns.
+    """
     import resource  # no system without it runs this
 
     signal.signal(signal.SIGPROF, signal.SIG_DFL)  # how the kernel ends a process after its time

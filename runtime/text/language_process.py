@@ -1,8 +1,8 @@
-"""Compiles and follows languages in child processes. A hostile language can end only its own process, which
-costs one request.
+"""Compile formal languages and follow texts of them in child processes. A hostile language can crash only its
+own process, so only one request fails.
 
-The program is `language_follower.py`. A process whose tfm has left it or has ended finds its socket closed at
-its next request, and ends. A process that is busy ends when its time is used up.
+The program is `language_follower.py`. When tfm closes the connection or ends, a waiting child process finds
+its socket closed, and ends. A busy child process ends when its time limit is reached.
 """
 
 from __future__ import annotations
@@ -27,8 +27,9 @@ WAIT_S = 60.0  # for an answer: the kernel ends a busy process before, unless th
 
 @dataclass(frozen=True)
 class Limits:
-    """Seconds of processor time to compile a language and to take a step of a text; bytes of memory for
-    both."""
+    """The limits of a child process: seconds of processor time to compile a language, seconds for a step of a
+    text, and bytes of memory for both.
+    """
 
     compile_s: float = 2.0
     step_s: float = 1.0
@@ -39,7 +40,9 @@ LIMITS = Limits()
 
 
 class EndedError(Exception):
-    """The process has ended or doesn't answer. The message, if there is one, says which."""
+    """Raised if the process has ended or doesn't answer. The message, if there is one, says which
+    of the two.
+    """
 
 
 class Connection:
@@ -51,7 +54,7 @@ class Connection:
         weakref.finalize(self, connection.close)
 
     def ask(self, request: bytes) -> bytes:
-        """Send a request and return its first answer. EndedError if none comes."""
+        """Send a request and return its first answer. Raises EndedError if no answer comes."""
         try:
             send(self._socket, request)
         except OSError as error:
@@ -59,7 +62,7 @@ class Connection:
         return self.answer()
 
     def answer(self) -> bytes:
-        """Return the next answer. EndedError if none comes."""
+        """Return the next answer. Raises EndedError if no answer comes."""
         try:
             answer = receive(self._socket)
         except TimeoutError:
@@ -109,8 +112,9 @@ class FirstProcess(Connection):
 
     @property
     def runs(self) -> bool:
-        """Whether the process runs as a child of the current process. After a fork of tfm, it is the parent's
-        child."""
+        """Whether the process runs as a child of the current process. After a fork of tfm, it is still a
+        child of the old process, not of the new one.
+        """
         return self._owner == os.getpid() and self._child.poll() is None
 
     def compiled(self, kind: str, text: str, inner: tuple[str, str] | None = None) -> Connection:
@@ -124,7 +128,7 @@ class FirstProcess(Connection):
 
 
 class LanguageProcess:
-    """The first process, which is started again if it has ended."""
+    """The first process. If it has ended, it is started again."""
 
     def __init__(
         self,
@@ -148,8 +152,8 @@ class LanguageProcess:
     def compiled(self, kind: str, text: str, inner: tuple[str, str] | None = None) -> Connection:
         """Return a process that has compiled this language.
 
-        Raises ValueError for a language that the library doesn't fully support, EndedError for one that takes
-        more than its limits, and TfmError if no process can be started.
+        Raises ValueError for a language that the library doesn't fully support, EndedError for a language
+        that exceeds its limits, and TfmError if no process can be started.
         """
         with self._lock:
             if not self._first.runs:

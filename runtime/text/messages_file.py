@@ -20,8 +20,8 @@ MORE = {"assistant": {"tool_calls", "reasoning_content"}, "tool": {"name", "tool
 def read_messages(path: Path) -> list[Message]:
     """Return the messages of a file.
 
-    ArgumentError for a file that is missing or too large, or that holds anything but messages. LimitError for
-    a role that no template knows.
+    Raises ArgumentError for a file that is missing or too large, or that contains anything other than
+    messages. LimitError for a role that no template knows.
     """
     messages = strict_json.parse(read_file(path, LARGEST, ArgumentError), str(path), ArgumentError)
     check_messages(messages)
@@ -53,7 +53,7 @@ def _is_call(value: object) -> bool:
 
 
 def write_messages(path: Path, messages: Sequence[Message], *, overwrite: bool = False) -> None:
-    """Write the messages, completely or not at all.
+    """Write the messages to a file, completely or not at all.
 
     ExportError if the file can't be written, or if it exists and `overwrite` isn't set.
     """

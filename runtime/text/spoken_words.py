@@ -13,7 +13,7 @@ Words = list[tuple[str, list[int]]]
 
 
 def spoken_words(tokens: Sequence[int], decode: Callable[[Sequence[int]], str], *, spaces: bool) -> Words:
-    """Return the words, and the places of their tokens.
+    """Return the words of a text, and for each word the positions of its tokens.
 
     A word begins at a space or, in a language without `spaces`, at each character. Punctuation belongs to the
     word beside it. Bytes at the end that aren't a complete character are left out.

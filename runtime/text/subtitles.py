@@ -1,4 +1,6 @@
-"""Write transcribed segments as texts and subtitles: plain lines, SubRip, WebVTT, tab-separated, JSON."""
+"""Write transcribed segments as text or subtitles: plain lines, SubRip, WebVTT, tab-separated
+values or JSON.
+"""
 
 from __future__ import annotations
 
@@ -11,7 +13,7 @@ FormatName = Literal["txt", "srt", "vtt", "json", "tsv"]
 
 
 class Word(NamedTuple):
-    """A word of a segment with its punctuation, spoken from `start` to `end` seconds."""
+    """A word of a segment, with its punctuation. It is spoken from `start` to `end`, in seconds."""
 
     start: float
     end: float
@@ -20,21 +22,21 @@ class Word(NamedTuple):
 
 @dataclass(frozen=True)
 class Segment:
-    """A transcribed part of a sound, from `start` to `end` seconds.
+    """A transcribed part of a sound, from `start` to `end`, in seconds.
 
-    `text` is as the model generates it, with a space before the first word. `tokens` include the timestamps.
-    `words` are there if they were asked for. The other fields describe the segment's window:
+    `text` is exactly as the model generates it, with a space before the first word. `tokens` include the
+    timestamps. `words` are set if the caller asked for them. The other fields describe the segment's window:
 
-    - `language`: its language, if the model has several.
+    - `language`: the language of the window, if the model has several languages.
     - `logprob`: the mean log-probability of its tokens.
     - `compression`: how often the tokens repeat themselves.
-    - `no_speech`: how likely nobody speaks.
-    - `doubts`: what `refimpl.decoding.speech.doubts` finds.
+    - `no_speech`: the probability that nobody speaks.
+    - `doubts`: the reasons to doubt the text, from `refimpl.decoding.speech.doubts`.
     - `seek`: the frame at which the window begins.
     - `temperature`: the temperature at which its text was generated.
 
-    A model with a CTC head has no windows of its own. There, `seek` is where the segment begins, and the
-    figures about tokens are those of the segment.
+    A model with a CTC head has no windows of its own. For such a model, `seek` is the frame at which the
+    segment begins, and the figures about tokens are those of the segment.
     """
 
     start: float
@@ -52,7 +54,9 @@ class Segment:
 
 
 class Format(NamedTuple):
-    """A file format: the file's beginning, the text for each segment, numbered from 1, and the file's end."""
+    """A file format: the beginning of the file, a function that makes the text of each segment (numbered from
+    1), and the end of the file.
+    """
 
     begin: str
     each: Callable[[int, Segment], str]

@@ -1,8 +1,8 @@
 """Render chat templates in a child process. If a hostile template ends the child, only one request fails.
 
 The child runs `template_renderer.py`. It is started once and answers each request in about a millisecond.
-Ctrl-C at a terminal reaches only its parent. The child ends with its parent: either its input ends, or, if it
-is busy, it reaches its time limit.
+Ctrl-C at a terminal reaches only the parent process. The child ends when its parent does: it finds that its
+input has ended or, if it is busy, it reaches its time limit.
 """
 
 from __future__ import annotations
@@ -52,19 +52,19 @@ class TemplateProcess:
         self._began_with: int | None = None  # its memory before the first request; None until it is ready
 
     def start(self) -> None:
-        """Start the child unless it runs. It becomes ready while the caller continues.
+        """Start the child unless it is already running. The caller doesn't wait until the child is ready.
 
-        If the child can't be started, only `render` raises the error, since a model is of use without its
-        template.
+        If the child can't be started, the error is raised only later, by `render`, since a model is useful
+        without its template.
         """
         with self._lock, contextlib.suppress(TfmError):
             self._running()
 
     def render(self, template: str, variables: Mapping[str, object], limits: Limits) -> str:
-        """Return the rendered text of a template; its variables must be values of JSON.
+        """Return the rendered text of a template; its variables must be JSON values.
 
         Raises CheckpointError if the template fails or exceeds its limits, LimitError if its text is too
-        long, ArgumentError for any other variable, and TfmError if no child can be started.
+        long, ArgumentError for a variable that isn't a JSON value, and TfmError if no child can be started.
         """
         try:
             request = json.dumps({"template": template, "variables": variables, **asdict(limits)})

@@ -2,8 +2,9 @@
 
 Each line of stdin is a request, and each line of stdout is its answer, both in JSON. Jinja's sandbox renders
 the templates, set up as in transformers. Templates can still crash, hang or fill memory, so the kernel ends
-the process if a request takes more than it may. If a template got out of the sandbox, it could open no file,
-no socket and no other process. The program imports nothing of tfm, so that it starts in a tenth of a second.
+the process if a request exceeds its limits. Even if a template escaped from the sandbox, it could open no
+file, no socket and no other process. The program imports nothing of tfm, so that it starts in a tenth of a
+second.
 """
 
 from __future__ import annotations
@@ -100,8 +101,9 @@ def environment() -> Environment:
 
 
 class Generation(Extension):
-    """The tag `{% generation %}`, which marks a model's answers for training. Its contents are rendered
-    unchanged."""
+    """The tag `{% generation %}`, which marks a model's answers for training. Its contents are rendered as if
+    the tag weren't there.
+    """
 
     tags = {"generation"}  # noqa: RUF012 (Jinja asks for a set)
 
@@ -115,7 +117,9 @@ class Generation(Extension):
 
 
 class PlainNamespace(Namespace):
-    """Jinja's namespace without names that begin with an underscore, since these give access to Python."""
+    """Jinja's namespace without names that begin with an underscore, since such names give access to Python's
+    internals.
+    """
 
     def __init__(*args: Any, **kwargs: Any) -> None:  # `self` may be one of the names
         self, *values = args
@@ -132,7 +136,7 @@ class PlainNamespace(Namespace):
 
 
 class PlainDict:
-    """`dict` without the attributes of the type, since these give access to Python."""
+    """`dict` without the attributes of its type, since they give access to Python's internals."""
 
     def __call__(self, *args: Any, **kwargs: Any) -> dict[Any, Any]:
         return dict(*args, **kwargs)

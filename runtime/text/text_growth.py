@@ -1,7 +1,7 @@
-"""How much longer the normalizer of a tokenizer.json may make a text.
+"""Compute how much longer the normalizer of a tokenizer.json can make a text.
 
-A normalizer can replace each character by any text, in any number of steps. The library takes a hundred bytes
-or more for each character.
+A normalizer can replace each character by any text, in any number of steps. So a short text can fill the
+memory, because the library uses a hundred bytes or more for each character.
 """
 
 from __future__ import annotations
@@ -31,8 +31,8 @@ EMPTY = {"version": "1.0", "added_tokens": [], "model": {"type": "BPE", "vocab":
 class Growth:
     """The steps of a tokenizer.json's normalizer that can make a text longer.
 
-    LimitError for more steps than any real tokenizer has, and for added tokens that become too long, since
-    the library normalizes these when it reads the file.
+    Raises LimitError for more steps than any real tokenizer has. Also raises LimitError for added tokens that
+    become too long, since the library normalizes these tokens when it reads the file.
     """
 
     def __init__(self, tokenizer_json: str) -> None:
@@ -50,7 +50,7 @@ class Growth:
                 self._added = tuple(token["content"] for token in tokens if token["content"])
 
     def check(self, *texts: str) -> None:
-        """Raise LimitError for texts that together become too long."""
+        """Raise LimitError if these texts together become too long."""
         length = sum(map(len, texts))
         most = max(TIMES * length, SHORT)
         longest, added = float(length), 0.0
@@ -65,7 +65,7 @@ class Growth:
 
 
 class Step(NamedTuple):
-    """One normalizer: it makes at most `factor` · N + `added` characters of N."""
+    """One step of the normalizer. It turns N characters into at most `factor` · N + `added` characters."""
 
     definition: dict[str, Any]
     normalizer: Any
@@ -73,7 +73,9 @@ class Step(NamedTuple):
     added: int
 
     def normalized(self, text: str, most: int) -> str:
-        """Return the normalized text. LimitError before the text has more than `most` characters."""
+        """Return the normalized text. Raises LimitError as soon as the text would have more than `most`
+        characters.
+        """
         match self.definition:
             case {"type": "Prepend"}:
                 _check_length(len(text) + self.added, most)
@@ -109,7 +111,9 @@ def _check_length(length: int, most: int) -> None:
 
 
 def check_decoder(definition: Any) -> None:
-    """Raise LimitError for a decoder that may make more text of one character than any real decoder does."""
+    """Raise LimitError for a decoder that can make more text from one character than any real
+    decoder does.
+    """
     steps = [leaf for leaf in _leaves(definition, "decoders") if leaf["type"] == "Replace"]
     if (factor := math.prod(_bounds(step)[0] for step in steps)) > DECODED:
         raise LimitError(

@@ -1,8 +1,8 @@
-"""Decides which added tokens are plain text, which a user may write. The others are control tokens.
+"""Decide which added tokens are plain text, which a user may write. All other added tokens are control
+tokens.
 
-The flag `special` doesn't decide it: `<tool_call>`, `<think>`, and the marks of files and of
-fill-in-the-middle often aren't special. So the token's spelling decides. A token without a known spelling is
-a control token.
+The flag `special` isn't enough: `<tool_call>`, `<think>`, and the marks of files and of fill-in-the-middle
+often aren't special. So the token's spelling decides. A token whose spelling isn't known is a control token.
 """
 
 from __future__ import annotations
@@ -23,8 +23,9 @@ def text_pieces(pieces: Collection[str], unused: Collection[str]) -> set[str]:
     single characters.
 
     `unused` are the tokens that aren't special and that the model's template and settings don't use. A tag
-    counts as HTML only if its counterpart is there too: Phi-3's `</s>` isn't special, but its `<s>` begins a
-    text. DeepSeek Coder has letters among its added tokens.
+    counts as HTML only if its opening or closing counterpart is also in `unused`. For example, Phi-3's `</s>`
+    isn't special, but its `<s>` is a control token that begins a text. Single characters are included because
+    DeepSeek Coder has letters among its added tokens.
     """
     blanks = {piece for piece in pieces if is_blank(piece)}
     tags = {piece for piece in unused if TAG.fullmatch(piece) and _other_tag(piece) in unused}

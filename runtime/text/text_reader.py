@@ -1,5 +1,6 @@
-"""A text that comes in pieces and is read as far as it is certain. The reading functions wait for more
-text."""
+"""Read a text that comes in pieces. The functions that read return to wait for more text where the meaning
+isn't certain yet.
+"""
 
 from __future__ import annotations
 
@@ -20,7 +21,7 @@ class UnreadableError(Exception):
 
 
 class Marks:
-    """Marks to search for. If a text has `before` in front of a mark, it belongs to the match."""
+    """Marks to search for. If the text has `before` directly in front of a mark, the match includes it."""
 
     def __init__(self, marks: Sequence[str], before: str = "") -> None:
         self._marks = [*marks, *(before + mark for mark in marks if before)]

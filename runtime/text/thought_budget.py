@@ -1,4 +1,4 @@
-"""Ends thoughts after a given number of tokens, with the marks of the model's format."""
+"""End a model's thoughts after a given number of tokens, with the marks of the model's format."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ class State(NamedTuple):
     """The state of an answer after some of its tokens.
 
     It says whether the answer is within thoughts (`thinks`), how many tokens the thoughts have (`used`),
-    which token of their end must come next, if any (`forced`), and at which token the current part began
-    (`since`).
+    which token of the ending marks must come next, if any (`forced`), and at which token the current part of
+    the answer began (`since`).
     """
 
     thinks: bool
@@ -32,7 +32,7 @@ class ThoughtBudget:
     and then forces the marks that end them.
 
     Outside of thoughts, the constraint `inner` applies. If thoughts begin again after the budget is used up,
-    they are ended at once.
+    they are ended immediately.
     """
 
     def __init__(

@@ -39,8 +39,8 @@ REPLACEMENT_CHARACTER = "\ufffd"  # decoders give it for bytes that aren't UTF-8
 def convert_errors(doing: str) -> Iterator[None]:
     """Turn failures of the library in a `with` block into CheckpointError.
 
-    This includes Rust's panics, which aren't of the class Exception. A panic also prints to stderr, which is
-    closed meanwhile, so that the error is one line.
+    This includes Rust's panics, which aren't of the class Exception. A panic also prints to stderr. So stderr
+    is closed during the block, and the user sees only one line.
     """
     with silent_stderr():
         try:
@@ -53,7 +53,9 @@ def convert_errors(doing: str) -> Iterator[None]:
 
 
 def check_text(text: str) -> None:
-    """Raise LimitError for a text that is too long, or has a lone surrogate, which UTF-8 can't encode."""
+    """Raise LimitError for a text that is too long, or that contains a lone surrogate, which UTF-8 can't
+    encode.
+    """
     if len(text) > LIMITS["text"]:
         raise LimitError(f"a text may have at most {LIMITS['text']} characters, but it has {len(text)}")
     try:
@@ -110,8 +112,8 @@ class TemplatePart(NamedTuple):
 class Tokenizer:
     """A tokenizer.json for a model of `vocabulary` logits.
 
-    An added token that is in the text of the chat template, or that the settings name among `special_ids`,
-    doesn't count as text (`text_pieces`).
+    An added token is a control token, not plain text, if it occurs in the chat template or in the settings'
+    `special_ids` (`text_pieces`).
     """
 
     def __init__(
@@ -165,7 +167,8 @@ class Tokenizer:
     def to_json(self) -> str:
         """Return the tokenizer as the text of a tokenizer.json.
 
-        The text that was read isn't kept: it is rarely needed, and SmolLM2's takes 4.5 MB.
+        The text is made anew at each call. It isn't kept in memory because it is rarely needed, and SmolLM2's
+        takes 4.5 MB.
         """
         with convert_errors("can't be written"):
             return self._tokenizer.to_str()
@@ -175,7 +178,7 @@ class Tokenizer:
         return self._tokenizer.token_to_id(token)
 
     def id_to_token(self, id: int | None) -> str:
-        """Return the token of an id; empty for None and for an id without a token."""
+        """Return the token of an id. The result is empty for None and for an id without a token."""
         return "" if id is None else self._tokenizer.id_to_token(id) or ""
 
     def get_vocab(self) -> dict[str, int]:
@@ -210,7 +213,7 @@ class Tokenizer:
         return encoding
 
     def with_special_tokens(self, ids: Sequence[int]) -> list[int]:
-        """Return the ids of a text, or of a part of one, with the post-processor's tokens around them."""
+        """Return the ids of a text, or of a part of a text, with the post-processor's tokens around them."""
         result: list[int] = []
         for part in self._single_template:
             result += [part.id] if part.sequence is None else ids
@@ -248,7 +251,9 @@ class Tokenizer:
             return self._check_ids(self._tokenizer.encode(text, add_special_tokens=False).ids)
 
     def encode_parts(self, parts: Sequence[tuple[str, bool]]) -> list[int]:
-        """Return the ids of the joined parts: (text, whether names of control tokens in it become tokens)."""
+        """Return the ids of the joined parts. A part is a pair: a text, and whether names of control tokens
+        in it become these tokens.
+        """
         whole = "".join(text for text, _ in parts)
         check_text(whole)
         with convert_errors("can't encode"):
@@ -306,7 +311,7 @@ class Tokenizer:
 
 
 def read_tokenizer(source: ModelSource, config: Config) -> Tokenizer | None:
-    """Return the tokenizer of a bundle or checkpoint; None if it has none."""
+    """Return the tokenizer of a bundle or checkpoint; None if it has no tokenizer."""
     text = source.tokenizer  # a bundle reads its file for it
     if text is None:
         return None
@@ -318,10 +323,10 @@ def read_tokenizer(source: ModelSource, config: Config) -> Tokenizer | None:
 class DecodeStream:
     """Turns token ids into text as soon as the text is certain; incomplete UTF-8 is held back.
 
-    The joined chunks equal the text of all ids decoded at once. A chunk is the difference of two decodings
-    that begin at the previous chunk's tokens, since a decoder may treat its first token differently. If the
-    decoder cleans up text, all tokens are decoded each time, and characters that may still change are held
-    back. Special tokens in `shown` become part of the text.
+    The joined chunks equal the text of all ids decoded at once. A chunk is the difference between two
+    decodings, both of which begin with the previous chunk's tokens, since a decoder may treat the first token
+    differently. If the decoder cleans up text, all tokens are decoded each time, and characters that may
+    still change are held back. Special tokens in `shown` become part of the text.
     """
 
     def __init__(self, tokenizer: Tokenizer, shown: Collection[int] = ()) -> None:
@@ -332,7 +337,7 @@ class DecodeStream:
         self._previous_text = ""  # the previous chunk's tokens decoded alone
 
     def push(self, id: int) -> str:
-        """Add a token, and return the text that has become certain."""
+        """Add a token, and return the new text that later tokens can no longer change."""
         self._ids.append(id)
         text = self._tokenizer.decode(self._ids[self._previous_start :], self._shown)
         if self._tokenizer.cleans_up:

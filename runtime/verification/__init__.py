@@ -1,5 +1,5 @@
 """Verify that an exported bundle still computes the specification's model.
 
-In: a bundle, and, if available, its source and a text. Out: a `Report` with one row per figure, and
-certificate.json in the bundle if no row failed.
+The input is a bundle and, if available, its source and a text. The result is a `Report` with one row per
+figure and, if no row failed, certificate.json in the bundle.
 """

@@ -24,7 +24,7 @@ def between_layers(data: bytes, config: Config, tensors: Mapping[str, Tensor]) -
     """Return the values that the layers of a graph's stacks read, and the outputs of the stacks' last layers.
 
     If a norm consists of several operators, its value isn't found. The file must be one that `graph_check`
-    accepts. `tensors` are those that the graph reads.
+    accepts. `tensors` are the stored tensors that the graph reads.
     """
     norms: dict[str, Node] = {}
     for node in content(data).nodes:

@@ -1,7 +1,7 @@
 """The certificate: the report of `verify` in a bundle, with the machine and the versions that made it.
 
-It is written only if no check failed. A finished check need not be computed again while the manifest, the
-machine and the versions are the same. So an interrupted full run continues where it stopped.
+It is written only if no check failed. A finished check need not be repeated while the manifest, the machine
+and the versions stay the same. So an interrupted full run continues where it stopped.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ INT8_FLAGS = ("avx2", "avx512f", "avx512bw", "avx512_vnni", "avx_vnni", "amx_int
 
 
 def int8_path() -> str:
-    """Return the name of the instructions that multiply 8-bit integers on this machine."""
+    """Return the name of the instruction set that multiplies 8-bit integers on this machine."""
     available = hardware.flags()
     if hardware.saturates():
         return "x86 without VNNI: x64quantprecision=1, so that sums of 16 bits don't saturate"

@@ -1,6 +1,6 @@
 """Derive from a Config the numbers that its graphs must hold: each norm's eps, and other numbers of layers.
 
-Nothing here uses code of `export`, since these numbers check what the exporter wrote (`graph_settings`).
+This module uses no code of `export`, since its numbers check what the exporter wrote (`graph_settings`).
 """
 
 from __future__ import annotations
@@ -39,7 +39,9 @@ def stacks(config: Config) -> dict[str, Stack]:
 
 
 def shared_numbers(config: Config) -> Iterator[float]:
-    """Yield the numbers of the parts outside of layers, and those that layers derive from the width."""
+    """Yield the numbers of the parts outside of layers, and the numbers that layers derive from the model's
+    width.
+    """
     yield from numbers((config.embedding, config.text_embedding, config.head))
     for name, stack in stacks(config).items():
         yield from numbers((stack.stem, stack.positions, stack.first_norm, stack.final_norm))
@@ -61,7 +63,9 @@ def _frequencies(stack: Stack, width: int) -> Iterator[float]:
 
 
 def integers(part: object) -> Iterator[int]:
-    """Yield the integers that a part of a Config states (sizes, windows, counts), and those derived."""
+    """Yield the integers that a part of a Config states (sizes, windows, counts), and integers derived from
+    these.
+    """
     if isinstance(part, tuple):
         for one in part:
             yield from integers(one)
@@ -76,9 +80,10 @@ def integers(part: object) -> Iterator[int]:
 
 
 def distance_tables(config: Config) -> Iterator[tuple[int, ...]]:
-    """Yield the tables of integers in which a graph may look up distances from 0 to the largest that counts.
+    """Yield the tables of integers that a graph may contain to look up something by distance, from 0 to the
+    largest distinct distance.
 
-    They are buckets of relative biases, and shared rows of disentangled attention.
+    The tables hold the buckets of relative biases, and the shared rows of disentangled attention.
     """
     here = np.zeros(1, np.int64)
     for stack in stacks(config).values():

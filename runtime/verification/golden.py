@@ -1,20 +1,23 @@
-"""Golden inputs: a few tokens, the specification's outputs for them, and how far rounding may move these.
+"""Golden inputs: a few tokens, the specification's outputs for them, and how far rounding may change these
+outputs.
 
 They are stored in the bundle as files golden/NAME.npy (`runtime.bundle.golden_files`), so that a device can
-check its model without the source. Outputs are logits, or the outputs of an encoder's head: one row for each
-real token, or for each text. They are compared within the budget of `refimpl.error_budget`, over the whole
-output:
+check its model without the source. The outputs are logits, or the outputs of an encoder's head, with one row
+for each real token or for each text. Outputs may differ by the budget of `refimpl.error_budget`, which is
+computed from these terms over the whole output:
 
     A   the largest difference between the specification in float32 and in float64
     J   how far the one in float64 moves when the embedded tokens move by one ulp
     u   one ulp of the largest number
 
-They are stored with few digits, rounded up (`rounded_up`).
+The terms are stored with few digits, rounded up (`rounded_up`).
 
-Where tfm's kernels keep keys and values in float16, J grows by how far the specification moves when it does.
+If tfm's kernels keep keys and values in float16, J is increased by the change in the specification's outputs
+when it does the same.
 
-In float16, A rounds the residual stream after each layer, and ulps are float16's. For a quantized model, or
-one that keeps its keys and values in few bits, J moves by more than an ulp (`CODE_MOVE`).
+For a model in float16, A is measured with the residual stream rounded after each layer, and ulps are those of
+float16. For a quantized model, or a model with keys and values in few bits, the embedded tokens move by more
+than an ulp in J (`CODE_MOVE`).
 """
 
 from __future__ import annotations
@@ -81,7 +84,7 @@ COLUMNS = 256  # logits that are stored of each row, beside the two best
 
 @dataclass(frozen=True)
 class Expected:
-    """The specification's outputs, and the terms A, J, u of each budget.
+    """The specification's outputs, and the terms A, J and u from which each budget is computed.
 
     `logits` has a column for each of the golden columns. If outputs are predictions of tokens, it has one
     more column: log Σ exp of all logits.
@@ -106,12 +109,13 @@ class Expected:
 class Golden:
     """The golden arrays of a bundle.
 
-    - `tokens` to `token_types`: the model's `Inputs`.
+    - the fields from `tokens` to `token_types`: the model's `Inputs`.
     - `own`: the outputs of the specification over the bundle's own weights.
-    - `plain`: the same with activations that aren't rounded to codes. No code can flip there, so its budget
-      is a thousand times sharper. None if no activation is rounded in blocks.
-    - `half` [2]: the largest and the root mean square of the changes that a cache of float16 makes in `own`.
-      None if there is no such cache.
+    - `plain`: the same outputs with activations that aren't rounded to codes. Without codes, small errors
+      can't grow by rounding, so its budget is a thousand times tighter. None if no activation is rounded in
+      blocks.
+    - `half` [2]: the largest change that a cache of float16 makes in `own`, and the root mean square of these
+      changes. None if there is no such cache.
     - `floats`: the logits over the source's unquantized weights.
     - `rounding` [R, T]: the text over which matrices of 4 bits were rounded (`bundle.feedback`). None if
       their codes don't compensate each other.
@@ -152,7 +156,7 @@ class Golden:
 
     @property
     def split(self) -> int:
-        """The number of tokens in the first part, for tests that run each row in two parts."""
+        """The number of tokens in the first part of a row, for checks that run each row in two parts."""
         return max(1, self.tokens.shape[1] // 2)
 
     def real(self, values: Array) -> Float[Array, "M N"]:
@@ -162,8 +166,8 @@ class Golden:
     def kl(self, outputs: Float[Array, "M N"]) -> float:
         """Return KL(unquantized‖outputs) of predictions, in nats a token.
 
-        It is computed over the stored columns and one more column for all others together. This is at most
-        the KL divergence over all columns.
+        It is computed over the stored columns, and one more column for all other columns together. The result
+        is at most the KL divergence over all columns.
         """
         return self._kl(self.view(outputs))
 
@@ -311,11 +315,11 @@ def golden(
 ) -> dict[str, Array]:
     """Compute the golden arrays for a model that computes in `dtype`.
 
-    `weights` are the source's, and `quantized` those that the bundle will hold. With a tokenizer, the tokens
-    are those of a natural text, since outputs for random tokens can be so unstable that their budget means
-    nothing. Inputs and columns are those of `like` if there is one. `on_cache` is called with what each layer
-    of a decoder keeps of the tokens, over the bundle's own weights. With a `half_cache`, the result has
-    `half`, which is meaningless if keys or values are too large for float16.
+    `weights` are the source's weights, and `quantized` are the weights that the bundle will hold. With a
+    tokenizer, the tokens are those of a natural text, since outputs for random tokens can be so unstable that
+    their budget means nothing. If `like` is given, the inputs and columns are those of `like`. `on_cache` is
+    called with the cache of each layer of a decoder, computed with the bundle's own weights. With a
+    `half_cache`, the result has `half`, which is meaningless if keys or values are too large for float16.
     """
     rng = np.random.default_rng(SEED)
     precision = np.dtype(dtype)
@@ -427,7 +431,7 @@ def _runs(config: Config, weights: Tree, precision: np.dtype, half_cache: bool) 
 
 
 def own_runs(config: Config, weights: Tree, precision: np.dtype) -> list[Precision]:
-    """Return the exact run, with its tries, and the rounded one."""
+    """Return the outputs of the exact run, those of its perturbed tries, and those of the rounded run."""
     rounds = config.rounds_cache or activations(weights) - {"none"}
     move = CODE_MOVE if rounds else float(np.finfo(precision).eps)
     return [
@@ -437,7 +441,7 @@ def own_runs(config: Config, weights: Tree, precision: np.dtype) -> list[Precisi
 
 
 def activations(weights: Tree) -> set[str]:
-    """Return how products round their inputs, by the two matrices that schemes tell apart."""
+    """Return how products round their inputs, for the two kinds of matrices that schemes distinguish."""
     stack = weights["decoder" if "decoder" in weights else "encoder"]
     two = weights["embedding"]["table"], stack["layers"][0]["attn"]["wo"]
     return {leaf.activations for leaf in two if isinstance(leaf, Blocks)}

@@ -1,8 +1,8 @@
-"""The sounds of golden inputs: a spoken sentence, and a tone that rises.
+"""The sounds of golden inputs: a spoken sentence, and a rising tone.
 
 `golden_sound.wav` has SENTENCE in 16-bit PCM, as espeak-ng 1.52 speaks it with `-v en-gb -s 160`, resampled
-to 16,000 samples a second. It was made for tfm and has tfm's licence: espeak-ng's own (GPL-3.0) covers the
-program, not what the program speaks.
+to 16,000 samples a second. The file was made for tfm and has tfm's licence. The licence of espeak-ng
+(GPL-3.0) covers the program, not the sounds that it makes.
 """
 
 from __future__ import annotations
@@ -38,9 +38,10 @@ def tone() -> Float[Array, " N"]:
 
 
 def golden_sounds(config: Config, count: int) -> Array:
-    """Return what a model reads of the sentence and of the tone: frames [2, T, C], or samples [2, N].
+    """Return the model's input for the sentence and for the tone: frames [2, T, C], or samples [2, N].
 
-    The model makes as many positions of them as it always does, or `count` if it takes sounds of any length.
+    The sounds have the model's fixed number of positions, or `count` positions if the model takes sounds of
+    any length.
     """
     assert config.stem is not None
     length, *bands = (

@@ -1,8 +1,8 @@
 """Compare the settings in a graph with the Config's: norms, attention, activations and other numbers.
 
 The layer of a node is found by the stored tensors that the node reads, whose names are the Config's
-parameters, and by the inputs and outputs for caches and rotary tables. Names of nodes and code of `export`
-aren't used.
+parameters, and by the inputs and outputs for caches and rotary tables. This module uses neither the names of
+nodes nor code of `export`.
 
     eps of norms           one by one, by the norm's weight; also where a norm is written out
     attention's operators  heads, scale, window, soft cap, causal or not, rotation, its cosines, whose keys
@@ -83,9 +83,10 @@ NOWHERE = Place(-1, "")
 def different_settings(
     data: bytes, graph: Graph, bundle: Bundle, tensors: Mapping[str, Tensor]
 ) -> tuple[list[str], int]:
-    """Return the settings of a graph's file that differ from the Config's, and the number of those compared.
+    """Return the settings of a graph's file that differ from the Config's, and the number of settings
+    compared.
 
-    `tensors` are those that the graph reads. The file must be one that `graph_check` accepts.
+    `tensors` are the stored tensors that the graph reads. The file must be one that `graph_check` accepts.
     """
     settings = _Settings(data, graph, bundle, tensors)
     settings.compare_all()
@@ -134,18 +135,22 @@ class _Settings:
                 self.tables[name] = tables
 
     def leaf(self, name: str) -> str:
-        """The stored tensor that a value is, in whichever shape; empty for another value."""
+        """Return the name of the stored tensor that a value is, in whatever shape, or an empty text for any
+        other value.
+        """
         if name not in self.leaves:
             computed = name in self.places or name in self.tables or name in self.numbers or not name
             self.leaves[name] = "" if computed else stored_name(name, self.tensors) or ""
         return self.leaves[name]
 
     def place(self, node: Node) -> Place:
-        """Where a node belongs."""
+        """Return the place of a node in the model."""
         return self.places.get(next(filter(None, node.outputs)), NOWHERE)
 
     def layer(self, leaf: str) -> tuple[Stack, int, Layer] | None:
-        """The stack, number and layer of a parameter; None for what isn't in a layer."""
+        """Return the stack, the number and the layer that a parameter belongs to, or None if it isn't in a
+        layer.
+        """
         match leaf.split(".", 3):
             case [stack, "layers", number, _]:
                 i = int(number)
@@ -154,13 +159,13 @@ class _Settings:
                 return None
 
     def compare(self, where: str, found: object, wanted: object) -> None:
-        """One setting; numbers are compared in float32."""
+        """Compare one setting. Numbers are compared in float32."""
         if isinstance(found, float) and isinstance(wanted, float):
             found, wanted = float(np.float32(found)), float(np.float32(wanted))
         self.require(found == wanted, f"{where} is {_shown(found)} for {_shown(wanted)}")
 
     def require(self, equal: bool, different: str) -> None:
-        """Count one setting, and say what differs where it isn't equal."""
+        """Count one setting, and record the difference if it isn't equal."""
         self.compared += 1
         if not equal:
             self.different.append(different)

@@ -1,4 +1,4 @@
-"""Compute a parameter's digest, to compare a bundle's weights with those that its export rounded."""
+"""Compute a parameter's digest, to compare a bundle's weights with the weights that its export rounded."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ TILE = 64  # columns of a matrix that are copied at a time
 def digest(leaf: Array | Blocks, dtype: np.dtype) -> bytes:
     """Return the SHA-256 of a parameter in the bundle's types.
 
-    For blocks, it covers the codes, scales, zero points and minima, the static scales and zero points of a
-    product's input and output, and the factors of a smoothed input. It doesn't depend on the order of the
-    array in memory. A few rows are hashed at a time.
+    For blocks, the digest covers the codes, scales, zero points and minima, the static scales and zero points
+    of a product's input and output, and the factors of a smoothed input. It doesn't depend on the order of
+    the array in memory. A few rows are hashed at a time.
     """
     if isinstance(leaf, Blocks):
         parts = [

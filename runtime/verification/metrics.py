@@ -48,10 +48,10 @@ def log_softmax(logits: Float[Array, "M N"]) -> Float[Array, "M N"]:
 
 
 def kl_divergence(truth: Float[Array, "M N"], model: Float[Array, "M N"]) -> float:
-    """Return the sum over rows of KL(truth‖model) = Σ p (log p − log q), in nats, of log-probabilities.
+    """Return KL(truth‖model) = Σ p (log p − log q) in nats, summed over all rows of log-probabilities.
 
     q − p, whose sum is 0, is added to each term. With d = log q − log p, a term is then p (exp d − 1 − d),
-    which is never negative. So if d is small, terms don't cancel each other down to float64's rounding.
+    which is never negative. So even if d is small, the sum isn't lost in float64's rounding errors.
     """
     total = 0.0
     for log_p, log_q in zip(truth, model, strict=True):  # row by row: a vocabulary's temporaries are large
@@ -87,16 +87,16 @@ def fidelities(
     """Run all engines over `ids`, in independent windows, and compare the predictions of pairs of engines.
 
     A pair names the reference first. Each window begins with `before`, the tokens that the tokenizer puts
-    before a text; predictions for these tokens don't count. A model that was trained with these tokens
-    behaves differently without them, as no user sees it, and so unsteadily that rounding decides how far two
-    engines are apart. For Gemma 3 270M in int8, two sets of weights that differ in the last digit of their
-    scales had KL divergences of 0.0085 and 0.025 over 512 tokens. With the tokens, they had 0.0038 and
-    0.0040.
+    before a text; predictions for these tokens don't count. Without these tokens, a model that was trained
+    with them behaves differently than users ever see it. It may even be so unstable that rounding decides how
+    far apart two engines are. An example is Gemma 3 270M in int8, with two sets of weights that differ in the
+    last digit of their scales. Without the tokens, the two sets had KL divergences of 0.0085 and 0.025 over
+    512 tokens. With the tokens, they had 0.0038 and 0.0040.
 
     All engines get the text's own tokens (teacher forcing), so that one early difference doesn't change all
     that follows. An encoder, if there is one, reads the window first. `enough` is called after each chunk of
-    a window with the number of compared positions; True ends the comparison. LimitError for a window without
-    room for a text.
+    a window with the number of compared positions; True ends the comparison. Raises LimitError for a window
+    that has no room for a text.
     """
     text = np.asarray(ids, np.int64)
     kl, same, nll = dict.fromkeys(pairs, 0.0), dict.fromkeys(pairs, 0), dict.fromkeys(engines, 0.0)
@@ -152,7 +152,8 @@ def _step(
 
 @dataclass(frozen=True)
 class Likeness:
-    """How close the outputs of two encoders are over `texts`: the cosines of their rows, and the RMS error.
+    """How close the outputs of two encoders are over `texts`: the cosine similarity of their rows, and the
+    RMS error.
 
     If the head predicts tokens, kl and agreement are as in `Fidelity`, over all positions.
     """

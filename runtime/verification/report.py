@@ -17,7 +17,7 @@ class Row:
     """One figure of a check. `ok` is None if the figure has no limit, or if it couldn't be measured.
 
     - budget: the largest allowed figure.
-    - of: the total number, if the figure counts a part of it.
+    - of: the total number, if the figure is a count out of a total.
     - missing: the reason why the figure is missing or incomplete.
     - texts: a prompt, the bundle's text after it, and the specification's text after it.
     """
@@ -48,7 +48,7 @@ class Row:
 
 
 def judged(name: str, figure: float, budget: float, unit: str = "", note: str = "") -> Row:
-    """Return a row that is ok if the figure is within the budget; NaN is not."""
+    """Return a row that is ok if the figure is within the budget. NaN is never within the budget."""
     return Row(name, figure, budget, unit, bool(figure <= budget), note)
 
 
@@ -67,9 +67,9 @@ def moment(date: str) -> datetime:
 
 @dataclass(frozen=True)
 class Basis:
-    """What a bundle was compared with: the SHA-256 of its source (and adapter), and that of the text.
+    """What a bundle was compared with: the SHA-256 of its source (and adapter), and the SHA-256 of the text.
 
-    Each is None if there was none.
+    A hash is None if the bundle wasn't compared with such a source or text.
     """
 
     source: str | None = None
@@ -116,16 +116,16 @@ class Report:
 
     @property
     def unchecked(self) -> list[Row]:
-        """The rows that couldn't be measured completely; `missing` or the note has the reason.
+        """The rows that couldn't be measured completely; the row's `missing` or note gives the reason.
 
-        Rows for other processors aren't among them.
+        Rows that are for other processors are left out.
         """
         rows = [row for row in self.rows if row.missing != NOT_HERE]
         return [row for row in rows if row.ok is None and (row.figure is None or row.missing)]
 
     @property
     def full(self) -> bool:
-        """Whether all checks ran, none of them left to a later full run."""
+        """Whether all checks ran. If not, some are left to a later full run."""
         return all(row.missing != NOT_YET for row in self.rows)
 
     def check(self, name: str) -> CheckResult | None:

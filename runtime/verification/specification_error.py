@@ -1,8 +1,9 @@
 """Measure how far rounding moves the specification's outputs over a text longer than the golden tokens.
 
 The golden budgets are measured over a few tokens. A longer text may have tokens at which a saturated
-attention is nearly tied. There the last digits decide, and outputs move by far more. So if a figure over a
-text exceeds its budget, the terms of the budget are measured over that text, with the specification alone.
+attention is nearly tied. At such tokens the last digits decide, and rounding changes outputs by far more. So
+if a figure over a text exceeds its budget, the terms of the budget are measured over that text, with the
+specification alone.
 """
 
 from __future__ import annotations
@@ -31,8 +32,9 @@ DOUBLE = Precision(np.dtype(np.float64))
 def budget_over_text(specification: NumpyEngine, budget: float, figure: Figure) -> float:
     """Return 4 · (A + J), or `budget` if that is larger.
 
-    A is the figure of the specification in float64, J the largest of three tries in which its tables of
-    embeddings move by an ulp. The figure is a distance of outputs; products with blocks are in float.
+    The figure is a distance between outputs, with products of blocks in floating point. A is the figure for
+    the specification in float64. J is the largest figure of three tries in which the numbers of the embedding
+    tables are moved by an ulp.
     """
 
     def changed(change: Callable[[str, Leaf], Leaf]) -> NumpyEngine:
@@ -55,7 +57,7 @@ def budget_over_text(specification: NumpyEngine, budget: float, figure: Figure) 
 
 
 def kl_budget_over_text(specification: NumpyEngine, budget: float, kl: Figure) -> float:
-    """Return the budget of a KL divergence; `budget` is the budget of the logits.
+    """Return the budget for a KL divergence. `budget` is the budget of the logits.
 
     A divergence grows with the square of the logits' differences, so its root is used as the distance.
     """

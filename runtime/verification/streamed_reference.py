@@ -1,7 +1,7 @@
 """Compute the specification's outputs in several precisions, loading each parameter only once for all runs.
 
-Of the embedding's tables, only the rows of the text's tokens stay in memory. So memory never holds more than
-one layer, and one parameter of it in float64, whatever the size of the model.
+Of the embedding tables, only the rows for the text's tokens stay in memory. So whatever the size of the
+model, memory never holds more than one layer, with one of its parameters also in float64.
 """
 
 from __future__ import annotations
@@ -50,7 +50,8 @@ TABLES = ("embedding.table", "encoder_embedding.table", "embedding.per_layer.tab
 
 @dataclass(frozen=True)
 class Precision:
-    """One run of the specification: in `dtype`, the residual stream rounded to `stream` after each layer.
+    """One run of the specification. It computes in `dtype`, and rounds the residual stream to the type
+    `stream` after each layer.
 
     The run also computes `tries` perturbed copies of the batch: each number of their embeddings is multiplied
     by 1 + `move` or 1 − `move`, at random. All copies share the converted weights, since rows don't depend on
@@ -68,13 +69,13 @@ class Precision:
     half_cache: bool = False
 
     def repeat(self, inputs: Inputs) -> Inputs:
-        """Return the batch and its copies."""
+        """Return the batch together with its copies."""
         arrays = (getattr(inputs, field.name) for field in fields(inputs))
         times = 1 + self.tries
         return Inputs(*(None if a is None else np.tile(a, (times,) + (1,) * (a.ndim - 1)) for a in arrays))
 
     def copies(self, x: Array) -> Array:
-        """Return the vectors of the batch, and those of its copies, moved."""
+        """Return the vectors of the batch, and the perturbed vectors of its copies."""
         rng = np.random.default_rng(SEED)
         return np.concatenate([x, *(moved(x, self.move, rng) for _ in range(self.tries))])
 
@@ -105,11 +106,11 @@ def outputs(
 ) -> list[Array]:
     """Return one array for each run: logits of all positions [B, T, N], or the output of an encoder's head.
 
-    Leaves are loaded in the order of their use. The callbacks:
+    Parameters are loaded in the order of their use. The callbacks are:
 
     - `on_leaf` is called once for each parameter, with its name and value.
     - `on_layer` is called with the number of layers computed so far, and the number of all layers.
-    - `on_cache` is called with what each layer of a decoder keeps in the first run.
+    - `on_cache` is called with the cache of each layer of a decoder in the first run.
     - `on_block` is called with the output of each layer, in each run.
 
     Layers that are in `reads` read these vectors [B, T, D] instead of the output of the layer before, and so
@@ -187,7 +188,7 @@ def _replaced(
         return body(embeddings.embedding)(tokens, table)
 
     def by_rows(product: Callable[[Leaf, slice], Array], table: str) -> Array:
-        """Logits, for which a few rows of the table at a time are converted to the run's type."""
+        """Return logits. A few rows of the table at a time are converted to the run's type."""
         whole = once(table)
         parts = (slice(start, start + ROWS) for start in range(0, whole.shape[0], ROWS))
         return np.concatenate([product(run.cast(_rows(whole, part)), part) for part in parts], axis=-1)

@@ -26,12 +26,12 @@ def figure(value: float | int | str | None, unit: str = "") -> str:
 
 
 def found(row: Row) -> str:
-    """Return what was found, such as "31 of 32 tokens" or "0.12 logits"."""
+    """Return a row's result as text, such as "31 of 32 tokens" or "0.12 logits"."""
     return figure(row.figure, row.unit if row.of is None else f"of {row.of} {row.unit}")
 
 
 def used(row: Row) -> str:
-    """Return the figure as a share of the largest allowed figure."""
+    """Return, as text, which share of the largest allowed figure the figure is."""
     return "" if row.used is None else f"{row.used:.0%}" if row.used < 10 else f"{row.used:.0f} times"
 
 
@@ -50,8 +50,9 @@ def day(date: str) -> str:
 
 
 def verdict(report: Report) -> list[str]:
-    """Return the verdict as a list of sentences: passed or not, how near to its limits, at what cost, what is
-    open."""
+    """Return the verdict as a list of sentences: whether the bundle passed, how near it is to the limits,
+    what quantization costs, and what wasn't checked.
+    """
     return [
         _judgement(report),
         *_details(report),
@@ -134,14 +135,18 @@ def nearest(report: Report) -> Row | None:
 
 
 def to_the_bit(report: Report) -> str:
-    """Return over how many tokens logits have the specification's bits, and on which paths; empty if none."""
+    """Return a text that says over how many tokens the logits have the specification's bits, and on which
+    backends. The text is empty if none do.
+    """
     rows = [row for row in report.rows if EQUAL in row.name and row.ok]
     paths = dict.fromkeys(row.name.partition(": ")[0] for row in rows)
     return f"over {max(row.of or 0 for row in rows)} tokens: {', '.join(paths)}" if rows else ""
 
 
 def vector_cost(report: Report) -> str:
-    """Return how near embeddings stay to those of the unquantized model, if that was measured."""
+    """Return a text that says how near the embeddings are to those of the unquantized model, if that was
+    measured.
+    """
     if (row := report.row(COSINE)) is None or not isinstance(row.figure, float):
         return ""
     hint = "; int8 stays nearer" if row.figure < NEAR else ""
@@ -149,9 +154,9 @@ def vector_cost(report: Report) -> str:
 
 
 def prediction_cost(report: Report) -> str:
-    """Return how far predictions on the golden tokens are from the unquantized model's.
+    """Return a text that says how far predictions on the golden tokens are from the unquantized model's.
 
-    This is measured on the worst path that ran. Empty if no path rounds.
+    The figure is that of the worst backend that ran. The text is empty if no backend rounds.
     """
     rows = [row for row in report.rows if row.name.endswith(BACKEND_KL)]
     kl = max((row.figure for row in rows if isinstance(row.figure, float)), default=0.0)
@@ -162,7 +167,7 @@ def prediction_cost(report: Report) -> str:
 
 
 def text_cost(report: Report) -> str:
-    """Return perplexity, KL divergence and agreement over a text, if they were measured."""
+    """Return a text with perplexity, KL divergence and agreement over a text, if they were measured."""
     parts = []
     if (row := report.row(PERPLEXITY)) is not None and row.figure is not None:
         reference = report.row(REFERENCE_PERPLEXITY)

@@ -53,15 +53,15 @@ def verify(
     threads: int | None = None,
     adapter: AdapterChoice = None,
 ) -> Report:
-    """Run the quick checks, or all checks with `full`; if none fails, write a certificate into the bundle.
+    """Run the quick checks, or with `full` all checks. If none fails, write a certificate into the bundle.
 
-    A `source` or a `text` is for the long checks, so either makes the run a full one. A full run that was
-    interrupted is continued: checks that it finished on this machine, with this source and text, aren't
-    computed again.
+    A `source` or a `text` is used only by the long checks, so giving either makes the run a full one. A full
+    run continues an interrupted one: checks that were finished on this machine, with the same source and
+    text, aren't repeated.
 
-    A check may be impossible on this machine, not reached in `seconds`, or left to a full run. Then it is a
-    row that says so. A check that fails is a row whose `ok` is False. `adapter` is merged into the source's
-    weights, as it was into the bundle's.
+    If a check is impossible on this machine, isn't reached within `seconds`, or is left to a full run, the
+    report has a row that says so. If a check fails, the report has a row whose `ok` is False. `adapter` is
+    merged into the source's weights, as it was merged into the bundle's.
 
     Raises BundleError if there is no bundle at all, or one of another format; CheckpointError for a source
     that can't be read or has another config or adapter; VerifyError for a text that can't be used.
@@ -182,12 +182,12 @@ class _LongStage:
         self.advance(0, 1)
 
     def advance(self, done: int, total: int) -> None:
-        """The check is so far."""
+        """Show the progress of the current check."""
         self._total = total
         self._progress(self._name, done, total)
 
     def end(self) -> None:
-        """The check is over."""
+        """Record that the current check has ended."""
         self._progress(self._name, self._total, self._total)
 
 
@@ -256,7 +256,9 @@ def _read(path: Path) -> str:
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Run the process that `export` starts: print the report as JSON. Exit codes are those of the CLI."""
+    """Verify a bundle in the process that `export` starts, and print the report as JSON. The exit codes are
+    those of tfm-cli.
+    """
     parser = argparse.ArgumentParser(prog="python -m tfm.runtime.verification.verify")
     parser.add_argument("bundle", type=Path)
     parser.add_argument("--source", type=Path)

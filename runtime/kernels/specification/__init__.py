@@ -1,5 +1,6 @@
-"""What the kernels compute, in NumPy, to the bit: the one forward pass, with the kernels' own versions of
-some ops."""
+"""The kernels' computation in NumPy, with the same bits. It is the specification's forward pass, with the
+kernels' own versions of some ops.
+"""
 
 from .engine import KernelReference
 from .ops import KERNEL_OPS

@@ -1,9 +1,10 @@
-"""The floating-point arithmetic of the kernels, in NumPy, to the bit: the order of sums, and the steps of
-functions.
+"""The floating-point arithmetic of the kernels in NumPy, with the same bits: the order of sums, and the steps
+by which functions are computed.
 
-It uses only operations that IEEE 754 defines to the bit: sums, products, quotients and roots of float32, each
-rounded once, and `fma`. It uses no library's functions, since NumPy's exp and tanh differ by processor.
-Products of codes are integers, which are exact in any order. kernels.h states the order of all other sums.
+This module uses only operations that IEEE 754 defines to the bit: sums, products, quotients and roots of
+float32, each rounded once, and `fma`. It calls no library's functions, since NumPy's exp and tanh give other
+bits on other processors. Products of codes are integers, which are exact in any order. kernels.h states the
+order of all other sums.
 """
 
 from __future__ import annotations
@@ -39,9 +40,9 @@ GELU = (
 def fma(a: Array, b: Array | np.float32, c: Array | np.float32) -> Array:
     """Return a · b + c, rounded once to float32.
 
-    The product is exact in float64. Its sum with c is rounded to float64 and again to float32. The second
-    rounding differs from that of the exact sum only if the first rounding gave the middle between two float32
-    numbers.
+    The product is exact in float64. Its sum with c is rounded to float64 and again to float32. Rounding twice
+    gives another result than rounding once only if the first rounding gives the midpoint between two float32
+    numbers, and this function corrects that case.
     """
     exact = np.multiply(a, b, dtype=np.float64)
     total = np.add(exact, c, dtype=np.float64)
@@ -111,8 +112,9 @@ def _any_rounded_twice(before: Array, product: Array, total: Array, low: Array) 
 
 
 def in_lanes(x: Array, times: Array | None = None) -> Array:
-    """Sum the last axis, or its products with `times` by fma, in 16 lanes, and then sum the lanes in
-    order."""
+    """Sum the last axis in 16 lanes, and then sum the lanes in order. With `times`, sum the products with it
+    by fma instead.
+    """
     lanes = np.zeros((*x.shape[:-1], LANES), np.float32)
     for i in range(0, x.shape[-1], LANES):
         part = x[..., i : i + LANES]
@@ -168,7 +170,7 @@ def token_sum(x: Array) -> Array:
 
 
 def each_row(x: Array, weight: Array) -> Array:
-    """x @ weight, summed by fma in the order of the inputs, starting at 0."""
+    """Return x @ weight. Each sum goes by fma over the inputs in order, starting at 0."""
     y = np.zeros((*x.shape[:-1], weight.shape[1]), np.float32)
     for k in range(len(weight)):
         y = fma(x[..., k, None], weight[k], y)
@@ -177,14 +179,14 @@ def each_row(x: Array, weight: Array) -> Array:
 
 @_in_pieces
 def bounded_exp(x: Array) -> Array:
-    """e^x, limited to the range from e^-88 to e^88."""
+    """Return e^x, limited to the range from e^-88 to e^88."""
     power, rest = _exponential(np.clip(x, np.float32(-88), np.float32(88)))
     return fma(power, rest, power)
 
 
 @_in_pieces
 def exp(x: Array) -> Array:
-    """e^x for x ≤ 0; 0 below e^-87.7."""
+    """Return e^x for x ≤ 0. The result is 0 where e^x is below e^-87.7."""
     power, rest = _exponential(np.maximum(x, np.float32(-88)))
     return fma(power, rest, power)
 
@@ -219,7 +221,7 @@ def softplus(x: Array) -> Array:
 
 
 def xielu(x: Array, alpha_p: Array, alpha_n: Array, *, beta: float) -> Array:
-    """a x² + β x above 0, b (2 t / (1 - t) - x) + β x below it, with t = tanh(x / 2)."""
+    """a x² + β x for x above 0, and b (2 t / (1 - t) - x) + β x below 0, with t = tanh(x / 2)."""
     t = tanh(np.minimum(x, np.float32(XIELU.eps)) / 2)
     below = 2 * t / (1 - t) - x
     a, b = softplus(alpha_p), np.float32(beta) + softplus(alpha_n)
@@ -245,7 +247,7 @@ def query_factors(positions: Array, *, beta: float, original_context: int, offse
 
 @_in_pieces
 def gelu(x: Array) -> Array:
-    """x · (1/2 + z P(2 z² / 5.5² - 1)), z being x within -5.5 and 5.5."""
+    """x · (1/2 + z P(2 z² / 5.5² - 1)), where z is x clipped to the range from -5.5 to 5.5."""
     z = np.clip(x, np.float32(-5.5), np.float32(5.5))
     t = fma(z * z, np.float32(0.06611569970846176), np.float32(-1))
     total = np.broadcast_to(np.float32(GELU[-1]), t.shape)

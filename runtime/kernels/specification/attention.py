@@ -27,8 +27,9 @@ def attend(
     scale: float | None = None,
     softcap: float | None = None,
 ) -> Array:
-    """`refimpl.ops.attention.attend` in float32, for masks that let a query see a range of keys without
-    gaps."""
+    """`refimpl.ops.attention.attend` in float32, for masks that let each query see one range of keys without
+    gaps.
+    """
     batch, tokens, heads, size = q.shape
     groups, capacity = k.shape[2], k.shape[1]
     mask = np.broadcast_to(mask, (batch, tokens, capacity))

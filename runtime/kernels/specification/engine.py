@@ -17,7 +17,8 @@ WHOLE = (encode, encoder_kv, predict)  # what reads whole texts
 
 
 class KernelReference(ArrayEngine):
-    """An engine that computes the same bits as a graph over kernels, if the graph promises its bits.
+    """An engine that computes the same bits as a graph over kernels, if the graph promises the same bits
+    (`runtime.bundle.same_bits`).
 
     With `half_cache`, keys and values are float16.
     """

@@ -1,8 +1,8 @@
-"""The ops that the kernels compute by steps of their own: a table for `dispatch.use`.
+"""The kernels' own versions of some ops, as a table for `dispatch.use`.
 
-For all other ops the specification already has the kernels' bits: products of codes (`linear_blocks`), rows
-of a table (`rows`), rotations, caches in float16 and in codes, and elementwise sums and products. Products of
-codes are in the table only to be computed by several threads.
+For all other ops the specification already computes the same bits as the kernels. These are products of codes
+(`linear_blocks`), rows of a table (`rows`), rotations, caches in float16 and in codes, and elementwise sums
+and products. Products of codes are in the table only so that several threads compute them.
 """
 
 from __future__ import annotations
@@ -68,7 +68,7 @@ def softmax(scores: Array, mask: Array | None = None, sink: Array | None = None)
 
 
 def causal_conv(x: Array, kernel: Array, tail: Array | None = None, bias: Array | None = None) -> Array:
-    """The first product, then the other products added by fma in order, then the bias."""
+    """Start with the first product, add the other products by fma in order, and then add the bias."""
     tokens, length = x.shape[1], len(kernel)
     before = np.zeros((len(x), length - 1, x.shape[2]), x.dtype) if tail is None else tail
     inputs = np.concatenate([before, x], axis=1)
@@ -79,13 +79,13 @@ def causal_conv(x: Array, kernel: Array, tail: Array | None = None, bias: Array 
 
 
 def hadamard(x: Array) -> Array:
-    """Multiply by the Hadamard matrix in floats."""
+    """Multiply by the Hadamard matrix in floating point."""
     matrix = quantized_cache.hadamard_matrix(x.shape[-1])
     return arithmetic.each_row(x, matrix.astype(np.float32))
 
 
 def blocks_of_products(x: Array, codes: Array, scale: Array, weight: Blocks) -> Array:
-    """Compute the specification's products, some columns at a time."""
+    """Compute the specification's products, a few columns at a time in each thread."""
 
     def compute(columns: slice) -> Array:
         sides = ("codes", "scale", "zero", "minimum")
@@ -131,7 +131,9 @@ KERNEL_OPS: Mapping[str, Callable[..., Any]] = MappingProxyType({op.__name__: f 
 
 
 def attend_to_encoder(*arguments: Any, **settings: Any) -> Array:
-    """Cross-attention, which one kernel computes also where a decoder's own attention is written out."""
+    """Compute cross-attention. A single kernel computes it, even in a graph whose self-attention is written
+    out in several operators.
+    """
     with use(KERNEL_OPS):
         return body(cross_attention.cross_attention)(*arguments, **settings)
 

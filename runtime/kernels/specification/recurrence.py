@@ -21,8 +21,9 @@ def gated_delta_rule(
 
 
 def ssd_recurrent(x: Array, decay: Array, b: Array, c: Array, state: Array) -> tuple[Array, Array]:
-    """`gated_delta_rule` without beta and scale. For heads with one value and shared keys it is
-    `selective_scan`."""
+    """`gated_delta_rule` without beta and scale. For heads with one value and shared keys, the function
+    computes `selective_scan`.
+    """
     share = x.shape[2] // b.shape[2]
     if x.shape[3] == b.shape[2] == 1:
         y, kept = _scan(x[..., 0], decay[..., None], b[:, :, 0], c[:, :, 0], state[..., 0])
@@ -44,7 +45,7 @@ def _recurrence(
     y, state = np.zeros_like(v), np.ascontiguousarray(state)
 
     def through(vectors: Array) -> Array:
-        """Sums over keys in order [B, H, V] of numbers [B, H, K] times the state."""
+        """Return [B, H, V]: the sums, over the keys in order, of numbers [B, H, K] times the state."""
         sums = np.zeros((batch * heads, 1, v.shape[3]), np.float32)
         rows = vectors.reshape(-1, size).T[..., None]
         add_products(sums, rows, state.reshape(-1, size, v.shape[3]).swapaxes(0, 1))

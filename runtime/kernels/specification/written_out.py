@@ -1,4 +1,6 @@
-"""Attention of a kind that no single kernel computes. Its products and its softmax are kernels."""
+"""Attention of kinds that no single kernel computes. The graph writes it out in several operators, and its
+products and its softmax are kernels.
+"""
 
 from __future__ import annotations
 
@@ -19,7 +21,9 @@ def attend(
     scale: float | None = None,
     softcap: float | None = None,
 ) -> Array:
-    """`refimpl.ops.attention.attend` in float32: q · scale first, then `product`, cap, bias, mask."""
+    """`refimpl.ops.attention.attend` in float32: q is multiplied by the scale first, and then come `product`,
+    cap, bias and mask.
+    """
     assert sink_logits is None, "no kernel computes it"
     batch, tokens, heads, size = q.shape
     groups = k.shape[2]
@@ -35,8 +39,9 @@ def attend(
 def absorbed_attend(
     q: Array, latents: Array, wk_b: Array, wv_b: Array, mask: Array, *, scale: float | None = None
 ) -> Array:
-    """`absorbed_attend` of `refimpl.ops.latent_attention` in float32: q · scale first, then each of its
-    products."""
+    """`absorbed_attend` of `refimpl.ops.latent_attention` in float32: q is multiplied by the scale first, and
+    then come the products.
+    """
     batch, tokens, heads, size = q.shape
     wk, wv = (w.reshape(len(w), heads, -1).transpose(1, 0, 2) for w in (wk_b, wv_b))  # [H, C, F]
     plain, rotated = np.split((q * _factor(size, scale)).swapaxes(1, 2), [wk.shape[2]], axis=-1)

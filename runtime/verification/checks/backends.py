@@ -1,4 +1,6 @@
-"""Compare each backend's outputs for the golden tokens with the unquantized model; a row for each backend."""
+"""Compare each backend's outputs for the golden tokens with the unquantized model; the report has a row for
+each backend.
+"""
 
 from __future__ import annotations
 
@@ -19,7 +21,9 @@ KL = ": KL divergence"  # of a backend that comes before
 
 
 def is_quantized(bundle: Bundle) -> bool:
-    """Return whether the bundle has quantized weights. Without codes, all backends compute the same."""
+    """Return whether the bundle has quantized weights. Without quantized weights, all backends compute the
+    same.
+    """
     return bool(bundle.manifest.schemes)
 
 
@@ -27,9 +31,9 @@ def check_backends(context: VerifyContext) -> Iterator[Row]:
     """Yield how far the outputs of each backend are from the unquantized model's.
 
     Earlier checks have run the backends. If none could run, for example without a GPU, the specification's
-    outputs over the same weights are used instead. The note has the number of likeliest tokens that are the
-    specification's, and the beginning of the outputs' SHA-256: backends with equal hashes computed the same
-    bits.
+    outputs over the same weights are used instead. The row's note states how many of the likeliest tokens
+    match the specification's. It also has the beginning of the outputs' SHA-256: backends with equal hashes
+    computed the same bits.
     """
     golden, config = context.golden, context.bundle.config
     predicts = isinstance(config.head, LM | MaskedLM)

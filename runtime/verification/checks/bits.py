@@ -35,10 +35,10 @@ PAST = 600  # tokens whose keys and values are drawn: more than a segment
 
 
 def quick_rows(context: VerifyContext, engines: Mapping[str, OrtEngine]) -> Iterator[Row]:
-    """Check to the bit that kernels compute the specified logits, quickly.
+    """Check quickly that the kernels' logits have exactly the specified bits.
 
-    The logits are those over 64 tokens, and of one token after 600 others whose keys and values are random.
-    `engines` are by the beginning of their rows' names.
+    The logits compared are those over 64 tokens, and those of one token after 600 earlier tokens with random
+    keys and values. `engines` is a dict whose keys begin the names of the engines' rows.
     """
     reference = _reference(context)
     yield from _over_tokens(context, engines, reference, ROWS, IN_ROWS)
@@ -48,7 +48,7 @@ def quick_rows(context: VerifyContext, engines: Mapping[str, OrtEngine]) -> Iter
 
 
 def encoder_rows(context: VerifyContext, engines: Mapping[str, OrtEngine]) -> Iterator[Row]:
-    """Check to the bit that an encoder's head gives the specified outputs.
+    """Check that the outputs of an encoder's head have exactly the specified bits.
 
     The outputs are those for the tokens of two texts, or for the positions of two sounds.
     """
@@ -90,7 +90,9 @@ def _begun(engine: OrtEngine | KernelReference, rows: Sequence[int]) -> Any:
 
 
 def text_rows(context: VerifyContext, engines: Mapping[str, OrtEngine]) -> Iterator[Row]:
-    """Check logits to the bit over 600 tokens, or as many as the model's context has."""
+    """Check that the logits over 600 tokens have exactly the specified bits. If the model's context is
+    shorter, check as many tokens as it has.
+    """
     yield from _over_tokens(context, engines, _reference(context), TEXT, IN_TEXT)
 
 
@@ -110,7 +112,7 @@ class _Reading:
     first: str = ""
 
     def read(self, tokens: Array, lengths: Array, chunks: Sequence[int]) -> Array:
-        """The logits [B, T, N] of the tokens [B, T], of which `lengths` [B] are real."""
+        """Return the logits [B, T, N] of the tokens [B, T], of which `lengths` [B] are real."""
         parts, start = [], 0
         for size in chunks:
             part = tokens[:, start : start + size]
@@ -130,7 +132,9 @@ class _Reading:
         reference: KernelReference,
         kept: ArrayCache,
     ) -> None:
-        """Count the tokens behind `past` others whose logits [B, T, N] have other bits."""
+        """Count the tokens whose logits [B, T, N] have other bits than specified. The tokens come after
+        `past` earlier ones.
+        """
         real = np.arange(logits.shape[1]) < lengths[:, None]
         other = (_bits(logits) != _bits(expected)).any(-1) & real
         if not other.any():
@@ -161,7 +165,7 @@ class _Reading:
         return "all layers keep the same, so it is behind what the last one keeps"
 
     def row(self, name: str, count: int, missing: str = "") -> Row:
-        """What was found of so many tokens."""
+        """Return the row with the result for this number of tokens."""
         note = f"{self.first}; by up to {self.away:.2g} logits" if self.others else ""
         ok = False if self.others else None if missing else True
         return Row(name, count - self.others, unit="tokens", ok=ok, note=note, of=count, missing=missing)

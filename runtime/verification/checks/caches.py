@@ -1,4 +1,4 @@
-"""Check the cost of smaller caches: those that drop tokens outside of windows, and those in few bits."""
+"""Check the cost of smaller caches: caches that drop tokens outside of windows, and caches in few bits."""
 
 from __future__ import annotations
 
@@ -23,7 +23,9 @@ if TYPE_CHECKING:
 
 
 def check_window_caches(context: VerifyContext) -> Iterator[Row]:
-    """Check that a cache that drops tokens outside of windows gives the same logits as one that keeps all."""
+    """Check that a cache that drops tokens outside of windows gives the same logits as a cache that keeps all
+    tokens.
+    """
     bundle = context.bundle
     config = bundle.config
     name = "caches of windows, tokens dropped: largest error"
@@ -50,7 +52,7 @@ def check_window_caches(context: VerifyContext) -> Iterator[Row]:
 
 
 def check_stated_cost(context: VerifyContext) -> Iterator[Row]:
-    """Check that the cost of keys and values in 4 bits, as the export measured it, is within its limit."""
+    """Check that the cost of keys and values in 4 bits is within its limit. The export measured this cost."""
     name = "KL divergence over the text of its scales, of the cache in int4"
     cost = context.bundle.manifest.cache_kl
     assert cost is not None
@@ -58,9 +60,11 @@ def check_stated_cost(context: VerifyContext) -> Iterator[Row]:
 
 
 def check_quantized_cache(context: VerifyContext) -> Iterator[Row]:
-    """Measure the cost of keys and values in few bits: the specification with them against itself without.
+    """Measure the cost of keys and values in few bits: compare the specification with them to the
+    specification with full precision.
 
-    Products are computed in float. Otherwise codes of activations would flip and outweigh the cache's effect.
+    Products are computed in floating point. Otherwise some activations would be rounded to other codes, and
+    that would outweigh the effect of the cache.
     """
     bundle = context.bundle
     name = f"KL divergence over a text, of the cache in {bundle.config.kv}"

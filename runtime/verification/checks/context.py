@@ -22,11 +22,11 @@ if TYPE_CHECKING:
 
 @dataclass
 class VerifyContext:
-    """The bundle, what it is compared with, and when time is up (`time.monotonic`).
+    """The bundle, what it is compared with, and the time limit (`time.monotonic`).
 
-    `advance` is called with how much of a long check is done, and how much there is in all. `backends` has,
-    by backend, the outputs for all golden tokens at once, or the reason why the backend couldn't run. The
-    checks that ran a backend add its entry.
+    `advance` is called with the finished amount of a long check and its total amount. `backends` maps each
+    backend to its outputs for all golden tokens at once, or to the reason why the backend couldn't run. The
+    check that runs a backend adds the backend's entry.
     """
 
     bundle: Bundle
@@ -42,7 +42,7 @@ class VerifyContext:
         return time.monotonic() > self.until
 
     def is_over(self, done: int, total: int) -> bool:
-        """Report how much of a long check is done, and return True if time is up."""
+        """Report how much of a long check is done, and return True if the time limit has been reached."""
         self.advance(done, total)
         return self.out_of_time()
 
@@ -63,11 +63,11 @@ class VerifyContext:
 class Check:
     """A check of `verify`.
 
-    It has a description in a few words, says whether only a full run does it, and names the option that asks
-    for it and the bundles to which it applies.
+    The record has a description in a few words, and says whether only a full run does the check. It also has
+    the option that requests the check, and says to which bundles the check applies.
 
-    `run` yields one row per figure. A long check looks at the clock itself. `run` raises DeviceError if the
-    device is missing, which leaves the check undone, and another TfmError if the bundle fails.
+    `run` yields one row per figure. A long check watches the time limit itself. `run` raises DeviceError if
+    the device is missing; then the check counts as not done. It raises another TfmError if the bundle fails.
     """
 
     run: Callable[[VerifyContext], Iterator[Row]]

@@ -18,7 +18,9 @@ SHOWN = 3  # as many differences are told
 
 
 def check_graphs(context: VerifyContext) -> Iterator[Row]:
-    """Check every graph of the target's operators and every graph over kernels, even if it can't run here."""
+    """Check every graph of the target's operators and every graph over kernels, even a graph that can't run
+    on this machine.
+    """
     bundle = context.bundle
     for graph in bundle.graphs:
         bundle.check_graph(graph)

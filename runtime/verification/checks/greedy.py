@@ -29,9 +29,11 @@ TEXT_TOKENS = 24
 
 
 def check_greedy_tokens(context: VerifyContext) -> Iterator[Row]:
-    """Check on each backend that each token is the one that the specification chooses after the same tokens.
+    """Check on each backend that each chosen token is the one that the specification chooses after the same
+    tokens.
 
-    Another token is allowed where the specification's two logits differ by no more than two budgets.
+    Another token is allowed if its logit and the best logit, both in the specification, differ by no more
+    than twice the budget.
     """
     backends = all_backends(context)
     for name, (engine, golden) in backends.items():
@@ -72,8 +74,8 @@ def _greedy_row(context: VerifyContext, name: str, engine: OrtEngine, golden: Go
 def check_greedy_texts(context: VerifyContext) -> Iterator[Row]:
     """Generate texts after some prompts, with the bundle on each backend and with the specification.
 
-    The rows count the tokens that the texts share. Each side decodes on its own, so after the first different
-    token the texts are unrelated.
+    The rows count how many tokens at the beginning of both texts are equal. The bundle and the specification
+    decode independently, so after the first different token the texts are unrelated.
     """
     name = "greedy text"
     if missing := why_no_texts(context):

@@ -1,4 +1,6 @@
-"""Check the bundle over tfm's own kernels: to the bit if that is promised, else within the usual budgets."""
+"""Check the bundle over tfm's own kernels. If the graph promises the same bits, the check is to the bit,
+otherwise within the usual budgets.
+"""
 
 from __future__ import annotations
 
@@ -30,7 +32,7 @@ def has_kernels(bundle: Bundle) -> bool:
 
 
 class OnKernels(NamedTuple):
-    """A bundle's engine over kernels, and the backend of its sessions."""
+    """A bundle's engine over tfm's kernels, and the backend of the engine's sessions."""
 
     engine: OrtEngine
     backend: KernelBackend
@@ -51,10 +53,11 @@ def on_kernels(context: VerifyContext) -> OnKernels | str:
 
 
 def all_backends(context: VerifyContext) -> dict[str, tuple[OrtEngine, Golden]]:
-    """Return the engines of the bundle: on ONNX Runtime's operators and, if they run here, over kernels.
+    """Return the engines of the bundle: over ONNX Runtime's operators and, if this machine can run them, over
+    tfm's kernels.
 
-    Each comes with the golden outputs that limit its errors. The keys are the beginnings of the names of its
-    rows.
+    Each comes with the golden outputs that limit its errors. The keys of the result are the beginnings of the
+    names of the engines' rows.
     """
     backends = {"": (context.engine, context.golden)}
     if has_kernels(context.bundle):
@@ -67,9 +70,9 @@ def all_backends(context: VerifyContext) -> dict[str, tuple[OrtEngine, Golden]]:
 def check_kernels(context: VerifyContext) -> Iterator[Row]:
     """Check the kernels quickly.
 
-    If the same bits are promised, logits are compared to the bit, with each instruction set of this
+    If the graph promises the same bits, logits are compared to the bit, with each instruction set of this
     processor. Otherwise outputs for the golden tokens are checked as in `check_golden_outputs`, with the
-    instruction set that is used.
+    instruction set that runs by default.
     """
     found = on_kernels(context)
     if isinstance(found, str):
@@ -89,7 +92,9 @@ def check_kernels(context: VerifyContext) -> Iterator[Row]:
 
 
 def check_text_to_the_bit(context: VerifyContext) -> Iterator[Row]:
-    """Check logits to the bit over a text, if the same bits are promised."""
+    """Check that the logits over a text have exactly the specified bits, if the graph promises the
+    same bits.
+    """
     found = on_kernels(context)
     if isinstance(found, str):
         yield Row(TEXT_SUBJECT, note=found)

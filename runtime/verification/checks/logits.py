@@ -35,7 +35,7 @@ def check_session(context: VerifyContext) -> Iterator[Row]:
 def float_products_here(context: VerifyContext) -> OrtEngine | None:
     """Return the graph's engine with products of blocks in float.
 
-    None if no product rounds its input, or if the bundle isn't for the CPU.
+    Returns None if no product rounds its input, or if the bundle isn't for the CPU.
     """
     from ...ort.engine import OrtEngine
 
@@ -45,7 +45,9 @@ def float_products_here(context: VerifyContext) -> OrtEngine | None:
 
 
 def check_float_products(context: VerifyContext) -> Iterator[Row]:
-    """Check the graph with products of blocks in float. No code can flip there, so the budget is sharp."""
+    """Check the graph with products of blocks in floating point. There no input is rounded to a code, so the
+    budget is tight.
+    """
     expected, engine = context.golden.plain, float_products_here(context)
     if expected is None or engine is None:
         return
@@ -55,13 +57,16 @@ def check_float_products(context: VerifyContext) -> Iterator[Row]:
 
 
 def check_golden_outputs(context: VerifyContext) -> Iterator[Row]:
-    """Check the outputs for the golden tokens, given all at once and in each other possible way."""
+    """Check the outputs for the golden tokens. The tokens are given all at once, and in each other possible
+    way, such as in chunks.
+    """
     backend = ORT if context.golden.plain is None else INTEGER_PRODUCTS
     yield from golden_rows(context, context.engine, context.golden, backend)
 
 
 def golden_rows(context: VerifyContext, engine: OrtEngine, golden: Golden, backend: str) -> Iterator[Row]:
-    """Check an engine's outputs for the golden tokens, given all at once and in each other possible way.
+    """Check an engine's outputs for the golden tokens. The tokens are given all at once, and in each other
+    possible way, such as in chunks.
 
     `backend` is the engine's name in `context.backends`.
     """

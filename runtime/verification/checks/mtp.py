@@ -1,4 +1,6 @@
-"""Check that a module for drafts predicts what the specification's module does, from the same vectors."""
+"""Check that a module for drafts (MTP) predicts the same as the specification's module, from the same
+vectors.
+"""
 
 from __future__ import annotations
 
@@ -13,11 +15,11 @@ SUBJECT = "the module for drafts (mtp)"
 
 
 def check_module(context: VerifyContext) -> Iterator[Row]:
-    """Check the logits after the last pair of the golden tokens' first row.
+    """Check the module's logits after the last token of the golden tokens' first row.
 
-    The module reads all pairs at once, and the last pair alone. The specification runs only the module, so
-    the vectors come from the bundle's graph, whose logits other checks compare. The budget is that of the
-    model's own logits.
+    The module reads pairs of a token and a vector. It reads all pairs at once, and then the last pair alone.
+    The specification runs only the module, so the vectors come from the bundle's graph, whose logits other
+    checks compare. The budget is that of the model's own logits.
     """
     name, golden = f"{SUBJECT}: largest error", context.golden
     tokens = golden.tokens[:1, : int(golden.lengths[0])]

@@ -26,7 +26,7 @@ def run_at_once(engine: Engine, golden: Golden, rows: slice = ALL_ROWS) -> Float
 
 
 def predict(engine: Engine, golden: Golden, rows: slice = ALL_ROWS, padding: int = 0) -> Float[Array, "M N"]:
-    """Return an encoder's output at the real positions, with `padding` more tokens behind each row.
+    """Return an encoder's output at the real positions, with `padding` more tokens at the end of each row.
 
     A sound gets no padding.
     """
@@ -50,7 +50,7 @@ def _widened(tokens: Array, padding: int) -> Array:
 
 
 def start(engine: Engine, golden: Golden, rows: slice) -> Cache:
-    """Return a cache for the rows; if there is an encoder, it has read their encoder text."""
+    """Return a cache for these rows. If the model has an encoder, it first reads the rows' encoder text."""
     count = len(golden.tokens[rows])
     if golden.encoder_ids is None or golden.encoder_lengths is None:
         return engine.start(count)

@@ -9,11 +9,11 @@ in float with the same weights.
     N = KL(specification ‖ products in float)      what the rounding of products' inputs costs
     F = the bound of `kl_budget` for products in float, or 0 where N is larger anyway
 
-The root of a small KL divergence is a distance, so roots add. A correct engine is as far from products in
-float as the specification is, at 1 root of N: both round the same numbers, but different codes flip. Measured
-roots are 1.00 for tiny models of 44 families, and 1.07 for SmolLM2 in int8. Weights that differ in the last
-digit had 1.7 in the least steady known model (Gemma 3 270M without the token that its texts begin with). So
-the limit uses 2.
+The root of a small KL divergence is a distance, so roots add. Both a correct engine and the specification
+round the same numbers, but some numbers get different codes. So a correct engine is about √N away from
+products in float, as the specification is. Measured distances are 1.00 √N for tiny models of 44 families, and
+1.07 √N for SmolLM2 in int8. In the least stable known model, weights that differ in the last digit gave 1.7
+√N (Gemma 3 270M without the token that its texts begin with). So the limit uses 2 √N.
 """
 
 from __future__ import annotations
@@ -42,7 +42,9 @@ REFERENCE, SPECIFICATION, FLOATS = "reference", "specification", "products in fl
 
 
 def float_products(bundle: Bundle, config: Config | None = None) -> NumpyEngine:
-    """Return the specification over the bundle's weights with products in float: no input is rounded."""
+    """Return the specification over the bundle's weights with products in floating point, so that no input is
+    rounded.
+    """
 
     def load(name: str) -> Array | Blocks:
         leaf = bundle.leaf(name)
@@ -53,7 +55,9 @@ def float_products(bundle: Bundle, config: Config | None = None) -> NumpyEngine:
 
 
 def yardsticks(context: VerifyContext, reference: NumpyEngine) -> dict[str, NumpyEngine]:
-    """Return the reference and, for weights in few bits, the engines from which the limit is computed."""
+    """Return the reference engine and, for weights in few bits, the further engines that are needed to
+    compute the limit.
+    """
     bundle = context.bundle
     if not bundle.manifest.schemes:
         return {REFERENCE: reference}

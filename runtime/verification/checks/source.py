@@ -1,4 +1,4 @@
-"""Check that a bundle's copies of parts of its source equal the source's.
+"""Check that everything that a bundle copied from its source is equal to the original.
 
 These are the weights, tokenizer, templates, settings, licence, and the golden outputs of the unquantized
 weights.
@@ -67,10 +67,10 @@ def _row(name: str, unit: str, own: Mapping[str, Any], wanted: Mapping[str, Any]
 
 
 def tokenizer_parts(model: ModelSource) -> dict[str, str]:
-    """Return the parts of a tokenizer.json as texts. Texts are equal if the parts mean the same.
+    """Return the parts of a tokenizer.json as texts. Two texts are equal if the parts mean the same.
 
-    For example, a vocabulary may be in any order, and merges may be pairs or texts. A file that our reader
-    can't take apart is one part.
+    For example, a vocabulary may be in any order, and merges may be pairs or texts. A file that can't be
+    split into parts is returned as one part.
     """
     if (text := model.tokenizer) is None:
         return {}
@@ -108,7 +108,7 @@ def _settings(model: ModelSource) -> dict[str, Any]:
 
 
 def licence_row(bundle: Bundle, source: ExportSource) -> Row:
-    """Check the stated licence, and the files of licences and notices."""
+    """Check that the stated licence, and the files of licences and notices, equal the source's."""
     name, notices, licence = "licence equals the source's", bundle.manifest.notices, source.licence
     if notices and not licence.files and not source.path.is_dir():
         return Row(name, note="other files lie beside the source, so no licence there is known to be its own")

@@ -1,6 +1,6 @@
 """The table of all checks, in the order in which they run.
 
-Cheap checks come first, and those whose failure explains the failure of others.
+Cheap checks come first, and so do checks whose failure explains the failure of later checks.
 """
 
 from __future__ import annotations

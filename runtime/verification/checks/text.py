@@ -41,7 +41,8 @@ DEFAULT_TEXT = (
 
 
 def check_text(context: VerifyContext) -> Iterator[Row]:
-    """Compare outputs over a text that both models read. If the weights are the same, a budget limits them.
+    """Compare outputs over a text that both models read. If both have the same weights, a budget limits the
+    difference.
 
     The reference is the specification over the source's weights or, without a source, over the bundle's.
     """
@@ -61,7 +62,7 @@ def check_text(context: VerifyContext) -> Iterator[Row]:
 
 
 def why_no_texts(context: VerifyContext) -> str:
-    """Return why the bundle can't be compared on texts; empty if it can."""
+    """Return why the bundle can't be compared on texts; the result is empty if it can."""
     if context.bundle.tokenizer is None:
         return "the bundle has no tokenizer"
     if context.source is None and context.bundle.dtype == "float16":
@@ -84,9 +85,9 @@ def bundle_tokenizer(bundle: Bundle) -> Tokenizer:
 
 
 def window_of_text(config: Config, tokenizer: Tokenizer) -> tuple[int, list[int]]:
-    """Return the number of tokens in a window, and the tokens that it begins with.
+    """Return the number of tokens in a window, and the special tokens with which each window begins.
 
-    Only windows for a decoder without an encoder begin with such tokens.
+    Only a decoder without an encoder has such tokens at the beginning of its windows.
     """
     window = min(WINDOW, config.context)
     before = tokenizer.before_text if isinstance(config, Decoder) else []

@@ -1,7 +1,7 @@
-"""Check that the bundle's weights equal the specification's and the source's, to the integer.
+"""Check that the bundle's weights are exactly those of the specification and of the source.
 
 The specification's weights are compared by their digests in the golden arrays. The source's weights are
-quantized again.
+quantized again and compared with the bundle's.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Count the words of a spoken sentence that a bundle of sound writes wrongly."""
+"""Count the words of a spoken sentence that a speech model's bundle transcribes wrongly."""
 
 from __future__ import annotations
 
@@ -17,9 +17,10 @@ SUBJECT = "words of a spoken sentence written wrongly"
 
 
 def check_words(context: VerifyContext) -> Iterator[Row]:
-    """Yield the word error rate on SENTENCE as a count, on the backend that runs by default.
+    """Yield a row with the number of wrong words in the transcription of SENTENCE, on the backend that runs
+    by default.
 
-    The text is greedy. There is no limit: the count depends on what the model learned.
+    The text is decoded greedily. There is no limit, because the count depends on what the model learned.
     """
     from ...tasks.model import Model  # with all tasks, which other checks don't need
 
