@@ -1,7 +1,8 @@
-"""Exports checkpoints: `export(checkpoint, out)` writes a bundle, and `tfm.runtime.load` runs it.
+"""Export checkpoints: `export(checkpoint, out)` writes a bundle, and `tfm.runtime.load` runs it.
 
-In: a `refimpl.checkpoint.open.Checkpoint`. Out: a directory (`runtime.bundle.bundle`) with the model as ONNX,
-quantized, and verified against the specification. torch is imported where a graph is traced.
+The input is a `refimpl.checkpoint.open.Checkpoint`. The output is a directory (`runtime.bundle.bundle`) with
+the model in ONNX, quantized, and verified against the specification. torch is imported only when a graph is
+traced.
 """
 
 from .bundle_writer import export

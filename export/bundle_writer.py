@@ -1,7 +1,7 @@
-"""Writes a checkpoint as a bundle directory, completely or not at all.
+"""Write a checkpoint as a bundle directory, completely or not at all.
 
-The weights are streamed one parameter at a time into model.onnx.data. The graph is traced over their shapes
-alone. So memory holds only a few parameters, whatever the size of the model.
+The weights are streamed one parameter at a time into model.onnx.data. The graph is traced from the
+parameters' shapes alone. So memory holds only a few parameters, whatever the size of the model.
 
 Everything is written into a temporary directory, verified there by another process, and then renamed
 (`runtime.bundle.atomic_dir`).
@@ -98,7 +98,7 @@ class _Export:
 
     @property
     def half_cache(self) -> bool:
-        """Whether kernels keep keys and values in float16."""
+        """Whether tfm's kernels keep keys and values in float16."""
         return self.plan.may_halve_cache(self.plan.cache) and not self.float32_cache
 
     @property
@@ -131,14 +131,15 @@ def export(
 ) -> None:
     """Write the bundle of a checkpoint to `out`. A bundle that is already there is replaced.
 
-    `target` and `quant` name records of `runtime.bundle.targets` and `schemes`. Without a `quant`, it is
-    `schemes.default`. With quant="auto", a `budget` chooses the format of each matrix.
+    `target` and `quant` name records of `runtime.bundle.targets` and `schemes`. Without a `quant`, the scheme
+    is `schemes.default`. With quant="auto", a `budget` chooses the format of each matrix.
 
-    With `kv` int8 or int4, keys and values are kept in 8 or 4 bits. Their scales come from the calibration's
-    text, or else from a text that comes with tfm. Over this text, int4 may cost at most 0.05 nats a token.
+    With `kv` int8 or int4, keys and values are kept in 8 or 4 bits. The scales of keys and values come from
+    the calibration's text, or otherwise from a text that comes with tfm. Over this text, int4 may cost at
+    most 0.05 nats per token.
 
-    `verify` runs the quick checks of `runtime.verification`. The certificate says that the long checks aren't
-    done yet.
+    `verify` runs the quick checks of `runtime.verification`. The certificate states that the long checks
+    haven't been run yet.
 
     Raises ExportError if the target can't have that quantization or cache, if `out` is something other than a
     bundle, if another process is writing it, or if there is no room. Raises NumericError for a number that
@@ -360,7 +361,7 @@ def _kernels(plan: Plan, progress: Progress) -> Iterator[Callable[[], None]]:
 def write_texts(
     folder: Path, tokenizer: str | None, template: str | None, tool_use: str | None = None
 ) -> None:
-    """Write tokenizer.json and the chat templates, if the checkpoint has them."""
+    """Write tokenizer.json and the chat templates to the bundle, if the checkpoint has them."""
     quick = None if tokenizer is None else quick_to_load(tokenizer)
     for name, text in ((TOKENIZER, quick), (TEMPLATE, template), (TOOL_USE, tool_use)):
         if text is not None:
@@ -490,7 +491,7 @@ def _write_uncertified(folder: Path) -> None:
 
 
 def write_golden(folder: Path, arrays: Mapping[str, np.ndarray]) -> None:
-    """Write each array to its file, row by row, in the types that a bundle states."""
+    """Write each golden array to its file, row by row, in the type that the bundle format prescribes."""
     (folder / golden_files.FOLDER).mkdir()
     for name, array in arrays.items():
         values = np.asarray(array, golden_files.TYPES[array.dtype.kind], "C")

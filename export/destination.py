@@ -1,4 +1,6 @@
-"""Where a bundle is written. Only a bundle is replaced there, and nothing incomplete remains."""
+"""The directory to which a bundle is written. Only an earlier bundle is replaced, and nothing incomplete
+remains.
+"""
 
 from __future__ import annotations
 

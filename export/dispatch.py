@@ -1,7 +1,8 @@
-"""Runs the specification over tensors: with PyTorch's bodies, or with what a target puts in their place.
+"""Run the specification over tensors: with the ops' bodies in PyTorch, or with a target's replacements.
 
-Inside `on_torch()`, a call of an op runs its body in PyTorch. Inside `exporting(table)`, it runs the function
-of that name in the table, if there is one. So no signature depends on targets, and nothing is patched.
+Inside `on_torch()`, a call of an op runs the op's body in PyTorch. Inside `exporting(table)`, the call runs
+the function with the op's name in the table, if there is one. So no op's signature depends on targets, and
+nothing is patched.
 """
 
 from __future__ import annotations
@@ -20,12 +21,14 @@ __all__ = ["body", "exporting", "extra_inputs", "on_torch"]
 
 
 def exporting(table: Table) -> AbstractContextManager[None]:
-    """Let calls of ops run the table's functions, else PyTorch's bodies. KeyError for a name of no op."""
+    """During a `with` block, let calls of ops run the table's functions, or otherwise the bodies in PyTorch.
+    Raises KeyError if a name in the table isn't the name of an op.
+    """
     return use({**TORCH, **table})
 
 
 def on_torch() -> AbstractContextManager[None]:
-    """Let calls of ops run PyTorch's bodies."""
+    """During a `with` block, let calls of ops run their bodies in PyTorch."""
     return exporting({})
 
 
@@ -35,6 +38,8 @@ def body(function: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def extra_inputs(name: str, **arguments: Any) -> AbstractContextManager[None]:
-    """Also pass these arguments to the replacement of that name: graph inputs that only a target has."""
+    """During a `with` block, also pass these arguments to the replacement of this name. They are graph inputs
+    that only one target has.
+    """
     table = in_use()
     return use({**table, name: partial(table[name], **arguments)})

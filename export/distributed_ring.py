@@ -1,8 +1,8 @@
 """Ring attention over torch.distributed: each process holds a part of the sequence.
 
-Each rank sends its block of keys and values to the next rank and receives that of the previous one, while it
-computes with the block that it has. The same code runs on gloo and on nccl. `refimpl/ops/ring.py` specifies
-it with simulated ranks.
+Each rank sends its block of keys and values to the next rank, and receives the block of the previous rank.
+Meanwhile it computes with the block that it has. The same code runs on gloo and on nccl.
+`refimpl/ops/ring.py` specifies it with simulated ranks.
 """
 
 from __future__ import annotations
@@ -35,11 +35,12 @@ def ring_attend(
     scale: float | None = None,
     softcap: float | None = None,
 ) -> Float[Array, "B T H V"]:
-    """Compute `attend` over the tokens of all ranks of the group. Each rank gets the rows of its own tokens.
+    """Compute `attend` over the tokens of all ranks of the group. Each rank gets the results for its own
+    tokens.
 
-    `positions` are the places of this rank's tokens in the text. T may differ from rank to rank and may be 0.
-    Every rank of the group must call. Raises ConfigError on all ranks if their shapes don't fit, and
-    DeviceError if a neighbour is lost, after the timeout of the process group.
+    `positions` are the positions of this rank's tokens in the text. T may differ from rank to rank and may be
+    0. Every rank of the group must call this function. Raises ConfigError on all ranks if their shapes don't
+    fit, and DeviceError if a neighbour is lost, after the timeout of the process group.
     """
     rank, count = distributed.get_rank(group), distributed.get_world_size(group)
     block = [k.contiguous(), v.contiguous(), positions.contiguous()]

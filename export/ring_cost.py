@@ -27,8 +27,8 @@ CALLS = 3  # the median counts
 
 @dataclass(frozen=True)
 class RingCost:
-    """The cost of ring attention: the slowest rank's seconds, the part of them in which it computed, and the
-    most bytes that a rank needs for its inputs and its attention.
+    """The cost of ring attention: the slowest rank's seconds, the part of this time in which it computed, and
+    the largest number of bytes that a rank needs for its inputs and its attention.
 
     `bytes_a_rank` is None if the system doesn't report it.
     """
@@ -42,7 +42,9 @@ class RingCost:
 
 @dataclass(frozen=True)
 class RankCost:
-    """Seconds of each call of a rank, the part in which it computed, and by how many bytes its peak rose."""
+    """The cost of one rank: the seconds of each call, the part of them in which it computed, and the increase
+    of its peak memory in bytes.
+    """
 
     seconds: list[float]
     computing_s: list[float]
@@ -52,8 +54,8 @@ class RankCost:
 def ring_cost(processes: int, tokens: int, timeout: float) -> RingCost | None:
     """Return the cost for a text of this many tokens, with one thread for each process.
 
-    Returns None if it takes more than `timeout` seconds, including the start of the processes. Raises
-    DeviceError if a process ends early.
+    Returns None if the measurement takes more than `timeout` seconds, including the start of the processes.
+    Raises DeviceError if a process ends early.
     """
     until = time.monotonic() + timeout
     with TemporaryDirectory() as folder, _started(processes, tokens, Path(folder), timeout) as connections:

@@ -21,17 +21,18 @@ def scan(
     """Call step(*carry, *slices, *shared) -> [*carry, *outputs] for each slice along the first axis.
 
     Returns the last carry, and the outputs stacked along a new first axis. Every step reads `shared`. torch's
-    operator is called as it is: its public wrapper compiles the step anew for every new shape outside of an
-    export, and some results may not be views of the arguments.
+    operator is called directly. Outside of an export, its public wrapper would compile the step again for
+    every new shape. Some of the step's results must not be views of its arguments.
     """
     return tuple(scan_op(step, list(carry), list(along), tuple(shared)))
 
 
 def tiles(length: int, tile: int, device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:
-    """Return the indices [n, tile] of an axis in tiles, and which of them exist.
+    """Split an axis into tiles. Return the indices [n, tile], and which of them exist.
 
     An index past the end is replaced by the last one, so that it can be read. There is at least one tile of
-    padding, and never fewer than two in all: an exporter that saw one tile would take n for a constant.
+    padding, and there are never fewer than two tiles in all. An exporter that saw only one tile would treat n
+    as a constant.
     """
     places = torch.arange(length // tile + 2, device=device)[:, None] * tile
     places = places + torch.arange(tile, device=device)
@@ -40,5 +41,7 @@ def tiles(length: int, tile: int, device: torch.device) -> tuple[torch.Tensor, t
 
 
 def last_index(length: int, device: torch.device) -> torch.Tensor:
-    """Return the last index [1] of an axis as a tensor: a number of the shape would be copied to a GPU."""
+    """Return the last index [1] of an axis as a tensor. A plain number from the shape would be copied to a
+    GPU.
+    """
     return torch.arange(length, device=device)[-1:]

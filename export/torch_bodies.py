@@ -17,7 +17,7 @@ TORCH: dict[str, Callable[..., Any]] = {}  # name of an op -> its body
 def torch_body(function: F) -> F:
     """Register the body of the op that has this name, in the file of this name. Returns the op itself.
 
-    The body takes the op's parameters, with the same names and defaults. Only the op's annotations have
+    The body takes the op's parameters, with the same names and defaults. Only the op's own annotations state
     shapes.
     """
     name, file = function.__name__, function.__module__.rpartition(".")[2]

@@ -18,7 +18,9 @@ from .dispatch import on_torch
 
 
 def tensors(leaf: np.ndarray | Blocks) -> Any:
-    """Return a parameter of the specification's tree over tensors, in shared memory where torch allows it."""
+    """Return a parameter of the specification's tree with tensors instead of arrays. They share the arrays'
+    memory where torch allows it.
+    """
     if isinstance(leaf, Blocks):
         values = {f.name: getattr(leaf, f.name) for f in fields(leaf)}
         return replace(leaf, **{k: _shared(v) for k, v in values.items() if isinstance(v, np.ndarray)})
@@ -39,7 +41,7 @@ def _to_numpy(value: Any) -> Any:
 
 
 def to_torch(value: Any) -> Any:
-    """Convert arrays to tensors, also inside tuples, lists and dicts."""
+    """Convert arrays to tensors, including those inside tuples, lists and dicts."""
     if isinstance(value, tuple | list):
         return like(value, map(to_torch, value))
     if isinstance(value, dict):
@@ -48,7 +50,9 @@ def to_torch(value: Any) -> Any:
 
 
 class TorchEngine(ArrayEngine):
-    """Runs `ops.model` and `ops.encoder` over tensors; arrays become tensors and back without a copy."""
+    """An engine that runs `ops.model` and `ops.encoder` over tensors. Arrays become tensors and tensors
+    become arrays without a copy.
+    """
 
     def __init__(self, config: Config, params: Any) -> None:
         super().__init__(config, params)

@@ -1,5 +1,5 @@
-"""Finds where a graph first differs from the specification.
+"""Find where a graph first differs from the specification.
 
-It takes the bundle of a decoder, and tokens. It returns the parts of a forward pass in order, each with its
-error and budget. The first part over its budget has the bug.
+The input is the bundle of a decoder, and tokens. The result is the parts of a forward pass in order, each
+with its error and its budget. The first part whose error exceeds its budget has the bug.
 """

@@ -1,4 +1,6 @@
-"""Finds the values of a decoder's graph that the specification observes, by the names of weights."""
+"""Find in a decoder's graph the values that the specification observes, by the names of the weights beside
+them.
+"""
 
 from __future__ import annotations
 
@@ -27,7 +29,7 @@ class _Graph:
                 self._uses.setdefault(name, []).append(node)
 
     def product(self, *leaves: str) -> onnx.NodeProto:
-        """The node that multiplies activations with one of these parameters."""
+        """Return the node that multiplies activations by one of these parameters."""
         prefixes = tuple(f"{leaf}." for leaf in leaves)
         names = [name for name in self.weights if name.startswith(prefixes) or name in leaves]
         # Minima are multiplied in a smaller product of their own.
@@ -44,7 +46,7 @@ class _Graph:
         raise BundleError(f"{GRAPH} has no product with {' or '.join(leaves)}: export the model again")
 
     def product_input(self, node: onnx.NodeProto) -> str:
-        """The input of a product, before it is rounded to codes."""
+        """Return the input of a product, before the input is rounded to codes."""
         name = node.input[0]
         for quantizer in CODES:  # one pair: before it may stand that of another product's output
             if name in self.makers and self.makers[name].op_type == quantizer:
@@ -54,7 +56,7 @@ class _Graph:
         return name
 
     def normed(self, weight: str) -> str | None:
-        """What the norm with this weight gives; None where no norm is found by it."""
+        """Return the output of the norm that has this weight, or None if no such norm is found."""
         cast = next(iter(self._casts(weight)), weight)
         users = self._uses.get(cast, [])
         if len(users) != 1 or users[0].op_type not in (*NORMS, "Mul"):
@@ -63,9 +65,10 @@ class _Graph:
         return value if cast == weight else next(iter(self._casts(value)), value)
 
     def before_norm(self, value: str) -> str | None:
-        """What the norm reads that gives a value; None where another operator gives it.
+        """Return the input of the norm that computes a value, or None if another operator computes the value.
 
-        A norm has casts on both sides, or none: then a cast before it is another operator's.
+        A norm has casts on both sides or on neither side. If it has none after it, a cast before it doesn't
+        belong to it.
         """
         made = self._uncast(value)
         node = self.makers.get(made)
@@ -92,10 +95,11 @@ class _Graph:
 
 
 def graph_values(graph: onnx.GraphProto, config: Config) -> dict[str, str]:
-    """Return the graph's name of each value that the specification observes, as far as the names are found.
+    """Return the graph's name for each value that the specification observes, for those values that are
+    found.
 
-    A sublayer's input is found by the parameter of its norm, or of its first product. The norm reads the
-    residual stream. If two names are one value, the first name stays.
+    A sublayer's input is found from the parameter of its norm or of its first product. The norm reads the
+    residual stream. If two observed names belong to the same value, the first name is kept.
     """
     nodes, stack, found = _Graph(graph), config.stacks["decoder"], dict[str, str]()
 

@@ -1,7 +1,7 @@
-"""Finds the first part of a graph that is over its budget, by name.
+"""Find and name the first part of a graph whose error exceeds its budget.
 
-The graph is cut at values that the specification names (`ops.dispatch.observe`), and every part gets the
-specification's values as its inputs. One run shows the error of each part.
+The graph is cut at the values that the specification names (`ops.dispatch.observe`). Every part gets the
+specification's values as its inputs. So one run shows the error of each part by itself.
 """
 
 from __future__ import annotations
@@ -51,7 +51,8 @@ class Part:
 
 
 def locate(bundle: Bundle, tokens: Array) -> list[Part]:
-    """Return the parts of the graph for the tokens [B, T], in the order of a forward pass, as far as known.
+    """Run the tokens [B, T], and return the parts of the graph that can be found, in the order of a forward
+    pass.
 
     Raises BundleError for a model with an encoder.
     """
@@ -75,7 +76,7 @@ def locate(bundle: Bundle, tokens: Array) -> list[Part]:
 
 
 def first(parts: list[Part]) -> Part | None:
-    """Return the first part over its budget."""
+    """Return the first part whose error exceeds its budget."""
     return next((part for part in parts if not part.ok), None)
 
 

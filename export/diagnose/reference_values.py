@@ -1,4 +1,6 @@
-"""Computes a decoder's values at the cuts of its graph, each from those before it, and their budgets."""
+"""Compute a decoder's values at the cuts of its graph, and their budgets. Each value is computed from the
+values before it.
+"""
 
 from __future__ import annotations
 
@@ -40,13 +42,15 @@ class Reference:
 def reference_values(
     config: Config, params: Tree, tokens: Array, wanted: Collection[str], dtype: np.dtype
 ) -> Reference:
-    """Return the `wanted` values that the specification has for the tokens [B, T], and the logits.
+    """Return the values named in `wanted` and the logits, as the specification computes them for the tokens
+    [B, T].
 
     A value is computed from the values before it, which are rounded to `dtype`. So errors don't accumulate.
-    As equal numbers round to equal codes, quantized models too are held to budgets of float rounding.
+    Equal numbers round to equal codes. So even quantized models must stay within budgets of floating-point
+    rounding.
 
     The budgets are computed without rounding activations to codes, except for products that round their
-    outputs: these round sums, which differ in their last digits.
+    outputs: such products round sums whose last digits differ between implementations.
     """
     reference, eps = Reference(), float(np.finfo(dtype).eps)
     values, rounds, codes = reference.values, dict[str, bool](), False

@@ -1,4 +1,5 @@
-"""Builds the ONNX graph of a model: traces the module over its weights, then improves and checks the graph.
+"""Build the ONNX graph of a model: trace the module over its weights, then improve and check the graph.
 
-In: a Config, a target and the shapes of the stored weights. Out: an ONNX model that points to them.
+The input is a Config, a target and the shapes of the stored weights. The output is an ONNX model that points
+to these weights.
 """

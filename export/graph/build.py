@@ -1,4 +1,6 @@
-"""Builds one graph of a bundle: traced, optimized, checked, with pointers to its weights in the data file."""
+"""Build one graph of a bundle: trace it, optimize it, check it, and point it to its weights in the
+data file.
+"""
 
 from __future__ import annotations
 
@@ -17,10 +19,10 @@ from .trace import quiet, trace
 def build(
     plan: Plan, graph: Graph, *, data: Path, about: Mapping[str, str], opset: int | None = None
 ) -> ir.Model:
-    """Return one graph of the planned model over the tensors in `data`, with the properties `about`.
+    """Return one graph of the planned model. It reads the tensors in `data` and has the properties `about`.
 
-    Raises ExportError if the exporter made a dynamic axis constant, dropped an initializer, or copied one
-    into the graph.
+    Raises ExportError if the exporter made a dynamic axis constant, dropped an initializer, or copied an
+    initializer's data into the graph.
     """
     groups, tensors = graph.owned(plan.groups), graph.owned(plan.tensors)
     emitted = {**emits(plan.target, plan.config), "mixture": experts.mixture}

@@ -1,8 +1,9 @@
-"""Decomposes what ONNX lacks in a captured program, without tracing the program again.
+"""Decompose the operators of a captured program that ONNX lacks, without tracing the program again.
 
-The exporter has torch decompose a program, and this traces it two more times: more than half of an export's
-time. Few operators of a program need that, most of them views that state a shape in another way. Here, these
-operators are replaced where they are. The others stay as torch would have left them.
+The exporter lets torch decompose a program, and this traces the program two more times, which is more than
+half of an export's time. Few operators of a program need decomposing, and most of these are views that only
+state a shape in another way. Here, these operators are replaced in place. All other operators stay as torch
+would have left them.
 """
 
 from __future__ import annotations
@@ -37,8 +38,8 @@ TRANSLATED: dict[Any, Callable[..., Any]] = {aten.to.dtype: _cast}
 def decompose(program: ExportedProgram, table: Container[Any]) -> bool:
     """Replace the operators of `RULES` that the exporter's table decomposes.
 
-    The outputs and their names stay the same. A length that depends on the inputs is read from the place
-    where it was first computed. Returns False if operators without a rule remain.
+    The outputs and their names stay the same. A length that depends on the inputs is taken from the node that
+    first computed it. Returns False if operators without a rule remain.
     """
     if not all(node.target in RULES or _stays(node.target, table) for node in program.graph.nodes):
         return False
@@ -90,11 +91,11 @@ class _Place:
         return _first(made, self.lengths)
 
     def becomes(self, function: Callable[..., Any], *args: Any, **options: Any) -> None:
-        """Another operator computes the node, which keeps its name: it may be that of an output."""
+        """Replace the node's operator. The node keeps its name, which may be the name of an output."""
         self.node.target, self.node.args, self.node.kwargs = function, args, options
 
     def shape(self, x: fx.Node) -> list[Any]:
-        """The shape of a value, in numbers and nodes."""
+        """Return the shape of a value, as numbers and nodes."""
         return [
             self.lengths.get(length.node.expr) or self.new(aten.sym_size.int, x, axis)
             if isinstance(length, torch.SymInt)

@@ -1,8 +1,8 @@
-"""Describes a graph for readers who only have the file: by names, texts and properties.
+"""Describe a graph, by names, texts and properties, for readers who have only the file.
 
-A node's name is the weight that it reads, or else the part of the model whose values it reads, and then its
-operator: decoder.layers.0.attn.wqkv.MatMulNBits, decoder.layers.0.attn.GroupQueryAttention. Its first output
-has the same name.
+A node's name begins with the weight that the node reads, or otherwise with the part of the model whose values
+it reads. The node's operator follows: decoder.layers.0.attn.wqkv.MatMulNBits,
+decoder.layers.0.attn.GroupQueryAttention. The node's first output has the same name.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ def _leaf(name: str, groups: Mapping[str, Group], tensors: Mapping[str, Tensor])
 
 
 def explain(model: ir.Model, about: Mapping[str, str]) -> None:
-    """Add a description to each input and output, and to the graph which model it is of."""
+    """Add a description to each input and output, and add to the graph which model it belongs to."""
     model.metadata_props.update(about)
     for value in (*model.graph.inputs, *model.graph.outputs):
         value.doc_string = meaning(str(value.name))

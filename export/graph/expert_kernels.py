@@ -1,4 +1,4 @@
-"""Mixtures of experts in the graph over tfm's kernels: products of the chosen experts in one node.
+"""Mixtures of experts in the graph over tfm's kernels: one node computes the products of all chosen experts.
 
 The exported graph has nodes for each expert, including experts that get no token:
 
@@ -6,9 +6,9 @@ The exported graph has nodes for each expert, including experts that get no toke
     x[token]    ->  products of expert e, and what is between them
                 ->  shares[token, choice] *  ->  ScatterND, added to those of the experts before
 
-The kernels' graph has a node for the first products of all experts (ExpertLinear, or with SiLU gates
-ExpertSwiGLU), what was between the products of one expert, and ExpertSum, which adds in the same order.
-Nodes that don't have this form stay as they are.
+The kernels' graph has one node for the first products of all experts (ExpertLinear, or with SiLU gates
+ExpertSwiGLU). Then come the nodes that were between the products of one expert, and then ExpertSum, which
+adds in the same order. Mixtures of any other form stay unchanged.
 """
 
 from __future__ import annotations
@@ -160,7 +160,7 @@ def _shape(product: ir.Node) -> Hashable:
 
 
 class Rows:
-    """Values that are computed from the rows of x for which an expert is chosen."""
+    """Values that are computed from the rows of x that are routed to an expert."""
 
     def __init__(self, token: ir.Value | None) -> None:
         self.token = token
@@ -169,8 +169,9 @@ class Rows:
         self.between: list[ir.Value] = []
 
     def form(self, value: ir.Value | None) -> Hashable:
-        """Return how a value is computed from the products of these rows alone. None if it depends on
-        anything else. The value may be absent."""
+        """Return how a value is computed from the products of these rows alone. Returns None if the value
+        depends on anything else. The value may be absent.
+        """
         if value is None:
             return "absent"
         if (product := _product(value)) is not None:

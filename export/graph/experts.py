@@ -1,12 +1,13 @@
-"""Experts of a mixture: one of them is traced, and then repeated in the graph.
+"""Experts of a mixture: one expert is traced, and then repeated in the graph.
 
     ExpertNumber(y)  ->  e
     index == e  ->  products of expert 0 over its tokens, added to y  ->  z
     EveryExpert(z, y, e)
 
-A program has this form if all experts of a mixture are stored alike. `repeat_all` removes the two operators.
-The nodes between them are repeated for each expert, with its number and its weights, and each expert adds to
-the output of the one before. Tracing takes a third of a second for an expert, and models have thousands.
+A program has this form if all experts of a mixture are stored in the same form. `repeat_all` removes the two
+operators. The nodes between them are repeated for each expert, with its number and its weights, and each
+expert adds to the output of the expert before it. Tracing takes a third of a second for an expert, and models
+have thousands.
 """
 
 from __future__ import annotations
@@ -48,7 +49,9 @@ def mixture(
     kind: Gate,
     weighs: Literal["output", "input"] = "output",
 ) -> torch.Tensor:
-    """Replace the op: write one expert between the two operators, or all experts if they aren't alike."""
+    """Replace the op `mixture`: write one expert between the two operators, or write all experts if they
+    aren't stored in the same form.
+    """
     if len(experts) > 1:
         return body(moe.mixture)(x, index, weights, experts, fits, kind=kind, weighs=weighs)
     assert fits is None
@@ -61,7 +64,9 @@ def mixture(
 
 
 def stored_alike(groups: Mapping[str, Group]) -> set[str]:
-    """Return the names of the expert lists of mixtures whose experts have the same parameters in one form."""
+    """Return the names of the lists of experts in which all experts have the same parameters, stored in the
+    same form.
+    """
     forms: dict[str, dict[str, set[Hashable]]] = {}
     for name, group in groups.items():
         if found := EXPERT.fullmatch(name):
@@ -72,7 +77,9 @@ def stored_alike(groups: Mapping[str, Group]) -> set[str]:
 
 
 def traced(named: Mapping[str, T], alike: Collection[str]) -> dict[str, T]:
-    """Return parameters or tensors without those of experts that are repeated."""
+    """Return the parameters or tensors that tracing needs: those of repeated experts are left out, except the
+    first expert's.
+    """
 
     def repeats(name: str) -> bool:
         found = EXPERT.fullmatch(name)
@@ -106,8 +113,9 @@ def repeat_all(model: ir.Model, tensors: Mapping[str, Tensor]) -> None:
 
 
 class Expert:
-    """The part of a graph that is computed again for each expert: nodes in order, and the weights that they
-    read."""
+    """The part of a graph that is repeated for each expert: its nodes in order, and the weights that these
+    nodes read.
+    """
 
     def __init__(self, marker: ir.Node) -> None:
         self.marker = marker

@@ -1,4 +1,5 @@
-"""The graph of ort-cpu over tfm's own kernels: its nodes, except those that the kernels compute.
+"""The graph over tfm's own kernels, made from the graph for ort-cpu. These nodes are replaced by kernels
+(right):
 
     MatMulNBits(x, packed, scale, zero?)
     [+ sums of x's blocks @ minimum] [+ bias]          BlockLinear(x, packed, scale, zero?, bias?, minimum?,
@@ -24,7 +25,7 @@
     [of keys and queries of length 1,] and its state   LinearAttention
 
 The kernels compute what `refimpl.ops` specifies. They add in a fixed order, so that a token's bits don't
-depend on the tokens beside it.
+depend on the other tokens of the call.
 """
 
 from __future__ import annotations
@@ -60,7 +61,8 @@ def over_kernels(
     *,
     half_cache: bool,
 ) -> ir.Model:
-    """Return a copy of a graph that computes with kernels. It reads `tensors`, kernels.data in these forms.
+    """Return a copy of a graph in which kernels compute. The copy reads `tensors`, which are those of
+    kernels.data in these forms.
 
     With a `half_cache`, the kernels keep keys and values in float16.
     """

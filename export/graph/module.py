@@ -1,4 +1,6 @@
-"""The nn.Module that is traced. It owns the weights, and its forward method is one graph of the model."""
+"""The nn.Module that is traced. The module owns the weights, and its forward method computes one graph of the
+model.
+"""
 
 from __future__ import annotations
 

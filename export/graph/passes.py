@@ -1,4 +1,6 @@
-"""Passes over a traced graph: they sum, strip notes, name and place weights, and at the end check it."""
+"""Passes over a traced graph: they simplify it, strip notes, name and place weights, and finally check the
+graph.
+"""
 
 from __future__ import annotations
 
@@ -26,7 +28,7 @@ FLOATS = {"float32": ir.DataType.FLOAT, "float16": ir.DataType.FLOAT16}
 
 
 def name_weights(model: ir.Model, stored: Mapping[str, Tensor]) -> None:
-    """Name the initializers as the bundle stores them, and leave them without values.
+    """Give the initializers the names under which the bundle stores them, and leave them without values.
 
     Needs: a traced model, whose weights are named `leaves.NAME`. Ensures: one initializer for each stored
     name, with its type and without a value. Raises ExportError for a weight that isn't stored, or isn't used.
@@ -47,9 +49,9 @@ def name_weights(model: ir.Model, stored: Mapping[str, Tensor]) -> None:
 def optimize(model: ir.Model, stored: Collection[str]) -> None:
     """Fold constants, and compute equal expressions once.
 
-    Needs: stored weights without values. If they had values, the optimizer would copy what it folds of them
-    into the graph, and would merge two small weights that are equal, such as norms of ones. Ensures: the
-    weights stay as they were.
+    Needs: stored weights without values. If they had values, the optimizer would fold expressions of weights
+    into constants inside the graph. It would also merge small weights that are equal, such as two norms whose
+    weights are all ones. Ensures: the weights stay as they were.
     """
     with rules_by_operator():
         onnxscript.optimizer.optimize_ir(
@@ -63,8 +65,8 @@ def optimize(model: ir.Model, stored: Collection[str]) -> None:
 def rules_by_operator() -> Iterator[None]:
     """Try each of the optimizer's rules only at nodes of the operator with which its pattern begins.
 
-    The optimizer tries all 46 rules at every node, and one of them looks through the whole graph each time.
-    At nodes of other operators, none of them matches.
+    The optimizer tries all 46 rules at every node, and one of the rules searches the whole graph each time. A
+    rule never matches at a node of another operator, so nothing is lost.
     """
     rules = rewriter._DEFAULT_REWRITE_RULES
     rewriter._DEFAULT_REWRITE_RULES = tuple(map(_at_its_operator, rules))
@@ -88,7 +90,8 @@ def _at_its_operator(rule: Any) -> Any:
 
 
 def sum_three(model: ir.Model) -> None:
-    """Replace residual + (a + b) by Sum(residual, a, b), for a product of two parts: packed codes and minima.
+    """Replace residual + (a + b) by Sum(residual, a, b). Here a + b is a product in two parts: packed codes
+    and minima.
 
     A small operator of ONNX Runtime costs more than its arithmetic. Ensures: the same values.
     """
@@ -110,7 +113,7 @@ def sum_three(model: ir.Model) -> None:
 def view_weights(model: ir.Model, stored: Collection[str]) -> None:
     """Replace the Reshape of a stored weight by an initializer over the same bytes (`runtime.bundle.views`).
 
-    Ensures: the weight itself stays where other nodes read it.
+    Ensures: the weight itself stays if other nodes read it.
     """
     weights = model.graph.initializers
     for name in stored:
@@ -128,7 +131,9 @@ def view_weights(model: ir.Model, stored: Collection[str]) -> None:
 
 
 def strip_notes(model: ir.Model) -> None:
-    """Remove the exporter's notes. They name source lines, and a bundle's bytes must not depend on those."""
+    """Remove the exporter's notes. The notes name source lines, and a bundle's bytes must not depend on
+    source lines.
+    """
     for node in model.graph:
         node.metadata_props.clear()
         node.doc_string = None
@@ -164,9 +169,9 @@ def check(model: ir.Model, graph: Graph, stored: Mapping[str, Tensor]) -> None:
 def check_in_place(model: ir.Model) -> None:
     """Raise ExportError if a step may write a cache's array before all of its readers have run.
 
-    The arrays are inputs of the graph. A shared cache has the output NAME_out.I in place of NAME.I. Only what
-    a node's inputs need has surely run before the node. Of the nodes that write, those of `IN_PLACE` may read
-    the array themselves.
+    The arrays are inputs of the graph. In a shared cache, the output NAME_out.I has the same memory as the
+    input NAME.I. Only the nodes on which a node's inputs depend are certain to run before it. A node that
+    writes may read the array itself if its operator is in `IN_PLACE`.
     """
     outputs = {value.name: value for value in model.graph.outputs}
     for value in model.graph.inputs:

@@ -1,12 +1,13 @@
 """Layers that keep a state, in the graph over tfm's kernels: a convolution, and linear attention with decay.
 
-The exported graph computes both from many small nodes, and copies each state. The kernels write it in place:
+The exported graph computes both from many small nodes, and copies each state. The kernels write the state in
+place:
 
     tail, x  ->  Where(past > 0)  ->  Concat  ->  a Slice and a Mul a token of the kernel, Adds [, SiLU]
                                               ->  GatherElements, the next tail
     a state  ->  Where(past > 0)  ->  LinearAttention  ->  the next state
 
-What isn't of this form stays as it is.
+Nodes of any other form stay unchanged.
 """
 
 from __future__ import annotations
@@ -22,8 +23,9 @@ MOST_KEYS = 256  # kernels.h: `LinearAttentionCall`
 
 
 class Part(NamedTuple):
-    """A part of a token's vector: the value [B, T, ..] that contains it, and where in that value it
-    begins."""
+    """A part of a token's vector: the value [B, T, ..] that contains the part, and the index at which the
+    part begins.
+    """
 
     value: ir.Value
     at: int = 0
@@ -101,7 +103,9 @@ def _replace_convolution(graph: ir.Graph, gather: ir.Node) -> None:
 
 
 class Term(NamedTuple):
-    """The product of the kernel's row `token` with the inputs of `tokens` tokens, from that token on."""
+    """One product of a convolution: row `token` of the convolution's weights times the inputs of `tokens`
+    tokens, from that token on.
+    """
 
     product: ir.Node
     kernel: ir.Value
@@ -208,8 +212,9 @@ def _unshaped(value: ir.Value | None) -> ir.Value | None:
 
 
 class Heads(NamedTuple):
-    """Heads of keys or queries: where they are, and how many heads of values share one. If the heads are
-    divided by their length, `unit` is added to the sum of squares; it is 0 if they aren't."""
+    """Heads of keys or queries: where they are, and how many heads of values share one of them. If the heads
+    are divided by their length, `unit` is the number added to the sum of squares. Otherwise `unit` is 0.
+    """
 
     part: Part
     share: int = 1

@@ -12,7 +12,9 @@ from onnx_ir import convenience
 def put(
     graph: ir.Graph, new: ir.Node, after: ir.Node, replaced: Sequence[ir.Node], old: Sequence[ir.Value]
 ) -> None:
-    """Insert a node after another one, in place of some. Its outputs get the names of the old values."""
+    """Insert a new node after another node, and remove the nodes that it replaces. The new node's outputs get
+    the names of the old values.
+    """
     for output, before in zip(new.outputs, old, strict=True):
         output.name = before.name
     convenience.replace_nodes_and_values(graph, after, replaced, [new], old, new.outputs)

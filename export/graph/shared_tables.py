@@ -1,4 +1,4 @@
-"""A table that is looked up and multiplied with, read by both from one initializer.
+"""Let a table lookup and a product read the same table from one initializer.
 
     GatherBlockQuantized(packed, ids, scale, zero?)
         ->  (Gather(blocks, ids) - Gather(zero, ids)) * Gather(scale, ids)
@@ -7,8 +7,8 @@
 a bundle, both shapes have the same bytes (`runtime.bundle.views`), but ONNX Runtime's own file format would
 store them twice, once for each initializer. The numbers are the same to the bit.
 
-**Conventions**: two codes of 4 bits in a byte, the lower one first, are told apart by arithmetic of floats,
-which every runtime has. Without zero points, the middle code stands for 0.
+**Conventions**: a byte holds two codes of 4 bits, the lower one first. They are separated by floating-point
+arithmetic, which every runtime has. Without zero points, the middle code means 0.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ Axis = int | str | ir.SymbolicDim
 
 
 def read_once(model: ir.Model, groups: Mapping[str, Group], tensors: Mapping[str, Tensor]) -> ir.Model:
-    """Return the graph, or, if a table has two shapes, a copy of it in which the table has one.
+    """Return the graph. If a table has two shapes in it, return a copy in which the table has only one shape.
 
     Needs: `value_info` of all values. Ensures: an initializer for each stored tensor.
     """
@@ -105,7 +105,7 @@ class _Rows:
         dtype: ir.DataType | None = None,
         **attributes: int,
     ) -> ir.Value:
-        """The value of a new node, in floats if nothing else is said."""
+        """Add a node, and return its value. By default it is of float type."""
         self.nodes.append(ir.node(operator, inputs, attributes))
         (value,) = self.nodes[-1].outputs
         value.name = f"rows.{id(value)}"  # until the graph's nodes are named
@@ -113,13 +113,13 @@ class _Rows:
         return value
 
     def gather(self, table: ir.Value, ids: ir.Value) -> ir.Value:
-        """The rows of a table."""
+        """Return rows of a table."""
         assert table.shape is not None
         assert ids.shape is not None
         return self.node("Gather", [table, ids], (*ids.shape, *table.shape[1:]), table.dtype, axis=0)
 
     def codes(self, packed: ir.Value, bits: int) -> ir.Value:
-        """Codes of `bits` bits as floats, with all that bytes of the last axis hold."""
+        """Return codes of `bits` bits as floats. The last axis has all codes that its bytes hold."""
         assert packed.shape is not None
         *places, count = shape = tuple(packed.shape)
         assert isinstance(count, int)
@@ -132,17 +132,17 @@ class _Rows:
         return self.reshape(pairs, *places, 2 * count)
 
     def column(self, x: ir.Value) -> ir.Value:
-        """One more axis, of one, at the end."""
+        """Add an axis of length 1 at the end."""
         assert x.shape is not None
         return self.node("Unsqueeze", [x, self.constant([-1])], (*x.shape, 1))
 
     def reshape(self, x: ir.Value, *shape: Axis) -> ir.Value:
-        """The last axes as one; those before stay as they are."""
+        """Join the last axes into one. The axes before them stay unchanged."""
         assert isinstance(shape[-1], int)
         return self.node("Reshape", [x, self.constant([*[0] * (len(shape) - 1), shape[-1]])], shape)
 
     def constant(self, value: float | list[int]) -> ir.Value:
-        """A float, or a list of sizes or axes."""
+        """Return a constant: a float, or a list of sizes or axes."""
         dtype = np.int64 if isinstance(value, list) else self.floats.numpy()
         name = f"rows.{value}"
         if name not in self.graph.initializers:

@@ -1,4 +1,4 @@
-"""Traces a module with a target's operators into an ONNX graph, without weights.
+"""Trace a module with a target's operators into an ONNX graph without weights.
 
 The graph is traced with fake tensors of the stored shapes. The exporter never sees a weight, so even a large
 model only needs the memory of its graph.
@@ -58,9 +58,9 @@ def trace(
     """Return one graph of the model over the parameters of `groups`, stored as `tensors`, with target
     operators.
 
-    Needs: groups and tensors of this graph alone. Ensures: inputs and outputs are named as the graph's ports,
-    their axes dynamic as far as the exporter keeps them; each tensor is an initializer `leaves.NAME` without
-    a value.
+    Needs: groups and tensors of this graph alone. Ensures: inputs and outputs have the names of the graph's
+    ports, and their axes stay dynamic where the exporter keeps them dynamic. Each tensor is an initializer
+    `leaves.NAME` without a value.
     """
     with FakeTensorMode():
         fakes = {name: torch.empty(t.shape, dtype=DTYPES[t.dtype]) for name, t in tensors.items()}
@@ -160,7 +160,9 @@ def _dynamic(config: Config, graph: Graph) -> tuple[dict[int, Any], ...]:
 
 @contextmanager
 def decomposed_in_place() -> Iterator[None]:
-    """Let the exporter trace a program again only for operators for which `decompose` has no rule."""
+    """Make the exporter use `decompose`, so that it traces a program again only if an operator has no rule
+    there.
+    """
     trace_again = ExportedProgram.run_decompositions
 
     def run_decompositions(self: ExportedProgram, table: dict[Any, Any]) -> ExportedProgram:
@@ -176,9 +178,10 @@ def decomposed_in_place() -> Iterator[None]:
 
 @contextmanager
 def promoted_in_place() -> Iterator[None]:
-    """Cast arguments to a common type without computing known values again: a quarter of an export's time.
+    """Make the exporter cast arguments to a common type without computing known values again. This saves a
+    quarter of an export's time.
 
-    This reaches into torch 2.13. An exporter of another form stays as it is, and is slower.
+    This changes internals of torch 2.13. An exporter with other internals stays unchanged, and is slower.
     """
     try:
         from torch.onnx._internal.fx.passes import type_promotion
@@ -208,8 +211,9 @@ def promoted_in_place() -> Iterator[None]:
 
 @contextmanager
 def unnoted() -> Iterator[None]:
-    """Omit notes of source lines at a program's nodes: a tenth of an export's time, and no bundle has
-    them."""
+    """Make the exporter omit the notes of source lines at a program's nodes. This saves a tenth of an
+    export's time, and no bundle has such notes.
+    """
     before, fx_config.do_not_emit_stack_traces = fx_config.do_not_emit_stack_traces, True
     try:
         yield

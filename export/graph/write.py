@@ -1,11 +1,11 @@
-"""Writes the graph files of a bundle. For a large model, another process does it while this one computes.
+"""Write the graph files of a bundle. For a large model, another process writes them while this one computes.
 
-Tracing takes seconds and needs no weight; calibration and golden outputs take seconds and need no graph. Each
-holds the interpreter, so threads wouldn't help.
+Tracing takes seconds and needs no weights. Calibration and golden outputs take seconds and need no graph.
+Both hold Python's interpreter lock, so threads wouldn't help.
 
-`python -m tfm.export.graph.write` is the other process. It reads a line of JSON, builds the graphs, reads
-what the kernels' graphs need from the numbers of the weights, and writes the rest. It ends with its parent,
-because its input ends then.
+`python -m tfm.export.graph.write` is the other process. It reads a line of JSON, builds the graphs, reads the
+facts about the weights' numbers that the kernels' graphs need, and writes these graphs. The process ends when
+its parent does, because its input ends then.
 """
 
 from __future__ import annotations
@@ -40,9 +40,9 @@ LARGE = 32 * 2**20
 
 @dataclass(frozen=True)
 class GraphFiles:
-    """What the graphs of a bundle are built from, and the folder in which they are written.
+    """The data from which the graphs of a bundle are built, and the folder to which they are written.
 
-    The properties of the graphs say what they are `about`.
+    `about` are the graphs' properties, which say which model the graphs belong to.
     """
 
     plan: Plan
@@ -51,7 +51,7 @@ class GraphFiles:
     about: Mapping[str, str]
 
     def to_json(self) -> str:
-        """Return the value as one line of JSON. `from_json` makes an equal value of it."""
+        """Return the value as one line of JSON. `from_json` makes an equal value from the line."""
         plan = self.plan
         value = {"config": to_json(plan.config), "target": plan.target.name, "dtype": plan.dtype}
         value["formats"] = {leaf: asdict(form) for leaf, form in plan.formats.items()}
@@ -67,7 +67,7 @@ class GraphFiles:
 
 
 def properties(source: SourceCheckpoint, quant: str, tfm: str) -> dict[str, str]:
-    """Return the properties that say which model a graph is of, and what made it."""
+    """Return the properties that say which model a graph belongs to, and which program made it."""
     stated = {"model": source.name, "model_sha256": source.sha256, "quantization": quant}
     stated |= {"licence": source.licence, "tfm": tfm}
     return {name: text for name, text in stated.items() if text}
@@ -76,7 +76,8 @@ def properties(source: SourceCheckpoint, quant: str, tfm: str) -> dict[str, str]
 def write(files: GraphFiles, in_kernels: Callable[[], InKernels] = InKernels) -> None:
     """Build the graphs and write them. Raises ExportError if a stored weight has no graph.
 
-    `in_kernels` returns what follows from numbers. It is called when the other graphs are written.
+    `in_kernels` returns the facts about the weights' numbers that the kernels' graphs need. It is called when
+    all other graphs have been written.
     """
     import onnx_ir  # it brings torch along, which a checkpoint with an error needn't wait for
 
@@ -107,10 +108,11 @@ def write(files: GraphFiles, in_kernels: Callable[[], InKernels] = InKernels) ->
 
 @contextmanager
 def writing(files: GraphFiles) -> Iterator[Callable[[InKernels], None]]:
-    """Begin with the graphs of a large model. The block gets a function, and calls it to have them written.
+    """Start to build the graphs of a large model during a `with` block. The block gets a function, which it
+    calls to finish and write the graphs.
 
-    The function takes what follows from numbers in the kernels' graphs, which may be known late. It raises
-    what `write` raises. Leaving the block before the call stops the process.
+    The function takes the facts about the weights' numbers that the kernels' graphs need, which may be known
+    late. It raises the errors of `write`. If the block ends before the call, the process is stopped.
     """
     if files.plan.size < LARGE:
         yield lambda in_kernels: write(files, lambda: in_kernels)

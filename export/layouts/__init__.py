@@ -1,5 +1,6 @@
-"""Writes bundles in the form of other runtimes: with their names of inputs and outputs, and their files.
+"""Write bundles in the form of other runtimes: with the inputs, outputs and files that these runtimes expect.
 
-In: an opened bundle, whose weights stay as they are. Out: a directory that such a runtime opens by itself.
-A layout is a file with a `BundleLayout`. It refuses a model that it doesn't cover before any work begins.
+The input is an opened bundle, whose weights stay unchanged. The output is a directory that such a runtime
+opens without tfm. Each layout is a module with a `BundleLayout`. A layout refuses a model that it doesn't
+cover before any work begins.
 """

@@ -1,8 +1,8 @@
-"""A graph of fixed shapes without comparisons, choices, and reads or writes at computed places.
+"""Rewrite a graph of fixed shapes without comparisons, choices, or reads and writes at computed positions.
 
-NNAPI has none of these operators, and CoreML has few, so each of them cuts a graph into parts. Here they are
-written as arithmetic, with 1 for true and 0 for false, for whole numbers a and b, and places p[t] in a table
-or cache X of L rows:
+NNAPI has none of these operators and CoreML has few, so each such operator cuts a graph into parts. Here
+these operators are written as arithmetic, with 1 for true and 0 for false. Below, a and b are whole numbers,
+and p[t] are positions in a table or cache X of L rows:
 
     a <= b                     clip(b - a + 1, 0, 1)
     not a; a and b; a or b     1 - a; a * b; max(a, b)
@@ -10,12 +10,13 @@ or cache X of L rows:
     X[p[t]]                    S @ X,  where S[t, l] = clip(1 - (p[t] - l)^2, 0, 1)
     X with X[p[t]] = Y[t]      (1 - S^T @ 1) * X + S^T @ Y
 
-A layer norm, which NNAPI lacks too, is written as the means, quotient and root that it is made of. Expand is
-written as a product with ones.
+A layer norm, which NNAPI lacks too, is written as its means, quotient and root. Expand is written as a
+product with ones.
 
-**Conventions**: differences are taken of whole numbers, and what floats hold of them is right in float16 too.
-Masked scores are -3e4 instead of the lowest float, which float16 doesn't have. The exponential of -3e4 beside
-any score above -2.9e4 is 0. A place beyond the last row reads zeros, and nothing is written there.
+**Conventions**: differences are computed between whole numbers, so that the clipped results are right in
+float16 too. Masked scores are -3e4 instead of the lowest float, which float16 doesn't have. The exponential
+of -3e4 beside any score above -2.9e4 is 0. A place beyond the last row reads zeros, and nothing is written
+there.
 """
 
 from __future__ import annotations
@@ -80,7 +81,7 @@ class _Writer:
         self._constants: dict[tuple[str, tuple[int, ...], bytes], ir.Value] = {}
 
     def replace(self, node: ir.Node, write: Callable[[_Writer, ir.Node], ir.Value | None]) -> None:
-        """Replace a node's output by what `write` returns, if it returns something."""
+        """Replace a node's output by the value that `write` returns, if it returns one."""
         self._tape = Tape()
         new = write(self, node)
         if new is None:
@@ -105,7 +106,7 @@ class _Writer:
         return self._constants[key]
 
     def number(self, value: float, like: ir.Value | None = None) -> ir.Value:
-        """Return a float, of the type that another value has."""
+        """Return a constant number with the float type of another value."""
         dtype = np.dtype(np.float32) if like is None or like.dtype is None else like.dtype.numpy()
         return self.constant(np.array(value, dtype))
 
@@ -118,11 +119,11 @@ class _Writer:
         return self.op("Clip", value, self.number(0), self.number(1))
 
     def difference(self, a: ir.Value, b: ir.Value) -> ir.Value:
-        """Return the difference of whole numbers, as a float."""
+        """Return the difference of two whole numbers, as a float."""
         return self.op("Cast", self.op("Sub", a, b), to=ir.DataType.FLOAT)
 
     def inverse(self, value: ir.Value, like: ir.Value | None = None) -> ir.Value:
-        """Return 1 - a value, which has the type of another value, or is a float32."""
+        """Return 1 minus a value. The value has the type of `like`, or is a float32."""
         return self.op("Sub", self.number(1, like), value)
 
     def equal(self, a: ir.Value, b: ir.Value) -> ir.Value:

@@ -1,4 +1,4 @@
-"""Writes a bundle in a layout, completely or not at all."""
+"""Write a bundle in a layout, completely or not at all."""
 
 from __future__ import annotations
 
@@ -24,7 +24,9 @@ LAYOUTS: dict[str, BundleLayout] = {
 
 
 def find(name: str | BundleLayout) -> BundleLayout:
-    """Return the layout of that name, or the given layout. Raises ExportError if there is none."""
+    """Return the layout with this name; a layout that is given itself is returned unchanged. Raises
+    ExportError if there is none.
+    """
     if isinstance(name, BundleLayout):
         return name
     if name not in LAYOUTS:
@@ -33,7 +35,7 @@ def find(name: str | BundleLayout) -> BundleLayout:
 
 
 def check(layout: BundleLayout, config: Config, target: Target, out: Path) -> None:
-    """Raise ExportError if a model can't have the layout, or if something in `out` would be lost."""
+    """Raise ExportError if the layout doesn't cover the model, or if something in `out` would be lost."""
     if has_mtp(config):
         raise ExportError(
             f"a module for drafts (mtp) can't be written for {layout.name}: export the model without it"
@@ -46,9 +48,11 @@ def check(layout: BundleLayout, config: Config, target: Target, out: Path) -> No
 
 @contextmanager
 def converting(layout: str | BundleLayout, config: Config, target: str, out: Path) -> Iterator[Path]:
-    """Yield a place for a bundle of that Config and target, and convert the bundle to `out` after the block.
+    """Give a `with` block a path for a bundle of this Config and target. After the block, convert that bundle
+    to `out`.
 
-    Errors that `convert` would raise for them are raised before the block, so that its work isn't in vain.
+    Errors that `convert` would raise for this Config and target are raised before the block, so that no work
+    is lost.
     """
     check(find(layout), config, targets.find(target), out)
     out.parent.mkdir(parents=True, exist_ok=True)
@@ -60,11 +64,11 @@ def converting(layout: str | BundleLayout, config: Config, target: str, out: Pat
 def convert(path: Path, out: Path, layout: str | BundleLayout) -> Bundle:
     """Write the bundle at `path` to `out` in a layout, and return the bundle.
 
-    The layout is a name of `LAYOUTS` or a `BundleLayout`. The bundle's manifest, certificate and golden
+    The layout is a name in `LAYOUTS` or a `BundleLayout`. The bundle's manifest, certificate and golden
     inputs are written to a folder `tfm`, and its licence and notices beside the model.
 
-    Raises ExportError if the layout doesn't cover the model, or if `out` has something in it. Raises
-    BundleError for a bundle whose files aren't those that were exported.
+    Raises ExportError if the layout doesn't cover the model, or if `out` isn't empty. Raises BundleError for
+    a bundle whose files aren't those that were exported.
     """
     found = find(layout)
     bundle = open_bundle(path)

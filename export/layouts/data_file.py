@@ -1,4 +1,4 @@
-"""Copies a bundle's weights into another directory, and appends tensors that were inputs of its graph.
+"""Copy a bundle's weights into another directory, and append tensors that were inputs of the bundle's graph.
 
 The copy shares the bundle's blocks on disk if the file system can do that. A link wouldn't work, because onnx
 refuses data that has several names.
@@ -24,7 +24,9 @@ CANNOT = (errno.EXDEV, errno.ENOSYS, errno.EOPNOTSUPP, errno.EINVAL)
 
 
 def copy(source: Path, target: Path) -> None:
-    """Copy a file. If the file system can share blocks, it does the copy without reading the data."""
+    """Copy a file. If the file system can share blocks between files, the copy is made without reading the
+    data.
+    """
     if hasattr(os, "copy_file_range"):
         try:
             with open(source, "rb") as read, open(target, "wb") as write:
@@ -40,7 +42,7 @@ def copy(source: Path, target: Path) -> None:
 
 
 def extract(source: Path, target: Path, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Copy some tensors of a data file to another one, and return their places there.
+    """Copy some tensors of a data file to another data file, and return their places in that file.
 
     Each tensor begins at the next multiple of 4096 bytes.
     """

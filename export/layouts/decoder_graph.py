@@ -8,14 +8,16 @@
 
 The rotary tables are inputs of a bundle's graph. Here, they become weights, for the model's whole context.
 
-**Conventions**: a row may be padded on either side, or between. Its real tokens are moved to its front, in
-their order, so that its cache holds them without gaps. `past` counts the 1s before the new tokens:
+**Conventions**: a row may have padding on either side, or between its tokens. The real tokens are moved to
+the front of the row, in their order, so that the row's cache holds them without gaps. `past` counts the 1s
+before the new tokens:
 
     input_ids       p p a b      attention_mask  0 0 1 1      tokens  a b p p    past 0
     next step       c                            0 0 1 1 1    tokens  c          past 2
 
 A copied cache gets room for the new tokens before they are written into it. GroupQueryAttention makes room
-itself. After a past, it takes several new tokens only for a batch of one row: ONNX Runtime refuses more.
+itself. If the cache isn't empty, GroupQueryAttention takes several new tokens only for a batch of one row.
+ONNX Runtime refuses more rows.
 """
 
 from __future__ import annotations
@@ -57,14 +59,17 @@ def refusal(config: Config, target: Target) -> str | None:
 
 
 def attention(config: Config) -> Attention:
-    """Return the attention whose heads all layers have. `refusal` refuses models with other layers."""
+    """Return the settings of attention whose number of heads and size of heads all layers share. `refusal`
+    refuses models with other layers.
+    """
     return config.stacks["decoder"].attentions[0]
 
 
 def write(bundle: Bundle, path: Path, *, data: str, every_position: bool) -> None:
     """Write the graph to `path`, and its weights to `data` beside it.
 
-    With `every_position`, there are logits at all positions. Otherwise, each row has those of its last token.
+    With `every_position`, the graph outputs logits at all positions. Otherwise, it outputs those of each
+    row's last token.
     """
     ports = Ports(bundle)
     ids, total = _replace_inputs(ports, every_position=every_position)

@@ -1,7 +1,7 @@
 """The graphs of a decoder that reads an encoder, with the inputs and outputs that other runtimes expect.
 
-The encoder's graph is that of `encoder_graph`, with `last_hidden_state` alone. The decoder's graph has the
-form that is called merged, because one graph serves the first step and all others:
+The encoder's graph is that of `encoder_graph`, with `last_hidden_state` as its only output. The decoder's
+graph has the form that is called merged, because one graph serves the first step and all others:
 
     input_ids [B, T]               the new tokens, no padding among them
     encoder_hidden_states          [B, S, D], what the encoder gave, and encoder_attention_mask [B, S]
@@ -15,12 +15,13 @@ form that is called merged, because one graph serves the first step and all othe
 An encoder of audio reads input_features [B, C, 2·S]. Its decoder has no mask, because all of the audio is
 real.
 
-**Conventions**: a text may be padded on either side, or between. Rows of `encoder_hidden_states` are moved to
-the front before keys are computed of them, so the text's keys have no gaps. That is done only in the first
-step, by one branch of an If. The other branch hands the keys on, which copies them.
+**Conventions**: a text may have padding on either side, or between its tokens. The real rows of
+`encoder_hidden_states` are moved to the front before keys are computed from them, so the text's keys have no
+gaps. One branch of an If does this, only in the first step. The other branch passes the keys on, which copies
+them.
 
 A bundle's encoder computes these keys in its own graph. Here, the decoder computes them, because the runtimes
-pass `last_hidden_state` between the two.
+pass `last_hidden_state` from the encoder to the decoder.
 """
 
 from __future__ import annotations
@@ -85,10 +86,10 @@ def heads(config: Config) -> tuple[int, int]:
 
 
 def write(bundle: Bundle, encoder: Path, decoder: Path, *, every_position: bool) -> None:
-    """Write the graphs to these paths, and beside each the weights that it reads, X_data.
+    """Write the graphs to these paths. Beside each graph X, write the weights that it reads to X_data.
 
-    With `every_position`, there are logits at all positions. Otherwise, there are those of the last token.
-    Raises ExportError if what the decoder reads of the encoder can't be found.
+    With `every_position`, the graph outputs logits at all positions. Otherwise, it outputs those of the last
+    token. Raises ExportError if the encoder's values that the decoder reads can't be found in the graph.
     """
     encoder_graph.write(bundle, encoder, data=f"{encoder.name}_data")
     ports = Ports(bundle)
@@ -148,7 +149,9 @@ def _inputs(
 
 
 def replace_inputs(ports: Ports, ids: ir.Value, key: ir.Value, *, every_position: bool) -> None:
-    """Replace `past` by the length of a layer's keys, the same in each row, and `at` by the logits' place."""
+    """Replace `past` by the length of a layer's keys, the same in each row, and replace `at` by the position
+    of the logits.
+    """
     op, zero, one = ports.op, ports.constant([0]), ports.constant([1])
     batch, time = op("Shape", ids, start=0, end=1), ports.length(ids)
     past = op("Expand", op("Shape", key, start=2, end=3), batch)
@@ -166,7 +169,9 @@ def replace_inputs(ports: Ports, ids: ir.Value, key: ir.Value, *, every_position
 
 
 def lengths(ports: Ports, value: ir.Value, axis: int) -> ir.Value:
-    """Return for each row the size of an axis of what is read of the audio. All of the audio is real."""
+    """Return the length of the encoded audio for each row. It is the size of an axis, since the audio has no
+    padding.
+    """
     batch, time = (ports.op("Shape", value, start=i, end=i + 1) for i in (0, axis))
     return ports.op("Expand", time, batch)
 

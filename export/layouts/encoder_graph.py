@@ -9,8 +9,9 @@
 
 The rotary tables are inputs of a bundle's graph. Here, they become weights, for the model's whole context.
 
-**Conventions**: a row may be padded on either side, or between. Its real tokens are moved to its front. What
-is computed of each token goes back to the token's place. At padding, outputs are unspecified.
+**Conventions**: a row may have padding on either side, or between its tokens. The real tokens are moved to
+the front of the row. The result for each token is moved back to the token's original position. At padding,
+outputs are unspecified.
 """
 
 from __future__ import annotations
@@ -69,8 +70,9 @@ def write(bundle: Bundle, path: Path, *, data: str) -> None:
 
 
 def heard(ports: Ports, name: str, config: Config) -> ir.Value:
-    """Return the vectors [B, T, D] of a sound. The sound is a graph input [B, C, 2·T] of this name, with time
-    as its last axis."""
+    """Return the vectors [B, T, D] of a sound. The sound is a graph input [B, C, 2·T] with this name. Its
+    last axis is time.
+    """
     assert config.sound_shape is not None
     size, bands = config.sound_shape
     given = ports.input(name, "batch", bands, size, dtype=ir.DataType.FLOAT)
@@ -105,8 +107,9 @@ def _name_outputs(ports: Ports, config: Config, tokens: ir.Value, mask: ir.Value
 def keep_sums(graph: ir.Graph) -> None:
     """Replace each Add before a norm by Sum, which computes the same and isn't fused with the norm.
 
-    tfm's own session switches the fusion off (`runtime.ort.session`), because it is slower, and the
-    last digits of its results round activations to other codes: 9e-4 in vectors of MiniLM in int8-dynamic.
+    tfm's own session switches this fusion off (`runtime.ort.session`). The fusion is slower, and its results
+    differ in their last digits, so that some activations are rounded to other codes. For MiniLM in
+    int8-dynamic, this changes vectors by 9e-4.
     """
     for node in graph:
         readers = {use.node.op_type for value in node.outputs for use in value.uses()}
@@ -117,7 +120,8 @@ def keep_sums(graph: ir.Graph) -> None:
 def states(graph: ir.Graph, tokens: ir.Value, width: int, time: int | str = "time") -> ir.Value:
     """Return the last norm's vectors [B, T, D] of all tokens, which a head pools or a decoder reads.
 
-    Raises ExportError if something else of the tokens reaches the output, as without a norm at the end.
+    Raises ExportError if the output depends on the tokens in any other way, for example in a model without a
+    norm at the end.
     """
     norms = [node.outputs[0] for node in graph if node.op_type in NORMS]
     shape = ["batch", str(time), str(width)]

@@ -8,12 +8,13 @@
 A speech model such as Whisper has other files instead of model.onnx: the graphs of `genai_hearing`,
 encoder.onnx and decoder.onnx, and audio_processor_config.json, which says how audio becomes frames.
 
-A decoder's `type` is "llama" for every family. There, it only says that the graph is a decoder over keys and
-values. What the family computes is in the graph. Options of sampling that genai doesn't have are left out.
+A decoder's `type` is "llama" for every family. In genai, this type only says that the graph is a decoder with
+a cache of keys and values. The family's own computation is in the graph. Sampling options that genai doesn't
+have are left out.
 
-genai fills up the prompts of a batch on the right, and recognizes this padding in their last tokens. If one
-of several prompts ends in real tokens that are `pad_token_id`, genai leaves these out. It takes padding
-on the left for tokens. If no token ends a text, genai takes `pad_token_id` for the token that does.
+genai pads the prompts of a batch on the right with `pad_token_id`, and recognizes padding by that id. So if
+one of several prompts ends in real tokens with this id, genai drops them. genai treats padding on the left as
+tokens. If a model has no end token, genai treats `pad_token_id` as the end token.
 """
 
 from __future__ import annotations
@@ -130,7 +131,9 @@ def _encoder(bundle: Bundle) -> dict[str, Any]:
 
 
 def audio_processor_config(frames: tuple[int, int]) -> dict[str, Any]:
-    """Return audio_processor_config.json: operators that turn audio into frames (`engine.sound.features`)."""
+    """Return the content of audio_processor_config.json: the operators that turn audio into frames
+    (`engine.sound.features`).
+    """
     size, bands = frames
     window = {"n_fft": WINDOW, "frame_length": WINDOW, "hop_length": HOP}
     seconds = {"chunk_size": size * HOP // RATE, "n_fft": WINDOW, "hop_length": HOP, "n_mel": bands}

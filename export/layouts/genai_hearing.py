@@ -1,4 +1,4 @@
-"""The graphs of a speech model, with the inputs and outputs that onnxruntime-genai expects of Whisper.
+"""The graphs of a speech model, with the inputs and outputs that onnxruntime-genai expects for Whisper.
 
     encoder.onnx   audio_features [B, C, 2·S] -> hidden_states [B, S, D], and for each layer of the decoder
                    present_key_cross_I [B, G, S, K] and present_value_cross_I
@@ -24,7 +24,9 @@ FEATURES, STATES = "audio_features", "hidden_states"
 
 
 def name(when: str, side: str, of: str, layer: int | str = "%d") -> str:
-    """Return a port's name: past or present, key or value, self or cross. The default is for any layer."""
+    """Return the name of an input or output: past or present, key or value, self or cross. By default, it is
+    the name pattern for all layers.
+    """
     return f"{when}_{side}_{of}_{layer}"
 
 

@@ -1,4 +1,4 @@
-"""Writes the JSON files that libraries expect beside a model from a hub."""
+"""Write the JSON files that libraries expect beside a model from a hub."""
 
 from __future__ import annotations
 
@@ -48,14 +48,14 @@ def write_json(path: Path, value: Any) -> None:
 
 
 def pad_id(bundle: Bundle) -> int:
-    """Return the token that fills up the rows of a batch: usually the first that ends a text, else 0."""
+    """Return the token that fills up the rows of a batch: usually the first end token, otherwise 0."""
     return next(iter(bundle.generation.eos), 0)
 
 
 def tokenizer_config(bundle: Bundle) -> dict[str, Any] | None:
     """Return tokenizer_config.json: special tokens and chat template. None if the bundle has no tokenizer.
 
-    The class is the one that takes any tokenizer.json as it is.
+    The tokenizer class named there is the one that uses any tokenizer.json unchanged.
     """
     if bundle.tokenizer is None:
         return None
@@ -90,9 +90,10 @@ def _templates(bundle: Bundle) -> str | list[dict[str, str]] | None:
 def config(bundle: Bundle) -> dict[str, Any]:
     """Return config.json: sizes, special tokens and labels.
 
-    Its `model_type` chooses the class that drives the graph. What the model computes is in the graph, so
-    there is one type for all decoders, one for all encoders, and one for all decoders that read an encoder.
-    Every library lets Gemma state the size of its heads, and none wants positions as an input of it.
+    The field `model_type` chooses the class that runs the graph. The model's own computation is in the graph.
+    So there is one type for all decoders, one for all encoders, and one for all decoders that read an
+    encoder. The type for decoders is Gemma's, because every library accepts a stated size of heads for Gemma,
+    and none gives its graph positions as an input.
     """
     config, generation = bundle.config, bundle.generation
     if isinstance(config, EncoderDecoder) and isinstance(config.head, LM):
@@ -173,7 +174,7 @@ def _options(generation: Generation) -> dict[str, Any]:
 
 
 def generation_config(bundle: Bundle) -> dict[str, Any]:
-    """Return generation_config.json: special tokens, and how the checkpoint wants tokens to be chosen."""
+    """Return generation_config.json: the special tokens, and the checkpoint's own sampling options."""
     generation = bundle.generation
     ids = {
         "bos_token_id": generation.bos,
@@ -213,7 +214,9 @@ def _speech(generation: Generation, context: int) -> dict[str, Any]:
 
 
 def preprocessor_config(frames: tuple[int, int]) -> dict[str, Any]:
-    """Return preprocessor_config.json: how audio becomes what the encoder reads (`engine.sound.features`)."""
+    """Return preprocessor_config.json: how audio is converted to the encoder's input
+    (`engine.sound.features`).
+    """
     size, bands = frames
     return {
         "feature_extractor_type": "WhisperFeatureExtractor",
@@ -232,7 +235,9 @@ def preprocessor_config(frames: tuple[int, int]) -> dict[str, Any]:
 
 
 def write(bundle: Bundle, folder: Path, more: dict[str, Any]) -> None:
-    """Write config.json, with `more` in it, and the files for the tokenizer and for generation."""
+    """Write config.json, which also gets the fields in `more`, and the files for the tokenizer and for
+    generation.
+    """
     write_json(folder / "config.json", config(bundle) | more)
     if (tokenizer := tokenizer_config(bundle)) is not None:
         write_json(folder / "tokenizer_config.json", tokenizer)

@@ -1,4 +1,4 @@
-"""What a layout is: its name, what it refuses, and what it writes."""
+"""The record of a layout: its name, which models it refuses, and which files it writes."""
 
 from __future__ import annotations
 
@@ -16,15 +16,15 @@ from ...runtime.bundle.targets import Target
 class BundleLayout:
     """One runtime's form of a bundle.
 
-    `refusal` gives the reason why a model of that Config, exported for that target, can't have the layout. It
-    gives None if the model can. `write` fills an empty directory.
+    `refusal` returns the reason why the layout can't be used for a model of this Config, exported for this
+    target. It returns None if the layout can be used. `write` writes the files into an empty directory.
 
-    `options` are the ways to choose tokens that the runtime has, by the names of a Sampler and of a search.
-    None means that it has all of them. Other options that a model asks for aren't written, because the
-    runtime would ignore them.
+    `options` are the sampling and search options that the runtime supports, under the names that Sampler and
+    beam search give them. None means that the runtime supports all of them. If a model asks for any other
+    option, the option isn't written, because the runtime would ignore it.
 
-    `must_end` concerns a model without an end token: the runtime then ends a text at token 0, which fills up
-    rows.
+    `must_end` says that the runtime needs an end token. For a model without one, the runtime ends a text at
+    token 0, the padding token.
     """
 
     name: str
@@ -34,7 +34,9 @@ class BundleLayout:
     must_end: bool = False
 
     def stated(self, generation: Generation) -> Generation:
-        """Return how tokens are chosen by the runtime's files, for the model itself and for its tasks."""
+        """Return the sampling options that the runtime's files state, for the model itself and for
+        its tasks.
+        """
         options = self.options
         if options is None:
             return generation
@@ -46,7 +48,9 @@ class BundleLayout:
         return replace(generation, defaults=defaults, search=search, tasks=tasks)
 
     def left_out(self, generation: Generation) -> str | None:
-        """Return a line on what the model asks for and the runtime lacks, or None if it lacks nothing."""
+        """Return a line that names the options that the model asks for and the runtime lacks, or None if it
+        lacks none.
+        """
         lost, lines = [], []
         for one in (generation, *generation.tasks.values()):
             kept = self.stated(one)
@@ -60,7 +64,7 @@ class BundleLayout:
 
 
 def target_refusal(target: Target) -> str | None:
-    """Return the reason why bundles for a target have no layouts, or None if they can have them."""
+    """Return the reason why bundles for a target can't be written in any layout, or None if they can."""
     if target.device != "cpu":
         # Of a standard graph's blocks ONNX Runtime makes integer products, unless a session's option says no.
         return (

@@ -1,7 +1,7 @@
-"""Shows how mobile frameworks cut a graph of fixed shapes into parts, by ONNX Runtime's checker.
+"""Show how mobile frameworks cut a graph of fixed shapes into parts, according to ONNX Runtime's checker.
 
-The checker knows operators, shapes and ranks, but not each operator's further conditions. It advises the use
-of a framework if one part has more than three quarters of the nodes.
+The checker knows operators, shapes and ranks, but not each operator's further conditions. The checker
+recommends a framework if one part has more than three quarters of the nodes.
 """
 
 from __future__ import annotations
@@ -17,7 +17,8 @@ ML_PROGRAM = "coreml_supported_mlprogram_ops.md"
 
 @dataclass(frozen=True)
 class Parts:
-    """How many parts a framework computes, their nodes, all nodes, and the operators of the other nodes.
+    """The number of parts that a framework computes, the number of nodes in them, the number of all nodes,
+    and the operators of the nodes outside these parts.
 
     `advice` is the checker's: yes, maybe or no.
     """
@@ -35,7 +36,7 @@ class Parts:
 
 
 def partitions(model: ir.Model) -> dict[str, Parts]:
-    """Return the parts by framework: NNAPI of Android, and CoreML of Apple in its form of an ML Program.
+    """Return the parts for each framework: Android's NNAPI, and Apple's CoreML in the form of an ML Program.
 
     Needs `value_info` of all values.
     """

@@ -1,4 +1,4 @@
-"""What the graphs of all layouts have in common: new inputs, rows without gaps, tables as weights."""
+"""Code that the graphs of all layouts share: new inputs, rows without gaps, tables as weights."""
 
 from __future__ import annotations
 
@@ -25,7 +25,9 @@ AXES = {"batch": "batch_size", "time": "sequence_length"}
 
 
 class Ports:
-    """A graph of a bundle whose inputs are replaced one by one. `save` adds the new nodes and writes it."""
+    """A graph of a bundle whose inputs are replaced one by one. `save` adds the new nodes and writes the
+    graph.
+    """
 
     def __init__(self, bundle: Bundle, file: str = GRAPH) -> None:
         self._bundle, self._model = bundle, ir.load(bundle.path / file)
@@ -43,7 +45,8 @@ class Ports:
     def copy(self, node: ir.Node, values: Mapping[ir.Value, ir.Value], prefix: str) -> Sequence[ir.Value]:
         """Copy a node of another graph, with these values in place of its inputs, and return its outputs.
 
-        Names of the node and its outputs get a prefix. Shapes aren't copied: axes of one name may differ.
+        The names of the node and its outputs get a prefix. Shapes aren't copied, because axes with the same
+        name may have different sizes in the two graphs.
         """
         inputs = [None if value is None else values[value] for value in node.inputs]
         new = ir.Node(
@@ -60,7 +63,9 @@ class Ports:
         return new.outputs
 
     def choose(self, condition: ir.Value, yes: Branch, no: Branch) -> tuple[ir.Value, ...]:
-        """Return the values that `yes` adds if the condition is true, else those of `no`."""
+        """Return the values that `yes` adds to the graph if the condition is true, or otherwise those that
+        `no` adds.
+        """
         graphs = [self._branch("then_branch", yes), self._branch("else_branch", no)]
         branches = [ir.AttrGraph(str(graph.name), graph) for graph in graphs]
         self._nodes.append(ir.Node("", "If", [condition], branches, num_outputs=len(graphs[0].outputs)))
@@ -83,7 +88,7 @@ class Ports:
         return self.graph.initializers[name]
 
     def input(self, name: str, *axes: str | int, dtype: ir.DataType = ir.DataType.INT64) -> ir.Value:
-        """Add an input and return it. By default it is for ids or a mask."""
+        """Add an input and return it. By default, its type and shape are those of ids or a mask."""
         self._new.append(ir.Value(name=name, type=ir.TensorType(dtype), shape=ir.Shape(axes)))
         return self._new[-1]
 
@@ -92,7 +97,7 @@ class Ports:
         return self.op("Shape", value, start=1, end=2)
 
     def order(self, is_real: ir.Value, time: ir.Value) -> ir.Value:
-        """Return the places [B, T] of each row's tokens: real tokens first, in their order, then padding."""
+        """Return the order [B, T] of each row's tokens: real tokens first, in their order, then padding."""
         zero, one = self.constant(0), self.constant(1)
         places = self.op("Range", zero, self.op("Squeeze", time, self.constant([0])), one)
         # The keys of real tokens are T − i, from T down to 1, those of padding −i: the largest come first.

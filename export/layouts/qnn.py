@@ -1,9 +1,9 @@
 """What Qualcomm's provider (QNN) requires of a graph with fixed shapes, according to its documentation.
 
 Source: docs/execution_providers/QNN-ExecutionProvider.md of onnxruntime-qnn, "Supported ONNX operators" and
-"Model requirements", and its builders of Gather and of quantizers. What it leaves to the CPU is what its
-version 2.7.0 left there for Qualcomm's simulator of an NPU. Only its compiler knows each operator's further
-conditions.
+"Model requirements", and its builders of Gather and of quantizers. The operators listed as left to the CPU
+are those that version 2.7.0 left to the CPU for Qualcomm's simulator of an NPU. Only QNN's compiler knows the
+further conditions of each operator.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Which runtimes can run a bundle in another form than its own: in a layout, or with fixed shapes."""
+"""Find which runtimes can run a bundle in a form other than its own: in a layout, or with fixed shapes."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def of_layouts(bundle: Bundle) -> list[RuntimeAnswer]:
 
 
 def of_fixed_shapes(bundle: Bundle) -> list[RuntimeAnswer]:
-    """Return how much of the graph with fixed shapes mobile frameworks and NPUs take."""
+    """Return how much of the graph with fixed shapes mobile frameworks and NPUs can compute."""
     context = bundle.config.context
     capacity = min(CAPACITY, context) if "decoder" in bundle.config.stacks else None
     sizes = static.Sizes(batch=1, time=min(TIME, context), capacity=capacity)

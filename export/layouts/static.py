@@ -5,11 +5,11 @@
     tokenizer.json    as in the bundle, and its chat templates
     encoder.onnx      of Whisper: frames of a sound, which always has one size; the others are the decoder's
 
-The graph takes `time` tokens per run. A shorter row is filled up on the right. The logits are those of the
-one place `at`.
+The graph takes `time` tokens per run. A shorter row is filled up on the right. The logits are those at the
+single position `at`.
 
-A decoder's cache has room for `capacity` tokens, including those that fill up rows. So a text may have
-capacity − time + 1 tokens. Rotary tables are inputs, with a row for each of them.
+A decoder's cache has room for `capacity` tokens, including padding. So a text may have capacity − time + 1
+tokens. Rotary tables are inputs, with a row for each token of the cache.
 """
 
 from __future__ import annotations
@@ -83,14 +83,14 @@ def refusal(sizes: Sizes, config: Config, target: Target) -> str | None:
 
 
 def write(sizes: Sizes, bundle: Bundle, folder: Path) -> None:
-    """Write the graph and its weights. Raises ExportError if an axis then still has no size."""
+    """Write the graph and its weights. Raises ExportError if an axis still has no fixed size."""
     copy(bundle.path / DATA, folder / DATA)
     for file, model in graphs(sizes, bundle, folder / DATA).items():
         ir.save(model, folder / file)
 
 
 def graphs(sizes: Sizes, bundle: Bundle, data: Path) -> dict[str, ir.Model]:
-    """Return the bundle's graphs by file, with these sizes, over a file of its weights.
+    """Return the bundle's graphs with these sizes, by file name. Their weights are in the given data file.
 
     Raises ExportError as `write` does.
     """
@@ -104,7 +104,9 @@ def graphs(sizes: Sizes, bundle: Bundle, data: Path) -> dict[str, ir.Model]:
 
 
 def fix(model: ir.Model, sizes: Mapping[str, int], stored: Mapping[str, object]) -> None:
-    """Give each axis its size, and fold what is then known. Raises ExportError for an axis without a size."""
+    """Give each axis its size, and fold all values that are then constant. Raises ExportError for an axis
+    without a size.
+    """
     for value in (*model.graph.inputs, *model.graph.outputs):
         assert value.shape is not None
         value.shape = ir.Shape([sizes.get(str(axis), axis) for axis in value.shape])

@@ -12,8 +12,8 @@ A decoder that reads an encoder has the graphs of `encoder_decoder_graph` instea
 X is _quantized for 8 bits, _q4 for int4, and nothing for floats.
 
 In Node, the tokens are those of ONNX Runtime on a CPU. In a browser, WebAssembly computes products of blocks
-in floats, whatever the graph asks for. So for `--quant` int8, int4, keep and int8-dynamic, a browser gives
-other tokens than the certificate's.
+in floats, whatever the graph asks for. So for `--quant` int8, int4, keep and int8-dynamic, a browser may
+generate other tokens than those that the certificate describes.
 """
 
 from __future__ import annotations
@@ -65,7 +65,9 @@ def write(bundle: Bundle, folder: Path) -> None:
 
 
 def write_graphs(bundle: Bundle, folder: Path, suffix: str, *, every_position: bool) -> None:
-    """Write a model's one or two graphs. Their names end with this; their weights are in X.onnx_data."""
+    """Write a model's one or two graphs X.onnx, where X ends with `suffix`. Their weights are in
+    X.onnx_data.
+    """
     stacks = bundle.config.stacks
     if "decoder" in stacks and "encoder" in stacks:
         encoder, decoder = (

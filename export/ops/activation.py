@@ -25,14 +25,16 @@ def sigmoid(x: Tensor) -> Tensor:
 
 @torch_body
 def precise_sigmoid(x: Tensor) -> Tensor:
-    """Compute by exp: ONNX Runtime's Sigmoid is off by 6e-8, so for −16 none of its digits is right."""
+    """Compute by exp, because ONNX Runtime's Sigmoid has an error of 6e-8, so that for −16 none of its digits
+    is right.
+    """
     e = torch.exp(-x.abs())
     return torch.where(x >= 0, 1, e) / (1 + e)
 
 
 @torch_body
 def silu(x: Tensor) -> Tensor:
-    """Sigmoid and Mul. ONNX Runtime fuses them."""
+    """Exported to ONNX as Sigmoid and Mul, which ONNX Runtime fuses."""
     return functional.silu(x)
 
 
@@ -56,7 +58,7 @@ def tanh(x: Tensor) -> Tensor:
 
 @torch_body
 def xielu(x: Tensor, alpha_p: Tensor, alpha_n: Tensor, *, beta: float) -> Tensor:
-    """Tanh and Where. Tanh stands for exp(x) − 1, which would cancel near 0."""
+    """Exported to ONNX as Tanh and Where. Tanh replaces exp(x) − 1, which would lose digits near 0."""
     half = torch.tanh(x.clamp(max=XIELU.eps) / 2)
     below = 2 * half / (1 - half) - x
     a, b = (softplus(alpha) for alpha in (alpha_p, alpha_n))

@@ -1,4 +1,4 @@
-"""Basic operations on arrays that composite ops need of PyTorch."""
+"""Basic operations on arrays in PyTorch, which composite ops use."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def between(first: int, end: int, like: Tensor) -> Tensor:
 
 @torch_body
 def rows_at(table: Tensor, index: Tensor) -> Tensor:
-    """Gather. An index by a tensor would become several operators."""
+    """Exported to ONNX as Gather. Indexing by a tensor would become several operators."""
     return functional.embedding(index, table)
 
 
@@ -40,7 +40,7 @@ def tokens_at(x: Tensor, at: Tensor) -> Tensor:
 
 @torch_body
 def shifted_right(tokens: Tensor, start: int | Tensor) -> Tensor:
-    """Shift by a roll, so that every length has the same graph."""
+    """Shift by torch.roll, so that the graph is the same for every length."""
     at = torch.arange(tokens.shape[1], device=tokens.device)
     return torch.where(at > 0, tokens.roll(1, dims=1), start)
 
@@ -71,7 +71,9 @@ def split_rows(x: Tensor, like: Tensor) -> Tensor:
 
 @torch_body
 def as_type(x: Tensor, dtype: DType) -> Tensor:
-    """Cast. An x that already has the type is returned itself: `to` would add a node that does nothing."""
+    """Exported to ONNX as Cast. An x that already has the type is returned unchanged, because `to` would add
+    a node that does nothing.
+    """
     return x if x.dtype == dtype else x.to(dtype)
 
 
@@ -95,13 +97,15 @@ def exp(x: Tensor) -> Tensor:
 
 @torch_body
 def softplus(x: Tensor) -> Tensor:
-    """Softplus. Above a threshold, torch returns x itself; its own of 20 would mean an error of 2e-9."""
+    """Exported to ONNX as Softplus. Above a threshold, torch returns x itself. torch's default threshold of
+    20 would cause an error of 2e-9, so a higher one is given.
+    """
     return functional.softplus(x, threshold=40)
 
 
 @torch_body
 def split(x: Tensor, sizes: Sequence[int]) -> list[Tensor]:
-    """Split. If the parts are equal, it is given their number."""
+    """Exported to ONNX as Split. If the parts are equal, Split gets their number instead of their sizes."""
     return list(x.chunk(len(sizes), -1) if len(set(sizes)) == 1 else x.split(list(sizes), -1))
 
 

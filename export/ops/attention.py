@@ -10,9 +10,10 @@ from ..torch_bodies import torch_body
 
 @torch_body
 def softmax(scores: Tensor, mask: Tensor | None = None, sink: Tensor | None = None) -> Tensor:
-    """Softmax. The mask is applied before it as the lowest finite score, and after it as zero.
+    """Exported to ONNX as Softmax. Masked scores are set to the lowest finite number before the softmax, and
+    masked weights to zero after it.
 
-    A sink is one more column, which is cut off at the end.
+    A sink is an additional column of scores, which is cut off at the end.
     """
     if mask is not None:
         scores = scores.masked_fill(~mask, torch.finfo(scores.dtype).min)
@@ -60,7 +61,9 @@ def attend(
     scale: float | None = None,
     softcap: float | None = None,
 ) -> Tensor:
-    """Split the heads of the weights like those of the queries. Values broadcast over a group's members."""
+    """Split the heads of the weights in the same way as the heads of the queries. Values broadcast over a
+    group's members.
+    """
     weights = attention_weights(q, k, mask, bias, sink_logits, scale=scale, softcap=softcap)
     grouped = weights.unflatten(1, (v.shape[2], -1)) @ v.transpose(1, 2).unsqueeze(2)
     return grouped.flatten(1, 2).transpose(1, 2)

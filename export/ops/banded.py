@@ -22,7 +22,9 @@ def banded_attend(
     scale: float | None = None,
     softcap: float | None = None,
 ) -> Tensor:
-    """Take queries in chunks as long as the band, each with the keys around it, gathered by position."""
+    """Split the queries into chunks as long as the band. For each chunk, gather the keys around it by
+    position.
+    """
     t, size, g = q.shape[1], q.shape[3], k.shape[2]
     before, after = band
     at, _ = tiles(t, before, q.device)

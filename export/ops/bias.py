@@ -24,7 +24,9 @@ def alibi_slopes(heads: Tensor, *, max_bias: float = 8.0) -> Tensor:
 
 @torch_body
 def alibi_bias(slopes: Tensor, queries: Tensor, keys: Tensor) -> Tensor:
-    """Multiply the slopes with the negative distance, which is the smaller of the two differences."""
+    """Multiply the slopes by the negative distance, which is the smaller of the two differences of the
+    positions.
+    """
     ahead = keys - queries.unsqueeze(-1)
     nearer = torch.minimum(ahead, -ahead).to(slopes.dtype)
     return nearer.unsqueeze(1) * slopes.view(-1, 1, 1)
@@ -34,7 +36,7 @@ def alibi_bias(slopes: Tensor, queries: Tensor, keys: Tensor) -> Tensor:
 def relative_buckets(
     queries: Tensor, keys: Tensor, *, buckets: int, max_distance: int, bidirectional: bool
 ) -> Tensor:
-    """Look up each distance in a constant table that has its bucket, up to the largest distance."""
+    """Look up the bucket of each distance in a constant table, which goes up to the largest distance."""
     count = buckets // 2 if bidirectional else buckets
     exact = count // 2
 

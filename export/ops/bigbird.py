@@ -27,7 +27,8 @@ def bigbird_attend(
 ) -> Tensor:
     """Compute three results, and take one of them for each token.
 
-    They are for the ends of the text, for the blocks between them, and for the whole text if it is short.
+    The three results are for the blocks at the ends of the text, for the blocks between them, and for a short
+    text as a whole.
     """
     size, limit = block_size, BigBirdBlocks(block_size, random_blocks).longest_whole
     at = torch.arange(q.shape[1], device=q.device)
@@ -70,8 +71,8 @@ def middle(
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
     """Return all queries in blocks, each with the keys of five blocks: the first, three near ones, the last.
 
-    Each block is treated as one between the ends. The results are arguments of `attend`, with blocks as rows:
-    queries, keys and values, what is seen, and the bias.
+    Every block is treated as a block between the ends. The results are arguments for `attend`, with blocks as
+    rows: queries, keys and values, the mask, and the bias.
     """
     at = torch.arange(q.shape[1], device=q.device)
     starts = size * torch.arange(q.shape[1] // size + 2, device=q.device).unsqueeze(1)
@@ -80,7 +81,7 @@ def middle(
     places, block = torch.minimum(near.clamp(min=0), at[-1:]), near.div(size, rounding_mode="floor")
 
     def five(a: Tensor) -> Tensor:
-        """[B · n, 5 · A, G, K], the blocks of queries as rows."""
+        """Return the keys or values of five blocks for each block of queries, [B · n, 5 · A, G, K]."""
         first, final = (part.unsqueeze(1).expand(-1, n, -1, -1, -1) for part in ends(a, last, size))
         return torch.cat([first, a[:, places], final], 2).flatten(0, 1)
 

@@ -1,4 +1,6 @@
-"""Caches: what a layer keeps of earlier tokens, to compute it once. Here, keys and values of all tokens."""
+"""Caches: data that a layer keeps about earlier tokens, so that it is computed only once. In this file, they
+are the keys and values of all tokens.
+"""
 
 from __future__ import annotations
 

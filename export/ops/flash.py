@@ -21,7 +21,7 @@ def flash_attend(
     scale: float | None = None,
     softcap: float | None = None,
 ) -> tuple[Tensor, Tensor]:
-    """Scan over tiles of keys. Each step has the scores of all queries with one tile."""
+    """Scan over tiles of keys. Each step computes the scores of all queries for one tile."""
     t, s = q.shape[1], k.shape[1]
     queries, keys, values = _queries(q, k.shape[2]), _keys(k), _keys(v)
     last = torch.arange(t, device=q.device) + (s - t)
@@ -47,7 +47,7 @@ def flash_attend(
 
 @torch_body
 def merge(out: Tensor, lse: Tensor, other: Tensor, other_lse: Tensor) -> tuple[Tensor, Tensor]:
-    """Weigh both sides relative to the larger log-sum-exp."""
+    """Weight both partial results relative to the larger log-sum-exp."""
     top = torch.maximum(lse, other_lse)
     base = _finite(top)
     a, b = torch.exp(lse - base), torch.exp(other_lse - base)

@@ -11,17 +11,20 @@ from ..torch_bodies import torch_body
 
 @torch_body
 def index_scores(q: Tensor, k: Tensor, weights: Tensor) -> Tensor:
-    """Compute one product whose rows are heads and queries. The sum over heads is another product."""
+    """Compute the scores as one product, whose rows are pairs of head and query. A second product sums over
+    the heads.
+    """
     products = (q.flatten(1, 2) @ k.mT).unflatten(1, q.shape[1:3]).relu()
     return (weights.unsqueeze(2) @ products).squeeze(2)
 
 
 @torch_body
 def best_keys(scores: Tensor, mask: Tensor, *, topk: int) -> Tensor:
-    """Take all keys above the lowest score that is seen, then the first keys equal to it, if there is room.
+    """Take all keys whose score is above the topk-th highest score. Then take the first keys with exactly
+    that score, until `topk` keys are taken.
 
-    topk takes any of equal scores, so only its values are used. It needs at least as many keys as it takes,
-    so `topk` hidden keys are appended.
+    Among equal scores, torch.topk takes any, so only the values that it returns are used. It needs at least
+    `topk` keys, so `topk` hidden keys are appended.
     """
     hidden = scores.masked_fill(~mask, -torch.inf)
     lowest = functional.pad(hidden, (0, topk), value=-torch.inf).topk(topk, dim=-1).values[..., -1:]

@@ -29,7 +29,7 @@ def expanded_attend(
     *,
     scale: float | None = None,
 ) -> Tensor:
-    """Compute one product for each head. The rotary key is repeated."""
+    """Compute one product for each head. The rotary key, which all heads share, is repeated."""
     h, rank = q.shape[2], wk_b.shape[0]
     latent = latents[..., :rank].unsqueeze(1)
     k, v = (latent @ _by_head(w, h) for w in (wk_b, wv_b))
@@ -47,7 +47,7 @@ def absorbed_attend(
     *,
     scale: float | None = None,
 ) -> Tensor:
-    """Compute one product of heads and tokens, as rows, with the latents, which all heads read."""
+    """Compute one product with the latents, which all heads share. Its rows are pairs of head and token."""
     h, rank = q.shape[2], wk_b.shape[0]
     wk = _by_head(wk_b, h)
     plain, rotated = (
@@ -62,10 +62,11 @@ def absorbed_attend(
 
 @torch_body
 def chosen_latents(latents: Tensor, mask: Tensor, *, topk: int) -> tuple[Tensor, Tensor]:
-    """Return as many latents as T tokens see at most. One token reads few of a long text, a prompt reads all.
+    """Return at most as many latents as T tokens can see together. A single token reads few latents of a long
+    text; a prompt reads all of them.
 
-    There is one graph for both, so the number follows from the shapes. What any token sees comes first in
-    topk's order. The mask hides what comes after it, up to the number.
+    One graph serves both cases, so the number of latents follows from the shapes. The latents that any token
+    sees come first in the order of topk. The mask hides the latents after these.
     """
     count = cast("int", torch.sym_min(latents.shape[1], mask.shape[1] * topk))
     places = mask.any(1).to(latents.dtype).topk(count, dim=-1).indices

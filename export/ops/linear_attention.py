@@ -1,4 +1,6 @@
-"""Linear attention: φ(q)·φ(k) instead of exp(q·k), so that sums over keys are kept and not the keys."""
+"""Linear attention: it uses φ(q)·φ(k) instead of exp(q·k), so that a cache keeps sums over the keys instead
+of the keys.
+"""
 
 from __future__ import annotations
 
@@ -18,9 +20,10 @@ def elu_features(x: Tensor) -> Tensor:
 def linear_recurrent(
     q: Tensor, k: Tensor, v: Tensor, state: Tensor, norm: Tensor
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Compute the call's tokens as one chunk: their lower triangle, and one product with the earlier sums.
+    """Compute all tokens of the call as one chunk: the masked products between these tokens, and one product
+    with the earlier sums.
 
-    So the graph needs no loop. Whoever runs the graph must keep the chunks short.
+    So the graph needs no loop, but the engine must keep the chunks short.
     """
     k, v = k.transpose(1, 2), v.transpose(1, 2)
     at = torch.arange(q.shape[1], device=q.device)

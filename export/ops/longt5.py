@@ -15,7 +15,9 @@ from ..torch_bodies import torch_body
 
 @torch_body
 def sums_of_blocks(x: Tensor, lengths: Tensor, *, size: int) -> Tensor:
-    """Return sums of whole blocks, and two that no token sees. The last block also gets what follows it."""
+    """Return the sums of whole blocks, and two further sums that no token sees. Tokens after the last whole
+    block are added to that block.
+    """
     t = x.shape[1]
     blocks = torch.arange(t // size + 2, device=x.device)
     places = blocks.unsqueeze(1) * size + torch.arange(size, device=x.device)
@@ -36,10 +38,11 @@ def near_and_far(
     *,
     settings: LongT5Attention,
 ) -> Tensor:
-    """Take queries in tiles of radius + 1 tokens, with the keys of their tile, of both neighbours and of all
-    summaries.
+    """Split the queries into tiles of radius + 1 tokens. A tile sees its own keys, those of both neighbouring
+    tiles, and those of all summaries.
 
-    Axes change places by indices, because an exporter asks of a copied transpose which of its axes is longer.
+    Axes are swapped by indexing, because for a copied transpose an exporter would have to know which axis is
+    longer.
     """
     q, k, v = projected
     radius, tile = settings.radius, settings.radius + 1
@@ -58,7 +61,7 @@ def near_and_far(
     scores = some_q @ some_k.transpose(-1, -2) + biases.near[:, apart.clamp(-radius, radius) + radius]
 
     def in_order(tiled: Tensor) -> Tensor:
-        """[B · n, H, tile, ...] token by token, [B, H, T, ...]."""
+        """Return tiles [B · n, H, tile, ...] in the order of tokens, [B, H, T, ...]."""
         return tiled.unflatten(0, (rows, count))[:, tokens // tile, head.unsqueeze(1), tokens % tile]
 
     if (size := settings.global_block_size) is None:

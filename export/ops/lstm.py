@@ -33,7 +33,8 @@ def lstm(
     *,
     reverse: bool = False,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Scan over the tokens, because a Python loop would freeze their number. One product projects all inputs.
+    """Scan over the tokens, because a Python loop would fix the number of tokens in the graph. One product
+    projects all inputs.
 
     The exporter would unroll torch's own LSTM.
     """

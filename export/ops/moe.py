@@ -51,7 +51,7 @@ def route(
 
 @torch_body
 def sparse_mixer(logits: Tensor, *, top: int, jitter: float) -> tuple[Tensor, Tensor]:
-    """Make one choice after the other."""
+    """Choose one expert after the other."""
     left, index, weights = logits, [], []
     experts = torch.arange(logits.shape[1], device=logits.device)
     for _ in range(top):
@@ -75,7 +75,7 @@ def _best(values: Tensor, count: int) -> Tensor:
 
 @torch_body
 def within_capacity(index: Tensor, capacity: Tensor) -> Tensor:
-    """Rank each choice among those of its expert, by a running count."""
+    """Rank each choice among all choices of the same expert, by a running count."""
     queue = index.mT.flatten()
     count = functional.one_hot(queue, capacity.shape[0]).cumsum(0)
     place = count.gather(1, queue.unsqueeze(1)).squeeze(1)
@@ -93,9 +93,10 @@ def mixture(
     kind: Gate,
     weighs: Literal["output", "input"] = "output",
 ) -> Tensor:
-    """Put every expert into the graph. Each expert gathers its tokens, of any number, including none.
+    """Put every expert into the graph. Each expert gathers the tokens that are routed to it, which may be
+    none.
 
-    Half precision is summed in float32, because ONNX Runtime can't scatter-add float16.
+    Half-precision results are summed in float32, because ONNX Runtime can't scatter-add float16.
     """
     y = no_sum(x)
     for e, expert in enumerate(experts):

@@ -11,7 +11,7 @@ from ..torch_bodies import torch_body
 
 @torch_body
 def rms_norm(x: Tensor, weight: Tensor | None = None, *, eps: float) -> Tensor:
-    """RMSNormalization from opset 23 on, and primitive operators before."""
+    """Exported to ONNX as RMSNormalization from opset 23 on, and as primitive operators in earlier opsets."""
     return functional.rms_norm(x, x.shape[-1:], weight, eps)
 
 

@@ -10,7 +10,9 @@ from ..torch_bodies import torch_body
 
 @torch_body
 def sinusoidal(positions: Tensor, frequencies: Tensor, *, interleaved: bool = False) -> Tensor:
-    """Put sines and cosines on an axis of their own, before or after that of the pairs, and flatten it."""
+    """Put sines and cosines on an axis of their own, before or after the axis of the pairs, and flatten both
+    axes into one.
+    """
     angles = positions.to(frequencies.dtype).unsqueeze(-1) * frequencies
     return torch.stack([angles.sin(), angles.cos()], -1 if interleaved else -2).flatten(-2)
 

@@ -59,7 +59,9 @@ def quantize_rows(x: Tensor) -> tuple[Tensor, Tensor]:
 
 @torch_body
 def blocks_of_products(x: Tensor, codes: Tensor, scale: Tensor, weight: Blocks) -> Tensor:
-    """Compute C products of integers, exact in float64, with blocks as a batch axis. Scale and sum them."""
+    """Compute C products of integers, which are exact in float64, with blocks as a batch axis. Then scale the
+    products and add them.
+    """
     left = _split(codes.double(), weight.block).movedim(1, 0)
     right = _split(_centred(weight).mT.double(), weight.block).permute(1, 2, 0)
     both = scale.mT.unsqueeze(2) * weight.scale.unsqueeze(1)

@@ -1,4 +1,6 @@
-"""The KV cache in 8 or 4 bits: quantized when written, read back as codes times scale."""
+"""The KV cache in 8 or 4 bits: numbers are quantized when they are written, and read back as codes times
+scale.
+"""
 
 from __future__ import annotations
 
@@ -17,7 +19,7 @@ def round_by_channel(x: Tensor, scale: Tensor, *, bits: int) -> Tensor:
 
 @torch_body
 def hadamard(x: Tensor) -> Tensor:
-    """Multiply with a constant matrix."""
+    """Multiply by a constant matrix."""
     return x @ torch.from_numpy(hadamard_matrix(x.shape[-1])).to(x)
 
 

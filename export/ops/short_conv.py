@@ -10,5 +10,5 @@ from ..torch_bodies import torch_body
 
 @torch_body
 def begun(kept: Tensor, past: Tensor) -> Tensor:
-    """Return what a cache holds, with zeros in rows that have no token before the call."""
+    """Return the content of a cache, with zeros in rows that have no token before this call."""
     return torch.where((past > 0).view(-1, *(1,) * (kept.ndim - 1)), kept, 0)

@@ -18,8 +18,9 @@ def ssd_recurrent(x: Tensor, decay: Tensor, b: Tensor, c: Tensor, state: Tensor)
 
 @torch_body
 def ssd_quadratic(x: Tensor, decay: Tensor, b: Tensor, c: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:
-    """Compute products of matrices, without a loop. The scores C Bᵀ are computed once for the heads
-    of a group."""
+    """Compute the result by matrix products, without a loop. The scores C Bᵀ are computed once for all heads
+    of a group.
+    """
     groups, share = b.shape[2], x.shape[2] // b.shape[2]
     b, c, decay = b.transpose(1, 2), c.transpose(1, 2), decay.transpose(1, 2)
     x, scores = x.transpose(1, 2), (c @ b.mT).repeat_interleave(share, dim=1)

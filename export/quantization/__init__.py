@@ -1,4 +1,6 @@
-"""Quantizes a checkpoint: chooses the format of each weight, and parameters from a calibration run.
+"""Quantize a checkpoint: choose the format of each weight, and choose scales and ranges from a calibration
+run.
 
-In: a checkpoint and the records of a scheme and a target. Out: parameters in codes, ready to be stored.
+The input is a checkpoint and the records of a scheme and a target. The output is quantized parameters, ready
+to be stored.
 """

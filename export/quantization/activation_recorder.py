@@ -1,4 +1,4 @@
-"""Records inputs and outputs of all products of a model, and its decoder's keys and values, over a text.
+"""Record the inputs and outputs of all products of a model, and its decoder's keys and values, over a text.
 
 All windows of the text go through the model side by side. So a parameter is loaded once, and memory holds one
 layer's weights and the text's vectors. A decoder with cross-attention reads the same window as its encoder.
@@ -37,7 +37,9 @@ OnCache = Callable[[int, np.ndarray, np.ndarray], None]
 
 @contextmanager
 def one_thread() -> Iterator[None]:
-    """Compute with one thread: sums depend on how many threads share them, and a bundle's bytes must not."""
+    """Compute with one thread during a `with` block. Sums depend on the number of threads, and a bundle's
+    bytes must not depend on it.
+    """
     before = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
@@ -87,7 +89,7 @@ def record(
             return output(table, x @ loaded(table).mT)
 
         def logits(x: torch.Tensor, table: str, bias: Any, **settings: Any) -> torch.Tensor:
-            """Nobody reads them, so they are computed only where outputs are asked for."""
+            """Compute the logits only if outputs are recorded, since nobody else reads them."""
             if on_output is not None:
                 return product(x, table)
             read.append((x, [table]))

@@ -1,14 +1,16 @@
-"""quant=auto: gives each matrix a format within a budget, by what the model loses with the format.
+"""quant=auto: choose a format for each matrix within a budget, by the loss that the model has with the
+format.
 
     measured   one pass over a text for each unit (`Plan.units`), rounded to its format of the fewest bytes
     scaled     to its other formats, by Σ(ŵ − w)²: a small loss is a quadratic form of the rounding error
     chosen     `refimpl.calibrate.budget`
 
 Bytes are those of the weights that a decode step reads (`Plan.read_size`). On ort-cpu these are the bytes of
-kernels.data, since there codes have 5 and 6 bits, and scales 16. model.onnx.data has 8 and 32 for them.
+kernels.data. There, codes of 5 and 6 bits take 5 and 6 bits, and scales take 16. In model.onnx.data, such
+codes take 8 bits and scales take 32.
 
-Losses are rounded to three digits first, so that the last digits of a processor's sums rarely matter. On one
-machine, the same input gives the same plan; on another machine, it nearly always does.
+Losses are rounded to three digits before formats are chosen, so that the last digits of a processor's sums
+rarely matter. On one machine, the same input gives the same plan; on another machine, it nearly always does.
 """
 
 from __future__ import annotations
@@ -49,9 +51,10 @@ MOST_PRODUCTS = 4_000_000_000_000
 
 @dataclass(frozen=True)
 class Texts:
-    """Rows of tokens over which losses are measured, and those over which matrices are rounded, if any.
+    """The rows of tokens over which losses are measured, and the rows over which matrices are rounded with
+    feedback, if any.
 
-    If there are enough rows, no row is in both.
+    If there are enough rows, the two sets have no row in common.
     """
 
     measured: Array
@@ -59,11 +62,11 @@ class Texts:
 
 
 def texts(checkpoint: ExportSource, given: Path | None, why: str, products: int, progress: Progress) -> Texts:
-    """Return the rows of a text: the given one, else one that the model samples, one of tfm's own, or
-    random tokens.
+    """Return the rows of a text: the given text or, in this order, a text that the model samples, a text of
+    tfm's own, or random tokens.
 
-    `why` says why matrices can't be rounded over a text (`calibrate.without_feedback`). `products` is the
-    number of products of a token in all passes.
+    `why` is the reason why matrices can't be rounded over a text (`calibrate.without_feedback`). `products`
+    is how many products all passes together compute for a token.
     """
     length = calibrate.DRAWN_LENGTH
     most = max(length, min(MEASURED_TOKENS, MOST_PRODUCTS // products))
@@ -82,8 +85,8 @@ def texts(checkpoint: ExportSource, given: Path | None, why: str, products: int,
 class Offers:
     """The formats in which each unit can be stored, those of fewer bytes first.
 
-    `forms` are the forms in kernels.data that each format gives a unit's groups. `bytes` are what they take
-    there, or in model.onnx.data if the target has no kernels. `errors` are Σ(ŵ − w)².
+    `forms` are the forms that a unit's groups have in kernels.data with each format. `bytes` are their bytes
+    in kernels.data, or in model.onnx.data if the target has no kernels. `errors` are Σ(ŵ − w)².
     """
 
     plan: Plan  # each unit in its format of the fewest bytes
@@ -93,21 +96,21 @@ class Offers:
     errors: Mapping[str, Sequence[float]]
 
     def with_formats(self, chosen: Mapping[str, int]) -> Plan:
-        """Return the plan with each unit's option."""
+        """Return the plan in which each unit has its chosen format."""
         formats = dict(self.plan.formats)
         for unit, k in chosen.items():
             formats |= self.formats[unit][k]
         return replace(self.plan, formats=formats)
 
     def size(self, chosen: Mapping[str, int]) -> int:
-        """Return the bytes that a budget counts, with each unit's option."""
+        """Return the bytes that a budget counts, if each unit has its chosen format."""
         forms: dict[str, KernelForm] = {}
         for unit, k in chosen.items():
             forms |= self.forms[unit][k]
         return self.with_formats(chosen).read_size(forms)
 
     def require_room(self, budget: Budget) -> None:
-        """Raise ExportError if the budget has fewer bytes than the smallest plan."""
+        """Raise ExportError if the budget is smaller than the smallest plan."""
         numbers, least = self.plan.shapes.numbers, self.size(dict.fromkeys(self.formats, 0))
         if budget.kind == "kl" or least <= budget.room(numbers):
             return
@@ -126,11 +129,13 @@ class Choices(Offers):
 
     @property
     def finest(self) -> dict[str, int]:
-        """Return, for each unit, the option that loses least."""
+        """Return, for each unit, the format with the lowest loss."""
         return {name: solver.hull(options)[-1] for name, options in self.options.items()}
 
     def within(self, budget: Budget) -> dict[str, int]:
-        """Return each unit's option within the budget. For a `kl` budget, the units' losses are summed."""
+        """Return a choice of formats for all units that stays within the budget. For a `kl` budget, the
+        units' losses are summed.
+        """
         if budget.kind == "kl":
             return solver.within_loss(self.options, budget.amount)
         self.require_room(budget)
@@ -147,7 +152,7 @@ class Choices(Offers):
 
 
 def offers(checkpoint: ExportSource, plans: Sequence[Plan], progress: Progress) -> Offers:
-    """Return the formats in which each unit can be stored: its formats in these plans."""
+    """Return the formats in which each unit can be stored: the formats that it has in these plans."""
     formats, forms, sizes, errors = {}, {}, {}, {}
     stage, units = "rounding each group of weights to all formats", plans[0].units
     for done, (unit, leaves) in enumerate(units.items()):
@@ -179,7 +184,9 @@ def _offer(
 
 
 def choices(checkpoint: ExportSource, offers: Offers, text: Array, progress: Progress) -> Choices:
-    """Return what is offered with its losses: those of the formats of fewest bytes are measured."""
+    """Return the offered formats with their losses. Only the loss of each unit's smallest format is measured;
+    the others are scaled from it.
+    """
     stage = f"measuring what each of {len(offers.formats)} groups of weights costs, over {text.size} tokens"
     progress(stage, 0, 1)
     changed = {
@@ -220,11 +227,13 @@ def fitted(
     written: Callable[[Mapping[str, int]], T],
     measured: Callable[[T], float],
 ) -> T:
-    """Choose each unit's option within the budget, and return what `written` makes of the options.
+    """Choose each unit's format within the budget, and return the result of calling `written` with the
+    choices.
 
-    A budget of KL divergence applies to what is `measured` of the whole model. As long as that is well below
-    or above the budget, the units may lose more or less than before, in proportion. In the end, the smallest
-    choice within the budget is written, or the finest one if none was within it.
+    A budget of KL divergence applies to the loss of the whole model, which `measured` returns. As long as
+    that loss is well below or above the budget, the limit for the sum of the units' losses is raised or
+    lowered in proportion. In the end, the smallest choice within the budget is written, or the most accurate
+    one if none was within it.
 
     Raises ExportError if no choice is within the budget.
     """
@@ -266,8 +275,9 @@ def whole(
     text: Array,
     progress: Progress,
 ) -> float:
-    """Return what the model loses with the parameters of these names as they are `stored`, products in
-    float."""
+    """Return the model's loss if the parameters of these names have their `stored` values. Products are
+    computed in floating point.
+    """
 
     stage = f"measuring the whole over {text.size} tokens"
     progress(stage, 0, 1)

@@ -1,4 +1,4 @@
-"""Runs the model to choose quantization parameters: ranges, smoothing factors, importance, cache scales.
+"""Run the model to choose quantization parameters: ranges, smoothing factors, importance, cache scales.
 
 The model reads windows of the text side by side. The windows don't see each other. So memory holds one
 layer's weights, the vectors of the text, and observers of fixed size (`refimpl.calibrate`).
@@ -60,8 +60,10 @@ MOST_BYTES = WINDOW * MOST_WINDOWS * 64
 def static_scales(
     checkpoint: ExportSource, plan: Plan, calibration: Calibration, scheme: Scheme, progress: Progress
 ) -> CalibrationResult:
-    """Return the smoothing factors, and in the smoothed model the scale and zero point of each product's
-    input. If the scheme rounds outputs, the result also has those of each product's output."""
+    """Return the smoothing factors, and the scale and zero point of each product's input in the smoothed
+    model. If the scheme rounds outputs, the result also has the scale and zero point of each product's
+    output.
+    """
     columns = scheme.matrices
     assert isinstance(columns, PerColumn)
     windows = _windows(checkpoint, calibration.text)
@@ -144,10 +146,11 @@ def _factors(
 def smoothing_factors(
     checkpoint: ExportSource, sites: Sequence[smooth.SmoothingSite], progress: Progress
 ) -> dict[smooth.SmoothingSite, Array]:
-    """Factors for a model whose inputs are rounded too, from random tokens, as in `importance`.
+    """Return smoothing factors for a model whose products also round their inputs. They are measured over
+    random tokens, as in `importance`.
 
-    On SmolLM2 128 tokens serve as well as 512. KL at alpha 0.4, 0.5, 0.6, 0.75 is 0.0217, 0.0180, 0.0206,
-    0.0355 for int8-dynamic; for int8 it is 0.0034 at 0.5, 0.0032 at 0.6.
+    On SmolLM2, 128 tokens are as good as 512. For int8-dynamic, the KL divergence at alpha 0.4, 0.5, 0.6,
+    0.75 is 0.0217, 0.0180, 0.0206, 0.0355. For int8, it is 0.0034 at 0.5 and 0.0032 at 0.6.
     """
     report = partial(progress, f"calibrating on {SMOOTHING_TOKENS} random tokens")
     windows = [_random_tokens(checkpoint, SMOOTHING_TOKENS)]
@@ -163,9 +166,9 @@ def _random_tokens(checkpoint: ExportSource, count: int) -> list[int]:
 def importance(checkpoint: ExportSource, progress: Progress) -> dict[str, Array]:
     """Return the mean squares of the inputs of each parameter's product, while the model reads random tokens.
 
-    Which coordinates are large depends more on the model than on the text. On SmolLM2 with 4-bit table, the
-    KL divergence is 0.44 without importance, 0.376 with random tokens and 0.342 with a text, which every user
-    would have to bring. An expert of a mixture that gets no token has no importance, and is rounded to
+    Which coordinates are large depends more on the model than on the text. On SmolLM2 with a 4-bit table, the
+    KL divergence is 0.44 without importance, 0.376 with random tokens, and 0.342 with a text, which every
+    user would have to provide. An expert of a mixture that gets no token has no importance, and is rounded to
     nearest.
     """
     mean_squares: dict[str, Array] = {}
@@ -182,9 +185,10 @@ def importance(checkpoint: ExportSource, progress: Progress) -> dict[str, Array]
 
 
 def without_feedback(checkpoint: ExportSource, text: Path | None) -> str:
-    """Return the reason why matrices of 4 bits can't be rounded with feedback over a text, or "" if they can.
+    """Return the reason why matrices of 4 bits can't be rounded with feedback, or "" if they can.
 
-    A large decoder doesn't sample a text: that would take minutes, and memory for its float weights.
+    One reason is a large decoder without a given text. Sampling a text with it would take minutes, and memory
+    for its float weights.
     """
     config, shapes = checkpoint.config, checkpoint.shapes
     if any(".experts." in name for name in shapes):
@@ -199,10 +203,11 @@ def without_feedback(checkpoint: ExportSource, text: Path | None) -> str:
 
 
 def rounding_text(checkpoint: ExportSource, text: Path | None, progress: Progress) -> Array:
-    """Return rows of tokens [R, T] for rounding with feedback: of a text, or else sampled by the decoder.
+    """Return rows of tokens [R, T] for rounding with feedback. They come from a given text, or otherwise the
+    decoder samples them.
 
-    On IgLM, the KL divergence is 0.0286 without feedback and 0.0081 over 8,192 tokens that it sampled from
-    random first ones.
+    On IgLM, the KL divergence is 0.0286 without feedback. It is 0.0081 with feedback over 8,192 tokens that
+    IgLM sampled after random first tokens.
     """
     if text is not None:
         return text_rows(checkpoint, text)
@@ -242,13 +247,13 @@ def with_cache_scales(
 ) -> ExportSource:
     """Return the model with keys and values in 8 or 4 bits.
 
-    In 8 bits, a channel's scale is CACHE_RANGE · max|x| / 127. In 4 bits, it is the one of CACHE_SHARES with
-    the least squared error, of values that are rotated first. On SmolLM2, 4 bits cost 0.098 nats a token
-    over another text of 139 tokens, 0.148 without the rotation, and 0.187 without the search too; with keys
-    rotated also, 0.101.
+    In 8 bits, a channel's scale is CACHE_RANGE · max|x| / 127. In 4 bits, the scale is the share in
+    CACHE_SHARES with the least squared error, and values are rotated first. On SmolLM2, over another text of
+    139 tokens, 4 bits cost 0.098 nats per token. Without the rotation they cost 0.148, without rotation and
+    search 0.187, and with keys rotated too 0.101.
 
-    Without a `text`, the text is one that comes with tfm, because keys of random tokens differ too much from
-    those of texts. Scales that the checkpoint has are kept.
+    Without a `text`, a text that comes with tfm is used, because keys of random tokens differ too much from
+    those of real texts. If the checkpoint has scales, they are kept.
 
     On SmolLM2 with its weights in float32, the KL divergence with a range of 1, 1.25, 1.5, 2 is 0.0094,
     0.0023, 0.0012, 0.0020. After ten times as long a text, it is 0.0028, 0.0012, 0.0015 with the first three.
@@ -285,7 +290,9 @@ def with_cache_scales(
 
 
 def least_scale(x: Array, largest: Array) -> Array:
-    """Return scales [G, K] of 4 bits for numbers [T, G, K]: each channel's share with the least error."""
+    """Return scales [G, K] for storing numbers [T, G, K] in 4 bits. Each channel's scale is the share of its
+    range with the least error.
+    """
     candidates = [(share * largest).astype(np.float32) for share in CACHE_SHARES]
     rounded = [round_by_channel(x[None], scale, bits=4)[0] for scale in candidates]
     errors = [np.square(y - x, dtype=np.float64).sum(0) for y in rounded]
@@ -293,9 +300,10 @@ def least_scale(x: Array, largest: Array) -> Array:
 
 
 def cache_kl(checkpoint: ExportSource, text: Path | None, progress: Progress) -> float:
-    """Return the cost of keys and values in 4 bits: KL(the model ‖ itself with them), in nats a token.
+    """Return the cost of keys and values in 4 bits: KL(the model ‖ the model with 4-bit keys and values), in
+    nats per token.
 
-    It is measured over the first window of the text. Raises ExportError if it is more than CACHE_BUDGET.
+    It is measured over the first window of the text. Raises ExportError if the cost exceeds CACHE_BUDGET.
     """
     config, window = checkpoint.config, _windows(checkpoint, TEXT if text is None else text)[0]
     tokenizer = read_tokenizer(checkpoint, config)
@@ -339,7 +347,7 @@ def _windows(
         raise ExportError(f"{path}: the calibration text must not be empty")
 
     def with_tokens(part: list[int]) -> list[int]:
-        """Part of the text, as the model reads a text."""
+        """Return a part of the text, with the tokens that the model reads before a text."""
         if isinstance(config, Decoder):
             return tokenizer.before_text + part
         return tokenizer.with_special_tokens(part)

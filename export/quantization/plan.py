@@ -1,4 +1,5 @@
-"""Checks which options of an export go together, makes the plan that they give, and formats each parameter.
+"""Check which options of an export can be combined, make the plan that follows from them, and convert each
+parameter to its format.
 
 `runtime.bundle.schemes` defines the schemes; `runtime.bundle.rounding` rounds weights.
 """
@@ -32,7 +33,9 @@ SIZES = ("B", "kB", "MB", "GB")
 
 @dataclass(frozen=True)
 class Calibration:
-    """How activations get their ranges: the text, the method, and the alpha of smoothing."""
+    """The options for measuring the ranges of activations: the text, the method, and the alpha of
+    smoothing.
+    """
 
     text: Path
     method: Method = "minmax"
@@ -77,7 +80,9 @@ class Budget:
             ) from None
 
     def room(self, numbers: int) -> int:
-        """Return the number of whole bytes for a model of this many numbers. A KL divergence has none."""
+        """Return the number of whole bytes for a model of this many numbers. The result is None for a budget
+        of KL divergence.
+        """
         return int(self.amount * numbers / 8 if self.kind == "bits" else self.amount)
 
     @property
@@ -97,11 +102,12 @@ class Budget:
 class CalibrationResult:
     """Results of running the model.
 
-    These are the scale and zero point of the input of each parameter's product, and of its output if that is
-    rounded, smoothing factors, and the importance of each coordinate of that input (its mean square).
+    For each parameter's product, these are the scale and zero point of its input, those of its output if the
+    output is rounded, its smoothing factors, and the importance of each coordinate of its input (the mean
+    square).
 
-    Over a `text` [R, T], matrices of 4 bits are rounded with feedback, one layer's at a time by its
-    `compensations`. If they can't be, `without_feedback` says why not.
+    Matrices of 4 bits are rounded with feedback over a `text` [R, T], one layer at a time, with the
+    `compensations` of that layer. If that isn't possible, `without_feedback` says why.
     """
 
     inputs: Mapping[str, tuple[np.ndarray, np.ndarray]] = field(default_factory=dict)
@@ -138,7 +144,9 @@ def check_calibration(scheme: Scheme, calibration: Calibration | None, kv: str =
 
 
 def check_budget(scheme: Scheme, budget: Budget | None, config: Config) -> None:
-    """Raise ExportError if a scheme lacks its budget, has one that it doesn't use, or can't have it."""
+    """Raise ExportError if a scheme lacks its budget, has one that it doesn't use, or doesn't allow this
+    budget.
+    """
     if (budget is None) == bool(scheme.finer):
         takers = _names(other for other in SCHEMES.values() if other.finer)
         if budget is not None:
@@ -161,7 +169,7 @@ def check_budget(scheme: Scheme, budget: Budget | None, config: Config) -> None:
 
 
 def check_cache(config: Config, kv: str, target: Target) -> None:
-    """Raise ExportError if a decoder's keys and values can't be kept as asked."""
+    """Raise ExportError if a decoder's keys and values can't be kept in the requested format."""
     if kv not in get_args(KVFormat):
         raise ExportError(f"kv must be {' or '.join(get_args(KVFormat))}, got {kv!r:.40}")
     if kv != "float" and "decoder" not in config.stacks:
@@ -252,7 +260,7 @@ def with_sources(made: Plan, checkpoint: ExportSource) -> Plan:
 
 
 def each(checkpoint: ExportSource, scheme: Scheme, target: Target) -> list[Plan]:
-    """Return the plans whose formats a budget chooses from, the plan with the fewest bytes first."""
+    """Return the plans from whose formats a budget can choose. The plan with the fewest bytes comes first."""
     made = []
     for one in (scheme, *scheme.finer):
         native = (_keepable(checkpoint, one, target),) if one.keeps_blocks else ()

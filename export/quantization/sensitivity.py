@@ -1,11 +1,11 @@
-"""Measures what a model loses over rows of tokens if only some of its weights are rounded.
+"""Measure the loss of a model over rows of tokens if only some of its weights are rounded.
 
 A unit's loss is measured, not estimated: for each unit, the model reads the rows once more, with that unit's
-weights rounded and all others as they are.
+weights rounded and all other weights unchanged.
 
-All these passes go through the model side by side with one pass in which nothing is rounded. They share its
-values until they meet their unit. So a pass computes half of the layers on average, each weight is loaded and
-rounded once, and memory holds one layer's weights beside the vectors of each pass.
+All these passes go through the model side by side with one pass in which nothing is rounded. A pass shares
+the values of that one until it reaches its unit. So a pass computes half of the layers on average, each
+weight is loaded and rounded once, and memory holds one layer's weights beside the vectors of each pass.
 """
 
 from __future__ import annotations
@@ -36,11 +36,11 @@ OUTPUTS = ("lm_logits", "adaptive_log_probs", "predict")
 def losses(
     source: WeightSource, text: Int[Array, "R T"], units: Mapping[str, Changed], on_layer: OnLayer
 ) -> dict[str, float]:
-    """Return for each unit what the model loses over the rows of a text if only this unit is changed.
+    """Return for each unit the model's loss over the rows of a text if only this unit is changed.
 
-    If the model predicts tokens, the loss is a KL divergence in nats a token. Otherwise, it is
-    Σ|y − ŷ|² / Σ|y|² of the outputs y. A unit that no token reaches (such as an unused expert) loses 0. The
-    sums don't depend on how many threads the machine has.
+    If the model predicts tokens, the loss is a KL divergence in nats a token. Otherwise, it is Σ|y − ŷ|² /
+    Σ|y|² of the outputs y. The loss of a unit that no token reaches, such as an unused expert, is 0. The sums
+    don't depend on how many threads the machine has.
     """
     config, changed = source.config, [{}, *units.values()]
     asked: set[str] = set()
@@ -49,7 +49,9 @@ def losses(
     truth: list[Array] = []
 
     def each(function: Callable[[int], Any], numbers: range) -> list[Any]:
-        """The function of the first pass, and of those that have met their unit; others have its result."""
+        """Apply a function to the first pass, and to the passes that have reached their unit. All other
+        passes share the first pass's result.
+        """
         asked.clear()
         first = function(0)
         apart.update(i for i in numbers if not asked.isdisjoint(changed[i]))

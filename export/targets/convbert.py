@@ -1,4 +1,6 @@
-"""ConvBERT's attention over joined matrices. No operator has kernels of a token's own."""
+"""ConvBERT's attention over joined matrices. No ONNX operator computes a convolution whose kernel is
+different for each token.
+"""
 
 from __future__ import annotations
 

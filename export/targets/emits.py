@@ -1,4 +1,4 @@
-"""Which functions replace ops while a graph for a target is traced."""
+"""The functions that replace ops while a graph for a target is traced."""
 
 from __future__ import annotations
 
@@ -26,7 +26,9 @@ Emits = Mapping[str, Callable[..., Any]]
 
 
 def emits(target: Target, config: Config) -> Emits:
-    """Return the target's replacements of ops in one graph, as far as its operators take the Config."""
+    """Return the target's replacements of ops in one graph, where the target's operators support
+    the Config.
+    """
     return _ort(config) if target.fused else standard.EMITS
 
 

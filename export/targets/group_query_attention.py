@@ -30,8 +30,9 @@ from .ort_ops import MICROSOFT, Leaf, bounded, linear
 
 
 class AttentionLeaves(TypedDict):
-    """The parameters of an attention sublayer in the form that this target stores: the matrices of one input
-    joined, or three matrices."""
+    """The parameters of an attention sublayer in the form that this target stores: one joined matrix for
+    queries, keys and values, or three matrices.
+    """
 
     wqkv: NotRequired[Leaf]
     wq: NotRequired[Leaf]
@@ -53,7 +54,7 @@ class AttentionLeaves(TypedDict):
 
 
 class SharedAttentionLeaves(TypedDict):
-    """A sublayer that reads another layer's cache, and so has no matrices for keys and values."""
+    """A sublayer that reads another layer's cache, and so has no matrices for keys and values of its own."""
 
     wq: Leaf
     wo: Leaf
@@ -75,7 +76,9 @@ class RowLengths(NamedTuple):
 
 
 class Places(NamedTuple):
-    """The lengths of rows in the cache, and the new tokens' positions if these differ from their places."""
+    """The lengths of rows in the cache, and the positions of the new tokens, if these differ from the tokens'
+    places in the cache.
+    """
 
     lengths: RowLengths
     positions: Tensor | None
@@ -84,7 +87,9 @@ class Places(NamedTuple):
 def three_products(
     x: Tensor, weights: AttentionLeaves, *, clip: float | None
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Return queries, keys and values [B, T, H·K], clipped, from separate matrices. Keys may be values."""
+    """Return queries, keys and values [B, T, H·K], clipped, from separate matrices. Keys may serve as values
+    too.
+    """
     assert "wq" in weights
     assert "wk" in weights
     q = bounded(linear(x, weights["wq"], weights.get("bq")), clip)
@@ -189,8 +194,8 @@ class GroupQueryAttention:
     ) -> Tensor:
         """Compute the attention of a layer that reads another layer's cache.
 
-        Without new keys and values, the operator writes nothing. Without outputs for a cache, it copies
-        nothing.
+        The operator gets no new keys and values, so it writes nothing. It has no outputs for a cache, so it
+        copies nothing.
         """
         batch, time, _ = x.shape
         a = settings
@@ -295,8 +300,9 @@ def attention_in_parts(
     *,
     settings: Attention,
 ) -> tuple[Tensor, KVCache]:
-    """Compute a layer that the operator can't take, in standard form, over the parameters as they are
-    stored."""
+    """Compute a layer that the operator doesn't support: with basic operators, over the parameters in their
+    stored form.
+    """
     a = settings
     if "wqkv" in weights:
         joined = bounded(linear(x, weights["wqkv"], weights.get("bqkv")), a.clip)

@@ -1,4 +1,6 @@
-"""Longformer's attention over joined matrices. No operator has its mask, so it is computed in parts."""
+"""Longformer's attention over joined matrices. No attention operator supports its mask, so basic operators
+compute it.
+"""
 
 from __future__ import annotations
 

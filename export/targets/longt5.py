@@ -1,4 +1,6 @@
-"""LongT5's attention over joined matrices. No operator has its summaries, so it is computed in parts."""
+"""LongT5's attention over joined matrices. No attention operator supports its summaries, so basic operators
+compute it.
+"""
 
 from __future__ import annotations
 

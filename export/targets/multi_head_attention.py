@@ -1,7 +1,9 @@
-"""Attention over a whole text as MultiHeadAttention: an encoder's own text, or one that a decoder reads.
+"""Attention over a whole text as ONNX Runtime's MultiHeadAttention: an encoder's self-attention, or a
+decoder's cross-attention.
 
-The operator hides keys by a number that is added to their scores. The number is finite (`hidden`), so that a
-query without visible keys gives a mean and not NaN. NaN would spread to its neighbours in the next layer.
+The operator hides keys by adding a large negative number to their scores. The number is finite (`hidden`), so
+that a query without visible keys gives a mean instead of NaN. NaN would spread to its neighbours in the next
+layer.
 """
 
 from __future__ import annotations
@@ -25,13 +27,16 @@ HIDDEN = -1e30
 
 
 def hidden(dtype: torch.dtype) -> float:
-    """Return the score that hides a key: finite in the type, even if padding and a window both add it."""
+    """Return the number that is added to a score to hide a key. The sum stays finite in the type, even if
+    padding and a window both add the number.
+    """
     return max(HIDDEN, torch.finfo(dtype).min / 2)
 
 
 class CrossKeyLeaves(TypedDict):
-    """The leaves that map an encoder's output to keys and values, as this target stores them: joined, or two
-    matrices."""
+    """The parameters that map an encoder's output to keys and values, as this target stores them: one joined
+    matrix, or two matrices.
+    """
 
     wkv: NotRequired[Leaf]
     wk: NotRequired[Leaf]
@@ -42,7 +47,7 @@ class CrossKeyLeaves(TypedDict):
 
 
 class CrossAttentionLeaves(TypedDict):
-    """The other parameters of cross-attention."""
+    """The parameters of cross-attention for queries and output."""
 
     wq: Leaf
     wo: Leaf
@@ -170,8 +175,9 @@ def self_attention_in_parts(
     settings: Attention,
     causal: bool = False,
 ) -> Tensor:
-    """Compute a layer that the operator can't take, in standard form, over the parameters as they are
-    stored."""
+    """Compute a layer that the operator doesn't support: with basic operators, over the parameters in their
+    stored form.
+    """
     q, k, v = _project(x, weights, rotary, settings=settings)
     if isinstance(settings.mask, BigBirdBlocks):
         y = bigbird_attend(q, k, v, lengths, **settings.mask.settings, **settings.scoring)
@@ -207,8 +213,9 @@ def cross_attention(
 def cross_attention_in_parts(
     x: Tensor, encoder_kv: EncoderKV, weights: CrossAttentionLeaves, *, settings: Attention
 ) -> Tensor:
-    """Compute a layer that the operator can't take, in standard form, over the parameters as they are
-    stored."""
+    """Compute a layer that the operator doesn't support: with basic operators, over the parameters in their
+    stored form.
+    """
     q = linear(x, weights["wq"], weights.get("bq")).unflatten(-1, (-1, settings.head_size))
     seen = padding_mask(torch.arange(encoder_kv.keys.shape[2]), encoder_kv.lengths)
     mask = seen.unsqueeze(1).expand(-1, x.shape[1], -1)

@@ -1,8 +1,8 @@
 """ONNX Runtime's operators in place of ops: products, tables and gated mlps.
 
-MatMulNBits multiplies packed codes, and products with one input are merged. An emit has the signature of the
-op that it replaces. Its parameters are those that this target stores (`runtime.bundle.weight_storage`):
-packed, and joined if several of them multiply one input.
+MatMulNBits multiplies packed codes, and products with the same input are merged. A replacement has the
+signature of the op that it replaces. Its parameters have the form in which this target stores them
+(`runtime.bundle.weight_storage`): packed, and joined if several of them multiply the same input.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ def _nbits(x: Tensor, weight: NBits, packed: Tensor) -> Tensor:
 
 
 def block_sums(x: Tensor, block: int) -> Tensor:
-    """Return the sums of the last axis, block by block. Minima are multiplied with them."""
+    """Return the sums of the last axis, block by block. The product with the minima uses these sums."""
     filler = -x.shape[-1] % block
     if filler:
         x = functional.pad(x, (0, filler))
@@ -66,7 +66,7 @@ def row_scale(x: Tensor) -> Tensor:
 
 
 def row_input(x: Tensor, weight: RowQuantized) -> tuple[Tensor, Tensor]:
-    """Return the input of a product, multiplied with its factors, and the scales of its rows."""
+    """Return the input of a product, multiplied by the input's factors, and the scales of its rows."""
     x = x if weight.input_factor is None else x * weight.input_factor
     return x, row_scale(x)
 
@@ -164,8 +164,9 @@ def unembedding(x: Tensor, table: Leaf) -> Tensor:
 
 
 class GatedMlpLeaves(TypedDict):
-    """The parameters of a gated mlp in the form that this target stores: gate and up joined, or two
-    matrices."""
+    """The parameters of a gated mlp in the form that this target stores: one joined matrix for gate and up,
+    or two matrices.
+    """
 
     gate_up: NotRequired[Leaf]
     gate: NotRequired[Leaf]

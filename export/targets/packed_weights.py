@@ -1,4 +1,4 @@
-"""The types of weight parameters in a graph, by which a target's emits tell them apart.
+"""The types of weight parameters in a graph, by which a target's replacements distinguish them.
 
 `runtime.bundle.weight_storage` writes the tensors. The name of a parameter's field is the last part of its
 tensor's name.
@@ -31,8 +31,8 @@ class NBits:
 
 @dataclass(frozen=True, eq=False)
 class RowQuantized:
-    """Signed 8-bit codes [D, F] with one scale [F] for each column. A table has the transpose, [D, N] and
-    [N].
+    """Signed 8-bit codes [D, F] with one scale [F] for each column. A table is stored transposed, as [D, N]
+    and [N].
 
     Activations get one scale for each row. If there are factors [D], the channels are multiplied by them
     first.

@@ -1,11 +1,11 @@
 """Recurrences in a bundle's graph, which has no loops.
 
-They are ONNX's LSTM, linear attention as one chunk, and rules of a state as one chunk or as ONNX Runtime's
-operator.
+An LSTM is ONNX's LSTM operator. Linear attention is computed as one chunk. Rules that update a state are
+computed as one chunk or by ONNX Runtime's operator.
 
-Convolutions over few tokens stay products and sums, and kernels of our own take them as one node
+Convolutions over few tokens stay products and sums, which tfm's own kernels replace by one node
 (`graph.recurrences`). ONNX Runtime 1.31's CausalConvWithState computes the same numbers, but isn't faster
-where it counts. Medians with SiLU, two threads of a Xeon with AMX:
+where speed matters. Medians with SiLU, two threads of a Xeon with AMX:
 
     channels   tokens   products and sums   operator   operator, SiLU apart
     6,144           1               98 µs     211 µs                 169 µs
@@ -31,7 +31,9 @@ from .ort_ops import MICROSOFT, linear
 def lstm(
     x: Tensor, weights: LstmWeights, h0: Tensor, c0: Tensor, lengths: Tensor
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Use ONNX's LSTM. It forgets the initial state of a row without tokens, so that state is chosen here."""
+    """Use ONNX's LSTM. That operator forgets the initial state of a row without tokens, so here the state of
+    such a row is restored.
+    """
     batch, time, _ = x.shape
     width = weights["wh"].shape[0]
     wx, wh = (_gates_as_rows(weights[name].T) for name in ("wx", "wh"))
@@ -88,11 +90,11 @@ def one_chunk(
 ) -> tuple[Tensor, Tensor]:
     """Compute the gated delta rule over T tokens as one chunk, without a loop. T may be `longest` at most.
 
-    Decays are [B, T, H], or [B, T, H, K], for which T · T · K numbers of each head are made.
+    Decays are [B, T, H] or [B, T, H, K]. The second form needs T · T · K temporary numbers for each head.
 
     The inverse of a lower triangle with ones on its diagonal is made from those of its two halves, [[P, 0],
-    [C, Q]]⁻¹ = [[P⁻¹, 0], [−Q⁻¹ C P⁻¹, Q⁻¹]], for all blocks of 1, 2, 4, … tokens at a
-    time. Unlike a series of powers, each step has the inverse's own numbers, which stay small.
+    [C, Q]]⁻¹ = [[P⁻¹, 0], [−Q⁻¹ C P⁻¹, Q⁻¹]], for all blocks of 1, 2, 4, … tokens at a time. Unlike in a
+    series of powers, the intermediate results are numbers of the inverse itself, which stay small.
     """
     q, k, v = (a.transpose(1, 2) for a in (q * q.shape[3] ** -0.5, k, v))
     decay, beta = _by_channel(decay).transpose(1, 2), beta.transpose(1, 2).unsqueeze(-1)
@@ -131,13 +133,15 @@ def _decayed_products(a: Tensor, keys: Tensor, between: Tensor) -> Tensor:
 def gated_delta_operator(
     q: Tensor, k: Tensor, v: Tensor, state: Tensor, decay: Tensor, beta: Tensor
 ) -> tuple[Tensor, Tensor]:
-    """The rule with decay and correction, scaled by 1/√K. The decay may differ by channel."""
+    """Use the rule with decay and correction (the gated delta rule), scaled by 1/√K. Each channel may have a
+    decay of its own.
+    """
     scale, decay = q.shape[3] ** -0.5, decay.flatten(2)
     return _linear_attention(q, k, v, state, decay, beta, rule="gated_delta", scale=scale)
 
 
 def ssd_operator(x: Tensor, decay: Tensor, b: Tensor, c: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:
-    """The rule with decay alone, over the keys and queries of each head."""
+    """Use the rule with decay alone, over the keys and queries of each head."""
     b, c = (a.repeat_interleave(x.shape[2] // a.shape[2], dim=2) for a in (b, c))
     return _linear_attention(c, b, x, state, decay, rule="gated", scale=1.0)
 
@@ -152,9 +156,10 @@ def selective_scan_chunk(
 def in_parallel(
     x: Tensor, step: Tensor, rates: Tensor, b: Tensor, c: Tensor, state: Tensor, *, longest: int
 ) -> tuple[Tensor, Tensor]:
-    """Compute the scan over T tokens, at most `longest`, without a loop, in rounds that double their reach.
+    """Compute the scan over T tokens, at most `longest`, without a loop, in rounds, each of which reaches
+    twice as far back as the one before.
 
-    A map before the first is h → h.
+    A map before the first token is the identity, h → h.
     """
     kept = torch.exp(step.unsqueeze(3) * rates)
     written = (step * x).unsqueeze(3) * b.unsqueeze(2)
@@ -173,8 +178,9 @@ def in_parallel(
 def selective_scan_operator(
     x: Tensor, step: Tensor, rates: Tensor, b: Tensor, c: Tensor, state: Tensor
 ) -> tuple[Tensor, Tensor]:
-    """The rule with decay alone. Each channel is a head with values of one number, and all heads share one
-    key."""
+    """Use the rule with decay alone. Each channel is a head whose value is a single number, and all heads
+    share one key.
+    """
     decay = (step.unsqueeze(3) * rates).flatten(2)
     values, state = (step * x).unsqueeze(3), state.unsqueeze(3)
     one_head = (a.unsqueeze(2) for a in (c, b))

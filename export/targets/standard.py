@@ -1,7 +1,7 @@
 """Target `standard`: only operators of ai.onnx, for any runtime.
 
-PyTorch's bodies are ai.onnx operators already. Only quantized weights and float16 need these replacements. In
-float16, norms and softmax are computed in float32.
+The ops' bodies in PyTorch are already exported as ai.onnx operators. Only quantized weights and float16 need
+replacements. In float16, norms and softmax are computed in float32.
 """
 
 from __future__ import annotations
@@ -75,7 +75,7 @@ def _times_scales(codes: Tensor, scale: Tensor, zero: Tensor | None, block: int,
 def row_codes(x: Tensor, scale: Tensor) -> tuple[Tensor, Tensor]:
     """Return codes with one scale for each row, and their zero point.
 
-    Rows are divided first, because few runtimes take computed scales of rows.
+    Rows are divided by their scales first, because few runtimes allow scales that are computed at run time.
     """
     one, middle = torch.tensor(1.0), torch.tensor(MIDDLE, dtype=torch.uint8)
     operands = x / scale, one, middle

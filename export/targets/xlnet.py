@@ -1,4 +1,4 @@
-"""XLNet's attention as MultiHeadAttention. The terms of distances and segments are a bias of its scores."""
+"""XLNet's attention as MultiHeadAttention. The terms for distances and segments are a bias of the scores."""
 
 from __future__ import annotations
 
