@@ -13,8 +13,8 @@ from typing import NoReturn
 def run() -> None:
     """Run the command line and exit with its code, which is 130 after Ctrl-C.
 
-    During a command, Ctrl-C raises KeyboardInterrupt. Before and after it, there is nothing to undo, and
-    Python would print a traceback.
+    During a command, Ctrl-C raises KeyboardInterrupt. Before and after a command there is nothing to undo, so
+    Ctrl-C ends the process at once, without a traceback.
     """
     listens = signal.getsignal(signal.SIGINT) is not signal.SIG_IGN  # as a shell has it for a job behind &
     if listens:

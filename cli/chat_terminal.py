@@ -33,7 +33,8 @@ def is_interactive() -> bool:
 
 
 def history_file() -> Path | None:
-    """Return where typed messages are kept: the file TFM_HISTORY, or a file in the user's state folder.
+    """Return the file that keeps typed messages: the file that TFM_HISTORY names, or a file in the user's
+    state folder.
 
     Returns None if TFM_HISTORY is empty.
     """
@@ -107,8 +108,8 @@ class ChatTerminal:
 class Wrapping:
     """Breaks a text that comes in parts into lines, before each word that doesn't fit on its line.
 
-    A word is held back until it is complete, or as wide as a line. A character of double width, as in
-    Chinese or Japanese, counts as a word.
+    A word is held back until it is complete or as wide as a line. A character of double width, as in Chinese
+    or Japanese, counts as a word.
     """
 
     def __init__(self) -> None:
@@ -116,7 +117,7 @@ class Wrapping:
         self._inside = False  # the beginning of the word has been shown
 
     def push(self, text: str) -> str:
-        """Add this text, and return what can be shown now."""
+        """Add this text, and return the text that can be shown now."""
         return "".join(map(self._added, text))
 
     def finish(self) -> str:

@@ -32,7 +32,7 @@ def _unsafe(character: str) -> bool:
 
 
 def escape(text: str, keep: str = "") -> str:
-    """Return the text with each character that could control a terminal escaped, except those in `keep`."""
+    """Return the text with all characters escaped that could control a terminal, except those in `keep`."""
     return "".join(c.encode("unicode_escape").decode() if _unsafe(c) and c not in keep else c for c in text)
 
 
@@ -47,7 +47,9 @@ def line(text: str, raw: bool) -> str:
 
 
 def out(text: str = "", end: str = "\n") -> None:
-    """Print the result, or a part of it, at once. Exit with 141, as in a shell, if the reader has closed."""
+    """Print the result, or a part of it, at once. If the reader has closed the pipe, exit with code 141, as
+    in a shell.
+    """
     LINE.end()
     try:
         sys.stdout.write(text + end)
@@ -66,7 +68,7 @@ class _Line:
         self._width = 0
 
     def rewrite(self, text: str) -> None:
-        """Replace the line by this text, cut to the terminal's width."""
+        """Replace the current line by this text, cut to the terminal's width."""
         text = escape(text)[: shutil.get_terminal_size().columns - 1]
         sys.stderr.write("\r" + text.ljust(self._width))
         sys.stderr.flush()
@@ -117,10 +119,11 @@ def rewrites() -> bool:
 
 
 def work_in_one_line(what: str) -> Progress:
-    """Return a Progress that shows all stages of some work on one line: `what`, and the current stage.
+    """Return a Progress that shows all stages of some work on one line. The line has the work's name `what`
+    and the current stage.
 
-    If no line can be rewritten, the Progress prints a line at the beginning, and then one every QUIET_S
-    seconds that says how far the work is. With --verbose, each stage has its own line, as in `progress`.
+    If lines can't be rewritten in place, the Progress prints a line at the beginning, and then every QUIET_S
+    seconds a line with the progress so far. With --verbose, each stage has its own line, as in `progress`.
     """
     return progress() if DETAIL.verbose else _Work(what)
 
@@ -151,9 +154,9 @@ class _Work:
 def progress() -> Progress:
     """Return a Progress that shows on stderr the stage, its share, the time taken and the time left.
 
-    At a terminal, a stage whose size is known has one line, which is rewritten in place. Elsewhere, a
-    line says that the stage begins, and then one every QUIET_S seconds says how far it is. A stage that is
-    first reported when it is already done shows nothing.
+    At a terminal, a stage whose size is known has one line, which is rewritten in place. Elsewhere, one line
+    says that the stage begins, and then a line every QUIET_S seconds states the progress so far. A stage that
+    is already done when it is first reported isn't shown.
     """
     return _Stages()
 
@@ -257,7 +260,8 @@ def out_answer(
 ) -> None:
     """Print an answer while it is generated, or at the end as one JSON object.
 
-    Also say if the answer was cut, and with --verbose how fast it was. With `tools`, it may have calls.
+    Also print a note if the answer was cut off and, with --verbose, its speed. With `tools`, the answer may
+    contain calls.
     """
     for part in with_calls(answer) if tools else answer:
         if not as_json:
@@ -297,8 +301,8 @@ def with_calls(answer: TextStream) -> Iterator[str]:
 def answer_fields(answer: TextStream | Completion, *, tools: bool = False) -> dict[str, object]:
     """Return the fields of an answer for JSON.
 
-    Log-probabilities are among them if they were requested. With `tools`, the fields include the thoughts,
-    the text beside them, and the calls.
+    The fields include log-probabilities if these were requested. With `tools`, the fields include the
+    thoughts, the text beside them, and the calls.
     """
     fields: dict[str, object] = {
         "tokens": answer.tokens,

@@ -1,4 +1,4 @@
-"""Runs a command with `--ray`: sends the rows of a file to a cluster in blocks, and collects the results."""
+"""Run a command with `--ray`: send the rows of a file to a cluster in blocks, and collect the results."""
 
 from __future__ import annotations
 
@@ -99,8 +99,8 @@ def on_fleet(
 ) -> None:
     """Compute the rows of a file on a cluster.
 
-    `options` are the keywords of the task's callable. `refused` are the command's options that can't be given
-    here: flags with their values.
+    `options` are the keywords of the task's callable. `refused` are the options of the command that can't be
+    combined with `--ray`, as flags with their values.
     """
     from ..refimpl.errors import ArgumentError
     from ..runtime.bundle.bundle import open_bundle

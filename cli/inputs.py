@@ -1,4 +1,4 @@
-"""Reads texts from the user: arguments, a file, or stdin."""
+"""Read the user's texts from arguments, a file, or stdin."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ PATIENCE_S = 2  # with a pipe, before a person is told what is waited for
 def read(
     arguments: list[str] | None, file: Path | None, what: str = "text", *, stdin_is_other: bool = False
 ) -> list[str]:
-    """Read many texts: the arguments, or else the lines of the file or of stdin.
+    """Read several texts: the arguments, or otherwise the lines of the file or of stdin.
 
     Raises a usage error if there are no texts, if they come from two places, or if one is blank. With
     `stdin_is_other`, a text that is piped beside the arguments or the file isn't an error.
@@ -47,7 +47,8 @@ def read(
 
 
 def read_prompt(argument: str | None, file: Path | None, *, goes_on: bool = False) -> str:
-    """Read one text: the argument, or else all of the file or of stdin. A blank text is a usage error.
+    """Read one text: the argument, or otherwise the whole file or all of stdin. A blank text is a usage
+    error.
 
     A text that is piped beside an argument is refused. With `goes_on`, it is appended to the argument
     instead, after a blank line.
@@ -66,10 +67,11 @@ def read_prompt(argument: str | None, file: Path | None, *, goes_on: bool = Fals
 
 
 def is_piped() -> bool:
-    """Whether a shell leads a text to stdin: a file, or a pipe that isn't empty. A pipe is waited for.
+    """Return whether stdin has a text from the shell: a file, or a pipe that isn't empty. This waits until a
+    pipe has data or ends.
 
-    Returns False for what other programs connect to stdin and leave open: a terminal, a device, or a silent
-    socket.
+    Returns False for a terminal, a device, or a silent socket, which other programs connect to stdin and
+    leave open.
     """
     try:
         mode = os.fstat(sys.stdin.fileno()).st_mode
@@ -87,7 +89,9 @@ def _comes(seconds: float) -> bool:
 
 
 def refuse_piped(what: str) -> None:
-    """Raise a usage error if a text is piped to a command that has its texts: it would be ignored."""
+    """Raise a usage error if a text is piped to a command that already has its texts, since the piped text
+    would be ignored.
+    """
     if is_piped():
         raise typer.BadParameter(
             f"the {what} is already given, so the text on stdin isn't read: add </dev/null"
@@ -158,7 +162,7 @@ def _parsed(text: str, place: str, kind: type, must: str) -> Any:
 def read_schema(given: str) -> dict[str, Any]:
     """Return the JSON schema that is given, or that is in the file of this name.
 
-    If the schema can't be followed, raises a usage error before a model is loaded.
+    If the schema isn't supported, raises a usage error before a model is loaded.
     """
     from ..runtime.text.constraints import check, of_schema
 
@@ -188,12 +192,14 @@ def read_tools(file: Path) -> list[dict[str, Any]]:
 
 
 def read_grammar(file: Path) -> str:
-    """Read the grammar in a file. If it can't be followed, raise a usage error before a model is loaded."""
+    """Read the grammar in a file. If the grammar isn't supported, raise a usage error before a model is
+    loaded.
+    """
     return check_language("grammar", read_all(file, "grammar", SCHEMA))
 
 
 def check_language(kind: Literal["grammar", "regex"], text: str) -> str:
-    """Return the text of a grammar or regular expression. Raise a usage error if it can't be followed."""
+    """Return the text of a grammar or regular expression. Raise a usage error if it isn't supported."""
     from ..runtime.text.constraints import Language, check
 
     check(Language(kind, text))

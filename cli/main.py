@@ -1,4 +1,4 @@
-"""Runs the commands of `tfm-cli`.
+"""Run the commands of `tfm-cli`.
 
 A failure prints one line on stderr and ends with the exit code of its class.
 """
@@ -36,7 +36,9 @@ COMMANDS = tuple(sorted(module.name for module in pkgutil.iter_modules(commands.
 
 
 def application(names: Iterable[str] = COMMANDS) -> typer.Typer:
-    """Build the command line with these commands. Each command takes time to import and to build."""
+    """Build the command line with only these commands, because each command takes time to import and to
+    build.
+    """
     app = typer.Typer(
         name="tfm-cli",
         help="Turn a transformer checkpoint into a fast ONNX model, check it against a NumPy specification, "

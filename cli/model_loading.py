@@ -1,4 +1,4 @@
-"""Opens a Model from its name, on any of the three engines."""
+"""Open a Model from its name, on any of the three engines."""
 
 from __future__ import annotations
 
@@ -40,10 +40,10 @@ def load(
     """Load the model. If need be, fetch it, merge the adapter into it, and export it.
 
     Without `quant`, the NumPy and torch engines compute with a checkpoint's own weights. With `quant`, and
-    always on ONNX Runtime, a bundle runs. It comes from the cache if it is there.
+    always on ONNX Runtime, a bundle is run. The bundle is taken from the cache if it is there.
 
     `task` is the command that the model is for (see `runtime.tasks.base.check_task`). The task and the device
-    are checked before any work begins. Without a task, the model may be for any.
+    are checked before any work begins. Without a `task`, a model for any task is loaded.
     """
     from ..refimpl.errors import DeviceError
 
@@ -83,9 +83,9 @@ def located_bundle(
 
 
 def computed_by(model: Model) -> dict[str, str]:
-    """Return what computes the model, and whether a token's bits stay the same in any batch.
+    """Return which code computes the model, and whether a token's results have the same bits in any batch.
 
-    The path is ONNX Runtime's operators or tfm's kernels, or else the name of the engine.
+    The code is ONNX Runtime's operators, tfm's kernels, or another engine, by its name.
     """
     from ..runtime.ort.engine import OrtEngine
 
@@ -94,7 +94,9 @@ def computed_by(model: Model) -> dict[str, str]:
 
 
 def check_device(device: str) -> None:
-    """Raise DeviceError for CUDA if it doesn't start. Checked first, because an export takes minutes."""
+    """Raise DeviceError for CUDA if CUDA doesn't start. This is checked before an export, because an export
+    takes minutes.
+    """
     if device == "cuda":
         from ..runtime.ort.providers import startable
 
@@ -102,7 +104,7 @@ def check_device(device: str) -> None:
 
 
 def is_here(name: str) -> bool:
-    """Whether the model is on this machine and needn't be fetched."""
+    """Return whether the model is on this machine and needn't be fetched."""
     from ..runtime.hub.locate import is_stored
     from ..runtime.hub.model_names import is_fetched
 
@@ -116,7 +118,7 @@ def check_packages(name: str) -> None:
 
 
 def check_catalogue(name: str, task: str) -> None:
-    """Raise ConfigError if the model is known to be for another task. Nothing is fetched for this check."""
+    """Raise ConfigError if the model is known to be for another task. This check fetches nothing."""
     from ..refimpl.errors import ConfigError
     from ..runtime.hub.aliases import ALIASES
     from ..runtime.hub.model_names import CATALOGUE
@@ -148,7 +150,7 @@ def locate_weights(
 ) -> LocatedModel:
     """Find the model of this name, with its adapter and the keys to ignore.
 
-    Raises CheckpointError for a config.json alone.
+    Raises CheckpointError for a config.json without weights.
     """
     from ..refimpl.checkpoint.formats.tensor_source import missing_weights
     from ..runtime.hub.locate import adapted, ignoring, locate
@@ -162,7 +164,9 @@ def locate_weights(
 def specified(
     name: str, adapter: AdapterChoice = None, ignore_keys: Collection[str] = ()
 ) -> tuple[Config, Tree, Tokenizer]:
-    """Return what the specification needs of a model: Config, lazily loaded weights and tokenizer."""
+    """Return the parts of a model that the specification needs: Config, lazily loaded weights and
+    tokenizer.
+    """
     from ..refimpl.checkpoint.tokenizers.tokenizer import read
     from ..refimpl.errors import CheckpointError
     from ..runtime.bundle.bundle import open_bundle
@@ -193,9 +197,9 @@ def bundle(
 
     `bits` is the budget of quant=auto, in bits for each number.
 
-    A bundle in the cache with an older format is exported again, and the old one is removed. If another
-    process is making the same bundle, this process waits for it. A `task` is checked before an export. Raises
-    BundleError for a bundle with another quantization or context.
+    If the bundle in the cache has an older format, the model is exported again, and the old bundle is
+    removed. If another process is making the same bundle, this process waits for it. A `task` is checked
+    before an export. Raises BundleError for a bundle with another quantization or context.
     """
     if source.kind == "bundle":
         if quant is not None or context is not None:
@@ -236,7 +240,7 @@ def bundle(
 def bundle_named(name: str) -> Path:
     """Return the bundle at a path, or the bundle that the cache holds for a model's name.
 
-    Raises BundleError if there is neither, and a usage error if there are several.
+    Raises BundleError if there is no such bundle, and a usage error if the cache has several.
     """
     if os.path.lexists(name):
         return Path(name)
@@ -282,7 +286,9 @@ def bundle_bytes(path: Path) -> int:
 
 
 def written(path: Path) -> str:
-    """Describe a bundle that was just exported: size, quantization, target and what its certificate says."""
+    """Describe a bundle that was just exported: its size, its quantization, its target and the result in its
+    certificate.
+    """
     from ..runtime.bundle.bundle import open_bundle
     from ..runtime.verification.certificate import recorded
     from ..runtime.verification.verdict import judgement, prediction_cost, vector_cost
@@ -365,7 +371,7 @@ def require_task(task: str, checkpoint: Checkpoint, name: str) -> None:
 
 
 def module_of(model: Model, name: str) -> MTPDrafter:
-    """Return a source of drafts that uses the model's own module (`--draft mtp`).
+    """Return the drafter that uses the model's own module for drafts (`--draft mtp`).
 
     If the bundle has no such module, raises a ConfigError that says what to do.
     """

@@ -41,7 +41,7 @@ THREAD_VARIABLES = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"
 def limit_threads(count: int | None) -> int | None:
     """Limit the threads of NumPy and torch.
 
-    Both libraries read the limit when they are imported, so call this before.
+    Both libraries read the limit when they are imported, so call this function before importing them.
     """
     if count is not None:
         os.environ |= dict.fromkeys(THREAD_VARIABLES, str(count))

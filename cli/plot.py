@@ -1,4 +1,4 @@
-"""Draws pictures with matplotlib (extra `[plot]`), which is imported only when needed."""
+"""Draw pictures with matplotlib (extra `[plot]`), which is imported only when needed."""
 
 from __future__ import annotations
 
@@ -45,7 +45,9 @@ Plot = Annotated[
 
 
 def draw(path: Path, width: float, height: float, into: Callable[[Figure], None]) -> None:
-    """Write the figure that `into` draws, of this size in inches. It is written completely or not at all."""
+    """Let `into` draw a figure of this size in inches, and write the figure to a file, completely or not at
+    all.
+    """
     from matplotlib.figure import Figure
 
     figure = Figure((width, height), layout="constrained")

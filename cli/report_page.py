@@ -67,7 +67,8 @@ class LayerError:
 
 @dataclass(frozen=True)
 class Facts:
-    """What the page shows beside the report. A text in place of a value says why the value couldn't be found.
+    """The facts that the page shows in addition to the report. A text instead of a value says why the value
+    is missing.
 
     sizes: names, with bytes. speed: names, with a figure and its unit. machine: the certificate's lines.
     """

@@ -1,7 +1,7 @@
-"""Words the usage errors.
+"""Write the messages of usage errors.
 
-A message has typer's words, or it says how to write the command, which command has the option, or where to
-look.
+A message is typer's own, or it says how to write the command, which command has the option, or where to find
+help.
 """
 
 from __future__ import annotations

@@ -109,7 +109,7 @@ def command(
 
 
 def labels(text: str, encoding: Encoding) -> list[str]:
-    """Return the characters of each token, or its piece if it has no characters."""
+    """Return the characters of each token, or the token's piece of the vocabulary if it has no characters."""
     pairs = zip(encoding.tokens, encoding.offsets, strict=True)
     return [escape(text[start:end].strip() or piece) for piece, (start, end) in pairs]
 
@@ -148,7 +148,9 @@ def show_weights(names: list[str], weights: np.ndarray) -> None:
 
 
 def show_view(view: View) -> None:
-    """Print the words that a word looks at: each word's mean share, and the head that looks at it most."""
+    """Print the words to which a word attends: each word's mean share, and the head that attends to
+    it most.
+    """
     word = escape(view.word)
     if not view.looks_at:
         out(f"“{word}” sees no other word; {rest(view)}")
@@ -162,13 +164,15 @@ def show_view(view: View) -> None:
 
 
 def head_of(seen: Seen) -> str:
-    """Describe the head that looks most at a word, and its share."""
+    """Describe the head that attends most to a word, and its share."""
     strongest = seen.strongest
     return f"layer {strongest.layer}, head {strongest.head}, {strongest.share:.1%}"
 
 
 def rest(view: View) -> str:
-    """Describe where the other attention goes: to the word itself, or to the first or special tokens."""
+    """Describe where the rest of the attention goes: to the word itself, or to the first or special
+    tokens.
+    """
     return f"{view.itself:.1%} stays on itself, {view.resting:.1%} goes to the first or a special token"
 
 

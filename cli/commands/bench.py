@@ -146,7 +146,7 @@ def command(
 
 
 def require_decoder(source: LocatedModel) -> None:
-    """Raise ConfigError, before an export, if the model doesn't have the steps that are measured."""
+    """Raise ConfigError before an export if the model isn't a decoder, whose steps this command measures."""
     from ...refimpl.config import Decoder
     from ...refimpl.errors import ConfigError
     from ...runtime.bundle.bundle import open_bundle

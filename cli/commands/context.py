@@ -151,7 +151,9 @@ def as_object(found: Comparison) -> dict[str, object]:
 
 
 def show(found: Comparison) -> None:
-    """Print a table: a row for each part of the positions, a column for each way that was computed."""
+    """Print a table: a row for each part of the positions, and a column for each way of stretching positions
+    that was computed.
+    """
     table(
         ("PERPLEXITY AT", *(name.upper() for name in found.by_way), ""),
         [
@@ -166,7 +168,9 @@ def show(found: Comparison) -> None:
 
 
 def say_same(same: Mapping[str, str], length: int) -> None:
-    """Say which ways aren't computed, because another way gives the same figures."""
+    """Print which ways of stretching positions weren't computed, because another way gives the same
+    figures.
+    """
     for first in dict.fromkeys(same.values()):
         others = [name for name, other in same.items() if other == first != name]
         if others:

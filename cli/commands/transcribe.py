@@ -29,7 +29,7 @@ ROW, ROWS = 10, 60  # seconds in a row of the picture, and the rows that it may 
 
 
 class Look(NamedTuple):
-    """What `OnAttention` is called with."""
+    """The arguments of a call of `OnAttention`."""
 
     words: Sequence[Word]
     weights: np.ndarray
@@ -224,7 +224,8 @@ def _rows(frames: np.ndarray) -> int:
 def picture(figure: Figure, frames: np.ndarray, said: list[Segment], looks: list[Look]) -> None:
     """Draw the spectrogram with ROW seconds in a row, and each word at the time when it is said.
 
-    With `looks`, each row also has a map: a line for each word, as bright as the decoder looked at the sound.
+    With `looks`, each row also has a map: a line for each word, which is brighter where the decoder attended
+    more to the sound.
     """
     from ...refimpl.engine.sound import HOP, RATE
 

