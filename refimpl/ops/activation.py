@@ -49,8 +49,8 @@ def sigmoid(x: Float[Array, "B T F"]) -> Float[Array, "B T F"]:
 
 @op
 def precise_sigmoid(x: Float[Array, "B T F"]) -> Float[Array, "B T F"]:
-    """`sigmoid` for vectors that are divided by their own length: even a tiny result has all its digits
-    right.
+    """Compute `sigmoid` so that even a tiny result has all its digits right. This matters for vectors that
+    are divided by their own length.
     """
     return sigmoid(x)
 
@@ -71,7 +71,7 @@ def silu(x: Float[Array, "B T F"]) -> Float[Array, "B T F"]:
 def gelu(x: Float[Array, "B T F"]) -> Float[Array, "B T F"]:
     """x · Φ(x) = x/2 · (1 + erf(x / √2)) (Hendrycks & Gimpel 2016), the exact form.
 
-    Conventions: the C library computes erf in float64; it is rounded once to x's type.
+    Conventions: the C library computes erf in float64, and the result is rounded once to x's type.
     """
     erf = np.vectorize(math.erf, otypes=[np.float64])(x / math.sqrt(2)).astype(x.dtype)
     return x / 2 * (1 + erf)
@@ -117,12 +117,11 @@ def xielu(
         ------+--.------+-----> x
         β − b |.        0
 
-    a and b are learned, one of each for a layer. Softplus keeps a above 0 and b above β for all values of
-    alpha_p and alpha_n that training finds. So the slope becomes negative somewhere below 0, and the function
-    has a minimum there.
-    Huang & Schlag 2024, "Deriving activation functions using integration" (arXiv 2411.13010); Apertus 2025.
-    Conventions: as in the authors' code, exp sees min(x, ε) with ε = −1e-6, so at 0 the result is about
-    −1e-6 b.
+    a and b are learned; each layer has one a and one b. ln(1 + exp(·)) keeps a above 0 and b above β,
+    whatever values of alpha_p and alpha_n training finds. So the slope becomes negative somewhere below 0,
+    and the function has a minimum there. Huang & Schlag 2024, "Deriving activation functions using
+    integration" (arXiv 2411.13010); Apertus 2025. Conventions: as in the authors' code, the argument of exp
+    is min(x, ε) with ε = −1e-6. So at 0 the result is about −1e-6 b.
     """
     a, b = softplus(alpha_p), beta + softplus(alpha_n)
     curved = np.where(x > 0, a * x * x, b * (np.expm1(np.minimum(x, XIELU.eps)) - x))

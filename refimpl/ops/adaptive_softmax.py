@@ -28,7 +28,9 @@ __all__ = [
 
 
 class Tail(TypedDict):
-    """The weights of a cluster of rare words: their logits are x · down · up, with a small inner width K."""
+    """The weights of a cluster of rare words. The words' logits are x · down · up, with a small inner width
+    K.
+    """
 
     down: Float[Array, "D K"] | Blocks
     up: Float[Array, "K V"] | Blocks
@@ -51,8 +53,8 @@ def adaptive_log_probs(
     """Return log p of every word: log softmax(x · head) for a word of the short list, and
     log p(c) + log softmax(x · down_c · up_c)_w for word w in cluster c (Grave et al. 2017, section 4).
 
-    Conventions: ids are sorted by frequency, the short list first, then cluster by cluster. The last
-    columns of the head are the clusters in order; only the head may have a bias, as in torch.
+    Conventions: ids are sorted by frequency, the short list first, then cluster by cluster. The last columns
+    of the head are the clusters, in order. Only the head may have a bias, as in torch.
     """
     first = log_softmax(linear(x, head, bias))
     short = first.shape[-1] - len(tails)
@@ -71,7 +73,8 @@ def adaptive_target_log_probs(
     tails: list[Tail],
     bias: Float[Array, " F"] | None = None,
 ) -> Float[Array, "B T"]:
-    """Return log p of one target word per token: `adaptive_log_probs` at the targets, without other clusters.
+    """Return log p of one target word per token. This equals `adaptive_log_probs` at the targets, but other
+    clusters aren't computed.
 
     The loss of a text is minus the mean of these. Only tokens with a rare target cost the work for rare
     words.
@@ -97,11 +100,12 @@ def adaptive_predict(
     tails: list[Tail],
     bias: Float[Array, " F"] | None = None,
 ) -> Index[Array, "B T", "< N"]:
-    """Return the likeliest word of each token: the arg max of `adaptive_log_probs`, without computing all.
+    """Return the likeliest word for each token. This is the arg max of `adaptive_log_probs`, but not all of
+    its values are computed.
 
-    A word is never likelier than its cluster. So a cluster is computed only for those tokens for which the
-    cluster is likelier than the best word so far, which at first is that of the short list.
-    Conventions: ties go to the lowest id.
+    A word is never likelier than its cluster. So a cluster is computed only for the tokens at which the
+    cluster is likelier than the best word found so far. At first, that word is the best one of the short
+    list. Conventions: ties go to the lowest id.
     """
     first = log_softmax(linear(x, head, bias))
     low = short = first.shape[-1] - len(tails)

@@ -30,8 +30,9 @@ __all__ = [
 
 
 class AltUpWeights(TypedDict):
-    """The parameters with which a layer predicts and corrects its X streams: maps to coefficients, and a
-    router."""
+    """The parameters with which a layer predicts and corrects its X streams: the maps to the coefficients,
+    and the router.
+    """
 
     router: Float[Array, "D X"]
     norm: Float[Array, " D"]
@@ -70,13 +71,13 @@ def altup_predict(
         stream 1            x₁ ──┤ predict ├── x̂₁ ──────────────────────────┼── x̂₁ + (1 + c₁)(y − x̂₀)
         stream 2            x₂ ──┘         └── x̂₂ ──────────────────────────┴── x̂₂ + (1 + c₂)(y − x̂₀)
 
-    So a layer that costs as much as one of width D changes X · D numbers of a token. In the paper the active
-    stream changes from layer to layer, a layer reads that stream before the prediction, and the coefficients
-    are learned numbers. In Gemma 3n (Google 2025) the coefficients depend on the token, one stream is active
-    in all layers, and a layer reads its prediction.
+    So a layer that costs as much as one of width D changes X · D numbers of a token. In the paper, the active
+    stream changes from layer to layer, a layer reads the stream as it is before the prediction, and the
+    coefficients are learned numbers. In Gemma 3n (Google 2025), the coefficients depend on the token, the
+    same stream is active in all layers, and a layer reads the stream's prediction.
 
-    Conventions: p_ij is in column i · X + j of `predict`. A layer's cache is computed from the active stream
-    alone.
+    Conventions: p_ij is in column i · X + j of `predict`. A layer's cache is computed only from the active
+    stream.
     """
     m = modalities(x[:, :, settings.active], weights, eps=settings.norm.eps)
     coefficients = split_last(linear(m, weights["predict"]), settings.streams)
@@ -105,7 +106,7 @@ def altup_correct(
 def same_magnitude(x: Float[Array, "B T D"], like: Float[Array, "B T D"]) -> Float[Array, "B T D"]:
     """√mean(like²) / √max(mean(x²), 1e-5) · x: a vector in the direction of x with the magnitude of `like`.
 
-    Conventions: the bound is Gemma 3n's, so that a vector of zeros stays one.
+    Conventions: the bound 1e-5 is Gemma 3n's. With it, a vector of zeros stays a vector of zeros.
     """
     wanted, own = ((a * a).mean(-1, keepdims=True) for a in (like, x))
     return sqrt(wanted) / sqrt(own.clip(min=1e-5)) * x
@@ -113,8 +114,8 @@ def same_magnitude(x: Float[Array, "B T D"], like: Float[Array, "B T D"]) -> Flo
 
 @op
 def enter_streams(x: Float[Array, "B T D"], streams: list[StreamWeights]) -> Float[Array, "B T X D"]:
-    """Return the streams before the first layer: the embedding x, and one map of x, as long as x, for each
-    other stream.
+    """Return the streams before the first layer. The first stream is the embedding x. Each other stream is a
+    linear map of x, scaled to the magnitude of x.
 
     (Gemma 3n, Google 2025. In Baykal et al. 2023 the table of embeddings is as wide as all streams together.)
     """
@@ -124,8 +125,8 @@ def enter_streams(x: Float[Array, "B T D"], streams: list[StreamWeights]) -> Flo
 
 @op
 def leave_streams(x: Float[Array, "B T X D"], streams: list[StreamWeights]) -> Float[Array, "B T D"]:
-    """Return the mean of the first stream and of a map of each other one, made as long as the first (Gemma
-    3n).
+    """Return the mean of all streams after the last layer. Each stream except the first is first mapped and
+    scaled to the magnitude of the first (Gemma 3n).
     """
     first = total = x[:, :, 0]
     for i, stream in enumerate(streams, 1):

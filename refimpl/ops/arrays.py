@@ -29,12 +29,12 @@ def indices(count: int, like: Array | None = None) -> Array:
 
 @op
 def between(first: int, end: int, like: Array) -> Array:
-    """Return the integers from `first` up to, but without, `end`, on the device of `like`."""
+    """Return the integers from `first` to `end` − 1, on the device of `like`."""
     return np.arange(first, end)
 
 
 def following(past: Array, count: int) -> Array:
-    """Return the positions [B, T] of `count` tokens, before which each row has `past` [B] other tokens."""
+    """Return the positions [B, T] of `count` tokens that follow `past` [B] earlier tokens in each row."""
     return past[:, None] + indices(count, past)
 
 
@@ -52,8 +52,9 @@ def tokens_at(x: Array, at: Array) -> Array:
 
 @op
 def shifted_right(tokens: Array, start: int | Array) -> Array:
-    """Move the tokens [B, T] one place later: `start`, one or [B, 1], becomes the first; the last is
-    dropped."""
+    """Move the tokens [B, T] one place later, and drop the last one. `start` becomes the first token: a
+    number, or an array [B, 1].
+    """
     return np.concatenate([np.full_like(tokens[:, :1], start), tokens[:, :-1]], axis=1)
 
 
@@ -77,13 +78,13 @@ def join_rows(x: Array) -> Array:
 
 @op
 def split_rows(x: Array, like: Array) -> Array:
-    """Undo `join_rows`: [B·T, D] becomes [B, T, D], with B and T of `like` [B, T, …]."""
+    """Undo `join_rows`: [B·T, D] becomes [B, T, D], with the B and T of `like` [B, T, …]."""
     return x.reshape(*like.shape[:2], x.shape[-1])
 
 
 @op
 def as_type(x: Array, dtype: DType) -> Array:
-    """Return x rounded to a type of its library."""
+    """Return x rounded to this type. The type is one of the array's own library."""
     return x.astype(dtype, copy=False)
 
 
@@ -119,7 +120,7 @@ def split(x: Array, sizes: Sequence[int]) -> list[Array]:
 
 @op
 def each_repeated(x: Array, count: int, axis: int) -> Array:
-    """Repeat each entry along an axis `count` times in a row: a, b becomes a, a, b, b."""
+    """Repeat each entry along an axis `count` times, one after another: a, b becomes a, a, b, b."""
     return np.repeat(x, count, axis=axis)
 
 
@@ -149,7 +150,7 @@ def filled(count: int, value: int, like: Array) -> Array:
 
 @op
 def repeated(x: Array, count: int, axis: int) -> Array:
-    """Repeat the only entry that x has along an axis `count` times."""
+    """Repeat x `count` times along an axis of length 1."""
     return np.broadcast_to(x, (*x.shape[:axis], count, *x.shape[axis + 1 :]))
 
 
@@ -191,7 +192,7 @@ def token_sum(x: Array) -> Array:
 
 @op
 def row_sum(x: Array) -> Array:
-    """Return the sum of each row; the last axis then has one entry."""
+    """Return the sum of each row. The last axis of the result has length 1."""
     return np.sum(x, axis=-1, keepdims=True)
 
 

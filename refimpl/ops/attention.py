@@ -1,4 +1,4 @@
-"""Attention: each query gets a weighted mean of the values that it may see."""
+"""Attention: each query gets a weighted mean of the values that the mask lets it see."""
 
 from __future__ import annotations
 
@@ -37,9 +37,9 @@ class AttentionWeights(TypedDict):
     """The parameters of an attention sublayer: projections with their biases, norms of queries and keys,
     sinks, and the gates or the norm of the output.
 
-    `q_norm` and `k_norm` have the shape that the settings' `qk_norm` says: one weight [K] for all heads
-    (Qwen 3, Gemma 3), one for each head [H, K] (Cohere), or one over all heads of a token [H·K] (OLMo 2).
-    Where keys are values there is no `wv`.
+    `q_norm` and `k_norm` have the shape that the setting `qk_norm` determines: one weight [K] for all heads
+    (Qwen 3, Gemma 3), one for each head [H, K] (Cohere), or one over all heads of a token [H·K] (OLMo 2). If
+    keys also serve as values, there is no `wv`.
     """
 
     wq: Float[Array, "D H*K"] | Blocks
@@ -63,7 +63,7 @@ class CachedAttentionWeights(AttentionWeights, TypedDict):
     """The parameters of an attention in a layer. They include its relative biases, if the layer has its own
     table (`RelativeBias`).
 
-    In a decoder whose cache has codes they also include the scales of keys and values.
+    In a decoder whose cache holds integer codes, they also include the scales of keys and values.
     """
 
     relative_bias: NotRequired[Float[Array, "W H"]]
@@ -87,12 +87,12 @@ def softmax(
     mask: Bool[Array, "B T S"] | None = None,
     sink: Float[Array, "B T 1"] | None = None,
 ) -> Float[Array, "B T S"]:
-    """exp(score) / Σ_s exp(score) over the keys that the mask allows (all without one).
+    """exp(score) / Σ_s exp(score) over the keys that the mask allows. Without a mask, all keys are allowed.
 
-    With a `sink` it is exp(score) / (exp(sink) + Σ_s exp(score)): the sink is one more score, whose share is
-    dropped (gpt-oss, OpenAI 2025, §2.2; with a sink of 0 for all "softmax off by one", Miller 2023).
-    Conventions: the maximum of the row and its sink is subtracted first, which changes nothing but overflow.
-    A row with no allowed key gives zeros, not NaN: a token that may see nothing receives nothing.
+    With a `sink`, the result is exp(score) / (exp(sink) + Σ_s exp(score)): the sink is an additional score
+    whose weight is dropped (gpt-oss, OpenAI 2025, §2.2; with a sink of 0 for all "softmax off by one", Miller
+    2023). Conventions: the maximum of the row and its sink is subtracted first, which only prevents overflow.
+    A row without any allowed key gives zeros instead of NaN.
     """
     if mask is not None:
         scores = np.where(mask, scores, -np.inf)
@@ -126,9 +126,9 @@ def attention_weights(
                        \  |  /     \  |  /
         key heads         0           1          G = 2, R = 3
 
-    Weights sum to 1, so a head that finds nothing relevant must still look somewhere, and learns to look at
-    the first token. A sink is a learned logit of each head. It takes that part of the sum and adds no value
-    for it:
+    Weights sum to 1. So a head that finds nothing relevant must still attend to something, and learns to
+    attend to the first token. A sink is a learned logit of each head. It takes a part of the sum, and no
+    value is added for it:
 
         scores      2.0   0.0   1.0  | sink 3.0       exp   7.4   1.0   2.7  | 20.1      sum 31.2
         weights     0.24  0.03  0.09 | 0.64 dropped   sum 0.36: the output is that much smaller
@@ -185,19 +185,19 @@ def cached_attention(
     *,
     settings: Attention,
 ) -> tuple[Float[Array, "B T H K"], KVCache]:
-    """Rotary positions, cache write, causal mask and attention in one, as the fused kernels compute them.
+    """Compute rotary positions, cache write, causal mask and attention in one op, as fused kernels do.
 
-    `past[b]` tokens of row b are in the cache. Token t of the call is at position past[b] + t. It sees those
-    keys up to itself that `settings.mask` allows. Returns the attention's output and the new cache.
+    `past[b]` tokens of row b are in the cache. Token t of the call is at position past[b] + t. It sees the
+    keys up to its own position that `settings.mask` allows. Returns the attention's output and the new cache.
 
-    A cache with scales holds keys and values rounded to 8 or 4 bits (`round_by_channel`), and the call sees
-    the rounded ones. The same is true of a cache whose arrays are float16, to which `append` rounds. In 4
-    bits the cache holds values that `hadamard` rotated, and their means are rotated back.
+    A cache with scales holds keys and values rounded to 8 or 4 bits (`round_by_channel`), and the call uses
+    the rounded numbers. The same is true of a cache in float16, to which `append` rounds. In 4 bits the cache
+    holds values that `hadamard` rotated, and their means are rotated back.
 
     Conventions: keys are rotated by their positions before they are rounded and cached, and scores are in the
     queries' type. A bias has a number for each position of the cache. A row padded on the right needs no
-    mask, since a real token never sees a later one. Outputs at padding are unspecified, and so are entries
-    past a row's valid length. `append` says how much room the cache must have.
+    mask, since a real token never sees later positions. Outputs at padding are unspecified, and so are
+    entries past a row's valid length. `append` says how much room the cache must have.
     """
     at = following(past, q.shape[1])
     if rotary is not None:
@@ -217,7 +217,9 @@ def cached_attention(
 
 
 def rotated_values(v: Array, *, settings: Attention) -> Array:
-    """Rotate values, or means of values, if the cache holds them rotated; a second call undoes it."""
+    """Rotate values, or means of values, if the cache holds rotated values. A second call undoes the
+    rotation.
+    """
     return hadamard(v) if settings.rotates_values else v
 
 
@@ -246,14 +248,18 @@ def project(x: Array, weights: AttentionWeights, *, settings: Attention) -> tupl
 
 
 def split_heads(y: Array, weight: Array | None, *, settings: Attention) -> Array:
-    """Split the output [B, T, H·K] of a map into heads, and normalize them unless a rotation comes first."""
+    """Split the output [B, T, H·K] of a map into heads, and normalize the heads, unless the rotation comes
+    before the norm.
+    """
     if settings.qk_norm is None or settings.qk_norm.rotated:
         return split_last(y, settings.head_size)
     return normalized(y, weight, settings=settings)
 
 
 def split_values(y: Array, *, settings: Attention) -> Array:
-    """Split the output [B, T, G·K] of a map into heads of values, and normalize them if they have a norm."""
+    """Split the output [B, T, G·K] of a map into heads of values, and normalize the values if the settings
+    ask for it.
+    """
     y = split_last(y, settings.head_size)
     return y if settings.value_norm is None else rms_norm(y, eps=settings.value_norm.eps)
 
@@ -267,10 +273,10 @@ def positioned(
     *,
     settings: Attention,
 ) -> tuple[Array, Array, Rotary | None]:
-    """Return queries and keys at the positions `at` [B, T], and the rotation that is still to be done.
+    """Return queries and keys at the positions `at` [B, T], and the rotation that still has to be applied.
 
-    If the norm comes after the rotation (Hunyuan), the rotation is done here. The factors of queries can be
-    applied before a rotation, since they are numbers and a rotation is linear.
+    If the norm comes after the rotation (Hunyuan), the rotation is done here. Queries can be multiplied by
+    their factors before the rotation, since a factor is a single number and a rotation is linear.
     """
     norm = settings.qk_norm
     if norm is not None and norm.rotated:
@@ -321,22 +327,22 @@ def attention(
     (`q_norm`, `k_norm`) and rotated, or first rotated and then normalized. Queries are multiplied by the
     factors of their positions.
 
-    A gate, σ(x wg + bg), multiplies the outputs of the heads. With it a head can output nothing, and needs no
-    token to look at in that case (Qiu et al. 2025, Gated Attention). A gate of one number for each head, σ(x
-    w_head_gate), multiplies the whole output of that head (LFM3, Liquid AI 2026). With softplus in the place
-    of σ it can also amplify (Laguna, Poolside 2026). In the place of gates `settings.out_norm` normalizes the
-    outputs of all heads of a token together, so that few bits can hold them (BitNet b1.58, Ma et al. 2025,
-    "BitNet b1.58 2B4T Technical Report", arXiv 2504.12285, §2).
+    A gate, σ(x wg + bg), multiplies the outputs of the heads. With a gate, a head can output nothing, and
+    then doesn't need a token to attend to (Qiu et al. 2025, Gated Attention). A gate of one number for each
+    head, σ(x w_head_gate), multiplies the whole output of that head (LFM3, Liquid AI 2026). With softplus
+    instead of σ, such a gate can also amplify (Laguna, Poolside 2026). Instead of gates, `settings.out_norm`
+    normalizes the outputs of all heads of a token together, so that they can be stored in few bits (BitNet
+    b1.58, Ma et al. 2025, "BitNet b1.58 2B4T Technical Report", arXiv 2504.12285, §2).
 
-    `settings.value_norm` makes each head's values as long as √K. It has no weight, since the maps before and
-    after it could include one. With `settings.keys_as_values` one map makes both keys and values (Gemma 4,
-    Google 2026):
+    `settings.value_norm` scales each head's values to length √K. This norm has no weight, since the maps
+    before and after it could include one. With `settings.keys_as_values`, one map makes both keys and values
+    (Gemma 4, Google 2026):
 
         x ── wk ──┬── norm with a weight ── rotation ── keys
                   └── norm without one ─────────────── values
 
-    Then a token is found and read by the same numbers, and one map less is stored and computed. The cache
-    isn't smaller, because keys are rotated and values aren't.
+    Then the same numbers determine how much attention a token gets and what is read from it, and one map less
+    is stored and computed. The cache isn't smaller, because keys are rotated and values aren't.
     """
     q, k, v = project(x, weights, settings=settings)
     q, k, rotary = positioned(q, k, following(past, x.shape[1]), weights, rotary, settings=settings)

@@ -22,9 +22,10 @@ __all__ = ["alibi_bias", "alibi_slopes", "relative_bias", "relative_buckets"]
 def alibi_slopes(heads: Int[Array, " H"], *, max_bias: float = 8.0) -> Float[Array, " H"]:
     """Slope of each head: 2^(−max_bias · (h + 1) / P), P heads in all (Press et al. 2022, §3).
 
-    `heads` is 0 … H−1; the result is float64. Conventions: this rule is for powers of two. For another H, let
-    P be the power of two below H. The first P heads have the slopes that P heads would have. The rest have
-    every other slope of 2P heads, beginning with the first, as in the authors' code and in BLOOM and MPT.
+    `heads` is 0 … H−1; the result is float64. Conventions: this rule is for an H that is a power of two. For
+    any other H, let P be the largest power of two below H. The first P heads have the slopes of a model with
+    P heads. The remaining heads have every other slope of a model with 2P heads, beginning with the first.
+    The authors' code, BLOOM and MPT do the same.
     """
     power = 2 ** (len(heads).bit_length() - 1)
     steps = np.where(heads < power, heads + 1, heads - power + 0.5)
@@ -40,7 +41,8 @@ def alibi_bias(
     """−slope · |query − key| (Press et al. 2022, eq. in §3; both are positions in the text).
 
     Conventions: BLOOM adds slope · key, which differs by a constant for each query. So under a causal mask it
-    gives the same softmax. For encoders, keys ahead get lower scores like those behind.
+    gives the same softmax. In encoders, keys after the query are penalized by their distance in the same way
+    as keys before it.
     """
     distance = np.abs(queries[:, :, None] - keys[None, None, :])
     return -slopes[:, None, None] * distance[:, None].astype(slopes.dtype)
@@ -57,11 +59,12 @@ def relative_buckets(
 ) -> Index[Array, "B T S", "< W"]:
     """Return the bucket of each distance (Raffel et al. 2020, §2.1, and T5's code).
 
-    The first half of the buckets E holds one distance each, 0 … E − 1. In the other half, bucket E + ⌊E' ln(d
-    / E) / ln(max_distance / E)⌋ holds more distances the larger d is. The last one of the E' holds all
-    distances from max_distance on. `bidirectional` splits the buckets: those of keys ahead follow those of
-    keys behind. Conventions: without it all keys ahead share bucket 0 with the query's own position, since
-    they are masked.
+    The first half of the buckets E holds one distance each, 0 … E − 1. In the other half, distance d is in
+    bucket E + ⌊E' ln(d / E) / ln(max_distance / E)⌋, so the buckets become wider with larger distances. The
+    last of these E' buckets holds all distances from max_distance on. With `bidirectional`, keys after the
+    query have buckets of their own, which follow the buckets of keys before the query. Conventions: without
+    `bidirectional`, all keys after the query share bucket 0 with the query's own position, since they are
+    masked.
     """
     behind = queries[:, :, None] - keys[None, None, :]
     count = buckets // 2 if bidirectional else buckets

@@ -1,11 +1,11 @@
 """BigBird's attention: blocks of tokens see their neighbours, the first and the last block of the text, and
 some random blocks (Zaheer et al. 2020, arXiv 2007.14062, §2 and figure 1).
 
-Global blocks see all blocks and are seen by all. Together with near and random blocks they give each token a
-short way to every other token, and the number of scores grows with the text, not with its square. In training
-the random blocks are drawn anew each time. When transformers runs the checkpoints outside of training,
-nothing is random: each of the r random blocks is the first block, which so counts 1 + r times. A text of
-eight blocks, r = 1:
+Global blocks see all blocks and are seen by all. Together with near and random blocks, they give each token a
+short path to every other token. The number of scores grows linearly with the text, not quadratically. In
+training, random blocks are chosen anew each time. When transformers runs the checkpoints outside of training,
+nothing is random: each of the r random blocks is the first block, so the first block counts 1 + r times. For
+example, a text of eight blocks with r = 1:
 
     block of keys   0 1 2 3 4 5 6 7
     queries 0       1 1 1 1 1 1 1 1     the first and the last block see all
@@ -18,7 +18,8 @@ eight blocks, r = 1:
             7       1 1 1 1 1 1 1 1
 
 A key that counts c times has c shares of the softmax: c · exp(score) is exp(score + ln c), a bias of ln c.
-The model was trained with other tokens in those places, but its published weights are run in this way.
+The model was trained with other blocks in place of these copies, but its published weights are run in this
+way.
 """
 
 from __future__ import annotations
@@ -54,14 +55,15 @@ def bigbird_attend(
     scale: float | None = None,
     softcap: float | None = None,
 ) -> Float[Array, "B T H V"]:
-    """Σ_s c_s exp(score_s) v_s / Σ_s c_s exp(score_s): `attend`, with each key as often as the picture says.
+    """Σ_s c_s exp(score_s) v_s / Σ_s c_s exp(score_s): `attend` with each key counted as often as the
+    module's drawing shows.
 
-    Conventions: a text of up to (5 + 2 · random_blocks) · block_size tokens is seen whole, since nearly all
-    its blocks would be seen anyway. The last block may be shorter. Blocks are those of the row's own text,
-    whatever other rows are in the batch. transformers differs: it counts a batch's padding as blocks and
-    takes one form for all rows, so a text may get other vectors in a batch than alone. Here it always gets
-    those that it gets alone. Rows are padded on the right: no token sees padding, and at padding the output
-    is 0.
+    Conventions: in a text of up to (5 + 2 · random_blocks) · block_size tokens, each token sees the whole
+    text, since it would see nearly all blocks anyway. The last block may be shorter. Blocks are those of the
+    row's own text, whatever other rows are in the batch. transformers differs: it counts a batch's padding as
+    blocks, and uses one form for all rows. So there a text may get other vectors in a batch than alone. Here
+    a text always gets the same vectors. Rows are padded on the right: no token sees padding, and at padding
+    the output is 0.
     """
     at = np.arange(q.shape[1])
     mask, bias = bigbird_mask(at, at, lengths, block_size=block_size, random_blocks=random_blocks)
@@ -73,7 +75,9 @@ def bigbird_attend(
 def bigbird_mask(
     queries: Array, keys: Array, lengths: Array, *, block_size: int, random_blocks: int
 ) -> tuple[Array, Array]:
-    """Return which keys are seen [B, T, S], and the bias of keys that count several times [B, 1, T, S]."""
+    """Return the mask [B, T, S] of visible keys, and the bias [B, 1, T, S] for keys that count
+    several times.
+    """
     limit = BigBirdBlocks(block_size, random_blocks).longest_whole
     rows, columns = queries[:, None] // block_size, keys // block_size
     ends = lengths[:, None, None]

@@ -44,8 +44,9 @@ class CrossWeights(CrossKeyWeights, CrossAttentionWeights):
 
 class BlockWeights(TypedDict):
     """The parameters of a layer: its sublayers with the norms `pre`, `post` and `after` of each, its
-    convolution, the state space beside its attention, the maps with which it reads its own vectors of tokens,
-    its learned residual, and the maps of its streams."""
+    convolution, the state space beside its attention, the maps for its per-layer embeddings, its learned
+    residual, and the maps of its streams.
+    """
 
     attn: MixerWeights
     mlp: NotRequired[PlainMlpWeights | GatedMlpWeights | MoEWeights]
@@ -70,7 +71,7 @@ class BlockWeights(TypedDict):
 
 
 class Positions(NamedTuple):
-    """What layers need to know about positions.
+    """The information about positions that layers need.
 
     rotary: cosines and sines for each `Rope`.
     biases: added to scores [B, H, T, S], for each other position and number of heads; buckets [B, T, S] where
@@ -89,16 +90,17 @@ class Positions(NamedTuple):
     token_types: Array | None = None
 
     def angles(self, position: Position | None) -> Rotary | None:
-        """Return the cosines and sines of rotary positions; None for other positions, or without
-        positions."""
+        """Return the cosines and sines of rotary positions; None for positions of any other kind, or if there
+        are no positions.
+        """
         return self.rotary[position] if isinstance(position, Rope) else None
 
 
 class Passed(NamedTuple):
-    """What a layer hands to the next one besides its vectors.
+    """The values that a layer passes to the next layer besides its vectors.
 
-    These are the places of the cache [B, T, L] that the nearest indexer chose for each token (`ops.indexer`),
-    and a sum of experts [B, T, D] that the next layer adds to its output (`MoE.late`).
+    These are the mask [B, T, L] of the cache's entries that the latest indexer chose for each token
+    (`ops.indexer`), and a sum of experts [B, T, D] that the next layer adds to its output (`MoE.late`).
     """
 
     chosen: Array | None = None
@@ -106,10 +108,10 @@ class Passed(NamedTuple):
 
 
 class LayerInputs(NamedTuple):
-    """What a layer may read besides the vectors of the previous layer.
+    """The values that a layer may read besides the vectors of the previous layer.
 
-    These are keys and values of an encoder's text, vectors [B, T, F] that the layer has of its own for each
-    token (`ops.per_layer`), and what the previous layer hands on.
+    These are keys and values of an encoder's text, the layer's own vectors [B, T, F] for the tokens
+    (`ops.per_layer`), and the values that the previous layer passes on.
     """
 
     encoder_kv: EncoderKV | None = None
@@ -267,26 +269,27 @@ def block(
     *,
     config: Layer,
 ) -> tuple[Array, MixerCache, Passed]:
-    """One layer of a decoder over x [B, T, D]: returns the new x, the layer's new cache, and what it hands to
-    the next layer.
+    """Compute one layer of a decoder over x [B, T, D]. Returns the new x, the layer's new cache, and the
+    values that the layer passes to the next one.
 
-    Sequential: h = x + attention(norm(x)); y = h + mlp(norm(h)) (pre-norm, Xiong et al. 2020).
-    Parallel: y = x + attention(norm(x)) + mlp(norm'(x)) (GPT-NeoX), or without a norm' of its own
-    mlp(norm(x)) (GPT-J, Wang & Komatsuzaki 2021).
+    Sequential: h = x + attention(norm(x)); y = h + mlp(norm(h)) (pre-norm, Xiong et al. 2020). Parallel: y =
+    x + attention(norm(x)) + mlp(norm'(x)) (GPT-NeoX), or with mlp(norm(x)) if the mlp has no norm' of its own
+    (GPT-J, Wang & Komatsuzaki 2021).
 
-    - Each sublayer may also have a norm on its output before the sum (`post`: Gemma 2's sandwich) and one on
-      the sum (`after`: the original post-norm).
-    - A layer that reads an encoder has cross-attention over `encoder_kv` of its `inputs` between the two.
+    - Each sublayer may also have a norm of its output before the sum (`post`: Gemma 2's sandwich), and a norm
+      of the sum (`after`: the original post-norm).
+    - A layer that reads an encoder has cross-attention between attention and mlp, over `encoder_kv` of its
+      `inputs`.
     - A state space may be beside the attention: both read norm(x), and the sublayer's output is their sum
       (Falcon-H1, Zuo et al. 2025, §2).
     - A layer that gets vectors e of its own adds post(`per_layer_update`(y, e)) to y (Gemma 3n).
     - With `at` [B, P] the new x is [B, P, D], at these positions of the call, since the steps after the
       attention read no other token.
     - With `laurel` h is averaged with a residual that is learned. With `altup` x is [B, T, X, D]: the layer
-      computes one stream from its prediction, then corrects all streams. What it makes of e is added to all
-      but the first (both Gemma 3n).
-    - A sum of experts that the layer before hands on is added to y. So this layer's attention can be computed
-      while other devices compute these experts (LongCat, Meituan 2025, §2.2, "shortcut-connected").
+      computes one stream from its prediction, then corrects all streams. The update from its vectors e is
+      added to all streams except the first (both Gemma 3n).
+    - A sum of experts that the previous layer passes on is added to y. So this layer's attention can be
+      computed while other devices compute these experts (LongCat, Meituan 2025, §2.2, "shortcut-connected").
     - A layer with a `scalar` multiplies y by it.
     - A layer with a `kv_layer` gets that layer's new cache, and returns it unchanged.
     """
@@ -331,11 +334,12 @@ def encoder_block(
     config: Layer,
     causal: bool,
 ) -> Array:
-    """One layer over whole texts x [B, T, D]; in each row the first `lengths` tokens are real.
+    """Compute one layer over whole texts x [B, T, D]. In each row, the first `lengths` tokens are real.
 
-    As `block`, but every token sees the whole text unless the layer is `causal`. A bias is [B, H, T, T], or
-    [1, H, T, T] for all rows. If the layer has a convolution of its input, that is added to the layer's
-    output, and the sum is normalized. Last comes what the layer makes of its own vectors.
+    The layer is that of `block`, but every token sees the whole text unless the layer is `causal`. A bias is
+    [B, H, T, T], or [1, H, T, T] for all rows. If the layer has a convolution of its input, the convolution's
+    result is added to the layer's output, and the sum is normalized. Last, the update from the layer's own
+    vectors for the tokens is added.
     """
     mixer = config.attention
     read = normalize(x, weights.get("attn_pre"), norm=mixer.pre)

@@ -1,5 +1,5 @@
-"""Caches: what a layer keeps of earlier tokens, so that it is computed only once. This module has the cache
-of keys and values.
+"""Caches: data that a layer keeps about earlier tokens, so that it is computed only once. This module has the
+cache of keys and values.
 
 A cache is a value: a step takes it and returns a new one. Capacity and valid length are separate, and the
 owner of the cache keeps the lengths. So a row is truncated by giving it a smaller length, as speculative
@@ -35,26 +35,26 @@ __all__ = ["KVCache", "KeysValues", "append", "grow", "select"]
 
 
 class LayerCache(Protocol):
-    """What the owner of a cache may do with a cache of any kind."""
+    """The methods that caches of all kinds have."""
 
     @property
     def nbytes(self) -> int:
-        """The size of the cache in bytes."""
+        """The size of the cache, in bytes."""
         ...
 
     def select(self, rows: Array) -> Self:
-        """Return the named rows in the named order."""
+        """Return the rows with these numbers, in this order."""
         ...
 
     def grow(self, capacity: int) -> Self:
-        """Return the same tokens, with room for `capacity` of them."""
+        """Return a cache with the same tokens, and with room for `capacity` tokens."""
         ...
 
 
 class KVCache(NamedTuple):
     """The keys and values that a layer keeps of earlier tokens, with room for L tokens a row.
 
-    In a layer that keeps codes, `k_scale` and `v_scale` have one scale for each channel of a head.
+    If the layer keeps integer codes, `k_scale` and `v_scale` have one scale for each channel of a head.
     """
 
     keys: Float[Array, "B G L K"]
@@ -64,7 +64,7 @@ class KVCache(NamedTuple):
 
     @property
     def capacity(self) -> int:
-        """How many tokens of a row fit."""
+        """The number of tokens of a row for which there is room."""
         return self.keys.shape[2]
 
     @property
@@ -73,11 +73,13 @@ class KVCache(NamedTuple):
         return self.keys.nbytes + self.values.nbytes
 
     def select(self, rows: Array) -> KVCache:
-        """Return the named rows in the named order."""
+        """Return the rows with these numbers, in this order."""
         return self._replace(keys=select(self.keys, rows), values=select(self.values, rows))
 
     def grow(self, capacity: int) -> KVCache:
-        """Return the same tokens with room for exactly `capacity`; new entries are zeros."""
+        """Return a cache with the same tokens, and with room for exactly `capacity` tokens. New entries are
+        zeros.
+        """
         return self._replace(keys=places(self.keys, capacity), values=places(self.values, capacity))
 
 
@@ -105,7 +107,7 @@ class KeysValues(CacheKind):
 
 
 def places(past: Array, capacity: int) -> Array:
-    """Return the array with room for exactly `capacity` tokens; new entries are zeros."""
+    """Return the array with room for exactly `capacity` tokens. New entries are zeros."""
     b, g, held, k = past.shape
     if held >= capacity:
         return past[:, :, :capacity]
@@ -121,9 +123,10 @@ def append(
     """Write row b's T new entries at start[b] … start[b] + T − 1 of a cache of fixed capacity, and return it.
 
     New entries are rounded to the cache's type: to the nearest number of float16, halves to even.
-    Conventions: only the caller knows the valid length; L must be at least start + T for every row. All T
-    entries are written, also the padding of a shorter row: it lies past the row's valid length, where content
-    is unspecified. A fused kernel may write in place, so the old cache must not be read again.
+    Conventions: only the caller knows the valid length. L must be at least start + T for every row. All T
+    entries are written, including the padding of a shorter row. That padding lies past the row's valid
+    length, where content is unspecified. A fused kernel may write in place, so the old cache must not be read
+    again.
     """
     b = np.arange(new.shape[0])[:, None]
     at = start[:, None] + np.arange(new.shape[1])[None, :]
@@ -134,7 +137,8 @@ def append(
 
 @op
 def grow(past: Float[Array, "B G S K"], new: Float[Array, "B T G K"]) -> Float[Array, "B G S+T K"]:
-    """Return a cache of S entries with T more: `append`, with a capacity that is always just used up.
+    """Return a cache of S entries with T entries added. It is `append` with a capacity that always equals the
+    length.
 
     Conventions: all rows have the same length. Each step copies the whole cache, so N steps cost
     O(N²), while `append` in place costs O(N).
@@ -144,7 +148,7 @@ def grow(past: Float[Array, "B G S K"], new: Float[Array, "B T G K"]) -> Float[A
 
 @op
 def select(past: Float[Array, "B G S K"], rows: Index[Array, " M", "< B"]) -> Float[Array, "M G S K"]:
-    """Return the named rows in the named order; in beam search a row may be named several times or not at
-    all.
+    """Return the rows with these numbers, in this order. In beam search, a number may occur several times or
+    not at all.
     """
     return past[rows]

@@ -1,17 +1,19 @@
-"""What a layer keeps of earlier tokens, as engines and bundles see it: its arrays, and how these are
-allocated, copied, grown and truncated. `engine.cache_kinds` lists all kinds.
+"""The kinds of caches, as engines and bundles use them: the arrays that a layer keeps, and how these arrays
+are allocated, copied, grown and truncated. `engine.cache_kinds` lists all kinds.
 
-The arrays of a layer with a window may be short: they then hold the latest tokens of a row, from entry 0 on.
-For example, take a window of 4 (the next token sees 3 tokens before itself), 2 tokens of slack and runs of up
-to 3 tokens. An array then has 3 + 2 + 3 entries. When a run has no room, the oldest tokens are dropped:
+The arrays of a layer with a window may be short. Short arrays hold only the latest tokens of a row, from
+entry 0 on. For example, take a window of 4 (the next token sees 3 tokens before itself), 2 tokens of slack
+and runs of up to 3 tokens. An array then has 3 + 2 + 3 entries. When there is no room for a run, the oldest
+tokens are dropped:
 
     full       t0 t1 t2 t3 t4 t5 t6 t7    length 8, dropped 0
     make room  t3 t4 t5 t6 t7  .  .  .    length 8, dropped 3: 3 + 2 tokens stay
     run        t3 t4 t5 t6 t7 t8 t9 t10   length 11, dropped 3
 
-Rotations count positions of the text, and masks count entries; a distance is the same in both. So memory and
-work don't grow with the text, and as many tokens as the slack has can always be cut back. A ring buffer would
-avoid moving the entries, but no fused operator reads one.
+Rotations use positions in the text, and masks use entries of the arrays; the distance between two tokens is
+the same in both. So memory and work don't grow with the text. As many of the last tokens as the slack has can
+always be truncated. A ring buffer would avoid moving the entries, but no fused operator can read a ring
+buffer.
 """
 
 from __future__ import annotations
@@ -37,18 +39,19 @@ ArrayType = Literal["int8", "uint8", "float16"]  # what arrays may hold beside t
 
 
 def retained(window: int) -> int:
-    """Return how many tokens stay when the arrays of a window are full: what the next token sees, and the
-    slack.
+    """Return how many tokens stay when the arrays of a window are full: the tokens that the next token sees,
+    and the slack.
     """
     return window - 1 + SLACK
 
 
 @dataclass(frozen=True)
 class CacheArray:
-    """One array of a layer's cache. Its axes are sizes, or names of sizes that vary; the batch is the first.
+    """One array of a layer's cache. Each of its axes is a size, or the name of a size that varies. The first
+    axis is the batch.
 
-    `dtype` None means the type of the model's floats. If the last axis is shorter than `numbers`, an entry of
-    it holds several numbers.
+    A `dtype` of None means the type of the model's floats. If the last axis is shorter than `numbers`, each
+    entry of that axis holds several numbers.
     """
 
     name: str
@@ -58,10 +61,11 @@ class CacheArray:
 
 
 class CacheKind(ABC):
-    """What one layer keeps. Subclasses are frozen dataclasses; layers that keep the same have equal kinds.
+    """The kind of cache that one layer has. Subclasses are frozen dataclasses, so layers with the same kind
+    of cache have equal kinds.
 
-    `window` is the number of latest tokens that the layer can see, None where it sees all. `dropped` [B] in
-    the methods below is how many of the oldest tokens of each row were dropped; without a window it is 0.
+    `window` is the number of latest tokens that the layer can see, or None if it sees all. `dropped` [B] in
+    the methods below is how many of the oldest tokens of each row were dropped; without a window, that is 0.
     """
 
     window: int | None = None
@@ -81,30 +85,35 @@ class CacheKind(ABC):
 
     @property
     def retained(self) -> int:
-        """How many tokens stay when the arrays of a window are full."""
+        """The number of tokens that stay when the arrays of a window are full."""
         assert self.window is not None
         return retained(self.window)
 
     @property
     def in_chunks(self) -> bool:
-        """Whether ONNX Runtime reads a long text in several runs, since the arrays have no room for all of
-        it."""
+        """Whether ONNX Runtime must read a long text in several runs, because the arrays have no room for the
+        whole text.
+        """
         return self.window is not None
 
     @property
     def has_codes(self) -> bool:
-        """Whether arrays hold codes. ONNX Runtime's operators are slow to read codes, so a long text is then
-        also read in several runs. (A prompt of 2048 tokens takes 5.8 s in one run and 3.4 s in chunks.)"""
+        """Whether the arrays hold integer codes. ONNX Runtime's operators read codes slowly, so a long text
+        is then also read in several runs. (A prompt of 2048 tokens takes 5.8 s in one run and 3.4 s in
+        chunks.)
+        """
         return any(array.dtype in ("int8", "uint8") for array in self.arrays)
 
     def with_lengths(self, cache: Any, lengths: Any) -> Any:
-        """Return a cache of this kind for a step with `lengths` [B] real tokens, if the kind must know
-        that."""
+        """Return the cache with the step's `lengths` [B] of real tokens set, if this kind of cache needs to
+        know them.
+        """
         return cache
 
     def entries(self, capacity: int, chunk: int | None = None) -> int:
-        """Return how many tokens the arrays have room for, in a cache for texts of `capacity` tokens that are
-        read `chunk` tokens a run."""
+        """Return how many tokens the arrays have room for. The cache is for texts of `capacity` tokens, which
+        are read in runs of `chunk` tokens.
+        """
         return capacity if self.window is None else min(capacity, self.retained + (chunk or CHUNK))
 
     def shapes(self, batch: int, capacity: int, chunk: int | None = None) -> list[tuple[int, ...]]:
@@ -123,8 +132,9 @@ class CacheKind(ABC):
         return sum(size * width for size, width in zip(sizes, widths, strict=True))
 
     def floor(self, lengths: np.ndarray, dropped: np.ndarray) -> np.ndarray:
-        """Return the least length above 0 that each row can be truncated to, so that the next token still
-        finds all that it sees."""
+        """Return the smallest length above 0 to which each row can be truncated, so that the cache still has
+        all tokens that the next token sees.
+        """
         if self.window is None:
             return np.zeros_like(lengths)
         return np.where(dropped > 0, dropped + self.window - 1, 0)
@@ -134,14 +144,15 @@ class CacheKind(ABC):
         return "what a window saw before was overwritten"
 
     def value(self, arrays: Sequence[Any], lengths: Any = None) -> Any:
-        """Return the cache that `ops` takes, made of these arrays of NumPy or another library.
+        """Return a cache as `ops` takes it, made of these arrays, which belong to NumPy or another library.
 
         `lengths` [B] is the number of real tokens of each row in a step; None means that all are real.
         """
         return self.with_lengths(self.holds(*arrays), lengths)
 
     def empty(self, batch: int, capacity: int, dtype: np.dtype) -> Any:
-        """Return an empty cache of the specification, all floats; codes too are kept there times their scale.
+        """Return an empty cache of the specification. All its arrays are floats: even for a cache of codes,
+        the specification keeps code · scale.
 
         `dtype` is the type of the model's floats.
         """
@@ -155,14 +166,14 @@ class CacheKind(ABC):
             new[(to, *part)] = old[(row, *part)]
 
     def replace_rows(self, arrays: Arrays, to: np.ndarray, rows: np.ndarray, count: int) -> None:
-        """Copy the rows `rows` over the rows `to` of the same arrays, all at once, `count` tokens each."""
+        """Copy the rows `rows` to the rows `to` of the same arrays, all at once, with `count` tokens each."""
         for array, axis in zip(arrays, self._axes(), strict=True):
             part = _first(axis, count)
             # An index by arrays makes a copy first, so that a row may be read after it was overwritten.
             array[(to, *part)] = array[(rows, *part)]
 
     def keep_latest(self, arrays: Arrays, row: int, held: int) -> None:
-        """Move the tokens that a window keeps to the front; the row holds `held` tokens."""
+        """Move the tokens that a window keeps to the front of a row, which holds `held` tokens."""
         count = self.retained
         for array, axis in zip(arrays, self._axes(), strict=True):
             if axis is not None:
@@ -176,8 +187,8 @@ class CacheKind(ABC):
 
 
 class RecurrentState(CacheKind):
-    """A state that is computed of all tokens together, and doesn't grow with them. It can't drop the last
-    tokens.
+    """A kind of cache that is a state of fixed size, computed from all tokens together. The last tokens can't
+    be removed from it.
     """
 
     recurrent = True
@@ -199,17 +210,17 @@ State = TypeVar("State", bound=tuple[Any, ...])
 
 @property
 def state_nbytes(self: tuple[Any, ...]) -> int:
-    """The size of the arrays in bytes."""
+    """Return the size of the arrays in bytes."""
     return sum(array.nbytes for array in self[:-1])
 
 
 def state_rows(self: State, rows: Any) -> State:
-    """Return the named rows in the named order."""
+    """Return the rows with these numbers, in this order."""
     return type(self)(*(array[rows] for array in self[:-1]))
 
 
 def same_state(self: State, capacity: int) -> State:
-    """Return itself: a state has room for any number of tokens."""
+    """Return the state unchanged, since a state has room for any number of tokens."""
     return self
 
 

@@ -27,9 +27,9 @@ def conv1d(
 ) -> Float[Array, "B T G*F"]:
     """y[t, g, f] = b[g, f] + Σ_j Σ_d kernel[g, f, d, j] · x[t · stride + j, g, d]; G is `groups`.
 
-    Conventions: as torch's Conv1d and ONNX's Conv without padding, but with channels last. The kernel has
-    their layout, and each group of channels sees only its own channels. Vectors at the end that don't fill a
-    whole sum are left out.
+    Conventions: those of torch's Conv1d and ONNX's Conv without padding, but with channels last. The kernel
+    has the layout of theirs. Each group of outputs reads only its own group of channels. Vectors at the end
+    that don't fill a whole sum are left out.
     """
     channels, size, length = kernel.shape
     around = np.lib.stride_tricks.sliding_window_view(x, length, axis=1)[:, ::stride]

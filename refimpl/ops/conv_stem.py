@@ -1,4 +1,4 @@
-"""The stem of an encoder of sound: two convolutions, which make one vector of every two frames.
+"""The stem of an encoder of sound: two convolutions, which make one vector from every two frames.
 
     frames      x0   x1   x2   x3   x4   x5          100 a second, of a spectrogram's bands
     first       a0   a1   a2   a3   a4   a5          each of its frame and of one on either side
@@ -26,8 +26,9 @@ __all__ = ["ConvStemWeights", "conv_stem"]
 
 
 class ConvStemWeights(TypedDict):
-    """The parameters of the stem: for each convolution its three matrices one below the other, and its
-    bias."""
+    """The parameters of the stem: for each convolution its three matrices, stacked along the input axis, and
+    its bias.
+    """
 
     conv1: Float[Array, "3*C D"] | Blocks
     conv1_bias: Float[Array, " D"]
@@ -39,8 +40,8 @@ class ConvStemWeights(TypedDict):
 def conv_stem(frames: Float[Array, "B 2*T C"], weights: ConvStemWeights) -> Float[Array, "B T D"]:
     """y[t] = gelu(b₂ + Σ_j a[2t − 1 + j] V_j), a[t] = gelu(b₁ + Σ_j x[t − 1 + j] W_j), j = 0, 1, 2.
 
-    Conventions: vectors before the first and after the last frame, or a, are zero: torch's Conv1d with a
-    padding of 1, the second with a stride of 2.
+    Conventions: x and a are zero before the first frame and after the last one. So both are torch's Conv1d
+    with a padding of 1; the second has a stride of 2.
     """
     first = linear(_beside(frames, 1), weights["conv1"], weights["conv1_bias"])
     hidden = activation(first, kind="gelu")

@@ -1,16 +1,16 @@
-"""ConvBERT's attention: half of the heads attend, half mix neighbours with a kernel of the token's own (Jiang
-et al. 2020, ConvBERT, arXiv 2008.02496, §3).
+"""ConvBERT's attention: half of the heads attend, and half mix neighbouring tokens with a kernel made from
+the token itself (Jiang et al. 2020, ConvBERT, arXiv 2008.02496, §3).
 
-Attention often only finds neighbours. Half of its work is therefore done by a convolution over the A tokens
-on each side, whose kernel each head makes of the token and its surroundings ("span-based dynamic
+Attention often only finds neighbours. So half of its work is done by a convolution over the A tokens on each
+side. Each head makes the convolution's kernel from the token and its surroundings ("span-based dynamic
 convolution", §3.2):
 
     surroundings   s[t] = Σ_j c[j] ⊙ x[t − A + j], mapped to the heads' width
     kernel         p[t, h] = softmax over j of a map of (s[t] ⊙ q[t]), 2A + 1 numbers for each head
     output         y[t, h] = Σ_j p[t, h, j] · n[t − A + j, h]
 
-q are the queries of the other half, and n are vectors of neighbours from a map of their own. What stands
-before a text or behind it is zero, in x and in n, and keeps its share of the softmax:
+q are the queries of the other half, and n are vectors of neighbours from a map of their own. Before and after
+a text, x and n are zero, but these positions keep their share of the softmax:
 
     tokens      x0   x1   x2   x3  | padding          A = 1
     y0      p0 · 0  p1   p2                           p0 + p1 + p2 = 1
@@ -43,8 +43,10 @@ __all__ = ["ConvBertAttention", "ConvBertWeights", "convbert_attention"]
 
 
 class ConvBertWeights(TypedDict):
-    """The leaves of ConvBERT's attention: the maps to queries, keys and values, the convolution of the
-    surroundings and its map, the map to kernels, that of neighbours, and the map back of all heads."""
+    """The parameters of ConvBERT's attention: the maps to queries, keys and values, the convolution of the
+    surroundings and its map, the map to kernels, the map of neighbours, and the output projection of all
+    heads.
+    """
 
     wq: Float[Array, "D H*K"] | Blocks
     wk: Float[Array, "D H*K"] | Blocks
@@ -64,8 +66,9 @@ class ConvBertWeights(TypedDict):
 
 
 class ConvBertAttention(TokenMixer):
-    """ConvBERT's attention (`ops.convbert`): `heads` heads that attend, and as many that mix a token with its
-    `neighbours` on each side."""
+    """ConvBERT's attention (`ops.convbert`): `heads` heads attend, and the same number of heads mix a token
+    with its `neighbours` on each side.
+    """
 
     heads: int = bounded("heads")
     head_size: int = bounded("width")
@@ -106,11 +109,11 @@ def convbert_attention(
     *,
     settings: ConvBertAttention,
 ) -> Float[Array, "B T D"]:
-    """The sublayer: attention and a convolution with kernels of the tokens' own, side by side, and a map
-    back.
+    """Compute the sublayer: attention side by side with a convolution whose kernels depend on the token, and
+    an output projection.
 
     Conventions: as in `self_attention`, rows are padded on the right, no token reads padding, and outputs at
-    padding are unspecified. transformers' convolutions read what a batch pads with.
+    padding are unspecified. In transformers, the convolutions read a batch's padding.
     """
     q, k, v = (linear(x, weights[f"w{n}"], weights[f"b{n}"]) for n in "qkv")
     return linear(

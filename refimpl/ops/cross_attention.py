@@ -41,14 +41,16 @@ class CrossAttentionWeights(TypedDict):
 
 
 class EncoderKV(NamedTuple):
-    """Keys and values of the encoder's output, in the layout of a cache; row b has `lengths[b]` real ones."""
+    """Keys and values of the encoder's output, in the layout of a cache. Row b has `lengths[b]`
+    real tokens.
+    """
 
     keys: Float[Array, "B G S K"]
     values: Float[Array, "B G S K"]
     lengths: Index[Array, " B", "< S+1"]
 
     def select(self, rows: Array) -> EncoderKV:
-        """Return the named rows in the named order."""
+        """Return the rows with these numbers, in this order."""
         return EncoderKV(self.keys[rows], self.values[rows], self.lengths[rows])
 
 
@@ -56,8 +58,8 @@ class EncoderKV(NamedTuple):
 def cross_keys(
     states: Float[Array, "B S D"], weights: CrossKeyWeights, *, settings: Attention
 ) -> tuple[Float[Array, "B G S K"], Float[Array, "B G S K"]]:
-    """Return keys and values of the encoder's output. They are computed once; each step of a decoder reads
-    them.
+    """Return keys and values of the encoder's output. They are computed once, and each step of a decoder
+    reads them.
     """
     k = heads(states, weights["wk"], weights.get("bk"), size=settings.head_size)
     v = heads(states, weights["wv"], weights.get("bv"), size=settings.head_size)
@@ -74,7 +76,7 @@ def cross_attention(
 ) -> Float[Array, "B T D"]:
     """Each token sees the first `lengths[b]` keys (Vaswani et al. 2017, §3.2.3).
 
-    Conventions: neither positions nor a causal mask, since the other text is there as a whole.
+    Conventions: there are neither positions nor a causal mask, since the other text is known as a whole.
     """
     q = heads(x, weights["wq"], weights.get("bq"), size=settings.head_size)
     seen = padding_mask(indices(encoder_kv.keys.shape[2], x), encoder_kv.lengths)

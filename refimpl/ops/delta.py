@@ -29,16 +29,16 @@ def delta_attend(
     *,
     scale: float | None = None,
 ) -> tuple[Float[Array, "B T H V"], Float[Array, "B G K V"]]:
-    """S maps keys to values. Each token decays S, updates it and reads from it. Returns the outputs and the
-    last S.
+    """Compute linear attention with a state S that maps keys to values. Each token decays S, updates it and
+    reads from it. Returns the outputs and the last S.
 
     S ← exp(decay_t) ∘ S, S ← S + k_t u_tᵀ, out_t = scale · q_t S, with u_t = v_t, or with `beta` u_t = β_t
     (v_t − Sᵀ k_t), the error of S for k_t. These are the four rules of ONNX's LinearAttention (opset 27):
     without decay and beta "linear", with decay "gated" (Yang et al. 2024, GLA), with beta "delta" (Schlag et
     al. 2021), with both "gated_delta" (Yang et al. 2025). Conventions: decay ≤ 0 is a logarithm with a value
-    for each element of a key; one value per head is repeated. β must be between 0 and 2, and keys must have
-    length 1 if there is a β: this isn't checked. As in ONNX, nothing is divided by a sum of weights, and
-    scale None is 1/√K.
+    for each element of a key; one value per head is repeated. If there is a β, it must be between 0 and 2,
+    and keys must have length 1. This isn't checked. As in ONNX, nothing is divided by a sum of weights, and a
+    scale of None means 1/√K.
     """
     b, length, h, size = q.shape
     g = k.shape[2]
@@ -68,8 +68,8 @@ def gated_delta_rule(
     or a decay for each channel of a key (Kimi Team 2025, arXiv 2510.26692, eq. 1).
 
     S_t = (I − β_t k_t k_tᵀ) Diag(α_t) S_{t−1} + β_t k_t v_tᵀ with α_t = exp(decay_t). A token lets all of S
-    decay by one share, or each row of S by its own share. Then it removes what is stored under the key k_t,
-    and writes v_t there. Conventions: those of `delta_attend`; in the first paper S is transposed.
+    decay by one factor, or each row of S by a factor of its own. Then it removes the value stored under the
+    key k_t, and writes v_t there. Conventions: those of `delta_attend`. In the first paper, S is transposed.
     """
     each = decay if decay.ndim == 4 else repeated(decay[..., None], k.shape[-1], 3)
     return delta_attend(q, k, v, state, each, beta)
@@ -86,10 +86,12 @@ def gated_delta_chunked(
     *,
     chunk: int,
 ) -> tuple[Float[Array, "B T H V"], Float[Array, "B H K V"]]:
-    """The gated delta rule chunk by chunk: matrix products within a chunk, and S from one chunk to the next.
+    """Compute the gated delta rule chunk by chunk. Within a chunk, it uses matrix products. From one chunk to
+    the next, it passes S.
 
-    With d_ts the sum of the decays after token s up to t, and d_t the one from the chunk's start, what each
-    token writes depends on what those before it in the chunk wrote, through a lower triangle:
+    d_ts is the sum of the decays after token s up to token t, and d_t is the sum from the chunk's start. What
+    a token writes depends on what the earlier tokens of the chunk wrote. This is a linear system with a lower
+    triangular matrix:
 
         u_t + Σ_{s<t} β_t exp(d_ts) (k_t·k_s) u_s = β_t (v_t − exp(d_t) Sᵀ k_t)        one linear system
         out_t = (exp(d_t) q_t S + Σ_{s≤t} exp(d_ts) (q_t·k_s) u_s) / √K

@@ -1,5 +1,5 @@
-"""Disentangled attention: scores have separate terms for what two tokens are and for how far apart they are
-(He et al. 2021, DeBERTa, arXiv 2006.03654, §3.1; version 3: arXiv 2111.09543).
+"""Disentangled attention: scores have separate terms for the content of two tokens and for the distance
+between them (He et al. 2021, DeBERTa, arXiv 2006.03654, §3.1; version 3: arXiv 2111.09543).
 
 Other models add a token's position to its vector, and a product of two such sums mixes content and position.
 Here a token has a vector, and each distance has a vector too, in a table that all layers share. Both are
@@ -10,7 +10,7 @@ mapped to queries and keys. The score of query i and key j is
     + Kᶜⱼ · Qʳδ(i,j)   position and content    is that word looked at from this distance?
 
 times 1/√(3 K), since three products of K numbers vary more than one (eq. 4). δ is a row of the table. There
-is one row for each i − j from −k to k − 1; the first and the last row are also used for all larger distances
+is one row for each i − j from −k to k − 1. The first and the last row are also used for all larger distances
 (eq. 3):
 
     k = 3, rows 0 … 5    key  0 1 2 3 4 5
@@ -18,8 +18,8 @@ is one row for each i − j from −k to k − 1; the first and the last row are
                 query 2       5 4 3 2 1 0
                 query 5       5 5 5 5 4 3
 
-A key ahead has other rows than a key behind, so a model knows the order without positions in its vectors. Kʳ
-and Qʳ don't depend on the text.
+A key after the query has other rows than a key before it, so a model knows the order without positions in its
+vectors. Kʳ and Qʳ don't depend on the text.
 """
 
 from __future__ import annotations
@@ -59,7 +59,8 @@ __all__ = [
 class DisentangledWeights(TypedDict):
     """The parameters of disentangled attention: maps of tokens, and maps of distances to keys and queries.
 
-    The maps of distances are missing if they are shared with those of tokens, or if they have no term.
+    Maps of distances are missing if the maps of tokens are used for distances too, or if the score has no
+    term that needs them.
     """
 
     wq: Float[Array, "D H*K"] | Blocks
@@ -86,11 +87,11 @@ class DistanceTable(NamedTuple):
 class DisentangledAttention(TokenMixer):
     """Attention whose scores have separate terms for content and position (`ops.disentangled`).
 
-    Besides the product of a query and a key, scores may have those of a query and a distance
-    (`content_to_position`) and of a key and a distance (`position_to_content`). Distances are mapped by
-    matrices of their own, or with `shared` by those of queries and keys. `bias` says whether the maps have
-    biases; for distances as keys that also needs `position_bias`. `scale` None means 1/sqrt(head_size ·
-    number of terms).
+    Besides the product of a query and a key, a score may include the product of a query and a distance
+    (`content_to_position`) and the product of a key and a distance (`position_to_content`). Distances are
+    mapped by matrices of their own, or with `shared` by the matrices of queries and keys. `bias` says whether
+    the maps have biases. The map of distances to keys has a bias only if `position_bias` is set too. A
+    `scale` of None means 1/sqrt(head_size · number of terms).
     """
 
     heads: int = bounded("heads")
@@ -108,7 +109,9 @@ class DisentangledAttention(TokenMixer):
 
     @property
     def factor(self) -> float:
-        """The factor of the scores: each term adds to their variance."""
+        """The factor by which scores are multiplied. It depends on the number of terms, since each term adds
+        to the variance.
+        """
         terms = 1 + self.content_to_position + self.position_to_content
         return (self.head_size * terms) ** -0.5 if self.scale is None else self.scale
 
@@ -199,8 +202,9 @@ def distance_rows(
 ) -> Index[Array, "T S", "< W"]:
     """Return the row of each distance r = query − key: r + span, between 0 and 2 · span − 1 (eq. 3).
 
-    With `log_until` L, distances beyond m = span / 2 have the row of sign(r) · (m + ⌈(m − 1) · ln(|r| / m) /
-    ln((L − 1) / m)⌉): the distances up to L − 1 share the remaining rows (the code of DeBERTa v2).
+    With `log_until` L, a distance r beyond m = span / 2 has the row of the distance sign(r) · (m + ⌈(m − 1) ·
+    ln(|r| / m) / ln((L − 1) / m)⌉). So the distances up to L − 1 share the remaining rows (the code of
+    DeBERTa v2).
 
         span 8, L 20      |r|   0 1 2 3 4 5 6 7 8 9 10 11 12 … 19 and more
                                 0 1 2 3 4 5 5 6 6 6  6  6  7 …  7
@@ -230,8 +234,8 @@ def distance_scores(
 ) -> Float[Array, "B H T S"]:
     """The terms with positions: scale · (q[t] · k_pos[rows[t, s]] + k[s] · q_pos[rows[t, s]]).
 
-    Conventions: scale None is 1/√K. The paper's last term has δ(j, i), the distance from key to query. Its
-    code, and so all models, use the same row in both terms.
+    Conventions: a scale of None means 1/√K. The last term in the paper has δ(j, i), the distance from key to
+    query. The authors' code, and so all models, use the same row in both terms.
     """
     b, t, h, size = q.shape
     scores = np.zeros((b, h, t, k.shape[1]), q.dtype)
@@ -253,7 +257,8 @@ def disentangled_attention(
     *,
     settings: DisentangledAttention,
 ) -> Float[Array, "B T D"]:
-    """The sublayer: project tokens and distances; attend with `distance_scores` as a bias; project back.
+    """Compute the sublayer: project tokens and distances, attend with `distance_scores` as a bias, and
+    project back.
 
     Conventions: as in `self_attention`, rows are padded on the right. No token sees padding, and outputs at
     padding are unspecified. If maps are `shared`, distances use the maps of queries and keys.
@@ -269,7 +274,7 @@ def disentangled_attention(
 def queries_and_keys(
     x: Array, weights: DisentangledWeights, table: DistanceTable, *, settings: DisentangledAttention
 ) -> tuple[Array, Array, Array]:
-    """Queries and keys [B, T, H, K] of x [B, T, D], and the terms [B, H, T, T] of their distances."""
+    """Return queries and keys [B, T, H, K] of x [B, T, D], and the terms [B, H, T, T] for their distances."""
 
     def side(x: Array, weight: str, bias: str) -> Array:
         return heads(x, weights[weight], weights.get(bias), size=settings.head_size)

@@ -1,4 +1,5 @@
-"""Which function a call of an op runs: the specification's own, or another library's.
+"""Choose the function that a call of an op runs: the specification's own function, or that of another
+library.
 
 `@op` marks a function of the specification. A call of an op runs its body, which computes with NumPy. Inside
 `use(table)` a call runs the table's function of that name instead; this includes calls in the body of another
@@ -42,7 +43,7 @@ def op(function: F) -> F:
 
 
 def body(function: Callable[..., Any]) -> Callable[..., Any]:
-    """Return an op's own function, which no table replaces."""
+    """Return an op's own function, whatever table is in use."""
     return function.__wrapped__  # pyright: ignore[reportFunctionMemberAccess]
 
 
@@ -53,7 +54,9 @@ def in_use() -> Table:
 
 @contextmanager
 def use(table: Table) -> Iterator[None]:
-    """Make calls of ops run only the functions of this table; raise KeyError for a name that no op has."""
+    """During a `with` block, make calls of ops run the functions of this table. Raises KeyError for a name
+    that no op has.
+    """
     if unknown := sorted(set(table) - set(OPS)):
         raise KeyError(f"{unknown} can't be replaced, since no op has that name")
     token = _table.set(table)
@@ -65,5 +68,7 @@ def use(table: Table) -> Iterator[None]:
 
 @op
 def observe(name: str, x: Any) -> Any:
-    """Return x itself. To see or change each named value, replace this op: it is called with every one."""
+    """Return x unchanged. This op is called with every named value of a forward pass, so a caller can replace
+    the op to read or change these values.
+    """
     return x

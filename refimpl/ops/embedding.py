@@ -1,4 +1,6 @@
-"""The token table: the input takes its rows, and the output multiplies by it."""
+"""The table of token embeddings: the input takes rows of the table, and the output multiplies by
+the table.
+"""
 
 from __future__ import annotations
 
@@ -41,12 +43,13 @@ def token_dropout(
     *,
     share: float,
 ) -> Float[Array, "B T D"]:
-    """Return the vectors of texts with those of masked tokens dropped; `lengths` tokens of each text are
-    real.
+    """Return the vectors of texts, with the vectors of mask tokens set to zero. `lengths` tokens of each text
+    are real.
 
     y = 0 where a token is the mask, else x · (1 − share) · n / (n − m), with m of a text's n tokens masked.
     As after a dropout, the factor compensates for the dropped vectors (Rives et al. 2021, the code of
-    ESM-1b). Conventions: a text without masks is scaled too, by 1 − share; a text of masks alone is 0.
+    ESM-1b). Conventions: a text without masks is scaled too, by 1 − share. A text that consists only of masks
+    is 0.
     """
     count = (masked & padding_mask(indices(masked.shape[1], masked), lengths)).sum(1)
     factor = (1 - share) * as_type(lengths, x.dtype) / as_type((lengths - count).clip(1), x.dtype)

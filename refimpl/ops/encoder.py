@@ -45,12 +45,12 @@ def encode(
 ) -> Array:
     """Return the last layer's vectors [B, T, D] of the tokens [B, T], of which `lengths` [B] are real.
 
-    `token_types` [B, T] says to which text of a pair a token belongs; without it all belong to the first
-    text. `rotary` has a row for each of the positions 0 … T − 1. If the Config has a reader, the vectors are
-    those of the reader. Layers that only a decoder's pass computes (`Stack.stepwise`) begin with the empty
-    `cache`, which has room for T tokens. Rows are padded on the right, so no token reads what padding
-    leaves in the cache. An encoder of sound gets frames [B, 2·T, C] or samples [B, N] instead of tokens,
-    all of which are real.
+    `token_types` [B, T] says to which text of a pair a token belongs. Without it, all tokens belong to the
+    first text. `rotary` has a row for each of the positions 0 … T − 1. If the Config has a reader, the
+    vectors are those of the reader. Some layers can be computed only with a cache, as in a decoder
+    (`Stack.stepwise`). They begin with the empty `cache`, which has room for T tokens. Rows are padded on the
+    right, so no token reads cache entries of padding. An encoder of sound gets frames [B, 2·T, C] or samples
+    [B, N] instead of tokens, and all of these are real.
     """
     stack = config.stacks["encoder"]
     if stack.stepwise:
@@ -85,7 +85,9 @@ def encode(
 
 @op
 def reader_tokens(tokens: Array, lengths: Array, *, reader: DecoderReader) -> Array:
-    """Return the tokens [B, T] that a reader gets for a text: the text's tokens, one place later."""
+    """Return the tokens [B, T] that a decoder used as a reader gets for a text: the text's tokens, moved one
+    place later.
+    """
     if reader.start is not None:
         return shifted_right(tokens, reader.start)
     last = (lengths - 1).clip(0)[:, None]
@@ -94,7 +96,9 @@ def reader_tokens(tokens: Array, lengths: Array, *, reader: DecoderReader) -> Ar
 
 @op
 def pooled_lengths(tokens: Array, lengths: Array, *, head: Head) -> Array:
-    """Return how many tokens of each text [B] a head reads, for `predict`: all, or up to its last `end`."""
+    """Return how many tokens [B] of each text the head reads in `predict`: all tokens, or the tokens up to
+    the last `end` token.
+    """
     if head.end is None:
         return lengths
     at = indices(tokens.shape[1], tokens)
@@ -149,10 +153,10 @@ def encoder_kv(states: Array, lengths: Array, params: ModelWeights, *, config: C
 
 @op
 def predict(states: Array, lengths: Array, params: ModelWeights, *, config: Config) -> Array:
-    """Return what the head makes of an encoder's output [B, T, D].
+    """Return the head's output for an encoder's output [B, T, D].
 
     MaskedLM: logits [B, T, N]. Tag: [B, T, labels]. QuestionAnswering: [B, T, 2], start and end. Classify:
-    [B, labels], of texts of the `pooled_lengths`. Pool: [B, D], or the width of its last projection. Values
-    at padding are unspecified.
+    [B, labels], for texts with these `pooled_lengths`. Pool: [B, D], or the width of its last projection.
+    Values at padding are unspecified.
     """
     return predictions(states, lengths, params.get("head", {}), params["embedding"], head=config.head)

@@ -53,8 +53,9 @@ def flash_attend(
                  |  4 ->  5 ->  6  |   m, l, o   gives those of the second
                  +-----+-----+-----+
 
-    Conventions: `causal` replaces a mask, which would be a full matrix again. The last query is at the last
-    key, so query t sees the keys up to S − T + t. A query without keys gives 0 and −∞.
+    Conventions: there is the flag `causal` instead of a mask, since a mask would be a full matrix. The last
+    query is at the position of the last key, so query t sees the keys up to S − T + t. A query without keys
+    gives 0 and −∞.
     """
     b, t, h, _ = q.shape
     s = k.shape[1]
@@ -87,7 +88,8 @@ def flash_backward(
     scale: float | None = None,
     softcap: float | None = None,
 ) -> tuple[Float[Array, "B T H K"], Float[Array, "B S G K"], Float[Array, "B S G V"]]:
-    """Return the gradients of q, k, v from that of the output; scores are recomputed (Dao 2023, algorithm 2).
+    """Return the gradients of q, k and v from the gradient of the output. Scores are recomputed (Dao 2023,
+    algorithm 2).
 
     In a tile P = exp(score − lse), dV += Pᵀ dO,
     dP = dO Vᵀ, dS = P ∘ (dP − D) with D the row sums of dO ∘ O, dQ += scale · dS K and
@@ -127,7 +129,7 @@ def merge(
     other: Float[Array, "B T H V"],
     other_lse: Float[Array, "B H T"],
 ) -> tuple[Float[Array, "B T H V"], Float[Array, "B H T"]]:
-    """Combine attention over two sets of keys; the weight of each output is exp(its log-sum-exp).
+    """Combine attention over two sets of keys. Each output is weighted by the exponential of its log-sum-exp.
 
     Conventions: −∞ means that no key of the set is visible; it is allowed on both sides.
     """

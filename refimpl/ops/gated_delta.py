@@ -1,4 +1,5 @@
-"""Gated delta networks: a layer whose memory is one matrix a head, which is written, corrected and forgotten.
+"""Gated delta networks: a layer whose memory is one matrix for each head. Tokens write to the matrix, correct
+it and let it decay.
 
 Attention keeps each token's key and value. Here a state S [K, V] of fixed size replaces all of them. It is
 like a table from keys to values that a query reads by a product. Each token does three things to it and then
@@ -9,11 +10,11 @@ reads:
     correct   S ← S + k (β (v − old))ᵀ      replace it by v, to the share β between 0 and 1
     read      y = Sᵀ q / √K
 
-Sums of k vᵀ alone (linear attention) mix what was written under similar keys. The correction first removes
-what is stored under the token's own key. The decay removes a share of everything, so also of what no later
-key removes. From S = 0 and without decay, after a token (k, v) with β = 1 the query q = k reads v/√K. After a
-second token (k, v') it reads v'/√K, where linear attention gives (v + v')/√K. The rest of the layer (Yang,
-Kautz & Hatamizadeh 2025, figure 1; Qwen3-Next, Qwen 3.5):
+Plain sums of k vᵀ (linear attention) mix values that were written under similar keys. The correction first
+removes the value that is stored under the token's own key. The decay removes a share of everything, including
+values that no later key removes. From S = 0 and without decay, after a token (k, v) with β = 1 the query q =
+k reads v/√K. After a second token (k, v') it reads v'/√K, where linear attention gives (v + v')/√K. The rest
+of the layer (Yang, Kautz & Hatamizadeh 2025, figure 1; Qwen3-Next, Qwen 3.5):
 
     x ──┬─ wi ── convolution over A + 1 tokens, SiLU ──┬─ q, of length 1 ─┐
         │                                              ├─ k, of length 1 ─┤
@@ -22,21 +23,22 @@ Kautz & Hatamizadeh 2025, figure 1; Qwen3-Next, Qwen 3.5):
         ├─ wb ── β = σ(·) ────────────────────────────────────────────────┘                  │
         └─ wz ── SiLU ───────────────────────────────────────────────────────────────────────┘
 
-The correction turns S into (I − β k kᵀ) S + β k vᵀ: along k, what was stored is multiplied by 1 − β |k|², and
-in other directions it stays. With keys of length 1 and β between 0 and 2 that factor makes nothing larger.
-With queries of length 1, what is read doesn't depend on the size of queries. Above β = 1 the factor is
-negative: what is stored along k changes its sign. So the state can count in ways that a state that only
-shrinks can't, for example a parity (Grazzi et al. 2025, Unlocking State-Tracking in Linear RNNs Through
-Negative Eigenvalues; OLMo Hybrid).
+The correction turns S into (I − β k kᵀ) S + β k vᵀ. In the direction of k, the stored value is multiplied by
+1 − β |k|²; in other directions it is unchanged. With keys of length 1 and β between 0 and 2, that factor
+makes nothing larger. With queries of length 1, the result of reading doesn't depend on the size of queries.
+Above β = 1 the factor is negative, so the value stored in the direction of k changes its sign. So the state
+can count in ways that a state that only shrinks can't, for example a parity (Grazzi et al. 2025, Unlocking
+State-Tracking in Linear RNNs Through Negative Eigenvalues; OLMo Hybrid).
 
 A layer keeps H · K · V numbers and the convolution's last A inputs, for a text of any length. No token can be
 removed from S. To take tokens back, keep a copy of S and of those inputs from before the token, or read the
 text again (`short_conv.MatrixState`).
 
 Kimi Delta Attention (Kimi Team 2025, Kimi Linear, arXiv 2510.26692, §3 and §4) has finer decays: each of the
-K numbers of a key has a decay of its own. So each row of S, which is what is read by that number, decays at a
-rate that the token chooses, independently of the other rows. A map from x to H · K rates would be large, so
-the rates are made through F numbers. So is the gate of the output, which is a sigmoid there:
+K numbers of a key has a decay of its own. Each row of S belongs to one number of the key. So each row decays
+at a rate that the token chooses, independently of the other rows. A map from x to H · K rates would be large,
+so the rates are made through F numbers. The gate of the output is made in the same way, and is a sigmoid
+there:
 
     decay = −exp(a_log) · softplus((x wa_a) wa + dt_bias)       one of a channel, a_log one of a head
     gate  = σ((x wz_a) wz)
@@ -83,8 +85,8 @@ class GatedDeltaWeights(TypedDict):
     """The parameters of a gated delta network with G heads of queries and keys and H heads of values.
 
     `wi` and the kernel `conv` make queries, keys and values side by side, `wz` makes the gate of the output,
-    and `wb` and `wa` make the rates of writing and of decay. In Kimi Delta Attention `wz_a` and `wa_a` make
-    the F numbers that `wz` and `wa` read, and decay has H · K rates.
+    and `wb` makes the rates of writing, and `wa` makes those of decay. In Kimi Delta Attention, `wz_a` and
+    `wa_a` make the F numbers that `wz` and `wa` read, and the decay has H · K rates.
     """
 
     wi: Float[Array, "D 2*G*K+H*V"] | Blocks
@@ -104,11 +106,11 @@ class GatedDelta(TokenMixer):
     """A gated delta network: a state [key_size, value_size] for each of `heads` (`ops.gated_delta`).
 
     The `key_heads` of queries and keys are shared by the `heads` of values. A convolution lets each head see
-    the `length` latest tokens. `eps` is that of the norm of each head's output. With `allow_neg_eigval` a
-    token may write up to twice its error (OLMo Hybrid). With `rank` it is Kimi Delta Attention: each number
-    of a key decays by itself, and the output's gate is a sigmoid. Decay and gate are each made through `rank`
-    numbers, or directly from x with `by_channel` (Ling 3). With
-    `max_decay` no token decays by more than exp(−max_decay).
+    the `length` latest tokens. `eps` is that of the norm of each head's output. With `allow_neg_eigval`, a
+    token may write up to twice its error (OLMo Hybrid). With `rank`, the layer is Kimi Delta Attention: each
+    number of a key has a decay of its own, and the output's gate is a sigmoid. Decay and gate are each made
+    through `rank` numbers, or with `by_channel` directly from x (Ling 3). With `max_decay`, no token
+    multiplies the state by less than exp(−max_decay).
     """
 
     heads: int = bounded("heads")
@@ -132,7 +134,7 @@ class GatedDelta(TokenMixer):
 
     @property
     def channels(self) -> int:
-        """How many numbers of a token the convolution reads: queries, keys and values."""
+        """The number of channels that the convolution reads: those of queries, keys and values."""
         return 2 * self.key_heads * self.key_size + self.heads * self.value_size
 
     weights = GatedDeltaWeights

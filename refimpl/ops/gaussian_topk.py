@@ -21,11 +21,12 @@ __all__ = ["gaussian_topk"]
 def gaussian_topk(x: Float[Array, "B T F"], *, share: float) -> Float[Array, "B T F"]:
     """max(0, x − μ − q · σ), with the mean μ and the deviation σ of a token's F numbers, q = Φ⁻¹(share).
 
-    Few of the hidden units of a trained mlp matter for a token. If the others are set to 0, their rows of
-    `down` needn't be read, nor, once the gate is known, their columns of `up`. The k largest could be found
-    by sorting, but that is slow on accelerators and has no useful gradient. Gates are sums of many products,
-    so they are nearly normal. About this share of them lies below the quantile μ + q · σ, which two means
-    determine (You et al. 2025, Spark Transformer; Gemma 3n, Google 2025, which keeps 5 of 100):
+    Only a few hidden units of a trained mlp matter for a token. If all other units are set to 0, their rows
+    of `down` needn't be read. Once the gate is known, their columns of `up` needn't be read either. The k
+    largest could be found by sorting, but that is slow on accelerators and has no useful gradient. Gates are
+    sums of many products, so they are nearly normal. About this share of them lies below the quantile μ + q ·
+    σ, which two means determine (You et al. 2025, Spark Transformer; Gemma 3n, Google 2025, which keeps 5 of
+    100):
 
         how many    ▁▂▄▆█▇▅▃▂▁
         x           ────┼───┼──────>      what stays is counted from the cut on: 0 there, x − cut beyond it
@@ -33,7 +34,7 @@ def gaussian_topk(x: Float[Array, "B T F"], *, share: float) -> Float[Array, "B 
 
     Conventions: Φ is the distribution of the standard normal, so 0.5 cuts at the mean, and 0.95 at 1.645 σ.
     σ² is the mean of squared differences, divided by F. Exactly this share of the units is cut only if x is
-    normal: the number of units that are left differs from token to token.
+    normally distributed. So the number of units that are left differs from token to token.
     """
     from statistics import NormalDist  # 5 ms, for the two models that have it
 

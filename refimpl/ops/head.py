@@ -1,5 +1,6 @@
-"""Heads: what is computed from the last layer's vectors: logits of tokens or labels, or one vector per
-text."""
+"""Heads, which compute the model's output from the last layer's vectors: logits of tokens or labels, or one
+vector per text.
+"""
 
 from __future__ import annotations
 
@@ -39,7 +40,7 @@ class LinearWeights(TypedDict):
 class LabelWeights(TypedDict):
     """The parameters of a map to labels, or to an embedding's own space.
 
-    It is small, and no later layer averages out its rounding error, so it stays in float.
+    The map is small, and no later layer averages out its rounding error, so it stays in floating point.
     """
 
     weight: Float[Array, "D F"]
@@ -47,10 +48,11 @@ class LabelWeights(TypedDict):
 
 
 class HeadWeights(TypedDict):
-    """The parameters of a head, as many as its settings need. N is the number of rows of a table.
+    """The parameters of a head. Only those that the head's settings need are present. N is the number of rows
+    of a table.
 
-    `project` maps the model's width D to the tables' width C, and the dense map leads from either to F.
-    `frequent` has W columns, for the short list and for the clusters `tails`.
+    `project` maps the model's width D to the tables' width C. The dense map maps D or C to F. `frequent` has
+    W columns, for the short list and for the clusters `tails`.
     """
 
     project: NotRequired[Float[Array, "D C"] | Blocks]
@@ -73,8 +75,8 @@ def pool(
     *,
     pooling: Pooling,
 ) -> Float[Array, "B D"]:
-    """Return one vector per text: that of its first or last token, the mean of all, or each element's
-    maximum.
+    """Return one vector per text: the vector of its first or last token, the mean of all vectors, or the
+    maximum of each element.
 
     Conventions: padding doesn't count; `last` is the last token before it. A text without tokens
     gives zeros.
@@ -104,7 +106,7 @@ def unit(x: Float[Array, "B D"], *, eps: float = 1e-12) -> Float[Array, "B D"]:
 
 @op
 def head_dense(x: Array, weights: HeadWeights, config: Dense | None) -> Array:
-    """Apply the linear map, the activation and the norm with which a head may begin to x [B, T, D]."""
+    """Apply to x [B, T, D] the linear map, the activation and the norm with which a head may begin."""
     if config is None:
         return x
     assert "dense" in weights
@@ -116,8 +118,8 @@ def head_dense(x: Array, weights: HeadWeights, config: Dense | None) -> Array:
 
 @op
 def lm_logits(x: Array, table: Array | Blocks, bias: Array | None, *, head: LM) -> Array:
-    """Return logits [B, P, N] over the rows of a table. They are scaled, the bias is added, and the cap is
-    last.
+    """Return logits [B, P, N] over the rows of a table. They are scaled first, then the bias is added, and
+    the cap comes last.
     """
     logits = unembedding(x, table)
     if head.scale is not None:
@@ -153,8 +155,8 @@ def predictions(
 ) -> Array:
     """Return what a head computes from whole texts x [B, T, D].
 
-    The vectors may be pooled. Then come the head's dense map, its mlp and its projections, and last the map
-    to a table or to labels. A `late` head pools after its dense map.
+    First the vectors are pooled, if the head pools. Then come the head's dense map, its mlp and its
+    projections, and last the map to a table or to labels. A `late` head pools after its dense map.
     """
 
     def pooled(x: Array) -> Array:

@@ -2,11 +2,11 @@
 (DeepSeek-AI 2025, DeepSeek-V3.2, arXiv 2512.02556, §2.1, eq. 1: DeepSeek Sparse Attention).
 
 Attention over a long text costs most in the heads: each of many heads scores each token with wide vectors. An
-indexer has a few narrow heads of its own, which share one key a token. The score of query t and key s is
+indexer has a few narrow heads of its own, which share one key per token. The score of query t and key s is
 
     I(t, s) = Σ_h  w(t, h) · max(0, q(t, h) · k(s))        w too is made of the query's token
 
-and attention sees the `topk` keys of the highest scores, not the others:
+and attention sees only the `topk` keys with the highest scores:
 
     topk 2           key  0     1     2     3             key  0 1 2 3
           scores 2        0.1   0.7   0.3         seen  2      . x x
@@ -14,7 +14,7 @@ and attention sees the `topk` keys of the highest scores, not the others:
 
 A head whose product is negative adds nothing. With more than `topk` tokens, a query's attention costs the
 same however long the text is. The indexer's own scores still grow with the text, at a fraction of the cost.
-With up to `topk` tokens all are seen, and the result is plain attention.
+With up to `topk` tokens, all tokens are seen, and the result is plain attention.
 
 Neighbouring layers choose nearly the same tokens. So only some layers have an indexer, and the layers after
 each of them use its choice, at no cost (GLM-5; IndexCache, arXiv 2603.12201):
@@ -24,11 +24,11 @@ each of them use its choice, at no cost (GLM-5; IndexCache, arXiv 2603.12201):
     sees     s0       s0       s0       s3       s3
     keeps    c, k     c        c        c, k     c           c latent, k key of the indexer
 
-A choice has no small error: if two scores differ by no more than their rounding, another key may be seen, at
-any precision. So the maps that make scores stay floats in every quantization, and none is made in float16. If
-another key is seen in a text that is compared, the error is as large as the outputs. Then the comparison
-fails, unless an ulp of the inputs moves the specification's choice too: the error budget is then as large as
-the outputs.
+A wrong choice is never a small error: if two scores differ by no more than rounding, another key may be
+chosen, at any precision. So the maps that make scores stay floats in every quantization, and float16 isn't
+allowed. If another key is chosen in a text that is compared, the error is as large as the outputs, and the
+comparison fails. The exception is a text in which an ulp of the inputs changes the specification's choice
+too. Then the error budget is as large as the outputs.
 """
 
 from __future__ import annotations
@@ -55,9 +55,9 @@ def index_scores(
 ) -> Float[Array, "B T S"]:
     """Σ_h weights[h] · max(0, q[h] · k): each head's products, if they are positive (eq. 1).
 
-    Conventions: DeepSeek's code divides by √K and √H; such factors change no order, so they are left out.
-    It also multiplies q and k by one orthogonal matrix and rounds them to 8 bits, to be fast, which isn't
-    part of this.
+    Conventions: DeepSeek's code divides by √K and √H. Such factors don't change the order of scores, so they
+    are left out. For speed, that code also multiplies q and k by one orthogonal matrix and rounds them to 8
+    bits. Neither is done here.
     """
     products = np.einsum("bthk,bsk->bths", q, k)
     return np.einsum("bths,bth->bts", np.maximum(products, 0), weights)
@@ -70,7 +70,8 @@ def best_keys(
     *,
     topk: int,
 ) -> Bool[Array, "B T S"]:
-    """True for the `topk` keys with the highest scores among those that the mask allows; for all if fewer.
+    """Return a mask that is true for the `topk` keys with the highest scores among the keys that the mask
+    allows. If there are fewer keys, it is true for all of them.
 
     Conventions: of equal scores the earlier key comes first, as in ONNX's TopK; PyTorch's topk takes any.
     Scores are often equal: where no head adds anything, they are zero.

@@ -1,5 +1,5 @@
-"""Multi-head latent attention: the cache keeps one short vector of a token, from which each head makes its
-keys and values (DeepSeek-V2 2024, arXiv 2405.04434, §2.1; DeepSeek-V3 2024, arXiv 2412.19437, §2.1.1).
+"""Multi-head latent attention: the cache keeps one short vector for each token, from which each head makes
+its keys and values (DeepSeek-V2 2024, arXiv 2405.04434, §2.1; DeepSeek-V3 2024, arXiv 2412.19437, §2.1.1).
 
 A token's vector h is mapped to a latent c of C numbers, normalized, and to a rotary key r. Head i then has
 
@@ -7,26 +7,26 @@ A token's vector h is mapped to a latent c of C numbers, normalized, and to a ro
     value   c Wᵛᵢ           whose size needs not be that of a key
     query   [q ; q̂]         q has U numbers; q̂ is rotated like r, and both have 2J
 
-Positions have a part of their own. If c Wᵏᵢ itself were rotated, a rotation that differs from token to token
-would be between the query and Wᵏᵢ. The two could then not be multiplied first, as the second form below does.
-The score of a query and a key, and the mean of values under the softmax p of the scores over √(U + 2J), have
-two forms:
+Positions use a separate part of the key. If c Wᵏᵢ itself were rotated, the rotation would be between the
+query and Wᵏᵢ, and would be different for each token. Then the query and Wᵏᵢ couldn't be multiplied first, as
+the second form below does. The score of a query and a key, and the mean of values under the softmax p of the
+scores over √(U + 2J), have two forms:
 
     q · (c Wᵏᵢ) + q̂ · r  =  (q Wᵏᵢᵀ) · c + q̂ · r        Σ_s p_s (c_s Wᵛᵢ)  =  (Σ_s p_s c_s) Wᵛᵢ
 
     expanded   H keys and values for each token        attention with heads, K and V numbers wide
     absorbed   H queries of C + 2J numbers             the latents are the keys and the values of all heads
 
-Expanding costs a product for each kept token, absorbing costs one for each query, of C (U + V)
-multiplications a head. But in the absorbed form a pair of a query and a token costs 2C + 2J multiplications a
-head instead of K + V, where K = U + 2J. In a prompt there are as many queries as tokens, and the pairs decide
-(1088 and 320 in DeepSeek-V3). For one token after it all kept tokens would have to be expanded. So the first
-form is for long prompts, the second for a token after them. In either form the normalized latent and the
-rotated key are kept, C + 2J numbers a token. These are 576 in DeepSeek-V3 (512 and 64), where keys and values
-of its 128 heads would be 40960.
+Expanding costs C (U + V) multiplications per head for each kept token, and absorbing costs the same for each
+query. In the absorbed form, each pair of a query and a token costs 2C + 2J multiplications per head instead
+of K + V, where K = U + 2J. A prompt has as many queries as tokens, so the pairs dominate the cost (1088 and
+320 in DeepSeek-V3). For a single token after the prompt, the expanded form would have to expand all kept
+tokens. So the first form is for long prompts, and the second form is for the tokens after them. In both
+forms, the cache keeps the normalized latent and the rotated key, C + 2J numbers per token. In DeepSeek-V3
+these are 576 numbers (512 and 64), while keys and values of its 128 heads would be 40960.
 
-If nothing is rotated (NoPE: Kimi Linear 2025, arXiv 2510.26692, §4), r and q̂ are used as the maps make them
-of a token, and r is still one key for all heads.
+If nothing is rotated (NoPE: Kimi Linear 2025, arXiv 2510.26692, §4), r and q̂ are the outputs of the maps
+without a rotation, and r is still one key for all heads.
 """
 
 from __future__ import annotations
@@ -86,7 +86,7 @@ class LatentAttentionWeights(TypedDict):
 
     `wkv_a` makes the latent and the rotary key. `wk_b` and `wv_b` make a head's keys and values from the
     latent. `wq` makes queries from x, or from a latent of their own, which `wq_a` makes. Norms are those of
-    the latents. An indexer makes its queries from the queries' latent. It makes one key and the weights of
+    the latents. An indexer makes its queries from the queries' latent, and makes one key and the weights of
     its heads from x.
     """
 
@@ -113,22 +113,26 @@ INDEXER_LEAVES = ("wq_index", "wk_index", "w_index", "index_norm", "index_bias")
 
 
 class LatentCache(NamedTuple):
-    """What a layer keeps of earlier tokens, L places a row: latent and shared key, and the indexer's key."""
+    """What a layer keeps of earlier tokens, with room for L tokens per row: the latent, the shared key, and
+    the indexer's key.
+    """
 
     latents: Float[Array, "B 1 L C+2*J"]
     index_keys: Float[Array, "B 1 L W+2*J"] | None = None
 
     @property
     def nbytes(self) -> int:
-        """The size of both in bytes."""
+        """The size of the arrays in bytes."""
         return self.latents.nbytes + (0 if self.index_keys is None else self.index_keys.nbytes)
 
     def select(self, rows: Array) -> LatentCache:
-        """Return the named rows in the named order."""
+        """Return the rows with these numbers, in this order."""
         return self._each(lambda array: select(array, rows))
 
     def grow(self, capacity: int) -> LatentCache:
-        """Return the same tokens with room for exactly `capacity`; new entries are zeros."""
+        """Return a cache with the same tokens, and with room for exactly `capacity` tokens. New entries are
+        zeros.
+        """
         return self._each(lambda array: places(array, capacity))
 
     def _each(self, change: Callable[[Array], Array]) -> LatentCache:
@@ -138,8 +142,9 @@ class LatentCache(NamedTuple):
 
 @dataclass(frozen=True)
 class Latents(CacheKind):
-    """A cache of one vector of `size` numbers a token, which all heads read, and one of `index` for an
-    indexer."""
+    """The kind of cache with one vector of `size` numbers per token, which all heads read, and one vector of
+    `index` numbers for an indexer.
+    """
 
     holds = LatentCache
 
@@ -157,14 +162,15 @@ class Latents(CacheKind):
 class LatentAttention(TokenMixer):
     """Multi-head latent attention: the cache keeps a latent of `rank` numbers and a rotary key of each token.
 
-    A head's key has `key_size` numbers made from the latent, and as many rotated numbers, which all heads
-    share, as `position` has dims. Its value has `value_size` numbers. Without a `position` the shared numbers
-    are `shared_size`, and nothing is rotated (Kimi Linear). If there is a `query_rank`, queries come from a
-    latent of their own with that many numbers. `bias` is that of the maps to latents and of the map back;
-    `scale` None means 1/sqrt(head_size). An `indexer` chooses the tokens that are seen (DeepSeek-V3.2).
-    `query_scale` multiplies queries by a factor of their position (Mistral Small 4). With `head_gate` the
-    output of a head is multiplied by a gate of the token, σ(x w_head_gate) (Ling 3). `latent_scale`
-    multiplies the normalized latent, but not the rotary key (LongCat).
+    A head's key has `key_size` numbers made from the latent, and a rotated part that all heads share. The
+    rotated part has as many numbers as `position` has dims. A head's value has `value_size` numbers. Without
+    a `position`, the shared part has `shared_size` numbers, and nothing is rotated (Kimi Linear). If there is
+    a `query_rank`, queries come from a latent of their own with that many numbers. `bias` says whether the
+    maps to latents and the output projection have biases. A `scale` of None means 1/sqrt(head_size). An
+    `indexer` chooses the tokens that are seen (DeepSeek-V3.2). `query_scale` multiplies queries by a factor
+    of their position (Mistral Small 4). With `head_gate` the output of a head is multiplied by a gate of the
+    token, σ(x w_head_gate) (Ling 3). `latent_scale` multiplies the normalized latent, but not the rotary key
+    (LongCat).
     """
 
     heads: int = bounded("heads")
@@ -187,12 +193,12 @@ class LatentAttention(TokenMixer):
 
     @property
     def key_dims(self) -> int:
-        """How many numbers of a key all heads share."""
+        """The number of elements of a key that all heads share."""
         return (self.shared_size or 0) if self.position is None else self.position.dims
 
     @property
     def head_size(self) -> int:
-        """How many numbers a query has, and a key with its shared part."""
+        """The number of elements of a query, and of a key including its shared part."""
         return self.key_size + self.key_dims
 
     @property
@@ -365,7 +371,8 @@ def expanded_attend(
     """`attend` over the keys and values that each head makes from the latents.
 
     Conventions: in a query, the U numbers without positions come first, and the rotated 2J last. In `latents`
-    the C numbers of the latent come first, and then the rotated key. scale None is 1/√K, K = U + 2J.
+    the C numbers of the latent come first, and then the rotated key. A scale of None means 1/√K with K = U +
+    2J.
     """
     h = q.shape[2]
     latent, rotary_key = latents[..., : len(wk_b)], latents[..., len(wk_b) :]
@@ -387,7 +394,8 @@ def absorbed_attend(
     """`attend` over the latents, with one key head, and queries that were multiplied by Wᵏ. The result equals
     that of `expanded_attend`.
 
-    Conventions: those of `expanded_attend`; scale None is 1/√K of the given queries, not of the longer ones.
+    Conventions: those of `expanded_attend`. A scale of None means 1/√K, where K is the size of the original
+    queries, not of the longer ones here.
     """
     h, size, rank = q.shape[2], q.shape[3], len(wk_b)
     wk, wv = wk_b.reshape(rank, h, wk_b.shape[1] // h), wv_b.reshape(rank, h, wv_b.shape[1] // h)
@@ -409,18 +417,19 @@ def latent_attention(
     *,
     settings: LatentAttention,
 ) -> tuple[Float[Array, "B T D"], LatentCache, Bool[Array, "B T L"]]:
-    """The sublayer: project to queries and latents; rotate; `absorbed_attend` over the cache; project back.
+    """Compute the sublayer: project to queries and latents, rotate, apply `absorbed_attend` over the cache,
+    and project back.
 
     Conventions: as in `cached_attention`, row b has past[b] tokens in the cache, padding on the right needs
     no mask, and outputs at padding are unspecified. The latent is normalized and the key rotated before they
-    are cached. The norms of both latents have the same eps. A prompt takes the absorbed form too, which is
-    slower there but gives the same result. `rotary` is missing without positions. A scale of queries
-    multiplies both parts of them, but not an indexer's queries.
+    are cached. The norms of both latents have the same eps. A prompt is computed in the absorbed form too,
+    which is slower for a prompt but gives the same result. Without positions, there is no `rotary`. A scale
+    of queries multiplies both parts of a query, but not an indexer's queries.
 
-    An indexer's queries and keys have the same angles, in pairs of their own kind. Its key is normalized,
-    rotated and kept too, in a cache that has an array for it. The last result says which of the cache's L
-    places each token sees. Later layers that share the indexer get it as `chosen`; they have no part of an
-    indexer, not even its keys.
+    An indexer's queries and keys are rotated by the same angles, but its pairs may be interleaved
+    differently. Its key is normalized and rotated too, and kept in an array of its own in the cache. The last
+    result is a mask that says which of the cache's L entries each token sees. Later layers that share the
+    indexer get this mask as `chosen`. They have no part of an indexer, not even its keys.
     """
     at = following(past, x.shape[1])
     angles = None if rotary is None else Rotary(*rotary.at(at))
@@ -452,8 +461,8 @@ def latent_attention(
 def chosen_latents(latents: Array, mask: Array, *, topk: int) -> tuple[Array, Array]:
     """Return the latents [B, S, C+2J] that a token may see by the mask [B, T, S], and the mask over them.
 
-    With an indexer, T tokens see at most T · topk latents together. So a library may leave out the others,
-    and change the order. Here all are returned.
+    With an indexer, T tokens see at most T · topk latents together. So a library may leave out all other
+    latents, and change the order. Here all latents are returned.
     """
     return latents, mask
 
@@ -468,7 +477,8 @@ def latent_self_attention(
     settings: LatentAttention,
     causal: bool = False,
 ) -> Float[Array, "B T D"]:
-    """The sublayer of a model that reads whole texts and keeps nothing: `expanded_attend` over the text.
+    """Compute the sublayer for a model that reads whole texts and has no cache: `expanded_attend` over the
+    text.
 
     Since there are as many queries as tokens, this form is the cheaper one.
 

@@ -30,7 +30,8 @@ class LaurelWeights(TypedDict):
 def laurel(
     x: Float[Array, "B T D"], h: Float[Array, "B T D"], weights: LaurelWeights, *, eps: float
 ) -> Float[Array, "B T D"]:
-    """(h + x + rms_norm(x · left · right)) / √2: a layer's sum h, and what its input x becomes by itself.
+    """(h + x + rms_norm(x · left · right)) / √2: a layer's usual sum h, averaged with a learned residual of
+    its input x.
 
     A residual connection passes its input on unchanged: y = f(x) + x. Learned Augmented Residual Layers
     (Menghani et al. 2024, LAuReL-LR) add a learned map: y = f(x) + x + x · A · B, with A and B so narrow that

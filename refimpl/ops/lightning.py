@@ -7,9 +7,9 @@ A state S [K, K] of each head replaces all earlier tokens. It is like a table fr
 
 Seen as attention, a token's value has the weight λ^(t−s) (q_t·k_s): there is no softmax, there are no
 positions, and nothing is divided by √K. The rates depend on the number of the head, as ALiBi's slopes do, and
-on that of the layer (MiniMax 2025, "MiniMax-01: Scaling Foundation Models with Lightning Attention", arXiv
-2501.08313, §2.2; Qin et al. 2024, arXiv 2401.04658). A head that decays fast sees few tokens, the last head
-of a late layer nearly all.
+on the number of the layer (MiniMax 2025, "MiniMax-01: Scaling Foundation Models with Lightning Attention",
+arXiv 2501.08313, §2.2; Qin et al. 2024, arXiv 2401.04658). A head that decays fast sees few tokens. The last
+head of a late layer sees nearly all tokens.
 
     x ──┬─ wi ── SiLU ── q, k, v ── state ── norm ── ⊙ ── wo ── y
         └─ wz ── σ ───────────────────────────────── ┘
@@ -79,7 +79,9 @@ class LightningStates(RecurrentState):
 
     @property
     def in_chunks(self) -> bool:
-        """True: a step that is one chunk needs room for the square of its tokens."""
+        """Always true. A step is computed as one chunk, whose memory grows with the square of its number of
+        tokens.
+        """
         return True
 
     @property
@@ -90,7 +92,7 @@ class LightningStates(RecurrentState):
 class Lightning(TokenMixer):
     """Lightning attention: a state [head_size, head_size] for each of `heads` (`ops.lightning`).
 
-    Head h of H, counted from 1, decays at the rate `speed` · 2^(−8 h / H). `eps` is that of the output's
+    Head h of H, counted from 1, decays at the rate `speed` · 2^(−8 h / H). `eps` belongs to the output's
     norm.
     """
 
@@ -110,7 +112,7 @@ class Lightning(TokenMixer):
 
     @property
     def slope_rate(self) -> tuple[float, ...]:
-        """How fast each head decays."""
+        """The rate at which each head decays."""
         return tuple(self.speed * 2 ** (-8 * (h + 1) / self.heads) for h in range(self.heads))
 
     def sizes(self, width: int) -> Mapping[str, float]:
@@ -153,7 +155,8 @@ def lightning(
     *,
     settings: Lightning,
 ) -> tuple[Float[Array, "B T D"], LightningState]:
-    """The sublayer of the picture above. `ssd_recurrent` continues from the cache's state.
+    """Compute the sublayer that the module's docstring draws. `ssd_recurrent` continues from the cache's
+    state.
 
     The activation is applied to queries, keys and values alike. The norm is RMSNorm over all heads together,
     before the gate multiplies it.

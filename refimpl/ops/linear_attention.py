@@ -1,4 +1,6 @@
-"""Linear attention: φ(q)·φ(k) instead of exp(q·k), so that sums over keys are kept instead of the keys."""
+"""Linear attention: φ(q)·φ(k) instead of exp(q·k), so that a cache keeps sums over the keys instead of the
+keys.
+"""
 
 from __future__ import annotations
 
@@ -78,7 +80,7 @@ class LinearSums(RecurrentState):
 
     @property
     def in_chunks(self) -> bool:
-        """True: a step needs room for the square of its tokens."""
+        """Always true. A step's memory grows with the square of its number of tokens."""
         return True
 
     @property
@@ -90,7 +92,7 @@ class LinearSums(RecurrentState):
 class LinearAttention(TokenMixer):
     """Linear attention, with φ(q)·φ(k) instead of exp(q·k); `features` says what φ is.
 
-    The state that it keeps doesn't grow with the number of tokens. It has no positions of its own.
+    Its state doesn't grow with the number of tokens. It adds no positions.
     """
 
     heads: int = bounded("heads")
@@ -160,7 +162,7 @@ def random_features(
 
     The mean of φ(q)·φ(k) over W is exp(q·k). So linear attention estimates softmax attention, if q and k are
     scaled by K^(−1/4). Conventions: Performer's code subtracts a maximum to avoid overflow, and adds an ε.
-    This function does neither: float64 needs neither, and ε biases the estimate.
+    This function does neither. In float64 neither is needed, and ε would bias the estimate.
     """
     square = (x**2).sum(-1, keepdims=True) / 2
     return np.exp(x @ projection.T - square) * len(projection) ** -0.5
@@ -191,7 +193,7 @@ def linear_parallel(
     k: Float[Array, "B T G Q"],
     v: Float[Array, "B T G V"],
 ) -> Float[Array, "B T H V"]:
-    """The causal form with the whole matrix: ((q kᵀ) ∘ lower triangle) v, rows normalized."""
+    """Compute the causal form with the whole matrix: ((q kᵀ) ∘ lower triangle) v, with normalized rows."""
     b, t, h, features = q.shape
     grouped = q.reshape(b, t, k.shape[2], h // k.shape[2], features)
     weights = np.einsum("btgrq,bsgq->bgrts", grouped, k, optimize=True) * np.tri(t, dtype=q.dtype)
@@ -207,7 +209,7 @@ def linear_recurrent(
     state: Float[Array, "B G Q V"],
     norm: Float[Array, "B G Q"],
 ) -> tuple[Float[Array, "B T H V"], Float[Array, "B G Q V"], Float[Array, "B G Q"]]:
-    """The causal form one token after the other (Katharopoulos et al. 2020, eq. 18 to 20).
+    """Compute the causal form one token after the other (Katharopoulos et al. 2020, eq. 18 to 20).
 
     S_t = S_{t−1} + k_t v_tᵀ, z_t = z_{t−1} + k_t, out_t = q_t S_t / q_t·z_t. `state` and `norm` are S and z
     before the call, zeros at the start of a text. Returns the outputs, and S and z after the call: a cache
@@ -231,9 +233,10 @@ def linear_chunked(
     *,
     chunk: int,
 ) -> tuple[Float[Array, "B T H V"], Float[Array, "B G Q V"], Float[Array, "B G Q"]]:
-    """The causal form chunk by chunk: the whole matrix within a chunk, S and z from one chunk to the next.
+    """Compute the causal form chunk by chunk. Within a chunk, it uses the whole matrix. From one chunk to the
+    next, it passes S and z.
 
-    Time grows as T · chunk, and there are as many steps as chunks (Hua et al. 2022, §3.4). chunk = 1 is the
+    The time grows as T · chunk, and each chunk is one step (Hua et al. 2022, §3.4). chunk = 1 is the
     recurrent form, chunk ≥ T the parallel one.
     """
     b, length, h, features = q.shape
@@ -263,7 +266,8 @@ def linear_attention(
     *,
     settings: LinearAttention,
 ) -> tuple[Float[Array, "B T D"], LinearState]:
-    """The sublayer: project to queries, keys, values; `linear_recurrent` from the cache; project back.
+    """Compute the sublayer: project to queries, keys and values, continue `linear_recurrent` from the cache,
+    and project back.
 
     Conventions: a row with no token before the call begins with sums of zero, whatever its cache holds.
     Padding adds nothing to the sums; outputs at padding are unspecified.

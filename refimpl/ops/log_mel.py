@@ -1,7 +1,8 @@
-"""Log-mel spectrograms: the input of a model of sound, in the place of tokens.
+"""Log-mel spectrograms: the input of a model of sound, instead of tokens.
 
 A sound is cut into overlapping windows, `hop` samples apart. For each window the power of each frequency is
-computed. Bands, which are narrow for low tones and wide for high ones as in human hearing, sum these powers:
+computed. These powers are summed over bands. As in human hearing, the bands are narrow for low tones and wide
+for high tones:
 
     sound       ──────────────────────────────────       16,000 samples a second
     windows       [ 0 ]                                    400 samples, around sample 0, 160, 320, …
@@ -39,7 +40,8 @@ OCTAVES = np.log(6.4) / 27  # above it, 27 mel are a factor of 6.4
 def hann_window(samples: Float[Array, " M"]) -> Float[Array, " M"]:
     """½ − ½ cos(2π n / M) at the samples n, which are 0 … M − 1.
 
-    Conventions: periodic, as torch's default and as spectra need it: sample M would equal the first again.
+    Conventions: the window is periodic, so sample M would equal sample 0. This is torch's default, and
+    spectra need it.
     """
     return 0.5 - 0.5 * np.cos(2 * np.pi * samples / len(samples))
 
@@ -96,7 +98,7 @@ def log_mel(
     """y = (max(x, max x − span) + 4) / 4, x = log₁₀ max(power · filters, least). Whisper's span and least are
     8 and 10⁻¹⁰.
 
-    Conventions: the largest x is that of the row, so a frame depends on the loudest one of its sound.
+    Conventions: max x is taken over the whole row, so each frame depends on the loudest frame of its sound.
     """
     x = np.log10(np.maximum(power @ filters, least))
     return (np.maximum(x, x.max((1, 2), keepdims=True) - span) + 4) / 4

@@ -2,9 +2,9 @@
 all (Beltagy et al. 2020, arXiv 2004.05150, §3.1).
 
 With only a window, a token gets information from far tokens only through many layers. Global tokens shorten
-the way: what one of them gathers from the whole text, all others read in the next layer. The task determines
-which tokens are global: the first one, if a text is classified; the question, if a question is answered;
-none, if words are predicted.
+the path: a global token gathers information from the whole text, and all other tokens read it in the next
+layer. The task determines which tokens are global: the first one, if a text is classified; the question, if a
+question is answered; none, if words are predicted.
 
     reach 1, token 0 global     key  0 1 2 3 4 5
                         query 0      g g g g g g
@@ -12,10 +12,10 @@ none, if words are predicted.
                         query 2      x x x x . .
                         query 5      x . . . x x
 
-A global query (g) has maps of its own to queries, keys and values, from which all its scores come: looking
-for a summary differs from looking for a neighbour ("Linear Projections for Global Attention" in the paper).
-All other queries (x) use the maps of the window, for global keys too. A text of T tokens with G global ones
-has about T · (2 · reach + 1 + 2 · G) scores, not T · T.
+A global query (g) has separate maps to queries, keys and values, from which all its scores come, since
+attention for a summary differs from attention to neighbours ("Linear Projections for Global Attention" in the
+paper). All other queries (x) use the maps of the window, for global keys too. A text of T tokens with G
+global ones has about T · (2 · reach + 1 + 2 · G) scores, not T · T.
 """
 
 from __future__ import annotations
@@ -153,7 +153,8 @@ def longformer_attention(
     *,
     settings: LongformerAttention,
 ) -> Float[Array, "B T D"]:
-    """The sublayer: attention under `longformer_mask`; global queries attend by their own maps to all.
+    """Compute the sublayer: attention with `longformer_mask`. Global queries attend to all tokens, with maps
+    of their own.
 
     `question` says how many tokens of each row are global, if the global tokens are those of a question.
     Conventions: as in `self_attention`, rows are padded on the right: no token sees padding, and outputs at
@@ -176,8 +177,8 @@ def local_and_global(
 ) -> Array:
     """Return the heads' outputs [B, T, H, K] for the window's queries, keys and values.
 
-    The window is computed in bands, in which a global first token is a sink. The length of a question differs
-    from text to text; with global questions all scores are computed.
+    The window is computed in bands, in which a global first token is a sink. If the question's tokens are
+    global, all scores are computed, because the length of a question differs from text to text.
     """
     t, reach = x.shape[1], settings.reach
     at = indices(t, x)

@@ -1,9 +1,9 @@
-"""LongT5's attention: T5's within a window, and to sums of blocks of the text (Guo et al. 2022, LongT5, arXiv
-2112.07916, §3.1).
+"""LongT5's attention: T5's attention within a window, and attention to sums of blocks of the text (Guo et al.
+2022, LongT5, arXiv 2112.07916, §3.1).
 
-A token sees the r tokens on each side of it ("local", §3.1.1). Farther tokens it may see in summaries: the
-text is cut into blocks of k tokens, and the vectors of each block are added up and normalized. These
-summaries are keys and values beside the tokens, for all queries. Each layer makes them anew from its input. A
+A token sees the r tokens on each side of it ("local", §3.1.1). It may see farther tokens through summaries.
+The text is cut into blocks of k tokens, and the vectors of each block are added and normalized. All queries
+see these summaries as additional keys and values. Each layer computes the summaries from its own input. A
 token's own softmax decides how much it takes from its neighbours and how much from the rest ("transient
 global", §3.1.2).
 
@@ -20,9 +20,9 @@ global", §3.1.2).
 The last tokens, which don't fill a block, belong to the last full block; a text without a full block has no
 summaries. Keys and values of summaries come from the same maps as those of tokens, and scores have no scale
 (as in T5). A score has a bias that depends on its head and its distance, in the same buckets as in T5
-(`ops.bias`). For tokens it is the distance between them. For summaries it is the number of blocks between the
-token's own block and theirs, with a separate table. A text of T tokens has T · (2 · r + 1 + T / k) scores,
-not T · T: with r = 127 and k = 16, a tenth at 8,192 tokens.
+(`ops.bias`). Between two tokens, the distance is counted in tokens. Between a token and a summary, it is
+counted in blocks, with a separate table. A text of T tokens has T · (2 · r + 1 + T / k) scores, not T · T:
+with r = 127 and k = 16, a tenth at 8,192 tokens.
 """
 
 from __future__ import annotations
@@ -72,7 +72,7 @@ class DistanceBiases(NamedTuple):
     """The bias of each head and distance (key minus query): `near` from −A to A tokens, `far` from −C to C
     blocks.
 
-    A is the radius. Distances beyond C blocks have the bias of C.
+    A is the radius. Distances beyond C blocks have the bias of distance C.
     """
 
     near: Float[Array, "H 2*A+1"]
@@ -83,9 +83,9 @@ class LongT5Attention(TokenMixer):
     """T5's attention within a window, and to summaries of the text's blocks (`ops.longt5`).
 
     A token sees the `radius` tokens on each side of it. With `global_block_size` it also sees the sum of each
-    block of that many tokens, normalized with a weight (`norm_eps`). `position` are the biases of both. All
-    layers share one table of each, and have the same radius and block size. Maps have no bias and scores no
-    scale.
+    block of that many tokens, normalized with a weight (`norm_eps`). `position` has the settings of both
+    kinds of biases. All layers share the two tables of biases, and have the same radius and block size. Maps
+    have no bias, and scores have no scale.
     """
 
     heads: int = bounded("heads")
@@ -171,15 +171,16 @@ def longt5_attention(
     *,
     settings: LongT5Attention,
 ) -> Float[Array, "B T D"]:
-    """The sublayer: project to queries, keys and values; attend to near tokens and summaries; project back.
+    """Compute the sublayer: project to queries, keys and values, attend to near tokens and summaries, and
+    project back.
 
     Conventions: as in `self_attention`, rows are padded on the right. No token sees padding, no summary
     includes any of it, and outputs at padding are unspecified.
 
     transformers cuts a text into blocks of radius + 1 tokens, each with the keys of three blocks, and then
-    hides keys that are farther than the radius. The window is the same, wherever these blocks begin. To tell
-    the summaries' blocks apart it adds up 1/k in float32. For some k that are no powers of two (25, of those
-    up to 30) this puts a token into a neighbouring block; here token s is in block ⌊s/k⌋.
+    hides keys that are farther than the radius. The window is the same, wherever these blocks begin. To find
+    a token's summary block, transformers adds up 1/k in float32. If k isn't a power of two, this sometimes
+    puts a token into a neighbouring block (of the k up to 30, only for 25). Here token s is in block ⌊s/k⌋.
     """
     read = with_summaries(x, lengths, weights.get("global_norm"), settings=settings)
     q, k, v = (heads(read, weights[name], size=settings.head_size) for name in ("wq", "wk", "wv"))

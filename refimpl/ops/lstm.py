@@ -37,8 +37,9 @@ __all__ = [
 
 
 class LstmWeights(TypedDict):
-    """The parameters of a layer in one direction: the weights for the input and for h, the bias and the
-    peepholes."""
+    """The parameters of a layer in one direction: the weights for the input and for h, the bias, and the
+    peephole weights.
+    """
 
     wx: Float[Array, "D 4*F"]
     wh: Float[Array, "F 4*F"]
@@ -154,11 +155,12 @@ def lstm(
     *,
     reverse: bool = False,
 ) -> tuple[Float[Array, "B T F"], Float[Array, "B F"], Float[Array, "B F"]]:
-    """`lstm_cell` over the tokens in order: returns all h [B, T, F], and the h and c after the last token.
+    """Apply `lstm_cell` to the tokens in order. Returns all h [B, T, F], and the h and c after the last
+    token.
 
     With `reverse` the tokens are read from the last to the first; each h is at the place of its own token.
-    Conventions: without `h0` and `c0` both start at zero. Token t of row b is real if t < lengths[b]. Padding
-    is on the right, changes no state, and its output is 0, as in torch's packed sequences and ONNX's
+    Conventions: without `h0` and `c0`, h and c start at zero. Token t of row b is real if t < lengths[b].
+    Padding is on the right, changes no state, and its output is 0, as in torch's packed sequences and ONNX's
     sequence_lens. So a reversed row begins with its own last token. A row of length 0 gives its initial state
     (ONNX Runtime: zeros), so that any split of the tokens over several calls equals one call.
     """
@@ -184,7 +186,7 @@ def bidirectional_lstm(
     c0: Float[Array, "2 B F"] | None = None,
     lengths: Index[Array, " B", "< T+1"] | None = None,
 ) -> tuple[Float[Array, "B T 2*F"], Float[Array, "2 B F"], Float[Array, "2 B F"]]:
-    """Two layers side by side, one forward and one backward in time: y[b,t] = (forward, backward).
+    """Compute two layers side by side, one forward and one backward in time: y[b,t] = (forward, backward).
 
     Conventions: the first axis of the states is the direction, forward first, as in torch and ONNX.
     """
@@ -202,7 +204,7 @@ def lstm_layer(
     past: Index[Array, " B", "< O+1"],
     weights: LstmLayerWeights,
 ) -> tuple[Float[Array, "B T D"], LstmState]:
-    """The sublayer: `lstm` from the cache, and a linear map back to the model's width.
+    """Compute the sublayer: continue `lstm` from the cache, and map the result back to the model's width.
 
     Conventions: a row with no token before the call begins at zero, whatever its cache holds. Padding changes
     no state; outputs at padding are unspecified.

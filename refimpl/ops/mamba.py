@@ -9,11 +9,11 @@ The memory is that of `ops.selective_scan`, between a convolution and a gate (Gu
         └─ wz ── SiLU ─────────────────────────────────────────────────────────────────────────┘
 
 with Δ = softplus(· + dt_bias), and rates A = −exp(a_log). Keys, queries and steps are made from the convolved
-channels u, not from the layer's input as in Mamba 2, so there is one map after the other. Each channel has a
-step of its own, made through a vector of C numbers, which are few compared with F. The layer also does the
-work of an mlp: it is wider than the model, and has a gate. It keeps F · K numbers and the convolution's last
-A inputs, for a text of any length. Jamba (AI21 2024) normalizes the inputs of Δ, b and c, so that it can be
-trained at scale.
+channels u. In Mamba 2 they are made from the layer's input. So here one map comes after the other. Each
+channel has a step of its own, made through a vector of C numbers, which are few compared with F. The layer
+also does the work of an mlp: it is wider than the model, and has a gate. It keeps F · K numbers and the
+convolution's last A inputs, for a text of any length. Jamba (AI21 2024) normalizes the inputs of Δ, b and c,
+so that it can be trained at scale.
 """
 
 from __future__ import annotations
@@ -104,7 +104,7 @@ class ChannelStates(RecurrentState):
 
     @property
     def in_chunks(self) -> bool:
-        """True: a step holds the states of all its tokens at once."""
+        """Always true. A step holds the states of all its tokens in memory at once."""
         return True
 
     @property
@@ -117,8 +117,9 @@ class Mamba(TokenMixer):
     """Mamba's layer: a state of `state_size` numbers for each of `width` channels (`ops.mamba`).
 
     A convolution lets each channel see the `length` latest tokens, with a bias or without (`conv_bias`).
-    Steps are made through `rank` numbers. `bias` is that of the maps in and back. `norms` says that the
-    inputs of steps, keys and queries are normalized, with weights or without (Jamba, Falcon Mamba).
+    Steps are made through `rank` numbers. `bias` says whether the input and output maps have biases. `norms`
+    says whether the inputs of steps, keys and queries are normalized, and whether the norms have weights
+    (Jamba, Falcon Mamba).
     """
 
     width: int = bounded("width", "width of the channels")
@@ -181,7 +182,8 @@ def mamba(
     *,
     settings: Mamba,
 ) -> tuple[Float[Array, "B T D"], ChannelState]:
-    """The sublayer of the picture above. `selective_scan` continues from the cache's state.
+    """Compute the sublayer that the module's docstring draws. `selective_scan` continues from the cache's
+    state.
 
         u = silu(causal_conv(x wi)),    y = (scan(u, Δ, A, b, c) + skip ⊙ u) ⊙ silu(x wz) · wo
 

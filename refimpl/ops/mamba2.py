@@ -1,8 +1,9 @@
-"""Mamba 2: a layer whose memory is one matrix a head, which decays at a rate that each token chooses.
+"""Mamba 2: a layer whose memory is one matrix for each head. The matrix decays at a rate that each token
+chooses.
 
-The memory is that of `ops.ssd`. A token's step Δ > 0 says how much it counts. With a small step the state
-stays as it is; with a large step the state decays away and the token is written (Dao & Gu 2024, §7.1, figure
-6):
+The memory is that of `ops.ssd`. A token's step Δ > 0 says how much it counts. With a small step, the state
+stays unchanged. With a large step, the state decays away and the token is written (Dao & Gu 2024, §7.1,
+figure 6):
 
     x ──┬─ wi ── convolution over A + 1 tokens, SiLU ──┬─ v, a value a head ───┬─ ⊙ skip ─┐
         │                                              ├─ b, a key a group ────┤          │
@@ -10,10 +11,10 @@ stays as it is; with a large step the state decays away and the token is written
         ├─ wdt ── Δ = softplus(· + dt_bias), decay = −Δ exp(a_log) ────────────┴─ ssd ─── + ── ⊙ ── norm ── wo
         └─ wz ── SiLU ──────────────────────────────────────────────────────────────────────────┘
 
-A token writes Δ v, and multiplies the earlier state by exp(−Δ exp(a_log)). One number Δ determines both, as
-if the system S' = −exp(a_log) S + b vᵀ changed during the time Δ, if that is short. All maps read the layer's
-input, so they are one product in checkpoints. Mamba 2's own models have no mlp beside such layers, but
-hybrids do. A layer keeps H · K · V numbers and the convolution's last A inputs, for a text of any length.
+A token writes Δ v, and multiplies the earlier state by exp(−Δ exp(a_log)). One number Δ determines both. For
+a short Δ, this is the change of the system S' = −exp(a_log) S + b vᵀ during the time Δ. All maps read the
+layer's input, so they are one product in checkpoints. Mamba 2's own models have no mlp beside such layers,
+but hybrids do. A layer keeps H · K · V numbers and the convolution's last A inputs, for a text of any length.
 """
 
 from __future__ import annotations
@@ -97,16 +98,16 @@ class HybridCache(NamedTuple):
 
     @property
     def capacity(self) -> int:
-        """How many tokens of a row fit."""
+        """The number of tokens of a row for which there is room."""
         return self.attention.capacity
 
     @property
     def nbytes(self) -> int:
-        """The size of both in bytes."""
+        """The size of both parts in bytes."""
         return self.attention.nbytes + self.states.nbytes
 
     def select(self, rows: Array) -> HybridCache:
-        """Return the named rows in the named order."""
+        """Return the rows with these numbers, in this order."""
         return HybridCache(*self.attention.select(rows)[:2], *self.states.select(rows))
 
     def grow(self, capacity: int) -> HybridCache:
@@ -140,10 +141,10 @@ class Mamba2(StateSpace):
     """Mamba 2's layer: a state [state_size, head_size] for each of `heads` (`ops.mamba2`).
 
     `groups` of keys and queries are shared by `heads` of values. A convolution lets each of them see the
-    `length` latest tokens, with a bias or without (`conv_bias`). `bias` is that of the maps in, `out_bias`
-    that of the map back. `norm` says where each group's output is normalized: after it is multiplied by the
-    gate, before, or not at all. `multipliers` are factors of the outputs of the maps to gate, values, keys,
-    queries and steps, in this order (Falcon-H1).
+    `length` latest tokens, with a bias or without (`conv_bias`). `bias` says whether the input maps have
+    biases, and `out_bias` whether the output map has one. `norm` says whether each group's output is
+    normalized after its product with the gate, before it, or not at all. `multipliers` are factors of the
+    outputs of the maps to gate, values, keys, queries and steps, in this order (Falcon-H1).
     """
 
     heads: int = bounded("heads")
@@ -163,12 +164,12 @@ class Mamba2(StateSpace):
 
     @property
     def width(self) -> int:
-        """How many numbers all heads have together."""
+        """The width of all heads together."""
         return self.heads * self.head_size
 
     @property
     def channels(self) -> int:
-        """How many numbers of a token the convolution reads: values, keys and queries."""
+        """The number of channels that the convolution reads: those of values, keys and queries."""
         return self.width + 2 * self.groups * self.state_size
 
     weights = Mamba2Weights
@@ -247,7 +248,8 @@ def mamba2(
     *,
     settings: Mamba2,
 ) -> tuple[Float[Array, "B T D"], MatrixState]:
-    """The sublayer of the picture above. `ssd_recurrent` continues from the cache's state.
+    """Compute the sublayer that the module's docstring draws. `ssd_recurrent` continues from the cache's
+    state.
 
     With z = silu(x wz), the norm is RMSNorm over all heads of a group together. It may be after or before the
     gate:
@@ -255,9 +257,9 @@ def mamba2(
         after_gate     y = norm ⊙ rms_norm(z ⊙ ssd(…))
         before_gate    y = norm ⊙ z ⊙ rms_norm(ssd(…))
 
-    Conventions: a row with no token before the call begins at zero, whatever its cache holds. Padding
-    changes no state; outputs at padding are unspecified. The settings' multipliers are applied after the
-    biases of the maps, so the convolution keeps its inputs multiplied.
+    Conventions: a row with no token before the call begins at zero, whatever its cache holds. Padding changes
+    no state; outputs at padding are unspecified. The settings' multipliers are applied after the biases of
+    the maps, so the convolution's cache keeps the multiplied inputs.
     """
     m, keys = settings, settings.groups * settings.state_size
     tail, state = begun(cache.tail, past), begun(cache.state, past)

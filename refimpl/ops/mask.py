@@ -34,8 +34,8 @@ def causal_mask(
                             query 3      . x x x . .
                             query 5      . . . x x x
 
-    Both are positions in the text, so the mask is the same with a cache. Conventions: `window` counts the
-    current token, as transformers' sliding_window does: window = 1 sees only itself.
+    Queries and keys are given as positions in the text, so the mask is the same with a cache. Conventions:
+    `window` counts the current token, as transformers' sliding_window does: window = 1 sees only itself.
     """
     last = queries[:, :, None]
     seen = keys <= last
@@ -53,8 +53,9 @@ def window_mask(
 ) -> Bool[Array, "B T S"]:
     """True where |query − key| < window: as many keys ahead as behind (Beltagy et al. 2020, §3.1).
 
-    Conventions: `window` counts one side and the token itself, so that the earlier half is
-    `causal_mask`'s; a width w written as w/2 on each side is window = w/2 + 1. None sees all.
+    Conventions: `window` counts one side and the token itself, so the earlier half equals that of
+    `causal_mask`. A paper's width w, w/2 on each side, is window = w/2 + 1. With None, each query sees all
+    keys.
     """
     middle = queries[:, :, None]
     if window is None:
@@ -71,7 +72,8 @@ def block_sparse_mask(
     reach: int,
     first: int,
 ) -> Bool[Array, "B T S"]:
-    """True where the blocks of query and key are at most `reach` apart, or one is among the `first`.
+    """True where the blocks of query and key are at most `reach` apart, or where one of them is among the
+    `first` blocks.
 
         block 2, reach 1, first 1   key  0 1 2 3 4 5 6 7
                           query 0        x x x x x x x x
@@ -118,7 +120,7 @@ def seen_by(queries: Array, keys: Array, *, settings: Attention, causal: bool) -
 
 @op
 def padding_mask(keys: Int[Array, " S"], lengths: Index[Array, " B", "< S+1"]) -> Bool[Array, "B S"]:
-    """True for the keys that are within their row: rows are padded on the right."""
+    """True for the real keys of each row. Rows are padded on the right."""
     return lengths[:, None] > keys
 
 

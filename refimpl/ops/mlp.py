@@ -32,7 +32,7 @@ class PlainMlpWeights(TypedDict):
 
 
 class GatedMlpWeights(TypedDict):
-    """The parameters of a gated mlp; an expert is one too."""
+    """The parameters of a gated mlp. An expert is a gated mlp too."""
 
     gate: Float[Array, "D F"] | Blocks
     up: Float[Array, "D F"] | Blocks
@@ -68,10 +68,10 @@ def swiglu_oai(
 ) -> Float[Array, "B T F"]:
     """g · σ(alpha · g) · (u + 1), g = min(gate, limit), u = up within ± limit (gpt-oss, OpenAI 2025, §2.1).
 
-    SwiGLU with two changes. First, clamps bound the values of a few large channels, which number formats with
-    few bits need; for negative g the product is bounded without a clamp. Second, 1 is added to u: a unit
-    whose up is 0 lets its gate through, while in SwiGLU it gives 0. Conventions: σ(1.702 g) · g is quick
-    GELU. In checkpoints the experts' gate and up alternate; here they are separate.
+    This is SwiGLU with two changes. First, clamps bound the values of a few large channels, as number formats
+    with few bits require. For negative g, the product is bounded without a clamp. Second, 1 is added to u. So
+    if a unit's up is 0, its output is that of the gate, while SwiGLU gives 0. Conventions: σ(1.702 g) · g is
+    quick GELU. In checkpoints the experts' gate and up alternate; here they are separate.
     """
     g, u = gate.clip(max=limit), up.clip(-limit, limit)
     return g * sigmoid(alpha * g) * (u + 1)
@@ -100,7 +100,7 @@ def gated_mlp(
     """(act(gate_scale · x · gate) ⊙ (x · up)) · down (Shazeer 2020, eq. 6; SwiGLU when act is SiLU).
 
     `swiglu_oai` may replace act(gate) ⊙ up. `gate_scale` None means 1. With `sparsity`, act is applied to
-    `gaussian_topk` of the gate; about this share of the hidden units is then 0, if act(0) is. A `down_norm`
+    `gaussian_topk` of the gate. If act(0) is 0, about this share of the hidden units is then 0. A `down_norm`
     normalizes the hidden units (BitNet b1.58, Ma et al. 2025, arXiv 2504.12285, §2).
     """
     gate = linear(x, weights["gate"], weights.get("bgate"))

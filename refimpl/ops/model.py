@@ -1,4 +1,6 @@
-"""A decoder: tokens and cache in, logits and cache out. Also the parts that encoders share with decoders."""
+"""A decoder: it takes tokens and a cache, and returns logits and a cache. This module also has the parts that
+encoders share with decoders.
+"""
 
 from __future__ import annotations
 
@@ -80,7 +82,8 @@ StemWeights = ConvStemWeights | WaveStemWeights | MoonshineStemWeights
 
 class EmbeddingWeights(TypedDict):
     """The parameters of the embedding: its tables, the map from their width to the model's width, and the
-    parameters that make the inputs of single layers."""
+    parameters that make the per-layer embeddings.
+    """
 
     table: Float[Array, "N D"] | Blocks
     token_types: NotRequired[Float[Array, "M D"]]
@@ -92,7 +95,8 @@ class EmbeddingWeights(TypedDict):
 
 class StackWeights(TypedDict):
     """The parameters of a stack: its layers, the tables that are added before the first layer or to scores,
-    its norms, its distances, and the maps of all streams but the first."""
+    its norms, its table of distances, and the maps of all streams except the first.
+    """
 
     layers: list[BlockWeights]
     stem: NotRequired[StemWeights]
@@ -139,10 +143,11 @@ def embed(
 ) -> Array:
     """Return the input of the first layer: vectors [B, T, D] of the tokens [B, T] at positions [B, T].
 
-    The order is: scale, dropped masks (ESM, texts of `lengths` [B]), map to the model's width, `token_types`
-    [B, T], the first task's vector (ERNIE), positions, norm (BERT, BART, OPT). If the stack says so
-    (Blenderbot Small), the norm comes before the positions. A `late` map comes last (ELECTRA). A stack with a
-    stem gets a sound instead of the tokens: frames [B, 2·T, C] (Whisper), or samples [B, N] (wav2vec 2.0).
+    The steps are, in this order: scale, dropping of mask tokens (ESM, texts of `lengths` [B]), map to the
+    model's width, `token_types` [B, T], the first task's vector (ERNIE), positions, norm (BERT, BART, OPT).
+    If the stack says so (Blenderbot Small), the norm comes before the positions. A `late` map comes last
+    (ELECTRA). A stack with a stem gets a sound instead of the tokens: frames [B, 2·T, C] (Whisper), or
+    samples [B, N] (wav2vec 2.0).
     """
     if stack.stem is not None:
         assert "stem" in stack_weights
@@ -211,7 +216,7 @@ def layer_vectors(tokens: Array, x: Array, weights: EmbeddingWeights, *, config:
     """Return vectors [B, T, C, F] of the tokens for each layer, from the input of the first layer; None if
     the layers have no such vectors.
 
-    A token without a row in their table, such as an image's, reads row 0 (Gemma 3n).
+    A token without a row in the table of these vectors, such as a token of an image, reads row 0 (Gemma 3n).
     """
     if config.per_layer is None:
         return None
@@ -225,7 +230,8 @@ def layer_vectors(tokens: Array, x: Array, weights: EmbeddingWeights, *, config:
 def score_biases(
     queries: Array, keys: Array, weights: StackWeights, dtype: DType, *, stack: Stack, bidirectional: bool
 ) -> dict[tuple[Position, int], Array]:
-    """Return the bias [B, H, T, S] for each position of the stack that adds one, by (position, heads).
+    """Return the bias [B, H, T, S] for each of the stack's position settings that adds one. The keys of the
+    dict are pairs (position, heads).
 
     If layers have relative biases of their own, the values are the buckets [B, T, S] in the layers' tables.
     """
@@ -264,7 +270,7 @@ def distance_table(at: Array, weights: StackWeights, *, stack: Stack) -> Distanc
 def distance_biases(weights: StackWeights, *, stack: Stack) -> DistanceBiases | None:
     """Return the biases of a stack with LongT5's attention, by distance instead of bucket.
 
-    All distances from max_distance on have one bucket, so no more distances are needed.
+    All distances from max_distance on share one bucket, so larger distances aren't needed.
     """
     local = next((mixer for mixer in stack.mixers if isinstance(mixer, LongT5Attention)), None)
     if local is None:
@@ -304,11 +310,11 @@ def model(
     """Return the logits [B, P, N] of the tokens [B, T] at the positions `at` [B, P], and each layer's new
     cache.
 
-    `past` [B] tokens of each row are in the cache, which has room for L ≥ past + T. `at` counts within the
-    call; only at these positions are the last layer's mlp and the output table computed. Each table in
-    `rotary` has a row for each of the L positions. A decoder that reads an encoder takes `encoder_kv` of it,
-    one entry for each layer. A layer that reads the keys and values of an earlier layer gets that layer's new
-    cache, and has none of its own.
+    `past` [B] tokens of each row are already in the cache, which has room for L ≥ past + T tokens. `at`
+    counts from the first token of the call. The last layer's mlp and the output table are computed only at
+    these positions. Each table in `rotary` has a row for each of the L positions. A decoder that reads an
+    encoder takes the encoder's `encoder_kv`, with one entry for each layer. A layer that reads the keys and
+    values of an earlier layer gets that layer's new cache, and has none of its own.
     """
     x, new_cache = hidden(tokens, past, at, rotary, cache, params, encoder_kv, config=config)
     return _logits(x, params, config=config), new_cache
@@ -325,8 +331,9 @@ def model_with_hidden(
     *,
     config: Config,
 ) -> tuple[Array, Array, list[MixerCache]]:
-    """As `model`, but also return, between logits and cache, the vectors [B, T, D] of all tokens after the
-    last norm. A module that predicts further tokens reads these (`ops.mtp`)."""
+    """Return what `model` returns and also, between logits and cache, the vectors [B, T, D] of all tokens
+    after the last norm. A module for multi-token prediction reads these vectors (`ops.mtp`).
+    """
     vectors, new_cache = hidden(tokens, past, None, rotary, cache, params, config=config)
     return _logits(tokens_at(vectors, at), params, config=config), vectors, new_cache
 
@@ -370,7 +377,9 @@ def hidden(
     *,
     config: Config,
 ) -> tuple[Array, list[MixerCache]]:
-    """Return what `model` computes before its head; also for an encoder that is computed like a decoder."""
+    """Return the vectors that `model` computes before its head. This also works for an encoder that is
+    computed like a decoder.
+    """
     *_, name = config.stacks
     stack, weights = config.stacks[name], cast(Mapping[str, StackWeights], params)[name]
     queries = following(past, tokens.shape[1])

@@ -50,9 +50,9 @@ class ExpertWeights(TypedDict):
 class MoEWeights(TypedDict):
     """The parameters of a mixture: the router, the experts, and the expert that takes every token.
 
-    Experts are a list of parameters, not arrays with an axis of experts. So a parameter stays a matrix that
-    `linear` takes, quantized or not, and each expert is separate, as in checkpoints. With a latent, D is C in
-    the experts' parameters.
+    Experts are a list of parameters, not arrays with an axis of experts. So each parameter stays a matrix
+    that `linear` takes, quantized or not, and experts are separate, as in checkpoints. If the mixture has a
+    latent, the experts' parameters have its width C instead of D.
     """
 
     router: Float[Array, "D E"]
@@ -92,19 +92,19 @@ def route(
     `renormalize` they are divided by their sum (plus `sum_eps` if there is one). Then they are multiplied by
     `scale`, if there is one.
 
-    If experts are on several machines, a token with free choice is sent to many machines. `groups` of
-    neighbouring experts limit that. First the groups are compared, each by its best expert (DeepSeek-V2 2024,
-    §2.1.2) or by the sum of its two best (DeepSeek-V3, §2.1.2). Then only the experts of the best groups are
-    compared:
+    If experts are on several machines and any expert may be chosen, a token is sent to many machines.
+    `groups` of neighbouring experts limit this. First the groups are compared, each by the score of its best
+    expert (DeepSeek-V2 2024, §2.1.2) or by the sum of its two best scores (DeepSeek-V3, §2.1.2). Then only
+    the experts of the best groups are compared:
 
         scores           0.9 0.0 | 0.6 0.5 | 0.1 0.2      3 groups, of which 1, and 2 experts
         best, two best   0.9 0.9 | 0.6 1.1 | 0.2 0.3
         chosen by max    0.9 0.0 |         |
         chosen by top2           | 0.6 0.5 |
 
-    Conventions: a bias counts for the choice alone, not for the weights (DeepSeek-V3, eq. 16). Of equal
-    experts, or groups, the one with the lower index is chosen. Without a bias the logits are compared. They
-    have the same order as the scores, but no two of them become equal by rounding.
+    Conventions: a bias affects only the choice, not the weights (DeepSeek-V3, eq. 16). If experts or groups
+    are equal, the one with the lower index is chosen. Without a bias, logits are compared instead of scores.
+    Logits have the same order as scores, but rounding never makes two different logits equal.
     """
     scores = softmax(logits) if score == "softmax" else sigmoid(logits)
     choice = logits if bias is None else scores + bias
@@ -123,11 +123,12 @@ def route(
 def sparse_mixer(
     logits: Float[Array, "M E"], *, top: int, jitter: float
 ) -> tuple[Index[Array, "M I", "< E"], Float[Array, "M I"]]:
-    """Return the `top` experts of each token, best first, each weighed against those left and near it.
+    """Return the `top` experts of each token, best first, with their weights. An expert is weighed only
+    against experts that aren't chosen yet and whose logits are near its own.
 
         w_i = 1 / Σ_e exp(l_e − l_i)    e: not chosen before i, l_i − l_e ≤ 2 · jitter · max(|l_e|, l_i)
 
-    In training an expert is drawn from those near the best one. A softmax over them gives its probability,
+    In training, an expert is sampled from those near the best one. A softmax over them gives its probability,
     and so a gradient for the router (SparseMixer-v2, Liu et al. 2024, "GRIN: GRadient-INformed MoE", arXiv
     2409.12136, §2.1). After training the best expert is taken, with its probability as its weight. The second
     expert is chosen in the same way from the others:
@@ -136,9 +137,9 @@ def sparse_mixer(
         first  near it   2.00  1.99                  w = 1 / (1 + e^−0.01) = 0.5025
         second near it         1.99                  w = 1
 
-    Conventions: a clear choice has the weight 1, and the weights of a token have no fixed sum. Of equal
-    experts the one with the lower index is chosen. In a float type of few bits, rounding decides whether an
-    expert at the bound counts, as with any choice.
+    Conventions: an expert without near rivals has the weight 1, and the weights of a token have no fixed sum.
+    If experts are equal, the one with the lower index is chosen. In a float type of few bits, rounding
+    decides whether an expert at the bound counts as near.
     """
     left, rows = logits.copy(), np.arange(len(logits))
     index, weights = [], []
@@ -169,11 +170,12 @@ def within_capacity(
     index: Index[Array, "M I", "< E"],
     capacity: Index[Array, " E", "< M+1"],
 ) -> Bool[Array, "M I"]:
-    """Return which choices an expert has room for: expert e takes the first `capacity[e]` tokens sent to it.
+    """Return for which choices the chosen expert has room. Expert e takes the first `capacity[e]` tokens sent
+    to it.
 
-    Conventions: all first choices come before all second ones, and tokens in their order (GShard,
-    Lepikhin et al. 2020, algorithm 1; Switch, Fedus et al. 2022, section 2.2). A choice without room is
-    dropped: that expert adds nothing to the token, and the other choices' weights stay as they are.
+    Conventions: all first choices come before all second ones, and tokens in their order (GShard, Lepikhin et
+    al. 2020, algorithm 1; Switch, Fedus et al. 2022, section 2.2). A choice without room is dropped: that
+    expert adds nothing to the token, and the weights of the token's other choices stay unchanged.
     """
     room, fits = capacity.copy(), np.zeros(index.shape, bool)
     for choice in range(index.shape[1]):
@@ -206,9 +208,9 @@ def mixture(
 ) -> Float[Array, "M D"]:
     """y[m] = Σ_i weights[m,i] · expert_index[m,i](x[m]), each expert on its tokens only.
 
-    With `weighs` at the input it is Σ_i expert_index[m,i](weights[m,i] · x[m]) (Llama 4). A weight then has
-    two effects: on the gate, and on what the gate lets through. Conventions: an expert without tokens isn't
-    computed; a choice for which there is no room adds nothing.
+    If `weighs` is the input, the result is Σ_i expert_index[m,i](weights[m,i] · x[m]) (Llama 4). Then a
+    weight has two effects: on the gate, and on the values that the gate multiplies. Conventions: an expert
+    without tokens isn't computed. A choice for which there is no room adds nothing.
     """
     y = np.zeros_like(x)
     for e, expert in enumerate(experts):
@@ -230,31 +232,31 @@ def moe(
     settings: MoE,
     capacity: int | None = None,
 ) -> Float[Array, "B T D"]:
-    """The sum of the shared expert and of the `mixture` of the experts that are chosen for each token.
+    """Return the sum of the shared expert and the `mixture` of the experts that are chosen for each token.
 
-    `route` or `sparse_mixer` chooses the experts, by x · router + router_bias. The shared expert (several are
-    one of their joint width) takes every token; with `shared_gate` its output is multiplied by σ(x ·
-    shared_gate) (Qwen2-MoE). gpt-oss takes the softmax over the chosen logits alone, which equals the
-    renormalized softmax over all. With `settings.own_norms` the mixture is beside a dense mlp, its shared
-    expert, and both have norms of their own, so that neither depends on the other's scale (Gemma 4, Google
-    2026):
+    `route` or `sparse_mixer` chooses the experts by the logits x · router + router_bias. The shared expert
+    takes every token. Several shared experts are treated as one expert with their joint width. With
+    `shared_gate`, the shared expert's output is multiplied by σ(x · shared_gate) (Qwen2-MoE). gpt-oss takes
+    the softmax over the chosen logits only, which equals the renormalized softmax over all logits. With
+    `settings.own_norms`, the shared expert is a dense mlp beside the mixture, and both have norms of their
+    own. So neither depends on the other's scale (Gemma 4, Google 2026):
 
             ┌── norm, /√D ── router ───── which experts, and how much of each
         x ──┼── norm ── experts ───────── norm ──┐
             └── norm ── shared expert ─── norm ──┴── + ── y
 
     The sum of the experts is normalized, so their weights say how they are mixed, but not how large the sum
-    is. `expert_scale` lets an expert count more than the others. A token's vector travels to each of its
-    experts and back. A latent with fewer numbers, x · latent_down, makes that cheaper, so that more experts
-    can be chosen: x → latent → experts → · latent_up (Nemotron 3, NVIDIA 2025, "LatentMoE"). Router and
-    shared expert read x itself. Conventions: without `capacity` no token is dropped, and a token's result
-    doesn't depend on other tokens. With it each expert takes at most capacity % of an even share,
-    ceil(capacity / 100 · top · tokens / experts) tokens, over all rows of the batch (Fedus et al. 2022, eq.
-    3, where top is 1). It is in per cent because with a factor such as 0.7 engines would round the number of
-    tokens differently.
+    is. `expert_scale` gives an expert more weight than others. If experts are on several machines, a token's
+    vector is sent to each of its experts and back. A latent with fewer numbers, x · latent_down, makes this
+    cheaper, so that more experts can be chosen: x → latent → experts → · latent_up (Nemotron 3, NVIDIA 2025,
+    "LatentMoE"). Router and shared expert read x itself. Conventions: without `capacity` no token is dropped,
+    and a token's result doesn't depend on other tokens. With `capacity`, each expert takes at most this
+    percentage of an even share: ceil(capacity / 100 · top · tokens / experts) tokens over all rows of the
+    batch (Fedus et al. 2022, eq. 3, where top is 1). The capacity is a percentage because with a factor such
+    as 0.7, engines would round the number of tokens differently.
 
-    Choices after the experts are identities: they add weight · x (LongCat, Meituan 2025, arXiv 2509.01322,
-    §2.1, "zero-computation experts"), and have room for every token.
+    Indices above the last expert mean identities: such a choice adds weight · x (LongCat, Meituan 2025, arXiv
+    2509.01322, §2.1, "zero-computation experts"), and an identity has room for every token.
     """
     flat, experts, norm = join_rows(x), weights["experts"], settings.own_norms
 
@@ -317,7 +319,8 @@ def load_balancing_loss(
     at e (Fedus et al. 2022, eq. 4 to 6, without the factor α).
 
     Conventions: if a token makes several choices, f_e counts all of them, and the f_e sum up to the number of
-    choices, as in Mixtral's loss. An even load of one choice gives 1; no token at all gives 0.
+    choices, as in Mixtral's loss. If each token makes one choice and the load is even, the loss is 1. Without
+    tokens, the loss is 0.
     """
     tokens, experts = logits.shape
     chosen = np.bincount(index.reshape(-1), minlength=experts) / max(tokens, 1)

@@ -28,7 +28,7 @@ __all__ = ["MoonshineStemWeights", "moonshine_stem", "sound_norm"]
 
 
 class MoonshineStemWeights(TypedDict):
-    """The leaves of the stem: those of all convolutions."""
+    """The parameters of the stem: those of all convolutions."""
 
     convolutions: list[ConvolutionWeights]
 
@@ -53,9 +53,9 @@ def sound_norm(
 ) -> Float[Array, "B T D"]:
     """y = (x − mean) / sqrt(var + eps) · weight + bias, mean and variance over all times and channels.
 
-    Conventions: torch's GroupNorm with one group, with channels last; padding would change the result. Sums
-    are of channels and then of times: a sum of all numbers of a long sound, one after the other, would lose
-    digits in float32.
+    Conventions: this is torch's GroupNorm with one group, but with channels last. Padding would change the
+    result. Sums go over channels first and then over times, because one long sum over all numbers of a sound
+    would lose digits in float32.
     """
     centred = x - _mean(x)
     return centred / sqrt(_mean(centred * centred) + eps) * weight + bias

@@ -1,9 +1,9 @@
 """Multi-token prediction: a small module beside a model, which predicts the token after the next
 (DeepSeek-V3 2024, arXiv 2412.19437, section 2.2).
 
-The model has read the tokens t_0 … t_i, and its vector h_i after the last norm gives the next token, t_{i+1}.
-When that token is known, the module predicts the token after it, t_{i+2}, from two vectors: h_i, which
-contains the text so far, and the embedding of t_{i+1}:
+After the model has read the tokens t_0 … t_i, its vector h_i after the last norm gives the next token,
+t_{i+1}. When that token is known, the module predicts the token after it, t_{i+2}, from two vectors: h_i,
+which contains the text so far, and the embedding of t_{i+1}:
 
         h_i ── norm ───────────┐
                                [ e ; h ] ── M ── layer ── norm ── h'_i ── the model's output table ── t_{i+2}
@@ -13,15 +13,15 @@ contains the text so far, and the embedding of t_{i+1}:
     h'_i = norm(layer(M [norm(Emb(t_{i+1})); norm(h_i)]))              equations 21 to 23
     P(t_{i+2}) = softmax(head(h'_i))                                   equation 24
 
-It is trained beside the model, on the same text one token later (equation 25). Table and head are the model's
-own (the report's "shared embedding layer" and "shared output head"), so a module costs only one layer and M.
-The layer attends to the pairs before it, so it has a cache of its own: pair i has position i, and a text of L
-tokens has L − 1 pairs.
+The module is trained together with the model, on the same text shifted by one token (equation 25). Table and
+head are the model's own (the report's "shared embedding layer" and "shared output head"), so a module costs
+only one layer and M. The layer attends to the earlier pairs, so it has a cache of its own. Pair i has
+position i, and a text of L tokens has L − 1 pairs.
 
 The module's prediction is a draft: the model checks it, and the text stays the same (`decoding.mtp`). For a
 second draft the module is applied once more, to its own h'_i and its own token, as if h'_i were the model's
 h_{i+1}. The report has a separate module for each depth k, trained on the vectors of the module before it.
-DeepSeek-V3 was published with one module. vLLM and SGLang apply it again and again, and so does tfm.
+DeepSeek-V3 was published with one module. vLLM, SGLang and tfm apply it repeatedly.
 
 Gloeckle et al. 2024 (arXiv 2404.19737) predict several tokens in parallel: n heads of one layer each read the
 same h_i, and none of them knows which tokens the others chose. DeepSeek's modules keep the causal chain: each
@@ -33,8 +33,8 @@ Conventions, where implementations differ:
 - h_i is taken after the model's last norm, as in transformers, vLLM and SGLang, and is normalized again. The
   h'_i for the next draft is also taken after the module's norm, so the first and the second draft read the
   same kind of vector (transformers and SGLang; vLLM takes DeepSeek's before that norm).
-- The pair of position 0 is like any other; vLLM sets its embedding to zeros.
-With another convention drafts are worse, but the text is the same.
+- The pair at position 0 is treated like any other pair. vLLM sets its embedding to zeros. If a convention is
+  wrong for a checkpoint, its drafts are worse, but the text is the same.
 """
 
 from __future__ import annotations
@@ -56,7 +56,7 @@ __all__ = ["MTPInputWeights", "mtp_input"]
 
 
 class MTPInputWeights(TypedDict):
-    """The parameters that join two vectors: a norm for each, and the projection M of both."""
+    """The parameters that join the two vectors of a pair: a norm for each, and the projection M of both."""
 
     token_norm: Float[Array, " D"]
     hidden_norm: Float[Array, " D"]
@@ -72,6 +72,8 @@ def mtp_input(
     eps: float,
 ) -> Float[Array, "B T D"]:
     """Return M [norm(x); norm(h)], the input of the module's layer (equation 21, its halves in the order of
-    the checkpoints). x are the vectors of tokens, h the model's vectors of the tokens before them."""
+    the checkpoints). x are the embeddings of tokens, and h are the model's vectors of the tokens before
+    these.
+    """
     both = (rms_norm(x, weights["token_norm"], eps=eps), rms_norm(hidden, weights["hidden_norm"], eps=eps))
     return linear(concatenate(both, axis=-1), weights["project"])

@@ -1,7 +1,8 @@
 """A convolution over neighbours: each token gets a linear map of itself and of a few tokens on either side.
 
 DeBERTa v2 has one beside its first layer, so that the vectors of word pieces contain the pieces around them,
-like an n-gram. Unlike a short convolution (`ops.short_conv`) it looks ahead, and mixes channels:
+like an n-gram. Unlike a short convolution (`ops.short_conv`), this convolution reads later tokens too, and
+mixes channels:
 
     y[t] = x[t − A] W₀ + … + x[t] W_A + … + x[t + A] W_2A + b
 
@@ -31,7 +32,7 @@ __all__ = ["NeighbourConvWeights", "neighbour_conv"]
 
 
 class NeighbourConvWeights(TypedDict):
-    """The parameters of a convolution: its 2A + 1 matrices one below the other, and its bias."""
+    """The parameters of a convolution: its 2A + 1 matrices, stacked along the input axis, and its bias."""
 
     weight: Float[Array, "2*A*D+D D"] | Blocks
     bias: NotRequired[Float[Array, " D"]]
@@ -47,8 +48,8 @@ def neighbour_conv(
 ) -> Float[Array, "B T D"]:
     """y[t] = b + Σ_j x[t − A + j] W_j, A = `neighbours`, over the first `lengths[b]` tokens of each row.
 
-    It is computed as one product of the tokens around each token, side by side, with the matrices one below
-    the other: torch's Conv1d with A zeros of padding. Conventions: rows are padded on the right; outputs at
+    It is computed as one product: the vectors around each token, side by side, times the stacked matrices. It
+    equals torch's Conv1d with A zeros of padding. Conventions: rows are padded on the right; outputs at
     padding are unspecified.
     """
     t = x.shape[1]

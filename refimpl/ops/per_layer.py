@@ -25,7 +25,8 @@ __all__ = ["PerLayerEmbeddingWeights", "PerLayerWeights", "per_layer_inputs", "p
 
 
 class PerLayerEmbeddingWeights(TypedDict):
-    """The leaves that make the inputs of all C layers. The vectors of all layers are side by side in one row.
+    """The parameters that make the per-layer embeddings of all C layers. The vectors of all layers are side
+    by side in one row.
 
     The table is optional.
     """
@@ -36,9 +37,10 @@ class PerLayerEmbeddingWeights(TypedDict):
 
 
 class PerLayerWeights(TypedDict):
-    """The parameters with which a layer reads its input: a gate's map to the input's width, and the map back.
+    """The parameters with which a layer uses its per-layer embedding: the gate's map to the embedding's
+    width, and the map back.
 
-    A factor of what the gate reads is optional.
+    A factor for the gate's input is optional.
     """
 
     gate: Float[Array, "D F"] | Blocks
@@ -56,17 +58,17 @@ def per_layer_inputs(
 ) -> Float[Array, "B T C F"]:
     """e_c = (√F · table_c[token] + rms_norm(x · project_c / √D)) / √2, for each layer c.
 
-    A token's vector must carry the token's identity from layer to layer, beside all that is learned from
-    other tokens. With a table for each layer it needn't: the layer looks the identity up again (Gemma 3n,
-    Google 2025; Gemma 4, 2026). Such tables are large, but a token reads only one row of them. So tables may
-    be kept in slow memory or on a disk, unlike the matrices of products:
+    Usually, a token's vector must carry the token's identity from layer to layer, in addition to everything
+    that comes from other tokens. With a table for each layer this isn't needed, since each layer looks up the
+    token again (Gemma 3n, Google 2025; Gemma 4, 2026). Such tables are large, but a token reads only one row
+    of them. So tables may be kept in slow memory or on a disk, unlike the matrices of products:
 
         token ── row of table [N, C·F], times √F ─────────┐
           │                                               + ── /√2 ── e_0 | e_1 | … | e_C−1    F numbers each
           └── embedding x ── project, /√D ── rms_norm ────┘            to `per_layer_update` of layer 0, 1, …
 
-    The second part knows the token by its embedding, in which similar words are near each other.
-    Without a table it is the only part: e_c = rms_norm(x · project_c / √D) (EmbeddingGemma 2).
+    The second part depends on the token's embedding, in which similar words are near each other. Without a
+    table, the second part is the only one: e_c = rms_norm(x · project_c / √D) (EmbeddingGemma 2).
 
     Conventions: x is the input of the first layer. The norm is over the F numbers of one layer; its weight is
     the same for all layers.
@@ -88,7 +90,8 @@ def per_layer_update(
     *,
     kind: Activation,
 ) -> Float[Array, "B T D"]:
-    """(act((x ⊙ scale) · gate) ⊙ e) · project: the update that a layer makes of its input e for its output x.
+    """(act((x ⊙ scale) · gate) ⊙ e) · project: the update of a layer's output x from the layer's per-layer
+    embedding e.
 
     The result is added to x. It is like a gated mlp whose `up` is looked up instead of computed from x (Gemma
     3n, Google 2025): the text so far decides how much of each number of e is let through.

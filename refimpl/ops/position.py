@@ -46,8 +46,8 @@ def learned(
 ) -> Float[Array, "B T D"]:
     """Return row position + offset of a learned table (Gehring et al. 2017).
 
-    Conventions: OPT and BART have two rows before that of the first position, RoBERTa has one more than its
-    padding id. A position past the end reads the last row, which is needed only for padding.
+    Conventions: OPT and BART have two rows before the row of the first position. RoBERTa has padding id + 1
+    such rows. A position past the end reads the last row, which is needed only for padding.
     """
     return rows_at(table, (positions + offset).clip(max=table.shape[0] - 1))
 
@@ -61,8 +61,8 @@ def sinusoidal(
 ) -> Float[Array, "B T 2*J"]:
     """sin(position · f_j) and cos(position · f_j) (Vaswani et al. 2017, §3.5; f by `rope_frequencies`).
 
-    Conventions: all sines, then all cosines, as in Marian and Pegasus; alternating with `interleaved`, as
-    in the paper. The product has the frequencies' type, as in `rope_tables`.
+    Conventions: all sines come first and then all cosines, as in Marian and Pegasus. With `interleaved` they
+    alternate, as in the paper. The product has the frequencies' type, as in `rope_tables`.
     """
     angles = positions[:, :, None].astype(frequencies.dtype) * frequencies
     sin, cos = np.sin(angles), np.cos(angles)
@@ -89,10 +89,10 @@ def rope_tables(
 ) -> tuple[Float[Array, "M J"], Float[Array, "M J"]]:
     """Cosine and sine of position × frequency, times `magnitude`.
 
-    The square of the magnitude multiplies scores. YaRN and LongRoPE raise it for long texts: to 0.1 ln s + 1
-    for a text s times as long as the trained ones (Peng et al. 2023, eq. 15).
-    Conventions: the product and its cosine have the frequencies' type, float64 from `rope_frequencies`; the
-    caller rounds once. Float32 angles are off by 2⁻⁹ rad at 131k positions.
+    The square of the magnitude multiplies scores. YaRN and LongRoPE raise the magnitude for long texts: to
+    0.1 ln s + 1 for a text that is s times the trained length (Peng et al. 2023, eq. 15). Conventions: the
+    product and its cosine have the frequencies' type, which is float64 from `rope_frequencies`. The caller
+    rounds once. Angles in float32 would be off by 2⁻⁹ rad at 131k positions.
     """
     angles = positions[:, None].astype(frequencies.dtype) * frequencies[None, :]
     return magnitude * np.cos(angles), magnitude * np.sin(angles)
@@ -108,8 +108,8 @@ def rotate(
 ) -> Float[Array, "B T H K"]:
     """Each pair (a, b) of a head becomes (a cos − b sin, b cos + a sin) (Su et al. 2021, eq. 34).
 
-    Conventions: pair j is (j, j + J) as in Llama and GPT-NeoX, or (2j, 2j + 1) with `interleaved`
-    as in the paper and GPT-J; elements from 2J on stay as they are (partial rotary).
+    Conventions: pair j is (j, j + J) as in Llama and GPT-NeoX, or (2j, 2j + 1) with `interleaved` as in the
+    paper and GPT-J; elements from 2J on stay unchanged (partial rotary).
     """
     pairs = cos.shape[-1]
     rotated, unrotated = x[..., : 2 * pairs], x[..., 2 * pairs :]
@@ -132,8 +132,9 @@ def query_factors(
 ) -> Float[Array, "B T"]:
     """Return the factor of each query: 1 + beta · ln(1 + ⌊(position + offset) / original_context⌋).
 
-    A softmax over more keys is flatter. The factor grows with the number of keys that a query sees, and so
-    compensates for that (Nakanishi 2025, Scalable-Softmax; Llama 4; Ministral 3). Conventions: it is 1 within
-    `original_context`, and float64. Llama 4 counts the tokens up to the query, which is an `offset` of 1.
+    A softmax over more keys is flatter. The factor grows with the number of keys that a query sees, to
+    compensate for this (Nakanishi 2025, Scalable-Softmax; Llama 4; Ministral 3). Conventions: the factor is 1
+    within `original_context`, and its type is float64. Llama 4 counts the tokens up to the query, which is an
+    `offset` of 1.
     """
     return 1 + beta * np.log1p((positions + offset) // original_context)

@@ -38,7 +38,7 @@ __all__ = ["position_tables"]
 def position_tables(positions: Array, *, config: Config) -> dict[Rope, Rotary]:
     """Return cosines and sines [M, J] at the given positions, float64, for each Rope of the Config.
 
-    If frequencies depend on the length of the text, they are those for the Config's `context`.
+    If frequencies depend on the length of the text, the length is the Config's `context`.
     """
     tables = {}
     for rope in config.ropes:

@@ -43,9 +43,9 @@ ROW_SCALED = frozenset({"row", "smoothed", "static"})
 class Blocks:
     """A matrix as codes of `bits` bits; `block` neighbours along `axis` share a scale.
 
-    w = scale · (code − zero) + minimum. If zero is None it is 2^(bits−1); if minimum is None it is 0.
-    Shapes for axis 0: codes [D, F], scale, zero and minimum [C, F], C = ceil(D / block); for axis 1:
-    codes [N, D], the others [N, C]. The last block may be short.
+    w = scale · (code − zero) + minimum. A zero of None means 2^(bits−1), and a minimum of None means 0.
+    Shapes for axis 0: codes [D, F], scale, zero and minimum [C, F], C = ceil(D / block); for axis 1: codes
+    [N, D], the others [N, C]. The last block may be short.
 
     `activations` says how a product quantizes its input:
     - "none": not at all.
@@ -56,7 +56,7 @@ class Blocks:
       `output_zero` may then round the product's output too. As in ONNX, codes have the type of their zero
       point: 8 bits or 16.
 
-    Only "smoothed" and "static" have the fields named there.
+    The fields named under "smoothed" and "static" are set only for these two.
     """
 
     codes: UInt8[Array, "D F"]
@@ -80,7 +80,7 @@ class Blocks:
 
 
 def spread(per_block: Array, blocks: Blocks) -> Array:
-    """Return the value of each weight [D, F], given one value per block [C, F]."""
+    """Repeat values per block [C, F], so that each weight has its block's value [D, F]."""
     length = blocks.codes.shape[blocks.axis]
     index = np.arange(length) // blocks.block
     return np.take(per_block, index, axis=blocks.axis)
@@ -90,9 +90,10 @@ def spread(per_block: Array, blocks: Blocks) -> Array:
 def half_scales(scale: Float[Array, "C F"], *, bits: int) -> Float[Array, "C F"]:
     """Round each scale s to the nearest float16 number h, in the type of s, if codes of `bits` bits allow it.
 
-    h must be finite and |h − s| ≤ 2^−(bits + 1)·|s|, so that the ends of a range of 2^bits steps move by half
-    a step at most. Otherwise the scale stays s. That happens above 65504, and below 2^(bits − 24), where the
-    spacing of float16, 2^−24, is too wide. Conventions: s is rounded to float32 first; halves to even.
+    h must be finite and |h − s| ≤ 2^−(bits + 1)·|s|, so that the ends of a range of 2^bits steps move by at
+    most half a step. Otherwise the scale stays s. That happens above 65504, and below 2^(bits − 24), where
+    the spacing of float16, 2^−24, is too wide. Conventions: s is rounded to float32 first, and halves are
+    rounded to even.
     """
     with np.errstate(over="ignore"):
         half = scale.astype(np.float32).astype(np.float16).astype(scale.dtype)
@@ -118,7 +119,7 @@ def quantize(
     range is widened to include 0, scale = (max − min) / (2^bits − 1), zero = clip(rint(−min / scale)), so
     that 0 is exact. With `halves` the scale is that of `half_scales`, and codes and zero points are computed
     with it. Conventions: rint rounds halves to even; a block of zeros has scale 0 and codes at the zero
-    point; of two extremes equal in magnitude the first counts.
+    point; if two extremes are equal in magnitude, the first one is e.
     """
     length = weight.shape[axis]
     count = -(-length // block)
@@ -159,7 +160,7 @@ def quantize_columns(weight: Float[Array, "D F"]) -> Blocks:
     """Quantize with a positive scale max|w| / 127 per column and codes of −127 to 127, for a static input
     scale.
 
-    Devices with static int8 need this: no zero point, no negative scale, a symmetric range.
+    Devices with static int8 require this form: no zero point, no negative scale, and a symmetric range.
     Conventions: codes are rounded as in `quantize_rows` and stored with 128 added, as in all Blocks. The
     caller sets the scales and zero points of input and output.
     """
@@ -216,10 +217,10 @@ def quantize_activations(
 ) -> tuple[Int[Array, "M D"], Float[Array, "M C"]]:
     """Return signed 8-bit codes and a scale for each block of a row: code = rint(x · (127 / max|x|)).
 
-    Conventions: the factor 127 / max|x| is rounded once and multiplied, as ONNX Runtime's kernels
-    do; the stored scale is max|x| / 127. Codes are 0 if the factor isn't finite: in a block of zeros, or
-    of numbers below 127 / the type's largest. A block with a number that isn't finite has codes 0 and scale
-    NaN, so that a product with it is NaN. Rows are independent.
+    Conventions: the factor 127 / max|x| is rounded once and then multiplied, as ONNX Runtime's kernels do.
+    The stored scale is max|x| / 127. If the factor isn't finite, codes are 0. That is so in a block of zeros,
+    or of numbers below 127 / the largest number of the type. A block with a number that isn't finite has
+    codes 0 and scale NaN, so that a product with it is NaN. Rows are independent.
     """
     length = x.shape[1]
     count = -(-length // block)
@@ -239,9 +240,9 @@ def quantize_activations(
 def quantize_rows(x: Float[Array, "M D"]) -> tuple[Int[Array, "M D"], Float[Array, "M 1"]]:
     """Return signed 8-bit codes and one scale s for each row: code = rint(x / s), s = max|x| / 127.
 
-    Conventions: both divisions are rounded, as QuantizeLinear rounds the second; max|x| counts as at
-    least 1e-30, so that a row of zeros gives codes 0. A row with a number that isn't finite has codes 0 and
-    scale NaN, so that a product with it is NaN.
+    Conventions: both divisions are rounded. QuantizeLinear rounds the second one in the same way. max|x| is
+    replaced by 1e-30 if it is smaller, so that a row of zeros gives codes 0. A row with a number that isn't
+    finite has codes 0 and scale NaN, so that a product with it is NaN.
     """
     largest = np.maximum(np.max(np.abs(x), axis=-1, keepdims=True), x.dtype.type(1e-30))
     finite = np.isfinite(largest)
@@ -255,9 +256,9 @@ def dynamic_quantize(
 ) -> tuple[UInt8[Array, "M D"], Float[Array, ""], UInt8[Array, ""]]:
     """ONNX's DynamicQuantizeLinear: one asymmetric 8-bit scale for the whole tensor.
 
-    The range is widened to include 0; scale = (max − min) / 255, zero = clip(rint(−min / scale)),
-    code = clip(rint(x / scale) + zero). It is specified because other exporters use it. One large row costs
-    all other rows their precision, so tfm's own schemes use `quantize_activations`.
+    The range is widened to include 0; scale = (max − min) / 255, zero = clip(rint(−min / scale)), code =
+    clip(rint(x / scale) + zero). This op is here because other exporters use it. With a single scale, one
+    large row costs all other rows their precision. So tfm's own schemes use `quantize_activations`.
     """
     low, high = np.minimum(x.min(), 0), np.maximum(x.max(), 0)
     scale = np.asarray((high - low) / 255, x.dtype)
@@ -314,12 +315,12 @@ def linear_blocks(x: Float[Array, "B T D"], weight: Blocks) -> Float[Array, "B T
     `input_factor`, x is multiplied by it first, since W was divided by it. A minimum adds to each term (sum
     of x over block c) · minimum[c], in floating point. With an `output_scale` s and `output_zero` z the
     result is (q − z) · s with q = clip(rint(y / s) + z, 0, 2^bits − 1), where y is the sum above: ONNX's
-    QuantizeLinear and DequantizeLinear (opset 21). A bias is added to that. In 16 bits it is what Qualcomm
-    and AIMET call w8a16: 8-bit weights, and inputs and outputs in QNN_DATATYPE_UFIXED_POINT_16, since QNN
-    multiplies integers only where both sides are codes.
+    QuantizeLinear and DequantizeLinear (opset 21). A bias is added to that result. With 16 bits, this is what
+    Qualcomm and AIMET call w8a16: 8-bit weights, and inputs and outputs in QNN_DATATYPE_UFIXED_POINT_16. QNN
+    multiplies integers only if both sides are codes.
 
     Conventions: terms are added in order, from 0; each product and sum of floats is rounded once. The sum of
-    x over a block is computed by `_block_sums`. So a row's bits depend on that row alone.
+    x over a block is computed by `_block_sums`. So the bits of a row's result depend only on that row.
     """
     if weight.input_factor is not None:
         x = x * weight.input_factor

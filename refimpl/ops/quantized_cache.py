@@ -1,11 +1,13 @@
-"""The KV cache in 8 or 4 bits: quantized when written, read back as codes times scale.
+"""The KV cache in 8 or 4 bits: numbers are quantized when they are written, and read back as code times
+scale.
 
 Codes are signed integers of `bits` bits without a zero point, since keys and values lie around 0. There are
-two kinds of scales. A scale for each head of a token is computed from its numbers. A scale for each channel
-of a head is calibrated beforehand, since all tokens share it. The second kind keeps the precision of a head
-in which one channel is large in every token, as in keys (KIVI, Liu et al. 2024, arXiv 2402.02750, §3). In
-values the channels with large numbers differ from token to token. In 4 bits values are therefore rotated
-first (`hadamard`), which spreads the large numbers over all channels.
+two kinds of scales. In the first kind, each head of a token has a scale, which is computed from the head's
+numbers. In the second kind, each channel of a head has a scale, which all tokens share and which is
+calibrated beforehand. The second kind keeps the precision of a head in which one channel is large in every
+token, as in keys (KIVI, Liu et al. 2024, arXiv 2402.02750, §3). In values the channels with large numbers
+differ from token to token. In 4 bits values are therefore rotated first (`hadamard`), which spreads the large
+numbers over all channels.
 """
 
 from __future__ import annotations
@@ -116,10 +118,11 @@ def hadamard_matrix(size: int) -> Float[np.ndarray, "K K"]:
 
 @op
 def hadamard(x: Float[Array, "B T G K"]) -> Float[Array, "B T G K"]:
-    """Multiply each head by `hadamard_matrix`, a rotation that undoes itself. Lengths stay the same, and one
-    large number becomes √K smaller ones (QuaRot, Ashkboos et al. 2024, arXiv 2404.00456, §4).
+    """Multiply each head by `hadamard_matrix`, a rotation that is its own inverse. Lengths stay the same, and
+    one large number becomes √K smaller ones (QuaRot, Ashkboos et al. 2024, arXiv 2404.00456, §4).
 
-    A mean of rotated values is the rotated mean, so attention needs to undo the rotation only once a head.
+    The mean of rotated values is the rotated mean, so attention needs to undo the rotation only once per
+    head.
     """
     return x @ hadamard_matrix(x.shape[-1]).astype(x.dtype)
 

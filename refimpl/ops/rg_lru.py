@@ -1,7 +1,8 @@
 """The real-gated linear recurrent unit: a layer whose channels each remember one number.
 
-A gate says for each token how much of the number a channel keeps, another gate what it adds (De et al. 2024,
-"Griffin: Mixing Gated Linear Recurrences with Local Attention", arXiv 2402.19427, §2.4; RecurrentGemma 2024):
+For each token, one gate says how much of its number a channel keeps, and another gate says what it adds (De
+et al. 2024, "Griffin: Mixing Gated Linear Recurrences with Local Attention", arXiv 2402.19427, §2.4;
+RecurrentGemma 2024):
 
     x ──┬─ wi ── convolution over A + 1 tokens ── u ─┬─ w_decay ── σ ── r ──┐
         │                                            ├─ w_input ── σ ── i ──┤
@@ -12,8 +13,8 @@ A gate says for each token how much of the number a channel keeps, another gate 
     h_t = a_t ⊙ h_{t−1} + √(1 − a_t²) ⊙ i_t ⊙ u_t
 
 The root keeps the size of h: if inputs are independent with variance 1, so is h. A text's first token has no
-earlier h, and isn't multiplied by the root. Both gates read the channels of their own head alone, H maps [K,
-K] in the place of one map [H·K, H·K].
+earlier h, and isn't multiplied by the root. Both gates read only the channels of their own head, so there are
+H maps [K, K] instead of one map [H·K, H·K].
 
 **As a state space.** The recurrence is that of `ops.ssd` with a head for each channel, whose keys, queries
 and values are single numbers, and whose keys and queries are 1. A layer keeps H · K numbers and the
@@ -83,8 +84,9 @@ class RgLruState(NamedTuple):
 
 @dataclass(frozen=True)
 class RgLruStates(RecurrentState):
-    """The cache of the unit: the last inputs of a convolution, `count` tokens, and a number of each of its
-    `channels`."""
+    """The kind of cache of the unit: the convolution's last inputs for `count` tokens, and one number for
+    each of its `channels`.
+    """
 
     holds = RgLruState
 
@@ -93,7 +95,9 @@ class RgLruStates(RecurrentState):
 
     @property
     def in_chunks(self) -> bool:
-        """True: a step that is one chunk needs room for the square of its tokens."""
+        """Always true. A step is computed as one chunk, whose memory grows with the square of its number of
+        tokens.
+        """
         return True
 
     @property
@@ -105,7 +109,7 @@ class RgLruStates(RecurrentState):
 class RgLru(TokenMixer):
     """A real-gated linear recurrent unit: `heads` of `head_size` channels (`ops.rg_lru`).
 
-    A convolution lets each channel see the `length` latest tokens. `activation` is that of the output's gate.
+    A convolution lets each channel see the `length` latest tokens. `activation` belongs to the output's gate.
     """
 
     heads: int = bounded("heads")
@@ -157,13 +161,15 @@ def rg_lru(
     *,
     settings: RgLru,
 ) -> tuple[Float[Array, "B T D"], RgLruState]:
-    """The sublayer of the picture above. `ssd_recurrent` continues from the cache's state.
+    """Compute the sublayer that the module's docstring draws. `ssd_recurrent` continues from the cache's
+    state.
 
-    1 − a² is computed as 2 tanh(L) / (1 + tanh(L)), which has all digits right where a is near 1; the root
-    of few digits would have none right. For the same reason r is a `precise_sigmoid`.
+    1 − a² is computed as 2 tanh(L) / (1 + tanh(L)), which has all digits right even if a is near 1. A direct
+    difference would have few right digits, and so would its root. For the same reason r is a
+    `precise_sigmoid`.
 
-    Conventions: a row with no token before the call begins at zero, whatever its cache holds. Padding
-    changes no state; outputs at padding are unspecified. Position 0 alone is a text's first token.
+    Conventions: a row with no token before the call begins at zero, whatever its cache holds. Padding changes
+    no state; outputs at padding are unspecified. Only position 0 counts as a text's first token.
     """
     tail, state = begun(cache.tail, past), begun(cache.state, past)
     inputs = linear(x, weights["wi"], weights["bi"])

@@ -61,11 +61,12 @@ def ring_attend(
     scale: float | None = None,
     softcap: float | None = None,
 ) -> Float[Array, "B T H V"]:
-    """`attend` on ranks that hold a part of the tokens each (Liu et al. 2023, algorithm 1).
+    """Compute `attend` on several ranks, each of which holds a part of the tokens (Liu et al. 2023, algorithm
+    1).
 
-    Rank owner[t] holds token t. In step i, rank r has the keys and values of rank r − i. It attends to them,
-    and merges the result into its own by the log-sum-exps. Then each rank passes its keys and values to the
-    next one.
+    Rank owner[t] holds token t. In step i, rank r has the keys and values of rank r − i. It attends to these,
+    and merges the result into its earlier result by the log-sum-exps. Then each rank passes its keys and
+    values to the next one.
 
         step    rank 0   rank 1   rank 2
         0       kv 0     kv 1     kv 2

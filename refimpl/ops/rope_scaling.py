@@ -36,10 +36,10 @@ def dynamic_ntk_scaling(
 ) -> Float[Array, " J"]:
     """The lowest frequency divided by s, the highest kept: f_j · s^(−j / (J−1)) (bloc97, emozilla 2023).
 
-    s = factor · context / original_context − (factor − 1), and 1 up to the original context. It is theta ·
-    s^(2J / (2J − 2)) in place of theta, written without theta. Conventions: `context` is the length that a
-    whole run is made for. transformers uses the length so far. So in transformers a cached key may be rotated
-    by another theta than the query that reads it, and a token's result depends on how much text follows it.
+    s = factor · context / original_context − (factor − 1), and 1 up to the original context. This equals
+    replacing theta by theta · s^(2J / (2J − 2)). Conventions: `context` is the largest length of the whole
+    run. transformers uses the length so far. So in transformers a cached key may be rotated by another theta
+    than the query that reads it, and a token's result depends on how much text follows it.
     """
     s = max(1.0, factor * context / original_context - (factor - 1))
     last = max(len(frequencies) - 1, 1)
@@ -60,10 +60,10 @@ def yarn_scaling(
     """High frequencies are kept, low ones divided by `factor`, with a ramp in between (Peng et al. 2023,
     §3.2).
 
-    A pair that turns r times in the original context is number J · ln(original / 2πr) / ln(theta);
-    the ramp runs from the pair of beta_fast turns to the one of beta_slow.
-    Conventions: with `truncate` the ends of the ramp are whole pairs, rounded outwards, as in the
-    authors' code. They are clipped to 0 and 2J − 1, transformers' bound, where J − 1 is the last pair.
+    The pair that turns r times in the original context has the number J · ln(original / 2πr) / ln(theta). The
+    ramp runs from the pair with beta_fast turns to the pair with beta_slow turns. Conventions: with
+    `truncate` the ends of the ramp are whole pairs, rounded outwards, as in the authors' code. They are
+    clipped to 0 and 2J − 1, transformers' bound, where J − 1 is the last pair.
     """
     pairs = len(frequencies)
 
@@ -128,13 +128,15 @@ def proportional_scaling(
 ) -> Float[Array, " J"]:
     """The first `turned` frequencies are divided by `factor`, the others are 0 (Gemma 4, Google 2026).
 
-    Only a part of a head of 2J numbers is rotated, as with fewer rotary dims, but another part (here J = 4):
+    Only a part of a head of 2J numbers is rotated. This is also so with fewer rotary dims, but the part is a
+    different one (here J = 4):
 
         rotary dims 4    pairs (0, 2) (1, 3)                  frequencies 1, θ^(−2/4)
         turned 2         pairs (0, 4) (1, 5), (2, 6) (3, 7)   frequencies 1, θ^(−2/8), and 0, 0
 
-    Pairs and frequencies are those of the whole head. The slowest pairs, which turn by only a small part of a
-    circle over a long text, aren't rotated: their numbers say what a token is, wherever it is.
+    Pairs and frequencies are those of the whole head. The slowest pairs, which would turn by only a small
+    part of a circle over a long text, aren't rotated. So their numbers describe a token independently of its
+    position.
     """
     still = np.arange(len(frequencies)) >= turned
     return np.where(still, 0, frequencies / factor).astype(frequencies.dtype)

@@ -16,9 +16,9 @@ away and the token is written. All channels share B_t and C_t; A and Δ_t are ea
 
 **As attention.** A channel is a head of linear attention with decay, whose value is one number Δ x. B is the
 key and C the query of all heads, and each element of a head's key decays at its own rate (`ops.delta`, the
-rule "gated"). In Mamba 2 (`ops.ssd`) a whole head decays at one rate. Only for that reason its scores are
-a product of keys, times one mask. Here each pair of a channel and an element of its state has a mask of its
-own, and the matrix form would cost F · K masks.
+rule "gated"). In Mamba 2 (`ops.ssd`) a whole head decays at one rate. That is why its scores can be written
+as a product of queries and keys times one mask. Here each pair of a channel and an element of its state has a
+mask of its own, so the matrix form would need F · K masks.
 
 **In parallel.** A step changes the state by an affine map, h → a h + w with a = exp(Δ A) and w = Δ B x.
 Two of them in a row are one affine map again,
@@ -63,8 +63,8 @@ def selective_scan(
 ) -> tuple[Float[Array, "B T F"], Float[Array, "B F K"]]:
     """h ← exp(Δ_t A) ∘ h + (Δ_t x_t) b_tᵀ, y_t = h c_t, token by token; returns y and the last h.
 
-    `step` is Δ ≥ 0 and `rates` is A ≤ 0. Conventions: a token reads what it has just written, without decay;
-    if Δ is 0, nothing changes. (Gu & Dao 2023, algorithm 2, with B̄ = Δ B as in its code.)
+    `step` is Δ ≥ 0 and `rates` is A ≤ 0. Conventions: a token reads what it has just written, without decay.
+    If Δ is 0, the state doesn't change. (Gu & Dao 2023, algorithm 2, with B̄ = Δ B as in its code.)
     """
     y = np.zeros_like(x)
     for t in range(x.shape[1]):

@@ -34,11 +34,12 @@ def self_attention(
     settings: Attention,
     causal: bool = False,
 ) -> Float[Array, "B T D"]:
-    """Project to queries, keys and values; each query sees the first `lengths[b]` tokens; project back.
+    """Compute the sublayer: project to queries, keys and values, attend, and project back. Each query sees
+    the first `lengths[b]` tokens.
 
-    Conventions: as in `attention`, but unless it is `causal` a token sees later ones too, and a window
-    reaches both ways. Rows are padded on the right: no token sees padding, and outputs at padding
-    are unspecified. `rotary` has a row for each of the T positions.
+    Conventions: as in `attention`, except that a token sees later tokens too unless the layer is `causal`,
+    and that a window extends to both sides. Rows are padded on the right: no token sees padding, and outputs
+    at padding are unspecified. `rotary` has a row for each of the T positions.
     """
     at = indices(x.shape[1], x)
     q, k, v = project(x, weights, settings=settings)

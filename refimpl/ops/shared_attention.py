@@ -41,7 +41,7 @@ class SharedAttentionWeights(TypedDict):
 
 
 class SharedKV(NamedTuple):
-    """The cache of a layer that reads another layer's keys and values: it holds nothing."""
+    """The cache of a layer that reads another layer's keys and values. It is empty."""
 
     @property
     def nbytes(self) -> int:
@@ -49,11 +49,11 @@ class SharedKV(NamedTuple):
         return 0
 
     def select(self, rows: Array) -> SharedKV:
-        """Return itself: the layer whose cache is read selects its rows."""
+        """Return the cache unchanged. The rows are selected in the cache of the layer that is read."""
         return self
 
     def grow(self, capacity: int) -> SharedKV:
-        """Return itself: the layer whose cache is read has the room."""
+        """Return the cache unchanged. The cache of the layer that is read is made larger instead."""
         return self
 
 
@@ -69,9 +69,9 @@ def shared_attention(
 ) -> Float[Array, "B T D"]:
     """y_t = Σ_s softmax_s(scale · q_t · k_s) · v_s · wo, with the keys and values of an earlier layer.
 
-    Such a layer has no maps to keys and values, and no cache. Neighbouring layers look at nearly the same
-    tokens. So the upper layers may as well read what a lower layer has written (YOCO, Sun et al. 2024, §2;
-    cross-layer attention, Brandon et al. 2024, §2.2; Gemma 3n and 4, Google 2025 and 2026):
+    Such a layer has no maps to keys and values, and no cache. Neighbouring layers attend to nearly the same
+    tokens. So upper layers can read the keys and values that a lower layer has written (YOCO, Sun et al.
+    2024, §2; cross-layer attention, Brandon et al. 2024, §2.2; Gemma 3n and 4, Google 2025 and 2026):
 
         layer   0      1      2      3      4      5       3, 4 and 5 share: kv_layer 1, 1, 2
         window  w      w      all    w      w      all
@@ -79,14 +79,14 @@ def shared_attention(
                        └──────┼───── q3     q4     │
                               └─────────────────── q5
 
-    The cache of a text shrinks to the share of layers that keep one. In a prompt, all tokens but the last may
-    skip the layers above the last layer with a cache, since no later token reads what those layers compute.
+    The cache of a text becomes smaller, since only some layers keep one. In a prompt, all tokens but the last
+    may skip the layers above the last layer with a cache, since no later token reads what those layers
+    compute.
 
     Conventions: `cache` already has the keys and values of the call's own T tokens, as the earlier layer
-    returned it, and isn't changed: nothing is copied, cut or selected twice. `past`, `rotary` and the mask
-    mean the same as in `attention`. The keys in the cache are normalized and rotated, so only queries are
-    normalized and rotated here. A layer can read only a layer with the same key heads, window and rotation,
-    since the keys are made for these.
+    returned it. It isn't changed here. `past`, `rotary` and the mask have the same meaning as in `attention`.
+    The keys in the cache are normalized and rotated, so only queries are normalized and rotated here. A layer
+    can read only a layer with the same key heads, window and rotation, since the keys are made for these.
     """
     at = following(past, x.shape[1])
     y = linear(x, weights["wq"], weights.get("bq"))
@@ -104,7 +104,7 @@ def queries(
 ) -> Array:
     """Return the result [B, T, H·K] of the map to queries, as heads at the positions `at` [B, T].
 
-    They are normalized, with the weight if there is one, and rotated.
+    The queries are normalized, with a weight if there is one, and rotated.
     """
     clip, norm = settings.clip, settings.qk_norm
     q = split_heads(y if clip is None else y.clip(-clip, clip), weight, settings=settings)

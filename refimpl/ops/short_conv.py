@@ -9,9 +9,9 @@ A map makes three vectors from each token's vector: a gate b, a gate c and a val
                             + k2 p1  + k1 p1  + k1 p2
                                      + k2 p2  + k2 p3
 
-The gates depend on the tokens and the kernel doesn't, so a layer costs the same for each token. It keeps only
-the last length − 1 products of a text of any length. Here these are two vectors, while attention keeps two
-for each token.
+The gates depend on the tokens and the kernel doesn't, so a layer costs the same for each token. For a text of
+any length, a layer keeps only the last length − 1 products. In this example these are two vectors, while
+attention keeps two vectors for each token.
 """
 
 from __future__ import annotations
@@ -62,7 +62,7 @@ class ShortConvWeights(TypedDict):
 
 
 class ConvState(NamedTuple):
-    """What a convolution keeps of earlier tokens: its last A inputs, oldest first.
+    """The state of a convolution: its last A inputs, oldest first.
 
     `lengths` [B] is set for a step with rows padded on the right: how many tokens of each row are real.
     """
@@ -74,9 +74,9 @@ class ConvState(NamedTuple):
 
 
 class MatrixState(NamedTuple):
-    """What a layer with a convolution and a matrix for each head keeps of earlier tokens.
+    """The state of a layer with a convolution and a matrix for each head.
 
-    These are the convolution's last A inputs, and the matrices.
+    It consists of the convolution's last A inputs and of the matrices.
 
     `lengths` [B] is set for a step with rows padded on the right: how many tokens of each row are real.
     """
@@ -121,7 +121,9 @@ class MatrixStates(RecurrentState):
 
     @property
     def in_chunks(self) -> bool:
-        """True: a step that is one chunk needs room for the square of its tokens."""
+        """Always true. A step is computed as one chunk, whose memory grows with the square of its number of
+        tokens.
+        """
         return True
 
     @property
@@ -195,7 +197,7 @@ def short_conv(
     past: Index[Array, " B", "< O+1"],
     weights: ShortConvWeights,
 ) -> tuple[Float[Array, "B T D"], ConvState]:
-    """The sublayer: (b, c, v) = x · wi; y = (c ⊙ causal_conv(b ⊙ v)) · wo.
+    """Compute the sublayer: (b, c, v) = x · wi; y = (c ⊙ causal_conv(b ⊙ v)) · wo.
 
     Conventions: a row with no token before the call begins at zero, whatever its cache holds. Padding changes
     no state; outputs at padding are unspecified.
@@ -219,6 +221,6 @@ def last_inputs(tail: Array, inputs: Array, lengths: Array | None) -> Array:
 
 @op
 def begun(kept: Array, past: Array) -> Array:
-    """Return what a cache holds [B, …], but zeros in rows with no token before the call."""
+    """Return the content [B, …] of a cache, with zeros in rows that have no token before the call."""
     there = (past > 0).reshape(-1, *(1,) * (kept.ndim - 1))
     return np.where(there, kept, 0).astype(kept.dtype)

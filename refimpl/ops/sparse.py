@@ -29,7 +29,9 @@ __all__ = [
 
 
 class BlockPairs(NamedTuple):
-    """Query block rows[m] attends to key block columns[m]; `mask` [M, A, A] is the mask inside the pairs."""
+    """Query block rows[m] attends to key block columns[m]; `mask` [M, A, A] is the mask of tokens inside each
+    pair.
+    """
 
     rows: Index[Array, " M", "< Y"]
     columns: Index[Array, " M", "< Z"]
@@ -102,7 +104,8 @@ def bigbird_pattern(
 
     `rows` and `columns` number the blocks. A block sees the `reach` blocks on each side of itself. The
     `first` blocks see all blocks and are seen by all (the paper's internal global tokens, ITC). Block y also
-    sees the blocks chosen[y]. Conventions: the paper draws the random blocks; here they are given.
+    sees the blocks chosen[y]. Conventions: the paper chooses the random blocks at random. Here the caller
+    gives them.
     """
     window = abs(rows[:, None] - columns[None, :]) <= reach
     spread = (rows[:, None] < first) | (columns[None, :] < first)
@@ -122,9 +125,9 @@ def longformer_mask(
 ) -> Bool[Array, "B T S"]:
     """True within `reach` tokens on each side, and where either token is global.
 
-    Beltagy et al. 2020, §3.1: the sliding window of width w is reach = w / 2; a global token attends
-    to all tokens and all attend to it. Positions of keys have a batch axis, so that the same function gives
-    the mask inside pairs of blocks: each pair is then a row of the batch.
+    Beltagy et al. 2020, §3.1: the sliding window of width w is reach = w / 2; a global token attends to all
+    tokens and all attend to it. Positions of keys have a batch axis, so that the same function can give the
+    mask inside pairs of blocks. Each pair is then a row of the batch.
     """
     near = abs(queries[:, :, None] - keys[:, None, :]) <= reach
     return near | query_global[:, :, None] | key_global[:, None, :]

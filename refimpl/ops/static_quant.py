@@ -41,7 +41,9 @@ def static_dequantize(
     scale: Float[Array, " D"],
     zero: Int[Array, " D"],
 ) -> Float[Array, "M D"]:
-    """(code − zero) · scale (ONNX's DequantizeLinear): the difference in integers, then one product."""
+    """(code − zero) · scale (ONNX's DequantizeLinear): the difference is computed in integers, and then
+    multiplied once.
+    """
     return (codes - zero).astype(scale.dtype) * scale
 
 
@@ -54,6 +56,7 @@ def integer_matmul(
 ) -> Int[Array, "M F"]:
     """Σ_d (a[m,d] − zero_a[m]) · (b[d,f] − zero_b[f]) in 32 bits (ONNX's MatMulInteger).
 
-    Multiplied by both scales it is the product of the two matrices, exact up to that one rounding.
+    Multiplied by both scales, the result is the product of the two matrices, exact except for that one
+    rounding.
     """
     return (a - zero_a[:, None]).astype(np.int32) @ (b - zero_b).astype(np.int32)

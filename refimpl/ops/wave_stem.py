@@ -34,7 +34,7 @@ __all__ = ["ConvolutionWeights", "WaveStemWeights", "conv_positions", "time_norm
 class ConvolutionWeights(TypedDict):
     """The parameters of a convolution: its kernel in torch's layout, its bias, and the norm after it.
 
-    They stay in float: they are few, and their rounding errors go through all layers.
+    They stay in floating point, because they are few and their rounding errors affect all layers.
     """
 
     kernel: Float[Array, "F C A+1"]
@@ -77,15 +77,16 @@ def time_norm(
 ) -> Float[Array, "B T D"]:
     """y = (x − mean_t) / sqrt(var_t + eps) · weight + bias, each channel over all of its times.
 
-    Conventions: torch's GroupNorm with one channel a group, with channels last; padding would change the
-    result.
+    Conventions: this is torch's GroupNorm with one channel per group, but with channels last. Padding would
+    change the result.
     """
     return layer_norm(x.swapaxes(1, 2), eps=eps).swapaxes(1, 2) * weight + bias
 
 
 @op
 def conv_positions(x: Array, kernel: Array, bias: Array, *, settings: ConvPositions) -> Array:
-    """Return what is added to the vectors x [B, T, D]: the activation of a convolution around each vector.
+    """Return the positions that are added to the vectors x [B, T, D]: the activation of a convolution around
+    each vector.
 
     A convolution over an even number of vectors reaches one vector further back than ahead.
     """

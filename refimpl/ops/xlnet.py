@@ -15,9 +15,9 @@ sines and cosines of the distance d, so nothing is stored for it and any distanc
 
     r(d) = [sin(d · f_0), …, sin(d · f_J−1), cos(d · f_0), …, cos(d · f_J−1)],    f_j = 10000^(−j / J)
 
-A key ahead has a negative distance, whose sines have the other sign; so a model knows the order. It counts
-only whether two segments are equal, not which ones they are, so more than two segments need no special case.
-In a text of one segment the last term is the same for all keys, and the softmax cancels it.
+A key ahead has a negative distance, whose sines have the other sign; so a model knows the order. For
+segments, it matters only whether two of them are equal, so more than two segments need no special case. In a
+text of one segment the last term is the same for all keys, and the softmax cancels it.
 """
 
 from __future__ import annotations
@@ -69,9 +69,9 @@ class XLNetWeights(TypedDict):
 class XLNetAttention(TokenMixer):
     """Attention with terms for sines and cosines of the distance, and for segments (`ops.xlnet`).
 
-    Distances beyond `clamp` count as `clamp`. With `segments` scores also have a term for whether two tokens
-    are in the same segment. The segments are the embedding's token types, which then have no table. Maps have
-    no bias.
+    Distances beyond `clamp` count as `clamp`. With `segments`, scores also have a term that depends on
+    whether two tokens are in the same segment. The segments are the embedding's token types, which then have
+    no table. Maps have no bias.
     """
 
     heads: int = bounded("heads")
@@ -129,14 +129,14 @@ def xlnet_attention(
     *,
     settings: XLNetAttention,
 ) -> Float[Array, "B T 2*J"]:
-    """The sublayer: project tokens and distances; attend with the terms of both; project back.
+    """Compute the sublayer: project tokens and distances, attend with the terms of both, and project back.
 
     `token_types` are the segments of the tokens; without them all tokens are in one segment. The width D = 2
     · J is even.
 
     Conventions: as in `self_attention`, rows are padded on the right: no token sees padding, and outputs at
-    padding are unspecified. XLNet itself pads on the left, where distances are the same. Its memory of
-    earlier segments is empty, and no token is hidden by an order of prediction.
+    padding are unspecified. XLNet itself pads on the left, where distances are the same. The memory of
+    earlier segments is empty, and no token is hidden by an order of prediction (permutation).
     """
     q, k, bias = queries_and_keys(x, weights, token_types, settings=settings)
     v, t = heads(x, weights["wv"], size=settings.head_size), x.shape[1]
@@ -178,7 +178,7 @@ def relative_scores(
 ) -> Array:
     """Return the terms [B, H, T, T] of distances and segments.
 
-    q and k [B, T, H, K] are queries and keys as the maps give them; k_pos [W, H, K] are the keys of
+    q and k [B, T, H, K] are the outputs of the maps to queries and keys. k_pos [W, H, K] are the keys of
     distances.
     """
     size, at = settings.head_size, indices(q.shape[1], q)
