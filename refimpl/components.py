@@ -18,7 +18,7 @@ __all__ = ["from_json", "mixers"]
 # The name of a mixer begins with that of its module, in one word.
 MODULES = (
     "convbert", "disentangled", "gated_delta", "latent_attention", "lightning", "linear_attention",
-    "longformer", "longt5", "lstm", "mamba", "mamba2", "rg_lru", "short_conv", "xlnet",
+    "longformer", "longt5", "lstm", "mamba", "mamba2", "mobilebert", "rg_lru", "short_conv", "xlnet",
 )  # fmt: skip
 
 

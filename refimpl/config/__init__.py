@@ -42,7 +42,7 @@ from .mlps import (
 )
 from .model import Config, Decoder, Encoder, EncoderDecoder, has_mtp, longer_context
 from .mtp import MTP
-from .norms import HeadNorm, LayerNorm, Norm, RMSNorm
+from .norms import Affine, HeadNorm, LayerNorm, Norm, RMSNorm
 from .positions import (
     Alibi,
     ConvPositions,
@@ -98,6 +98,7 @@ __all__ = [
     "XIELU",
     "Activation",
     "AdaptiveSoftmax",
+    "Affine",
     "Alibi",
     "AltUp",
     "Attention",

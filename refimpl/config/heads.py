@@ -8,7 +8,7 @@ from typing import Any, ClassVar, Literal
 
 from .bounds import LIMITS, check_bounds, need, within
 from .mlps import Activation, Plain
-from .norms import Norm
+from .norms import Norm, epsilons
 from .record import Record, bounded
 
 Pooling = Literal["first", "last", "mean", "max"]
@@ -76,6 +76,7 @@ class _Parts:
     projections: tuple[Dense, ...] = ()
     unit: bool = False
     adaptive: AdaptiveSoftmax | None = None
+    further: int | None = None
 
 
 class Head(Record, _Parts):
@@ -100,7 +101,10 @@ class Head(Record, _Parts):
         inner = self.inner(width)
         within("width of the head's dense map", inner, LIMITS["width"])
         if self.last == "table" and self.tied:
-            need(inner == tables, f"a tied output must have the embedding's width, {tables}, got {inner}")
+            need(
+                inner - (self.further or 0) == tables,
+                f"a tied output must have the embedding's width, {tables}, got {inner}",
+            )
         check_bounds("", self)
 
     def inner(self, width: int) -> int:
@@ -117,13 +121,16 @@ class Head(Record, _Parts):
 
     def form(self, leaf: str) -> int:
         """The index of a parameter's shape among the shapes that the class of weights lists for it."""
-        return int(leaf == "bias" and self.adaptive is not None)
+        return int(
+            (leaf == "bias" and self.adaptive is not None) or (leaf == "table" and self.further is not None)
+        )
 
     def leaves(self) -> Sequence[str]:
         """The parameters that belong to the head's last map itself, where this map uses a token table."""
         if self.last != "table":
             return ()
-        return *(() if self.tied else ("table",)), *(("bias",) if self.bias else ())
+        there = {"table": not self.tied, "further": self.further is not None, "bias": self.bias}
+        return [leaf for leaf, has in there.items() if has]
 
     def describe(self) -> str:
         """The text that `inspect` shows for the head after the vocabulary, without usual settings."""
@@ -135,7 +142,7 @@ class Head(Record, _Parts):
     def epsilons(self) -> dict[str, float]:
         """The eps of each of the head's norms, by the norm's parameter."""
         norms = {"norm": self.dense and self.dense.norm, "mlp_after": self.mlp and self.mlp.after}
-        return {leaf: norm.eps for leaf, norm in norms.items() if norm is not None}
+        return epsilons(norms)
 
 
 class LM(Head):
@@ -179,13 +186,23 @@ class ReadingHead(Head):
 
 
 class MaskedLM(ReadingHead):
-    """A head that gives the logits of the token at each position."""
+    """A head that gives the logits of the token at each position.
+
+    With `further` the head's table multiplies a vector without its last `further` elements, and these have
+    another table (MobileBERT).
+    """
 
     tied: bool
     dense: Dense | None = None
     bias: bool = True
+    further: int | None = bounded("width", "elements with a table of their own", default=None)
 
     last = "table"
+
+    def check(self, width: int, tables: int, vocabulary: int) -> None:
+        super().check(width, tables, vocabulary)
+        own = self.further is None or self.further == self.inner(width) - tables
+        need(own, f"further must be how much wider vectors are than the tables, got {self.further}")
 
 
 class CTC(ReadingHead):

@@ -1,7 +1,8 @@
-"""The norms of a model: RMSNorm and LayerNorm."""
+"""The norms of a model: RMSNorm and LayerNorm, and what may stand in their place."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import ClassVar, Literal, TypedDict
 
 from .record import Record
@@ -33,7 +34,24 @@ class LayerNorm(Record):
         return *(("weight",) if self.weight else ()), *(("bias",) if self.bias else ())
 
 
-Norm = RMSNorm | LayerNorm
+class Affine(Record):
+    """A learned factor and a learned shift of each element, in the place of a norm: nothing is normalized
+    (MobileBERT's NoNorm)."""
+
+    op: ClassVar[str] = "affine"
+    eps: ClassVar[None] = None
+
+    def leaves(self) -> tuple[str, ...]:
+        """The learned parameters: a factor and a shift."""
+        return ("weight", "bias")
+
+
+Norm = RMSNorm | LayerNorm | Affine
+
+
+def epsilons(norms: Mapping[str, Norm | None]) -> dict[str, float]:
+    """Return the eps of each of these norms that is there and has one, by its name."""
+    return {name: norm.eps for name, norm in norms.items() if norm is not None and norm.eps is not None}
 
 
 class Norms(TypedDict):
@@ -66,7 +84,7 @@ class HeadNorm(Record):
     (Llama 4).
     """
 
-    norm: Norm
+    norm: RMSNorm | LayerNorm
     over: Literal["head", "each", "all"] = "head"
     rotated: bool = False
     weight: bool = True

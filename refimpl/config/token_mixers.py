@@ -13,6 +13,7 @@ from typing import Any, ClassVar, Literal, TypedDict
 
 from .bounds import check_bounds, need
 from .masks import FULL, Mask
+from .mlps import Plain
 from .norms import HeadNorm, LayerNorm, Norm, RMSNorm, Sublayer
 from .positions import Position, QueryScale, Rope
 from .record import Record, SmoothingSite, bounded
@@ -81,6 +82,19 @@ class TokenMixer(Record, Sublayer):
     def form(self, leaf: str) -> int:
         """The index of a parameter's shape among the shapes that `weights` lists for it."""
         return 0
+
+    @property
+    def inner_width(self) -> int:
+        """The width of the norms and mlps inside, if there are any."""
+        return 0
+
+    def inner_norms(self) -> Mapping[str, Norm]:
+        """The norms inside with parameters of their own, by their names in `weights`."""
+        return {}
+
+    def inner_mlps(self) -> Sequence[Plain]:
+        """The mlps inside, which are `mlps` in `weights`, each with the norm after it."""
+        return ()
 
     def tables(self, width: int) -> dict[str, tuple[int, ...]]:
         """The shapes of the tables that all mixers of a stack share, in a model of this width."""

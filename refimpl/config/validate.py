@@ -87,6 +87,11 @@ def check(
         table_width = embedding.projection.width
         within("width of the tables", table_width, LIMITS["width"])
         need(len(stacks) == 1, "a model with two stacks can't have a projection of the embedding")
+        reads = "encoder" in stacks and not stacks["encoder"].stepwise and not embedding.projection.late
+        need(
+            reads or not embedding.projection.trigram,
+            "trigrams need an encoder that isn't computed step by step, and a projection that isn't late",
+        )
     head.check(table_width if head.generates else embedding.width, table_width, embedding.vocabulary)
     if stacks.keys() == {"encoder"} and (stack := stacks["encoder"]).causal and stack.stepwise:
         types = embedding.token_types

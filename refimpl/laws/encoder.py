@@ -27,7 +27,7 @@ def tokens_without_positions_are_a_set(self_attention: Subject, draw: Draw) -> N
 
 @law(
     "self_attention", "latent_self_attention", "disentangled_attention", "longformer_attention",
-    "longt5_attention", "xlnet_attention", "convbert_attention", "neighbour_conv",
+    "longt5_attention", "xlnet_attention", "convbert_attention", "mobilebert_bottleneck", "neighbour_conv",
 )  # fmt: skip
 def padding_changes_nothing(sublayer: Subject, draw: Draw) -> None:
     """Whatever is past a row's length, its tokens are computed as in the row alone."""
@@ -55,7 +55,8 @@ def causal_it_equals_attention_with_an_empty_cache(self_attention: Subject, draw
 
 @law(
     "self_attention", "latent_self_attention", "cross_attention", "disentangled_attention",
-    "longformer_attention", "longt5_attention", "xlnet_attention", "convbert_attention", "neighbour_conv",
+    "longformer_attention", "longt5_attention", "xlnet_attention", "convbert_attention",
+    "mobilebert_bottleneck", "neighbour_conv",
 )  # fmt: skip
 def rows_do_not_depend_on_each_other(attention: Subject, draw: Draw) -> None:
     """Rows of a batch don't see each other."""

@@ -36,7 +36,7 @@ def the_mean_square_is_one(norm: Subject, draw: Draw) -> None:
     norm.near((y * y).mean(-1), square / (square + call["eps"]), plain, times=2 * y.shape[-1] ** 0.5)
 
 
-@law("layer_norm", "rms_norm")
+@law("layer_norm", "rms_norm", "affine")
 def the_weight_and_the_bias_come_last(norm: Subject, draw: Draw) -> None:
     """Twice the weight gives twice the result without the bias; the bias is added unchanged."""
     call = draw(norm.calls(weight=True))

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, NotRequired, TypedDict
 from ..config import LM, Dense, Head, Pooling
 from .activation import activation, tanh
 from .adaptive_softmax import Tail, adaptive_log_probs
-from .arrays import as_type, indices, largest, sqrt, token_sum, tokens_at, where
+from .arrays import as_type, indices, largest, split, sqrt, token_sum, tokens_at, where
 from .dispatch import observe, op
 from .embedding import unembedding
 from .linear import linear
@@ -51,8 +51,9 @@ class HeadWeights(TypedDict):
     """The parameters of a head. Only those that the head's settings need are present. N is the number of rows
     of a table.
 
-    `project` maps the model's width D to the tables' width C. The dense map maps D or C to F. `frequent` has
-    W columns, for the short list and for the clusters `tails`.
+    `project` maps the model's width D to the tables' width C. The dense map maps D or C to F. The last X of F
+    elements may have a table of their own, `further`. `frequent` has W columns, for the short list and for
+    the clusters `tails`.
     """
 
     project: NotRequired[Float[Array, "D C"] | Blocks]
@@ -60,7 +61,8 @@ class HeadWeights(TypedDict):
     norm: NotRequired[NormWeights]
     mlp: NotRequired[PlainMlpWeights]
     mlp_after: NotRequired[NormWeights]
-    table: NotRequired[Float[Array, "N F"] | Blocks]
+    table: NotRequired[Float[Array, "N F"] | Float[Array, "N C"] | Blocks]
+    further: NotRequired[Float[Array, "X N"] | Blocks]
     frequent: NotRequired[Float[Array, "F W"] | Blocks]
     bias: NotRequired[Float[Array, " N"] | Float[Array, " W"]]
     tails: NotRequired[list[Tail]]
@@ -173,7 +175,13 @@ def predictions(
         x = linear(x, leaves["weight"], leaves.get("bias"))
         x = x if dense.activation is None else activation(x, kind=dense.activation)
     if head.last == "table":
+        x, more = (
+            split(x, (x.shape[-1] - head.further, head.further)) if head.further is not None else (x, None)
+        )
         x = unembedding(x, _table(weights, entry, head))
+        if more is not None:
+            assert "further" in weights
+            x = x + linear(more, weights["further"])
         x = x + weights["bias"] if "bias" in weights else x
     elif head.last == "labels":
         assert "out" in weights

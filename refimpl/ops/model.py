@@ -26,7 +26,7 @@ from ..config import (
     WaveStem,
 )
 from .altup import StreamWeights, enter_streams, leave_streams
-from .arrays import as_type, filled, following, indices, tokens_at, where
+from .arrays import as_type, concatenate, filled, following, indices, padded, tokens_at, where
 from .bias import alibi_bias, alibi_slopes, relative_bias, relative_buckets
 from .block import (
     NO_INPUTS,
@@ -47,6 +47,7 @@ from .head import HeadWeights, logits
 from .linear import linear
 from .longt5 import DistanceBiases, LongT5Attention
 from .mamba2 import HybridCache
+from .mask import padding_mask
 from .moonshine_stem import MoonshineStemWeights, moonshine_stem
 from .mtp import MTPInputWeights, mtp_input
 from .norm import NormWeights, normalize
@@ -144,10 +145,10 @@ def embed(
     """Return the input of the first layer: vectors [B, T, D] of the tokens [B, T] at positions [B, T].
 
     The steps are, in this order: scale, dropping of mask tokens (ESM, texts of `lengths` [B]), map to the
-    model's width, `token_types` [B, T], the first task's vector (ERNIE), positions, norm (BERT, BART, OPT).
-    If the stack says so (Blenderbot Small), the norm comes before the positions. A `late` map comes last
-    (ELECTRA). A stack with a stem gets a sound instead of the tokens: frames [B, 2·T, C] (Whisper), or
-    samples [B, N] (wav2vec 2.0).
+    model's width (MobileBERT: of three tokens each), `token_types` [B, T], the first task's vector (ERNIE),
+    positions, norm (BERT, BART, OPT). If the stack says so (Blenderbot Small), the norm comes before the
+    positions. A `late` map comes last (ELECTRA). A stack with a stem gets a sound instead of the tokens:
+    frames [B, 2·T, C] (Whisper), or samples [B, N] (wav2vec 2.0).
     """
     if stack.stem is not None:
         assert "stem" in stack_weights
@@ -161,6 +162,7 @@ def embed(
         dropout = config.token_dropout
         x = token_dropout(x, tokens == dropout.mask, lengths, share=dropout.share)
     if config.projection is not None and not config.projection.late:
+        x = _trigrams(x, lengths) if config.projection.trigram else x
         x = _to_model_width(x, weights)
     if token_types is not None:
         assert "token_types" in weights
@@ -204,6 +206,16 @@ def _add_positions(x: Array, positions: Array, weights: StackWeights, *, stack: 
             return x + conv_positions(x, kernel, bias, settings=stack.positions)
         case None:
             return x
+
+
+def _trigrams(x: Array, lengths: Array | None) -> Array:
+    """Each token's vector between those of the next token and of the one before, [B, T, 3·D].
+
+    A text of `lengths` [B] has zeros around it."""
+    assert lengths is not None
+    t = x.shape[1]
+    around = padded(where(padding_mask(indices(t, x), lengths)[:, :, None], x, 0), 1, 1)
+    return concatenate([around[:, 2 - i : 2 - i + t] for i in range(3)], axis=2)
 
 
 def _to_model_width(x: Array, weights: EmbeddingWeights) -> Array:

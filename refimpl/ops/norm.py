@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
     from jaxtyping import Float
 
-__all__ = ["NormWeights", "l2_norm", "layer_norm", "rms_norm"]
+__all__ = ["NormWeights", "affine", "l2_norm", "layer_norm", "rms_norm"]
 
 
 class NormWeights(TypedDict, total=False):
@@ -30,7 +30,15 @@ def normalize(x: Array, weights: NormWeights | None, *, norm: Norm | None) -> Ar
     if norm is None:
         return x
     leaves = {} if weights is None else weights
-    return OPS[norm.op](x, **leaves, eps=norm.eps)
+    return OPS[norm.op](x, **leaves, **({} if norm.eps is None else {"eps": norm.eps}))
+
+
+@op
+def affine(
+    x: Float[Array, "B T D"], weight: Float[Array, " D"], bias: Float[Array, " D"]
+) -> Float[Array, "B T D"]:
+    """y = x · weight + bias (Sun et al. 2020, MobileBERT, arXiv 2004.02984, §3.3)."""
+    return x * weight + bias
 
 
 @op

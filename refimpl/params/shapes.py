@@ -85,7 +85,8 @@ def _leaves(config: Config) -> Leaves:
     if e.task_types is not None:
         leaves["embedding.task_types"] = Leaf((e.task_types, entry))
     if inner is not None:
-        leaves["embedding.project"] = Leaf((inner.width, e.width), multiplied=True)
+        rows = 3 * inner.width if inner.trigram else inner.width
+        leaves["embedding.project"] = Leaf((rows, e.width), multiplied=True)
         leaves |= {"embedding.project_bias": Leaf((e.width,))} if inner.bias else {}
     if e.per_layer is not None:
         (stack,) = config.stacks.values()
@@ -180,7 +181,7 @@ def _layer(layer: Layer, d: int, encoded: int) -> Leaves:
 def _head(head: Head, e: Embedding, tables: int) -> Leaves:
     d = tables if head.generates else e.width
     f, n = head.inner(d), e.vocabulary
-    sizes, inner = {"D": e.width, "C": tables, "F": f, "N": n}, dict[str, Leaves]()
+    sizes, inner = {"D": e.width, "C": tables, "F": f, "N": n, "X": head.further or 0}, dict[str, Leaves]()
     if head.dense is not None:
         inner = {"dense": _map(LinearWeights, d, f, head.dense.bias), "norm": _norm("", head.dense.norm, f)}
     if head.mlp is not None:
@@ -210,7 +211,12 @@ def _norm(prefix: str, norm: Norm | None, d: int) -> Leaves:
 
 def _mixer(mixer: TokenMixer, d: int) -> Leaves:
     weights = _attention_weights(mixer) if isinstance(mixer, Attention) else mixer.weights
-    return annotated(weights, {"D": d, **mixer.sizes(d)}, mixer.leaves(), mixer.form)
+    sizes, width = {"D": d, **mixer.sizes(d)}, mixer.inner_width
+    inner = {name: _norm("", norm, width) for name, norm in mixer.inner_norms().items()}
+    inner["mlps"] = _listed(
+        {**_mlp(one, width), **_norm("after.", one.after, width)} for one in mixer.inner_mlps()
+    )
+    return annotated(weights, sizes, mixer.leaves(), mixer.form, inner)
 
 
 def _cross(a: Attention, d: int, encoded: int) -> Leaves:

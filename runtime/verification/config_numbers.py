@@ -22,6 +22,7 @@ from ...refimpl.config import (
     TokenMixer,
     has_mtp,
 )
+from ...refimpl.config.norms import epsilons as with_eps
 from ...refimpl.config.record import Record
 from ...refimpl.engine.cache_kinds import CHUNK
 from ...refimpl.ops.bias import alibi_slopes, relative_buckets
@@ -143,7 +144,7 @@ def _of_stack(stack: Stack) -> Iterator[tuple[str, float]]:
         "norm": stack.final_norm,
         "distances_norm": None if distances is None else distances.norm,
     }
-    yield from ((leaf, norm.eps) for leaf, norm in norms.items() if norm is not None)
+    yield from with_eps(norms).items()
     if stack.stem is not None:
         yield from ((f"stem.{leaf}", eps) for leaf, eps in stack.stem.epsilons())
     for i, layer in enumerate(stack.layers):
@@ -158,9 +159,9 @@ def _of_layer(layer: Layer) -> Iterator[tuple[str, float]]:
     if layer.beside is not None:
         yield from ((f"beside.{leaf}", eps) for leaf, eps in layer.beside.mixer.epsilons().items())
     if layer.conv is not None:
-        yield "conv_after", layer.conv.after.eps
-    if layer.per_layer is not None and layer.per_layer.post is not None:
-        yield "per_layer_post", layer.per_layer.post.eps
+        yield from with_eps({"conv_after": layer.conv.after}).items()
+    if layer.per_layer is not None:
+        yield from with_eps({"per_layer_post": layer.per_layer.post}).items()
     if layer.laurel is not None:
         yield "laurel.norm", layer.laurel.norm.eps
     if layer.altup is not None:
@@ -170,5 +171,6 @@ def _of_layer(layer: Layer) -> Iterator[tuple[str, float]]:
 
 def _around(part: str, sublayer: Record) -> Iterator[tuple[str, float]]:
     """The norms before and after a sublayer."""
-    norms = ((side, getattr(sublayer, side)) for side in ("pre", "post", "after"))
-    yield from ((f"{part}_{side}", norm.eps) for side, norm in norms if norm is not None)
+    yield from with_eps(
+        {f"{part}_{side}": getattr(sublayer, side) for side in ("pre", "post", "after")}
+    ).items()

@@ -11,6 +11,7 @@ from tfm.refimpl.config import (
     XIELU,
     Activation,
     AdaptiveSoftmax,
+    Affine,
     Alibi,
     AltUp,
     Attention,
@@ -83,6 +84,7 @@ from tfm.refimpl.ops.longt5 import LongT5Attention
 from tfm.refimpl.ops.lstm import LSTM
 from tfm.refimpl.ops.mamba import Mamba
 from tfm.refimpl.ops.mamba2 import Mamba2
+from tfm.refimpl.ops.mobilebert import MobileBertBottleneck
 from tfm.refimpl.ops.rg_lru import RgLru
 from tfm.refimpl.ops.short_conv import ShortConv
 from tfm.refimpl.ops.xlnet import XLNetAttention
@@ -92,7 +94,7 @@ CONTEXT = 32
 scales, shares = st.sampled_from((None, 3.0)), st.sampled_from((None, 0.3))
 eps = st.sampled_from((1e-6, 1e-2))
 some_norms: st.SearchStrategy[Norm] = st.one_of(
-    st.builds(RMSNorm, eps), st.builds(LayerNorm, eps, st.booleans(), st.booleans())
+    st.builds(RMSNorm, eps), st.builds(LayerNorm, eps, st.booleans(), st.booleans()), st.just(Affine())
 )
 norms: st.SearchStrategy[Norm | None] = st.one_of(st.none(), some_norms)
 head_norms = st.builds(
@@ -457,8 +459,11 @@ heads: st.SearchStrategy[ReadingHead] = st.one_of(
 def fitting(draw: st.DrawFn, embedding: Embedding) -> ReadingHead:
     """A head of an encoder; before a tied table, vectors have the table's width."""
     head, inner = draw(heads), embedding.projection
+    tables = embedding.width if inner is None else inner.width
+    if isinstance(head, MaskedLM) and draw(st.booleans()):
+        further, dense = draw(st.integers(1, 4)), head.dense or draw(some_denses)
+        return replace(head, dense=replace(dense, width=tables + further), further=further)
     if isinstance(head, MaskedLM) and head.tied:
-        tables = embedding.width if inner is None else inner.width
         dense = head.dense if tables == embedding.width or head.dense else draw(some_denses)
         head = replace(head, dense=dense and replace(dense, width=tables))
     return head
@@ -593,12 +598,15 @@ def encoders(draw: st.DrawFn) -> Encoder | EncoderDecoder:
                 bigbird(stack),
                 longt5(stack),
                 convbert(stack),
+                bottlenecks(stack),
                 *([xlnet(stack, embedding)] if embedding.width % 2 == 0 else []),
             )
             stack = draw(st.one_of(*kinds))
         if not stack.stepwise:
             dropouts = st.none() | st.builds(TokenDropout, st.integers(0, table - 1))
             embedding = replace(embedding, token_dropout=draw(dropouts))
+            if (inner := embedding.projection) is not None and not inner.late:
+                embedding = replace(embedding, projection=replace(inner, trigram=draw(st.booleans())))
         return draw(vectors(Encoder(embedding, stack, head, CONTEXT)))
     return EncoderDecoder(embedding, stack, reader, head, CONTEXT)
 
@@ -681,6 +689,26 @@ def convbert(draw: st.DrawFn, stack: Stack) -> Stack:
         return replace(layer, attention=mixer)
 
     return replace(stack, layers=tuple(map(beside, stack.layers)))
+
+
+@st.composite
+def bottlenecks(draw: st.DrawFn, stack: Stack) -> Stack:
+    """The stack with MobileBERT's bottlenecks in its layers, which may have mlps after them."""
+    few, mlps = st.integers(1, 3), st.builds(Plain, st.integers(1, 9), kinds, st.booleans(), after=some_norms)
+
+    def narrow(layer: Layer) -> Layer:
+        own = draw(st.lists(mlps, min_size=1, max_size=3).map(tuple))
+        settings = (
+            draw(few),
+            draw(st.integers(1, 5)),
+            own,
+            draw(some_norms),
+            draw(st.booleans()),
+            draw(st.booleans()),
+        )
+        return replace(layer, attention=MobileBertBottleneck(*settings, **layer.attention.norms_around))
+
+    return replace(stack, layers=tuple(map(narrow, stack.layers)))
 
 
 @st.composite

@@ -60,6 +60,9 @@ def norm(x: Vector, w: Weights | None, n: c.Norm | None) -> Vector:
             return x
         case c.RMSNorm():
             return rms(x, n.eps, (w or {}).get("weight", 1.0))
+        case c.Affine():
+            assert w is not None
+            return x * w["weight"] + w["bias"]
         case c.LayerNorm():
             y = (x - np.mean(x)) / math.sqrt(np.mean((x - np.mean(x)) ** 2) + n.eps)
             return y * (w["weight"] if n.weight and w else 1.0) + (w["bias"] if n.bias and w else 0.0)
@@ -638,12 +641,20 @@ def embedded(tokens: Any, types: Any, params: Weights, w: Weights, e: c.Embeddin
     """What enters the first layer."""
     own = w is params.get("encoder") and "encoder_embedding" in params
     entry, out = params["encoder_embedding" if own else "embedding"], []
-    for t, token in enumerate(tokens):
+
+    def row(token: Any) -> Vector:
         x = entry["table"][token] * (1.0 if e.scale is None else e.scale)
-        if (d := e.token_dropout) is not None:
-            kept = [other for other in tokens if other != d.mask]
-            x = x * (0.0 if token == d.mask else (1 - d.share) * len(tokens) / len(kept))
+        if (d := e.token_dropout) is None:
+            return x
+        kept = [other for other in tokens if other != d.mask]
+        return x * (0.0 if token == d.mask else (1 - d.share) * len(tokens) / len(kept))
+
+    for t, token in enumerate(tokens):
+        x = row(token)
         if e.projection is not None and not e.projection.late:
+            if e.projection.trigram:
+                before = row(tokens[t - 1]) if t > 0 else 0 * x
+                x = np.concatenate([row(tokens[t + 1]) if t + 1 < len(tokens) else 0 * x, x, before])
             x = linear(x, entry, "project", "project_bias")
         if types is not None:
             x = x + entry["token_types"][types[t]]
@@ -764,7 +775,9 @@ def predicted(config: Any, params: Weights, tokens: Any, types: Any = None) -> n
         case c.MaskedLM():
             table = (params["embedding"] if head.tied else w)["table"]
             bias = w["bias"] if head.bias else 0.0
-            return np.array([table @ dense(x, w, head.dense) + bias for x in xs])
+            further = w["further"] if head.further else np.zeros((0, len(table)))
+            parts = [np.split(dense(x, w, head.dense), [table.shape[1]]) for x in xs]
+            return np.array([table @ first + rest @ further + bias for first, rest in parts])
         case c.Classify(pooling=pooling):
             ends = [at for at, token in enumerate(tokens) if token == head.end]
             xs = xs[: ends[-1] + 1] if ends else xs

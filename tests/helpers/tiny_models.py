@@ -11,6 +11,7 @@ from tfm.refimpl.config import (
     MTP,
     Activation,
     AdaptiveSoftmax,
+    Affine,
     Alibi,
     AltUp,
     Attention,
@@ -76,6 +77,7 @@ from tfm.refimpl.ops.longt5 import LongT5Attention
 from tfm.refimpl.ops.lstm import LSTM
 from tfm.refimpl.ops.mamba import Mamba
 from tfm.refimpl.ops.mamba2 import Mamba2
+from tfm.refimpl.ops.mobilebert import MobileBertBottleneck
 from tfm.refimpl.ops.rg_lru import RgLru
 from tfm.refimpl.ops.short_conv import ShortConv
 from tfm.refimpl.ops.xlnet import XLNetAttention
@@ -495,6 +497,19 @@ def near_and_far(*, head: ReadingHead = WORDS, vocabulary: int = 97) -> Encoder:
     norm = LayerNorm(1e-5)
     layers = (Layer(ConvBertAttention(3, 8, n, after=norm), Plain(64, "gelu", after=norm)) for n in (2, 1))
     return Encoder(Embedding(vocabulary, 48), Stack(tuple(layers), None, Learned(32), norm), head, 32)
+
+
+def narrow(*, head: ReadingHead | None = None, vocabulary: int = 97) -> Encoder:
+    """An encoder of MobileBERT's form: one layer with queries of their own, one with norms."""
+    norms = Affine(), LayerNorm(1e-5)
+    mlps = [tuple(Plain(width, "relu", after=norm) for width in (40, 24)) for norm in norms]
+    layers = tuple(
+        Layer(MobileBertBottleneck(3, 8, own, norm, *(norm == Affine(),) * 2, after=norm), NoMlp())
+        for own, norm in zip(mlps, norms, strict=True)
+    )
+    embedding = Embedding(vocabulary, 48, projection=EmbeddingProjection(16, bias=True, trigram=True))
+    words = MaskedLM(tied=True, dense=Dense("relu", norm=norms[1]), further=32)
+    return Encoder(embedding, Stack(layers, None, Learned(32), Affine()), head or words, 32)
 
 
 def relative(*, head: ReadingHead = WORDS, clamp: int | None = None, vocabulary: int = 97) -> Encoder:

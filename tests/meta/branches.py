@@ -52,7 +52,7 @@ COMPOSITES = (
     "adaptive_softmax", "altup", "attention", "bigbird", "block", "conv_stem", "convbert",
     "cross_attention", "disentangled", "encoder", "gated_delta", "head", "latent_attention", "laurel",
     "lightning", "linear_attention", "longformer", "longt5", "lstm", "mamba", "mamba2", "mask", "mlp",
-    "model", "moe", "moonshine_stem", "mtp", "neighbour_conv", "norm", "per_layer", "rg_lru",
+    "mobilebert", "model", "moe", "moonshine_stem", "mtp", "neighbour_conv", "norm", "per_layer", "rg_lru",
     "self_attention", "shared_attention", "short_conv", "wave_stem", "xlnet",
 )  # fmt: skip
 TYPES = "for the type checker: a Config with the other value is refused"

@@ -22,7 +22,7 @@ Placeholders in a line stand for numbers:
     {s}        the number of the parameter's sublayer, in checkpoints that count a mixer and an mlp as two
                layers (Nemotron-H); in a line of no layer how many there are
     {l} {half} the layer's number and its half of it, in checkpoints that count two layers as one (LongCat)
-    {e}        the layer's experts, for `nothing` its identities
+    {e}        the layer's experts, for `nothing` its identities; or the mlps inside of its mixer
     {x}        the streams of a token except the first
     {h}        in the tensor's name alone: the parameter's heads, whose tensors are stacked
 
@@ -308,6 +308,8 @@ def _written_out(line: Line, layers: tuple[Layer, ...], depth: int) -> Iterator[
         numbers = {"{i}": i, "{n}": depth, "{s}": sublayer, "{l}": i // 2, "{half}": i % 2}
         if not of_experts:
             yield _rule(line, layer, numbers, ())
+        elif mlps := layer.attention.inner_mlps():
+            yield from (_rule(line, layer, numbers | {EXPERT: e}, ()) for e in range(len(mlps)))
         elif isinstance(layer.mlp, MoE):
             count = layer.mlp.experts
             unused = range(count, count + layer.mlp.identities)

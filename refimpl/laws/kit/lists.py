@@ -13,12 +13,14 @@ Sizes = dict[str, int]
 def items_of(p: Parameter, size: Sizes) -> list[Sizes]:
     """Return the sizes of each item of a list.
 
-    Experts read a latent if there may be one. All streams but the first have the same sizes. Each cluster of
-    words is narrower and longer than the one before.
+    Experts read a latent if there may be one; mlps inside of a mixer read what its heads give. All streams
+    but the first have the same sizes. Each cluster of words is narrower and longer than the one before.
     """
     match p.name:
         case "experts":
             return [{**size, "D": size.get("C", size["D"])}] * size["E"]
+        case "mlps":
+            return [{**size, "D": size["H"] * size["K"]}] * 2
         case "streams":
             return [size] * (size["X"] - 1)
         case "tails":

@@ -129,6 +129,7 @@ MODELS = {
     "distances and segments": tiny_models.relative(clamp=5),
     "summaries": tiny_models.summarized(),
     "kernels of a token's own": tiny_models.near_and_far(),
+    "a bottleneck": tiny_models.narrow(),
     "streams": tiny_models.altup(),
     "a sound": tiny_models.hearing(),
     "a waveform": tiny_models.spelling(),

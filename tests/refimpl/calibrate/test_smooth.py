@@ -31,7 +31,6 @@ from tfm.refimpl.config import (
     MoE,
     NoMlp,
     Plain,
-    RMSNorm,
     SwiGLUOAI,
     SwiGLUStep,
     TokenMixer,
@@ -135,7 +134,7 @@ def test_each_sublayer_has_all_possible_sites(config: Config):
         ]
         norms = [part.pre for part in (*alone, layer.mlp) if part.pre is not None]
         if layer.residual == "input":
-            expected += sum(isinstance(norm, RMSNorm) or norm.weight for norm in norms)
+            expected += sum("weight" in norm.leaves() for norm in norms)
         match layer.mlp:
             case Gated():
                 expected += 1

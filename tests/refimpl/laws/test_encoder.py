@@ -30,6 +30,7 @@ from tfm.refimpl.ops.convbert import ConvBertAttention
 from tfm.refimpl.ops.disentangled import DisentangledAttention
 from tfm.refimpl.ops.longformer import LongformerAttention
 from tfm.refimpl.ops.longt5 import LongT5Attention
+from tfm.refimpl.ops.mobilebert import MobileBertBottleneck
 from tfm.refimpl.ops.xlnet import XLNetAttention
 
 seeds = st.integers(0, 2**32 - 1)
@@ -54,8 +55,9 @@ def unplaced(config: Config) -> Encoder:
         if isinstance(attention, DisentangledAttention):  # without its terms of the distance
             a = attention
             return Attention(a.heads, a.heads, a.head_size, pre=a.pre, post=a.post, after=a.after)
-        # Without its window, its terms of distance and segment, or its kernels.
-        if isinstance(attention, LongformerAttention | LongT5Attention | XLNetAttention | ConvBertAttention):
+        # Without its window, its terms of distance and segment, its kernels, or its narrow vectors.
+        others = LongformerAttention, LongT5Attention, XLNetAttention, ConvBertAttention, MobileBertBottleneck
+        if isinstance(attention, others):
             a = attention
             return Attention(a.heads, a.heads, a.head_size, pre=a.pre, post=a.post, after=a.after)
         assert isinstance(attention, Attention)
@@ -66,7 +68,10 @@ def unplaced(config: Config) -> Encoder:
         replace(layer, attention=bare_attention(layer.attention), conv=None) for layer in stack.layers
     )
     bare = replace(stack, layers=layers, positions=None, norm_before_positions=False, causal=False)
-    return Encoder(config.embedding, bare, config.head, config.context)
+    embedding = config.embedding
+    if embedding.projection is not None:
+        embedding = replace(embedding, projection=replace(embedding.projection, trigram=False))
+    return Encoder(embedding, bare, config.head, config.context)
 
 
 @given(encoders(), seeds, st.permutations(range(3)))
