@@ -1,1 +1,3 @@
-"""The transformer in NumPy, written to be read: the specification that everything else is compared with."""
+"""The transformer in NumPy, written to be read. It is the specification with which everything else is
+compared.
+"""

@@ -1,8 +1,9 @@
 """The axis alphabet: one letter for each size, the same in every signature, einsum and graph of tfm.
 
-Signatures read `Float[Array, "B T D"]`. A product stands for a flattened pair (`"D H*K"`). A derived letter
-is computed by `DERIVED` when one of the letters in its rule occurs in the same signature.
-Ids, lengths and positions state their bound: `Index[Array, "B T", "< N"]`.
+Signatures read `Float[Array, "B T D"]`. A product such as `H*K` in `"D H*K"` means two axes that are
+flattened into one. The size of a derived letter is computed by the letter's rule in `DERIVED`, if one of the
+letters in that rule occurs in the same signature. Ids, lengths and positions state their bound: `Index[Array,
+"B T", "< N"]`.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """All components of a model, and the modules of `ops` that define them.
 
-A class becomes a component when its module is imported. A run needs few components, so reading a Config
-imports only the modules of those that it names.
+A class becomes a component when its module is imported. A run needs few components. So reading a Config
+imports only the modules of the components that the Config names.
 """
 
 from __future__ import annotations

@@ -5,9 +5,9 @@
     J = the most that the float64 spec moves when its inputs move by one ulp (three tries)
     u = one ulp of the largest number, 2⁻²³ · max |spec in float64| in float32
 
-A and J each miss errors that the other one sees: A is zero after a lucky float32 run, and J doesn't include
-intermediate rounding. Budgets for single elements would be just as unstable, so there is one budget for a
-whole output.
+A and J each miss errors that the other one includes. A may be zero by luck in a float32 run, and J doesn't
+include intermediate rounding. Budgets for single elements would be just as unstable, so there is one budget
+for a whole output.
 """
 
 from __future__ import annotations
@@ -89,9 +89,9 @@ def error_terms(
 ) -> ErrorTerms:
     """Return the terms A, J and u of one output.
 
-    `exact` is the specification's output in float64, `rounded` that in the type whose relative rounding is
-    `eps`. `moved` are its outputs in float64, one after each move of the inputs. u counts finite numbers
-    only.
+    `exact` is the specification's output in float64. `rounded` is its output in the type whose relative
+    rounding is `eps`. `moved` are its outputs in float64 for inputs that were moved by an ulp, one output for
+    each try. u is computed from finite numbers only.
     """
     largest = float(np.max(np.abs(exact[np.isfinite(exact)]), initial=0))
     jump = max([0.0, *(distance(values, exact) for values in moved)])
@@ -104,5 +104,5 @@ def rounded_up(number: float) -> float:
 
 
 def moved(values: Array, share: float, rng: np.random.Generator) -> Array:
-    """Return the values, each moved up or down by this share of itself."""
+    """Return the values, each increased or decreased by this share of itself."""
     return values * (1 + share * rng.choice([-1.0, 1.0], values.shape)).astype(values.dtype)

@@ -14,7 +14,7 @@ class TfmError(Exception):
 
 
 class ArgumentError(TfmError, TypeError):
-    """An argument has a kind that the function doesn't take, or an option doesn't exist."""
+    """An argument has a type that the function doesn't take, or an option doesn't exist."""
 
     exit_code = 2
 

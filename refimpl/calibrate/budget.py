@@ -1,21 +1,23 @@
-"""Bits by budget: the choice of a format for each unit of a model. A unit is weights that share one format.
+"""Bits by budget: choose a format for each unit of a model. A unit is a group of weights that share one
+format.
 
-Unit u has options k of b_uk bytes and loss l_uk: the model's loss if only u is stored in this format. The
-loss of small errors is a quadratic form of these errors, and errors of different units hardly correlate, so
-losses add:
+Unit u has options k of b_uk bytes and loss l_uk: the model's loss if only u is stored in this format. For
+small errors, the loss is a quadratic form of the errors. Errors of different units hardly correlate. So the
+losses of units add up:
 
     minimize  Σ_u l_{u,k(u)}   where  Σ_u b_{u,k(u)} ≤ bytes      (`within_bytes`)
     minimize  Σ_u b_{u,k(u)}   where  Σ_u l_{u,k(u)} ≤ loss       (`within_loss`)
 
-With a price λ per byte both problems separate into one problem for each unit: the unit takes the option of
-least l + λ b, which lies on the lower convex hull of its options. As λ falls, units go up their hulls one
-step at a time. The step that saves the most loss per byte comes first (Everett 1963; Shoham and Gersho 1988).
-The choice at each price is the best one for its bytes. A budget lies between two of these choices, so after
-the last step that fits up to a step's bytes may be left.
+With a price λ per byte, both problems separate into one problem for each unit: the unit takes the option with
+the least l + λ b. This option lies on the lower convex hull of the unit's options. As λ falls, units move
+along their hulls to larger options, one step at a time. The step that saves the most loss per byte comes
+first (Everett 1963; Shoham and Gersho 1988). At each price, the resulting choice is the best one for its
+number of bytes. A budget lies between two such choices. So after the last step that fits, some bytes may be
+unused, but fewer than the next step needs.
 
-**Conventions**: of options of equal bytes the one of less loss counts; of equal options the first one counts.
-Of equally good steps the step of the unit whose name sorts first comes first. Nothing depends on the order of
-the units.
+**Conventions**: if options have equal bytes, the one with less loss is used. If options are equal, the first
+one is used. If steps are equally good, the step of the unit whose name sorts first comes first. The result
+doesn't depend on the order of the units.
 """
 
 from __future__ import annotations
@@ -66,7 +68,7 @@ def _slope(options: Sequence[Option], a: int, b: int) -> float:
 
 
 def cheapest(units: Units) -> dict[str, int]:
-    """Return for each unit the index of its option with the fewest bytes."""
+    """Return, for each unit, the index of the option with the fewest bytes."""
     return {name: hull(options)[0] for name, options in units.items()}
 
 
@@ -85,8 +87,8 @@ def _steps(units: Units) -> list[_Step]:
 def within_bytes(units: Units, budget: int) -> dict[str, int]:
     """Return an option for each unit, with at most `budget` bytes for all units together.
 
-    If even the cheapest options need more, the result is the cheapest options. After a step that doesn't fit,
-    its unit takes no further steps, but smaller steps of other units are still taken.
+    If even the cheapest options need more bytes, they are the result. After a step that doesn't fit, its unit
+    takes no further steps, but smaller steps of other units are still taken.
     """
     chosen = cheapest(units)
     left = budget - sum(units[name][k].bytes for name, k in chosen.items())
@@ -103,8 +105,8 @@ def within_bytes(units: Units, budget: int) -> dict[str, int]:
 def within_loss(units: Units, budget: float) -> dict[str, int]:
     """Return an option for each unit, with a loss of at most `budget` for all units together.
 
-    If even the options of least loss lose more, the result is the options of least loss. Steps are taken
-    until the loss is small enough. Then steps that weren't needed are taken back, the last one first.
+    If even the options with the least loss exceed the budget, they are the result. Steps are taken until the
+    loss is small enough. Then steps that weren't needed are taken back, the last one first.
     """
     chosen, steps = cheapest(units), _steps(units)
     before: list[tuple[_Step, int]] = []

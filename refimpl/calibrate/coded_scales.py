@@ -16,8 +16,8 @@ def coded_scales(scale: Array, base: Array | None, together: int) -> tuple[Array
     """Return int8 codes c [N, C] and float16 factors f [N, C / together]; scale = base + f · c, to the bit.
 
     Scales and base are float32 [N, C]; without a base scale = f · c. The product is exact in float32, the sum
-    is rounded once. Conventions: of the codes that the neighbour farthest from its base may have, the first
-    of `LARGEST_CODES` counts; where none does, the factor is NaN.
+    is rounded once. Conventions: the scale farthest from its base gets the first code of `LARGEST_CODES` for
+    which all scales are exact. If there is no such code, the factor is NaN.
     """
     wanted = scale.reshape(-1, together)
     codes, factors = np.zeros(wanted.shape, np.int8), np.full(len(wanted), np.nan, np.float16)

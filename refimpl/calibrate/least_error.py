@@ -1,8 +1,8 @@
-"""Scales by search: each block takes the scale with the least weighted error among several.
+"""Scales by search: among several scales, each block takes the one with the least weighted error.
 
-The error of a product is Σ_d x_d (ŵ_d − w_d). For uncorrelated inputs its mean square is
-Σ_d m_d (ŵ_d − w_d)², where m_d is the mean square of input d. So weights of large inputs must be exact, and
-weights of inputs that are 0 don't matter. m is the diagonal of the Hessian of `coordinate_descent`.
+The error of a product is Σ_d x_d (ŵ_d − w_d). For uncorrelated inputs its mean square is Σ_d m_d (ŵ_d −
+w_d)², where m_d is the mean square of input d. So weights for large inputs must be exact, and weights for
+inputs that are 0 don't matter. m is the diagonal of the Hessian of `coordinate_descent`.
 """
 
 from __future__ import annotations
@@ -122,13 +122,14 @@ def least_error(
 ) -> Blocks:
     """Return blocks along axis 0, each with the least weighted error among the scales tried.
 
-    Several shares of a block's range, or of a symmetric block's extreme, are tried. For each share, zero
-    point and codes are computed as in `quantize`, then the best scale for these codes: d = Σ m c w / Σ m c²
-    with c = code − zero. The error is Σ m w² − d (2 Σ m c w − d Σ m c²); only the part that depends on the
+    Several shares of a block's range, or of a symmetric block's extreme, are tried. For each share, the zero
+    point and codes are computed as in `quantize`, and then the best scale for these codes: d = Σ m c w / Σ m
+    c² with c = code − zero. The error is Σ m w² − d (2 Σ m c w − d Σ m c²); only the part that depends on the
     share is compared. The first share with its best scale is never worse than rounding to nearest, so the
     result isn't either. With `halves`, the scales of rounding to nearest are those of `half_scales`. Where
     such a scale is a float16 number, the best scale is one too: the nearest one to d. Conventions: ties go to
-    the wider range; if all inputs of a block have importance 0, its scale is that of rounding to nearest.
+    the wider range. If all inputs of a block have importance 0, the block's scale is that of rounding to
+    nearest.
     """
     length, count = weight.shape
     w, m = _weighted(weight, block, importance)

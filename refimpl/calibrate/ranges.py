@@ -1,4 +1,4 @@
-"""Finds the range of an activation from flat batches: by extremes, by percentiles, or by least entropy.
+"""Find the range of an activation from flat batches: by extremes, by percentiles, or by least entropy.
 
 state = None
 for x in batches:
@@ -24,7 +24,7 @@ BINS = 4096  # TensorRT's 2048, on either side of zero
 
 
 class Range(NamedTuple):
-    """The interval that the codes cover. Numbers outside get the code of the nearest end."""
+    """The interval that the codes cover. Numbers outside the interval get the code of the nearest end."""
 
     low: float
     high: float
@@ -39,7 +39,7 @@ class Histogram(NamedTuple):
 
 
 def minmax(state: Range | None, x: Float[Array, " M"]) -> Range:
-    """Return the least and the largest number so far; (∞, −∞) before any number.
+    """Return the smallest and the largest number so far, or (∞, −∞) before the first number.
 
     Raises NumericError for NaN or infinity, as `histogram` does.
     """

@@ -1,4 +1,5 @@
-"""SmoothQuant (Xiao et al. 2022): an activation's large channels are divided, their weights multiplied.
+"""SmoothQuant (Xiao et al. 2022): large channels of an activation are divided by factors, and the matching
+weights are multiplied by them.
 
     Y = (X diag(s)⁻¹) · (diag(s) W)
 
@@ -31,7 +32,7 @@ __all__ = [
 
 
 def channel_maxima(state: Float[Array, " D"] | None, x: Float[Array, "M D"]) -> Float[Array, " D"]:
-    """Return max |X_j| of each channel so far. Raise NumericError for NaN or infinity."""
+    """Return max |X_j| of each channel over all batches so far. Raises NumericError for NaN or infinity."""
     maxima = np.abs(x).max(axis=0, initial=0)
     if not np.isfinite(maxima).all():
         raise NumericError("activations must be finite to be calibrated with, got NaN or infinity")
@@ -53,8 +54,8 @@ def smoothing_factors(
 def nearest_powers_of_two(s: Float[Array, " D"]) -> Float[Array, " D"]:
     """Return the nearest powers of two, by ratio.
 
-    With these factors no product or sum is rounded differently. So the smoothed model equals the model bit
-    for bit, and the factors can be recovered from its parameters.
+    With powers of two as factors, no product or sum is rounded differently. So the smoothed model equals the
+    original model bit for bit, and the factors can be recovered from its parameters.
     """
     return np.exp2(np.rint(np.log2(s)))
 
@@ -68,7 +69,8 @@ def site_factors(
 ) -> Float[Array, " D"]:
     """Return the factors of a site, one for each produced channel.
 
-    Channels that share a factor are represented by their maximum."""
+    For channels that share a factor, the maximum over these channels is used.
+    """
     weight = np.max([np.abs(leaf(name)).max(axis=1) for name in site.consumers], axis=0)
 
     def shared_maximum(channels: Array) -> Array:
@@ -78,8 +80,9 @@ def site_factors(
 
 
 def smooth_leaf(name: str, leaf: Array, factors: Mapping[SmoothingSite, Float[Array, " D"]]) -> Array:
-    """Return the parameter of that name in the smoothed model; all factors are those of the original
-    model."""
+    """Return the parameter with this name in the smoothed model. All factors are computed from the original
+    model.
+    """
     for site, s in factors.items():
         if name in site.producers:
             # The channels of values are in two axes where they are scales of the cache.

@@ -1,4 +1,4 @@
-"""The blueprint of a model: frozen dataclasses, standard library only.
+"""The Config of a model: frozen dataclasses, which use only the standard library.
 
 A Config is a Decoder, an Encoder or an EncoderDecoder. It stores nothing that can be derived from its other
 fields. Unions of small types rule out combinations that make no sense. `to_json` and

@@ -38,19 +38,21 @@ class AdaptiveSoftmax(Record):
     divisor: float = 4.0
 
     def width(self, cluster: int, width: int) -> int:
-        """Return the width of a cluster's vectors, for a model of this width."""
+        """Return the width of a cluster's vectors in a model of this width."""
         return int(width // self.divisor ** (cluster + 1))
 
     def clusters(self, width: int, vocabulary: int) -> list[dict[str, int]]:
-        """For each cluster, the sizes of its parameters' axes by their letters
-        (`ops.adaptive_softmax.Tail`)."""
+        """Return for each cluster a dict from each axis letter to the size of that axis in the cluster's
+        parameters (`ops.adaptive_softmax.Tail`).
+        """
         ends = pairwise((*self.cutoffs, vocabulary))
         return [{"D": width, "K": self.width(i, width), "V": b - a} for i, (a, b) in enumerate(ends)]
 
     @property
     def columns(self) -> int:
-        """The number of columns that a token first chooses among: the short list, and one for each
-        cluster."""
+        """The number of columns of the first softmax: one for each word of the short list, and one for each
+        cluster.
+        """
         return self.cutoffs[0] + len(self.cutoffs)
 
     def check(self, width: int, vocabulary: int) -> None:
@@ -82,8 +84,8 @@ class _Parts:
 class Head(Record, _Parts):
     """The settings of a head, and the facts that other packages derive from them.
 
-    Its parameters are those of `ops.head.HeadWeights`. `width` is the width of the head's input vectors: in a
-    decoder that of the `tables`, in other models that of the model.
+    Its parameters are those of `ops.head.HeadWeights`. `width` is the width of the head's input vectors. In a
+    decoder it is the width of the `tables`, in other models the width of the model.
     """
 
     # Whether it is a decoder's. Where the tables have a width of their own, a map leads to it.
@@ -97,7 +99,7 @@ class Head(Record, _Parts):
         return self.last == "table"
 
     def check(self, width: int, tables: int, vocabulary: int) -> None:
-        """Raise ConfigError where a model with tables of this size can't have this head."""
+        """Raise ConfigError if a model with tables of this size can't have this head."""
         inner = self.inner(width)
         within("width of the head's dense map", inner, LIMITS["width"])
         if self.last == "table" and self.tied:
@@ -126,7 +128,7 @@ class Head(Record, _Parts):
         )
 
     def leaves(self) -> Sequence[str]:
-        """The parameters that belong to the head's last map itself, where this map uses a token table."""
+        """The parameters of the head's last map apart from its table, if this map uses a token table."""
         if self.last != "table":
             return ()
         there = {"table": not self.tied, "further": self.further is not None, "bias": self.bias}
@@ -140,7 +142,7 @@ class Head(Record, _Parts):
         yield from (1e-12,) if self.unit else ()  # the least length that `ops.head.unit` divides by
 
     def epsilons(self) -> dict[str, float]:
-        """The eps of each of the head's norms, by the norm's parameter."""
+        """A dict from the parameter of each of the head's norms to the norm's eps."""
         norms = {"norm": self.dense and self.dense.norm, "mlp_after": self.mlp and self.mlp.after}
         return epsilons(norms)
 
@@ -149,8 +151,8 @@ class LM(Head):
     """Logits of the next token, multiplied by `scale` and bounded to ± `softcap`.
 
     With `tied` the output table is the token table. Vectors pass through `dense` before the table
-    (ModernBERT's decoder). With `adaptive` the outputs are log-probabilities, and of the other options only
-    `bias` is possible.
+    (ModernBERT's decoder). With `adaptive`, the outputs are log-probabilities, and `bias` is the only other
+    option that is possible.
     """
 
     tied: bool
@@ -208,8 +210,9 @@ class MaskedLM(ReadingHead):
 class CTC(ReadingHead):
     """Logits of tokens for each position of a recording, to transcribe it (`decoding.ctc`).
 
-    One token is the blank, which says that no token begins at that position. The token table is the output's,
-    since nothing else reads it."""
+    One token is the blank, which says that no token begins at that position. The token table belongs to the
+    output, since nothing else reads it.
+    """
 
     tied: bool = True
     bias: bool = True
@@ -224,9 +227,10 @@ class CTC(ReadingHead):
 class Classify(ReadingHead):
     """Logits of labels for a whole text.
 
-    `kind` says how the logits are read: by one softmax, by a sigmoid for each label, or unchanged. With
-    `late` each token passes through `dense` before the text is pooled (EuroBERT). Where a text has a token
-    `end`, tokens after the last `end` aren't pooled, such as the language token that mBART's texts end with.
+    `kind` says how scores are computed from the logits: by one softmax, by a sigmoid for each label, or
+    unchanged. With `late`, each token passes through `dense` before the text is pooled (EuroBERT). If a text
+    has a token `end`, tokens after its last `end` aren't pooled. An example is the language token with which
+    mBART's texts end.
     """
 
     labels: int = bounded("vocabulary")

@@ -1,4 +1,6 @@
-"""Exactly inverse conversions of a Config to JSON and back. Each value carries its class name as `type`."""
+"""Convert a Config to JSON and back. The two conversions are exact inverses. Each value carries its class
+name as `type`.
+"""
 
 from __future__ import annotations
 

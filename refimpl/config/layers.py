@@ -24,8 +24,8 @@ class NeighbourConv(Record):
 class Beside(Record):
     """A state space beside the attention of a layer: both read the same input, and their outputs are added.
 
-    The input and the output of each are multiplied by a factor, None for 1 (Falcon-H1). The norms are those
-    of the attention.
+    The input and the output of both are multiplied by factors; a factor of None means 1 (Falcon-H1). The
+    norms are those of the attention.
     """
 
     mixer: StateSpace
@@ -51,7 +51,8 @@ class PerLayerInput(Record):
 
 
 class AltUp(Record):
-    """Alternating updates: each token has `streams` vectors, and a layer computes only the one at `active`.
+    """Alternating updates: each token has `streams` vectors, and a layer computes only the vector with index
+    `active`.
 
     All vectors are first predicted from each other, then corrected by the layer's output (`ops.altup`).
     `norm` comes before the map that makes the coefficients.
@@ -88,9 +89,9 @@ class Layer(Record):
     layer's input, and its output is added to the layer's output (DeBERTa v2). `beside` is a second mixer on
     the attention's input, in a decoder. With `scalar` the layer's whole output, residual included, is
     multiplied by a learned number (Gemma 4). `per_layer` is a vector of the token that the layer gets in
-    addition to the output of the layer before. `laurel` reads the mixer's input; its output is averaged with
-    the sum of the mixer and its residual. With `altup` a token has several vectors, and the layer computes
-    one of them (both Gemma 3n).
+    addition to the output of the previous layer. `laurel` reads the mixer's input; its output is averaged
+    with the sum of the mixer and its residual. With `altup` a token has several vectors, and the layer
+    computes one of them (both Gemma 3n).
     """
 
     attention: TokenMixer
@@ -108,5 +109,7 @@ class Layer(Record):
 
     @property
     def kv_layer(self) -> int | None:
-        """The index of the layer whose keys and values this one reads; None where it has its own or none."""
+        """The index of the layer whose keys and values this one reads; None if it has its own keys and
+        values, or has none.
+        """
         return self.attention.kv_layer if isinstance(self.attention, Attention) else None

@@ -1,4 +1,4 @@
-"""Which tokens attention sees."""
+"""Masks: the settings that say which tokens attention sees."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from .record import Record, bounded
 
 
 class AttentionMask(Record):
-    """Which positions attention sees, among those that its stack allows."""
+    """The setting that says which positions attention sees, among those that its stack allows."""
 
     op: ClassVar[str | None] = None  # the op that makes it, in the place of a window's
     whole: ClassVar[bool] = False  # whether it needs a whole text, of which each token sees later ones too
@@ -19,7 +19,7 @@ class AttentionMask(Record):
 
     @property
     def window(self) -> int | None:
-        """How many positions are seen, the current one included; None for all."""
+        """The number of positions that are seen, including the current one, or None for all."""
         return None
 
     @property
@@ -28,7 +28,9 @@ class AttentionMask(Record):
         return {}
 
     def check(self, at: str, *, plain: bool) -> None:
-        """Raise ConfigError where the mask's sizes are too large; `plain` scores have no biases or sinks."""
+        """Raise ConfigError if the mask's sizes are too large, or if the mask doesn't work with these scores.
+        `plain` says that scores have no biases or sinks.
+        """
         check_bounds(at, self)
 
     def describe(self) -> str:
@@ -55,7 +57,8 @@ class Window(AttentionMask):
 
 
 class BlockSparse(AttentionMask):
-    """Blocks of `block` positions: each block sees the blocks that are at most `reach` blocks away.
+    """A mask over blocks of `block` positions: each block sees the blocks that are at most `reach` blocks
+    away.
 
     The `first` blocks of a text see all blocks and are seen by all blocks.
     """
@@ -76,7 +79,7 @@ class BlockSparse(AttentionMask):
 
 
 class Chunked(AttentionMask):
-    """Chunks of `size` positions: a position sees its own chunk, and no position before that (Llama 4)."""
+    """A mask over chunks of `size` positions: a position sees only positions of its own chunk (Llama 4)."""
 
     size: int = bounded("context", "chunk of the mask")
 
@@ -94,8 +97,9 @@ class Chunked(AttentionMask):
 class BigBirdBlocks(AttentionMask):
     """BigBird's blocks of `block_size` positions, in an encoder (`ops.bigbird`).
 
-    A block sees its neighbours and the first and the last block of its text. It sees the first block
-    `random_blocks` times more, in the place of random blocks. In short texts each block sees the whole text.
+    A block sees its neighbours and the first and the last block of its text. The first block counts
+    `random_blocks` additional times, in place of random blocks. In short texts each block sees the whole
+    text.
     """
 
     block_size: int = bounded("context", "block_size of the mask")
@@ -113,7 +117,7 @@ class BigBirdBlocks(AttentionMask):
 
     @property
     def longest_whole(self) -> int:
-        """The largest number of tokens of a text in which each block sees the whole text."""
+        """The largest length of a text, in tokens, in which each block sees the whole text."""
         return (5 + 2 * self.random_blocks) * self.block_size
 
     def numbers(self) -> Iterator[float]:

@@ -22,8 +22,9 @@ class SwiGLUOAI(Record):
 
 
 class SwiGLUStep(Record):
-    """silu(gate), limited to at most `limit`, times up, limited to ± limit (Step 3.7, where it is
-    `swiglu_limits`)."""
+    """min(silu(gate), limit) times up, where up is limited to ± limit (Step 3.7, whose config calls the limit
+    `swiglu_limits`).
+    """
 
     limit: float
 
@@ -61,7 +62,7 @@ def describe_activation(activation: Gate | XIELU) -> str:
 class FeedForward(Record):
     """The settings of an mlp, and the facts that other packages derive from them.
 
-    Leaves are named as in the mlp's weights.
+    Parameters have the same names as in the mlp's weights.
     """
 
     op: ClassVar[str | None] = None  # the op that computes it, None for no mlp
@@ -77,11 +78,11 @@ class FeedForward(Record):
         return None
 
     def check(self, at: str, *, parallel: bool) -> None:
-        """Raise ConfigError where the mlp's sizes contradict each other. The message begins with `at`."""
+        """Raise ConfigError if the mlp's sizes contradict each other. The message begins with `at`."""
         check_bounds(at, self)
 
     def sizes(self) -> Mapping[str, int]:
-        """The sizes of the axes in the mlp's weights by their letters, without the model's width D."""
+        """A dict from each axis letter in the mlp's weights to its size, without the model's width D."""
         return {}
 
     def leaves(self) -> Sequence[str]:
@@ -97,7 +98,7 @@ class FeedForward(Record):
         return []
 
     def epsilons(self) -> dict[str, float]:
-        """The eps of each norm inside the mlp, by the parameter's name."""
+        """A dict from the parameter of each norm inside the mlp to the norm's eps."""
         return {}
 
     def describe(self) -> str:
@@ -109,9 +110,9 @@ class Gated(FeedForward, Sublayer):
     """down(act(gate(x)) * up(x)).
 
     With `bias` each map has a bias; with `down_bias` only `down` has one (GTE). `gate_scale` multiplies the
-    activation's input, `scale` the mlp's output (Falcon-H1). With `sparsity` about this share of the hidden
-    units is 0: those with the lowest gates (`ops.gaussian_topk`, Gemma 3n). `down_norm` normalizes the hidden
-    units (BitNet).
+    activation's input, `scale` the mlp's output (Falcon-H1). With `sparsity`, about this share of the hidden
+    units is 0: the units with the lowest gates (`ops.gaussian_topk`, Gemma 3n). `down_norm` normalizes the
+    hidden units (BitNet).
     """
 
     width: int = bounded("width", "mlp width")
@@ -213,8 +214,8 @@ class Plain(FeedForward, Sublayer):
 class ExpertGroups(Record):
     """`count` equal groups of consecutive experts; a token's experts come from its `top` best groups.
 
-    A group's score is that of its best expert (`max`: DeepSeek-V2), or the sum of its two best (`top2`:
-    DeepSeek-V3).
+    A group's score is the score of its best expert (`max`: DeepSeek-V2), or the sum of its two best scores
+    (`top2`: DeepSeek-V3).
     """
 
     count: int = 1
@@ -228,8 +229,9 @@ ONE_GROUP = ExpertGroups()  # no limit
 class SparseMixer(Record):
     """A router that chooses a token's experts one by one (`ops.moe.sparse_mixer`).
 
-    The weight of each chosen expert comes from a comparison with the experts that are left. Only experts
-    within 2 · `jitter` of the best one, relative to their own logits, count for this weight.
+    The weight of each chosen expert comes from a comparison with the experts that aren't chosen yet. Only
+    experts whose logits are within 2 · `jitter` of the best one, relative to their own logits, count in this
+    comparison.
     """
 
     jitter: float = 0.01
@@ -242,29 +244,30 @@ class MoE(FeedForward, Sublayer):
     """Each token's vector goes to the `top` best of `experts` mlps of `width`, chosen by a router.
 
     **Weights of experts.** The experts' outputs are summed with the weights of `ops.moe.route`. With a
-    `SparseMixer` as `score` they are summed with its weights, and no other option about weights is possible
-    (Phi-3.5-MoE). With `choice_bias` each expert has a learned number that counts for the choice but not for
-    the weight. With `router_bias` a learned number is added to each expert's logit. `groups` limit the
-    choice. Renormalized weights are divided by their sum plus `sum_eps` (LFM2). An expert's weight multiplies
-    its output, or its input (`weighs`: Llama 4). With `expert_scale` a learned number of each expert
-    multiplies it too.
+    `SparseMixer` as `score`, they are summed with that router's weights, and no other option for weights is
+    possible (Phi-3.5-MoE). With `choice_bias` each expert has a learned number that counts for the choice but
+    not for the weight. With `router_bias` a learned number is added to each expert's logit. `groups` limit
+    the choice. Renormalized weights are divided by their sum plus `sum_eps` (LFM2). An expert's weight
+    multiplies its output, or its input (`weighs`: Llama 4). With `expert_scale` a learned number of each
+    expert multiplies it too.
 
-    **Identities.** After the experts the router has `identities` more columns. A token that goes there adds
-    itself, times the weight of that choice (LongCat).
+    **Identities.** After the experts the router has `identities` more columns. If a token is routed to such a
+    column, its own vector is added, times the weight of that choice (LongCat).
 
     **Experts.** With `expert_bias` each map of an expert has a bias. Without `gated` all experts are plain
     mlps, the shared one too. With `latent` the experts' inputs and outputs are vectors of that many elements:
-    one map leads to them and one leads back. Experts have no capacity limit here: which tokens such a limit
-    drops depends on the other rows of a batch and on padding, but a row's result must not depend on these.
+    one map makes these vectors, and another map leads back. Experts have no capacity limit here. Such a limit
+    would drop tokens depending on the other rows of a batch and on padding, but a row's result must not
+    depend on these.
 
     **Shared expert.** `shared` is the width of an expert that takes every token. With `shared_gate` its
     output is multiplied by a sigmoid that depends on the token. This expert may have its own activation. With
-    `shared_bias` each map that all tokens take has a bias: the maps of the shared expert and the two maps of
-    `latent` (Nemotron-H). With `average` the mixture is half the sum of the experts and the shared expert
-    (Command A+). With `own_norms` router, experts and shared expert each read the sublayer's input through a
-    norm of their own, and the outputs of experts and shared expert are normalized before they are added
-    (Gemma 4). With `late` the sum of the experts is added at the end of the next layer (`ops.block`), and
-    only the shared expert in this one (LongCat).
+    `shared_bias`, each map that is applied to all tokens has a bias: the maps of the shared expert and the
+    two maps of `latent` (Nemotron-H). With `average` the mixture is half the sum of the experts and the
+    shared expert (Command A+). With `own_norms` router, experts and shared expert each read the sublayer's
+    input through a norm of their own, and the outputs of experts and shared expert are normalized before they
+    are added (Gemma 4). With `late` the sum of the experts is added at the end of the next layer
+    (`ops.block`), and only the shared expert in this one (LongCat).
     """
 
     experts: int = bounded("experts")
@@ -378,7 +381,7 @@ class MoE(FeedForward, Sublayer):
         return [leaf for leaf, has in there.items() if has]
 
     def expert_leaves(self, *, biased: bool) -> Sequence[str]:
-        """The parameters of an expert, or of the shared expert, in addition to its two matrices."""
+        """Return the parameters of an expert, or of the shared expert, in addition to its two matrices."""
         biases = ("bup", "bdown") if biased else ()
         gate = ("gate", "bgate") if biased else ("gate",)
         return *biases, *(gate if self.gated else ())

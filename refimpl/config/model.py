@@ -1,7 +1,7 @@
 """The whole model: a decoder, an encoder, or an encoder and a decoder that reads it.
 
-In all three, `context` is the largest number of tokens of a text. Position scalings that depend on a length
-use `context` as that length.
+In all three kinds of model, `context` is the largest number of tokens of a text. Position scalings that
+depend on a length use `context` as that length.
 """
 
 from __future__ import annotations
@@ -31,13 +31,13 @@ class _Model(Record):
 
     @property
     def layers(self) -> tuple[Layer, ...]:
-        """The layers that keep a cache: those of a decoder."""
+        """The layers that keep a cache, which are the layers of a decoder."""
         stacks = self.stacks
         return stacks["decoder"].layers if "decoder" in stacks else ()
 
     @property
     def stem(self) -> Stem | None:
-        """The part that reads a recording in the place of a token table; None for a model of text."""
+        """The part that reads a recording instead of tokens, or None for a text model."""
         stack = self.stacks.get("encoder")
         return None if stack is None else stack.stem
 
@@ -48,12 +48,12 @@ class _Model(Record):
 
     @property
     def text_embedding(self) -> Embedding:
-        """The embedding of an encoder's text, or of a decoder's where there is no encoder."""
+        """The embedding of the encoder's text, or of the decoder's text if there is no encoder."""
         return self.embedding
 
     @property
     def text_tables(self) -> Literal["embedding", "encoder_embedding"]:
-        """The name of the leaves of that embedding."""
+        """The name of the parameters of the embedding `text_embedding`."""
         return "embedding" if self.text_embedding is self.embedding else "encoder_embedding"
 
     def width(self, stack: str) -> int:
@@ -62,12 +62,13 @@ class _Model(Record):
 
     @property
     def sound_shape(self) -> tuple[Any, ...] | None:
-        """The shape of a recording as a speech model reads it: frames of bands, or samples. None for a model
-        of text."""
+        """The shape of a recording as a speech model reads it: frames of bands, or samples. It is None for a
+        text model.
+        """
         return None if self.stem is None else self.stem.row(self.text_context)
 
     def positions(self, time: int) -> int:
-        """The number of positions that an encoder makes of `time` tokens, frames or samples."""
+        """Return the number of positions that an encoder makes from `time` tokens, frames or samples."""
         return time if self.stem is None else self.stem.positions(time)
 
     @property
@@ -77,7 +78,9 @@ class _Model(Record):
 
     @property
     def kv(self) -> KVFormat:
-        """How a decoder caches keys and values, taken from its first layer that caches codes."""
+        """How the decoder caches keys and values: the setting of its first layer that caches
+        integer codes.
+        """
         stack = self.stacks.get("decoder")
         for attention in () if stack is None else stack.attentions:
             if attention.kv != "float":
@@ -91,7 +94,7 @@ class _Model(Record):
 
 
 class Decoder(_Model):
-    """A decoder alone: it generates text token by token. `mtp` is a module that drafts tokens for it."""
+    """A plain decoder, which generates text token by token. `mtp` is a module that drafts tokens for it."""
 
     embedding: Embedding
     stack: Stack
@@ -113,7 +116,7 @@ class Decoder(_Model):
         return self.context
 
     def with_kv(self, kv: KVFormat) -> Decoder:
-        """The same model with its keys and values cached as `kv`."""
+        """Return the same model with its keys and values cached as `kv`."""
         mtp = self.mtp
         if mtp is not None:
             (layer,) = Stack((mtp.layer,), mtp.norm).with_kv(kv).layers
@@ -124,16 +127,17 @@ class Decoder(_Model):
     def mtp_decoder(self) -> Decoder:
         """The module `mtp` as a decoder of one layer, with the tables of this decoder.
 
-        The module's cache, positions and head follow from it."""
+        The module's cache, positions and head can be derived from that decoder.
+        """
         assert self.mtp is not None
         return replace(self, stack=Stack((self.mtp.layer,), self.mtp.norm), mtp=None)
 
 
 class Encoder(_Model):
-    """An encoder alone: it reads a whole text at once.
+    """A plain encoder, which reads a whole text at once.
 
-    A decoder that only reads is an Encoder with a causal stack. Where the stack is `stepwise`, the encoder
-    computes what a decoder computes from an empty cache.
+    A decoder that doesn't generate text is an Encoder with a causal stack. If the stack is `stepwise`, the
+    encoder computes its layers as a decoder does, starting from an empty cache.
     """
 
     embedding: Embedding
@@ -157,16 +161,16 @@ class Encoder(_Model):
         return self.stack.layers if self.stack.stepwise else ()
 
     def with_kv(self, kv: KVFormat) -> Encoder:
-        """The same model unchanged, since an encoder keeps no cache."""
+        """Return the model unchanged, since an encoder keeps no cache."""
         return self
 
 
 class EncoderDecoder(_Model):
     """An encoder, and a decoder whose layers read the encoder's output by `cross`.
 
-    The decoder generates, or it is a `DecoderReader`. With `encoder_context` the encoder reads texts of that
-    many tokens, and `context` limits the decoder alone. With `encoder_embedding` the encoder has a table of
-    its own, whose width may be another than the decoder's (T5Gemma).
+    The decoder generates text, or it is a `DecoderReader`. With `encoder_context`, the encoder reads texts of
+    up to that many tokens, and `context` limits only the decoder. With `encoder_embedding`, the encoder has a
+    table of its own, whose width may differ from that of the decoder's table (T5Gemma).
     """
 
     embedding: Embedding
@@ -198,7 +202,7 @@ class EncoderDecoder(_Model):
         return self.encoder_embedding or self.embedding
 
     def with_kv(self, kv: KVFormat) -> EncoderDecoder:
-        """The same model with its decoder's keys and values cached as `kv`."""
+        """Return the same model with its decoder's keys and values cached as `kv`."""
         if isinstance(self.decoder, DecoderReader):
             return self
         return replace(self, decoder=self.decoder.with_kv(kv))
@@ -208,13 +212,14 @@ Config = Decoder | Encoder | EncoderDecoder
 
 
 def has_mtp(config: Config) -> TypeGuard[Decoder]:
-    """Whether a model has a module that drafts tokens for it."""
+    """Return whether a model has a module that drafts tokens for it (MTP)."""
     return isinstance(config, Decoder) and config.mtp is not None
 
 
 def longer_context(config: Config) -> str:
     """Return the position scaling that allows a larger `context` than this one: "LongRoPE", "dynamic NTK", or
-    "" for none."""
+    "" if there is none.
+    """
     for scaling in (rope.scaling for rope in config.ropes):
         if isinstance(scaling, LongRope | DynamicNTK) and config.context <= scaling.original_context:
             return "LongRoPE" if isinstance(scaling, LongRope) else "dynamic NTK"

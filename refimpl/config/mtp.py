@@ -10,8 +10,8 @@ from .record import Record
 class MTP(Record):
     """One module of multi-token prediction (`ops.mtp`): a linear map, then a layer of the decoder's kind.
 
-    All three norms of the module are like `norm`: those of the token's vector, of the decoder's vector, and
-    of the layer's output.
+    The module has three norms: of the token's vector, of the decoder's vector, and of the layer's output. All
+    three have the settings `norm`.
     """
 
     layer: Layer

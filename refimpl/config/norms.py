@@ -71,17 +71,20 @@ class Sublayer:
 
     @property
     def norms_around(self) -> Norms:
-        """The norms by name, as a reader passes them to a sublayer that takes the place of this one."""
+        """The norms by name, in the form in which a config reader passes them to another sublayer that
+        replaces this one.
+        """
         return {"pre": self.pre, "post": self.post, "after": self.after}
 
 
 class HeadNorm(Record):
-    """A norm of queries and of keys, without a shift, before their rotation or, with `rotated`, after it.
+    """A norm of queries and of keys, without a shift. It comes before their rotation or, with `rotated`,
+    after it.
 
-    It normalizes each head, with one weight [K] for all heads (`head`: Qwen 3) or one weight for each head,
-    [H, K] (`each`: StableLM, Cohere). Or it normalizes all heads of a token together, with a weight [H·K]
-    (`all`: OLMo 2). After a rotation the norm may have no `weight`: each query and key then has the length √K
-    (Llama 4).
+    With `head`, it normalizes each head, with one weight [K] for all heads (Qwen 3). With `each`, each head
+    has a weight of its own, [H, K] (StableLM, Cohere). With `all`, it normalizes all heads of a token
+    together, with a weight [H·K] (OLMo 2). After a rotation the norm may have no `weight`: each query and key
+    then has the length √K (Llama 4).
     """
 
     norm: RMSNorm | LayerNorm

@@ -1,4 +1,5 @@
-"""Positions: rotary ones and their scalings, biases of scores, and vectors added to the tokens'.
+"""Positions: rotary positions and their scalings, biases of scores, and vectors that are added to the tokens'
+vectors.
 
 Frequencies depend on the Config's `context`, never on the length of a text. So the rotation of a token
 doesn't depend on the tokens after it, and a cached key has the same frequencies as the query that reads it.
@@ -18,7 +19,7 @@ class RotaryScaling(Record):
     """A change to the frequencies of rotary positions."""
 
     def check(self, at: str, theta: float, pairs: int) -> None:
-        """Raise ConfigError where the scaling can't change the `pairs` frequencies that `theta` makes."""
+        """Raise ConfigError if the scaling doesn't fit the `pairs` frequencies that `theta` gives."""
         check_bounds(at, self)
 
 
@@ -29,10 +30,11 @@ class LinearScaling(RotaryScaling):
 
 
 class DynamicNTK(RotaryScaling):
-    """A larger theta, according to the ratio of the Config's `context` and the trained one.
+    """A larger theta, which depends on the ratio of the Config's `context` to the trained context.
 
     All texts use the theta of a text of `context` tokens. In transformers theta depends on the length of the
-    text so far. So shorter texts differ from transformers where `context` is above `original_context`.
+    text so far. So if `context` is above `original_context`, results for shorter texts differ from those of
+    transformers.
     """
 
     factor: float
@@ -58,7 +60,8 @@ class Yarn(RotaryScaling):
 
 
 class LongRope(RotaryScaling):
-    """A divisor for each pair: `short` where the Config's `context` is at most the trained one, else `long`.
+    """A divisor for the frequency of each pair: `short` if the Config's `context` is at most the trained
+    context, otherwise `long`.
 
     All texts use the same divisors. transformers switches to `long` once a text is longer than
     `original_context`.
@@ -109,11 +112,11 @@ class HeadPosition(Record):
     adds: ClassVar[bool] = False  # whether it is a bias of scores
 
     def check(self, at: str, head_size: int) -> None:
-        """Raise ConfigError where heads of this size can't have these positions."""
+        """Raise ConfigError if heads of this size can't have these positions."""
         check_bounds(at, self)
 
     def sizes(self) -> Mapping[str, int]:
-        """The sizes of the axes in the parameters by their letters, without H."""
+        """Return a dict from each axis letter in the parameters to its size, without H."""
         return {}
 
     def leaves(self) -> tuple[str, ...]:
@@ -121,11 +124,13 @@ class HeadPosition(Record):
         return ()
 
     def tables(self, heads: int) -> dict[str, tuple[int, ...]]:
-        """The shapes of the tables that the layers share, by name."""
+        """Return a dict from the name of each table that the layers share to its shape."""
         return {}
 
     def group_query_limit(self, head_size: int) -> str | None:
-        """Why GroupQueryAttention can't have these positions with heads of this size; None where it can."""
+        """Return the reason why GroupQueryAttention can't have these positions with heads of this size, or
+        None if it can.
+        """
         return f"scores with a bias need the standard form, got {type(self).__name__}"
 
     def describe(self) -> str:
@@ -167,8 +172,8 @@ class QueryFactors(TypedDict):
 class QueryScale(Record):
     """A factor of queries: 1 + beta · ln(1 + ⌊(position + offset) / original_context⌋).
 
-    The factor keeps softmax sharp among many keys. It is 1 within `original_context` (Ministral 3; Llama 4,
-    which counts positions from 1: an `offset` of 1).
+    The factor keeps the softmax sharp among many keys. It is 1 within `original_context` (Ministral 3). Llama
+    4 counts positions from 1, which is an `offset` of 1.
     """
 
     beta: float
@@ -239,9 +244,10 @@ class AddedPosition(Record):
     """Position vectors that are added to the vectors of a stack's tokens."""
 
     def check(self, at: str, context: int, width: int) -> None:
-        """Raise ConfigError where a stack of this context and width can't have these position vectors.
+        """Raise ConfigError if a stack of this context and width can't have these position vectors.
 
-        `at` names the stack."""
+        `at` names the stack.
+        """
         raise NotImplementedError
 
     def tables(self, width: int) -> dict[str, tuple[int, ...]]:
@@ -297,8 +303,9 @@ class Sinusoidal(AddedPosition):
 
 class ConvPositions(AddedPosition):
     """Positions from a convolution over `length` vectors of a recording, in `groups` of channels, with an
-    activation after it (`ops.wave_stem.conv_positions`). A vector's position shows in the vectors around
-    it."""
+    activation after it (`ops.wave_stem.conv_positions`). The convolution provides positions, because its
+    result depends on the vectors around each vector.
+    """
 
     length: int = bounded("kernel", "length of the positions' convolution")
     groups: int

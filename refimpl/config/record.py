@@ -13,7 +13,8 @@ Kind = TypeVar("Kind")
 def bounded(limit: str, name: str = "", *, least: int = 1, default: Any = MISSING) -> Any:
     """Return a dataclass field whose value is None or from `least` to `LIMITS[limit]` (`config.bounds`).
 
-    Errors call the field `name`."""
+    Error messages call the field `name`.
+    """
     return field(default=default, metadata={"bound": (limit, name, least)})
 
 
@@ -22,8 +23,8 @@ class Record:
     """The base of a Config's frozen dataclasses: hashable, immutable, equal if class and fields are equal.
 
     `dataclass(frozen=True)` does the same, but it compiles six methods for each class at import. Here only
-    `__init__` is compiled and the other methods are inherited. A Config has so many kinds of parts that this
-    makes a start 20 ms shorter.
+    `__init__` is compiled and the other methods are inherited. A Config has so many classes that this
+    shortens the start by 20 ms.
     """
 
     __dataclass_fields__: ClassVar[dict[str, Field[Any]]]
@@ -54,19 +55,22 @@ class Record:
         return f"{type(self).__qualname__}({stated})"
 
     def numbers(self) -> Iterator[float]:
-        """The numbers that this part computes with and that aren't among its settings. The check of a graph
-        uses them."""
+        """The numbers with which this part computes and that aren't among its settings. The check of a graph
+        uses these numbers.
+        """
         yield from ()
 
     def integers(self) -> Iterator[int]:
-        """The integers that are computed from the record's settings, for the same bounds check."""
+        """The integers that are computed from the record's settings. The check of a graph uses these integers
+        too.
+        """
         yield from ()
 
 
 def kinds(base: type[Kind]) -> tuple[type[Kind], ...]:
     """Return the classes that a value of type `base` may have: its subclasses without subclasses, or itself.
 
-    A class is among them only after its module has been imported.
+    The result includes a class only after the class's module has been imported.
     """
     below = base.__subclasses__()
     return tuple(kind for one in below for kind in kinds(one)) if below else (base,)
@@ -76,8 +80,8 @@ class SmoothingSite(NamedTuple):
     """An activation that can be smoothed: the parameters that produce it and the matrices that consume it.
 
     Producers are divided along their last axis; consumers are multiplied along their first axis. Without
-    producers the matrix product divides its own input. Where query heads share a value head, `repeats` blocks
-    of `head_size` channels share their factors.
+    producers, the matrix product divides its own input. If several query heads share a value head, `repeats`
+    blocks of `head_size` channels share the same factors.
     """
 
     producers: tuple[str, ...]

@@ -33,7 +33,8 @@ class EmbeddingProjection(Record):
 
 
 class PerLayerEmbedding(Record):
-    """A second table of `rows` tokens, with a vector of each token for every layer (`ops.per_layer`).
+    """A second table with rows for `rows` tokens. A row has one vector of the token for each layer
+    (`ops.per_layer`).
 
     Tokens without a row in this table get its first row. The vectors have a second part, a map of the token's
     embedding, which `norm` normalizes. Without `rows` this part is the only one (EmbeddingGemma 2).
@@ -44,9 +45,10 @@ class PerLayerEmbedding(Record):
 
 
 class TokenDropout(Record):
-    """Masked tokens count as dropped: their vectors are 0, and the other tokens' vectors are scaled up.
+    """Mask tokens are treated as dropped: their vectors are 0, and the vectors of the other tokens are scaled
+    up.
 
-    In training this `share` of the tokens was masked. A text with another share of masked tokens is scaled to
+    In training, this `share` of the tokens was masked. A text with a different share of masks is scaled to
     the magnitude that was usual in training (`ops.embedding`).
     """
 
@@ -63,7 +65,7 @@ class Embedding(Record):
     `scale` multiplies the token vectors. `token_types` is the number of rows of a second table, which tells
     the two texts of a pair apart. `task_types` is the number of rows of a third table, whose first row is
     added to every token (ERNIE). `projection` gives the tables a width of their own. `per_layer` is the table
-    of the vectors that each layer gets for a token. Only encoders have `token_dropout` (ESM).
+    of per-layer embeddings. Only encoders have `token_dropout` (ESM).
     """
 
     vocabulary: int
@@ -89,11 +91,11 @@ class Stem(Record):
         raise NotImplementedError
 
     def positions(self, time: int) -> int:
-        """The number of vectors that the stem makes of `time` frames or samples."""
+        """Return the number of vectors that the stem makes from `time` frames or samples."""
         raise NotImplementedError
 
     def least(self, positions: int) -> int:
-        """The smallest number of frames or samples of which the stem makes this many vectors."""
+        """Return the smallest number of frames or samples from which the stem makes this many vectors."""
         raise NotImplementedError
 
     def describe(self) -> str:
@@ -101,18 +103,20 @@ class Stem(Record):
         raise NotImplementedError
 
     def check(self, at: str, width: int) -> None:
-        """Raise ConfigError where the stem's sizes leave their bounds, or don't fit to a model of this
-        `width`. The message begins with `at`."""
+        """Raise ConfigError if the stem's sizes are out of bounds, or don't fit a model of this `width`. The
+        message begins with `at`.
+        """
         check_bounds(at, self)
 
     def epsilons(self) -> Iterator[tuple[str, float]]:
-        """Each norm of the stem, by its parameter, with its eps."""
+        """A dict from the parameter of each norm of the stem to the norm's eps."""
         yield from ()
 
 
 class ConvStem(Stem):
-    """Two convolutions over frames of `bands` numbers, which make one vector of every two frames
-    (`ops.conv_stem`). The encoder always reads as many frames as it has room for."""
+    """Two convolutions over frames of `bands` numbers, which make one vector from every two frames
+    (`ops.conv_stem`). The encoder always reads as many frames as it has room for.
+    """
 
     bands: int = bounded("width", "bands of a frame")
 
@@ -185,8 +189,8 @@ class WaveStem(SampleStem):
     """Convolutions over the samples, then `norm`, then a map to the model's width (`ops.wave_stem`).
 
     With `normalized` "first" each channel of the first convolution is normalized over the whole recording.
-    With "each" the output vectors of each convolution are normalized. `eps` is that of these norms. `bias`
-    says whether the convolutions have one.
+    With "each", the output vectors of each convolution are normalized. `eps` is the eps of these norms.
+    `bias` says whether the convolutions have one.
     """
 
     normalized: Literal["first", "each"]
@@ -205,8 +209,8 @@ class WaveStem(SampleStem):
 class MoonshineStem(SampleStem):
     """Convolutions over the samples, the last one as wide as the model (`ops.moonshine_stem`).
 
-    After the first one come a tanh and a norm with `eps` over all channels of the whole recording. The other
-    ones have biases, and a GELU after them.
+    After the first convolution come a tanh and a norm with `eps` over all channels of the whole recording.
+    The other convolutions have biases, and are followed by a GELU.
     """
 
     eps: float = 1e-5
@@ -224,10 +228,10 @@ class Stack(Record):
     """Layers in order, with the parts before the first layer and the norm after the last.
 
     `causal` is for stacks that read a whole text at once: an encoder or a `DecoderReader`. It hides later
-    tokens from each token, as in a decoder that reads, for example to classify. A decoder that generates is
-    always causal, and its stack must not set `causal`. With `norm_before_positions` the positions are added
-    to the output of the first norm, not to its input (Blenderbot Small's decoder). With a `stem` an encoder
-    reads a recording instead of tokens.
+    tokens from each token, for example in a decoder that classifies texts. A decoder that generates is always
+    causal, and its stack must not set `causal`. With `norm_before_positions` the positions are added to the
+    output of the first norm, not to its input (Blenderbot Small's decoder). With a `stem` an encoder reads a
+    recording instead of tokens.
     """
 
     layers: tuple[Layer, ...]
@@ -270,7 +274,8 @@ class Stack(Record):
 
         Such a layer has a state, a state space beside its attention, an indexer, several streams of a token,
         a learned residual, the keys and values of another layer, or experts that the next layer adds. In a
-        causal stack a layer with per-layer vectors of the tokens counts too."""
+        causal stack, a layer with per-layer embeddings is such a layer too.
+        """
         return any(
             layer.attention.keeps == "state"
             or (layer.beside, layer.altup, layer.laurel, layer.kv_layer) != (None,) * 4
@@ -292,7 +297,7 @@ class Stack(Record):
 
     @property
     def segments(self) -> bool:
-        """Whether layers compare token types. Token types then have no table."""
+        """Whether layers compare token types. If so, token types have no table."""
         return any(self._settings("segments"))
 
     @property
@@ -302,7 +307,7 @@ class Stack(Record):
         return next((g.separator for g in seen if isinstance(g, QuestionTokens)), None)
 
     def with_kv(self, kv: KVFormat) -> Stack:
-        """The same stack with the keys and values of all layers cached as `kv`."""
+        """Return the same stack with the keys and values of all layers cached as `kv`."""
 
         def cached(layer: Layer) -> Layer:
             if not isinstance(layer.attention, Attention):
@@ -313,11 +318,12 @@ class Stack(Record):
 
 
 class DecoderReader(Record):
-    """A decoder that reads the encoder's text for a head, instead of generating (Lewis et al. 2020, §3.1).
+    """A decoder that reads the encoder's text once more and gives its vectors to a head, instead of
+    generating text (Lewis et al. 2020, §3.1).
 
-    The decoder reads the encoder's output and the text. Its first token is `start`, or without `start` the
-    text's own last token (mBART); the text without its last token follows. The decoder's last vector depends
-    on all tokens of the text: on the last one through the encoder.
+    The decoder reads the encoder's output and the text. The decoder's first token is `start`, or without
+    `start` the last token of the text (mBART). The text without its last token follows. The decoder's last
+    vector depends on all tokens of the text, but on the last token only through the encoder.
     """
 
     stack: Stack

@@ -1,9 +1,9 @@
 """Token mixers move information from token to token: the base class of all mixers, and attention.
 
 A mixer is one class in one file of `ops`. This class has the mixer's settings, weights, cache and function,
-and everything that other packages need to know of it. Those packages call the methods of `TokenMixer` and
-don't know which mixers exist. `refimpl.components` imports all mixers. `Attention` is in this file, since
-other parts of a layer are made of it; `ops.block` calls its function.
+and everything else that other packages need to know about the mixer. Those packages only call the methods of
+`TokenMixer`, and don't know which mixers exist. `refimpl.components` imports all mixers. `Attention` is in
+this file, since other parts of a layer are built from it. `ops.block` calls its function.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ class Scoring(TypedDict):
 class TokenMixer(Record, Sublayer):
     """The settings of a mixer, and the facts that other packages derive from them.
 
-    Leaves are named as in `weights`, without the path of the layer. `context` is the Config's.
+    Parameters are named as in `weights`, without the path of the layer. `context` is the Config's `context`.
     """
 
     # The leaves that it may have, a TypedDict with their shapes as jaxtyping has them.
@@ -61,26 +61,28 @@ class TokenMixer(Record, Sublayer):
     largest: ClassVar[Mapping[str, float]] = {}
 
     def check(self, at: str) -> None:
-        """Raise ConfigError where the mixer's sizes contradict each other. The message begins with `at`."""
+        """Raise ConfigError if the mixer's sizes contradict each other. The message begins with `at`."""
         check_bounds(at, self)
 
     def check_before(self, at: str, before: Sequence[TokenMixer]) -> None:
-        """Raise ConfigError where this mixer can't follow the mixers of the layers before."""
+        """Raise ConfigError if this mixer can't follow the mixers of the earlier layers."""
 
     @classmethod
     def check_together(cls, name: str, mixers: Sequence[Any], width: int, vocabulary: int) -> None:
-        """Raise ConfigError where these mixers of this class can't be in one stack, called `name`."""
+        """Raise ConfigError if these mixers, which are all of this class, can't be together in one stack.
+        `name` is the stack's name.
+        """
 
     def sizes(self, width: int) -> Mapping[str, float]:
-        """The sizes of the axes in `weights` by their letters, in a model of this width, which is D."""
+        """Return a dict from each axis letter in `weights` to its size, in a model of this width D."""
         raise NotImplementedError
 
     def leaves(self) -> Sequence[str]:
-        """The parameters marked `NotRequired` that a mixer with these settings has."""
+        """Return the parameters marked `NotRequired` that a mixer with these settings has."""
         return ()
 
     def form(self, leaf: str) -> int:
-        """The index of a parameter's shape among the shapes that `weights` lists for it."""
+        """Return which of the shapes that `weights` lists for a parameter is the right one, as an index."""
         return 0
 
     @property
@@ -97,11 +99,11 @@ class TokenMixer(Record, Sublayer):
         return ()
 
     def tables(self, width: int) -> dict[str, tuple[int, ...]]:
-        """The shapes of the tables that all mixers of a stack share, in a model of this width."""
+        """Return the shapes of the tables that all mixers of a stack share, in a model of this width."""
         return {}
 
     def cache_kind(self) -> Any:
-        """How a decoder's layer caches earlier tokens, an `ops.cache_kind.CacheKind`."""
+        """Return the kind of cache of a decoder's layer, an `ops.cache_kind.CacheKind`."""
         raise AssertionError("a Config's check keeps this attention for encoders")
 
     def mix(
@@ -109,7 +111,7 @@ class TokenMixer(Record, Sublayer):
     ) -> tuple[Any, Any, Any]:
         """Compute the sublayer in a decoder: its output, its new cache, and the tokens that an indexer chose.
 
-        `positions` are `ops.block.Positions`; `chosen` are the tokens of the nearest indexer before.
+        `positions` are `ops.block.Positions`. `chosen` are the tokens that the nearest earlier indexer chose.
         """
         raise AssertionError("a Config's check keeps this attention for encoders")
 
@@ -118,30 +120,37 @@ class TokenMixer(Record, Sublayer):
         raise AssertionError("a Config's check keeps this mixer for decoders")
 
     def readers(self) -> tuple[str, ...]:
-        """The matrices that read the mixer's input, if this input can be smoothed for them."""
+        """The matrices that read the mixer's input, if the input can be smoothed."""
         return ()
 
     @property
     def reads_more(self) -> bool:
-        """Whether the `readers` also read distances or norms of sums: then no norm can divide their input."""
+        """Whether the `readers` also read distances or norms of sums. If so, no norm can divide
+        their input.
+        """
         return False
 
     def smoothing(self, *, read_later: bool) -> list[SmoothingSite]:
-        """The activations inside that can be smoothed; `read_later` if other layers read the mixer's
-        values."""
+        """Return the activations inside the mixer that can be smoothed. `read_later` says whether other
+        layers read the mixer's values.
+        """
         return []
 
     def group_query_limit(self) -> str | None:
-        """Why GroupQueryAttention can't be a decoder's attention beside this mixer; None where it can.
+        """The reason why a decoder with this mixer can't use GroupQueryAttention in its other layers, or None
+        if it can.
 
-        Usually a step reads a state before it writes the next state to the same place.
+        By default there is no such reason, because a step reads a state before it writes the next state to
+        the same place.
         """
         if self.keeps == "nothing":
             raise AssertionError("a Config's check keeps this attention for encoders")
         return None
 
     def float16_limit(self) -> str | None:
-        """Why a bundle in float16 can't have this mixer, apart from its cache; None where it can."""
+        """The reason why a bundle in float16 can't have this mixer, apart from its cache, or None
+        if it can.
+        """
         return None
 
     def describe(self) -> str:
@@ -149,52 +158,58 @@ class TokenMixer(Record, Sublayer):
         raise NotImplementedError
 
     def describe_positions(self) -> str | None:
-        """The text that `inspect` shows for the mixer's positions; None where it has none of its own."""
+        """The text that `inspect` shows for the mixer's positions; None if it has no positions of its own."""
         return None
 
     def borrows(self) -> str | None:
-        """What the mixer takes from an earlier layer, as `inspect` shows it; None where it takes nothing."""
+        """The text that `inspect` shows for what the mixer takes from an earlier layer, or None if it takes
+        nothing.
+        """
         return None
 
     def epsilons(self) -> dict[str, float]:
-        """The eps of the norms inside the mixer, by their parameters."""
+        """A dict from the parameter of each norm inside the mixer to the norm's eps."""
         return {}
 
     def plain_numbers(self) -> int:
-        """How many numbers per token the cache would have if each head had its own keys and values."""
+        """Return how many numbers per token the cache would have if each head had its own keys and values."""
         return 0
 
     @classmethod
     def drawn(cls, chosen: Mapping[str, Any], size: Mapping[str, int]) -> TokenMixer:
-        """Return settings with the `chosen` values of `choices`, and of these sizes.
+        """Return settings for a random test: with these sizes, and with the `chosen` value for each of
+        `choices`.
 
-        `chosen` also has the chosen arrays, or None for each."""
+        `chosen` also has an entry for each optional array: the array, or None if it is absent.
+        """
         raise NotImplementedError
 
 
 class StateSpace(TokenMixer):
-    """A mixer that may also stand beside a decoder's attention (`Beside`)."""
+    """A mixer that may also be used beside a decoder's attention in the same layer (`Beside`)."""
 
     keeps = "state"
 
     def cache_kind_beside(self, attention: Any) -> Any:
-        """The cache of a layer that has this mixer beside attention, whose own `CacheKind` is given."""
+        """Return the kind of cache of a layer that has this mixer beside attention. The attention's own
+        `CacheKind` is given.
+        """
         raise NotImplementedError
 
 
 class Attention(TokenMixer):
     """One attention sublayer; `scale` None means 1/sqrt(head_size).
 
-    **Queries, keys and values.** `clip` bounds queries, keys and values to ± `clip` as they leave their
+    **Queries, keys and values.** `clip` limits queries, keys and values to ± `clip` right after their
     projections (MPT). `query_scale` multiplies queries by a factor that depends on their position.
     `value_norm` normalizes each head's values, without a weight. With `keys_as_values` a token's values are
     its keys before their norm and rotation, and there is no map to values (both Gemma 4). Elements of a
     head's values from `value_size` on are zero (MiMo-V2-Flash).
 
-    **Cache.** `kv` says how a decoder caches its keys and values: as they are, or rounded to 8 or 4 bits with
-    a scale for each channel. With 4 bits the values are rotated (`ops.quantized_cache.hadamard`). With
-    `kv_layer` the sublayer makes no keys and values. It reads those of that layer of its stack, and caches
-    nothing (`ops.shared_attention`).
+    **Cache.** `kv` says how a decoder caches its keys and values: unchanged, or rounded to 8 or 4 bits with a
+    scale for each channel. With 4 bits the values are rotated (`ops.quantized_cache.hadamard`). With
+    `kv_layer` the sublayer makes no keys and values. It reads the keys and values of the layer with this
+    index in its stack, and caches nothing (`ops.shared_attention`).
 
     **Softmax and output.** With `sink_logits` each head has a learned logit that takes its share of the
     softmax (gpt-oss). With `output_gate` each element of the output is multiplied by a gate that depends on
@@ -233,7 +248,7 @@ class Attention(TokenMixer):
 
     @property
     def window(self) -> int | None:
-        """The number of positions that a token sees, its own included; None for all."""
+        """The number of positions that a token sees, including its own, or None for all."""
         return self.mask.window
 
     @property
@@ -248,7 +263,9 @@ class Attention(TokenMixer):
 
     @property
     def interleaved(self) -> bool:
-        """Whether rotary positions turn pairs (2j, 2j + 1) of a head's elements, not pairs (j, j + J)."""
+        """Whether rotary positions rotate the pairs (2j, 2j + 1) of a head's elements, instead of the pairs
+        (j, j + J).
+        """
         return isinstance(self.position, Rope) and self.position.interleaved
 
     keeps, has_map = "tokens", True
@@ -373,10 +390,12 @@ def check_groups(at: str, heads: int, kv_heads: int) -> None:
 
 
 class Indexer(Record):
-    """Which tokens latent attention sees: the `topk` best by the scores of narrow heads (`ops.indexer`).
+    """The setting that latent attention sees only the `topk` tokens with the best scores from narrow heads
+    (`ops.indexer`).
 
-    There are `heads` heads of `size` elements. As many of a head's first elements are rotated as in the
-    attention's own heads, in pairs of neighbours where `interleaved`. `eps` is that of the norm of keys.
+    There are `heads` heads of `size` elements. The number of rotated elements of a head is the same as in the
+    attention's own heads. With `interleaved`, the rotated pairs are neighbours. `eps` is the eps of the norm
+    of keys.
     """
 
     heads: int = bounded("heads", "heads of the indexer")
@@ -387,7 +406,9 @@ class Indexer(Record):
 
 
 class SharedIndexer(Record):
-    """The `topk` tokens that the nearest earlier layer's indexer chose; it has no maps of its own (GLM-5)."""
+    """The setting that attention sees the `topk` tokens that the nearest earlier layer's indexer chose. The
+    layer has no indexer's maps of its own (GLM-5).
+    """
 
     topk: int
 
@@ -410,11 +431,13 @@ class Distances(Record):
 
 
 class FirstToken(Record):
-    """Makes the first token of a text global."""
+    """The setting that the first token of a text is global."""
 
 
 class QuestionTokens(Record):
-    """Makes all tokens before the first token with the id `separator` global: a question before its text."""
+    """The setting that all tokens before the first token with the id `separator` are global. They are a
+    question that comes before its text.
+    """
 
     separator: int
 

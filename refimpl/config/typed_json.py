@@ -1,4 +1,6 @@
-"""Reads a JSON value as an annotation's type: numbers, texts, tuples, dicts, dataclasses, unions of them."""
+"""Convert a JSON value to the type of an annotation: numbers, texts, tuples, dicts, dataclasses, unions of
+them.
+"""
 
 from __future__ import annotations
 
@@ -20,9 +22,9 @@ def read(value: Any, kind: Any, name: str, readers: Mapping[Any, Reader] | None 
     """Return the value as the type `kind`; ConfigError says at which path from `name` a value has another
     type.
 
-    For a type in `readers` its reader is called. A dataclass is read from an object with its fields and no
-    other keys; a field may be absent if its metadata say that it is optional. A `Record` is an object whose
-    key `type` names the class; fields that have a default may be absent.
+    For a type in `readers`, the reader given there is called. A dataclass is read from an object with its
+    fields and no other keys; a field may be absent if its metadata say that it is optional. A `Record` is an
+    object whose key `type` names the class; fields that have a default may be absent.
     """
     readers = readers or {}
     if type(value) is kind and kind is not float and kind not in readers:

@@ -1,4 +1,4 @@
-"""Checks of a Config: sizes that contradict each other or leave their bounds are a ConfigError.
+"""Check a Config: raise ConfigError for sizes that contradict each other or are out of bounds.
 
 The checks run before any weight is read, so a hostile file can't ask for absurd amounts of memory.
 """
@@ -42,10 +42,10 @@ def check(
     encoder_context: int | None = None,
     encoder_embedding: Embedding | None = None,
 ) -> None:
-    """Raise ConfigError when a model's sizes contradict each other, or a number leaves its bounds.
+    """Raise ConfigError if a model's sizes contradict each other, or if a number is out of bounds.
 
     `stacks` are named as in the Config: an "encoder", a "decoder", or an "encoder" and a "decoder" or
-    "reader" that reads it. `encoder_embedding` is the encoder's own, if it has one.
+    "reader" that reads it. `encoder_embedding` is the encoder's own embedding, if it has one.
     """
     seen: set[int] = set()
     if encoder_embedding is not None:

@@ -1,8 +1,8 @@
 """Beam search: the texts with the highest probability as a whole, with any engine.
 
 Several beams grow side by side as rows of one cache. Each step continues every beam with every token. The
-likeliest continuations become the next beams, and those that end become hypotheses. Nothing is sampled.
-The tests compare the results with those of transformers' beam search.
+likeliest continuations become the next beams, and continuations that end become hypotheses. Nothing is
+sampled. The tests compare the results with those of transformers' beam search.
 """
 
 from __future__ import annotations
@@ -40,20 +40,21 @@ class Hypothesis(NamedTuple):
 class BeamSearch:
     """The state of one search. From the logits of a step, `advance` chooses rows and the next token of each.
 
-    A hypothesis of n tokens, its stop token included, scores log p / n^length_penalty: a penalty above 0
-    favours long texts, since log p is negative. `hypotheses` holds the `beams` best, best first. The search
-    ends once there are `beams` hypotheses and, by `early_stopping`,
+    A hypothesis with n tokens, including its stop token, has the score log p / n^length_penalty. A penalty
+    above 0 favours long texts, since log p is negative. `hypotheses` holds the `beams` best, best first. The
+    search ends once there are `beams` hypotheses and, by `early_stopping`,
     - True: at once;
     - False: when the best beam, if it ended now, wouldn't beat the worst hypothesis;
-    - "never": when no beam can beat it any more, at whatever length suits the beam best.
-    With a length penalty above 0, False may miss a longer text with a higher score; "never" doesn't.
+    - "never": when no beam can beat the worst hypothesis any more, whatever its final length. With a length
+      penalty above 0, False may miss a longer text with a higher score, and "never" can't.
 
-    `rules` change a row's log-probabilities, after penalties, to those that its new tokens allow.
+    `rules` is a function that changes a row's log-probabilities after penalties, depending on the row's new
+    tokens.
 
-    Conventions: penalties and bans act on log-probabilities, which are normalized again only with
-    `renormalize` (Marian's models ask for it). Ties between continuations go to the better beam, then to the
-    lower id; ties between hypotheses to the earlier one. A hypothesis counts only if it is among the `beams`
-    best continuations of its step.
+    Conventions: penalties and bans are applied to log-probabilities, which are normalized again only with
+    `renormalize` (Marian's models ask for it). Ties between continuations go to the better beam, and then to
+    the lower id. Ties between hypotheses go to the earlier one. A hypothesis counts only if it is among the
+    `beams` best continuations of its step.
     """
 
     prompt: Sequence[int]

@@ -1,4 +1,6 @@
-"""Constraints on a text: which tokens may come next, so that the text can still satisfy its constraint."""
+"""Constraints on a text: they say which tokens may come next, so that the text can still satisfy the
+constraint.
+"""
 
 from __future__ import annotations
 
@@ -15,14 +17,16 @@ if TYPE_CHECKING:
 
 
 class Constraint(Protocol):
-    """A language of texts, such as the documents of a JSON schema.
+    """A formal language, such as the documents of a JSON schema, that a text must belong to.
 
     Both methods take all tokens of an answer so far. The next call may have fewer tokens than the last one:
     speculative decoding tries a draft's tokens, and takes some of them back.
     """
 
     def allowed(self, tokens: Sequence[int]) -> Bool[Array, " N"]:
-        """Return which tokens may come next; a stop token may if the text belongs to the language."""
+        """Return which tokens may come next; a stop token may come next if the text belongs to the
+        language.
+        """
         ...
 
     def is_complete(self, tokens: Sequence[int]) -> bool:

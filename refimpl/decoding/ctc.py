@@ -22,9 +22,9 @@ __all__ = ["CTCTokens", "Heard", "heard_words", "runs", "said_together"]
 class CTCTokens:
     """The special tokens of a model with a CTC head, and the form of its input and its text.
 
-    `blank` says that no token begins at a position, `delimiter` that a word ends. With `normalized` the model
-    reads sounds with a mean of 0 and a variance of 1. Texts are `lower` case, or `cleaned`: without spaces
-    before English punctuation.
+    The token `blank` means that no token begins at a position. The token `delimiter` means that a word ends.
+    With `normalized` the model reads sounds with a mean of 0 and a variance of 1. Texts are `lower` case, or
+    `cleaned`: without spaces before English punctuation.
     """
 
     blank: int
@@ -35,7 +35,8 @@ class CTCTokens:
 
 
 class Heard(NamedTuple):
-    """Consecutive tokens, and their positions: from the first one to behind the last one.
+    """Consecutive tokens and their range of positions: from the first token's position to the one after the
+    last token.
 
     `follows` says that these tokens continue a word.
     """
@@ -81,7 +82,7 @@ def heard_words(
 def said_together(words: Iterable[Heard], pause: int, longest: int) -> Iterator[Sequence[Heard]]:
     """Yield the words in groups. A pause of `pause` or more positions begins a new group.
 
-    So does a word with which the group would be longer than `longest` positions.
+    A new group also begins before a word that would make the group longer than `longest` positions.
     """
     held: list[Heard] = []
     for word in words:

@@ -1,8 +1,8 @@
-"""Filters: which tokens may still be sampled, and with what probability.
+"""Filters: they decide which tokens may still be sampled, and with what probability.
 
 Their order is fixed: temperature, top-k, top-p, min-p, typical. Temperature comes first, so that the other
-filters see the distribution from which the token is sampled. Typical comes last, since its entropy is that of
-the tokens that are still left. transformers' logits warpers have the same order.
+filters see the distribution from which the token is sampled. Typical comes last, since it uses the entropy of
+the tokens that the other filters left. transformers' logits warpers have the same order.
 """
 
 from __future__ import annotations
@@ -28,10 +28,10 @@ def candidates(
 ) -> tuple[Int[Array, " K"], Float[Array, " K"]]:
     """Return the ids that pass all filters, best first, and their probabilities, which sum to one.
 
-    Conventions: ties go to the lower id; top-p and typical keep the token that crosses the bound; every
-    filter keeps at least one token. The result is that of sorting all N logits, but only the best few are
-    sorted, and more only if these don't reach the bound. Without any filter, tokens beyond the cumulative
-    probability `needed` may be left out, and the sum is less than one.
+    Conventions: ties go to the lower id. Top-p and typical keep the token that crosses the bound. Every
+    filter keeps at least one token. The result is the same as if all N logits were sorted. But only the best
+    few are sorted, and more are sorted only if these don't reach the bound. Without any filter, tokens beyond
+    the cumulative probability `needed` may be left out, and the sum is less than one.
     """
     maximum = float(logits.max())
     top_k = sampler.top_k if sampler.top_k is not None and sampler.top_k < len(logits) else None
@@ -90,9 +90,9 @@ def relative_probabilities(
     """Return exp((logits − maximum) / temperature) in float64: probabilities relative to the likeliest
     token's.
 
-    Conventions: the maximum is subtracted first, so that no temperature is too low: a quotient that overflows
-    is −∞, and its token is never sampled. Shares below e^SMALLEST are zero, since they wouldn't change a sum
-    of shares.
+    Conventions: the maximum is subtracted first, so that any low temperature works: a quotient that overflows
+    becomes −∞, and its token is never sampled. Shares below e^SMALLEST are zero, since they wouldn't change a
+    sum of shares.
     """
     exponents = logits.astype(np.float64)
     exponents -= maximum  # in place: the system finds and clears the pages of an array of this size
@@ -110,8 +110,8 @@ def relative_probabilities(
 def typical(p: Float[Array, " M"], mass: float) -> Int[Array, " K"]:
     """Return the tokens that locally typical sampling keeps: those whose surprise is closest to the entropy.
 
-    Indices are in order of |−log p − H|, H = −Σ p log p. The first ones are kept, until their probabilities
-    together reach `mass` (Meister et al. 2023, "Locally typical sampling").
+    Indices are sorted by |−log p − H|, with H = −Σ p log p. The first indices are kept until the sum of their
+    probabilities reaches `mass` (Meister et al. 2023, "Locally typical sampling").
     """
     surprise = -np.log(np.where(p > 0, p, 1))
     distance = np.where(p > 0, np.abs(surprise - p @ surprise), np.inf)
@@ -132,7 +132,7 @@ def top_indices(values: Array, count: int) -> Array:
     """Return the indices of the `count` largest values, largest first, ties to the lower index.
 
     The values are split into blocks; the `count`-th largest of the blocks' maxima is a lower bound for the
-    `count`-th largest value. It takes one pass, a tenth of the time of partitioning all values.
+    `count`-th largest value. This takes one pass, and a tenth of the time of partitioning all values.
     """
     blocks = len(values) // BLOCK
     if count < blocks:

@@ -36,14 +36,14 @@ def token_logprob(logits: Float[Array, " N"], token: int, count: int) -> TokenLo
 def logprob(logits: Float[Array, " N"], token: int) -> float:
     """Return ln softmax(logits) of one token that isn't banned, in less time than all tokens take.
 
-    Conventions: exponentials are of the logits' own type, their sum is float64.
+    Conventions: exponentials are computed in the logits' type, and their sum in float64.
     """
     shifted = logits - logits.max()
     return float(shifted[token]) - float(np.log(np.exp(shifted).sum(dtype=np.float64)))
 
 
 def log_softmax(logits: Float[Array, "B N"]) -> Float[Array, "B N"]:
-    """Return ln softmax of each row; a row of only −∞ stays as it is."""
+    """Return ln softmax of each row; a row that has only −∞ stays unchanged."""
     maximum = logits.max(axis=1, keepdims=True)
     shifted = logits - np.where(maximum > -np.inf, maximum, 0.0)
     total = np.exp(shifted).sum(axis=1, keepdims=True)

@@ -2,9 +2,9 @@
 
 A `GeneratedSequence` holds all state of one text: its sampler, its stop rules and its random numbers. There
 is one random number for each position of the answer, seeded by (seed, index). So other texts in the same
-batch don't change it, and the token at a position depends only on its logits, whether or not a draft proposed
-one before. Drivers only connect sequences with an engine: `generate` here, `beam.beam_search` and
-`speculative.speculate`.
+batch don't change this number. The token at a position depends only on this number and the logits, whether or
+not a draft proposed a token. Drivers only connect sequences with an engine: `generate` here,
+`beam.beam_search` and `speculative.speculate`.
 """
 
 from __future__ import annotations
@@ -35,9 +35,9 @@ class GeneratedSequence:
 
     `encoder_ids` is the text that a model with an encoder reads; the prompt is then the start of the
     decoder's text. `index` is the sequence's number among those generated together. With `logprobs` N,
-    `token_logprobs` has an entry for each of `tokens`: its log-probability, and those of the N likeliest
-    tokens. With a `constraint` only tokens that it allows are chosen, and the text ends where no token can
-    follow.
+    `token_logprobs` has an entry for each of `tokens`: the token's log-probability, and those of the N
+    likeliest tokens. With a `constraint`, only tokens that it allows are chosen, and the text ends when no
+    token can follow.
     """
 
     prompt: Sequence[int]
@@ -74,7 +74,7 @@ class GeneratedSequence:
     def process_logits(self, logits: np.ndarray, draft: Sequence[int] = ()) -> np.ndarray:
         """Return the logits [N] with the sampler's penalties and the constraint applied.
 
-        The penalties and the constraint see the text so far and the tokens of `draft`.
+        The penalties and the constraint take into account the text so far and the tokens of `draft`.
         """
         tokens = self._prompt[:0]
         if self.sampler.adjusts_logits:
@@ -87,7 +87,9 @@ class GeneratedSequence:
         return constrain(logits, self.constraint.allowed([*self.tokens, *draft]))
 
     def choose(self, logits: np.ndarray, draft: Sequence[int] = ()) -> int:
-        """Return the token chosen from logits [N] after the text so far and the tokens of `draft`."""
+        """Return the token chosen from the logits [N] that follow the text so far and the tokens of
+        `draft`.
+        """
         u = 0.0 if self.sampler.greedy else self.uniform(len(self.tokens) + len(draft))
         return sample(self.process_logits(logits, draft), self.sampler, u)
 
@@ -104,8 +106,8 @@ class GeneratedSequence:
     def append(self, token: int, logits: np.ndarray | None) -> int | None:
         """Append the token, which was chosen from the model's logits [N], and return it.
 
-        A stop token ends the text instead, and the method returns None. Logits may be None where the sequence
-        `takes_best`.
+        A stop token isn't appended: it ends the text, and the method returns None. Logits may be None if the
+        sequence `takes_best`.
         """
         self.finish_reason = finish_reason(token, len(self.tokens) + 1, self.stop_ids, self.max_new_tokens)
         if self.finish_reason == "stop":
@@ -119,15 +121,16 @@ class GeneratedSequence:
         return token
 
     def finish(self, reason: FinishReason = "stop") -> None:
-        """End the text. The reader of the tokens calls this where a stop string occurs."""
+        """End the text. The reader of the tokens calls this when a stop string occurs."""
         self.finish_reason = reason
 
 
 def prefill(
     engine: Engine, tokens: Sequence[int], cache: Cache, chunk: int = CHUNK
 ) -> tuple[np.ndarray, Cache]:
-    """Feed tokens [T] to a cache of one row, chunk by chunk: returns (logits [N] of the last token,
-    cache)."""
+    """Feed tokens [T] to a cache of one row, chunk by chunk. Returns (logits [N] of the last token,
+    cache).
+    """
     ids = np.asarray(tokens, np.int64)[None]
     logits = np.zeros((1, 1, 0))
     for start in range(0, ids.shape[1], chunk):
@@ -136,7 +139,7 @@ def prefill(
 
 
 def start_cache(engine: Engine, encoder_ids: Sequence[int] | None) -> Cache:
-    """Return an empty cache of one row; if the model has an encoder, it reads `encoder_ids`."""
+    """Return an empty cache of one row; if the model has an encoder, the encoder reads `encoder_ids`."""
     if encoder_ids is None:
         return engine.start(1)
     kind = np.int64 if engine.config.sound_shape is None else np.float32
@@ -150,8 +153,9 @@ def read_prompt(
     chunk: int = CHUNK,
     encoder_ids: Sequence[int] | None = None,
 ) -> tuple[np.ndarray, Cache]:
-    """Feed the part of the prompt that `cache` lacks: returns (logits [N] of the prompt's last token,
-    cache)."""
+    """Feed the part of the prompt that `cache` lacks. Returns (logits [N] of the prompt's last
+    token, cache).
+    """
     if cache is None:
         cache = start_cache(engine, encoder_ids)
     cached = int(cache.lengths[0])

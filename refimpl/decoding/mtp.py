@@ -1,4 +1,4 @@
-"""Drafts by a module of the model itself, which reads the model's vectors (`ops.mtp`)."""
+"""Draft tokens with a module of the model itself, which reads the model's vectors (`ops.mtp`)."""
 
 from __future__ import annotations
 
@@ -25,16 +25,16 @@ class MTPDrafter(EngineWrapper[MTPEngine]):
     The module reads pairs: a token, and the model's vector of the token before it. The vectors come from the
     model's steps, and this engine keeps them for the module. So the text must be generated with this object
     as its engine: `speculate(drafter, sequence, drafter)`. At the first draft the module reads the pairs of
-    the whole text. From then on it reads the pairs of the accepted tokens, with the model's vectors. The
-    pairs with the module's own vectors are cut off again.
+    the whole text. From then on it reads the pairs of the accepted tokens, with the model's vectors. Pairs
+    with the module's own vectors are removed from the module's cache again.
 
-    The drafter proposes as many tokens as pay (`speculative.draft_length`), at most `longest`. That depends
-    on the share of the latest drafted tokens that were accepted, and on `cost`: how many steps of one token a
-    step of several tokens takes together with its draft. Without a `cost` it is estimated, so that no text
-    depends on the clock.
+    The drafter proposes the number of tokens that saves the most time (`speculative.draft_length`), at most
+    `longest`. The number depends on the share of recent drafted tokens that were accepted, and on `cost`.
+    `cost` is the time of a step of several tokens together with its draft, as a multiple of the time of a
+    step of one token. Without a `cost`, an estimate is used, so that no text depends on measured times.
 
-    If the beginning of a text was in the cache already, the module reads only the rest: its drafts are then
-    worse. For a text that the module can't compute, it makes no more drafts.
+    If the beginning of a text was already in the cache, the module reads only the rest, and its drafts are
+    worse. If the module can't compute a text, the drafter makes no more drafts for it.
     """
 
     def __init__(
@@ -79,7 +79,9 @@ class MTPDrafter(EngineWrapper[MTPEngine]):
         return logits, cache
 
     def propose(self, sequence: GeneratedSequence, count: int) -> list[int]:
-        """Return up to `count` tokens that may follow the sequence's text, as many as pay."""
+        """Return up to `count` tokens that may follow the sequence's text: the number that saves the most
+        time, or none.
+        """
         text = [*sequence.prompt, *sequence.tokens]
         self._note_accepted(sequence)
         length = self._length(min(count, self.longest))

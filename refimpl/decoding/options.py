@@ -69,14 +69,14 @@ ANY = Values("", lambda _: True)
 
 
 class Option(NamedTuple):
-    """Everything that is declared of an option besides its name.
+    """The declaration of an option, without its name.
 
-    `draws` says that the option makes the sampler draw at random, `chooses` that it changes which token is
-    likelier. `metavar`, `flags` and `panel` are for the command line. An option without a metavar isn't on
-    the command line; a flag has the metavar "-". At the values `off` the option changes nothing. Values of
-    `off` outside the option's range let a user switch off what the model asks for. `requests` is the range in
-    the server's requests, as pydantic's keywords. The option's other names are `openai` in the OpenAI API,
-    `gguf` in general.sampling, and `key` in generation_config.json.
+    `draws` says that the option makes the sampler choose at random. `chooses` says that the option changes
+    which token is likelier. `metavar`, `flags` and `panel` are for the command line. An option without a
+    metavar isn't on the command line; a flag has the metavar "-". With one of the values in `off`, the option
+    has no effect. Values of `off` outside the option's range let a user switch off an option that the model's
+    files set. `requests` is the range in the server's requests, as pydantic's keywords. The option's other
+    names are `openai` in the OpenAI API, `gguf` in general.sampling, and `key` in generation_config.json.
     """
 
     help: str
@@ -103,13 +103,14 @@ class Option(NamedTuple):
 
     @property
     def switches(self) -> tuple[float, ...]:
-        """The values outside of the range that switch the option off."""
+        """The values outside the option's range that switch the option off."""
         return tuple(value for value in self.off if not self.values.holds(value))
 
 
 class Choosing(TypedDict, total=False):
-    """The options that say how a token is chosen from logits. An option that is missing or None changes
-    nothing."""
+    """The options that say how a token is chosen from logits. An option that is missing or None has no
+    effect.
+    """
 
     temperature: Annotated[
         float | None,
@@ -224,10 +225,11 @@ class SamplerOptions(Choosing, TypedDict, total=False):
 
 
 class SamplingOptions(Choosing, TypedDict, total=False):
-    """How a token is chosen. For an option that is left out or None, the model's own setting applies.
+    """The options that say how a token is chosen. For an option that is left out or None, the model's own
+    setting applies.
 
-    If a chat model's checkpoint says nothing about sampling, its answers use CHAT_SAMPLING. Options of a
-    request prevent that if they ask for greedy decoding, random draws, fewer repetitions, or beams.
+    If a chat model's checkpoint has no sampling options, its answers use CHAT_SAMPLING. This doesn't apply if
+    the options of a request ask for greedy decoding, random sampling, fewer repetitions, or beams.
     """
 
     greedy: Annotated[
@@ -303,7 +305,7 @@ def options(declared: type) -> Mapping[str, Option]:
 
 
 def require(declared: type, stated: Mapping[str, Any]) -> None:
-    """Raise LimitError for an option with a value outside of its range; None counts as no value."""
+    """Raise LimitError for an option with a value outside of its range. A value of None isn't checked."""
     for name, option in options(declared).items():
         value = stated.get(name)
         if value is not None and not option.values.holds(value):

@@ -3,7 +3,7 @@
 Each function takes logits [N] and returns new ones; −∞ bans a token. `adjust_logits` calls them in a fixed
 order:
 
-1. logit bias: it corrects the model, so all later steps see the corrected logits;
+1. logit bias: it corrects the model, so all later steps use the corrected logits;
 2. repetition penalty: it depends on a logit's sign, so it comes before anything that shifts logits;
 3. presence and frequency penalties: shifts, whose order doesn't matter;
 4. bans (n-grams, bad words, early stop tokens, suppressed tokens): nothing after them lifts a ban, and their
@@ -11,7 +11,8 @@ order:
 5. forced tokens: a forced token is taken even if it is banned. Where the first token is also the last, the
    rule for the last one wins, so that the text ends.
 
-transformers has the same order, but there no token is left if a token is both forced and suppressed.
+transformers has the same order. But in transformers, no token is left if a token is both forced and
+suppressed.
 """
 
 from __future__ import annotations
@@ -35,7 +36,7 @@ LARGEST = 1e300
 def add_bias(
     logits: Float[Array, " N"], ids: Int[Array, " M"], amounts: Float[Array, " M"]
 ) -> Float[Array, " N"]:
-    """Return logits[id] + amount; an id that occurs twice gets both amounts."""
+    """Return logits[id] + amount; if an id occurs twice, both amounts are added."""
     biased = logits.copy()
     np.add.at(biased, check_token_ids(ids, len(logits)), within(amounts, logits.dtype))
     biased[ids] = within(biased[ids], logits.dtype)
@@ -47,8 +48,8 @@ def repetition_penalty(
 ) -> Float[Array, " N"]:
     """Divide positive logits of the tokens so far by the penalty, and multiply negative ones by it.
 
-    Keskar et al. 2019, §4.1, in transformers' form: dividing a negative logit would reward its token. A token
-    that occurs several times counts once.
+    The source is Keskar et al. 2019, §4.1, in transformers' form. Negative logits are multiplied, because
+    dividing a negative logit would make its token likelier. A token that occurs several times counts once.
     """
     ids = np.unique(tokens)
     penalized = logits.copy()
@@ -63,8 +64,8 @@ def occurrence_penalties(
 ) -> Float[Array, " N"]:
     """Return logits[id] − presence · [id occurs] − frequency · (number of occurrences), over the new tokens.
 
-    The formula of OpenAI's API. Conventions: as in that API and in vLLM, the prompt doesn't count; negative
-    penalties reward.
+    The formula of OpenAI's API. Conventions: as in that API and in vLLM, the prompt doesn't count. Negative
+    penalties make tokens likelier.
     """
     ids, counts = np.unique(new_tokens, return_counts=True)
     penalized = logits.copy()
@@ -74,9 +75,10 @@ def occurrence_penalties(
 
 
 def within(values: Float[Array, "*shape"], dtype: np.dtype) -> Float[Array, "*shape"]:
-    """Return the values in this type. Values beyond its range, or beyond `LARGEST`, are clipped to the end.
+    """Return the values in this type. Values beyond the type's range, or beyond `LARGEST`, are clipped.
 
-    So no option makes a logit infinite. A penalty must not give −∞, which is a ban, and ∞ − ∞ would be NaN.
+    So no option makes a logit infinite. A penalty must not give −∞, because −∞ means a ban. An infinite logit
+    could also give ∞ − ∞, which is NaN.
     """
     largest = min(float(np.finfo(dtype).max), LARGEST)
     return np.clip(values, -largest, largest).astype(dtype)
@@ -85,8 +87,8 @@ def within(values: Float[Array, "*shape"], dtype: np.dtype) -> Float[Array, "*sh
 def ban_ngrams(logits: Float[Array, " N"], tokens: Int[Array, " M"], n: int) -> Float[Array, " N"]:
     """Ban every token that would complete an n-gram which the text already contains.
 
-    Paulus et al. 2018, §2.5 (there n = 3). Conventions: prompt and answer are one text; n = 1 bans each token
-    of the text.
+    Paulus et al. 2018, §2.5 (there n = 3). Conventions: the prompt and the answer count as one text. With n =
+    1, each token of the text is banned.
     """
     if len(tokens) < n:
         return logits
@@ -114,7 +116,7 @@ def ban_words(
 
 
 def force(logits: Float[Array, " N"], ids: Int[Array, " M"]) -> Float[Array, " N"]:
-    """Ban all tokens but these; these get the logit 0, even if they were banned before."""
+    """Ban all tokens except these. These tokens get the logit 0, even if they were banned before."""
     forced = np.full_like(logits, -np.inf)
     forced[check_token_ids(ids, len(logits))] = 0
     return forced
@@ -130,8 +132,8 @@ def adjust_logits(
 ) -> Float[Array, " N"]:
     """Apply all steps that the sampler asks for, in order.
 
-    Of `tokens`, the text so far, the last `new_tokens` were generated. `last` says that there is room for
-    only one more token.
+    Of `tokens`, the text so far, the last `new_tokens` were generated. `last` says that only one more token
+    may be generated.
     """
     with np.errstate(over="ignore"):
         logits = _shift_logits(logits, sampler, tokens, new_tokens)

@@ -17,7 +17,8 @@ TOKEN_OPTIONS = tuple(name for name, option in OPTIONS.items() if option.values 
 class Sampler(options.record("SamplerFields", SamplerOptions)):
     """How to choose a token from logits, with the options of `SamplerOptions`. The default is greedy.
 
-    None or an empty tuple skips a step. A temperature of None means greedy; 0 isn't allowed.
+    A step is skipped if its option is None or an empty tuple. A temperature of None means greedy decoding; 0
+    isn't allowed.
     """
 
     def __post_init__(self) -> None:
@@ -47,7 +48,9 @@ class Sampler(options.record("SamplerFields", SamplerOptions)):
         )  # fmt: skip
 
     def after_reading(self, encoder_ids: Sequence[int] | None) -> Sampler:
-        """Return the options for a model that has read `encoder_ids`, whose n-grams are then bad words."""
+        """Return the options for a model whose encoder has read `encoder_ids`. The n-grams of that text
+        become bad words, if an option asks for this.
+        """
         n = self.encoder_no_repeat_ngram
         if n is None or encoder_ids is None:
             return self

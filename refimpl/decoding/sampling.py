@@ -1,8 +1,8 @@
 """From logits to a token: penalties, then filters, then one random choice with a given uniform number.
 
-No function here draws a random number itself. So every sampler can be tested as a function, and a token
-depends only on logits, text and the number of its position, in whatever order positions are computed.
-Penalties come first because they depend on the text and not on the shape of the distribution.
+No function here draws a random number itself. So every sampler can be tested as a function. A token depends
+only on the logits, the text, and the random number of its position, whatever the order in which positions are
+computed. Penalties come first because they depend on the text and not on the shape of the distribution.
 """
 
 from __future__ import annotations
@@ -26,8 +26,8 @@ def draw(p: Float[Array, " M"], u: float) -> int:
     """Return the index that the uniform number u in [0, 1) selects: the inverse of the cumulative
     distribution.
 
-    Conventions: index i owns the interval [Σ p[:i], Σ p[:i+1]); an empty interval is never selected; where
-    rounding lets the sum end before 1, the last interval extends to 1.
+    Conventions: index i owns the interval [Σ p[:i], Σ p[:i+1]); an empty interval is never selected. If
+    rounding makes the sum less than 1, the last interval extends to 1.
     """
     index = int(np.searchsorted(np.cumsum(p), u, side="right"))
     return index if index < len(p) else int(np.flatnonzero(p)[-1])
@@ -61,8 +61,9 @@ def process_logits(
 
 
 def sample(logits: Float[Array, " N"], sampler: Sampler, u: float) -> int:
-    """Return the token that the uniform number u in [0, 1) selects; greedy returns that of the largest
-    logit."""
+    """Return the token that the uniform number u in [0, 1) selects; with greedy decoding, return the token
+    with the largest logit.
+    """
     if sampler.greedy:
         return int(np.argmax(logits))
     ids, p = candidates(logits, sampler, needed=u)

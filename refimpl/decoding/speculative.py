@@ -2,17 +2,18 @@
 
 Each position of a text has one random number u, the same for the model and the draft
 (`GeneratedSequence.uniform`). The step computes the model's logits at each drafted position. These logits and
-u choose the text's token, and the draft's tokens are accepted as long as they equal it. So a draft changes
-only the speed: greedy or sampled, the text is the same as without drafts, token by token. A draft model
-samples with the same u, so its token is likely to be the model's (common random numbers).
+u determine the token of the text. The draft's tokens are accepted as long as they equal the text's tokens. So
+a draft changes only the speed. Whether greedy or sampled, the text is token by token the same as without
+drafts. A draft model samples with the same u, so its token is likely to equal the model's (common random
+numbers).
 
-This is true only while the logits are the same. An engine rounds differently when it computes several tokens
-at once, most of all where activations are rounded to codes. Then it may choose the other one of two tokens,
-if their logits are nearly equal or if u lies on the border between them.
+This is true only while the logits are the same. An engine may round differently when it computes several
+tokens at once, above all if activations are rounded to codes. Then another token may be chosen if two logits
+are nearly equal, or if u is close to the border between two tokens.
 
-Leviathan et al. 2023 accept by the ratio of two distributions and draw rejected tokens anew. That method
-has the same distribution, and accepts a draft model's tokens as often as possible. But with the same seed,
-each draft gives another text.
+Leviathan et al. 2023 accept tokens by the ratio of two distributions, and sample rejected tokens again. That
+method gives the same distribution, and accepts a draft model's tokens as often as possible. But with the same
+seed, different drafts give different texts.
 """
 
 from __future__ import annotations
@@ -44,12 +45,14 @@ class Drafter(Protocol):
 
 
 def draft_length(rate: float, longest: int, cost: Callable[[int], float]) -> int:
-    """Return how many tokens to draft, up to `longest`, for the most tokens in the time; 0 if no draft pays.
+    """Return how many tokens to draft, up to `longest`, to generate the most tokens per second. Return 0 if
+    drafts don't save time.
 
         argmax over n of  (1 + rate + rate^2 + ... + rate^n) / cost(1 + n)
 
-    Each drafted token is accepted with the probability `rate` if all tokens before it were. The step always
-    adds one more token. `cost` says how many steps of one token a step of several tokens takes.
+    Each drafted token is accepted with the probability `rate` if all drafted tokens before it were accepted.
+    The step always adds one further token. `cost(n)` is the time of a step of n tokens, as a multiple of the
+    time of a step of one token.
     """
     best, most, written, likely = 0, 1.0, 1.0, 1.0
     for length in range(1, longest + 1):
@@ -63,25 +66,29 @@ def draft_length(rate: float, longest: int, cost: Callable[[int], float]) -> int
 
 
 def estimated_cost(tokens: int) -> float:
-    """Return how many steps of one token a step of several takes: a tenth more for each further token.
+    """Return an estimate of the time of a step of several tokens, as a multiple of the time of a step of one
+    token. It adds a tenth for each further token.
 
-    SmolLM2 in int8 on two cores took 1.24 for 4 tokens and 1.74 for 8. The estimate isn't measured on this
-    machine. So no text depends on the clock, even where rounding decides between tokens.
+    For SmolLM2 in int8 on two cores, the measured multiple was 1.24 for 4 tokens and 1.74 for 8. The estimate
+    isn't measured on this machine. So no text depends on measured times, even if rounding decides between two
+    tokens.
     """
     return 1 + 0.1 * (tokens - 1)
 
 
 class PromptLookup:
-    """Drafts without a model: the tokens that followed an earlier occurrence of the text's last n tokens.
+    """Draft tokens without a model: the draft is the tokens that followed an earlier occurrence of the text's
+    last n tokens.
 
     This is prompt lookup decoding (Saxena 2023): answers often repeat their prompt. The longest matching n
-    from 2 to `max_ngram` is taken, and then the latest occurrence. A single token says too little about what
-    follows. What the encoder read counts as earlier text.
+    from 2 to `max_ngram` is used, and for this n the latest occurrence. A single token (n = 1) says too
+    little about what follows. The encoder's text counts as earlier text.
 
-    The drafter proposes as many tokens as pay (`draft_length`). That depends on the share of the latest
-    drafted tokens that were accepted, and on `cost`: how many steps of one token a step of several takes.
-    While no draft pays, as at first, nothing is drafted, but what would have been is compared with the text
-    that follows. Drafts begin once the text repeats itself.
+    The drafter proposes the number of tokens that saves the most time (`draft_length`). The number depends on
+    the share of recent drafted tokens that were accepted, and on `cost`, the time of a step of several tokens
+    as a multiple of a step of one token. As long as drafts don't save time, as at the beginning, nothing is
+    drafted. But the tokens that would have been drafted are compared with the text that follows. So drafts
+    begin once the text repeats itself.
     """
 
     def __init__(self, max_ngram: int = 3, cost: Callable[[int], float] = estimated_cost) -> None:
@@ -128,10 +135,11 @@ class PromptLookup:
 
 
 class DraftModel:
-    """Drafts by a smaller model with the same vocabulary, which uses the sequence's own sampler and numbers.
+    """Draft tokens with a smaller model that has the same vocabulary. It uses the sequence's own sampler and
+    random numbers.
 
-    Its cache keeps the text that it has read; tokens that the large model rejects are cut off again. For a
-    text that the smaller model can't compute, it makes no more drafts.
+    Its cache keeps the text that it has read; tokens that the large model rejects are cut off again. If the
+    smaller model can't compute a text, the drafter makes no more drafts for it.
     """
 
     def __init__(self, engine: Engine, target: Engine) -> None:
@@ -192,11 +200,11 @@ class Speculation:
     In each step up to `draft_length` tokens are proposed, and the model checks them all at once.
 
     A step may be impossible with a draft, for example when a rejected token's keys don't fit the cache. Then
-    the text is read again, and is generated without drafts from there on. Between steps `cache` has no
-    rejected token.
+    the text is read again, and the rest is generated without drafts. Between steps `cache` has no rejected
+    token.
 
-    The state of a recurrence can't give a token back. So its cache is copied before each draft. If a token is
-    rejected, the copy reads the accepted tokens, which takes one more step.
+    A token can't be removed from the state of a recurrence. So such a cache is copied before each draft. If a
+    token is rejected, the copy reads the accepted tokens, which takes one more step.
     """
 
     def __init__(
@@ -214,7 +222,9 @@ class Speculation:
         self._longest, self._chunk = draft_length, chunk
 
     def step(self) -> Iterator[int | None]:
-        """Yield the tokens of one step, and None for a stop token. The caller may end the text."""
+        """Yield the tokens of one step, and None for a stop token. The caller may end the text between two
+        tokens.
+        """
         sequence = self._sequence
         count = min(self._longest, sequence.max_new_tokens - len(sequence.tokens) - 1)
         draft = self._drafter.propose(sequence, count) if count > 0 else []
@@ -257,7 +267,9 @@ def speculate(
     cache: Cache | None = None,
     chunk: int = CHUNK,
 ) -> Generator[int, None, Cache]:
-    """As `loop.generate`, but propose up to `draft_length` tokens and check them in one step of the model."""
+    """Generate one text like `loop.generate`, but in each step propose up to `draft_length` tokens and check
+    them in one step of the model.
+    """
     sequence.max_new_tokens = limit_new_tokens(engine.config, len(sequence.prompt), sequence.max_new_tokens)
     logits, cache = read_prompt(engine, sequence.prompt, cache, chunk, sequence.encoder_ids)
     first = sequence.sample(logits)

@@ -1,7 +1,7 @@
 """How Whisper's decoder writes a transcript: rules for its logits, and how a window's tokens become segments.
 
 A window is 30 seconds of a sound. Its text is written between timestamps, which are tokens for 0.00, 0.02, …
-30.00 seconds after the window's begin. They are the last ids of the vocabulary:
+30.00 seconds after the start of the window. The timestamps are the last ids of the vocabulary:
 
     <|0.00|> Some words.<|3.40|><|3.40|> More words, which go on<|eos|>
     └ a segment ───────────────┘└ cut off: the next window begins at 3.40 s
@@ -32,11 +32,11 @@ STEP = 2  # frames from one timestamp to the next
 class SpeechTokens:
     """The special tokens of a model of sound.
 
-    `no_timestamps` says that no timestamps are written. The id before it says that nobody speaks; the ids
-    after it are the timestamps. `languages`, by code, and `tasks` are empty if the model has only one of
-    each. `previous` begins an earlier text. The first timestamp of a window is at most number `latest_first`.
-    `language` and `task` are what the model's files ask for. `alignment_heads`, (layer, head) of the decoder,
-    are the heads that look at the part of the sound that they write.
+    The token `no_timestamps` says that the text has no timestamps. The id before this token means that nobody
+    speaks, and the ids after it are the timestamps. `languages`, by code, and `tasks` are empty if the model
+    has only one of each. `previous` begins an earlier text. The first timestamp of a window is at most number
+    `latest_first`. `language` and `task` are those that the model's files set. `alignment_heads` are the
+    heads of the decoder, as (layer, head), that attend to the part of the sound whose text is being written.
     """
 
     no_timestamps: int
@@ -72,7 +72,7 @@ CALM = 0.5  # a window that was drawn at this or above isn't read by the next on
 
 
 class Piece(NamedTuple):
-    """Tokens of a window, and the numbers of the timestamps at which these tokens begin and end."""
+    """Some tokens of a window, and the numbers of the timestamps at which they begin and end."""
 
     begin: int
     end: int
@@ -87,7 +87,7 @@ def timestamp_rules(
     1. `<|notimestamps|>`, the id before the first timestamp, is never chosen.
     2. Timestamps come in pairs, an end and a begin, except for the first one. After a single timestamp no
        text token below the id `end` may follow, and after a pair no timestamp.
-    3. Time goes on: a timestamp may equal the one before it only if it completes that timestamp's pair.
+    3. Time increases: a timestamp may equal the one before it only if it completes that timestamp's pair.
     4. A window begins with a timestamp, at most number `latest`.
     5. If all timestamps together are likelier than the likeliest other token, one of them is chosen.
     """
@@ -124,12 +124,13 @@ def spoken_language(logits: Float[Array, " N"], languages: Collection[int]) -> i
 
 
 def compression_ratio(tokens: Sequence[int], vocabulary: int) -> float:
-    """Return the bytes of a window's tokens, divided by those that zlib makes of them.
+    """Return the number of bytes of a window's tokens, divided by the number of bytes after compression with
+    zlib.
 
     The ratio is large for a text that repeats itself.
 
-    Conventions: a token is as many bytes as transformers takes, ⌊log₂(N) / 8⌋ + 1; openai compresses the
-    text instead.
+    Conventions: a token has ⌊log₂(N) / 8⌋ + 1 bytes, as in transformers. OpenAI's code compresses the text
+    instead.
     """
     length = (vocabulary.bit_length() - 1) // 8 + 1
     packed = b"".join(token.to_bytes(length, "little") for token in tokens)
@@ -137,10 +138,11 @@ def compression_ratio(tokens: Sequence[int], vocabulary: int) -> float:
 
 
 def doubts(compression: float, logprob: float, no_speech: float, limits: Limits) -> frozenset[str]:
-    """Return why a window must be written again at a higher temperature: it repeats itself, or is unlikely.
+    """Return the reasons why a window must be decoded again at a higher temperature: its text repeats itself,
+    or is unlikely.
 
-    "silence" alone means that nobody spoke: the text is unlikely and silence is likely. The window is then
-    left out.
+    If "silence" is the only reason, nobody spoke: the text is unlikely, and silence is likely. The window is
+    then left out.
     """
     found = set()
     unlikely = limits.logprob is not None and logprob < limits.logprob

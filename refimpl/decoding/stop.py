@@ -1,4 +1,4 @@
-"""Decides when a text ends: at stop tokens, at stop strings, or at the largest number of new tokens."""
+"""Decide when a text ends: at stop tokens, at stop strings, or at the largest number of new tokens."""
 
 from __future__ import annotations
 
@@ -39,7 +39,8 @@ def finish_reason(
 
 
 def split_at_stop_string(text: str, stop_strings: Sequence[str]) -> tuple[str, str, bool]:
-    """Return (text that is certain, text to hold back, whether a stop string ended it).
+    """Split a text into the part before any stop string and the part to hold back. Returns both parts, and
+    whether a stop string ended the text.
 
     The text held back is the longest end of `text` that may be the beginning of a stop string.
     """

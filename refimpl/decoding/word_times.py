@@ -1,8 +1,9 @@
-"""When each token of a text was said: dynamic time warping over a decoder's cross-attention.
+"""Find the time at which each token of a text was said, by dynamic time warping over a decoder's
+cross-attention.
 
-Some heads of Whisper look at the part of the sound that they write. Their weights, a row for each token and a
-column for each 0.02 seconds, are a picture in which a text runs from the upper left to the lower right. The
-path of least cost through the picture says where each token begins:
+Some heads of Whisper attend to the part of the sound whose text is being written. Their weights form a
+picture, with a row for each token and a column for each 0.02 seconds. In this picture, a text runs from the
+upper left to the lower right. The path of least cost through the picture says where each token begins:
 
             0.0 s ───────────────► 0.2 s
     <|0.00|>  █ ▒ · · · · · · · ·        0.00
@@ -28,7 +29,7 @@ def median_filter(x: Float[Array, "T S"], width: int = WIDTH) -> Float[Array, "T
     """Return the median of the `width` values around each value of a row, mirrored at both ends.
 
     Conventions: the end value itself isn't repeated (NumPy's "reflect"); rows of width // 2 values or fewer
-    stay as they are.
+    stay unchanged.
     """
     side = width // 2
     if x.shape[1] <= side:
@@ -42,8 +43,8 @@ def warp(cost: Float[Array, "T S"]) -> Int[Array, " T"]:
 
     total[t, s] = cost[t, s] + min(total[t-1, s-1], total[t-1, s], total[t, s-1])   (Sakoe & Chiba 1978)
 
-    Conventions: equal totals prefer the same row, as openai and transformers do; totals are float32, as in
-    those two. Cells with the same sum of row and column are computed together.
+    Conventions: if totals are equal, the path stays in the same row. Totals are float32. Both are as in
+    OpenAI's code and transformers. Cells with the same sum of row and column are computed together.
     """
     rows, columns = cost.shape
     total = np.full((rows + columns + 1, rows + 1), np.inf, np.float32)  # by sum, and by row from 1
@@ -66,10 +67,10 @@ def warp(cost: Float[Array, "T S"]) -> Int[Array, " T"]:
 
 
 def token_begins(attention: Float[Array, "H T S"]) -> Int[Array, " T"]:
-    """Return the column at which each token begins, by the weights of the heads that look at what they write.
+    """Return the column at which each token begins, from the weights of the alignment heads.
 
-    Each column is standardized over the tokens, so that a column at which all tokens look has no influence.
-    Rows are smoothed by `median_filter`, and heads averaged (transformers' `return_token_timestamps`).
+    Each column is standardized over the tokens, so that a column to which all tokens attend has no influence.
+    Rows are smoothed by `median_filter`, and heads are averaged (transformers' `return_token_timestamps`).
     """
     mean = np.zeros(attention.shape[1:])
     for weights in attention:  # one after the other: a large model has hundreds of heads

@@ -1,4 +1,4 @@
-"""Computes the attention weights of each head, layer by layer."""
+"""Compute the attention weights of each head, layer by layer."""
 
 from __future__ import annotations
 
@@ -39,9 +39,9 @@ def attention_maps(
 ) -> None:
     """Call `on_map` with the attention weights of each layer, in order, for the tokens of one text.
 
-    `layers` stops after this many layers. For a model with an encoder these are the encoder's layers. Leaves
-    are read when their layer is computed, so `params` may be lazy. Raises ConfigError where a layer has no
-    attention.
+    With `layers`, only this number of layers is computed. For a model with an encoder, the layers are the
+    encoder's. Parameters are read when their layer is computed, so `params` may be lazy. Raises ConfigError
+    where a layer has no attention.
     """
     if config.sound_shape is not None:
         raise ConfigError("attention weights need a model that reads text, but this one reads sounds")

@@ -1,9 +1,10 @@
-"""What a decoder keeps of the tokens that it has read. A cache is a list of kinds, one for each layer.
+"""The kinds of caches, in which a decoder keeps data about the tokens that it has read. Each layer has a
+kind.
 
-A kind names the arrays of its layer and says how they are allocated, copied, grown and truncated.
-Engines, the graphs of a bundle and all that counts bytes ask the kind; only the mathematics in `ops`
-knows what the arrays hold. Each kind is defined beside its function in `ops`. This module defines only the
-kinds that keep no tokens of their own.
+A kind names the arrays of its layer and says how they are allocated, copied, grown and truncated. Engines,
+the graphs of a bundle and all code that counts bytes ask the kind. Only the functions in `ops` know what the
+arrays hold. Each kind is defined beside its function in `ops`. This module defines only the kinds that keep
+no tokens of their own.
 
     kind                arrays                       what is kept
     KeysValues          k, v [B, G, L, K]            every token
@@ -58,7 +59,7 @@ __all__ = [
 class NothingKept(CacheKind):
     """The kind of a layer that keeps no array of its own: it reads an earlier layer's keys and values.
 
-    That earlier layer's kind grows, cuts back or selects them.
+    The kind of the earlier layer grows, truncates and selects these keys and values.
     """
 
     holds = SharedKV
@@ -127,7 +128,7 @@ def encoder_kinds(config: Config) -> tuple[CacheKind, ...]:
 
 
 def recurrent(kinds: Iterable[CacheKind]) -> bool:
-    """Whether any layer keeps the state of a recurrence."""
+    """Return whether any layer keeps the state of a recurrence."""
     return any(kind.recurrent for kind in kinds)
 
 
@@ -142,7 +143,9 @@ def array_names(kinds: Sequence[CacheKind], suffix: str = "") -> list[str]:
 
 
 def floor(kinds: Iterable[CacheKind], lengths: np.ndarray, dropped: dict[int, np.ndarray]) -> np.ndarray:
-    """Return the least length above 0 that each row can be truncated to; `dropped` [B] by window."""
+    """Return the smallest length above 0 to which each row can be truncated. `dropped` maps each window to
+    the number [B] of dropped tokens.
+    """
     least = np.zeros_like(lengths)
     for kind in dict.fromkeys(kinds):
         least = np.maximum(least, kind.floor(lengths, _dropped(kind, lengths, dropped)))
@@ -154,8 +157,8 @@ def check_lengths(
 ) -> np.ndarray:
     """Return the argument of a cache's `truncate` as int64.
 
-    Raises LimitError unless the new length of each row is 0, or at least what every kind allows and at most
-    the length that the row has.
+    Raises LimitError unless the new length of each row is 0, or is at least the floor of every kind and at
+    most the row's present length.
     """
     lengths = np.asarray(lengths, np.int64)
     if lengths.shape != past.shape or (lengths < 0).any() or (lengths > past).any():

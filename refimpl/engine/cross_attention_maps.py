@@ -1,4 +1,4 @@
-"""Which parts of what an encoder read single heads of a decoder look at."""
+"""Compute the cross-attention weights of single heads of a decoder over the encoder's text or sound."""
 
 from __future__ import annotations
 

@@ -1,4 +1,6 @@
-"""Engines whose cache is NumPy arrays: the specification itself, and what it shares with the torch engine."""
+"""Engines whose cache is NumPy arrays: the specification itself, and the code that it shares with the torch
+engine.
+"""
 
 from __future__ import annotations
 
@@ -37,9 +39,10 @@ Layers = list[MixerCache]  # what each layer keeps, as its kind says
 
 @dataclass
 class ArrayCache:
-    """A cache of NumPy arrays: what each layer keeps, and the lengths [B] of the rows. It can be used once.
+    """A cache of NumPy arrays: the cache of each layer, and the lengths [B] of the rows. Only one step can
+    use it.
 
-    Every token is kept, also those that no window sees any more. `encoder_kv` has the keys and values of an
+    Every token is kept, even if no window sees it any more. `encoder_kv` has the keys and values of an
     encoder's output, for each layer of a decoder that reads them.
     """
 
@@ -59,8 +62,9 @@ class ArrayCache:
         return sum(layer.nbytes for layer in self.layers) + encoder
 
     def take(self) -> Layers:
-        """Return the arrays, once: a second call would read a cache that another engine may have
-        overwritten."""
+        """Return the arrays. This can be called only once, since a second call would read a cache that
+        another engine may have overwritten.
+        """
         layers, self.layers = self._alive(), []
         return layers
 
@@ -108,8 +112,8 @@ class ArrayCache:
 class ArrayEngine:
     """An engine whose cache is NumPy arrays. It computes with `ops.model` and `ops.encoder`, called by `run`.
 
-    It computes in the weights' type. The tables of cosines and sines double in size when a text outgrows
-    them. Each step hands `model` caches with room for the step's tokens and no more.
+    It computes in the weights' type. The tables of cosines and sines double in size when a text becomes
+    longer than them. Each step gives `model` caches that have room for exactly the step's tokens.
     """
 
     def __init__(self, config: Config, params: Mapping[str, Any]) -> None:
@@ -122,8 +126,7 @@ class ArrayEngine:
         self._positions = 0
 
     def run(self, function: Callable[..., T], *arguments: Any, config: Config) -> T:
-        """Return the function's result. Engines over other ops or other arrays call the function among
-        these."""
+        """Call the function and return its result. Subclasses call it with other ops or other arrays."""
         return function(*arguments, config=config)
 
     def _rotary(self, count: int) -> dict[Rope, Rotary]:
@@ -141,8 +144,8 @@ class ArrayEngine:
     ) -> ArrayCache:
         """Return an empty cache for `batch` rows.
 
-        A model with an encoder first reads the rows of its text [B, S]; a model of sound reads frames
-        [B, 2·S, C]. Raises what `check_start` raises.
+        A model with an encoder first reads the rows of its text [B, S]; a model of sound reads frames [B,
+        2·S, C]. Raises the errors of `check_start`.
         """
         check_start(self.config, batch, encoder_ids)
         read = None
@@ -152,7 +155,9 @@ class ArrayEngine:
         return self.reading(read, batch)
 
     def reading(self, encoder_kv: list[EncoderKV] | None, batch: int = 1) -> ArrayCache:
-        """Return an empty cache for `batch` rows that read these keys and values of an encoder's output."""
+        """Return an empty cache for `batch` rows, which will read these keys and values of an encoder's
+        output.
+        """
         layers = [kind.empty(batch, 0, self.dtype) for kind in self.kinds]
         return ArrayCache(self.kinds, np.zeros(batch, np.int64), 0, layers, encoder_kv)
 
@@ -192,7 +197,7 @@ class ArrayEngine:
         lengths: np.ndarray | None = None,
         at: np.ndarray | None = None,
     ) -> tuple[np.ndarray, ArrayCache]:
-        """Return the logits at the positions `at`, and the cache with the tokens in it."""
+        """Return the logits at the positions `at`, and the cache with the tokens added."""
         s = self._step(tokens, cache, lengths, at)
         logits, layers = self.run(model, s.tokens, *s.inputs, s.encoder_kv, config=self.config)
         return logits, s.cache(layers)
@@ -200,23 +205,26 @@ class ArrayEngine:
     def step_with_hidden(
         self, tokens: np.ndarray, cache: Cache, at: np.ndarray | None = None
     ) -> tuple[np.ndarray, np.ndarray, ArrayCache]:
-        """As `step`, but also return the vectors [B, T, D] of all tokens, which a module for drafts reads."""
+        """Return the result of `step`, and also the vectors [B, T, D] of all tokens, which a module for
+        drafts reads.
+        """
         s = self._step(tokens, cache, None, at)
         logits, hidden, layers = self.run(model_with_hidden, s.tokens, *s.inputs, config=self.config)
         return logits, hidden, s.cache(layers)
 
     def cross_attention(self, tokens: np.ndarray, cache: Cache, chosen: Sequence[Head]) -> np.ndarray:
-        """Return the weights [H, T, S] with which the chosen heads of a decoder look at what the encoder
-        read.
+        """Return the weights [H, T, S] with which the chosen heads of a decoder attend to the encoder's text
+        or sound.
 
-        The tokens [1, T] follow those in the cache, which can't be used again.
+        The tokens [1, T] follow the tokens in the cache. The cache can't be used again.
         """
         s = self._step(tokens, cache, None, None)
         return self.run(cross_attention_maps, chosen, s.tokens, *s.inputs, s.encoder_kv, config=self.config)
 
     def start_mtp(self) -> ArrayCache:
-        """Return an empty cache of one row for the Config's module for drafts; ConfigError without a
-        module."""
+        """Return an empty cache of one row for the Config's module for drafts. Raises ConfigError if there is
+        no such module.
+        """
         kinds = cache_kinds(check_mtp(self.config).mtp_decoder)
         layers = [kind.empty(1, 0, self.dtype) for kind in kinds]
         return ArrayCache(kinds, np.zeros(1, np.int64), 0, layers)
@@ -227,7 +235,7 @@ class ArrayEngine:
         """Return the module's logits [1, 1, N], its own vectors [1, T, D], and its cache with the new pairs.
 
         A pair is one of the tokens [1, T] and the model's vector, in `hidden` [1, T, D], of the token before
-        it. The logits are what the module predicts after the last token.
+        it. The logits are the module's prediction after the last token.
         """
         config = check_mtp(self.config)
         s = self._step(tokens, cache, None, None)
@@ -270,8 +278,9 @@ def rotary_tables(count: int, dtype: np.dtype, *, config: Config) -> dict[Rope, 
 
 
 def dtype_of(params: Mapping[str, Any]) -> np.dtype:
-    """Return the type that the weights compute in, by the smallest parameter that every model has or may
-    have."""
+    """Return the type in which the weights compute. It is found from a small parameter that every
+    model has.
+    """
     for stack in ("decoder", "encoder"):
         if "norm" in params.get(stack, {}):
             norm = params[stack]["norm"]

@@ -1,4 +1,5 @@
-"""Passes of a model over whole texts: one, or several side by side that load each weight once.
+"""Run a model over whole texts, in one pass or in several passes side by side, which load each weight only
+once.
 
     y = read(given(text, dtype, config=config), params, config=config)
 
@@ -15,7 +16,7 @@ for each pass, and an op on it runs once for each pass:
              tables             parameters of          parameters of
                                 layer 0                layer 1
 
-So a parameter is loaded once, and no more parameters are in memory than one op asks for.
+So a parameter is loaded only once, and memory holds only the parameters that one op needs.
 """
 
 from __future__ import annotations
@@ -57,8 +58,8 @@ class Text:
 
     A decoder that reads an encoder also has `encoder_ids` [B, S], or frames of sounds [B, 2·S, C], and
     `encoder_lengths` [B]. An encoder without a decoder may have `token_types` [B, T]. An encoder of sound has
-    samples [B, M] as `encoder_ids`. It doesn't read its tokens; there are as many of them as positions of the
-    sound.
+    samples [B, M] as `encoder_ids`. Such an encoder doesn't read the tokens. Their number is the number of
+    positions of the sound.
     """
 
     tokens: Any
@@ -71,7 +72,8 @@ class Text:
 def noise(config: Config, rng: np.random.Generator, rows: int, count: int) -> np.ndarray:
     """Return frames or samples of noise for a model of sound.
 
-    It has as many positions as the model always reads, or `count` where the model reads sounds of any length.
+    The noise has the model's fixed number of positions, or `count` positions if the model reads sounds of any
+    length.
     """
     assert config.stem is not None
     row = config.stem.row(config.text_context)
@@ -80,7 +82,9 @@ def noise(config: Config, rng: np.random.Generator, rows: int, count: int) -> np
 
 
 def given(text: Text, dtype: np.dtype, *, config: Config, half: bool = False) -> Given:
-    """Return what a model that computes in `dtype` takes for a text; with `half` its caches are float16."""
+    """Return the arguments for running a model that computes in `dtype` on a text. With `half`, its caches
+    are float16.
+    """
     encoder = decoder = None
     batch, time = text.tokens.shape
     cache = [kind.empty(batch, time, dtype) for kind in cache_kinds(config, half=half)]
@@ -113,8 +117,9 @@ def read(given: Given, params: Any, *, config: Config) -> Any:
 
 @dataclass(frozen=True)
 class Pass:
-    """One of several passes: its inputs, how it changes a parameter's name, and the context in which its ops
-    run."""
+    """One of several passes: its inputs, a function that changes the names of the parameters it reads, and
+    the context in which its ops run.
+    """
 
     given: Given
     leaf: Callable[[str], Any]
@@ -134,7 +139,9 @@ class SideBySide:
         self._loading = Lock()
 
     def once(self, name: str, load: Callable[[], Any]) -> Any:
-        """Return what `load` returns; no other pass loads it again for the same op."""
+        """Return the result of `load`. For the same op, the other passes use the same result instead of
+        loading it again.
+        """
         with self._loading, use({}):  # who loads may compute with NumPy
             if name not in self._loaded:
                 self._loaded[name] = load()

@@ -28,9 +28,9 @@ from ..errors import ConfigError, LimitError, TfmError
 class Cache(Protocol):
     """The state of a batch: it holds `lengths` tokens of each row, and has room for `capacity` of each.
 
-    What it holds depends on the layers' kinds of cache (`engine.cache_kinds`). A row can be truncated to 0
-    tokens, or to any length from `floor` on, since a layer with a window may have kept only the latest
-    tokens.
+    Its content depends on the layers' kinds of cache (`engine.cache_kinds`). A row can be truncated to 0
+    tokens, or to any length of at least `floor`. Below that it can't, since a layer with a window may have
+    kept only the latest tokens.
     """
 
     @property
@@ -41,18 +41,20 @@ class Cache(Protocol):
     def capacity(self) -> int: ...
     @property
     def nbytes(self) -> int:
-        """Bytes of all arrays."""
+        """The number of bytes of all arrays."""
         ...
 
     def truncate(self, lengths: np.ndarray) -> Cache:
         """Return the same rows, each cut back to `lengths` tokens.
 
-        Raises LimitError where a kind of cache can't be cut back so far.
+        Raises LimitError if a kind of cache can't be truncated that far.
         """
         ...
 
     def select(self, rows: np.ndarray) -> Cache:
-        """Return the named rows in the named order. A row may be named twice (by beams) or not at all."""
+        """Return the rows with these numbers, in this order. With beams, a number may occur several times or
+        not at all.
+        """
         ...
 
     def grow(self, capacity: int) -> Cache:
@@ -66,14 +68,14 @@ class Cache(Protocol):
     def put(self, row: int, cache: Cache, length: int) -> Cache:
         """Replace one row by a copy of the first `length` tokens of another cache, and return all rows.
 
-        The other cache has one row, is of the same engine and stays valid. Raises LimitError where it can't
-        be cut back to `length`.
+        The other cache has one row, belongs to the same engine, and stays valid. Raises LimitError if it
+        can't be truncated to `length`.
         """
         ...
 
 
 class Engine(Protocol):
-    """An engine that can generate text: the NumPy, torch and ONNX Runtime engines are such engines."""
+    """An engine that can generate text, such as the NumPy, torch and ONNX Runtime engines."""
 
     @property
     def config(self) -> Config: ...
@@ -102,7 +104,7 @@ class MTPEngine(Engine, Protocol):
     def step_with_hidden(
         self, tokens: np.ndarray, cache: Cache, at: np.ndarray | None = None
     ) -> tuple[np.ndarray, np.ndarray, Cache]:
-        """As `step`, but return (logits [1, P, N], the vectors [1, T, D] of all tokens, cache)."""
+        """Compute `step`, and return (logits [1, P, N], the vectors [1, T, D] of all tokens, cache)."""
         ...
 
     def start_mtp(self) -> Cache:
@@ -115,40 +117,42 @@ class MTPEngine(Engine, Protocol):
         """Return (logits [1, 1, N], the module's own vectors [1, T, D], cache).
 
         The module reads the tokens [1, T] and the model's vectors `hidden` [1, T, D] of the tokens before
-        them. The logits are what it predicts after the last token.
+        them. The logits are the module's prediction after the last token.
         """
         ...
 
 
 @runtime_checkable
 class AttentiveEngine(Engine, Protocol):
-    """An engine that can compute where heads of a decoder look in what an encoder read."""
+    """An engine that can compute the weights with which heads of a decoder attend to the encoder's text or
+    sound.
+    """
 
     def cross_attention(
         self, tokens: np.ndarray, cache: Cache, chosen: Sequence[tuple[int, int]]
     ) -> np.ndarray:
         """Return the weights [H, T, S] of the chosen (layer, head) for the tokens [1, T].
 
-        The tokens follow those in the cache, which has one row and can't be used again.
+        The tokens follow the tokens in the cache. The cache has one row, and can't be used again.
         """
         ...
 
 
 @runtime_checkable
 class BestTokenEngine(Protocol):
-    """An engine that can choose tokens greedily where it computes, so that logits needn't be copied."""
+    """An engine that can choose tokens greedily on its own device, so that logits needn't be copied."""
 
     @property
     def gives_best(self) -> bool:
-        """Whether the engine can do this for its model."""
+        """Whether the engine can choose tokens greedily on its device for its model."""
         ...
 
     def best(self, tokens: np.ndarray, cache: Cache, limit: int = 1) -> tuple[np.ndarray, Cache]:
         """Generate up to `limit` tokens [B, n] greedily after the next token [B, 1] of each row.
 
-        Of equally large logits the first one is chosen. Returns the generated tokens and the cache, which
-        holds all of these tokens but the last; `truncate` takes tokens back. Raises NumericError where a
-        logit isn't finite.
+        If the largest logits are equal, the first one is chosen. Returns the generated tokens, and the cache,
+        which holds all of these tokens except the last. `truncate` can remove tokens from it again. Raises
+        NumericError if a logit isn't finite.
         """
         ...
 
@@ -164,7 +168,7 @@ def foreign_cache_error(cache: Cache) -> TfmError:
 
 
 def too_long(config: Config, context: int | None = None) -> str:
-    """Return what an error says of a text that is longer than `context` (None: the model's context)."""
+    """Return the error message for a text that is longer than `context` (None: the model's context)."""
     kind, limit = longer_context(config), config.context if context is None else context
     longer = f", or open the model with context=N, as its {kind} allows" if kind else ""
     return f"the model's context is {limit}: shorten it{longer}"
@@ -258,7 +262,7 @@ def check_text(
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray | None]:
     """Check an encoder's text, and complete it: returns (ids, lengths, token_types), all int64.
 
-    For a model of sound its frames take the place of ids.
+    For a model of sound, frames are given instead of ids.
     """
     if isinstance(config, Decoder):
         raise ConfigError("this model has no encoder, so it can't encode a text")
@@ -297,8 +301,8 @@ def _check_sound(config: Config, sound: np.ndarray, row: tuple[int | str, ...]) 
 
 
 def check_put(cache: Cache, row: int, one: Cache) -> None:
-    """Check the arguments of `put`: LimitError unless the row is one of the cache and the other cache has
-    one.
+    """Check the arguments of `put`: raise LimitError unless the row is in the cache and the other cache has
+    exactly one row.
     """
     check_rows(len(cache.lengths), np.array([row]))
     if len(one.lengths) != 1:

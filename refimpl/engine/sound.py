@@ -1,5 +1,6 @@
-"""What an encoder of sound reads, made of samples: a log-mel spectrogram (Whisper's), or the samples
-themselves, in windows."""
+"""Convert samples to the input of an encoder of sound: a log-mel spectrogram (Whisper's), or the samples
+themselves, in windows.
+"""
 
 from __future__ import annotations
 
@@ -33,8 +34,8 @@ def features(sound: np.ndarray, *, bands: int) -> np.ndarray:
     """Return the frames [T, bands], float32, of the samples [N]: 100 frames a second.
 
     There are 16,000 samples a second, from −1 to 1. A sound of less than 30 s is filled up to 30 s with
-    silence. In a longer sound the last samples may not fill a hop. Those samples make no frame of their own;
-    only the windows of the frames before them read them.
+    silence. In a longer sound, the last samples may not fill a hop. Such samples get no frame of their own.
+    They are read only by the windows of earlier frames.
     """
     padded = np.pad(sound.astype(np.float64), (0, max(0, SECONDS * RATE - len(sound))))
     return _frames(_powers(padded), bands)
@@ -50,11 +51,11 @@ def _frames(powers: np.ndarray, bands: int) -> np.ndarray:
 
 
 class Spectrogram:
-    """The frames of a sound that is read in blocks: the same as those of `features`, in less memory.
+    """The frames of a sound that is read in blocks. They equal those of `features`, but need less memory.
 
     `blocks()` returns the samples from the beginning. It is called twice, since each frame depends on the
     loudest frame of all. A sound that is shorter than a window of `size` frames is followed by silence.
-    `real` is the number of frames without that silence, `total` the number with it.
+    `real` is the number of frames without that silence, and `total` is the number with it.
     """
 
     def __init__(self, blocks: Callable[[], Iterable[np.ndarray]], *, bands: int, size: int) -> None:
@@ -125,9 +126,10 @@ class Window(NamedTuple):
 def windows(blocks: Iterable[np.ndarray], size: int, beside: int) -> Iterator[Window]:
     """Yield windows of `size` samples; each begins 2 · `beside` samples before the end of the previous one.
 
-    No more than one window and a block are in memory. Neighbouring windows overlap: the first one counts up
-    to the middle of the overlap, the second one from there on. The first window of the sound counts from its
-    begin. The last one counts to its end, and may be shorter than `size`.
+    No more than one window and a block are in memory. Neighbouring windows overlap. The first of the two
+    counts up to the middle of the overlap, and the second counts from there on. The sound's first window
+    counts from the start of the sound. The last window counts to the end of the sound, and may be shorter
+    than `size`.
     """
     held, begin = np.zeros(0), 0
     for block in blocks:

@@ -13,7 +13,9 @@ E = TypeVar("E", bound=Engine)
 
 
 class EngineWrapper(Generic[E]):
-    """Passes every call but `step` on to another engine; a subclass defines a `step` around that engine's."""
+    """An engine that passes every call except `step` on to another engine. A subclass defines a `step` that
+    calls the other engine's `step`.
+    """
 
     def __init__(self, engine: E) -> None:
         self.engine = engine

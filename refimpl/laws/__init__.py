@@ -1,9 +1,9 @@
 """The laws of each component, which you can check for your own kernels: `pip install 'tfm-cli[laws]'`.
 
-`check` compares your implementation with the function of the same name in `tfm.refimpl.ops`. It draws inputs
-from that function's declaration. Results must be equal within an error budget that is computed from the
-specification, and each law of `names()[function]` must be true. For example, a mask whose window is one key
-too wide:
+`check` compares your implementation with the function of the same name in `tfm.refimpl.ops`. It generates
+random inputs from that function's declaration. Results must be equal within an error budget that is computed
+from the specification, and each law of `names()[function]` must be true. For example, a mask whose window is
+one key too wide:
 
     from tfm.refimpl.laws import check
 
@@ -35,9 +35,9 @@ wo, and optional ones such as bq, q_norm, ...). A cache or the tables of rotary 
 (`KVCache`: keys, values; `Rotary`: cos, sin). `settings` is a dataclass of `tfm.refimpl.config` (`Attention`,
 `MoE`). If a kernel returns a structure, it may be a plain tuple.
 
-To leave out what a kernel can't do, fix the field or setting by its name, wherever it is. Here there is no
-soft cap, no cache in 8 bits, no norm of queries and keys (with weights or bare), no gate and no sinks, and
-heads have 64 numbers that are all rotated:
+To leave out a feature that a kernel doesn't have, fix the field or setting by its name, wherever it is. Here
+there is no soft cap, no cache in 8 bits, no norm of queries and keys (with weights or bare), no gate and no
+sinks, and heads have 64 numbers that are all rotated:
 
     def attention(x, cache, past, weights, rotary=None, *, settings):
         ...
@@ -47,9 +47,9 @@ heads have 64 numbers that are all rotated:
     absent |= {"wg": None, "w_head_gate": None, "out_norm": None, "value_scale": None}
     check("attention", attention, softcap=None, **absent, J=32, U=0)
 
-A law is a function of a `Subject`, the kernel in the place of the specified function, and of hypothesis's
-draw. A law is true for the specification in float64 and for a kernel in float32, since `near` knows which
-error budget applies:
+A law is a function of a `Subject` and of hypothesis's draw. The `Subject` is the kernel in place of the
+specified function. The same law works for the specification in float64 and for a kernel in float32, since
+`near` knows which error budget applies:
 
     @law("attend")
     def keys_are_a_set(attend: Subject, draw: Draw) -> None:

@@ -12,7 +12,8 @@ from . import Draw, Subject, law
 @law("bigbird_attend")
 def each_row_is_pairs_of_blocks(bigbird_attend: Subject, draw: Draw) -> None:
     """Each row equals block-sparse attention, in which a pair that is listed twice counts twice. A short text
-    is plain attention. At padding there are zeros."""
+    equals plain attention. At padding, the result is zero.
+    """
     call = draw(bigbird_attend.calls(largest=12))
     size, chosen = call["block_size"], call["random_blocks"]
     scale, softcap = call["scale"], call["softcap"]

@@ -38,7 +38,9 @@ def _expected(x: np.ndarray, call: Call) -> np.ndarray:
 
 @law("convbert_attention")
 def it_is_a_softmax_over_all_and_a_mean_of_neighbours(convbert_attention: Subject, draw: Draw) -> None:
-    """Token by token; kernels keep the share of neighbours that a text doesn't have."""
+    """The result equals its formula, token by token. Kernels keep the weight of neighbours that lie outside
+    the text.
+    """
     arrays = dict.fromkeys(("wq", "wk", "wv", "w_conv", "w_kernel", "w_near", "wo"), True)
     call = draw(convbert_attention.calls(**arrays))
     got, expected = convbert_attention(call), np.zeros(call["x"].shape)

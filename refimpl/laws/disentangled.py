@@ -24,8 +24,9 @@ def a_shift_changes_no_row(distance_rows: Subject, draw: Draw) -> None:
 
 @law("distance_rows")
 def rows_grow_with_the_distance(distance_rows: Subject, draw: Draw) -> None:
-    """Rows go from keys ahead, by the own key, to keys behind. Near keys have a row each; far keys share the
-    first and last row."""
+    """Rows are ordered from keys after the query, over its own key, to keys before it. Near keys have a row
+    each. Far keys share the first and the last row.
+    """
     span, until = draw(st.sampled_from(((4, None), (1, None), (8, 20), (6, 5), (256, 512))))
     reach = 2 * (span if until is None else until)
     call = distance_rows.call(np.array([reach]), np.arange(2 * reach + 1), span=span, log_until=until)

@@ -32,7 +32,9 @@ def of_two_equal_halves_half_is_left(gaussian_topk: Subject, draw: Draw) -> None
 
 @law("gaussian_topk")
 def of_normal_numbers_that_share_is_zero(gaussian_topk: Subject, draw: Draw) -> None:
-    """For 4096 quantiles of a normal distribution, with any mean and deviation, the share is met."""
+    """For 4096 quantiles of a normal distribution, with any mean and deviation, exactly this share of the
+    results is 0.
+    """
     call = draw(gaussian_topk.calls())
     ranks = np.array([NormalDist(3.0, 5.0).inv_cdf((i + 0.5) / 4096) for i in range(4096)])
     y = gaussian_topk(call.but(x=ranks.astype(call["x"].dtype)[None, None]))

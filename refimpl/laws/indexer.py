@@ -32,8 +32,8 @@ def keys_are_a_set(index_scores: Subject, draw: Draw) -> None:
 
 @law("best_keys")
 def no_key_left_out_is_better(best_keys: Subject, draw: Draw) -> None:
-    """As many keys are seen as are asked for or allowed. An allowed key that isn't seen is no better, or
-    later.
+    """The number of keys that are seen is `topk`, or the number of allowed keys if that is smaller. An
+    allowed key that isn't seen has a lower score than every seen key, or an equal score at a later position.
 
     Scores are whole numbers, so that many are equal, like scores to which no head adds anything.
     """

@@ -68,8 +68,9 @@ def any_split_of_the_tokens_is_one_pass(latent_attention: Subject, draw: Draw) -
 
 @law("latent_self_attention")
 def causal_it_is_a_prompt(latent_self_attention: Subject, draw: Draw) -> None:
-    """Over a whole text it equals a call with an empty cache. The last token sees the same if it isn't
-    causal."""
+    """Over a whole text it equals a call with an empty cache. For the last token, the result is the same
+    without a causal mask.
+    """
     call = draw(latent_self_attention.calls())
     (b, t, _), settings = call["x"].shape, replace(call["settings"], indexer=None)
     empty = LatentCache(np.zeros((b, 1, t, settings.rank + settings.key_dims), call["x"].dtype))

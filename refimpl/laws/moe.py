@@ -88,8 +88,9 @@ def renaming_the_experts_renames_the_choice(route: Subject, draw: Draw) -> None:
 
 @law("sparse_mixer")
 def each_choice_is_weighed_among_what_is_left(sparse_mixer: Subject, draw: Draw) -> None:
-    """Each choice is the best expert of those left. Its weight is its share of them, without those far from
-    it."""
+    """Each choice is the best of the experts that are left. Its weight is its share of the softmax over these
+    experts, without those whose logits are far from its own.
+    """
     call = draw(sparse_mixer.calls())
     index, weights = sparse_mixer(call)
     expected = np.zeros(weights.shape)
@@ -119,7 +120,9 @@ def no_token_is_dropped_while_its_expert_has_room(within_capacity: Subject, draw
 
 @law("within_capacity")
 def earlier_tokens_keep_their_places(within_capacity: Subject, draw: Draw) -> None:
-    """Later tokens displace no first choice: the first choices of a prefix stay the same."""
+    """Later tokens never displace an earlier token's first choice, so the first choices of a prefix stay the
+    same.
+    """
     call = draw(within_capacity.calls())
     all_tokens = within_capacity(call)
     for count in range(1, len(call["index"])):

@@ -30,8 +30,8 @@ def _spread(per_block: np.ndarray, q: Blocks) -> np.ndarray:
 
 @law("quantize")
 def the_error_is_at_most_half_a_scale(quantize: Subject, draw: Draw) -> None:
-    """The error is at most half a scale, with one exception: where a symmetric code would be 2^bits. The sign
-    opposite to the extreme has one code less.
+    """The error is at most half a scale. The one exception is a symmetric code that would be 2^bits, because
+    the sign opposite to the extreme has one code less.
 
     Scales that are rounded to float16 move the ends of the range.
     """

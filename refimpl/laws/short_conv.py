@@ -26,7 +26,9 @@ def each_token_sums_its_own_inputs(causal_conv: Subject, draw: Draw) -> None:
 
 @law("causal_conv")
 def a_tail_is_what_stood_before(causal_conv: Subject, draw: Draw) -> None:
-    """The tokens of the tail may as well be the first tokens of the call."""
+    """The result is the same whether the earlier tokens are in the tail or are the first tokens of
+    the call.
+    """
     call = draw(causal_conv.calls(tail=True))
     joined = call.but(x=np.concatenate([call["tail"], call["x"]], 1), tail=None)
     m = call["tail"].shape[1]

@@ -19,9 +19,9 @@ Axis = tuple[tuple[str, ...], ...]  # a sum of products of letters and numbers
 class Leaf(NamedTuple):
     """One weight: its shape, and whether it may be quantized, as `Blocks` in its annotation says.
 
-    Matrices of products and tables of tokens may be quantized. Other parameters stay in float: they are
-    added, multiply single channels, choose or weigh what other parameters compute, or their errors add up
-    over a whole text.
+    Matrices of products and tables of tokens may be quantized. Other parameters stay in floating point. They
+    are added, or multiply single channels, or choose or weigh the results of other parameters, or have errors
+    that add up over a whole text.
     """
 
     shape: Shape
@@ -42,7 +42,8 @@ def annotated(
     `optional`.
 
     `sizes` gives the size of each axis letter. `form` says which shape a parameter has, where its annotation
-    allows several. `inner` gives the parameters of each annotation that isn't a parameter itself.
+    allows several. `inner` returns the parameters of an annotation that is a structure instead of a single
+    parameter.
     """
     found: Leaves = {}
     for leaf, (required, multiplied, shapes) in _read(weights).items():

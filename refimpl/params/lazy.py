@@ -23,7 +23,7 @@ class Lazy(Mapping[str, Any]):
         return self._load(item) if isinstance(item, str) else Lazy(item, self._load)
 
     def loaded_by(self, load: Callable[[str], Any]) -> Lazy:
-        """Return a tree with the same names, whose parameters `load` returns."""
+        """Return a tree with the same names. Its parameters are the results of calling `load`."""
         return Lazy(self._tree, load)
 
     def __iter__(self) -> Iterator[str]:
@@ -42,8 +42,9 @@ def lazily(names: Iterable[str], load: Callable[[str], Any]) -> Lazy:
 
 
 def changed_lazily(tree: Tree, change: Callable[[str, Any], Any]) -> Lazy:
-    """Return the same tree with `change(dotted name, parameter)` in place of each parameter, called when it
-    is read."""
+    """Return the same tree with `change(dotted name, parameter)` in place of each parameter. `change` is
+    called when the parameter is read.
+    """
 
     def load(name: str) -> Any:
         return change(name, leaf_of(tree, name))

@@ -1,4 +1,4 @@
-"""Which arrays a Config needs: their names in the tree of parameters, and their shapes.
+"""The arrays that a Config needs: their names in the tree of parameters, and their shapes.
 
 A name is a path such as `decoder.layers.0.attn.wq`. The path leads through `ops.model.ModelWeights` down to
 the weights of a mixer (`TokenMixer.weights`) or an mlp; the items of a list are numbered. The shapes of these

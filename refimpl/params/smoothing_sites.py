@@ -1,5 +1,6 @@
-"""Which activations SmoothQuant can divide: which parameters make and which read each one
-(`calibrate.smooth`)."""
+"""The activations that SmoothQuant can divide, each with the parameters that produce it and the parameters
+that read it (`calibrate.smooth`).
+"""
 
 from __future__ import annotations
 
@@ -12,10 +13,11 @@ def smoothing_sites(config: Config) -> list[SmoothingSite]:
     """Return every activation of the model that can be smoothed exactly.
 
     - The input of a sublayer after a norm with a weight (`pre`), if only that sublayer reads the norm's
-      output. A parallel mlp without its own norm reads it too, and so do the router and all experts of a
-      mixture.
+      output. A parallel mlp without its own norm reads this output too, and so do the router and all experts
+      of a mixture.
     - The input of wo. Attention is linear in the values unless they are clipped, so wv produces it, or wv_b;
-      a gate of the output multiplies each channel. A norm of what heads give produces it by itself.
+      a gate of the output multiplies each channel. If the heads' outputs are normalized, their norm produces
+      it.
     - A latent that queries come from, and the output of Mamba 2's heads. Both have a norm with a weight.
     - The input of down. act(gate) ⊙ up is linear in up, and ReLU commutes with positive factors; the other
       activations of a plain mlp don't, nor does a clamped SwiGLU. An expert's input of down is like an mlp's.
@@ -42,8 +44,8 @@ def post_norm_sites(config: Config) -> list[SmoothingSite]:
     """Return every sublayer input that is the norm of a residual sum (post-norm), in layers without a
     mixture.
 
-    The next residual sum reads it too, so only the matrix products can divide it. Sums without a norm aren't
-    included: their large channels grow from layer to layer.
+    The next residual sum reads such an input too, so only the matrix products can divide it. Residual sums
+    without a norm aren't included, because their large channels grow from layer to layer.
     """
     sites = []
     for name, stack in config.stacks.items():

@@ -63,5 +63,5 @@ def map_leaves(function: Callable[[str, Any], Any], tree: Tree) -> dict[str, Any
 
 
 def like(value: Any, items: Iterable[Any]) -> Any:
-    """Return these items as a list, tuple or NamedTuple of the value's type."""
+    """Return these items in a list, tuple or NamedTuple of the same type as `value`."""
     return type(value)(*items) if hasattr(value, "_fields") else type(value)(items)

@@ -1,7 +1,7 @@
 """The error budget of each output of a call, for functions whose arguments are arrays, trees and `Blocks`.
 
-The formula is that of `refimpl/error_budget.py`; this file runs a function in another type, and with
-perturbed inputs.
+The formula is that of `refimpl/error_budget.py`; this module runs a function in another type and with
+perturbed inputs, to compute the formula's terms.
 """
 
 from __future__ import annotations
@@ -66,8 +66,9 @@ def map_floats(value: Any, change: Callable[[np.ndarray], np.ndarray]) -> Any:
 
 
 def budget(f: Function, call: Call) -> dict[str, float]:
-    """Return the budget of each float output of a call, plus the error that this function's kernels may have
-    from approximations."""
+    """Return the budget of each float output of a call. It includes the error that this function's kernels
+    may have from approximations.
+    """
     by_output = budgets(lambda change: call.run(f.body, change))
     if f.name in ACTIVATIONS:
         extra = approximate(lambda change: change(call.arrays["x"]))
@@ -142,8 +143,9 @@ def budgets(run: Callable[[Callable[[Any], Any]], Any]) -> dict[str, float]:
 
 
 def approximate(run: Callable[[Callable[[Any], Any]], Any]) -> float:
-    """Return a bound on an activation kernel's error: the function of absolute values with ReLU as the
-    activation."""
+    """Return a bound on the error of a kernel that approximates an activation. The bound is the function's
+    result for absolute values, with ReLU as the activation.
+    """
 
     def positive(value: Any) -> Any:
         if isinstance(value, Blocks):

@@ -16,7 +16,8 @@ SHOWN = 24
 
 @dataclass(repr=False)
 class Call:
-    """Arrays by name in the order of the parameters, settings, and the sizes that were drawn.
+    """The arguments of one call: arrays by name in the order of the parameters, settings, and the random
+    sizes.
 
     `call["wq"]` and `call.but(wq=...)` also find fields inside structures and settings, by the field's own
     name.

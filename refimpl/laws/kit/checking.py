@@ -23,7 +23,7 @@ Value = TypeVar("Value")
 
 
 class Draw(Protocol):
-    """Draws a value from a strategy."""
+    """A function that draws a random value from a strategy (hypothesis's draw)."""
 
     def __call__(self, strategy: st.SearchStrategy[Value], label: Any = None) -> Value: ...
 
@@ -38,8 +38,9 @@ class LawBroken(AssertionError):  # noqa: N818  (what a test shows: the law is b
 
 
 def law(*names: str) -> Callable[[Law], Law]:
-    """Register a law of the specified functions with these names. The body's name, in words, is the law's
-    name."""
+    """Register a law of the specified functions with these names. The name of the decorated function, written
+    in words, is the law's name.
+    """
 
     def register(body: Law) -> Law:
         words = body.__name__.replace("_", " ")
@@ -114,12 +115,11 @@ def check(
     The kernel takes arrays by position and settings by name, as the function does. Parameters that its
     signature lacks stay at their defaults. `arrays` converts each NumPy array to what the kernel takes
     (torch.from_numpy). With `quantized`, weights may be `Blocks`. `only` is the name of the only law to
-    check. `examples` is the number of draws per law, by default hypothesis's own.
+    check. `examples` is the number of random examples per law, by default hypothesis's own.
 
-    Other keywords fix a setting to a value, an array to be there (True) or not (None), or an axis letter to a
-    size. Fields of structures and of `settings` are fixed by their own names:
-    `check("attention", kernel, softcap=None, q_norm=None)`.
-    Raises `LawBroken` with a shrunk counterexample.
+    Any other keyword fixes a setting to a value, an axis letter to a size, or an array to be present (True)
+    or absent (None). Fields of structures and of `settings` are fixed by their own names: `check("attention",
+    kernel, softcap=None, q_norm=None)`. Raises `LawBroken` with a shrunk counterexample.
     """
     f, laws = declaration(name), _registered()[name]
     if only is not None and only not in laws:

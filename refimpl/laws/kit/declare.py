@@ -1,9 +1,9 @@
-"""Reads what a public function of refimpl/ops declares: its arrays, its settings, its results.
+"""Read what a public function of refimpl/ops declares: its arrays, its settings, its results.
 
 Positional parameters are arrays with shape strings, or structures of them: a TypedDict of weights, a
 NamedTuple such as a cache, a list of either. Keyword-only parameters are static settings: single values or a
-dataclass of the Config. A function whose arguments can't be drawn from its declaration raises `UnfedError`;
-none is skipped.
+dataclass of the Config. If a function's arguments can't be generated from its declaration, `UnfedError` is
+raised. No function is skipped.
 """
 
 from __future__ import annotations
@@ -61,8 +61,8 @@ class Declared:
 class Parameter:
     """A parameter, or a field of one.
 
-    `options` says what an array may be (`Declared`, "Blocks", `Structure`, None), or which values a setting
-    takes. For settings that are a dataclass it is the dataclass.
+    For an array, `options` says what the array may be (`Declared`, "Blocks", `Structure`, None). For a
+    setting, `options` are its possible values, or the dataclass if the settings are a dataclass.
     """
 
     name: str
@@ -73,7 +73,7 @@ class Parameter:
 
 @dataclass(frozen=True)
 class Structure:
-    """Arrays with names: a TypedDict (`mapping`) or a NamedTuple; with `many` a list of such."""
+    """Arrays with names: a TypedDict (`mapping`) or a NamedTuple; with `many`, a list of such structures."""
 
     name: str
     fields: tuple[Parameter, ...]
@@ -283,7 +283,7 @@ def mapped(p: Parameter, value: Any, change: Callable[[str, Parameter, Any], Any
 
 
 def structure_of(p: Parameter) -> Structure | None:
-    """Return the structure of a parameter, None if it has none."""
+    """Return the structure of a parameter, or None if it has none."""
     return next((o for o in p.options if isinstance(o, Structure)), None)
 
 
@@ -294,7 +294,9 @@ def value(expression: str, size: Callable[[str], int]) -> int:
 
 
 def sizes(letters: set[str], size_of: Callable[[str], int]) -> dict[str, int]:
-    """Return a size for each letter: derived if a part of its rule is in the signature, otherwise drawn."""
+    """Return a size for each letter: a size is derived if a part of its rule is in the signature, and
+    otherwise it is random.
+    """
     size: dict[str, int] = {}
 
     def get(letter: str) -> int:
@@ -310,7 +312,7 @@ def sizes(letters: set[str], size_of: Callable[[str], int]) -> dict[str, int]:
 
 
 def drawn_letters(f: Function) -> set[str]:
-    """Return the letters whose sizes are drawn; the others follow from them."""
+    """Return the letters whose sizes are random. The sizes of the other letters follow from these."""
     drawn: set[str] = set()
     sizes(f.letters, lambda letter: drawn.add(letter) or 1)
     return drawn
@@ -335,7 +337,9 @@ def blocked(p: Parameter) -> tuple[tuple[str, ...], int]:
 
 @functools.cache
 def specified() -> dict[str, Callable[..., Any]]:
-    """Return `module.name` -> function, for all public functions of refimpl/ops except those in `HAND`."""
+    """Return a dict from `module.name` to the function, for all public functions of refimpl/ops except those
+    in `HAND`.
+    """
     by_name = {}
     for module in modules(ops):
         short = module.__name__.rsplit(".", 1)[-1]
@@ -344,5 +348,5 @@ def specified() -> dict[str, Callable[..., Any]]:
 
 
 def functions() -> dict[str, Function]:
-    """Return `module.name` -> declaration, for all specified functions."""
+    """Return a dict from `module.name` to the declaration, for all specified functions."""
     return {name: read(function) for name, function in specified().items()}

@@ -1,10 +1,10 @@
-"""Draws calls of a function from its declaration: sizes, settings, a seed and a scale.
+"""Generate random calls of a function from its declaration: sizes, settings, a seed and a scale.
 
-One size is drawn for each axis letter; derived letters are computed. A setting takes the values that
-settings.py lists for its name. An optional array is there or not, and a weight is an array or `Blocks`.
-Each combination is a variant. A field of a structure is chosen like a parameter, by its own name; two
-structures with fields of one name share the choice. Hypothesis draws what is small, and NumPy's generator
-fills the arrays: that shrinks well and is fast.
+Each axis letter gets a random size, and the sizes of derived letters are computed. A setting takes the values
+that settings.py lists for its name. An optional array is present or absent, and a weight is an array or
+`Blocks`. Each combination is a variant. A field of a structure is chosen like a parameter, by its own name;
+two structures with fields of the same name share the choice. Hypothesis draws the few small values, and
+NumPy's generator fills the arrays. So counterexamples shrink well, and generation is fast.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ Variant = tuple[tuple[str, Any], ...]
 def factors(f: Function) -> dict[str, tuple[Any, ...]]:
     """Return the values of each parameter, field or choice in settings, by its name.
 
-    Each value makes another graph.
+    Each value leads to a different graph.
     """
     products = sum("Blocks" in p.options for p in f.leaves)
     choices: dict[str, tuple[Any, ...]] = {}
@@ -49,7 +49,7 @@ def factors(f: Function) -> dict[str, tuple[Any, ...]]:
 
 
 def singly(choices: dict[str, tuple[Any, ...]]) -> list[Variant]:
-    """Return the fewest variants that contain each choice."""
+    """Return as few variants as possible that together contain each choice."""
     most = max((len(c) for c in choices.values()), default=1)
     return [tuple((n, c[i % len(c)]) for n, c in choices.items()) for i in range(most)]
 

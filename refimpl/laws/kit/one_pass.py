@@ -14,7 +14,7 @@ from .subject import Subject
 
 
 def in_two(f: Subject, draw: Draw, call: Call, state: Callable[..., dict[str, Any]]) -> None:
-    """Two calls over the parts of a text equal one call: the joined outputs, and the state.
+    """Check that two calls over the parts of a text equal one call, in their joined outputs and in the state.
 
     `state` returns the arguments of the second call, from the tokens before it and from all that the first
     call returned except its outputs.

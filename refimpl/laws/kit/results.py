@@ -69,7 +69,7 @@ def largest(a: np.ndarray) -> float:
 
 
 def apart(got: np.ndarray, expected: np.ndarray) -> float:
-    """Return the largest difference; equal infinities don't differ."""
+    """Return the largest difference. Equal infinities count as a difference of 0."""
     off = np.zeros(expected.shape, np.float64)
     return largest(np.subtract(got, expected, out=off, where=got != expected, dtype=np.float64))
 

@@ -1,9 +1,9 @@
-"""What declarations leave open: the values of settings, which parameters occur together, which weights there
-are.
+"""The choices that declarations leave open: the values of settings, which parameters occur together, and
+which weights are present.
 
-A new static setting gets its values by one line in `SETTINGS`; `bool` and `Literal` have values of their own.
-Settings that are a dataclass of the Config get an entry in `DRAWN`. A letter stands for the size drawn for
-it.
+A new static setting gets its values from one line in `SETTINGS`. Settings of type `bool` or `Literal` need no
+line. Settings that are a dataclass of the Config get an entry in `DRAWN`. A letter means the random size that
+the letter has in a call.
 """
 
 from __future__ import annotations
@@ -100,10 +100,12 @@ CLASSES: dict[type, tuple[Any, ...]] = {
 
 @dataclass(frozen=True)
 class Drawn:
-    """How settings of a class are drawn: the values of each choice, and the settings that choices make.
+    """How random settings of a class are made: the values of each choice, and a function from choices to
+    settings.
 
     `make` gets the choices of all parameters too, since settings must match the arrays: a norm of queries is
-    in the settings if its weight is there. A choice is fixed by its name, as in `check(..., softcap=None)`.
+    in the settings if the norm's weight is among the arrays. A choice is fixed by its name, as in `check(...,
+    softcap=None)`.
     """
 
     choices: Mapping[str, tuple[Any, ...]]

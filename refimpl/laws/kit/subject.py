@@ -1,4 +1,4 @@
-"""The function under test, as laws see it."""
+"""The function under test, in the form in which laws use it."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ class UnsupportedError(Exception):
 
 @dataclass(frozen=True)
 class Subject:
-    """A kernel in the place of a specified function: it draws calls, runs them and compares results.
+    """A kernel in place of a specified function. It generates random calls, runs them and compares results.
 
     `choices` are the values that each parameter may take, and `sizes` are the axes that are fixed. Parameters
     that the kernel doesn't take stay at their defaults. Floats are in `dtype`; `arrays` converts each array
@@ -64,8 +64,9 @@ class Subject:
         return tuple(_as(option, part) for option, part in zip(returns, result, strict=True))
 
     def call(self, *arrays: Any, **settings: Any) -> Call:
-        """Return a call with arrays in the order of the parameters, and settings; others have their
-        defaults."""
+        """Return a call with these arrays, in the order of the parameters, and these settings. All other
+        settings have their defaults.
+        """
         names = [p.name for p in self.f.parameters if not p.setting]
         by_name = dict(zip(names, arrays, strict=False))
         values = {p.name: by_name.get(p.name, settings.get(p.name, p.default)) for p in self.f.parameters}
@@ -77,8 +78,8 @@ class Subject:
     def calls(self, *, largest: int = 6, **fixed: Any) -> st.SearchStrategy[Call]:
         """Return a strategy for calls drawn from the declaration, with sizes up to `largest`.
 
-        A setting may be fixed to a value, an array to be there (True) or not (None), an axis letter to
-        a size: `attend.calls(mask=None, softcap=2.0, S=5)`.
+        A keyword may fix a setting to a value, an axis letter to a size, or an array to be present (True) or
+        absent (None): `attend.calls(mask=None, softcap=2.0, S=5)`.
         """
         choices, sizes = narrowed(self.f, self.choices, self.sizes, fixed)
         drawn = calls(self.f, fixed=sizes, largest=largest, choices=choices)
@@ -135,7 +136,7 @@ def _numpy(result: Any) -> Any:
 def narrowed(
     f: Function, choices: dict[str, tuple[Any, ...]], sizes: dict[str, int], fixed: dict[str, Any]
 ) -> tuple[dict[str, tuple[Any, ...]], dict[str, int]]:
-    """Return the choices and sizes that remain when some are fixed."""
+    """Return the choices and sizes that remain if some of them are fixed."""
     choices, sizes = dict(choices), dict(sizes)
     arrays = {p.name for p in f.leaves if not p.setting}
     for name, value in fixed.items():
@@ -172,7 +173,9 @@ def subject(
     quantized: bool,
     fixed: dict[str, Any],
 ) -> Subject:
-    """Return a subject with what the kernel's signature takes, without what is fixed."""
+    """Return a subject for a kernel, with only the parameters that the kernel's signature has and that aren't
+    fixed.
+    """
     accepted = _accepted(f, kernel)
     choices = factors(f)
     for p in f.parameters:
