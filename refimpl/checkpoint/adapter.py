@@ -1,4 +1,4 @@
-"""Adapters: finds and opens a directory of the peft library, and merges its adapter into the base model."""
+"""Adapters: find and open a directory of the peft library, and merge its adapter into the base model."""
 
 from __future__ import annotations
 
@@ -47,10 +47,11 @@ class Adapter:
 
 
 def open_adapter(path: Path | str) -> Adapter:
-    """Open a directory with adapter_config.json and adapter_model.safetensors, or else adapter_model.bin.
+    """Open a directory with adapter_config.json and adapter_model.safetensors, or otherwise
+    adapter_model.bin.
 
-    Raises CheckpointError where files are missing, damaged or hold something else. Raises ConfigError for
-    settings that tfm can't follow.
+    Raises CheckpointError if files are missing, are damaged or contain something else. Raises ConfigError for
+    settings that tfm doesn't support.
     """
     path = Path(path)
     directory = Directory(path)
@@ -69,10 +70,12 @@ def open_adapter(path: Path | str) -> Adapter:
 
 
 def require_choice(base: Path, choice: AdapterChoice) -> None:
-    """Raise CheckpointError where an adapter is beside the base and the caller hasn't chosen or declined it.
+    """Raise CheckpointError if an adapter is beside the base and the caller has neither chosen nor declined
+    it.
 
-    The base is a directory or a .gguf file. Without this error a caller who wants the adapter could silently
-    get the base alone, or the other way round. A directory that holds only an adapter is an error too.
+    The base is a directory or a .gguf file. Without this error, a caller who wants the adapter could silently
+    get only the base. A caller who wants only the base could silently get the adapter. A directory that holds
+    only an adapter is an error too.
     """
     if base.is_dir() and _holds_adapter_alone(base):
         raise adapter_alone(base)
@@ -85,7 +88,7 @@ def require_choice(base: Path, choice: AdapterChoice) -> None:
 
 
 def chosen(base: Path, choice: AdapterChoice) -> Adapter | None:
-    """Return the adapter to merge into a base; None for the base alone."""
+    """Return the adapter to merge into a base, or None to use only the base."""
     require_choice(base, choice)
     return None if choice is None or choice is False else open_adapter(choice)
 
@@ -138,8 +141,9 @@ def _rows_of_head(config: Config, family: Family, tensors: AdapterTensors) -> in
 def merge_directory(
     config: Config, source: TensorSource, family: Family, adapter: Adapter
 ) -> tuple[Config, MergedLeaves]:
-    """Return a checkpoint's parameters with the adapter merged, and before them the Config that they belong
-    to."""
+    """Return a Config, and the parameters of a checkpoint with the adapter merged. The Config belongs to
+    these parameters.
+    """
     weights, prefixes = checkpoint_map(config, family)
     changed = AdapterMap(config, weights, prefixes, adapter.settings, adapter.tensors)
     # A head that the adapter brings along, where the base has another one.
@@ -158,8 +162,8 @@ def merge_directory(
 def merge_gguf(
     config: Config, base: Leaves, architecture: str, adapter: Adapter, where: str
 ) -> tuple[Config, MergedLeaves]:
-    """Return a GGUF file's parameters with the adapter merged, and before them the Config that they belong
-    to.
+    """Return a Config, and the parameters of a GGUF file with the adapter merged. The Config belongs to these
+    parameters.
 
     The adapter's names are those of a family's checkpoints. Several families may share an architecture (Llama
     and Mixtral); the first family that knows the adapter's names is used.
@@ -181,7 +185,9 @@ def merge_gguf(
 
 
 def notes(adapter: Adapter, base: Path, config: Mapping[str, Any]) -> tuple[str, ...]:
-    """Return notes for the user: that the base has another name, that a tokenizer isn't used."""
+    """Return notes for the user: for example that the base has another name, or that a tokenizer
+    isn't used.
+    """
     stated = adapter.settings.base
     found = [str(base.resolve()), str(config.get("_name_or_path", ""))]
     named = _letters((stated or "").rstrip("/").rsplit("/", 1)[-1])

@@ -1,4 +1,5 @@
-"""The files beside a model that reads samples: the form of its recordings; with a CTC head, its tokens' ids.
+"""The files beside a model that reads samples. They state the form of its recordings and, with a CTC head,
+its tokens' ids.
 
 vocab.json                 ids by token, for the most part letters
 tokenizer_config.json      pad_token, which is the blank, word_delimiter_token, do_lower_case
@@ -28,7 +29,8 @@ DEFAULTS = {"pad_token": "<pad>", "unk_token": "<unk>", "word_delimiter_token": 
 def read_ctc(
     directory: Directory, about: Mapping[str, Any], config_class: Any, rows: int
 ) -> tuple[AppliedTokenizer, CTCTokens] | None:
-    """Return the tokenizer of a directory, and how its tokens become words; None without a vocab.json.
+    """Return the tokenizer of a directory, and how its tokens become words. Returns None without a
+    vocab.json.
 
     `about` are the keys of tokenizer_config.json. `config_class` is config.json's `tokenizer_class`. `rows`
     is the number of tokens of the head. Raises CheckpointError for files that transformers'
@@ -83,7 +85,7 @@ def _token(stated: Mapping[str, Any], name: str, where: str) -> str | None:
 
 
 def expect_samples(directory: Directory) -> None:
-    """Raise CheckpointError if the files say that a model, which reads samples as they are, gets others."""
+    """Raise CheckpointError if the files of a model that reads plain samples ask for a different input."""
     if _normalized(directory):
         raise CheckpointError(f"{directory.path}: do_normalize must be false for this model, got true")
 

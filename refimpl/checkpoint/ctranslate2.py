@@ -1,8 +1,9 @@
 """A Whisper in CTranslate2's form, as faster-whisper has it: model.bin, config.json and tokenizer.json.
 
 The model is read as if transformers had written it: config.json and generation_config.json are made from
-these files, and variables get the names of transformers' tensors. No file says whether the model knows
-languages, or what the latest first timestamp is. Both are as in CTranslate2's own reader and OpenAI's code.
+these files, and variables get the names of transformers' tensors. No file says whether the model has several
+languages, or what the latest first timestamp is. Both are determined as in CTranslate2's own reader and
+OpenAI's code.
 """
 
 from __future__ import annotations
@@ -93,7 +94,7 @@ class CTranslate2Tensors:
         return tuple(self._table)
 
     def kind(self, name: str) -> str:
-        """How the weight is stored: F32, F16, I8, …"""
+        """Return the type in which the weight is stored: F32, F16, I8, …"""
         return self._file[self._table[name][0]].kind
 
     def shape(self, name: str) -> tuple[int, ...]:
@@ -125,7 +126,9 @@ def _places(name: str) -> tuple[tuple[str, ...], str]:
 
 
 def is_ctranslate2(directory: Directory, config_json: Mapping[str, Any]) -> bool:
-    """Return whether CTranslate2 wrote a directory: it has model.bin, and its config.json names no model."""
+    """Return whether CTranslate2 wrote a directory: it has model.bin, and its config.json doesn't name a
+    model type.
+    """
     unnamed = not config_json.keys() & {"model_type", "architectures"}
     return unnamed and directory.find(CTRANSLATE2) is not None
 
@@ -135,7 +138,7 @@ def as_transformers(
 ) -> tuple[dict[str, Any], dict[str, Any], CTranslate2Tensors]:
     """Return transformers' config.json and generation_config.json for the model, and its tensors.
 
-    Raises CheckpointError where a file is damaged, or doesn't belong to a Whisper.
+    Raises CheckpointError if a file is damaged, or doesn't belong to a Whisper model.
     """
     path = directory.find(CTRANSLATE2)
     assert path is not None  # is_ctranslate2 has found it

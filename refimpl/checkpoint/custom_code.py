@@ -9,7 +9,7 @@ KEYS = ("auto_map", "custom_pipelines")
 
 
 def replaced_by(values: Mapping[str, Any]) -> str:
-    """Return the family that replaces a repository's own code; empty where config.json names no such code."""
+    """Return the family that replaces a repository's own code; empty if config.json names no such code."""
     return values["model_type"] if any(values.get(key) for key in KEYS) else ""
 
 

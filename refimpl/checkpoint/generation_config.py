@@ -1,7 +1,7 @@
 """The generation settings of a checkpoint: generation_config.json, or the same keys in an old config.json.
 
-Each key is used, has no effect at its value, or causes an error that names the key. Values that mean "off" in
-transformers (top_k 0, top_p 1, no_repeat_ngram_size 0) are left out.
+Each key is used, or has no effect at its value, or raises an error that names the key. Values that mean "off"
+in transformers (top_k 0, top_p 1, no_repeat_ngram_size 0) are left out.
 """
 
 from __future__ import annotations
@@ -44,10 +44,10 @@ class Generation:
     encoder. `defaults` are keywords of a Sampler, and `search` are keywords of a `beam.BeamSearch`, with
     lists in place of tuples. A temperature of None means that the checkpoint asks for greedy decoding.
     `max_new_tokens` and `prefix` are for a model with an encoder; `prefix` is put before the text. `tasks`
-    are the same settings for tasks that the checkpoint names (T5: summarization). `languages` are a
+    has such settings for each task that the checkpoint defines (T5: summarization). `languages` are a
     translator's tokens, for `translation.directed`. An answer ends before any of the texts `stop`. `left_out`
-    are options that the checkpoint asks for and tfm doesn't have; text is generated without them. `speech` is
-    for a model that generates a transcription, `ctc` for one that transcribes with a CTC head.
+    are options that the checkpoint asks for and tfm doesn't support. Text is generated without them. `speech`
+    is for a model that generates a transcription, `ctc` for one that transcribes with a CTC head.
     """
 
     bos: int | None = None
@@ -98,7 +98,7 @@ def read_generation(
 ) -> Generation:
     """Return the settings in config.json (`config_json`) and generation_config.json (`generation_json`).
 
-    As in transformers, generation_config.json replaces config.json, and only ids that a file states count,
+    As in transformers, generation_config.json replaces config.json, and only ids that a file states are used,
     not the defaults of a config class. Unlike in transformers, an id that generation_config.json leaves out
     is taken from config.json.
     """

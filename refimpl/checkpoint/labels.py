@@ -1,4 +1,4 @@
-"""Reads the names of a head's labels (`id2label` in a checkpoint), and the id of its mask token."""
+"""Read the names of a head's labels (`id2label` in a checkpoint), and the id of the mask token."""
 
 from __future__ import annotations
 
@@ -14,7 +14,8 @@ Aggregation = Literal["none", "simple", "first", "average", "max"]
 
 
 def read_labels(values: Mapping[str, Any], config: Config, where: str) -> tuple[str, ...]:
-    """Return the label of each output of a head with labels, in order; `LABEL_0` … where none are named.
+    """Return the label of each output of a head with labels, in order; `LABEL_0` … if the labels have no
+    names.
 
     Raises CheckpointError unless each label has a name of its own.
     """
@@ -43,9 +44,9 @@ def mask_id(
 ) -> int | None:
     """Return the id of the mask token for a MaskedLM head.
 
-    The token is tokenizer_config.json's `mask_token`, a name or an object with a name. Without this key it is
-    that of `special_tokens`, which may come from the tokenizer's class. Raises CheckpointError for a stated
-    name that tokenizer.json doesn't have among its added tokens.
+    The token is tokenizer_config.json's `mask_token`, a name or an object with a name. Without this key, it
+    is the mask token in `special_tokens`, which may come from the tokenizer's class. Raises CheckpointError
+    for a stated name that isn't among the added tokens of tokenizer.json.
     """
     stated = values.get("mask_token")
     if isinstance(stated, Mapping):

@@ -3,7 +3,7 @@
 The language tokens of mBART, NLLB and M2M100 are added tokens such as `ro_RO`, `ron_Latn` and `__ro__`. The
 text's language is among the special tokens around the text. The answer's language is the answer's first
 token, which the decoder is forced to generate (mBART-50, M2M100, NLLB), or the token that the decoder begins
-with (mBART). Marian's language tokens are pieces such as `>>ron<<`; the one of the answer's language is put
+with (mBART). Marian's language tokens are pieces such as `>>ron<<`; the token of the answer's language is put
 before the text.
 """
 

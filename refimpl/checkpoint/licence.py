@@ -24,7 +24,7 @@ LONGEST = 100  # characters of a statement
 class Licence:
     """The licence as the source states it, word for word, and the licence's files.
 
-    The text is empty where the source states no licence. `left_out` are notes on files that were left out
+    The text is empty if the source states no licence. `left_out` are notes on files that were left out
     because they are too large, or too many.
     """
 
@@ -39,11 +39,11 @@ def is_notice(name: str) -> bool:
 
 
 def read_licence(path: Path, metadata: Mapping[str, Any]) -> Licence:
-    """Return the licence of a model directory or of a .gguf file; `metadata` are those of the file, if any.
+    """Return the licence of a model directory or of a .gguf file; `metadata` is the file's metadata, if any.
 
-    Files beside a .gguf file count only where its folder contains nothing else. Otherwise these files may
-    belong to something else in the folder. Raises CheckpointError for files that can't be read or are
-    elsewhere.
+    Files beside a .gguf file are used only if the folder contains nothing else. Otherwise they may belong to
+    something else in the folder. Raises CheckpointError for files that can't be read, or that are links to
+    another place.
     """
     files, left_out = {}, []
     folder = path if path.is_dir() else path.parent

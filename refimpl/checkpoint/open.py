@@ -1,4 +1,4 @@
-"""Opens a checkpoint of any format: `open_checkpoint(path)` returns its Config, params and tokenizer.
+"""Open a checkpoint of any format: `open_checkpoint(path)` returns its Config, params and tokenizer.
 
 `open_checkpoint` opens directories with config.json and safetensors or pytorch_model.bin, and .gguf files. It
 reads weights only when they are needed.
@@ -77,10 +77,10 @@ class Checkpoint:
     """An opened model. `params` is lazy: a parameter is read from the file at each access.
 
     `labels` are the names of the head's labels, if it has any. `adapter` is merged into the weights. `notes`
-    tell the user about the adapter, the tokenizer and parts that are left out. `added` are leaves that no
-    file holds. `code_replaced_by` is the family that replaces the repository's own code, if it has any.
-    `metadata` are those of a .gguf file. `ignored_keys` are keys of the model's files that tfm doesn't know,
-    and that the caller asked to ignore.
+    tell the user about the adapter, the tokenizer and parts that are left out. `added` are parameters that no
+    file contains. `code_replaced_by` is the family that replaces the repository's own code, if it has any.
+    `metadata` is the metadata of a .gguf file. `ignored_keys` are keys of the model's files that tfm doesn't
+    know, and that the caller asked to ignore.
     """
 
     path: Path
@@ -131,14 +131,15 @@ class Checkpoint:
         Raises ConfigError if the model has fewer positions. Position scalings that depend on a length use
         `context` for every text: above the original context LongRoPE uses its long divisors, and dynamic NTK
         a larger theta. So texts shorter than the original context (LongRoPE) or than `context` (dynamic NTK)
-        are rotated differently from transformers, other texts in the same way.
+        are rotated differently than in transformers. All other texts are rotated as in transformers.
         """
         return self if context is None else replace(self, config=replace(self.config, context=context))
 
     def with_kv(self, kv: KVFormat, scales: Mapping[str, np.ndarray] | None = None) -> Checkpoint:
         """Return the same checkpoint with keys and values cached as floats or as codes.
 
-        Scales that the checkpoint's files hold are kept."""
+        If the checkpoint's files contain scales, these are kept.
+        """
         added = {name: scale for name, scale in (scales or {}).items() if name not in self.leaves.names}
         return replace(self, config=self.config.with_kv(kv), added=added)
 
@@ -195,12 +196,13 @@ def open_checkpoint(
     """Open a model directory or a .gguf file; only headers, config and tokenizer are read.
 
     `adapter` is a directory with an adapter to merge into the weights. If an adapter is beside the model,
-    False opens the model alone. With `mtp` the module that predicts further tokens is read too (`ops.mtp`).
-    `ignore_keys` are keys of config.json, generation_config.json or a .gguf file that tfm doesn't know and is
-    to ignore. The caller is responsible for knowing that these keys change nothing.
+    False opens the model without it. With `mtp`, the module that predicts further tokens is read too
+    (`ops.mtp`). `ignore_keys` are keys of config.json, generation_config.json or a .gguf file that tfm
+    doesn't know and should ignore. The caller is responsible for knowing that these keys have no effect.
 
     Raises CheckpointError for files that can't be read or contradict themselves. Raises ConfigError for a
-    model that tfm doesn't know in full, or, with `mtp`, for one without such a module.
+    model with anything that tfm doesn't know. With `mtp`, also raises ConfigError for a model without such a
+    module.
     """
     path = model_in_cache(Path(path))
     if path.is_dir():
@@ -383,7 +385,7 @@ def save_checkpoint(
     mask: str | None = None,
     generation: Mapping[str, Any] | None = None,
 ) -> None:
-    """Write a checkpoint of model_type `tfm`; the same values give the same bytes.
+    """Write a checkpoint of model_type `tfm`; the same values always give the same bytes.
 
     `generation` are keys of generation_config.json: special ids and generation settings.
     """

@@ -1,5 +1,6 @@
-"""The interfaces of a model on disk for export, checks and tasks. `checkpoint.open.Checkpoint` has them
-all."""
+"""The interfaces of a model on disk for export, checks and tasks. `checkpoint.open.Checkpoint` implements all
+of them.
+"""
 
 from __future__ import annotations
 
@@ -21,7 +22,9 @@ __all__ = ["ExportSource", "ModelSource", "WeightSource"]
 
 
 class ModelSource(Protocol):
-    """What a bundle and a checkpoint both know of their model, in addition to its Config and weights."""
+    """The properties of a model that both a bundle and a checkpoint have, in addition to its Config and
+    weights.
+    """
 
     @property
     def tokenizer(self) -> str | None: ...
@@ -29,7 +32,7 @@ class ModelSource(Protocol):
     def chat_template(self) -> str | None: ...
     @property
     def tool_use_template(self) -> str | None:
-        """The chat template for chats with tools; None where it is the usual template."""
+        """The chat template for chats with tools; None if the model has no separate one."""
         ...
 
     @property
@@ -52,7 +55,7 @@ class WeightSource(Protocol):
         ...
 
     def native(self, name: str) -> Blocks | None:
-        """Return one parameter in the blocks that its file holds, or None."""
+        """Return one parameter in the blocks that its file has, or None if it isn't stored in blocks."""
         ...
 
     def kind(self, name: str) -> str:
@@ -77,7 +80,9 @@ class ExportSource(ModelSource, WeightSource, Protocol):
 
     @property
     def adapter_source(self) -> dict[str, str] | None:
-        """The name and such a hash of the adapter that is merged into the weights, if there is one."""
+        """The name of the adapter that is merged into the weights, and a hash over the names and bytes of its
+        files, if there is an adapter.
+        """
         ...
 
     @property
@@ -87,7 +92,7 @@ class ExportSource(ModelSource, WeightSource, Protocol):
 
     @property
     def code_replaced_by(self) -> str:
-        """The family that replaces the repository's own code; empty where the repository has none."""
+        """The family that replaces the repository's own code; empty if the repository has no code."""
         ...
 
     @property
@@ -103,5 +108,6 @@ class ExportSource(ModelSource, WeightSource, Protocol):
     def with_kv(self, kv: KVFormat, scales: Mapping[str, np.ndarray] | None = None) -> Self:
         """Return the same model with keys and values cached as floats or in few bits.
 
-        `scales` are used where the model has none of its own."""
+        `scales` are used if the model has no scales of its own.
+        """
         ...

@@ -42,7 +42,8 @@ PLAIN_TEXT = {"text": {"method": "forward", "method_output_name": "last_hidden_s
 
 @dataclass(frozen=True)
 class Sentence:
-    """A sentence encoder's head, the width that it expects, its longest text, and the file that says so.
+    """A sentence encoder's head, the width of vectors that the head expects, the longest text, and the file
+    that states these facts.
 
     `projections` are the weights of its Dense modules, in order.
     """
@@ -81,7 +82,7 @@ def read_sentence(directory: Directory) -> Sentence | None:
     steps = _steps(modules, where := str(path / "modules.json"))
 
     def keys(*names: str, folder: str = "", need: bool = False) -> Keys:
-        """Those of the first file that is there, none without one."""
+        """Return the keys of the first file that exists, or no keys if no file exists."""
         for name in names:
             if (values := directory.object(name, folder)) is not None:
                 return Keys(values, str(path / folder / name))

@@ -40,9 +40,9 @@ WITH_OTHER_IDS = ("marian", "m2m_100", "nllb-moe")
 def read_tokenizer(
     directory: Directory, tokenizer_config: Mapping[str, Any], config: Mapping[str, Any]
 ) -> AppliedTokenizer | None:
-    """Return the tokenizer of a directory as AutoTokenizer reads it; None where there is none.
+    """Return the tokenizer of a directory as AutoTokenizer reads it; None if the directory has no tokenizer.
 
-    `config` is the object of config.json. Raises CheckpointError as `apply_settings` does.
+    `config` is the object of config.json. Raises CheckpointError for the same reasons as `apply_settings`.
     """
     files = SettingFiles(
         str(directory.path),
@@ -66,7 +66,7 @@ def read_tokenizer(
 
 
 def unread_tokenizer(directory: Directory, config: Mapping[str, Any]) -> tuple[str, ...]:
-    """Return a note where a directory without a tokenizer.json has a vocabulary that isn't read."""
+    """Return a note if a directory without a tokenizer.json has a vocabulary file that tfm doesn't read."""
     if str(config.get("model_type")) not in WITH_OTHER_IDS or directory.find(VOCAB_JSON) is None:
         return ()
     return (
@@ -76,7 +76,7 @@ def unread_tokenizer(directory: Directory, config: Mapping[str, Any]) -> tuple[s
 
 
 def missing_template(directory: Directory, templates: Mapping[str, str]) -> tuple[str, ...]:
-    """Return a note where tekken.json comes without a chat template.
+    """Return a note if tekken.json comes without a chat template.
 
     No template is made from the file's version: chat models and base models, which only continue a text, have
     the same file.

@@ -1,4 +1,4 @@
-"""How a translator reads a text and writes its translation."""
+"""Prepare a text for translation, and the settings with which a translator generates the result."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ def directed(
 ) -> tuple[Generation, list[int]]:
     """Return the generation settings for a translation, and the text's ids with special tokens.
 
-    A language that isn't named stays as in the checkpoint. Raises LimitError for a language that the model
-    doesn't know, or that can't be chosen.
+    If a language isn't given, the checkpoint's own setting is used. Raises LimitError for a language that the
+    model doesn't know, or that can't be chosen.
     """
     languages = generation.languages
     text = [*ids]

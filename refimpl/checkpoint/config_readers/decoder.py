@@ -1,4 +1,4 @@
-"""Reads a decoder of Llama's form from config.json or from GGUF. Many families are based on it."""
+"""Read a decoder of Llama's form from config.json or from GGUF. Many families are based on such a decoder."""
 
 from __future__ import annotations
 
@@ -50,8 +50,9 @@ def decoder(
     """Return a decoder of Llama's form with equal layers.
 
     `context`, `theta`, `eps`, `head` and `tied` are the family's defaults. Without `kv_heads` and
-    `attention_bias` the usual keys are read, with Llama's defaults. `norm` replaces RMSNorm, where no key of
-    the usual name states it. `positions` is `rope`, or a partial of it with the family's own settings.
+    `attention_bias` the usual keys are read, with Llama's defaults. `norm` replaces RMSNorm, if no key with
+    the usual name states the norm. `positions` is the function `rope`, or a `functools.partial` of it with
+    the family's own settings.
     """
     if kv_heads is None:
         kv_heads = keys.size("num_key_value_heads", None)
@@ -108,7 +109,8 @@ def with_experts(
 ) -> Decoder:
     """Return the decoder with mixtures of experts, made from its gated mlp, in some layers.
 
-    These are all layers from the number `sparse` on, or the layers that the list `sparse` marks."""
+    The layers with experts are all layers from index `sparse` on, or the layers that the list `sparse` marks.
+    """
     dense = config.layers[0].mlp
     assert isinstance(dense, Gated)
     mlp = mixture(dense)
@@ -128,7 +130,7 @@ def sigmoid_experts(
     shared: int = 0,
     groups: ExpertGroups = ONE_GROUP,
 ) -> MoE:
-    """Return experts of `width`, chosen by sigmoids and biases, in the place of a gated mlp (DeepSeek-V3).
+    """Return experts of `width`, chosen by sigmoids and biases, in place of a gated mlp (DeepSeek-V3).
 
     The `shared` experts, which take all tokens, become one expert with the width of all of them together.
     """
@@ -150,7 +152,8 @@ def sigmoid_experts(
 def with_mtp(config: Decoder, modules: int, layer: Layer | None) -> Decoder:
     """Return the decoder with a module for drafts that is like this layer, if config.json states one module.
 
-    Where config.json states none, or several, the decoder has no module."""
+    If config.json states no module, or several, the decoder has none.
+    """
     norm = config.stack.final_norm
     if modules != 1 or layer is None or not isinstance(norm, RMSNorm):
         return config
@@ -173,7 +176,9 @@ def with_masks(config: Decoder, masks: Sequence[FullAttention | Window]) -> Deco
 
 
 def interleaved(config: Decoder) -> Decoder:
-    """Return the decoder with rotary positions that turn a head's neighbours, not its two halves."""
+    """Return the decoder with rotary positions that rotate pairs of neighbouring elements, instead of pairs
+    from the two halves of a head.
+    """
 
     def change(_: int, a: Attention) -> Attention:
         return (

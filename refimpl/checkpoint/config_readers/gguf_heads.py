@@ -41,7 +41,7 @@ CLASSES: Table = {
 
 
 def gguf_reading(decoder: Decoder, keys: Keys) -> Config:
-    """Return the encoder that a decoder becomes where the file states how its vectors are pooled."""
+    """Return the encoder that a decoder becomes if the file states how its vectors are pooled."""
     if "pooling_type" not in keys:
         keys.harmless(**{"attention.causal": (True,)})
         return decoder

@@ -1,12 +1,14 @@
-"""Translates GGUF's metadata into config.json's keys: one table per architecture says where each key is from.
+"""Translate GGUF's metadata into config.json's keys. One table per architecture says where each key comes
+from.
 
     "hidden_size": "embedding_length"                          the key of the metadata, which must be there
     "sliding_window": optional("attention.sliding_window")     left out where the file leaves it out
     "vocab_size": Row(embedding_rows)                          what several keys, or tensors, say
 
-A family's `config` then reads both formats, and its errors name the keys that the file has. The table also
-states llama.cpp's constants, and llama.cpp's defaults where they differ from transformers'. A row that is
-only checked has the metadata's own name. Biases show only in the tensors' names: `Keys.shows` reports them.
+So a family's `config` reads both formats, and its errors name the keys that the file has. The table also
+states llama.cpp's constants, and llama.cpp's defaults if they differ from transformers' defaults. A row that
+is only checked has the name that the metadata use. Whether there are biases can be seen only from the
+tensors' names, which `Keys.shows` reports.
 """
 
 from __future__ import annotations
@@ -34,7 +36,7 @@ GATING = "expert_gating_func"
 
 @dataclass(frozen=True)
 class Row:
-    """How a key is read; `key` is the key of the metadata, which messages name."""
+    """The rule for reading a key. `key` is the key of the metadata, which error messages name."""
 
     read: Callable[[Keys, TensorSource], Any]
     key: str | None = None
@@ -44,7 +46,7 @@ Table = Mapping[str, str | Row]
 
 
 def in_config_json(table: Table, keys: Keys, source: TensorSource) -> Keys:
-    """Return the keys of config.json that a table makes of metadata and tensors. Raises ConfigError."""
+    """Return the keys of config.json that a table makes from metadata and tensors. Raises ConfigError."""
     rows = {name: required(row) if isinstance(row, str) else row for name, row in table.items()}
     values = {name: row.read(keys, source) for name, row in rows.items()}
     stated = {name: value for name, value in values.items() if value is not ABSENT}
@@ -57,12 +59,14 @@ def required(key: str) -> Row:
 
 
 def optional(key: str, default: Any = ABSENT) -> Row:
-    """A key that llama.cpp doesn't require, with its default; without a default the key is left out."""
+    """Return a row for a key that llama.cpp doesn't require, with its default. Without a default, a missing
+    key is left out.
+    """
     return Row(lambda keys, _: keys.stated(key, default), key)
 
 
 def fixed(value: Any) -> Row:
-    """A value that is a constant in llama.cpp."""
+    """Return a row for a value that is a constant in llama.cpp."""
     return Row(lambda *_: value)
 
 
@@ -72,12 +76,12 @@ def without(table: Table, *names: str) -> Table:
 
 
 def lacks(tensor: str) -> Row:
-    """Whether the file has no tensor of this name."""
+    """Return a row for whether the file has no tensor with this name."""
     return Row(lambda _, source: tensor not in source.names)
 
 
 def has(*tensors: str) -> Row:
-    """Whether the file has a tensor of one of these names."""
+    """Return a row for whether the file has a tensor with one of these names."""
     return Row(lambda _, source: not set(tensors).isdisjoint(source.names))
 
 
@@ -108,7 +112,7 @@ def rows_of(tensor: str) -> Row:
 
 
 def either(*keys: str) -> Row:
-    """The first of these keys that is there; at least one must be."""
+    """Return a row for the first of these keys that is present. At least one must be present."""
     return Row(lambda own, _: own.stated(next((k for k in keys if k in own), keys[0])), keys[0])
 
 
@@ -130,9 +134,11 @@ def rotary(
 
 
 def layers_with_heads(kinds: tuple[str, str] = ("linear_attention", "full_attention")) -> dict[str, Row]:
-    """Layers without key/value heads are of another kind; all other layers have the same number of heads.
+    """Return rows for a model in which layers without key/value heads are of another kind. All other layers
+    have the same number of heads.
 
-    `kinds` are config.json's names of the two kinds."""
+    `kinds` are config.json's names of the two kinds.
+    """
     key = "attention.head_count_kv"
     return {
         "layer_types": Row(lambda keys, _: [kinds[n > 0] for n in kv_heads_by_layer(keys)], key),
@@ -141,11 +147,13 @@ def layers_with_heads(kinds: tuple[str, str] = ("linear_attention", "full_attent
 
 
 def sliding_layers(every: int, *, windowless: bool = False, trunk: bool = False, first: bool = False) -> Row:
-    """The type of each layer: with a window or without.
+    """Return a row for the type of each layer: with a window or without.
 
-    Either a list marks the layers with a window, or all have one except the last of every N layers, or with
-    `first` the first of them. N is `every` where the file doesn't state it. With `windowless` no layer has a
-    window where the file states none. With `trunk` layers that predict further tokens don't count."""
+    Either a list marks the layers with a window, or all layers have a window except the last of every N
+    layers. With `first`, the exception is the first of every N layers. N is `every` if the file doesn't state
+    it. With `windowless`, no layer has a window if the file states no window. With `trunk`, layers that
+    predict further tokens don't count.
+    """
 
     def read(keys: Keys, source: TensorSource) -> list[str]:
         count = trunk_layers(keys, source) if trunk else layer_count(keys, "block_count")
@@ -163,7 +171,9 @@ def experts(count: str = "num_experts", top: str = "num_experts_per_tok") -> dic
 
 
 def scores(*allowed: int, default: int | None = None) -> Row:
-    """Check how the scores of experts are made, by llama.cpp's numbers; `default` where no key states one."""
+    """Check the function that makes the scores of experts, by llama.cpp's number for it. `default` is the
+    number if no key states one.
+    """
 
     def read(keys: Keys, _: TensorSource) -> Any:
         if keys.get(GATING, int, *(() if default is None else (default,))) not in allowed:
@@ -174,9 +184,11 @@ def scores(*allowed: int, default: int | None = None) -> Row:
 
 
 def experts_width(dense: Callable[[int, int], int], *keys: str) -> Row:
-    """The width of an expert. Where no key states it, `dense` computes it.
+    """Return a row for the width of an expert. If no key states it, `dense` computes it.
 
-    `dense` takes the dense width, by the first of `keys` that is there, and the number of chosen experts."""
+    `dense` takes the dense width, which the first present key of `keys` states, and the number of chosen
+    experts.
+    """
 
     def read(own: Keys, _: TensorSource) -> int:
         width = own.size(next((key for key in keys if key in own), "feed_forward_length"))
@@ -197,7 +209,9 @@ def layers_without(tensor: str) -> Row:
 
 
 def mlp_types(tensor: str = "ffn_gate_inp.weight") -> Row:
-    """Which layers have experts: those with a router, whatever the file says of leading layers."""
+    """Return which layers have experts: the layers with a router, whatever the file says about leading dense
+    layers.
+    """
 
     def read(keys: Keys, source: TensorSource) -> list[str]:
         keys.unused("leading_dense_block_count", "moe_every_n_layers")
@@ -208,9 +222,10 @@ def mlp_types(tensor: str = "ffn_gate_inp.weight") -> Row:
 
 
 def always(key: str, value: bool | float, *, told: bool = True) -> Row:
-    """A value that is a constant in llama.cpp, and that the file may only confirm.
+    """Return a row for a value that is a constant in llama.cpp. If the file states it, it must be the same.
 
-    `told` says whether config.json has a key for it."""
+    `told` says whether config.json has a key for it.
+    """
 
     def read(keys: Keys, _: TensorSource) -> Any:
         if keys.get(key, type(value), value) != value:
@@ -233,15 +248,19 @@ def quotient(key: str, by: str) -> Row:
 
 
 def somewhere(tensor: str) -> Row:
-    """Whether any layer has a tensor of this name. The first layer may be of another kind."""
+    """Return a row for whether any layer has a tensor with this name. All layers are searched, since the
+    first layer may be of another kind.
+    """
     return Row(lambda _, source: any(name.endswith(f".{tensor}") for name in source.names))
 
 
 def thetas(size: Callable[[Keys], int], near: float | None = None, *, partial: bool = False) -> Row:
-    """Rotary positions by type of layer: layers with a window have a theta of their own, and no scaling.
+    """Return a row for rotary positions by type of layer. Layers with a window have a theta of their own, and
+    no scaling.
 
-    Where no key states their theta, it is `near`, or that of the other layers. With `partial` only a part of
-    each head may be rotated, in each type of layer another one."""
+    If no key states the theta of these layers, it is `near`, or otherwise that of the other layers. With
+    `partial`, only a part of each head may be rotated, and the part may differ between the types of layers.
+    """
 
     def read(keys: Keys, source: TensorSource) -> dict[str, Any]:
         theta = keys.positive(THETA, 10_000.0)
@@ -259,8 +278,7 @@ def thetas(size: Callable[[Keys], int], near: float | None = None, *, partial: b
 
 
 def trunk_layers(keys: Keys, _: TensorSource) -> int:
-    """Return the number of layers without those that predict further tokens; `block_count` counts these
-    too."""
+    """Return the number of layers without those that predict further tokens; `block_count` includes these."""
     further, count = keys.get(FURTHER, int, 0), layer_count(keys, "block_count")
     if not 0 <= further < count:
         raise keys.fail(FURTHER, f"0 or more, and fewer than block_count, {count}")
@@ -268,12 +286,14 @@ def trunk_layers(keys: Keys, _: TensorSource) -> int:
 
 
 def agreeing(key: str, other: str) -> Row:
-    """A key that newer converters write under another name too: the two values must agree."""
+    """Return a row for a key that newer converters also write under another name. The two values
+    must agree.
+    """
     return Row(lambda keys, _: keys.stated(keys.spelled(key, other)), key)
 
 
 def restated(key: str, size: Callable[[Keys], int]) -> Row:
-    """A size that follows from other sizes, and that the file may only confirm."""
+    """Return a row for a size that follows from other sizes. If the file states it, it must be the same."""
 
     def read(keys: Keys, _: TensorSource) -> Any:
         keys.restated(key, size(keys), f"{size(keys)}")

@@ -1,4 +1,4 @@
-"""Reads values that a GGUF file states by several keys of its metadata, or by keys and tensors."""
+"""Read values that a GGUF file states in several keys of its metadata, or in keys and tensors."""
 
 from __future__ import annotations
 
@@ -13,7 +13,9 @@ from .layers import head_size, layer_count
 
 
 def embedding_rows(keys: Keys, source: TensorSource) -> int:
-    """Return the vocabulary's size: the number of rows of the token table, as no key states it reliably."""
+    """Return the vocabulary's size: the number of rows of the token table. No key states this number
+    reliably.
+    """
     count = gguf_rows(keys, source, "token_embd.weight")
     keys.restated("vocab_size", count, f"the rows of token_embd.weight, {count}")
     return count
@@ -66,15 +68,16 @@ def _sampling(metadata: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def read_gguf_window_pattern(keys: Keys, default: int) -> int:
-    """Return N where one of every N layers sees the whole text and the other layers have a window."""
+    """Return N if one of every N layers sees the whole text and the other layers have a window."""
     return keys.size("attention.sliding_window_pattern", default)
 
 
 def read_gguf_sliding_layers(keys: Keys, layers: int, default: int, *, first: bool = False) -> list[bool]:
     """Return which layers have a window: those that a list marks, or all but one of every N layers.
 
-    This one is the last, or with `first` the first of them. A list may also have a 1 for true, a 0 for false,
-    and further elements for the layers that predict further tokens."""
+    The exception is the last of every N layers, or with `first` the first of them. A list may also have 1 for
+    true and 0 for false. It may have further elements for layers that predict further tokens.
+    """
     key = "attention.sliding_window_pattern"
     if not isinstance(keys.values.get(key), list):
         every = read_gguf_window_pattern(keys, default)
@@ -89,7 +92,9 @@ def read_gguf_sliding_layers(keys: Keys, layers: int, default: int, *, first: bo
 
 
 def numbers_by_layer(keys: Keys, key: str, *, some: bool = False) -> list[int]:
-    """Return a key's number for each layer. It is 0 or the same in all layers; with `some`, not all are 0."""
+    """Return a key's number for each layer. All numbers that aren't 0 are the same. With `some`, at least one
+    isn't 0.
+    """
     layers, stated = layer_count(keys, "block_count"), keys.values.get(key)
     numbers = keys.get(key, list) if isinstance(stated, list) else [keys.get(key, int)] * layers
     whole = all(type(n) is int and 0 <= n < 2**63 for n in numbers)
@@ -109,7 +114,7 @@ def gguf_head_size(keys: Keys) -> int:
 
 
 def own_head_size(keys: Keys) -> int:
-    """Return the head size where a key may state it; values must have the same size."""
+    """Return the head size, which a key may state. Values must have the same size."""
     size = keys.size("attention.key_length", None) or gguf_head_size(keys)
     keys.restated("attention.value_length", size, f"the head's size, {size}")
     return size

@@ -1,4 +1,6 @@
-"""Reads from config.json the heads of models that read whole texts: their labels, and how logits are read."""
+"""Read from config.json the heads of models that read whole texts: their labels, and how scores are computed
+from logits.
+"""
 
 from __future__ import annotations
 
@@ -42,7 +44,9 @@ STARTS = {"bart": (2,), "led": (2,), "mt5": (0,), "umt5": (0,)}
 
 
 def labels(keys: Keys) -> int:
-    """Return the number of a head's labels: that of `id2label`, or two where the config doesn't say."""
+    """Return the number of a head's labels: the number in `id2label`, or two if the config doesn't
+    state it.
+    """
     named, count = keys.get("id2label", dict, None), keys.size("num_labels", None)
     if named is None:
         return count or 2
@@ -52,11 +56,12 @@ def labels(keys: Keys) -> int:
 
 
 def problem_type(keys: Keys, count: int) -> ProblemType:
-    """Return how the logits of `count` labels are read: by softmax, by a sigmoid each, or unchanged.
+    """Return how the logits of `count` labels are read: by a softmax, by a sigmoid for each label, or
+    unchanged.
 
-    Without a key in the config the rule is that of transformers' pipeline: a sigmoid for one label, else
-    softmax. A cross-encoder of the sentence-transformers library names a torch module instead. Older versions
-    name it by another key, which counts where the newer key is absent.
+    If the config has no key for this, the rule is that of transformers' pipeline: a sigmoid for one label,
+    otherwise a softmax. A cross-encoder of the sentence-transformers library names a torch module instead.
+    Older versions use another key for this name, which is read if the newer key is absent.
     """
     rerank = Keys(keys.get("sentence_transformers", dict, None) or {}, f"{keys.where}: sentence_transformers")
     rerank.unused("version")
@@ -84,8 +89,8 @@ def head(
 ) -> ReadingHead:
     """Return the head of an encoder for a task.
 
-    `token` comes before the logits of each token; `late` is that of `Classify`. A model without a pooler
-    returns the mean of its vectors.
+    `token` is the dense layer before the logits of each token. `late` is the option of `Classify`. A model
+    without a pooler returns the mean of its vectors.
     """
     if keys.get("is_decoder", bool, False):
         raise keys.fail("is_decoder", "false: with true, tokens don't see later tokens")
@@ -116,7 +121,7 @@ def _answer(keys: Keys, dense: Dense | None) -> QuestionAnswering:
 def reading(config: Config, keys: Keys, task: str, *, causal: bool = True) -> Config:
     """Turn a model that generates into one that reads whole texts, with the head of a task, and return it.
 
-    In a model with an encoder and a decoder, the encoder alone computes embeddings and labels of tokens; the
+    In a model with an encoder and a decoder, only the encoder computes embeddings and labels of tokens. All
     other tasks use both. In a decoder the vector of the last token, which sees all other tokens, represents
     the text. Without `causal` every token of the decoder sees all other tokens.
     """

@@ -1,4 +1,6 @@
-"""The keys of a config file. Each key must be read or harmless: an unread key could mean a wrong model."""
+"""The keys of a config file. Each key must be read or be known as harmless, because an unread key could mean
+that the model computes something else.
+"""
 
 from __future__ import annotations
 
@@ -86,9 +88,10 @@ ACTIVATIONS: dict[str, Activation] = {
 class Keys:
     """The keys of a config file, with a record of the keys that were read. Unread keys must be harmless.
 
-    `tensors` are the names of the checkpoint's tensors, if any: they decide what a config leaves open.
-    `ignore` are keys that the caller asks to ignore, None where no caller can name any. Keys made from a GGUF
-    file know how its metadata spell them, and which tensors its layers have.
+    `tensors` are the names of the checkpoint's tensors, if any. They decide questions that a config leaves
+    open. `ignore` are keys that the caller asks to ignore, or None if no caller can name any. Keys that were
+    made from a GGUF file also have the names that the metadata use, and the names of the tensors of the
+    layers.
     """
 
     def __init__(
@@ -113,11 +116,13 @@ class Keys:
 
     @property
     def in_vain(self) -> int:
-        """The number of keys that were asked for but are missing."""
+        """The number of keys that readers asked for but that are missing."""
         return len(self._read - self.values.keys())
 
     def replaced(self, values: Mapping[str, Any]) -> Keys:
-        """Return `Keys` with other values and the same record: a key read there counts as read here."""
+        """Return `Keys` with other values and the same record, so that a key that is read there counts as
+        read here too.
+        """
         keys = Keys(values, self.where, self.tensors, self.ignore)
         keys._read, keys._names, keys._of_layers = self._read, self._names, self._of_layers
         return keys
@@ -141,7 +146,9 @@ class Keys:
         return self._of_layers is not None
 
     def shows(self, tensor: str, *, stated: bool) -> bool:
-        """Whether a GGUF file has a tensor in its layers. Returns `stated` for the keys of a config.json."""
+        """Return whether a GGUF file has this tensor in its layers. For the keys of a config.json, return
+        `stated`.
+        """
         return stated if self._of_layers is None else tensor in self._of_layers
 
     def name(self, key: str) -> str:
@@ -179,7 +186,7 @@ class Keys:
         return value
 
     def restated(self, key: str, size: int, must: str) -> None:
-        """Check a size that follows from other sizes: where the key is there, its value must be the same."""
+        """Check a size that follows from other sizes: if the key is present, its value must be the same."""
         if self.size(key, size) != size:
             raise self.fail(key, must)
 
@@ -198,11 +205,13 @@ class Keys:
         return choices[value]
 
     def unused(self, *keys: str) -> None:
-        """Mark keys as read that don't matter at any value: those of training, or of other heads."""
+        """Mark keys as read that don't matter at any value, such as keys of training or of other heads."""
         self._read.update(keys)
 
     def harmless(self, **allowed: tuple[Any, ...]) -> None:
-        """Mark keys as read that don't matter at the `allowed` values or types; others are a ConfigError."""
+        """Mark keys as read that don't matter at the `allowed` values or types; any other value raises
+        ConfigError.
+        """
         for key in sorted(allowed.keys() & self.values.keys()):
             self._read.add(key)
             self._check(key, allowed[key])
@@ -230,7 +239,8 @@ class Keys:
     def finish(self, harmless: Mapping[str, Any] = HARMLESS) -> None:
         """Raise ConfigError for a key that wasn't read, unless it is harmless at its value or to be ignored.
 
-        A key that is to be ignored although it was read is a ConfigError too."""
+        Also raise ConfigError for a key that the caller asks to ignore although it was read.
+        """
         if known := sorted(self._read & {*(self.ignore or ())} & self.values.keys()):
             raise ConfigError(
                 f"{self.where}: key {known[0]!r:.80} is used by the model's family, so it can't be ignored"

@@ -1,4 +1,4 @@
-"""Reads layers from config.json: their number, the size of their heads, and which of them have a window."""
+"""Read layers from config.json: their number, the size of their heads, and which of them have a window."""
 
 from __future__ import annotations
 
@@ -13,7 +13,9 @@ SPARSE = ("dense", "sparse")
 
 
 def layer_count(keys: Keys, key: str = "num_hidden_layers", default: int | None = None) -> int:
-    """Return the number of layers; an absurd one is cut to one that Config refuses, so building is cheap."""
+    """Return the number of layers; an absurdly large number is cut to a smaller one that the Config still
+    refuses, so that building the layers is cheap.
+    """
     return min(keys.size(key) if default is None else keys.size(key, None) or default, 2**16)
 
 
@@ -36,7 +38,7 @@ def head_size(keys: Keys, width: str = "hidden_size", heads: str = "num_attentio
 
 
 def stated_types(keys: Keys, kinds: Sequence[str], key: str = "layer_types") -> list[str] | None:
-    """Return the type of each layer, one of `kinds`; None where the key doesn't state types."""
+    """Return the type of each layer, one of `kinds`; None if the key doesn't state types."""
     types = keys.get(key, list, None)
     if types is not None and (len(types) != layer_count(keys) or any(kind not in kinds for kind in types)):
         raise keys.fail(key, f"a list of {layer_count(keys)} entries, each one of {', '.join(kinds)}")
@@ -44,7 +46,7 @@ def stated_types(keys: Keys, kinds: Sequence[str], key: str = "layer_types") -> 
 
 
 def stated_sparse(keys: Keys) -> list[bool] | None:
-    """Return which layers have experts by mlp_layer_types; None where the key is missing."""
+    """Return which layers have experts by mlp_layer_types; None if the key is missing."""
     types = stated_types(keys, SPARSE, "mlp_layer_types")
     return None if types is None else [kind == "sparse" for kind in types]
 
@@ -58,7 +60,9 @@ def sparse_layers(keys: Keys, first: int) -> list[bool]:
 
 
 def layer_types(keys: Keys, slides: Callable[[int], bool]) -> list[str]:
-    """Return the type of each layer; `slides` is the family's default for layer i, counted from 0."""
+    """Return the type of each layer; `slides` says whether layer i, counted from 0, has a window by the
+    family's default.
+    """
     types = stated_types(keys, LAYER_TYPES)
     return [LAYER_TYPES[slides(i)] for i in range(layer_count(keys))] if types is None else types
 
@@ -76,9 +80,9 @@ def rotated_layers(keys: Keys, marks: list[Any] | None) -> list[bool]:
 
 
 def read_window(keys: Keys, default: int | None = None, *, everywhere: bool = True) -> int | None:
-    """Return how many tokens a layer with a window sees; None where there is no window.
+    """Return how many tokens a layer with a window sees; None if there is no window.
 
-    If only some layers or none may have a window (`everywhere` is False), any number is accepted here.
+    If `everywhere` is False, only some layers or none may have a window, and any number is accepted here.
     `layer_masks` checks this number if a layer has a window.
     """
     if everywhere:
@@ -89,7 +93,9 @@ def read_window(keys: Keys, default: int | None = None, *, everywhere: bool = Tr
 def layer_masks(
     keys: Keys, types: list[str], window: int | None, *, used: bool = True
 ) -> list[FullAttention | Window]:
-    """Return each layer's mask by its type, with `read_window`'s window; `used` is the family's switch."""
+    """Return each layer's mask, which depends on the layer's type. The window is that of `read_window`.
+    `used` says whether windows are used at all.
+    """
     if "sliding_attention" not in types:
         return [FullAttention()] * len(types)
     if not used:
@@ -104,8 +110,8 @@ def kv_sources(
 ) -> list[int | None]:
     """Return for each layer the index of the layer whose keys and values it reads, or None.
 
-    The topmost layers read those of the last layer of the same type below them. `key` states how many layers
-    do so, with the default `default`.
+    Each of the topmost layers reads the keys and values of the last layer of the same type below all of them.
+    `key` states how many layers do so, and its default is `default`.
     """
     count = keys.get(key, int, default)
     if not 0 <= count < len(types):

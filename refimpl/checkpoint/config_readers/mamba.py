@@ -1,4 +1,4 @@
-"""Mamba's layers in config.json and in checkpoints: what the families with such layers share."""
+"""Mamba's layers in config.json and in checkpoints: the code that families with such layers share."""
 
 from __future__ import annotations
 
@@ -22,8 +22,9 @@ def step_rank(keys: Keys, key: str, width: int) -> int:
 
 
 def convolved(keys: Keys) -> None:
-    """Mark keys as known that say how a scan is computed. ConfigError if the convolution's activation isn't
-    SiLU."""
+    """Mark keys as known that say how a scan is computed. Raises ConfigError if the convolution's activation
+    isn't SiLU.
+    """
     keys.unused("use_mambapy", "use_associative_scan", "use_mamba_kernels")
     keys.choice("hidden_act", {"silu": "silu", "swish": "silu"}, "silu")
 

@@ -1,4 +1,4 @@
-"""Mamba 2's layers in config.json and in checkpoints: what the families with such layers share."""
+"""Mamba 2's layers in config.json and in checkpoints: the code that families with such layers share."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ UNLIMITED = ([0.0, {"__float__": "Infinity"}], [0.0, math.inf], None)
 
 
 def check_steps(keys: Keys) -> None:
-    """Mark keys as known that say how steps were initialized in training. ConfigError for a limit of the
-    steps' size.
+    """Mark keys as known that say how steps were initialized in training. Raises ConfigError for a limit of
+    the steps' size.
 
     transformers applies such a limit to the steps of a prompt, but not to those of later tokens.
     """
@@ -34,7 +34,8 @@ def check_steps(keys: Keys) -> None:
 
 def with_mamba2(config: Decoder, keys: Keys, places: Collection[int]) -> Decoder:
     """Return the decoder with Mamba 2 instead of attention in the layers `places`. Keys with the prefix
-    mamba_ state its settings; its norms have the eps of the other norms."""
+    mamba_ state the settings of Mamba 2. Its norms have the eps of the decoder's other norms.
+    """
     norm = config.layers[0].attention.pre
     assert isinstance(norm, RMSNorm)
     width = keys.size("mamba_expand", 2) * keys.size("hidden_size")

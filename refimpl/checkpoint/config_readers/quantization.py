@@ -1,7 +1,8 @@
-"""Reads quantization_config of a config.json: the format of its weights' numbers. Unknown keys are refused.
+"""Read quantization_config of a config.json: the format in which weights are stored. Unknown keys are
+refused.
 
-Inputs and the cache stay floats here, whatever a checkpoint's own kernels round them to. Keys and tensors
-about this rounding are read, and a note says so.
+In tfm, inputs and the cache stay floats, even if a checkpoint's own kernels would round them. Keys and
+tensors about such rounding are read, and a note tells the user.
 """
 
 from __future__ import annotations
@@ -46,7 +47,7 @@ CACHE_SCALES = frozenset({"k_scale", "v_scale"})
 
 
 def read_quantization(keys: Keys) -> Quantization | None:
-    """Return the quantization that a config.json states for its weights; None where they are floats.
+    """Return the quantization that a config.json states for its weights; None if the weights are floats.
 
     Raises ConfigError for a method that tfm doesn't read, or a setting that it doesn't know.
     """

@@ -45,8 +45,8 @@ def rope(
     """Return the rotary positions of all layers, from either spelling.
 
     `context` is max_position_embeddings. `theta`, `partial` and `original` (the trained context) are the
-    family's defaults; without `partial` the family rotates whole heads. `names` are the keys of theta and of
-    the partial factor outside of rope_parameters. `kinds` maps the family's names of types to tfm's.
+    family's defaults. Without `partial`, the family rotates whole heads. `names` are the keys of theta and of
+    the partial factor outside rope_parameters. `kinds` maps the family's names of types to tfm's.
     """
     if keys.of_gguf:  # llama.cpp scales positions alike in all families
         kinds, original = ROPE_TYPES, None
@@ -100,8 +100,8 @@ def ropes(
 ) -> dict[str, Rope]:
     """Return the rotary positions of each type of layer, as Gemma 3 and ModernBERT have them.
 
-    `thetas` gives for each type the older key of its theta and the family's default. rope_parameters holds a
-    dict for each type; the older rope_scaling applies to the types `scaled`.
+    For each type, `thetas` has the older key of the type's theta and the family's default. rope_parameters
+    holds a dict for each type; the older rope_scaling applies to the types `scaled`.
     """
     old, new = keys.get("rope_scaling", dict, None) or {}, keys.get("rope_parameters", dict, None) or {}
     if old and new:
@@ -129,9 +129,9 @@ def nested_ropes(
 ) -> dict[str, Rope]:
     """Return the rotary positions of each type of layer, where each type has its own head size (Gemma 4).
 
-    Only rope_parameters states them, with a dict for each type. `defaults` are those of a config without
-    rope_parameters. `theta` is that of a dict without one. `partial` is the share of a head that is rotated
-    where a dict of the default kind states none; with None whole heads are rotated.
+    Only rope_parameters states these positions, with a dict for each type. `defaults` is used if a config has
+    no rope_parameters. `theta` is used if a dict has no theta. `partial` is the rotated share of a head if a
+    dict of the default kind states no share. With a `partial` of None, whole heads are rotated.
     """
     nested = Keys(keys.get("rope_parameters", dict, None) or defaults, f"{keys.where}: rope_parameters")
     by_type = {}
@@ -167,8 +167,8 @@ def _of_type(
 def exact_context(context: int, *ropes: Rope | None) -> int:
     """Return the length of the longest text for which transformers' frequencies don't depend on the length.
 
-    `dynamic` changes nothing within `context`, max_position_embeddings; `longrope` keeps its short divisors
-    within the original context.
+    `dynamic` changes nothing within `context`, which is max_position_embeddings. `longrope` uses its short
+    divisors within the original context.
     """
     scalings = (rope.scaling for rope in ropes if rope is not None)
     return min([context, *(s.original_context for s in scalings if isinstance(s, LongRope))])

@@ -1,8 +1,8 @@
-"""Reads the text model (`text_config`) from the config.json of a model that also reads images or sound.
+"""Read the text model (`text_config`) from the config.json of a model that also reads images or sound.
 
-For text tokens alone such a model computes the same as its text model. As in transformers, keys that
-text_config leaves out have the defaults of its class; so have sizes. Most such families have no dialect of
-GGUF, where the text model is converted under its own architecture.
+For a text without images or sound, such a model computes the same as its text model. As in transformers, keys
+and sizes that text_config leaves out have the defaults of the text model's class. Most such families have no
+GGUF form of their own: in GGUF, the text model is converted under its own architecture.
 """
 
 from __future__ import annotations
@@ -20,7 +20,9 @@ Model = TypeVar("Model", bound=Config)
 
 @dataclass(frozen=True)
 class TextModel(Generic[Model]):
-    """The reader of a text model's keys, and those defaults of transformers' class that the reader lacks."""
+    """The reader of a text model's keys, and the defaults of transformers' class that the reader doesn't
+    have.
+    """
 
     config: Callable[[Keys, Any], Model]
     defaults: Mapping[str, Any]
@@ -45,7 +47,7 @@ def text_model(
     """Return the text model that a config states. Its model_type, by default `default`, is a key of `models`.
 
     `tied` is the class's default for the output table. With `either` the text model's own key can tie it too.
-    `flat` says that older files have the text model's keys beside the other keys, without text_config.
+    `flat` says that older files have no text_config, and have the text model's keys beside the other keys.
     """
     stated = keys.get("text_config", dict, None)
     if stated is None and flat:
@@ -70,7 +72,9 @@ def text_model(
 def text_part(
     models: Mapping[str, TextModel[Model]], default: str, *, tied: bool, unused: Sequence[str]
 ) -> Callable[[Keys, Any], Model]:
-    """Return the `config` of a family whose other parts have the keys `unused`, and `text_model` the rest."""
+    """Return the `config` function of a family. The model's other parts have the keys `unused`, and
+    `text_model` reads all other keys.
+    """
 
     def config(keys: Keys, task: Any) -> Model:
         keys.unused(*unused)
@@ -104,8 +108,8 @@ def _check_restated(keys: Keys, text: Keys) -> None:
 def without_sections(keys: Keys, theta: float) -> Keys:
     """Return the keys with plain rotary positions in place of M-RoPE; `theta` is the class's default.
 
-    M-RoPE turns each section of a head's pairs by another coordinate of a token: time, height or width
-    (Wang et al. 2024, Qwen2-VL, §2.1). In text all three coordinates of a token are equal.
+    M-RoPE rotates each section of a head's pairs by a different coordinate of the token: time, height or
+    width (Wang et al. 2024, Qwen2-VL, §2.1). In text all three coordinates of a token are equal.
     """
     values = dict(keys.values)
     for name in {"rope_scaling", "rope_parameters"} & values.keys():
@@ -131,7 +135,9 @@ def without_sections(keys: Keys, theta: float) -> Keys:
 
 
 def with_text_ids(config_json: Mapping[str, Any]) -> Mapping[str, Any]:
-    """Return a config.json with the special ids of its text model, where it doesn't state them itself."""
+    """Return a config.json with the special ids of its text model, if the model's own config doesn't state
+    them.
+    """
     text = config_json.get("text_config")
     ids = {key: text[key] for key in IDS if key in text} if isinstance(text, dict) else {}
     return {**ids, **config_json}

@@ -1,4 +1,4 @@
-"""Describes a model whose model_type isn't supported: its kind, its text part, and similar families."""
+"""Describe a model whose model_type isn't supported: its kind, its text part, and similar families."""
 
 from __future__ import annotations
 
@@ -57,10 +57,11 @@ def parts(values: Mapping[str, Any], above: str = "") -> Iterator[tuple[str, Map
 
 
 def nearest(values: Mapping[str, Any], families: Mapping[str, Any]) -> str:
-    """Return a text that names the families whose `config` accepts these keys, and the keys each leaves
-    unread.
+    """Return a text that names the families whose `config` accepts these keys, and the keys that each family
+    leaves unread.
 
-    The order: fewest unread keys first, then fewest missing keys, then similar names."""
+    The order: fewest unread keys first, then fewest missing keys, then similar names.
+    """
     kind, named = str(values.get("model_type")), values.get("architectures")
     classes = re.findall(r"For[A-Z]\w+$", str(named[0])) if isinstance(named, list) and named else []
     kin: list[tuple[int, int, float, str]] = []

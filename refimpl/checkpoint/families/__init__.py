@@ -1,4 +1,5 @@
-"""Model families: each is one declarative file in this folder, and every file here is found.
+"""Model families: each family is one declarative file in this folder. Every file in the folder is found
+automatically.
 
 A family states
 
@@ -68,8 +69,9 @@ CLASS_SUFFIXES: dict[str, Task] = {
 
 
 def encoders(*names: str, without: Collection[Task] = ()) -> dict[str, Task]:
-    """Return an encoder's architectures, with all heads but `without`; `names` are prefixes of class
-    names."""
+    """Return an encoder's architectures with all heads except `without`. `names` are prefixes of
+    class names.
+    """
     tasks: dict[str, Task] = {end: task for end, task in CLASS_SUFFIXES.items() if task not in without}
     return {name + end: task for name in names for end, task in tasks.items()}
 
@@ -77,7 +79,7 @@ def encoders(*names: str, without: Collection[Task] = ()) -> dict[str, Task]:
 def decoders(
     name: str, lm: str = "ForCausalLM", tasks: Collection[Task] = ("classify", "tag", "answer")
 ) -> dict[str, Task]:
-    """Return the architectures of a decoder, which generates, or reads whole texts for `tasks`."""
+    """Return the architectures of a decoder, which generates text, or reads whole texts for `tasks`."""
     architectures: dict[str, Task] = {name + lm: "lm"}
     architectures.update(
         (name + suffix, task) for suffix, task in CLASS_SUFFIXES.items() if task in ("pool", *tasks)
@@ -186,8 +188,8 @@ def read_config(
     """Return the Config that a config.json states, and its family.
 
     Raises ConfigError for anything unknown except keys to `ignore`. `tensors` are the names of the weights
-    beside config.json, if there are any. With `task` the Config has the head for this task, whatever
-    architecture is named. With `mtp` the Config has the module that predicts further tokens.
+    beside config.json, if there are any. With `task`, the Config has the head for this task, whatever
+    architecture config.json names. With `mtp`, the Config has the module that predicts further tokens.
     """
     if not isinstance(values, Mapping):
         raise ConfigError(f"{where}: must be a JSON object, got {values!r:.80}")
@@ -266,8 +268,8 @@ def _read_causally(config: Decoder, keys: Keys, task: Task) -> Config:
 def identify(keys: Keys) -> tuple[Family, set[Task], Quantization | None]:
     """Return the family, the tasks and the weights' quantization that a config.json names.
 
-    The quantization is None for floats. Raises ConfigError for what isn't known or can't be read. This
-    function needs no weights, so the error about weights in an unknown format can name their format.
+    The quantization is None for floats. Raises ConfigError for a model that tfm doesn't know or can't read.
+    This function needs no weights, so the error about weights in an unknown format can name their format.
     """
     keys = keys.replaced(with_model_type(keys.values))
     try:
@@ -320,8 +322,7 @@ def _dense_modules(config: Config) -> WeightMap:
 
 
 def checkpoint_map(config: Config, family: Family) -> tuple[WeightMap, list[str]]:
-    """Return the map of a family's checkpoints for a Config, and the prefixes that tensors' names may
-    have."""
+    """Return a family's weight map for a Config, and the prefixes that tensors' names may have."""
     table, stated = family.WEIGHTS, family.PREFIX
     prefixes = [stated] if isinstance(stated, str) else [*stated]
     if not table.is_identity:
@@ -356,7 +357,8 @@ def _by_layer(values: np.ndarray, layers: Any) -> Any:
 def read_gguf(source: GgufSource, *, mtp: bool = False, ignore: Collection[str] = ()) -> tuple[Config, Gguf]:
     """Return the Config that a GGUF file's metadata state, and the metadata's dialect.
 
-    `mtp` and `ignore` are as in `read_config`."""
+    `mtp` and `ignore` have the same meaning as in `read_config`.
+    """
     dialects = (f.GGUF.dialects.items() for f in families().values() if f.GGUF is not None)
     by_architecture, where = dict(chain.from_iterable(dialects)), str(source.path)
     single = {key: value for key, value in source.metadata.items() if not isinstance(value, np.ndarray)}

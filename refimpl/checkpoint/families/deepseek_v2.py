@@ -223,7 +223,8 @@ V3 = {
 
 def table(keys: Keys) -> Table:
     """Return GGUF's table of keys. DeepSeek-V3, which has the same architecture name, chooses experts by
-    sigmoids. V2's softmax is stated by no key."""
+    sigmoids. No key states V2's softmax.
+    """
     return V3 if keys.get("expert_gating_func", int, SOFTMAX) == SIGMOID else V2
 
 

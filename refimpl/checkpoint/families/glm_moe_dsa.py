@@ -36,7 +36,7 @@ def config(keys: Keys, task: Task) -> Decoder:
     types = _indexer_types(keys, len(base.layers))
 
     def shared(i: int, layer: Layer) -> Layer:
-        """One whose type isn't full has no indexer of its own."""
+        """Return whether a layer has no indexer of its own. Such a layer's type isn't "full"."""
         if types[i] == "full":
             return layer
         latent: Any = layer.attention

@@ -1,5 +1,6 @@
 """LongCat-Flash (Meituan 2025, arXiv 2509.01322): DeepSeek's latent attention with scaled latents, and a
-mixture with identities, which is added a layer later. Two layers are one of the checkpoint's.
+mixture with identities, whose result is added one layer later. Two layers here are one layer of the
+checkpoint.
 
 Modules that predict further tokens are left out.
 """

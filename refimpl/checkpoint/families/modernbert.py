@@ -70,8 +70,9 @@ def _both_ways(size: int) -> Window:
 
 
 def read_layers(keys: Keys, window: Callable[[int], Window]) -> tuple[Embedding, Stack, Dense, int]:
-    """Read the embedding, the layers, the beginning of heads, and the context. `window` returns the mask for
-    a stated size."""
+    """Read the embedding, the layers, the first part of the heads, and the context. `window` returns the mask
+    for a stated size.
+    """
     _unused(keys)
     heads, size = keys.size("num_attention_heads"), head_size(keys)
     norm = LayerNorm(keys.positive("norm_eps", 1e-5), bias=keys.get("norm_bias", bool, False))

@@ -1,8 +1,8 @@
-"""NLLB-MoE (NLLB Team et al. 2022, arXiv 2207.04672, §6.2): M2M100's form; each token of some layers goes to
-two experts.
+"""NLLB-MoE (NLLB Team et al. 2022, arXiv 2207.04672, §6.2): M2M100's form, in which some layers send each
+token to two experts.
 
-The capacity of an expert is as many tokens as there are: none is dropped. Vectors of experts are multiplied
-by the share that training didn't drop (the paper's "expert output masking").
+An expert has room for all tokens, so no token is dropped. The experts' outputs are multiplied by the share
+that training didn't drop (the paper's "expert output masking").
 """
 
 from dataclasses import replace

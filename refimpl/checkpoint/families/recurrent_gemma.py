@@ -1,6 +1,7 @@
 """RecurrentGemma (Botev et al. 2024): linear recurrent units, and attention with a window in some layers.
 
-The rest is Gemma's, but for biases. The embeddings' factor is a number in bfloat16 for every type of weights.
+Everything else is as in Gemma, except biases. The embeddings' factor is a bfloat16 number, whatever the type
+of the weights.
 """
 
 import math

@@ -1,5 +1,6 @@
 """Sarvam 30B (Sarvam AI 2026): GLM-4.5's layers with whole heads rotated and with norms of queries and keys.
-The publisher's files have other names of tensors and keys."""
+In the publisher's files, tensors and keys have other names.
+"""
 
 from dataclasses import replace
 from functools import partial

@@ -1,10 +1,10 @@
 """T5, Flan-T5, mT5, ByT5, UL2 and UMT5 (Raffel et al. 2020): an encoder and a decoder, in versions 1.0 and
 1.1. In UMT5 each layer has relative biases of its own.
 
-The versions differ in the mlp (ReLU, or gated GELU) and in the output. In 1.0 the output table is the
-input's, and logits are scaled by d_model^-½; 1.1 and mT5 have an output table of their own and no scale. A
-config states 1.0's output by `tie_word_embeddings`, true by default. A config that transformers 5 wrote
-states it by `scale_decoder_outputs`, and then the tensors show whether there is an output table.
+The versions differ in the mlp (ReLU, or gated GELU) and in the output. In 1.0, the output table is the
+input's table, and logits are scaled by d_model^-½. 1.1 and mT5 have a separate output table and no scale. A
+config states the output of 1.0 by `tie_word_embeddings`, which is true by default. A config written by
+transformers 5 states it by `scale_decoder_outputs`. Then the tensors show whether there is an output table.
 """
 
 from dataclasses import replace

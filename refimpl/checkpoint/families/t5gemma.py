@@ -1,8 +1,9 @@
 """T5Gemma (Zhang et al. 2025, arXiv 2504.06225): Gemma 2's layers as an encoder and a decoder.
 
-Each has a table and sizes of its own. The encoder's tokens see both directions, its windows reach as far to
-either side. transformers' classes with labels aren't read: in a batch they read the decoder's vector after
-the last token, alone the one before it.
+Encoder and decoder each have a table and sizes of their own. The encoder's tokens see both directions, and
+its windows extend equally far to both sides. transformers' classes with labels aren't supported, because they
+aren't consistent: in a batch they read the decoder's vector after the last token, and for a single text the
+vector before it.
 """
 
 from dataclasses import replace
@@ -54,7 +55,7 @@ def config(keys: Keys, task: Task) -> EncoderDecoder:
 
 
 def part(keys: Keys, side: str, task: Task) -> Decoder:
-    """The encoder or the decoder, as a Gemma 2."""
+    """Return the encoder or the decoder, as a Gemma 2 decoder."""
     own = Keys(keys.get(side, dict), f"{keys.where}: {side}", ignore=keys.ignore).with_defaults(DEFAULTS)
     own.choice("model_type", {"t5_gemma_module": None}, "t5_gemma_module")
     # transformers sets them by the other part and by the model's own keys.
@@ -66,7 +67,7 @@ def part(keys: Keys, side: str, task: Task) -> Decoder:
 
 
 def both_ways(_: int, layer: Layer) -> Layer:
-    """The layer with a window that reaches as far to the right."""
+    """Return the layer with a window that extends equally far to the right."""
     a = layer.attention
     assert isinstance(a, Attention)
     return layer if a.window is None else replace(layer, attention=replace(a, mask=Window(a.window + 1)))

@@ -1,7 +1,7 @@
 """wav2vec 2.0 (Baevski et al. 2020): an encoder of a recording's samples, which predicts a letter at each
 position.
 
-Convolutions make a vector of every 20 milliseconds. Positions come from a convolution over many of these
+Convolutions make one vector from every 20 milliseconds. Positions come from a convolution over many of these
 vectors, whose weight is stored as lengths and directions. Layers have their norms after the residual sums, or
 before the sublayers with `do_stable_layer_norm`.
 """

@@ -1,11 +1,12 @@
 """XLNet (Yang et al. 2019, arXiv 1906.08237): an encoder with relative positions and segments.
 
-It was trained to predict tokens in any order, by a second stream of vectors that know a position but not its
-token. tfm doesn't have this stream (`XLNetLMHeadModel`): it predicts positions that the call names, each by a
-pass over the whole text, so no cache helps. tfm also doesn't have the search over pairs of ends in
-`XLNetForQuestionAnswering`. The memory of earlier segments is empty when a text is read at once, whatever
-`mem_len` and `reuse_len` say. No table limits the length. The published models were trained on 512 tokens,
-and the context here is 4,096 tokens, since the memory for scores grows with the square of the length.
+It was trained to predict tokens in any order, with a second stream of vectors that contain a position but not
+its token. tfm doesn't support this stream (`XLNetLMHeadModel`). It predicts the positions that the call
+names, with a pass over the whole text for each, so no cache helps. tfm also doesn't support the search over
+pairs of ends in `XLNetForQuestionAnswering`. The memory of earlier segments is empty when a text is read at
+once, whatever `mem_len` and `reuse_len` say. No table limits the length. The published models were trained on
+512 tokens, and the context here is 4,096 tokens, since the memory for scores grows with the square of the
+length.
 """
 
 from ...config import Dense, Embedding, Encoder, Layer, MaskedLM, Plain, Pooling, ReadingHead, Stack

@@ -5,9 +5,9 @@
     u32 how many aliases; each:    text name  text: the variable that it is another name of
     text: u16 length with the zero, the bytes, a zero
 
-Codes of int8 and int16 beside a variable NAME_scale are a weight: code / scale, with one scale, or one scale
-for each part along the first axis. Every length and count is compared with the rest of the file before it is
-used. Each name must occur only once.
+If a variable NAME of int8 or int16 codes has a variable NAME_scale, the two are a weight: code / scale. There
+is one scale, or one scale for each part along the first axis. Every length and count is compared with the
+rest of the file before it is used. Each name must occur only once.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ SCALE = "_scale"
 
 @dataclass(frozen=True)
 class Variable:
-    """A variable under its own name: how it is stored, and at which byte it begins."""
+    """A variable of the file: its type and shape, and the byte at which it begins."""
 
     name: str
     kind: str

@@ -1,4 +1,4 @@
-"""Reads forward through a part of a file, never past the part's end, and within a memory limit."""
+"""Read forward through a part of a file, never past the end of that part, and within a memory limit."""
 
 from __future__ import annotations
 
@@ -26,14 +26,14 @@ class Cursor:
         return CheckpointError(f"{self.file.path}: {message}")
 
     def hold(self, size: int, what: str) -> None:
-        """Count memory that stays in use; CheckpointError beyond the limit."""
+        """Count memory that stays in use. Raises CheckpointError beyond the limit."""
         self._room -= size
         if self._room < 0:
             allowed = (ROOM + len(self.file)) // 2**20
             raise self.fail(f"{self.part} may take at most {allowed} MB of memory, but {what} takes more")
 
     def take(self, size: int, what: str) -> bytes:
-        """Return the next `size` bytes; CheckpointError where fewer are left."""
+        """Return the next `size` bytes; raise CheckpointError if fewer are left."""
         left = self.end - self.at
         if size > left:
             raise self.fail(
@@ -47,5 +47,5 @@ class Cursor:
         return self.window[begin : begin + size]
 
     def number(self, form: str, what: str) -> int:
-        """Return the next number, in a form of `struct`."""
+        """Return the next number. Its form is one of Python's `struct` formats."""
         return struct.unpack(form, self.take(struct.calcsize(form), what))[0]

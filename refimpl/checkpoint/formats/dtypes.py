@@ -69,7 +69,7 @@ KINDS |= {name: Kind(1, np.dtype((np.void, size)), None) for name, size in INTEG
 
 
 def widen(raw: Array, kind: str, shape: tuple[int, ...]) -> Array:
-    """Return the float32 array that raw bytes encode; a view of the bytes where they are float32 already."""
+    """Return the float32 array that raw bytes encode; a view of the bytes if they are float32 already."""
     if kind == "F32":
         return np.require(raw.view("<f4"), np.float32, "A").reshape(shape)
     stored = KINDS[kind]
@@ -96,8 +96,9 @@ def slab(begin: int, end: int, shape: tuple[int, ...], part: int | None) -> tupl
 def native(raw: Array, kind: str, shape: tuple[int, ...]) -> Blocks | None:
     """Return a matrix [F, D] with the file's own codes and scales, in blocks along axis 1.
 
-    The result is None if `kind` has no codes. Codes of up to four bits are stored in four bits, others in
-    eight; the middle of their range is at 2^(bits−1). A scale of more than `LONGEST` codes is repeated.
+    The result is None if `kind` has no codes. Codes of up to four bits are stored in four bits, and all
+    others in eight. The middle of their range is at 2^(bits−1). A scale of more than `LONGEST` codes is
+    repeated.
     """
     if kind not in BLOCK_TYPES or len(shape) != 2 or not raw.size:
         return None

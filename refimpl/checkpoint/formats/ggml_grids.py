@@ -2,7 +2,7 @@
 
 A vector's entries are `values[digit]`, and its number is Σ_i digit_i · base^i for the base len(values). All
 grids of ggml-common.h list their vectors in the order of these numbers. So one bit per number, set if the
-grid has this vector, describes a grid. `members` has these bits, low ones first, compressed by zlib and
+grid has this vector, describes a grid. `members` has these bits, low bits first, compressed by zlib and
 written in base 85.
 """
 

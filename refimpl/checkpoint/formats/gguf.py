@@ -62,7 +62,9 @@ class _Cursor(Cursor):
         return text
 
     def value(self, name: str) -> Any:
-        """A number, a bool or a string; of arrays a list of strings, or else a NumPy array."""
+        """Return a value: a number, a bool or a string. An array becomes a list of strings or a
+        NumPy array.
+        """
         key = f"{name!r:.80}"
         self.hold(PAIR, key)
         kind = self.kind(key)
@@ -225,5 +227,5 @@ class GGUF:
         return widen(*self._raw(name, part))
 
     def native(self, name: str, part: int | None = None) -> Blocks | None:
-        """Return the matrix in the file's own blocks; None if it isn't stored in blocks."""
+        """Return the matrix in the file's own blocks; None if the matrix isn't stored in blocks."""
         return native(*self._raw(name, part))

@@ -1,4 +1,4 @@
-"""Finds the files of GGUF models by their names, for models of one file or several. No file is opened."""
+"""Find the files of GGUF models by their names, for models in one file or several. No file is opened."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ MAX_PARTS = 1000
 def parts_of(path: Path) -> list[Path]:
     """Return the files of a GGUF model: one file, or all parts if `path` is the first of several.
 
-    The name of the first part states their number. Raises CheckpointError where `path` is a later part, and
-    where a part is missing.
+    The name of the first part states their number. Raises CheckpointError if `path` is a later part, or if a
+    part is missing.
     """
     match = PART.fullmatch(path.name)
     if match is None or match[3] == "00001":

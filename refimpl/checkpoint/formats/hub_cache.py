@@ -1,4 +1,4 @@
-"""Reads a directory with the layout of the Hugging Face hub client's cache.
+"""Read a directory with the layout of the Hugging Face hub client's cache.
 
 models--ORG--NAME/refs/main             the commit of a branch, as text
 models--ORG--NAME/snapshots/COMMIT/…    the repository's files, as links into blobs
@@ -21,8 +21,8 @@ SNAPSHOTS, MAIN = "snapshots", "refs/main"
 def model_in_cache(path: Path) -> Path:
     """Return the path of a repository's model in such a cache: the snapshot's directory, or its .gguf file.
 
-    Any other path is returned unchanged. Raises CheckpointError where there are several snapshots and
-    `refs/main` names none of them, where a snapshot holds several GGUF models, and for a link that leads out
+    Any other path is returned unchanged. Raises CheckpointError if there are several snapshots and
+    `refs/main` names none of them, if a snapshot contains several GGUF models, or for a link that leads out
     of the cache.
     """
     if (path / "config.json").exists() or not (path / SNAPSHOTS).is_dir():

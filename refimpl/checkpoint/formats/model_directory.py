@@ -1,4 +1,6 @@
-"""Reads the files of a model directory: of limited size, never outside of it. Files found are recorded."""
+"""Read the files of a model directory. Their size is limited, and no file outside the directory is read. The
+files that are found are recorded.
+"""
 
 from __future__ import annotations
 
@@ -51,7 +53,7 @@ class Directory:
         self.files: dict[str, Path] = {}
 
     def find(self, name: str, folder: str = "") -> Path | None:
-        """Return the path of a file in the directory, or in a folder of it; None if it isn't there.
+        """Return the path of a file in the directory, or in a folder of it; None if there is no such file.
 
         A link may point within the directory, or into the `blobs` folder of the hub cache entry whose
         snapshot the directory is. Raises CheckpointError for a name or a link that leads elsewhere.
@@ -78,7 +80,9 @@ class Directory:
         return target
 
     def text(self, name: str, folder: str = "") -> str | None:
-        """Return the text of a file; None if it isn't there. Raise CheckpointError if it isn't UTF-8."""
+        """Return the text of a file; None if there is no such file. Raise CheckpointError if it
+        isn't UTF-8.
+        """
         file = self.find(name, folder)
         try:
             return None if file is None else read_file(file, LIMITS[name]).decode("utf-8")
@@ -86,13 +90,15 @@ class Directory:
             raise CheckpointError(f"{self.path / folder / name}: must be UTF-8") from None
 
     def value(self, name: str, folder: str = "") -> Any:
-        """Return the JSON value of a file; None if it isn't there."""
+        """Return the JSON value of a file; None if there is no such file."""
         text = self.text(name, folder)
         where, tagged = str(self.path / folder / name), name == "config.json"
         return None if text is None else parse(text, where, tagged=tagged)
 
     def object(self, name: str, folder: str = "") -> dict[str, Any] | None:
-        """Return the JSON object of a file; None if it isn't there; CheckpointError for other values."""
+        """Return the JSON object of a file; None if there is no such file. Raises CheckpointError for any
+        other value.
+        """
         value = self.value(name, folder)
         if value is not None and not isinstance(value, dict):
             raise CheckpointError(f"{self.path / folder / name}: must be a JSON object, got {value!r:.80}")
@@ -101,8 +107,8 @@ class Directory:
     def chat_templates(self, about: dict[str, Any]) -> dict[str, str]:
         """Return the chat templates by name: `default`, and `tool_use` for chats with tools.
 
-        The templates are files of their own. Or they are in tokenizer_config.json (`about`), as one text or
-        as a list of named texts. Or a processor's chat_template.json has one template.
+        The templates may be files of their own. They may be in tokenizer_config.json (`about`), as one text
+        or as a list of named texts. Or a processor's chat_template.json may have one template.
         """
         files = {
             "default": self.text("chat_template.jinja"),

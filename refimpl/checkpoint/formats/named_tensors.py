@@ -25,7 +25,9 @@ Table = Mapping[str, tuple[Any, str]]
 
 
 class Tensors:
-    """The tensors of a table as a TensorSource; as a RawSource where the table's sources are RawSources."""
+    """The tensors of a table as a TensorSource; they are a RawSource if the table's sources are
+    RawSources.
+    """
 
     def __init__(self, table: Table) -> None:
         self._table = table
@@ -69,7 +71,7 @@ def prefixed(source: TensorSource, prefix: str) -> Table:
 def stripped(source: TensorSource, prefixes: Sequence[str]) -> Table:
     """Return a source without prefixes in its names: each name loses the first of `prefixes` it begins with.
 
-    Raises CheckpointError where two names become the same.
+    Raises CheckpointError if two names become the same.
     """
     table: dict[str, tuple[TensorSource, str]] = {}
     for name in source.names:
@@ -85,8 +87,8 @@ class WeightNormed(Tensors):
 
         X.weight_g, X.weight_v, or X.parametrizations.weight.original0 and original1
 
-    ‖v‖ is over the axes of which g has one number (Salimans & Kingma 2016). It is computed in float64.
-    Raises CheckpointError where the shapes don't fit each other, or the weight itself is there too.
+    ‖v‖ is computed over the axes along which g has only one number (Salimans & Kingma 2016), in float64.
+    Raises CheckpointError if the shapes don't fit each other, or if the weight itself is present too.
     """
 
     PAIRS = (
@@ -135,7 +137,8 @@ OWN = {"gemma4": ("ffn_gate_inp", "ffn_down_exps")}
 
 
 class Rescaled(Tensors):
-    """A GGUF file's weights multiplied by their scales, which stop being tensors: w = scale · stored.
+    """A GGUF file's weights, multiplied by their scales: w = scale · stored. The scales are no longer tensors
+    of the table.
 
         X.weight       [F, D], or [E, F, D] for the experts of a mixture
         X.scale        float32 [1], or [E]: NVFP4's scale of the whole tensor, and other formats' as well
@@ -198,7 +201,8 @@ OPS = ("xielu.",)
 
 
 class LayerNumbers(Tensors):
-    """A GGUF file whose metadata has arrays of an op's numbers, one number for each layer, under KEY.
+    """A GGUF file whose metadata has arrays of numbers for an op. The array under KEY has one number for each
+    layer.
 
     The numbers KEY[i] become tensors KEY.i, float32 [1], and are removed from the metadata:
 

@@ -1,10 +1,10 @@
-"""Reads plain values from a pickle, with an interpreter that can't run any code.
+"""Read plain values from a pickle, with an interpreter that can't run any code.
 
 A pickle is a program for a machine with a stack and a memo (PEP 307). Python's own machine imports the
-classes and functions that the program names, and calls them. This machine knows only the instructions that
-make numbers, texts, lists, tuples and dicts. The name of a class or function stays a `Name`, which must be in
-a closed list. To "call" a name means to call a function of tfm instead. Any other instruction or name is an
-error that names it.
+classes and functions that the program names, and calls them. The machine here knows only the instructions
+that make numbers, texts, lists, tuples and dicts. The name of a class or function stays a `Name`, which must
+be in a fixed list. If a pickle "calls" a name, a function of tfm is called instead. Any other instruction or
+name raises an error that mentions it.
 
 Values may contain each other many times over, so no code here prints, compares or hashes a container.
 """
@@ -53,9 +53,9 @@ _TUPLES = {"\x85": 1, "\x86": 2, "\x87": 3}
 class PickleReader:
     """Reads pickles of protocol 2 one after the other.
 
-    `calls` are the names that a pickle may contain. Each has a function that turns the tuple of arguments
-    into the value of a call, or None if the name can't be called. `persistent` returns the value of a
-    persistent id, which stands for something outside of the pickle. Both raise CheckpointError.
+    `calls` are the names that a pickle may contain. Each name has a function that turns the tuple of
+    arguments into the value of a call, or None if the name can't be called. `persistent` returns the value of
+    a persistent id, which refers to something outside the pickle. Both may raise CheckpointError.
     """
 
     def __init__(

@@ -1,4 +1,4 @@
-"""SentencePiece models (.model, .spm): pieces with scores, and how texts are prepared for them.
+"""SentencePiece models (.model, .spm): pieces with scores, and the rules by which texts are normalized.
 
 A file is one protobuf message (sentencepiece_model.proto):
 
@@ -64,7 +64,9 @@ class _Message:
         return CheckpointError(f"{self.where}: must be a SentencePiece model: {message}")
 
     def fields(self, at: int, end: int) -> Iterator[tuple[int, int, Any]]:
-        """(number, how it is stored, value); the value of bytes is where they begin and end."""
+        """Yield the fields as (number, wire type, value). The value of a field of bytes is where the bytes
+        begin and end.
+        """
         while at < end:
             key, at = self.varint(at, end)
             stored, size = key & 7, {_FIXED32: 4, _FIXED64: 8}.get(key & 7, 0)
@@ -82,7 +84,9 @@ class _Message:
             yield key >> 3, stored, value
 
     def varint(self, at: int, end: int) -> tuple[int, int]:
-        """A number in 7 bits a byte, low ones first, and where what follows begins."""
+        """Read a number stored with 7 bits per byte, low bits first. Return the number, and the position
+        after it.
+        """
         value = 0
         for shift in range(0, 70, 7):
             if at >= end:
@@ -101,7 +105,9 @@ class _Message:
             raise self.fail("texts must be UTF-8") from None
 
     def values(self, span: tuple[int, int], kinds: dict[int, int]) -> dict[int, Any]:
-        """The values of known fields, the last of each; CheckpointError for one that is stored otherwise."""
+        """Return the last value of each known field. Raises CheckpointError for a field that is stored in
+        another form.
+        """
         values: dict[int, Any] = {}
         for number, stored, value in self.fields(*span):
             if number in kinds:

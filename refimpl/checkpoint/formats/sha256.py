@@ -1,8 +1,7 @@
 """SHA-256 of few bytes without OpenSSL.
 
 `hashlib` loads OpenSSL, which takes 4 MB of memory. A run of a bundle needs OpenSSL for nothing else. CPython
-has an implementation of its own, which takes five to ten times as long. So only large data is hashed with
-OpenSSL.
+also has its own implementation, which is five to ten times slower. So only large data is hashed with OpenSSL.
 """
 
 from __future__ import annotations

@@ -15,9 +15,9 @@ def parse(
 ) -> Any:
     """Return the value of the text, or raise `error` with one line that names `where`.
 
-    Python's own parser keeps the last of two equal keys, reads NaN and 1e999, and raises RecursionError for
-    deep nesting. Here each of these is refused. With `tagged`, Infinity and NaN are read in the form that
-    transformers also writes, `{"__float__": "Infinity"}`: never as floats.
+    Python's own parser keeps the last of two equal keys, accepts NaN and 1e999, and raises RecursionError for
+    deep nesting. This reader refuses all of these. With `tagged`, Infinity and NaN are read in the form that
+    transformers also writes, `{"__float__": "Infinity"}`. Their values are never floats.
     """
 
     def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""Files of named tensors, as the loader of weights reads them: under the names that it looks for."""
+"""Files of named tensors, in the form in which the loader of weights reads them."""
 
 from __future__ import annotations
 
@@ -87,8 +87,8 @@ def missing_weights(path: Path) -> CheckpointError:
 def shards(directory: Directory, folder: str = "") -> list[SafeTensors | TorchFile]:
     """Return the files of a directory's weights, which hold exactly the tensors that their index lists.
 
-    With `folder` the weights are one file in that folder of the directory. Where safetensors and torch files
-    are both there, the safetensors files are used.
+    With `folder` the weights are one file in that folder of the directory. If there are both safetensors and
+    torch files, the safetensors files are used.
     """
     from .safetensors import SafeTensors  # readers, which nobody needs who asks for names alone
     from .torch_file import TorchFile

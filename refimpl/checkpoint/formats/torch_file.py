@@ -7,8 +7,8 @@
                        names -> tensors, the keys of the storages; then of each storage u64 count, the numbers
 
 A tensor is a storage, an offset, a shape and strides, in elements. Several tensors may share a storage, and
-each tensor MUST lie within its storage. The pickle may name only what `_Tensors.calls` lists
-(`pickle_values`): a file that needs more isn't a state_dict of plain tensors.
+each tensor MUST lie within its storage. The pickle may contain only the names that `_Tensors.calls` lists
+(`pickle_values`). A file that needs other names isn't a state_dict of plain tensors.
 """
 
 from __future__ import annotations
@@ -65,14 +65,14 @@ class _Tensor:
 
     @property
     def span(self) -> int:
-        """How many elements lie between the first one and the last."""
+        """Return how many elements lie between the first and the last element."""
         if 0 in self.shape:
             return 0
         return 1 + sum((size - 1) * stride for size, stride in zip(self.shape, self.strides, strict=True))
 
     @property
     def contiguous(self) -> bool:
-        """Whether the elements follow each other, the last axis fastest."""
+        """Return whether the elements are contiguous in row-major order."""
         want = 1
         for size, stride in zip(reversed(self.shape), reversed(self.strides), strict=True):
             if size != 1 and stride != want:
@@ -81,7 +81,7 @@ class _Tensor:
         return True
 
     def part(self, index: int) -> _Tensor:
-        """One part along the first axis."""
+        """Return one part along the first axis."""
         return _Tensor(self.storage, self.offset + index * self.strides[0], self.shape[1:], self.strides[1:])
 
 
@@ -104,7 +104,9 @@ class _Tensors:
         return CheckpointError(f"{self._where}: the pickle must have {must}")
 
     def storage(self, stated: Any) -> _Storage:
-        """What a persistent id stands for: ("storage", class, key, device, count), before 1.6 with a view."""
+        """Return the storage that a persistent id refers to. The id is ("storage", class, key, device,
+        count), and before torch 1.6 also has a view.
+        """
         match stated:
             case ("storage", Name(text=name), str(key), str(), int(count), *view) if (
                 name in STORAGES and view in ([], [None]) and _whole(count)
@@ -164,7 +166,8 @@ def _whole(value: Any) -> bool:
 class TorchFile:
     """The tensors of one file, by name. A tensor is read only when it is needed.
 
-    Raises CheckpointError for any other file, and for a file whose pickle needs more than tensors.
+    Raises CheckpointError for any other file, and for a file whose pickle contains anything other than
+    tensors.
     """
 
     def __init__(self, path: Path) -> None:

@@ -1,4 +1,4 @@
-"""Writes a file completely or not at all."""
+"""Write a file completely or not at all."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from pathlib import Path
 def write_whole(path: Path, data: bytes, *, mode: int = 0o666) -> None:
     """Write the bytes to a file beside `path`, wait until they are on disk, and rename this file to `path`.
 
-    `mode` are the file's permissions, without those that the process's umask removes. After a failure, such
+    `mode` has the file's permissions; the process's umask still removes some of them. After a failure, such
     as a full disk, the old file is still there. Raises OSError.
     """
     new = path.with_name(f".{path.name}.{os.getpid()}")

@@ -1,4 +1,4 @@
-"""Finds where a zip archive's entries are in its file, for archives whose entries are stored uncompressed.
+"""Find the places of a zip archive's entries in the file, for archives whose entries are stored uncompressed.
 
     entries:    "PK\\3\\4" … u16 name, u16 extra, name, extra, then the bytes
     directory:  "PK\\1\\2" … of each entry: method, sizes, name, where it begins (APPNOTE.TXT 4.3.12)

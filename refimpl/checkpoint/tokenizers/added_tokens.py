@@ -26,8 +26,10 @@ FLAGS = ("single_word", "lstrip", "rstrip", "normalized", "special")
 class AddedToken:
     """A token, and how it is found in a text.
 
-    Options: only as a whole word, together with the white space to its left or right, in the normalized text.
-    `decode` leaves special tokens out."""
+    The options say whether the token is found only as a whole word, whether it includes the white space to
+    its left or right, and whether it is searched for in the normalized text. `decode` leaves special tokens
+    out.
+    """
 
     id: int
     content: str
@@ -41,8 +43,8 @@ class AddedToken:
 def read_added_tokens(value: Any, vocabulary: dict[str, int], size: int) -> list[AddedToken]:
     """Return the added tokens of a file whose model has `size` tokens.
 
-    The library assigns the ids itself. A token of the model's vocabulary gets the model's id, any other token
-    the next free id. A file with other ids is refused.
+    The `tokenizers` library assigns the ids itself. A token of the model's vocabulary gets the model's id,
+    any other token the next free id. A file with other ids is refused.
     """
     if not isinstance(value, list) or len(value) > MAX_VOCABULARY:
         raise CheckpointError(f"added_tokens must be a list of at most {MAX_VOCABULARY} tokens")
@@ -75,7 +77,7 @@ def _read_token(item: Any, where: str) -> AddedToken:
 
 
 class AddedTokenSplitter:
-    """Splits texts at added tokens. `normalize` is applied to the tokens, as it was to the texts."""
+    """Splits texts at added tokens. `normalize` is applied to the tokens in the same way as to the texts."""
 
     def __init__(self, tokens: Sequence[AddedToken], normalize: Callable[[str], str] = str) -> None:
         texts = [normalize(token.content) for token in tokens]

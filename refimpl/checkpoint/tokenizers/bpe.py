@@ -1,11 +1,11 @@
 """Byte-pair encoding (Sennrich et al. 2016): merge the pair of lowest rank until no pair has a merge.
 
-Byte-level BPE (Radford et al. 2019) is this model over characters that stand for bytes; the pre-tokenizer
+Byte-level BPE (Radford et al. 2019) is this model over characters that represent bytes. The pre-tokenizer
 makes these characters. With `byte_fallback` (SentencePiece) the model itself writes a character that isn't in
 its vocabulary as tokens <0x00> to <0xFF>.
 
-Of equal pairs the leftmost is merged first. Candidates are in a heap, neighbours are linked, and a merge adds
-at most two candidates. So n characters take O(n log n).
+If several pairs are equal, the leftmost is merged first. Candidates are in a heap, neighbours are linked, and
+a merge adds at most two candidates. So n characters take O(n log n) time.
 """
 
 from __future__ import annotations

@@ -1,12 +1,13 @@
 """Training of byte-pair encoding (Sennrich et al. 2016, algorithm 1): merge the most frequent pair, again and
 again.
 
-Of equally frequent pairs the one with the smaller ids is merged. So the order of ids matters: special tokens
-first, then characters by code point, then merged tokens in the order of their creation. The merges are those
-of the `tokenizers` library on the same text, ties included. The library itself depends on the order of a hash
-table in three places: which of equally rare characters `limit_alphabet` drops (here the later by code point),
-which ids characters with an affix get (here in the order of the text), and, where two merges give the same
-token, which of two batches of a pair is merged first (here the older).
+If pairs are equally frequent, the pair with the smaller ids is merged. So the order of ids matters: special
+tokens first, then characters by code point, then merged tokens in the order of their creation. The merges are
+those of the `tokenizers` library on the same text, ties included. In three places, the library itself depends
+on the order of a hash table. The first is which of several equally rare characters `limit_alphabet` drops;
+here it drops the one with the larger code point. The second is which ids characters with an affix get; here
+they get ids in the order of the text. The third concerns two merges that give the same token: which of two
+batches of a pair is merged first. Here it is the older batch.
 
 Pairs wait in a heap with the words that contain them; a merge changes the counts of its neighbours only.
 """

@@ -1,4 +1,4 @@
-"""Character classes that patterns and pre-tokenizers test.
+"""The character classes that patterns and pre-tokenizers use.
 
 General categories are those of the standard library's `unicodedata` (Unicode 14 in Python 3.11). The
 `tokenizers` library has tables of its own, from five Unicode versions: Oniguruma's and Rust's are newer,

@@ -1,4 +1,6 @@
-"""Reads the components of a tokenizer.json. An unknown option, or one of another type, is an error."""
+"""Read the components of a tokenizer.json. An unknown option, or an option of another type, raises
+an error.
+"""
 
 from __future__ import annotations
 

@@ -31,7 +31,8 @@ def sequence(decoders: list[Decoder]) -> Decoder:
 def byte_level(**options: bool) -> Decoder:
     """Return a decoder that turns visible characters into bytes, and the bytes into text as UTF-8.
 
-    A token with any other character stands for its own UTF-8 bytes."""
+    A token that contains any other character is replaced by its own UTF-8 bytes.
+    """
     del options  # the pre-tokenizer's
 
     def spell(token: str) -> bytes:
@@ -94,8 +95,9 @@ def metaspace(replacement: str, prepend_scheme: str, **options: Any) -> Decoder:
 
 
 def bpe(suffix: str) -> Decoder:
-    """Return a decoder that replaces the end-of-word suffix by a space, but by nothing after the last
-    word."""
+    """Return a decoder that replaces the end-of-word suffix by a space. After the last word, the suffix is
+    removed.
+    """
     return lambda tokens: [
         p.replace(suffix, " " if i < len(tokens) - 1 else "") if suffix else p for i, p in enumerate(tokens)
     ]

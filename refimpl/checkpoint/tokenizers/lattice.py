@@ -1,4 +1,4 @@
-"""All segmentations of a word counts pieces, as a lattice: each piece is an edge between two positions.
+"""All segmentations of a word into pieces, as a lattice: each piece is an edge between two positions.
 
 With log-probabilities as scores, the lattice gives the best path (Viterbi), the n best paths (Nagata 1994),
 the expected count of each edge (forward-backward), and a path sampled by its probability. No function here
@@ -28,7 +28,9 @@ class Edge(NamedTuple):
 
 
 class Lattice:
-    """The edges of a word of `length` characters. At each position that a path reaches, some edge ends."""
+    """The edges of a word of `length` characters. At each position that a path can reach, at least one edge
+    ends.
+    """
 
     def __init__(self, length: int, edges: Iterable[Edge]) -> None:
         self.length = length
@@ -106,7 +108,8 @@ class Lattice:
     def sample(self, alpha: float, uniforms: Sequence[float]) -> list[Edge]:
         """Return a path sampled with probability ∝ exp(alpha · score) (Kudo 2018, equation 9).
 
-        Pieces are sampled from the end backwards. Each takes the next number of `uniforms`, in [0, 1).
+        Pieces are sampled from the end backwards. Each piece uses the next number of `uniforms`, which are in
+        [0, 1).
         """
         total = self.forward(alpha)
         path: list[Edge] = []

@@ -1,9 +1,9 @@
 """A text that knows, for each of its characters, the original characters that it comes from.
 
-Offsets of tokens refer to the user's text, whatever normalizers made of it. A transformation is a list of
-(character, change). With change 0 the character replaces the next old character. With 1 it is inserted, and
-shares the span of the character before. With −N it replaces one character, and the N characters after that
-are removed. The class is the `NormalizedString` of the `tokenizers` library.
+Offsets of tokens refer to the user's text, not to the normalized text. A transformation is a list of
+(character, change). With change 0 the character replaces the next old character. With change 1, it is
+inserted, and shares the span of the character before it. With change −N, it replaces one character, and the N
+characters after that one are removed. The class is the `NormalizedString` of the `tokenizers` library.
 """
 
 from __future__ import annotations
@@ -38,10 +38,10 @@ class NormalizedString:
         return cls(text, [(i, i + 1) for i in range(len(text))], 0, len(text))
 
     def slice(self, at: int, to: int) -> NormalizedString:
-        """Return characters `at` to `to`, at least one.
+        """Return the characters from `at` to `to`, which must be at least one.
 
-        Where normalization reordered characters, the range of the original may end before it starts. The
-        range is empty then.
+        If normalization reordered characters, the range in the original may end before it starts. Then the
+        range is empty.
         """
         start, end = self.spans[at][0], self.spans[to - 1][1]
         inside = self.start <= start <= end <= self.end

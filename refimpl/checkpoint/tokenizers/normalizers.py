@@ -19,7 +19,7 @@ Normalizer: TypeAlias = Callable[[NormalizedString], NormalizedString]
 def bytes_to_unicode() -> dict[int, str]:
     """Return GPT-2's alphabet (Radford et al. 2019, encoder.py): each byte as a visible character.
 
-    Bytes that are visible Latin-1 characters stay as they are. The other 68 bytes become the characters from
+    Bytes that are visible Latin-1 characters stay unchanged. The other 68 bytes become the characters from
     U+0100 on.
     """
     visible = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
@@ -51,7 +51,9 @@ def lowercase() -> Normalizer:
 
 
 def strip_accents() -> Normalizer:
-    """Return a normalizer that removes marks. Composed characters keep theirs, so NFD must come before it."""
+    """Return a normalizer that removes marks. Composed characters keep their accents, so NFD must be applied
+    first.
+    """
     return lambda string: string.filter(lambda c: not character_classes.is_mark(c))
 
 

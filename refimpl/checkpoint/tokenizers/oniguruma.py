@@ -2,7 +2,7 @@ r"""Regular expressions in Oniguruma's syntax, translated for the standard libra
 
 Supported are: alternatives, groups `(?:…)`, `(?i:…)`, lookahead, classes with nested ones, \p \P \s \S \d \r
 \n \t, the text's ends \A and \z, and the quantifiers, greedy, lazy or possessive. Classes are written out as
-ranges. Anything else is refused by name. Only `?` may follow a group, and an alternative may have at most
+ranges. For anything else, an error names it. Only `?` may follow a group, and an alternative may have at most
 three unbounded repetitions. The remaining expressions have no exponential backtracking, so a hostile file
 can't hang the reader.
 """

@@ -5,8 +5,9 @@ ended by a zero byte. A unit is a node of a trie over UTF-8 bytes (Yata et al. 2
 darts-clone): bits 0 to 7 are the label, bit 8 says that a value follows, bit 9 and bits 10 to 31 are
 the offset to its children; a unit of value has bit 31 and the position of its replacement.
 
-Conventions of the `tokenizers` library: a grapheme of fewer than six bytes is looked up whole and,
-of the rules that match its beginning, the shortest replaces all of it; else each character is looked up.
+Conventions of the `tokenizers` library: a grapheme of fewer than six bytes is looked up as a whole. If rules
+match its beginning, the shortest of them replaces the whole grapheme. Otherwise each character is looked up
+by itself.
 """
 
 from __future__ import annotations

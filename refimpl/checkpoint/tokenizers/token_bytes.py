@@ -6,8 +6,8 @@ A token may be a part of a character, so bytes are joined before they are read a
 no bytes. The file has N + 1 offsets of four bytes, little-endian, counted from the file's start, and then the
 bytes. The bytes of token i are from offset i to offset i + 1.
 
-**Conventions**: the text continues another text. So where a tokenizer drops the space before a text's first
-token, that token keeps the space here.
+**Conventions**: the bytes are for a text that continues another text. So if a tokenizer drops the space
+before the first token of a text, the token keeps the space here.
 """
 
 from __future__ import annotations
@@ -24,8 +24,8 @@ from .tokenizer import Tokenizer
 def token_bytes(tokenizer: Tokenizer) -> list[bytes]:
     """Return the bytes that each id adds to a text, from id 0 to the last id.
 
-    Raises CheckpointError where a token's text depends on the tokens beside it. An example is a tokenizer
-    that writes the end of every word but the text's last one as a space.
+    Raises CheckpointError if a token's text depends on the tokens beside it. An example is a tokenizer that
+    writes a space at the end of every word except the last one of the text.
     """
     kinds = _kinds(tokenizer.definition.get("decoder"))
     first = _ordinary(tokenizer)

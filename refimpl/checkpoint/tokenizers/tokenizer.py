@@ -2,8 +2,8 @@
 
     text ─ split at added tokens ─ normalizer ─ split again ─ pre-tokenizer ─ model ─ post-processor
 
-An unknown option is an error that names it. `truncation` and `padding` concern batches, not texts. These two
-options stay in the file, but they aren't applied.
+An unknown option is an error that names it. The options `truncation` and `padding` concern batches, not
+single texts. They stay in the file but aren't applied.
 """
 
 from __future__ import annotations
@@ -96,7 +96,9 @@ class Tokenizer:
         return parts if self._pre_tokenizer is None else self._pre_tokenizer(parts)
 
     def encode(self, text: str, pair: str | None = None, *, add_special_tokens: bool = True) -> Encoding:
-        """Return the tokens of a text or a pair, with the post-processor's tokens if `add_special_tokens`."""
+        """Return the tokens of a text or a pair, with the post-processor's tokens if `add_special_tokens` is
+        set.
+        """
         texts = [self._encode(text, 0)]
         if pair is not None:
             texts.append(self._encode(pair, 1))
@@ -149,7 +151,9 @@ def _check_text(text: str) -> str:
 
 
 def read(text: str | bytes, where: str = "tokenizer.json") -> Tokenizer:
-    """Return the tokenizer of a tokenizer.json's text; CheckpointError names an unknown option."""
+    """Return the tokenizer of a tokenizer.json's text; for an unknown option, raise CheckpointError, which
+    names the option.
+    """
     if len(text) > FILE_BYTES:
         raise LimitError(f"{where} may have at most {FILE_BYTES} bytes, but it has {len(text)}")
     definition = parse(text, where)

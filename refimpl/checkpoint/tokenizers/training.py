@@ -1,4 +1,4 @@
-"""Trains a tokenizer on lines of text: counts words, trains a model on them, and builds a tokenizer.json."""
+"""Train a tokenizer on lines of text: count words, train a model on them, and build a tokenizer.json."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def train(
 ) -> Tokenizer:
     """Train a byte-level BPE like GPT-2's or a unigram model like T5's, with at most `vocab_size` tokens.
 
-    Raises LimitError if the bytes, or the characters, and the special tokens alone are more.
+    Raises LimitError if the bytes or characters together with the special tokens already exceed `vocab_size`.
     """
     if method == "bpe":
         least = len(BYTE_TO_UNICODE) + len(special_tokens)
@@ -69,7 +69,9 @@ def train(
 
 
 def truncate_vocabulary(tokenizer: Tokenizer, vocab_size: int) -> Tokenizer:
-    """Return a trained BPE with fewer merges, the same as training gives for this smaller `vocab_size`."""
+    """Return a trained BPE with fewer merges. The result equals that of training with this smaller
+    `vocab_size`.
+    """
     model = tokenizer.definition["model"]
     vocabulary = {token: i for token, i in model["vocab"].items() if i < vocab_size}
     merges = [pair for pair in model["merges"] if "".join(pair) in vocabulary]

@@ -1,4 +1,4 @@
-"""Unicode normalization (UAX 15) that also reports which characters became which.
+"""Unicode normalization (UAX 15) that also reports which old characters each new character comes from.
 
 `unicodedata.normalize` returns only the text. Offsets need the correspondence, so the algorithm is written
 out here: decompose each character, put marks in canonical order, and compose again.
@@ -31,8 +31,8 @@ def decomposed(text: str, compatible: bool) -> Iterator[Change]:
 def composed(text: str, compatible: bool) -> Iterator[Change]:
     """Normalize to NFC, or with `compatible` to NFKC.
 
-    A composed character stands for all its parts. Parts with the changes a and b give the change a + b − 1,
-    since a change c stands for 1 − c old characters.
+    A composed character replaces all its parts. A change c means that 1 − c old characters are replaced. So
+    parts with the changes a and b give the change a + b − 1.
     """
     starter: Change | None = None
     between: list[Change] = []  # marks after the starter that weren't composed with it

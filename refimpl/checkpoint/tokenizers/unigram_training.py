@@ -7,8 +7,9 @@ characters, ranked by length times occurrences; the M step takes digamma(count) 
 (Liang & Klein 2007); a piece with an expected count below one half is dropped.
 
 Seed pieces and EM are those of the `tokenizers` library to the last digits (it adds in the order of a hash
-table, here words are added in the order of the text). Its pruning differs for a few pieces in a hundred,
-which are worth nearly the same; the reason isn't known, so the tests bound the likelihood instead.
+table, here words are added in the order of the text). Its pruning keeps a few other pieces in a hundred,
+which are nearly equally good. The reason isn't known, so the tests limit the difference in likelihood
+instead.
 """
 
 from __future__ import annotations
@@ -42,8 +43,8 @@ def train(
 ) -> tuple[Scored, int | None]:
     """Train on words with their counts; return pieces with log-probabilities, and the unknown token's id.
 
-    There are at most `vocab_size` pieces, special tokens first. Raises LimitError if the characters alone are
-    more.
+    There are at most `vocab_size` pieces, with special tokens first. Raises LimitError if the characters
+    alone exceed `vocab_size`.
     """
     required = sorted({character for word in words for character in word} | set(initial_alphabet))
     if len(required) > vocab_size - len(special_tokens):
@@ -113,10 +114,11 @@ def m_step(pieces: Scored, expected: Sequence[float]) -> Scored:
 
 
 def pruned_pieces(pieces: Scored, words: Mapping[str, int], vocab_size: int) -> Scored:
-    """Return the pieces that no others can replace, then those with the largest loss, `vocab_size` in all.
+    """Return the pieces to keep, `vocab_size` in all: first the pieces that no other pieces can replace, then
+    the pieces with the largest loss.
 
-    The loss of a piece is its share of the words, times the loss of log-probability when the second-best
-    segmentation of the piece takes over its count.
+    The loss of a piece is its share of the words, times the loss of log-probability when the piece's
+    second-best segmentation replaces it.
     """
     model = Unigram(pieces, 0)
     frequency = [0.0] * len(pieces)

@@ -1,4 +1,6 @@
-"""What the tokenizer's models share: tokens, the reader of a vocabulary, and a trie of its tokens."""
+"""The code that the tokenizer's models share: tokens, the reader of a vocabulary, and a trie of its
+tokens.
+"""
 
 from __future__ import annotations
 

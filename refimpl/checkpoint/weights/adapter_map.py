@@ -1,4 +1,6 @@
-"""Finds the parameters that an adapter changes, by its tensors' names, which a family's map knows."""
+"""Find the parameters that an adapter changes, from the names of the adapter's tensors and a family's weight
+map.
+"""
 
 from __future__ import annotations
 

@@ -18,7 +18,9 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class LeftOut:
-    """The number of tensors of a part, and their size in bytes; quantized tensors count without scales."""
+    """The number of tensors of a part, and their size in bytes; for quantized tensors, scales
+    aren't counted.
+    """
 
     tensors: int
     bytes: int

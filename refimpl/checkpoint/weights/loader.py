@@ -40,8 +40,9 @@ def _existing(rule: Rule, unread: Container[str]) -> tuple[str, ...]:
 
 
 def applied(steps: Sequence[Step], split: Split | None, weight: Weight) -> Weight:
-    """Return a stored tensor after the steps of its map: a parameter, or with `split` one of several
-    parameters."""
+    """Apply the steps of a map to a stored tensor, and return the resulting parameter. With `split`, return
+    one of several parameters.
+    """
     for step in steps:
         weight = step.apply(weight)
     return weight if split is None else split.apply(weight)
@@ -61,15 +62,16 @@ class OtherTableError(CheckpointError):
 
 
 class Leaves:
-    """The leaves that a Config needs, read from a TensorSource by a map. Each parameter is made when it is
-    needed.
+    """The parameters that a Config needs, read from a TensorSource by a weight map. Each parameter is made
+    when it is needed.
 
-    `elsewhere` are leaves that something else provides; they aren't read from the source.
+    `elsewhere` are parameters that something else provides, so they aren't read from the source.
 
     Raises CheckpointError unless every parameter is found exactly once with its shape, and every tensor of
     the source is read or equals the value that tfm computes. Raises its subclass OtherTableError if the
     source has a separate output table although the Config ties it to the token table. Rotary frequencies that
-    differ from the Config's are only reported in `notes`: as in transformers, the Config's count.
+    differ from the Config's are only reported in `notes`: as in transformers, the Config's frequencies are
+    used.
     """
 
     def __init__(
@@ -220,7 +222,7 @@ class Leaves:
         return weight
 
     def native(self, name: str) -> Blocks | None:
-        """Return the parameter in the file's own blocks; None where the file doesn't store it in blocks."""
+        """Return the parameter in the file's own blocks; None if the file doesn't store it in blocks."""
         rule, split = self._reads[name]
         blocks = None if rule.joined else self._source.native(rule.tensors[0], rule.part)
         if blocks is None or not all(step.takes(blocks) for step in rule.steps):

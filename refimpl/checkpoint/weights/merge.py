@@ -8,8 +8,9 @@ inputs. The inputs of an embedding table are its rows, and its outputs are its c
 
 **Conventions.** A and B have the checkpoint's form, the parameter has tfm's form. All steps between the two
 forms (transposing, ungrouping heads, splitting a fused tensor) only reorder outputs. So B goes through these
-steps like a weight with r inputs, and m like a weight with one. Sums, products and the norm are computed in
-float64, in slices of bounded size, and rounded once to float32: merging loses at most half an ulp.
+steps like a weight with r inputs, and m like a weight with one input. Sums, products and the norm are
+computed in float64, in slices of bounded size, and rounded once to float32: merging loses at most half an
+ulp.
 """
 
 from __future__ import annotations
@@ -94,7 +95,7 @@ class MergedLeaves:
         return INPUT_TABLE if name == OUTPUT_TABLE and name not in self._base.names else name
 
     def native(self, name: str) -> Blocks | None:
-        """Return the parameter in the file's own blocks; None where the adapter changes the parameter."""
+        """Return the parameter in the file's own blocks; None if the adapter changes the parameter."""
         return None if name in self._changes else self._base.native(self._of_base(name))
 
     def load(self, name: str) -> np.ndarray:
@@ -114,7 +115,9 @@ class MergedLeaves:
         axis = 0 if name == OUTPUT_TABLE else 1
 
         def in_our_order(outputs: np.ndarray) -> np.ndarray:
-            """[out, n] of the checkpoint's outputs, in the order and choice of the parameter's."""
+            """Return the numbers [out, n] for the outputs of the parameter, in the parameter's order, from
+            those for the checkpoint's outputs.
+            """
             transposes = sum(isinstance(step, Transpose) for step in change.steps)
             stored = outputs if (axis + transposes) % 2 == 0 else outputs.T
             leaf = applied(change.steps, change.split, stored)

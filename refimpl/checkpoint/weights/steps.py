@@ -56,7 +56,9 @@ class Step:
         return (result,)
 
     def settled(self, usual: bool) -> Step:
-        """Return the step for a file whose tensor has the usual shape, or with `usual` false another one."""
+        """Return the step for a file whose tensor has the usual shape. If `usual` is false, return it for a
+        file whose tensor has another shape.
+        """
         return self
 
     def takes(self, blocks: Blocks) -> bool:
@@ -79,7 +81,8 @@ class Transpose(Step):
 
 @dataclass(frozen=True)
 class EitherOrder(Transpose):
-    """A linear map with its output axis first in some files and last in others; its shape tells which.
+    """Read a linear map whose output axis comes first in some files and last in others. The shape tells
+    which.
 
     In a square map the output axis is first, as transformers reads it.
     """
@@ -116,7 +119,8 @@ class Unpermute(Step):
 
 @dataclass(frozen=True)
 class Ungroup(Step):
-    """Queries, keys and values fused group by group, [G, R + 2, K]: GPT-NeoX, BLOOM (R = 1) and Falcon.
+    """Separate queries, keys and values that are fused group by group, [G, R + 2, K]: GPT-NeoX, BLOOM (R = 1)
+    and Falcon.
 
     The result has all queries first, then all keys, then all values.
     """
@@ -148,7 +152,8 @@ class GateByHead(Step):
 
 @dataclass(frozen=True)
 class ByKeyHead(Step):
-    """The columns of a gated delta network's queries, keys, values and output gates, or of its rates.
+    """Reorder the columns of a gated delta network's queries, keys, values and output gates, or the columns
+    of its rates.
 
     They are stored one key head after the other, each with the value heads that share it:
     [G, K + K + R·V + R·V], or the rates [G, R + R]. The result has each kind for all heads together.
@@ -175,7 +180,7 @@ class ValuesByKeyHead(Step):
     key heads; afterwards the value heads of one key head are neighbours. They are columns, or rows of the
     output projection.
 
-    The columns `before` them, those of queries and keys, aren't moved.
+    The first `before` columns, which belong to queries and keys, aren't moved.
     """
 
     heads: int = 1
@@ -232,9 +237,10 @@ class Exp(Step):
 
 
 class InTurn(Step):
-    """Two matrices, or two biases, stored column by column in turn: gate and up of gpt-oss' experts.
+    """Separate two matrices, or two biases, whose columns alternate in the file: gate and up of gpt-oss'
+    experts.
 
-    The result has the first of the two whole, then the second.
+    The result has all columns of the first, and then all columns of the second.
     """
 
     def apply(self, weight: Weight) -> Weight:
@@ -382,7 +388,7 @@ class Kernel(Step):
     """Read the kernel of a convolution in the form of torch's Conv1d, [F, D, length]. Without a `length`, F
     is D.
 
-    The result has one matrix for each tap, one below the other, with inputs first.
+    The result has one matrix [inputs, outputs] for each tap, stacked along the first axis.
     """
 
     length: int | None = None
@@ -415,8 +421,9 @@ class FourGroups(Step):
 
 
 class ByGroup(Transpose):
-    """A linear map that may be stored as a matrix [D / G, F / G] for each of G groups of channels (ConvBERT):
-    a matrix with zeros elsewhere."""
+    """Make one matrix, with zeros elsewhere, from a linear map that may be stored as a matrix [D / G, F / G]
+    for each of G groups of channels (ConvBERT).
+    """
 
     def shapes(self, result: Shape) -> tuple[Shape, ...]:
         rows, columns = result
@@ -502,9 +509,10 @@ class ZeroFirst(Step):
 
 @dataclass(frozen=True)
 class Part(Step):
-    """One of `count` parts along the first axis: an expert of a tensor that holds all of a layer's.
+    """Take one of `count` parts along the first axis, such as one expert from a tensor with all experts of a
+    layer.
 
-    The source reads only this part, so the step has nothing left to do.
+    The source reads only this part from the file, so the step itself does nothing.
     """
 
     index: int
@@ -574,7 +582,7 @@ STEPS: dict[str, Step] = {
 
 
 def stored_shapes(steps: Sequence[Step], result: Shape) -> list[Shape]:
-    """Return the shapes that a stored tensor may have if `steps` are to give the shape `result`."""
+    """Return the shapes that a stored tensor may have so that `steps` give the shape `result`."""
     shapes = [result]
     for step in reversed(steps):
         shapes = [stored for shape in shapes for stored in step.shapes(shape)]

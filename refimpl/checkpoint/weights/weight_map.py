@@ -26,11 +26,13 @@ Placeholders in a line stand for numbers:
     {x}        the streams of a token except the first
     {h}        in the tensor's name alone: the parameter's heads, whose tensors are stacked
 
-`tensor[{e}]` is a part of a tensor that holds all experts, `tensor[{x}]` of one that holds all those streams.
-A parameter that some files store alone and others fused has a line for each form. A line for a parameter that
-a Config doesn't need is ignored. `* <- *` reads parameters under our own names.
+`tensor[{e}]` is the part for one expert of a tensor that holds all experts. `tensor[{x}]` is the part for one
+stream of a tensor that holds all these streams. If some files store a parameter alone and others store it
+fused, there is a line for each form. A line for a parameter that a Config doesn't need is ignored. `* <- *`
+reads parameters under tfm's own names.
 
-The steps are those of `refimpl.checkpoint.weights.steps`, done in the order in which they stand:
+The steps are those of `refimpl.checkpoint.weights.steps`. They are applied in the order in which they are
+written:
 
     transpose     a linear map stored output first
     either_order  a linear map that some files store output first, some input first
@@ -62,8 +64,8 @@ The steps are those of `refimpl.checkpoint.weights.steps`, done in the order in 
     zero_first    a row of zeros, or a zero, before what is stored (ELECTRA's discriminator)
 
 Maps are immutable values: `weight_map(text)` reads one, `+` joins two, and `renamed`, `without` and `then`
-return a changed one. The lines of a decoder are also used for a decoder that only reads (`DecoderReader`),
-and for an encoder that is causal or has no lines of its own.
+return a changed map. The lines of a decoder are also used for a decoder that doesn't generate
+(`DecoderReader`), and for an encoder that is causal or has no lines of its own.
 """
 
 from __future__ import annotations
@@ -92,8 +94,9 @@ class Line:
     """One line of a map, with the placeholders `{i}`, `{e}`, `{x}` and `{h}` not yet filled in.
 
     `tensors` are names in the order in which they are looked for, or with `joined` the parts of one tensor.
-    With `holds_all` they hold the parts of all experts, or of all streams. `heads` None means any head. Lines
-    with `of_mtp` are for a Config with a module for drafts."""
+    With `holds_all`, the tensors hold the parts of all experts or of all streams. A `heads` of None means any
+    head. Lines with `of_mtp` are for a Config with a module for drafts.
+    """
 
     leaves: tuple[str, ...]
     tensors: tuple[str, ...]
@@ -110,7 +113,8 @@ class Rule:
     """One line written out for a layer or an expert. Each of `choices` names tensors that make the
     parameters.
 
-    With `shared` other layers read the same tensors. With `joined` the tensors of a choice are parts of one.
+    With `shared`, other layers read the same tensors. With `joined`, the tensors of a choice are parts of one
+    tensor.
     """
 
     leaves: tuple[str, ...]
@@ -132,7 +136,7 @@ class Rule:
 
     @property
     def part(self) -> int | None:
-        """The part of the tensor that is read; None for all of it."""
+        """The part of the tensor that is read, or None for the whole tensor."""
         return next((step.index for step in self.steps if isinstance(step, Part)), None)
 
 
@@ -179,7 +183,7 @@ class WeightMap:
         )
 
     def then(self, step: str, where: Callable[[str], bool]) -> WeightMap:
-        """Return the map with one more step at the end for tensors for whose names `where` is true."""
+        """Return the map with one more step at the end of each line whose tensor's name satisfies `where`."""
         return WeightMap(
             tuple(
                 replace(line, steps=(*line.steps, STEPS[step])) if where(line.tensors[0]) else line
@@ -206,7 +210,7 @@ class WeightMap:
         return any(line.leaves[0].startswith(f"{stack}.") for line in self.lines)
 
     def rules(self, config: Config) -> Iterator[Rule]:
-        """Yield the lines, written out for a Config."""
+        """Yield the lines with their placeholders filled in for a Config."""
         *_, last = config.stacks
         reads = config.stacks[last].causal or not self.has(last)
         mtp = config.mtp if isinstance(config, Decoder) else None

@@ -1,7 +1,7 @@
 """Adapters: small files of tensors that change a model's weights, in the form of the peft library.
 
-Input: adapter_model.safetensors, and the settings that `config_readers.adapter_config` reads. Output: the
-low-rank updates and the replaced tensors of each module, which `weights.merge` applies.
+The input is adapter_model.safetensors, and the settings that `config_readers.adapter_config` reads. The
+output is the low-rank updates and the replaced tensors of each module, which `weights.merge` applies.
 """
 
 from __future__ import annotations

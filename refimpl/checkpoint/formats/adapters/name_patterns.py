@@ -1,10 +1,11 @@
-"""Patterns of module names in an adapter's settings: a small part of regular expressions, with bounded work.
+"""Patterns of module names in an adapter's settings: a small part of regular expressions, matched in limited
+time.
 
 peft gives such a pattern to Python's `re`, where patterns like `(a|a)*b` take time that doubles with each
-letter of a name. Here the set of all positions that a pattern can have reached is followed. So work grows
-with the length of the name and of the pattern, and a budget limits it.
+letter of a name. Here the matcher keeps the set of all positions in the pattern that it can have reached. So
+the work grows only with the length of the name times the length of the pattern, and a budget limits it.
 
-Understood: letters, `.`, `\\.`, `\\d`, `\\w`, `[…]`, `[^…]`, `(…)`, `(?:…)`, `|`, `*`, `+`, `?`, `{m}`,
+Supported are letters, `.`, `\\.`, `\\d`, `\\w`, `[…]`, `[^…]`, `(…)`, `(?:…)`, `|`, `*`, `+`, `?`, `{m}`,
 `{m,}`, `{m,n}`, each also lazy, `^`, `$` and `\\b`. Anything else is refused by name.
 """
 
@@ -77,7 +78,9 @@ class NamePattern:
         self._node = _Reader(text, where).read()
 
     def matches(self, name: str, work: Work, *, suffix: bool) -> bool:
-        """Return whether the pattern matches the name, or with `suffix` also its end from any dot on."""
+        """Return whether the pattern matches the name. With `suffix`, it may also match the rest of the name
+        after any dot.
+        """
         if self._plain is not None:
             work.spend(1)
             return _matches_plain(self._plain, name, suffix)

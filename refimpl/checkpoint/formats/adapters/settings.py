@@ -31,10 +31,10 @@ class ModuleNames:
 class LoraSettings:
     """The settings in adapter_config.json that change numbers.
 
-    `task` is the task of the adapted model, None for that of its base. With `targets` None any module may be
-    adapted. `saved` are endings of the names of modules that are stored whole. `layers` are the indices of
-    the layers that are adapted, None for all. `layer_lists` are the names of the lists that contain these
-    layers, empty for any list.
+    `task` is the task of the adapted model, or None for the task of its base. If `targets` is None, any
+    module may be adapted. `saved` are endings of the names of modules that are stored whole. `layers` are the
+    indices of the layers that are adapted, None for all. `layer_lists` are the names of the lists that
+    contain these layers, empty for any list.
     """
 
     base: str | None
@@ -58,7 +58,7 @@ class LoraSettings:
     def scale_of(self, module: str, work: Work) -> float:
         """Return the factor that a module's update is multiplied by.
 
-        alpha / r (Hu et al. 2021, arXiv:2106.09685, section 4.1), or alpha / sqrt(r) where it is
+        alpha / r (Hu et al. 2021, arXiv:2106.09685, section 4.1), or alpha / sqrt(r) if the adapter is
         rank-stabilized (Kalajdzievski 2023, arXiv:2312.03732).
         """
         rank = self.rank_of(module, work)

@@ -50,10 +50,11 @@ class LowRank:
 
 
 class AdapterTensors:
-    """The tensors of an adapter. `updates` are by module, `replaced` by the name of the base's tensor.
+    """The tensors of an adapter. `updates` is a dict by module, and `replaced` is a dict by the name of the
+    base's tensor.
 
-    Raises CheckpointError for a name that is neither, an incomplete update, or shapes that contradict each
-    other.
+    Raises CheckpointError for a tensor that is neither an update nor a replacement, for an incomplete update,
+    or for shapes that contradict each other.
     """
 
     def __init__(self, file: SafeTensors | TorchFile) -> None:

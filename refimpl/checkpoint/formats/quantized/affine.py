@@ -1,4 +1,5 @@
-"""Integers with one scale and one zero point per group, as GPTQ, AWQ and integers of other libraries.
+"""Integers with one scale and one zero point per group: the form of GPTQ, AWQ and integers of other
+libraries.
 
     w[f, d] = scale[f, g] · (code[f, d] − zero[f, g]),  g = group[d]
 
@@ -48,10 +49,11 @@ class Affine:
     def blocks(self) -> Blocks | None:
         """Return the same values in blocks of neighbouring inputs, with unchanged scales.
 
-        The result is None where groups aren't neighbouring inputs, or have a length or a zero point that
-        blocks can't have. Codes of fewer than 4 bits become codes of 4, others of 8. The codes are unchanged.
-        Or, if all have one zero point and there is room, they are shifted so that it is in the middle. A
-        group that is too long is cut into blocks of the same scale.
+        The result is None if groups aren't neighbouring inputs, or have a length or a zero point that blocks
+        can't have. Codes of up to 4 bits are stored in 4 bits, and all others in 8. The values of the codes
+        are unchanged, with one exception: if all groups have the same zero point and there is room, the codes
+        are shifted so that the zero point is in the middle. A group that is too long is cut into blocks with
+        the same scale.
         """
         bits = 4 if self.bits <= 4 else 8
         length, count = self.codes.shape[1], self.scale.shape[1]
@@ -86,8 +88,9 @@ def _block(size: int, count: int) -> int | None:
 
 
 def groups(length: int, group_size: int | None) -> tuple[np.ndarray, int]:
-    """Return the group of each column, if neighbouring columns form a group, and the number of groups. None
-    means one group."""
+    """Return the group of each column, if neighbouring columns form a group, and the number of groups. A
+    group size of None means one group.
+    """
     size = group_size or max(1, length)
     return np.arange(length) // size, -(-length // size)
 

@@ -36,7 +36,9 @@ WHOLE = ("embed_tokens", "lm_head")
 
 @dataclass(frozen=True)
 class BitNet:
-    """The format. `divides` means that weights are divided by the scale, `online` that floats are rounded."""
+    """The format. `divides` means that weights are divided by the scale. `online` means that floats are
+    rounded.
+    """
 
     divides: bool = False
     online: bool = False

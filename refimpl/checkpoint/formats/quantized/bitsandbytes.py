@@ -19,8 +19,8 @@ A weight X.weight in int8 (Dettmers et al. 2022, arXiv:2208.07339):
     X.weight I8 [F, D], X.SCB F32 [F], X.weight_format U8 [] (0: by rows)
     w[f, d] = X.weight[f, d] · SCB[f] · (1 / 127)
 
-**Conventions.** Blocks run on from one row to the next. Each product and sum is rounded to float32, from left
-to right. The quant_map must be the type's own, as the library's kernels take it to be.
+**Conventions.** Blocks continue from one row to the next. Each product and sum is rounded to float32, from
+left to right. The quant_map must be the standard one of the type, since the library's kernels assume it.
 """
 
 from __future__ import annotations

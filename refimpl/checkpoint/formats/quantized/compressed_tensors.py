@@ -12,8 +12,8 @@ with C = 1 for the strategies "tensor" and "channel" and g = d // group_size for
 where that is there and not −1. naive-quantized is int-quantized or float-quantized, by type. Source: the
 library's compressors.
 
-**Conventions.** Packed codes and zero points have 2^(b−1) added, see `packed`. Without a zero point it is 0.
-Packed are 4 and 8 bits alone: others were packed in another way before they were packed densely.
+**Conventions.** Packed codes and zero points have 2^(b−1) added, see `packed`. A missing zero point means 0.
+Only 4 and 8 bits are read in packed form, because older versions packed other numbers of bits in another way.
 """
 
 from __future__ import annotations
@@ -37,11 +37,11 @@ LINEAR = "Linear"
 
 @dataclass(frozen=True)
 class Scheme:
-    """How the modules of one config group are stored, and which modules these are: names, patterns, or every
-    linear module.
+    """The form in which the modules of one config group are stored, and the group's modules: names, patterns,
+    or every linear module.
 
-    A `group_size` of None means that all inputs of an output share a scale. `block` is the block of a scale
-    for 8-bit floats.
+    A `group_size` of None means that all inputs of an output share a scale. `block` is the size of the block
+    that shares a scale, for 8-bit floats.
     """
 
     packing: str

@@ -13,8 +13,8 @@ NVFP4, blocks of 16; s is of E4M3 and there is a scale for the whole weight:
     compressed-tensors   w = e · (s / global)   X.weight_packed, X.weight_scale,
                                          X.weight_global_scale F32 [1]
 
-**Conventions.** Of a byte's two numbers the one in the low bits comes first. The scale is rounded to float32,
-then the product; MXFP4's is exact. gpt-oss' experts are transposed: X is [E, D, F].
+**Conventions.** In a byte, the number in the low bits comes first. The scale is rounded to float32, and then
+the product. MXFP4's product is exact. gpt-oss' experts are transposed: X is [E, D, F].
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ CHUNK = 2**14  # rows of bytes, 16 each, that are decoded at a time
 class Float4Weight:
     """A stored weight: `codes(part)` returns packed bytes [F, D / 2], `scales(part)` returns float32 [F, C].
 
-    With `turned`, the weight is the transpose of these, and is read in parts.
+    With `turned`, the weight is the transpose of this matrix, and is read in parts.
     """
 
     kind: str

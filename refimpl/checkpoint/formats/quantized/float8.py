@@ -8,8 +8,8 @@
 
     w[f, d] = weight[f, d] · scale[f // a, d // b]
 
-So store transformers' fp8 (the blocks of DeepSeek-V3, arXiv:2412.19437, and Qwen), fbgemm_fp8, vLLM's and
-modelopt's fp8 and compressed-tensors' float-quantized.
+Weights are stored in this form by transformers' fp8 (the blocks of DeepSeek-V3, arXiv:2412.19437, and Qwen),
+fbgemm_fp8, vLLM's and modelopt's fp8, and compressed-tensors' float-quantized.
 
 **Conventions.** `weight_scale_inv` is a factor too, despite its name. The product is rounded to float32.
 """
@@ -29,7 +29,9 @@ SCALES = ("weight_scale_inv", "weight_scale")
 
 @dataclass(frozen=True)
 class Float8:
-    """The format. `block` is the block of a scale, if scales aren't given per tensor or per output."""
+    """The format. `block` is the size of the block that shares a scale, if scales aren't given per tensor or
+    per output.
+    """
 
     block: Shape | None = None
 

@@ -9,9 +9,9 @@ A module X of D inputs and F outputs, with codes of b bits in C groups:
 
     w[f, d] = scales[g, f] · (qweight[d, f] − zero[g, f]),  g = g_idx[d]
 
-**Conventions.** checkpoint_format "gptq" (v1) stores zero − 1, "gptq_v2" stores zero. One is added to v1's
-after it was unpacked and the sum isn't cut to b bits, as the kernels of both libraries do: a stored 2^b − 1
-is the zero point 2^b. With desc_act, groups are filled in the order of the inputs' importance, so g_idx isn't
+**Conventions.** checkpoint_format "gptq" (v1) stores zero − 1, "gptq_v2" stores zero. For v1, one is added
+after unpacking, and the sum isn't cut to b bits, as in the kernels of both libraries. So a stored 2^b − 1 is
+the zero point 2^b. With desc_act, groups are filled in the order of the inputs' importance, so g_idx isn't
 sorted. GPTQModel's `dynamic` gives some modules other bits and groups. Packing: see `packed`.
 """
 
@@ -41,8 +41,9 @@ class Settings:
 
 @dataclass(frozen=True)
 class Gptq:
-    """The format with its settings. Modules whose names match a pattern have other settings; the first match
-    counts."""
+    """The format with its settings. Modules whose names match a pattern have the settings of the first
+    pattern that matches.
+    """
 
     settings: Settings
     zero_offset: int

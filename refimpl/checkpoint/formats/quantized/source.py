@@ -13,8 +13,8 @@ from .weight import Quantization
 class Quantized:
     """The tensors of `source`, with quantized weights in place of the tensors that hold them.
 
-    Raises CheckpointError where a quantized weight lacks a tensor, or has one of another type or shape, and
-    where there is no quantized weight.
+    Raises CheckpointError if a quantized weight lacks a tensor or has a tensor of another type or shape, or
+    if there is no quantized weight at all.
     """
 
     def __init__(self, source: RawSource, quantization: Quantization) -> None:

@@ -33,7 +33,9 @@ class StoredWeight(Protocol):
         ...
 
     def native(self, part: int | None = None) -> Blocks | None:
-        """Return the weight in blocks that hold its values; None where blocks can't hold them."""
+        """Return the weight in blocks with exactly its values, or None if blocks can't represent these
+        values.
+        """
         ...
 
 
@@ -48,8 +50,9 @@ class Form(Protocol):
 class Quantization:
     """The quantization that a checkpoint states.
 
-    `unused` are the last parts of the names of tensors that say how inputs or caches are rounded. `floats`
-    are the modules that aren't quantized according to the checkpoint. `notes` are for the user.
+    `unused` are the last parts of tensor names. Tensors with such names say how inputs or caches are rounded,
+    and aren't used. `floats` are the modules that aren't quantized according to the checkpoint. `notes` are
+    for the user.
     """
 
     form: Form

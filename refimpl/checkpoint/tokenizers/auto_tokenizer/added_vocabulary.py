@@ -16,8 +16,9 @@ FLAGS = ("single_word", "lstrip", "rstrip", "normalized", "special")
 
 @dataclass(frozen=True)
 class NewToken:
-    """A token to add, which has no id yet. `normalized` None means that it is normalized unless it is
-    special."""
+    """A token to add, which has no id yet. A `normalized` of None means that the token is normalized unless
+    it is special.
+    """
 
     content: str
     single_word: bool = False
@@ -88,7 +89,7 @@ class AddedVocabulary:
         self._tokens[token.content] = (id, token)
 
     def id(self, content: str) -> int | None:
-        """Return the id of a token. None if neither the model nor the added tokens have it."""
+        """Return the id of a token. Returns None if neither the model nor the added tokens have it."""
         if content in self._tokens:
             return self._tokens[content][0]
         return self._model_vocabulary.get(content)

@@ -1,4 +1,4 @@
-"""Applies the settings of a directory to its tokenizer.json."""
+"""Apply the settings of a directory to its tokenizer.json."""
 
 from __future__ import annotations
 
@@ -34,10 +34,11 @@ class AppliedTokenizer:
 
 
 def apply_settings(text: str, files: SettingFiles, model_type: str) -> AppliedTokenizer:
-    """Return the tokenizer that AutoTokenizer makes of a tokenizer.json and the files beside it.
+    """Return the tokenizer that AutoTokenizer makes from a tokenizer.json and the files beside it.
 
-    The text is unchanged where these files change nothing. Raises CheckpointError for a setting that
-    transformers refuses, and for a setting that no tokenizer.json can express.
+    If the other files have no effect, the text of tokenizer.json is returned unchanged. Raises
+    CheckpointError for a setting that transformers refuses, and for a setting that no tokenizer.json can
+    express.
     """
     if model_type == "marian":  # transformers reads SentencePiece files for it, and no tokenizer.json
         return AppliedTokenizer(text, {})
@@ -62,7 +63,7 @@ def tokenizer_of(
 ) -> AppliedTokenizer:
     """Return AutoTokenizer's tokenizer for a vocabulary and the files beside it, without a tokenizer.json.
 
-    Raises CheckpointError as `apply_settings` does.
+    Raises CheckpointError for the same reasons as `apply_settings`.
     """
     charsmap = vocabulary.charsmap
     definition: Component = {

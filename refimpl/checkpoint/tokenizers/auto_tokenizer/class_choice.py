@@ -1,4 +1,4 @@
-"""Finds the tokenizer class with which transformers reads a directory (`AutoTokenizer.from_pretrained`)."""
+"""Find the tokenizer class with which transformers reads a directory (`AutoTokenizer.from_pretrained`)."""
 
 from __future__ import annotations
 

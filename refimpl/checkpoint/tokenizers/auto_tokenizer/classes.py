@@ -94,7 +94,9 @@ WHISPER_NAMES = (
 
 @dataclass(frozen=True)
 class SourceFile:
-    """The parts that a class takes from tokenizer.json: vocabulary, merges and its normalizer's charsmap."""
+    """The parts that a class takes from tokenizer.json: the vocabulary, the merges and the normalizer's
+    charsmap.
+    """
 
     where: str
     vocabulary: Any
@@ -104,7 +106,7 @@ class SourceFile:
 
 @dataclass(frozen=True)
 class Pipeline:
-    """The components of a tokenizer that a class makes."""
+    """The components that a class makes for a tokenizer."""
 
     model: Component
     normalizer: Component | None
@@ -125,7 +127,7 @@ class Tokens:
         return name in self._named
 
     def content(self, name: str) -> str:
-        """Return a named token, which must be there."""
+        """Return the content of a named token, which must exist."""
         return _required(self._where, self._named, name)
 
     def known(self, content: str) -> str:
@@ -147,7 +149,9 @@ class Tokens:
         return id
 
     def around(self, flags: Mapping[str, bool]) -> Component:
-        """Return a template with those of the named tokens that exist: bos before each text, eos after it."""
+        """Return a template with bos before each text and eos after it. Tokens that don't exist are
+        left out.
+        """
 
         def of(text: str, segment: int) -> list[tuple[str, int]]:
             bos, eos = ([self.content(name)] if flags[name] and self.has(name) else [] for name in flags)
@@ -161,7 +165,7 @@ class Tokens:
         """Return a template of (token, segment); `$A` and `$B` are the texts.
 
         Raises CheckpointError for a token that the library would read as something else. A token may contain
-        spaces where the class writes the template as a list.
+        spaces only if the class writes the template as a list.
         """
         special = dict.fromkeys(token for token, _ in (*single, *pair) if token not in ("$A", "$B"))
         for token in special:
@@ -215,17 +219,18 @@ def _added_as_they_are(named: Sequence[Special], extra: Sequence[Special]) -> li
 class TokenizerClass:
     """One of transformers' classes.
 
-    `model` is the type of model that the class makes. `defaults` are its special tokens where the settings
-    name none (null means no token). `additional` are further tokens that it adds. `added_again` are tokens
-    whose flags it changes at the end. `mask_flags` are the flags of a mask that is named without flags. With
-    `names_have_flags` all named tokens have flags, the usual ones where none are stated.
+    `model` is the type of model that the class makes. `defaults` are the class's special tokens, which are
+    used if the settings name none (null means no token). `additional` are further tokens that it adds.
+    `added_again` are tokens whose flags it changes at the end. `mask_flags` are the flags of a mask that is
+    named without flags. With `names_have_flags`, all named tokens have flags. If no flags are stated, they
+    are the usual ones.
 
     Without a tokenizer.json, the vocabulary is in `file`, and `reorder` puts a SentencePiece model's pieces
-    in the class's order. The tokens around a text then follow the flags add_bos_token and add_eos_token;
-    add_bos_token is `adds_bos` where it isn't stated. An exception is a class with a template of its own:
-    always, or only with a tokenizer.json, or only where no flag is stated. With `keeps_file` the parts of a
-    tokenizer.json stay, but for what is around a text: transformers rebuilds them for classes that have an
-    `__init__` of their own.
+    in the class's order. The tokens around a text then follow the flags add_bos_token and add_eos_token; If
+    add_bos_token isn't stated, it is `adds_bos`. An exception is a class with its own template, which is used
+    always, or only with a tokenizer.json, or only if no flag is stated. With `keeps_file`, all parts of a
+    tokenizer.json stay except the tokens around a text. transformers rebuilds these parts only for classes
+    that have an `__init__` of their own.
     """
 
     name: str

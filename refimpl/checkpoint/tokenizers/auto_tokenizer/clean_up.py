@@ -1,7 +1,7 @@
 """`clean_up_tokenization_spaces` as steps of a decoder: spaces around English punctuation are removed.
 
-It changes the whole decoded text, one replacement after the other (transformers'
-`PreTrainedTokenizerBase.clean_up_tokenization`), so the tokens are joined first.
+The clean-up changes the whole decoded text, one replacement after the other (transformers'
+`PreTrainedTokenizerBase.clean_up_tokenization`). So the tokens are joined first.
 """
 
 from __future__ import annotations

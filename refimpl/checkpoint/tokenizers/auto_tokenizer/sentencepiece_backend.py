@@ -1,7 +1,7 @@
-"""Makes a tokenizer from a SentencePiece model alone, for models without a tokenizer class in transformers.
+"""Make a tokenizer from only a SentencePiece model, for models without a tokenizer class in transformers.
 
-Source: transformers 5, `convert_slow_tokenizer.py`, `SpmConverter.build_tokenizer_from_spm_proto`, and what
-`tokenization_utils_tokenizers.py` does around it.
+Source: transformers 5, `convert_slow_tokenizer.py`, `SpmConverter.build_tokenizer_from_spm_proto`, and the
+code in `tokenization_utils_tokenizers.py` that calls it.
 """
 
 from __future__ import annotations

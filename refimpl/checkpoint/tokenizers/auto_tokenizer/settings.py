@@ -1,7 +1,8 @@
 """tokenizer_config.json, special_tokens_map.json and added_tokens.json as one set of settings.
 
 tokenizer_config.json has priority. The other two files are older forms. They are read only if
-tokenizer_config.json has no `added_tokens_decoder`; special_tokens_map.json then has priority over it.
+tokenizer_config.json has no `added_tokens_decoder`; in that case, special_tokens_map.json has priority over
+tokenizer_config.json.
 """
 
 from __future__ import annotations
@@ -45,7 +46,7 @@ class SettingFiles:
 class Settings:
     """The arguments of one of transformers' classes: its options by name, and the tokens to add, by id.
 
-    `named` are special tokens with names other than the usual seven.
+    `named` are special tokens whose names aren't among the usual seven.
     """
 
     where: str

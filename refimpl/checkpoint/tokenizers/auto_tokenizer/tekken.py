@@ -1,7 +1,7 @@
 """Mistral's tekken.json: the bytes of each token in the order of the merges, and special tokens.
 
-It is byte-level BPE without a list of merges (tiktoken's form). Two neighbours are merged if their
-concatenation is a token; the pair with the lowest rank comes first. Special tokens come before the others, so
+The tokenizer is byte-level BPE without a list of merges (tiktoken's form). Two neighbours are merged if their
+concatenation is a token; the pair with the lowest rank comes first. Special tokens come before all others, so
 they have the lowest ids.
 """
 

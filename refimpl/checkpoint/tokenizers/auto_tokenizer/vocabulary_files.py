@@ -84,8 +84,9 @@ def of_sentencepiece(model: SentencePieceModel, kind: str | None) -> Vocabulary:
 
 
 def splits_of(piece: str, others: Mapping[str, Any], where: str) -> list[tuple[str, str]]:
-    """Return all splits of a piece into two other pieces. CheckpointError for a piece that is too long for
-    this."""
+    """Return all splits of a piece into two other pieces. Raises CheckpointError for a piece that is too
+    long.
+    """
     if len(piece) > LONGEST_PIECE:
         raise CheckpointError(f"{where}: pieces may have at most {LONGEST_PIECE} letters, got {piece!r:.40}")
     parts = ((piece[:at], piece[at:]) for at in range(1, len(piece)))

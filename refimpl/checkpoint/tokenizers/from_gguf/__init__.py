@@ -1,5 +1,5 @@
 """Tokenizers of GGUF files.
 
-Input: the metadata of a GGUF file. Output: the text of the original model's tokenizer.json, and the chat
-template. There is one module per kind of tokenizer.
+The input is the metadata of a GGUF file. The output is the text of the original model's tokenizer.json, and
+the chat template. There is one module per kind of tokenizer.
 """

@@ -11,7 +11,9 @@ from .vocabulary import Vocabulary, tokenizer_json
 
 
 def byte_level(vocabulary: Vocabulary) -> dict[str, Any]:
-    """Return the tokenizer.json. An unknown pre-tokenizer, or a merge of other than tokens, is an error."""
+    """Return the tokenizer.json. An unknown pre-tokenizer, or a merge of anything other than tokens, raises
+    an error.
+    """
     name = vocabulary.get("pre", str, "default")
     if name not in PRE_TOKENIZERS:
         raise vocabulary.fail(f"pre must be one of {', '.join(PRE_TOKENIZERS)}, got {name!r:.80}")

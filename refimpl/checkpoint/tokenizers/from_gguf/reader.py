@@ -1,4 +1,4 @@
-"""Converts the tokenizer of a GGUF file to the text of a tokenizer.json, and reads its chat template.
+"""Convert the tokenizer of a GGUF file to the text of a tokenizer.json, and read its chat template.
 
 `tokenizer.ggml.model` names the kind: byte-level BPE ("gpt2"), SentencePiece's BPE ("llama", or "gemma4" with
 stated merges), SentencePiece's Unigram ("t5"), and BERT's WordPiece ("bert").
@@ -24,7 +24,7 @@ TEMPLATE_LIMIT = 256 * 1024
 
 
 def tokenizer(metadata: Mapping[str, Any], vocabulary: int, where: str) -> str | None:
-    """Return the tokenizer.json of a GGUF file's metadata; None if they have no tokenizer.
+    """Return the tokenizer.json of a GGUF file's metadata; None if the metadata have no tokenizer.
 
     Raises CheckpointError for an unknown kind, a token that occurs twice, more tokens than the embedding has
     rows, and a merge of anything other than tokens.
@@ -42,9 +42,11 @@ def tokenizer(metadata: Mapping[str, Any], vocabulary: int, where: str) -> str |
 
 
 def chat_template(metadata: Mapping[str, Any], where: str, kind: str = "") -> str | None:
-    """Return the chat template, or None; with the `kind` `.tool_use` that for chats with tools.
+    """Return the chat template, or None. With the `kind` `.tool_use`, return the template for chats with
+    tools.
 
-    Raises CheckpointError if the template isn't a text of at most 256 KB."""
+    Raises CheckpointError if the template isn't a text of at most 256 KB.
+    """
     template = metadata.get(f"tokenizer.chat_template{kind}")
     if template is not None and (not isinstance(template, str) or len(template) > TEMPLATE_LIMIT):
         raise CheckpointError(f"{where}: tokenizer.chat_template must be a text of at most 256 KB")

@@ -17,7 +17,9 @@ PHI3 = ("<unk>", "<s>", "<|endoftext|>")
 
 
 def sentencepiece(vocabulary: Vocabulary) -> dict[str, Any]:
-    """Return the tokenizer.json. A space is put before the text unless the file says no, as Gemma's does."""
+    """Return the tokenizer.json. A space is put before the text, unless the file says that there is none, as
+    Gemma's files do.
+    """
     _spell_spaces(vocabulary)
     return _definition(vocabulary, _merges(vocabulary), prefix=vocabulary.get("add_space_prefix", bool, True))
 

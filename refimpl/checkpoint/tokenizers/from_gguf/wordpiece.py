@@ -1,5 +1,6 @@
-"""BERT's WordPiece in GGUF, which puts "▁" before tokens that begin a word and drops the "##" of the
-others."""
+"""BERT's WordPiece in GGUF, which puts "▁" before tokens that begin a word and drops the "##" of all other
+tokens.
+"""
 
 from __future__ import annotations
 
