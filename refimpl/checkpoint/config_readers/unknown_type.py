@@ -16,9 +16,14 @@ SOUNDS = {
     "num_mel_bins", "feat_extract_norm", "conv_dim", "sampling_rate", "audio_encoder", "codebook_size",
 }  # fmt: skip
 PICTURES = {"image_size", "patch_size", "num_channels", "vision_config", "backbone_config"}
-# Why a model isn't its text part, or the family that it is made of, though that is read.
+# Why a model isn't its text part, or a family whose keys or layers it has, though those are read.
 OTHERWISE = {
+    "canine": "its deep layers have a vector for every few characters, its other layers one for each, and "
+    "tfm's layers all have one for each token",
+    "lilt": "it reads each token with its place on a page, and tfm has no input for places",
     "paligemma": "a prompt's tokens also see later tokens (prefix-LM), which tfm doesn't support",
+    "t5gemma2": "its decoder has one softmax over its own and the encoder's tokens, which tfm doesn't "
+    "support",
     "switch_transformers": "an expert drops a text's tokens beyond its capacity, which single tokens never "
     "reach, so what the model writes depends on how it is run",
 }
