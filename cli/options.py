@@ -448,7 +448,9 @@ def checked(given: TextOptions, **more: Any) -> tasks.GenerateOptions:
 def static_layout(
     layout: LayoutName | None, batch: int | None, time: int | None, capacity: int | None
 ) -> BundleLayout | str | None:
-    """Return the requested layout: by its name, or by the sizes of fixed shapes. None if neither is given."""
+    """Return the requested layout: by its name, or by the sizes of fixed shapes. Returns None if neither is
+    given.
+    """
     if time is None:
         if batch is not None or capacity is not None:
             raise typer.BadParameter("--batch and --capacity need --time N: add it, or leave them out")

@@ -72,7 +72,7 @@ def ring_attend(
 
 
 def _lengths(q: Array, block: list[Array], group: distributed.ProcessGroup | None) -> list[int]:
-    """The number of tokens of each rank; ConfigError if the shapes of two ranks don't fit."""
+    """The number of tokens of each rank. Raises ConfigError if the shapes of two ranks don't fit."""
     k, v, positions = block
     shapes = [q.shape[0], q.shape[2], *k.shape[2:], v.shape[3], q.element_size()]
     sizes = torch.tensor([len(positions), *shapes], device=q.device)

@@ -76,7 +76,7 @@ def threads() -> int:
 
 @cache
 def flags() -> frozenset[str]:
-    """Return the processor's feature flags by Linux's names. Empty if they can't be read."""
+    """Return the processor's feature flags by Linux's names. The result is empty if they can't be read."""
     try:
         lines = Path("/proc/cpuinfo").read_text().splitlines()
     except OSError:
@@ -146,8 +146,8 @@ def _statistic(file: Path, name: str) -> int:
 
 
 def peak_memory() -> int | None:
-    """Return the largest number of bytes of memory that this process has used at once so far. None if the
-    system doesn't report it.
+    """Return the largest number of bytes of memory that this process has used at once so far. Returns None if
+    the system doesn't report it.
     """
     try:
         # Linux's ru_maxrss starts at the peak of the process that forked, VmHWM doesn't.

@@ -118,7 +118,7 @@ def _opened(path: Path) -> SoundFile:
 
 
 def _expect_whole(format: str, log: str, path: Path) -> None:
-    """LimitError for a file that was cut where libsndfile reads what there is: WAV, Ogg."""
+    """Raises LimitError for a file that was cut where libsndfile reads what there is: WAV, Ogg."""
     if format == "OGG":
         with open(path, "rb") as opened:
             opened.seek(-min(LAST_PAGE, path.stat().st_size), 2)

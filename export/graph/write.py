@@ -140,7 +140,7 @@ def writing(files: GraphFiles) -> Iterator[Callable[[InKernels], None]]:
 
 
 def _finish(child: subprocess.Popen[str], notes: IO[str]) -> None:
-    """Wait for the process. Raises ExportError where it ended with an error."""
+    """Wait for the process. Raises ExportError if it ended with an error."""
     assert child.stdout is not None
     if error := child.stdout.read():
         raise ExportError(error)

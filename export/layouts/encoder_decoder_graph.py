@@ -187,7 +187,7 @@ def _without_gaps(ports: Ports, states: ir.Value, mask: ir.Value | None) -> ir.V
 def _computed(ports: Ports, source: ir.Model, states: ir.Value, config: Config) -> list[ir.Value]:
     """The text's keys and values, by the nodes that compute them of the states in the encoder's graph.
 
-    Raises ExportError where these read something else of the text than its states and its sizes.
+    Raises ExportError if these read something else of the text than its states and its sizes.
     """
     graph = source.graph
     inputs = {str(value.name): value for value in graph.inputs}
@@ -235,7 +235,7 @@ def _after(graph: ir.Graph, states: ir.Value) -> list[ir.Node]:
 def _own(ports: Ports, value: ir.Value) -> ir.Value:
     """A weight or constant of the encoder's graph, in the decoder's.
 
-    Raises ExportError where the value is none.
+    Raises ExportError if the value is none.
     """
     if not value.is_initializer():
         raise ExportError(f"{value.name} must be a weight: please report this")

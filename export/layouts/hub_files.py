@@ -53,7 +53,8 @@ def pad_id(bundle: Bundle) -> int:
 
 
 def tokenizer_config(bundle: Bundle) -> dict[str, Any] | None:
-    """Return tokenizer_config.json: special tokens and chat template. None if the bundle has no tokenizer.
+    """Return tokenizer_config.json: special tokens and chat template. Returns None if the bundle has no
+    tokenizer.
 
     The tokenizer class named there is the one that uses any tokenizer.json unchanged.
     """
@@ -126,8 +127,9 @@ def config(bundle: Bundle) -> dict[str, Any]:
 
 
 def _reader(bundle: Bundle, config: EncoderDecoder) -> dict[str, Any]:
-    """config.json of a decoder that reads an encoder, as Whisper's if it hears, else as T5's; its sizes are
-    those of the cache."""
+    """config.json of a decoder that reads an encoder, as Whisper's if it hears, otherwise as T5's; its sizes
+    are those of the cache.
+    """
     kv_heads, size = encoder_decoder_graph.heads(config)
     generation, encoder = bundle.generation, config.stacks["encoder"]
     stated: dict[str, Any] = {

@@ -280,7 +280,9 @@ def leaf(
     dtype: str,
     calibrated: CalibrationResult = NOT_CALIBRATED,
 ) -> np.ndarray | Blocks:
-    """Return one parameter of the checkpoint in its format. NumericError if a number doesn't fit `dtype`."""
+    """Return one parameter of the checkpoint in its format. Raises NumericError if a number doesn't fit
+    `dtype`.
+    """
     if weight_format is not None and weight_format.native:
         native_blocks = _centered(checkpoint, name)
         assert native_blocks is not None, f"{name} was planned from its own blocks"

@@ -93,7 +93,8 @@ def expect_samples(directory: Directory) -> None:
 def _normalized(directory: Directory) -> bool | None:
     """Whether sounds have a mean of 0 and a variance of 1, None if no file says what sounds are.
 
-    CheckpointError for another rate than 16,000."""
+    Raises CheckpointError for another rate than 16,000.
+    """
     name = "preprocessor_config.json"
     stated = directory.object(name)
     if stated is None:

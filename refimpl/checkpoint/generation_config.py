@@ -153,7 +153,7 @@ def _read(
 
 
 def _speech(keys: Keys, config: Config) -> SpeechTokens | None:
-    """The tokens of a model that hears; None where its files don't say how it writes."""
+    """The tokens of a model that hears; None if its files don't say how it writes."""
     none = _id(keys, "no_timestamps_token_id", config)
     languages, tasks = (_named_ids(keys, name, config) for name in ("lang_to_id", "task_to_id"))
     language, task = (keys.get(name, str, None, null=True) for name in ("language", "task"))
@@ -263,7 +263,7 @@ def _search(keys: Keys) -> dict[str, Any]:
 
 
 def _raw(keys: Keys, name: str) -> Any:
-    """The value, of any type, for the caller to check; None where it is absent."""
+    """The value, of any type, for the caller to check; None if it is absent."""
     return keys.get(name, type(keys.values.get(name)), None)
 
 

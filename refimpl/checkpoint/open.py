@@ -217,7 +217,7 @@ def open_checkpoint(
 
 
 def _chosen(path: Path, choice: AdapterChoice, *, mtp: bool) -> Adapter | None:
-    """The adapter; ConfigError for one beside a module for drafts."""
+    """The adapter. Raises ConfigError for one beside a module for drafts."""
     adapter = chosen(path, choice)
     if mtp and adapter is not None:
         raise ConfigError(
@@ -227,7 +227,7 @@ def _chosen(path: Path, choice: AdapterChoice, *, mtp: bool) -> Adapter | None:
 
 
 def _ignored(path: Path, keys: Collection[str], stated: Collection[str]) -> tuple[str, ...]:
-    """The keys to ignore, in order; ConfigError for one that no file has."""
+    """The keys to ignore, in order. Raises ConfigError for one that no file has."""
     if absent := sorted({*keys} - {*stated}):
         raise ConfigError(f"{path}: the model's files have no key {absent[0]!r:.80}, so it can't be ignored")
     return tuple(sorted({*keys}))

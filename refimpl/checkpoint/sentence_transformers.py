@@ -143,7 +143,7 @@ def _steps(modules: Any, where: str) -> list[Step]:
 
 
 def _transformer(keys: Keys) -> int | None:
-    """The longest text in tokens, None where none is stated."""
+    """The longest text in tokens, None if none is stated."""
     if keys.get("do_lower_case", bool, False):
         raise keys.fail("do_lower_case", "false: the tokenizer's own files state whether it lowers capitals")
     keys.choice("transformer_task", {"feature-extraction": None}, "feature-extraction")

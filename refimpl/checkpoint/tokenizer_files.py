@@ -87,7 +87,7 @@ def missing_template(directory: Directory, templates: Mapping[str, str]) -> tupl
 
 
 def _vocabulary(directory: Directory, made_by: TokenizerClass | None) -> Vocabulary | None:
-    """The vocabulary that a class reads, None where it isn't there."""
+    """The vocabulary that a class reads, None if it isn't there."""
     kind = None if made_by is None else made_by.model
     for name in (TOKENIZER_MODEL, *(() if made_by is None else (made_by.file,))):
         if (file := directory.find(name)) is None:

@@ -41,7 +41,7 @@ def attention_maps(
 
     With `layers`, only this number of layers is computed. For a model with an encoder, the layers are the
     encoder's. Parameters are read when their layer is computed, so `params` may be lazy. Raises ConfigError
-    where a layer has no attention.
+    if a layer has no attention.
     """
     if config.sound_shape is not None:
         raise ConfigError("attention weights need a model that reads text, but this one reads sounds")

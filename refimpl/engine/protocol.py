@@ -240,7 +240,7 @@ def check_start(config: Config, batch: int, encoder_ids: np.ndarray | None) -> N
     """Check the arguments of `start`.
 
     Raises ConfigError for a model without a decoder, for a text without an encoder to read it, and for an
-    encoder without a text; LimitError for a text with another number of rows.
+    encoder without a text. Raises LimitError for a text with another number of rows.
     """
     if not isinstance(config.head, LM):
         raise ConfigError("a model without a decoder has no steps: use predict")
@@ -282,7 +282,7 @@ def check_text(
 
 
 def _check_sound(config: Config, sound: np.ndarray, row: tuple[int | str, ...]) -> np.ndarray:
-    """The frames or samples of sounds; LimitError unless the encoder has room for them."""
+    """The frames or samples of sounds. Raises LimitError unless the encoder has room for them."""
     sound = np.asarray(sound)
     shape = (len(sound), *row) if sound.ndim else row
     fits = sound.ndim == len(row) + 1 and all(

@@ -46,8 +46,8 @@ def token_dropout(
     """Return the vectors of texts, with the vectors of mask tokens set to zero. `lengths` tokens of each text
     are real.
 
-    y = 0 where a token is the mask, else x · (1 − share) · n / (n − m), with m of a text's n tokens masked.
-    As after a dropout, the factor compensates for the dropped vectors (Rives et al. 2021, the code of
+    y = 0 where a token is the mask, otherwise x · (1 − share) · n / (n − m), with m of a text's n tokens
+    masked. As after a dropout, the factor compensates for the dropped vectors (Rives et al. 2021, the code of
     ESM-1b). Conventions: a text without masks is scaled too, by 1 − share. A text that consists only of masks
     is 0.
     """

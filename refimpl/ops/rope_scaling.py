@@ -108,9 +108,9 @@ def llama3_scaling(
     """Low frequencies are divided by `factor`, high ones kept, with a blend in between (Llama 3.1's reference
     code).
 
-    With turns = original_context · f / 2π, the share kept is
-    clip((turns − low_freq_factor) / (high_freq_factor − low_freq_factor), 0, 1). If high_freq_factor
-    equals low_freq_factor (Llama 4 Scout), the share is 1 where turns is at least that factor, else 0.
+    With turns = original_context · f / 2π, the share kept is clip((turns − low_freq_factor) /
+    (high_freq_factor − low_freq_factor), 0, 1). If high_freq_factor equals low_freq_factor (Llama 4 Scout),
+    the share is 1 where turns is at least that factor, otherwise 0.
     """
     turns, span = original_context * frequencies / (2 * math.pi), high_freq_factor - low_freq_factor
     kept = (turns >= low_freq_factor).astype(turns.dtype)

@@ -70,9 +70,10 @@ def words_of(text: str, encoding: Encoding) -> list[Word]:
 
 
 def subject(words: list[Word], target: str | None) -> int:
-    """Return the index of the word to describe: the last `target`, else the last "it", else the last word.
+    """Return the index of the word to describe: the last `target`, otherwise the last "it", otherwise the
+    last word.
 
-    LimitError if `target` isn't in the text.
+    Raises LimitError if `target` isn't in the text.
     """
     name = "it" if target is None else target.lower()
     same = [i for i, (word, _) in enumerate(words) if word.lower() == name]

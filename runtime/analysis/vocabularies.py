@@ -37,8 +37,8 @@ def compare(
     """Return a vocabulary of single characters, then one trained vocabulary for each size, in ascending
     order.
 
-    The list ends at the largest vocabulary that the training text allows. LimitError if `held_out`, the text
-    for all measurements, has no word.
+    The list ends at the largest vocabulary that the training text allows. Raises LimitError if `held_out`,
+    the text for all measurements, has no word.
     """
     words = sum(len(line.split()) for line in held_out)
     if words == 0:

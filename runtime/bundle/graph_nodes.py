@@ -43,7 +43,7 @@ class Content(NamedTuple):
 
 
 def content(data: bytes) -> Content:
-    """Return the nodes and numbers of a graph's file; ValueError for what `graph_check` refuses."""
+    """Return the nodes and numbers of a graph's file. Raises ValueError for what `graph_check` refuses."""
     graph = read(data, GRAPH, read(data, MODEL, (0, len(data)))["graph"])
     numbers: dict[str, Array] = {}
     for span in graph["initializer"]:

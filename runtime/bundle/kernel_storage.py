@@ -238,7 +238,7 @@ def _coded(group: Group, stored: Mapping[str, Array], bits: int) -> list[tuple[A
 
 
 def _halves(group: Group, stored: Mapping[str, Array], bits: int) -> tuple[Array, Array | None] | None:
-    """The scales and lowest numbers [F, C] of a group in float16; None where it can't hold one of them."""
+    """The scales and lowest numbers [F, C] of a group in float16; None if it can't hold one of them."""
     scale, minimum = stored[f"{group.name}.scale"], _minima(group, stored)
     if (scales := _as_halves(scale)) is None or minimum is None:
         return None if scales is None else (scales, None)
@@ -249,13 +249,13 @@ def _halves(group: Group, stored: Mapping[str, Array], bits: int) -> tuple[Array
 
 
 def _minima(group: Group, stored: Mapping[str, Array]) -> Array | None:
-    """The minima of a group by outputs, [F, C]; None where it has none."""
+    """The minima of a group by outputs, [F, C]; None if it has none."""
     minimum = stored.get(f"{group.name}.minimum")
     return minimum if minimum is None or group.axis == 1 else minimum.T
 
 
 def _as_halves(scale: Array) -> Array | None:
-    """The same numbers in float16; None where it can't hold one of them."""
+    """The same numbers in float16; None if it can't hold one of them."""
     with np.errstate(over="ignore"):
         halves = scale.astype(np.float16)
     return halves if np.array_equal(halves, scale) else None

@@ -35,7 +35,7 @@ class Schema:
 def read(data: bytes, schema: Schema, span: tuple[int, int]) -> dict[str, Any]:
     """Return the values of the message between two offsets: integers, texts, bytes, and offsets of messages.
 
-    A missing field is None or an empty list. ValueError for anything that the schema doesn't allow.
+    A missing field is None or an empty list. Raises ValueError for anything that the schema doesn't allow.
     """
     values = schema.empty.copy()
     for name in schema.many:

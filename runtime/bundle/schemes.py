@@ -209,7 +209,7 @@ SCHEMES: dict[str, Scheme] = {scheme.name: scheme for scheme in _ALL}
 
 
 def find(name: str) -> Scheme:
-    """Return the scheme with this name; ExportError if there is none."""
+    """Return the scheme with this name. Raises ExportError if there is none."""
     if name not in SCHEMES:
         raise ExportError(f"quant must be one of {', '.join(SCHEMES)}, got {name!r:.40}")
     return SCHEMES[name]

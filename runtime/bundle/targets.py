@@ -91,7 +91,7 @@ TARGETS: dict[str, Target] = {target.name: target for target in _ALL}
 
 
 def find(name: str) -> Target:
-    """Return the target with this name; ExportError if there is none."""
+    """Return the target with this name. Raises ExportError if there is none."""
     if name not in TARGETS:
         raise ExportError(f"target must be one of {', '.join(TARGETS)}, got {name!r:.40}")
     return TARGETS[name]

@@ -57,7 +57,7 @@ class BatchTask(ABC):
     def texts(self, batch: Columns) -> list[str]:
         """Return the texts of a batch.
 
-        ArgumentError for a missing column, LimitError for a value that isn't a text or is blank.
+        Raises ArgumentError for a missing column, LimitError for a value that isn't a text or is blank.
         """
         if self._column not in batch:
             raise ArgumentError(f"a batch must have the column {self._column!r}, got {', '.join(batch)}")

@@ -52,8 +52,8 @@ def opened(path: Path, job: Job) -> Iterator[ResultFolder]:
     """Open the folder of a job's results during a `with` block. The folder is new, or already has finished
     blocks of the same job.
 
-    No other process can write to the folder during the block. ExportError for a folder of another job or with
-    other files, BusyError if another process has opened it.
+    No other process can write to the folder during the block. Raises ExportError for a folder of another job
+    or with other files, BusyError if another process has opened it.
     """
     path = path.resolve()
     path.parent.mkdir(parents=True, exist_ok=True)

@@ -34,8 +34,8 @@ def texts(path: Path, column: str) -> Iterator[str]:
     """Yield the text in a column of each row.
 
     Raises ArgumentError, with the number of the row counted from 0, if the value is missing or blank or isn't
-    a text. Also raises ArgumentError for a file that can't be read. LimitError for a line of more than LINE
-    bytes.
+    a text. Also raises ArgumentError for a file that can't be read. Raises LimitError for a line of more than
+    LINE bytes.
     """
     read = _jsonl if format_of(path) == "jsonl" else _parquet
     for number, value in enumerate(read(path, column)):

@@ -15,8 +15,9 @@ from ..serving_defaults import MAX_WAIT_S, QUEUE, SLOTS
 @dataclass(frozen=True)
 class Settings:
     """The settings of `serve run tfm.runtime.fleet:app NAME=VALUE`. A setting that isn't given comes from the
-    environment variable TFM_FLEET_NAME, or else has the default here. Bundles are paths on each machine,
-    separated by commas."""
+    environment variable TFM_FLEET_NAME, or otherwise has the default here. Bundles are paths on each machine,
+    separated by commas.
+    """
 
     bundle: str = ""
     api_key_file: str = ""

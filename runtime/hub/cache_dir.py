@@ -174,7 +174,7 @@ def _size(path: Path) -> int:
 def remove(name: str) -> list[Cached]:
     """Remove one entry by its name. With a model's name, remove the model and everything made from it.
 
-    CheckpointError if the cache holds nothing with this name.
+    Raises CheckpointError if the cache holds nothing with this name.
     """
     entry = folder_name(name) if is_fetched(name) else name
     derived = re.compile(rf"{re.escape(label(name))}-{AFTER_LABEL}.*|{re.escape(name)}-[^-]+")

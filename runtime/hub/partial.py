@@ -102,8 +102,8 @@ def fetch(
 
     `report` is called with the number of bytes received so far. `digest` is a sha256, or the shorter hash
     that git gives a file. All work is done in the caller's thread, so a signal ends it at once. Raises
-    TransferError for a file with another digest, which is removed; CheckpointError if more than `size` bytes
-    come; and what the client raises.
+    TransferError for a file with another digest, which is removed. Raises CheckpointError if more than `size`
+    bytes come; and what the client raises.
     """
     from huggingface_hub import constants
     from huggingface_hub.file_download import http_get

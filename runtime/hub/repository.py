@@ -156,7 +156,9 @@ def _wanted(model: str, parts: list[str], names: Iterable[str], notices: list[st
 
 
 def _require_known(directory: Path, where: str) -> None:
-    """ConfigError for a config.json of a model that tfm can't read, before gigabytes of weights come."""
+    """Raises ConfigError for a config.json of a model that tfm can't read, before gigabytes of
+    weights come.
+    """
     # Other downloads don't need these, which import the families.
     from ...refimpl.checkpoint.config_readers.keys import Keys
     from ...refimpl.checkpoint.families import identify

@@ -39,8 +39,8 @@ def build(
 ) -> Path:
     """Return the library for a platform, by default this machine's.
 
-    This is the library in this package, or else the one in the user's cache. If the cache doesn't have the
-    library, it is compiled there with one of this machine's compilers. With `out`, that folder is used
+    This is the library in this package, or otherwise the one in the user's cache. If the cache doesn't have
+    the library, it is compiled there with one of this machine's compilers. With `out`, that folder is used
     instead of both places. Other processes wait for the one that compiles.
 
     Raises ExportError if no compiler succeeds within `limit_s` seconds in all, or before `stop`. A failure is
@@ -225,7 +225,7 @@ def _kill(child: subprocess.Popen[bytes]) -> None:
 
 
 def _first_error(log: Path) -> str:
-    """The first line of what a compiler wrote that speaks of an error, or else its first line."""
+    """The first line of what a compiler wrote that speaks of an error, or otherwise its first line."""
     with open(log, "rb") as file:
         lines = file.read(2**16).decode(errors="replace").splitlines()
     line = next((line for line in lines if "error" in line.lower()), lines[0] if lines else "")

@@ -119,8 +119,8 @@ def run_error(model: Path, error: Exception) -> TfmError:
 def choose(bundle: Bundle, notify: Callable[[str], None] = lambda _: None) -> KernelBackend | str:
     """Return the kernels' backend for a bundle on this machine's CPU, or a line that says why there is none.
 
-    DeviceError if the user asks for an instruction set that can't be used. `notify` is called with messages
-    about work that is done only once, such as trying a library or writing weights.
+    Raises DeviceError if the user asks for an instruction set that can't be used. `notify` is called with
+    messages about work that is done only once, such as trying a library or writing weights.
     """
     library = library_for(bundle, notify)
     if isinstance(library, str):
@@ -166,7 +166,7 @@ def no_room(error: OSError) -> str:
 def library_for(bundle: Bundle, notify: Callable[[str], None] = lambda _: None) -> Library | str:
     """Return the library that would compute a bundle on this machine, or a line that says why there is none.
 
-    DeviceError if the user asks for an instruction set that can't be used.
+    Raises DeviceError if the user asks for an instruction set that can't be used.
     """
     if reason := without_graphs(bundle):
         return _refused(bundle, reason)
@@ -197,7 +197,7 @@ def why_refused(library: Library) -> str:
 
 
 def _register(library: Library, session_options: ort.SessionOptions) -> None:
-    """Give a session the library's operators with its instruction set; DeviceError if that fails."""
+    """Give a session the library's operators with its instruction set. Raises DeviceError if that fails."""
     try:
         loaded = ctypes.CDLL(str(library.path))
         loaded.tfm_use.restype = loaded.tfm_has_api.restype = ctypes.c_bool
@@ -214,7 +214,7 @@ def _register(library: Library, session_options: ort.SessionOptions) -> None:
 def cache_type(bundle: Bundle) -> CacheType | None:
     """Return the type in which kernels keep a bundle's keys and values.
 
-    None if the bundle has no keys and values, or if the kernels don't keep them.
+    Returns None if the bundle has no keys and values, or if the kernels don't keep them.
     """
     if bundle.cache not in ("shared", "windowed"):
         return None

@@ -48,7 +48,7 @@ def write(path: Path, engine: OrtEngine, tokens: list[int], cache: OrtCache) -> 
     """Write the cache of these tokens, which has one row, to a file. The file is written completely or not at
     all.
 
-    Only the owner can read the file. ExportError if it can't be written.
+    Only the owner can read the file. Raises ExportError if it can't be written.
     """
     dropped, arrays = cache.content()
     header = Header(engine.bundle_hash, engine.backend, tokens, dropped)
@@ -105,7 +105,9 @@ def read(path: Path, engine: OrtEngine) -> tuple[list[int], OrtCache]:
 
 
 def _header(value: Any, path: Path, engine: OrtEngine) -> Header:
-    """The header, as `write` writes it; ArgumentError for anything else, or another bundle or backend."""
+    """The header, as `write` writes it. Raises ArgumentError for anything else, or another bundle
+    or backend.
+    """
     if not isinstance(value, dict) or value.keys() != set(Header._fields):
         raise ArgumentError(f"{path}: its header must have {', '.join(Header._fields)}")
     if value["bundle"] != engine.bundle_hash:

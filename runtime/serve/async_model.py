@@ -228,7 +228,7 @@ class AsyncModel:
     async def prepare(self, options: Options) -> None:
         """Compile the language that the options require, such as a JSON schema. This may take a second.
 
-        ArgumentError for a JSON schema, a regular expression or a grammar that isn't supported.
+        Raises ArgumentError for a JSON schema, a regular expression or a grammar that isn't supported.
         """
         if (language := options.language) is not None:
             loop = asyncio.get_running_loop()

@@ -47,7 +47,7 @@ class InputBody(Body):
         return self.truncate_prompt_tokens
 
     def rows(self, model: TaskModel) -> list[Encoding]:
-        """Return the tokens of each text. RequestError for ids outside the model's vocabulary."""
+        """Return the tokens of each text. Raises RequestError for ids outside the model's vocabulary."""
         stated: Any = self.input if isinstance(self.input, list) else [self.input]
         stated = [stated] if isinstance(stated[0], int) else stated
         if isinstance(stated[0], str):
@@ -157,7 +157,7 @@ async def rerank(request: Request, body: RerankBody) -> JSONResponse:
 async def _read(
     request: Request, served: Served, rows_of: Callable[[TaskModel], list[Encoding]]
 ) -> tuple[list[Encoding], int]:
-    """The tokens of texts, and how many; LimitError for a text that is too long, before it waits."""
+    """The tokens of texts, and how many. Raises LimitError for a text that is too long, before it waits."""
     rows = await asyncio.to_thread(rows_of, served.model.model)
     tokens = sum(len(row.ids) for row in rows)
     server_of(request).metrics.prompt_tokens.labels(served.name).inc(tokens)

@@ -29,7 +29,9 @@ PARAMETER = re.compile(rf'([a-z]+)\*?=({QUOTED}|[^\s";]+)'.encode(), re.I)
 
 
 def boundary_of(content_type: str) -> bytes:
-    """Return the boundary between the form's parts. RequestError for a body of another content type."""
+    """Return the boundary between the form's parts. Raises RequestError for a body of another
+    content type.
+    """
     found = BOUNDARY.fullmatch(content_type)
     if found is None:
         raise RequestError(
@@ -40,7 +42,7 @@ def boundary_of(content_type: str) -> bytes:
 
 
 def parse_form(body: bytes, boundary: bytes) -> Form:
-    """Return the form's fields by name. A field with a file name is bytes; all other fields are text.
+    """Return the form's fields by name. A field with a file name is bytes; all other fields are text. Raises
     RequestError if the body isn't a form.
     """
     first, *parts = (b"\r\n" + body).split(b"\r\n--" + boundary, MOST_FIELDS + 1)

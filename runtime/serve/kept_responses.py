@@ -36,16 +36,16 @@ class KeptResponses:
             self._nbytes -= oldest.nbytes
 
     def response(self, owner: str, id: str) -> dict[str, Any]:
-        """Return an answer; RequestError 404 if it isn't kept."""
+        """Return an answer. Raises RequestError 404 if it isn't kept."""
         return self._find(owner, id).response
 
     def conversation(self, owner: str, id: str) -> list[dict[str, Any]]:
-        """Return all items up to the end of an answer; RequestError 404 if the answer isn't kept."""
+        """Return all items up to the end of an answer. Raises RequestError 404 if the answer isn't kept."""
         kept = self._find(owner, id)
         return [*kept.before, *kept.response["output"]]
 
     def item(self, owner: str, id: str) -> dict[str, Any]:
-        """Return an item of an answer; RequestError 404 if it isn't kept."""
+        """Return an item of an answer. Raises RequestError 404 if it isn't kept."""
         for kept in reversed(self._kept.values()):
             if kept.owner == owner:
                 for item in kept.response["output"]:
@@ -54,7 +54,7 @@ class KeptResponses:
         raise RequestError(f"no item {id!r:.80} is stored: send the item itself", param="input", status=404)
 
     def delete(self, owner: str, id: str) -> None:
-        """Delete an answer; RequestError 404 if it isn't kept."""
+        """Delete an answer. Raises RequestError 404 if it isn't kept."""
         self._nbytes -= self._find(owner, id).nbytes
         del self._kept[id]
 

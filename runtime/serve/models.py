@@ -79,7 +79,7 @@ class Served:
         return RequestError(f"{self.name} can't {doing}: it answers {answered}", param="model")
 
     def load(self) -> AsyncModel:
-        """Load the model. ConfigError for a model that can't be served."""
+        """Load the model. Raises ConfigError for a model that can't be served."""
         model = self._load()
         expect_served(self.name, model)
         self.context, self.certificate = model.config.context, _certificate(model)
@@ -114,8 +114,9 @@ class Server:
         response_bytes: int = RESPONSE_BYTES,
         **options: Unpack[WorkerOptions],
     ) -> None:
-        """Load each model, or with `on_demand` load it at its first request. ConfigError for a model that
-        can't be served."""
+        """Load each model, or with `on_demand` load it at its first request. Raises ConfigError for a model
+        that can't be served.
+        """
         return_large_blocks()  # bodies, of any size up to their limit
         self._idle_s = idle_s
         self.limits, self.metrics = limits, Metrics()

@@ -37,7 +37,7 @@ def options_of(body: Sampling, model: TaskModel) -> GenerateOptions:
 
 
 def _most_tokens(body: Sampling, model: TaskModel) -> int:
-    """The request's limit, else the model's, else ours."""
+    """The request's limit, otherwise the model's, otherwise ours."""
     chats = isinstance(body, ChatBody)
     ours = model.config.context if chats else COMPLETION_TOKENS
     stated = (body.max_completion_tokens if chats else None, body.max_tokens, model.generation.max_new_tokens)

@@ -484,7 +484,7 @@ async def read_form(request: HttpRequest, kind: type[B], limits: Limits) -> B:
 
 
 async def _received(request: HttpRequest, limits: Limits, most: int) -> bytes:
-    """A body; RequestError for one of more bytes than `most`, and for one that is too slow."""
+    """A body. Raises RequestError for one of more bytes than `most`, and for one that is too slow."""
     received = bytearray()
     try:
         async with asyncio.timeout(limits.read_s):

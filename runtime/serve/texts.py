@@ -150,7 +150,7 @@ async def begin_texts(request: Request, body: CompletionBody) -> Continuing:
 
 
 def _check_room(served: Served, answers: int) -> None:
-    """RequestError for more answers than slots and queue hold: waiting wouldn't help."""
+    """Raises RequestError for more answers than slots and queue hold: waiting wouldn't help."""
     most = served.model.worker.slots + served.model.worker.queue
     if answers > most:
         raise RequestError(

@@ -25,7 +25,7 @@ class Tools:
     """The tools that the answers to one request may call, and the parser of these answers."""
 
     def __init__(self, body: ChatBody, served: Served) -> None:
-        """RequestError for a model whose tokenizer can't write the marks around its calls."""
+        """Raises RequestError for a model whose tokenizer can't write the marks around its calls."""
         self._model = model = served.model.model
         offered, shown = body.offered(), body.shown()
         self._shown = [tool.as_stated() for tool in shown] or None
@@ -67,8 +67,9 @@ class Tools:
 
 
 def effort(body: ChatBody, template: ChatTemplate) -> dict[str, Any]:
-    """Return the template's variables for the request's `reasoning_effort`. RequestError if the template has
-    none."""
+    """Return the template's variables for the request's `reasoning_effort`. Raises RequestError if the
+    template has none.
+    """
     stated = body.reasoning_effort
     if stated is None:
         return {}

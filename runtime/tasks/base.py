@@ -76,14 +76,14 @@ def expect_both(config: Config, task: str) -> None:
 
 
 def expect_mask(generation: Generation) -> int:
-    """Return the id of the mask token; CheckpointError if the model's files name none."""
+    """Return the id of the mask token. Raises CheckpointError if the model's files name none."""
     if generation.mask is None:
         raise CheckpointError("the model's files must name the mask token, in tokenizer_config.json")
     return generation.mask
 
 
 def expect_template(source: ModelSource) -> str:
-    """Return the chat template; CheckpointError if the model has none."""
+    """Return the chat template. Raises CheckpointError if the model has none."""
     if source.chat_template is None:
         raise no_template()
     return source.chat_template
@@ -170,7 +170,7 @@ class TaskModel:
 
     @property
     def text(self) -> Tokenizer:
-        """The tokenizer; CheckpointError if the model has none."""
+        """The tokenizer. Raises CheckpointError if the model has none."""
         if self.tokenizer is None:
             raise no_tokenizer()
         return self.tokenizer

@@ -36,8 +36,8 @@ KINDS: dict[Any, tuple[str, Callable[[object], bool]]] = {
 def given_values(given: Mapping[str, object], declared: type) -> dict[str, object]:
     """Return the options that aren't None, with NumPy numbers converted to Python's own.
 
-    ArgumentError for an option that the TypedDict doesn't declare, and for a value of another type. For an
-    unknown option, the error suggests the nearest declared name.
+    Raises ArgumentError for an option that the TypedDict doesn't declare, and for a value of another type.
+    For an unknown option, the error suggests the nearest declared name.
     """
     known = options(declared)
     for name, value in given.items():

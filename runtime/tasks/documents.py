@@ -51,8 +51,8 @@ def _states_fields(schema: Mapping[str, Any]) -> bool:
 def parsed(text: str, given: Schema | None, finish_reason: FinishReason | None) -> Any:
     """Parse a complete document: return an object of the given class, or the JSON value if a schema is given.
 
-    ArgumentError if no schema was given, LimitError for a document that was cut off. The class may raise its
-    own errors for values that its schema can't rule out.
+    Raises ArgumentError if no schema was given, LimitError for a document that was cut off. The class may
+    raise its own errors for values that its schema can't rule out.
     """
     if given is None:
         raise ArgumentError("parsed needs json_schema: without it, an answer is plain text")

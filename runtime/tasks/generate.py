@@ -197,8 +197,8 @@ def prompt_of(
       tokens of these names.
     - `task`: a task that the checkpoint defines, with its own prefix and options.
 
-    ArgumentError for control tokens without `raw`, and for a system message, tools or variables of a chat
-    template if no template is used.
+    Raises ArgumentError for control tokens without `raw`, and for a system message, tools or variables of a
+    chat template if no template is used.
     """
     if not isinstance(text, str):
         raise ArgumentError(

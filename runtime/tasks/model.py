@@ -394,7 +394,7 @@ class Model(TaskModel):
     def drafter(self, other: TaskModel) -> DraftModel:
         """Return a drafter: another model that guesses tokens for this model, for speculative decoding.
 
-        LimitError unless both models have the same vocabulary.
+        Raises LimitError unless both models have the same vocabulary.
         """
         vocabularies = [None if m.tokenizer is None else m.tokenizer.get_vocab() for m in (self, other)]
         if vocabularies[0] != vocabularies[1]:
@@ -405,7 +405,7 @@ class Model(TaskModel):
         """Return a drafter that guesses tokens with the model's own module for drafts (MTP), for speculative
         decoding.
 
-        ConfigError if the bundle has no such module.
+        Raises ConfigError if the bundle has no such module.
         """
         if not isinstance(self.engine, MTPEngine):
             raise LimitError("this engine can't run a module for drafts (mtp)")

@@ -35,7 +35,7 @@ def rerank(
 ) -> list[Ranked]:
     """Return the texts, the most relevant first. With `top`, return only that many texts.
 
-    ConfigError unless the model is a classifier of pairs with one label.
+    Raises ConfigError unless the model is a classifier of pairs with one label.
     """
     head = model.config.head
     if not isinstance(head, Classify) or len(model.labels) != 1:

@@ -231,7 +231,7 @@ def _utterances(
 
 
 def _language(speech: SpeechTokens, name: str | None) -> str | None:
-    """The code of a language that is named; LimitError if the model hasn't it."""
+    """The code of a language that is named. Raises LimitError if the model hasn't it."""
     if name is None:
         return None
     from ...refimpl.checkpoint.tokenizers.auto_tokenizer.classes import whisper_language
@@ -432,7 +432,8 @@ def _words(
 
 def _hear(sounds: Sequence[_Sound], cache: Cache, temperature: float) -> tuple[list[_Heard], Cache | None]:
     """What the model writes of the windows that the cache holds, a row for each sound; and the cache, empty
-    again, or None where rows were given up once their texts had ended."""
+    again, or None if rows were given up once their texts had ended.
+    """
     ask = sounds[0].ask
     model, generation = ask.model, ask.model.generation
     earlier = [one.earlier() for one in sounds]
@@ -498,7 +499,8 @@ def _drawn(
     temperature: float,
 ) -> tuple[list[tuple[list[int], float]], Cache | None]:
     """At most `room` tokens after each first row of logits [B, N], and their mean log-probability; the cache,
-    or None where rows of it were given up."""
+    or None if rows of it were given up.
+    """
     model = sounds[0].ask.model
     (end,) = model.generation.eos
     sampler, drawing = _penalties(model), Sampler(temperature=temperature or None)

@@ -132,7 +132,7 @@ def _without_strict(tool: Tool) -> Tool:
 def schemas(tools: Sequence[Tool]) -> dict[str, Any]:
     """Return the schemas of functions by name; a function without parameters takes no arguments.
 
-    ArgumentError for tools of another form.
+    Raises ArgumentError for tools of another form.
     """
     made: dict[str, Any] = {}
     for i, tool in enumerate(tools):

@@ -157,7 +157,7 @@ class ConstrainedText:
         self._complete[len(tokens)] = state == COMPLETE
 
     def _answer(self, ask: Callable[[], bytes]) -> bytes:
-        """The process's answer; LimitError for one that says that it failed, or for none."""
+        """The process's answer. Raises LimitError for one that says that it failed, or for none."""
         try:
             answer = ask()
         except EndedError as error:

@@ -123,8 +123,9 @@ def _compile(connection: socket.socket, tokenizer: Any, settings: dict[str, Any]
 
 
 def _compiled(kind: str, text: str, inner: Any, tokenizer: Any) -> Any:
-    """The library's matcher of a language, None without a tokenizer; ValueError for a language that it can't
-    follow in full. `@text` in it is of the `inner` language, a kind and a text."""
+    """The library's matcher of a language, None without a tokenizer. Raises ValueError for a language that it
+    can't follow in full. `@text` in it is of the `inner` language, a kind and a text.
+    """
     import llguidance
 
     if kind == "json_schema":

@@ -118,8 +118,9 @@ class FirstProcess(Connection):
         return self._owner == os.getpid() and self._child.poll() is None
 
     def compiled(self, kind: str, text: str, inner: tuple[str, str] | None = None) -> Connection:
-        """Return a process that has compiled this language. ValueError for a language that the library
-        doesn't fully support."""
+        """Return a process that has compiled this language. Raises ValueError for a language that the library
+        doesn't fully support.
+        """
         process = self.copy()
         answer = json.loads(process.ask(json.dumps([kind, text, inner]).encode()))
         if "error" in answer:

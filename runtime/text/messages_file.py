@@ -21,7 +21,7 @@ def read_messages(path: Path) -> list[Message]:
     """Return the messages of a file.
 
     Raises ArgumentError for a file that is missing or too large, or that contains anything other than
-    messages. LimitError for a role that no template knows.
+    messages. Raises LimitError for a role that no template knows.
     """
     messages = strict_json.parse(read_file(path, LARGEST, ArgumentError), str(path), ArgumentError)
     check_messages(messages)
@@ -55,7 +55,7 @@ def _is_call(value: object) -> bool:
 def write_messages(path: Path, messages: Sequence[Message], *, overwrite: bool = False) -> None:
     """Write the messages to a file, completely or not at all.
 
-    ExportError if the file can't be written, or if it exists and `overwrite` isn't set.
+    Raises ExportError if the file can't be written, or if it exists and `overwrite` isn't set.
     """
     if path.exists() and not overwrite:
         raise ExportError(f"{path} exists: name another file, or add --overwrite")

@@ -143,7 +143,7 @@ def _started() -> subprocess.Popen[bytes]:
 
 
 def _write(child: subprocess.Popen[bytes], request: bytes, limits: Limits) -> None:
-    """Give the child a request; CheckpointError if it doesn't read it within the limit."""
+    """Give the child a request. Raises CheckpointError if it doesn't read it within the limit."""
     assert child.stdin is not None
     os.set_blocking(child.stdin.fileno(), False)  # a pipe holds less than a long request
     rest, until = memoryview(request), time.monotonic() + limits.wait_s
@@ -156,7 +156,7 @@ def _write(child: subprocess.Popen[bytes], request: bytes, limits: Limits) -> No
 
 
 def _read(child: subprocess.Popen[bytes], limits: Limits, began_with: int = 0) -> dict[str, Any] | None:
-    """A line of the child's, None if it ended; CheckpointError if it goes beyond the limits."""
+    """A line of the child's, None if it ended. Raises CheckpointError if it goes beyond the limits."""
     assert child.stdout is not None
     received, until = bytearray(), time.monotonic() + limits.wait_s
     most = 6 * limits.output + 4096  # bytes, where JSON writes each character as an escape

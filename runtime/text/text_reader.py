@@ -82,7 +82,7 @@ class TextReader:
             yield
 
     def _next_is(self, mark: str) -> Reading[bool]:
-        """Whether a mark follows, blanks aside; it is read, else nothing."""
+        """Whether a mark follows, blanks aside; it is read, otherwise nothing."""
         at = self._at
         for word in mark.split():
             yield from self._skip_blanks()

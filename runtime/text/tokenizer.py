@@ -68,7 +68,7 @@ def check_text(text: str) -> None:
 
 
 def _check_subword_prefix(text: str) -> None:
-    """Raises CheckpointError where the library would slice inside a character, which aborts the process.
+    """Raises CheckpointError if the library would slice inside a character, which aborts the process.
 
     It removes `continuing_subword_prefix` from the second part of each merge without checking that it is
     there. Only a file that has a prefix, or may have one behind escapes, is parsed a second time.
@@ -90,8 +90,9 @@ def _check_subword_prefix(text: str) -> None:
 
 
 def _check_affixes(model: tokenizers.models.Model) -> None:
-    """Raises CheckpointError where the bytes of a prefix or suffix would be tokens of a text: the library
-    puts these beyond the text's end."""
+    """Raises CheckpointError if the bytes of a prefix or suffix would be tokens of a text: the library puts
+    these beyond the text's end.
+    """
     affixes = (getattr(model, name, None) for name in ("continuing_subword_prefix", "end_of_word_suffix"))
     if getattr(model, "byte_fallback", False) and any(affixes):
         raise CheckpointError(

@@ -223,12 +223,12 @@ def _model_inputs(config: Config) -> tuple[str, ...]:
 
 
 def load(bundle: Bundle) -> Golden:
-    """Read the golden inputs and outputs of a bundle; BundleError if they can't be read."""
+    """Read the golden inputs and outputs of a bundle. Raises BundleError if they can't be read."""
     return read(stored(bundle), bundle.config)
 
 
 def stored(bundle: Bundle) -> dict[str, Array]:
-    """Return the golden arrays of a bundle by name; BundleError if they can't be read."""
+    """Return the golden arrays of a bundle by name. Raises BundleError if they can't be read."""
     return {
         FILES[file]: read_array(read_file(bundle.path / file, LIMITS[file], BundleError), file, BundleError)
         for file in bundle.manifest.files
@@ -453,7 +453,7 @@ def real_positions(values: Array, lengths: Array) -> Array:
 
 
 def _columns(width: int, best: Array, rng: np.random.Generator) -> Array:
-    """The columns that are stored: all of a few, else a fixed choice and the best ones."""
+    """The columns that are stored: all of a few, otherwise a fixed choice and the best ones."""
     if width <= COLUMNS:
         return np.arange(width)
     return np.unique(np.concatenate([rng.choice(width, COLUMNS, replace=False), best.reshape(-1)]))

@@ -120,7 +120,7 @@ class _Settings:
             self._place(order, node)
 
     def _place(self, order: int, node: Node) -> None:
-        """Where a node's outputs belong: to the weight that it reads, else to the latest before it."""
+        """Where a node's outputs belong: to the weight that it reads, otherwise to the latest before it."""
         own = next((leaf for name in node.inputs if (leaf := self.leaf(name))), "")
         before = max((self.places.get(name, NOWHERE) for name in node.inputs), default=NOWHERE)
         place = Place(order, own) if own else before
@@ -417,7 +417,7 @@ def _matrix(group: str) -> str:
 
 
 def _activation_of(layer: Layer) -> Activation | None:
-    """The activation of a layer's mlp; None where it has none by itself."""
+    """The activation of a layer's mlp; None if it has none by itself."""
     mlp = layer.mlp
     return mlp.activation if isinstance(mlp, Gated | Plain) and isinstance(mlp.activation, str) else None
 

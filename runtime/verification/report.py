@@ -58,7 +58,7 @@ def now() -> str:
 
 
 def moment(date: str) -> datetime:
-    """Parse a time that `now` returned; ValueError for any other text."""
+    """Parse a time that `now` returned. Raises ValueError for any other text."""
     stated = datetime.fromisoformat(date)
     if stated.tzinfo is None:
         raise ValueError(f"a date must have a time zone, got {date!r:.40}")

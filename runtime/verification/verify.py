@@ -63,8 +63,9 @@ def verify(
     report has a row that says so. If a check fails, the report has a row whose `ok` is False. `adapter` is
     merged into the source's weights, as it was merged into the bundle's.
 
-    Raises BundleError if there is no bundle at all, or one of another format; CheckpointError for a source
-    that can't be read or has another config or adapter; VerifyError for a text that can't be used.
+    Raises BundleError if there is no bundle at all, or one of another format. Raises CheckpointError for a
+    source that can't be read or has another config or adapter. Raises VerifyError for a text that can't be
+    used.
     """
     start = time.monotonic()
     path = Path(bundle)

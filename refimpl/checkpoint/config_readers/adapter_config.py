@@ -103,7 +103,7 @@ def _targets(keys: Keys) -> ModuleNames | None:
 
 
 def _modules(keys: Keys, key: str) -> ModuleNames | None:
-    """Endings of names, or one pattern for whole names; None where the key is null or absent."""
+    """Endings of names, or one pattern for whole names; None if the key is null or absent."""
     stated = keys.values.get(key)
     if isinstance(stated, str):
         return ModuleNames(pattern=NamePattern(keys.get(key, str), f"{keys.where}: {key}"))

@@ -228,7 +228,7 @@ def _cuts(keys: Keys) -> tuple[int, ...] | None:
 
 
 def _with_module(config: Config, where: str, mtp: bool) -> Config:
-    """The Config with the module that predicts further tokens where it is asked for, else without it."""
+    """The Config with the module that predicts further tokens where it is asked for, otherwise without it."""
     stated = config.mtp if isinstance(config, Decoder) else None
     if mtp and stated is None:
         raise ConfigError(
@@ -295,7 +295,9 @@ def _stores_outputs_first(family: Family) -> bool:
 
 
 def _family(keys: Keys) -> tuple[Family, set[Task]]:
-    """The family of the model_type, and the tasks of the architectures; ConfigError for what isn't known."""
+    """The family of the model_type, and the tasks of the architectures. Raises ConfigError for what isn't
+    known.
+    """
     family = families().get(keys.get("model_type", str))
     if family is None:
         stated = keys.values["model_type"]

@@ -46,7 +46,8 @@ def config(keys: Keys, task: Task) -> Decoder:
 
 
 def _indexer_types(keys: Keys, count: int) -> list[str]:
-    """Which layers have an indexer (full) and which share one: a list of them, else a pattern, else a period.
+    """Which layers have an indexer (full) and which share one: a list of them, otherwise a pattern, otherwise
+    a period.
 
     What comes first of these overrules the others. A list may be longer than the layers, as it may have the
     types of modules after them, which are left out.

@@ -59,8 +59,9 @@ def config(keys: Keys, task: Task) -> Decoder:
 
 
 def attending_layer(config: Decoder) -> Layer | None:
-    """Return a layer with attention, which the module for further tokens has too. None if there is none, or
-    if the layers have different kinds of mlps."""
+    """Return a layer with attention, which the module for further tokens has too. Returns None if there is
+    none, or if the layers have different kinds of mlps.
+    """
     mlps = {layer.mlp for layer in config.layers}
     attending = (layer for layer in config.layers if isinstance(layer.attention, Attention))
     return next(attending, None) if len(mlps) == 1 else None

@@ -66,7 +66,7 @@ def _categories() -> dict[str, Ranges]:
 
 
 def category(name: str) -> Ranges | None:
-    """Return the code points of a general category ("L", "Lu"). None for an unknown name."""
+    """Return the code points of a general category ("L", "Lu"). Returns None for an unknown name."""
     return _categories().get(name)
 
 

@@ -23,8 +23,9 @@ _CONTROLS = {"r": "\r", "n": "\n", "t": "\t", "f": "\f", "v": "\v"}
 
 
 def translate(pattern: str, where: str) -> re.Pattern[str]:
-    """Translate a pattern. CheckpointError for a pattern that isn't supported or that may match the empty
-    text."""
+    """Translate a pattern. Raises CheckpointError for a pattern that isn't supported or that may match the
+    empty text.
+    """
     if len(pattern) > PATTERN_LETTERS:
         raise CheckpointError(
             f"{where} may have at most {PATTERN_LETTERS} characters, but it has {len(pattern)}"

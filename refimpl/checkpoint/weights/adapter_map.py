@@ -152,7 +152,7 @@ class AdapterMap:
             self.changes[leaf] = replace(change, update=update, scale=scale, steps=rule.steps, split=split)
 
     def _check_settings(self, update: LowRank) -> None:
-        """Raise CheckpointError where the settings say something else than the tensors of a module."""
+        """Raise CheckpointError if the settings say something else than the tensors of a module."""
         settings, module = self._settings, update.module
         # With `ensure_weight_tying` peft adapts the output too, without naming it.
         follows = settings.keeps_ties and self._stripped(f"{module}.weight") in self._names(OUTPUT_TABLE)

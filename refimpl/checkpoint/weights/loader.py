@@ -35,7 +35,7 @@ def check_finite(name: str, weight: np.ndarray | Blocks) -> None:
 
 
 def _existing(rule: Rule, unread: Container[str]) -> tuple[str, ...]:
-    """The first choice of tensors that is there, else the first of all."""
+    """The first choice of tensors that is there, otherwise the first of all."""
     return next((names for names in rule.choices if names[0] in unread), rule.tensors)
 
 

@@ -41,7 +41,9 @@ class Call:
         raise KeyError(f"a call of {self.f.name} has no {name!r}")
 
     def _holders(self, name: str) -> list[str]:
-        """The parameters whose structure has a field of that name, or else the settings that have one."""
+        """The parameters whose structure has a field of that name, or otherwise the settings that
+        have one.
+        """
         structures = {p.name: structure_of(p) for p in self.f.parameters}
         holders = [
             n for n, s in structures.items() if s and not s.many and name in {f.name for f in s.fields}

@@ -157,7 +157,7 @@ def _attention(chosen: Mapping[str, Any], size: Mapping[str, int]) -> Attention:
 
 
 def _groups(chosen: Mapping[str, Any], size: Mapping[str, int]) -> ExpertGroups:
-    """Two groups where the experts can be halved, else one for each expert; as few chosen as suffice."""
+    """Two groups where the experts can be halved, otherwise one for each expert; as few chosen as suffice."""
     if chosen["groups"] not in ("max", "top2"):
         return ONE_GROUP
     count = 2 if size["E"] % 2 == 0 else size["E"]

@@ -48,12 +48,12 @@ class VerifyContext:
 
     @cached_property
     def golden(self) -> Golden:
-        """The golden inputs and outputs; BundleError if they can't be read."""
+        """The golden inputs and outputs. Raises BundleError if they can't be read."""
         return golden_outputs.load(self.bundle)
 
     @cached_property
     def engine(self) -> OrtEngine:
-        """The bundle on ONNX Runtime; DeviceError if the device is missing."""
+        """The bundle on ONNX Runtime. Raises DeviceError if the device is missing."""
         from ...ort.engine import OrtEngine
 
         return OrtEngine(self.bundle, self.device, self.threads)

@@ -96,8 +96,9 @@ def groups(length: int, group_size: int | None) -> tuple[np.ndarray, int]:
 
 
 def checked_groups(group: np.ndarray, count: int, name: str) -> np.ndarray:
-    """Return the group of each column as the file states it. CheckpointError for a group that doesn't
-    exist."""
+    """Return the group of each column as the file states it. Raises CheckpointError for a group that doesn't
+    exist.
+    """
     if group.size and not (group.min() >= 0 and group.max() < count):
         at = int(np.argmax((group < 0) | (group >= count)))
         raise CheckpointError(

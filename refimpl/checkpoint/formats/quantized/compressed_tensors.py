@@ -53,8 +53,9 @@ class Scheme:
     patterns: tuple[NamePattern, ...]
 
     def rank(self, module: str, work: Work) -> int | None:
-        """Return how specifically a target names this module, 0 for the most specific. None if no target
-        names it."""
+        """Return how specifically a target names this module, 0 for the most specific. Returns None if no
+        target names it.
+        """
         if module in self.names:
             return 0
         if any(pattern.matches(module, work, suffix=False) for pattern in self.patterns):

@@ -175,7 +175,7 @@ def _says_anything(text: str, files: SettingFiles) -> bool:
 
 
 def _source(definition: Mapping[str, Any], made_by: TokenizerClass, where: str) -> SourceFile:
-    """What a class takes of the file; CheckpointError if it has a model of another type."""
+    """What a class takes of the file. Raises CheckpointError if it has a model of another type."""
     model = definition.get("model")
     kind = model.get("type", made_by.model) if isinstance(model, dict) else None
     if not isinstance(model, dict) or kind != made_by.model:

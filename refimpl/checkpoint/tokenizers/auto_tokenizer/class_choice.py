@@ -196,7 +196,7 @@ def _has_own_code(config: Mapping[str, Any]) -> bool:
 def choose_class(files: SettingFiles, model_type: str, tokenizer_json: str) -> TokenizerClass | None:
     """Return the class for a directory. None means the class that reads tokenizer.json unchanged.
 
-    That class is also used for names that transformers doesn't know. CheckpointError for a class with
+    That class is also used for names that transformers doesn't know. Raises CheckpointError for a class with
     components of its own that tfm doesn't know.
     """
     config = files.tokenizer_config or {}

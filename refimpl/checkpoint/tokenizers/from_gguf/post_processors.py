@@ -15,7 +15,7 @@ Part: TypeAlias = tuple[int | str, int]  # (a token's id or a text, "A" or "B"; 
 
 
 def template(vocabulary: Vocabulary, single: Sequence[Part], pair: Sequence[Part]) -> dict[str, Any] | None:
-    """Return the post-processor for one text and for a pair. None if it adds no token."""
+    """Return the post-processor for one text and for a pair. Returns None if it adds no token."""
     tokens = {i: vocabulary.tokens[i] for i, _ in pair if isinstance(i, int)}
     if not tokens:
         return None
@@ -65,8 +65,9 @@ def cls_sep_ids(vocabulary: Vocabulary, kind: str) -> tuple[int, int]:
 
 
 def roberta_ids(vocabulary: Vocabulary, kind: str) -> tuple[int, int]:
-    """Return the ids of cls and sep in <s> A </s></s> B </s>. CheckpointError if `add_sep_token` denies the
-    second separator."""
+    """Return the ids of cls and sep in <s> A </s></s> B </s>. Raises CheckpointError if `add_sep_token`
+    denies the second separator.
+    """
     if vocabulary.get("add_sep_token", bool, True) is not True:
         raise vocabulary.fail(f"add_sep_token must be true for {kind}, got False")
     return cls_sep_ids(vocabulary, kind)
