@@ -75,7 +75,7 @@ class _Line:
         self.is_open, self._width = True, len(text)
 
     def end(self) -> None:
-        """Keep the line as it is, and begin the next text below it."""
+        """Keep the current line on the screen, and begin the next text below it."""
         if self.is_open:
             sys.stderr.write("\n")
             sys.stderr.flush()

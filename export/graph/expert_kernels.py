@@ -169,8 +169,8 @@ class Rows:
         self.between: list[ir.Value] = []
 
     def form(self, value: ir.Value | None) -> Hashable:
-        """Return how a value is computed from the products of these rows alone. Returns None if the value
-        depends on anything else. The value may be absent.
+        """Return the steps by which a value is computed from only the products of these rows. Returns None if
+        the value depends on anything else. The value may be absent.
         """
         if value is None:
             return "absent"

@@ -58,9 +58,9 @@ def trace(
     """Return one graph of the model over the parameters of `groups`, stored as `tensors`, with target
     operators.
 
-    Needs: groups and tensors of this graph alone. Ensures: inputs and outputs have the names of the graph's
-    ports, and their axes stay dynamic where the exporter keeps them dynamic. Each tensor is an initializer
-    `leaves.NAME` without a value.
+    Needs: only the groups and tensors of this graph. Ensures: inputs and outputs have the names of the
+    graph's ports, and their axes stay dynamic where the exporter keeps them dynamic. Each tensor is an
+    initializer `leaves.NAME` without a value.
     """
     with FakeTensorMode():
         fakes = {name: torch.empty(t.shape, dtype=DTYPES[t.dtype]) for name, t in tensors.items()}

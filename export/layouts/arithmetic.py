@@ -38,7 +38,7 @@ MOVES = ("Concat", "Expand", "Identity", "Reshape", "Slice", "Squeeze", "Transpo
 def rewrite(model: ir.Model) -> None:
     """Rewrite operators of the graph as arithmetic. Needs fixed shapes. Ensures the same values.
 
-    Booleans stay as they are if an operator that isn't listed here computes with one of them.
+    If an operator that isn't listed here computes with a Boolean, all Booleans stay unchanged.
     """
     writers = dict(PLACES)
     if all(_is_known(node) for node in model.graph if _has_booleans(node)):

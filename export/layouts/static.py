@@ -38,7 +38,7 @@ from .layout import BundleLayout
 
 @dataclass(frozen=True)
 class Sizes:
-    """Rows, tokens per run, and, for a decoder alone, the number of tokens that its cache has room for."""
+    """Rows, tokens per run, and, for a plain decoder, the number of tokens for which its cache has room."""
 
     batch: int
     time: int

@@ -60,7 +60,7 @@ def _gates_as_rows(a: Tensor) -> Tensor:
 def linear_attention(
     x: Tensor, cache: LinearState, past: Tensor, weights: AttentionLeaves, *, settings: LinearAttention
 ) -> tuple[Tensor, LinearState]:
-    """Compute the op's own form over the parameters as they are stored."""
+    """Compute the op by its usual formula, over the parameters in their stored form."""
     a = settings
     if "wqkv" in weights:
         widths = [a.heads * a.head_size, a.kv_heads * a.head_size, a.kv_heads * a.head_size]

@@ -5,11 +5,11 @@ xᵀx. As a function of one number Ŵ_df, this error is a parabola with its mini
 
     Ŵ_df + (H E)_df / H_dd = W_df + Σ_{j≠d} H_dj E_jf / H_dd
 
-So the best code, given all others, is the one nearest to this number. Rows of codes are chosen in turn until
-no code changes. Each change reduces the error, so the algorithm ends, and the final error is never larger
-than at the beginning. GPTQ (Frantar et al. 2022) passes over the rows once, and compensates only the errors
-of earlier rows. On IgLM, GPTQ's codes give a KL divergence of 0.0111, the codes of this algorithm 0.0081, and
-codes rounded to nearest 0.0286.
+So given all other codes, the best code is the one that is nearest to this number. Rows of codes are chosen in
+turn until no code changes. Each change reduces the error, so the algorithm ends, and the final error is never
+larger than at the beginning. GPTQ (Frantar et al. 2022) passes over the rows once, and compensates only the
+errors of earlier rows. On IgLM, GPTQ's codes give a KL divergence of 0.0111, the codes of this algorithm
+0.0081, and codes rounded to nearest 0.0286.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""The languages that a translator has tokens for, and where the token of the answer's language goes.
+"""The languages for which a translator has tokens, and the place of the token for the answer's language.
 
 The language tokens of mBART, NLLB and M2M100 are added tokens such as `ro_RO`, `ron_Latn` and `__ro__`. The
 text's language is among the special tokens around the text. The answer's language is the answer's first

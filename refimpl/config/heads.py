@@ -190,8 +190,8 @@ class ReadingHead(Head):
 class MaskedLM(ReadingHead):
     """A head that gives the logits of the token at each position.
 
-    With `further` the head's table multiplies a vector without its last `further` elements, and these have
-    another table (MobileBERT).
+    With `further`, the head's table multiplies a vector without its last `further` elements. Another table
+    multiplies these last elements (MobileBERT).
     """
 
     tied: bool

@@ -46,8 +46,9 @@ FULL = FullAttention()
 
 
 class Window(AttentionMask):
-    """A mask that allows the `size` latest positions, the current one included. In an encoder it also allows
-    as many positions ahead."""
+    """A mask that allows the `size` latest positions, the current one included. In an encoder, it also allows
+    the same number of later positions.
+    """
 
     size: int = bounded("context", "window")
 

@@ -107,7 +107,7 @@ Scaling = LinearScaling | DynamicNTK | Yarn | LongRope | Llama3Scaling | Proport
 
 
 class HeadPosition(Record):
-    """How positions enter the scores of attention heads."""
+    """The setting that says how positions affect the scores of attention heads."""
 
     adds: ClassVar[bool] = False  # whether it is a bias of scores
 

@@ -20,10 +20,10 @@ class EmbeddingProjection(Record):
     """Tables with a `width` of their own, and a linear map, with or without `bias`, to the model's width.
 
     The map comes before positions, token types and the first norm, which then have the model's width (OPT).
-    With `late` the map comes after them (ELECTRA). With `trigram` the map reads three rows side by side: that
-    of the next token, the token's own, and that of the token before; a text has zeros around it (MobileBERT).
-    The output of a language model goes back to the tables' width through a map of its own without a bias. The
-    output of a masked language model goes back through its head's dense map.
+    With `late`, the map comes after these (ELECTRA). With `trigram`, the map reads three rows side by side:
+    the row of the next token, the token's own row, and the row of the previous token. Before and after a
+    text, the rows are zeros (MobileBERT). A language model's output is mapped back to the tables' width by a
+    separate map without a bias. A masked language model's output is mapped back by its head's dense map.
     """
 
     width: int

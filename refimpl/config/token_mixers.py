@@ -26,7 +26,7 @@ FeatureMap = Literal["elu", "relu"]
 
 
 class Scoring(TypedDict):
-    """How products of queries and keys are changed before the softmax: arguments of `attend`."""
+    """The arguments of `attend` that say how products of queries and keys are changed before the softmax."""
 
     scale: float | None
     softcap: float | None

@@ -3,8 +3,8 @@
 A `GeneratedSequence` holds all state of one text: its sampler, its stop rules and its random numbers. There
 is one random number for each position of the answer, seeded by (seed, index). So other texts in the same
 batch don't change this number. The token at a position depends only on this number and the logits, whether or
-not a draft proposed a token. Drivers only connect sequences with an engine: `generate` here,
-`beam.beam_search` and `speculative.speculate`.
+not a draft proposed a token. The functions that run the loop only connect sequences with an engine. They are
+`generate` here, `beam.beam_search` and `speculative.speculate`.
 """
 
 from __future__ import annotations

@@ -15,7 +15,8 @@ TOKEN_OPTIONS = tuple(name for name, option in OPTIONS.items() if option.values 
 
 @dataclass(frozen=True)
 class Sampler(options.record("SamplerFields", SamplerOptions)):
-    """How to choose a token from logits, with the options of `SamplerOptions`. The default is greedy.
+    """A sampler: it says how to choose a token from logits, with the options of `SamplerOptions`. By default,
+    the token with the largest logit is chosen (greedy decoding).
 
     A step is skipped if its option is None or an empty tuple. A temperature of None means greedy decoding; 0
     isn't allowed.

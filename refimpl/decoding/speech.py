@@ -118,7 +118,7 @@ def no_speech_probability(logits: Float[Array, " N"], no_speech: int) -> float:
 
 
 def spoken_language(logits: Float[Array, " N"], languages: Collection[int]) -> int:
-    """Return the likeliest language's token; the logits are those after the start token alone."""
+    """Return the likeliest language's token; the logits are those that follow the start token."""
     among = np.array(sorted(languages))
     return int(among[np.argmax(logits[among])])
 

@@ -3,8 +3,8 @@ once.
 
     y = read(given(text, dtype, config=config), params, config=config)
 
-`ops.model.model` and `ops.encoder.encode` alone define what a pass computes. To see or change a value inside
-a pass, replace an op (`ops.dispatch.use`). To hold few weights in memory at a time, give a lazy tree.
+Only `ops.model.model` and `ops.encoder.encode` define what a pass computes. To see or change a value inside a
+pass, replace an op (`ops.dispatch.use`). To hold few weights in memory at a time, give a lazy tree.
 
 Several passes go through the model side by side. Inside the model, each value is then a group of arrays, one
 for each pass, and an op on it runs once for each pass:

@@ -77,8 +77,9 @@ def the_first_stream_is_the_embedding(enter_streams: Subject, draw: Draw) -> Non
 
 @law("leave_streams")
 def the_mean_is_over_the_streams(leave_streams: Subject, draw: Draw) -> None:
-    """The streams but the first may be in any order, with their maps; a single stream is returned
-    unchanged."""
+    """All streams except the first may be in any order, together with their maps. A single stream is returned
+    unchanged.
+    """
     call = draw(leave_streams.calls())
     y = leave_streams(call)
     order = draw(permutations(len(call["streams"])))

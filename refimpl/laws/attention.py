@@ -164,7 +164,9 @@ def any_split_of_the_tokens_is_one_pass(cached_attention: Subject, draw: Draw) -
 
 @law("cached_attention")
 def rows_do_not_depend_on_each_other(cached_attention: Subject, draw: Draw) -> None:
-    """A row of the batch equals the row alone: rows have pasts of their own, and no row sees another."""
+    """A row of a batch gives the same result as the row by itself: each row has its own past, and no row sees
+    another row.
+    """
     call = draw(cached_attention.calls())
     alone = [cached_attention(cached_attention.take(call, "B", [row])) for row in range(len(call["past"]))]
     y = np.concatenate([one for one, _ in alone])

@@ -30,7 +30,9 @@ def tokens_without_positions_are_a_set(self_attention: Subject, draw: Draw) -> N
     "longt5_attention", "xlnet_attention", "convbert_attention", "mobilebert_bottleneck", "neighbour_conv",
 )  # fmt: skip
 def padding_changes_nothing(sublayer: Subject, draw: Draw) -> None:
-    """Whatever is past a row's length, its tokens are computed as in the row alone."""
+    """Whatever follows after a row's length, the results for the row's tokens equal those for the row by
+    itself.
+    """
     call = draw(sublayer.calls())
     past = np.arange(call["x"].shape[1]) >= call["lengths"][:, None]
     other = call.but(x=np.where(past[:, :, None], call["x"] + 1, call["x"]))

@@ -61,7 +61,7 @@ def beyond_the_limit_nothing_changes(swiglu_oai: Subject, draw: Draw) -> None:
 
 @law("swiglu_oai")
 def one_is_added_to_up(swiglu_oai: Subject, draw: Draw) -> None:
-    """If up is 0 the result is the gate alone; otherwise the gate is multiplied by up + 1."""
+    """If up is 0, the result is the gate. In general, the gate is multiplied by up + 1."""
     call = draw(swiglu_oai.calls())
     gate = np.minimum(call["gate"].astype(np.float64), call["limit"])
     alone = call.but(up=np.zeros_like(call["up"]))

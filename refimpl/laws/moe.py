@@ -109,7 +109,7 @@ def each_choice_is_weighed_among_what_is_left(sparse_mixer: Subject, draw: Draw)
 
 @law("within_capacity")
 def no_token_is_dropped_while_its_expert_has_room(within_capacity: Subject, draw: Draw) -> None:
-    """Each expert keeps as many tokens as were sent to it, or as its capacity, whichever is less."""
+    """Each expert keeps all tokens that were sent to it, up to its capacity."""
     call = draw(within_capacity.calls())
     fits, index = within_capacity(call), call["index"]
     for expert, capacity in enumerate(call["capacity"]):
@@ -149,7 +149,7 @@ def each_choice_adds_its_expert(mixture: Subject, draw: Draw) -> None:
 
 @law("moe")
 def tokens_do_not_depend_on_each_other(moe: Subject, draw: Draw) -> None:
-    """Without a capacity, a token's result is that of the token alone."""
+    """Without a capacity, a token's result equals the result for the token by itself."""
     call = draw(moe.calls(capacity=None))
     y = moe(call)
     for t in range(call["x"].shape[1]):

@@ -33,7 +33,7 @@ def the_error_is_at_most_half_a_scale(quantize: Subject, draw: Draw) -> None:
     """The error is at most half a scale. The one exception is a symmetric code that would be 2^bits, because
     the sign opposite to the extreme has one code less.
 
-    Scales that are rounded to float16 move the ends of the range.
+    Rounding a scale to float16 moves the ends of the range.
     """
     call = _drawn(quantize, draw)
     q = cast(quantize(call), np.float64)

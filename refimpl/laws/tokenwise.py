@@ -26,7 +26,7 @@ def tokens_do_not_depend_on_each_other(kernel: Subject, draw: Draw) -> None:
 
 @law("rotate", "attend", "layer_norm", "linear", "linear_blocks", "rms_norm", "unembedding")
 def rows_do_not_depend_on_each_other(kernel: Subject, draw: Draw) -> None:
-    """A row of the batch gives the same result as the row alone."""
+    """A row of a batch gives the same result as the row by itself."""
     call = draw(kernel.calls())
     y = kernel(call)
     alone = [kernel(kernel.take(call, "B", [row])) for row in range(len(y))]

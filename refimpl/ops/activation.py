@@ -105,7 +105,7 @@ def tanh(x: Float[Array, "B T F"]) -> Float[Array, "B T F"]:
 def xielu(
     x: Float[Array, "B T F"], alpha_p: Float[Array, " 1"], alpha_n: Float[Array, " 1"], *, beta: float
 ) -> Float[Array, "B T F"]:
-    """a x² + β x above 0, b (exp(x) − 1 − x) + β x below it.
+    """a x² + β x for x above 0, and b (exp(x) − 1 − x) + β x for x below 0.
 
     Here a = ln(1 + exp(alpha_p)) and b = β + ln(1 + exp(alpha_n)). The authors chose the function's slope and
     integrated it:

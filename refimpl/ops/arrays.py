@@ -84,7 +84,7 @@ def split_rows(x: Array, like: Array) -> Array:
 
 @op
 def as_type(x: Array, dtype: DType) -> Array:
-    """Return x rounded to this type. The type is one of the array's own library."""
+    """Return x rounded to this type. The type belongs to the same library as the array, such as NumPy."""
     return x.astype(dtype, copy=False)
 
 

@@ -17,7 +17,7 @@ __all__ = ["Saved", "flash_attend", "flash_backward", "merge"]
 
 
 class Saved(NamedTuple):
-    """What the backward pass needs from the forward pass: inputs, output and log-sum-exps."""
+    """The values of the forward pass that the backward pass needs: inputs, output and log-sum-exps."""
 
     q: Float[Array, "B T H K"]
     k: Float[Array, "B S G K"]

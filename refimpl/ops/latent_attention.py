@@ -113,8 +113,8 @@ INDEXER_LEAVES = ("wq_index", "wk_index", "w_index", "index_norm", "index_bias")
 
 
 class LatentCache(NamedTuple):
-    """What a layer keeps of earlier tokens, with room for L tokens per row: the latent, the shared key, and
-    the indexer's key.
+    """The cache of a layer with latent attention, with room for L tokens per row: the latent, the shared key,
+    and the indexer's key.
     """
 
     latents: Float[Array, "B 1 L C+2*J"]
@@ -480,7 +480,7 @@ def latent_self_attention(
     """Compute the sublayer for a model that reads whole texts and has no cache: `expanded_attend` over the
     text.
 
-    Since there are as many queries as tokens, this form is the cheaper one.
+    This form is cheaper here, since there are as many queries as tokens.
 
     Conventions: as in `self_attention`, rows are padded on the right, no token sees padding, and unless it is
     `causal` a token sees later ones too. If there is a `rotary`, it has a row for each of the T positions.

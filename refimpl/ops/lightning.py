@@ -14,8 +14,8 @@ head of a late layer sees nearly all tokens.
     x ──┬─ wi ── SiLU ── q, k, v ── state ── norm ── ⊙ ── wo ── y
         └─ wz ── σ ───────────────────────────────── ┘
 
-The recurrence is that of `ops.ssd` with one decay for all tokens. A layer keeps H · K · K numbers, for a text
-of any length.
+The recurrence is the one of `ops.ssd`, with the same decay for all tokens. A layer keeps H · K · K numbers,
+for a text of any length.
 """
 
 from __future__ import annotations
@@ -57,7 +57,7 @@ class LightningWeights(TypedDict):
 
 
 class LightningState(NamedTuple):
-    """What a layer keeps of earlier tokens: a matrix for each head.
+    """The state of lightning attention: a matrix for each head.
 
     `lengths` [B] is set for a step with rows padded on the right: how many tokens of each row are real.
     """

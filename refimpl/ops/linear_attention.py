@@ -57,7 +57,7 @@ class LinearAttentionWeights(TypedDict):
 
 
 class LinearState(NamedTuple):
-    """What a layer keeps of earlier tokens: Σ φ(k) vᵀ and Σ φ(k). Their size is the same for any text.
+    """The state of linear attention: Σ φ(k) vᵀ and Σ φ(k). Its size is the same for any text.
 
     `lengths` [B] is set for a step with rows padded on the right: how many tokens of each row are real.
     """

@@ -199,8 +199,9 @@ def with_summaries(x: Array, lengths: Array, norm: Array | None, *, settings: Lo
 
 @op
 def sums_of_blocks(x: Array, lengths: Array, *, size: int) -> Array:
-    """Return Σ x_s over the tokens of each block, [B, G, D]: as many blocks as the longest row could have, or
-    more."""
+    """Return Σ x_s over the tokens of each block, [B, G, D]: the number of blocks is at least the number that
+    the longest row has.
+    """
     at, full = np.arange(x.shape[1]), lengths[:, None] // size
     own = np.minimum(at // size, full - 1)
     inside = own[:, None] == np.arange(x.shape[1] // size)[:, None]

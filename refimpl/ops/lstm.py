@@ -58,7 +58,7 @@ class LstmLayerWeights(TypedDict):
 
 
 class LstmState(NamedTuple):
-    """What a layer keeps of earlier tokens: its output h and its cell c. Their size is the same for any text.
+    """The state of an LSTM layer: its output h and its cell c. Its size is the same for any text.
 
     `lengths` [B] is set for a step with rows padded on the right: how many tokens of each row are real.
     """

@@ -51,7 +51,8 @@ def window_mask(
     *,
     window: int | None = None,
 ) -> Bool[Array, "B T S"]:
-    """True where |query − key| < window: as many keys ahead as behind (Beltagy et al. 2020, §3.1).
+    """True where |query − key| < window: a query sees the same number of keys before and after itself
+    (Beltagy et al. 2020, §3.1).
 
     Conventions: `window` counts one side and the token itself, so the earlier half equals that of
     `causal_mask`. A paper's width w, w/2 on each side, is window = w/2 + 1. With None, each query sees all

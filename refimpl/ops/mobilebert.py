@@ -87,7 +87,7 @@ class MobileBertBottleneck(TokenMixer):
     together as wide as the narrow vectors, and `mlps` after it, each with the norm of its sum.
 
     With `shared` queries and keys are made of narrow vectors of their own, and with `wide_values` values of
-    the wide ones. `norm` is that of all narrow vectors but the mlps'.
+    the wide ones. `norm` is the norm of all narrow vectors except those of the mlps.
     """
 
     heads: int = bounded("heads")

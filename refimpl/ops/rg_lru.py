@@ -70,7 +70,7 @@ class RgLruWeights(TypedDict):
 
 
 class RgLruState(NamedTuple):
-    """What a layer keeps of earlier tokens: the convolution's last A inputs, and a number of each channel.
+    """The state of the unit: the convolution's last A inputs, and one number for each channel.
 
     `lengths` [B] is set for a step with rows padded on the right: how many tokens of each row are real.
     """

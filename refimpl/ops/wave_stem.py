@@ -88,7 +88,7 @@ def conv_positions(x: Array, kernel: Array, bias: Array, *, settings: ConvPositi
     """Return the positions that are added to the vectors x [B, T, D]: the activation of a convolution around
     each vector.
 
-    A convolution over an even number of vectors reaches one vector further back than ahead.
+    A convolution over an even number of vectors includes one more vector before the position than after it.
     """
     around = padded(x, settings.length // 2, (settings.length - 1) // 2)
     return activation(

@@ -15,9 +15,9 @@ sines and cosines of the distance d, so nothing is stored for it and any distanc
 
     r(d) = [sin(d · f_0), …, sin(d · f_J−1), cos(d · f_0), …, cos(d · f_J−1)],    f_j = 10000^(−j / J)
 
-A key ahead has a negative distance, whose sines have the other sign; so a model knows the order. For
-segments, it matters only whether two of them are equal, so more than two segments need no special case. In a
-text of one segment the last term is the same for all keys, and the softmax cancels it.
+A key after the query has a negative distance, whose sines have the opposite sign. So a model knows the order.
+For segments, it matters only whether two of them are equal, so more than two segments need no special case.
+In a text of one segment the last term is the same for all keys, and the softmax cancels it.
 """
 
 from __future__ import annotations

@@ -45,7 +45,9 @@ class Seen:
 
 @dataclass(frozen=True)
 class View:
-    """What one word attends to: other words, itself, and the tokens to which idle heads attend."""
+    """The targets of one word's attention: other words, the word itself, and the tokens to which idle heads
+    attend.
+    """
 
     word: str
     looks_at: list[Seen]

@@ -107,7 +107,7 @@ class Growth:
 
 @dataclass(frozen=True)
 class Dependence:
-    """How much the last of n outputs changes with the first input, for each n.
+    """A measurement of how much the last of n outputs changes with the first input, for several n.
 
     None means that the change is smaller than rounding. The LSTM's change is multiplied by `lstm_a_token`
     with each token. Attention's change is proportional to n to the power `attention_exponent`.

@@ -16,7 +16,7 @@ these graphs over tfm's own kernels (`runtime.bundle.kernel_storage`); and token
 chat_template.jinja, tool_use.jinja (the template of chats with tools), certificate.json, and the licences,
 notices and model card of its source under their own names (`refimpl.checkpoint.licence`). These MUST be
 regular files, not links. Other files MAY be in the directory; they are never read. A graph MUST have the
-inputs and outputs that `runtime.bundle.graph_io` names for the kind of model: a decoder, an encoder alone, or
+inputs and outputs that `runtime.bundle.graph_io` names for the kind of model: a decoder, a plain encoder, or
 a decoder that reads an encoder; and it MUST have the form that `runtime.bundle.graph_check` holds it to.
 
 The same export gives the same bytes in all files but certificate.json. The hashes detect accidental damage.
@@ -110,8 +110,8 @@ class Bundle:
 
     @property
     def products(self) -> Products:
-        """How products of 8-bit integers get the scales of their inputs, or "float" if the bundle has no such
-        products.
+        """The method by which products of 8-bit integers get the scales of their inputs, or "float" if the
+        bundle has no such products.
         """
         columns = [one for one in self.manifest.schemes.values() if one.by_column]
         if not columns or any(one.activation_bits == 16 for one in columns):

@@ -37,7 +37,9 @@ class Tensor:
 
 @dataclass(frozen=True)
 class Plan:
-    """How the weights of a model are stored. Parameters without a format are floats of `dtype`."""
+    """The plan of how a model's weights are stored. Parameters without a format are stored as floats of type
+    `dtype`.
+    """
 
     shapes: ParameterShapes
     target: Target

@@ -50,7 +50,7 @@ class SameBits:
 
 
 def promise(operators: Iterable[Operator]) -> SameBits:
-    """Return what a graph of these operators promises."""
+    """Return whether a graph with these operators promises the same bits."""
     others = {
         name for domain, name in operators if domain != DOMAIN and not (domain == "" and name in KEPT_BY_ONNX)
     }

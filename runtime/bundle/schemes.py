@@ -83,7 +83,7 @@ EIGHT_BITS = PerBlock(8)
 
 @dataclass(frozen=True)
 class Scheme:
-    """How the weights of a bundle are quantized.
+    """A scheme: it says how the weights of a bundle are quantized.
 
     - `matrices`, `tables`: the formats of matrices and of tables, or None if they stay float.
     - `floats`: the type of all floats, unless the target has one of its own.
@@ -114,7 +114,7 @@ class Scheme:
 
     @property
     def needs_only_shapes(self) -> bool:
-        """Whether the stored sizes can be computed from a Config alone, without the checkpoint or a text."""
+        """Whether the stored sizes can be computed from only a Config, without the checkpoint or a text."""
         return not (self.calibrated or self.keeps_blocks or self.finer)
 
     @property

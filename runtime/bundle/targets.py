@@ -21,7 +21,7 @@ CacheForm = Literal["shared", "windowed", "copied", "none"]
 
 @dataclass(frozen=True)
 class Storage:
-    """How weights are stored in a graph (`runtime.bundle.weight_storage`).
+    """The options for storing weights in a target's graph (`runtime.bundle.weight_storage`).
 
     - `joins`: matrices that multiply the same input are stored as one.
     - `blocks`: whether blocks are packed for MatMulNBits, or stored as codes for DequantizeLinear.
@@ -43,7 +43,7 @@ class Storage:
 
 @dataclass(frozen=True)
 class Target:
-    """Where a graph runs, and which operators, types and caches it may have.
+    """A target: it says where a graph runs, and which operators, types and caches the graph may have.
 
     - `device`: the device on which the graph runs; None if any device can run it.
     - `floats`: the type of all floats; None if the scheme chooses the type.

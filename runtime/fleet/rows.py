@@ -18,9 +18,7 @@ FEW = 256  # rows of Parquet that are read at a time
 
 
 def format_of(path: Path) -> Format:
-    """Return the format of a file, which its name's ending tells. Raises ArgumentError for any
-    other ending.
-    """
+    """Return the format of a file, by the ending of its name. Raises ArgumentError for any other ending."""
     match path.suffix:
         case ".jsonl":
             return "jsonl"

@@ -139,9 +139,9 @@ def fetch(name: str, progress: Progress, *, update: bool = False) -> Path:
     """Return the path of a model, after fetching it if the cache doesn't hold it.
 
     With `update`, the model is fetched again, and an alias takes the repository's current files. If another
-    process is fetching the model, this one waits. A model that comes with tfm stays where it is. Raises
-    CheckpointError if the model can't be fetched, isn't the pinned file, or isn't a single model. Raises
-    ExportError if the cache can't hold it.
+    process is fetching the model, this one waits. A model that comes with tfm isn't copied to the cache.
+    Raises CheckpointError if the model can't be fetched, isn't the pinned file, or isn't a single model.
+    Raises ExportError if the cache can't hold it.
     """
     if (path := packaged(name)) is not None:
         return path

@@ -52,7 +52,7 @@ HUGE_PAGE = 2**21
 
 @dataclass(frozen=True)
 class KernelBackend:
-    """What sessions over kernels need: the library, and the folder with a bundle's kernels.data."""
+    """The parts that sessions over kernels need: the library, and the folder with a bundle's kernels.data."""
 
     library: Library
     weights: Path

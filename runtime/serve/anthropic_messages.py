@@ -159,7 +159,7 @@ class CountBody(Body):
 
     @property
     def thinks(self) -> bool | str | None:
-        """How much the model should think: off, on or an effort. None means the model's own default."""
+        """The request's setting for thinking: off, on or an effort. None means the model's own default."""
         if self.thinking is not None and self.thinking.type == "disabled":
             return False
         effort = self.output_config and self.output_config.effort

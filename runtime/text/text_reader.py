@@ -1,5 +1,5 @@
-"""Read a text that comes in pieces. The functions that read return to wait for more text where the meaning
-isn't certain yet.
+"""Read a text that comes in pieces. A function that reads stops and waits for more text if the meaning of the
+text so far isn't certain yet.
 """
 
 from __future__ import annotations

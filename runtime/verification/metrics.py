@@ -152,8 +152,8 @@ def _step(
 
 @dataclass(frozen=True)
 class Likeness:
-    """How close the outputs of two encoders are over `texts`: the cosine similarity of their rows, and the
-    RMS error.
+    """The similarity of two encoders' outputs over `texts`: the cosine similarity of their rows, and the RMS
+    error.
 
     If the head predicts tokens, kl and agreement are as in `Fidelity`, over all positions.
     """

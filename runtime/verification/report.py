@@ -67,7 +67,8 @@ def moment(date: str) -> datetime:
 
 @dataclass(frozen=True)
 class Basis:
-    """What a bundle was compared with: the SHA-256 of its source (and adapter), and the SHA-256 of the text.
+    """The data with which a bundle was compared: the SHA-256 of its source (and adapter), and the SHA-256 of
+    the text.
 
     A hash is None if the bundle wasn't compared with such a source or text.
     """

@@ -224,7 +224,7 @@ def mlp_types(tensor: str = "ffn_gate_inp.weight") -> Row:
 def always(key: str, value: bool | float, *, told: bool = True) -> Row:
     """Return a row for a value that is a constant in llama.cpp. If the file states it, it must be the same.
 
-    `told` says whether config.json has a key for it.
+    `told` says whether config.json has a key for the value.
     """
 
     def read(keys: Keys, _: TensorSource) -> Any:

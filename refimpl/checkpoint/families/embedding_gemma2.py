@@ -1,6 +1,6 @@
 """EmbeddingGemma 2, as text (Google 2026): Gemma 4's layers, in which tokens see both directions.
 
-Windows reach equally far in both directions. The per-layer input of a token depends on its embedding alone.
+Windows extend equally far in both directions. The per-layer input of a token depends only on its embedding.
 The mean of a text's vectors is projected to another width.
 """
 

@@ -4,12 +4,12 @@ texts of up to 16,384 tokens.
     encoder   each token sees a window around it (`ops.longformer`): T · window scores, not T · T
     decoder   each token sees all tokens before it, and all outputs of the encoder, without a window
 
-Encoder and decoder each have learned positions, as many as their own texts may be long. So each has a context
-of its own (`EncoderDecoder.encoder_context`). The first token has row 0, where BART's has row 2. Global
-tokens are an argument of transformers' classes, but its `generate` and its heads never pass any. So there are
-none here. The paper's authors recommend making the first token global for a summary. The files contain the
-projections for global tokens, which aren't read. transformers pads a text to a multiple of the widest window,
-which doesn't change the result.
+Encoder and decoder have separate learned positions, one for each position of their longest text. So each has
+a context of its own (`EncoderDecoder.encoder_context`). The first token has row 0, where BART's has row 2.
+Global tokens are an argument of transformers' classes, but its `generate` and its heads never pass any. So
+there are none here. The paper's authors recommend making the first token global for a summary. The files
+contain the projections for global tokens, which aren't read. transformers pads a text to a multiple of the
+widest window, which doesn't change the result.
 """
 
 from dataclasses import replace

@@ -4,9 +4,9 @@
             (−1)^s · 2^(1 − bias) · m / 2^M            e = 0
 
 From the highest bit on, the bits of a code are s, e and m. M is the number of bits of m. E4M3 has no
-infinity, and NaN where all bits but the sign are 1; E5M2 has both as IEEE 754 does; E2M1 has neither.
-Sources: OCP 8-bit Floating Point Specification 1.0, and OCP Microscaling Formats 1.0, which also has E8M0: an
-exponent alone, 2^(e − 127), with NaN at 255.
+infinity, and its NaN has all bits except the sign set to 1. E5M2 has infinity and NaN as in IEEE 754. E2M1
+has neither. Sources: OCP 8-bit Floating Point Specification 1.0, and OCP Microscaling Formats 1.0, which also
+has E8M0: an exponent alone, 2^(e − 127), with NaN at 255.
 """
 
 from __future__ import annotations

@@ -1,4 +1,5 @@
-"""WordPiece (Wu et al. 2016; BERT's form): take the longest token that the rest of the word begins with.
+"""WordPiece (Wu et al. 2016; BERT's form): repeatedly take the longest token with which the remaining part of
+the word begins.
 
 A token that doesn't begin a word has a prefix ("##"). A word that can't be split to its end, or has more than
 `max_input_chars_per_word` characters, becomes the unknown token as a whole.

@@ -14,7 +14,7 @@ def items_of(p: Parameter, size: Sizes) -> list[Sizes]:
     """Return the sizes of each item of a list.
 
     Experts read a latent if there may be one; mlps inside of a mixer read what its heads give. All streams
-    but the first have the same sizes. Each cluster of words is narrower and longer than the one before.
+    except the first have the same sizes. Each cluster of words is narrower and longer than the one before.
     """
     match p.name:
         case "experts":

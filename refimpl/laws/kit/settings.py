@@ -100,7 +100,7 @@ CLASSES: dict[type, tuple[Any, ...]] = {
 
 @dataclass(frozen=True)
 class Drawn:
-    """How random settings of a class are made: the values of each choice, and a function from choices to
+    """The recipe for random settings of a class: the values of each choice, and a function from choices to
     settings.
 
     `make` gets the choices of all parameters too, since settings must match the arrays: a norm of queries is

@@ -17,9 +17,10 @@ SUBJECT = "the module for drafts (mtp)"
 def check_module(context: VerifyContext) -> Iterator[Row]:
     """Check the module's logits after the last token of the golden tokens' first row.
 
-    The module reads pairs of a token and a vector. It reads all pairs at once, and then the last pair alone.
-    The specification runs only the module, so the vectors come from the bundle's graph, whose logits other
-    checks compare. The budget is that of the model's own logits.
+    The module reads pairs of a token and a vector. In one run it reads all pairs at once. In another run it
+    reads the last pair by itself, after the others. The specification runs only the module, so the vectors
+    come from the bundle's graph, whose logits other checks compare. The budget is that of the model's own
+    logits.
     """
     name, golden = f"{SUBJECT}: largest error", context.golden
     tokens = golden.tokens[:1, : int(golden.lengths[0])]

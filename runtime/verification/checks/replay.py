@@ -1,4 +1,6 @@
-"""Run an engine on the golden tokens: all at once, in chunks, with more padding, or some rows alone."""
+"""Run an engine on the golden tokens: all at once, in chunks, with more padding, or with only some of the
+rows.
+"""
 
 from __future__ import annotations
 

@@ -23,7 +23,7 @@ def unigram(vocabulary: Vocabulary) -> dict[str, Any]:
     """Return the tokenizer.json.
 
     Only files of encoders state a number of token types. This number distinguishes XLM-RoBERTa's tokenizer
-    from T5's, and the flags must agree with it.
+    from T5's. The flags must agree with the number.
     """
     mask = None
     if vocabulary.get("token_type_count", int, None) is None:
