@@ -825,6 +825,16 @@ WRONG: list[tuple[Any, str]] = [
         lambda: replace(heard(), embedding=Embedding(97, 48, token_types=2)),
         "encoder: a stack that reads sounds can't have token types",
     ),
+    (lambda: embedding(LLAMA, projection=EmbeddingProjection(9, trigram=True)), "trigrams need an encoder"),
+    (
+        lambda: replace(tiny_models.narrow(), head=MaskedLM(False, further=3)),
+        "further must be how much wider",
+    ),
+    (
+        lambda: attention(tiny_models.narrow(), mlps=(Plain(7, "relu"),)),
+        "encoder layer 0: an mlp of the bottleneck must have the norm after it alone",
+    ),
+    (lambda: attention(tiny_models.narrow(), mlps=()), "mlps of the bottleneck must be 1 to 32, got 0"),
     (
         lambda: embedding(heard(), token_dropout=TokenDropout(3)),
         "encoder: a stack that reads sounds can't have token types",

@@ -412,6 +412,10 @@ def test_any_value_in_any_field_is_read_or_refused(turn, name):
         ("new", {"rope_scaling": {"type": "linear", "factor": 2.0}}, "type.*'linear'"),
         ("new", {"rope_scaling": {"type": "ntk", "factor": 2.0, "mixed_b": 0.5}}, "'mixed_b'"),
         ("nomic_bert", {"moe_every_n_layers": 2}, "moe_every_n_layers.*0.*null.*2"),
+        ("mobilebert", {"use_bottleneck": False}, "use_bottleneck.*true"),
+        ("mobilebert", {"key_query_shared_bottleneck": False}, "key_query_shared_bottleneck.*true"),
+        ("mobilebert", {"intra_bottleneck_size": 12}, "intra_bottleneck_size.*8.*12"),
+        ("mobilebert", {"true_hidden_size": 64}, "true_hidden_size.*128.*64"),
         ("xlm-roberta", {"lora_adaptations": ["retrieval.query"]}, "lora_adaptations.*-v3-hf"),
     ],
 )
