@@ -39,8 +39,8 @@ def load(
 ) -> Model:
     """Load the model. If need be, fetch it, merge the adapter into it, and export it.
 
-    Without `quant`, the NumPy and torch engines compute with a checkpoint's own weights. With `quant`, and
-    always on ONNX Runtime, a bundle is run. The bundle is taken from the cache if it is there.
+    Without `quant`, the NumPy and torch engines compute with a checkpoint's own weights. A bundle is run if
+    `quant` is given, and always on ONNX Runtime. The bundle is taken from the cache if it is there.
 
     `task` is the command that the model is for (see `runtime.tasks.base.check_task`). The task and the device
     are checked before any work begins. Without a `task`, a model for any task is loaded.

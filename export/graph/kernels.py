@@ -61,7 +61,7 @@ def over_kernels(
     *,
     half_cache: bool,
 ) -> ir.Model:
-    """Return a copy of a graph in which kernels compute. The copy reads `tensors`, which are those of
+    """Return a copy of a graph in which kernels compute. The copy reads `tensors`, which are the tensors of
     kernels.data in these forms.
 
     With a `half_cache`, the kernels keep keys and values in float16.

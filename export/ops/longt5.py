@@ -38,8 +38,8 @@ def near_and_far(
     *,
     settings: LongT5Attention,
 ) -> Tensor:
-    """Split the queries into tiles of radius + 1 tokens. A tile sees its own keys, those of both neighbouring
-    tiles, and those of all summaries.
+    """Split the queries into tiles of radius + 1 tokens. A tile sees its own keys, the keys of both
+    neighbouring tiles, and the keys of all summaries.
 
     Axes are swapped by indexing, because for a copied transpose an exporter would have to know which axis is
     longer.

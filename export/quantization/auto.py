@@ -5,9 +5,9 @@ format.
     scaled     to its other formats, by Σ(ŵ − w)²: a small loss is a quadratic form of the rounding error
     chosen     `refimpl.calibrate.budget`
 
-Bytes are those of the weights that a decode step reads (`Plan.read_size`). On ort-cpu these are the bytes of
-kernels.data. There, codes of 5 and 6 bits take 5 and 6 bits, and scales take 16. In model.onnx.data, such
-codes take 8 bits and scales take 32.
+A budget counts the bytes of the weights that a decode step reads (`Plan.read_size`). On ort-cpu these are the
+bytes of kernels.data. There, codes of 5 and 6 bits take 5 and 6 bits, and scales take 16. In model.onnx.data,
+such codes take 8 bits and scales take 32.
 
 Losses are rounded to three digits before formats are chosen, so that the last digits of a processor's sums
 rarely matter. On one machine, the same input gives the same plan; on another machine, it nearly always does.
@@ -83,7 +83,7 @@ def texts(checkpoint: ExportSource, given: Path | None, why: str, products: int,
 
 @dataclass(frozen=True)
 class Offers:
-    """The formats in which each unit can be stored, those of fewer bytes first.
+    """The formats in which each unit can be stored. Formats with fewer bytes come first.
 
     `forms` are the forms that a unit's groups have in kernels.data with each format. `bytes` are their bytes
     in kernels.data, or in model.onnx.data if the target has no kernels. `errors` are Σ(ŵ − w)².

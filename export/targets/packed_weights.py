@@ -15,8 +15,9 @@ import torch
 class NBits:
     """A matrix packed for MatMulNBits and GatherBlockQuantized: [F, C, blob]; a table is [N, C·blob].
 
-    scale is [F, C], zero is packed [F, …], minimum is [C, F], that of a table [N, C]. `rounds_input` says
-    that a product quantizes its input in 8-bit blocks. `length` is the size of the blocked axis.
+    scale is [F, C], zero is packed [F, …], and minimum is [C, F]. The minimum of a table is [N, C].
+    `rounds_input` says that a product quantizes its input in 8-bit blocks. `length` is the size of the
+    blocked axis.
     """
 
     packed: torch.Tensor

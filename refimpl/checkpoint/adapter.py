@@ -117,7 +117,7 @@ def read_adapted_config(
 ) -> tuple[Config, Family, Mapping[str, Any]]:
     """Return the Config of a base for the adapter's task, the base's family, and the keys of config.json.
 
-    If the base doesn't state labels, their number is that of the adapter's head, in the keys too.
+    If the base doesn't state labels, the number of labels comes from the adapter's head, in the keys too.
     """
     task = task or adapter.settings.task
     config, family = read_config(raw, where, source.names, task, ignore=ignore)

@@ -253,7 +253,7 @@ class Attention(TokenMixer):
 
     @property
     def rotates_values(self) -> bool:
-        """Whether a decoder caches its values rotated."""
+        """Whether a decoder caches its values in rotated form."""
         return self.kv == "int4"
 
     @property

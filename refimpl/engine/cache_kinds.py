@@ -94,7 +94,7 @@ class EncoderKeysValues(CacheKind):
 
 
 def cache_kinds(config: Config, *, windowed: bool = False, half: bool = False) -> tuple[CacheKind, ...]:
-    """Return the kind of each layer of a decoder; an empty tuple for a model without a decoder.
+    """Return the kind of cache of each layer of a decoder, or an empty tuple for a model without a decoder.
 
     With `windowed`, a layer with a window keeps only the latest tokens. Without it all tokens are kept, and
     the mask hides those outside the window. With `half`, keys and values that would be floats are float16.
@@ -103,7 +103,7 @@ def cache_kinds(config: Config, *, windowed: bool = False, half: bool = False) -
 
 
 def layer_kind(layer: Layer, context: int, *, windowed: bool = False, half: bool = False) -> CacheKind:
-    """Return the kind of one layer of a decoder for texts of up to `context` tokens."""
+    """Return the kind of cache of one layer of a decoder, for texts of up to `context` tokens."""
     attention = layer.attention
     if not isinstance(attention, Attention):
         return attention.cache_kind()

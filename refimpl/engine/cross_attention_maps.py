@@ -23,7 +23,7 @@ class _Enough(Exception):  # noqa: N818  (it is no error)
 def cross_attention_maps(chosen: Sequence[Head], *inputs: Any, config: Config) -> Any:
     """Return the weights [H, T, S] of the chosen heads for all tokens [1, T] of one text.
 
-    `inputs` are those of `ops.model.model`. Layers after the last chosen one aren't computed.
+    `inputs` are the arguments of `ops.model.model`. Layers after the last chosen one aren't computed.
     """
     tokens, past, _, rotary, cache, params, encoder_kv = inputs
     found: dict[Head, Any] = {}

@@ -1,5 +1,6 @@
-"""Laws of gated delta networks: how rows begin, and the gate. The laws of their states are in
-`laws.short_conv`."""
+"""Laws of gated delta networks: how rows begin, and the gate. The laws of the networks' states are in
+`laws.short_conv`.
+"""
 
 from __future__ import annotations
 

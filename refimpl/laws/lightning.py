@@ -1,4 +1,6 @@
-"""Laws of lightning attention over a whole text. The laws of its states are in `laws.short_conv`."""
+"""Laws of lightning attention over a whole text. The laws of the states of lightning attention are in
+`laws.short_conv`.
+"""
 
 from __future__ import annotations
 

@@ -51,7 +51,9 @@ def _expected(x: np.ndarray, call: Call) -> np.ndarray:
 
 @law("mobilebert_bottleneck")
 def it_computes_on_narrow_vectors(mobilebert_bottleneck: Subject, draw: Draw) -> None:
-    """Text by text: a map to narrow vectors, attention and mlps with their sums, and a map back."""
+    """The result is computed text by text: a map to narrow vectors, attention and mlps with their sums, and a
+    map back.
+    """
     call = draw(mobilebert_bottleneck.calls())
     got, expected = mobilebert_bottleneck(call), np.zeros(call["x"].shape)
     for row, length in enumerate(call["lengths"]):

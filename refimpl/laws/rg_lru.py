@@ -1,5 +1,6 @@
-"""Laws of the linear recurrent unit over a whole text. The laws of its states are in `laws.short_conv` and
-`laws.gated_delta`."""
+"""Laws of the linear recurrent unit over a whole text. The laws of the unit's states are in `laws.short_conv`
+and `laws.gated_delta`.
+"""
 
 from __future__ import annotations
 

@@ -106,7 +106,7 @@ class GatedDelta(TokenMixer):
     """A gated delta network: a state [key_size, value_size] for each of `heads` (`ops.gated_delta`).
 
     The `key_heads` of queries and keys are shared by the `heads` of values. A convolution lets each head see
-    the `length` latest tokens. `eps` is that of the norm of each head's output. With `allow_neg_eigval`, a
+    the `length` latest tokens. `eps` belongs to the norm of each head's output. With `allow_neg_eigval`, a
     token may write up to twice its error (OLMo Hybrid). With `rank`, the layer is Kimi Delta Attention: each
     number of a key has a decay of its own, and the output's gate is a sigmoid. Decay and gate are each made
     through `rank` numbers, or with `by_channel` directly from x (Ling 3). With `max_decay`, no token

@@ -51,7 +51,7 @@ __all__ = [
 
 
 class LongformerWeights(TypedDict):
-    """The parameters of Longformer's attention: the maps of the window, and those of global queries."""
+    """The parameters of Longformer's attention: the maps for the window, and the maps for global queries."""
 
     wq: Float[Array, "D H*K"] | Blocks
     wk: Float[Array, "D H*K"] | Blocks

@@ -1,6 +1,7 @@
 """Mamba: a layer that replaces attention and mlp, with a memory of a few numbers for each channel.
 
-The memory is that of `ops.selective_scan`, between a convolution and a gate (Gu & Dao 2023, §3.4, figure 3):
+The memory is the state of `ops.selective_scan`, between a convolution and a gate (Gu & Dao 2023, §3.4, figure
+3):
 
     x ──┬─ wi ── convolution over A + 1 tokens, SiLU ── u ─┬───────────────────────┬─ ⊙ skip ─┐
         │                                                  ├─ wb ── b, a key ──────┤          │

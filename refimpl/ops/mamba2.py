@@ -1,8 +1,8 @@
 """Mamba 2: a layer whose memory is one matrix for each head. The matrix decays at a rate that each token
 chooses.
 
-The memory is that of `ops.ssd`. A token's step Δ > 0 says how much it counts. With a small step, the state
-stays unchanged. With a large step, the state decays away and the token is written (Dao & Gu 2024, §7.1,
+The memory is the state of `ops.ssd`. A token's step Δ > 0 says how much it counts. With a small step, the
+state stays unchanged. With a large step, the state decays away and the token is written (Dao & Gu 2024, §7.1,
 figure 6):
 
     x ──┬─ wi ── convolution over A + 1 tokens, SiLU ──┬─ v, a value a head ───┬─ ⊙ skip ─┐

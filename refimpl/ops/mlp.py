@@ -70,8 +70,8 @@ def swiglu_oai(
 
     This is SwiGLU with two changes. First, clamps bound the values of a few large channels, as number formats
     with few bits require. For negative g, the product is bounded without a clamp. Second, 1 is added to u. So
-    if a unit's up is 0, its output is that of the gate, while SwiGLU gives 0. Conventions: σ(1.702 g) · g is
-    quick GELU. In checkpoints the experts' gate and up alternate; here they are separate.
+    if a unit's up is 0, the unit gives the value of its gate, while in SwiGLU it gives 0. Conventions:
+    σ(1.702 g) · g is quick GELU. In checkpoints the experts' gate and up alternate; here they are separate.
     """
     g, u = gate.clip(max=limit), up.clip(-limit, limit)
     return g * sigmoid(alpha * g) * (u + 1)

@@ -1,16 +1,17 @@
 """MobileBERT's bottleneck: attention and several mlps over vectors that are narrower than the model's (Sun et
 al. 2020, MobileBERT, arXiv 2004.02984, §3.2).
 
-A deep model of narrow vectors is small, but hard to train. Each layer therefore reads and writes wide
-vectors, which can be compared with a teacher's, and computes on narrow ones:
+A deep model of narrow vectors is small, but hard to train. So each layer reads and writes wide vectors, which
+can be compared with a teacher's vectors, and computes on narrow ones:
 
     narrow    n0 = norm(x · w_narrow)
     attention n1 = norm(n0 + attention)        queries and keys of norm(x · w_shared), values of x
     mlps      n2 = norm(n1 + mlp(n1)), n3 = norm(n2 + mlp(n2)), …
     output    y = n · w_wide, which the layer adds to x
 
-With several mlps, attention and mlps have as many parameters, in proportion, as in a layer without a
-bottleneck ("stacked feed-forward networks"). Without `w_shared` queries, keys and values are made of n0.
+There are several mlps, so that attention and mlps share the parameters in the same proportion as in a layer
+without a bottleneck ("stacked feed-forward networks"). Without `w_shared`, queries, keys and values are made
+from n0.
 """
 
 from __future__ import annotations
@@ -55,11 +56,11 @@ class NarrowMlpWeights(PlainMlpWeights):
 
 
 class MobileBertWeights(TypedDict):
-    """The parameters of a bottleneck: the maps to narrow vectors and back with their norms, those of
-    attention, and those of the mlps.
+    """The parameters of a bottleneck: the maps to narrow vectors and back with their norms, the parameters of
+    attention, and the parameters of the mlps.
 
-    Values may have another input than queries and keys. So these maps aren't called `wq`, `wk` and `wv`: such
-    maps are joined in a graph.
+    The input of values may differ from that of queries and keys. So these maps aren't called `wq`, `wk` and
+    `wv`, because a graph joins maps with these names.
     """
 
     w_narrow: Float[Array, "D H*K"] | Blocks
@@ -83,11 +84,11 @@ class MobileBertWeights(TypedDict):
 
 
 class MobileBertBottleneck(TokenMixer):
-    """MobileBERT's layer without its last sum (`ops.mobilebert`): attention of `heads` heads, which are
-    together as wide as the narrow vectors, and `mlps` after it, each with the norm of its sum.
+    """MobileBERT's layer without its last sum (`ops.mobilebert`): attention with `heads` heads, and then
+    `mlps`, each followed by the norm of its sum. All heads together are as wide as the narrow vectors.
 
-    With `shared` queries and keys are made of narrow vectors of their own, and with `wide_values` values of
-    the wide ones. `norm` is the norm of all narrow vectors except those of the mlps.
+    With `shared`, queries and keys are made from separate narrow vectors. With `wide_values`, values are made
+    from the wide vectors. `norm` is the norm of all narrow vectors except those of the mlps.
     """
 
     heads: int = bounded("heads")
@@ -175,7 +176,7 @@ def mobilebert_bottleneck(
     *,
     settings: MobileBertBottleneck,
 ) -> Float[Array, "B T D"]:
-    """The sublayer: a map to narrow vectors, attention, mlps, and a map back.
+    """Compute the sublayer: a map to narrow vectors, attention, mlps, and a map back.
 
     Conventions: as in `self_attention`, rows are padded on the right, no token reads padding, and outputs at
     padding are unspecified.

@@ -366,7 +366,7 @@ def mtp_model(
     norm, and its cache (`ops.mtp`).
 
     The module reads pairs: a token of [B, T], and the model's vector in `hidden` [B, T, D] of the token
-    before it. `past` [B] pairs of each row are in the cache, which is that of one layer.
+    before it. `past` [B] pairs of each row are in the cache, which is the cache of a single layer.
     """
     decoder = config.mtp_decoder
     assert config.mtp is not None

@@ -117,9 +117,9 @@ def quantize(
     Symmetric: scale = e / −2^(bits−1), where e is the element of largest magnitude with its sign, so that e
     is exact and all codes are used (llama.cpp's Q4_0); code = clip(rint(w / scale) + zero). Asymmetric: the
     range is widened to include 0, scale = (max − min) / (2^bits − 1), zero = clip(rint(−min / scale)), so
-    that 0 is exact. With `halves` the scale is that of `half_scales`, and codes and zero points are computed
-    with it. Conventions: rint rounds halves to even; a block of zeros has scale 0 and codes at the zero
-    point; if two extremes are equal in magnitude, the first one is e.
+    that 0 is exact. With `halves`, the scale is rounded by `half_scales`, and codes and zero points are
+    computed with the rounded scale. Conventions: rint rounds halves to even; a block of zeros has scale 0 and
+    codes at the zero point; if two extremes are equal in magnitude, the first one is e.
     """
     length = weight.shape[axis]
     count = -(-length // block)

@@ -16,8 +16,8 @@ The root keeps the size of h: if inputs are independent with variance 1, so is h
 earlier h, and isn't multiplied by the root. Both gates read only the channels of their own head, so there are
 H maps [K, K] instead of one map [H·K, H·K].
 
-**As a state space.** The recurrence is that of `ops.ssd` with a head for each channel, whose keys, queries
-and values are single numbers, and whose keys and queries are 1. A layer keeps H · K numbers and the
+**As a state space.** The recurrence is the one of `ops.ssd` with a head for each channel. The keys, queries
+and values of a head are single numbers, and its keys and queries are 1. A layer keeps H · K numbers and the
 convolution's last A inputs, for a text of any length.
 """
 

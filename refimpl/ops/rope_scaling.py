@@ -90,8 +90,8 @@ def longrope_scaling(
 ) -> Float[Array, " J"]:
     """Divide each frequency by its own factor, which was found by search (Ding et al. 2024).
 
-    Conventions: the `long` factors are for contexts above the original one, the `short` ones for all
-    others. As in `dynamic_ntk_scaling`, the context is that of the run, not the length so far.
+    Conventions: the `long` factors are for contexts above the original one, the `short` ones for all others.
+    As in `dynamic_ntk_scaling`, the context is the largest length of the run, not the length so far.
     """
     return frequencies / (long if context > original_context else short)
 

@@ -5,9 +5,9 @@
     …                └ 10 ┘
     last         y0        y1        y2         wav2vec 2.0: 400 samples each, 320 from one to the next
 
-The vectors contain no positions. A convolution over many vectors is added to provide them: its result depends
-on the vectors around each one, and on the ends of the sound, beyond which everything is zero (wav2vec 2.0,
-Baevski et al. 2020, §2).
+The vectors contain no positions. A convolution over many vectors provides positions, and its result is added
+to the vectors. The result depends on the vectors around each position, and on the ends of the sound, beyond
+which everything is zero (wav2vec 2.0, Baevski et al. 2020, §2).
 """
 
 from __future__ import annotations

@@ -57,7 +57,7 @@ def sha256(path: Path) -> str:
 
 
 def models_in(names: Iterable[str]) -> dict[str, list[str]]:
-    """Return the models among posix paths, each with its files.
+    """Find the models in a list of file paths (with /), and return each model with its files.
 
     A model is a GGUF model, named by its (first) file, or a folder with config.json and weights. Folders
     inside a sentence encoder's folder belong to that model.
@@ -74,7 +74,8 @@ def models_in(names: Iterable[str]) -> dict[str, list[str]]:
 
 
 def model_in(sizes: Mapping[str, int], where: str, choice: str | None = None) -> tuple[str, list[str]]:
-    """Return a model among posix paths, and its files: the only model, or the one that `choice` names.
+    """Find one model in a list of file paths (with /): the only model, or the one that `choice` names. Return
+    the model and its files.
 
     `choice` is a path, a file's name, or the part of a name between a dash or a dot and `.gguf`, such as
     Q4_K_M. Raises CheckpointError if there is no such model. If there are several, the error lists them with

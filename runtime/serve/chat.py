@@ -41,8 +41,8 @@ T = TypeVar("T", Tools, PlainText)
 class Chat(Generic[T]):
     """A chat with its tools and the answers that are being generated.
 
-    `thought_tokens` counts the tokens of thoughts so far. `logprobs` are those of the tokens since the last
-    event.
+    `thought_tokens` counts the tokens of thoughts so far. `logprobs` has the log-probabilities of the tokens
+    since the last event.
     """
 
     served: Served

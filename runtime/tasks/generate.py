@@ -265,7 +265,7 @@ def generation_of(model: TaskModel, task: str | None = None) -> Generation:
 
 
 def sequence(model: TaskModel, prompt: Prompt, options: Options, index: int = 0) -> GeneratedSequence:
-    """Return a new sequence that answers a prompt; its random numbers come from (seed, index)."""
+    """Return a new sequence that answers a prompt. The sequence's random numbers come from (seed, index)."""
     return GeneratedSequence(
         prompt.ids,
         options.sampler,

@@ -56,7 +56,7 @@ def tag(
     - simple: neighbouring tokens of one label are joined. B- begins a new entity, I- or no prefix continues
       one.
     - first, average, max: all tokens of a word get the same label, and are then joined as with simple. With
-      first, the word's label is that of its first token. With average, it is the label with the largest mean
+      first, the word gets the label of its first token. With average, it is the label with the largest mean
       probability over the word's tokens. With max, it is the label of the token with the highest probability.
 
     An entity's score is the mean score of its parts. If the tokenizer marks continuing tokens ("##"), these

@@ -112,8 +112,8 @@ def transcribe(
     - `condition`: the model also reads the text of the earlier windows. This keeps the style consistent, but
       an error may spread to later windows.
     - `limits`, `temperatures`, `seed`: a window whose text is beyond `limits` is transcribed again at the
-      next of `temperatures`, with random numbers from `seed`. The segments' `doubts` are those of the last
-      attempt. A window of silence is left out.
+      next of `temperatures`, with random numbers from `seed`. The segments' `doubts` are the doubts about the
+      last attempt. A window of silence is left out.
     - `words`: segments have the times of their words. To find the times, the decoder reads each window's text
       once more.
     - `vad`: transcribe only the speech between long pauses, each utterance as a sound of its own.

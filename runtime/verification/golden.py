@@ -431,7 +431,7 @@ def _runs(config: Config, weights: Tree, precision: np.dtype, half_cache: bool) 
 
 
 def own_runs(config: Config, weights: Tree, precision: np.dtype) -> list[Precision]:
-    """Return the outputs of the exact run, those of its perturbed tries, and those of the rounded run."""
+    """Return the outputs of the exact run, of its perturbed tries, and of the rounded run."""
     rounds = config.rounds_cache or activations(weights) - {"none"}
     move = CODE_MOVE if rounds else float(np.finfo(precision).eps)
     return [

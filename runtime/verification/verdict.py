@@ -156,7 +156,7 @@ def vector_cost(report: Report) -> str:
 def prediction_cost(report: Report) -> str:
     """Return a text that says how far predictions on the golden tokens are from the unquantized model's.
 
-    The figure is that of the worst backend that ran. The text is empty if no backend rounds.
+    The figure comes from the worst backend that ran. The text is empty if no backend rounds.
     """
     rows = [row for row in report.rows if row.name.endswith(BACKEND_KL)]
     kl = max((row.figure for row in rows if isinstance(row.figure, float)), default=0.0)

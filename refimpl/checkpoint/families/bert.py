@@ -1,7 +1,7 @@
 """BERT (Devlin et al. 2019), also as MiniLM and many sentence encoders use it.
 
-Jina's BERT (Günther et al. 2023, jina-embeddings-v2) has the same model_type. It has no learned positions:
-scores fall with the distance in both directions (ALiBi). Its mlps are gated.
+Jina's BERT (Günther et al. 2023, jina-embeddings-v2) has the same model_type. Jina's BERT has no learned
+positions: scores fall with the distance in both directions (ALiBi). Its mlps are gated.
 """
 
 from dataclasses import replace

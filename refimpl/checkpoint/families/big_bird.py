@@ -4,8 +4,8 @@ A text of up to (5 + 2 · num_random_blocks) · block_size tokens (704 in the pu
 attention. In transformers, a model that has once read such a text keeps full attention for all later texts,
 and all rows of a batch have the same kind of attention. Here each text has the result that a newly loaded
 model gives for the text by itself. The head for answers has an mlp of its own. transformers' class subtracts
-1e6 from the logits of the question. Here these logits stay as they are, since answers are only searched in
-the context.
+1e6 from the logits of the question. Here these logits stay unchanged, since answers are searched only in the
+context.
 """
 
 from dataclasses import replace

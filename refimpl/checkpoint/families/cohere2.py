@@ -25,8 +25,9 @@ def config(keys: Keys, task: Task) -> Decoder:
 
 
 def harmless_of_training(keys: Keys, every: int) -> None:
-    """Mark keys as known that no class of transformers reads. They state that each `every`-th layer has no
-    window."""
+    """Mark keys as known that no class of transformers reads. These keys state that each `every`-th layer has
+    no window.
+    """
     keys.get("cache_implementation", str, None)  # of transformers' generation
     # Of its trainer's code, which can do otherwise.
     keys.harmless(

@@ -2,9 +2,9 @@
 queries too.
 
 The paper's enhanced mask decoder adds absolute positions before the last layers. No head of transformers has
-it (`z_steps` is 0 there), so it isn't here. There are two heads for masked tokens, `cls` and the original
-`lm_predictions`. tfm reads the one that the file contains. If `legacy` names the other one, transformers
-fills it with random weights.
+this decoder (`z_steps` is 0 there), so tfm doesn't have it either. There are two heads for masked tokens,
+`cls` and the original `lm_predictions`. tfm reads the one that the file contains. If `legacy` names the other
+one, transformers fills it with random weights.
 """
 
 from ...config import (

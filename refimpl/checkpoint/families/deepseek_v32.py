@@ -1,7 +1,7 @@
 """DeepSeek-V3.2 (DeepSeek-AI 2025): DeepSeek-V3 with an indexer, which chooses the tokens that attention
 reads.
 
-DeepSeek's code computes the indexer's scores in 8 bits. Here they have the model's float type, as in
+DeepSeek's code computes the indexer's scores in 8 bits. Here the scores have the model's float type, as in
 transformers. Layers after the last, which predict further tokens, are left out, as in transformers and in
 GGUF.
 """

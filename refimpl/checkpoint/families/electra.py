@@ -1,7 +1,8 @@
-"""ELECTRA (Clark et al. 2020): BERT's encoder, with embeddings of another width than the layers.
+"""ELECTRA (Clark et al. 2020): BERT's encoder, with embeddings whose width differs from that of the layers.
 
-The generator has the head of a masked language model. The discriminator tells replaced tokens from others by
-one logit. Here this logit is the second of two labels of each token, and the first label's logit is zero.
+The generator has the head of a masked language model. The discriminator has one logit per token, which says
+whether the token was replaced. Here this logit is the second of two labels of each token, and the first
+label's logit is zero.
 """
 
 from ...config import Dense, Embedding, EmbeddingProjection, Encoder, Learned, MaskedLM

@@ -1,5 +1,5 @@
-"""ERNIE 4.5's mixtures (Baidu 2025): ERNIE 4.5 with experts in some layers, beside shared experts. They are
-chosen by softmax and biases.
+"""ERNIE 4.5's mixtures (Baidu 2025): ERNIE 4.5 with experts in some layers, beside shared experts. The
+experts are chosen by a softmax and biases.
 
 The module that predicts further tokens is left out.
 """

@@ -1,7 +1,7 @@
 """Falcon-H1 (TII 2025): in each layer attention and Mamba 2 in parallel on the same input.
 
-Fixed multipliers scale the inputs or outputs of most projections. They were tuned together with each part's
-learning rate.
+Fixed multipliers scale the inputs or outputs of most projections. In training, these multipliers were tuned
+together with the learning rate of each part.
 """
 
 import math

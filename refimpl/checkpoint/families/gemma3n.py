@@ -5,8 +5,9 @@ Scores aren't scaled, and values are normalized. Each layer predicts and correct
 token (`ops.per_layer`). In the lower layers most hidden units are 0 (`ops.gaussian_topk`). The upper layers
 read the keys and values of the last lower layer with the same mask.
 
-A model that also reads images and sound has ids for their places in a text. These ids lie beyond the table of
-the text's per-layer vectors. Here they use rows of the usual table, as in transformers' text model.
+A model that also reads images and sound has ids that mark their positions in a text. These ids lie beyond the
+table of the text's per-layer vectors. Here these ids use rows of the usual table, as in transformers' text
+model.
 """
 
 from statistics import NormalDist

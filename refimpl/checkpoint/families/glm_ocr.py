@@ -1,5 +1,6 @@
-"""The text part of GLM-OCR (Zhipu AI 2026): that of GLM-4.1V, without biases. The layer after the last, which
-predicts further tokens, is left out, as in transformers' class."""
+"""The text part of GLM-OCR (Zhipu AI 2026): the text part of GLM-4.1V, without biases. The layer after the
+last, which predicts further tokens, is left out, as in transformers' class.
+"""
 
 from ...config import Decoder
 from ..config_readers.keys import Keys

@@ -1,8 +1,8 @@
 """MobileBERT (Sun et al. 2020): BERT's encoder with a bottleneck in each layer (`ops.mobilebert`).
 
-A token's vector is made of three rows of a small table. The same table multiplies the first elements of the
-vectors that predict words; the other elements have a table of their own. Most models have factors and shifts
-in the place of norms.
+A token's vector is made from three rows of a small table. In the output, the same table multiplies the first
+elements of the vectors, and another table multiplies the other elements. Most models have factors and shifts
+in place of norms.
 """
 
 from ...config import (

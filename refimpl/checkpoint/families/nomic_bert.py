@@ -1,7 +1,7 @@
 """Nomic BERT (Nussbaum et al. 2024): BERT's encoder with rotary positions and gated mlps, without biases.
 
-The first checkpoints spell their keys as GPT-2 does. They also state other settings of their repository's
-code: mixtures of experts (nomic-embed-text-v2), norms before sublayers, other rotations. With
+The first checkpoints use GPT-2's names of keys. These checkpoints also state further settings of the code in
+their repository: mixtures of experts (nomic-embed-text-v2), norms before sublayers, other rotations. With
 `rotary_scaling_factor`, texts longer than `max_trained_positions` have a larger theta.
 """
 

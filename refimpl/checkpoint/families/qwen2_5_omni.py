@@ -1,4 +1,6 @@
-"""The text part of Qwen2.5-Omni (Xu et al. 2025): that of its thinker, which is Qwen2.5-VL's."""
+"""The text part of Qwen2.5-Omni (Xu et al. 2025): the text model of its "thinker" part, which is
+Qwen2.5-VL's.
+"""
 
 from ...config import Decoder
 from ..config_readers.generation_keys import UNREAD

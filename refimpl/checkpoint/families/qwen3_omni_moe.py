@@ -1,5 +1,6 @@
-"""The text part of Qwen3-Omni (Xu et al. 2025): that of its thinker, which is Qwen 3's mixture with positions
-by M-RoPE."""
+"""The text part of Qwen3-Omni (Xu et al. 2025): the text model of its "thinker" part, which is Qwen 3's
+mixture with positions by M-RoPE.
+"""
 
 from ...config import Decoder
 from ..config_readers.keys import Keys

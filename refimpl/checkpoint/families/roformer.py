@@ -1,5 +1,5 @@
-"""RoFormer (Su et al. 2021): BERT's encoder with rotary positions. Its embeddings may have another width than
-its layers.
+"""RoFormer (Su et al. 2021): BERT's encoder with rotary positions. The width of its embeddings may differ
+from that of its layers.
 
 Rotary positions rotate neighbouring elements, as in the paper. Checkpoints store the sines and cosines of all
 positions.

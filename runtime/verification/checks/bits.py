@@ -37,8 +37,8 @@ PAST = 600  # tokens whose keys and values are drawn: more than a segment
 def quick_rows(context: VerifyContext, engines: Mapping[str, OrtEngine]) -> Iterator[Row]:
     """Check quickly that the kernels' logits have exactly the specified bits.
 
-    The logits compared are those over 64 tokens, and those of one token after 600 earlier tokens with random
-    keys and values. `engines` is a dict whose keys begin the names of the engines' rows.
+    Two sets of logits are compared: the logits over 64 tokens, and the logits of one token after 600 earlier
+    tokens with random keys and values. `engines` is a dict whose keys begin the names of the engines' rows.
     """
     reference = _reference(context)
     yield from _over_tokens(context, engines, reference, ROWS, IN_ROWS)

@@ -1,4 +1,4 @@
-"""Check that the settings in a bundle's graphs are those of its Config."""
+"""Check that the settings in a bundle's graphs equal the settings in its Config."""
 
 from __future__ import annotations
 

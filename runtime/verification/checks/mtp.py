@@ -19,8 +19,8 @@ def check_module(context: VerifyContext) -> Iterator[Row]:
 
     The module reads pairs of a token and a vector. In one run it reads all pairs at once. In another run it
     reads the last pair by itself, after the others. The specification runs only the module, so the vectors
-    come from the bundle's graph, whose logits other checks compare. The budget is that of the model's own
-    logits.
+    come from the bundle's graph, whose logits other checks compare. The budget is the same as for the model's
+    own logits.
     """
     name, golden = f"{SUBJECT}: largest error", context.golden
     tokens = golden.tokens[:1, : int(golden.lengths[0])]

@@ -1,8 +1,8 @@
 """Pre-tokenizers of byte-level tokenizers: `tokenizer.ggml.pre` has only their names.
 
-Each pre-tokenizer here is that of the models' own tokenizer.json; llama.cpp's expressions are sometimes only
-close to it. An unlisted name is an error, since a wrong pre-tokenizer silently gives wrong ids. "default" is
-llama.cpp's guess for files without a name; no model has it in its own tokenizer.json.
+Each pre-tokenizer here is the one in the models' own tokenizer.json. llama.cpp's expressions are sometimes
+only approximations of it. An unlisted name is an error, since a wrong pre-tokenizer silently gives wrong ids.
+"default" is llama.cpp's guess for files without a name; no model has it in its own tokenizer.json.
 """
 
 from __future__ import annotations
