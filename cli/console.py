@@ -202,7 +202,7 @@ class _Stages:
 def out_json(value: object) -> None:
     """Print the result as one JSON value, with a list of numbers on one line.
 
-    JSON has no NaN, so no result may have one.
+    JSON has no NaN, so no result may contain NaN.
     """
     text = json.dumps(value, indent=2, allow_nan=False)
     out(NUMBERS.sub(lambda match: f"[{' '.join(match[1].split())}]", text))

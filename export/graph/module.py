@@ -61,8 +61,9 @@ def _items(tree: Any) -> list[tuple[str, Any]]:
 class GraphModule(nn.Module):
     """One graph of a model over the weights that it owns.
 
-    `forward` takes tensors in the order of the graph's input ports, and returns those of its output ports. A
-    float16 model returns its logits, or its head's outputs, in float32. Caches keep their type.
+    `forward` takes tensors in the order of the graph's inputs, and returns tensors in the order of the
+    graph's outputs. A float16 model returns its logits, or its head's outputs, in float32. Caches keep their
+    type.
     """
 
     def __init__(

@@ -39,7 +39,7 @@ PAST_AXIS, TOTAL_AXIS = "past_sequence_length", "total_sequence_length"
 
 
 def refusal(config: Config, target: Target) -> str | None:
-    """Return the reason why a model's graph can't have these ports, or None if it can."""
+    """Return the reason why a model's graph can't have these inputs and outputs, or None if it can."""
     if not isinstance(config, Decoder):
         return "the model isn't a decoder alone, which is all that these files are made for"
     if reason := target_refusal(target):

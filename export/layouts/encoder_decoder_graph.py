@@ -50,7 +50,7 @@ PREFIX = "encoder_hidden_states."
 
 
 def refusal(config: Config, target: Target) -> str | None:
-    """Return the reason why a model's graphs can't have these ports, or None if they can."""
+    """Return the reason why a model's graphs can't have these inputs and outputs, or None if they can."""
     if not isinstance(config, EncoderDecoder) or not isinstance(config.head, LM):
         return "the model isn't a decoder that reads an encoder and generates"
     if reason := target_refusal(target):

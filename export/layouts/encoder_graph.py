@@ -32,7 +32,7 @@ NORMS = ("LayerNormalization", "RMSNormalization")
 
 
 def refusal(config: Config, target: Target) -> str | None:
-    """Return the reason why a model's graph can't have these ports, or None if it can."""
+    """Return the reason why a model's graph can't have these inputs and outputs, or None if it can."""
     if "decoder" in config.stacks:
         return "the model isn't an encoder alone, which is all that these files are made for"
     if reason := target_refusal(target):

@@ -53,8 +53,8 @@ def histogram(state: Histogram | None, x: Float[Array, " M"], *, bins: int = BIN
     """Return the counts so far: bin i holds −limit + i · width ≤ x < −limit + (i + 1) · width.
 
     Conventions: the limit is the least power of two above all magnitudes so far. When the limit doubles, two
-    neighbouring bins become one. So the counts don't depend on how the numbers are divided into batches, nor
-    on the order of these. `bins` is a multiple of 4.
+    neighbouring bins become one. So the counts don't depend on how the numbers are divided into batches, or
+    on the order of the batches. `bins` is a multiple of 4.
     """
     extremes = minmax(None if state is None else state.extremes, x)
     needed = int(np.frexp(max(-extremes.low, extremes.high, 0))[1])

@@ -184,7 +184,7 @@ class LM(Head):
 
 
 class ReadingHead(Head):
-    """A head for models that read a whole text at once."""
+    """A head for models that read whole texts instead of generating text."""
 
 
 class MaskedLM(ReadingHead):

@@ -266,8 +266,8 @@ class MoE(FeedForward, Sublayer):
     two maps of `latent` (Nemotron-H). With `average` the mixture is half the sum of the experts and the
     shared expert (Command A+). With `own_norms` router, experts and shared expert each read the sublayer's
     input through a norm of their own, and the outputs of experts and shared expert are normalized before they
-    are added (Gemma 4). With `late` the sum of the experts is added at the end of the next layer
-    (`ops.block`), and only the shared expert in this one (LongCat).
+    are added (Gemma 4). With `late`, the sum of the experts is added at the end of the next layer
+    (`ops.block`), and this layer adds only the shared expert (LongCat).
     """
 
     experts: int = bounded("experts")

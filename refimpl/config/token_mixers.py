@@ -87,7 +87,7 @@ class TokenMixer(Record, Sublayer):
 
     @property
     def inner_width(self) -> int:
-        """The width of the norms and mlps inside, if there are any."""
+        """The width of the norms and mlps inside the mixer, if it has any."""
         return 0
 
     def inner_norms(self) -> Mapping[str, Norm]:

@@ -139,7 +139,9 @@ def grouped_heads_are_repeated_heads(attend: Subject, draw: Draw) -> None:
 
 @law("attend")
 def keys_are_a_set(attend: Subject, draw: Draw) -> None:
-    """The order of keys doesn't matter, if mask and values are in the same order."""
+    """The order of keys doesn't matter, as long as the mask and the values are in the same order as
+    the keys.
+    """
     call = draw(attend.calls())
     other = attend.take(call, "S", draw(permutations(call["k"].shape[1])))
     attend.near(attend(other), attend(call), other, call)

@@ -10,7 +10,7 @@ from . import Draw, Subject, law
 
 @law("append")
 def only_its_rows_are_written(append: Subject, draw: Draw) -> None:
-    """The new entries are at start …, all other entries stay the same, and the old cache isn't changed."""
+    """The new entries begin at `start`. All other entries stay the same, and the old cache isn't changed."""
     call = draw(append.calls())
     kept = call["past"].copy()
     cache = append(call)
@@ -24,7 +24,9 @@ def only_its_rows_are_written(append: Subject, draw: Draw) -> None:
 
 @law("append", "append_by_head", "append_by_channel")
 def any_split_of_the_tokens_is_one_write(append: Subject, draw: Draw) -> None:
-    """Entries written one by one equal entries written at once, and codes are exactly equal."""
+    """Entries that are written one by one equal entries that are written in one call. Codes are exactly
+    equal.
+    """
     call = draw(append.calls())
     (name,) = {"past", "cache"} & set(call.arrays)
     cache = call[name]

@@ -69,7 +69,9 @@ def rows_do_not_depend_on_each_other(attention: Subject, draw: Draw) -> None:
 
 @law("cross_attention")
 def keys_are_a_set(cross_attention: Subject, draw: Draw) -> None:
-    """The order of the other text's keys doesn't matter, if its values are in the same order."""
+    """The order of the other text's keys doesn't matter, as long as its values are in the same order as the
+    keys.
+    """
     call = _full(draw(cross_attention.calls()), "S")
     other = cross_attention.take(call, "S", draw(permutations(call["keys"].shape[2])))
     cross_attention.near(cross_attention(other), cross_attention(call), other, call)

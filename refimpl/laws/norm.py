@@ -48,7 +48,7 @@ def the_weight_and_the_bias_come_last(norm: Subject, draw: Draw) -> None:
 
 @law("layer_norm", "rms_norm")
 def no_weight_is_a_weight_of_ones(norm: Subject, draw: Draw) -> None:
-    """A norm without a learned factor is one whose factor is 1."""
+    """A norm without a learned factor equals a norm whose factor is 1."""
     call = draw(norm.calls(weight=None))
     ones = call.but(weight=np.ones(call["x"].shape[-1], norm.dtype))
     norm.near(norm(ones), norm(call), call, ones)

@@ -1,4 +1,4 @@
-"""Masks: which key each query may see."""
+"""Masks: they say which keys each query may see."""
 
 from __future__ import annotations
 

@@ -2,7 +2,7 @@
 
 An initializer named X.AxBxC has the bytes of the stored tensor X, in the shape [A, B, C]. A graph may have it
 beside X, or in place of X. One reason is that a table for both look-ups and products needs two shapes.
-Another is that many runtimes take the blocks of a product only from an initializer.
+Another reason is that many runtimes accept the blocks of a product only from an initializer.
 """
 
 from __future__ import annotations

@@ -33,7 +33,7 @@ NOT_CAPTURED = -1
 def capture_options(number: int, *, wait: bool = True) -> ort.RunOptions:
     """Return the options of a run that is captured under this number the first time, and replayed afterwards.
 
-    The number `NOT_CAPTURED` is for a run that isn't captured. With `wait`, the run returns when the device
+    The number `NOT_CAPTURED` means that the run isn't captured. With `wait`, the run returns when the device
     is done.
     """
     options = ort.RunOptions()

@@ -2,7 +2,7 @@
 
 Its attention rotates half of each head. In GGUF its architecture is `granitehybrid`. Such a file is read only
 if whole heads are rotated: llama.cpp's converter orders the queries and keys as if whole heads were rotated,
-so a file with half-rotated heads holds another model.
+so a file with half-rotated heads contains a wrong model.
 """
 
 from functools import partial

@@ -63,9 +63,9 @@ written:
     fewer_rows    a table with eight rows after those of the vocabulary (Llama 3.2 Vision)
     zero_first    a row of zeros, or a zero, before what is stored (ELECTRA's discriminator)
 
-Maps are immutable values: `weight_map(text)` reads one, `+` joins two, and `renamed`, `without` and `then`
-return a changed map. The lines of a decoder are also used for a decoder that doesn't generate
-(`DecoderReader`), and for an encoder that is causal or has no lines of its own.
+Maps are immutable values. `weight_map(text)` makes a map from text, `+` joins two maps, and `renamed`,
+`without` and `then` return a changed map. The lines of a decoder are also used for a decoder that doesn't
+generate (`DecoderReader`), and for an encoder that is causal or has no lines of its own.
 """
 
 from __future__ import annotations

@@ -76,7 +76,8 @@ class Subject:
         return call.but(**settings)
 
     def calls(self, *, largest: int = 6, **fixed: Any) -> st.SearchStrategy[Call]:
-        """Return a strategy for calls drawn from the declaration, with sizes up to `largest`.
+        """Return a strategy (hypothesis) that generates random calls from the declaration, with sizes up to
+        `largest`.
 
         A keyword may fix a setting to a value, an axis letter to a size, or an array to be present (True) or
         absent (None): `attend.calls(mask=None, softcap=2.0, S=5)`.

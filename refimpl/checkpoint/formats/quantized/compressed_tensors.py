@@ -53,8 +53,8 @@ class Scheme:
     patterns: tuple[NamePattern, ...]
 
     def rank(self, module: str, work: Work) -> int | None:
-        """Return how specifically a target names this module, 0 for the most specific. Returns None if no
-        target names it.
+        """Return how specific the best matching target is for this module: 0 is the most specific. Returns
+        None if no target matches the module.
         """
         if module in self.names:
             return 0
