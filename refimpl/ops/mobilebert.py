@@ -16,6 +16,7 @@ from n0.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar, NotRequired, TypedDict
 
@@ -150,7 +151,8 @@ class MobileBertBottleneck(TokenMixer):
         return sites
 
     def describe(self) -> str:
-        mlps = ", ".join(mlp.describe() for mlp in self.mlps)
+        counts = Counter(mlp.describe() for mlp in self.mlps)
+        mlps = ", ".join(f"{count} times {mlp}" for mlp, count in counts.items())
         return f"a bottleneck of {self.inner_width}: {self.heads} heads of {self.head_size}, {mlps}"
 
     def numbers(self) -> Iterator[float]:

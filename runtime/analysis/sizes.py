@@ -72,7 +72,7 @@ def _part(name: str) -> str:
     if leaf in ("relative_bias", "global_relative_bias", "distances", "segments") or owner == "conv":
         return "attention"
     if leaf not in ("q_norm", "k_norm", "kv_norm", "out_norm", "down_norm"):
-        if ".mlp." in name:  # an expert's leaves lie deeper
+        if ".mlp." in name or (".mlps." in name and owner != "after"):  # an expert's leaves lie deeper
             return "mlp"
         if owner in ("attn", "cross"):
             return "attention"

@@ -20,6 +20,9 @@ def test_parts_have_what_belongs_to_them():
     assert parts["embedding"] == (97 + 2 + 32) * 48
     assert parts["output"] == 48 * 48 + 48 + 2 * 48 + 97
     assert parts["norms"] == 3 * 2 * 48
+    narrow = sizes.parameters(tiny_models.narrow())
+    assert narrow["mlp"] == 2 * sum(2 * 24 * width + width + 24 for width in (40, 24))
+    assert narrow["norms"] == 2 * (3 * 48 + (5 + 4) * 24)
     cross, self_attention = (
         sizes.parameters(tiny_models.encoder_decoder(layers=1))["attention"] - 2 * 8 * 6,
         4 * 48 * 48,
