@@ -187,9 +187,10 @@ class _Settings:
                 self.require(leaf in self.seen, f"{leaf}: no norm has its weight")
         for name, stack in self.stacks.items():
             for i, layer in enumerate(stack.layers):
-                mlp = f"{name}.layers.{i}.mlp"
-                if _activation_of(layer) and self._computes_with(f"{mlp}.up"):
-                    self.require(mlp in self.seen, f"{mlp}: no activation")
+                for part in _activations(layer):
+                    mlp = f"{name}.layers.{i}.{part}"
+                    if self._computes_with(f"{mlp}.up"):
+                        self.require(mlp in self.seen, f"{mlp}: no activation")
 
     def _computes_with(self, leaf: str) -> bool:
         """Whether this graph does with a parameter of the model."""
@@ -302,15 +303,17 @@ class _Settings:
         if operator == "RowLinear" and node.attributes.get("gelu"):
             operator = "Gelu"
         leaf = self.place(node).leaf
-        if operator not in ACTIVATIONS or ".mlp." not in leaf or (at := self.layer(leaf)) is None:
+        if operator not in ACTIVATIONS or (at := self.layer(leaf)) is None:
             return
-        if (kind := _activation_of(at[2])) is not None:
-            mlp = leaf.partition(".mlp.")[0] + ".mlp"
-            self.seen.add(mlp)
-            made_of = MADE_OF[kind]
-            if getattr(at[2].mlp, "sparsity", None) is not None:
-                made_of |= {"Relu"}  # of the gates above their limit
-            self.require(operator in made_of, f"{mlp}: {operator} for {kind}")
+        name = leaf.split(".", 3)[3]
+        for part, kind in _activations(at[2]).items():
+            if name.startswith(f"{part}."):
+                mlp = leaf.removesuffix(name) + part
+                self.seen.add(mlp)
+                made_of = MADE_OF[kind]
+                if getattr(at[2].mlp, "sparsity", None) is not None:
+                    made_of |= {"Relu"}  # of the gates above their limit
+                self.require(operator in made_of, f"{mlp}: {operator} for {kind}")
 
     def _product(self, node: Node) -> None:
         """A product with blocks, or a table's rows: their sizes, and whether the input is rounded."""
@@ -416,10 +419,15 @@ def _matrix(group: str) -> str:
     return EXPERT.sub("", group)
 
 
-def _activation_of(layer: Layer) -> Activation | None:
-    """The activation of a layer's mlp; None if it has none by itself."""
-    mlp = layer.mlp
-    return mlp.activation if isinstance(mlp, Gated | Plain) and isinstance(mlp.activation, str) else None
+def _activations(layer: Layer) -> dict[str, Activation]:
+    """The activation of each mlp of a layer, by the name of the mlp's parameters; only of those that have one
+    by themselves."""
+    inner = {f"attn.mlps.{i}": mlp for i, mlp in enumerate(layer.attention.inner_mlps())}
+    return {
+        name: mlp.activation
+        for name, mlp in {"mlp": layer.mlp, **inner}.items()
+        if isinstance(mlp, Gated | Plain) and isinstance(mlp.activation, str)
+    }
 
 
 def _shown(value: object) -> str:

@@ -63,7 +63,9 @@ def reader() -> Config:
     return tiny_models.reader(tiny_models.shared_kv())
 
 
-CONFIGS: dict[str, Config] = {"mixed": mixed(), "encoder": encoder(), "reader": reader()}
+CONFIGS: dict[str, Config] = {
+    "mixed": mixed(), "encoder": encoder(), "reader": reader(), "narrow": tiny_models.narrow(),
+}  # fmt: skip
 
 
 @pytest.fixture(scope="module")
@@ -240,6 +242,14 @@ WRITTEN_OUT: dict[str, Plant] = {
 def test_a_wrong_number_of_a_plain_graph_is_told(bundles, tmp_path, plant):
     path = planted(bundles("mixed", "standard", "fp32").path, tmp_path, "model.onnx", WRITTEN_OUT[plant])
     assert {name: row.ok for name, row in rows(path).items()} == {"model.onnx": False}
+
+
+@pytest.mark.parametrize("other", ["Tanh", "Abs"])
+def test_another_activation_of_an_mlp_in_a_bottleneck_is_told(bundles, tmp_path, other):
+    bundle = bundles("narrow", "standard", "fp32").path
+    assert [row.ok for row in rows(bundle).values()] == [True]
+    path = planted(bundle, tmp_path, "model.onnx", other_operator(("Relu",), other))
+    assert [row.ok for row in rows(path).values()] == [False]
 
 
 def test_norms_in_float32_of_a_bundle_in_float16(bundles, tmp_path):
