@@ -100,7 +100,7 @@ def processor() -> str:
 
 
 def saturates(machine: str = "", have: frozenset[str] | None = None) -> bool:
-    """Return whether the processor's fast product of uint8 and int8 clips its 16-bit sums. It does on x86
+    """Return whether the processor's fast product of uint8 and int8 clips its 16-bit sums. This is so on x86
     without VNNI.
     """
     have = flags() if have is None else have

@@ -24,8 +24,8 @@
     LinearAttention of the decay -exp(a_log) * step,
     [of keys and queries of length 1,] and its state   LinearAttention
 
-The kernels compute what `refimpl.ops` specifies. They add in a fixed order, so that a token's bits don't
-depend on the other tokens of the call.
+The kernels compute what `refimpl.ops` specifies. The kernels add in a fixed order, so that a token's bits
+don't depend on the other tokens of the call.
 """
 
 from __future__ import annotations

@@ -76,8 +76,8 @@ def properties(source: SourceCheckpoint, quant: str, tfm: str) -> dict[str, str]
 def write(files: GraphFiles, in_kernels: Callable[[], InKernels] = InKernels) -> None:
     """Build the graphs and write them. Raises ExportError if a stored weight has no graph.
 
-    `in_kernels` returns the facts about the weights' numbers that the kernels' graphs need. It is called when
-    all other graphs have been written.
+    `in_kernels` returns the facts about the weights' numbers that the kernels' graphs need. This function is
+    called when all other graphs have been written.
     """
     import onnx_ir  # it brings torch along, which a checkpoint with an error needn't wait for
 

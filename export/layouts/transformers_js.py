@@ -65,8 +65,8 @@ def write(bundle: Bundle, folder: Path) -> None:
 
 
 def write_graphs(bundle: Bundle, folder: Path, suffix: str, *, every_position: bool) -> None:
-    """Write a model's one or two graphs X.onnx, where X ends with `suffix`. Their weights are in
-    X.onnx_data.
+    """Write a model's one or two graphs X.onnx, where X ends with `suffix`. The weights of a graph X.onnx are
+    in X.onnx_data.
     """
     stacks = bundle.config.stacks
     if "decoder" in stacks and "encoder" in stacks:

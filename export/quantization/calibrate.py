@@ -146,8 +146,8 @@ def _factors(
 def smoothing_factors(
     checkpoint: ExportSource, sites: Sequence[smooth.SmoothingSite], progress: Progress
 ) -> dict[smooth.SmoothingSite, Array]:
-    """Return smoothing factors for a model whose products also round their inputs. They are measured over
-    random tokens, as in `importance`.
+    """Return smoothing factors for a model whose products also round their inputs. The factors are measured
+    over random tokens, as in `importance`.
 
     On SmolLM2, 128 tokens are as good as 512. For int8-dynamic, the KL divergence at alpha 0.4, 0.5, 0.6,
     0.75 is 0.0217, 0.0180, 0.0206, 0.0355. For int8, it is 0.0034 at 0.5 and 0.0032 at 0.6.
@@ -303,7 +303,8 @@ def cache_kl(checkpoint: ExportSource, text: Path | None, progress: Progress) ->
     """Return the cost of keys and values in 4 bits: KL(the model ‖ the model with 4-bit keys and values), in
     nats per token.
 
-    It is measured over the first window of the text. Raises ExportError if the cost exceeds CACHE_BUDGET.
+    The cost is measured over the first window of the text. Raises ExportError if the cost exceeds
+    CACHE_BUDGET.
     """
     config, window = checkpoint.config, _windows(checkpoint, TEXT if text is None else text)[0]
     tokenizer = read_tokenizer(checkpoint, config)

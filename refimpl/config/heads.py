@@ -84,8 +84,8 @@ class _Parts:
 class Head(Record, _Parts):
     """The settings of a head, and the facts that other packages derive from them.
 
-    Its parameters are those of `ops.head.HeadWeights`. `width` is the width of the head's input vectors. In a
-    decoder it is the width of the `tables`, in other models the width of the model.
+    The parameters of a head are those in `ops.head.HeadWeights`. `width` is the width of the head's input
+    vectors. In a decoder it is the width of the `tables`, in other models the width of the model.
     """
 
     # Whether it is a decoder's. Where the tables have a width of their own, a map leads to it.

@@ -1,8 +1,8 @@
 """Filters: they decide which tokens may still be sampled, and with what probability.
 
-Their order is fixed: temperature, top-k, top-p, min-p, typical. Temperature comes first, so that the other
-filters see the distribution from which the token is sampled. Typical comes last, since it uses the entropy of
-the tokens that the other filters left. transformers' logits warpers have the same order.
+The order of the filters is fixed: temperature, top-k, top-p, min-p, typical. Temperature comes first, so that
+the other filters see the distribution from which the token is sampled. Typical comes last, since it uses the
+entropy of the tokens that the other filters left. transformers' logits warpers have the same order.
 """
 
 from __future__ import annotations

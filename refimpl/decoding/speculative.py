@@ -138,8 +138,8 @@ class DraftModel:
     """Draft tokens with a smaller model that has the same vocabulary. It uses the sequence's own sampler and
     random numbers.
 
-    Its cache keeps the text that it has read; tokens that the large model rejects are cut off again. If the
-    smaller model can't compute a text, the drafter makes no more drafts for it.
+    The smaller model's cache keeps the text that this model has read. Tokens that the large model rejects are
+    removed from it again. If the smaller model can't compute a text, the drafter makes no more drafts for it.
     """
 
     def __init__(self, engine: Engine, target: Engine) -> None:

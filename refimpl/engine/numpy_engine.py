@@ -112,8 +112,8 @@ class ArrayCache:
 class ArrayEngine:
     """An engine whose cache is NumPy arrays. It computes with `ops.model` and `ops.encoder`, called by `run`.
 
-    It computes in the weights' type. The tables of cosines and sines double in size when a text becomes
-    longer than them. Each step gives `model` caches that have room for exactly the step's tokens.
+    The engine computes in the weights' type. The tables of cosines and sines double in size when a text
+    becomes longer than them. Each step gives `model` caches that have room for exactly the step's tokens.
     """
 
     def __init__(self, config: Config, params: Mapping[str, Any]) -> None:
@@ -278,8 +278,8 @@ def rotary_tables(count: int, dtype: np.dtype, *, config: Config) -> dict[Rope, 
 
 
 def dtype_of(params: Mapping[str, Any]) -> np.dtype:
-    """Return the type in which the weights compute. It is found from a small parameter that every
-    model has.
+    """Return the type in which the weights compute. The type is read from a small parameter that every model
+    has.
     """
     for stack in ("decoder", "encoder"):
         if "norm" in params.get(stack, {}):

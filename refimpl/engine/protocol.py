@@ -28,9 +28,9 @@ from ..errors import ConfigError, LimitError, TfmError
 class Cache(Protocol):
     """The state of a batch: it holds `lengths` tokens of each row, and has room for `capacity` of each.
 
-    Its content depends on the layers' kinds of cache (`engine.cache_kinds`). A row can be truncated to 0
-    tokens, or to any length of at least `floor`. Below that it can't, since a layer with a window may have
-    kept only the latest tokens.
+    The content of a cache depends on the layers' kinds of cache (`engine.cache_kinds`). A row can be
+    truncated to 0 tokens, or to any length of at least `floor`. Below that it can't, since a layer with a
+    window may have kept only the latest tokens.
     """
 
     @property

@@ -159,7 +159,9 @@ def a_forbidden_key_is_as_if_absent(attend: Subject, draw: Draw) -> None:
 
 @law("cached_attention")
 def any_split_of_the_tokens_is_one_pass(cached_attention: Subject, draw: Draw) -> None:
-    """Two calls equal one call in outputs and caches, whatever the positions and the mask."""
+    """Two calls over the parts of a text give the same outputs and caches as one call, whatever the positions
+    and the mask.
+    """
     call = draw(cached_attention.calls())
     in_two(cached_attention, draw, call, lambda cut, cache: {"cache": cache, "past": call["past"] + cut})
 

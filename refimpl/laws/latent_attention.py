@@ -22,7 +22,7 @@ from .kit.strategies import permutations, splits
 
 @law("absorbed_attend")
 def absorbed_is_expanded(absorbed_attend: Subject, draw: Draw) -> None:
-    """It makes no difference whether queries or latents are multiplied by Wᵏ."""
+    """The result is the same whether queries or latents are multiplied by Wᵏ."""
     call = draw(absorbed_attend.calls())
     q, latents, wk_b, wv_b = (call[n].astype(np.float64) for n in ("q", "latents", "wk_b", "wv_b"))
     y = expanded(q, latents, wk_b, wv_b, call["mask"], scale=call["scale"])

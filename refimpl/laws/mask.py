@@ -40,7 +40,9 @@ def a_window_counts_its_keys(causal_mask: Subject, draw: Draw) -> None:
 
 @law("window_mask")
 def its_earlier_half_is_the_causal_window(window_mask: Subject, draw: Draw) -> None:
-    """Its earlier half is that of the causal mask, and its later half is the transpose of that."""
+    """For earlier keys, the mask equals the causal mask. For later keys, it equals the transpose of the
+    causal mask.
+    """
     call = draw(window_mask.calls())
     seen, behind = window_mask(call), call["queries"][:, :, None] >= call["keys"]
     window_mask.near(seen & behind, causal(call["queries"], call["keys"], window=call["window"]))

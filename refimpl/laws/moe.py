@@ -160,7 +160,8 @@ def tokens_do_not_depend_on_each_other(moe: Subject, draw: Draw) -> None:
 @law("moe")
 def tokens_go_where_the_router_sends_them(moe: Subject, draw: Draw) -> None:
     """Without a shared expert the result is the mixture with the routes of x · router + router_bias, by
-    einsum. It includes norms, a latent and factors of experts if there are any."""
+    einsum. This formula includes norms, a latent and factors of experts, if there are any.
+    """
     latent = draw(st.sampled_from((None, True)))
     call = draw(moe.calls(capacity=None, shared=None, shared_gate=None, latent_down=latent))
     x, experts, settings = call["x"].astype(np.float64), cast(call["experts"], np.float64), call["settings"]

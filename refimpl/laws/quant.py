@@ -76,7 +76,9 @@ def the_extreme_of_a_symmetric_block_is_exact(quantize: Subject, draw: Draw) -> 
 
 @law("quantize")
 def blocks_along_the_other_axis_are_those_of_the_transpose(quantize: Subject, draw: Draw) -> None:
-    """Codes, scales and zero points of the transposed matrix are those of the matrix, transposed."""
+    """The codes, scales and zero points of the transposed matrix equal the transposed codes, scales and zero
+    points of the matrix.
+    """
     call = _drawn(quantize, draw, axis=0)
     one = quantize(call)
     other = quantize(call.but(weight=np.ascontiguousarray(call["weight"].T), axis=1))
@@ -101,8 +103,9 @@ def halves_are_the_nearest_float16(quantize: Subject, draw: Draw) -> None:
 
 @law("half_scales")
 def a_scale_is_a_float16_number_or_stays(half_scales: Subject, draw: Draw) -> None:
-    """A scale becomes the nearest float16 number. It stays if that is infinite, or if a step would move too
-    far."""
+    """A scale becomes the nearest float16 number. The scale stays unchanged if that number is infinite, or if
+    a step would move too far.
+    """
     call = draw(half_scales.calls(largest=12, bits=draw(st.sampled_from((2, 4, 8)))))
     factor = 2.0 ** draw(st.integers(-30, 20))
     exact = (call["scale"] * factor).astype(half_scales.dtype)

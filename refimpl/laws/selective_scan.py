@@ -22,8 +22,9 @@ def chunks_are_the_recurrence(selective_scan_chunked: Subject, draw: Draw) -> No
 
 @law("selective_scan")
 def it_is_linear_attention_with_decay(selective_scan: Subject, draw: Draw) -> None:
-    """It equals ONNX's rule "gated", unscaled, with one key: each channel is a head whose value is one
-    number."""
+    """The scan equals ONNX's rule "gated", unscaled, with one key: each channel is a head whose value is one
+    number.
+    """
     call = draw(selective_scan.calls())
     x, step, rates, b, c, state = (a.astype(np.float64) for a in call.arrays.values())
     decay = step[..., None] * rates

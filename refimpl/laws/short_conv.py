@@ -1,5 +1,6 @@
-"""Laws of short convolutions: the sum over the latest inputs, and the state. They also check the states of
-layers with a matrix for each head."""
+"""Laws of short convolutions: the sum over the latest inputs, and the state. Some of these laws also check
+the states of layers with a matrix for each head.
+"""
 
 from __future__ import annotations
 
@@ -37,7 +38,7 @@ def a_tail_is_what_stood_before(causal_conv: Subject, draw: Draw) -> None:
 
 @law("short_conv", "gated_delta", "lightning", "mamba", "mamba2", "rg_lru")
 def any_split_of_the_tokens_is_one_pass(mixer: Subject, draw: Draw) -> None:
-    """Two calls equal one call in outputs and states."""
+    """Two calls over the parts of a text give the same outputs and states as one call over the whole text."""
     call = draw(mixer.calls(lengths=None, T=5))
     in_two(mixer, draw, call, lambda cut, cache: {"cache": cache, "past": call["past"] + cut})
 

@@ -30,7 +30,7 @@ def chunks_are_the_recurrence(ssd_chunked: Subject, draw: Draw) -> None:
 
 @law("ssd_recurrent")
 def it_is_linear_attention_with_decay(ssd_recurrent: Subject, draw: Draw) -> None:
-    """It equals ONNX's rule "gated", unscaled, if each head has keys and queries of its own."""
+    """The result equals ONNX's rule "gated", unscaled, if each head has keys and queries of its own."""
     call = draw(ssd_recurrent.calls(R=1))
     x, decay, b, c, state = (call[n].astype(np.float64) for n in ("x", "decay", "b", "c", "state"))
     expected = delta_attend(c, b, x, state, np.broadcast_to(decay[..., None], b.shape), scale=1.0)

@@ -92,7 +92,7 @@ class LinearSums(RecurrentState):
 class LinearAttention(TokenMixer):
     """Linear attention, with φ(q)·φ(k) instead of exp(q·k); `features` says what φ is.
 
-    Its state doesn't grow with the number of tokens. It adds no positions.
+    The state of linear attention doesn't grow with the number of tokens. Linear attention adds no positions.
     """
 
     heads: int = bounded("heads")

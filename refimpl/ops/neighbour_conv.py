@@ -48,9 +48,9 @@ def neighbour_conv(
 ) -> Float[Array, "B T D"]:
     """y[t] = b + Σ_j x[t − A + j] W_j, A = `neighbours`, over the first `lengths[b]` tokens of each row.
 
-    It is computed as one product: the vectors around each token, side by side, times the stacked matrices. It
-    equals torch's Conv1d with A zeros of padding. Conventions: rows are padded on the right; outputs at
-    padding are unspecified.
+    The convolution is computed as one product: the vectors around each token, side by side, times the stacked
+    matrices. It equals torch's Conv1d with A zeros of padding. Conventions: rows are padded on the right;
+    outputs at padding are unspecified.
     """
     t = x.shape[1]
     real = padding_mask(indices(t, x), lengths)[..., None]

@@ -35,11 +35,12 @@ def place(
 ) -> Int[Array, " T"]:
     """Return the rank of each token; `positions` is 0 … T−1, `ranks` is 0 … X−1.
 
-    contiguous: X slices in order (Liu et al. 2023). zigzag: 2X slices; rank r has the r-th from the
-    front and the r-th from the back (as Llama 3's context parallelism, Grattafiori et al. 2024, §3.3.2).
-    striped: token t is on rank t mod X (Brandon et al. 2023). With a causal mask, contiguous gives the last
-    rank the most work; the other two placements balance it. Conventions: token t is in slice
-    ⌊t · slices / T⌋, so that lengths differ by one at most.
+    With "contiguous", the sequence is cut into X slices, one for each rank in order (Liu et al. 2023). With
+    "zigzag", it is cut into 2X slices, and rank r has the r-th slice from the front and the r-th from the
+    back (as in Llama 3's context parallelism, Grattafiori et al. 2024, §3.3.2). With "striped", token t is on
+    rank t mod X (Brandon et al. 2023). With a causal mask, contiguous gives the last rank the most work; the
+    other two placements balance it. Conventions: token t is in slice ⌊t · slices / T⌋, so that lengths differ
+    by one at most.
     """
     count = len(ranks)
     if placement == "striped":

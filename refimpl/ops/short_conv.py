@@ -76,7 +76,7 @@ class ConvState(NamedTuple):
 class MatrixState(NamedTuple):
     """The state of a layer with a convolution and a matrix for each head.
 
-    It consists of the convolution's last A inputs and of the matrices.
+    The state consists of the convolution's last A inputs and of the matrices.
 
     `lengths` [B] is set for a step with rows padded on the right: how many tokens of each row are real.
     """

@@ -34,7 +34,7 @@ __all__ = ["ConvolutionWeights", "WaveStemWeights", "conv_positions", "time_norm
 class ConvolutionWeights(TypedDict):
     """The parameters of a convolution: its kernel in torch's layout, its bias, and the norm after it.
 
-    They stay in floating point, because they are few and their rounding errors affect all layers.
+    These parameters stay in floating point, because they are few and their rounding errors affect all layers.
     """
 
     kernel: Float[Array, "F C A+1"]

@@ -19,7 +19,7 @@ class ParameterShapes(Mapping[str, tuple[int, ...]]):
     """A mapping from dotted parameter name to shape, in the order in which a forward pass reads the
     parameters.
 
-    It is computed once, where a Config first becomes known, and then passed on.
+    This mapping is computed once, where a Config first becomes known, and then passed on.
     """
 
     config: Config

@@ -119,8 +119,8 @@ def same_positions(models: Mapping[str, Decoder], length: int) -> dict[str, str]
 
     That may be the method itself. Two methods with the same rotations compute the same numbers.
 
-    The tables at position 1 determine all frequencies, and those at the last position show a difference at
-    its largest.
+    Two positions are compared. The rotary tables at position 1 determine all frequencies. The tables at the
+    last position show a difference at its largest.
     """
     tables = {}
     for name, config in models.items():

@@ -101,7 +101,7 @@ def _expert(m: MoE, width: int) -> int:
 def weight_bytes(config: Config) -> dict[str, int]:
     """Return a dict from each quantization to the bytes of the weights that `export` would store.
 
-    It has only quantizations whose sizes can be computed from the shapes alone.
+    The dict has only quantizations whose sizes can be computed from the shapes alone.
     """
     counts, shapes = {}, ParameterShapes(config)
     for scheme in schemes.SCHEMES.values():

@@ -1,7 +1,7 @@
 """The manifest of a bundle, tfm.json, format 3.
 
-It is one JSON object with exactly these fields. Only cache_kl, kernel_*, half_scales, chosen and adapter may
-be absent:
+The file is one JSON object with exactly these fields. Only cache_kl, kernel_*, half_scales, chosen and
+adapter may be absent:
 
     format       3
     tfm          version of tfm that wrote the bundle

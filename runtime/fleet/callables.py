@@ -30,8 +30,8 @@ ROW = "row"  # the column with the numbers of rows
 class BatchTask(ABC):
     """The base class of the callables.
 
-    It takes a bundle, as a path on the machine that computes, or a model that is already loaded. It also
-    takes the name of the column of texts, and the number of texts to compute at a time.
+    A callable takes a bundle, as a path on the machine that computes, or a model that is already loaded. A
+    callable also takes the name of the column of texts, and the number of texts to compute at a time.
     """
 
     head: type[config.Head]

@@ -1,8 +1,8 @@
 """The child process of `probe`: it loads a library, computes two small products, and prints the result for
 `probe`.
 
-It runs as a script and imports nothing of tfm. Its arguments are the library's path and, if one must be used,
-the name of an instruction set. The C structures are those of `source/kernels.h`.
+The program runs as a script and imports nothing of tfm. Its arguments are the library's path and, if a
+certain instruction set must be used, its name. The C structures are those of `source/kernels.h`.
 """
 
 from __future__ import annotations

@@ -47,7 +47,7 @@ class TimedEngine(EngineWrapper[Engine]):
     def cost(self, tokens: int) -> float:
         """Return the time of a step with `tokens` tokens, as a multiple of the time of a step with one token.
 
-        It is estimated until both kinds of step have been measured.
+        The time is an estimate until steps of both sizes have been measured.
         """
         one, several = self._seconds.get(1), self._seconds.get(tokens)
         return min(several) / min(one) if one and several else estimated_cost(tokens)

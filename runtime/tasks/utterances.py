@@ -42,8 +42,8 @@ def utterances(
     An utterance is yielded as soon as `pause` seconds of silence follow it. `blocks` are the samples of a
     sound. `speaks` returns the probability that somebody speaks in the next CHUNK samples. An utterance that
     reaches `longest` seconds is cut at the place in its last third where speech is least likely. `on_pause`
-    is called with a possible utterance as soon as EARLY seconds of silence follow it. If it becomes an
-    utterance, the same object is yielded.
+    is called with a possible utterance as soon as EARLY seconds of silence follow it. If the possible
+    utterance turns out to be complete, the same object is yielded.
     """
     held: list[np.ndarray] = []
     likely: list[float] = []

@@ -32,7 +32,7 @@ class ThoughtBudget:
     and then forces the marks that end them.
 
     Outside of thoughts, the constraint `inner` applies. If thoughts begin again after the budget is used up,
-    they are ended immediately.
+    the new thoughts are ended immediately.
     """
 
     def __init__(

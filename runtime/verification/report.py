@@ -158,7 +158,9 @@ class Report:
 
     @classmethod
     def from_json(cls, value: Any) -> Report:
-        """Return the report that `to_json` made; TypeError, KeyError or ValueError for any other value."""
+        """Return the report from which `to_json` made this value. Raises TypeError, KeyError or ValueError
+        for any other value.
+        """
         rows: dict[str, list[Row]] = {check["name"]: [] for check in value["checks"]}
         for row in value["rows"]:
             fields = {**row, "texts": tuple(row["texts"])}

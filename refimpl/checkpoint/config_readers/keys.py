@@ -163,7 +163,9 @@ class Keys:
         return self.get(key, type(self.values.get(key)), default)
 
     def get(self, key: str, kind: type, default: Any = _REQUIRED, *, null: bool = False) -> Any:
-        """Return the key's value; with `null` it may be null. Raise ConfigError if it isn't of this kind."""
+        """Return the key's value. With `null`, the value may be null. Raise ConfigError if it isn't of this
+        kind.
+        """
         self._read.add(key)
         if key not in self.values:
             if default is _REQUIRED:
@@ -198,7 +200,9 @@ class Keys:
         return value
 
     def choice(self, key: str, choices: Mapping[str, Any], default: Any = _REQUIRED) -> Any:
-        """Return the entry of `choices` that the key's value names; ConfigError lists the allowed names."""
+        """Return the entry of `choices` that the key's value names. For any other value, raise ConfigError,
+        which lists the allowed names.
+        """
         value = self.get(key, str, default)
         if value not in choices:
             raise self.fail(key, f"one of {', '.join(choices)}")
@@ -217,7 +221,9 @@ class Keys:
             self._check(key, allowed[key])
 
     def at_other_values(self, allowed: Mapping[str, tuple[Any, ...]]) -> tuple[str, ...]:
-        """Mark keys as read; return those whose value, or type of value, isn't one that is `allowed`."""
+        """Mark keys as read. Return the keys whose value, or type of value, isn't among the
+        `allowed` ones.
+        """
         found = sorted(allowed.keys() & self.values.keys())
         self._read.update(found)
         return tuple(key for key in found if not any(_is(self.values[key], one) for one in allowed[key]))

@@ -46,8 +46,9 @@ def text_model(
 ) -> Model:
     """Return the text model that a config states. Its model_type, by default `default`, is a key of `models`.
 
-    `tied` is the class's default for the output table. With `either` the text model's own key can tie it too.
-    `flat` says that older files have no text_config, and have the text model's keys beside the other keys.
+    `tied` is the class's default for the output table. With `either`, the text model's own key can also tie
+    the output table to the token table. `flat` says that older files have no text_config, and have the text
+    model's keys beside the other keys.
     """
     stated = keys.get("text_config", dict, None)
     if stated is None and flat:

@@ -1,6 +1,6 @@
 """Jamba (AI21 2024): Mamba's layers, attention without positions in a few of the layers, and experts in some.
 
-Its Mamba normalizes the inputs from which steps, B and C are computed. The router's softmax covers all
+The Mamba layers normalize the inputs from which steps, B and C are computed. The router's softmax covers all
 experts, and the weights of the chosen experts aren't divided by their sum.
 """
 

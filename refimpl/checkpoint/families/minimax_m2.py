@@ -46,8 +46,9 @@ def config(keys: Keys, task: Task) -> Decoder:
 
 
 def rotary_part(keys: Keys, head_size: int, context: int, *, theta: float) -> Rope:
-    """Read rotary positions of the first `rotary_dim` elements of a head. The keys may also state their share
-    of the head."""
+    """Read rotary positions of the first `rotary_dim` elements of a head. The keys may also state which share
+    of a head these elements are.
+    """
     dims = keys.size("rotary_dim", None)
     position = rope(keys, head_size, context, theta=theta, partial=1.0 if dims is None else dims / head_size)
     if dims not in (None, position.dims):

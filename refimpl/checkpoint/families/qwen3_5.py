@@ -1,7 +1,7 @@
 """Qwen 3.5 (Qwen 2026), as text: Qwen3-Next without experts, with positions by M-RoPE.
 
-Its checkpoints also read images. The projections of a gated delta network are stored separately instead of
-grouped by key head. In GGUF the value heads of the key heads alternate.
+The checkpoints are of models that also read images. The projections of a gated delta network are stored
+separately instead of grouped by key head. In GGUF the value heads of the key heads alternate.
 """
 
 from ...config import Decoder

@@ -1,6 +1,6 @@
 """Qwen3-Next (Qwen 2025): gated delta networks, and attention with a gate in every fourth layer.
 
-Its attention rotates a quarter of each head. The experts are those of Qwen 2 MoE.
+The attention of Qwen3-Next rotates a quarter of each head. The experts are those of Qwen 2 MoE.
 """
 
 from dataclasses import replace

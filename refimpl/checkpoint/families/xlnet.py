@@ -1,7 +1,7 @@
 """XLNet (Yang et al. 2019, arXiv 1906.08237): an encoder with relative positions and segments.
 
-It was trained to predict tokens in any order, with a second stream of vectors that contain a position but not
-its token. tfm doesn't support this stream (`XLNetLMHeadModel`). It predicts the positions that the call
+XLNet was trained to predict tokens in any order, with a second stream of vectors that contain a position but
+not its token. tfm doesn't support this stream (`XLNetLMHeadModel`). It predicts the positions that the call
 names, with a pass over the whole text for each, so no cache helps. tfm also doesn't support the search over
 pairs of ends in `XLNetForQuestionAnswering`. The memory of earlier segments is empty when a text is read at
 once, whatever `mem_len` and `reuse_len` say. No table limits the length. The published models were trained on

@@ -118,7 +118,8 @@ def replace(pattern: Pattern, content: str) -> Decoder:
 def strip(content: str, start: int, stop: int) -> Decoder:
     """Return a decoder that removes characters `content` at the ends of each token.
 
-    It removes up to `start` at the beginning and up to `stop` at the end."""
+    The decoder removes up to `start` characters at the beginning and up to `stop` at the end.
+    """
 
     def change(token: str) -> str:
         left = min(start, len(token) - len(token.lstrip(content)))

@@ -96,8 +96,9 @@ def bert(
 ) -> Normalizer:
     """Return BERT's normalizer (Devlin et al. 2019, tokenization.py).
 
-    It removes control characters, puts spaces around Han characters, removes accents, and lowercases, each by
-    its own option. With `strip_accents` None, accents are removed if the text is lowercased.
+    The normalizer removes control characters, puts spaces around Han characters, removes accents, and
+    lowercases. Each of these steps has an option that switches it on or off. With `strip_accents` None,
+    accents are removed if the text is lowercased.
     """
 
     def with_spaces(character: str) -> str:

@@ -53,7 +53,9 @@ def regex(pattern: str, where: str) -> Pattern:
 
 
 def read_pattern(value: Any, where: str) -> Pattern:
-    """Read `{"String": …}` or `{"Regex": …}`, as Split and Replace state their patterns."""
+    """Read `{"String": …}` or `{"Regex": …}`, the two forms in which the components Split and Replace state
+    their patterns.
+    """
     match value:
         case {"String": str(text)} if len(value) == 1 and text:
             return literal(text)

@@ -155,8 +155,8 @@ class ByKeyHead(Step):
     """Reorder the columns of a gated delta network's queries, keys, values and output gates, or the columns
     of its rates.
 
-    They are stored one key head after the other, each with the value heads that share it:
-    [G, K + K + R·V + R·V], or the rates [G, R + R]. The result has each kind for all heads together.
+    The columns are stored one key head after the other, each with the value heads that share it: [G, K + K +
+    R·V + R·V], or the rates [G, R + R]. The result has each kind for all heads together.
     """
 
     key_heads: int = 0
@@ -177,8 +177,8 @@ class ByKeyHead(Step):
 @dataclass(frozen=True)
 class ValuesByKeyHead(Step):
     """Reorder the value heads of a gated delta network (Qwen 3.5 in GGUF). The file alternates between the
-    key heads; afterwards the value heads of one key head are neighbours. They are columns, or rows of the
-    output projection.
+    key heads; afterwards the value heads of one key head are neighbours. The value heads are columns of a
+    matrix, or rows of the output projection.
 
     The first `before` columns, which belong to queries and keys, aren't moved.
     """

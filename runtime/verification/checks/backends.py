@@ -28,7 +28,8 @@ def is_quantized(bundle: Bundle) -> bool:
 
 
 def check_backends(context: VerifyContext) -> Iterator[Row]:
-    """Yield how far the outputs of each backend are from the unquantized model's.
+    """Yield a row for each backend, which states how far the backend's outputs are from those of the
+    unquantized model.
 
     Earlier checks have run the backends. If none could run, for example without a GPU, the specification's
     outputs over the same weights are used instead. The row's note states how many of the likeliest tokens
