@@ -448,8 +448,8 @@ def checked(given: TextOptions, **more: Any) -> tasks.GenerateOptions:
 def static_layout(
     layout: LayoutName | None, batch: int | None, time: int | None, capacity: int | None
 ) -> BundleLayout | str | None:
-    """Return the requested layout: by its name, or by the sizes of fixed shapes. Returns None if neither is
-    given.
+    """Return the requested layout, which is given by its name or by the sizes of fixed shapes. Returns None
+    if neither is given.
     """
     if time is None:
         if batch is not None or capacity is not None:

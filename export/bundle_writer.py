@@ -131,8 +131,9 @@ def export(
 ) -> None:
     """Write the bundle of a checkpoint to `out`. A bundle that is already there is replaced.
 
-    `target` and `quant` name records of `runtime.bundle.targets` and `schemes`. Without a `quant`, the scheme
-    is `schemes.default`. With quant="auto", a `budget` chooses the format of each matrix.
+    `target` is the name of a record in `runtime.bundle.targets`, and `quant` is the name of one in
+    `runtime.bundle.schemes`. Without a `quant`, the scheme is `schemes.default`. With quant="auto", a
+    `budget` chooses the format of each matrix.
 
     With `kv` int8 or int4, keys and values are kept in 8 or 4 bits. The scales of keys and values come from
     the calibration's text, or otherwise from a text that comes with tfm. Over this text, int4 may cost at

@@ -53,7 +53,7 @@ def precise_silu_of(value: ir.Value) -> ir.Node | None:
 
 
 def precise_sigmoid_of(gate: ir.Node) -> ir.Value | None:
-    """Return the value whose `precise_sigmoid` a Div computes."""
+    """Return the value x if this Div computes `precise_sigmoid` of x."""
     above, total = made_by(gate.inputs[0], "Where"), made_by(gate.inputs[1], "Add")
     if above is None or total is None:
         return None

@@ -85,8 +85,8 @@ def timestamp_rules(
     """Set tokens that can't follow those `written` in a window to −∞; timestamps are the ids from `first` on.
 
     1. `<|notimestamps|>`, the id before the first timestamp, is never chosen.
-    2. Timestamps come in pairs, an end and a begin, except for the first one. After a single timestamp no
-       text token below the id `end` may follow, and after a pair no timestamp.
+    2. Timestamps come in pairs, the end of one segment and the start of the next, except for the first one.
+       After a single timestamp no text token below the id `end` may follow, and after a pair no timestamp.
     3. Time increases: a timestamp may equal the one before it only if it completes that timestamp's pair.
     4. A window begins with a timestamp, at most number `latest`.
     5. If all timestamps together are likelier than the likeliest other token, one of them is chosen.

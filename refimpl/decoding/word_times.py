@@ -43,8 +43,9 @@ def warp(cost: Float[Array, "T S"]) -> Int[Array, " T"]:
 
     total[t, s] = cost[t, s] + min(total[t-1, s-1], total[t-1, s], total[t, s-1])   (Sakoe & Chiba 1978)
 
-    Conventions: if totals are equal, the path stays in the same row. Totals are float32. Both are as in
-    OpenAI's code and transformers. Cells with the same sum of row and column are computed together.
+    Conventions: if totals are equal, the path stays in the same row. Totals are float32. OpenAI's code and
+    transformers do the same in both respects. Cells with the same sum of row and column are computed
+    together.
     """
     rows, columns = cost.shape
     total = np.full((rows + columns + 1, rows + 1), np.inf, np.float32)  # by sum, and by row from 1

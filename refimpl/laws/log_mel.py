@@ -82,8 +82,9 @@ def bands_are_triangles_of_one_area(mel_filters: Subject, draw: Draw) -> None:
 
 @law("log_mel")
 def a_louder_sound_is_brighter_everywhere(log_mel: Subject, draw: Draw) -> None:
-    """Ten times the power adds a quarter. Values more than `span` below the loudest, and silence, are cut
-    there."""
+    """Ten times the power adds a quarter to each value. Values more than `span` below the loudest, and
+    silence, are cut there.
+    """
     call = draw(log_mel.calls())
     power, filters = np.abs(call["power"]) + 1, np.abs(call["filters"]) + 0.5
     heard = call.but(power=power, filters=filters)

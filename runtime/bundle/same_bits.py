@@ -2,8 +2,9 @@
 in the same call.
 
 The promise holds for any chunk of a prompt, any draft, any batch and any number of threads. A graph makes the
-promise if each of its operators makes it. tfm's kernels make it, because they fix the order of their sums
-(`runtime/kernels/source/kernels.h`). Three kinds of ONNX's operators make it in every implementation:
+promise if each of its operators makes it. tfm's kernels make the promise, because they fix the order of their
+sums (`runtime/kernels/source/kernels.h`). Three kinds of ONNX's operators make the promise in every
+implementation:
 
 - those that MOVE numbers;
 - those that COMPARE numbers and say which is the largest, or which are zero;

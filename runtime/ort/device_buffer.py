@@ -29,7 +29,7 @@ class DeviceBuffer:
         return self._value.numpy()
 
     def write(self, array: np.ndarray) -> None:
-        """Store an array that `read` returned, after it was changed."""
+        """Store the changed content of an array that `read` returned."""
         if self._value is not None:
             self._value.update_inplace(array)
 
@@ -63,8 +63,8 @@ def zeros(shape: tuple[int, ...], dtype: np.dtype, device: str) -> DeviceBuffer:
 class Binding(NamedTuple):
     """An io_binding and the owners of its memory, since an io_binding knows only addresses.
 
-    It keeps the owners of memory that stays bound, and, by name, the owners of memory that each step binds
-    anew.
+    A Binding keeps the owners of memory that stays bound, and, by name, the owners of memory that each step
+    binds anew.
     """
 
     io: ort.IOBinding

@@ -59,7 +59,8 @@ class OrtEngine:
       last digits (`runtime.verification.verify`).
     - `chunk`: the number of tokens in a run, for layers with a window or with linear attention and, without
       kernels, for caches of codes. With a chunk as long as the context, layers with a window drop no tokens.
-    - `shown`: the values [B, T, N] inside of graphs that `inside` returns, as (graph's file, name) -> N.
+    - `shown`: the values [B, T, N] inside the graphs that `inside` returns, as a dict from (the graph's file,
+      the value's name) to N.
 
     `backend` names the code that computes products. `same_bits` says whether a token's results have the same
     bits whatever other tokens are computed in the same call (`runtime.bundle.same_bits`).

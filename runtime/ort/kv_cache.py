@@ -1,8 +1,8 @@
 """The cache of an ONNX Runtime session: arrays at fixed addresses, in memory of its device.
 
-It has the same meaning as `refimpl.engine.numpy_engine.ArrayCache`. The arrays of a layer depend on the kind
-of its cache (`refimpl.engine.cache_kinds`). A row of the batch is a contiguous slice, so one row can be run
-alone through a view of its memory.
+The cache has the same meaning as `refimpl.engine.numpy_engine.ArrayCache`. The arrays of a layer depend on
+the kind of its cache (`refimpl.engine.cache_kinds`). A row of the batch is a contiguous slice, so one row can
+be run alone through a view of its memory.
 
 A *shared* cache is written in place. A row of 5 tokens in a cache of capacity 8, and a step of 2:
 

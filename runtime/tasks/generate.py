@@ -367,7 +367,7 @@ class TextStream:
     def logprobs(self) -> list[TokenLogprob] | None:
         """The log-probability of each of `tokens`, and the likeliest tokens at its position.
 
-        It is None unless the options ask for `logprobs`.
+        The value is None unless the options ask for `logprobs`.
         """
         return None if self._options.logprobs is None else self._sequence.token_logprobs
 
@@ -492,7 +492,7 @@ class TextStream:
 
 
 class StreamedText:
-    """Turn tokens into text one by one. It returns only text that later tokens can no longer change.
+    """Turn tokens into text one by one. Only text that later tokens can no longer change is returned.
 
     The text ends before the first stop string. Special tokens in `shown` become part of the text.
     """

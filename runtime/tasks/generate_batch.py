@@ -64,9 +64,10 @@ def generate_many(
     `answers` is the parser for answers that may call tools.
 
     The random numbers of a text come from `seed` and the text's number in `numbers`, by default its index.
-    They don't depend on the other texts or on the size of the batch. The text's logits don't depend on these
-    either, except for rounding. So if two tokens are nearly tied, a batch may choose another one than the
-    text alone. Raises LimitError for beam search and speculative decoding, which work only for single texts.
+    These random numbers don't depend on the other texts or on the size of the batch. The text's logits don't
+    depend on these either, except for rounding. So if two tokens are nearly tied, a batch may choose another
+    one than the text alone. Raises LimitError for beam search and speculative decoding, which work only for
+    single texts.
     """
     if options.beams is not None or options.draft:
         raise LimitError(

@@ -66,7 +66,7 @@ class ChatAnswers:
 
     @property
     def marks(self) -> frozenset[int]:
-        """The tokens of the format's marks. They must be kept in an answer's decoded text."""
+        """The tokens of the format's marks. An answer's decoded text must contain these tokens."""
         return frozenset(self.tokens.values())
 
     @property

@@ -16,9 +16,9 @@ from .tokenizer import Tokenizer
 class State(NamedTuple):
     """The state of an answer after some of its tokens.
 
-    It says whether the answer is within thoughts (`thinks`), how many tokens the thoughts have (`used`),
-    which token of the ending marks must come next, if any (`forced`), and at which token the current part of
-    the answer began (`since`).
+    The state says whether the answer is within thoughts (`thinks`), how many tokens the thoughts have
+    (`used`), which token of the ending marks must come next, if any (`forced`), and at which token the
+    current part of the answer began (`since`).
     """
 
     thinks: bool

@@ -168,8 +168,8 @@ class Tokenizer:
     def to_json(self) -> str:
         """Return the tokenizer as the text of a tokenizer.json.
 
-        The text is made anew at each call. It isn't kept in memory because it is rarely needed, and SmolLM2's
-        takes 4.5 MB.
+        Each call makes the text again. The text isn't kept in memory, because it is rarely needed and
+        SmolLM2's takes 4.5 MB.
         """
         with convert_errors("can't be written"):
             return self._tokenizer.to_str()

@@ -23,8 +23,8 @@ class Value(NamedTuple):
 def between_layers(data: bytes, config: Config, tensors: Mapping[str, Tensor]) -> dict[Place, Value]:
     """Return the values that the layers of a graph's stacks read, and the outputs of the stacks' last layers.
 
-    If a norm consists of several operators, its value isn't found. The file must be one that `graph_check`
-    accepts. `tensors` are the stored tensors that the graph reads.
+    If a norm consists of several operators, the value next to it isn't found. The file must be one that
+    `graph_check` accepts. `tensors` are the stored tensors that the graph reads.
     """
     norms: dict[str, Node] = {}
     for node in content(data).nodes:

@@ -1,7 +1,7 @@
 """The certificate: the report of `verify` in a bundle, with the machine and the versions that made it.
 
-It is written only if no check failed. A finished check need not be repeated while the manifest, the machine
-and the versions stay the same. So an interrupted full run continues where it stopped.
+The certificate is written only if no check failed. A finished check need not be repeated while the manifest,
+the machine and the versions stay the same. So an interrupted full run continues where it stopped.
 """
 
 from __future__ import annotations

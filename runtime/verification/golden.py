@@ -1,10 +1,10 @@
 """Golden inputs: a few tokens, the specification's outputs for them, and how far rounding may change these
 outputs.
 
-They are stored in the bundle as files golden/NAME.npy (`runtime.bundle.golden_files`), so that a device can
-check its model without the source. The outputs are logits, or the outputs of an encoder's head, with one row
-for each real token or for each text. Outputs may differ by the budget of `refimpl.error_budget`, which is
-computed from these terms over the whole output:
+Golden inputs and outputs are stored in the bundle as files golden/NAME.npy (`runtime.bundle.golden_files`),
+so that a device can check its model without the source. The outputs are logits, or the outputs of an
+encoder's head, with one row for each real token or for each text. Outputs may differ by the budget of
+`refimpl.error_budget`, which is computed from these terms over the whole output:
 
     A   the largest difference between the specification in float32 and in float64
     J   how far the one in float64 moves when the embedded tokens move by one ulp
@@ -166,8 +166,8 @@ class Golden:
     def kl(self, outputs: Float[Array, "M N"]) -> float:
         """Return KL(unquantized‖outputs) of predictions, in nats a token.
 
-        It is computed over the stored columns, and one more column for all other columns together. The result
-        is at most the KL divergence over all columns.
+        The divergence is computed over the stored columns, and one more column for all other columns
+        together. The result is at most the KL divergence over all columns.
         """
         return self._kl(self.view(outputs))
 

@@ -113,8 +113,9 @@ def outputs(
     - `on_cache` is called with the cache of each layer of a decoder in the first run.
     - `on_block` is called with the output of each layer, in each run.
 
-    Layers that are in `reads` read these vectors [B, T, D] instead of the output of the layer before, and so
-    does what follows a stack whose end is there.
+    `reads` maps places to vectors [B, T, D]. A layer in `reads` reads these vectors instead of the output of
+    the layer before it. If the end of a stack is in `reads`, the code after the stack reads these vectors
+    too.
     """
     together, observed = SideBySide(config, in_threads), set[str]()
 

@@ -1,7 +1,7 @@
 """Check each layer by itself: compare its output with the specification's output for the same input.
 
 The input is the one that the layer reads in the graph, so errors don't accumulate over layers. A layer that
-reads an encoder makes its keys and values of the output that the encoder's last layer has in the graph. Each
+reads an encoder makes its keys and values from the output of the encoder's last layer in the graph. Each
 token has a budget of its own:
 
     4 · (A + J + u + the most that a token's numbers move when codes next to a tie become the other one)
