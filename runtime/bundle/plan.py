@@ -132,7 +132,9 @@ class Plan:
 
     @property
     def divided(self) -> tuple[SmoothingSite, ...]:
-        """The smoothed activations that the products divide themselves, because no earlier parameter can."""
+        """The smoothed activations that the products divide themselves, because a residual sum reads these
+        activations too.
+        """
         smoothed = {name for name, form in self.formats.items() if form.activations == "smoothed"}
         return tuple(site for site in self.shapes.post_norm_sites if smoothed.intersection(site.consumers))
 
