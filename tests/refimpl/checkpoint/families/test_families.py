@@ -28,7 +28,7 @@ from safetensors.torch import load_file, save_file
 from tfm.refimpl.checkpoint.config_readers.keys import HARMLESS
 from tfm.refimpl.checkpoint.families import exaone, families, read_config
 from tfm.refimpl.checkpoint.open import materialize, open_checkpoint
-from tfm.refimpl.config import LM, LinearScaling, Rope, Window, to_json
+from tfm.refimpl.config import LM, Attention, LinearScaling, Rope, Window, to_json
 from tfm.refimpl.engine.numpy_engine import NumpyEngine
 from tfm.refimpl.errors import CheckpointError, ConfigError
 from tfm.refimpl.params.tree import map_leaves
@@ -547,6 +547,24 @@ def test_window_absent_null_and_given():
     assert windows["absent"] == Window(4096)
     assert windows["given"] == Window(7)
     assert not isinstance(windows["null"], Window)
+
+
+@pytest.mark.parametrize(
+    ("block_types", "kinds"),
+    [
+        (None, "rrarrar"),
+        (["attention", "recurrent"], "ararara"),
+        (["recurrent"], "rrrrrrr"),
+        (["attention"] * 3 + ["recurrent"] * 6, "aaarrrr"),
+    ],
+)
+def test_recurrent_gemmas_blocks_repeat_from_the_first(block_types, kinds):
+    """Seven layers: the list again and again, or the beginning of a longer one."""
+    stated = {} if block_types is None else {"block_types": block_types}
+    keys = {**SIZES, "num_hidden_layers": len(kinds), **stated}
+    config, _ = read_config({"model_type": "recurrent_gemma", **keys})
+    mixers = (layer.attention for layer in config.layers)
+    assert "".join("a" if isinstance(mixer, Attention) else "r" for mixer in mixers) == kinds
 
 
 def test_leaves_on_disk_are_transposed_without_a_copy(tmp_path: Path):
