@@ -71,6 +71,14 @@ def _f32(half: Array) -> Array:
     return half.astype(np.float32)[:, None]
 
 
+def _q1_0(b: Any) -> Parts:
+    return Parts(_less(2 * _fields(b["q"], 1, 1), 1), _f32(b["d"]))
+
+
+def _q2_0(b: Any) -> Parts:
+    return Parts(_less(_fields(b["q"], 1, 2), 1), _f32(b["d"]))
+
+
 def _q4_0(b: Any) -> Parts:
     return Parts(_less(_fields(b["q"], 16, 4), 8), _f32(b["d"]))
 
@@ -264,6 +272,8 @@ def _bytes(name: str, count: int) -> tuple[Any, ...]:
 
 _D, _M, _S12, _SIGNS = ("d", "<f2"), ("m", "<f2"), _bytes("s", 12), _bytes("signs", 32)
 BLOCK_TYPES = {
+    "Q1_0": _type(128, 2, _q1_0, _D, _bytes("q", 16)),
+    "Q2_0": _type(64, 2, _q2_0, _D, _bytes("q", 16)),
     "Q4_0": _type(32, 4, _q4_0, _D, _bytes("q", 16)),
     "Q4_1": _type(32, 4, _q4_1, _D, _M, _bytes("q", 16)),
     "Q5_0": _type(32, 5, _q5_0, _D, _bytes("high", 4), _bytes("q", 16)),

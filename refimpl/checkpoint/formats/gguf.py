@@ -33,7 +33,13 @@ TENSORS = {
     12: "Q4_K", 13: "Q5_K", 14: "Q6_K", 16: "IQ2_XXS", 17: "IQ2_XS", 18: "IQ3_XXS", 19: "IQ1_S", 20: "IQ4_NL",
     21: "IQ3_S", 22: "IQ2_S", 23: "IQ4_XS", 24: "I8", 25: "I16", 26: "I32", 27: "I64", 28: "F64",
     29: "IQ1_M", 30: "BF16", 34: "TQ1_0", 35: "TQ2_0", 39: "MXFP4", 40: "NVFP4",
+    41: "Q1_0", 42: "Q2_0",
 }  # fmt: skip
+# Types of forks, which can't be read.
+REFUSED = {
+    36: "I2_S, whose codes are in an order that depends on the processor of its writer: TQ1_0 and TQ2_0 hold "
+    "the same numbers in one order",
+}
 MAX_COUNT, MAX_STRING, MAX_NAME, MAX_ALIGNMENT = 20_000, 10_000_000, 63, 2**20
 # Of all arrays together. The largest vocabularies have 260,000 tokens and twice as many merges.
 MAX_ITEMS, MAX_STRINGS = 4_000_000, 1_000_000
@@ -189,6 +195,8 @@ class GGUF:
         if len(shape) == 4 and shape[0] == 1:
             shape = shape[1:]  # llama.cpp's tools drop such an axis, and its converter of Kimi Linear doesn't
         number = cursor.number("<I", what)
+        if number in REFUSED:
+            raise cursor.fail(f"{what} has type {number}, {REFUSED[number]}")
         if number not in TENSORS:
             raise cursor.fail(f"{what} has type {number}; read are {', '.join(TENSORS.values())}")
         kind = KINDS[TENSORS[number]]

@@ -130,6 +130,8 @@ def iq1_m(values: Array) -> Fields:
 
 # A type's codes, signed or counted from the lowest -> its fields.
 BACK: dict[str, Callable[[Array], Fields]] = {
+    "Q1_0": lambda v: {"q": packed((v + 1) // 2, 1, 1)},
+    "Q2_0": lambda v: {"q": packed(v + 1, 1, 2)},
     "Q4_0": lambda v: {"q": packed(v + 8, 16, 4)},
     "Q4_1": lambda v: {"q": packed(v, 16, 4)},
     "Q5_0": lambda v: {"q": packed(v + 16 & 15, 16, 4), "high": packed(v + 16 >> 4, 1, 1)},
@@ -167,6 +169,8 @@ def random_records(kind: str) -> Array:
         digits = rng.integers(-1, 2, (ROWS, WIDTH)).astype(np.float32)
         return gguf.quants.quantize(digits, gguf.GGMLQuantizationType[kind]).reshape(-1).view(record)
     records = rng.integers(0, 256, count * record.itemsize, np.uint8).view(record)
+    if kind == "Q2_0":  # llama.cpp never writes its largest code
+        records["q"] = packed(rng.integers(0, 3, (count, 64)), 1, 2)
     for name in {"d", "m"} & set(record.names or ()):
         records[name] = rng.uniform(0.5, 1, count)
     if kind == "IQ1_M":  # float16 0.5 to 1, in four parts

@@ -16,6 +16,9 @@ from tfm.refimpl.ops.quant import dequantize
 
 # Floats of 8 bits are safetensors' alone: `test_quantized`.
 READ = sorted(n for n, kind in KINDS.items() if kind.decode is not None and not n.startswith("F8"))
+# What gguf doesn't decode: numbers of a block, bits of each, low bits first, and what these say, times the
+# scale (dequantize_row_q1_0 and dequantize_row_q2_0 of llama.cpp's ggml-quants.c).
+BY_BITS = {"Q1_0": (128, 1, (-1, 1)), "Q2_0": (64, 2, (-1, 0, 1, 2))}
 QUANTIZED_BY_GGUF = ("Q4_0", "Q4_1", "Q5_0", "Q5_1", "Q8_0", "TQ1_0", "TQ2_0", "MXFP4")
 
 
@@ -38,6 +41,12 @@ def theirs(raw: np.ndarray, kind: str) -> np.ndarray:
     """gguf's numbers of records [n, bytes]; infinite scales make it warn."""
     if kind == "F64":  # gguf knows its name alone
         return raw.view("<f8").astype(np.float32)
+    if kind in BY_BITS:
+        size, each, value = BY_BITS[kind]
+        scale = raw[:, :2].copy().view("<f2").astype(np.float32)
+        bits = np.unpackbits(raw[:, 2:], axis=1, bitorder="little").reshape(len(raw), size, each)
+        with np.errstate(all="ignore"):
+            return np.array(value, np.float32)[bits @ (1 << np.arange(each))] * scale
     with np.errstate(all="ignore"):
         return gguf_dequantize(raw, gguf.GGMLQuantizationType[kind])
 
@@ -90,7 +99,7 @@ def test_a_scale_that_is_nan_is_refused(kind):
 
 
 def test_sizes_equal_those_of_gguf():
-    for name in READ:
+    for name in set(READ) - BY_BITS.keys():
         size, width = gguf.GGML_QUANT_SIZES[gguf.GGMLQuantizationType[name]]
         assert (KINDS[name].size, KINDS[name].record.itemsize) == (size, width), name
 
@@ -107,6 +116,7 @@ def test_every_half_equals_torch(kind):
 
 # Bits and length of the blocks that a product reads, and whether they have a minimum.
 PRODUCTS = {
+    "Q1_0": (4, 64, False), "Q2_0": (4, 64, False),
     "Q4_0": (4, 32, False), "Q4_1": (4, 32, True), "Q5_0": (8, 32, False), "Q5_1": (8, 32, True),
     "Q8_0": (8, 32, False), "Q2_K": (4, 16, True), "Q3_K": (4, 16, False), "Q4_K": (4, 32, True),
     "Q5_K": (8, 32, True), "Q6_K": (8, 16, False), "IQ1_S": (8, 32, False), "IQ1_M": (8, 16, False),
