@@ -81,7 +81,8 @@ def command(
 ) -> None:
     """Compare a model's quantizations on this machine by loss, perplexity, bytes and speed.
 
-    A quantization is on the frontier if no other one is as small and loses less.
+    A quantization is on the frontier if no other one reads as few bytes for a token and loses less. tfm's
+    kernels read fewer bytes than the file of weights has: other runtimes need that file.
 
     Bundles and results are kept in the cache. If a run is interrupted, the next one continues where it
     stopped.
@@ -146,11 +147,12 @@ def command(
     decodes = "DECODE" if isinstance(checkpoint.config, Decoder) else "READ"
     show = markdown_table if markdown else table
     show(
-        ("QUANT", "WEIGHTS", loss, "PERPLEXITY", f"{decodes}, TOKENS/S", "PATH", "FRONTIER"),
+        ("QUANT", "FILE", "READ", loss, "PERPLEXITY", f"{decodes}, TOKENS/S", "PATH", "FRONTIER"),
         [
             (
                 one.name,
                 size(one.bytes),
+                size(one.read_bytes),
                 f"{one.loss:.2g}",
                 "" if one.perplexity is None else f"{one.perplexity:.2f}",
                 f"{one.tokens_per_s:.1f}",
@@ -162,7 +164,7 @@ def command(
     )
     own = points[0].reference_perplexity
     out(f"\nover {len(ids)} tokens" + ("" if own is None else f"; the checkpoint's perplexity is {own:.2f}"))
-    out("frontier: no other one is as small and loses less")
+    out("frontier: no other one reads as few bytes and loses less")
 
 
 def picture(figure: Figure, model: str, loss: str, points: Sequence[Point], best: Sequence[Point]) -> None:
@@ -173,9 +175,11 @@ def picture(figure: Figure, model: str, loss: str, points: Sequence[Point], best
     def height(one: Point) -> float:
         return max(one.loss, least / 2)  # a loss of 0 has no place on a logarithmic axis
 
-    by_bytes.plot([one.bytes / 1e6 for one in best], [height(one) for one in best], color="0.7", zorder=1)
+    by_bytes.plot(
+        [one.read_bytes / 1e6 for one in best], [height(one) for one in best], color="0.7", zorder=1
+    )
     for axes, across, name in (
-        (by_bytes, [one.bytes / 1e6 for one in points], "weights, MB"),
+        (by_bytes, [one.read_bytes / 1e6 for one in points], "weights that a token reads, MB"),
         (by_speed, [one.tokens_per_s for one in points], "tokens/s"),
     ):
         axes.scatter(across, [height(one) for one in points], zorder=2)

@@ -81,7 +81,7 @@ def command(
         units = facts["chosen"]["units"].items()
         rows = [(name, one["format"], size(one["bytes"]), f"{one['loss']:.2g}") for name, one in units]
         table(("WEIGHTS", "FORMAT", "BYTES", "LOSS ALONE"), rows)
-        out("a loss is before rounding with feedback, which wins part of it back\n")
+        out("a loss is an estimate for these weights alone, with all others in float\n")
     table(("PARAMETERS", "COUNT", "SHARE"), [(n, f"{c:,}", f"{c / total:.1%}") for n, c in parts.items()])
     out(f"{total:,} in all{'' if active == total else f', {active:,} of them for a token'}\n")
     table(
@@ -124,6 +124,8 @@ def _shown(name: str, value: Any) -> str:
             return "; ".join(parts)
         case "bytes":
             return size(value)
+        case "read_bytes":
+            return f"{size(value)} of weights for a token"
         case "backends":
             return "; ".join(f"{name} {what}" for name, what in value.items())
         case "notices" | "ignored_keys":
@@ -161,6 +163,7 @@ def _read(source: LocatedModel, context: int | None) -> tuple[Config, dict[str, 
         say_replaced_code(bundle.code_replaced_by)
         facts |= {"quant": bundle.quant, "target": bundle.target, "bytes": bundle_bytes(bundle.path)}
         library = kernel_backend.library_for(bundle)
+        facts["read_bytes"] = bundle.plan.size if isinstance(library, str) else bundle.read_size
         facts["kernels"] = library if isinstance(library, str) else library.instruction_set
         if (kept := kernel_backend.cache_type(bundle)) is not None and not kernel_backend.without_graphs(
             bundle

@@ -44,8 +44,9 @@ class Text:
 
 @dataclass(frozen=True)
 class Point:
-    """One bundle: the `bytes` of its weights, and the measured figures.
+    """One bundle: the `bytes` of its file of weights, and the measured figures.
 
+    - read_bytes: of the weights that a token reads: on tfm's kernels of kernels.data, else of the file.
     - loss: KL divergence from the unquantized model in nats a token, or 1 − cosine if it predicts no tokens.
     - perplexity: of the text, by this bundle and by the unquantized model.
     - tokens_per_s: tokens generated per second, or tokens read per second if the model isn't a plain decoder.
@@ -54,6 +55,7 @@ class Point:
 
     name: str
     bytes: int
+    read_bytes: int
     loss: float
     perplexity: float | None
     reference_perplexity: float | None
@@ -116,12 +118,14 @@ def _measured(
 ) -> Point:
     progress(f"{name}: reading {len(text.ids)} tokens", 0, 0)
     model = load(bundle, "cpu", threads)
-    engine, size = model.engine, open_bundle(bundle).manifest.files[DATA].size
+    engine, opened = model.engine, open_bundle(bundle)
+    path, size = getattr(engine, "backend", type(engine).__name__), opened.manifest.files[DATA].size
+    read_size = opened.read_size if path.startswith("kernels") else size
     if not isinstance(engine.config.head, LM):
         texts = _texts(engine.config, text)
         like = likeness(engine, reference, texts)
         loss = max(0.0, 1 - like.cosine) if like.kl is None else like.kl
-        return Point(name, size, loss, None, None, _reading_rate(engine, texts), _path(engine))
+        return Point(name, size, read_size, loss, None, None, _reading_rate(engine, texts), path)
     window = min(WINDOW, engine.config.context)
     close = fidelity(engine, reference, text.ids, window, before=text.before[: window - 1])
     if isinstance(engine.config, Decoder):
@@ -131,11 +135,7 @@ def _measured(
         rate = setting.decode_tokens_per_s.median
     else:
         rate = _reading_rate(engine, _texts(engine.config, text))
-    return Point(name, size, close.kl, close.perplexity, close.reference_perplexity, rate, _path(engine))
-
-
-def _path(engine: Engine) -> str:
-    return getattr(engine, "backend", type(engine).__name__)
+    return Point(name, size, read_size, close.kl, close.perplexity, close.reference_perplexity, rate, path)
 
 
 def _texts(config: Config, text: Text) -> list[list[int]]:
@@ -165,11 +165,12 @@ def _reading_rate(engine: Engine, texts: Sequence[Sequence[int]]) -> float:
 def frontier(points: Sequence[Point]) -> list[Point]:
     """Return the points that no other point beats, the smallest first.
 
-    Point A beats point B if A is smaller and loses no more, or if A loses less and is no larger.
+    Point A beats point B if A reads fewer bytes and loses no more, or if A loses less and reads no more.
     """
 
     def beats(a: Point, b: Point) -> bool:
-        return a.bytes <= b.bytes and a.loss <= b.loss and (a.bytes, a.loss) != (b.bytes, b.loss)
+        no_worse = a.read_bytes <= b.read_bytes and a.loss <= b.loss
+        return no_worse and (a.read_bytes, a.loss) != (b.read_bytes, b.loss)
 
     best = [one for one in points if not any(beats(other, one) for other in points)]
-    return sorted(best, key=lambda one: one.bytes)
+    return sorted(best, key=lambda one: one.read_bytes)

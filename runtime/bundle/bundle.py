@@ -248,6 +248,11 @@ class Bundle:
         operators = check_graph(data, graph, weights, self.dtype, str(path), kernel_storage.KERNEL_OPERATORS)
         return data, operators
 
+    @property
+    def read_size(self) -> int:
+        """Return the bytes of the weights that a decode step reads if tfm's kernels compute it."""
+        return self.plan.read_size(self.manifest.forms)
+
     @cached_property
     def kernel_tensors(self) -> dict[str, Tensor]:
         """Return the places of the tensors in kernels.data, the file that the runtime writes."""

@@ -22,7 +22,9 @@ from tfm.refimpl.params.tree import flatten, unflatten
 from tfm.runtime.analysis import frontier, speed
 from tfm.runtime.analysis.frontier import Point
 from tfm.runtime.bundle.bundle import open_bundle
+from tfm.runtime.bundle.plan import end
 from tfm.runtime.kernels import library
+from tfm.runtime.ort import kernel_backend
 from tfm.runtime.progress import silent
 from tfm.runtime.tasks import load
 from tfm.runtime.verification.metrics import fidelity, likeness
@@ -88,7 +90,13 @@ def test_figures_are_those_of_bundles_and_are_kept(
         assert one["loss"] == pytest.approx(close.kl, rel=0.1)
         assert one["perplexity"] == pytest.approx(close.perplexity, rel=1e-3)
         assert one["reference_perplexity"] == pytest.approx(close.reference_perplexity)
-        assert one["bytes"] == open_bundle(path).plan.size
+        opened = open_bundle(path)
+        kernels = one["path"].startswith("kernels")
+        assert one["bytes"] == opened.plan.size
+        assert one["read_bytes"] == (end(opened.kernel_tensors) if kernels else one["bytes"])
+        assert kernels == isinstance(kernel_backend.library_for(opened), library.Library)
+        assert main(["inspect", str(path), "--json"]) == 0
+        assert json.loads(capsys.readouterr().out)["read_bytes"] == one["read_bytes"]
         assert one["tokens_per_s"] > 0
     assert main(["compare", str(model), "--text", str(model.parent / "text.txt"), "--repeats", "1",
                  "--new-tokens", "4", "--markdown", "--quant", "int8"]) == 0  # fmt: skip
@@ -145,7 +153,7 @@ def test_results_are_those_of_what_computes(tmp_path: Path, monkeypatch: pytest.
         frontier, "load", lambda path, *_: loaded.append(path) or SimpleNamespace(engine=rounded)
     )
     files = {"model.onnx.data": SimpleNamespace(size=7)}
-    opened = SimpleNamespace(manifest=SimpleNamespace(files=files))
+    opened = SimpleNamespace(manifest=SimpleNamespace(files=files), read_size=5)
     monkeypatch.setattr(frontier, "open_bundle", lambda _: opened)
 
     def measure() -> Point:
@@ -153,6 +161,7 @@ def test_results_are_those_of_what_computes(tmp_path: Path, monkeypatch: pytest.
         return frontier.measure("it", tmp_path, reference, text, 1, 4, 1, silent)
 
     one = measure()
+    assert (one.bytes, one.read_bytes) == (7, 7), "no kernels read fewer"
     assert one.loss == likeness(rounded, reference, [[1, 5, 6, 7]]).kl != 0
     for found in ("no kernels", "kernels"):
         monkeypatch.setattr(library, "find", lambda found=found: found)
@@ -167,8 +176,8 @@ def test_results_are_those_of_what_computes(tmp_path: Path, monkeypatch: pytest.
 def test_the_frontier_has_what_nothing_beats():
     sizes = {"a": (1, 9.0), "b": (2, 9.0), "c": (3, 2.0), "d": (3, 3.0), "e": (5, 1.0), "f": (6, 1.5)}
     sizes["g"] = sizes["e"]
-    points = [Point(name, size, loss, None, None, 1.0, "") for name, (size, loss) in sizes.items()]
+    points = [Point(name, 9 - size, size, loss, None, None, 1.0, "") for name, (size, loss) in sizes.items()]
     rng = np.random.default_rng(0)
     for order in (points, points[::-1], [points[i] for i in rng.permutation(len(points))]):
         assert sorted(one.name for one in frontier.frontier(order)) == ["a", "c", "e", "g"]
-        assert [one.bytes for one in frontier.frontier(order)] == [1, 3, 5, 5]
+        assert [one.read_bytes for one in frontier.frontier(order)] == [1, 3, 5, 5]
