@@ -241,7 +241,7 @@ def _searched(
 def _within(job: _Export, budget: Budget, given: Path | None, path: Path, progress: Progress) -> _Export:
     """The export with the formats that a budget chooses, its weights written.
 
-    What each unit loses is measured without feedback, which later wins more or less of it back. So where a KL
+    The losses of units are estimates, and together they lose more or less than their sum. So where a KL
     divergence is asked for, formats are chosen once more for what the whole was found to lose.
     """
     from .quantization import auto
@@ -254,7 +254,7 @@ def _within(job: _Export, budget: Budget, given: Path | None, path: Path, progre
     why = without_feedback(checkpoint, given)
     products = checkpoint.shapes.numbers * (len(each[0].units) + 1) // 2
     texts = auto.texts(checkpoint, given, why, products, progress)
-    choices = auto.choices(checkpoint, offers, texts.measured, progress)
+    choices = auto.choices(checkpoint, offers, texts, progress)
     mean_squares: dict[str, np.ndarray] = {}
 
     def chosen(formats: Mapping[str, int]) -> _Export:

@@ -1,9 +1,13 @@
 """quant=auto: choose a format for each matrix within a budget, by the loss that the model has with the
 format.
 
-    measured   one pass over a text for each unit (`Plan.units`), rounded to its format of the fewest bytes
-    scaled     to its other formats, by Σ(ŵ − w)²: a small loss is a quadratic form of the rounding error
+    measured   one pass over a text for each unit (`Plan.units`), rounded to nearest in its format of the
+               fewest bytes
+    scaled     to the formats as they will be rounded: a small loss is a quadratic form of the rounding error
     chosen     `refimpl.calibrate.budget`
+
+If codes compensate each other's errors (`bundle.feedback`), the form is tr(Eᵀ H E) of some columns, where
+E = ŵ − w. Otherwise, it is Σ E².
 
 A budget counts the bytes of the weights that a decode step reads (`Plan.read_size`). On ort-cpu these are the
 bytes of kernels.data. There, codes of 5 and 6 bits take 5 and 6 bits, and scales take 16. In model.onnx.data,
@@ -23,16 +27,17 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import numpy as np
+from threadpoolctl import threadpool_limits
 
 from ...refimpl.calibrate import budget as solver
 from ...refimpl.calibrate.budget import Option
 from ...refimpl.checkpoint.protocol import ExportSource
 from ...refimpl.errors import ExportError
 from ...refimpl.ops.quant import Blocks, dequantize
-from ...runtime.bundle import kernel_storage, weight_storage
+from ...runtime.bundle import feedback, kernel_storage, rounding, weight_storage
 from ...runtime.bundle.kernel_storage import KernelForm
 from ...runtime.bundle.plan import Plan
-from ...runtime.bundle.weight_formats import WeightFormat
+from ...runtime.bundle.weight_formats import WeightFormat, is_table
 from ...runtime.progress import Progress
 from . import calibrate, sensitivity
 from .plan import Budget, leaf
@@ -41,6 +46,7 @@ Array = np.ndarray
 Formats = Mapping[str, WeightFormat]
 T = TypeVar("T")
 MEASURED_TOKENS = 2048
+SAMPLED = 128  # columns of a weight that are rounded with feedback to all formats, to compare these
 # For a KL divergence: how many choices are tried at most, which part of it is near enough, and how much of it
 # the next choice aims at.
 MOST_TRIES = 4
@@ -183,10 +189,11 @@ def _offer(
     return plan.read_bytes(formats, forms), error, formats, forms
 
 
-def choices(checkpoint: ExportSource, offers: Offers, text: Array, progress: Progress) -> Choices:
+def choices(checkpoint: ExportSource, offers: Offers, texts: Texts, progress: Progress) -> Choices:
     """Return the offered formats with their losses. Only the loss of each unit's smallest format is measured;
     the others are scaled from it.
     """
+    text = texts.measured
     stage = f"measuring what each of {len(offers.formats)} groups of weights costs, over {text.size} tokens"
     progress(stage, 0, 1)
     changed = {
@@ -197,14 +204,72 @@ def choices(checkpoint: ExportSource, offers: Offers, text: Array, progress: Pro
         for unit, own in offers.formats.items()
     }
     measured = sensitivity.losses(checkpoint, text, changed, partial(progress, stage))
+    shares = {unit: [one / (errors[0] or 1) for one in errors] for unit, errors in offers.errors.items()}
+    if texts.rounded is not None:
+        shares |= _shares_with_feedback(checkpoint, offers, texts.rounded, progress)
     options = {
         unit: [
-            Option(size, _three_digits(measured[unit] * error / (errors[0] or 1)))
-            for size, error in zip(offers.bytes[unit], errors, strict=True)
+            Option(size, _three_digits(measured[unit] * share))
+            for size, share in zip(offers.bytes[unit], shares[unit], strict=True)
         ]
-        for unit, errors in offers.errors.items()
+        for unit in offers.errors
     }
     return Choices(offers.plan, offers.formats, offers.forms, offers.bytes, offers.errors, options)
+
+
+def _shares_with_feedback(
+    checkpoint: ExportSource, offers: Offers, text: Array, progress: Progress
+) -> dict[str, list[float]]:
+    """What each of a unit's formats loses, as a share of its first one rounded to nearest.
+
+    Columns don't depend on each other, so `SAMPLED` ones of each weight stand for all.
+    """
+    shares: dict[str, list[float]] = {}
+    stage = f"rounding {SAMPLED} columns of each matrix to all formats, over {text.size} tokens"
+    progress(stage, 0, 1)
+
+    def layer_read(found: Mapping[str, feedback.Inputs], done: int, total: int) -> None:
+        for unit, own in offers.formats.items():
+            if own[0].keys() <= found.keys():
+                columns = {name: _sampled(checkpoint.leaf(name), name) for name in own[0]}
+                nearest = _error(columns, own[0], found, compensating=False)
+                errors = [_error(columns, formats, found, compensating=True) for formats in own]
+                shares[unit] = [one / (nearest or 1) for one in errors]
+        progress(stage, done, total)
+
+    names = {name for own in offers.formats.values() for name in own[0]}
+    with threadpool_limits(1, "blas"):
+        feedback.measure(checkpoint, text, names, layer_read)
+    return shares
+
+
+def _sampled(weight: Array, name: str) -> Array:
+    """Columns of a matrix [D, F], or rows of a table [N, D], at equal distances."""
+    axis = 0 if is_table(name) else 1
+    count = weight.shape[axis]
+    return weight.take(np.arange(min(count, SAMPLED)) * count // min(count, SAMPLED), axis=axis)
+
+
+def _error(
+    weights: Mapping[str, Array],
+    formats: Formats,
+    inputs: Mapping[str, feedback.Inputs],
+    *,
+    compensating: bool,
+) -> float:
+    """tr(Eᵀ H E) of weights in these formats; 0 of a file's own blocks."""
+    total = 0.0
+    for name, weight in weights.items():
+        form, read = formats[name], inputs[name]
+        if form.native:
+            continue
+        with_feedback = compensating and form.searched
+        importance = read.importance if with_feedback else None
+        blocks = rounding.rounded(weight, form, axis=int(is_table(name)), importance=importance)
+        if with_feedback:
+            blocks = feedback.compensating(weight, blocks, read, form)
+        total += feedback.error(weight, blocks, read, form)
+    return total
 
 
 def _rounded(checkpoint: ExportSource, name: str, form: WeightFormat, dtype: str) -> Array:

@@ -15,7 +15,6 @@ from typing import Literal, get_args
 import numpy as np
 
 from ...refimpl.calibrate import smooth
-from ...refimpl.calibrate.coordinate_descent import coordinate_descent
 from ...refimpl.checkpoint.protocol import ExportSource
 from ...refimpl.config import Config, KVFormat, has_mtp
 from ...refimpl.engine.cache_kinds import cache_kinds, recurrent
@@ -106,7 +105,7 @@ class CalibrationResult:
     output is rounded, its smoothing factors, and the importance of each coordinate of its input (the mean
     square).
 
-    Matrices of 4 bits are rounded with feedback over a `text` [R, T], one layer at a time, with the
+    Weights of 4, 5 and 6 bits are rounded with feedback over a `text` [R, T], one layer at a time, with the
     `compensations` of that layer. If that isn't possible, `without_feedback` says why.
     """
 
@@ -305,7 +304,7 @@ def leaf(
         return replace(blocks, output_scale=scale, output_zero=zero)
     blocks = replace(blocks, scale=_cast(blocks.scale, dtype, f"scale of {name}"))
     if inputs is not None:
-        return coordinate_descent(weight, inputs.total, blocks)
+        return feedback.compensating(weight, blocks, inputs, weight_format)
     if weight_format.activations == "smoothed":
         [factors] = [
             s for site, s in calibrated.factors.items() if not site.producers and name in site.consumers

@@ -14,6 +14,7 @@ errors of earlier rows. On IgLM, GPTQ's codes give a KL divergence of 0.0111, th
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import replace
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
 __all__ = ["Hessian", "coordinate_descent", "damped", "distance", "hessian", "output_error"]
 
 MARGIN = 1e-6  # of a step: what a code must be nearer by to take another's place
+COLUMNS = 4096  # at a time, so that a table's float64 numbers aren't in memory at once
 
 
 class Hessian(NamedTuple):
@@ -79,6 +81,12 @@ def coordinate_descent(
     the changes of a `batch` of rows to all rows. Conventions: rows are chosen in order. A code changes only
     if another code is nearer by `MARGIN`, so that rounding errors don't make it alternate.
     """
+    parts = [_descended(w, total, part, batch) for w, part in _parts(weight, blocks)]
+    return replace(blocks, codes=np.concatenate(parts, axis=1))
+
+
+def _descended(weight: Array, total: Array, blocks: Blocks, batch: int) -> Array:
+    """The codes of some columns."""
     chosen, diagonal, top = blocks.codes.copy(), np.diag(total), 2**blocks.bits - 1
     columns, slope = np.arange(weight.shape[1]), total @ _error(weight, blocks)
     scale = quant.spread(blocks.scale.astype(np.float64), blocks)
@@ -96,7 +104,16 @@ def coordinate_descent(
             changed[some] = True
         chosen[:, columns] = codes
         columns, slope, scale = columns[changed], slope[:, changed], scale[:, changed]
-    return replace(blocks, codes=chosen)
+    return chosen
+
+
+def _parts(weight: Array, blocks: Blocks) -> Iterator[tuple[Array, Blocks]]:
+    """A weight and its blocks by columns, some at a time."""
+    for start in range(0, max(weight.shape[1], 1), COLUMNS):
+        part = slice(start, start + COLUMNS)
+        zero = None if blocks.zero is None else blocks.zero[:, part]
+        some = replace(blocks, codes=blocks.codes[:, part], scale=blocks.scale[:, part], zero=zero)
+        yield weight[:, part], some
 
 
 def distance(weight: Float[Array, "D F"], total: Float[Array, "D D"], blocks: Blocks) -> float:
@@ -107,6 +124,10 @@ def distance(weight: Float[Array, "D F"], total: Float[Array, "D D"], blocks: Bl
     beyond the last code, the last code counts as exact. A wrong code increases the distance, and so do the
     codes that depend on it.
     """
+    return max(_distance(w, total, part) for w, part in _parts(weight, blocks))
+
+
+def _distance(weight: Array, total: Array, blocks: Blocks) -> float:
     scale = quant.spread(blocks.scale.astype(np.float64), blocks)
     off = _steps(total @ _error(weight, blocks) / np.diag(total)[:, None], scale)
     best = np.clip(blocks.codes + off, 0, 2**blocks.bits - 1)

@@ -13,18 +13,28 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from ...refimpl.calibrate.coordinate_descent import Hessian, damped, distance, hessian
+from ...refimpl.calibrate.coordinate_descent import (
+    Hessian,
+    coordinate_descent,
+    damped,
+    distance,
+    hessian,
+    output_error,
+)
 from ...refimpl.calibrate.least_error import is_as_good
 from ...refimpl.checkpoint.protocol import WeightSource
 from ...refimpl.engine.passes import Pass, SideBySide, Text, given
+from ...refimpl.ops import quant
 from ...refimpl.ops.dispatch import body, use
+from ...refimpl.ops.embedding import unembedding
 from ...refimpl.ops.linear import linear
 from ...refimpl.ops.quant import Blocks
-from .weight_formats import WeightFormat, is_table
+from . import rounding
+from .weight_formats import WeightFormat
 
 if TYPE_CHECKING:
     from jaxtyping import Float, Int
@@ -51,9 +61,10 @@ OnInputs = Callable[[Mapping[str, Inputs], int, int], None]
 def compensated(formats: Mapping[str, WeightFormat]) -> frozenset[str]:
     """Return the parameters that are rounded with feedback: their codes may compensate each other's errors.
 
-    These are the matrices in 4 bits, except matrices that keep the blocks of the checkpoint's file.
+    These are the matrices and tables in fewer than 8 bits, except those that keep the blocks of the
+    checkpoint's file. A table that is only read has no inputs, so `measure` finds none for it.
     """
-    return frozenset(name for name, one in formats.items() if one.searched and not is_table(name))
+    return frozenset(name for name, one in formats.items() if one.searched)
 
 
 def measure(
@@ -74,16 +85,26 @@ def measure(
     def recording() -> Iterator[None]:
         read: list[tuple[Array, list[str]]] = []
 
-        def recorded(x: Array, weight: Array, bias: Array | None = None) -> Array:
+        def note(x: Array, weight: Array) -> None:
             name = called.get(id(weight), "")
             if name in names:
                 if not read or read[-1][0] is not x:
                     read.append((x, []))
                 read[-1][1].append(name)
+
+        def product(x: Array, weight: Array, bias: Array | None = None) -> Array:
+            note(x, weight)
             return body(linear)(x, weight, bias)
 
-        # Nobody reads the logits.
-        with use({"linear": recorded, "lm_logits": lambda x, *_, **__: x}):
+        def table_product(x: Array, table: Array) -> Array:
+            note(x, table)
+            return body(unembedding)(x, table)
+
+        def logits(x: Array, table: Array, *_: Any, **__: Any) -> Array:
+            note(x, table)
+            return x  # nobody reads the logits
+
+        with use({"linear": product, "unembedding": table_product, "lm_logits": logits}):
             yield
         for x, users in read:
             sums[tuple(users)] = hessian(sums.get(tuple(users)), x.reshape(-1, x.shape[-1]))
@@ -107,11 +128,31 @@ def measure(
         report(layers, layers)
 
 
-def is_possible(
-    weight: Float[Array, "D F"], blocks: Blocks, inputs: Inputs, weight_format: WeightFormat
-) -> bool:
+def compensating(weight: Array, blocks: Blocks, inputs: Inputs, weight_format: WeightFormat) -> Blocks:
+    """Return blocks with the scales and zero points of these, and codes that compensate each other's errors.
+
+    The weight is a matrix [D, F] or a table [N, D]; the blocks are those that `rounding.rounded` gives.
+    """
+    by_input, narrow = _by_input(weight, blocks, weight_format)
+    made = coordinate_descent(by_input, inputs.total, narrow)
+    return rounding.widened(made if blocks.axis == 0 else quant.transpose(made), weight_format)
+
+
+def error(weight: Array, blocks: Blocks, inputs: Inputs, weight_format: WeightFormat) -> float:
+    """Return what the outputs of a rounded weight lose: tr(Eᵀ H E) with the damped H of its inputs."""
+    return output_error(*_by_input(weight, blocks, weight_format), Hessian(inputs.total, 1))
+
+
+def is_possible(weight: Array, blocks: Blocks, inputs: Inputs, weight_format: WeightFormat) -> bool:
     """Return whether the scales give the least error, and each code is near the number that it rounds."""
+    weight, blocks = _by_input(weight, blocks, weight_format)
     as_good = is_as_good(
         weight, blocks, inputs.importance, symmetric=weight_format.symmetric, halves=weight_format.halves
     )
     return as_good and distance(weight, inputs.total, blocks) <= 0.5 + SLACK
+
+
+def _by_input(weight: Array, blocks: Blocks, weight_format: WeightFormat) -> tuple[Array, Blocks]:
+    """A weight and its blocks with the inputs along axis 0, codes in the bits that they have."""
+    blocks = rounding.narrowed(blocks, weight_format)
+    return (weight, blocks) if blocks.axis == 0 else (weight.T, quant.transpose(blocks))

@@ -73,8 +73,25 @@ def _rounded_rows(
 
     step = max(1, CHUNK // rows.shape[1])
     in_threads(round_part, [slice(start, start + step) for start in range(0, rows.shape[0], step)])
-    codes += np.uint8(2 ** (weight_format.bits - 1) - 2 ** (bits - 1))
+    codes += _below(weight_format)
     return Blocks(codes, scale, zero, None, weight_format.bits, block, 1, weight_format.activations)
+
+
+def _below(weight_format: WeightFormat) -> np.uint8:
+    """The stored codes that lie below those of `code_bits`."""
+    bits = weight_format.code_bits or weight_format.bits
+    return np.uint8(2 ** (weight_format.bits - 1) - 2 ** (bits - 1))
+
+
+def narrowed(blocks: Blocks, weight_format: WeightFormat) -> Blocks:
+    """Return blocks with codes of `code_bits`. A stored code outside of their range becomes too large."""
+    bits = weight_format.code_bits or weight_format.bits
+    return replace(blocks, codes=blocks.codes - _below(weight_format), bits=bits)
+
+
+def widened(blocks: Blocks, weight_format: WeightFormat) -> Blocks:
+    """Return blocks as they are stored: the inverse of `narrowed`."""
+    return replace(blocks, codes=blocks.codes + _below(weight_format), bits=weight_format.bits)
 
 
 def centered(blocks: Blocks) -> Blocks:

@@ -77,7 +77,7 @@ class WeightFormat:
     @property
     def searched(self) -> bool:
         """Whether its scales may come from a search for the least error (`refimpl.calibrate.least_error`)."""
-        return self.bits == 4 and not self.native
+        return (self.code_bits or self.bits) < 8 and not self.native
 
 
 def is_widened(bits: int, source: str) -> bool:

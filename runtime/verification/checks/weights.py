@@ -126,6 +126,7 @@ def _equals_source(
     if weight_format.searched:
         # The importances that scales were searched with aren't in the bundle: any that give these blocks do.
         symmetric, halves = weight_format.symmetric, weight_format.halves
+        leaf = rounding.narrowed(leaf, weight_format)
         if leaf.axis == 1:
             weight, leaf = weight.T, quant.transpose(leaf)
         return least_error.is_possible(weight, leaf, symmetric=symmetric, halves=halves)

@@ -18,15 +18,16 @@ from helpers.refused import refused
 from tfm.cli.main import main
 from tfm.export.bundle_writer import export
 from tfm.export.quantization import auto, calibrate, plan
-from tfm.export.quantization.plan import Budget
+from tfm.export.quantization.plan import Budget, CalibrationResult
 from tfm.export.quantization.sensitivity import losses
 from tfm.refimpl.calibrate.budget import Option, cheapest
 from tfm.refimpl.checkpoint.open import Checkpoint, open_checkpoint, save_checkpoint
 from tfm.refimpl.config import Config, Decoder, Pool
 from tfm.refimpl.engine.numpy_engine import NumpyEngine
 from tfm.refimpl.errors import BundleError, ExportError
+from tfm.refimpl.ops.quant import dequantize
 from tfm.refimpl.params.tree import flatten, unflatten
-from tfm.runtime.bundle import manifest, schemes
+from tfm.runtime.bundle import feedback, manifest, schemes
 from tfm.runtime.bundle.bundle import open_bundle
 from tfm.runtime.bundle.targets import TARGETS
 from tfm.runtime.progress import silent
@@ -122,7 +123,7 @@ def offers(checkpoint: Checkpoint, target: str = "ort-cpu") -> auto.Offers:
 @pytest.fixture(scope="module")
 def choices(checkpoint: Checkpoint) -> auto.Choices:
     rows = np.random.default_rng(0).integers(0, checkpoint.config.embedding.vocabulary, (2, 16))
-    return auto.choices(checkpoint, offers(checkpoint), rows, silent)
+    return auto.choices(checkpoint, offers(checkpoint), auto.Texts(rows, None), silent)
 
 
 def test_each_unit_has_all_formats_and_finer_ones_lose_less(choices: auto.Choices):
@@ -143,6 +144,41 @@ def test_each_unit_has_all_formats_and_finer_ones_lose_less(choices: auto.Choice
         assert all(one.loss == float(f"{one.loss:.2e}") for one in options)
         assert options[0].loss > 30 * options[-1].loss
     assert choices.plan.formats == choices.with_formats(cheapest(choices.options)).formats
+
+
+@pytest.mark.parametrize("unit", ["decoder.layers.1.attn.wqkv", "embedding.table"])
+def test_losses_are_those_of_rounding_with_feedback(
+    checkpoint: Checkpoint, choices: auto.Choices, unit: str, monkeypatch: pytest.MonkeyPatch
+):
+    """As shares of the first format, to nearest; the sampled columns are all of them here."""
+    monkeypatch.setattr(auto, "SAMPLED", 1000)
+    vocabulary = checkpoint.config.embedding.vocabulary
+    text, measured = (np.random.default_rng(seed).integers(0, vocabulary, (9, 40)) for seed in (1, 2))
+    alone = auto.choices(checkpoint, offers(checkpoint), auto.Texts(measured, None), silent)
+    found = auto.choices(checkpoint, offers(checkpoint), auto.Texts(measured, text), silent)
+    inputs: dict[str, feedback.Inputs] = {}
+    feedback.measure(checkpoint, text, choices.plan.formats.keys(), lambda new, *_: inputs.update(new))
+
+    def lost(formats: Mapping[str, Any], known: Mapping[str, feedback.Inputs]) -> float:
+        total = 0.0
+        for name, form in formats.items():
+            compensated = known if form.searched else {}
+            rounded = plan.leaf(
+                checkpoint, name, form, "float32", CalibrationResult(compensations=compensated)
+            )
+            off = dequantize(rounded).astype(np.float64) - checkpoint.leaf(name)
+            off = off.T if name.endswith("table") else off
+            total += np.einsum("df,de,ef->", off, inputs[name].total, off)
+        return total
+
+    nearest = lost(found.formats[unit][0], {})
+    for formats, option, plain in zip(
+        found.formats[unit], found.options[unit], alone.options[unit], strict=True
+    ):
+        want = alone.options[unit][0].loss * lost(formats, inputs) / nearest
+        assert option.loss == pytest.approx(want, rel=0.02)
+        assert option.bytes == plain.bytes
+    assert found.options[unit][0].loss < 0.9 * alone.options[unit][0].loss
 
 
 @pytest.mark.parametrize("target", ["standard", "ort-cuda"])
@@ -418,7 +454,7 @@ def test_blocks_of_a_file_lose_nothing(checkpoint: Checkpoint, monkeypatch: pyte
     """They are one more format, and the plan states their types."""
     monkeypatch.setattr(Checkpoint, "native", kept_blocks.natives({"down": (False, 4)}))
     rows = np.random.default_rng(0).integers(0, 97, (1, 8))
-    found = auto.choices(checkpoint, offers(checkpoint), rows, silent)
+    found = auto.choices(checkpoint, offers(checkpoint), auto.Texts(rows, None), silent)
     unit = "decoder.layers.0.mlp.down"
     k = next(k for k, one in enumerate(found.formats[unit]) if one[unit].native)
     assert found.options[unit][k].loss == 0

@@ -26,7 +26,8 @@ from tfm.refimpl.checkpoint.open import Checkpoint, open_checkpoint, save_checkp
 from tfm.refimpl.config import Config
 from tfm.refimpl.engine.numpy_engine import NumpyEngine
 from tfm.refimpl.errors import ExportError
-from tfm.runtime.bundle import feedback
+from tfm.runtime.bundle import feedback, rounding
+from tfm.runtime.bundle.weight_formats import WeightFormat
 from tfm.runtime.progress import silent
 from tfm.runtime.verification.metrics import log_softmax
 
@@ -52,17 +53,47 @@ def test_what_matrices_read_is_what_the_mirror_records(kind: str, tmp_path: Path
 
     record(checkpoint.config, checkpoint.leaf, windows=text.tolist(), on_input=observe)
     found: dict[str, feedback.Inputs] = {}
-    names = {name for name in sums if not name.endswith("table")}
-    feedback.measure(checkpoint, text, names, lambda inputs, *_: found.update(inputs))
-    assert found.keys() == names
+    feedback.measure(checkpoint, text, sums.keys(), lambda inputs, *_: found.update(inputs))
+    assert found.keys() == sums.keys()
+    assert any(name.endswith("table") for name in found)
     for name, inputs in found.items():
         total = damped(sums[name])
         np.testing.assert_allclose(inputs.importance, np.diag(total) / text.size, rtol=1e-4)
         np.testing.assert_allclose(inputs.total, total, rtol=1e-4, atol=1e-5 * total.max())
-        weight = checkpoint.leaf(name)
+        weight = checkpoint.leaf(name).T if name.endswith("table") else checkpoint.leaf(name)
         alone = least_error(weight, inputs.importance, bits=4, block=16)
         together = output_error(weight, coordinate_descent(weight, inputs.total, alone), sums[name])
         assert together < output_error(weight, alone, sums[name])
+
+
+@pytest.mark.parametrize(
+    ("name", "form"),
+    [
+        ("embedding.table", WeightFormat(4, 32, "block", symmetric=False)),
+        ("embedding.table", WeightFormat(8, 16, "block", halves=True, code_bits=6)),
+        ("decoder.layers.1.mlp.down", WeightFormat(8, 32, "block", halves=True, code_bits=5)),
+    ],
+)
+def test_codes_compensate_each_other_in_their_own_range(name: str, form: WeightFormat, tmp_path: Path):
+    """A table's too. `verify` sees each code that another one has taken the place of."""
+    checkpoint = saved(tmp_path, tiny_models.llama(vocabulary=SIZE))
+    text = np.random.default_rng(2).integers(0, SIZE, (20, 16))
+    read: dict[str, feedback.Inputs] = {}
+    feedback.measure(checkpoint, text, {name}, lambda inputs, *_: read.update(inputs))
+    found = read[name]
+    weight, axis = checkpoint.leaf(name), int(name.endswith("table"))
+    alone = rounding.rounded(weight, form, axis=axis, importance=found.importance)
+    made = feedback.compensating(weight, alone, found, form)
+    assert (made.bits, made.axis, made.codes.shape) == (form.bits, axis, weight.shape)
+    assert feedback.error(weight, made, found, form) < 0.9 * feedback.error(weight, alone, found, form)
+    half, middle = 2 ** ((form.code_bits or form.bits) - 1), 2 ** (form.bits - 1)
+    assert (made.codes.min(), made.codes.max()) == (middle - half, middle + half - 1)
+    assert feedback.is_possible(weight, made, found, form)
+    assert not feedback.is_possible(weight, alone, found, form)
+    for wrong in {made.codes[3, 5] + 1, made.codes[3, 5] - 1, middle - half - 1, middle + half}:
+        codes = made.codes.copy()
+        codes[3, 5] = np.uint8(int(wrong) % 256)
+        assert not feedback.is_possible(weight, replace(made, codes=codes), found, form), wrong
 
 
 def test_a_decoder_draws_a_text_that_is_likely(tmp_path: Path):
