@@ -98,6 +98,11 @@ def test_codes_compensate_each_other_in_their_own_range(name: str, form: WeightF
         codes = made.codes.copy()
         codes[3, 5] = np.uint8(int(wrong) % 256)
         assert not feedback.is_possible(weight, replace(made, codes=codes), found, form), wrong
+    if form.code_bits:  # the ends of the range: what lies beyond isn't taken for them
+        for end, beyond in ((middle - half, -1), (middle + half - 1, 1)):
+            codes = made.codes.copy()
+            codes[tuple(np.argwhere(codes == end)[0])] = end + beyond
+            assert not feedback.is_possible(weight, replace(made, codes=codes), found, form), end
 
 
 def test_verify_takes_narrow_codes_that_compensate_nothing(tmp_path: Path):

@@ -99,6 +99,13 @@ def test_what_lies_on_or_above_an_edge_is_no_corner():
     )
 
 
+def test_what_saves_most_for_a_byte_comes_first():
+    """A larger step that saves more in all then doesn't fit."""
+    units = {"a": [Option(1, 10.0), Option(9, 2.0)], "b": [Option(1, 6.0), Option(3, 1.0)]}
+    assert within_bytes(units, 10) == {"a": 0, "b": 1}
+    assert within_loss(units, 11.0) == {"a": 0, "b": 1}
+
+
 def test_ties_go_by_name():
     """Two like units, and room for one of them."""
     options = [Option(4, 3.0), Option(8, 1.0)]
