@@ -48,11 +48,15 @@ def _nbits(x: Tensor, weight: NBits, packed: Tensor) -> Tensor:
 
 
 def block_sums(x: Tensor, block: int) -> Tensor:
-    """Return the sums of the last axis, block by block. The product with the minima uses these sums."""
+    """Return the sums of the last axis, block by block. The product with the minima uses these sums.
+
+    The sums are products with ones. ONNX Runtime's ReduceSum doesn't reduce the shape of an empty input, such
+    as that of an expert that no token chose.
+    """
     filler = -x.shape[-1] % block
     if filler:
         x = functional.pad(x, (0, filler))
-    return x.unflatten(-1, (-1, block)).sum(-1)
+    return (x.unflatten(-1, (-1, block)) @ torch.ones(block, 1, dtype=x.dtype)).squeeze(-1)
 
 
 def _minima(x: Tensor, minimum: Tensor, block: int) -> Tensor:
