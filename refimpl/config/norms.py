@@ -87,7 +87,7 @@ class HeadNorm(Record):
     then has the length √K (Llama 4).
     """
 
-    norm: RMSNorm | LayerNorm
+    norm: Norm
     over: Literal["head", "each", "all"] = "head"
     rotated: bool = False
     weight: bool = True

@@ -14,7 +14,7 @@ from typing import Any, ClassVar, Literal, TypedDict
 from .bounds import check_bounds, need
 from .masks import FULL, Mask
 from .mlps import Plain
-from .norms import HeadNorm, LayerNorm, Norm, RMSNorm, Sublayer
+from .norms import HeadNorm, LayerNorm, Norm, RMSNorm, Sublayer, epsilons
 from .positions import Position, QueryScale, Rope
 from .record import Record, SmoothingSite, bounded
 
@@ -376,8 +376,8 @@ class Attention(TokenMixer):
         yield self.head_size**-0.5 if self.scale is None else self.scale
 
     def epsilons(self) -> dict[str, float]:
-        of_heads = {} if self.qk_norm is None else dict.fromkeys(("q_norm", "k_norm"), self.qk_norm.norm.eps)
-        return of_heads | ({} if self.out_norm is None else {"out_norm": self.out_norm.eps})
+        of_heads = None if self.qk_norm is None else self.qk_norm.norm
+        return epsilons({"q_norm": of_heads, "k_norm": of_heads, "out_norm": self.out_norm})
 
     def plain_numbers(self) -> int:
         return 2 * self.heads * self.head_size

@@ -304,6 +304,7 @@ def normalized(y: Array, weight: Array | None, *, settings: Attention) -> Array:
 
 def _norm_of_heads(y: Array, weight: Array | None, norm: Norm) -> Array:
     """The norm over the last axis, times the weight, which each head may have one of [H, K]."""
+    assert norm.eps is not None
     function = layer_norm if isinstance(norm, LayerNorm) else rms_norm
     if weight is None or weight.ndim == 1:
         return function(y, weight, eps=norm.eps)

@@ -82,6 +82,7 @@ REGISTERED: Mapping[str, str | None] = {
     "mistral": AS_IS,
     "mistral3": AS_IS,
     "mixtral": AS_IS,
+    "mobilebert": "MobileBertTokenizer",
     "ministral": AS_IS,
     "modernbert": AS_IS,
     "modernbert-decoder": AS_IS,
