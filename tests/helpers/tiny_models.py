@@ -175,6 +175,12 @@ def shared_kv(context: int = 128, vocabulary: int = 97) -> Decoder:
     return replace(base, embedding=embedding, stack=replace(base.stack, layers=layers))
 
 
+def closed_gates(context: int = 128, vocabulary: int = 97) -> Decoder:
+    """A decoder in which a norm follows two gates, which may both be nearly closed."""
+    base, own = shared_kv(context, vocabulary), PerLayerInput(2, "silu", RMSNorm(1e-5))
+    return of_layers(base, (replace(layer, per_layer=own) for layer in base.layers))
+
+
 def altup(context: int = 128, vocabulary: int = 97) -> Decoder:
     """A decoder of Gemma 3n's form: three streams of a token, learned residuals, sparse lower layers, and
     upper layers that read the keys and values of lower ones."""

@@ -11,13 +11,22 @@ import onnx
 import pytest
 from helpers import tiny_models
 from helpers.exported import export_once, rehash
+from helpers.onnx_nodes import run
 from tfm.refimpl.config import Config
+from tfm.refimpl.ops.activation import precise_sigmoid, sigmoid
+from tfm.refimpl.ops.dispatch import body, use
 from tfm.runtime.bundle.bundle import Bundle, open_bundle
 from tfm.runtime.verification.between_layers import between_layers
 from tfm.runtime.verification.checks.context import VerifyContext
 from tfm.runtime.verification.checks.layers import check_layers
 from tfm.runtime.verification.report import Row
-from tfm.runtime.verification.streamed_reference import TIE, _blocks_by_ties, _rows_by_ties
+from tfm.runtime.verification.streamed_reference import (
+    COARSE,
+    DISTURBED,
+    TIE,
+    _blocks_by_ties,
+    _rows_by_ties,
+)
 
 CONFIGS: dict[str, Config] = {
     "llama": tiny_models.llama(bias=True),
@@ -33,12 +42,14 @@ CONFIGS: dict[str, Config] = {
     "samples": tiny_models.writing(),
     "read again": tiny_models.reading_decoder(),
     "sums of blocks": tiny_models.summarized(),
+    "nearly closed gates": tiny_models.closed_gates(),
 }
 RARE = [
     ("state spaces", "int8"), ("gated deltas", "int4"),
     ("keys of other layers", "fp32"), ("positions", "int8"),
     ("norms behind", "int8"), ("encoder", "int8-dynamic"), ("distances", "int8"),
     ("samples", "int8"), ("read again", "int8"), ("sums of blocks", "int8-dynamic"),
+    ("nearly closed gates", "fp32"),
 ]  # fmt: skip
 CASES = [
     ("lightning", "int8"),
@@ -97,6 +108,17 @@ def test_only_codes_next_to_a_tie_are_turned(block: int | None) -> None:
     zeros = np.zeros((1, 6))
     codes, _ = _rows_by_ties(zeros) if block is None else _blocks_by_ties(zeros, block=block)
     assert (codes == 0).all()
+
+
+def test_a_disturbed_sigmoid_is_as_coarse_as_onnx_runtimes() -> None:
+    x = np.linspace(-30, 30, 6000, dtype=np.float32)
+    exact = sigmoid(x.astype(np.float64))
+    (found,) = run("Sigmoid", [x])
+    assert COARSE / 2 < np.abs(found - exact).max() < 2 * COARSE
+    with use(DISTURBED):
+        off = sigmoid(x.astype(np.float64)) - exact
+        assert (precise_sigmoid(x) == body(sigmoid)(x)).all()
+    np.testing.assert_allclose(off, np.tile([COARSE, -COARSE], 3000), rtol=1e-6)
 
 
 @pytest.mark.parametrize(
