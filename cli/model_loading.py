@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from ..runtime.hub.model_names import LocatedModel
     from ..runtime.tasks import Model
 
-EXPORT_PACKAGES = ("torch", "onnx", "onnx_ir", "onnxscript", "threadpoolctl")
+EXPORT_PACKAGES = ("torch", "onnx", "onnx_ir", "onnxscript")
 
 
 def load(

@@ -47,6 +47,7 @@ OUTSIDE = {
         "llguidance",
         "soundfile",
         "soxr",
+        "threadpoolctl",
     },
     "export": {"numpy", "torch", "onnx", "onnx_ir", "onnxscript", "onnxruntime", "threadpoolctl"},
     # matplotlib is the extra [plot], imported where a picture is asked for; prompt_toolkit for who types.

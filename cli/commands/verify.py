@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from ..console import escape, out, out_json, progress, table
-from ..options import Adapter, AsJson, NoAdapter, adapter_choice, limit_threads, with_flags
+from ..options import Adapter, AsJson, NoAdapter, adapter_choice, with_flags
 
 GROUP = "Make and check models"
 
@@ -59,8 +59,6 @@ def command(
 
     Example: tfm-cli verify my-bundle --full --source smollm2-135m
     """
-    # Products are computed by threads of the verification's own; BLAS's beside them only wait for each other.
-    limit_threads(1)
     from ...refimpl.errors import VerifyError
     from ...runtime.hub.locate import locate
     from ...runtime.verification.verdict import figure, found, used, verdict

@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
+from threadpoolctl import threadpool_limits
 
 from ...refimpl.checkpoint.custom_code import describe
 from ...refimpl.checkpoint.formats.adapters import AdapterChoice
@@ -41,6 +42,8 @@ QUICK_STAGE = "checking the bundle"
 LARGEST_TEXT = 16 * 2**20  # bytes
 
 
+# Products are rounded otherwise when BLAS's threads share them. The checks have threads of their own.
+@threadpool_limits.wrap(limits=1, user_api="blas")
 def verify(
     bundle: Path | str,
     source: Path | str | None = None,
@@ -61,7 +64,8 @@ def verify(
 
     If a check is impossible on this machine, isn't reached within `seconds`, or is left to a full run, the
     report has a row that says so. If a check fails, the report has a row whose `ok` is False. `adapter` is
-    merged into the source's weights, as it was merged into the bundle's.
+    merged into the source's weights, as it was merged into the bundle's. During the checks, NumPy's products
+    run in one thread each, in the whole process.
 
     Raises BundleError if there is no bundle at all, or one of another format. Raises CheckpointError for a
     source that can't be read or has another config or adapter. Raises VerifyError for a text that can't be

@@ -367,7 +367,7 @@ def test_what_a_run_needs_is_checked_before_it_works(tfm, checkpoint, tmp_path, 
     for command in (("generate", "hi"), ("bench",)):
         ran = tfm(*command, "--model", "smollm2-135m")
         ran.failed(7, "torch", "'tfm-cli[cpu,export]'")
-    tfm("export", "smollm2-135m", tmp_path / "out").failed(7, "threadpoolctl", "'tfm-cli[cpu,export]'")
+    tfm("export", "smollm2-135m", tmp_path / "out").failed(7, "onnxscript", "'tfm-cli[cpu,export]'")
     assert [p for p in (tmp_path / "cache").rglob("*") if p.is_file()] == []
 
 

@@ -36,6 +36,7 @@ from tfm.runtime.verification.checks.table import CHECKS
 from tfm.runtime.verification.golden import load
 from tfm.runtime.verification.report import NOT_REACHED, NOT_YET, CheckResult, Report, Row, judged
 from tfm.runtime.verification.verify import verify
+from threadpoolctl import threadpool_info, threadpool_limits
 
 QUANTS = ("fp32", "int8", "int8-dynamic", "int4")
 TOKENIZER = text_strategies.byte_level()
@@ -214,6 +215,20 @@ def test_another_likeliest_token_may_be_two_budgets_behind(exported):
 
 
 @pytest.mark.usefixtures("kernels_on")
+def test_products_do_not_depend_on_the_threads_that_a_process_has(copy):
+    """BLAS, which rounds otherwise when threads share a product, has one during the checks."""
+
+    def threads():
+        return {library["num_threads"] for library in threadpool_info() if library["user_api"] == "blas"}
+
+    seen = []
+    with threadpool_limits(2, "blas"):
+        verify(copy("fp32"), progress=lambda *_: seen.append(threads()))
+        assert threads() == {2}
+    assert seen
+    assert all(found == {1} for found in seen)
+
+
 def test_the_quick_checks_leave_the_long_ones_to_a_full_run(copy, monkeypatch):
     path = copy("int8")
 
