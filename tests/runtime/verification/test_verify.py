@@ -125,6 +125,7 @@ def test_a_correct_bundle_passes_every_check(copy, checkpoint, quant):
     assert 0 <= rows["KL divergence over a text"].figure < (0.5 if quant == "int4" else 0.05)
     if quant == "fp32":
         assert rows["KL divergence over a text"].budget == kl_budget(load(open_bundle(path)).own.budget)
+    assert names(list(found.rows)).count(text.REFERENCE_PERPLEXITY) == 1
     over_kernels = [name for name in rows if name.startswith("kernels") and " text" in name]
     assert len(over_kernels) == (0 if quant == "fp32" else 3 + len(greedy.PROMPTS))
     for name, row in rows.items():
@@ -214,7 +215,6 @@ def test_another_likeliest_token_may_be_two_budgets_behind(exported):
         assert f"up to {gap:.2g} logits " in row.note
 
 
-@pytest.mark.usefixtures("kernels_on")
 def test_products_do_not_depend_on_the_threads_that_a_process_has(copy):
     """BLAS, which rounds otherwise when threads share a product, has one during the checks."""
 
@@ -229,6 +229,7 @@ def test_products_do_not_depend_on_the_threads_that_a_process_has(copy):
     assert all(found == {1} for found in seen)
 
 
+@pytest.mark.usefixtures("kernels_on")
 def test_the_quick_checks_leave_the_long_ones_to_a_full_run(copy, monkeypatch):
     path = copy("int8")
 
