@@ -48,25 +48,28 @@ LLAMA = {
 def configs() -> Iterator[tuple[str, Callable[[Path], object]]]:
     """What a key of config.json may be."""
     changes: dict[str, dict[str, Any]] = {
-        "a key that nobody reads": {"unheard_of": 1},
+        "an unknown key": {"unheard_of": 1},
         "another type": {"hidden_size": "64"},
         "too small": {"num_hidden_layers": 0},
-        "no multiple": {"hidden_size": 65},
-        "one of several": {"hidden_act": "laplace"},
-        "a model of another kind": {"model_type": "unknown"},
-        "code of somebody's own": {"model_type": "unknown", "auto_map": {"AutoModel": "a.B"}},
-        "another class": {"architectures": ["LlamaForMaskedLM"]},
+        "a width that the heads don't divide": {"hidden_size": 65},
+        "an unknown activation": {"hidden_act": "laplace"},
+        "an unknown model_type": {"model_type": "unknown"},
+        "an unknown model_type with code of its own": {
+            "model_type": "unknown",
+            "auto_map": {"AutoModel": "a.B"},
+        },
+        "an unknown class": {"architectures": ["LlamaForMaskedLM"]},
         "two keys that disagree": {"rope_theta": 6.0, "rope_parameters": {"rope_theta": 5.0}},
         "a key within a key": {"rope_scaling": {"type": "linear"}},
-        "a way of scaling": {"rope_scaling": {"rope_type": "axial", "factor": 2.0}},
-        "a fixed value": {"mlp_bias": 1},
-        "a library of quantization": {"quantization_config": {"quant_method": "hqq"}},
+        "an unknown rope_type": {"rope_scaling": {"rope_type": "axial", "factor": 2.0}},
+        "a number instead of true or false": {"mlp_bias": 1},
+        "an unknown library of quantization": {"quantization_config": {"quant_method": "hqq"}},
     }
     for what, change in changes.items():
         yield what, lambda _, change=change: read_config({**LLAMA, **change})
     without_size = {key: value for key, value in LLAMA.items() if key != "vocab_size"}
     yield "a key that is missing", lambda _: read_config(without_size)
-    yield "a record of the Config", lambda _: from_json({**to_json(CONFIG), "kind": "Ensemble"})
+    yield "an unknown field of a Config", lambda _: from_json({**to_json(CONFIG), "kind": "Ensemble"})
 
 
 def checkpoints() -> Iterator[tuple[str, Callable[[Path], object]]]:
@@ -83,15 +86,15 @@ def checkpoints() -> Iterator[tuple[str, Callable[[Path], object]]]:
         return opened
 
     weights = b'{"decoder.norm.weight":{"dtype":"F32","shape":[4611686018427387904],"data_offsets":[0,4]}}'
-    yield "nothing there", lambda folder: open_checkpoint(folder / "m")
+    yield "a path that doesn't exist", lambda folder: open_checkpoint(folder / "m")
     yield "without a config", changed("config.json", None)
     yield "without weights", changed("model.safetensors", None)
     yield "JSON that ends early", changed("config.json", b'{"model_type": ')
     yield "a key twice", changed("config.json", b'{"a": 1, "a": 2}')
     yield "a header that lies", changed("model.safetensors", struct.pack("<Q", 2**60) + b"{}")
     yield "a shape that lies", changed("model.safetensors", struct.pack("<Q", len(weights)) + weights)
-    yield "a key that the generation can't have", changed("generation_config.json", b'{"unheard_of": 1}')
-    yield "no GGUF", lambda folder: _written(folder / "m.gguf", b"GGML", open_checkpoint)
+    yield "an unknown key of generation_config.json", changed("generation_config.json", b'{"unheard_of": 1}')
+    yield "a file that is no GGUF file", lambda folder: _written(folder / "m.gguf", b"GGML", open_checkpoint)
     yield (
         "an array of 2^63 numbers",
         lambda folder: _written(
@@ -100,7 +103,7 @@ def checkpoints() -> Iterator[tuple[str, Callable[[Path], object]]]:
             open_checkpoint,
         ),
     )
-    yield "no array", lambda _: read_array(b"NUMPY", "a.npy")
+    yield "a file that is no array", lambda _: read_array(b"NUMPY", "a.npy")
 
 
 def _written(path: Path, content: bytes, read: Callable[[Path], object]) -> object:
@@ -143,7 +146,7 @@ def bundles() -> Iterator[tuple[str, Callable[[Path], object]]]:
     """Directories that should be bundles."""
     for what, manifest in {
         "a manifest that is no JSON": "{",
-        "a manifest of nothing": "{}",
+        "a manifest without a format": "{}",
         "a newer format": '{"format": 99}',
     }.items():
         yield what, lambda folder, text=manifest: _written(folder / "tfm.json", text.encode(), _opened)
@@ -169,7 +172,7 @@ REQUESTS: dict[str, dict[str, Any]] = {
     "another type": {"temperature": "hot"},
     "a field that isn't known": {"unheard_of": 1},
     "a model that isn't served": {"model": "other"},
-    "a role": {"messages": [{"role": "judge", "content": "a"}]},
+    "an unknown role": {"messages": [{"role": "judge", "content": "a"}]},
     "no messages": {"messages": []},
 }
 KINDS = {"config": configs, "checkpoint": checkpoints, "text": texts, "limit": limits, "bundle": bundles}

@@ -76,7 +76,7 @@ def refusal(sizes: Sizes, config: Config, target: Target) -> str | None:
         if sizes.capacity is None:
             return "a decoder's cache must have its capacity: state it"
         if sizes.capacity > config.context:
-            return f"capacity may be the context, {config.context}, got {sizes.capacity}"
+            return f"capacity may be the context ({config.context}), got {sizes.capacity}"
     if sizes.time > longest:
         return f"{tokens} may be {longest}, got {sizes.time}"
     return None

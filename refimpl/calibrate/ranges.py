@@ -44,7 +44,9 @@ def minmax(state: Range | None, x: Float[Array, " M"]) -> Range:
     Raises NumericError for NaN or infinity, as `histogram` does.
     """
     if not np.isfinite(x).all():
-        raise NumericError("activations must be finite to have a range, got NaN or infinity")
+        raise NumericError(
+            "activations must be finite so that their range can be measured, got NaN or infinity"
+        )
     low, high = (np.inf, -np.inf) if state is None else state
     return Range(float(x.min(initial=low)), float(x.max(initial=high)))
 

@@ -190,7 +190,7 @@ def _pooling(keys: Keys) -> tuple[Pooling, int]:
 def _dense(keys: Keys, width: int) -> Dense:
     """A Dense module whose input has `width` elements."""
     if keys.size("in_features") != width:
-        raise keys.fail("in_features", f"the output width of the step before, {width}")
+        raise keys.fail("in_features", f"the output width of the step before ({width})")
     dense = Dense(
         keys.choice("activation_function", ACTIVATIONS),
         bias=keys.get("bias", bool, True),

@@ -105,7 +105,7 @@ class Head(Record, _Parts):
         if self.last == "table" and self.tied:
             need(
                 inner - (self.further or 0) == tables,
-                f"a tied output must have the embedding's width, {tables}, got {inner}",
+                f"a tied output must have the embedding's width ({tables}), got {inner}",
             )
         check_bounds("", self)
 

@@ -360,7 +360,7 @@ class MoE(FeedForward, Sublayer):
         size, left = divmod(self.experts, count)
         need(left == 0, f"{at}experts must be a multiple of their groups, got {self.experts} and {count}")
         most = top * size
-        fit = f"{at}chosen experts must be at most those of the chosen groups, {most}, got {self.top}"
+        fit = f"{at}chosen experts must be at most the experts of the chosen groups ({most}), got {self.top}"
         need(self.top <= most + self.identities, fit)
         pair = count == 1 or self.groups.by != "top2" or size > 1
         need(pair, f"{at}groups that are scored by their two best experts must have at least two, got {size}")

@@ -218,7 +218,7 @@ class MoonshineStem(SampleStem):
     def check(self, at: str, width: int) -> None:
         super().check(at, width)
         last = self.convolutions[-1].width
-        need(last == width, f"{at}the last convolution must be as wide as the model, {width}, got {last}")
+        need(last == width, f"{at}the last convolution must be as wide as the model ({width}), got {last}")
 
     def numbers(self) -> Iterator[float]:
         yield float(self.convolutions[0].width)  # its norm divides a sum of channels

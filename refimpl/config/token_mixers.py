@@ -278,7 +278,7 @@ class Attention(TokenMixer):
             check_bounds(at, self.query_scale)
         need(
             (self.value_size or 1) <= self.head_size,
-            f"{at}values must be at most as wide as a head, {self.head_size}, got {self.value_size}",
+            f"{at}values must be at most as wide as a head ({self.head_size}), got {self.value_size}",
         )
         alone = self.out_norm is None or not (self.output_gate or self.head_gate)
         need(alone, f"{at}the heads' output can have a gate or out_norm, got both")

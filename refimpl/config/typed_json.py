@@ -77,7 +77,7 @@ def _object(
     if value.keys() != hints.keys() and (
         odd := sorted(value.keys() ^ (hints.keys() - (optional - value.keys())))
     ):
-        raise ConfigError(f"{name}.{odd[0]:.80} {'is no known field' if odd[0] in value else 'is missing'}")
+        raise ConfigError(f"{name}.{odd[0]:.80} {'is an unknown field' if odd[0] in value else 'is missing'}")
     return cls(**{key: read(one, hints[key], f"{name}.{key}", readers) for key, one in value.items()})
 
 

@@ -171,7 +171,7 @@ def too_long(config: Config, context: int | None = None) -> str:
     """Return the error message for a text that is longer than `context` (None: the model's context)."""
     kind, limit = longer_context(config), config.context if context is None else context
     longer = f", or open the model with context=N, as its {kind} allows" if kind else ""
-    return f"the model's context is {limit}: shorten it{longer}"
+    return f"the model's context is {limit} tokens: shorten the text{longer}"
 
 
 def check_step(

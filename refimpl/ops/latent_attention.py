@@ -249,7 +249,7 @@ class LatentAttention(TokenMixer):
         same, got = shared.topk == self.indexer.topk, self.indexer.topk
         need(
             same,
-            f"{at}a shared indexer must have the topk of the layer it shares, {shared.topk}, got {got!r:.40}",
+            f"{at}a shared indexer must have the shared layer's topk ({shared.topk}), got {got!r:.40}",
         )
 
     def sizes(self, width: int) -> Mapping[str, float]:

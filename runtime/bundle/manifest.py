@@ -244,7 +244,7 @@ def load(data: bytes, where: str) -> Manifest:
         value = parse(data, where, BundleError)
         stated = value.pop("format", None) if isinstance(value, dict) else None
         if type(stated) is not int:
-            raise ValueError(f"must state its format, which is {FORMAT} in this version, got {stated!r:.40}")
+            raise ValueError(f"format must be a number (this tfm reads {FORMAT}), got {stated!r:.40}")
         if stated != FORMAT:
             raise OtherFormatError(f"{where}: {_other_format(value, stated)}")
         manifest = read(value, Manifest, "manifest", READERS)

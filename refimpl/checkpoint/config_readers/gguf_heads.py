@@ -29,7 +29,7 @@ def _labels(keys: Keys, source: TensorSource) -> Any:
         return ABSENT
     count = rows(source, OUT)
     if names is not None and len(names) != count:
-        raise keys.fail("classifier.output_labels", f"as many names as {OUT} has rows, {count}")
+        raise keys.fail("classifier.output_labels", f"as many names as {OUT} has rows ({count})")
     return count
 
 
@@ -80,8 +80,8 @@ def gguf_projections(keys: Keys, source: TensorSource, width: int) -> tuple[Dens
         if f"{name}.weight" not in source.names:
             continue
         shape = source.shape(f"{name}.weight")
-        keys.restated(f"{name}_feat_in", width, f"the output width of the step before, {width}")
-        keys.restated(f"{name}_feat_out", shape[0], f"the rows of {name}.weight, {shape[0]}")
+        keys.restated(f"{name}_feat_in", width, f"the output width of the step before ({width})")
+        keys.restated(f"{name}_feat_out", shape[0], f"the rows of {name}.weight ({shape[0]})")
         projections.append(Dense(None, bias=False, width=shape[0]))
         width = shape[0]
     return tuple(projections)

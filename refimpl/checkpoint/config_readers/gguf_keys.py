@@ -241,7 +241,7 @@ def quotient(key: str, by: str) -> Row:
     def read(keys: Keys, _: TensorSource) -> int:
         size, part = keys.size(key), keys.size(by)
         if size % part:
-            raise keys.fail(key, f"a multiple of {by}, {part}")
+            raise keys.fail(key, f"a multiple of {by} ({part})")
         return size // part
 
     return Row(read, key)
@@ -281,7 +281,7 @@ def trunk_layers(keys: Keys, _: TensorSource) -> int:
     """Return the number of layers without those that predict further tokens; `block_count` includes these."""
     further, count = keys.get(FURTHER, int, 0), layer_count(keys, "block_count")
     if not 0 <= further < count:
-        raise keys.fail(FURTHER, f"0 or more, and fewer than block_count, {count}")
+        raise keys.fail(FURTHER, f"0 or more, and fewer than block_count ({count})")
     return count - further
 
 

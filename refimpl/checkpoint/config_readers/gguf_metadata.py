@@ -17,7 +17,7 @@ def embedding_rows(keys: Keys, source: TensorSource) -> int:
     reliably.
     """
     count = gguf_rows(keys, source, "token_embd.weight")
-    keys.restated("vocab_size", count, f"the rows of token_embd.weight, {count}")
+    keys.restated("vocab_size", count, f"the rows of token_embd.weight ({count})")
     return count
 
 
@@ -116,5 +116,5 @@ def gguf_head_size(keys: Keys) -> int:
 def own_head_size(keys: Keys) -> int:
     """Return the head size, which a key may state. Values must have the same size."""
     size = keys.size("attention.key_length", None) or gguf_head_size(keys)
-    keys.restated("attention.value_length", size, f"the head's size, {size}")
+    keys.restated("attention.value_length", size, f"the head's size ({size})")
     return size

@@ -57,7 +57,7 @@ def share_of_dims(keys: Keys, head_size: int, *, partial: bool, key: str = "rope
     """
     dims = keys.size(key, head_size)
     if dims > head_size or (dims < head_size and not partial):
-        raise keys.fail(key, f"{'at most ' if partial else ''}the head's size, {head_size}")
+        raise keys.fail(key, f"{'at most ' if partial else ''}the head's size ({head_size})")
     if dims % 2 and dims != head_size:
         raise keys.fail(key, "even")
     # Whoever rounds a product with the size down gets the dims back: half of one more doesn't count.

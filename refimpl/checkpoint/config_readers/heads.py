@@ -51,7 +51,7 @@ def labels(keys: Keys) -> int:
     if named is None:
         return count or 2
     if count not in (None, len(named)):
-        raise keys.fail("num_labels", f"the number of names in id2label, {len(named)}")
+        raise keys.fail("num_labels", f"the number of names in id2label ({len(named)})")
     return len(named)
 
 

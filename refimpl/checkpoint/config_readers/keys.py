@@ -239,7 +239,7 @@ class Keys:
         self._read.update(present)
         for other in present[1:]:
             if self.values[other] != self.values[present[0]]:
-                raise self.fail(other, f"the same as {present[0]}, {self.values[present[0]]!r:.80}")
+                raise self.fail(other, f"the same as {present[0]} ({self.values[present[0]]!r:.80})")
         return present[0] if present else key
 
     def finish(self, harmless: Mapping[str, Any] = HARMLESS) -> None:
@@ -260,10 +260,9 @@ class Keys:
 
 def unknown(where: str, key: str, ignore: Collection[str] | None) -> ConfigError:
     """Return the error for an unknown key. Where a caller can name keys to ignore, the error says how."""
-    advice = "" if ignore is None else f"; if you know that it has no effect, give ignore_keys={key}"
+    advice = "" if ignore is None else f"; if you know that it doesn't, ignore it with ignore_keys={key}"
     return ConfigError(
-        f"{where}: unknown key {key!r:.80}: if it changes the model, results without it would be "
-        f"wrong{advice:.120}"
+        f"{where}: unknown key {key!r:.80}, which may change what the model computes{advice:.120}"
     )
 
 

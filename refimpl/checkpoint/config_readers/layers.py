@@ -33,7 +33,7 @@ def head_size(keys: Keys, width: str = "hidden_size", heads: str = "num_attentio
     """Return a head's size: the width divided by the number of heads. `width` and `heads` name the keys."""
     total, count = keys.size(width), keys.size(heads)
     if total % count:
-        raise keys.fail(width, f"a multiple of {keys.name(heads)}, {count!r:.40}")
+        raise keys.fail(width, f"a multiple of {keys.name(heads)} ({count!r:.40})")
     return total // count
 
 

@@ -51,7 +51,7 @@ def mamba_mixer(keys: Keys, width: int, eps: float) -> Mamba2:
     keys.choice("hidden_act", {"silu": "silu", "swish": "silu"}, "silu")  # its convolutions have no other
     heads = keys.size("mamba_n_heads", 128)
     if width % heads:
-        raise keys.fail("mamba_n_heads", f"a divisor of the total width of the heads, {width}")
+        raise keys.fail("mamba_n_heads", f"a divisor of the total width of the heads ({width})")
     size = width // heads
     if keys.values.get("mamba_d_head", "auto") != "auto":
         keys.restated("mamba_d_head", size, f"{size}, the width of all heads by their number")

@@ -23,7 +23,7 @@ from ..formats.quantized.gptq import Gptq, Settings
 from ..formats.quantized.weight import Quantization
 from .keys import ANY, Keys
 
-ADVICE = "use the original checkpoint, which quant=int4 or quant=int8 quantizes, or a .gguf file of the model"
+ADVICE = "use a .gguf file of the model, or the original checkpoint with quant=int4 or quant=int8"
 # What compressed-tensors' packings hold, and what may share a scale in them.
 PACKINGS = {
     "pack-quantized": (("int", 4), ("int", 8)),

@@ -178,7 +178,7 @@ def _one(outer_value: Any, inner: Keys, key: str, default: Any) -> Any:
     """A number that may be in rope_parameters, outside of it, or in both with the same value."""
     inner_value = inner.positive(key, None)
     if inner_value is not None and outer_value is not None and inner_value != outer_value:
-        raise inner.fail(key, f"the same as {key} at the top level, {outer_value}")
+        raise inner.fail(key, f"the same as {key} at the top level ({outer_value})")
     return next((value for value in (inner_value, outer_value) if value is not None), default)
 
 
@@ -193,7 +193,7 @@ def _rope(
 ) -> Rope:
     kind, alias = inner.get("rope_type", str, None), inner.get("type", str, None)
     if kind and alias and kind != alias:
-        raise inner.fail("type", f"the same as rope_type, {kind!r}")
+        raise inner.fail("type", f"the same as rope_type ({kind!r})")
     kind = kind or alias or "default"
     if kind not in kinds:
         raise ConfigError(f"{inner.where}: rope_type must be one of {', '.join(kinds)}, got {kind!r:.80}")
@@ -230,7 +230,7 @@ def _scaling(inner: Keys, kind: str, context: int, original: int | None, dims: i
     factor, low = inner.positive("factor"), inner.positive("low_freq_factor")
     high = inner.positive("high_freq_factor")
     if high < low:
-        raise inner.fail("high_freq_factor", f"at least low_freq_factor, {low}")
+        raise inner.fail("high_freq_factor", f"at least low_freq_factor ({low})")
     return Llama3Scaling(factor, low, high, trained)
 
 

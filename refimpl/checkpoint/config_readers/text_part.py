@@ -102,7 +102,7 @@ def _check_restated(keys: Keys, text: Keys) -> None:
     off = text.values.get("use_sliding_window") is False
     for key in sorted((keys.unread & text.values.keys()) - UNREAD.keys()):
         if keys.values[key] != text.values[key] and not (off and key == "sliding_window"):
-            raise keys.fail(key, f"as in text_config, {text.values[key]!r:.80}")
+            raise keys.fail(key, f"the same as in text_config ({text.values[key]!r:.80})")
         keys.unused(key)
 
 

@@ -40,17 +40,17 @@ def describe(values: Mapping[str, Any], families: Mapping[str, Any]) -> str:
     for name, part in parts(values):
         kind = part.get("model_type")
         if kind in families:
-            return f"its text part ({name}) is a {kind}, which tfm reads if it is saved alone"
+            return f"tfm reads its text part ({name}, a {kind}) if you save it as a model of its own"
         if "vocab_size" in part and (kin := nearest(part, families)):
-            return f"its text part ({name}) has the same keys as {kin}, which tfm reads"
+            return f"its text part is {name}. Supported types whose config has the same keys: {kin}"
     if texts := [name for name, part in parts(values) if "vocab_size" in part]:
-        return f"no type that tfm reads has the keys of its text part ({texts[0]})"
+        return f"its text part is {texts[0]}. No supported type has the same config keys"
     if "vocab_size" not in values and PICTURES & values.keys():
         return "it is an image model"
     kin = nearest(values, families)
-    kind = "it is a text model" if "vocab_size" in values else "its kind isn't known"
-    near = f"its config has the same keys as {kin}, which tfm reads"
-    return f"{kind}; {near if kin else 'no type that tfm reads has its keys'}"
+    kind = "it is a text model" if "vocab_size" in values else "tfm can't tell its kind"
+    near = f"Supported types whose config has the same keys: {kin}"
+    return f"{kind}. {near if kin else 'No supported type has the same config keys'}"
 
 
 def parts(values: Mapping[str, Any], above: str = "") -> Iterator[tuple[str, Mapping[str, Any]]]:

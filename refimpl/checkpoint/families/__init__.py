@@ -276,7 +276,7 @@ def identify(keys: Keys) -> tuple[Family, set[Task], Quantization | None]:
         family, tasks = _family(keys)
     except ConfigError as error:
         if keys.values.get("auto_map"):
-            raise ConfigError(f"{error}; the repository's own code (auto_map) is never run") from None
+            raise ConfigError(f"{error}. tfm never runs the repository's own code (auto_map)") from None
         raise
     quantization = read_quantization(keys)
     if quantization is not None and not _stores_outputs_first(family):
@@ -301,9 +301,8 @@ def _family(keys: Keys) -> tuple[Family, set[Task]]:
     family = families().get(keys.get("model_type", str))
     if family is None:
         stated = keys.values["model_type"]
-        raise ConfigError(
-            f"{keys.where}: tfm doesn't read model_type {stated!r:.80}: {describe(keys.values, families())}"
-        )
+        why = describe(keys.values, families())
+        raise ConfigError(f"{keys.where}: tfm doesn't support model_type {stated!r:.80}: {why}")
     named = keys.get("architectures", list, None) or [next(iter(family.ARCHITECTURES))]
     if not all(isinstance(name, str) and name in family.ARCHITECTURES for name in named):
         raise _architecture(keys, family)

@@ -110,7 +110,7 @@ def _check_old(keys: Keys, *, norms: str, first: bool, waves: bool, offset: int)
         raise keys.fail("extra_pos_embeddings", f"{offset}, the row of the first position")
     for old_key, current_key in (("num_hidden_layers", "encoder_layers"), ("hidden_size", "d_model"),
                      ("num_attention_heads", "encoder_attention_heads")):  # fmt: skip
-        keys.restated(old_key, size := keys.size(current_key), f"{size}, as {current_key}")
+        keys.restated(old_key, size := keys.size(current_key), f"the same as {current_key} ({size})")
 
 
 # What the encoder has and the decoder too.

@@ -27,7 +27,7 @@ def config(keys: Keys, task: Task) -> Decoder:
     )
     width = keys.size(named)
     if keys.size("n_inner", None) not in (None, 4 * width):
-        raise keys.fail("n_inner", f"null or four times the width, {4 * width}")
+        raise keys.fail("n_inner", f"null or four times the width ({4 * width})")
     heads, norm = width // size, LayerNorm(keys.positive("layer_norm_epsilon", 1e-5))
     normed = keys.get("apply_residual_connection_post_layernorm", bool, False)
     layer = Layer(

@@ -17,7 +17,9 @@ PREFIX = "deberta."
 
 
 def config(keys: Keys, task: Task) -> Encoder:
-    keys.restated("attention_head_size", size := head_size(keys), f"{size}, hidden_size divided by the heads")
+    keys.restated(
+        "attention_head_size", size := head_size(keys), f"hidden_size / num_attention_heads ({size})"
+    )
     shared = keys.get("share_att_key", bool, False)
     return encoder(keys, task, _distances(keys), shared=shared, conv=_conv(keys))
 

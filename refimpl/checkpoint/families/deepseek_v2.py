@@ -82,10 +82,10 @@ def latent_decoder(
     heads, rotated = keys.size("num_attention_heads"), keys.size("qk_rope_head_dim", 64)
     plain, values = keys.size("qk_nope_head_dim", 128), keys.size("v_head_dim", 128)
     # What transformers derives and writes.
-    keys.restated("head_dim", rotated, f"qk_rope_head_dim, {rotated}")
-    keys.restated("qk_head_dim", plain + rotated, f"the sum of both parts, {plain + rotated}")
+    keys.restated("head_dim", rotated, f"qk_rope_head_dim ({rotated})")
+    keys.restated("qk_head_dim", plain + rotated, f"qk_nope_head_dim + qk_rope_head_dim ({plain + rotated})")
     if keys.size("num_key_value_heads", heads, null=True) not in (None, heads):
-        raise keys.fail("num_key_value_heads", f"num_attention_heads, {heads}: each head has its own keys")
+        raise keys.fail("num_key_value_heads", f"num_attention_heads ({heads}): each head has its own keys")
     base = decoder(
         keys, kv_heads=heads, context=context, attention_bias=False, head=rotated, positions=positions
     )
@@ -159,7 +159,7 @@ def _plain(keys: Keys, _: TensorSource) -> int:
     """The size of the part of a head that isn't rotated."""
     key, rotated = f"attention.key_length{_end(keys)}", keys.size(ROTATED)
     if keys.size(key) <= rotated:
-        raise keys.fail(key, f"greater than {ROTATED}, {rotated}")
+        raise keys.fail(key, f"greater than {ROTATED} ({rotated})")
     return keys.size(key) - rotated
 
 
@@ -167,8 +167,8 @@ def _latent_sizes(keys: Keys, _: TensorSource) -> Any:
     """Check what newer files say of the latent."""
     if _end(keys):
         rank, rotated = keys.size(RANK), keys.size(ROTATED)
-        keys.restated("attention.key_length", rank + rotated, f"latent and rotary key, {rank + rotated}")
-        keys.restated("attention.value_length", rank, f"the latent, {rank}")
+        keys.restated("attention.key_length", rank + rotated, f"latent plus rotary key ({rank + rotated})")
+        keys.restated("attention.value_length", rank, f"the latent's size ({rank})")
     return ABSENT
 
 

@@ -40,7 +40,7 @@ def config(keys: Keys, task: Task) -> Decoder:
     position = rope(keys, size, context)  # with ALiBi they are read, and not used
     inner = keys.size("ffn_hidden_size", None) or 4 * width
     if keys.size("ff_factor", None) not in (None, inner / width):
-        raise keys.fail("ff_factor", f"ffn_hidden_size over hidden_size, {inner / width}")
+        raise keys.fail("ff_factor", f"ffn_hidden_size / hidden_size ({inner / width})")
     norms, parallel = _norms(keys)
     norm = LayerNorm(keys.positive("layer_norm_epsilon", 1e-5))
     bias = keys.get("bias", bool, False, null=True) or False

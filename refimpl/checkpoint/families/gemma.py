@@ -27,7 +27,7 @@ def config(keys: Keys, task: Task) -> Decoder:
     names = {**ACTIVATIONS, "gelu": "gelu_tanh"}
     activation = keys.choice("hidden_act", names, "gelu_pytorch_tanh")
     if keys.get("hidden_activation", str, None) and keys.choice("hidden_activation", names) != activation:
-        raise keys.fail("hidden_activation", f"the same as hidden_act, {activation}")
+        raise keys.fail("hidden_activation", f"the same as hidden_act ({activation})")
     embedding = replace(base.embedding, scale=base.embedding.width**0.5)
     changed = map_layers(base, lambda _, layer: replace(layer, mlp=replace(layer.mlp, activation=activation)))
     return replace(changed, embedding=embedding)

@@ -63,7 +63,7 @@ def sandwich(
     keys.get("cache_implementation", str, None)  # of transformers' generation
     activation = keys.choice("hidden_activation", ACTIVATIONS, "gelu_pytorch_tanh")
     if keys.get("hidden_act", str, None) and keys.choice("hidden_act", ACTIVATIONS) != activation:
-        raise keys.fail("hidden_act", f"the same as hidden_activation, {activation}")
+        raise keys.fail("hidden_act", f"the same as hidden_activation ({activation})")
     norm, width = RMSNorm(keys.positive("rms_norm_eps", 1e-6)), keys.size("hidden_size")
     bias = keys.get("attention_bias", bool, False)
     mlp = Gated(keys.size("intermediate_size"), activation, pre=norm, post=norm)

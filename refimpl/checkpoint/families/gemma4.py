@@ -184,7 +184,7 @@ def _per_layer(keys: Keys) -> Vectors | None:
         return None
     width = keys.size("hidden_size_per_layer_input", 256)
     if rows < (vocabulary := keys.size("vocab_size")):
-        raise keys.fail("vocab_size_per_layer_input", f"at least vocab_size, {vocabulary}")
+        raise keys.fail("vocab_size_per_layer_input", f"at least vocab_size ({vocabulary})")
     return Vectors(rows, width)
 
 
@@ -286,7 +286,7 @@ def _sizes(keys: Keys) -> dict[str, int]:
     for kind, end in zip(LAYER_TYPES, ("", "_swa"), strict=True):
         sizes[kind] = size = keys.size(f"attention.key_length{end}")
         for key in (f"attention.value_length{end}", f"rope.dimension_count{end}"):
-            keys.restated(key, size, f"the head's size, {size}")
+            keys.restated(key, size, f"the head's size ({size})")
     return sizes
 
 

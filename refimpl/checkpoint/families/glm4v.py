@@ -31,7 +31,7 @@ def image_text_model(keys: Keys, task: Task, models: dict[str, TextModel], defau
 
 def _text(keys: Keys, task: Task) -> Decoder:
     size = head_size(keys)
-    keys.restated("head_dim", size, f"hidden_size divided by num_attention_heads, {size}")
+    keys.restated("head_dim", size, f"hidden_size / num_attention_heads ({size})")
     return glm_of_images(keys, kv_heads=2, context=32_768, bias=True)
 
 

@@ -53,7 +53,7 @@ def _shared(keys: Keys, _: TensorSource) -> bool:
     heads = keys.size("attention.head_count")
     count = keys.size("attention.head_count_kv", heads)
     if count not in (1, heads):
-        raise keys.fail("attention.head_count_kv", f"1, or the number of all heads, {heads}")
+        raise keys.fail("attention.head_count_kv", f"1, or the number of all heads ({heads})")
     return count == 1
 
 

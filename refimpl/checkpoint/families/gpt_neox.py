@@ -24,7 +24,7 @@ def config(keys: Keys, task: Task) -> Decoder:
     # Some versions wrote these numbers under both of their names.
     for key, older, default in zip(("rope_theta", "partial_rotary_factor"), OLDER, (1e4, 0.25), strict=True):
         if keys.get(key, float, None) not in (None, want := keys.get(older, float, default)):
-            raise keys.fail(key, f"the same as {older}, {want}")
+            raise keys.fail(key, f"the same as {older} ({want})")
     bias, norm = keys.get("attention_bias", bool, True), LayerNorm(keys.positive("layer_norm_eps", 1e-5))
     layer = Layer(
         Attention(heads, heads, size, position, qkv_bias=bias, out_bias=bias, pre=norm),

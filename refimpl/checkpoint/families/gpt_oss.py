@@ -44,7 +44,7 @@ def config(keys: Keys, task: Task) -> Decoder:
     )
     experts = keys.size(keys.spelled("num_local_experts", "num_experts"), 128)
     top = keys.size("num_experts_per_tok", 4)
-    keys.restated("experts_per_token", top, f"num_experts_per_tok, {top}")
+    keys.restated("experts_per_token", top, f"num_experts_per_tok ({top})")
     activation = SwiGLUOAI(keys.positive("swiglu_alpha", 1.702), keys.positive("swiglu_limit", 7.0))
 
     def mixture(mlp: Gated) -> MoE:

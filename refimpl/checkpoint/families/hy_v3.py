@@ -47,7 +47,7 @@ def config(keys: Keys, task: Task) -> Decoder:
         head=128,
     )
     width = keys.size("moe_intermediate_size", 1536)
-    keys.restated("expert_hidden_dim", width, f"moe_intermediate_size, {width}")
+    keys.restated("expert_hidden_dim", width, f"moe_intermediate_size ({width})")
     mixture = partial(
         sigmoid_experts,
         experts=keys.size(keys.spelled("num_experts", "num_local_experts"), 192),

@@ -16,7 +16,7 @@ def config(keys: Keys, task: Task) -> Decoder:
     # Its own code gives the output projection the mlp's biases: where both agree it is as in Llama.
     of_mlp = keys.spelled("mlp_bias", "bias")
     if keys.get(of_mlp, bool, False) != bias:
-        raise keys.fail(of_mlp, f"the same as the bias of queries, keys and values, {str(bias).lower()}")
+        raise keys.fail(of_mlp, f"the same as the bias of queries, keys and values ({str(bias).lower()})")
     return decoder(
         keys,
         kv_heads=keys.size("num_key_value_heads", 2, null=True),

@@ -94,7 +94,7 @@ def _every(keys: Keys, name: str, period: int, offset: int) -> range:
     """The numbers of the layers that two keys state: one of so many, from the first on."""
     period, offset = keys.size(f"{name}_period", period), keys.get(f"{name}_offset", int, offset)
     if not 0 <= offset < period:
-        raise keys.fail(f"{name}_offset", f"at least 0 and below {name}_period, {period}")
+        raise keys.fail(f"{name}_offset", f"at least 0 and below {name}_period ({period})")
     return range(offset, 2**16, period)
 
 

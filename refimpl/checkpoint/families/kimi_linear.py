@@ -144,7 +144,7 @@ GGUF_DELTA = (
 def _unused(keys: Keys, _: TensorSource) -> Any:
     """The converter states the size of a head that isn't used, and of a rotation that isn't done."""
     rank, rotated = keys.size("attention.kv_lora_rank"), keys.size("rope.dimension_count")
-    keys.restated("attention.key_length", rank + rotated, f"latent and rotary key, {rank + rotated}")
+    keys.restated("attention.key_length", rank + rotated, f"latent plus rotary key ({rank + rotated})")
     keys.unused("attention.value_length", "rope.freq_base")
     return ABSENT
 

@@ -37,7 +37,7 @@ def config(keys: Keys, task: Task) -> Decoder:
     for name, own in NAMES.items():
         keys.spelled(own, name)
     count = 2 * layer_count(keys, "num_layers")
-    keys.restated("num_hidden_layers", count, f"two for each of num_layers, {count}")
+    keys.restated("num_hidden_layers", count, f"twice num_layers ({count})")
     values = {name: keys.values[own] for name, own in NAMES.items() if own in keys}
     base = latent_decoder(
         keys.replaced({"rms_norm_eps": 1e-5, **keys.values, **values, "num_hidden_layers": count}),

@@ -72,8 +72,8 @@ def config(keys: Keys, task: Task) -> Decoder:
     )
     swa = {"num_attention_heads": one.heads, "head_dim": one.head_size, "v_head_dim": value_size}
     for key, size in swa.items():
-        keys.restated(f"swa_{key}", size, f"the same as {key}, {size}")
-    keys.restated("swa_num_key_value_heads", 2 * kv_heads, f"twice num_key_value_heads, {2 * kv_heads}")
+        keys.restated(f"swa_{key}", size, f"the same as {key} ({size})")
+    keys.restated("swa_num_key_value_heads", 2 * kv_heads, f"twice num_key_value_heads ({2 * kv_heads})")
     scale = keys.positive("attention_value_scale", 0.707, null=True)
 
     def change(i: int, attention: Attention) -> Attention:

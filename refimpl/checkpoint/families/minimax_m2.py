@@ -52,7 +52,7 @@ def rotary_part(keys: Keys, head_size: int, context: int, *, theta: float) -> Ro
     dims = keys.size("rotary_dim", None)
     position = rope(keys, head_size, context, theta=theta, partial=1.0 if dims is None else dims / head_size)
     if dims not in (None, position.dims):
-        raise keys.fail("rotary_dim", f"the part of a head that is rotated, {position.dims}")
+        raise keys.fail("rotary_dim", f"the number of rotated elements of a head ({position.dims})")
     return position
 
 

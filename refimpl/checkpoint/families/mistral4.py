@@ -49,12 +49,12 @@ def _rotated_in_part(keys: Keys) -> Keys:
     of which a share, among the rotary keys, is rotated."""
     rotated = keys.size("qk_rope_head_dim", 64)
     size = keys.size("qk_nope_head_dim") + rotated
-    keys.restated("head_dim", size, f"the sum of both parts, {size}")
+    keys.restated("head_dim", size, f"qk_nope_head_dim + qk_rope_head_dim ({size})")
     values = {**keys.values, "head_dim": rotated}
     for name in {"rope_scaling", "rope_parameters"} & values.keys():
         inner = Keys(keys.get(name, dict, None) or {}, f"{keys.where}: {name}")
         if int(size * inner.positive("partial_rotary_factor", rotated / size)) != rotated:
-            raise inner.fail("partial_rotary_factor", f"qk_rope_head_dim as a share of {size}, {rotated}")
+            raise inner.fail("partial_rotary_factor", f"qk_rope_head_dim / head_dim ({rotated} / {size})")
         values[name] = {key: value for key, value in inner.values.items() if key != "partial_rotary_factor"}
     return keys.replaced(values)
 

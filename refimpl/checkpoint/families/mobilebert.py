@@ -39,7 +39,7 @@ def config(keys: Keys, task: Task) -> Encoder:
     tables, heads = keys.size("embedding_size", 128), keys.size("num_attention_heads")
     if not keys.get("use_bottleneck", bool, True):
         raise keys.fail("use_bottleneck", "true: without a bottleneck a layer of several mlps isn't read")
-    keys.restated("true_hidden_size", narrow, f"intra_bottleneck_size, {narrow}")
+    keys.restated("true_hidden_size", narrow, f"intra_bottleneck_size ({narrow})")
     if narrow % heads:
         raise keys.fail("intra_bottleneck_size", f"a multiple of {heads}, the number of heads")
     shared = not keys.get("use_bottleneck_attention", bool, False)

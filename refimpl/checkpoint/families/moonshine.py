@@ -45,11 +45,12 @@ def config(keys: Keys, task: Task) -> EncoderDecoder:
     heads = keys.size("encoder_num_attention_heads")
     size = head_size(keys, "hidden_size", "encoder_num_attention_heads")
     # transformers gives the decoder the encoder's heads whatever the file says, and can't run shared keys.
-    keys.restated("decoder_num_attention_heads", heads, same := f"{heads}, as encoder_num_attention_heads")
+    same = f"the same as encoder_num_attention_heads ({heads})"
+    keys.restated("decoder_num_attention_heads", heads, same)
     for side in ("encoder", "decoder"):
         if keys.size(name := f"{side}_num_key_value_heads", None) not in (None, heads):
             raise keys.fail(name, same)
-    keys.restated("head_dim", size, f"{size}, hidden_size / encoder_num_attention_heads")
+    keys.restated("head_dim", size, f"hidden_size / encoder_num_attention_heads ({size})")
     context = keys.size("max_position_embeddings", 512)
     position = replace(rope(keys, size, context, partial=0.9, kinds=KINDS), interleaved=True)
     biased, inner = keys.get("attention_bias", bool, False), keys.size("intermediate_size", 1152)

@@ -52,7 +52,7 @@ def _thetas(keys: Keys, source: TensorSource) -> dict[str, Any]:
     """Positions of layers with a window aren't scaled."""
     theta, size = keys.positive(THETA, 10_000.0), own_head_size(keys)
     if keys.positive("rope.freq_base_swa", theta) != theta:
-        raise keys.fail("rope.freq_base_swa", f"the same as {THETA}, {theta}")
+        raise keys.fail("rope.freq_base_swa", f"the same as {THETA} ({theta})")
     share_of_dims(keys, size, partial=False)
     far = {"rope_theta": theta, **rope_scaling(keys, source, size)}
     return {"full_attention": far, "sliding_attention": {"rope_type": "default", "rope_theta": theta}}

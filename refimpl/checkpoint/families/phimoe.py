@@ -61,7 +61,7 @@ def _with_magnitude(keys: Keys) -> Keys:
         inner = Keys(stated, f"{keys.where}: {name}")
         rotary = {key: value for key, value in stated.items() if key not in MAGNITUDES}
         if inner.size(ORIGINAL, outer) != outer and outer is not None:
-            raise inner.fail(ORIGINAL, f"the same as {ORIGINAL} at the top level, {outer}")
+            raise inner.fail(ORIGINAL, f"the same as {ORIGINAL} at the top level ({outer})")
         if stated.get("rope_type", stated.get("type", "default")) != "default":
             inner.positive("long_mscale")  # of texts beyond the trained context
             rotary["attention_factor"] = inner.positive("short_mscale")

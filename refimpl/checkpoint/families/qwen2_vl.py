@@ -46,7 +46,7 @@ def _text(keys: Keys, task: Task) -> Decoder:
     ignore_image_keys(keys)
     keys = without_sections(keys, 1e6)
     size = head_size(keys)
-    keys.restated("head_dim", size, f"hidden_size divided by num_attention_heads, {size}")
+    keys.restated("head_dim", size, f"hidden_size / num_attention_heads ({size})")
     base = decoder(
         keys,
         kv_heads=keys.size("num_key_value_heads", 8, null=True),

@@ -40,7 +40,7 @@ def _experts(keys: Keys) -> int:
     """The number of experts: transformers reads num_experts, and writes num_local_experts."""
     counts = {name: keys.get(name, int) for name in ("num_experts", "num_local_experts") if name in keys}
     if len(set(counts.values())) > 1:
-        raise keys.fail("num_local_experts", f"the same as num_experts, {counts['num_experts']!r:.40}")
+        raise keys.fail("num_local_experts", f"the same as num_experts ({counts['num_experts']!r:.40})")
     return next(iter(counts.values()), 128)
 
 

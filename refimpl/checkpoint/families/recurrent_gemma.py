@@ -30,7 +30,7 @@ def config(keys: Keys, task: Task) -> Decoder:
     keys.harmless(head_dim=(size,), embeddings_scale_by_sqrt_dim=(True,))
     keys.harmless(_block_types=(keys.get("block_types", list, KINDS),))
     if units % heads:
-        raise keys.fail("lru_width", f"a multiple of num_attention_heads, {heads}")
+        raise keys.fail("lru_width", f"a multiple of num_attention_heads ({heads})")
     inner = keys.size("intermediate_size", 3 * 2560) // 2
     norm = RMSNorm(keys.positive("rms_norm_eps", 1e-6))
     activation = keys.choice("hidden_activation", ACTIVATIONS, "gelu_pytorch_tanh")

@@ -22,7 +22,7 @@ GROUPED = ("q_groups", "k_groups", "v_groups", "intermediate_groups", "output_gr
 
 def config(keys: Keys, task: Task) -> Encoder:
     width = keys.size("hidden_size")
-    keys.restated("embedding_size", width, f"hidden_size, {width}")
+    keys.restated("embedding_size", width, f"hidden_size ({width})")
     keys.harmless(**dict.fromkeys(GROUPED, (4,)), post_attention_groups=(1,))
     for key in ("hidden_size", "intermediate_size"):
         if keys.size(key) % 4:

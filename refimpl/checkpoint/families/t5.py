@@ -58,7 +58,7 @@ def config(keys: Keys, task: Task) -> EncoderDecoder:
     width, heads, depth = keys.size("d_model"), keys.size("num_heads"), layer_count(keys, "num_layers")
     for key, t5_key in (("hidden_size", "d_model"), ("num_attention_heads", "num_heads"),
                      ("num_hidden_layers", "num_layers")):  # fmt: skip
-        keys.restated(key, size := keys.size(t5_key), f"{size}, as under T5's own name")
+        keys.restated(key, size := keys.size(t5_key), f"the same as {t5_key} ({size})")
     norm = RMSNorm(keys.positive("layer_norm_epsilon", 1e-6))
     size = keys.size("d_kv", 64)
     buckets = keys.size("relative_attention_num_buckets", 32)
@@ -88,9 +88,9 @@ def _mlp(keys: Keys, norm: RMSNorm, default: str) -> Gated | Plain:
         raise keys.fail("feed_forward_proj", f"one of {', '.join(ACTIVATIONS)}, or gated- and one of them")
     activation = "gelu_tanh" if told == "gated-gelu" else ACTIVATIONS[name]
     if keys.get("is_gated_act", bool, gated) != gated:
-        raise keys.fail("is_gated_act", f"{str(gated).lower()}, as feed_forward_proj says")
+        raise keys.fail("is_gated_act", f"{str(gated).lower()} to agree with feed_forward_proj")
     if "dense_act_fn" in keys and keys.choice("dense_act_fn", ACTIVATIONS) != activation:
-        raise keys.fail("dense_act_fn", f"the activation {activation}, as feed_forward_proj says")
+        raise keys.fail("dense_act_fn", f"the activation {activation} to agree with feed_forward_proj")
     if gated:
         return Gated(width, activation, pre=norm)
     return Plain(width, activation, bias=False, pre=norm)

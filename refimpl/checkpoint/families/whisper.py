@@ -75,7 +75,7 @@ def config(keys: Keys, task: Task) -> EncoderDecoder:
         stacks.append(Stack(layers, norm, Learned(context), stem=stem))
     for old_key, current_key in (("num_hidden_layers", "encoder_layers"), ("hidden_size", "d_model"),
                                  ("num_attention_heads", "encoder_attention_heads")):  # fmt: skip
-        keys.restated(old_key, size := keys.size(current_key), f"{size}, as {current_key}")
+        keys.restated(old_key, size := keys.size(current_key), f"the same as {current_key} ({size})")
     return EncoderDecoder(
         embedding=Embedding(keys.size("vocab_size"), width),
         encoder=stacks[0],

@@ -48,7 +48,7 @@ def config(keys: Keys, task: Task) -> Encoder:
     named, counted = keys.spelled("d_model", "hidden_size"), keys.spelled("n_head", "num_attention_heads")
     width, heads, norm = keys.size(named), keys.size(counted), layer_norm(keys)
     size = head_size(keys, named, counted)
-    keys.restated("d_head", size, f"{size}, {named} divided by {counted}")
+    keys.restated("d_head", size, f"{named} / {counted} ({size})")
     clamp = keys.get("clamp_len", int, -1)
     attention = XLNetAttention(heads, size, clamp if clamp > 0 else None, after=norm)
     activation = keys.choice("ff_activation", ACTIVATIONS, "gelu")

@@ -47,7 +47,7 @@ class SafeTensors:
         if length > min(HEADER_LIMIT, following):
             raise CheckpointError(
                 f"{path}: the header claims {length} bytes, but {following} follow: the file is truncated, "
-                "or no safetensors file"
+                "or isn't a safetensors file"
             )
         header = file.read(8, 8 + length).tobytes()
         if not header.startswith(b"{"):
@@ -78,7 +78,7 @@ class SafeTensors:
             raise CheckpointError(f"{at}: dtype must be one of {', '.join(READABLE)}, got {kind!r:.40}")
         if not _whole(shape) or len(shape) > 8:
             raise CheckpointError(
-                f"{at}: shape must be at most 8 whole numbers below 2^48, got {shape!r:.80}"
+                f"{at}: shape must have at most 8 sizes, each a whole number below 2^48, got {shape!r:.80}"
             )
         if not _whole(offsets) or len(offsets) != 2:
             raise CheckpointError(f"{at}: data_offsets must be two whole numbers, got {offsets!r:.80}")

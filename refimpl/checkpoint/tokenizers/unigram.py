@@ -98,7 +98,7 @@ class Unigram:
 
 def _make(vocab: list[tuple[str, float]], unk_id: int | None, byte_fallback: bool) -> Unigram:
     if unk_id is not None and unk_id >= len(vocab):
-        raise CheckpointError(f"model.unk_id must be below the number of pieces, {len(vocab)}, got {unk_id}")
+        raise CheckpointError(f"model.unk_id must be below the number of pieces ({len(vocab)}), got {unk_id}")
     return Unigram(vocab, unk_id, byte_fallback)
 
 

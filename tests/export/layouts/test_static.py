@@ -253,7 +253,7 @@ REFUSED = {
     "reads an encoder": (tiny_models.encoder_decoder(), "standard", SIZES),
     "at least 1": (DECODER, "standard", Sizes(0, 4, 24)),
     "must have its capacity": (DECODER, "standard", Sizes(1, 4)),
-    "may be the context, 64, got 65": (DECODER, "standard", Sizes(1, 4, 65)),
+    "may be the context (64), got 65": (DECODER, "standard", Sizes(1, 4, 65)),
     "time (by capacity) may be 24, got 25": (DECODER, "standard", Sizes(1, 25, 24)),
     "leave it out": (ENCODER, "standard", Sizes(1, 4, 24)),
     "time may be": (ENCODER, "standard", Sizes(1, 10**4)),

@@ -527,11 +527,11 @@ WRONG: list[tuple[Any, str]] = [
     ),
     (
         lambda: embedding(ENCODER, projection=EmbeddingProjection(8)),
-        "a tied output must have the embedding's width, 8, got 48",
+        "a tied output must have the embedding's width (8), got 48",
     ),
     (
         lambda: replace(ENCODER, head=MaskedLM(True, Dense(None, width=9))),
-        "a tied output must have the embedding's width, 48, got 9",
+        "a tied output must have the embedding's width (48), got 9",
     ),
     (lambda: replace(ENCODER, head=Tag(2, Dense(None, width=0))), "head's dense map must be 1 to 1048576"),
     (
@@ -588,7 +588,7 @@ WRONG: list[tuple[Any, str]] = [
     (adaptive(dense=Dense(None)), "must have an output of its own, without softcap, scale and dense map"),
     (
         lambda: replace(LLAMA, head=LM(True, dense=Dense(None, width=9))),
-        "a tied output must have the embedding's width, 48, got 9",
+        "a tied output must have the embedding's width (48), got 9",
     ),
     (adaptive(cutoffs=()), "clusters of the adaptive softmax must be 1 to 32, got 0"),
     (adaptive(cutoffs=(0, 9)), "cutoffs of the adaptive softmax, in ascending order, must be 1 to 96, got 0"),
@@ -607,7 +607,7 @@ WRONG: list[tuple[Any, str]] = [
     ),
     (
         lambda: layer(LLAMA, mlp=MoE(6, 4, 8, "silu", groups=ExpertGroups(3, 1))),
-        "chosen experts must be at most those of the chosen groups, 2, got 4",
+        "chosen experts must be at most the experts of the chosen groups (2), got 4",
     ),
     (
         lambda: layer(LLAMA, mlp=MoE(6, 1, 8, "silu", groups=ExpertGroups(3, 4))),
@@ -657,7 +657,7 @@ WRONG: list[tuple[Any, str]] = [
                 replace(INDEXED.layers[2], attention=latent(indexer=SharedIndexer(3))),
             ),
         ),
-        "layer 2: a shared indexer must have the topk of the layer it shares, 6, got 3",
+        "layer 2: a shared indexer must have the shared layer's topk (6), got 3",
     ),
     (lambda: layer(ENCODER, attention=indexed()), "encoder layer 0: an indexer must be in a decoder"),
     (lambda: layer(LLAMA, attention=ShortConv(0)), "width of the convolution must be 1 to 1048576, got 0"),
@@ -809,7 +809,7 @@ WRONG: list[tuple[Any, str]] = [
     ),
     (
         lambda: writes(stem=MoonshineStem((Convolution(5, 3, 1),))),
-        "encoder: the last convolution must be as wide as the model, 48, got 5",
+        "encoder: the last convolution must be as wide as the model (48), got 5",
     ),
     (
         lambda: writes(positions=Learned(64)),
@@ -968,7 +968,7 @@ def test_refused(make: Any, message: str):
     [
         ({"head": {"type": "Choose"}}, "config.head.type must be one of ['CTC', 'Classify', 'MaskedLM',"),
         ({"head": {"type": "Pool", "pooling": "median"}}, "config.head.pooling must be first or "),
-        ({"head": {"type": "Pool", "pooling": "mean", "size": 3}}, "config.head.size is no known field"),
+        ({"head": {"type": "Pool", "pooling": "mean", "size": 3}}, "config.head.size is an unknown field"),
         ({"head": {"type": "Tag"}}, "config.head.labels is missing"),
         ({"head": {"type": "Tag", "labels": 2.0}}, "config.head.labels must be"),
         ({"stack": 3}, "config.stack must be"),

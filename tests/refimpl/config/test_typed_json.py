@@ -68,7 +68,7 @@ def test_another_value_is_named(value: Any, kind: Any, path: str, got: str) -> N
 
 @pytest.mark.parametrize(
     ("value", "words"),
-    [({"kind": 1}, "it.size is missing"), ({"size": 1, "kind": 1, "x": 0}, "it.x is no known field")],
+    [({"kind": 1}, "it.size is missing"), ({"size": 1, "kind": 1, "x": 0}, "it.x is an unknown field")],
 )
 def test_an_object_has_its_fields_and_no_others(value: dict[str, Any], words: str) -> None:
     with pytest.raises(ConfigError, match=f"^{words}$"):

@@ -22,9 +22,9 @@ from tfm.refimpl.checkpoint.families import families, read_config, with_model_ty
 from tfm.refimpl.errors import ConfigError
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 
-TYPE, CLASS = "tfm doesn't read model_type '{}': .*", "architectures must be one of .*, got "
-OWN_CODE = r"; the repository's own code \(auto_map\) is never run"
-LOW_BIT = "unknown key 'bigdl_transformers_low_bit': .*"
+TYPE, CLASS = "tfm doesn't support model_type '{}': .*", "architectures must be one of .*, got "
+OWN_CODE = r"\. tfm never runs the repository's own code \(auto_map\)"
+LOW_BIT = "unknown key 'bigdl_transformers_low_bit', .*"
 REFUSED = {
     # Other models.
     "allenai/OLMo-2-1124-7B@8fc681bc6d6518037bf9a96c219648bdfc2a7dea": TYPE.format("olmo_1124"),
@@ -45,7 +45,7 @@ REFUSED = {
     + r"\['BertLMHeadModel'\]",
     # A GPT-2 with a second embedding.
     "filco306/gpt2-base-style-paraphraser@80ac77bdcc1fb22d4d2292eb84363740aac9fa3c": "unknown key "
-    "'extra_embedding_dim': .*",
+    "'extra_embedding_dim', .*",
     # A Llama with a window, which the class doesn't have; a T5 of somebody's own.
     "ankhamun/x0o0I_i8ee8_I0x0o": "sliding_window must be null, got 4096",
     "melmoth/ru-rope-t5-small-instruct": "dense_act_fn must be the activation gelu_tanh, .* got 'silu'",
@@ -60,11 +60,11 @@ REFUSED = {
     "EleutherAI/gpt-j-6b, before its own class": "rotary must be false, got True",
     # Two vocabularies; transformers reads another file in place of this one.
     "hf-internal-testing/tiny-random-MarianMTModel@refs/pr/1": "decoder_vocab_size must be vocab_size.*",
-    "hf-internal-testing/test-two-configs": "unknown key 'configuration_files': .*",
+    "hf-internal-testing/test-two-configs": "unknown key 'configuration_files', .*",
     # Two keys contradict each other.
-    "ENLP/mrasp2": "num_hidden_layers must be 6, as encoder_layers, got 12",
-    "google/flan-t5-xxl@refs/pr/4": "is_gated_act must be false, as feed_forward_proj says, got True",
-    "MT-Distillation/s-ukr-eng": "num_hidden_layers must be 6, as encoder_layers, got 3",
+    "ENLP/mrasp2": r"num_hidden_layers must be the same as encoder_layers \(6\), got 12",
+    "google/flan-t5-xxl@refs/pr/4": "is_gated_act must be false to agree with feed_forward_proj, got True",
+    "MT-Distillation/s-ukr-eng": r"num_hidden_layers must be the same as encoder_layers \(6\), got 3",
 }
 # A whole number where transformers 5 wants another, which older versions took.
 TOO_STRICT = {

@@ -12,18 +12,21 @@ from transformers.models.auto.configuration_auto import CONFIG_MAPPING
     [
         ("wavlm", "audio model"),
         ("vit", "image model"),
-        ("voxtral", "text part (text_config) is a llama,"),
+        ("voxtral", "text part (text_config, a llama)"),
         ("paligemma", "also see later tokens"),
         ("switch_transformers", "beyond its capacity"),
         ("t5gemma2", "one softmax over its own and the encoder's tokens"),
         ("lilt", "its place on a page"),
         ("canine", "a vector for every few characters"),
-        ("qwen4_exp", "no type that tfm reads has the keys of its text part (text_config)"),
-        ("hunyuan_vl", "its text part (text_config) has the same keys as hunyuan_v1_dense,"),
-        ("colmodernvbert", "text part (vlm_config.text_config) is a modernbert,"),
-        ("flex_olmo", "its config has the same keys as olmoe,"),
+        ("qwen4_exp", "text part is text_config. No supported type has"),
+        (
+            "hunyuan_vl",
+            "text part is text_config. Supported types whose config has the same keys: hunyuan_v1_dense,",
+        ),
+        ("colmodernvbert", "text part (vlm_config.text_config, a modernbert)"),
+        ("flex_olmo", "config has the same keys: olmoe,"),
         ("diffllama", "glm (except lambda_std_dev)"),
-        ("zamba2", "it is a text model; no type that tfm reads"),
+        ("zamba2", "it is a text model. No supported type"),
     ],
 )
 def test_what_a_model_is_and_what_is_near(kind, said):

@@ -324,7 +324,7 @@ LLAMA3 = {
         ({"architectures": ["LlamaForMaskedLM"]}, "architectures"),
         (
             {"model_type": "unknown"},
-            "read model_type 'unknown': .*its config has the same keys as",
+            "support model_type 'unknown': .*Supported types whose config has the same keys",
         ),
         ({"model_type": "unknown", "auto_map": {}}, "'unknown'(?!.*auto_map)"),
         ({"model_type": "unknown", **OWN_CODE}, r"'unknown'.*\(auto_map\)"),

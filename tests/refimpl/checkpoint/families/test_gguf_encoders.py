@@ -423,8 +423,11 @@ def test_embedding_gemmas_vectors(tmp_path: Path, widths: tuple[int, ...]):
     same(one, other)
     refused = {"attention.causal": (True, r"attention.causal must be false")}
     if widths:
-        refused["dense_2_feat_in"] = (25, "dense_2_feat_in must be the output width of the step before, 24")
-        refused["dense_3_feat_out"] = (25, "dense_3_feat_out must be the rows of dense_3.weight, 24")
+        refused["dense_2_feat_in"] = (
+            25,
+            r"dense_2_feat_in must be the output width of the step before \(24\)",
+        )
+        refused["dense_3_feat_out"] = (25, r"dense_3_feat_out must be the rows of dense_3.weight \(24\)")
     for key, (value, message) in refused.items():
         gguf_writer.write(file, "gemma-embedding", LLAMA_METADATA | metadata | {key: value}, tensors)
         with pytest.raises(TfmError, match=message):
