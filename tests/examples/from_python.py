@@ -14,7 +14,7 @@ print(answer)  # the whole text, once it is complete
 for token in answer.logprobs or []:
     print(token.logprob, token.top)  # ln p, and the three likeliest
 
-talk = tfm.Conversation(model, "Answer in one sentence.")  # what its turns share is computed once
+talk = tfm.Conversation(model, "Answer in one sentence.")  # text that turns share is computed once
 print(talk.say("Who was Ada Lovelace?"))
 print(talk.say("When did she live?"))
 
@@ -34,7 +34,7 @@ import asyncio
 
 async def ask(model: tfm.Model) -> None:
     async with tfm.AsyncModel(model, slots=8, queue=32) as served:
-        stream = await served.chat("Why is the sky blue?")  # QueueFullError where 32 wait already
+        stream = await served.chat("Why is the sky blue?")  # QueueFullError if 32 wait already
         async for text in stream:
             print(text, end="", flush=True)
         stream = await served.chat("And at night?")
