@@ -325,7 +325,7 @@ def expect(opened: Bundle, quant: str | None, context: int | None) -> None:
     ):
         if expected not in (None, actual):
             raise BundleError(
-                f"{opened.path} holds {what}{actual}, got {expected}: export the checkpoint again"
+                f"{opened.path} has {what}{actual}, not {expected}: export the checkpoint again"
             )
 
 

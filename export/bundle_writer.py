@@ -274,8 +274,8 @@ def _within(job: _Export, budget: Budget, given: Path | None, path: Path, progre
         size = plan.read_size(new.forms or {})
         if budget.kind != "kl" and size > budget.room(plan.shapes.numbers):
             raise ExportError(
-                f"{budget.option} is less than these weights take, {size} bytes: too small or too large for "
-                "float16, some scales have float32; ask for more"
+                f"{budget.option} is below the {size} bytes that these weights take, because some scales "
+                "don't fit float16 and are stored in float32; give a larger budget"
             )
         bundle = Bundle(path.parent, _manifest(new, {}))
         measured = auto.whole(checkpoint, plan.formats, bundle.leaf, texts.measured, progress)

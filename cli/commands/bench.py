@@ -155,7 +155,9 @@ def require_decoder(source: LocatedModel) -> None:
     is_bundle = source.kind == "bundle"
     opened = open_bundle(source.path) if is_bundle else opened_at(source)
     if not isinstance(opened.config, Decoder):
-        raise ConfigError(f"bench measures only decoders without an encoder, {source.name} has an encoder")
+        raise ConfigError(
+            f"bench measures only decoders without an encoder, but {source.name} has an encoder"
+        )
 
 
 def speed_rows(name: str, opened: Bundle, settings: Sequence[Setting], new_tokens: int) -> list[Row]:

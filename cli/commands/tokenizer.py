@@ -251,5 +251,5 @@ def _lines(files: Sequence[Path]) -> list[str]:
         try:
             lines += io.StringIO(read_file(file, TEXT_BYTES).decode(), newline="\n")
         except UnicodeDecodeError as error:
-            raise CheckpointError(f"{file}: must be UTF-8, byte {error.start} isn't") from None
+            raise CheckpointError(f"{file}: must be UTF-8, but byte {error.start} isn't") from None
     return lines

@@ -58,7 +58,9 @@ def locate(bundle: Bundle, tokens: Array) -> list[Part]:
     """
     config = bundle.config
     if not isinstance(config, Decoder):
-        raise BundleError("only a decoder's graph can be taken apart, but this model has an encoder")
+        raise BundleError(
+            "only a decoder's graph can be searched for its first wrong value, but this model has an encoder"
+        )
     model = onnx.load(bundle.path / GRAPH, load_external_data=False)
     values = graph_values(model.graph, config)
     reference = reference_values(config, bundle.params(), tokens, values, np.dtype(bundle.dtype))

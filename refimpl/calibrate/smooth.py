@@ -35,7 +35,7 @@ def channel_maxima(state: Float[Array, " D"] | None, x: Float[Array, "M D"]) -> 
     """Return max |X_j| of each channel over all batches so far. Raises NumericError for NaN or infinity."""
     maxima = np.abs(x).max(axis=0, initial=0)
     if not np.isfinite(maxima).all():
-        raise NumericError("activations must be finite to be calibrated with, got NaN or infinity")
+        raise NumericError("activations must be finite for calibration, got NaN or infinity")
     return maxima if state is None else np.maximum(state, maxima)
 
 

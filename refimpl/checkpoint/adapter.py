@@ -82,7 +82,7 @@ def require_choice(base: Path, choice: AdapterChoice) -> None:
     if choice is None and lies_beside(base):
         directory = base if base.is_dir() else base.parent
         raise CheckpointError(
-            f"{base}: there is an adapter beside the model: use it with adapter={str(directory)!r}, or "
+            f"{base}: an adapter is beside the model: merge it with adapter={str(directory)!r}, or "
             "leave it out with adapter=False"
         )
 
@@ -102,8 +102,8 @@ def adapter_alone(path: Path) -> CheckpointError:
     """Return the error for a directory with an adapter but without its base. It asks for the base by name."""
     base = open_adapter(path).settings.base
     return CheckpointError(
-        f"{path}: holds an adapter without its base: give the base{f' {base!r:.200}' if base else ''} as the "
-        f"model, and adapter={str(path)!r}"
+        f"{path}: contains an adapter without its base model: give the base model"
+        f"{f' {base!r:.200}' if base else ''} as the model, and adapter={str(path)!r}"
     )
 
 

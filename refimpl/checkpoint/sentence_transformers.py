@@ -63,7 +63,7 @@ class Sentence:
         """Return the encoder's Config with this head."""
         if config.embedding.width != self.width:
             raise CheckpointError(
-                f"{self.where}: the pooling's width must be the model's, {config.embedding.width}, "
+                f"{self.where}: the pooling's width must be the model's ({config.embedding.width}), "
                 f"got {self.width}"
             )
         context = config.context if self.longest is None else min(config.context, self.longest)
@@ -172,7 +172,7 @@ def _pooling(keys: Keys) -> tuple[Pooling, int]:
     keys.get("include_prompt", bool, True)
     if "pooling_mode" in keys:
         if set_flags:
-            raise keys.fail(set_flags[0], "absent where pooling_mode is there")
+            raise keys.fail(set_flags[0], "absent if pooling_mode is present")
         pooling = keys.choice("pooling_mode", POOLINGS)
     else:
         if keys.get("pooling_mode_mean_tokens", bool, True) and "pooling_mode_mean_tokens" not in keys:

@@ -18,7 +18,7 @@ def limit_new_tokens(config: Config, prompt_tokens: int, max_new_tokens: int) ->
     Raises ContextError, with both numbers, for a prompt that leaves no room.
     """
     if prompt_tokens < 1:
-        raise LimitError("the prompt must hold at least one token, got none")
+        raise LimitError("the prompt must have at least one token, got none")
     if prompt_tokens >= config.context:
         raise ContextError(f"the prompt has {prompt_tokens} tokens, but {too_long(config)}")
     return min(max_new_tokens, config.context - prompt_tokens)

@@ -159,7 +159,7 @@ class BestTokenEngine(Protocol):
 
 def used_cache_error() -> TfmError:
     """Return the error for a cache that is used twice."""
-    return TfmError("this cache was used already: go on with the one that step returned")
+    return TfmError("this cache was already used: continue with the cache that step returned")
 
 
 def foreign_cache_error(cache: Cache) -> TfmError:

@@ -256,7 +256,7 @@ class _Check:
         tensor = read(self.data, TENSOR, span)
         name, kind, shape = tensor["name"], tensor["data_type"] or 0, tuple(tensor["dims"])
         if len(shape) > 8:
-            raise ValueError(f"{name!r:.80} may have 8 axes, but it has {len(shape)}")
+            raise ValueError(f"{name!r:.80} may have at most 8 axes, but it has {len(shape)}")
         if tensor["data_location"] != EXTERNAL:
             bits = BITS.get(kind)
             content = tensor["raw_data"] or b""

@@ -307,10 +307,13 @@ def store(group: Group, stored: Mapping[str, Array], forms: Mapping[str, KernelF
     parts = {name: f"{group.name}.{name}" for name in ("packed", "scale", "zero", "minimum")}
     table = _table(group, stored) if own.table else None
     if own.table and table is None:
-        raise BundleError(f"{parts['packed']} must hold at most 16 codes, but it has others: export it again")
+        raise BundleError(
+            f"{parts['packed']} must contain at most 16 different codes, but it has more: export the "
+            "model again"
+        )
     if not own.table and own.bits < bits and own.bits < _fewest_bits(group, stored):
         raise BundleError(
-            f"{parts['packed']} must hold codes of {own.bits} bits, but it has others: export it again"
+            f"{parts['packed']} must hold codes of {own.bits} bits, but it has others: export the model again"
         )
     places = np.arange(256, dtype=np.uint8) - np.uint8(2 ** (bits - 1) - 2 ** (own.bits - 1))
     if table is not None:
@@ -328,14 +331,15 @@ def store(group: Group, stored: Mapping[str, Array], forms: Mapping[str, KernelF
     if own.scales == "codes":
         if (coded := _coded(group, stored, own.bits)) is None:
             raise BundleError(
-                f"{parts['scale']} must hold codes times float16 numbers, but it has others: export it again"
+                f"{parts['scale']} must hold codes times float16 numbers, but it has others: export the "
+                "model again"
             )
         (scale, *others), factors = ([part[i] for part in coded] for i in (0, 1))
         minimum = others[0] if others else None
     elif own.scales == "float16":
         if (halves := _halves(group, stored, own.bits)) is None:
             raise BundleError(
-                f"{parts['scale']} must hold float16 numbers, but it has others: export it again"
+                f"{parts['scale']} must hold float16 numbers, but it has others: export the model again"
             )
         scale, minimum = halves
     result[parts["scale"]] = _by_tile(scale, tiles)

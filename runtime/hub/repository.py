@@ -67,7 +67,7 @@ def from_hub(
         ) from None
     except RevisionNotFoundError:
         raise TransferError(
-            f"hf:{repository} has no revision {revision!r:.80}: check what is behind @"
+            f"hf:{repository} has no revision {revision!r:.80}: check the part after @"
         ) from None
     except Exception as error:  # the client's own, and those of the HTTP library that its version uses
         raise TransferError(f"hf:{repository} can't be fetched: {_reason(error)}") from None

@@ -148,7 +148,7 @@ def prepared(
         drop_orphans(folder.parent)
         folder.parent.mkdir(parents=True, exist_ok=True)
         if (free := shutil.disk_usage(folder.parent).free) < SPACE * size:
-            raise OSError(errno.ENOSPC, f"they need {size} bytes, {free} are free")
+            raise OSError(errno.ENOSPC, f"they need {size} bytes, but {free} are free")
         notify(f"preparing {size / 1e6:.1f} MB of weights for this processor, once")
         with replacing(folder) as new:
             write(bundle, new)

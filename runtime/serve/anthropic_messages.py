@@ -67,7 +67,7 @@ class Message(Said):
     def _has_its_own(self) -> Message:
         for block in self.content:
             if block.type not in OWN[self.role]:
-                raise ValueError(f"{block.type} isn't the {self.role}'s")
+                raise ValueError(f"a message with the role {self.role} can't contain {block.type}")
         return self
 
 

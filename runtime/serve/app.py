@@ -157,7 +157,7 @@ async def _not_found(request: Request, error: Exception) -> Response:
     routes = [route.path for route in ROUTES if len(route.path) > 1 and path]
     meant = next((one for one in routes if one.endswith(path) or path.endswith(one)), None)
     told = "" if meant is None else f": did you mean {meant}?"
-    return response_to(RequestError(f"there is no {path!r:.80}{told}", status=404))
+    return response_to(RequestError(f"this server has no path {path!r:.80}{told}", status=404))
 
 
 async def health(request: Request) -> JSONResponse:

@@ -133,7 +133,7 @@ class SecretSpelling:
             for start, end in reversed(merged):
                 if end - start < 2:
                     raise LimitError(
-                        f"the text holds a control token that can't be spelled: {text[start:end]!r}"
+                        f"the text has a control token that can't be written as text: {text[start:end]!r}"
                     )
                 # After the first character, at no character of the original text.
                 boundary = spans[start][1]

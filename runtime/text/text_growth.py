@@ -117,8 +117,8 @@ def check_decoder(definition: Any) -> None:
     steps = [leaf for leaf in _leaves(definition, "decoders") if leaf["type"] == "Replace"]
     if (factor := math.prod(_bounds(step)[0] for step in steps)) > DECODED:
         raise LimitError(
-            f"tokenizer.json: a decoder may make at most {DECODED} characters of one, but this one may "
-            f"make {factor:.0f}"
+            f"tokenizer.json: a decoder may turn one character into at most {DECODED}, but this one may "
+            f"make {factor:.0f} of it"
         )
 
 

@@ -128,7 +128,9 @@ def _layers(keys: Keys) -> frozenset[int] | None:
         return frozenset([keys.get("layers_to_transform", int)])
     layers = keys.get("layers_to_transform", list, None) or None
     if layers is not None and not all(type(layer) is int and layer >= 0 for layer in layers):
-        raise keys.fail("layers_to_transform", "a layer counted from 0, or a list of layers")
+        raise keys.fail(
+            "layers_to_transform", "the number of a layer, counted from 0, or a list of such numbers"
+        )
     return None if layers is None else frozenset(layers)
 
 

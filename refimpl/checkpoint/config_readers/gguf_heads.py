@@ -49,7 +49,7 @@ def gguf_reading(decoder: Decoder, keys: Keys) -> Config:
     masks = [layer.attention.mask for layer in decoder.layers if isinstance(layer.attention, Attention)]
     if not causal and any(isinstance(mask, Window) for mask in masks):
         # llama.cpp's windows then reach back alone, while later tokens are all seen.
-        raise keys.fail("attention.causal", "true where layers have a window")
+        raise keys.fail("attention.causal", "true if layers have a window")
     encoder = Encoder(decoder.embedding, replace(decoder.stack, causal=causal), Pool("last"), decoder.context)
     return pooled(encoder, keys)
 

@@ -27,7 +27,7 @@ def rope_scaling(keys: Keys, source: TensorSource, head_size: int) -> Any:
     pairs = keys.size("rope.dimension_count", head_size) // 2
     divided = [name for name in (SHORT, LONG, DIVISORS) if name in source.names]
     if divided and factor != 1:
-        raise keys.fail("rope.scaling.factor", f"1 beside {divided[0]}")
+        raise keys.fail("rope.scaling.factor", f"1, because the file has {divided[0]}")
     if DIVISORS in divided:
         # The converter keeps only the divisors: the largest is the factor, the other numbers are Llama 3's.
         factor, trained = max(divisors(keys, source, DIVISORS, pairs)), keys.size(ORIGINAL, 8192)
@@ -74,7 +74,7 @@ def check_sections(keys: Keys) -> Any:
     """
     sections = keys.get(SECTIONS, list)
     if not 3 <= len(sections) <= 4 or any(type(n) is not int or n < 0 for n in sections) or any(sections[3:]):
-        raise keys.fail(SECTIONS, "three whole numbers, and 0 where there is a fourth")
+        raise keys.fail(SECTIONS, "three whole numbers, or four of which the last is 0")
     return ABSENT
 
 

@@ -115,7 +115,7 @@ def kv_sources(
     """
     count = keys.get(key, int, default)
     if not 0 <= count < len(types):
-        raise keys.fail(key, f"0 to {len(types) - 1}, which is fewer than the layers")
+        raise keys.fail(key, f"0 to {len(types) - 1}, which is below the number of layers")
     own = types[: len(types) - count]
     if missing := sorted(set(types) - set(own)):
         raise keys.fail(

@@ -54,7 +54,7 @@ def mamba_mixer(keys: Keys, width: int, eps: float) -> Mamba2:
         raise keys.fail("mamba_n_heads", f"a divisor of the total width of the heads ({width})")
     size = width // heads
     if keys.values.get("mamba_d_head", "auto") != "auto":
-        keys.restated("mamba_d_head", size, f"{size}, the width of all heads by their number")
+        keys.restated("mamba_d_head", size, f"the width of all heads / the number of heads ({size})")
     keys.unused("mamba_d_head")
     return Mamba2(
         heads=heads,

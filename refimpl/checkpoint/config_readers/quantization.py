@@ -163,7 +163,10 @@ def _auto_round(keys: Keys) -> Quantization:
     if settings.bits != 4:
         raise keys.fail("bits", "4 for auto_round:auto_awq")
     if overrides:
-        raise keys.fail("extra_config", "absent for auto_round:auto_awq, or without other bits and groups")
+        raise keys.fail(
+            "extra_config",
+            "absent, or without other bits and groups, because packing_format is auto_round:auto_awq",
+        )
     return Quantization(Awq(settings.group_size), floats=_floats(keys))
 
 

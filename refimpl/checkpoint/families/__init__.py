@@ -234,7 +234,7 @@ def _with_module(config: Config, where: str, mtp: bool) -> Config:
         raise ConfigError(
             f"{where}: mtp needs a model with exactly one module for further tokens that tfm reads "
             "(num_nextn_predict_layers or mtp_num_hidden_layers of 1, or mtp.fc.weight; in GGUF glm4moe's "
-            "nextn_predict_layers of 1); this model states none"
+            "nextn_predict_layers of 1); this model has none"
         )
     return config if stated is None or mtp else replace(config, mtp=None)
 

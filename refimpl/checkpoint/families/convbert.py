@@ -26,7 +26,9 @@ def config(keys: Keys, task: Task) -> Encoder:
         raise keys.fail("num_groups", "a divisor of hidden_size and intermediate_size")
     kernel = keys.size("conv_kernel_size", 9)
     if kernel < 3 or kernel % 2 == 0:
-        raise keys.fail("conv_kernel_size", "an odd number of at least 3, a token and as many on each side")
+        raise keys.fail(
+            "conv_kernel_size", "an odd number of at least 3: a token, and as many neighbours on each side"
+        )
     own = {"embedding_size": keys.size("embedding_size", 768), "num_attention_heads": heads}
     base, layers = electra.config(keys.replaced({**keys.values, **own}), task), []
     for layer in base.stack.layers:

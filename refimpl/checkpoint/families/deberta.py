@@ -74,7 +74,11 @@ def encoder(
     Without `relative_attention`, the terms that `pos_att_type` names still count for the scale of scores.
     """
     width, context = keys.size("hidden_size"), keys.size("max_position_embeddings", 512)
-    keys.restated("embedding_size", width, f"{width}, the hidden_size: a map between two widths isn't read")
+    keys.restated(
+        "embedding_size",
+        width,
+        f"the same as hidden_size ({width}): tfm doesn't read a map between two widths",
+    )
     heads, size, norm = keys.size("num_attention_heads"), head_size(keys), layer_norm(keys)
     kind = keys.choice("hidden_act", ACTIVATIONS, "gelu")
     types = keys.get("type_vocab_size", int, 0)
@@ -109,7 +113,7 @@ def _head(keys: Keys, task: Task, dense: Dense, width: int) -> ReadingHead:
     """Labels of a text have a pooler before them, but vectors don't."""
     keys.harmless(z_steps=(0,))
     keys.unused("pooler_dropout", "cls_dropout", "padding_idx")
-    keys.restated("pooler_hidden_size", width, f"{width}, the hidden_size")
+    keys.restated("pooler_hidden_size", width, f"the same as hidden_size ({width})")
     pooler = Dense(keys.choice("pooler_hidden_act", ACTIVATIONS, "gelu"))
     legacy = keys.get("legacy", bool, True)
     tied = keys.get("tie_word_embeddings", bool, True) or not legacy

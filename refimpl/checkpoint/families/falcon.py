@@ -70,7 +70,7 @@ def _groups(keys: Keys, heads: int) -> int:
         return 1
     if stated not in (None, heads):
         raise keys.fail(
-            "num_kv_heads", f"the number of all heads, {heads}, if heads don't share keys and values"
+            "num_kv_heads", f"the number of all heads ({heads}), if heads don't share keys and values"
         )
     return heads
 

@@ -25,7 +25,9 @@ def config(keys: Keys, task: Task) -> Decoder:
     )  # fmt: skip
     width, heads, size, layers, context = sizes(keys, 1024)
     shared = keys.get("multi_query", bool, True)
-    keys.restated("num_key_value_heads", 1 if shared else heads, "what multi_query says")
+    keys.restated(
+        "num_key_value_heads", 1 if shared else heads, f"{1 if shared else heads}, to agree with multi_query"
+    )
     norm = LayerNorm(keys.positive("layer_norm_epsilon", 1e-5))
     scale = None if keys.get("scale_attn_weights", bool, True) else 1.0
     groups = 1 if shared else heads

@@ -70,7 +70,7 @@ def _attention_layers(keys: Keys) -> list[str]:
                         "a list of groups, each with kinds of layers and how often they repeat",
                     )
         if kinds not in (None, expanded):
-            raise keys.fail("attention_layers", "the kinds that attention_types lists")
+            raise keys.fail("attention_layers", "the same kinds as in attention_types")
         kinds = expanded
     if len(kinds) != count or any(kind not in KINDS for kind in kinds):
         raise keys.fail("attention_types", f"kinds for {count} layers, each {' or '.join(KINDS)}")

@@ -24,7 +24,7 @@ ARCHITECTURES: dict[str, Task] = decoders("InternLM2")
 def config(keys: Keys, task: Task) -> Decoder:
     # Several slices of one product, summed: the same mathematics.
     keys.get("pretraining_tp", int, 1, null=True)
-    keys.restated("head_dim", head_size(keys), "hidden_size over num_attention_heads")
+    keys.restated("head_dim", head_size(keys), "hidden_size / num_attention_heads")
     return decoder(
         keys,
         context=2048,

@@ -41,7 +41,7 @@ def config(keys: Keys, task: Task) -> Encoder:
     kind = keys.choice("hidden_act", ACTIVATIONS, "gelu")
     offset, rows = keys.get("pad_token_id", int, 1) + 1, keys.size("max_position_embeddings", 512)
     if not 0 < offset < rows:
-        raise keys.fail("pad_token_id", f"0 to {rows - 2}: since positions begin after it")
+        raise keys.fail("pad_token_id", f"0 to {rows - 2}, because positions begin after it")
     spread: GlobalTokens | None = FirstToken() if task == "classify" else None
     if task == "answer":
         separator = keys.get("sep_token_id", int, 2)
@@ -69,7 +69,7 @@ def windows(keys: Keys, layers: int) -> list[int]:
         stated = [keys.size("attention_window", 512)] * layers
     even = all(type(window) is int and window > 0 and window % 2 == 0 for window in stated)
     if len(stated) != layers or not even:
-        raise keys.fail("attention_window", f"an even number above 0, or {layers} of them")
+        raise keys.fail("attention_window", f"an even number above 0, or a list of {layers} such numbers")
     return stated
 
 

@@ -26,7 +26,7 @@ def config(keys: Keys, task: Task) -> Decoder:
     width, heads = keys.size("hidden_size", 4096), keys.size("num_heads", 128)
     size, expand = keys.size("head_dim", 64), keys.size("expand", 2)
     if width * expand != heads * size:
-        raise keys.fail("expand", f"num_heads times head_dim by hidden_size, {heads} * {size} / {width}")
+        raise keys.fail("expand", f"num_heads * head_dim / hidden_size ({heads} * {size} / {width})")
     keys.harmless(intermediate_size=(heads * size,))
     norm = RMSNorm(keys.positive("layer_norm_epsilon", 1e-5))
     bias = keys.get("use_bias", bool, False)

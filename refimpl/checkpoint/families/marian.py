@@ -18,7 +18,7 @@ def config(keys: Keys, task: Task) -> EncoderDecoder:
     if keys.size("decoder_vocab_size", None) not in (None, vocabulary):
         raise keys.fail(
             "decoder_vocab_size",
-            f"vocab_size, {vocabulary}, since both languages must share one embedding table",
+            f"vocab_size ({vocabulary}), since both languages must share one embedding table",
         )
     if not keys.get("share_encoder_decoder_embeddings", bool, True):
         raise keys.fail(

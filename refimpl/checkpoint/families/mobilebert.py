@@ -38,7 +38,9 @@ def config(keys: Keys, task: Task) -> Encoder:
     width, narrow = keys.size("hidden_size"), keys.size("intra_bottleneck_size", 128)
     tables, heads = keys.size("embedding_size", 128), keys.size("num_attention_heads")
     if not keys.get("use_bottleneck", bool, True):
-        raise keys.fail("use_bottleneck", "true: without a bottleneck a layer of several mlps isn't read")
+        raise keys.fail(
+            "use_bottleneck", "true: tfm doesn't read layers of several mlps without a bottleneck"
+        )
     keys.restated("true_hidden_size", narrow, f"intra_bottleneck_size ({narrow})")
     if narrow % heads:
         raise keys.fail("intra_bottleneck_size", f"a multiple of {heads}, the number of heads")

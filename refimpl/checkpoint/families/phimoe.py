@@ -29,7 +29,7 @@ def config(keys: Keys, task: Task) -> Decoder:
     keys.get("output_router_logits", bool, False)
     for key in ("router_aux_loss_coef", "input_jitter_noise", "hidden_dropout"):
         keys.get(key, float, None)
-    keys.restated("num_experts_per_tok", 2, "2: its router chooses two, whatever is stated")
+    keys.restated("num_experts_per_tok", 2, "2: this model's router always chooses two experts")
     bias = keys.get("attention_bias", bool, False)
     base = decoder(
         _with_magnitude(keys),

@@ -38,7 +38,7 @@ def after_padding(keys: Keys, rows: int) -> Learned:
     """Return learned positions whose first row comes after the padding's id."""
     offset = keys.get("pad_token_id", int, 1) + 1
     if not 0 < offset < rows:
-        raise keys.fail("pad_token_id", f"0 to {rows - 2}: since positions begin after it")
+        raise keys.fail("pad_token_id", f"0 to {rows - 2}, because positions begin after it")
     return Learned(rows - offset, offset)
 
 

@@ -85,7 +85,7 @@ def _mlp(keys: Keys, norm: RMSNorm, default: str) -> Gated | Plain:
     told = keys.get("feed_forward_proj", str, default)
     gated, name = told.startswith("gated-"), told.removeprefix("gated-")
     if name not in ACTIVATIONS:
-        raise keys.fail("feed_forward_proj", f"one of {', '.join(ACTIVATIONS)}, or gated- and one of them")
+        raise keys.fail("feed_forward_proj", f"one of {', '.join(ACTIVATIONS)}, or one of these after gated-")
     activation = "gelu_tanh" if told == "gated-gelu" else ACTIVATIONS[name]
     if keys.get("is_gated_act", bool, gated) != gated:
         raise keys.fail("is_gated_act", f"{str(gated).lower()} to agree with feed_forward_proj")

@@ -139,7 +139,7 @@ def _variable(cursor: Cursor) -> Variable:
     shape = tuple(cursor.number("<I", what) for _ in range(axes))
     number = cursor.number("<B", what)
     if number >= len(TYPES):
-        raise cursor.fail(f"{what} must be one of {', '.join(TYPES)}, has type {number}")
+        raise cursor.fail(f"{what} must be one of {', '.join(TYPES)}, got type {number}")
     size, kind = cursor.number("<I", what), TYPES[number]
     if size != math.prod(shape) * KINDS[kind].record.itemsize:
         raise cursor.fail(f"{what}: {kind} {list(shape)} doesn't have {size} bytes: damaged")

@@ -196,9 +196,11 @@ class GGUF:
             shape = shape[1:]  # llama.cpp's tools drop such an axis, and its converter of Kimi Linear doesn't
         number = cursor.number("<I", what)
         if number in REFUSED:
-            raise cursor.fail(f"{what} has type {number}, {REFUSED[number]}")
+            raise cursor.fail(f"{what} can't have type {number}, {REFUSED[number]}")
         if number not in TENSORS:
-            raise cursor.fail(f"{what} has type {number}; read are {', '.join(TENSORS.values())}")
+            raise cursor.fail(
+                f"{what} must have one of the types {', '.join(TENSORS.values())}, got number {number}"
+            )
         kind = KINDS[TENSORS[number]]
         size = math.prod(shape)
         if size > 8 * cursor.end or max(shape, default=1) > 2**48:

@@ -26,13 +26,15 @@ def parts_of(path: Path) -> list[Path]:
         raise CheckpointError(f"{path}: is a part of a model: name the first one, {first.name}")
     if not 1 < int(match[3]) <= MAX_PARTS:
         raise CheckpointError(
-            f"{path}: a model may have at most {MAX_PARTS} parts, the name says {int(match[3])}"
+            f"{path}: a model may have at most {MAX_PARTS} parts, but the file's name says {int(match[3])}"
         )
     files = [
         path.with_name(f"{match[1]}-{number:05}-of-{match[3]}.gguf") for number in range(1, int(match[3]) + 1)
     ]
     if missing := [file.name for file in files if not file.is_file()]:
-        raise CheckpointError(f"{path}: {len(missing)} of its parts must lie beside it, first {missing[0]}")
+        raise CheckpointError(
+            f"{path}: {len(missing)} of its parts are missing beside it, first {missing[0]}"
+        )
     return files
 
 

@@ -78,9 +78,9 @@ class _Message:
                 value = (at, at + size)
                 at += size
                 if at > end:
-                    raise self.fail(f"field {key >> 3} needs {size} bytes, {end - at + size} are left")
+                    raise self.fail(f"field {key >> 3} needs {size} bytes, but {end - at + size} are left")
             else:
-                raise self.fail(f"field {key >> 3} is stored in the unknown way {stored}")
+                raise self.fail(f"field {key >> 3} has the unknown wire type {stored}")
             yield key >> 3, stored, value
 
     def varint(self, at: int, end: int) -> tuple[int, int]:

@@ -113,9 +113,9 @@ class _Tensors:
             ):
                 storage = _Storage(STORAGES[name], key, count)
             case _:
-                raise self._fail("a class, a key, a device and a count for each storage: another form")
+                raise self._fail("a class, a key, a device and a count for each storage")
         if self.storages.setdefault(key, storage) != storage:
-            raise self._fail(f"storage {key!r:.40} of one class and count")
+            raise self._fail(f"the same class and count wherever it names storage {key!r:.40}")
         return storage
 
     def _ordered_dict(self, arguments: tuple[Any, ...]) -> dict[str, Any]:
@@ -137,7 +137,7 @@ class _Tensors:
                 raise self._fail("storage, offset, size and stride for each tensor")
         whole = all(_whole(number) for number in (offset, *shape, *strides))
         if not whole or len(shape) != len(strides) or len(shape) > MAX_AXES:
-            raise self._fail(f"for each tensor at most {MAX_AXES} sizes and as many strides, not negative")
+            raise self._fail(f"at most {MAX_AXES} sizes for each tensor, and as many strides, none negative")
         tensor = _Tensor(storage, offset, shape, strides)
         if tensor.span and offset + tensor.span > storage.count:
             raise self._fail(
@@ -190,7 +190,7 @@ class TorchFile:
         folders = [name.removesuffix("/data.pkl") for name in entries if name.endswith("/data.pkl")]
         if len(folders) != 1:
             raise CheckpointError(
-                f"{self.path}: must have one data.pkl, but it has {len(folders)}: not of torch.save"
+                f"{self.path}: must have one data.pkl, but it has {len(folders)}: torch.save didn't write it"
             )
         if f"{folders[0]}/constants.pkl" in entries:
             raise CheckpointError(
@@ -220,7 +220,7 @@ class TorchFile:
         magic, version, system = pickles.read(), pickles.read(), pickles.read()
         if (magic, version) != (MAGIC, PROTOCOL) or type(system) is not dict:
             raise CheckpointError(
-                f"{self.path}: must begin as files of torch.save do: a pickle of another kind"
+                f"{self.path}: must begin like a file of torch.save, but it is a pickle of another kind"
             )
         if system.get("little_endian") is not True:
             raise CheckpointError(f"{self.path}: must have been written on a little-endian machine")
@@ -240,21 +240,21 @@ class TorchFile:
     def _misplaced(self, key: str, storage: _Storage, there: int) -> CheckpointError:
         return CheckpointError(
             f"{self.path}: storage {key!r:.40} of {storage.count} {storage.kind} needs {storage.size} bytes, "
-            f"{max(there, 0)} are there: truncated or damaged"
+            f"but {max(there, 0)} are there: truncated or damaged"
         )
 
     def _checked(self, values: Any) -> dict[str, _Tensor]:
         """The tensors by name, which together aren't larger than the file by any factor."""
         if type(values) is not dict:
             raise CheckpointError(
-                f"{self.path}: must hold tensors by name, but it holds a {type(values).__name__}"
+                f"{self.path}: must contain tensors by name, but it is a {type(values).__name__}"
             )
         total = 0
         for name, tensor in values.items():
             if type(name) is not str or type(tensor) is not _Tensor:
                 raise CheckpointError(
-                    f"{self.path}: must hold tensors by name, but {name!r:.80} is a {type(tensor).__name__}: "
-                    "save only the model's state_dict()"
+                    f"{self.path}: must contain tensors by name, but {name!r:.80} is a "
+                    f"{type(tensor).__name__}: save only the model's state_dict()"
                 )
             total += math.prod(tensor.shape) * KINDS[tensor.storage.kind].record.itemsize
         if total > SHARED * len(self._file):

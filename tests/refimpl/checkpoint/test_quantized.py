@@ -104,7 +104,11 @@ HOSTILE = [
     ("gptq4", {"qzeros": without}, "qzeros' is missing: a quantized weight needs it"),
     ("gptq4", {"qzeros": lambda t: t[:1]}, r"qzeros' must have shape \[2, 8\], but it has \[1, 8\]"),
     ("gptq4", {"scales": lambda t: t.int()}, "scales' must be of type F32 or F16 or BF16, but it is I32"),
-    ("gptq4", {"qweight": lambda t: t[:, 0].contiguous()}, r"qweight' must be a matrix, has shape \[8\]"),
+    (
+        "gptq4",
+        {"qweight": lambda t: t[:, 0].contiguous()},
+        r"qweight' must be a matrix, but it has shape \[8\]",
+    ),
     ("gptq4", {"qweight": lambda t: t[:, :7]}, "qweight' must contain whole words of 4-bit codes"),
     ("gptq4", {"g_idx": first(2)}, r"g_idx\[0\] must be a group from 0 to 1, but it is 2"),
     ("gptq4", {"g_idx": first(-1)}, r"g_idx\[0\] must be a group from 0 to 1, but it is -1"),

@@ -248,7 +248,7 @@ class _Reader:
             least = int(match[1])
             most = least if not match[2] else int(match[3]) if match[3] else None
             if max(least, most or 0) > MOST or (most is not None and most < least):
-                raise self._fail(f"repetitions of at most {MOST}, that ascend")
+                raise self._fail(f"repetitions of at most {MOST}, in ascending order")
             return self._once(Repeat(node, least, most))
         return node
 

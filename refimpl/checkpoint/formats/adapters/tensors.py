@@ -81,7 +81,7 @@ class AdapterTensors:
             del self.replaced[name]
         self.updates = {module: self._update(module, found) for module, found in parts.items()}
         if not self.updates and not self.replaced:
-            raise CheckpointError(f"{file.path}: an adapter must hold tensors, but it holds none")
+            raise CheckpointError(f"{file.path}: an adapter must contain tensors, but it contains none")
 
     def _fail(self, name: str, must: str) -> CheckpointError:
         return CheckpointError(f"{self._file.path}: {name!r:.120} must be {must}")

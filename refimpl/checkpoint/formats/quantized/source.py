@@ -22,12 +22,12 @@ class Quantized:
         self._weights = dict(quantization.form.weights(source))
         if not self._weights:
             raise CheckpointError(
-                "quantization_config says that weights are quantized, none is: another model's?"
+                "quantization_config says that weights are quantized, but none is: is it another model's?"
             )
         for name in self._weights:
             if any(f".{module}." in f".{name}" for module in quantization.floats):
                 raise CheckpointError(
-                    f"tensor {name!r:.120} is quantized, and config.json says that it isn't: another model's?"
+                    f"tensor {name!r:.120} is quantized, but config.json says that it isn't"
                 )
         hidden = {tensor for weight in self._weights.values() for tensor in weight.tensors}
         hidden |= {name for name in source.names if name.rpartition(".")[2] in quantization.unused}

@@ -77,7 +77,7 @@ def check(source: TensorSource, name: str, kinds: Collection[str], shape: Shape 
     if kind not in kinds:
         raise CheckpointError(f"tensor {name!r:.120} must be of type {' or '.join(kinds)}, but it is {kind}")
     if shape is None and (len(got) != 2 or 0 in got):
-        raise CheckpointError(f"tensor {name!r:.120} must be a matrix, has shape {list(got)}")
+        raise CheckpointError(f"tensor {name!r:.120} must be a matrix, but it has shape {list(got)}")
     if shape is not None and got != shape:
         raise CheckpointError(f"tensor {name!r:.120} must have shape {list(shape)}, but it has {list(got)}")
     return got

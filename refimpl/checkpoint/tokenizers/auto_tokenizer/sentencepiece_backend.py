@@ -24,7 +24,7 @@ def made_by_model(model: SentencePieceModel, vocabulary: Vocabulary, settings: S
     `added_tokens_decoder` renames pieces, so that a piece that is only a placeholder has the token's name.
     """
     if model.kind not in (BPE, UNIGRAM):
-        raise CheckpointError(f"{model.where}: must be a BPE or Unigram model, is of type {model.kind}")
+        raise CheckpointError(f"{model.where}: must be a BPE or Unigram model, got type {model.kind}")
     names = list(model.pieces)
     if model.kind == BPE:
         kept = {piece for id, piece in enumerate(names) if id not in settings.added}

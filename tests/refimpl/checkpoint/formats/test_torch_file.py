@@ -193,7 +193,7 @@ PICKLES: dict[str, tuple[bytes, str]] = {
     "a storage of another size": (of(tensor(storage("0", 5), 0, (2,), (1,))), "needs 20 bytes, 16 are there"),
     "a storage of two sizes": (
         state_dict({"a": GOOD, "b": tensor(storage("0", 2, "Long"), 0, (2,), (1,))}),
-        "storage '0' of one class and count",
+        "the same class and count wherever it names storage '0'",
     ),
     "a tensor beyond its storage": (
         of(tensor(storage("0", 4), 1, (2, 2), (2, 1))),
@@ -234,7 +234,7 @@ PICKLES: dict[str, tuple[bytes, str]] = {
     "a number as value": (of(whole(2**2000)), "'w' is a int: save only the model's state_dict"),
     "an optimizer beside it": (state_dict({"w": GOOD, "optimizer": b"}"}), "'optimizer' is a dict"),
     "a number as name": (b"\x80\x02}" + whole(1) + GOOD + b"s.", "1 is a _Tensor"),
-    "a list": (b"\x80\x02].", "must hold tensors by name, but it holds a list"),
+    "a list": (b"\x80\x02].", "must contain tensors by name, but it is a list"),
     "a memo bomb": (of(b"(" + LISTS + b"t"), "'w' is a tuple"),
     "a list in itself": (of(b"]q\x00h\x00a"), "'w' is a list"),
     "nested 100,000 deep": (of(b")" + b"\x85" * 100_000), "'w' is a tuple"),
