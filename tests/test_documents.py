@@ -78,6 +78,15 @@ def test_pictures_are_those_of_what_stands_beside_them():
     assert json.loads(recorded.splitlines()[0])["command"] == pictures.command(readme)
 
 
+def test_readmes_first_paragraphs_state_the_range_of_its_table():
+    readme = (ROOT / "README.md").read_text()
+    table = readme.split("## Speed\n")[1].split("\n## ")[0]
+    columns = zip(*re.findall(r"^\| .+? \| ?([\d.]*) ?\| ?([\d.]*) ?\|$", table, re.M), strict=True)
+    read, made = (sorted(filter(None, column), key=float) for column in columns)
+    stated = f"reads prompts {read[0]} to {read[-1]} times and generates text {made[0]} to {made[-1]} times"
+    assert stated in " ".join(readme.split())
+
+
 def test_readme_links_the_pages():
     readme = (ROOT / "README.md").read_text()
     for page in (*PAGES[1:], *TUTORIALS):
