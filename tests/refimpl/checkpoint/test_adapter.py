@@ -375,7 +375,7 @@ def test_settings_that_contradict_the_tensors_are_refused(copied: Path, case: st
 def test_tensors_of_no_module_or_of_one_module_twice_are_refused(copied: Path):
     tensors, file = tensors_of(copied)
     for some, words in (
-        ({}, "must hold tensors"),
+        ({}, "must contain tensors"),
         ({k: v for k, v in tensors.items() if "lora_B" not in k}, "accompanied by the up tensor"),
         ({k: v for k, v in tensors.items() if "lora_A" not in k}, "accompanied by the down tensor"),
         (

@@ -194,7 +194,7 @@ def test_refused_with_partial_rotary_positions():
     ("keys", "message"),
     [
         ({"rope_parameters": {"rope_theta": 5.0}}, "rope_parameters.*'rope_theta'"),
-        ({"rope_parameters": {FULL: {"rope_theta": 5.0}}, "rope_theta": 6.0}, r"top level, 6"),
+        ({"rope_parameters": {FULL: {"rope_theta": 5.0}}, "rope_theta": 6.0}, r"top level \(6"),
         (
             {"rope_parameters": {FULL: {"rope_type": "yarn", "factor": 2.0, "truncate": False}}},
             r"rope_parameters\.full_attention.*truncate.*true",

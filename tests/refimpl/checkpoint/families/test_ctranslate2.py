@@ -129,7 +129,7 @@ HOSTILE = {
     "2^32 variables": (whole(count=2**32 - 1), "may have at most 20000 variables"),
     "a variable more": (whole(ONE, count=2), "before its zero byte, got b''"),
     "255 axes": (claimed(b"\xff"), "may have at most 4 axes"),
-    "type 6": (claimed(AXIS, kind=6), "has type 6"),
+    "type 6": (claimed(AXIS, kind=6), "got type 6"),
     "sizes disagree": (claimed(AXIS, size=16), "doesn't have 16 bytes"),
     "4 GB": (claimed(struct.pack("<BI", 1, 2**30 - 1), size=2**32 - 4), "truncated"),
     "a product of 2^128": (claimed(struct.pack("<B4I", 4, *(2**32 - 1,) * 4)), "doesn't have 12 bytes"),

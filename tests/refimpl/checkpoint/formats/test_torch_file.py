@@ -203,9 +203,9 @@ PICKLES: dict[str, tuple[bytes, str]] = {
         of(tensor(storage("0", 4), 0, (2, 2), (3, 1))),
         "inside of their storages",
     ),
-    "a negative offset": (of(tensor(storage("0", 4), -1, (2,), (1,))), "not negative"),
-    "a negative stride": (of(tensor(storage("0", 4), 3, (2,), (-1,))), "not negative"),
-    "a size of 2^63": (of(tensor(storage("0", 4), 0, (2**63,), (0,))), "not negative"),
+    "a negative offset": (of(tensor(storage("0", 4), -1, (2,), (1,))), "none negative"),
+    "a negative stride": (of(tensor(storage("0", 4), 3, (2,), (-1,))), "none negative"),
+    "a size of 2^63": (of(tensor(storage("0", 4), 0, (2**63,), (0,))), "none negative"),
     "sizes without strides": (of(tensor(storage("0", 4), 0, (2, 2), (1,))), "as many strides"),
     "nine axes": (of(tensor(storage("0", 4), 0, (1,) * 9, (1,) * 9)), "at most 8 sizes"),
     "a tensor as large as memory": (
