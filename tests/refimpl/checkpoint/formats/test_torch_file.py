@@ -179,18 +179,18 @@ PICKLES: dict[str, tuple[bytes, str]] = {
     "state that calls": (b"\x80\x02" + ORDERED_DICT + b"cos\nsystem\nb.", "names 'os.system'"),
     "items of a class": (of(CLASS + text("a") + PAYLOAD + b"s"), "must have a dict here, but it has a Name"),
     "append to a tensor": (of(GOOD + b"Na"), "must have a list here, but it has a _Tensor"),
-    "an id that is a text": (of(text("os.system") + b"Q"), "another form"),
-    "an id that is a module": (of(b"(" + text("module") + CLASS + PAYLOAD * 2 + b"tQ"), "another form"),
-    "an id of a class that is none": (identified(S, REBUILD, text("0"), text("cpu"), COUNT), "another form"),
-    "an id with a view": (identified(S, CLASS, text("0"), text("cpu"), COUNT, row(1, 2)), "another form"),
-    "an id with a list as key": (identified(S, CLASS, b"]", text("cpu"), COUNT), "another form"),
-    "a negative count": (identified(S, CLASS, text("0"), text("cpu"), whole(-1)), "another form"),
-    "a count of 2^2000": (identified(S, CLASS, text("0"), text("cpu"), whole(2**2000)), "another form"),
+    "an id that is a text": (of(text("os.system") + b"Q"), "for each storage"),
+    "an id that is a module": (of(b"(" + text("module") + CLASS + PAYLOAD * 2 + b"tQ"), "for each storage"),
+    "an id of a class that is none": (identified(S, REBUILD, text("0"), text("cpu"), COUNT), "for each storage"),
+    "an id with a view": (identified(S, CLASS, text("0"), text("cpu"), COUNT, row(1, 2)), "for each storage"),
+    "an id with a list as key": (identified(S, CLASS, b"]", text("cpu"), COUNT), "for each storage"),
+    "a negative count": (identified(S, CLASS, text("0"), text("cpu"), whole(-1)), "for each storage"),
+    "a count of 2^2000": (identified(S, CLASS, text("0"), text("cpu"), whole(2**2000)), "for each storage"),
     "a storage that isn't there": (
         of(tensor(storage("../0", 4), 0, (2,), (1,))),
         "'../0' of 4 F32|must list",
     ),
-    "a storage of another size": (of(tensor(storage("0", 5), 0, (2,), (1,))), "needs 20 bytes, 16 are there"),
+    "a storage of another size": (of(tensor(storage("0", 5), 0, (2,), (1,))), "needs 20 bytes, but 16 are there"),
     "a storage of two sizes": (
         state_dict({"a": GOOD, "b": tensor(storage("0", 2, "Long"), 0, (2,), (1,))}),
         "the same class and count wherever it names storage '0'",
@@ -384,8 +384,8 @@ ZIPS: dict[str, tuple[bytes, str]] = {
     ),
     "older, without keys": (older(of(GOOD), {}), "must list the storages"),
     "older, with more keys": (older(of(GOOD), {"0": FOUR, "1": FOUR}), "must list the storages"),
-    "older, of another count": (older(of(GOOD), {"0": bytes(12)}), "needs 16 bytes, 12 are there"),
-    "older, cut short": (older(of(GOOD), {"0": FOUR})[:-1], "needs 16 bytes, 15 are there"),
+    "older, of another count": (older(of(GOOD), {"0": bytes(12)}), "needs 16 bytes, but 12 are there"),
+    "older, cut short": (older(of(GOOD), {"0": FOUR})[:-1], "needs 16 bytes, but 15 are there"),
 }
 
 
