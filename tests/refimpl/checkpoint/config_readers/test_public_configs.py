@@ -48,7 +48,8 @@ REFUSED = {
     "'extra_embedding_dim', .*",
     # A Llama with a window, which the class doesn't have; a T5 of somebody's own.
     "ankhamun/x0o0I_i8ee8_I0x0o": "sliding_window must be null, got 4096",
-    "melmoth/ru-rope-t5-small-instruct": "dense_act_fn must be the activation gelu_tanh to agree with feed_forward_proj, got 'silu'",
+    "melmoth/ru-rope-t5-small-instruct": "dense_act_fn must be the activation gelu_tanh to agree with "
+    "feed_forward_proj, got 'silu'",
     # Weights in a format of quantization that isn't read.
     "unrahul/bloom-1b7-nf4@010e36006cedfcf0d43a47c43595cb75ada65f37": LOW_BIT,
     "unrahul/deepseek-coder-1.3b-instruct-asym_int4": LOW_BIT,
