@@ -13,7 +13,9 @@
     GroupQueryAttention without outputs for a cache    SharedAttention
     MultiHeadAttention                                 TextAttention
     silu(gate) * up of one product's halves            SwiGLU, in the product BlockSwiGLU
-    GELU, tanh, the logistic function, SiLU, softplus  Gelu, GeluTanh, Tanh, Sigmoid, SiLU, Softplus
+    GELU, tanh, the logistic function, SiLU,           Gelu, GeluTanh, Tanh, Sigmoid, SiLU,
+    softplus, the exponential function                 Softplus, Exp
+    the reciprocal                                     ONNX's Div, which is rounded once
     softmax, the sum of a row, products of floats      Softmax, RowSum, FloatLinear, MatMul
     the sum of a text's vectors, or of its integers    TokenSum
     the logarithm of a whole number                    Log
@@ -34,6 +36,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import onnx_ir as ir
 from onnx_ir import convenience
 from onnx_ir.passes import common
@@ -41,6 +44,7 @@ from onnx_ir.passes import common
 from ...runtime.bundle import kernel_storage
 from ...runtime.bundle.kernel_storage import DOMAIN, KernelForm
 from ...runtime.bundle.plan import Tensor
+from ...runtime.bundle.same_bits import promise
 from ...runtime.bundle.views import stored_name
 from ...runtime.bundle.weight_storage import Group
 from . import describe, expert_kernels, passes, recurrences
@@ -49,7 +53,7 @@ from .rewriting import constant, given, made_by, only_reader, precise_sigmoid_of
 VERSION = 1
 NORMS = {"RMSNormalization": "RMSNorm", "LayerNormalization": "LayerNorm"}
 SUMMED = frozenset({ir.DataType.FLOAT, ir.DataType.INT64})
-POINTWISE = frozenset({"Gelu", "Sigmoid", "Softplus", "Tanh"})
+POINTWISE = frozenset({"Exp", "Gelu", "Sigmoid", "Softplus", "Tanh"})
 
 
 def over_kernels(
@@ -300,6 +304,9 @@ def _replace_pointwise(graph: ir.Graph, node: ir.Node) -> None:
     if operator == "Log" and node.outputs[0].dtype == ir.DataType.DOUBLE and made_by(x, "Cast") is not None:
         _put(graph, [node], "Log", [x], {})
         return
+    if operator == "Reciprocal":
+        _divide_one(graph, node)
+        return
     if operator == "Div" and (of := precise_sigmoid_of(node)) is not None:
         operator, x = "Sigmoid", of
     if operator not in POINTWISE:
@@ -311,6 +318,15 @@ def _replace_pointwise(graph: ir.Graph, node: ir.Node) -> None:
         return
     is_tanh = operator == "Gelu" and node.attributes["approximate"].value == "tanh"
     _put(graph, [node], "GeluTanh" if is_tanh else operator, [x], {})
+
+
+def _divide_one(graph: ir.Graph, node: ir.Node) -> None:
+    """1 / x as a quotient: of a Reciprocal nobody says how it is rounded."""
+    (y,) = node.outputs
+    one = ir.tensor(np.float32(1), name=f"{y.name}.one")
+    graph.register_initializer(ir.Value(name=one.name, const_value=one))
+    new = ir.node("Div", [graph.initializers[f"{y.name}.one"], *node.inputs], name=node.name)
+    put(graph, new, node, [node], [y])
 
 
 def _replace_of_row(graph: ir.Graph, node: ir.Node) -> None:
@@ -337,17 +353,16 @@ def _replace_of_row(graph: ir.Graph, node: ir.Node) -> None:
 
 
 def _replace_products(graph: ir.Graph) -> None:
-    """Products of a decoder's attention that is written out.
+    """Products of attention that is written out.
 
-    A sink is one more number of a softmax, behind a cache of any length: such sums depend on that.
+    For whole texts ONNX Runtime's own are faster. They stay where other operators break the promise anyway.
     """
-    if all(value.name != "past" for value in graph.inputs):
+    products = [node for node in graph if node.domain == "" and node.op_type == "MatMul"]
+    others = ((node.domain, node.op_type) for node in graph if node not in products)
+    if all(value.name != "past" for value in graph.inputs) and not promise(others):
         return
-    nodes = list(graph)
-    if any(node.op_type == "Softmax" and made_by(node.inputs[0], "Concat") is not None for node in nodes):
-        return
-    for node in nodes:
-        if node.domain == "" and node.op_type == "MatMul" and node.outputs[0].dtype == ir.DataType.FLOAT:
+    for node in products:
+        if node.outputs[0].dtype == ir.DataType.FLOAT:
             _put(graph, [node], "MatMul", node.inputs, {})
 
 

@@ -13,14 +13,14 @@ def softmax(scores: Tensor, mask: Tensor | None = None, sink: Tensor | None = No
     """Exported to ONNX as Softmax. Masked scores are set to the lowest finite number before the softmax, and
     masked weights to zero after it.
 
-    A sink is an additional column of scores, which is cut off at the end.
+    A sink is one more column of scores, the first, so that no key's place depends on the number of keys.
     """
     if mask is not None:
         scores = scores.masked_fill(~mask, torch.finfo(scores.dtype).min)
     if sink is None:
         weights = torch.softmax(scores, -1)
     else:
-        weights = torch.softmax(torch.cat((scores, sink), -1), -1)[..., :-1]
+        weights = torch.softmax(torch.cat((sink, scores), -1), -1)[..., 1:]
     return weights if mask is None else weights.masked_fill(~mask, 0)
 
 

@@ -8,7 +8,7 @@ import numpy as np
 
 from ..config import ONE_GROUP, ExpertGroups, Gate, LimitedSwiGLU, MoE, SparseMixer
 from .activation import sigmoid
-from .arrays import each_row, filled, join_rows, row_sum, split_rows, where
+from .arrays import each_row, exp, filled, join_rows, row_sum, split_rows, where
 from .attention import softmax
 from .dispatch import op
 from .linear import linear
@@ -147,11 +147,11 @@ def sparse_mixer(
         chosen = np.argmax(left, axis=-1)
         best = left[rows, chosen][:, None]
         far = best - logits > 2 * jitter * np.maximum(np.abs(logits), best)
-        odds = np.where(far, 0, np.exp(np.minimum(left - best, 0)))
+        odds = np.where(far, 0, exp(np.minimum(left - best, 0)))
         index.append(chosen)
-        weights.append(1 / odds.sum(-1))
+        weights.append(1 / row_sum(odds))
         left[rows, chosen] = -np.inf
-    return np.stack(index, axis=1), np.stack(weights, axis=1)
+    return np.stack(index, axis=1), np.concatenate(weights, axis=1)
 
 
 def _in_best_groups(choice: Array, groups: ExpertGroups) -> Array:

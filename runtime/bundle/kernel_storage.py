@@ -74,6 +74,7 @@ KERNELS = frozenset(
         "Sigmoid",
         "SiLU",
         "Softplus",
+        "Exp",
         "Softmax",
         "RowSum",
         "TokenSum",

@@ -62,6 +62,7 @@ typename Set::Floats apply(Function function, typename Set::Floats x) {
     case Function::TANH: return tanh<Set>(x);
     case Function::SIGMOID: return sigmoid<Set>(x);
     case Function::SOFTPLUS: return softplus<Set>(x);
+    case Function::EXP: return bounded_exp<Set>(x);
     default: return silu<Set>(x);
     }
 }

@@ -105,7 +105,7 @@ struct SwigluCall {
 };
 
 // What a number becomes on its own: exponential.h and gelu.h say by which steps, and how near.
-enum class Function : int32_t { GELU, GELU_TANH, TANH, SIGMOID, SILU, SOFTPLUS };
+enum class Function : int32_t { GELU, GELU_TANH, TANH, SIGMOID, SILU, SOFTPLUS, EXP };
 
 // y = f(x), number by number.
 struct PointwiseCall {

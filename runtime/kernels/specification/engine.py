@@ -10,8 +10,7 @@ from ....refimpl.engine.cache_kinds import cache_kinds
 from ....refimpl.engine.numpy_engine import ArrayEngine, T
 from ....refimpl.ops.dispatch import use
 from ....refimpl.ops.encoder import encode, encoder_kv, predict
-from ...bundle import operator_limits
-from .ops import KERNEL_OPS, WRITTEN_OUT
+from .ops import of_steps, of_texts
 
 WHOLE = (encode, encoder_kv, predict)  # what reads whole texts
 
@@ -26,8 +25,8 @@ class KernelReference(ArrayEngine):
     def __init__(self, config: Config, params: Mapping[str, Any], *, half_cache: bool) -> None:
         super().__init__(config, params)
         self.kinds = cache_kinds(config, half=half_cache)
-        self.step_ops = WRITTEN_OUT if operator_limits.group_query(config) else KERNEL_OPS
+        self.texts, self.steps = of_texts(config), of_steps(config)
 
     def run(self, function: Callable[..., T], *arguments: Any, config: Config) -> T:
-        with use(KERNEL_OPS if function in WHOLE else self.step_ops):
+        with use(self.texts if function in WHOLE else self.steps):
             return function(*arguments, config=config)

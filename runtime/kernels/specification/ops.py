@@ -15,10 +15,12 @@ from typing import Any
 import numpy as np
 from numpy import ndarray as Array
 
+from ....refimpl.config import Config
 from ....refimpl.ops import (
     activation,
     arrays,
     attention,
+    convbert,
     cross_attention,
     delta,
     latent_attention,
@@ -32,6 +34,7 @@ from ....refimpl.ops import (
 )
 from ....refimpl.ops.dispatch import body, use
 from ....refimpl.ops.quant import Blocks
+from ...bundle import operator_limits
 from ...hardware import threads
 from ...parallel import in_threads
 from . import arithmetic, recurrence, written_out
@@ -130,20 +133,36 @@ _PAIRS: tuple[tuple[Callable[..., Any], Callable[..., Any]], ...] = (
 KERNEL_OPS: Mapping[str, Callable[..., Any]] = MappingProxyType({op.__name__: f for op, f in _PAIRS})
 
 
-def attend_to_encoder(*arguments: Any, **settings: Any) -> Array:
-    """Compute cross-attention. A single kernel computes it, even in a graph whose self-attention is written
-    out in several operators.
-    """
-    with use(KERNEL_OPS):
-        return body(cross_attention.cross_attention)(*arguments, **settings)
-
-
-# The same where a decoder's attention is written out in the graph.
+# The same where attention is written out in the graph.
 WRITTEN_OUT: Mapping[str, Callable[..., Any]] = MappingProxyType(
     {
         **KERNEL_OPS,
-        cross_attention.cross_attention.__name__: attend_to_encoder,
         attention.attend.__name__: written_out.attend,
         latent_attention.absorbed_attend.__name__: written_out.absorbed_attend,
     }
 )
+
+
+def _with(op: Callable[..., Any], ops: Mapping[str, Callable[..., Any]]) -> dict[str, Callable[..., Any]]:
+    """An op that is computed with a table of its own."""
+
+    def compute(*arguments: Any, **settings: Any) -> Any:
+        with use(ops):
+            return body(op)(*arguments, **settings)
+
+    return {op.__name__: compute}
+
+
+def of_texts(config: Config) -> Mapping[str, Callable[..., Any]]:
+    """The table for what reads whole texts."""
+    decodes = "decoder" in config.stacks
+    limits = operator_limits.multi_head(config) or (not decodes and operator_limits.group_query(config))
+    # Without a tail no kernel computes a convolution.
+    apart = {**WRITTEN_OUT, short_conv.causal_conv.__name__: body(short_conv.causal_conv)}
+    return {**(WRITTEN_OUT if limits else KERNEL_OPS), **_with(convbert.convbert_attention, apart)}
+
+
+def of_steps(config: Config) -> Mapping[str, Callable[..., Any]]:
+    """The table for a decoder's steps, whose attention to an encoder's text is as the encoder's own."""
+    own = WRITTEN_OUT if operator_limits.group_query(config) else KERNEL_OPS
+    return {**own, **_with(cross_attention.cross_attention, of_texts(config))}

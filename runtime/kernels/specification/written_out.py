@@ -24,14 +24,13 @@ def attend(
     """`refimpl.ops.attention.attend` in float32: q is multiplied by the scale first, and then come `product`,
     cap, bias and mask.
     """
-    assert sink_logits is None, "no kernel computes it"
     batch, tokens, heads, size = q.shape
     groups = k.shape[2]
     q = (q * _factor(size, scale)).reshape(batch, tokens, groups, -1, size).transpose(0, 2, 3, 1, 4)
     scores = product(q, k.transpose(0, 2, 3, 1)[:, :, None]).reshape(batch, heads, tokens, -1)
     if softcap is not None:
         scores = np.float32(softcap) * tanh(scores / np.float32(softcap))
-    weights = _softmax(scores if bias is None else scores + bias, mask)
+    weights = _softmax(scores if bias is None else scores + bias, mask, sink_logits)
     mixed = product(weights.reshape(batch, groups, -1, *scores.shape[2:]), v.swapaxes(1, 2)[:, :, None])
     return mixed.reshape(batch, heads, tokens, -1).swapaxes(1, 2)
 
@@ -65,9 +64,16 @@ def product(a: Array, b: Array) -> Array:
     return sums.reshape(*leading, *sums.shape[1:])
 
 
-def _softmax(scores: Array, mask: Array) -> Array:
-    """exp(x - the largest), divided by their sum in lanes, of scores [B, H, T, S] by a mask [B, T, S]."""
+def _softmax(scores: Array, mask: Array, sinks: Array | None = None) -> Array:
+    """exp(x - the largest), divided by their sum in lanes, of scores [B, H, T, S] by a mask [B, T, S].
+
+    The first number of a row is the head's sink, if it has one.
+    """
     mask = mask[:, None]
     scores = np.where(mask, scores, np.finfo(np.float32).min)
+    if sinks is not None:
+        first = np.broadcast_to(sinks[:, None, None], (*scores.shape[:3], 1))
+        scores = np.concatenate([first, scores], axis=-1)
     weights = exp(scores - scores.max(-1, keepdims=True))
-    return np.where(mask, weights / row_sum(weights), np.float32(0))
+    weights = weights / row_sum(weights)
+    return np.where(mask, weights if sinks is None else weights[..., 1:], np.float32(0))

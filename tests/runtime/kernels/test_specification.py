@@ -64,12 +64,12 @@ def test_attention_that_is_written_out_is_what_is_specified() -> None:
     rng = np.random.default_rng(9)
     sizes = {
         "q": (2, 3, 6, 5), "k": (2, 7, 2, 5), "v": (2, 7, 2, 4), "bias": (2, 6, 3, 7), "latents": (2, 7, 11),
-        "wk_b": (9, 18), "wv_b": (9, 24),
+        "wk_b": (9, 18), "wv_b": (9, 24), "sink_logits": (6,),
     }  # fmt: skip
     given = {name: rng.standard_normal(shape, np.float32) for name, shape in sizes.items()}
     mask = rng.integers(0, 2, (2, 3, 7)).astype(bool)
     mask[0, 1] = False
-    scores = {name: given[name] for name in ("q", "k", "v", "bias")}
+    scores = {name: given[name] for name in ("q", "k", "v", "bias", "sink_logits")}
     latents = {name: given[name] for name in ("q", "latents", "wk_b", "wv_b")}
     got = written_out.attend(**scores, mask=mask, softcap=2.0)
     assert_within_budget(got, scores, lambda one: attention.attend(**one, mask=mask, softcap=2.0))

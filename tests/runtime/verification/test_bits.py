@@ -18,11 +18,14 @@ from tfm.refimpl.config import (
     Activation,
     Config,
     Decoder,
+    FullAttention,
     Gated,
     Plain,
     Pool,
     RelativeBias,
     RMSNorm,
+    SparseMixer,
+    Stack,
     Window,
 )  # fmt: skip
 from tfm.runtime.bundle.bundle import Bundle, open_bundle
@@ -51,6 +54,39 @@ def means() -> Config:
     return replace(base, stack=replace(base.stack, layers=tuple(layers)))
 
 
+def routed() -> Config:
+    """Mixtures with each kind of router."""
+    base = tiny_models.mixture()
+    mlp = replace(base.layers[0].mlp, experts=5, score=SparseMixer(0.5), renormalize=False)
+    return tiny_models.of_layers(base, (*base.layers, replace(base.layers[0], mlp=mlp)))
+
+
+def capped(stack: Stack) -> Stack:
+    """A stack whose attentions have sinks and a soft cap of scores, the first one in a window."""
+    of_all = {"softcap": 2.0, "sink_logits": True}
+    masks = (Window(5), *(FullAttention(),) * len(stack.layers[1:]))
+    attentions = (
+        replace(one.attention, mask=mask, **of_all) for one, mask in zip(stack.layers, masks, strict=True)
+    )
+    layers = (replace(one, attention=a) for one, a in zip(stack.layers, attentions, strict=True))
+    return replace(stack, layers=tuple(layers))
+
+
+def written_out() -> Config:
+    """Attention to whole texts that no operator computes, and kernels of a token's own."""
+    base, near = tiny_models.encoder(heads=6), tiny_models.near_and_far().stack.layers
+    stack = capped(base.stack)
+    return replace(base, stack=replace(stack, layers=(*stack.layers, *near)))
+
+
+def capped_pair() -> Config:
+    """An encoder and a decoder of T5Gemma's form, with fewer keys than queries."""
+    base = tiny_models.rotary_encoder_decoder()
+    cross = [replace(layer.cross, softcap=3.0, heads=4, kv_heads=2) for layer in base.decoder.layers]
+    layers = (replace(layer, cross=one) for layer, one in zip(base.decoder.layers, cross, strict=True))
+    return replace(base, encoder=capped(base.encoder), decoder=replace(base.decoder, layers=tuple(layers)))
+
+
 CONFIGS: dict[str, Config] = {
     "biases": tiny_models.llama(bias=True, qk_norm=True, vocabulary=101, mlp=79, context=700),
     "windows": tiny_models.mixed_windows(context=700),
@@ -68,7 +104,7 @@ CONFIGS: dict[str, Config] = {
     "scans": tiny_models.selective_scans(),
     "latents": tiny_models.latents(context=700),
     "added positions": tiny_models.added_positions(),
-    "a mixture": tiny_models.mixture(),
+    "a mixture": routed(),
     "sinks": tiny_models.sinks(),
     "plain": tiny_models.llama(plain=True, kind="gelu"),
     "functions": functions(),
@@ -76,6 +112,8 @@ CONFIGS: dict[str, Config] = {
     "an encoder and a decoder": tiny_models.encoder_decoder(),
     "a sound": tiny_models.hearing(),
     "means": means(),
+    "written out": written_out(),
+    "caps of an encoder and a decoder": capped_pair(),
     "streams": tiny_models.altup(),
 }
 PROMISED = (
@@ -83,6 +121,7 @@ PROMISED = (
     "outputs with norms", "plain", "functions", "heads by layer", "keys of other layers",
     "a mixture", "sinks", "gated deltas", "state spaces", "scans",
     "latents", "added positions", "sparse", "an encoder and a decoder", "a sound",
+    "caps of an encoder and a decoder",
 )  # fmt: skip
 # By operators that have no kernels: logarithms of softmax, means and roots.
 UNPROMISED = ("clusters", "streams")
@@ -134,6 +173,7 @@ def test_kernels_are_equal_to_the_bit_where_it_is_promised(bundles, name: str, q
     ("name", "quant"),
     [
         ("means", "int8-dynamic"),
+        ("written out", "int8"),
         *(
             pytest.param("an encoder", quant, marks=pytest.mark.long)
             for quant in ("int8-dynamic", "int8", "int4")
