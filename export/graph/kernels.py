@@ -19,6 +19,7 @@
     softmax, the sum of a row, products of floats      Softmax, RowSum, FloatLinear, MatMul
     the sum of a text's vectors, or of its integers    TokenSum
     the logarithm of a whole number                    Log
+    sines and cosines in float64                       Sin, Cos
     Add and the norm of the sum                        AddRMSNorm, AddLayerNorm
     norms of anything else                             RMSNorm, LayerNorm
     a causal convolution [and SiLU], and its tail      CausalConv
@@ -53,6 +54,7 @@ from .rewriting import constant, given, made_by, only_reader, precise_sigmoid_of
 VERSION = 1
 NORMS = {"RMSNormalization": "RMSNorm", "LayerNormalization": "LayerNorm"}
 SUMMED = frozenset({ir.DataType.FLOAT, ir.DataType.INT64})
+WIDE = frozenset({"Cos", "Log", "Sin"})
 POINTWISE = frozenset({"Exp", "Gelu", "Sigmoid", "Softplus", "Tanh"})
 
 
@@ -100,8 +102,8 @@ def over_kernels(
         if node.domain == "":
             _replace_pointwise(copy.graph, node)
             _replace_of_row(copy.graph, node)
-    _replace_products(copy.graph)
     common.RemoveUnusedNodesPass()(copy)
+    _replace_products(copy.graph)
     describe.name_nodes(copy, groups, tensors)
     copy.graph.opset_imports[DOMAIN] = VERSION
     passes.point_weights(copy, tensors, folder / kernel_storage.DATA)
@@ -301,8 +303,9 @@ def _replace_swiglu(graph: ir.Graph, node: ir.Node) -> None:
 def _replace_pointwise(graph: ir.Graph, node: ir.Node) -> None:
     """A function of each number; a number times its Sigmoid is one."""
     operator, x = node.op_type, node.inputs[0] if node.inputs else None
-    if operator == "Log" and node.outputs[0].dtype == ir.DataType.DOUBLE and made_by(x, "Cast") is not None:
-        _put(graph, [node], "Log", [x], {})
+    is_whole = made_by(x, "Cast") is not None
+    if operator in WIDE and node.outputs[0].dtype == ir.DataType.DOUBLE and (is_whole or operator != "Log"):
+        _put(graph, [node], operator, [x], {})
         return
     if operator == "Reciprocal":
         _divide_one(graph, node)

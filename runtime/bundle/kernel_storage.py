@@ -81,6 +81,8 @@ KERNELS = frozenset(
         "FloatLinear",
         "MatMul",
         "Log",
+        "Sin",
+        "Cos",
         "AddRMSNorm",
         "RMSNorm",
         "AddLayerNorm",

@@ -20,7 +20,7 @@
 //   MatMul(a [.., rows, depth], b [.., depth, width]) -> [.., rows, width], each product as FloatLinear's, where leading axes
 // are the same or 1
 //   TokenSum(x [B, T, ..]) -> [B, ..], of floats or of int64: in order of the tokens, from 0
-//   Log(x [..]) -> [..], of float64 numbers from 1 on
+//   Log(x [..]) -> [..], of float64 numbers from 1 on; Sin, Cos(x [..]) -> [..], of float64 numbers within 1e6
 //   AddRMSNorm(a [.., width], b [.., width], weight [width]) -> a + b, its norm
 //   RMSNorm(x [.., width], weight [width]) -> its norm
 // with the attribute epsilon.
@@ -645,12 +645,27 @@ double logarithm(double x) {
     return e * 0.6931471805599453 + 2 * s * series;
 }
 
-ort::Status *log_of(void *, ort::Context *context) {
+// The sine of r + quarters * pi / 2, within 2^-51: r = x - n * pi / 2 for the n next to x * 2 / pi, pi / 2 in three parts, of which
+// n times the first two is exact. sin(r) = r (1 - z / (2 * 3) (1 - z / (4 * 5) (1 - ..))) up to z^8 and cos(r) =
+// 1 - z / (1 * 2) (1 - z / (3 * 4) (1 - ..)) up to z^9 with z = r^2. Each quotient, product and sum is rounded once.
+template <int quarters>
+double sine(double x) {
+    const double halfway = 6755399441055744.0;  // 1.5 * 2^52: sums with it are whole numbers
+    double n = x * 0.6366197723675814 + halfway - halfway, sum = 1;
+    double r = x - n * 1.5707963267341256 - n * 6.077100506303966e-11 - n * 2.0222662487959506e-21, z = r * r;
+    int64_t turned = int64_t(n) + quarters;
+    for (int k = turned % 2 ? 18 : 17; k > 1; k -= 2) sum = 1 - z / (k * (k - 1)) * sum;
+    if (turned % 2 == 0) sum *= r;
+    return turned & 2 ? -sum : sum;
+}
+
+template <double (*f)(double)>
+ort::Status *of_doubles(void *, ort::Context *context) {
     Input x;
     double *y;
     TRY(x.read(context, 0));
     TRY(output(context, x.shape, x.rank, &y));
-    for (size_t i = 0; i < x.count(0); i++) y[i] = logarithm(((const double *)x.data)[i]);
+    for (size_t i = 0; i < x.count(0); i++) y[i] = f(((const double *)x.data)[i]);
     return nullptr;
 }
 
@@ -862,7 +877,9 @@ const Op ops[] = {
     {"MatMul", FLOATS, 2, 0, 1, create_gate, mat_mul},
     {"TokenSum", FLOATS, 1, 0, 1, create_gate, token_sum<float>},
     {"TokenSum", INTEGERS, 1, 0, 1, create_gate, token_sum<int64_t>},
-    {"Log", DOUBLES, 1, 0, 1, create_gate, log_of},
+    {"Log", DOUBLES, 1, 0, 1, create_gate, of_doubles<logarithm>},
+    {"Sin", DOUBLES, 1, 0, 1, create_gate, of_doubles<sine<0>>},
+    {"Cos", DOUBLES, 1, 0, 1, create_gate, of_doubles<sine<1>>},
     {"AddRMSNorm", FLOATS, 3, 1, 2, create_norm, norm<true, false>},
     {"RMSNorm", FLOATS, 2, 1, 1, create_norm, norm<false, false>},
     {"AddLayerNorm", FLOATS, 4, 2, 2, create_norm, norm<true, true>},

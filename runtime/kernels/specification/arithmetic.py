@@ -10,6 +10,7 @@ order of all other sums.
 from __future__ import annotations
 
 from collections.abc import Callable
+from decimal import Decimal
 from functools import wraps
 
 import numpy as np
@@ -29,6 +30,7 @@ EXP = tuple(
 )  # the polynomial of exponential.h, from degree 6 down to 2
 LOG2_E, LN_2, LN_2_REST = map(np.float32, (1.44269504, -0.693147182, 1.90465421e-9))
 ATANH = tuple(map(np.float32, (0.28024465, 0.2799914, 0.400217, 0.6666641)))  # that of `softplus`
+HALF_PI = 1.5707963267341256, 6.077100506303966e-11, 2.0222662487959506e-21  # 33 bits, 33 bits, and the rest
 GELU = (
     0.1285519301891327, -0.06417233496904373, 0.04773762822151184, -0.03879278525710106,
     0.032070260494947433, -0.026048259809613228, 0.020364567637443542, -0.014999077655375004,
@@ -243,6 +245,38 @@ def log(x: Array) -> Array:
 def query_factors(positions: Array, *, beta: float, original_context: int, offset: int = 0) -> Array:
     """1 + beta ln(1 + ⌊(position + offset) / original_context⌋), in float64."""
     return log((positions + offset) // original_context + 1) * beta + 1
+
+
+def sine(x: Array, quarters: int = 0) -> Array:
+    """The sine of x + quarters · π / 2 in float64, for x within 10⁶.
+
+    x = r + n π / 2. sin r = r (1 - z/(2·3) (1 - z/(4·5) (1 - ..))) up to z⁸, and cos r = 1 - z/(1·2)
+    (1 - z/(3·4) (1 - ..)) up to z⁹, with z = r².
+    """
+    n = np.rint(x * 0.6366197723675814)
+    r = x - n * HALF_PI[0] - n * HALF_PI[1] - n * HALF_PI[2]
+    turned, z = n.astype(np.int64) + quarters, r * r
+
+    def series(last: int) -> Array:
+        total = np.ones_like(z)
+        for k in range(last, 1, -2):
+            total = 1 - z / (k * (k - 1)) * total
+        return total
+
+    y = np.where(turned % 2, series(18), series(17) * r)
+    return np.where(turned & 2, -y, y)
+
+
+def sinusoidal(positions: Array, frequencies: Array, *, interleaved: bool = False) -> Array:
+    """Sines and cosines of position · frequency."""
+    angles = positions[:, :, None] * frequencies
+    axis = -1 if interleaved else -2
+    return np.stack([sine(angles), sine(angles, 1)], axis).reshape(*positions.shape, -1)
+
+
+def rope_frequencies(pairs: Array, *, theta: float) -> Array:
+    """theta^(-j / J), rounded to float64 from 28 digits, which are the same on every processor."""
+    return np.array([float(Decimal(theta) ** -Decimal(j)) for j in (pairs / len(pairs)).tolist()])
 
 
 @_in_pieces

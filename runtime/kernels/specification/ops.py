@@ -124,6 +124,8 @@ _PAIRS: tuple[tuple[Callable[..., Any], Callable[..., Any]], ...] = (
     (norm.layer_norm, layer_norm),
     (norm.rms_norm, rms_norm),
     (position.query_factors, arithmetic.query_factors),
+    (position.rope_frequencies, arithmetic.rope_frequencies),
+    (position.sinusoidal, arithmetic.sinusoidal),
     (quant.blocks_of_products, blocks_of_products),
     (quantized_cache.hadamard, hadamard),
     (selective_scan.selective_scan, recurrence.selective_scan),

@@ -31,6 +31,7 @@ from tfm.refimpl.ops import activation as of_numbers
 from tfm.refimpl.ops.activation import activation
 from tfm.refimpl.ops.attention import softmax
 from tfm.refimpl.ops.norm import layer_norm, rms_norm
+from tfm.refimpl.ops.position import rope_frequencies
 from tfm.runtime.kernels.specification import arithmetic, ops, written_out
 
 ULP = 2.0**-24  # half of one: the error of one rounding, as a share of the number
@@ -430,6 +431,21 @@ def test_a_logarithm_of_whole_numbers_is_what_is_specified(kernels_library: Path
     (y,) = onnx_nodes.graph([node], {"x": x}, {}, ["y"], kernels_library)
     assert np.array_equal(y, arithmetic.log(x))
     assert (np.abs(y - np.log(x)) <= 2.0**-51 * np.log(x)).all()
+
+
+def test_sines_and_cosines_are_what_is_specified(kernels_library: Path) -> None:
+    near = np.arange(-9, 9) * np.pi / 2
+    x = np.concatenate([near, near + 1e-9, np.geomspace(1e-9, 1e6, 3000), -np.geomspace(0.1, 1e6, 500)])
+    for quarters, (operator, exact) in enumerate((("Sin", np.sin), ("Cos", np.cos))):
+        node = helper.make_node(operator, ["x"], ["y"], domain="tfm")
+        (y,) = onnx_nodes.graph([node], {"x": x}, {}, ["y"], kernels_library)
+        assert np.array_equal(bits_of(y), bits_of(arithmetic.sine(x, quarters)))
+        assert (np.abs(y - exact(x)) <= 2.0**-51).all()
+    waves = arithmetic.sinusoidal(np.arange(6).reshape(2, 3), np.array([1, 0.1]), interleaved=True)
+    assert np.allclose(waves[1, 2], [np.sin(5), np.cos(5), np.sin(0.5), np.cos(0.5)], rtol=1e-14)
+    exact = rope_frequencies(np.arange(300), theta=5e5)
+    found = arithmetic.rope_frequencies(np.arange(300), theta=5e5)
+    assert (np.abs(found - exact) <= np.spacing(exact)).all()
 
 
 @pytest.mark.parametrize(

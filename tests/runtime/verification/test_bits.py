@@ -24,6 +24,7 @@ from tfm.refimpl.config import (
     Pool,
     RelativeBias,
     RMSNorm,
+    Sinusoidal,
     SparseMixer,
     Stack,
     Window,
@@ -76,7 +77,7 @@ def written_out() -> Config:
     """Attention to whole texts that no operator computes, and kernels of a token's own."""
     base, near = tiny_models.encoder(heads=6), tiny_models.near_and_far().stack.layers
     stack = capped(base.stack)
-    return replace(base, stack=replace(stack, layers=(*stack.layers, *near)))
+    return replace(base, stack=replace(stack, layers=(*stack.layers, *near), positions=Sinusoidal(offset=2)))
 
 
 def capped_pair() -> Config:
