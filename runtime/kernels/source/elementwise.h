@@ -1,6 +1,7 @@
 // What stands between products: gates and norms, row by row, for the instruction set `Set`.
 #pragma once
 #include <math.h>
+#include <string.h>
 
 #include "exponential.h"
 #include "gelu.h"
@@ -18,24 +19,28 @@ void by_sixteen(size_t width, F f) {
     if (i < width) f(i, width - i);
 }
 
-// Rows of a task, and what is done with a row.
+// Rows of a task, and what is done with some of them.
 template <class Call>
 struct Rows {
     const Call *call;
-    void (*row)(const Call *call, size_t row);
+    void (*some)(const Call *call, size_t first, size_t end);
     size_t chunks;
 
     static void task(void *data, size_t chunk) {
         const Rows &rows = *(const Rows *)data;
-        size_t end = rows.call->rows * (chunk + 1) / rows.chunks;
-        for (size_t r = rows.call->rows * chunk / rows.chunks; r < end; r++) rows.row(rows.call, r);
+        rows.some(rows.call, rows.call->rows * chunk / rows.chunks, rows.call->rows * (chunk + 1) / rows.chunks);
     }
 };
 
+template <class Call, void (*row)(const Call *call, size_t row)>
+void one_by_one(const Call *call, size_t first, size_t end) {
+    for (size_t r = first; r < end; r++) row(call, r);
+}
+
 // All rows, by several threads where waking them costs less than the work.
 template <class Call>
-void all_rows(const Call *call, void (*row)(const Call *, size_t), Pool pool) {
-    Rows<Call> rows = {call, row, least(call->rows, call->rows * call->width < 16384 ? 1 : 8)};
+void all_rows(const Call *call, void (*some)(const Call *, size_t, size_t), Pool pool) {
+    Rows<Call> rows = {call, some, least(call->rows, call->rows * call->width < 16384 ? 1 : 8)};
     if (rows.chunks == 1) Rows<Call>::task(&rows, 0);
     else pool.run(pool.owner, Rows<Call>::task, rows.chunks, &rows);
 }
@@ -51,7 +56,7 @@ void swiglu_row(const SwigluCall *call, size_t row) {
 
 template <class Set>
 void swiglu(const SwigluCall *call, Pool pool) {
-    all_rows<SwigluCall>(call, swiglu_row<Set>, pool);
+    all_rows<SwigluCall>(call, one_by_one<SwigluCall, swiglu_row<Set>>, pool);
 }
 
 template <class Set>
@@ -77,7 +82,7 @@ void pointwise_row(const PointwiseCall *call, size_t row) {
 
 template <class Set>
 void pointwise(const PointwiseCall *call, Pool pool) {
-    all_rows<PointwiseCall>(call, pointwise_row<Set>, pool);
+    all_rows<PointwiseCall>(call, one_by_one<PointwiseCall, pointwise_row<Set>>, pool);
 }
 
 // The sum of 16 lanes, in order.
@@ -108,7 +113,7 @@ void softmax_row(const RowCall *call, size_t row) {
 
 template <class Set>
 void softmax(const RowCall *call, Pool pool) {
-    all_rows<RowCall>(call, softmax_row<Set>, pool);
+    all_rows<RowCall>(call, one_by_one<RowCall, softmax_row<Set>>, pool);
 }
 
 template <class Set>
@@ -122,36 +127,53 @@ void row_sum_row(const RowCall *call, size_t row) {
 
 template <class Set>
 void row_sum(const RowCall *call, Pool pool) {
-    all_rows<RowCall>(call, row_sum_row<Set>, pool);
+    all_rows<RowCall>(call, one_by_one<RowCall, row_sum_row<Set>>, pool);
 }
 
+// Many rows read a copy of each piece of w, as w's own rows may be so far apart that they displace each other in the cache.
 template <class Set>
-void float_linear_row(const FloatLinearCall *call, size_t row) {
-    const float *x = call->x + row * call->depth;
-    float *y = call->y + row * call->width;
+void float_linear_rows(const FloatLinearCall *call, size_t first, size_t end) {
+    constexpr size_t DEPTH = 128, MANY = 4;
+    alignas(64) float piece[DEPTH * 64];
     size_t n = 0;
-    for (; n + 64 <= call->width; n += 64) {  // four sums of sixteen, which don't wait for each other
-        typename Set::Floats a = Set::zero(), b = a, c = a, d = a;
-        for (size_t k = 0; k < call->depth; k++) {
-            const float *w = call->w + k * call->width + n;
-            typename Set::Floats one = Set::all(x[k]);
-            a = Set::fma(one, Set::load(w), a), b = Set::fma(one, Set::load(w + 16), b);
-            c = Set::fma(one, Set::load(w + 32), c), d = Set::fma(one, Set::load(w + 48), d);
+    for (; n + 64 <= call->width; n += 64) {
+        for (size_t at = 0; at == 0 || at < call->depth; at += DEPTH) {
+            size_t depth = least(call->depth - at, DEPTH), stride = call->width;
+            const float *w = call->w + at * stride + n;
+            if (end - first >= MANY) {
+                for (size_t k = 0; k < depth; k++) memcpy(piece + k * 64, w + k * stride, 64 * sizeof *w);
+                w = piece, stride = 64;
+            }
+            for (size_t row = first; row < end; row++) {  // four sums of sixteen, which don't wait for each other
+                const float *x = call->x + row * call->depth + at;
+                float *y = call->y + row * call->width + n;
+                typename Set::Floats a = Set::zero(), b = a, c = a, d = a;
+                if (at) a = Set::load(y), b = Set::load(y + 16), c = Set::load(y + 32), d = Set::load(y + 48);
+                for (size_t k = 0; k < depth; k++) {
+                    const float *of = w + k * stride;
+                    typename Set::Floats one = Set::all(x[k]);
+                    a = Set::fma(one, Set::load(of), a), b = Set::fma(one, Set::load(of + 16), b);
+                    c = Set::fma(one, Set::load(of + 32), c), d = Set::fma(one, Set::load(of + 48), d);
+                }
+                Set::store(y, a), Set::store(y + 16, b), Set::store(y + 32, c), Set::store(y + 48, d);
+            }
         }
-        Set::store(y + n, a), Set::store(y + n + 16, b), Set::store(y + n + 32, c), Set::store(y + n + 48, d);
     }
     by_sixteen<Set>(call->width - n, [&](size_t i, size_t count) {
-        typename Set::Floats sum = Set::zero();
-        for (size_t k = 0; k < call->depth; k++) {
-            sum = Set::fma(Set::all(x[k]), load_some<Set>(call->w + k * call->width + n + i, count), sum);
+        for (size_t row = first; row < end; row++) {
+            const float *x = call->x + row * call->depth;
+            typename Set::Floats sum = Set::zero();
+            for (size_t k = 0; k < call->depth; k++) {
+                sum = Set::fma(Set::all(x[k]), load_some<Set>(call->w + k * call->width + n + i, count), sum);
+            }
+            store_some<Set>(call->y + row * call->width + n + i, sum, count);
         }
-        store_some<Set>(y + n + i, sum, count);
     });
 }
 
 template <class Set>
 void float_linear(const FloatLinearCall *call, Pool pool) {
-    all_rows<FloatLinearCall>(call, float_linear_row<Set>, pool);
+    all_rows<FloatLinearCall>(call, float_linear_rows<Set>, pool);
 }
 
 template <class Set>
@@ -177,7 +199,7 @@ void add_norm_row(const AddNormCall *call, size_t row) {
 
 template <class Set>
 void add_norm(const AddNormCall *call, Pool pool) {
-    all_rows<AddNormCall>(call, add_norm_row<Set>, pool);
+    all_rows<AddNormCall>(call, one_by_one<AddNormCall, add_norm_row<Set>>, pool);
 }
 
 template <class Set>
@@ -210,7 +232,7 @@ void add_layer_norm_row(const AddNormCall *call, size_t row) {
 
 template <class Set>
 void add_layer_norm(const AddNormCall *call, Pool pool) {
-    all_rows<AddNormCall>(call, add_layer_norm_row<Set>, pool);
+    all_rows<AddNormCall>(call, one_by_one<AddNormCall, add_layer_norm_row<Set>>, pool);
 }
 
 }  // namespace
