@@ -33,7 +33,7 @@ don't depend on the other tokens of the call.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -48,13 +48,13 @@ from ...runtime.bundle.plan import Tensor
 from ...runtime.bundle.same_bits import promise
 from ...runtime.bundle.views import stored_name
 from ...runtime.bundle.weight_storage import Group
+from ...runtime.kernels.specification.arithmetic import rope_frequencies
 from . import describe, expert_kernels, passes, recurrences
 from .rewriting import constant, given, made_by, only_reader, precise_sigmoid_of, put, silu_of
 
 VERSION = 1
 NORMS = {"RMSNormalization": "RMSNorm", "LayerNormalization": "LayerNorm"}
 SUMMED = frozenset({ir.DataType.FLOAT, ir.DataType.INT64})
-WIDE = frozenset({"Cos", "Log", "Sin"})
 POINTWISE = frozenset({"Exp", "Gelu", "Sigmoid", "Softplus", "Tanh"})
 
 
@@ -66,11 +66,13 @@ def over_kernels(
     folder: Path,
     *,
     half_cache: bool,
+    thetas: Collection[float] = (),
 ) -> ir.Model:
     """Return a copy of a graph in which kernels compute. The copy reads `tensors`, which are the tensors of
     kernels.data in these forms.
 
-    With a `half_cache`, the kernels keep keys and values in float16.
+    With a `half_cache`, the kernels keep keys and values in float16. `thetas` are those of positions that the
+    graph computes as sines.
     """
     copy = ir.from_proto(ir.to_proto(model))
     tiled = {
@@ -99,7 +101,9 @@ def over_kernels(
             _replace_multi_head(copy.graph, node)
     expert_kernels.replace_all(copy.graph)
     for node in list(copy.graph):
-        if node.domain == "":
+        if node.op_type in ("Cos", "Sin"):
+            _replace_wave(copy.graph, node, thetas)
+        elif node.domain == "":
             _replace_pointwise(copy.graph, node)
             _replace_of_row(copy.graph, node)
     common.RemoveUnusedNodesPass()(copy)
@@ -303,9 +307,8 @@ def _replace_swiglu(graph: ir.Graph, node: ir.Node) -> None:
 def _replace_pointwise(graph: ir.Graph, node: ir.Node) -> None:
     """A function of each number; a number times its Sigmoid is one."""
     operator, x = node.op_type, node.inputs[0] if node.inputs else None
-    is_whole = made_by(x, "Cast") is not None
-    if operator in WIDE and node.outputs[0].dtype == ir.DataType.DOUBLE and (is_whole or operator != "Log"):
-        _put(graph, [node], operator, [x], {})
+    if operator == "Log" and node.outputs[0].dtype == ir.DataType.DOUBLE and made_by(x, "Cast") is not None:
+        _put(graph, [node], "Log", [x], {})
         return
     if operator == "Reciprocal":
         _divide_one(graph, node)
@@ -321,6 +324,22 @@ def _replace_pointwise(graph: ir.Graph, node: ir.Node) -> None:
         return
     is_tanh = operator == "Gelu" and node.attributes["approximate"].value == "tanh"
     _put(graph, [node], "GeluTanh" if is_tanh else operator, [x], {})
+
+
+def _replace_wave(graph: ir.Graph, node: ir.Node, thetas: Collection[float]) -> None:
+    """The sine or cosine of a position times frequencies, which become those that kernels are specified with:
+    libraries' powers differ in their last bits."""
+    product = made_by(node.inputs[0], "Mul")
+    for value in () if product is None else product.inputs:
+        stored = constant(value)
+        if value is None or stored is None or node.outputs[0].dtype != ir.DataType.DOUBLE:
+            continue
+        for theta in thetas:
+            exact = rope_frequencies(np.arange(len(stored)), theta=theta)
+            if np.allclose(stored, exact, rtol=1e-14, atol=0):
+                value.const_value = ir.tensor(exact.reshape(value.const_value.shape), name=value.name)
+                _put(graph, [node], node.op_type, node.inputs, {})
+                return
 
 
 def _divide_one(graph: ir.Graph, node: ir.Node) -> None:

@@ -25,7 +25,7 @@ from queue import SimpleQueue
 from typing import IO
 
 from ...refimpl.components import from_json
-from ...refimpl.config import to_json
+from ...refimpl.config import Sinusoidal, to_json
 from ...refimpl.errors import ExportError, TfmError
 from ...refimpl.params.parameter_shapes import ParameterShapes
 from ...runtime.bundle import kernel_storage, targets
@@ -100,9 +100,13 @@ def write(files: GraphFiles, in_kernels: Callable[[], InKernels] = InKernels) ->
         return
     half_cache, forms = in_kernels()
     places = plan.kernel_tensors(forms)
+    positions = (stack.positions for stack in plan.config.stacks.values())
+    thetas = {one.theta for one in positions if isinstance(one, Sinusoidal)}
     for part, model in models.items():
         groups, tensors = part.owned(plan.groups), part.owned(places)
-        graph = over_kernels(model, groups, forms, tensors, files.folder, half_cache=half_cache)
+        graph = over_kernels(
+            model, groups, forms, tensors, files.folder, half_cache=half_cache, thetas=thetas
+        )
         onnx_ir.save(graph, files.folder / kernel_storage.GRAPHS[part.file])
 
 

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import numpy as np
 import torch
 from torch import Tensor
 
-from ...runtime.kernels.specification import arithmetic
 from ..torch_bodies import torch_body
 
 
@@ -21,9 +19,8 @@ def sinusoidal(positions: Tensor, frequencies: Tensor, *, interleaved: bool = Fa
 
 @torch_body
 def rope_frequencies(pairs: Tensor, *, theta: float) -> Tensor:
-    """Compute the constants that kernels are specified with."""
-    specified = arithmetic.rope_frequencies(np.arange(pairs.shape[0]), theta=theta)
-    return torch.tensor(specified.tolist(), dtype=torch.float64, device=pairs.device)
+    """Compute 1 / theta^(j / J) in float64."""
+    return 1 / theta ** (pairs.double() / pairs.shape[0])
 
 
 @torch_body
