@@ -331,13 +331,13 @@ def _replace_wave(graph: ir.Graph, node: ir.Node, thetas: Collection[float]) -> 
     libraries' powers differ in their last bits."""
     product = made_by(node.inputs[0], "Mul")
     for value in () if product is None else product.inputs:
-        stored = constant(value)
-        if value is None or stored is None or node.outputs[0].dtype != ir.DataType.DOUBLE:
+        numbers, tensor = constant(value), value and value.const_value
+        if value is None or numbers is None or tensor is None or node.outputs[0].dtype != ir.DataType.DOUBLE:
             continue
         for theta in thetas:
-            exact = rope_frequencies(np.arange(len(stored)), theta=theta)
-            if np.allclose(stored, exact, rtol=1e-14, atol=0):
-                value.const_value = ir.tensor(exact.reshape(value.const_value.shape), name=value.name)
+            exact = rope_frequencies(np.arange(len(numbers)), theta=theta)
+            if np.allclose(numbers, exact, rtol=1e-14, atol=0):
+                value.const_value = ir.tensor(exact.reshape(tensor.shape.numpy()), name=value.name)
                 _put(graph, [node], node.op_type, node.inputs, {})
                 return
 
