@@ -222,7 +222,7 @@ def test_what_is_no_module_is_refused(tmp_path: Path):
         change(tmp_path, {}, num_nextn_predict_layers=count, num_mtp_layers=count)
         with refused(ConfigError, "further", "tokens"):
             open_checkpoint(tmp_path, mtp=True)
-    with refused(ConfigError, "states", "none"):
+    with refused(ConfigError, "has", "none"):
         read_config({"model_type": "llama"} | SIZES, mtp=True)
 
 
