@@ -351,7 +351,7 @@ HOSTILE = [
     (("tfm",), 3, "manifest.tfm 3"),
     (("versions", "numpy"), None, "versions.numpy"),
     (("config", "context"), 0, "context 1 0"),
-    (("config", "extra"), 0, "config.extra known"),
+    (("config", "extra"), 0, "config.extra unknown"),
     (("config",), [], "config []"),
     (("target",), "ort-tpu", "ort-cpu ort-cuda ort-web"),
     (("target",), "standard", "tensors.embedding.table.codes"),
