@@ -244,7 +244,7 @@ def _stack(name: str, stack: Stack, width: int) -> str:
     layers, first = stack.layers, stack.layers[0]
     a, kinds = first.attention, len(set(layers))
     mixed = f" of {kinds} kinds, the first:" if kinds > 1 else ","
-    norm = type(stack.final_norm or a.pre or a.after).__name__
+    norm = type(stack.final_norm or next(iter(a.placed_norms.values()), None)).__name__
     added = None if stack.positions is None else stack.positions.describe()
     position = a.describe_positions() or added or "no positions"
     mlp = first.mlp.describe()

@@ -281,8 +281,7 @@ class QuestionAnswering(ReadingHead):
     def check(self, width: int, tables: int, vocabulary: int) -> None:
         super().check(width, tables, vocabulary)
         if self.mlp is not None:
-            bare = (self.mlp.pre, self.mlp.post) == (None, None)
-            need(bare, "the head's mlp may have only the norm after it")
+            need(self.mlp.placed_norms.keys() <= {"after"}, "the head's mlp may have only the norm after it")
             within("width of the head's mlp", self.mlp.width, LIMITS["width"])
 
     def outputs(self, width: int, vocabulary: int) -> int:

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, ClassVar, Literal
 
 from .bounds import LIMITS, check_bounds, need, within
-from .norms import Norm, RMSNorm, Sublayer
+from .norms import NoSublayer, RMSNorm, Sublayer
 from .record import Record, SmoothingSite, bounded
 
 Activation = Literal[
@@ -118,9 +118,6 @@ class Gated(FeedForward, Sublayer):
     width: int = bounded("width", "mlp width")
     activation: Activation | SwiGLUStep
     bias: bool = False
-    pre: Norm | None = None
-    post: Norm | None = None
-    after: Norm | None = None
     down_bias: bool = False
     gate_scale: float | None = None
     scale: float | None = None
@@ -182,9 +179,6 @@ class Plain(FeedForward, Sublayer):
     width: int = bounded("width", "mlp width")
     activation: Activation | XIELU
     bias: bool = True
-    pre: Norm | None = None
-    post: Norm | None = None
-    after: Norm | None = None
 
     op = "plain_mlp"
 
@@ -284,9 +278,6 @@ class MoE(FeedForward, Sublayer):
     shared_gate: bool = False
     groups: ExpertGroups = ONE_GROUP
     weighs: Literal["output", "input"] = "output"
-    pre: Norm | None = None
-    post: Norm | None = None
-    after: Norm | None = None
     sum_eps: float | None = None
     own_norms: RMSNorm | None = None
     expert_scale: bool = False
@@ -421,12 +412,8 @@ class MoE(FeedForward, Sublayer):
         return f"{self.top} of {self.experts} {form} mlps {self.width} ({kind}){latent}{beside}"
 
 
-class NoMlp(FeedForward):
+class NoMlp(FeedForward, NoSublayer):
     """No mlp: the layer ends with its mixer (Mamba 2)."""
-
-    pre: ClassVar[None] = None
-    post: ClassVar[None] = None
-    after: ClassVar[None] = None
 
     def describe(self) -> str:
         return "no mlp"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import field
 from typing import ClassVar, Literal, TypedDict
 
 from .record import Record
@@ -55,19 +56,24 @@ def epsilons(norms: Mapping[str, Norm | None]) -> dict[str, float]:
 
 
 class Norms(TypedDict):
-    """The norms of a sublayer."""
+    """The norms of a sublayer, in the form in which a sublayer takes them."""
 
     pre: Norm | None
     post: Norm | None
     after: Norm | None
 
 
-class Sublayer:
-    """The norms that a sublayer may have: of its input, of its output, and of the sum with the residual."""
+class Sublayer(Record):
+    """The norms that a sublayer may have: of its input, of its output, and of the sum with the residual.
 
-    pre: Norm | None
-    post: Norm | None
-    after: Norm | None
+    The parameters of each are beside the sublayer's own, by the field's name: `attn_pre` for `attn`.
+    `ops.block` computes them. Only `pre` is between the residual and what a sublayer reads, and only `after`
+    follows the sum; smoothing and the checks of a graph use this.
+    """
+
+    pre: Norm | None = field(default=None, kw_only=True)
+    post: Norm | None = field(default=None, kw_only=True)
+    after: Norm | None = field(default=None, kw_only=True)
 
     @property
     def norms_around(self) -> Norms:
@@ -75,6 +81,20 @@ class Sublayer:
         replaces this one.
         """
         return {"pre": self.pre, "post": self.post, "after": self.after}
+
+    @property
+    def placed_norms(self) -> dict[str, Norm]:
+        """The norms that are there, by name."""
+        return {name: norm for name in Norms.__annotations__ if (norm := getattr(self, name)) is not None}
+
+
+class NoSublayer:
+    """No sublayer, which has no norms."""
+
+    pre: ClassVar[None] = None
+    post: ClassVar[None] = None
+    after: ClassVar[None] = None
+    placed_norms: ClassVar[Mapping[str, Norm]] = {}
 
 
 class HeadNorm(Record):

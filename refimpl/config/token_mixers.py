@@ -32,7 +32,7 @@ class Scoring(TypedDict):
     softcap: float | None
 
 
-class TokenMixer(Record, Sublayer):
+class TokenMixer(Sublayer):
     """The settings of a mixer, and the facts that other packages derive from them.
 
     Parameters are named as in `weights`, without the path of the layer. `context` is the Config's `context`.
@@ -237,9 +237,6 @@ class Attention(TokenMixer):
     value_norm: RMSNorm | None = None
     keys_as_values: bool = False
     kv_layer: int | None = None
-    pre: Norm | None = None
-    post: Norm | None = None
-    after: Norm | None = None
     head_gate: bool = False
     out_norm: RMSNorm | None = None
     softplus_gate: bool = False

@@ -233,8 +233,8 @@ def _check_mixers(at: str, layer: Layer, name: str, before: tuple[Layer, ...], *
         both = isinstance(mixer, Attention) and name == "decoder"
         need(both, f"{at}a state space must be beside attention, in a decoder")
         layer.beside.mixer.check(f"{at}beside attention: ")
-        own = (layer.beside.mixer.pre, layer.beside.mixer.post, layer.beside.mixer.after)
-        need(own == (None, None, None), f"{at}a state space beside attention can't have its own norms")
+        bare = not layer.beside.mixer.placed_norms
+        need(bare, f"{at}a state space beside attention can't have its own norms")
     if isinstance(mixer, Attention) and mixer.kv_layer is not None:
         need(name == "decoder", f"{at}only a decoder's layer can read the keys and values of another layer")
         _check_shared_kv(at, layer, mixer, before)
@@ -268,9 +268,7 @@ def _check_cross(at: str, c: Attention) -> None:
         out_bias=c.out_bias,
         scale=c.scale,
         softcap=c.softcap,
-        pre=c.pre,
-        post=c.post,
-        after=c.after,
+        **c.norms_around,
     )
     need(
         c == plain,

@@ -22,7 +22,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any, TypedDict
 
-from ..config import Norm, TokenMixer
+from ..config import TokenMixer
 from ..config.record import bounded
 from .arrays import concatenate, indices, join_last, padded, repeated, split_last, where
 from .attention import attend, softmax
@@ -73,9 +73,6 @@ class ConvBertAttention(TokenMixer):
     heads: int = bounded("heads")
     head_size: int = bounded("width")
     neighbours: int = bounded("kernel", "neighbours of the convolution")
-    pre: Norm | None = None
-    post: Norm | None = None
-    after: Norm | None = None
 
     weights = ConvBertWeights
     title, place, has_map = "ConvBERT's attention", "encoder", True

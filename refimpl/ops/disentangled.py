@@ -29,7 +29,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, NotRequired, Self, 
 
 import numpy as np
 
-from ..config import LIMITS, Distances, Norm, SmoothingSite, TokenMixer
+from ..config import LIMITS, Distances, SmoothingSite, TokenMixer
 from ..config.bounds import need, within
 from ..config.record import bounded
 from .arrays import indices, join_last, repeated
@@ -103,9 +103,6 @@ class DisentangledAttention(TokenMixer):
     bias: bool = True
     position_bias: bool = True
     scale: float | None = None
-    pre: Norm | None = None
-    post: Norm | None = None
-    after: Norm | None = None
 
     @property
     def factor(self) -> float:

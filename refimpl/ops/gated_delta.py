@@ -53,7 +53,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, NotRequired, TypedDict
 
-from ..config import Norm, TokenMixer
+from ..config import TokenMixer
 from ..config.bounds import need
 from ..config.record import bounded
 from .activation import precise_sigmoid, precise_silu, sigmoid, silu
@@ -119,9 +119,6 @@ class GatedDelta(TokenMixer):
     value_size: int = bounded("width")
     length: int = bounded("kernel", "length of the convolution", least=2, default=4)
     eps: float = 1e-6
-    pre: Norm | None = None
-    post: Norm | None = None
-    after: Norm | None = None
     allow_neg_eigval: bool = False
     rank: int | None = bounded("width", "rank of decay and gate", default=None)
     by_channel: bool = False

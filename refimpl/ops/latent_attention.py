@@ -40,7 +40,6 @@ import numpy as np
 from ..config import (
     LIMITS,
     Indexer,
-    Norm,
     QueryScale,
     Rope,
     SharedIndexer,
@@ -182,9 +181,6 @@ class LatentAttention(TokenMixer):
     bias: bool = False
     norm_eps: float = 1e-6
     scale: float | None = None
-    pre: Norm | None = None
-    post: Norm | None = None
-    after: Norm | None = None
     indexer: Indexer | SharedIndexer | None = None
     query_scale: QueryScale | None = None
     shared_size: int | None = None

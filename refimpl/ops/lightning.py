@@ -24,7 +24,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, TypedDict
 
-from ..config import Activation, Norm, SmoothingSite, TokenMixer
+from ..config import Activation, SmoothingSite, TokenMixer
 from ..config.record import bounded
 from .activation import activation, sigmoid
 from .arrays import indices, join_last, split, split_last, vector, zeros_like
@@ -101,9 +101,6 @@ class Lightning(TokenMixer):
     speed: float = 1.0
     activation: Activation = "silu"
     eps: float = 1e-6
-    pre: Norm | None = None
-    post: Norm | None = None
-    after: Norm | None = None
 
     weights = LightningWeights
     title, place, keeps, in_parts = "lightning attention", "decoder", "state", True

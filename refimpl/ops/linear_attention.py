@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, NotRequired, TypedDict
 
 import numpy as np
 
-from ..config import FeatureMap, Norm, SmoothingSite, TokenMixer
+from ..config import FeatureMap, SmoothingSite, TokenMixer
 from ..config.record import bounded
 from ..config.token_mixers import check_groups
 from .activation import relu
@@ -101,9 +101,6 @@ class LinearAttention(TokenMixer):
     features: FeatureMap = "elu"
     qkv_bias: bool = False
     out_bias: bool = False
-    pre: Norm | None = None
-    post: Norm | None = None
-    after: Norm | None = None
 
     weights = LinearAttentionWeights
     title, place, keeps = "linear attention", "decoder", "state"

@@ -23,7 +23,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar, NotRequired, Self, TypedDict
 
-from ..config import FirstToken, GlobalTokens, Norm, QuestionTokens, SmoothingSite, TokenMixer
+from ..config import FirstToken, GlobalTokens, QuestionTokens, SmoothingSite, TokenMixer
 from ..config.bounds import need, within
 from ..config.record import bounded
 from .arrays import indices, join_last, repeated, smallest, where
@@ -80,9 +80,6 @@ class LongformerAttention(TokenMixer):
     head_size: int = bounded("width")
     reach: int = bounded("context", "reach of the window")
     global_tokens: GlobalTokens | None = None
-    pre: Norm | None = None
-    post: Norm | None = None
-    after: Norm | None = None
 
     weights = LongformerWeights
     title, place = "Longformer's attention", "encoder"

@@ -32,7 +32,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, NotRequired, Self, 
 
 import numpy as np
 
-from ..config import Norm, RelativeBias, SmoothingSite, TokenMixer
+from ..config import RelativeBias, SmoothingSite, TokenMixer
 from ..config.bounds import need
 from ..config.record import bounded
 from .arrays import concatenate, join_last
@@ -94,9 +94,6 @@ class LongT5Attention(TokenMixer):
     position: RelativeBias
     global_block_size: int | None = bounded("context", default=None)
     norm_eps: float = 1e-6
-    pre: Norm | None = None
-    post: Norm | None = None
-    after: Norm | None = None
 
     weights = LongT5Weights
     title, place = "LongT5's attention", "encoder"

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, NotRequired, TypedDict
 
 import numpy as np
 
-from ..config import Norm, TokenMixer
+from ..config import TokenMixer
 from ..config.record import bounded
 from .activation import sigmoid, tanh
 from .arrays import concatenate, split, where
@@ -92,9 +92,6 @@ class LSTM(TokenMixer):
     width: int = bounded("width", "width of the LSTM")
     bias: bool = True
     out_bias: bool = False
-    pre: Norm | None = None
-    post: Norm | None = None
-    after: Norm | None = None
 
     weights = LstmLayerWeights
     title, place, keeps = "an LSTM", "decoder", "state"

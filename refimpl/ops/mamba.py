@@ -23,7 +23,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, NamedTuple, NotRequired, TypedDict
 
-from ..config import Norm, TokenMixer
+from ..config import TokenMixer
 from ..config.record import bounded
 from .activation import silu
 from .arrays import exp, indices, softplus
@@ -131,9 +131,6 @@ class Mamba(TokenMixer):
     bias: bool = False
     norms: Literal["weighted", "bare"] | None = None
     eps: float = 1e-6
-    pre: Norm | None = None
-    post: Norm | None = None
-    after: Norm | None = None
 
     weights = MambaWeights
     title, place, keeps, in_parts = "Mamba's layer", "decoder", "state", True

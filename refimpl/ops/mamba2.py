@@ -23,7 +23,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, NamedTuple, NotRequired, TypedDict
 
-from ..config import Norm, SmoothingSite, StateSpace
+from ..config import SmoothingSite, StateSpace
 from ..config.bounds import need
 from ..config.record import bounded
 from .activation import silu
@@ -157,9 +157,6 @@ class Mamba2(StateSpace):
     out_bias: bool = False
     norm: Literal["after_gate", "before_gate"] | None = "after_gate"
     eps: float = 1e-5
-    pre: Norm | None = None
-    post: Norm | None = None
-    after: Norm | None = None
     multipliers: tuple[float, ...] = ()
 
     @property

@@ -98,9 +98,6 @@ class MobileBertBottleneck(TokenMixer):
     norm: Norm
     shared: bool = True
     wide_values: bool = True
-    pre: Norm | None = None
-    post: Norm | None = None
-    after: Norm | None = None
 
     weights = MobileBertWeights
     title, place, has_map = "MobileBERT's bottleneck", "encoder", True
@@ -112,8 +109,8 @@ class MobileBertBottleneck(TokenMixer):
         within(f"{at}mlps of the bottleneck", len(self.mlps), LIMITS["clusters"])
         for mlp in self.mlps:
             mlp.check(f"{at}mlp of the bottleneck: ", parallel=False)
-            around = (mlp.pre, mlp.post) == (None, None) and mlp.after is not None
-            need(around, f"{at}an mlp of the bottleneck must have the norm after it alone")
+            alone = mlp.placed_norms.keys() == {"after"}
+            need(alone, f"{at}an mlp of the bottleneck must have the norm after it alone")
 
     def sizes(self, width: int) -> Mapping[str, float]:
         return {"H": self.heads, "K": self.head_size}

@@ -27,7 +27,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, TypedDict
 
-from ..config import Activation, Norm, TokenMixer
+from ..config import Activation, TokenMixer
 from ..config.record import bounded
 from .activation import activation, precise_sigmoid, sigmoid, tanh
 from .arrays import following, indices, join_last, softplus, split_last, sqrt, where, zeros_like
@@ -116,9 +116,6 @@ class RgLru(TokenMixer):
     head_size: int = bounded("width")
     length: int = bounded("kernel", "length of the convolution", least=2, default=4)
     activation: Activation = "gelu_tanh"
-    pre: Norm | None = None
-    post: Norm | None = None
-    after: Norm | None = None
 
     weights = RgLruWeights
     title, place, keeps, in_parts = "a linear recurrent unit", "decoder", "state", True

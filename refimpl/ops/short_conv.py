@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, NotRequired, TypedDict
 
 import numpy as np
 
-from ..config import Norm, TokenMixer
+from ..config import TokenMixer
 from ..config.record import bounded
 from .arrays import concatenate, filled, following, padded, split, tokens_at
 from .cache_kind import CacheArray, RecurrentState, same_state, state_nbytes, state_rows
@@ -141,9 +141,6 @@ class ShortConv(TokenMixer):
     width: int = bounded("width", "width of the convolution")
     length: int = bounded("kernel", "length of the convolution", least=2, default=3)
     bias: bool = False
-    pre: Norm | None = None
-    post: Norm | None = None
-    after: Norm | None = None
 
     weights = ShortConvWeights
     title, place, keeps = "a short convolution", "decoder", "state"

@@ -25,7 +25,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar, NotRequired, Self, TypedDict
 
-from ..config import Norm, SmoothingSite, TokenMixer
+from ..config import SmoothingSite, TokenMixer
 from ..config.bounds import need
 from ..config.record import bounded
 from .arrays import as_type, between, indices, join_last, repeated, split_last, where
@@ -78,9 +78,6 @@ class XLNetAttention(TokenMixer):
     head_size: int = bounded("width")
     clamp: int | None = bounded("context", "clamp of distances", default=None)
     segments: bool = True
-    pre: Norm | None = None
-    post: Norm | None = None
-    after: Norm | None = None
 
     weights = XLNetWeights
     title, place, has_map, wavelengths = "XLNet's attention", "encoder", True, 10_000.0

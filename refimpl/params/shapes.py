@@ -158,10 +158,10 @@ def _layer(layer: Layer, d: int, encoded: int) -> Leaves:
         *cross,
         ("mlp", layer.mlp, _mlp(layer.mlp, d)),
     ):
-        leaves |= _norm(f"{part}_pre.", sublayer.pre, d)
-        leaves |= _under(f"{part}.", own)
-        leaves |= _norm(f"{part}_post.", sublayer.post, d)
-        leaves |= _norm(f"{part}_after.", sublayer.after, d)
+        norms = {name: _norm(f"{part}_{name}.", norm, d) for name, norm in sublayer.placed_norms.items()}
+        leaves |= norms.pop("pre", {}) | _under(f"{part}.", own)
+        for others in norms.values():
+            leaves |= others
     if layer.beside is not None:
         leaves |= _under("beside.", _mixer(layer.beside.mixer, d))
     if (conv := layer.conv) is not None:

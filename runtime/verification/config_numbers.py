@@ -154,7 +154,9 @@ def _of_stack(stack: Stack) -> Iterator[tuple[str, float]]:
 def _of_layer(layer: Layer) -> Iterator[tuple[str, float]]:
     for part, sublayer in (("attn", layer.attention), ("cross", layer.cross), ("mlp", layer.mlp)):
         if sublayer is not None:
-            yield from _around(part, sublayer)
+            yield from with_eps(
+                {f"{part}_{name}": norm for name, norm in sublayer.placed_norms.items()}
+            ).items()
     yield from ((f"attn.{leaf}", eps) for leaf, eps in layer.attention.epsilons().items())
     if layer.beside is not None:
         yield from ((f"beside.{leaf}", eps) for leaf, eps in layer.beside.mixer.epsilons().items())
@@ -167,10 +169,3 @@ def _of_layer(layer: Layer) -> Iterator[tuple[str, float]]:
     if layer.altup is not None:
         yield "altup.norm", layer.altup.norm.eps
     yield from ((f"mlp.{leaf}", eps) for leaf, eps in layer.mlp.epsilons().items())
-
-
-def _around(part: str, sublayer: Record) -> Iterator[tuple[str, float]]:
-    """The norms before and after a sublayer."""
-    yield from with_eps(
-        {f"{part}_{side}": getattr(sublayer, side) for side in ("pre", "post", "after")}
-    ).items()

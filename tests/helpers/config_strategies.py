@@ -73,6 +73,7 @@ from tfm.refimpl.config import (
     Window,
     Yarn,
 )
+from tfm.refimpl.config.norms import Norms
 from tfm.refimpl.ops.convbert import ConvBertAttention
 from tfm.refimpl.ops.disentangled import DisentangledAttention
 from tfm.refimpl.ops.gated_delta import GatedDelta
@@ -97,6 +98,7 @@ some_norms: st.SearchStrategy[Norm] = st.one_of(
     st.builds(RMSNorm, eps), st.builds(LayerNorm, eps, st.booleans(), st.booleans()), st.just(Affine())
 )
 norms: st.SearchStrategy[Norm | None] = st.one_of(st.none(), some_norms)
+around = dict.fromkeys(Norms.__annotations__, norms)
 head_norms = st.builds(
     HeadNorm,
     st.one_of(st.builds(RMSNorm, eps), st.builds(LayerNorm, eps, st.just(False))),
@@ -131,12 +133,10 @@ def mixtures(draw: st.DrawFn) -> MoE:
         shared_gate=shared is not None and draw(st.booleans()),
         groups=groups,
         weighs="output" if identities else draw(st.sampled_from(("output", "input"))),
-        pre=draw(norms),
-        post=draw(norms),
-        after=draw(norms),
         sum_eps=draw(st.sampled_from((None, 0.1))),
         average=shared is not None and draw(st.booleans()),
         shared_activation=None if shared is None else draw(st.none() | clamped),
+        **{name: draw(norms) for name in around},
     )
 
 
@@ -163,12 +163,12 @@ def down_bias(mlp: Gated) -> Gated:
     return replace(mlp, bias=False, down_bias=True)
 
 
-gated = st.builds(Gated, st.integers(1, 9), kinds, st.booleans(), norms, norms, norms)
+gated = st.builds(Gated, st.integers(1, 9), kinds, st.booleans(), **around)
 mlps = st.one_of(
     mixtures(),
     gated,
     gated.map(down_bias),
-    st.builds(Plain, st.integers(1, 9), kinds | st.just(XIELU()), st.booleans(), norms, norms, norms),
+    st.builds(Plain, st.integers(1, 9), kinds | st.just(XIELU()), st.booleans(), **around),
     st.builds(NoMlp),
     mixtures().map(narrowed),
     gated.map(lambda mlp: replace(mlp, down_norm=RMSNorm(1e-2))),
@@ -247,14 +247,12 @@ def attentions(draw: st.DrawFn, shared: RelativeBias | None, heads: int, cross: 
         query_scale=None
         if cross
         else draw(st.sampled_from((None, QueryScale(0.5, 3), QueryScale(0.5, 2, 1)))),
-        pre=draw(norms),
-        post=draw(norms),
-        after=draw(norms),
         value_norm=None if cross else draw(st.sampled_from((None, RMSNorm(1e-2)))),
         keys_as_values=not cross and draw(st.sampled_from((False, False, True))),
         head_gate=not cross and draw(st.sampled_from((False, False, True))),
         softplus_gate=not cross and draw(st.booleans()),
         value_scale=None if cross else draw(st.sampled_from((None, 0.7))),
+        **{name: draw(norms) for name in around},
     )
     if cross or drawn.output_gate or drawn.head_gate:
         return drawn
@@ -262,31 +260,27 @@ def attentions(draw: st.DrawFn, shared: RelativeBias | None, heads: int, cross: 
 
 
 linear_attentions = st.builds(
-    lambda kv_heads, share, *settings: LinearAttention(kv_heads * share, kv_heads, *settings),
+    lambda kv_heads, share, *settings, **own: LinearAttention(kv_heads * share, kv_heads, *settings, **own),
     st.integers(1, 2),
     st.integers(1, 2),
     st.integers(1, 6),
     st.sampled_from(get_args(FeatureMap)),
     st.booleans(),
     st.booleans(),
-    norms,
-    norms,
-    norms,
+    **around,
 )
-convolutions = st.builds(ShortConv, st.integers(1, 6), st.integers(2, 4), st.booleans(), norms, norms, norms)
+convolutions = st.builds(ShortConv, st.integers(1, 6), st.integers(2, 4), st.booleans(), **around)
 gated_deltas = st.builds(
-    lambda key_heads, share, *settings: GatedDelta(key_heads * share, key_heads, *settings),
+    lambda key_heads, share, *settings, **own: GatedDelta(key_heads * share, key_heads, *settings, **own),
     st.integers(1, 2),
     st.integers(1, 2),
     st.integers(1, 4),
     st.integers(1, 4),
     st.integers(2, 4),
     st.sampled_from((1e-6, 0.1)),
-    norms,
-    norms,
-    norms,
     st.booleans(),
     st.none() | st.integers(1, 5),
+    **around,
 )
 bounded_deltas = st.builds(
     lambda mixer, bound: replace(mixer, by_channel=True, max_decay=bound),
@@ -304,11 +298,9 @@ latents = st.builds(
     st.booleans(),
     st.sampled_from((1e-6, 1e-2)),
     st.none() | st.just(0.3),
-    norms,
-    norms,
-    norms,
     query_scale=st.sampled_from((None, None, QueryScale(0.5, 3))),
     head_gate=st.booleans(),
+    **around,
 )
 lightnings = st.builds(
     Lightning,
@@ -317,9 +309,7 @@ lightnings = st.builds(
     st.sampled_from((1.0, 0.3)),
     st.sampled_from(("silu", "gelu")),
     st.sampled_from((1e-6, 0.1)),
-    norms,
-    norms,
-    norms,
+    **around,
 )
 linear_units = st.builds(
     RgLru,
@@ -327,12 +317,10 @@ linear_units = st.builds(
     st.integers(1, 4),
     st.integers(2, 4),
     st.sampled_from(("gelu_tanh", "silu")),
-    norms,
-    norms,
-    norms,
+    **around,
 )
 mamba2s = st.builds(
-    lambda groups, share, *settings: Mamba2(groups * share, groups, *settings),
+    lambda groups, share, *settings, **own: Mamba2(groups * share, groups, *settings, **own),
     st.integers(1, 2),
     st.integers(1, 2),
     st.integers(1, 4),
@@ -343,9 +331,7 @@ mamba2s = st.builds(
     st.booleans(),
     st.sampled_from(("after_gate", "before_gate", None)),
     st.sampled_from((1e-6, 0.1)),
-    norms,
-    norms,
-    norms,
+    **around,
 )
 mambas = st.builds(
     Mamba,
@@ -357,9 +343,7 @@ mambas = st.builds(
     st.booleans(),
     st.sampled_from(("weighted", "bare", None)),
     st.sampled_from((1e-6, 0.1)),
-    norms,
-    norms,
-    norms,
+    **around,
 )
 indexed = st.builds(
     lambda mixer, rank, indexer: replace(mixer, query_rank=rank, indexer=indexer),
@@ -370,7 +354,7 @@ indexed = st.builds(
 unrotated = st.builds(
     lambda mixer, size: replace(mixer, position=None, shared_size=size), latents, st.integers(1, 3)
 )
-lstms = st.builds(LSTM, st.integers(1, 6), st.booleans(), st.booleans(), norms, norms, norms)
+lstms = st.builds(LSTM, st.integers(1, 6), st.booleans(), st.booleans(), **around)
 
 
 @st.composite
@@ -450,7 +434,7 @@ heads: st.SearchStrategy[ReadingHead] = st.one_of(
         QuestionAnswering,
         denses,
         st.booleans(),
-        st.builds(Plain, st.integers(1, 9), kinds, st.booleans(), st.none(), st.none(), some_norms),
+        st.builds(Plain, st.integers(1, 9), kinds, st.booleans(), after=some_norms),
     ),
 )
 
@@ -566,7 +550,7 @@ def multiplied(draw: st.DrawFn, stack: Stack) -> Stack:
 
     def change(layer: Layer) -> Layer:
         if isinstance(layer.attention, Attention) and draw(st.booleans()):
-            mixer = replace(draw(mamba2s), pre=None, post=None, after=None)
+            mixer = replace(draw(mamba2s), **dict.fromkeys(around))
             factors = draw(st.sampled_from(((), (0.5, 1.5, 0.75, 1.25, 2.0))))
             beside = Beside(replace(mixer, multipliers=factors), *(draw(shares) for _ in range(4)))
             layer = replace(layer, beside=beside)
@@ -650,9 +634,7 @@ def disentangled(draw: st.DrawFn, stack: Stack) -> Stack:
             shared=draw(some),
             bias=draw(some),
             position_bias=draw(some),
-            pre=a.pre,
-            post=a.post,
-            after=a.after,
+            **a.norms_around,
         )
         return replace(layer, attention=mixer)
 
@@ -672,7 +654,7 @@ def longformer(draw: st.DrawFn, stack: Stack, vocabulary: int) -> Stack:
     def windowed(layer: Layer) -> Layer:
         a, few = layer.attention, st.integers(1, 3)
         sizes = draw(few), draw(st.integers(1, 5)), draw(few)
-        mixer = LongformerAttention(*sizes, spread, pre=a.pre, post=a.post, after=a.after)
+        mixer = LongformerAttention(*sizes, spread, **a.norms_around)
         return replace(layer, attention=mixer)
 
     return replace(stack, layers=tuple(map(windowed, stack.layers)))
@@ -685,7 +667,7 @@ def convbert(draw: st.DrawFn, stack: Stack) -> Stack:
 
     def beside(layer: Layer) -> Layer:
         a = layer.attention
-        mixer = ConvBertAttention(draw(few), draw(st.integers(1, 5)), draw(few), a.pre, a.post, a.after)
+        mixer = ConvBertAttention(draw(few), draw(st.integers(1, 5)), draw(few), **a.norms_around)
         return replace(layer, attention=mixer)
 
     return replace(stack, layers=tuple(map(beside, stack.layers)))
@@ -720,9 +702,7 @@ def longt5(draw: st.DrawFn, stack: Stack) -> Stack:
 
     def local(layer: Layer) -> Layer:
         a = layer.attention
-        mixer = LongT5Attention(
-            heads, draw(st.integers(1, 5)), radius, position, size, 0.1, a.pre, a.post, a.after
-        )
+        mixer = LongT5Attention(heads, draw(st.integers(1, 5)), radius, position, size, 0.1, **a.norms_around)
         return replace(layer, attention=mixer)
 
     return replace(stack, layers=tuple(map(local, stack.layers)))
@@ -736,7 +716,7 @@ def xlnet(draw: st.DrawFn, stack: Stack, embedding: Embedding) -> Stack:
         a, few = layer.attention, st.integers(1, 3)
         segments = embedding.token_types is not None and draw(st.booleans())
         clamp = draw(st.none() | few)
-        mixer = XLNetAttention(draw(few), draw(st.integers(1, 5)), clamp, segments, a.pre, a.post, a.after)
+        mixer = XLNetAttention(draw(few), draw(st.integers(1, 5)), clamp, segments, **a.norms_around)
         return replace(layer, attention=mixer)
 
     return replace(stack, layers=tuple(map(relative, stack.layers)))

@@ -244,7 +244,7 @@ def gated_deltas(context: int = 128, vocabulary: int = 97) -> Decoder:
     base = llama(layers=3, vocabulary=vocabulary, qk_norm=True, context=context)
     first, norm = base.layers[0], RMSNorm(1e-5)
     gated = replace(first.attention, output_gate=True, head_gate=True)
-    last = GatedDelta(3, 3, 8, 20, 4, 1e-5, norm, allow_neg_eigval=True)
+    last = GatedDelta(3, 3, 8, 20, 4, 1e-5, pre=norm, allow_neg_eigval=True)
     return with_mixers(base, GatedDelta(4, 2, 16, 12, 3, pre=norm), gated, last)
 
 
@@ -255,7 +255,7 @@ def kimi(context: int = 128, vocabulary: int = 97) -> Decoder:
     first, second = base.layers
     plain = LatentAttention(3, 20, 8, 12, None, pre=second.attention.pre, shared_size=6)
     narrow = GatedDelta(3, 3, 8, 12, 3, pre=first.attention.pre, rank=5)
-    wide = GatedDelta(4, 2, 16, 20, 4, 1e-5, first.attention.pre, allow_neg_eigval=True, rank=7)
+    wide = GatedDelta(4, 2, 16, 20, 4, 1e-5, pre=first.attention.pre, allow_neg_eigval=True, rank=7)
     layers = (
         replace(first, attention=narrow),
         replace(second, attention=plain),

@@ -42,7 +42,7 @@ def config(keys: Keys, task: Task) -> Decoder:
     pre, after = (norm, None) if before else (None, norm)
     attention = Attention(heads, heads, size, qkv_bias=bias, out_bias=bias, pre=pre, after=after)
     activation = keys.choice("activation_function", ACTIVATIONS, "relu")
-    layer = Layer(attention, Plain(keys.size("ffn_dim"), activation, bias, pre, after=after))
+    layer = Layer(attention, Plain(keys.size("ffn_dim"), activation, bias, pre=pre, after=after))
     inner = keys.size("word_embed_proj_dim", None) or width
     context = keys.size("max_position_embeddings", 2048)
     return Decoder(
