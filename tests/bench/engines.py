@@ -159,63 +159,6 @@ class OnCudaUncaptured(OnCuda):
     captures = False
 
 
-class Numpy(TfmEngine):
-    """The specification over a checkpoint's float32 numbers."""
-
-    def __init__(self, model: str, threads: int) -> None:
-        from tfm.refimpl.checkpoint.open import materialize, open_checkpoint
-        from tfm.refimpl.engine.numpy_engine import NumpyEngine
-
-        checkpoint = open_checkpoint(Path(model))
-        self.engine = NumpyEngine(checkpoint.config, materialize(checkpoint.params))
-        self.version = f"numpy {np.__version__}"
-
-
-class Torch(TfmEngine):
-    """The mirror, eagerly."""
-
-    def __init__(self, model: str, threads: int) -> None:
-        import torch
-        from tfm.export.torch_engine import TorchEngine
-        from tfm.refimpl.checkpoint.open import materialize, open_checkpoint
-
-        torch.set_num_threads(threads)
-        checkpoint = open_checkpoint(Path(model))
-        self.engine = TorchEngine(checkpoint.config, materialize(checkpoint.params))
-        self.version = f"torch {torch.__version__}"
-
-
-class Transformers(Stepwise):
-    """Hugging Face transformers in float32; a .gguf file is read by its own dequantizer."""
-
-    def __init__(self, model: str, threads: int) -> None:
-        import torch
-        import transformers
-
-        torch.set_num_threads(threads)
-        torch.set_grad_enabled(False)
-        path = Path(model)
-        where: dict[str, Any] = {"pretrained_model_name_or_path": path}
-        if path.suffix == ".gguf":
-            where = {"pretrained_model_name_or_path": path.parent, "gguf_file": path.name}
-        self.model = transformers.AutoModelForCausalLM.from_pretrained(**where, dtype=torch.float32).eval()
-        self.torch = torch
-        self.version = f"transformers {transformers.__version__}, torch {torch.__version__}"
-
-    def first(self, prompt: list[int]) -> int:
-        self.cache = None
-        return self._step(prompt)
-
-    def next(self, token: int) -> int:
-        return self._step([token])
-
-    def _step(self, ids: list[int]) -> int:
-        inputs = self.torch.tensor([ids])
-        out = self.model(inputs, past_key_values=self.cache, use_cache=True, logits_to_keep=1)
-        self.cache = out.past_key_values
-        return int(out.logits[0, -1].argmax())
-
-
 class Llama(Stepwise):
     """llama.cpp by the C functions that llama-cpp-python wraps: no copy of logits, no sampler objects."""
 
@@ -541,9 +484,6 @@ KINDS = {
     "onnx-in-float": OnnxInFloat,
     "onnx-cuda": OnCuda,
     "onnx-cuda-uncaptured": OnCudaUncaptured,
-    "numpy": Numpy,
-    "torch": Torch,
-    "transformers": Transformers,
     "llama": Llama,
     "genai": Genai,
     "genai-cuda": GenaiOnCuda,

@@ -1,7 +1,6 @@
 """kill -9 at random moments of an export over a bundle: the old or the new one verifies, each time.
 
 The exports are real but for the tracing: the graphs, which have the same bytes each time, are copied.
-tests/bench/kill.py does the same with a real checkpoint and whole exports.
 """
 
 import random
