@@ -17,8 +17,6 @@ from ..refimpl.ops.dispatch import Table, in_use, use
 from . import ops  # noqa: F401  (which registers the bodies)
 from .torch_bodies import TORCH
 
-__all__ = ["body", "exporting", "extra_inputs", "on_torch"]
-
 
 def exporting(table: Table) -> AbstractContextManager[None]:
     """During a `with` block, let calls of ops run the table's functions, or otherwise the bodies in PyTorch.

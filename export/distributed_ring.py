@@ -20,8 +20,6 @@ if TYPE_CHECKING:
     from jaxtyping import Float, Int
     from torch import Tensor as Array
 
-__all__ = ["ring_attend"]
-
 
 def ring_attend(
     q: Float[Array, "B T H K"],

@@ -7,8 +7,6 @@ from collections.abc import Callable, Sequence
 import torch
 from torch._higher_order_ops.scan import scan_op
 
-__all__ = ["last_index", "scan", "tiles"]
-
 Step = Callable[..., list[torch.Tensor]]
 
 

@@ -13,8 +13,6 @@ from typing import Any
 from .config import Config, TokenMixer, json_form
 from .config.record import Record, kinds
 
-__all__ = ["from_json", "mixers"]
-
 # The name of a mixer begins with that of its module, in one word.
 MODULES = (
     "convbert", "disentangled", "gated_delta", "latent_attention", "lightning", "linear_attention",

@@ -26,8 +26,6 @@ from collections.abc import Mapping, Sequence
 from itertools import pairwise
 from typing import NamedTuple
 
-__all__ = ["Option", "cheapest", "hull", "within_bytes", "within_loss"]
-
 
 class Option(NamedTuple):
     """One way to store a unit of weights: its bytes, and its loss of at least 0, in any unit of measure."""

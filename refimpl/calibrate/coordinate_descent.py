@@ -27,8 +27,6 @@ if TYPE_CHECKING:
     from jaxtyping import Float
     from numpy import ndarray as Array
 
-__all__ = ["Hessian", "coordinate_descent", "damped", "distance", "hessian", "output_error"]
-
 MARGIN = 1e-6  # of a step: what a code must be nearer by to take another's place
 COLUMNS = 4096  # at a time, so that a table's float64 numbers aren't in memory at once
 

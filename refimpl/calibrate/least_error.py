@@ -18,8 +18,6 @@ if TYPE_CHECKING:
     from jaxtyping import Float
     from numpy import ndarray as Array
 
-__all__ = ["SHRINKS", "error", "is_as_good", "is_possible", "least_error", "mean_square"]
-
 # Shares of a block's range that are tried: a narrower range clips the extremes, and its steps are finer.
 SHRINKS = (1.0, 0.95, 0.9, 0.85, 0.8, 0.75, 0.7, 0.65, 0.6)
 # Of an error: what two processors that round an importance otherwise may differ by.

@@ -18,8 +18,6 @@ if TYPE_CHECKING:
     from jaxtyping import Float, Int, UInt8, UInt16
     from numpy import ndarray as Array
 
-__all__ = ["Histogram", "Range", "entropy", "histogram", "minmax", "percentile", "scale_and_zero_point"]
-
 BINS = 4096  # TensorRT's 2048, on either side of zero
 
 

@@ -18,8 +18,6 @@ from .generation_config import Generation
 from .licence import Licence
 from .weights.left_out import LeftOut
 
-__all__ = ["ExportSource", "ModelSource", "WeightSource"]
-
 
 class ModelSource(Protocol):
     """The properties of a model that both a bundle and a checkpoint have, in addition to its Config and

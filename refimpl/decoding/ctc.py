@@ -15,8 +15,6 @@ from dataclasses import dataclass
 from itertools import groupby
 from typing import NamedTuple
 
-__all__ = ["CTCTokens", "Heard", "heard_words", "runs", "said_together"]
-
 
 @dataclass(frozen=True)
 class CTCTokens:

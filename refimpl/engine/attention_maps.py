@@ -19,8 +19,6 @@ if TYPE_CHECKING:
     from jaxtyping import Float, Int
     from numpy import ndarray as Array
 
-__all__ = ["OnMap", "attention_maps"]
-
 # Called with the index of a layer and its weights [H, T, T], query by key.
 OnMap = Callable[[int, "Float[Array, 'H T T']"], None]
 

@@ -42,8 +42,6 @@ from ..params.tree import like
 from .cache_kinds import cache_kinds
 from .numpy_engine import rotary_tables
 
-__all__ = ["Given", "OnCache", "OnLayer", "Pass", "SideBySide", "Text", "given", "read"]
-
 # Called with how many layers have been computed, and how many there are.
 OnLayer = Callable[[int, int], None]
 # Called with the number of a pass, the index of a decoder's layer, and what the layer keeps of the text.

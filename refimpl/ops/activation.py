@@ -18,11 +18,6 @@ if TYPE_CHECKING:
 
     from ..config import Activation
 
-__all__ = [
-    "activation", "gelu", "gelu_tanh", "mish", "precise_sigmoid", "precise_silu", "quick_gelu", "relu",
-    "relu_squared", "sigmoid", "silu", "tanh", "xielu",
-]  # fmt: skip
-
 
 @op
 def relu(x: Float[Array, "B T F"]) -> Float[Array, "B T F"]:

@@ -18,14 +18,6 @@ if TYPE_CHECKING:
 
     from ..axes import Index
 
-__all__ = [
-    "Tail",
-    "adaptive_log_probs",
-    "adaptive_predict",
-    "adaptive_target_log_probs",
-    "log_softmax",
-]
-
 
 class Tail(TypedDict):
     """The weights of a cluster of rare words. The words' logits are x · down · up, with a small inner width

@@ -17,17 +17,6 @@ if TYPE_CHECKING:
 
     from jaxtyping import Float
 
-__all__ = [
-    "AltUpWeights",
-    "StreamWeights",
-    "altup_correct",
-    "altup_predict",
-    "enter_streams",
-    "leave_streams",
-    "modalities",
-    "same_magnitude",
-]
-
 
 class AltUpWeights(TypedDict):
     """The parameters with which a layer predicts and corrects its X streams: the maps to the coefficients,

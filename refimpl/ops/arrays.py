@@ -18,8 +18,6 @@ if TYPE_CHECKING:
     from typing import Any as Array
     from typing import Any as DType
 
-__all__: list[str] = []
-
 
 @op
 def indices(count: int, like: Array | None = None) -> Array:

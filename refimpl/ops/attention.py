@@ -27,11 +27,6 @@ if TYPE_CHECKING:
 
     from ..axes import Index
 
-__all__ = [
-    "AttentionWeights", "CachedAttentionWeights", "ScoreTerms", "attend", "attention", "attention_weights",
-    "cached_attention", "softmax",
-]  # fmt: skip
-
 
 class AttentionWeights(TypedDict):
     """The parameters of an attention sublayer: projections with their biases, norms of queries and keys,

@@ -14,8 +14,6 @@ if TYPE_CHECKING:
 
     from jaxtyping import Bool, Float
 
-__all__ = ["banded_attend"]
-
 
 @op
 def banded_attend(

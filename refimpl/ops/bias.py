@@ -15,8 +15,6 @@ if TYPE_CHECKING:
 
     from ..axes import Index
 
-__all__ = ["alibi_bias", "alibi_slopes", "relative_bias", "relative_buckets"]
-
 
 @op
 def alibi_slopes(heads: Int[Array, " H"], *, max_bias: float = 8.0) -> Float[Array, " H"]:

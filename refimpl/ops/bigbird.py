@@ -40,8 +40,6 @@ if TYPE_CHECKING:
 
     from ..axes import Index
 
-__all__ = ["bigbird_attend"]
-
 
 @op
 def bigbird_attend(

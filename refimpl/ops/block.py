@@ -35,8 +35,6 @@ if TYPE_CHECKING:
 MixerCache = Any  # what a layer keeps of earlier tokens: the value of its mixer's `CacheKind`
 MixerWeights = Mapping[str, Any]  # the leaves of its mixer, which `TokenMixer.weights` names
 
-__all__ = ["BlockWeights", "LayerInputs", "Passed", "Positions", "block", "encoder_block"]
-
 
 class CrossWeights(CrossKeyWeights, CrossAttentionWeights):
     """The parameters of cross-attention."""

@@ -31,8 +31,6 @@ if TYPE_CHECKING:
 
     from ..axes import Index
 
-__all__ = ["KVCache", "KeysValues", "append", "grow", "select"]
-
 
 class LayerCache(Protocol):
     """The methods that caches of all kinds have."""

@@ -26,8 +26,6 @@ from typing import Any, ClassVar, Literal, TypeVar
 
 import numpy as np
 
-__all__ = ["CacheArray", "CacheKind", "RecurrentState"]
-
 # Tokens kept beside those that a window sees, so that refused drafts can be cut off again.
 SLACK = 32
 # Room for new tokens beside those that a window keeps, and so the most tokens of one run. More would only

@@ -13,8 +13,6 @@ if TYPE_CHECKING:
 
     from jaxtyping import Float
 
-__all__ = ["conv1d"]
-
 
 @op
 def conv1d(

@@ -22,8 +22,6 @@ if TYPE_CHECKING:
 
     from jaxtyping import Float
 
-__all__ = ["ConvStemWeights", "conv_stem"]
-
 
 class ConvStemWeights(TypedDict):
     """The parameters of the stem: for each convolution its three matrices, stacked along the input axis, and

@@ -39,8 +39,6 @@ if TYPE_CHECKING:
 
     from ..axes import Index
 
-__all__ = ["ConvBertAttention", "ConvBertWeights", "convbert_attention"]
-
 
 class ConvBertWeights(TypedDict):
     """The parameters of ConvBERT's attention: the maps to queries, keys and values, the convolution of the

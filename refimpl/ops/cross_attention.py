@@ -19,8 +19,6 @@ if TYPE_CHECKING:
 
     from ..axes import Index
 
-__all__ = ["CrossAttentionWeights", "CrossKeyWeights", "EncoderKV", "cross_attention", "cross_keys"]
-
 
 class CrossKeyWeights(TypedDict):
     """The parameters that project the encoder's output to keys and values."""

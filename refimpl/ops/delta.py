@@ -15,8 +15,6 @@ if TYPE_CHECKING:
 
     from jaxtyping import Float
 
-__all__ = ["delta_attend", "gated_delta_chunked", "gated_delta_rule"]
-
 
 @op
 def delta_attend(

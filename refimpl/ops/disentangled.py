@@ -46,15 +46,6 @@ if TYPE_CHECKING:
 
     from ..axes import Index
 
-__all__ = [
-    "DisentangledAttention",
-    "DisentangledWeights",
-    "DistanceTable",
-    "disentangled_attention",
-    "distance_rows",
-    "distance_scores",
-]
-
 
 class DisentangledWeights(TypedDict):
     """The parameters of disentangled attention: maps of tokens, and maps of distances to keys and queries.

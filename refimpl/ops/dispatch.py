@@ -18,8 +18,6 @@ from functools import wraps
 from types import MappingProxyType
 from typing import Any, TypeVar
 
-__all__: list[str] = []
-
 F = TypeVar("F", bound=Callable[..., Any])
 Table = Mapping[str, Callable[..., Any]]
 

@@ -19,8 +19,6 @@ if TYPE_CHECKING:
 
     from ..axes import Index
 
-__all__ = ["embedding", "token_dropout", "unembedding"]
-
 
 @op
 def embedding(

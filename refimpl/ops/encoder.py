@@ -29,8 +29,6 @@ from .position import Rotary
 if TYPE_CHECKING:
     from typing import Any as Array
 
-__all__ = ["encode", "encoder_kv", "pooled_lengths", "predict", "reader_tokens"]
-
 
 @op
 def encode(

@@ -13,8 +13,6 @@ if TYPE_CHECKING:
 
     from jaxtyping import Bool, Float
 
-__all__ = ["Saved", "flash_attend", "flash_backward", "merge"]
-
 
 class Saved(NamedTuple):
     """The values of the forward pass that the backward pass needs: inputs, output and log-sum-exps."""

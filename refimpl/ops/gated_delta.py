@@ -72,12 +72,6 @@ if TYPE_CHECKING:
 
     from ..axes import Index
 
-__all__ = [
-    "GatedDelta",
-    "GatedDeltaWeights",
-    "gated_delta",
-]
-
 UNIT_EPS = 1e-6
 
 

@@ -14,8 +14,6 @@ if TYPE_CHECKING:
 
     from jaxtyping import Float
 
-__all__ = ["gaussian_topk"]
-
 
 @op
 def gaussian_topk(x: Float[Array, "B T F"], *, share: float) -> Float[Array, "B T F"]:

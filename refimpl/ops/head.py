@@ -27,8 +27,6 @@ if TYPE_CHECKING:
 
     from ..axes import Index
 
-__all__ = ["HeadWeights", "LabelWeights", "LinearWeights", "pool", "unit"]
-
 
 class LinearWeights(TypedDict):
     """The parameters of a linear layer."""

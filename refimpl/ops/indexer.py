@@ -44,8 +44,6 @@ if TYPE_CHECKING:
 
     from jaxtyping import Bool, Float
 
-__all__ = ["best_keys", "index_scores"]
-
 
 @op
 def index_scores(

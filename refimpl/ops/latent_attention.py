@@ -68,17 +68,6 @@ if TYPE_CHECKING:
 
     from ..axes import Index
 
-__all__ = [
-    "LatentAttention",
-    "LatentAttentionWeights",
-    "LatentCache",
-    "Latents",
-    "absorbed_attend",
-    "expanded_attend",
-    "latent_attention",
-    "latent_self_attention",
-]
-
 
 class LatentAttentionWeights(TypedDict):
     """The parameters of latent attention, by the names of DeepSeek's code.

@@ -14,8 +14,6 @@ if TYPE_CHECKING:
 
     from jaxtyping import Float
 
-__all__ = ["LaurelWeights", "laurel"]
-
 
 class LaurelWeights(TypedDict):
     """The parameters of a learned residual: the projections to its rank and back, and the norm of the

@@ -43,8 +43,6 @@ if TYPE_CHECKING:
 
     from ..axes import Index
 
-__all__ = ["Lightning", "LightningState", "LightningStates", "LightningWeights", "lightning"]
-
 
 class LightningWeights(TypedDict):
     """The parameters of lightning attention: queries, keys and values side by side, the output's gate, its

@@ -13,8 +13,6 @@ if TYPE_CHECKING:
 
     from jaxtyping import Float
 
-__all__ = ["linear"]
-
 
 @op
 def linear(

@@ -28,20 +28,6 @@ if TYPE_CHECKING:
 
     from ..axes import Index
 
-__all__ = [
-    "LinearAttention",
-    "LinearAttentionWeights",
-    "LinearState",
-    "LinearSums",
-    "elu_features",
-    "linear_attend",
-    "linear_chunked",
-    "linear_parallel",
-    "linear_recurrent",
-    "random_features",
-    "relu_features",
-]
-
 
 class LinearAttentionWeights(TypedDict):
     """The parameters of a sublayer of linear attention: projections with their biases."""

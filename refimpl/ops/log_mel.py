@@ -29,8 +29,6 @@ if TYPE_CHECKING:
 
     from jaxtyping import Float
 
-__all__ = ["hann_window", "log_mel", "mel_filters", "mel_frequencies", "power_spectrum"]
-
 LINEAR = 15.0  # mel below which the scale is linear, 1,000 Hz
 HERTZ = 200 / 3  # a mel, there
 OCTAVES = np.log(6.4) / 27  # above it, 27 mel are a factor of 6.4

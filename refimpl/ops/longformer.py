@@ -42,13 +42,6 @@ if TYPE_CHECKING:
 
     from ..axes import Index
 
-__all__ = [
-    "LongformerAttention",
-    "LongformerWeights",
-    "longformer_attention",
-    "question_end",
-]
-
 
 class LongformerWeights(TypedDict):
     """The parameters of Longformer's attention: the maps for the window, and the maps for global queries."""

@@ -50,13 +50,6 @@ if TYPE_CHECKING:
 
     from ..axes import Index
 
-__all__ = [
-    "DistanceBiases",
-    "LongT5Attention",
-    "LongT5Weights",
-    "longt5_attention",
-]
-
 
 class LongT5Weights(TypedDict):
     """The parameters of LongT5's attention. With summaries they include the weight of the summaries' norm."""

@@ -24,17 +24,6 @@ if TYPE_CHECKING:
 
     from ..axes import Index
 
-__all__ = [
-    "LSTM",
-    "LstmLayerWeights",
-    "LstmState",
-    "LstmStates",
-    "LstmWeights",
-    "bidirectional_lstm",
-    "lstm",
-    "lstm_cell",
-]
-
 
 class LstmWeights(TypedDict):
     """The parameters of a layer in one direction: the weights for the input and for h, the bias, and the

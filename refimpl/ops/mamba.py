@@ -42,14 +42,6 @@ if TYPE_CHECKING:
 
     from ..axes import Index
 
-__all__ = [
-    "ChannelState",
-    "ChannelStates",
-    "Mamba",
-    "MambaWeights",
-    "mamba",
-]
-
 
 class MambaWeights(TypedDict):
     """The parameters of a layer of F channels with a state of K numbers each.

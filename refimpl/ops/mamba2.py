@@ -45,14 +45,6 @@ if TYPE_CHECKING:
 
     from ..axes import Index
 
-__all__ = [
-    "HybridCache",
-    "HybridStates",
-    "Mamba2",
-    "Mamba2Weights",
-    "mamba2",
-]
-
 
 class Mamba2Weights(TypedDict):
     """The parameters of a layer of H heads with values, and G groups of keys and queries.

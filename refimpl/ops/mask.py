@@ -15,10 +15,6 @@ if TYPE_CHECKING:
 
     from ..axes import Index
 
-__all__ = [
-    "block_sparse_mask", "causal_mask", "chunked_mask", "padding_mask", "prefix_mask", "window_mask",
-]  # fmt: skip
-
 
 @op
 def causal_mask(

@@ -17,8 +17,6 @@ if TYPE_CHECKING:
 
     from jaxtyping import Float
 
-__all__ = ["GatedMlpWeights", "PlainMlpWeights", "gated_mlp", "plain_mlp", "swiglu_oai"]
-
 
 class PlainMlpWeights(TypedDict):
     """The parameters of an mlp without a gate."""

@@ -40,8 +40,6 @@ if TYPE_CHECKING:
 
     from ..axes import Index
 
-__all__ = ["MobileBertBottleneck", "MobileBertWeights", "mobilebert_bottleneck"]
-
 
 class NarrowNormWeights(NormWeights, total=False):
     """The parameters of a norm of narrow vectors."""

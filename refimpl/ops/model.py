@@ -62,22 +62,6 @@ if TYPE_CHECKING:
 
     from jaxtyping import Float
 
-__all__ = [
-    "EmbeddingWeights",
-    "ModelWeights",
-    "StackWeights",
-    "distance_biases",
-    "distance_table",
-    "embed",
-    "hidden",
-    "layer_vectors",
-    "model",
-    "model_with_hidden",
-    "mtp_model",
-    "score_biases",
-]
-
-
 StemWeights = ConvStemWeights | WaveStemWeights | MoonshineStemWeights
 
 

@@ -23,18 +23,6 @@ if TYPE_CHECKING:
 
     from ..axes import Index
 
-__all__ = [
-    "ExpertWeights",
-    "MoEWeights",
-    "load_balancing_loss",
-    "mixture",
-    "moe",
-    "route",
-    "router_z_loss",
-    "sparse_mixer",
-    "within_capacity",
-]
-
 
 class ExpertWeights(TypedDict):
     """The parameters of an expert: those of a gated mlp, or of a plain mlp if it has no gate."""

@@ -24,8 +24,6 @@ if TYPE_CHECKING:
 
     from jaxtyping import Float
 
-__all__ = ["MoonshineStemWeights", "moonshine_stem", "sound_norm"]
-
 
 class MoonshineStemWeights(TypedDict):
     """The parameters of the stem: those of all convolutions."""

@@ -52,8 +52,6 @@ if TYPE_CHECKING:
 
     from jaxtyping import Float
 
-__all__ = ["MTPInputWeights", "mtp_input"]
-
 
 class MTPInputWeights(TypedDict):
     """The parameters that join the two vectors of a pair: a norm for each, and the projection M of both."""

@@ -28,8 +28,6 @@ if TYPE_CHECKING:
 
     from ..axes import Index
 
-__all__ = ["NeighbourConvWeights", "neighbour_conv"]
-
 
 class NeighbourConvWeights(TypedDict):
     """The parameters of a convolution: its 2A + 1 matrices, stacked along the input axis, and its bias."""

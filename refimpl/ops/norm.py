@@ -14,8 +14,6 @@ if TYPE_CHECKING:
 
     from jaxtyping import Float
 
-__all__ = ["NormWeights", "affine", "l2_norm", "layer_norm", "rms_norm"]
-
 
 class NormWeights(TypedDict, total=False):
     """The parameters of a norm: a learned factor and a learned shift, if it has them."""

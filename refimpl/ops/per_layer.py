@@ -21,8 +21,6 @@ if TYPE_CHECKING:
 
     from ..axes import Index
 
-__all__ = ["PerLayerEmbeddingWeights", "PerLayerWeights", "per_layer_inputs", "per_layer_update"]
-
 
 class PerLayerEmbeddingWeights(TypedDict):
     """The parameters that make the per-layer embeddings of all C layers. The vectors of all layers are side

@@ -15,16 +15,6 @@ if TYPE_CHECKING:
 
     from jaxtyping import Float, Int
 
-__all__ = [
-    "Rotary",
-    "learned",
-    "query_factors",
-    "rope_frequencies",
-    "rope_tables",
-    "rotate",
-    "sinusoidal",
-]
-
 
 class Rotary(NamedTuple):
     """Cosines and sines of the angles by which a position rotates the pairs of a head."""

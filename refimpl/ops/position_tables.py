@@ -31,8 +31,6 @@ from .rope_scaling import (
 if TYPE_CHECKING:
     from typing import Any as Array
 
-__all__ = ["position_tables"]
-
 
 @op
 def position_tables(positions: Array, *, config: Config) -> dict[Rope, Rotary]:

@@ -18,21 +18,6 @@ if TYPE_CHECKING:
 
     from ..axes import Index
 
-__all__ = [
-    "Blocks",
-    "dequantize",
-    "dynamic_quantize",
-    "half_scales",
-    "linear_blocks",
-    "quantize",
-    "quantize_activations",
-    "quantize_columns",
-    "quantize_rows",
-    "rows",
-    "transpose",
-]
-
-
 LANES = 16  # sums that are added to in turn
 NEAR = 1 << 15  # numbers of a product's part, which stay in a processor's cache
 # Activations with one scale per row, for which a weight's block is the whole column.

@@ -27,19 +27,6 @@ if TYPE_CHECKING:
 
     from ..axes import Index
 
-__all__ = [
-    "ChannelQuantized",
-    "HeadQuantized",
-    "append_by_channel",
-    "append_by_head",
-    "hadamard",
-    "pack_nibbles",
-    "read_by_channel",
-    "read_by_head",
-    "round_by_channel",
-    "unpack_nibbles",
-]
-
 
 class HeadQuantized(NamedTuple):
     """Keys or values as codes, with a scale for each head of a token."""

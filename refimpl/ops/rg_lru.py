@@ -45,8 +45,6 @@ if TYPE_CHECKING:
 
     from ..axes import Index
 
-__all__ = ["RgLru", "RgLruState", "RgLruStates", "RgLruWeights", "rg_lru"]
-
 SPEED = 8.0  # c of the paper's equation 3
 
 

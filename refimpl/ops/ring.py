@@ -16,8 +16,6 @@ if TYPE_CHECKING:
 
     from ..axes import Index
 
-__all__ = ["Placement", "place", "ring_attend"]
-
 
 class Placement(NamedTuple):
     """The rank of each token. `ranks` is 0 … X−1."""

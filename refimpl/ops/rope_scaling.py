@@ -14,11 +14,6 @@ if TYPE_CHECKING:
 
     from jaxtyping import Float
 
-__all__ = [
-    "dynamic_ntk_scaling", "linear_scaling", "llama3_scaling", "longrope_scaling", "proportional_scaling",
-    "yarn_scaling",
-]  # fmt: skip
-
 
 @op
 def linear_scaling(frequencies: Float[Array, " J"], *, factor: float) -> Float[Array, " J"]:

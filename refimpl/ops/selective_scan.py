@@ -49,8 +49,6 @@ if TYPE_CHECKING:
 
     from jaxtyping import Float
 
-__all__ = ["selective_scan", "selective_scan_chunked"]
-
 
 @op
 def selective_scan(

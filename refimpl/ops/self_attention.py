@@ -20,8 +20,6 @@ if TYPE_CHECKING:
 
     from ..axes import Index
 
-__all__ = ["self_attention"]
-
 
 @op
 def self_attention(

@@ -21,8 +21,6 @@ if TYPE_CHECKING:
 
     from ..axes import Index
 
-__all__ = ["SharedAttentionWeights", "SharedKV", "shared_attention"]
-
 
 class SharedAttentionWeights(TypedDict):
     """The parameters of attention without maps to keys and values: those of queries, of the output and its

@@ -37,17 +37,6 @@ if TYPE_CHECKING:
 
     from ..axes import Index
 
-__all__ = [
-    "ConvState",
-    "ConvTail",
-    "MatrixState",
-    "MatrixStates",
-    "ShortConv",
-    "ShortConvWeights",
-    "causal_conv",
-    "short_conv",
-]
-
 
 class ShortConvWeights(TypedDict):
     """The parameters of a short convolution: the input and output projections, the kernel, and their

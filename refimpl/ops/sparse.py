@@ -17,16 +17,6 @@ if TYPE_CHECKING:
 
     from ..axes import Index
 
-__all__ = [
-    "BlockPairs",
-    "bigbird_pattern",
-    "block_mask",
-    "block_pairs",
-    "longformer_layout",
-    "longformer_mask",
-    "sparse_attend",
-]
-
 
 class BlockPairs(NamedTuple):
     """Query block rows[m] attends to key block columns[m]; `mask` [M, A, A] is the mask of tokens inside each

@@ -60,8 +60,6 @@ if TYPE_CHECKING:
 
     from jaxtyping import Float
 
-__all__ = ["ssd_chunked", "ssd_quadratic", "ssd_recurrent"]
-
 
 @op
 def ssd_recurrent(

@@ -13,8 +13,6 @@ if TYPE_CHECKING:
 
     from jaxtyping import Float, Int
 
-__all__ = ["integer_matmul", "static_dequantize", "static_quantize"]
-
 
 @op
 def static_quantize(

@@ -28,8 +28,6 @@ if TYPE_CHECKING:
 
     from jaxtyping import Float
 
-__all__ = ["ConvolutionWeights", "WaveStemWeights", "conv_positions", "time_norm", "wave_stem"]
-
 
 class ConvolutionWeights(TypedDict):
     """The parameters of a convolution: its kernel in torch's layout, its bias, and the norm after it.

@@ -44,12 +44,6 @@ if TYPE_CHECKING:
 
     from ..axes import Index
 
-__all__ = [
-    "XLNetAttention",
-    "XLNetWeights",
-    "xlnet_attention",
-]
-
 
 class XLNetWeights(TypedDict):
     """The parameters of XLNet's attention: maps of tokens, the map of distances, and one vector of each head

@@ -27,7 +27,8 @@ from jaxtyping import AbstractArray
 from ... import ops
 from ...axes import DERIVED
 from ...config import Activation
-from .settings import CLASSES, DRAWN, HAND, LISTED, SETTINGS
+from ...ops.dispatch import OPS
+from .settings import CLASSES, DRAWN, HAND, INNER, LISTED, SETTINGS
 
 UNFED = "can't be fed"
 
@@ -147,8 +148,12 @@ def modules(package: types.ModuleType) -> list[types.ModuleType]:
 
 
 def public(module: types.ModuleType) -> list[str]:
-    """Return the names in `__all__` that are functions."""
-    return [n for n in module.__all__ if not inspect.isclass(getattr(module, n))]
+    """Return the names of a module's ops, apart from those in `INNER`; `arrays` and `dispatch` have none."""
+    if module in (ops.arrays, ops.dispatch):
+        return []
+    short = module.__name__.rpartition(".")[2]
+    own = (name for name, one in OPS.items() if one.__module__ == module.__name__)
+    return sorted(name for name in own if f"{short}.{name}" not in INNER)
 
 
 def _option(hint: Any) -> Any:

@@ -289,6 +289,16 @@ MLPS = frozenset({"plain_mlp", "gated_mlp", "mixture", "moe", "per_layer_update"
 GATES = {kind.__module__.rpartition(".")[2]: kind.gates for kind in mixers() if kind.gates}
 LARGEST = {leaf: most for kind in mixers() for leaf, most in kind.largest.items()}
 GATED = frozenset({"bidirectional_lstm", "lstm", "lstm_cell", *GATES})
+# Ops that have no laws of their own: parts of the ops beside them, whose laws hold them too.
+INNER = frozenset(
+    {
+        "attention.from_heads", "attention.heads", "attention.project", "encoder.layer_kv", "head.head_dense",
+        "head.lm_logits", "latent_attention.chosen_latents", "linear_attention.linear_attention",
+        "longt5.near_and_far", "longt5.sums_of_blocks", "lstm.lstm_layer", "mask.seen_by", "mlp.glu",
+        "mlp.hidden_units", "moe.expert_mlp", "norm.normalize", "quant.blocks_of_products",
+        "short_conv.begun", "short_conv.last_inputs",
+    }
+)  # fmt: skip
 # Functions of a whole model or layer: their arguments depend on a Config, so tests/export/ops draws those.
 HAND = frozenset(
     {
@@ -296,7 +306,7 @@ HAND = frozenset(
         "encoder.encode", "encoder.encoder_kv", "encoder.pooled_lengths", "encoder.predict",
         "encoder.reader_tokens",
         "moonshine_stem.moonshine_stem",
-        "model.distance_biases", "model.distance_table", "model.embed", "model.hidden", "model.layer_vectors",
+        "model.distance_biases", "model.distance_table", "model.embed", "model.layer_vectors",
         "model.model", "model.model_with_hidden", "model.mtp_model", "model.score_biases",
         "position_tables.position_tables", "wave_stem.conv_positions", "wave_stem.wave_stem",
     }
