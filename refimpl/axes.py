@@ -8,7 +8,7 @@ letters in that rule occurs in the same signature. Ids, lengths and positions st
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 LETTERS = {
     "B": "batch: rows that don't see each other",
@@ -41,5 +41,14 @@ LETTERS = {
 
 DERIVED = {"H": "G*R", "L": "O+T", "K": "2*J+U", "E": "I+U"}
 
+# The names in annotations, for readers and type checkers. The laws put an array's real class in their place.
 if TYPE_CHECKING:
+    from jaxtyping import Bool as Bool
+    from jaxtyping import Float as Float
+    from jaxtyping import Int as Int
+    from jaxtyping import UInt8 as UInt8
+    from jaxtyping import UInt16 as UInt16
+
+    Array = Any
+    DType = Any
     Index = Annotated

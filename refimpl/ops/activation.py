@@ -12,10 +12,7 @@ from .arrays import softplus
 from .dispatch import op
 
 if TYPE_CHECKING:
-    from typing import Any as Array
-
-    from jaxtyping import Float
-
+    from ..axes import Array, Float
     from ..config import Activation
 
 

@@ -15,8 +15,7 @@ import numpy as np
 from .dispatch import op
 
 if TYPE_CHECKING:
-    from typing import Any as Array
-    from typing import Any as DType
+    from ..axes import Array, DType
 
 
 @op

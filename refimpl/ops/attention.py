@@ -21,11 +21,7 @@ from .quant import Blocks
 from .quantized_cache import hadamard, round_by_channel
 
 if TYPE_CHECKING:
-    from typing import Any as Array
-
-    from jaxtyping import Bool, Float
-
-    from ..axes import Index
+    from ..axes import Array, Bool, Float, Index
 
 
 class AttentionWeights(TypedDict):

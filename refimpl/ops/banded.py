@@ -10,9 +10,7 @@ from .attention import softmax
 from .dispatch import op
 
 if TYPE_CHECKING:
-    from typing import Any as Array
-
-    from jaxtyping import Bool, Float
+    from ..axes import Array, Bool, Float
 
 
 @op

@@ -9,11 +9,7 @@ import numpy as np
 from .dispatch import op
 
 if TYPE_CHECKING:
-    from typing import Any as Array
-
-    from jaxtyping import Float, Int
-
-    from ..axes import Index
+    from ..axes import Array, Float, Index, Int
 
 
 @op

@@ -34,11 +34,7 @@ from .dispatch import op
 from .mask import padding_mask
 
 if TYPE_CHECKING:
-    from typing import Any as Array
-
-    from jaxtyping import Float
-
-    from ..axes import Index
+    from ..axes import Array, Float, Index
 
 
 @op

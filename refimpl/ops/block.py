@@ -28,9 +28,7 @@ from .self_attention import self_attention
 from .shared_attention import SharedAttentionWeights, shared_attention
 
 if TYPE_CHECKING:
-    from typing import Any as Array
-
-    from jaxtyping import Float
+    from ..axes import Array, Float
 
 MixerCache = Any  # what a layer keeps of earlier tokens: the value of its mixer's `CacheKind`
 MixerWeights = Mapping[str, Any]  # the leaves of its mixer, which `TokenMixer.weights` names

@@ -25,11 +25,7 @@ from .cache_kind import CacheArray, CacheKind
 from .dispatch import op
 
 if TYPE_CHECKING:
-    from typing import Any as Array
-
-    from jaxtyping import Float
-
-    from ..axes import Index
+    from ..axes import Array, Float, Index
 
 
 class LayerCache(Protocol):

@@ -33,11 +33,7 @@ from .quant import Blocks
 from .short_conv import causal_conv
 
 if TYPE_CHECKING:
-    from typing import Any as Array
-
-    from jaxtyping import Float
-
-    from ..axes import Index
+    from ..axes import Array, Float, Index
 
 
 class ConvBertWeights(TypedDict):

@@ -11,9 +11,7 @@ from .arrays import repeated
 from .dispatch import op
 
 if TYPE_CHECKING:
-    from typing import Any as Array
-
-    from jaxtyping import Float
+    from ..axes import Array, Float
 
 
 @op

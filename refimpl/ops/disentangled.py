@@ -40,11 +40,7 @@ from .mask import padding_mask
 from .quant import Blocks
 
 if TYPE_CHECKING:
-    from typing import Any as Array
-
-    from jaxtyping import Float, Int
-
-    from ..axes import Index
+    from ..axes import Array, Float, Index, Int
 
 
 class DisentangledWeights(TypedDict):

@@ -13,11 +13,7 @@ from .mask import padding_mask
 from .quant import Blocks, rows, transpose
 
 if TYPE_CHECKING:
-    from typing import Any as Array
-
-    from jaxtyping import Bool, Float
-
-    from ..axes import Index
+    from ..axes import Array, Bool, Float, Index
 
 
 @op

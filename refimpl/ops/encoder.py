@@ -27,7 +27,7 @@ from .norm import normalize
 from .position import Rotary
 
 if TYPE_CHECKING:
-    from typing import Any as Array
+    from ..axes import Array
 
 
 @op

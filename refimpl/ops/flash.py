@@ -9,9 +9,7 @@ import numpy as np
 from .dispatch import op
 
 if TYPE_CHECKING:
-    from typing import Any as Array
-
-    from jaxtyping import Bool, Float
+    from ..axes import Array, Bool, Float
 
 
 class Saved(NamedTuple):

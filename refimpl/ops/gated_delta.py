@@ -66,11 +66,7 @@ from .quant import Blocks
 from .short_conv import MatrixState, MatrixStates, begun, causal_conv, last_inputs
 
 if TYPE_CHECKING:
-    from typing import Any as Array
-
-    from jaxtyping import Float
-
-    from ..axes import Index
+    from ..axes import Array, Float, Index
 
 UNIT_EPS = 1e-6
 

@@ -21,11 +21,7 @@ from .norm import NormWeights, normalize
 from .quant import Blocks
 
 if TYPE_CHECKING:
-    from typing import Any as Array
-
-    from jaxtyping import Float
-
-    from ..axes import Index
+    from ..axes import Array, Float, Index
 
 
 class LinearWeights(TypedDict):

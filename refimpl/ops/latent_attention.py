@@ -62,11 +62,7 @@ from .position import Rotary, query_factors, rotate
 from .quant import Blocks
 
 if TYPE_CHECKING:
-    from typing import Any as Array
-
-    from jaxtyping import Bool, Float
-
-    from ..axes import Index
+    from ..axes import Array, Bool, Float, Index
 
 
 class LatentAttentionWeights(TypedDict):

@@ -10,9 +10,7 @@ from .norm import rms_norm
 from .quant import Blocks
 
 if TYPE_CHECKING:
-    from typing import Any as Array
-
-    from jaxtyping import Float
+    from ..axes import Array, Float
 
 
 class LaurelWeights(TypedDict):

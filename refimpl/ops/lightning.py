@@ -37,11 +37,7 @@ from .short_conv import begun
 from .ssd import ssd_recurrent
 
 if TYPE_CHECKING:
-    from typing import Any as Array
-
-    from jaxtyping import Float
-
-    from ..axes import Index
+    from ..axes import Array, Float, Index
 
 
 class LightningWeights(TypedDict):

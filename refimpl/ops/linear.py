@@ -9,9 +9,7 @@ from .dispatch import op
 from .quant import Blocks, linear_blocks
 
 if TYPE_CHECKING:
-    from typing import Any as Array
-
-    from jaxtyping import Float
+    from ..axes import Array, Float
 
 
 @op

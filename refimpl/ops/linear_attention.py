@@ -22,11 +22,7 @@ from .linear import linear
 from .quant import Blocks
 
 if TYPE_CHECKING:
-    from typing import Any as Array
-
-    from jaxtyping import Bool, Float
-
-    from ..axes import Index
+    from ..axes import Array, Bool, Float, Index
 
 
 class LinearAttentionWeights(TypedDict):

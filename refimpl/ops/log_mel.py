@@ -25,9 +25,7 @@ import numpy as np
 from .dispatch import op
 
 if TYPE_CHECKING:
-    from typing import Any as Array
-
-    from jaxtyping import Float
+    from ..axes import Array, Float
 
 LINEAR = 15.0  # mel below which the scale is linear, 1,000 Hz
 HERTZ = 200 / 3  # a mel, there

@@ -36,11 +36,7 @@ from .quant import Blocks
 from .sparse import longformer_mask
 
 if TYPE_CHECKING:
-    from typing import Any as Array
-
-    from jaxtyping import Float
-
-    from ..axes import Index
+    from ..axes import Array, Float, Index
 
 
 class LongformerWeights(TypedDict):

@@ -18,11 +18,7 @@ from .linear import linear
 from .quant import Blocks
 
 if TYPE_CHECKING:
-    from typing import Any as Array
-
-    from jaxtyping import Float
-
-    from ..axes import Index
+    from ..axes import Array, Float, Index
 
 
 class LstmWeights(TypedDict):

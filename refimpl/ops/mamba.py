@@ -36,11 +36,7 @@ from .selective_scan import selective_scan
 from .short_conv import begun, causal_conv, last_inputs
 
 if TYPE_CHECKING:
-    from typing import Any as Array
-
-    from jaxtyping import Float
-
-    from ..axes import Index
+    from ..axes import Array, Float, Index
 
 
 class MambaWeights(TypedDict):

@@ -38,12 +38,9 @@ from .short_conv import MatrixState, MatrixStates, begun, causal_conv, last_inpu
 from .ssd import ssd_recurrent
 
 if TYPE_CHECKING:
-    from typing import Any as Array
-
     import numpy as np
-    from jaxtyping import Float
 
-    from ..axes import Index
+    from ..axes import Array, Float, Index
 
 
 class Mamba2Weights(TypedDict):

@@ -9,11 +9,7 @@ from .arrays import all_true
 from .dispatch import OPS, op
 
 if TYPE_CHECKING:
-    from typing import Any as Array
-
-    from jaxtyping import Bool, Int
-
-    from ..axes import Index
+    from ..axes import Array, Bool, Index, Int
 
 
 @op

@@ -57,10 +57,7 @@ from .quant import Blocks
 from .wave_stem import WaveStemWeights, conv_positions, wave_stem
 
 if TYPE_CHECKING:
-    from typing import Any as Array
-    from typing import Any as DType
-
-    from jaxtyping import Float
+    from ..axes import Array, DType, Float
 
 StemWeights = ConvStemWeights | WaveStemWeights | MoonshineStemWeights
 

@@ -17,11 +17,7 @@ from .norm import rms_norm
 from .quant import Blocks
 
 if TYPE_CHECKING:
-    from typing import Any as Array
-
-    from jaxtyping import Bool, Float
-
-    from ..axes import Index
+    from ..axes import Array, Bool, Float, Index
 
 
 class ExpertWeights(TypedDict):

@@ -20,9 +20,7 @@ from .dispatch import op
 from .wave_stem import ConvolutionWeights
 
 if TYPE_CHECKING:
-    from typing import Any as Array
-
-    from jaxtyping import Float
+    from ..axes import Array, Float
 
 
 class MoonshineStemWeights(TypedDict):

@@ -10,9 +10,7 @@ from ..config import Norm
 from .dispatch import OPS, op
 
 if TYPE_CHECKING:
-    from typing import Any as Array
-
-    from jaxtyping import Float
+    from ..axes import Array, Float
 
 
 class NormWeights(TypedDict, total=False):

@@ -11,9 +11,7 @@ from .arrays import rows_at
 from .dispatch import op
 
 if TYPE_CHECKING:
-    from typing import Any as Array
-
-    from jaxtyping import Float, Int
+    from ..axes import Array, Float, Int
 
 
 class Rotary(NamedTuple):

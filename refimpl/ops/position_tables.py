@@ -29,7 +29,7 @@ from .rope_scaling import (
 )
 
 if TYPE_CHECKING:
-    from typing import Any as Array
+    from ..axes import Array
 
 
 @op

@@ -12,11 +12,7 @@ from .dispatch import op
 from .static_quant import static_dequantize, static_quantize
 
 if TYPE_CHECKING:
-    from typing import Any as Array
-
-    from jaxtyping import Float, Int, UInt8, UInt16
-
-    from ..axes import Index
+    from ..axes import Array, Float, Index, Int, UInt8, UInt16
 
 LANES = 16  # sums that are added to in turn
 NEAR = 1 << 15  # numbers of a product's part, which stay in a processor's cache

@@ -21,11 +21,7 @@ from .cache import append
 from .dispatch import op
 
 if TYPE_CHECKING:
-    from typing import Any as Array
-
-    from jaxtyping import Float, Int, UInt8
-
-    from ..axes import Index
+    from ..axes import Array, Float, Index, Int, UInt8
 
 
 class HeadQuantized(NamedTuple):

@@ -39,11 +39,7 @@ from .short_conv import begun, causal_conv, last_inputs
 from .ssd import ssd_recurrent
 
 if TYPE_CHECKING:
-    from typing import Any as Array
-
-    from jaxtyping import Float
-
-    from ..axes import Index
+    from ..axes import Array, Float, Index
 
 SPEED = 8.0  # c of the paper's equation 3
 

@@ -10,11 +10,7 @@ from .dispatch import op
 from .flash import flash_attend, merge
 
 if TYPE_CHECKING:
-    from typing import Any as Array
-
-    from jaxtyping import Float, Int
-
-    from ..axes import Index
+    from ..axes import Array, Float, Index, Int
 
 
 class Placement(NamedTuple):

@@ -14,11 +14,7 @@ from .mask import padding_mask, seen_by
 from .position import Rotary, rotate
 
 if TYPE_CHECKING:
-    from typing import Any as Array
-
-    from jaxtyping import Float
-
-    from ..axes import Index
+    from ..axes import Array, Float, Index
 
 
 @op

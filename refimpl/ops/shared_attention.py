@@ -15,11 +15,7 @@ from .position import Rotary, query_factors, rotate
 from .quant import Blocks
 
 if TYPE_CHECKING:
-    from typing import Any as Array
-
-    from jaxtyping import Float
-
-    from ..axes import Index
+    from ..axes import Array, Float, Index
 
 
 class SharedAttentionWeights(TypedDict):

@@ -11,11 +11,7 @@ from .attention import attend
 from .dispatch import op
 
 if TYPE_CHECKING:
-    from typing import Any as Array
-
-    from jaxtyping import Bool, Float, Int
-
-    from ..axes import Index
+    from ..axes import Array, Bool, Float, Index, Int
 
 
 class BlockPairs(NamedTuple):

@@ -24,9 +24,7 @@ from .norm import NormWeights, layer_norm, normalize
 from .quant import Blocks
 
 if TYPE_CHECKING:
-    from typing import Any as Array
-
-    from jaxtyping import Float
+    from ..axes import Array, Float
 
 
 class ConvolutionWeights(TypedDict):

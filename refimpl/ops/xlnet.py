@@ -38,11 +38,7 @@ from .position import rope_frequencies, sinusoidal
 from .quant import Blocks
 
 if TYPE_CHECKING:
-    from typing import Any as Array
-
-    from jaxtyping import Float
-
-    from ..axes import Index
+    from ..axes import Array, Float, Index
 
 
 class XLNetWeights(TypedDict):

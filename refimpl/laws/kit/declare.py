@@ -27,7 +27,7 @@ from jaxtyping import AbstractArray
 from ... import ops
 from ...axes import DERIVED
 from ...config import Activation
-from ...ops.dispatch import OPS
+from ...ops import arrays, dispatch
 from .settings import CLASSES, DRAWN, HAND, INNER, LISTED, SETTINGS
 
 UNFED = "can't be fed"
@@ -149,10 +149,10 @@ def modules(package: types.ModuleType) -> list[types.ModuleType]:
 
 def public(module: types.ModuleType) -> list[str]:
     """Return the names of a module's ops, apart from those in `INNER`; `arrays` and `dispatch` have none."""
-    if module in (ops.arrays, ops.dispatch):
+    if module in (arrays, dispatch):
         return []
     short = module.__name__.rpartition(".")[2]
-    own = (name for name, one in OPS.items() if one.__module__ == module.__name__)
+    own = (name for name, one in dispatch.OPS.items() if one.__module__ == module.__name__)
     return sorted(name for name in own if f"{short}.{name}" not in INNER)
 
 
