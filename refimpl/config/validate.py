@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from dataclasses import fields, is_dataclass, replace
 from typing import Any
 
-from .bounds import LIMITS, need, within
+from .bounds import LIMITS, check_bounds, need, within
 from .heads import CTC, Head
 from .layers import Layer
 from .mtp import MTP
@@ -73,6 +73,8 @@ def check(
         f"only an encoder can have token types, got {types} for a decoder",
     )
     dropped = embedding.token_dropout
+    if dropped is not None:
+        check_bounds("", dropped)
     need(
         dropped is None
         or (
