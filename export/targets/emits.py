@@ -50,7 +50,7 @@ def _ort(config: Config) -> Emits:
         "gated_delta_rule": recurrence.gated_delta_operator,
         "ssd_recurrent": recurrence.ssd_operator,
         "selective_scan": recurrence.selective_scan_operator,
-        "attention": gqa.attention_in_parts,
+        "project": gqa.project,
         "self_attention": mha.self_attention if multi_head else mha.self_attention_in_parts,
         "cross_attention": mha.cross_attention if multi_head else mha.cross_attention_in_parts,
         "cross_keys": mha.cross_keys,

@@ -14,8 +14,6 @@ from ...refimpl.config import Attention
 from ...refimpl.config.token_mixers import KV_BITS
 from ...refimpl.ops.arrays import split_last
 from ...refimpl.ops.attention import (
-    ScoreTerms,
-    cached_attention,
     from_heads,
     positioned,
     rotated_values,
@@ -290,18 +288,9 @@ def _attributes(cache: KVCache, rotary: Rotary | None, *, settings: Attention) -
     return attributes
 
 
-def attention_in_parts(
-    x: Tensor,
-    cache: KVCache,
-    past: Tensor,
-    weights: AttentionLeaves,
-    rotary: Rotary | None = None,
-    bias: Tensor | None = None,
-    *,
-    settings: Attention,
-) -> tuple[Tensor, KVCache]:
-    """Compute a layer that the operator doesn't support: with basic operators, over the parameters in their
-    stored form.
+def project(x: Tensor, weights: AttentionLeaves, *, settings: Attention) -> tuple[Tensor, Tensor, Tensor]:
+    """Return the specification's queries, keys and values, of parameters in their stored form, for layers
+    that the operator doesn't support.
     """
     a = settings
     if "wqkv" in weights:
@@ -312,9 +301,4 @@ def attention_in_parts(
         q, k, v = three_products(x, weights, clip=a.clip)
     q = split_heads(q, weights.get("q_norm"), settings=a)
     k = split_heads(k, weights.get("k_norm"), settings=a)
-    v = split_values(v, settings=a)
-    at = past.unsqueeze(-1) + torch.arange(x.shape[1])
-    q, k, rotary = positioned(q, k, at, weights, rotary, settings=a)
-    terms = ScoreTerms(bias, weights.get("sink_logits"))
-    y, cache = cached_attention(q, k, v, cache, past, rotary, terms, settings=a)
-    return linear(from_heads(y.flatten(-2), x, weights, settings=a), weights["wo"], weights.get("bo")), cache
+    return q, k, split_values(v, settings=a)

@@ -44,6 +44,7 @@ class CrossKeyLeaves(TypedDict):
     bkv: NotRequired[Tensor]
     bk: NotRequired[Tensor]
     bv: NotRequired[Tensor]
+    k_norm: NotRequired[Tensor]
 
 
 class CrossAttentionLeaves(TypedDict):
@@ -196,8 +197,8 @@ def cross_keys(states: Tensor, weights: CrossKeyLeaves, *, settings: Attention) 
         assert "wv" in weights
         k = linear(states, weights["wk"], weights.get("bk"))
         v = linear(states, weights["wv"], weights.get("bv"))
-    k, v = (y.unflatten(-1, (-1, settings.head_size)).transpose(1, 2) for y in (k, v))
-    return k, v
+    k = split_heads(k, weights.get("k_norm"), settings=settings)
+    return k.transpose(1, 2), v.unflatten(-1, (-1, settings.head_size)).transpose(1, 2)
 
 
 def cross_attention(

@@ -82,7 +82,8 @@ class Layer(Record):
 
     Another mixer may replace attention. The mixer's `place` says whether it may be in a decoder or in an
     encoder. A parallel mlp without a norm `pre` of its own takes the output of the attention's `pre` (GPT-J,
-    Cohere). `cross` comes between attention and mlp, in a decoder that reads an encoder.
+    Cohere). `cross` comes between attention and mlp, in a decoder that reads an encoder. If it is `merged`,
+    there is no such sublayer: the attention reads the keys of `cross` too, in the same softmax (T5Gemma 2).
 
     `residual` says what a sublayer's output is added to: its input, or that input after the norm `pre`
     (BLOOM's option). `scale` multiplies each sublayer's output before it is added (Granite). `conv` reads the
@@ -106,6 +107,7 @@ class Layer(Record):
     per_layer: PerLayerInput | None = None
     laurel: Laurel | None = None
     altup: AltUp | None = None
+    merged: bool = False
 
     @property
     def kv_layer(self) -> int | None:

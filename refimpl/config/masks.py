@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from .bounds import check_bounds, need
 from .record import Record, bounded
@@ -23,8 +23,8 @@ class AttentionMask(Record):
         return None
 
     @property
-    def settings(self) -> Mapping[str, int]:
-        """The arguments that the mask passes to its op."""
+    def settings(self) -> Mapping[str, Any]:
+        """The arguments that the mask passes to its op, or to that of windows."""
         return {}
 
     def check(self, at: str, *, plain: bool) -> None:
@@ -47,14 +47,19 @@ FULL = FullAttention()
 
 class Window(AttentionMask):
     """A mask that allows the `size` latest positions, the current one included. In an encoder, it also allows
-    the same number of later positions.
+    the same number of later positions, or with `later` that number, the current one included.
     """
 
     size: int = bounded("context", "window")
+    later: int | None = bounded("context", "later positions of the window", default=None)
 
     @property
     def window(self) -> int | None:
         return self.size
+
+    @property
+    def settings(self) -> Mapping[str, Any]:
+        return {"window": self.size, "later": self.later}
 
 
 class BlockSparse(AttentionMask):

@@ -54,7 +54,7 @@ class _Model(Record):
     @property
     def text_tables(self) -> Literal["embedding", "encoder_embedding"]:
         """The name of the parameters of the embedding `text_embedding`."""
-        return "embedding" if self.text_embedding is self.embedding else "encoder_embedding"
+        return "embedding"
 
     def width(self, stack: str) -> int:
         """The width of a stack's vectors."""
@@ -200,6 +200,10 @@ class EncoderDecoder(_Model):
     @property
     def text_embedding(self) -> Embedding:
         return self.encoder_embedding or self.embedding
+
+    @property
+    def text_tables(self) -> Literal["embedding", "encoder_embedding"]:
+        return "embedding" if self.encoder_embedding is None else "encoder_embedding"
 
     def with_kv(self, kv: KVFormat) -> EncoderDecoder:
         """Return the same model with its decoder's keys and values cached as `kv`."""

@@ -65,7 +65,8 @@ class Embedding(Record):
     `scale` multiplies the token vectors. `token_types` is the number of rows of a second table, which tells
     the two texts of a pair apart. `task_types` is the number of rows of a third table, whose first row is
     added to every token (ERNIE). `projection` gives the tables a width of their own. `per_layer` is the table
-    of per-layer embeddings. Only encoders have `token_dropout` (ESM).
+    of per-layer embeddings. Only encoders have `token_dropout` (ESM). The token `apart` has a vector of its
+    own, which isn't scaled, in the place of its row (T5Gemma 2).
     """
 
     vocabulary: int
@@ -76,6 +77,7 @@ class Embedding(Record):
     per_layer: PerLayerEmbedding | None = None
     task_types: int | None = None
     token_dropout: TokenDropout | None = None
+    apart: int | None = bounded("vocabulary", "the token with a vector of its own", least=0, default=None)
 
     def numbers(self) -> Iterator[float]:
         yield from () if self.per_layer is None else (self.width**-0.5, 2**-0.5)

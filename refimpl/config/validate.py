@@ -12,6 +12,7 @@ from typing import Any
 from .bounds import LIMITS, check_bounds, need, within
 from .heads import CTC, Head
 from .layers import Layer
+from .masks import Window
 from .mtp import MTP
 from .positions import ConvPositions, RelativeBias
 from .stack import DecoderReader, Embedding, SampleStem, Stack
@@ -84,6 +85,9 @@ def check(
         ),
         "token dropout needs an encoder without a decoder, and its mask must be a token of the vocabulary",
     )
+    if embedding.apart is not None:
+        within("the token with a vector of its own", embedding.apart, embedding.vocabulary - 1, 0)
+        need(embedding.projection is None, "a vector beside the table needs a table of the model's width")
     table_width = embedding.width
     if embedding.projection is not None:
         table_width = embedding.projection.width
@@ -120,7 +124,7 @@ def _check_own_embedding(own: Embedding, embedding: Embedding, stacks: Mapping[s
     """An encoder's own table: of the same tokens, for a decoder that generates."""
     _check_numbers("encoder_embedding", own, set())
     within("the encoder's width", own.width, LIMITS["width"])
-    plain = Embedding(embedding.vocabulary, own.width, own.scale)
+    plain = Embedding(embedding.vocabulary, own.width, own.scale, apart=embedding.apart)
     need(
         "decoder" in stacks and stacks["encoder"].stem is None and own == plain,
         "an encoder's own embedding is a table of the decoder's tokens alone, for a decoder that generates",
@@ -179,7 +183,9 @@ def _check_stack(name: str, stack: Stack, embedding: Embedding, context: int, *,
         layer.mlp.check(at, parallel=layer.parallel)
         needs = "must be there, as the model has an encoder" if crossed else "needs a decoder with an encoder"
         need((layer.cross is not None) == crossed, f"{at}cross-attention {needs}")
-        if layer.cross is not None:
+        if layer.merged:
+            _check_merged(at, layer, name)
+        elif layer.cross is not None:
             need(
                 not layer.parallel,
                 f"{at}cross-attention comes between the other sublayers, so they can't be parallel",
@@ -228,6 +234,8 @@ def _check_mixers(at: str, layer: Layer, name: str, before: tuple[Layer, ...], *
     _check_mixer(at, mixer, name, both_ways=both_ways)
     if isinstance(mixer, Attention) and mixer.mask.whole:
         need(both_ways, f"{at}BigBird's blocks must be in an encoder that isn't causal")
+    if isinstance(mixer, Attention) and isinstance(mixer.mask, Window):
+        need(both_ways or mixer.mask.later is None, f"{at}later positions of a window must be in an encoder")
     if layer.conv is not None:
         within(at + "neighbours of the convolution", layer.conv.neighbours, LIMITS["kernel"], 0)
         need(both_ways, f"{at}a convolution over neighbours must be in an encoder")
@@ -276,6 +284,25 @@ def _check_cross(at: str, c: Attention) -> None:
         c == plain,
         f"{at}cross-attention must have no position, mask, clip, scale of queries or norm of heads, nor kv, "
         "sinks, a gate, a norm, scale or size of values, keys as values, kv_layer or out_norm",
+    )
+
+
+def _check_merged(at: str, layer: Layer, name: str) -> None:
+    a, c = layer.attention, layer.cross
+    fits = name == "decoder" and isinstance(a, Attention) and layer.beside is None
+    need(fits, f"{at}attention merged with cross-attention must be a decoder's, with nothing beside it")
+    assert isinstance(a, Attention)
+    keys = Attention(
+        a.heads, a.kv_heads, a.head_size, qkv_bias=a.qkv_bias, qk_norm=a.qk_norm, scale=a.scale,
+        softcap=a.softcap,
+    )  # fmt: skip
+    need(c == keys, f"{at}merged cross-attention must have the attention's keys, {keys}, got {c}")
+    other = (a.clip, a.value_norm, a.kv_layer), a.keys_as_values, a.kv
+    plain = other == ((None, None, None), False, "float") and not (a.position and a.position.adds)
+    need(
+        plain and not (a.qk_norm and a.qk_norm.rotated),
+        f"{at}merged attention must have no added positions, clip, norm of values, norm after the rotation, "
+        "keys as values, kv or kv_layer",
     )
 
 

@@ -191,8 +191,19 @@ def cached_attention(
     entries past a row's valid length. `append` says how much room the cache must have.
     """
     at = following(past, q.shape[1])
+    q, cache = written(q, k, v, cache, past, rotary, settings=settings)
+    mask = seen_by(at, indices(cache.capacity, at), settings=settings, causal=True)
+    keys, values = (as_type(a.swapaxes(1, 2), q.dtype) for a in (cache.keys, cache.values))
+    y = attend(q, keys, values, mask, *terms, **settings.scoring)
+    return rotated_values(y, settings=settings), cache
+
+
+def written(
+    q: Array, k: Array, v: Array, cache: KVCache, past: Array, rotary: Rotary | None, *, settings: Attention
+) -> tuple[Array, KVCache]:
+    """Return the rotated queries, and the cache with the rotated keys and the values, as it holds them."""
     if rotary is not None:
-        cos, sin = rotary.at(at)
+        cos, sin = rotary.at(following(past, q.shape[1]))
         q = rotate(q, cos, sin, interleaved=settings.interleaved)
         k = rotate(k, cos, sin, interleaved=settings.interleaved)
     if cache.k_scale is not None and cache.v_scale is not None:
@@ -200,11 +211,7 @@ def cached_attention(
         v = rotated_values(v, settings=settings)
         k = round_by_channel(k, cache.k_scale, bits=bits)
         v = round_by_channel(v, cache.v_scale, bits=bits)
-    cache = cache._replace(keys=append(cache.keys, k, past), values=append(cache.values, v, past))
-    mask = seen_by(at, indices(cache.capacity, at), settings=settings, causal=True)
-    keys, values = (as_type(a.swapaxes(1, 2), q.dtype) for a in (cache.keys, cache.values))
-    y = attend(q, keys, values, mask, *terms, **settings.scoring)
-    return rotated_values(y, settings=settings), cache
+    return q, cache._replace(keys=append(cache.keys, k, past), values=append(cache.values, v, past))
 
 
 def rotated_values(v: Array, *, settings: Attention) -> Array:

@@ -18,6 +18,7 @@ from .dispatch import OPS, observe, op
 from .laurel import LaurelWeights, laurel
 from .longt5 import DistanceBiases
 from .mamba2 import HybridCache
+from .merged_attention import EncoderText, merged_attention
 from .mlp import GatedMlpWeights, PlainMlpWeights
 from .moe import MoEWeights, expert_mlp, moe
 from .neighbour_conv import NeighbourConvWeights, neighbour_conv
@@ -151,7 +152,7 @@ def _sum(x: Array, read: Array, y: Array, norms: _Norms, layer: Layer, config: T
 def _cross(x: Array, encoder_kv: EncoderKV | None, weights: BlockWeights, layer: Layer) -> Array:
     """x after the sublayer that reads an encoder, or x itself without one."""
     cross, leaves = layer.cross, weights.get("cross")
-    if cross is None or leaves is None or encoder_kv is None:
+    if layer.merged or cross is None or leaves is None or encoder_kv is None:
         return x
     read = normalize(x, weights.get("cross_pre"), norm=cross.pre)
     y = cross_attention(read, encoder_kv, leaves, settings=cross)
@@ -221,6 +222,14 @@ def _mix_both(
     return _times(y, both.attention_out) + _times(z, both.scale_out), HybridCache(*kv[:2], *states)
 
 
+def _merge(
+    x: Array, cache: MixerCache, past: Array, positions: Positions, kv: Any, attn: Any, mixer: Any
+) -> tuple[Array, MixerCache]:
+    """Attention to the tokens before and to an encoder's text `kv` in one softmax, and the new cache."""
+    rotary = positions.angles(mixer.position)
+    return merged_attention(x, cache, past, EncoderText(*kv), attn, rotary, settings=mixer)
+
+
 def _own_update(y: Array, vectors: Array | None, weights: BlockWeights, layer: Layer) -> Array | None:
     """What a layer makes of its own vectors of the tokens, if it has any."""
     own = layer.per_layer
@@ -275,7 +284,7 @@ def block(
     - Each sublayer may also have a norm of its output before the sum (`post`: Gemma 2's sandwich), and a norm
       of the sum (`after`: the original post-norm).
     - A layer that reads an encoder has cross-attention between attention and mlp, over `encoder_kv` of its
-      `inputs`.
+      `inputs`. If it is `merged`, the attention itself also reads `encoder_kv`.
     - A state space may be beside the attention: both read norm(x), and the sublayer's output is their sum
       (Falcon-H1, Zuo et al. 2025, §2).
     - A layer that gets vectors e of its own adds post(`per_layer_update`(y, e)) to y (Gemma 3n).
@@ -297,6 +306,8 @@ def block(
     read = observe("attention, input", normalize(x, weights.get("attn_pre"), norm=mixer.pre))
     if isinstance(cache, HybridCache):
         y, cache = _mix_both(read, cache, past, positions, weights, config)
+    elif config.merged:
+        y, cache = _merge(read, cache, past, positions, inputs.encoder_kv, weights["attn"], mixer)
     else:
         y, cache, chosen = _mix(read, cache, past, positions, weights["attn"], mixer, chosen)
     h = _sum(x, read, y, _Norms(weights.get("attn_post"), weights.get("attn_after")), config, mixer)

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, NamedTuple, NotRequired, TypedDict
 
 from ..config import Attention
 from .arrays import indices, join_last, repeated
-from .attention import attend, heads
+from .attention import attend, heads, split_heads
 from .dispatch import op
 from .linear import linear
 from .mask import padding_mask
@@ -23,6 +23,7 @@ class CrossKeyWeights(TypedDict):
     wv: Float[Array, "D G*K"] | Blocks
     bk: NotRequired[Float[Array, " G*K"]]
     bv: NotRequired[Float[Array, " G*K"]]
+    k_norm: NotRequired[Float[Array, " K"] | Float[Array, "G K"] | Float[Array, " G*K"]]
 
 
 class CrossAttentionWeights(TypedDict):
@@ -55,7 +56,8 @@ def cross_keys(
     """Return keys and values of the encoder's output. They are computed once, and each step of a decoder
     reads them.
     """
-    k = heads(states, weights["wk"], weights.get("bk"), size=settings.head_size)
+    k = linear(states, weights["wk"], weights.get("bk"))
+    k = split_heads(k, weights.get("k_norm"), settings=settings)
     v = heads(states, weights["wv"], weights.get("bv"), size=settings.head_size)
     return k.swapaxes(1, 2), v.swapaxes(1, 2)
 

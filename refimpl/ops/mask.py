@@ -42,18 +42,20 @@ def window_mask(
     keys: Int[Array, " S"],
     *,
     window: int | None = None,
+    later: int | None = None,
 ) -> Bool[Array, "B T S"]:
     """True where |query − key| < window: a query sees the same number of keys before and after itself
-    (Beltagy et al. 2020, §3.1).
+    (Beltagy et al. 2020, §3.1). With `later`, key − query < later for the keys after it (T5Gemma 2).
 
     Conventions: `window` counts one side and the token itself, so the earlier half equals that of
-    `causal_mask`. A paper's width w, w/2 on each side, is window = w/2 + 1. With None, each query sees all
-    keys.
+    `causal_mask`; so does `later`. A paper's width w, w/2 on each side, is window = w/2 + 1. Without a
+    window, each query sees all keys.
     """
     middle = queries[:, :, None]
     if window is None:
         return all_true(keys - middle)
-    return (keys > middle - window) & (keys < middle + window)
+    ahead = window if later is None else later
+    return (keys > middle - window) & (keys < middle + ahead)
 
 
 @op
@@ -106,7 +108,9 @@ def seen_by(queries: Array, keys: Array, *, settings: Attention, causal: bool) -
     """Return the mask [B, T, S] of an attention with queries and keys at these positions."""
     mask = settings.mask
     if mask.op is None:
-        return (causal_mask if causal else window_mask)(queries, keys, window=mask.window)
+        if causal:
+            return causal_mask(queries, keys, window=mask.window)
+        return window_mask(queries, keys, **mask.settings)
     seen = OPS[mask.op](queries, keys, **mask.settings)
     return seen & causal_mask(queries, keys) if causal else seen
 

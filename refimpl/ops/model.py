@@ -73,6 +73,7 @@ class EmbeddingWeights(TypedDict):
     project: NotRequired[Float[Array, "D F"] | Blocks]
     project_bias: NotRequired[Float[Array, " F"]]
     per_layer: NotRequired[PerLayerEmbeddingWeights]
+    apart: NotRequired[Float[Array, " D"]]
 
 
 class StackWeights(TypedDict):
@@ -125,11 +126,11 @@ def embed(
 ) -> Array:
     """Return the input of the first layer: vectors [B, T, D] of the tokens [B, T] at positions [B, T].
 
-    The steps are, in this order: scale, dropping of mask tokens (ESM, texts of `lengths` [B]), map to the
-    model's width (MobileBERT: of three tokens each), `token_types` [B, T], the first task's vector (ERNIE),
-    positions, norm (BERT, BART, OPT). If the stack says so (Blenderbot Small), the norm comes before the
-    positions. A `late` map comes last (ELECTRA). A stack with a stem gets a sound instead of the tokens:
-    frames [B, 2·T, C] (Whisper), or samples [B, N] (wav2vec 2.0).
+    The steps are, in this order: scale, the vector of the token `apart`, dropping of mask tokens (ESM, texts
+    of `lengths` [B]), map to the model's width (MobileBERT: of three tokens each), `token_types` [B, T], the
+    first task's vector (ERNIE), positions, norm (BERT, BART, OPT). If the stack says so (Blenderbot Small),
+    the norm comes before the positions. A `late` map comes last (ELECTRA). A stack with a stem gets a sound
+    instead of the tokens: frames [B, 2·T, C] (Whisper), or samples [B, N] (wav2vec 2.0).
     """
     if stack.stem is not None:
         assert "stem" in stack_weights
@@ -138,6 +139,8 @@ def embed(
         x = embedding(tokens, weights["table"])
         if config.scale is not None:
             x = x * config.scale
+        if "apart" in weights:
+            x = where((tokens == config.apart)[:, :, None], weights["apart"], x)
     if config.token_dropout is not None:
         assert lengths is not None
         dropout = config.token_dropout

@@ -38,6 +38,7 @@ from ..ops.adaptive_softmax import Tail
 from ..ops.altup import AltUpWeights, StreamWeights
 from ..ops.attention import CachedAttentionWeights
 from ..ops.conv_stem import ConvStemWeights
+from ..ops.cross_attention import CrossKeyWeights
 from ..ops.head import HeadWeights, LabelWeights, LinearWeights
 from ..ops.laurel import LaurelWeights
 from ..ops.mlp import GatedMlpWeights, PlainMlpWeights
@@ -80,6 +81,8 @@ def _leaves(config: Config) -> Leaves:
     tables = e.width if inner is None else inner.width
     entry = tables if inner is not None and inner.late else e.width
     leaves = {"embedding.table": Leaf((e.vocabulary, tables), multiplied=True)}
+    if e.apart is not None:
+        leaves["embedding.apart"] = Leaf((e.width,))
     if e.token_types is not None and not any(stack.segments for stack in config.stacks.values()):
         leaves["embedding.token_types"] = Leaf((e.token_types, entry))
     if e.task_types is not None:
@@ -94,8 +97,10 @@ def _leaves(config: Config) -> Leaves:
         sizes = {"N": e.per_layer.rows or 0, "D": e.width, "C": len(widths), "F": widths[0]}
         table = ("table",) if e.per_layer.rows else ()
         leaves |= _under("embedding.per_layer.", annotated(PerLayerEmbeddingWeights, sizes, table))
-    if (own := config.text_embedding) is not e:
+    own = config.text_embedding
+    if config.text_tables == "encoder_embedding":
         leaves["encoder_embedding.table"] = Leaf((own.vocabulary, own.width), multiplied=True)
+        leaves |= {"encoder_embedding.apart": Leaf((own.width,))} if own.apart is not None else {}
     for name, stack in config.stacks.items():
         width = config.width(name)
         leaves |= _under(f"{name}.", _stack(stack, width, entry if own is e else width, own.width))
@@ -152,7 +157,7 @@ def _stem(stem: Stem, d: int) -> Leaves:
 
 def _layer(layer: Layer, d: int, encoded: int) -> Leaves:
     leaves: Leaves = {}
-    cross = () if layer.cross is None else (("cross", layer.cross, _cross(layer.cross, d, encoded)),)
+    cross = () if layer.cross is None else (("cross", layer.cross, _cross(layer, d, encoded)),)
     for part, sublayer, own in (
         ("attn", layer.attention, _mixer(layer.attention, d)),
         *cross,
@@ -219,10 +224,15 @@ def _mixer(mixer: TokenMixer, d: int) -> Leaves:
     return annotated(weights, sizes, mixer.leaves(), mixer.form, inner)
 
 
-def _cross(a: Attention, d: int, encoded: int) -> Leaves:
-    """Keys and values are made of an encoder's vectors."""
-    of_encoder = _mixer(a, encoded)
-    return {name: of_encoder[name] if name in ("wk", "wv") else leaf for name, leaf in _mixer(a, d).items()}
+def _cross(layer: Layer, d: int, encoded: int) -> Leaves:
+    """Keys and values are made of an encoder's vectors; merged attention has the other leaves."""
+    assert layer.cross is not None
+    of_encoder, keys = _mixer(layer.cross, encoded), CrossKeyWeights.__annotations__
+    return {
+        name: of_encoder[name] if name in keys else leaf
+        for name, leaf in _mixer(layer.cross, d).items()
+        if name in keys or not layer.merged
+    }
 
 
 def _attention_weights(a: Attention) -> type:

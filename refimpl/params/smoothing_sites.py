@@ -31,7 +31,8 @@ def smoothing_sites(config: Config) -> list[SmoothingSite]:
     - both sides of an LSTM, whose weights stay in float;
     - the input of wo of a convolution, of a gated delta network and of Mamba's layer: no parameter of its own
       makes it;
-    - the input of wo in attention whose values other layers read: wv makes the input of wo of all of them.
+    - the input of wo in attention whose values other layers read, or that is merged with cross-attention: wv
+      makes the input of wo of all of them, or not all of it.
     """
     sites = []
     for name, stack in config.stacks.items():
@@ -70,12 +71,13 @@ def _layer(prefix: str, layer: Layer, *, read_later: bool) -> list[SmoothingSite
             sites += _normed(f"{prefix}attn_pre", mixer.pre, (*readers, *beside, *parallel))
         if not (isinstance(layer.mlp, MoE) and layer.mlp.identities):
             sites += _normed(f"{prefix}mlp_pre", layer.mlp.pre, mlp_matrices)
-        if layer.cross is not None:
+        if layer.cross is not None and not layer.merged:
             sites += _normed(f"{prefix}cross_pre", layer.cross.pre, (f"{prefix}cross.wq",))
-    sites += _named(f"{prefix}attn", mixer.smoothing(read_later=read_later))
+    # A merged cross-attention's values have a map of their own, in front of the same wo.
+    sites += _named(f"{prefix}attn", mixer.smoothing(read_later=read_later or layer.merged))
     if layer.beside is not None:
         sites += _named(f"{prefix}beside", layer.beside.mixer.smoothing(read_later=False))
-    if layer.cross is not None:
+    if layer.cross is not None and not layer.merged:
         sites += _named(f"{prefix}cross", layer.cross.smoothing(read_later=False))
     return sites + _named(f"{prefix}mlp", layer.mlp.smoothing())
 

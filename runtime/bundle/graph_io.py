@@ -85,7 +85,7 @@ MEANINGS = {
     "best": "the first token of the largest of the logits, -1 where one isn't finite",
 }
 # Leaves of a decoder's cross-attention that the encoder's graph uses, joined or not.
-READ = ("wk", "wv", "bk", "bv", "wkv", "bkv")
+READ = ("wk", "wv", "bk", "bv", "wkv", "bkv", "k_norm")
 
 
 class Port(NamedTuple):

@@ -88,7 +88,8 @@ def untried(target: Target, config: Config) -> str | None:
 def group_query(config: Config) -> list[str]:
     """Return the reasons why GroupQueryAttention can't compute a decoder's attention; empty if it can."""
     for i, layer in enumerate(config.layers):
-        reason = layer.attention.group_query_limit()
+        merged = "its softmax also has the keys of an encoder's text" if layer.merged else None
+        reason = merged or layer.attention.group_query_limit()
         if reason is None:
             continue
         reasons = [f"GroupQueryAttention in layer {i}: {reason}"]
@@ -114,7 +115,7 @@ def multi_head(config: Config) -> list[str]:
                 return [f"MultiHeadAttention in {name} layer {i}: sinks need the standard form"]
         for i, layer in enumerate(stack.layers):
             cross, where = layer.cross, f"cross-attention of layer {i}"
-            if cross is None:
+            if cross is None or layer.merged:
                 continue
             if cross.softcap is not None:
                 return [_softcap(where, cross)]

@@ -20,6 +20,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 
+from ...refimpl.config import Config
 from .kernel_storage import DOMAIN
 
 MOVE = """
@@ -50,8 +51,14 @@ class SameBits:
         return f"not promised: {self.reason}" if self.reason else "promised"
 
 
-def promise(operators: Iterable[Operator]) -> SameBits:
-    """Return whether a graph with these operators promises the same bits."""
+def promise(operators: Iterable[Operator], config: Config | None = None) -> SameBits:
+    """Return whether a graph with these operators promises the same bits.
+
+    A graph of merged attention doesn't. Kernels sum a softmax in lanes, and in which lane an encoder's key is
+    depends on how many places are before it, which is the size of the cache.
+    """
+    if config is not None and any(layer.merged for layer in config.layers):
+        return SameBits("one softmax over two texts")
     others = {
         name for domain, name in operators if domain != DOMAIN and not (domain == "" and name in KEPT_BY_ONNX)
     }

@@ -134,7 +134,7 @@ class OrtEngine:
         sessions = {graph.file: (opened(graph), graph) for graph in parts if graph.file != MTP}
         self.backend, self.same_bits = "ONNX Runtime", SameBits("its operators are ONNX Runtime's")
         if kernels is not None:
-            self.backend, self.same_bits = kernels.name, promise(operators)
+            self.backend, self.same_bits = kernels.name, promise(operators, self.config)
         self.session, graph = sessions[GRAPH]
         self._encoder: EncoderSession | None = None
         self._decoder: DecoderSession | None = None

@@ -241,7 +241,8 @@ def same_bits(bundle: Bundle) -> SameBits:
     if isinstance(library_for(bundle), str):
         return SameBits("no kernels compute it here")
     parts = graphs(bundle.config, bundle.cache == "windowed", bundle.manifest.half_cache)
-    return promise(operator for graph in parts for operator in bundle.kernel_graph(graph)[1])
+    operators = (operator for graph in parts for operator in bundle.kernel_graph(graph)[1])
+    return promise(operators, bundle.config)
 
 
 def write(bundle: Bundle, folder: Path) -> None:

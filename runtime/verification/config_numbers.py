@@ -158,6 +158,8 @@ def _of_layer(layer: Layer) -> Iterator[tuple[str, float]]:
                 {f"{part}_{name}": norm for name, norm in sublayer.placed_norms.items()}
             ).items()
     yield from ((f"attn.{leaf}", eps) for leaf, eps in layer.attention.epsilons().items())
+    if layer.cross is not None and layer.cross.qk_norm is not None:
+        yield "cross.k_norm", layer.cross.epsilons()["k_norm"]
     if layer.beside is not None:
         yield from ((f"beside.{leaf}", eps) for leaf, eps in layer.beside.mixer.epsilons().items())
     if layer.conv is not None:

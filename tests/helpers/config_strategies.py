@@ -744,13 +744,54 @@ def entry(embedding: Embedding) -> int:
 
 
 @st.composite
+def merged(draw: st.DrawFn, stack: Stack) -> Stack:
+    """The stack with merged attention in the layers whose attention can be merged."""
+
+    def one(layer: Layer) -> Layer:
+        a = layer.attention
+        if not isinstance(a, Attention) or layer.beside is not None:
+            return layer
+        position = a.position if isinstance(a.position, Rope) else None
+        norm = draw(st.none() | head_norms)
+        a = replace(a, position=position, clip=None, value_norm=None, keys_as_values=False, qk_norm=norm)
+        keys = Attention(
+            a.heads,
+            a.kv_heads,
+            a.head_size,
+            qkv_bias=a.qkv_bias,
+            qk_norm=norm,
+            scale=a.scale,
+            softcap=a.softcap,
+        )
+        return replace(layer, attention=a, cross=keys, merged=True)
+
+    return replace(stack, layers=tuple(map(one, stack.layers)))
+
+
+@st.composite
+def uneven(draw: st.DrawFn, stack: Stack) -> Stack:
+    """The encoder's stack, whose windows may reach farther to one side."""
+
+    def one(layer: Layer) -> Layer:
+        a = layer.attention
+        if stack.causal or not isinstance(a, Attention) or not isinstance(a.mask, Window):
+            return layer
+        return replace(layer, attention=replace(a, mask=Window(a.mask.size, draw(st.integers(1, 4)))))
+
+    return replace(stack, layers=tuple(map(one, stack.layers)))
+
+
+@st.composite
 def pairs(draw: st.DrawFn) -> EncoderDecoder:
     """An encoder and a decoder, with different depths and heads, perhaps with a table and a width each."""
     width, own = draw(st.integers(1, 8)), None
     embedding = Embedding(draw(st.integers(2, 12)), width, draw(scales))
     decoder = draw(stacks(width=width, crossed=True, decodes=True))
     if draw(st.booleans()):
+        decoder = draw(merged(decoder))
+        embedding = replace(embedding, apart=draw(st.none() | st.integers(0, embedding.vocabulary - 1)))
+    if draw(st.booleans()):
         width = draw(st.integers(1, 8))
-        own = Embedding(embedding.vocabulary, width, draw(scales))
-    encoder, head = draw(stacks(width=width, reads=True)), draw(lm_heads(embedding))
+        own = Embedding(embedding.vocabulary, width, draw(scales), apart=embedding.apart)
+    encoder, head = draw(uneven(draw(stacks(width=width, reads=True)))), draw(lm_heads(embedding))
     return EncoderDecoder(embedding, encoder, decoder, head, CONTEXT, encoder_embedding=own)

@@ -89,8 +89,8 @@ def sees(query: int, key: int, mask: c.Mask, causal: bool) -> bool:
     if causal and key > query:
         return False
     match mask:
-        case c.Window(size):
-            return abs(query - key) < size
+        case c.Window(size, later):
+            return query - key < size and key - query < (later or size)
         case c.Chunked(size):
             return query // size == key // size
         case c.BlockSparse(block, reach, first):
@@ -198,8 +198,9 @@ def positioned(heads: Vector, at: int, weight: Any, a: c.Attention) -> Vector:
     return heads
 
 
-def attention(xs: Vectors, w: Weights, a: c.Attention, kv: Any, table: Any, causal: bool) -> Vectors:
-    keys, values = kv
+def attention(
+    xs: Vectors, w: Weights, a: c.Attention, kv: Any, table: Any, causal: bool, others: Any = ((), ())
+) -> Vectors:
     out, gate = [], softplus if a.softplus_gate else sigmoid
     for t, x in enumerate(xs):
         q = linear(x, w, "wq", "bq").reshape(a.heads, a.head_size)
@@ -214,8 +215,11 @@ def attention(xs: Vectors, w: Weights, a: c.Attention, kv: Any, table: Any, caus
                 rows = w["relative_bias"] if not a.position.shared else table
                 bias = [rows[bucket(t, s, a.position, causal), h] for s in seen]
             sink = w["sink_logits"][h] if a.sink_logits else None
-            of = [keys[s][group] for s in seen], [values[s][group] for s in seen]
-            heads.append(read_keys(q[h], *of, a, bias, sink))
+            of = [
+                [own[s][group] for s in seen] + [one[group] for one in more]
+                for own, more in zip(kv, others, strict=True)
+            ]
+            heads.append(read_keys(q[h], *of, a, bias + [0.0] * len(others[0]), sink))
             if a.head_gate:
                 heads[-1] = heads[-1] * gate(x @ w["w_head_gate"][:, h])
         y = np.concatenate(heads) * (1.0 if a.value_scale is None else a.value_scale)
@@ -541,13 +545,16 @@ def mlp(x: Vector, w: Weights, m: Any, late: Vectors) -> Vector:
     return feed(x, w, m.activation, m) * (1.0 if m.scale is None else m.scale)
 
 
-def mixed(xs: Vectors, w: Weights, a: c.TokenMixer, memo: dict, causal: bool) -> Vectors:
-    """The sublayer that moves information between tokens. `memo` has what layers share."""
+def mixed(
+    xs: Vectors, w: Weights, a: c.TokenMixer, memo: dict, causal: bool, another: Any = ((), ())
+) -> Vectors:
+    """The sublayer that moves information between tokens. `memo` has what layers share, `another` the keys
+    and values of another text."""
     match a:
         case c.Attention():
             kv = memo["kv"][a.kv_layer] if a.kv_layer is not None else keys_and_values(xs, w, a)
             memo["kv"].append(kv)
-            return attention(xs, w, a, kv, memo.get("relative_bias"), causal)
+            return attention(xs, w, a, kv, memo.get("relative_bias"), causal, another)
         case LatentAttention():
             memo["kv"].append(None)
             return latent_attention(xs, w, a, causal, memo)
@@ -586,12 +593,17 @@ def through(
         streams = [x + p[t] @ x for t, x in enumerate(xs)]
         xs = [x[alt.active] for x in streams]
     read = [norm(x, w.get("attn_pre"), layer.attention.pre) for x in xs]
+    others: Any = ((), ())
+    if layer.merged:
+        assert layer.cross is not None
+        others = keys_and_values(states or [], w["cross"], layer.cross)
     y = mixed(
         [times(r, layer.beside and layer.beside.attention_in) for r in read],
         w["attn"],
         layer.attention,
         memo,
         causal,
+        others,
     )
     if (b := layer.beside) is not None:
         z = mamba2([times(r, b.scale_in) for r in read], w["beside"], b.mixer)
@@ -611,7 +623,7 @@ def through(
                 w["laurel"]["norm"],
             )
             h = (h + read[t] + learned) / math.sqrt(2)
-        if layer.cross is not None:
+        if layer.cross is not None and not layer.merged:
             asks = norm(h, w.get("cross_pre"), layer.cross.pre)
             h = added(
                 h, asks, cross_attention(asks, states or [], w["cross"], layer.cross), "cross", layer.cross
@@ -644,6 +656,7 @@ def embedded(tokens: Any, types: Any, params: Weights, w: Weights, e: c.Embeddin
 
     def row(token: Any) -> Vector:
         x = entry["table"][token] * (1.0 if e.scale is None else e.scale)
+        x = entry["apart"] if token == e.apart else x
         if (d := e.token_dropout) is None:
             return x
         kept = [other for other in tokens if other != d.mask]

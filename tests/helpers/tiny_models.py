@@ -607,6 +607,27 @@ def rotary_encoder_decoder(context: int = 128) -> EncoderDecoder:
     return EncoderDecoder(base.embedding, encoder, decoder, base.head, base.context)
 
 
+def merging(context: int = 128) -> EncoderDecoder:
+    """T5Gemma 2's form: a decoder whose attention also reads the encoder's keys, an encoder with windows that
+    reach farther to one side, and a token with a vector of its own."""
+    base, norm = rotary_encoder_decoder(context), HeadNorm(RMSNorm(1e-6))
+    assert isinstance(base.decoder, Stack)
+    (layer, *_), (reading, *_) = base.encoder.layers, base.decoder.layers
+    uneven = replace(layer.attention, mask=Window(2, 4))
+    keys = Attention(4, 2, 8, qkv_bias=True, qk_norm=norm)
+    attention = replace(
+        reading.attention, heads=4, kv_heads=2, head_size=8, qk_norm=norm, position=Rope(1e3, 8)
+    )
+    merged = replace(reading, attention=attention, cross=keys, merged=True)
+    windowed = replace(merged, attention=replace(attention, mask=Window(3)))
+    return replace(
+        base,
+        embedding=replace(base.embedding, apart=5),
+        encoder=replace(base.encoder, layers=(replace(layer, attention=uneven), layer, layer)),
+        decoder=replace(base.decoder, layers=(windowed, merged)),
+    )
+
+
 def positions(head_size: int) -> list[tuple[Position | None, Learned | Sinusoidal | None]]:
     """One of each kind of positions: (of an attention, of its stack)."""
     return [

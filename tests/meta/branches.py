@@ -51,14 +51,15 @@ NAMED = 3  # judges of a branch beside the plain model
 COMPOSITES = (
     "adaptive_softmax", "altup", "attention", "bigbird", "block", "conv_stem", "convbert",
     "cross_attention", "disentangled", "encoder", "gated_delta", "head", "latent_attention", "laurel",
-    "lightning", "linear_attention", "longformer", "longt5", "lstm", "mamba", "mamba2", "mask", "mlp",
+    "lightning", "linear_attention", "longformer", "longt5", "lstm", "mamba", "mamba2", "mask",
+    "merged_attention", "mlp",
     "mobilebert", "model", "moe", "moonshine_stem", "mtp", "neighbour_conv", "norm", "per_layer", "rg_lru",
     "self_attention", "shared_attention", "short_conv", "wave_stem", "xlnet",
 )  # fmt: skip
 TYPES = "for the type checker: a Config with the other value is refused"
 # Branches that no judge takes, each with what holds it in their place.
 UNTAKEN = {
-    "attention.cached_attention: not (cache.v_scale is not None)": TYPES,
+    "attention.written: not (cache.v_scale is not None)": TYPES,
     "attention.positioned: not (rotary is not None)": TYPES,
     "block._cross: encoder_kv is None": TYPES,
     "block._cross: leaves is None": TYPES,

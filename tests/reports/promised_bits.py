@@ -47,7 +47,7 @@ def stopped_config(config: Config, scheme: str) -> str:
         write(GraphFiles(plan, None, Path(folder), about={}))
         files = (Path(folder) / name for name in GRAPHS.values())
         graphs = [onnx.load(file, load_external_data=False).graph for file in files if file.exists()]
-    return promise((node.domain, node.op_type) for graph in graphs for node in graph.node).reason
+    return promise(((node.domain, node.op_type) for graph in graphs for node in graph.node), config).reason
 
 
 def _smaller(config: Config) -> Config:

@@ -22,8 +22,6 @@ OTHERWISE = {
     "tfm's layers all have one for each token",
     "lilt": "it reads each token with its place on a page, and tfm has no input for places",
     "paligemma": "a prompt's tokens also see later tokens (prefix-LM), which tfm doesn't support",
-    "t5gemma2": "its decoder has one softmax over its own and the encoder's tokens, which tfm doesn't "
-    "support",
     "switch_transformers": "an expert drops a text's tokens beyond its capacity, which single tokens never "
     "reach, so what the model writes depends on how it is run",
 }

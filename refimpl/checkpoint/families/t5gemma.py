@@ -73,18 +73,18 @@ def both_ways(_: int, layer: Layer) -> Layer:
     return layer if a.window is None else replace(layer, attention=replace(a, mask=Window(a.window + 1)))
 
 
-_STACK = weight_map("""
+STACK = """
     encoder.layers.{i}.attn.{wq,wk,wv,wo} <- encoder.layers.{i}.self_attn.{q,k,v,o}_proj.weight : transpose
     encoder.layers.{i}.attn.{bq,bk,bv,bo} <- encoder.layers.{i}.self_attn.{q,k,v,o}_proj.bias
     encoder.layers.{i}.mlp.{gate,up,down} <- encoder.layers.{i}.mlp.{gate,up,down}_proj.weight : transpose
     encoder.layers.{i}.attn_{pre,post}.weight <- encoder.layers.{i}.{pre,post}_self_attn_layernorm.weight
     encoder.layers.{i}.mlp_{pre,post}.weight <- encoder.layers.{i}.{pre,post}_feedforward_layernorm.weight
     encoder.norm.weight <- encoder.norm.weight
-""")
+"""
 _CROSS, _NORM = "decoder.layers.{i}.cross_attn.", "cross_attn_layernorm.weight"
 WEIGHTS = add_one_to_norms(
-    _STACK
-    + _STACK.renamed({"encoder.": "decoder."})
+    weight_map(STACK)
+    + weight_map(STACK.replace("encoder.", "decoder."))
     + weight_map(f"""
     decoder.layers.{{i}}.cross.{{wq,wk,wv,wo}} <- {_CROSS}{{q,k,v,o}}_proj.weight : transpose
     decoder.layers.{{i}}.cross.{{bq,bk,bv,bo}} <- {_CROSS}{{q,k,v,o}}_proj.bias

@@ -113,8 +113,8 @@ class Rule:
     """One line written out for a layer or an expert. Each of `choices` names tensors that make the
     parameters.
 
-    With `shared`, other layers read the same tensors. With `joined`, the tensors of a choice are parts of one
-    tensor.
+    With `shared`, other parameters are made of the same tensors too. With `joined`, the tensors of a choice
+    are parts of one tensor.
     """
 
     leaves: tuple[str, ...]
@@ -334,6 +334,7 @@ def _rule(line: Line, layer: Layer, numbers: Mapping[str, int], first: tuple[Ste
     shared = "{i}" in line.leaves[0] and not any(
         number in tensor for tensor in line.tensors for number in ("{i}", "{s}", "{l}")
     )
+    shared = shared or (layer.merged and ".cross." in leaves[0])  # with the layer's attention
     attention = layer.attention
     if isinstance(attention, Attention) and any("{h}" in tensor for tensor in tensors):
         heads = attention.kv_heads if "k_norm" in leaves[0] else attention.heads

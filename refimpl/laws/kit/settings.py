@@ -41,6 +41,7 @@ SETTINGS: dict[str, tuple[Any, ...]] = {
     "clip": (None, 0.5),
     "jitter": (0.01, 0.125),
     "window": (None, 1, 3),
+    "later": (None, 1, 2),
     "scale": (None, 0.7),
     "softcap": (None, 2.0),
     "theta": (10_000.0, 50.0),
@@ -120,12 +121,12 @@ def _attention(chosen: Mapping[str, Any], size: Mapping[str, int]) -> Attention:
     elif chosen.get("bias") is not None:
         position = Alibi()
     norm = None
-    if (weight := chosen.get("q_norm")) is not None:
+    if (weight := chosen.get("q_norm", chosen.get("k_norm"))) is not None:
         kind = RMSNorm(chosen["norm_eps"])
         if chosen["norm_kind"] == "layer":
             kind = LayerNorm(chosen["norm_eps"], bias=False)
         over: Mapping[Any, Literal["head", "each", "all"]] = {
-            ("K",): "head", ("H", "K"): "each", ("H*K",): "all",
+            ("K",): "head", ("H", "K"): "each", ("H*K",): "all", ("G", "K"): "each", ("G*K",): "all",
         }  # fmt: skip
         rotated = chosen["norm_rotated"] and isinstance(position, Rope)
         norm = HeadNorm(kind, over[weight.dims], rotated)

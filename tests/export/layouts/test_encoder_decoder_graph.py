@@ -65,8 +65,11 @@ def few_places() -> EncoderDecoder:
     return replace(config, decoder=replace(config.decoder, layers=tuple(layers)))
 
 
-CONFIGS = {"copied": tiny_models.encoder_decoder(), "shared": shared_cache(), "copied, rotary": few_places()}
-RARER = [pytest.param(name, marks=pytest.mark.long) for name in ("shared", "copied, rotary")]
+CONFIGS = {
+    "copied": tiny_models.encoder_decoder(), "shared": shared_cache(), "copied, rotary": few_places(),
+    "copied, one softmax": tiny_models.merging(context=40),
+}  # fmt: skip
+RARER = [pytest.param(name, marks=pytest.mark.long) for name in [*CONFIGS][1:]]
 
 
 @pytest.fixture(scope="module", params=["copied", *RARER])

@@ -115,6 +115,7 @@ MODELS = {
     "a block-sparse mask": tiny_models.block_sparse(),
     "an adaptive softmax": tiny_models.adaptive(),
     "rotary, an encoder and a decoder": tiny_models.rotary_encoder_decoder(),
+    "one softmax over two texts": tiny_models.merging(),
     "a decoder that reads": tiny_models.reading_decoder(),
     "tag": encoder(Tag(3)),
     "blocks of a long text": tiny_models.in_blocks(),

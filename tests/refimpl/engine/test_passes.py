@@ -30,6 +30,7 @@ MODELS: dict[str, Config] = {
     "distances": tiny_models.distant(),
     "summaries": tiny_models.summarized(),
     "reads an encoder": tiny_models.rotary_encoder_decoder(),
+    "reads an encoder in the same softmax": tiny_models.merging(),
     "reads an encoder for a head": tiny_models.reading_decoder(),
     "hears": tiny_models.hearing(),
     "writes what it hears": tiny_models.writing(),

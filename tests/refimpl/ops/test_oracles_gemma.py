@@ -1,5 +1,6 @@
 """What Gemma has alone, against transformers: keys and values of another layer and vectors for each layer of
-Gemma 4; streams of a token, the learned residual and sparse gates of Gemma 3n."""
+Gemma 4; streams of a token, the learned residual and sparse gates of Gemma 3n; T5Gemma 2's softmax over two
+texts."""
 
 from __future__ import annotations
 
@@ -14,15 +15,18 @@ from hypothesis import strategies as st
 from tfm.refimpl.config import AltUp, Attention, FullAttention, HeadNorm, RMSNorm, Rope, Window
 from tfm.refimpl.ops.altup import altup_correct, altup_predict, enter_streams, leave_streams
 from tfm.refimpl.ops.cache import KVCache
+from tfm.refimpl.ops.cross_attention import cross_keys
 from tfm.refimpl.ops.gaussian_topk import gaussian_topk
 from tfm.refimpl.ops.laurel import laurel
+from tfm.refimpl.ops.merged_attention import EncoderText, merged_attention
 from tfm.refimpl.ops.norm import rms_norm
 from tfm.refimpl.ops.per_layer import per_layer_inputs, per_layer_update
 from tfm.refimpl.ops.position import Rotary, rope_frequencies, rope_tables
 from tfm.refimpl.ops.shared_attention import shared_attention
-from transformers import Gemma3nTextConfig, Gemma4TextConfig
+from transformers import Gemma3nTextConfig, Gemma4TextConfig, T5Gemma2DecoderConfig
 from transformers.models.gemma3n import modeling_gemma3n as gemma3n
 from transformers.models.gemma4 import modeling_gemma4 as gemma4
+from transformers.models.t5gemma2 import modeling_t5gemma2 as t5gemma2
 
 # √F is a whole number: transformers keeps it in float32.
 H, G, K, D, N, F, LAYERS, T, WINDOW = 6, 2, 8, 10, 13, 9, 4, 7, 3
@@ -72,6 +76,43 @@ def test_shared_attention_is_gemma4s(seed: int, layer: int, bias: bool, cut: int
         shared_attention(x[:, at], cache, np.full(2, start), weights, rotary, settings=settings)
         for start, at in ((0, slice(cut)), (cut, slice(cut, T)))
     ]
+    equal(np.concatenate(parts, 1), expected)
+
+
+@given(st.integers(0, 2**32 - 1), st.booleans(), st.booleans(), st.integers(1, T - 1), st.integers(0, 4))
+def test_merged_attention_is_t5gemma2s(seed: int, windowed: bool, bias: bool, cut: int, length: int):
+    """A text at once there, in two calls here; `length` of four other tokens in the second row are real."""
+    kind = KINDS[not windowed]
+    config = T5Gemma2DecoderConfig(
+        hidden_size=12, num_hidden_layers=1, num_attention_heads=H, num_key_value_heads=G, head_dim=K,
+        layer_types=[kind], rms_norm_eps=EPS, query_pre_attn_scalar=5, attention_bias=bias,
+        sliding_window=WINDOW, attn_implementation="eager", attn_logit_softcapping=2.0,
+    )  # fmt: skip
+    module: Any = randomize(t5gemma2.T5Gemma2MergedAttention(config, 0), seed)
+    rng = np.random.default_rng(seed)
+    x, states, lengths = *(rng.standard_normal((2, n, 12)) for n in (T, 4)), np.array([4, length])
+    rotary = Rotary(*rope_tables(np.arange(T + 3), rope_frequencies(np.arange(K // 2), theta=100.0)))
+    positions = tuple(torch.from_numpy(np.concatenate([a[:T], a[:T]], -1))[None] for a in rotary)
+    back = np.arange(T)[:, None] - np.arange(T)
+    own = (back >= 0) & ((back < WINDOW) | (not windowed))
+    other = np.arange(4) < lengths[:, None, None]
+    sees = np.concatenate([np.broadcast_to(own, (2, T, T)), np.broadcast_to(other, (2, T, 4))], 2)
+    mask = torch.from_numpy(np.where(sees, 0, -np.inf))[:, None]
+    expected, *_ = in_float64(module, torch.from_numpy(x), positions, mask, torch.from_numpy(states))
+    w = {name: p.detach().numpy() for name, p in module.named_parameters()}
+    weights: Any = {f"w{n}": w[f"{n}_proj.weight"].T for n in "qkvo"}
+    weights |= {f"b{n}": w[f"{n}_proj.bias"] for n in "qkvo" if bias}
+    weights |= {f"{n}_norm": 1 + w[f"{n}_norm.weight"] for n in "qk"}
+    mask_ = Window(WINDOW) if windowed else FullAttention()
+    settings = Attention(
+        H, G, K, Rope(100.0, K), mask_, bias, bias, HeadNorm(RMSNorm(EPS)), scale=5**-0.5
+    )  # fmt: skip
+    text = EncoderText(*cross_keys(states, weights, settings=settings), lengths)
+    parts, cache = [], KVCache(*(np.full((2, G, T + 3, K), 9.0) for _ in "kv"))
+    for start, at in ((0, slice(cut)), (cut, slice(cut, T))):
+        past = np.full(2, start)
+        y, cache = merged_attention(x[:, at], cache, past, text, weights, rotary, settings=settings)
+        parts.append(y)
     equal(np.concatenate(parts, 1), expected)
 
 

@@ -65,6 +65,7 @@ def reader() -> Config:
 
 CONFIGS: dict[str, Config] = {
     "mixed": mixed(), "encoder": encoder(), "reader": reader(), "narrow": tiny_models.narrow(),
+    "merging": tiny_models.merging(),
 }  # fmt: skip
 
 
@@ -250,6 +251,22 @@ def test_another_activation_of_an_mlp_in_a_bottleneck_is_told(bundles, tmp_path,
     assert [row.ok for row in rows(bundle).values()] == [True]
     path = planted(bundle, tmp_path, "model.onnx", other_operator(("Relu",), other))
     assert [row.ok for row in rows(path).values()] == [False]
+
+
+MERGED: dict[str, tuple[str, Plant]] = {
+    "eps of the other text's keys": ("encoder.onnx", setting(NORMS, "epsilon", 1e-5)),
+    "later positions of a window": ("encoder.onnx", other_number(4, 65)),
+    "a window of the decoder": ("model.onnx", other_number(3, 65)),
+}
+
+
+@pytest.mark.parametrize("plant", MERGED)
+def test_a_wrong_setting_of_merged_attention_is_told(bundles, tmp_path, plant):
+    file, change = MERGED[plant]
+    bundle = bundles("merging", "ort-cpu", "fp32").path
+    assert all(row.ok for row in rows(bundle).values())
+    found = rows(planted(bundle, tmp_path, file, change))
+    assert {name for name, row in found.items() if not row.ok} == {file}
 
 
 def test_norms_in_float32_of_a_bundle_in_float16(bundles, tmp_path):

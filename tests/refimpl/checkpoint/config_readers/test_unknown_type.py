@@ -15,7 +15,6 @@ from transformers.models.auto.configuration_auto import CONFIG_MAPPING
         ("voxtral", "text part (text_config, a llama)"),
         ("paligemma", "also see later tokens"),
         ("switch_transformers", "beyond its capacity"),
-        ("t5gemma2", "one softmax over its own and the encoder's tokens"),
         ("lilt", "its place on a page"),
         ("canine", "a vector for every few characters"),
         ("qwen4_exp", "text part is text_config. No supported type has"),
