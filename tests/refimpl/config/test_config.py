@@ -202,7 +202,7 @@ def read_twice(reader: DecoderReader) -> Config:
 
 
 LLAMA, ENCODER, PAIR = tiny_models.llama(), tiny_models.encoder(), tiny_models.encoder_decoder()
-SHARED = tiny_models.shared_kv()
+SHARED, MERGING = tiny_models.shared_kv(), tiny_models.merging()
 
 
 def shares(at: int, **changed: Any) -> Callable[[], Config]:
@@ -488,6 +488,22 @@ WRONG: list[tuple[Any, str]] = [
         "all layers must share one table of relative biases, got 2 kinds",
     ),
     (lambda: layer(LLAMA, attention=LinearAttention(3, 2, 8)), "heads must be a multiple of kv_heads, got 3"),
+    (lambda: layer(MERGING, "decoder", cross=CROSS), "merged cross-attention must have the attention's keys"),
+    (lambda: MERGING.with_kv("int8"), "merged attention must have no added positions"),
+    (
+        lambda: attention(MERGING, "decoder", position=Alibi()),
+        "merged attention must have no added positions",
+    ),
+    (lambda: layer(LLAMA, merged=True), "merged cross-attention must have the attention's keys, Attention("),
+    (
+        lambda: layer(LLAMA, merged=True, attention=ShortConv(8)),
+        "attention merged with cross-attention must be a decoder's",
+    ),
+    (lambda: attention(LLAMA, mask=Window(2, 3)), "later positions of a window must be in an encoder"),
+    (
+        lambda: embedding(MERGING, apart=97),
+        "the token with a vector of its own must be 0 to 96, got 97",
+    ),
     (adaptive(tied=True), "an adaptive softmax must have an output of its own, without softcap, scale and"),
     (adaptive(softcap=2.0), "must have an output of its own, without softcap, scale and"),
     (adaptive(dense=Dense(None)), "must have an output of its own, without softcap, scale and dense map"),
