@@ -73,7 +73,7 @@ def parts(config: Config) -> dict[str, str]:
             named = {f.name: getattr(value, f.name) for f in fields(value)}
             return [type(value).__name__, {name: shape(one) for name, one in named.items() if one}]
         if isinstance(value, tuple | list):
-            return sorted({json.dumps(shape(one)) for one in value})
+            return sorted({json.dumps(shape(one), sort_keys=True) for one in value})
         if isinstance(value, Mapping):
             return {str(key): shape(one) for key, one in value.items()}
         return value if isinstance(value, bool | str | None) else type(value).__name__

