@@ -1,4 +1,4 @@
-"""Llama and models of its form: SmolLM2, TinyLlama, Vicuna, …
+"""Llama, SmolLM2, TinyLlama, Vicuna and other models of Llama's form.
 
 Touvron et al. 2023; Dubey et al. 2024 for the rotary scaling of Llama 3.1.
 """

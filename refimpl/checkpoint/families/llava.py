@@ -1,5 +1,5 @@
-"""The text part of LLaVA (Liu et al. 2023) and of models like it. Such a model has a vision tower, a
-projector, and a decoder of Llama's form that `text_config` describes."""
+"""The text part of LLaVA, LLaVA-NeXT, LLaVA-OneVision, InternVL and Mistral Small 3.1 (Liu et al. 2023). Such
+a model has a vision tower, a projector, and a decoder of Llama's form that `text_config` describes."""
 
 from ...config import Decoder
 from ..config_readers.keys import Keys
