@@ -77,7 +77,7 @@ def test_each_layer_is_what_is_specified(bundles, name: str, quant: str) -> None
     assert len(found) == len(paths) * sum(len(stack.layers) for stack in bundle.config.stacks.values())
     assert not [row for row in found if not row.ok]
     # What promises the same bits has no such rows.
-    over_kernels = name in ("lightning", "distances", "samples", "sums of blocks")
+    over_kernels = name in ("lightning", "samples", "sums of blocks")
     assert len(paths) == 1 + over_kernels
     assert all(row.figure or row.budget for row in found)
 
