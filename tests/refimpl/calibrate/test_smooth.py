@@ -37,6 +37,7 @@ from tfm.refimpl.config import (
 )
 from tfm.refimpl.engine.numpy_engine import NumpyEngine
 from tfm.refimpl.errors import NumericError
+from tfm.refimpl.ops.convbert import ConvBertAttention
 from tfm.refimpl.ops.disentangled import DisentangledAttention
 from tfm.refimpl.ops.gated_delta import GatedDelta
 from tfm.refimpl.ops.latent_attention import LatentAttention
@@ -113,7 +114,7 @@ def test_each_sublayer_has_all_possible_sites(config: Config):
             a
             for a in attentions
             if not (
-                isinstance(a, ShortConv | GatedDelta | Mamba | RgLru)
+                isinstance(a, ConvBertAttention | ShortConv | GatedDelta | Mamba | RgLru)
                 or (isinstance(a, Mamba2) and a.norm is None)
             )
         ]
