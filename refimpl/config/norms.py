@@ -1,7 +1,7 @@
 """The norms of a model: RMSNorm and LayerNorm, and what may stand in their place."""
 
-from __future__ import annotations
-
+# Without `from __future__ import annotations`: the records of other files inherit these types in their
+# `__init__`, where a tool that documents them looks names up in those files.
 from collections.abc import Mapping
 from dataclasses import field
 from typing import ClassVar, Literal, TypedDict

@@ -23,6 +23,7 @@ GENERATED = (
     r"Error parsing type annotation ForwardRef\(.*\) for \S+\.__init__\.",  # of a NamedTuple
     r"Error parsing type annotation .* for tfm\.refimpl\.laws\.kit\.draw\.calls\.",  # composite
     r"Cannot determine where tfm\.runtime\.serve\.\w+\.\w+\.(temperature|\w+_[pk]|\w+_penalty) ",  # `stating`
+    r"Cannot determine where tfm\.refimpl\.ops\.\w+\.\w+Weights\.",  # a TypedDict copies its bases' keys
 )
 
 

@@ -28,6 +28,7 @@ from tfm.refimpl.config import (
     Decoder,
     Gated,
     Indexer,
+    Mlp,
     MoE,
     NoMlp,
     Plain,
@@ -107,9 +108,12 @@ def test_each_sublayer_has_all_possible_sites(config: Config):
     stacks = config.stacks.values()
     expected = 0
     for layer, read_later in (
-        (layer, i in stack.shared_kv) for stack in stacks for i, layer in enumerate(stack.layers)
+        (layer, i in stack.shared_kv or layer.merged)
+        for stack in stacks
+        for i, layer in enumerate(stack.layers)
     ):
-        attentions = [a for a in (layer.attention, layer.cross) if a is not None and not isinstance(a, LSTM)]
+        cross = None if layer.merged else layer.cross
+        attentions = [a for a in (layer.attention, cross) if a is not None and not isinstance(a, LSTM)]
         values = [
             a
             for a in attentions
@@ -126,14 +130,18 @@ def test_each_sublayer_has_all_possible_sites(config: Config):
             for normed in [isinstance(a, Attention) and a.out_norm is not None]
             if a is not layer.attention or (layer.kv_layer is None and not read_later) or normed
         )
-        alone = [
+        expected += sum(mlp.activation == "relu" for a in attentions for mlp in a.inner_mlps())
+        alone: list[TokenMixer | Mlp] = [
             a
             for a in attentions
-            if not (isinstance(a, DisentangledAttention) and a.shared)
+            if not isinstance(a, ConvBertAttention)
+            and not (isinstance(a, DisentangledAttention) and a.shared)
             and not (isinstance(a, LongT5Attention) and a.global_block_size is not None)
             and (layer.laurel is None or a is not layer.attention)
         ]
-        norms = [part.pre for part in (*alone, layer.mlp) if part.pre is not None]
+        if not (isinstance(layer.mlp, MoE) and layer.mlp.identities):
+            alone.append(layer.mlp)
+        norms = [part.pre for part in alone if part.pre is not None]
         if layer.residual == "input":
             expected += sum("weight" in norm.leaves() for norm in norms)
         match layer.mlp:
