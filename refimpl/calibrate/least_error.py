@@ -151,10 +151,10 @@ def is_as_good(
     symmetric: bool = False,
     halves: bool = False,
 ) -> bool:
-    """Return whether scales and zero points are those of `least_error`, whatever codes the blocks have.
+    """Return whether zero points and signs of scales are those of `least_error`, whatever else blocks have.
 
-    If an importance is rounded differently, another share may win by a small margin, and the best scale may
-    differ slightly. So scales and the least error may differ by `NOISE`.
+    If an importance is rounded differently, another share may win by a small margin. So the least error may
+    differ by `NOISE`.
     """
     if (blocks.zero is None) != symmetric:
         return False
@@ -164,7 +164,7 @@ def is_as_good(
     most, less = np.zeros_like(total), np.full_like(total, -np.inf)
     for _, z, d, share_less in _fits(w, m, blocks.bits, symmetric=symmetric, halves=halves):
         most = np.maximum(most, share_less)
-        fits = (z == zero) & (np.abs(blocks.scale - d) <= NOISE * np.abs(d))
+        fits = (z == zero) & (np.sign(blocks.scale) == np.sign(d))
         less = np.where(fits, np.maximum(less, share_less), less)
     return bool((less >= most - NOISE * (total - most) - NOISE**2 * total).all())
 

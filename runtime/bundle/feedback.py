@@ -6,7 +6,8 @@ holds the sums and weights of only one layer at a time, and the vectors of the t
 
 Two processors may round these sums differently. Then a number halfway between two codes may get the other
 code, and the new error changes all other codes. So `verify` doesn't compute the codes again and compare them.
-Instead, it requires that each code is near the best number for its place, given all other codes (`SLACK`).
+Instead, it requires that each code and scale is near the best number for its place, given all others
+(`SLACK`, and twice the `SCALE_MARGIN` of coordinate descent).
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from ...refimpl.calibrate.coordinate_descent import (
+    SCALE_MARGIN,
     Hessian,
     coordinate_descent,
     damped,
@@ -129,12 +131,12 @@ def measure(
 
 
 def compensating(weight: Array, blocks: Blocks, inputs: Inputs, weight_format: WeightFormat) -> Blocks:
-    """Return blocks with the scales and zero points of these, and codes that compensate each other's errors.
+    """Return blocks with the zero points of these, and codes and scales that compensate each other's errors.
 
     The weight is a matrix [D, F] or a table [N, D]; the blocks are those that `rounding.rounded` gives.
     """
     by_input, narrow = _by_input(weight, blocks, weight_format)
-    made = coordinate_descent(by_input, inputs.total, narrow)
+    made = coordinate_descent(by_input, inputs.total, narrow, halves=weight_format.halves)
     return rounding.widened(made if blocks.axis == 0 else quant.transpose(made), weight_format)
 
 
@@ -144,12 +146,12 @@ def error(weight: Array, blocks: Blocks, inputs: Inputs, weight_format: WeightFo
 
 
 def is_possible(weight: Array, blocks: Blocks, inputs: Inputs, weight_format: WeightFormat) -> bool:
-    """Return whether the scales give the least error, and each code is near the number that it rounds."""
+    """Return whether zero points give the least error, and codes and scales are near what they round."""
     weight, blocks = _by_input(weight, blocks, weight_format)
-    as_good = is_as_good(
-        weight, blocks, inputs.importance, symmetric=weight_format.symmetric, halves=weight_format.halves
-    )
-    return as_good and distance(weight, inputs.total, blocks) <= 0.5 + SLACK
+    symmetric, halves = weight_format.symmetric, weight_format.halves
+    as_good = is_as_good(weight, blocks, inputs.importance, symmetric=symmetric, halves=halves)
+    codes, scales = distance(weight, inputs.total, blocks, halves=halves)
+    return as_good and codes <= 0.5 + SLACK and scales <= 2 * SCALE_MARGIN
 
 
 def _by_input(weight: Array, blocks: Blocks, weight_format: WeightFormat) -> tuple[Array, Blocks]:

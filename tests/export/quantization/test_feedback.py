@@ -94,6 +94,10 @@ def test_codes_compensate_each_other_in_their_own_range(name: str, form: WeightF
     assert (made.codes.min(), made.codes.max()) == (middle - half, middle + half - 1)
     assert feedback.is_possible(weight, made, found, form)
     assert not feedback.is_possible(weight, alone, found, form)
+    assert (made.scale == made.scale.astype(np.float16)).all() == form.halves
+    scale = made.scale.copy()
+    scale[1, 1] *= 1.01
+    assert not feedback.is_possible(weight, replace(made, scale=scale), found, form)
     for wrong in {made.codes[3, 5] + 1, made.codes[3, 5] - 1, middle - half - 1, middle + half}:
         codes = made.codes.copy()
         codes[3, 5] = np.uint8(int(wrong) % 256)

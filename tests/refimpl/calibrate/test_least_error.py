@@ -147,21 +147,21 @@ def test_searched_blocks_are_recognized(symmetric: bool, seed: int, d: int, f: i
 
 
 @given(seeds, columns, st.booleans(), st.booleans(), st.sampled_from((np.float16, np.float32)))
-def test_scales_that_are_as_good_are_told_from_others(
+def test_zero_points_that_are_as_good_are_told_from_others(
     seed: int, f: int, symmetric: bool, halves: bool, kind: type
 ):
-    """Whatever the codes, and by an importance that is rounded otherwise; others aren't."""
+    """And signs of scales, by an importance that is rounded otherwise, whatever codes and sizes of scales."""
     weight, importance = drawn(seed, 16, f)
     weight = weight.astype(np.float32)
     weight[0] += weight[0] == 0
     as_good = partial(is_as_good, weight, symmetric=symmetric, halves=halves)
     blocks = least_error(weight, importance + 0.1, bits=4, block=8, symmetric=symmetric, halves=halves)
-    blocks = replace(blocks, scale=blocks.scale.astype(kind), codes=np.zeros_like(blocks.codes))
+    blocks = replace(blocks, scale=(blocks.scale * 1.5).astype(kind), codes=np.zeros_like(blocks.codes))
     other = (importance + 0.1) * (1 + 1e-6 * np.random.default_rng(seed).standard_normal(16))
     assert as_good(blocks, other)
     assert not as_good(blocks, other, symmetric=not symmetric)
     scale = blocks.scale.copy()
-    scale[0, f // 2] *= 1.003
+    scale[0, f // 2] *= -1
     assert not as_good(replace(blocks, scale=scale), other)
     if blocks.zero is not None:
         zero = blocks.zero.copy()
