@@ -99,11 +99,12 @@ def test_each_wrong_code_is_far(seed: int, scheme: dict, kind: type):
         assert distance(w, total, replace(got, codes=codes))[0] > 0.5
 
 
-@pytest.mark.parametrize("halves", [False, True])
+@pytest.mark.parametrize(("halves", "size"), [(False, 1), (True, 1), (True, 2**-17)])
 @pytest.mark.parametrize("symmetric", [False, True])
-def test_each_wrong_scale_is_far(symmetric: bool, halves: bool):
+def test_each_wrong_scale_is_far(symmetric: bool, halves: bool, size: float):
+    """Also where float16 numbers are few."""
     w, h = problem(7, 21, 5)
-    total = damped(h)
+    w, total = w * size, damped(h)
     start = quantize(w, bits=4, block=8, symmetric=symmetric, halves=halves)
     got = coordinate_descent(w, total, start, halves=halves)
     assert distance(w, total, got, halves=halves)[1] <= SCALE_MARGIN + 1e-9
