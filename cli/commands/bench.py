@@ -146,7 +146,7 @@ def command(
 
 
 def require_decoder(source: LocatedModel) -> None:
-    """Raise ConfigError before an export if the model isn't a decoder, whose steps this command measures."""
+    """Raise ConfigError if the model isn't a decoder, before it is exported: only decoders have steps."""
     from ...refimpl.config import Decoder
     from ...refimpl.errors import ConfigError
     from ...runtime.bundle.bundle import open_bundle
@@ -183,7 +183,7 @@ def speed_rows(name: str, opened: Bundle, settings: Sequence[Setting], new_token
 
 
 def figure(spread: Spread | None, digits: int = 2) -> str:
-    """Return mean ± standard deviation with `digits` decimals, or the part of it that was measured."""
+    """Return "mean ± standard deviation" with `digits` decimals; after a single run, only the mean."""
     if spread is None:
         return "unknown"
     deviation = "" if spread.std is None else f" ± {spread.std:.{digits}f}"

@@ -126,7 +126,7 @@ def waiting(calls: Sequence[Message]) -> str:
 
 
 def describe(loaded: Model) -> str:
-    """Return the quantization that ONNX Runtime computes with, or the name of another engine."""
+    """Return the bundle's quantization if ONNX Runtime runs it, otherwise the name of the engine."""
     from ...runtime.ort.engine import OrtEngine
 
     engine = loaded.engine

@@ -168,8 +168,8 @@ def show(found: Comparison) -> None:
 
 
 def say_same(same: Mapping[str, str], length: int) -> None:
-    """Print which ways of stretching positions weren't computed, because another way gives the same
-    figures.
+    """Name the ways of stretching rotary positions that were left out. Each has the same positions as another
+    way, so its figures would be the same.
     """
     for first in dict.fromkeys(same.values()):
         others = [name for name, other in same.items() if other == first != name]

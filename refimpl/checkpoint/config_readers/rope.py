@@ -271,7 +271,7 @@ def _mscale(inner: Keys, key: str) -> float | None:
 
 
 def yarn_magnitude(factor: float, scale: float) -> float:
-    """Return a magnitude of YaRN, 1 + 0.1 · scale · ln(factor)."""
+    """Return YaRN's factor of attention, its `mscale`: 1 + 0.1 · scale · ln(factor)."""
     return 1 + 0.1 * scale * math.log(max(factor, 1.0))
 
 

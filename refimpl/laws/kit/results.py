@@ -1,4 +1,4 @@
-"""Results of a function: their arrays by name, their declarations, and how far they are off."""
+"""What a function returned: arrays by name, the shapes and types it declares, and how far arrays differ."""
 
 from __future__ import annotations
 

@@ -31,9 +31,9 @@ def check_backends(context: VerifyContext) -> Iterator[Row]:
     """Yield a row for each backend, which states how far the backend's outputs are from those of the
     unquantized model.
 
-    Earlier checks have run the backends. If none could run, for example without a GPU, the specification's
-    outputs over the same weights are used instead. The row's note states how many of the likeliest tokens
-    match the specification's. It also has the beginning of the outputs' SHA-256: backends with equal hashes
+    Earlier checks have run the backends. If none could run, for example without a GPU, the row has the
+    outputs of NumPy's specification for the quantized weights. The row's note states how many of the
+    likeliest tokens match the specification's. It also has the beginning of the outputs' SHA-256: backends with equal hashes
     computed the same bits.
     """
     golden, config = context.golden, context.bundle.config
