@@ -33,8 +33,8 @@ def check_backends(context: VerifyContext) -> Iterator[Row]:
 
     Earlier checks have run the backends. If none could run, for example without a GPU, the row has the
     outputs of NumPy's specification for the quantized weights. The row's note states how many of the
-    likeliest tokens match the specification's. It also has the beginning of the outputs' SHA-256: backends with equal hashes
-    computed the same bits.
+    likeliest tokens match the specification's. It also has the beginning of the outputs' SHA-256: backends
+    with equal hashes computed the same bits.
     """
     golden, config = context.golden, context.bundle.config
     predicts = isinstance(config.head, LM | MaskedLM)
