@@ -72,7 +72,7 @@ def command(
     ] = False,
     fallback: Annotated[
         bool,
-        typer.Option(help="If the text of 30 seconds is doubtful, generate it again at higher temperatures."),
+        typer.Option(help="Write a window's text again, at higher temperatures, if it repeats itself or is unlikely."),
     ] = True,
     beams: Annotated[
         int | None,
@@ -115,7 +115,7 @@ def command(
         typer.Option(
             "--live",
             help="Transcribe audio from stdin while it comes in: 16-bit samples, 16,000 per second, one "
-            "channel. Each utterance is written after a short pause.",
+            "channel. A short pause ends an utterance, which is then written.",
         ),
     ] = False,
     format: Annotated[FormatName, typer.Option("--format", help="The format of the output.")] = "txt",

@@ -1,4 +1,4 @@
-"""The models of a server, each with its name, its queue and its certificate."""
+"""The models of a server, each with its name, its queue of requests and the certificate of its bundle."""
 
 from __future__ import annotations
 

@@ -2,8 +2,8 @@
 
 The golden budgets are measured over a few tokens. A longer text may have tokens at which a saturated
 attention is nearly tied. At such tokens the last digits decide, and rounding changes outputs by far more. So
-if a figure over a text exceeds its budget, the terms of the budget are measured over that text, with the
-specification alone.
+if an error over a longer text exceeds its budget, each term of the budget is measured again over this text.
+Only the specification runs for this.
 """
 
 from __future__ import annotations

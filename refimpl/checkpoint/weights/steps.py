@@ -493,7 +493,7 @@ class ZerosAfter(Step):
 
 
 class ZeroFirst(Step):
-    """Add a row of zeros before those of a matrix, or a zero before a bias: the logit of the first, implicit
+    """Add a row of zeros before a matrix's rows, or a zero before a bias: the logit of the first, implicit
     label (ELECTRA).
 
     The softmax of a logit and a zero is the logit's sigmoid.
