@@ -72,7 +72,7 @@ def command(
     ] = False,
     fallback: Annotated[
         bool,
-        typer.Option(help="Write a window's text again, at higher temperatures, if it repeats itself or is unlikely."),
+        typer.Option(help="Write unlikely or repetitive text again at higher temperatures."),
     ] = True,
     beams: Annotated[
         int | None,
