@@ -259,6 +259,14 @@ class Attention(TokenMixer):
         return {"scale": self.scale, "softcap": self.softcap}
 
     @property
+    def merged_keys(self) -> Attention:
+        """The `cross` of a `merged` layer with this attention: its keys, without positions and masks."""
+        return Attention(
+            self.heads, self.kv_heads, self.head_size, qkv_bias=self.qkv_bias, qk_norm=self.qk_norm,
+            scale=self.scale, softcap=self.softcap,
+        )  # fmt: skip
+
+    @property
     def interleaved(self) -> bool:
         """Whether rotary positions rotate the pairs (2j, 2j + 1) of a head's elements, instead of the pairs
         (j, j + J).
@@ -288,7 +296,7 @@ class Attention(TokenMixer):
         one = self.qk_norm
         if one is None:
             return
-        fits = not isinstance(one.norm, LayerNorm) or (one.norm.weight and not one.norm.bias)
+        fits = one.norm.leaves() == ("weight",)
         need(fits, f"{at}a norm of queries and keys must have a weight and no bias, got {one.norm}")
         bare = one.weight or (one.over == "head" and one.rotated)
         need(

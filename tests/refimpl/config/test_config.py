@@ -21,6 +21,7 @@ from tfm.refimpl.config import (
     CTC,
     LM,
     AdaptiveSoftmax,
+    Affine,
     Alibi,
     AltUp,
     Attention,
@@ -448,6 +449,7 @@ WRONG: list[tuple[Any, str]] = [
         "layer 0: a norm of queries and keys must have a weight and no bias, got LayerNorm(eps=1e-05, bias",
     ),
     (lambda: attention(LLAMA, qk_norm=HeadNorm(LayerNorm(1e-5, False, False))), "must have a weight and no"),
+    (lambda: attention(LLAMA, qk_norm=HeadNorm(Affine())), "must have a weight and no bias, got Affine()"),
     (lambda: embedding(LLAMA, token_types=2), "only an encoder can have token types, got 2 for a decoder"),
     (
         lambda: embedding(LLAMA, projection=EmbeddingProjection(0)),
