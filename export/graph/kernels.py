@@ -330,14 +330,16 @@ def _replace_wave(graph: ir.Graph, node: ir.Node, thetas: Collection[float]) -> 
     """The sine or cosine of a position times frequencies, which become those that kernels are specified with:
     libraries' powers differ in their last bits."""
     product = made_by(node.inputs[0], "Mul")
-    for value in () if product is None else product.inputs:
-        numbers, tensor = constant(value), value and value.const_value
-        if value is None or numbers is None or tensor is None or node.outputs[0].dtype != ir.DataType.DOUBLE:
+    if product is None or node.outputs[0].dtype != ir.DataType.DOUBLE:
+        return
+    for value in product.inputs:
+        if value is None or (numbers := constant(value)) is None:
             continue
         for theta in thetas:
             exact = rope_frequencies(np.arange(len(numbers)), theta=theta)
             if np.allclose(numbers, exact, rtol=1e-14, atol=0):
-                value.const_value = ir.tensor(exact.reshape(tensor.shape.numpy()), name=value.name)
+                assert value.const_value is not None
+                value.const_value = ir.tensor(exact.reshape(value.const_value.shape.numpy()), name=value.name)
                 _put(graph, [node], node.op_type, node.inputs, {})
                 return
 
@@ -345,10 +347,9 @@ def _replace_wave(graph: ir.Graph, node: ir.Node, thetas: Collection[float]) -> 
 def _divide_one(graph: ir.Graph, node: ir.Node) -> None:
     """1 / x as a quotient: of a Reciprocal nobody says how it is rounded."""
     (y,) = node.outputs
-    one = ir.tensor(np.float32(1), name=f"{y.name}.one")
-    graph.register_initializer(ir.Value(name=one.name, const_value=one))
-    new = ir.node("Div", [graph.initializers[f"{y.name}.one"], *node.inputs], name=node.name)
-    put(graph, new, node, [node], [y])
+    one = ir.Value(name=f"{y.name}.one", const_value=ir.tensor(np.float32(1)))
+    graph.register_initializer(one)
+    put(graph, ir.node("Div", [one, *node.inputs], name=node.name), node, [node], [y])
 
 
 def _replace_of_row(graph: ir.Graph, node: ir.Node) -> None:

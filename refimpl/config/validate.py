@@ -292,10 +292,7 @@ def _check_merged(at: str, layer: Layer, name: str) -> None:
     fits = name == "decoder" and isinstance(a, Attention) and layer.beside is None
     need(fits, f"{at}attention merged with cross-attention must be a decoder's, with nothing beside it")
     assert isinstance(a, Attention)
-    keys = Attention(
-        a.heads, a.kv_heads, a.head_size, qkv_bias=a.qkv_bias, qk_norm=a.qk_norm, scale=a.scale,
-        softcap=a.softcap,
-    )  # fmt: skip
+    keys = a.merged_keys
     need(c == keys, f"{at}merged cross-attention must have the attention's keys, {keys}, got {c}")
     other = (a.clip, a.value_norm, a.kv_layer), a.keys_as_values, a.kv
     plain = other == ((None, None, None), False, "float") and not (a.position and a.position.adds)

@@ -754,16 +754,7 @@ def merged(draw: st.DrawFn, stack: Stack) -> Stack:
         position = a.position if isinstance(a.position, Rope) else None
         norm = draw(st.none() | head_norms)
         a = replace(a, position=position, clip=None, value_norm=None, keys_as_values=False, qk_norm=norm)
-        keys = Attention(
-            a.heads,
-            a.kv_heads,
-            a.head_size,
-            qkv_bias=a.qkv_bias,
-            qk_norm=norm,
-            scale=a.scale,
-            softcap=a.softcap,
-        )
-        return replace(layer, attention=a, cross=keys, merged=True)
+        return replace(layer, attention=a, cross=a.merged_keys, merged=True)
 
     return replace(stack, layers=tuple(map(one, stack.layers)))
 

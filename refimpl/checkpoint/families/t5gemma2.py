@@ -81,8 +81,7 @@ def _both_ways(layer: Layer) -> Layer:
 def _merged(layer: Layer) -> Layer:
     a = layer.attention
     assert isinstance(a, Attention)
-    keys = Attention(a.heads, a.kv_heads, a.head_size, qkv_bias=a.qkv_bias, qk_norm=a.qk_norm, scale=a.scale)
-    return replace(layer, cross=keys, merged=True)
+    return replace(layer, cross=a.merged_keys, merged=True)
 
 
 LAYERS = (
