@@ -11,13 +11,13 @@ E = TypeVar("E", bound=BaseException)
 
 
 def refused(error: type[E] | tuple[type[E], ...], *parts: object) -> pytest.RaisesExc[E]:
-    """What must be raised, with a message that has these parts as whole words, in this order.
+    """What must be raised, with a message of one line that has these parts as whole words, in this order.
 
     Parts are what the message is about: a key, what it must be, what it got. Sentences are for readers: one
     of each kind is in tests/golden_messages.txt.
     """
     assert parts, "say the key at least"
-    return pytest.raises(error, match=pattern(*parts))
+    return pytest.raises(error, match=pattern(*parts), check=lambda raised: "\n" not in str(raised))
 
 
 def pattern(*parts: object) -> str:
