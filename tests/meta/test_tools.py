@@ -251,17 +251,17 @@ def test_each_choice_has_a_variant():
 
 
 @pytest.mark.parametrize(
-    ("result", "message"),
+    ("result", "words"),
     [
         (np.zeros((2, 3, 4)), "took"),
-        (np.zeros((2, 3, 4), np.int64), "gave int64, declares"),
-        (np.zeros((2, 3), np.float32), "gave.*shape"),
-        (np.zeros((2, 4, 3), np.float32), "gave.*shape"),
-        ((np.zeros((2, 3, 4), np.float32),) * 2, "gave 2 results, declares 1"),
+        (np.zeros((2, 3, 4), np.int64), "gave int64 declares"),
+        (np.zeros((2, 3), np.float32), "gave shape"),
+        (np.zeros((2, 4, 3), np.float32), "gave shape"),
+        ((np.zeros((2, 3, 4), np.float32),) * 2, "gave 2 results declares 1"),
     ],
 )
-def test_a_result_that_breaks_its_declaration_is_found(result: Any, message: str):
+def test_a_result_that_breaks_its_declaration_is_found(result: Any, words: str):
     f = declared("activation.relu")
     call = make(f, (("x", f.parameters[0].options[0]),), {"B": 2, "T": 3, "F": 4}, 0, 1.0)
-    with pytest.raises(AssertionError, match=message):
+    with refused(AssertionError, *words.split()):
         check_result(f, call, result)

@@ -301,37 +301,34 @@ MODEL = "base_model.model.model"
 Q = f"{MODEL}.layers.0.self_attn.q_proj"
 # Tensors that are added to an adapter's, or stand in the place of others, and words of the error.
 OTHER_TENSORS: dict[str, tuple[dict[str, np.ndarray], str]] = {
-    "unread": ({"base_model.model.x": np.ones(3, "f4")}, "a low-rank update or a whole weight"),
+    "unread": ({"base_model.model.x": np.ones(3, "f4")}, "low-rank update whole weight"),
     "other prefix": ({"q.lora_A.weight": np.ones((3, 64), "f4")}, "named base_model.model."),
-    "other inputs": ({f"{Q}.lora_A.weight": np.ones((3, 65), "f4")}, "32 outputs, but it has 65"),
-    "other outputs": ({f"{Q}.lora_B.weight": np.ones((31, 3), "f4")}, "and 32 outputs, but it has 64 and 31"),
-    "other rank": ({f"{Q}.lora_B.weight": np.ones((32, 2), "f4")}, r"\[r, in\], to match the \[out, r\]"),
-    "no decimals": ({f"{Q}.lora_B.weight": np.ones((32, 3), "i8")}, "a floating-point tensor"),
-    "not finite": ({f"{Q}.lora_B.weight": np.full((32, 3), np.inf, "f4")}, "must be finite"),
-    "magnitudes": ({f"{Q}.lora_magnitude_vector": np.ones(32, "f4")}, "use_dora is false"),
-    "magnitudes of others": ({f"{Q}.lora_magnitude_vector": np.ones(31, "f4")}, "one number for each output"),
-    "other shape": ({f"{MODEL}.norm.weight": np.ones(5, "f4")}, r"must have shape \[64\], but it has \[5\]"),
-    "more words": ({f"{MODEL}.embed_tokens.weight": np.ones((66, 64), "f4")}, r"64\], but it has \[66, 64"),
-    "twice": (
-        {f"{Q}.{end}": np.ones((32, 64), "f4") for end in ("weight", "base_layer.weight")},
-        "must be stored once",
-    ),
+    "other inputs": ({f"{Q}.lora_A.weight": np.ones((3, 65), "f4")}, "32 outputs 65"),
+    "other outputs": ({f"{Q}.lora_B.weight": np.ones((31, 3), "f4")}, "32 outputs 64 31"),
+    "other rank": ({f"{Q}.lora_B.weight": np.ones((32, 2), "f4")}, "r match out r"),
+    "no decimals": ({f"{Q}.lora_B.weight": np.ones((32, 3), "i8")}, "floating-point tensor"),
+    "not finite": ({f"{Q}.lora_B.weight": np.full((32, 3), np.inf, "f4")}, "finite"),
+    "magnitudes": ({f"{Q}.lora_magnitude_vector": np.ones(32, "f4")}, "use_dora false"),
+    "magnitudes of others": ({f"{Q}.lora_magnitude_vector": np.ones(31, "f4")}, "one number each output"),
+    "other shape": ({f"{MODEL}.norm.weight": np.ones(5, "f4")}, "shape [64] [5]"),
+    "more words": ({f"{MODEL}.embed_tokens.weight": np.ones((66, 64), "f4")}, "64 66 64"),
+    "twice": ({f"{Q}.{end}weight": np.ones((32, 64), "f4") for end in ("", "base_layer.")}, "stored once"),
 }  # fmt: skip
 # What is replaced in all names of tensors, by what, and words of the error.
 RENAMED = {
-    "name of the adapter": ("lora_A.weight", "lora_A.default.weight", "but it is neither"),
-    "no such layer": ("layers.0", "layers.7", "must belong to a weight that the base model uses"),
-    "half": (".lora_A.", ".lora_C.", "a low-rank update or a whole weight"),
-    "of a table": ("lora_A.weight", "lora_embedding_A", "if and only if the other tensor of its module is"),
+    "name of the adapter": ("lora_A.weight", "lora_A.default.weight", "neither"),
+    "no such layer": ("layers.0", "layers.7", "belong weight base model uses"),
+    "half": (".lora_A.", ".lora_C.", "low-rank update whole weight"),
+    "of a table": ("lora_A.weight", "lora_embedding_A", "other tensor module"),
 }
 OTHER_SETTINGS: dict[str, tuple[dict[str, Any], str]] = {
-    "rank": ({"r": 2}, "must have rank 2, but it has 3"),
-    "rank of a pattern": ({"rank_pattern": {"layers.1.*v_proj": 4}}, "must have rank 4, but it has 3"),
-    "no magnitudes": ({"use_dora": True}, "use_dora is true"),
-    "not a target": ({"target_modules": ["q_proj"]}, "v_proj' as an adapted module"),
-    "not its layer": ({"layers_to_transform": [1]}, r"layers\.0\.self_attn.*as an adapted module"),
-    "excluded": ({"exclude_modules": r".*\.0\..*"}, r"layers\.0\.self_attn.*as an adapted module"),
-    "saved whole": ({"modules_to_save": ["self_attn"]}, "as an adapted module"),
+    "rank": ({"r": 2}, "rank 2 3"),
+    "rank of a pattern": ({"rank_pattern": {"layers.1.*v_proj": 4}}, "rank 4 3"),
+    "no magnitudes": ({"use_dora": True}, "use_dora true"),
+    "not a target": ({"target_modules": ["q_proj"]}, "v_proj' adapted module"),
+    "not its layer": ({"layers_to_transform": [1]}, "layers.0.self_attn adapted module"),
+    "excluded": ({"exclude_modules": r".*\.0\..*"}, "layers.0.self_attn adapted module"),
+    "saved whole": ({"modules_to_save": ["self_attn"]}, "adapted module"),
 }
 
 
@@ -351,7 +348,7 @@ def test_tensors_that_contradict_the_base_are_refused(copied: Path, case: str):
     other, words = OTHER_TENSORS[case]
     tensors, file = tensors_of(copied)
     save_file(tensors | other, file)
-    with pytest.raises(TfmError, match=words):
+    with refused(TfmError, *words.split()):
         read_all(copied)
 
 
@@ -360,7 +357,7 @@ def test_names_that_nothing_reads_are_refused(copied: Path, case: str):
     old, new, words = RENAMED[case]
     tensors, file = tensors_of(copied)
     save_file({name.replace(old, new): tensor for name, tensor in tensors.items()}, file)
-    with pytest.raises(CheckpointError, match=words):
+    with refused(CheckpointError, *words.split()):
         merged(copied)
 
 
@@ -368,23 +365,23 @@ def test_names_that_nothing_reads_are_refused(copied: Path, case: str):
 def test_settings_that_contradict_the_tensors_are_refused(copied: Path, case: str):
     settings, words = OTHER_SETTINGS[case]
     change_settings(copied / "adapter", **settings)
-    with pytest.raises(CheckpointError, match=words):
+    with refused(CheckpointError, *words.split()):
         merged(copied)
 
 
 def test_tensors_of_no_module_or_of_one_module_twice_are_refused(copied: Path):
     tensors, file = tensors_of(copied)
     for some, words in (
-        ({}, "must contain tensors"),
-        ({k: v for k, v in tensors.items() if "lora_B" not in k}, "accompanied by the up tensor"),
-        ({k: v for k, v in tensors.items() if "lora_A" not in k}, "accompanied by the down tensor"),
+        ({}, "contain tensors"),
+        ({k: v for k, v in tensors.items() if "lora_B" not in k}, "accompanied up tensor"),
+        ({k: v for k, v in tensors.items() if "lora_A" not in k}, "accompanied down tensor"),
         (
             tensors | {k.replace("model.model.model.", "model.model."): v for k, v in tensors.items()},
             "one update",
         ),
     ):
         save_file(some, file)
-        with pytest.raises(CheckpointError, match=words):
+        with refused(CheckpointError, *words.split()):
             merged(copied)
 
 

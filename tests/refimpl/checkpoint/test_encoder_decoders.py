@@ -155,21 +155,21 @@ def test_old_keys_say_what_the_class_does(name: str):
 
 
 @pytest.mark.parametrize(
-    ("name", "more", "message"),
+    ("name", "more", "words"),
     [
-        ("t5", {"num_hidden_layers": 3}, "num_hidden_layers.*num_layers.*2"),
-        ("t5", {"dense_act_fn": "silu"}, "dense_act_fn.*feed_forward_proj"),
-        ("t5", {"is_gated_act": True}, "is_gated_act.*false.*feed_forward_proj"),
+        ("t5", {"num_hidden_layers": 3}, "num_hidden_layers num_layers 2"),
+        ("t5", {"dense_act_fn": "silu"}, "dense_act_fn feed_forward_proj"),
+        ("t5", {"is_gated_act": True}, "is_gated_act false feed_forward_proj"),
         ("t5", {"feed_forward_proj": "gated-selu"}, "feed_forward_proj"),
         ("t5", {"architectures": ["T5Model"]}, "architectures"),
-        ("t5", {"is_encoder_decoder": False}, "is_encoder_decoder.*true.*t5"),
-        ("bart", {"num_hidden_layers": 3}, "num_hidden_layers.*encoder_layers.*2"),
-        ("bart", {"encoder_attention_heads": 5}, "d_model.*encoder_attention_heads.*5"),
+        ("t5", {"is_encoder_decoder": False}, "is_encoder_decoder true t5"),
+        ("bart", {"num_hidden_layers": 3}, "num_hidden_layers encoder_layers 2"),
+        ("bart", {"encoder_attention_heads": 5}, "d_model encoder_attention_heads 5"),
         ("bart", {"architectures": ["BartForCausalLM"]}, "architectures"),
         ("marian", {"share_encoder_decoder_embeddings": False}, "share_encoder_decoder_embeddings"),
-        ("marian", {"decoder_vocab_size": 30}, "decoder_vocab_size.*vocab_size.*31"),
+        ("marian", {"decoder_vocab_size": 30}, "decoder_vocab_size vocab_size 31"),
     ],
 )
-def test_refused(name: str, more: dict[str, Any], message: str):
-    with pytest.raises(ConfigError, match=message):
+def test_refused(name: str, more: dict[str, Any], words: str):
+    with refused(ConfigError, *words.split()):
         read_config({**keys(name), **more})

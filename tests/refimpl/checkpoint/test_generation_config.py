@@ -248,36 +248,35 @@ def test_a_decoder_begins_with_something():
 
 
 @pytest.mark.parametrize(
-    ("own", "config", "message"),
+    ("own", "config", "words"),
     [
-        ({"unheard_of": 1}, PAIR, r"g\.json.*'unheard_of'"),
-        ({"stop_strings": [3]}, PAIR, "stop_strings.*null"),
-        ({"early_stopping": "soon"}, PAIR, "early_stopping.*true.*false.*\"never\".*'soon'"),
+        ({"unheard_of": 1}, PAIR, "g.json 'unheard_of'"),
+        ({"stop_strings": [3]}, PAIR, "stop_strings null"),
+        ({"early_stopping": "soon"}, PAIR, "early_stopping true false \"never\" 'soon'"),
         ({"early_stopping": 3}, PAIR, "early_stopping"),
         ({"early_stopping": 1}, PAIR, "early_stopping"),
         ({"early_stopping": []}, PAIR, "early_stopping"),
         ({"early_stopping": ""}, PAIR, "early_stopping"),
-        ({"length_penalty": 10**400}, PAIR, r"length_penalty.*2\^53"),
-        ({"repetition_penalty": 10**400}, PAIR, r"repetition_penalty.*2\^53"),
-        ({"length_penalty": -41.0}, PAIR, "penalty.*-40.*40"),
-        ({"top_k": 50.0, "do_sample": True}, PAIR, "top_k.*1"),
+        ({"length_penalty": 10**400}, PAIR, "length_penalty 2^53"),
+        ({"repetition_penalty": 10**400}, PAIR, "repetition_penalty 2^53"),
+        ({"length_penalty": -41.0}, PAIR, "length_penalty -40 40"),
+        ({"top_k": 50.0, "do_sample": True}, PAIR, "top_k 1"),
         ({"length_penalty": "long"}, PAIR, "length_penalty"),
-        ({"num_beams": 0}, PAIR, "num_beams.*1"),
-        ({"num_beams": 65}, PAIR, "num_beams.*1.*64.*65"),
+        ({"num_beams": 0}, PAIR, "num_beams 1"),
+        ({"num_beams": 65}, PAIR, "num_beams 1 64 65"),
         ({"renormalize_logits": 1}, PAIR, "renormalize_logits"),
         ({"no_repeat_ngram_size": -1}, PAIR, "no_repeat_ngram"),
         ({"forced_bos_token_id": [1, 2]}, PAIR, "forced_bos_token_id"),
-        ({"bad_words_ids": [[]]}, PAIR, "bad_words_ids.*null"),
-        ({"bad_words_ids": [3]}, PAIR, "bad_words_ids.*null"),
+        ({"bad_words_ids": [[]]}, PAIR, "bad_words_ids null"),
+        ({"bad_words_ids": [3]}, PAIR, "bad_words_ids null"),
         ({"prefix": 3}, PAIR, "prefix"),
-        ({"task_specific_params": {"a": 1}}, PAIR, r"task_specific_params\.a"),
-        ({"task_specific_params": {"a": {"odd": 1}}}, PAIR, r"g\.json.*'odd'"),
+        ({"task_specific_params": {"a": 1}}, PAIR, "task_specific_params.a"),
+        ({"task_specific_params": {"a": {"odd": 1}}}, PAIR, "g.json 'odd'"),
     ],
 )
-def test_refused(own: dict[str, Any], config: Any, message: str):
-    with pytest.raises(ConfigError, match=message) as caught:
+def test_refused(own: dict[str, Any], config: Any, words: str):
+    with refused(ConfigError, *words.split()):
         read(own, own if "task_specific_params" in own else None, config)
-    assert "\n" not in str(caught.value)
 
 
 @pytest.mark.parametrize("key", ["forced_eos_token_id", "suppress_tokens", "bad_words_ids", "eos_token_id"])

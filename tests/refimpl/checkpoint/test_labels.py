@@ -47,15 +47,15 @@ def test_labels(config: Config, named: object, want: tuple[str, ...]) -> None:
 @pytest.mark.parametrize(
     ("named", "match"),
     [
-        (["O", "X", "Y"], "labels 0 to 2"),
-        ({"0": "O", "1": "X"}, "labels 0 to 2"),
-        ({"0": "O", "1": "X", "2": "Y", "3": "Z"}, "labels 0 to 2"),
-        ({"0": "O", "1": "X", "2": 5}, "its own name"),
-        ({"0": "O", "1": "X", "2": "X"}, "its own name"),
+        (["O", "X", "Y"], "labels 0 2"),
+        ({"0": "O", "1": "X"}, "labels 0 2"),
+        ({"0": "O", "1": "X", "2": "Y", "3": "Z"}, "labels 0 2"),
+        ({"0": "O", "1": "X", "2": 5}, "own name"),
+        ({"0": "O", "1": "X", "2": "X"}, "own name"),
     ],
 )
 def test_bad_labels(named: object, match: str) -> None:
-    with pytest.raises(CheckpointError, match=match):
+    with refused(CheckpointError, *match.split()):
         read_labels({"id2label": named}, TAGS, "config.json")
 
 

@@ -218,7 +218,7 @@ def test_weights_of_torch(model, count, zipped):
 
 
 @pytest.mark.parametrize(
-    ("index", "message"),
+    ("index", "words"),
     [
         ({}, "weight_map"),
         ({"weight_map": {"a": 1}}, "weight_map"),
@@ -226,10 +226,10 @@ def test_weights_of_torch(model, count, zipped):
         ({"weight_map": {"ghost": "model-00001-of-00002.safetensors"}}, "disagree"),
     ],
 )
-def test_bad_index(model, index, message):
+def test_bad_index(model, index, words):
     shard(model)
     write(model / "model.safetensors.index.json", index)
-    with pytest.raises(CheckpointError, match=message):
+    with refused(CheckpointError, *words.split()):
         open_checkpoint(model)
 
 

@@ -101,67 +101,43 @@ def stated(**values: Any) -> Any:
 
 
 HOSTILE = [
-    ("gptq4", {"qzeros": without}, "qzeros' is missing: a quantized weight needs it"),
-    ("gptq4", {"qzeros": lambda t: t[:1]}, r"qzeros' must have shape \[2, 8\], but it has \[1, 8\]"),
-    ("gptq4", {"scales": lambda t: t.int()}, "scales' must be of type F32 or F16 or BF16, but it is I32"),
-    (
-        "gptq4",
-        {"qweight": lambda t: t[:, 0].contiguous()},
-        r"qweight' must be a matrix, but it has shape \[8\]",
-    ),
-    ("gptq4", {"qweight": lambda t: t[:, :7]}, "qweight' must contain whole words of 4-bit codes"),
-    ("gptq4", {"g_idx": first(2)}, r"g_idx\[0\] must be a group from 0 to 1, but it is 2"),
-    ("gptq4", {"g_idx": first(-1)}, r"g_idx\[0\] must be a group from 0 to 1, but it is -1"),
-    ("gptq4", {"weight": lambda _: torch.zeros(64, 64)}, "weight' must not be stored twice"),
-    ("gptq4", {"bias": lambda t: t + 1}, "know: 1, first .*q_proj.bias"),
-    ("awq", {"qzeros": lambda t: t[:, :4]}, r"qzeros' must have shape \[2, 8\], but it has \[2, 4\]"),
-    ("fp8-block", {"weight_scale_inv": without}, "weight_scale' is missing"),
-    (
-        "fp8-block",
-        {"weight_scale_inv": lambda t: t[:1]},
-        r"must have a shape of \[2, 2\], .*, but it has \[1, 2\]",
-    ),
-    ("pack4", {"weight_shape": first(65)}, r"must contain 4-bit codes in weight_shape, \[65, 64\]"),
-    (
-        "int8",
-        {"weight_scale": lambda t: t[:3]},
-        r"weight_scale' must have shape \[64, 1\], but it has \[3, 1\]",
-    ),
-    ("nf4", {"weight.quant_map": first(0.5)}, "quant_map' must be the table of NF4, but it isn't"),
-    ("nf4", {"weight.absmax": lambda t: t[1:]}, r"absmax' must have shape \[64\], but it has \[63\]"),
-    ("nf4", {"weight.quant_state.bitsandbytes__nf4": first(0x5D)}, "must be JSON"),
+    ("gptq4", {"qzeros": without}, "qzeros' missing quantized weight"),
+    ("gptq4", {"qzeros": lambda t: t[:1]}, "qzeros' shape 2 8 1 8"),
+    ("gptq4", {"scales": lambda t: t.int()}, "scales' type F32 F16 BF16 I32"),
+    ("gptq4", {"qweight": lambda t: t[:, 0].contiguous()}, "qweight' matrix shape [8]"),
+    ("gptq4", {"qweight": lambda t: t[:, :7]}, "qweight' contain whole words 4-bit codes"),
+    ("gptq4", {"g_idx": first(2)}, "g_idx[0] group 0 1 2"),
+    ("gptq4", {"g_idx": first(-1)}, "g_idx[0] group 0 1 -1"),
+    ("gptq4", {"weight": lambda _: torch.zeros(64, 64)}, "weight' stored twice"),
+    ("gptq4", {"bias": lambda t: t + 1}, "know 1 first q_proj.bias"),
+    ("awq", {"qzeros": lambda t: t[:, :4]}, "qzeros' shape 2 8 2 4"),
+    ("fp8-block", {"weight_scale_inv": without}, "weight_scale' missing"),
+    ("fp8-block", {"weight_scale_inv": lambda t: t[:1]}, "shape 2 2 1 2"),
+    ("pack4", {"weight_shape": first(65)}, "contain 4-bit codes weight_shape 65 64"),
+    ("int8", {"weight_scale": lambda t: t[:3]}, "weight_scale' shape 64 1 3 1"),
+    ("nf4", {"weight.quant_map": first(0.5)}, "quant_map' table NF4 isn't"),
+    ("nf4", {"weight.absmax": lambda t: t[1:]}, "absmax' shape [64] [63]"),
+    ("nf4", {"weight.quant_state.bitsandbytes__nf4": first(0x5D)}, "JSON"),
     (
         "nf4",
         {"weight.quant_state.bitsandbytes__nf4": stated(nested_offset=10**400)},
-        "number of float32, got 1000",
+        "number float32 1000000000000000000000000000000000000000",
     ),
-    (
-        "nf4",
-        {"weight.quant_state.bitsandbytes__nf4": stated(blocksize=2**40)},
-        "blocksize must be an even number",
-    ),
+    ("nf4", {"weight.quant_state.bitsandbytes__nf4": stated(blocksize=2**40)}, "blocksize even number"),
     (
         "nf4",
         {"weight.quant_state.bitsandbytes__nf4": stated(shape=[2**30, 2**30])},
-        r"must have shape \[5.*, 1\]",
+        "shape [576460752303423488, 1]",
     ),
-    (
-        "nf4",
-        {"weight.quant_state.bitsandbytes__nf4": stated(quant_type="af4")},
-        "quant_type nf4 or fp4, .* 'af4'",
-    ),
-    ("llm-int8", {"weight_format": lambda t: t + 1}, "weight_format' must be 0 \\(by rows\\), but it is 1"),
-    ("bitnet", {"weight": lambda t: t.float()}, "weight' must be of type U8, but it is F32"),
-    (
-        "bitnet-auto",
-        {"weight_scale": lambda t: t.repeat(2)},
-        r"weight_scale' must have shape \[1\], but it has \[2\]",
-    ),
-    ("bitnet-auto", {"weight": lambda t: t[1:]}, r"must have shape \[64, 64\]"),
+    ("nf4", {"weight.quant_state.bitsandbytes__nf4": stated(quant_type="af4")}, "quant_type nf4 fp4 'af4'"),
+    ("llm-int8", {"weight_format": lambda t: t + 1}, "weight_format' 0 rows 1"),
+    ("bitnet", {"weight": lambda t: t.float()}, "weight' type U8 F32"),
+    ("bitnet-auto", {"weight_scale": lambda t: t.repeat(2)}, "weight_scale' shape [1] [2]"),
+    ("bitnet-auto", {"weight": lambda t: t[1:]}, "shape 64 64"),
     (
         "nvfp4",
         {"weight_global_scale": lambda t: t.repeat(2)},
-        r"global_scale' must have shape \[\], but it has \[2\]",
+        "'model.layers.0.self_attn.q_proj.weight_global_scale' shape [] [2]",
     ),
 ]
 
@@ -169,7 +145,7 @@ HOSTILE = [
 @pytest.mark.parametrize(("name", "tensors", "words"), HOSTILE)
 def test_a_damaged_weight_is_refused(name, tensors, words, tmp_path):
     path = changed(tmp_path, FORMATS[name], **tensors)
-    with pytest.raises(CheckpointError, match=words):
+    with refused(CheckpointError, *words.split()):
         open_checkpoint(path).leaf("decoder.layers.0.attn.wq")
 
 

@@ -201,23 +201,23 @@ def test_dense_modules_are_torchs_linear_maps(bert, folder, unit, function):
 
 
 @pytest.mark.parametrize(
-    ("stated", "message"),
+    ("stated", "words"),
     [
-        ({"in_features": 25}, "in_features.*24.*25"),
-        ({"out_features": 0}, "out_features.*1"),
-        ({"out_features": 11}, r"'Dense\.0\.linear\.weight'.*\[11, 24\].*\[10, 24\]"),
-        ({"bias": False}, r"tensor.*'Dense\.0\.linear\.bias'"),
-        ({"activation_function": "os.system"}, r"activation_function.*torch\.nn\.modules\.linear"),
-        ({"module_input_name": "token_embeddings"}, "module_input_name.*sentence_embedding"),
+        ({"in_features": 25}, "in_features 24 25"),
+        ({"out_features": 0}, "out_features 1"),
+        ({"out_features": 11}, "'Dense.0.linear.weight' 11 24 10 24"),
+        ({"bias": False}, "tensors 'Dense.0.linear.bias'"),
+        ({"activation_function": "os.system"}, "activation_function torch.nn.modules.linear"),
+        ({"module_input_name": "token_embeddings"}, "module_input_name sentence_embedding"),
         ({"use_residual": True}, "'use_residual'"),
     ],
 )
-def test_dense_modules_that_are_refused(folder, stated, message):
+def test_dense_modules_that_are_refused(folder, stated, words):
     put(folder, "modules.json", modules([*STEPS[:2], ("Dense", "2_Dense")]))
     put_dense(folder, "2_Dense", WIDTH, 10)
     config = folder / "2_Dense" / "config.json"
     config.write_text(json.dumps(json.loads(config.read_text()) | stated))
-    with pytest.raises(TfmError, match=message):
+    with refused(TfmError, *words.split()):
         open_checkpoint(folder)
 
 
@@ -262,63 +262,62 @@ MEAN = {"word_embedding_dimension": WIDTH, "pooling_mode_mean_tokens": True}
 
 
 @pytest.mark.parametrize(
-    ("name", "value", "message"),
+    ("name", "value", "words"),
     [
-        ("modules.json", {}, "list.*objects"),
-        ("modules.json", [1], "list.*objects"),
-        ("modules.json", [], r"steps.*Transformer.*Pooling.*Dense.*\[\]"),
-        ("modules.json", modules([*STEPS[:2], ("CNN", "2_CNN")]), "type.*Transformer.*'.*CNN'"),
-        ("modules.json", modules(STEPS[:1]), r"steps.*\['Transformer'\]"),
+        ("modules.json", {}, "list objects"),
+        ("modules.json", [1], "list objects"),
+        ("modules.json", [], "steps Transformer Pooling Dense []"),
+        ("modules.json", modules([*STEPS[:2], ("CNN", "2_CNN")]), "type Transformer models.CNN'"),
+        ("modules.json", modules(STEPS[:1]), "steps ['Transformer']"),
         ("modules.json", modules(STEPS[1:]), "steps"),
         ("modules.json", modules(STEPS[::-1]), "steps"),
         ("modules.json", modules([*STEPS, ("Normalize", "3")]), "steps"),
         ("modules.json", modules([*STEPS, ("Dense", "3_Dense")]), "steps"),
         ("modules.json", modules([*STEPS[:2], ("Dense", "1_Pooling")]), "folder"),
-        ("modules.json", modules(prefix="os."), "type.*Transformer"),
+        ("modules.json", modules(prefix="os."), "type Transformer"),
         ("modules.json", modules([("Transformer", "0_BERT"), *STEPS[1:]]), "Transformer"),
-        ("modules.json", modules([STEPS[0], ("Pooling", "")]), "folder.*steps"),
+        ("modules.json", modules([STEPS[0], ("Pooling", "")]), "folder steps"),
         ("modules.json", [{**module, "kwargs": ["task"]} for module in modules()], "kwargs"),
         ("modules.json", [{**module, "code": "x"} for module in modules()], "'code'"),
-        ("modules.json", modules([STEPS[0], ("Pooling", "../else")]), "must not contain folders"),
-        ("modules.json", modules([STEPS[0], ("Pooling", "..")]), "must not contain folders"),
-        ("modules.json", modules([STEPS[0], ("Pooling", "/etc")]), "must not contain folders"),
-        ("modules.json", modules([STEPS[0], ("Pooling", "a/b")]), "must not contain folders"),
-        ("modules.json", modules([*STEPS[:2], ("Normalize", "../x")]), "must not contain folders"),
-        ("modules.json", modules([STEPS[0], ("Pooling", "gone")]), r"config\.json.*missing.*modules\.json"),
+        ("modules.json", modules([STEPS[0], ("Pooling", "../else")]), "contain folders"),
+        ("modules.json", modules([STEPS[0], ("Pooling", "..")]), "contain folders"),
+        ("modules.json", modules([STEPS[0], ("Pooling", "/etc")]), "contain folders"),
+        ("modules.json", modules([STEPS[0], ("Pooling", "a/b")]), "contain folders"),
+        ("modules.json", modules([*STEPS[:2], ("Normalize", "../x")]), "contain folders"),
+        ("modules.json", modules([STEPS[0], ("Pooling", "gone")]), "config.json missing modules.json"),
         (POOL, [], "JSON"),
-        (POOL, {"pooling_mode_mean_tokens": True}, "word_embedding_dimension.*missing"),
-        (POOL, {**MEAN, "word_embedding_dimension": 25}, "width.*24.*25"),
-        (POOL, {**MEAN, "pooling_mode_max_tokens": True}, "'pooling"),
+        (POOL, {"pooling_mode_mean_tokens": True}, "word_embedding_dimension missing"),
+        (POOL, {**MEAN, "word_embedding_dimension": 25}, "width 24 25"),
+        (POOL, {**MEAN, "pooling_mode_max_tokens": True}, "true, 'pooling_mode_max_tokens'"),
         (POOL, {**MEAN, "pooling_mode_mean_tokens": False}, "none"),
         (
-            "1_Pooling/config.json",
+            POOL,
             {**MEAN, "pooling_mode_mean_tokens": False, "pooling_mode_mean_sqrt_len_tokens": True},
-            r"\['pooling_mode_mean_sqrt_len_tokens'\]",
+            "['pooling_mode_mean_sqrt_len_tokens']",
         ),
-        (POOL, {"embedding_dimension": WIDTH, "pooling_mode": "weightedmean"}, "cls.*mean"),
+        (POOL, {"embedding_dimension": WIDTH, "pooling_mode": "weightedmean"}, "cls mean"),
         (
             POOL,
             {"word_embedding_dimension": WIDTH, "pooling_mode_cls_token": True},
-            "cls_token'.*'pooling_mode_mean_tokens'",
+            "['pooling_mode_cls_token', 'pooling_mode_mean_tokens']",
         ),
         (POOL, {**MEAN, "pooling_mode": "mean"}, "pooling_mode"),
         (POOL, {**MEAN, "pooling_mode_median": True}, "'pooling_mode_median'"),
-        (POOL, {**MEAN, "pooling_mode_cls_token": 1}, "type.*bool"),
-        ("2_Normalize/config.json", {"module_input_name": "token_embeddings"}, "input_name"),
-        ("sentence_bert_config.json", {"do_lower_case": True}, "do_lower_case.*false"),
-        ("sentence_bert_config.json", {"max_seq_length": 0}, "max_seq_length.*1"),
+        (POOL, {**MEAN, "pooling_mode_cls_token": 1}, "type bool"),
+        ("2_Normalize/config.json", {"module_input_name": "token_embeddings"}, "module_input_name"),
+        ("sentence_bert_config.json", {"do_lower_case": True}, "do_lower_case false"),
+        ("sentence_bert_config.json", {"max_seq_length": 0}, "max_seq_length 1"),
         ("sentence_bert_config.json", {"query_expansion": {}}, "'query_expansion'"),
         ("sentence_bert_config.json", {"modality_config": {"image": {}}}, "modality_config"),
         ("sentence_bert_config.json", {"transformer_task": "fill-mask"}, "transformer_task"),
-        (WHOLE, {"default_prompt_name": "query"}, "default_prompt_name.*null"),
-        (WHOLE, {"model_type": "SparseEncoder"}, "model_type.*Sentence"),
+        (WHOLE, {"default_prompt_name": "query"}, "default_prompt_name null"),
+        (WHOLE, {"model_type": "SparseEncoder"}, "model_type SentenceTransformer"),
     ],
 )  # fmt: skip
-def test_refused(folder, name, value, message):
+def test_refused(folder, name, value, words):
     put(folder, name, value)
-    with pytest.raises(TfmError, match=message) as caught:
+    with refused(TfmError, *words.split()) as caught:
         open_checkpoint(folder)
-    assert "\n" not in str(caught.value)
     assert len(str(caught.value)) < 600
 
 

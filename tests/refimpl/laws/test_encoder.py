@@ -203,17 +203,17 @@ def test_wrong_models_for_step_and_start():
 @pytest.mark.parametrize(
     ("ids", "lengths", "types", "message"),
     [
-        ([[1, 97]], None, None, "ids.*0.*96"),
-        ([[1] * 33], None, None, "33.*context.*32"),
+        ([[1, 97]], None, None, "ids 0 96"),
+        ([[1] * 33], None, None, "33 context 32"),
         ([[1, 2]], [3], None, "lengths"),
-        ([[1, 2]], None, [[0, 2]], r"types.*\[1, 2\].*0.*1"),
-        ([[1, 2]], None, [[0, -1]], "types"),
-        ([[1, 2]], None, [[0]], "types"),
+        ([[1, 2]], None, [[0, 2]], "token_types [1, 2] 0 1 [[0, 2]]"),
+        ([[1, 2]], None, [[0, -1]], "token_types [[0, -1]]"),
+        ([[1, 2]], None, [[0]], "token_types [[0]]"),
     ],
 )
 def test_encode_refuses(ids: list, lengths: list | None, types: list | None, message: str):
     numpy = engine(tiny_models.encoder())
-    with pytest.raises(LimitError, match=message):
+    with refused(LimitError, *message.split()):
         numpy.encode(np.array(ids), lengths and np.array(lengths), types and np.array(types))
 
 

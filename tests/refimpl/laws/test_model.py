@@ -207,26 +207,26 @@ def numpy_engine() -> NumpyEngine:
 
 
 @pytest.mark.parametrize(
-    ("ids", "lengths", "at", "message"),
+    ("ids", "lengths", "at", "words"),
     [
-        ([1, 2], None, None, r"tokens.*\[1, T ≥ 1\].*shape.*\(2,\)"),
-        ([[1], [2]], None, None, r"tokens.*\[1, T ≥ 1\]"),
-        (np.zeros((1, 0)), None, None, r"tokens.*\[1, T ≥ 1\]"),
-        ([[1, 97]], None, None, "ids.*0.*96.*1.*97"),
-        ([[-1, 2]], None, None, "ids.*0.*96.*-1.*2"),
-        ([[1, 2]], [3], None, r"lengths.*1.*0.*2.*\[3\]"),
+        ([1, 2], None, None, "tokens 1 T ≥ 1 shape 2,"),
+        ([[1], [2]], None, None, "tokens 1 T ≥ 1"),
+        (np.zeros((1, 0)), None, None, "tokens 1 T ≥ 1"),
+        ([[1, 97]], None, None, "ids 0 96 1 97"),
+        ([[-1, 2]], None, None, "ids 0 96 -1 2"),
+        ([[1, 2]], [3], None, "lengths 1 0 2 [3]"),
         ([[1, 2]], [-1], None, "lengths"),
         ([[1, 2]], [1, 1], None, "lengths"),
-        ([[0] * 9], None, None, "9.*context.*8"),
-        ([[1, 2]], None, [[2]], r"at .*\[1, P\].*0.*1.*2"),
-        ([[1, 2]], None, [[-1]], r"at .*\[1, P\].*0.*1.*got"),
-        ([[1, 2]], None, [1], r"at .*\[1, P\].*0.*1.*got"),
+        ([[0] * 9], None, None, "9 context 8"),
+        ([[1, 2]], None, [[2]], "1 P 0 1 2"),
+        ([[1, 2]], None, [[-1]], "1 P 0 1"),
+        ([[1, 2]], None, [1], "1 P 0 1"),
     ],
 )
-def test_step_refuses(ids: object, lengths: object, at: object, message: str):
+def test_step_refuses(ids: object, lengths: object, at: object, words: str):
     numpy = numpy_engine()
     as_array = lambda a: None if a is None else np.asarray(a)  # noqa: E731
-    with pytest.raises(LimitError, match=message):
+    with refused(LimitError, *words.split()):
         numpy.step(np.asarray(ids), numpy.start(1), as_array(lengths), as_array(at))
 
 

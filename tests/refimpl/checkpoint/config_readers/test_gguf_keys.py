@@ -144,15 +144,15 @@ def test_falcons_positions_may_be_scaled():
 @pytest.mark.parametrize(
     ("file", "message"),
     [
-        (File("gemma2", GEMMA2), "query_pre_attn_scalar.*0"),
+        (File("gemma2", GEMMA2), "query_pre_attn_scalar 0"),
         (
             File("phi3", PHI3, "rope_factors_short.weight", "rope_factors_long.weight"),
-            r"rope_factors_short\.weight.*0.*positive",
+            "rope_factors_short.weight 0 positive",
         ),
     ],
 )
 def test_sizes_that_dont_go_together_are_refused(file: File, message: str):
-    with pytest.raises(ConfigError, match=message):
+    with refused(ConfigError, *message.split()):
         read_gguf(file)
 
 

@@ -67,19 +67,19 @@ def test_how_logits_are_read(keys, kind):
 
 
 @pytest.mark.parametrize(
-    ("keys", "message"),
+    ("keys", "words"),
     [
         ({"id2label": {"0": "a", "1": "b"}, "num_labels": 3}, "num_labels"),
-        ({"num_labels": 2**40}, "labels.*1"),
-        ({"id2label": {}}, "labels.*1"),
-        ({"num_labels": 0}, "num_labels.*1"),
-        ({"problem_type": "ranking"}, "problem_type.*single_label_classification"),
-        ({"problem_type": "single_label_classification", "num_labels": 1}, "multi_label"),
+        ({"num_labels": 2**40}, "labels 1"),
+        ({"id2label": {}}, "labels 1"),
+        ({"num_labels": 0}, "num_labels 1"),
+        ({"problem_type": "ranking"}, "problem_type single_label_classification"),
+        ({"problem_type": "single_label_classification", "num_labels": 1}, "multi_label_classification"),
         ({OLDER: "torch.nn.modules.activation.Tanh"}, "sbert_ce_default_activation_function"),
-        ({"is_decoder": True}, "is_decoder.*false"),
+        ({"is_decoder": True}, "is_decoder false"),
         ({"architectures": ["BertForQuestionAnswering"], "num_labels": 3}, "id2label"),
     ],
 )
-def test_refused(keys, message):
-    with pytest.raises(ConfigError, match=message):
+def test_refused(keys, words):
+    with refused(ConfigError, *words.split()):
         read_config({**CLASSIFY, **keys})

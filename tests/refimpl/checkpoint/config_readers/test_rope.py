@@ -148,10 +148,10 @@ LONG = {"rope_type": "longrope", "short_factor": [1.0] * 8, "long_factor": [2.0]
 
 
 @pytest.mark.parametrize(
-    ("keys", "message"),
+    ("keys", "words"),
     [
-        ({"rope_parameters": {"rope_type": "proportional"}}, "rope_type.*llama3"),
-        ({"rope_parameters": {"rope_type": "yarn"}}, "rope_parameters.*factor.*missing"),
+        ({"rope_parameters": {"rope_type": "proportional"}}, "rope_type llama3"),
+        ({"rope_parameters": {"rope_type": "yarn"}}, "rope_parameters factor missing"),
         ({"rope_parameters": {"rope_type": "default", "factor": 2.0}}, "'factor'"),
         (
             {
@@ -163,25 +163,25 @@ LONG = {"rope_type": "longrope", "short_factor": [1.0] * 8, "long_factor": [2.0]
             },
             "'original_max_position_embeddings'",
         ),
-        ({"rope_parameters": {**LONG, "short_factor": [1.0, -1.0]}}, "short_factor.*positive"),
-        ({"rope_parameters": {**LONG, "long_factor": [True] * 8}}, "long_factor.*positive"),
+        ({"rope_parameters": {**LONG, "short_factor": [1.0, -1.0]}}, "short_factor positive"),
+        ({"rope_parameters": {**LONG, "long_factor": [True] * 8}}, "long_factor positive"),
         (
             {"rope_parameters": {**LONG, "original_max_position_embeddings": 1}},
-            "original_max_position_embeddings.*1",
+            "original_max_position_embeddings 1",
         ),
-        ({"rope_parameters": {"partial_rotary_factor": 0.5}}, "partial_rotary_factor.*1.*heads"),
-        ({"partial_rotary_factor": 0.5}, r"partial_rotary_factor.*1.*heads.*0\.5"),
+        ({"rope_parameters": {"partial_rotary_factor": 0.5}}, "partial_rotary_factor 1 heads"),
+        ({"partial_rotary_factor": 0.5}, "partial_rotary_factor 1 heads 0.5"),
     ],
 )
-def test_refused(keys: dict, message: str):
-    with pytest.raises(ConfigError, match=message):
+def test_refused(keys: dict, words: str):
+    with refused(ConfigError, *words.split()):
         rope_keys.rope(Keys(keys, "x"), HEAD, CONTEXT)
 
 
 def test_refused_with_partial_rotary_positions():
-    for share, message in ((0.0, "greater than 0"), (1.5, "above 0 and at most 1, got 1.5")):
+    for share, words in ((0.0, "greater than 0"), (1.5, "above 0 and at most 1, got 1.5")):
         keys = Keys({"rope_parameters": {"partial_rotary_factor": share}}, "x")
-        with refused(ConfigError, "partial_rotary_factor", message):
+        with refused(ConfigError, "partial_rotary_factor", words):
             rope_keys.rope(keys, HEAD, CONTEXT, partial=0.25)
     yarn = {"rope_type": "yarn", "factor": 2.0, "partial_rotary_factor": 0.2}
     with refused(ConfigError, "dims", 3):
@@ -191,20 +191,20 @@ def test_refused_with_partial_rotary_positions():
 
 
 @pytest.mark.parametrize(
-    ("keys", "message"),
+    ("keys", "words"),
     [
-        ({"rope_parameters": {"rope_theta": 5.0}}, "rope_parameters.*'rope_theta'"),
-        ({"rope_parameters": {FULL: {"rope_theta": 5.0}}, "rope_theta": 6.0}, r"top level \(6"),
+        ({"rope_parameters": {"rope_theta": 5.0}}, "rope_parameters 'rope_theta'"),
+        ({"rope_parameters": {FULL: {"rope_theta": 5.0}}, "rope_theta": 6.0}, "top level 6"),
         (
             {"rope_parameters": {FULL: {"rope_type": "yarn", "factor": 2.0, "truncate": False}}},
-            r"rope_parameters\.full_attention.*truncate.*true",
+            "rope_parameters.full_attention truncate true",
         ),
-        ({"rope_parameters": {SLIDING: {"partial_rotary_factor": 0.5}}}, "1.*heads"),
+        ({"rope_parameters": {SLIDING: {"partial_rotary_factor": 0.5}}}, "1 heads"),
         ({"rope_parameters": {FULL: {"rope_theta": 5.0}}, **OLD}, "rope_scaling"),
     ],
 )
-def test_refused_of_types_of_layers(keys: dict, message: str):
-    with pytest.raises(ConfigError, match=message):
+def test_refused_of_types_of_layers(keys: dict, words: str):
+    with refused(ConfigError, *words.split()):
         rope_keys.ropes(Keys(keys, "x"), HEAD, CONTEXT, **GEMMA)
 
 

@@ -119,24 +119,24 @@ def claimed(axes: bytes, kind: int = 0, size: int = 12, data: bytes = bytes(12))
 
 AXIS = struct.pack("<BI", 1, 3)
 HOSTILE = {
-    "empty": (b"", "the version needs 4 bytes"),
-    "a pickle": (b"\x80\x02}q\x00.", "must be a model of CTranslate2, version 6"),
-    "version 7": (whole(ONE, head=7), "version 6, but it begins with 0x7"),
-    "name cut": (whole()[:10], "a name needs 12 bytes"),
-    "name without a zero": (whole().replace(b"Spec\0", b"Specs"), "before its zero byte"),
-    "name of nothing": (whole(struct.pack("<HB", 1, 0) + ONE[4:]), "before its zero byte"),
-    "name with a line": (whole(text("a\nb") + ONE[4:]), "before its zero byte"),
-    "2^32 variables": (whole(count=2**32 - 1), "may have at most 20000 variables"),
-    "a variable more": (whole(ONE, count=2), "before its zero byte, got b''"),
-    "255 axes": (claimed(b"\xff"), "may have at most 4 axes"),
-    "type 6": (claimed(AXIS, kind=6), "got type 6"),
-    "sizes disagree": (claimed(AXIS, size=16), "doesn't have 16 bytes"),
+    "empty": (b"", "version 4 bytes"),
+    "a pickle": (b"\x80\x02}q\x00.", "model CTranslate2 version 6"),
+    "version 7": (whole(ONE, head=7), "version 6 begins 0x7"),
+    "name cut": (whole()[:10], "name 12 bytes"),
+    "name without a zero": (whole().replace(b"Spec\0", b"Specs"), "before zero byte"),
+    "name of nothing": (whole(struct.pack("<HB", 1, 0) + ONE[4:]), "before zero byte"),
+    "name with a line": (whole(text("a\nb") + ONE[4:]), "before zero byte"),
+    "2^32 variables": (whole(count=2**32 - 1), "may most 20000 variables"),
+    "a variable more": (whole(ONE, count=2), "before zero byte b''"),
+    "255 axes": (claimed(b"\xff"), "may most 4 axes"),
+    "type 6": (claimed(AXIS, kind=6), "type 6"),
+    "sizes disagree": (claimed(AXIS, size=16), "16 bytes"),
     "4 GB": (claimed(struct.pack("<BI", 1, 2**30 - 1), size=2**32 - 4), "truncated"),
-    "a product of 2^128": (claimed(struct.pack("<B4I", 4, *(2**32 - 1,) * 4)), "doesn't have 12 bytes"),
+    "a product of 2^128": (claimed(struct.pack("<B4I", 4, *(2**32 - 1,) * 4)), "12 bytes"),
     "twice": (whole(ONE, ONE), "occurs twice"),
-    "an alias of nothing": (whole(ONE, aliases=ALIAS + text("b") + text("c")), "'c' isn't a variable"),
+    "an alias of nothing": (whole(ONE, aliases=ALIAS + text("b") + text("c")), "'c' isn't variable"),
     "an alias twice": (whole(ONE, aliases=ALIAS + text("a") + text("a")), "occurs twice"),
-    "2^32 aliases": (whole(ONE, aliases=b"\xff" * 4), "may have at most 20000 aliases"),
+    "2^32 aliases": (whole(ONE, aliases=b"\xff" * 4), "may most 20000 aliases"),
     "bytes after it": (whole(ONE) + b"!", "1 bytes follow"),
 }  # fmt: skip
 
@@ -144,9 +144,8 @@ HOSTILE = {
 @pytest.mark.parametrize(("data", "wrong"), HOSTILE.values(), ids=HOSTILE)
 def test_a_hostile_file_is_refused(tmp_path, data, wrong):
     (tmp_path / "model.bin").write_bytes(data)
-    with pytest.raises(CheckpointError, match=wrong) as caught:
+    with refused(CheckpointError, *wrong.split()):
         CTranslate2File(tmp_path / "model.bin")
-    assert "\n" not in str(caught.value)
 
 
 def test_every_cut_is_refused(tmp_path):
@@ -161,17 +160,17 @@ def test_every_cut_is_refused(tmp_path):
 
 FUSED = "encoder/layer_0/self_attention/linear_0"
 CHANGES: dict[str, tuple[str, Any, str]] = {
-    "another activation": ("decoder/activation", np.array(0, np.int8), "must be 3, got 0"),
-    "alibi": ("decoder/alibi", np.array(1, np.int8), "must be 0, got 1"),
-    "heads that are floats": ("encoder/num_heads", np.array(2, np.float32), "must be a whole number"),
-    "no heads": ("decoder/num_heads", None, "is missing"),
-    "no table": ("decoder/embeddings/weight", None, "is missing"),
-    "a table of one axis": ("decoder/embeddings/weight", np.zeros(4, np.float32), "must have 2 axes"),
-    "keys with a bias": (f"{FUSED}/bias", np.ones(72, np.float32), "have no bias"),
+    "another activation": ("decoder/activation", np.array(0, np.int8), "3 0"),
+    "alibi": ("decoder/alibi", np.array(1, np.int8), "0 1"),
+    "heads that are floats": ("encoder/num_heads", np.array(2, np.float32), "whole number"),
+    "no heads": ("decoder/num_heads", None, "missing"),
+    "no table": ("decoder/embeddings/weight", None, "missing"),
+    "a table of one axis": ("decoder/embeddings/weight", np.zeros(4, np.float32), "2 axes"),
+    "keys with a bias": (f"{FUSED}/bias", np.ones(72, np.float32), "bias"),
     "an unknown variable": ("decoder/gate/weight", np.ones((2, 2), np.float32), "isn't one"),
     "an unknown number": ("decoder/gate", np.array(1, np.int8), "isn't one"),
     "a layer too many": ("encoder/layer_7/ffn/linear_0/bias", np.ones(96, np.float32), "layers.1"),
-    "codes without scales": ("encoder/conv2/weight", np.ones((24, 24, 3), np.int8), "_scale' is missing"),
+    "codes without scales": ("encoder/conv2/weight", np.ones((24, 24, 3), "i1"), "weight_scale' missing"),
     "fused rows by two": (f"{FUSED}/weight", np.ones((71, 24), np.float32), "isn't one"),
 }  # fmt: skip
 
@@ -183,7 +182,7 @@ def test_another_model_is_refused(tmp_path, sound, change):
     if value is None:
         del variables[name]
     writer.write(tmp_path, writer.file(variables, {}), hearing_models.TEXTS)
-    with pytest.raises(TfmError, match=wrong):
+    with refused(TfmError, *wrong.split()):
         dict(flatten(open_checkpoint(tmp_path).params))
 
 
@@ -223,7 +222,7 @@ def test_a_file_beside_it_is_refused(tmp_path, file, stated, key):
         (tmp_path / file).unlink()
     else:
         (tmp_path / file).write_text(json.dumps(json.loads((tmp_path / file).read_text()) | stated))
-    with pytest.raises(TfmError, match=key):
+    with refused(TfmError, *key.split()):
         open_checkpoint(tmp_path)
 
 

@@ -298,7 +298,7 @@ LLAMA3 = {
 
 
 @pytest.mark.parametrize(
-    ("keys", "message"),
+    ("keys", "words"),
     [
         ({"unheard_of": 1}, "'unheard_of'"),
         ({"quantization_config": {"bits": 4}}, "quantization_config"),
@@ -332,8 +332,8 @@ LLAMA3 = {
         ({"auto_map": "my_llama.MyLlama"}, "auto_map.*null"),
     ],
 )
-def test_refused(keys, message):
-    with pytest.raises(ConfigError, match=message) as caught:
+def test_refused(keys, words):
+    with pytest.raises(ConfigError, match=words) as caught:
         read_config({"model_type": "llama", **SIZES, **keys})
     assert "\n" not in str(caught.value)
 
@@ -381,46 +381,50 @@ def test_any_value_in_any_field_is_read_or_refused(turn, name):
 
 
 @pytest.mark.parametrize(
-    ("name", "keys", "message"),
+    ("name", "keys", "words"),
     [
-        ("bert", {"is_decoder": True}, "is_decoder.*false"),
+        ("bert", {"is_decoder": True}, "is_decoder false"),
         ("bert", {"position_embedding_type": "relative_key"}, "position_embedding_type"),
         ("bert", {"hidden_size": 65}, "hidden_size"),
         ("bert", {"rope_theta": 1e4}, "'rope_theta'"),
-        ("bert", {"architectures": ["BertForNextSentencePrediction"]}, "architectures.*BertModel"),
-        ("bert", {"architectures": ["BertModel", "BertForMaskedLM"]}, "architectures.*BertModel"),
-        ("bert", {"pooler_type": "mean"}, "pooler_type.*first_token_transform"),
+        ("bert", {"architectures": ["BertForNextSentencePrediction"]}, "architectures BertModel"),
+        ("bert", {"architectures": ["BertModel", "BertForMaskedLM"]}, "architectures BertModel"),
+        ("bert", {"pooler_type": "mean"}, "pooler_type first_token_transform"),
         ("roberta", {"pad_token_id": None}, "pad_token_id"),
-        ("roberta", {"pad_token_id": 511}, "pad_token_id.*0.*510"),
-        ("roberta", {"pad_token_id": -1}, "pad_token_id.*0.*510"),
-        ("electra", {"architectures": ["ElectraForMultipleChoice"]}, "architectures.*ElectraModel"),
-        ("distilbert", {"dim": 65}, "dim.*n_heads"),
-        ("distilbert", {"is_decoder": True}, "is_decoder.*false"),
-        ("modernbert", {"layer_types": ["full_attention"]}, "layer_types.*2"),
-        ("modernbert", {"global_attn_every_n_layers": 0}, "global_attn_every_n_layers.*1"),
+        ("roberta", {"pad_token_id": 511}, "pad_token_id 0 510"),
+        ("roberta", {"pad_token_id": -1}, "pad_token_id 0 510"),
+        ("electra", {"architectures": ["ElectraForMultipleChoice"]}, "architectures ElectraModel"),
+        ("distilbert", {"dim": 65}, "dim n_heads"),
+        ("distilbert", {"is_decoder": True}, "is_decoder false"),
+        ("modernbert", {"layer_types": ["full_attention"]}, "layer_types 2"),
+        ("modernbert", {"global_attn_every_n_layers": 0}, "global_attn_every_n_layers 1"),
         ("modernbert", {"local_rope_theta": None}, "local_rope_theta"),
         ("modernbert", {"classifier_pooling": "max"}, "classifier_pooling"),
-        ("modernbert", {"local_attention": -1}, "local_attention.*1"),
-        ("mpnet", {"relative_attention_num_buckets": 64}, "relative_attention_num_buckets.*32.*64"),
-        ("mpnet", {"max_position_embeddings": 2}, "max_position_embeddings.*2"),
-        ("albert", {"num_hidden_groups": 2}, "num_hidden_groups.*1.*2"),
-        ("albert", {"inner_group_num": 2}, "inner_group_num.*1.*2"),
-        ("roformer", {"rotary_value": True}, "rotary_value.*false"),
+        ("modernbert", {"local_attention": -1}, "local_attention 1"),
+        ("mpnet", {"relative_attention_num_buckets": 64}, "relative_attention_num_buckets 32 64"),
+        ("mpnet", {"max_position_embeddings": 2}, "max_position_embeddings 2"),
+        ("albert", {"num_hidden_groups": 2}, "num_hidden_groups 1 2"),
+        ("albert", {"inner_group_num": 2}, "inner_group_num 1 2"),
+        ("roformer", {"rotary_value": True}, "rotary_value false"),
         ("eurobert", {"classifier_pooling": "max"}, "classifier_pooling"),
-        ("gte", {"pack_qkv": False}, "pack_qkv.*true"),
+        ("gte", {"pack_qkv": False}, "pack_qkv true"),
         ("new", {"rope_theta": None}, "rope_theta"),
-        ("new", {"rope_scaling": {"type": "linear", "factor": 2.0}}, "type.*'linear'"),
+        ("new", {"rope_scaling": {"type": "linear", "factor": 2.0}}, "type 'linear'"),
         ("new", {"rope_scaling": {"type": "ntk", "factor": 2.0, "mixed_b": 0.5}}, "'mixed_b'"),
-        ("nomic_bert", {"moe_every_n_layers": 2}, "moe_every_n_layers.*0.*null.*2"),
-        ("mobilebert", {"use_bottleneck": False}, "use_bottleneck.*true"),
-        ("mobilebert", {"key_query_shared_bottleneck": False}, "key_query_shared_bottleneck.*true"),
-        ("mobilebert", {"intra_bottleneck_size": 12}, "intra_bottleneck_size.*8.*12"),
-        ("mobilebert", {"true_hidden_size": 64}, "true_hidden_size.*128.*64"),
-        ("xlm-roberta", {"lora_adaptations": ["retrieval.query"]}, "lora_adaptations.*-v3-hf"),
+        ("nomic_bert", {"moe_every_n_layers": 2}, "moe_every_n_layers 0 null 2"),
+        ("mobilebert", {"use_bottleneck": False}, "use_bottleneck true"),
+        ("mobilebert", {"key_query_shared_bottleneck": False}, "key_query_shared_bottleneck true"),
+        ("mobilebert", {"intra_bottleneck_size": 12}, "intra_bottleneck_size 8 12"),
+        ("mobilebert", {"true_hidden_size": 64}, "true_hidden_size 128 64"),
+        (
+            "xlm-roberta",
+            {"lora_adaptations": ["retrieval.query"]},
+            "lora_adaptations jinaai/jina-embeddings-v3-hf",
+        ),
     ],
 )
-def test_refused_of_encoders(name, keys, message):
-    with pytest.raises(ConfigError, match=message):
+def test_refused_of_encoders(name, keys, words):
+    with refused(ConfigError, *words.split()):
         read_config({"model_type": name, **ROWS[name].sizes, **keys})
 
 

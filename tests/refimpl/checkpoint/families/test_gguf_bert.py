@@ -157,9 +157,9 @@ def test_vocabularies_that_are_refused(words, more, message):
 @pytest.mark.parametrize(
     ("key", "value", "message"),
     [
-        ("bert.pooling_type", 4, "pooling_type.*1.*2.*3.*4"),
-        ("bert.pooling_type", 0, "pooling_type.*1.*2.*3.*0"),
-        ("bert.attention.head_count", 5, r"embedding_length.*attention\.head_count"),
+        ("bert.pooling_type", 4, "pooling_type 1 2 3 4"),
+        ("bert.pooling_type", 0, "pooling_type 1 2 3 0"),
+        ("bert.attention.head_count", 5, "embedding_length attention.head_count"),
         ("bert.context_length", 31, "shape"),
     ],
 )
@@ -168,7 +168,7 @@ def test_metadata_that_are_refused(both, tmp_path, key, value, message):
     at = data.index(key.encode()) + len(key) + 4  # its type stands before its value
     changed = tmp_path / "changed.gguf"
     changed.write_bytes(data[:at] + int(value).to_bytes(4, "little") + data[at + 4 :])
-    with pytest.raises(TfmError, match=message):
+    with refused(TfmError, *message.split()):
         open_checkpoint(changed)
 
 

@@ -174,26 +174,26 @@ NO_CLASSIFIER = ("cls.weight", "cls.bias", "cls.output.weight", "cls.output.bias
 
 
 @pytest.mark.parametrize(
-    ("metadata", "without", "message"),
+    ("metadata", "without", "words"),
     [
-        ({"pooling_type": 0}, (), "pooling_type.*1.*2.*3.*4.*0"),
-        ({"pooling_type": 4}, NO_CLASSIFIER, "pooling_type.*1.*2.*3.*4"),
-        ({}, NO_CLASSIFIER, "pooling_type.*missing"),
-        ({}, ("cls.weight", "cls.bias"), "pooling_type.*1.*2.*3.*BERT's"),
-        ({}, ("token_types.weight",), "pooling_type.*1.*2.*3.*DistilBERT's.*ReLU"),
-        ({}, ("cls.output.bias",), r"'cls\.output\.bias'.*missing"),
-        ({"context_length": 17}, (), r"'position_embd\.weight'.*\[17, 24\].*\[12, 24\]"),
-        ({"classifier.output_labels": LABELS[:2]}, (), r"classifier\.output_labels"),
-        ({"classifier.output_labels": "bad"}, (), r"classifier\.output_labels"),
-        ({"classifier.output_labels": ["a", "b", "a"]}, (), "each.*label"),
-        ({"classifier.pooling_type": 1}, (), r"'classifier\.pooling_type'"),
+        ({"pooling_type": 0}, (), "pooling_type 1 2 3 4 0"),
+        ({"pooling_type": 4}, NO_CLASSIFIER, "pooling_type 1 2 3 4"),
+        ({}, NO_CLASSIFIER, "pooling_type missing"),
+        ({}, ("cls.weight", "cls.bias"), "pooling_type 1 2 3 BERT's"),
+        ({}, ("token_types.weight",), "pooling_type 1 2 3 DistilBERT's ReLU"),
+        ({}, ("cls.output.bias",), "'cls.output.bias' missing"),
+        ({"context_length": 17}, (), "'position_embd.weight' 17 24 12 24"),
+        ({"classifier.output_labels": LABELS[:2]}, (), "classifier.output_labels"),
+        ({"classifier.output_labels": "bad"}, (), "classifier.output_labels"),
+        ({"classifier.output_labels": ["a", "b", "a"]}, (), "each label"),
+        ({"classifier.pooling_type": 1}, (), "'classifier.pooling_type'"),
     ],
 )
-def test_metadata_that_are_refused(tmp_path: Path, metadata: dict[str, Any], without: Any, message: str):
+def test_metadata_that_are_refused(tmp_path: Path, metadata: dict[str, Any], without: Any, words: str):
     model = roberta("roberta", "ForSequenceClassification", id2label=dict(enumerate(LABELS)))
     tensors = {k: v for k, v in chopped(saved(tmp_path, model)).items() if k not in without}
     gguf_writer.write(tmp_path / "x.gguf", "bert", METADATA | metadata, tensors)
-    with pytest.raises(TfmError, match=message):
+    with refused(TfmError, *words.split()):
         open_checkpoint(tmp_path / "x.gguf")
 
 
@@ -264,25 +264,25 @@ def test_modernberts_classifiers(tmp_path: Path, keys: Any, pooling: int, labels
 
 
 @pytest.mark.parametrize(
-    ("metadata", "message"),
+    ("metadata", "words"),
     [
-        ({"classifier.pooling_type": 3}, r"classifier\.pooling_type.*1.*2.*3"),
-        ({}, r"classifier\.pooling_type.*1.*2.*None"),
-        ({"attention.causal": True, "pooling_type": 1}, r"attention\.causal.*false"),
-        ({"attention.layer_norm_rms_epsilon": 0.5}, r"layer_norm_rms_epsilon.*attention\.layer_norm_epsilon"),
+        ({"classifier.pooling_type": 3}, "classifier.pooling_type 1 2 3"),
+        ({}, "classifier.pooling_type 1 2 None"),
+        ({"attention.causal": True, "pooling_type": 1}, "attention.causal false"),
+        ({"attention.layer_norm_rms_epsilon": 0.5}, "layer_norm_rms_epsilon attention.layer_norm_epsilon"),
         ({"hidden_activation": "geglu", "pooling_type": 1}, "hidden_activation"),
-        ({"attention.sliding_window": 0, "pooling_type": 1}, r"attention\.sliding_window.*1"),
+        ({"attention.sliding_window": 0, "pooling_type": 1}, "attention.sliding_window 1"),
         ({"attention.sliding_window_pattern": [True] * 5}, "sliding_window_pattern'"),
-        ({"rope.freq_base_swa": 0.0, "pooling_type": 1}, r"rope\.freq_base_swa.*0"),
-        ({"vocab_size": 60}, r"vocab_size.*token_embd\.weight.*61"),
-        ({"attention.head_count_kv": 3, "pooling_type": 1}, r"'attention\.head_count_kv'"),
+        ({"rope.freq_base_swa": 0.0, "pooling_type": 1}, "rope.freq_base_swa 0"),
+        ({"vocab_size": 60}, "vocab_size token_embd.weight 61"),
+        ({"attention.head_count_kv": 3, "pooling_type": 1}, "'attention.head_count_kv'"),
     ],
 )
-def test_modernberts_metadata_that_are_refused(tmp_path: Path, metadata: dict[str, Any], message: str):
+def test_modernberts_metadata_that_are_refused(tmp_path: Path, metadata: dict[str, Any], words: str):
     model = modernbert("ForSequenceClassification", id2label=dict(enumerate(LABELS)))
     tensors = directly(saved(tmp_path, model))
     gguf_writer.write(tmp_path / "x.gguf", "modern-bert", MODERN_METADATA | metadata, tensors)
-    with pytest.raises(TfmError, match=message):
+    with refused(TfmError, *words.split()):
         open_checkpoint(tmp_path / "x.gguf")
 
 
@@ -314,21 +314,21 @@ def test_vectors_of_rotary_encoders(tmp_path: Path, name: str, pooling: str):
 
 @pytest.mark.parametrize("name", ROTARIES)
 @pytest.mark.parametrize(
-    ("metadata", "message"),
+    ("metadata", "words"),
     [
-        ({"pooling_type": 4}, "pooling_type.*1.*2.*3.*4"),
-        ({"attention.causal": True, "pooling_type": 1}, r"attention\.causal.*false"),
+        ({"pooling_type": 4}, "pooling_type 1 2 3 4"),
+        ({"attention.causal": True, "pooling_type": 1}, "attention.causal false"),
         ({"moe_every_n_layers": 2}, "'moe_every_n_layers'"),
-        ({"rope.scaling.type": "yarn", "rope.scaling.attn_factor": 2.0}, "attn_factor.*1"),
+        ({"rope.scaling.type": "yarn", "rope.scaling.attn_factor": 2.0}, "attn_factor 1"),
     ],
 )
 def test_metadata_of_rotary_encoders_that_are_refused(
-    tmp_path: Path, name: str, metadata: dict[str, Any], message: str
+    tmp_path: Path, name: str, metadata: dict[str, Any], words: str
 ):
     arch, kind, _ = ROTARIES[name]
     tensors = gguf_writer.renamed(arch, saved(tmp_path, kind(kind.config_class(**ROTARY))))
     gguf_writer.write(tmp_path / "x.gguf", name, {**METADATA, "pooling_type": 1, **metadata}, tensors)
-    with pytest.raises(TfmError, match=message):
+    with refused(TfmError, *words.split()):
         open_checkpoint(tmp_path / "x.gguf")
 
 
@@ -428,7 +428,7 @@ def test_embedding_gemmas_vectors(tmp_path: Path, widths: tuple[int, ...]):
             r"dense_2_feat_in must be the output width of the step before \(24\)",
         )
         refused["dense_3_feat_out"] = (25, r"dense_3_feat_out must be the rows of dense_3.weight \(24\)")
-    for key, (value, message) in refused.items():
+    for key, (value, words) in refused.items():
         gguf_writer.write(file, "gemma-embedding", LLAMA_METADATA | metadata | {key: value}, tensors)
-        with pytest.raises(TfmError, match=message):
+        with pytest.raises(TfmError, match=words):
             open_checkpoint(file)

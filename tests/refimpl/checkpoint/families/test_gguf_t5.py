@@ -120,33 +120,33 @@ BIAS = np.ones((8, 3), np.float32)
 
 
 @pytest.mark.parametrize(
-    ("arch", "metadata", "tensors", "message"),
+    ("arch", "metadata", "tensors", "words"),
     [
-        ("t5", {"decoder_start_token_id": VOCABULARY}, {}, "decoder_start_token_id.*0.*60"),
+        ("t5", {"decoder_start_token_id": VOCABULARY}, {}, "decoder_start_token_id 0 60"),
         ("t5", {"decoder_start_token_id": "3"}, {}, "decoder_start_token_id"),
-        ("t5", {"decoder_block_count": 3}, {}, r"tensor.*dec\.blk\.3"),
-        ("t5", {"decoder_block_count": 5}, {}, r"'dec\.blk\.4.*missing"),
-        ("t5", {"attention.value_length": 6}, {}, r"attention\.value_length.*5"),
-        ("t5", {"attention.layer_norm_epsilon": 0.5}, {}, r"attention\.layer_norm_rms_ep"),
-        ("t5", {"attention.relative_buckets_count": 6}, {}, r"attn_rel_b\.weight'"),
+        ("t5", {"decoder_block_count": 3}, {}, "tensors 'dec.blk.3.attn_k.weight'"),
+        ("t5", {"decoder_block_count": 5}, {}, "'dec.blk.4 missing"),
+        ("t5", {"attention.value_length": 6}, {}, "attention.value_length 5"),
+        ("t5", {"attention.layer_norm_epsilon": 0.5}, {}, "attention.layer_norm_rms_epsilon"),
+        ("t5", {"attention.relative_buckets_count": 6}, {}, "attn_rel_b.weight'"),
         ("t5", {"pooling_type": 1}, {}, "'pooling_type'"),
         # UMT5 has biases of its own in each layer.
-        ("t5", {}, {"dec.blk.1.attn_rel_b.weight": BIAS}, r"'enc\.blk\.1\.attn_rel_b\.weight'.*missing"),
-        ("t5", {}, {"enc.blk.1.attn_rel_b.weight": BIAS}, r"'dec\.blk\.1\.attn_rel_b\.weight'.*missing"),
-        ("t5", {}, {"output.weight": np.ones((VOCABULARY, 24), np.float32)}, r"embedding\.table"),
-        ("t5", {}, {"dec.output_norm.weight": None}, r"'dec\.output_norm\.weight'.*missing"),
+        ("t5", {}, {"dec.blk.1.attn_rel_b.weight": BIAS}, "'enc.blk.1.attn_rel_b.weight' missing"),
+        ("t5", {}, {"enc.blk.1.attn_rel_b.weight": BIAS}, "'dec.blk.1.attn_rel_b.weight' missing"),
+        ("t5", {}, {"output.weight": np.ones((VOCABULARY, 24), np.float32)}, "embedding.table"),
+        ("t5", {}, {"dec.output_norm.weight": None}, "'dec.output_norm.weight' missing"),
         ("t5encoder", {"decoder_block_count": 4}, {}, "'decoder_block_count'"),
         ("t5encoder", {"decoder_start_token_id": 3}, {}, "'decoder_start_token_id'"),
-        ("t5encoder", {}, {}, "tensor.*'dec"),
+        ("t5encoder", {}, {}, "tensors 'dec.blk.0.attn_k.weight'"),
     ],
 )
 def test_files_that_are_refused(
-    plain: tuple[Path, Tensors], tmp_path: Path, arch: str, metadata: Any, tensors: Any, message: str
+    plain: tuple[Path, Tensors], tmp_path: Path, arch: str, metadata: Any, tensors: Any, words: str
 ):
     told = (PAIR if arch == "t5" else ENCODER) | metadata
     held = {name: array for name, array in (plain[1] | tensors).items() if array is not None}
     gguf_writer.write(tmp_path / "x.gguf", arch, told, held)
-    with pytest.raises(TfmError, match=message):
+    with refused(TfmError, *words.split()):
         open_checkpoint(tmp_path / "x.gguf")
 
 

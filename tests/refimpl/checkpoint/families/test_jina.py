@@ -203,14 +203,14 @@ def test_a_published_config():
 
 
 @pytest.mark.parametrize(
-    ("keys", "message"),
+    ("keys", "words"),
     [
-        ({"feed_forward_type": "original"}, "feed_forward_type.*'original'"),
+        ({"feed_forward_type": "original"}, "feed_forward_type 'original'"),
         ({"position_embedding_type": "absolute"}, "position_embedding_type"),
         ({"emb_pooler": "max"}, "emb_pooler"),
         ({"alibi_scaling": 2}, "'alibi_scaling'"),
     ],
 )
-def test_refused(keys: dict[str, Any], message: str):
-    with pytest.raises(TfmError, match=message):
+def test_refused(keys: dict[str, Any], words: str):
+    with refused(TfmError, *words.split()):
         read_config({**CONFIG, **keys})

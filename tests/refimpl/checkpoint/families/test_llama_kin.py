@@ -13,6 +13,7 @@ import torch
 from families import ROWS
 from families.kit import SIZES
 from helpers.float64 import in_float64, randomize
+from helpers.refused import refused
 from tfm.refimpl.checkpoint.families import read_config
 from tfm.refimpl.checkpoint.open import open_checkpoint
 from tfm.refimpl.config import Config, FullAttention, LongRope, Rope, Window, Yarn
@@ -127,49 +128,49 @@ def test_a_longer_context_turns_as_transformers_does_there(tmp_path: Path, name:
 
 
 @pytest.mark.parametrize(
-    ("name", "keys", "message"),
+    ("name", "keys", "words"),
     [
-        ("qwen2", {"use_mrope": True}, "use_mrope.*false"),
-        ("qwen2", {"layer_types": ["full_attention"]}, "layer_types.*4"),
-        ("qwen2", {"layer_types": ["chunked_attention"] * 4}, "layer_types.*4"),
-        ("qwen3", {"layer_types": ["sliding_attention"] * 4}, "use_sliding_window.*true"),
+        ("qwen2", {"use_mrope": True}, "use_mrope false"),
+        ("qwen2", {"layer_types": ["full_attention"]}, "layer_types 4"),
+        ("qwen2", {"layer_types": ["chunked_attention"] * 4}, "layer_types 4"),
+        ("qwen3", {"layer_types": ["sliding_attention"] * 4}, "use_sliding_window true"),
         (
             "qwen3",
             {"layer_types": ["sliding_attention"] * 4, "use_sliding_window": True, "sliding_window": None},
-            "sliding_window.*1.*layer",
+            "sliding_window 1 layer",
         ),
         ("qwen3", {"mlp_bias": True}, "'mlp_bias'"),
-        ("phi3", {"attention_bias": True}, "attention_bias.*false"),
+        ("phi3", {"attention_bias": True}, "attention_bias false"),
         ("phi3", {"rope_scaling": {"type": "linear", "factor": 2.0}}, "rope_type"),
-        ("phi3", {"rope_scaling": {"type": "longrope", "factor": 2.0}}, "short_factor.*missing"),
+        ("phi3", {"rope_scaling": {"type": "longrope", "factor": 2.0}}, "short_factor missing"),
         (
             "phi3",
             {"rope_scaling": {"type": "su", "short_factor": [1.0], "long_factor": [1.0]}},
-            "0.*scaling.*2",
+            "0 scaling 2",
         ),
-        ("phi3", {"sliding_window": 0}, "sliding_window.*1"),
-        ("smollm3", {"no_rope_layers": [1]}, "no_rope_layers.*4.*0.*1"),
-        ("smollm3", {"no_rope_layers": [1, 1, 2, 1]}, "no_rope_layers.*4"),
-        ("smollm3", {"no_rope_layer_interval": 0}, "no_rope_layer_interval.*1"),
+        ("phi3", {"sliding_window": 0}, "sliding_window 1"),
+        ("smollm3", {"no_rope_layers": [1]}, "no_rope_layers 4 0 1"),
+        ("smollm3", {"no_rope_layers": [1, 1, 2, 1]}, "no_rope_layers 4"),
+        ("smollm3", {"no_rope_layer_interval": 0}, "no_rope_layer_interval 1"),
         (
             "smollm3",
             {"layer_types": ["sliding_attention"] * 4, "sliding_window": 8},
-            "use_sliding_window.*true.*layer",
+            "use_sliding_window true layer",
         ),
-        ("phi", {"qk_layernorm": True}, "qk_layernorm.*false.*keys"),
-        ("phi", {"partial_rotary_factor": 0.0}, "partial_rotary_factor.*0.*1"),
+        ("phi", {"qk_layernorm": True}, "qk_layernorm false keys"),
+        ("phi", {"partial_rotary_factor": 0.0}, "partial_rotary_factor 0 1"),
         ("olmo", {"rms_norm_eps": 1e-5}, "'rms_norm_eps'"),
-        ("olmo", {"clip_qkv": 0.0}, "clip_qkv.*0"),
-        ("olmo3", {"rope_theta": 1e4}, r"rope_theta.*500000\.0.*rope_parameters"),
-        ("olmo3", {"sliding_window": None}, "sliding_window.*1.*layer"),
-        ("olmoe", {"clip_qkv": 8.0}, "clip_qkv.*null"),
-        ("olmoe", {"num_experts": 4, "num_local_experts": 5}, "num_local_experts.*num_exp"),
-        ("glm4_moe", {"n_group": 3}, "experts.*128.*3"),
-        ("glm4_moe", {"topk_group": 2}, "experts.*1.*1.*2"),
-        ("glm4_moe", {"n_shared_experts": 0}, "n_shared_experts.*1"),
+        ("olmo", {"clip_qkv": 0.0}, "clip_qkv 0"),
+        ("olmo3", {"rope_theta": 1e4}, "rope_theta 500000.0 rope_parameters"),
+        ("olmo3", {"sliding_window": None}, "sliding_window 1 layer"),
+        ("olmoe", {"clip_qkv": 8.0}, "clip_qkv null"),
+        ("olmoe", {"num_experts": 4, "num_local_experts": 5}, "num_local_experts num_experts"),
+        ("glm4_moe", {"n_group": 3}, "experts 128 3"),
+        ("glm4_moe", {"topk_group": 2}, "experts 1 1 2"),
+        ("glm4_moe", {"n_shared_experts": 0}, "n_shared_experts 1"),
         ("glm4_moe", {"num_mtp_layers": None}, "num_mtp_layers"),
         ("minimax_m2", {"rotary_dim": 64, "partial_rotary_factor": 1.0}, "rotary_dim"),
-        ("minimax_m2", {"rotary_dim": 256}, r"partial_rotary_factor.*0.*1.*2\.0"),
+        ("minimax_m2", {"rotary_dim": 256}, "partial_rotary_factor 0 1 2.0"),
         (
             "dots1",
             {
@@ -178,14 +179,14 @@ def test_a_longer_context_turns_as_transformers_does_there(tmp_path: Path, name:
                 "n_shared_experts": 1,
                 "num_experts_per_tok": 2,
             },
-            "use_sliding_window.*false.*True",
+            "use_sliding_window false True",
         ),
         ("ernie4_5", {"use_bias": 1}, "use_bias"),
         ("helium", {"num_key_value_heads": None}, "num_key_value_heads"),
-        ("granite", {"residual_multiplier": 0.0}, "residual_multiplier.*0"),
-        ("granite", {"logits_scaling": -1}, "logits_scaling.*0"),
+        ("granite", {"residual_multiplier": 0.0}, "residual_multiplier 0"),
+        ("granite", {"logits_scaling": -1}, "logits_scaling 0"),
     ],
 )
-def test_refused(name: str, keys: dict, message: str):
-    with pytest.raises(ConfigError, match=message):
+def test_refused(name: str, keys: dict, words: str):
+    with refused(ConfigError, *words.split()):
         read(name, **keys)

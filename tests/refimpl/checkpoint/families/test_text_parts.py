@@ -241,32 +241,28 @@ def test_logits_of_cohere_s_models_that_see_are_not_scaled(name, stated):
 
 
 @pytest.mark.parametrize(
-    ("name", "keys", "message"),
+    ("name", "keys", "words"),
     [
-        ("llava", {}, "text_config.*None"),
+        ("llava", {}, "text_config None"),
         ("llava", {"text_config": [1]}, "text_config"),
-        ("llava", {"text_config": {"model_type": "bert"}}, "text_config.*model_type"),
-        ("llava", {"text_config": {"unheard_of": 1}}, "text_config.*'unheard_of'"),
-        ("llava", {"text_config": {"is_encoder_decoder": True}}, "is_encoder_decoder.*false"),
+        ("llava", {"text_config": {"model_type": "bert"}}, "text_config model_type"),
+        ("llava", {"text_config": {"unheard_of": 1}}, "text_config 'unheard_of'"),
+        ("llava", {"text_config": {"is_encoder_decoder": True}}, "is_encoder_decoder false"),
         ("gemma3", {"text_config": {}, "audio_config": {}}, "'audio_config'"),
         (
             "gemma3",
             {"text_config": {"use_bidirectional_attention": True}, "architectures": ["Gemma3Model"]},
-            "use_bidirectional_attention.*false",
+            "use_bidirectional_attention false",
         ),
-        ("qwen2_vl", {**SIZES, "head_dim": 4}, "head_dim.*hidden_size.*num_attention_heads"),
+        ("qwen2_vl", {**SIZES, "head_dim": 4}, "head_dim hidden_size num_attention_heads"),
         ("qwen2_vl", {**QWEN, "rope_scaling": {"mrope_section": [1, -1]}}, "mrope_section"),
         ("qwen3_vl", {**SIZES}, "text_config"),
-        ("qwen3_vl_moe", {"text_config": {"norm_topk_prob": False}}, "norm_topk_prob.*true"),
-        ("smolvlm", {"text_config": {"qk_layer_norms": True}}, "qk_layer_norms.*false"),
-        (
-            "qwen3_omni_moe_thinker",
-            {"text_config": {"use_sliding_window": True}},
-            "use_sliding_window.*false",
-        ),
-        ("mllama", {"text_config": {**SIZES, "cross_attention_layers": [0, 1]}}, "not of all"),
+        ("qwen3_vl_moe", {"text_config": {"norm_topk_prob": False}}, "norm_topk_prob true"),
+        ("smolvlm", {"text_config": {"qk_layer_norms": True}}, "qk_layer_norms false"),
+        ("qwen3_omni_moe_thinker", {"text_config": {"use_sliding_window": True}}, "use_sliding_window false"),
+        ("mllama", {"text_config": {**SIZES, "cross_attention_layers": [0, 1]}}, "all"),
     ],
 )
-def test_refused(name, keys, message):
-    with pytest.raises(ConfigError, match=message):
+def test_refused(name, keys, words):
+    with refused(ConfigError, *words.split()):
         read(name, **keys)

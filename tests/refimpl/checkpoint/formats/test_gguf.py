@@ -42,65 +42,62 @@ U32 = struct.pack("<I", 7)
 ROW = b"\0" * 32  # eight floats
 # The names of llama.cpp's tests/test-gguf.cpp where it has the case.
 HOSTILE = {
-    "empty file": (b"", "the magic needs 4 bytes"),
-    "HEADER_BAD_MAGIC": (file(magic=b"FUGG"), "must begin with GGUF"),
-    "HEADER_BAD_VERSION_0": (file(version=0), "the version must be 2 or 3"),
-    "HEADER_BAD_VERSION_1": (file(version=1), "the version must be 2 or 3"),
-    "HEADER_BAD_VERSION_FUTURE": (file(version=4), "the version must be 2 or 3"),
+    "empty file": (b"", "magic 4 bytes"),
+    "HEADER_BAD_MAGIC": (file(magic=b"FUGG"), "begin GGUF"),
+    "HEADER_BAD_VERSION_0": (file(version=0), "version 2 3"),
+    "HEADER_BAD_VERSION_1": (file(version=1), "version 2 3"),
+    "HEADER_BAD_VERSION_FUTURE": (file(version=4), "version 2 3"),
     "big-endian": (file(version=3 << 24), "little-endian"),
     "HEADER_BAD_N_TENSORS": (file(counts=(2**64 - 1, 0)), "claims"),
     "HEADER_BAD_N_KV": (file(counts=(0, 2**64 - 1)), "claims"),
-    "KV_BAD_KEY_SIZE": (file([struct.pack("<Q", 2**64 - 1)]), "a key may have at most 10000000 bytes"),
+    "KV_BAD_KEY_SIZE": (file([struct.pack("<Q", 2**64 - 1)]), "key may most 10000000 bytes"),
     "key beyond the end": (file([struct.pack("<Q", 9999)]), "truncated"),
-    "KV_EMPTY_KEY": (file([pair(b"", 4, U32)]), "must have a name"),
-    "KV_BAD_TYPE": (file([pair(b"k", 13, U32)]), "value types must be 0 to 12"),
-    "KV_DUPLICATE_KEY": (file([pair(b"k", 4, U32)] * 2), "each key must have a name and may occur once"),
-    "KV_BAD_ALIGN": (file([align(13)]), "power of two"),
-    "alignment 0": (file([align(0)]), "power of two"),
-    "alignment 2^21": (file([align(2**21)]), "power of two"),
-    "KV_WRONG_TYPE_ALIGN": (file([align(0x3F800000, 6)]), "power of two"),
-    "key not UTF-8": (file([pair(b"\xff", 4, U32)]), "must be UTF-8"),
-    "a bool of 2": (file([pair(b"k", 7, b"\2")]), "must be 0 or 1"),
-    "the 49-byte bomb": (file([pair(b"k", 9, struct.pack("<IQ", 4, 2**63))])[:49], "may have .* items"),
+    "KV_EMPTY_KEY": (file([pair(b"", 4, U32)]), "name"),
+    "KV_BAD_TYPE": (file([pair(b"k", 13, U32)]), "value types 0 12"),
+    "KV_DUPLICATE_KEY": (file([pair(b"k", 4, U32)] * 2), "each key name may occur once"),
+    "KV_BAD_ALIGN": (file([align(13)]), "power two"),
+    "alignment 0": (file([align(0)]), "power two"),
+    "alignment 2^21": (file([align(2**21)]), "power two"),
+    "KV_WRONG_TYPE_ALIGN": (file([align(0x3F800000, 6)]), "power two"),
+    "key not UTF-8": (file([pair(b"\xff", 4, U32)]), "UTF-8"),
+    "a bool of 2": (file([pair(b"k", 7, b"\2")]), "0 1"),
+    "the 49-byte bomb": (file([pair(b"k", 9, struct.pack("<IQ", 4, 2**63))])[:49], "may items"),
     "array beyond the end": (file([pair(b"k", 9, struct.pack("<IQ", 4, 10**6))]), "truncated"),
     "strings beyond the end": (file([pair(b"k", 9, struct.pack("<IQ", 8, 10**6))]), "claims 1000000 strings"),
-    "nested arrays": (file([pair(b"k", 9, struct.pack("<IQ", 9, 2**62))]), "arrays of arrays"),
-    "a type without one order": (file((), [tensor(b"a", [128], 36)], ROW), "type 36, I2_S, .*TQ2_0"),
+    "nested arrays": (file([pair(b"k", 9, struct.pack("<IQ", 9, 2**62))]), "arrays arrays"),
+    "a type without one order": (file((), [tensor(b"a", [128], 36)], ROW), "type 36 I2_S TQ2_0"),
     "Q2_0 in blocks of 128": (
         file((), [tensor(b"a", [128, 32], 42), tensor(b"b", [128, 32], 42, 1088)], b"\0" * 2176),
-        "begin at byte 1152",
+        "begin byte 1152",
     ),
-    "TENSORS_BAD_NAME_SIZE": (file((), [tensor(b"n" * 64, [8])], ROW), "name may have at most 63 bytes"),
-    "TENSORS_BAD_N_DIMS": (file((), [tensor(b"a", [1] * 5)], ROW), "may have at most 4 dimensions"),
-    "10^6 dimensions": (file((), [text(b"a") + struct.pack("<I", 10**6)]), "may have at most 4 dimensions"),
-    "TENSORS_BAD_SHAPE": (file((), [tensor(b"a", [2**64 - 1])], ROW), "more than the file"),
-    "TENSORS_NE_TOO_BIG": (file((), [tensor(b"a", [2**62, 2**62])], ROW), "more than the file"),
-    "product wraps to 4": (file((), [tensor(b"a", [2**33, 2**31 + 1, 2, 2])], ROW), "more than the file"),
-    "0 hides a huge size": (file((), [tensor(b"a", [0, 2**63])], ROW), "more than the file"),
-    "TENSORS_NBYTES_TOO_BIG": (file((), [tensor(b"a", [2**60], 27)], ROW), "more than the file"),
-    "TENSORS_BAD_TYPE": (file((), [tensor(b"a", [8], 4)], ROW), "got number 4"),
-    "blocks cut": (file((), [tensor(b"a", [8], 2)], ROW), "blocks of 32"),
-    "TENSORS_BAD_OFFSET": (file((), [tensor(b"a", [8], 0, 1)], ROW), "hole or an overlap"),
-    "overlap": (file((), [tensor(b"a", [8]), tensor(b"b", [8])], ROW * 2), "hole or an overlap"),
-    "hole": (file((), [tensor(b"a", [8]), tensor(b"b", [8], 0, 64)], ROW * 3), "hole or an overlap"),
+    "TENSORS_BAD_NAME_SIZE": (file((), [tensor(b"n" * 64, [8])], ROW), "name may most 63 bytes"),
+    "TENSORS_BAD_N_DIMS": (file((), [tensor(b"a", [1] * 5)], ROW), "may most 4 dimensions"),
+    "10^6 dimensions": (file((), [text(b"a") + struct.pack("<I", 10**6)]), "may most 4 dimensions"),
+    "TENSORS_BAD_SHAPE": (file((), [tensor(b"a", [2**64 - 1])], ROW), "more file"),
+    "TENSORS_NE_TOO_BIG": (file((), [tensor(b"a", [2**62, 2**62])], ROW), "more file"),
+    "product wraps to 4": (file((), [tensor(b"a", [2**33, 2**31 + 1, 2, 2])], ROW), "more file"),
+    "0 hides a huge size": (file((), [tensor(b"a", [0, 2**63])], ROW), "more file"),
+    "TENSORS_NBYTES_TOO_BIG": (file((), [tensor(b"a", [2**60], 27)], ROW), "more file"),
+    "TENSORS_BAD_TYPE": (file((), [tensor(b"a", [8], 4)], ROW), "number 4"),
+    "blocks cut": (file((), [tensor(b"a", [8], 2)], ROW), "blocks 32"),
+    "TENSORS_BAD_OFFSET": (file((), [tensor(b"a", [8], 0, 1)], ROW), "hole overlap"),
+    "overlap": (file((), [tensor(b"a", [8]), tensor(b"b", [8])], ROW * 2), "hole overlap"),
+    "hole": (file((), [tensor(b"a", [8]), tensor(b"b", [8], 0, 64)], ROW * 3), "hole overlap"),
     "TENSORS_DUPLICATE_NAME": (file((), [tensor(b"a", [8]), tensor(b"a", [8], 0, 32)], ROW * 2), "twice"),
     "TENSORS_INCONSISTENT_ALIGN": (
         file([align(64)], [tensor(b"a", [8]), tensor(b"b", [8], 0, 32)], ROW * 4, alignment=64),
-        "hole or an overlap",
+        "hole overlap",
     ),
-    "DATA_NOT_ENOUGH_DATA": (file((), [tensor(b"a", [8])], ROW[1:]), "need 32 bytes"),
-    "no data at all": (file((), [tensor(b"a", [8])])[:60], "need 32 bytes"),
-    "a row of 128 of IQ1_M": (
-        file((), [tensor(b"a", [128], 29)], bytes(56)),
-        "rows of IQ1_M .* blocks of 256",
-    ),
-    "NVFP4 cut": (file((), [tensor(b"a", [64, 2], 40)], bytes(71)), "need 72 bytes"),
-    "MXFP4 claims more rows": (file((), [tensor(b"a", [32, 3], 39)], bytes(34)), "need 51 bytes"),
-    "IQ2_XXS has bytes left": (file((), [tensor(b"a", [256], 16)], bytes(97)), "follow the last tensor"),
-    "Q8_K, which no file stores": (file((), [tensor(b"a", [256], 15)], bytes(292)), "got number 15"),
+    "DATA_NOT_ENOUGH_DATA": (file((), [tensor(b"a", [8])], ROW[1:]), "32 bytes"),
+    "no data at all": (file((), [tensor(b"a", [8])])[:60], "32 bytes"),
+    "a row of 128 of IQ1_M": (file((), [tensor(b"a", [128], 29)], bytes(56)), "rows IQ1_M blocks 256"),
+    "NVFP4 cut": (file((), [tensor(b"a", [64, 2], 40)], bytes(71)), "72 bytes"),
+    "MXFP4 claims more rows": (file((), [tensor(b"a", [32, 3], 39)], bytes(34)), "51 bytes"),
+    "IQ2_XXS has bytes left": (file((), [tensor(b"a", [256], 16)], bytes(97)), "follow last tensor"),
+    "Q8_K, which no file stores": (file((), [tensor(b"a", [256], 15)], bytes(292)), "number 15"),
     "DATA_MEM_SIZE_OVERFLOW": (
         file((), [tensor(n, [0x7FFFFFFFFFFFFFC0], 24, 0) for n in (b"a", b"b")], ROW),
-        "more than the file",
+        "more file",
     ),
     "trailing bytes": (file((), [tensor(b"a", [8])], ROW + b"!"), "1 bytes follow"),
 }
@@ -125,14 +122,13 @@ def opened(tmp_path, data: bytes) -> GGUF:
 
 @pytest.mark.parametrize("case", HOSTILE)
 def test_hostile(tmp_path, case):
-    data, message = HOSTILE[case]
+    data, words = HOSTILE[case]
     tracemalloc.start()
     start = time.process_time()
-    with pytest.raises(CheckpointError, match=message) as caught:
+    with refused(CheckpointError, *words.split()):
         opened(tmp_path, data)
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
-    assert "\n" not in str(caught.value)
     assert time.process_time() - start < 10
     assert peak < 2**20, f"{len(data)} bytes took {peak} bytes of memory"
 
@@ -143,20 +139,17 @@ def many(kind: int, count: int, item: bytes, arrays: int) -> bytes:
 
 
 @pytest.mark.parametrize(
-    ("data", "message"),
+    ("data", "words"),
     [
-        (many(0, 2**20, b"a", 4), "'3'.*854272.*claims.*1048576"),
-        (many(8, 600_000, text(b""), 2), "'1'.*400000.*claims.*600000"),
-        (many(8, 900_000, text(b"ab"), 1), "metadata.*48.*MB.*'0'"),
-        (
-            file([pair(k, 8, text(b"x" * 9_999_996 + "😀".encode())) for k in (b"a", b"b")]),
-            "take at most 59 MB",
-        ),
+        (many(0, 2**20, b"a", 4), "'3' 854272 claims 1048576"),
+        (many(8, 600_000, text(b""), 2), "'1' 400000 claims 600000"),
+        (many(8, 900_000, text(b"ab"), 1), "metadata 48 MB '0'"),
+        (file([pair(k, 8, text(b"x" * 9_999_996 + "😀".encode())) for k in (b"a", b"b")]), "take most 59 MB"),
     ],
     ids=["numbers", "strings", "memory of strings", "memory of wide characters"],
 )
-def test_metadata_are_bounded_in_total(tmp_path, data, message):
-    with pytest.raises(CheckpointError, match=message):
+def test_metadata_are_bounded_in_total(tmp_path, data, words):
+    with refused(CheckpointError, *words.split()):
         opened(tmp_path, data)
 
 

@@ -178,23 +178,23 @@ def of_auto_round(**keys: Any) -> Quantization | None:
 @pytest.mark.parametrize(
     ("keys", "words"),
     [
-        ({"packing_format": "auto_round:fp8"}, "packing_format.*auto_round"),
-        ({"packing_format": "auto_round:auto_awq", "bits": 8}, "bits.*4.*auto_round:auto_awq.*8"),
-        ({"data_type": "mx_fp"}, 'data_type.*"int"'),
-        ({"act_bits": 8}, "act_bits.*16.*32.*null.*8"),
-        ({"extra_config": {"x": {"bits": 5}}}, "bits.*2.*3.*4.*8.*5"),
-        ({"extra_config": {".*x": {"bits": 8}}}, "module.*settings"),
+        ({"packing_format": "auto_round:fp8"}, "packing_format auto_round"),
+        ({"packing_format": "auto_round:auto_awq", "bits": 8}, "bits 4 auto_round:auto_awq 8"),
+        ({"data_type": "mx_fp"}, 'data_type "int"'),
+        ({"act_bits": 8}, "act_bits 16 32 null 8"),
+        ({"extra_config": {"x": {"bits": 5}}}, "bits 2 3 4 8 5"),
+        ({"extra_config": {".*x": {"bits": 8}}}, "module settings"),
         (
             {"packing_format": "auto_round:auto_awq", "extra_config": {"x": {"group_size": 32}}},
-            "extra_config.*auto_round:auto_awq",
+            "extra_config auto_round:auto_awq",
         ),
-        ({"extra_config": {"x": {"data_type": "fp"}}}, 'data_type.*"int".*null'),
+        ({"extra_config": {"x": {"data_type": "fp"}}}, 'data_type "int" null'),
         ({"extra_config": {"x": {"unheard_of": 1}}}, "'unheard_of'"),
         ({"extra_config": {"x": 16}}, "extra_config"),
     ],
 )
 def test_a_setting_of_auto_round_that_changes_numbers_is_refused(keys, words):
-    with pytest.raises(ConfigError, match=words):
+    with refused(ConfigError, *words.split()):
         of_auto_round(**keys)
 
 
@@ -246,8 +246,8 @@ def test_gptqs_modules_with_settings_of_their_own_by_the_first_pattern_that_begi
 @pytest.mark.parametrize(
     ("dynamic", "words"),
     [
-        ({"+:a": {"bits": 5}}, "bits.*2.*3.*4.*8.*5"),
-        ({"a": {"group_size": 0}}, "group_size.*-1.*1.*0"),
+        ({"+:a": {"bits": 5}}, "bits 2 3 4 8 5"),
+        ({"a": {"group_size": 0}}, "group_size -1 1 0"),
         ({"a": {"adapter": {"rank": 8}}}, "'adapter'"),
         ({"a": 8}, "dynamic"),
         ({"a(?=b)": {}}, "dynamic"),
@@ -255,5 +255,5 @@ def test_gptqs_modules_with_settings_of_their_own_by_the_first_pattern_that_begi
 )
 def test_gptqs_settings_of_some_modules_that_are_refused(dynamic, words):
     config = {**recorded()[0]["gptq4"], "dynamic": dynamic}
-    with pytest.raises(ConfigError, match=words):
+    with refused(ConfigError, *words.split()):
         read_quantization(Keys({"quantization_config": config}, "config.json"))

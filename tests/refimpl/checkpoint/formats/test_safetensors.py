@@ -30,45 +30,44 @@ def entry(begin: int, end: int, shape: object = None, dtype: object = "F32") -> 
 
 A, B = entry(0, 8), entry(8, 16)
 HOSTILE = {
-    "empty file": (b"", "at least 8 bytes"),
-    "no header": (b"1234567", "at least 8 bytes"),
+    "empty file": (b"", "least 8 bytes"),
+    "no header": (b"1234567", "least 8 bytes"),
     "header beyond the file": (file({}, length=1000), "header claims 1000 bytes"),
     "huge header": (file({}, length=2**63), "header claims"),
-    "not an object": (file([]), "must start with"),
-    "a space first": (file(b" {}"), "must start with"),
-    "broken JSON": (file(b'{"a"'), "must be JSON"),
+    "not an object": (file([]), "start"),
+    "a space first": (file(b" {}"), "start"),
+    "broken JSON": (file(b'{"a"'), "JSON"),
     "deep nesting": (file(b'{"a":' + b"[" * 50_000), "nested"),
     "duplicate key": (file(b'{"a":1,"a":2}'), "'a' occurs twice"),
-    "no entry": (file({"a": 1}), "dtype, shape and data_offsets"),
-    "one field too many": (file({"a": {**A, "x": 1}}, b"0" * 8), "dtype, shape and data_offsets"),
-    "unknown dtype": (file({"a": entry(0, 8, dtype="F4")}, b"0" * 8), "dtype must be"),
-    "a list as dtype": (file({"a": entry(0, 8, dtype=[])}, b"0" * 8), "dtype must be"),
-    "negative size": (file({"a": entry(0, 8, shape=[-2])}, b"0" * 8), "shape must have"),
-    "true as a size": (file({"a": entry(0, 4, shape=[True])}, b"0" * 4), "shape must have"),
-    "shape overflow": (file({"a": entry(0, 8, shape=[2**32, 2**32, 2**32])}, b"0" * 8), "needs .* bytes"),
-    "size beyond 2^48": (file({"a": entry(0, 8, shape=[2**62])}, b"0" * 8), "shape must have"),
-    "too many sizes": (file({"a": entry(0, 4, shape=[1] * 9)}, b"0" * 4), "shape must have"),
-    "shape lies": (file({"a": entry(0, 8, shape=[3])}, b"0" * 8), "needs 12 bytes"),
-    "negative offset": (file({"a": entry(-8, 0)}, b"0" * 8), "data_offsets must be"),
-    "three offsets": (file({"a": {**A, "data_offsets": [0, 4, 8]}}, b"0" * 8), "data_offsets must be"),
-    "reversed offsets": (file({"a": {**A, "data_offsets": [8, 0]}}, b"0" * 8), "must lie in"),
-    "truncated data": (file({"a": A}, b"0" * 7), "must lie in the 7 bytes"),
-    "overlap": (file({"a": A, "b": entry(4, 12)}, b"0" * 12), "a hole or an overlap"),
-    "hole": (file({"a": A, "b": entry(12, 16)}, b"0" * 16), "must begin at byte 8, but it begins at 12"),
-    "hole at the start": (file({"b": B}, b"0" * 16), "must begin at byte 0"),
-    "trailing bytes": (file({"a": A}, b"0" * 9), "need 8 bytes, but the file has 9"),
-    "metadata of numbers": (file({"__metadata__": {"a": 1}}), "map strings to strings"),
-    "metadata a list": (file({"__metadata__": []}), "map strings to strings"),
+    "no entry": (file({"a": 1}), "dtype shape data_offsets"),
+    "one field too many": (file({"a": {**A, "x": 1}}, b"0" * 8), "dtype shape data_offsets"),
+    "unknown dtype": (file({"a": entry(0, 8, dtype="F4")}, b"0" * 8), "dtype"),
+    "a list as dtype": (file({"a": entry(0, 8, dtype=[])}, b"0" * 8), "dtype"),
+    "negative size": (file({"a": entry(0, 8, shape=[-2])}, b"0" * 8), "shape"),
+    "true as a size": (file({"a": entry(0, 4, shape=[True])}, b"0" * 4), "shape"),
+    "shape overflow": (file({"a": entry(0, 8, shape=[2**32, 2**32, 2**32])}, b"0" * 8), "bytes"),
+    "size beyond 2^48": (file({"a": entry(0, 8, shape=[2**62])}, b"0" * 8), "shape"),
+    "too many sizes": (file({"a": entry(0, 4, shape=[1] * 9)}, b"0" * 4), "shape"),
+    "shape lies": (file({"a": entry(0, 8, shape=[3])}, b"0" * 8), "12 bytes"),
+    "negative offset": (file({"a": entry(-8, 0)}, b"0" * 8), "data_offsets"),
+    "three offsets": (file({"a": {**A, "data_offsets": [0, 4, 8]}}, b"0" * 8), "data_offsets"),
+    "reversed offsets": (file({"a": {**A, "data_offsets": [8, 0]}}, b"0" * 8), "lie"),
+    "truncated data": (file({"a": A}, b"0" * 7), "lie 7 bytes"),
+    "overlap": (file({"a": A, "b": entry(4, 12)}, b"0" * 12), "hole overlap"),
+    "hole": (file({"a": A, "b": entry(12, 16)}, b"0" * 16), "begin byte 8 begins 12"),
+    "hole at the start": (file({"b": B}, b"0" * 16), "begin byte 0"),
+    "trailing bytes": (file({"a": A}, b"0" * 9), "8 bytes file 9"),
+    "metadata of numbers": (file({"__metadata__": {"a": 1}}), "map strings strings"),
+    "metadata a list": (file({"__metadata__": []}), "map strings strings"),
 }
 
 
 @pytest.mark.parametrize("case", HOSTILE)
 def test_hostile(tmp_path, case):
-    data, message = HOSTILE[case]
+    data, words = HOSTILE[case]
     (tmp_path / "x.safetensors").write_bytes(data)
-    with pytest.raises(CheckpointError, match=message) as caught:
+    with refused(CheckpointError, *words.split()):
         SafeTensors(tmp_path / "x.safetensors")
-    assert "\n" not in str(caught.value)
 
 
 def test_header_limit(tmp_path):

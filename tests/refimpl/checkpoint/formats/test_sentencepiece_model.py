@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 from helpers.mutators import any_bytes
+from helpers.refused import refused
 from helpers.vocabulary_directories import MODELS, spm
 from sentencepiece import sentencepiece_model_pb2
 from tfm.refimpl.checkpoint.formats.sentencepiece_model import SentencePieceModel, read_sentencepiece
@@ -61,29 +62,28 @@ INFINITE = struct.pack("<f", float("inf"))
 @pytest.mark.parametrize(
     ("data", "words"),
     [
-        (b"", "pieces.*0.*0"),
-        (b"\xff", "end.*truncated"),
-        (b"\xff" * 11, "end.*truncated"),
-        (b"\x0a\xff\xff\xff\xff\x7f", "field.*1.*34359738367.*0"),
-        (PIECE * 2, "pieces.*1.*2"),
-        (PIECE[:-1], "field.*1.*3.*2"),
-        (b"\x0b", "1.*unknown.*3"),
-        (b"\x08\x01", "1.*stored.*2.*0"),
-        (message(1, b"\x08\x01"), "1.*stored.*2.*0"),
-        (message(1, b"\x12\x00"), "2.*stored.*5.*2"),
-        (message(1, message(1, b"\xff")), "texts.*UTF-8"),
-        (message(1, message(1, b"a") + b"\x15" + INFINITE), "'a'.*finite"),
-        (message(1, message(1, b"a") + b"\x18\x07"), "type.*1.*6"),
-        (message(1, message(1, b"a" * 5000)), "piece.*0"),
-        (b"\x0a\x00" * 300_000, "long.*many"),
-        (PIECE + message(2, b"\xc0\x02\x01"), "ids.*1.*1"),
-        (PIECE + message(2, b"\xc8\x02\x00\xd0\x02\x00\xc0\x01\x01"), "treat_whitespace_as_suffix.*false"),
+        (b"", "pieces 0 0"),
+        (b"\xff", "end truncated"),
+        (b"\xff" * 11, "end truncated"),
+        (b"\x0a\xff\xff\xff\xff\x7f", "field 1 34359738367 0"),
+        (PIECE * 2, "pieces 1 2"),
+        (PIECE[:-1], "field 1 3 2"),
+        (b"\x0b", "1 unknown 3"),
+        (b"\x08\x01", "1 stored 2 0"),
+        (message(1, b"\x08\x01"), "1 stored 2 0"),
+        (message(1, b"\x12\x00"), "2 stored 5 2"),
+        (message(1, message(1, b"\xff")), "texts UTF-8"),
+        (message(1, message(1, b"a") + b"\x15" + INFINITE), "'a' finite"),
+        (message(1, message(1, b"a") + b"\x18\x07"), "type 1 6"),
+        (message(1, message(1, b"a" * 5000)), "piece 0"),
+        (b"\x0a\x00" * 300_000, "long many"),
+        (PIECE + message(2, b"\xc0\x02\x01"), "ids 1 1"),
+        (PIECE + message(2, b"\xc8\x02\x00\xd0\x02\x00\xc0\x01\x01"), "treat_whitespace_as_suffix false"),
     ],
 )
 def test_refused(tmp_path, data, words):
-    with pytest.raises(CheckpointError, match=words) as error:
+    with refused(CheckpointError, *words.split()):
         read(tmp_path, data)
-    assert "\n" not in str(error.value)
 
 
 def test_mutants(tmp_path):

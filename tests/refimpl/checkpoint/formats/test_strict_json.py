@@ -7,24 +7,23 @@ from tfm.refimpl.errors import BundleError, CheckpointError
 
 
 @pytest.mark.parametrize(
-    ("text", "message"),
+    ("text", "words"),
     [
-        ('{"a": 1, "b": 2, "a": 3}', "'a'.*occurs"),
-        ("[NaN]", "finite, got NaN"),
-        ("[-Infinity]", "finite, got -Infinity"),
-        ("[1e999]", "finite, got 1e999"),
+        ('{"a": 1, "b": 2, "a": 3}', "'a' occurs"),
+        ("[NaN]", "finite NaN"),
+        ("[-Infinity]", "finite -Infinity"),
+        ("[1e999]", "finite 1e999"),
         ("[" * 100_000, "nested"),
-        ("[" * (DEPTH + 1) + "]" * (DEPTH + 1), "nested at most 32 levels deep"),
+        ("[" * (DEPTH + 1) + "]" * (DEPTH + 1), "nested most 32 levels deep"),
         ("9" * 5000, "JSON"),
         ("{", "JSON"),
-        (b"\xff", "JSON.*UTF-8"),
+        (b"\xff", "JSON UTF-8"),
     ],
 )
-def test_refused(text, message):
-    with pytest.raises(CheckpointError, match=message) as caught:
+def test_refused(text, words):
+    with refused(CheckpointError, *words.split()) as caught:
         parse(text, "x.json")
     assert str(caught.value).startswith("x.json: ")
-    assert "\n" not in str(caught.value)
 
 
 def test_read():

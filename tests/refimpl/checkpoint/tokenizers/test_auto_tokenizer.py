@@ -28,76 +28,75 @@ def applied(kind: str, model_type: str, config: Any, **files: Any) -> AppliedTok
 
 
 @pytest.mark.parametrize(
-    ("kind", "model_type", "config", "message"),
+    ("kind", "model_type", "config", "words"),
     [
-        ("bytes", "llama", {"split_special_tokens": True}, "split_special_tokens.*false"),
-        ("bytes", "mistral", {"fix_mistral_regex": True}, "fix_mistral_regex.*false"),
+        ("bytes", "llama", {"split_special_tokens": True}, "split_special_tokens false"),
+        ("bytes", "mistral", {"fix_mistral_regex": True}, "fix_mistral_regex false"),
         ("bytes", "llama", {"init_inputs": [1]}, "init_inputs"),
-        ("bytes", "llama", {"fast_tokenizer_files": ["tokenizer.4.0.0.json"]}, r"tokenizer\.json"),
+        ("bytes", "llama", {"fast_tokenizer_files": ["tokenizer.4.0.0.json"]}, "tokenizer.json"),
         ("wordpiece", "bert", {"tokenizer_class": "BertJapaneseTokenizer"}, "tokenizer_class"),
-        ("wordpiece", "bert", {"tokenizer_class": 5}, "tokenizer_class.*5"),
+        ("wordpiece", "bert", {"tokenizer_class": 5}, "tokenizer_class 5"),
         ("bytes", "llama", {"auto_map": {"AutoTokenizer": ["a.B", None]}}, "auto_map"),
         ("bytes", "llama", {"auto_map": ["a.B", None]}, "auto_map"),
-        ("unigram", "gpt2", {}, "GPT2Tokenizer.*BPE.*'Unigram'"),
-        ("bytes", "bert", {}, "BertTokenizer.*WordPiece.*'BPE'"),
-        ("bytes", "llama", {"bos_token": 5}, "bos_token.*5"),
-        ("bytes", "llama", {"bos_token": {"content": "<s>"}}, '"__type": "AddedToken"'),
+        ("unigram", "gpt2", {}, "GPT2Tokenizer BPE 'Unigram'"),
+        ("bytes", "bert", {}, "BertTokenizer WordPiece 'BPE'"),
+        ("bytes", "llama", {"bos_token": 5}, "bos_token 5"),
+        ("bytes", "llama", {"bos_token": {"content": "<s>"}}, '"__type" "AddedToken"'),
         ("bytes", "llama", {"bos_token": {"__type": "AddedToken", "content": 1}}, "content"),
-        ("bytes", "llama", {"extra_special_tokens": {"x": 1}}, r"extra_special_tokens\.x"),
-        ("bytes", "llama", {"additional_special_tokens": "<s>"}, "tokens.*'<s>'"),
+        ("bytes", "llama", {"extra_special_tokens": {"x": 1}}, "extra_special_tokens.x"),
+        ("bytes", "llama", {"additional_special_tokens": "<s>"}, "tokens '<s>'"),
         ("bytes", "llama", {"additional_special_tokens": [1]}, "extra_special_tokens"),
-        ("bytes", "llama", {"model_specific_special_tokens": ["<s>"]}, "object.*tokens"),
+        ("bytes", "llama", {"model_specific_special_tokens": ["<s>"]}, "object tokens"),
         ("bytes", "llama", {"added_tokens_decoder": []}, "added_tokens_decoder"),
-        ("bytes", "llama", {"added_tokens_decoder": {"x": {}}}, "token.*'x'"),
+        ("bytes", "llama", {"added_tokens_decoder": {"x": {}}}, "token 'x'"),
         ("bytes", "llama", {"added_tokens_decoder": {"1": {"content": "a", "x": 1}}}, "object"),
         (
             "bytes",
             "llama",
             {"added_tokens_decoder": {"1": {"content": "a", "lstrip": 1}}},
-            "lstrip.*true.*false",
+            "lstrip true false",
         ),
-        ("bytes", "llama", {"clean_up_tokenization_spaces": "yes"}, "true.*false.*'yes'"),
-        ("wordpiece", "bert", {"do_lower_case": "yes"}, "do_lower_case.*true.*false.*'yes'"),
-        ("wordpiece", "bert", {"strip_accents": 1}, "strip_accents.*true.*false.*1"),
-        ("wordpiece", "bert", {"unk_token": None}, "unk_token.*null"),
-        ("wordpiece", "bert", {"cls_token": "[C:S]"}, "space.*colon"),
-        ("bytes", "roberta", {"sep_token": None}, "sep_token.*null"),
-        ("bytes", "gpt2", {"add_prefix_space": None}, "add_prefix_space.*true.*false.*None"),
-        ("unigram", "t5", {"eos_token": None}, "eos_token.*null"),
+        ("bytes", "llama", {"clean_up_tokenization_spaces": "yes"}, "true false 'yes'"),
+        ("wordpiece", "bert", {"do_lower_case": "yes"}, "do_lower_case true false 'yes'"),
+        ("wordpiece", "bert", {"strip_accents": 1}, "strip_accents true false 1"),
+        ("wordpiece", "bert", {"unk_token": None}, "unk_token null"),
+        ("wordpiece", "bert", {"cls_token": "[C:S]"}, "space colon"),
+        ("bytes", "roberta", {"sep_token": None}, "sep_token null"),
+        ("bytes", "gpt2", {"add_prefix_space": None}, "add_prefix_space true false None"),
+        ("unigram", "t5", {"eos_token": None}, "eos_token null"),
         (
             "unigram",
             "mbart",
             {**MBART, "extra_special_tokens": [], "src_lang": "ar_AR", "unk_token": ""},
             "unk_token",
         ),
-        ("unigram", "t5", {"extra_ids": -1}, "extra_ids.*-1"),
-        ("unigram", "pegasus", {"unk_token": "the"}, "'the'.*0"),
-        ("unigram", "mbart", {**MBART, "src_lang": "xx"}, "src_lang.*en_XX"),
-        ("unigram", "mbart", {**MBART50, "src_lang": 1}, "src_lang.*1"),
+        ("unigram", "t5", {"extra_ids": -1}, "extra_ids -1"),
+        ("unigram", "pegasus", {"unk_token": "the"}, "'the' 0"),
+        ("unigram", "mbart", {**MBART, "src_lang": "xx"}, "src_lang en_XX"),
+        ("unigram", "mbart", {**MBART50, "src_lang": 1}, "src_lang 1"),
     ],
 )
-def test_refused(kind: str, model_type: str, config: dict[str, Any], message: str) -> None:
-    with pytest.raises(CheckpointError, match=message) as caught:
+def test_refused(kind: str, model_type: str, config: dict[str, Any], words: str) -> None:
+    with refused(CheckpointError, *words.split()) as caught:
         applied(kind, model_type, config)
     assert str(caught.value).startswith("model/tokenizer")
-    assert "\n" not in str(caught.value)
 
 
 @pytest.mark.parametrize(
-    ("files", "message"),
+    ("files", "words"),
     [
-        ({"special_tokens_map": {"add_bos_token": True}}, "add_bos_token.*True"),
+        ({"special_tokens_map": {"add_bos_token": True}}, "add_bos_token True"),
         ({"special_tokens_map": {"bos_token": {"id": 1}}}, "bos_token"),
-        ({"special_tokens_map": {"extra_special_tokens": {"x": 1}}}, r"extra_special_tokens\.x"),
+        ({"special_tokens_map": {"extra_special_tokens": {"x": 1}}}, "extra_special_tokens.x"),
         (
             {"special_tokens_map": {"additional_special_tokens": [{"content": "<s>"}]}},
             "additional_special_tokens",
         ),
-        ({"added_tokens": {"<s>": "5"}}, r"added_tokens\.json.*'<s>'.*'5'"),
+        ({"added_tokens": {"<s>": "5"}}, "added_tokens.json '<s>' '5'"),
     ],
 )
-def test_older_files_that_are_refused(files: dict[str, Any], message: str) -> None:
-    with pytest.raises(CheckpointError, match=message):
+def test_older_files_that_are_refused(files: dict[str, Any], words: str) -> None:
+    with refused(CheckpointError, *words.split()):
         applied("bytes", "llama", {}, **files)
 
 
@@ -108,20 +107,20 @@ def test_sentinels_of_t5_are_all_named_or_none() -> None:
 
 
 @pytest.mark.parametrize(
-    ("change", "message"),
+    ("change", "words"),
     [
         ([], "JSON"),
-        ({"model": 3}, r"model\.vocab"),
-        ({"model": {"type": "BPE", "vocab": 3}}, r"model\.vocab"),
-        ({"model": {"type": "BPE", "vocab": {"a": -1}}}, "'a'.*id.*0.*-1"),
-        ({"added_tokens": [3]}, r"added_tokens\[0\].*3"),
-        ({"added_tokens": 3}, "added_tokens.*3"),
-        ({"model": {"type": "BPE", "vocab": [["a", 0.0]]}}, r"model\.vocab.*BPE"),
+        ({"model": 3}, "model.vocab"),
+        ({"model": {"type": "BPE", "vocab": 3}}, "model.vocab"),
+        ({"model": {"type": "BPE", "vocab": {"a": -1}}}, "'a' id 0 -1"),
+        ({"added_tokens": [3]}, "added_tokens[0] 3"),
+        ({"added_tokens": 3}, "added_tokens 3"),
+        ({"model": {"type": "BPE", "vocab": [["a", 0.0]]}}, "model.vocab BPE"),
     ],
 )
-def test_a_file_that_says_nothing(change: Any, message: str) -> None:
+def test_a_file_that_says_nothing(change: Any, words: str) -> None:
     definition = {**json.loads(TEXTS["bytes"]), **change} if isinstance(change, dict) else change
-    with pytest.raises(CheckpointError, match=message):
+    with refused(CheckpointError, *words.split()):
         apply_settings(json.dumps(definition), SettingFiles("model", {}), "gpt2")
 
 

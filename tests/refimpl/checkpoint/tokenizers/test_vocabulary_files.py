@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 from helpers import tiny_models
+from helpers.refused import refused
 from helpers.vocabulary_directories import spm
 from tfm.refimpl.checkpoint.formats.model_directory import Directory
 from tfm.refimpl.checkpoint.open import open_checkpoint, save_checkpoint
@@ -29,24 +30,24 @@ def applied(folder: Path, files: dict[str, bytes], config: dict[str, Any]) -> Ap
 
 
 @pytest.mark.parametrize(
-    ("files", "config", "message"),
+    ("files", "config", "words"),
     [
-        ({"vocab.json": b"[]"}, GPT2, r"vocab\.json.*0"),
-        ({"vocab.json": b'{"a": "b"}'}, GPT2, r"vocab\.json.*0"),
-        ({"vocab.json": b'{"a": -1}'}, GPT2, r"vocab\.json.*0"),
-        ({"vocab.json": b'{"a": 0}'}, GPT2, r"merges\.txt"),
-        ({"vocab.json": b'{"a": 0}', "merges.txt": b"a\n"}, GPT2, "tokens.*'a'"),
-        ({"vocab.json": b'{"a": 0}', "merges.txt": b"a b c\n"}, GPT2, "tokens.*'a b c'"),
-        ({"vocab.json": b'{"a": 0}', "merges.txt": b"a b\n\nb a"}, GPT2, "tokens.*''"),
+        ({"vocab.json": b"[]"}, GPT2, "vocab.json 0"),
+        ({"vocab.json": b'{"a": "b"}'}, GPT2, "vocab.json 0"),
+        ({"vocab.json": b'{"a": -1}'}, GPT2, "vocab.json 0"),
+        ({"vocab.json": b'{"a": 0}'}, GPT2, "merges.txt"),
+        ({"vocab.json": b'{"a": 0}', "merges.txt": b"a\n"}, GPT2, "tokens 'a'"),
+        ({"vocab.json": b'{"a": 0}', "merges.txt": b"a b c\n"}, GPT2, "tokens 'a b c'"),
+        ({"vocab.json": b'{"a": 0}', "merges.txt": b"a b\n\nb a"}, GPT2, "tokens ''"),
         ({"vocab.txt": b"\xff"}, {"tokenizer_class": "BertTokenizer"}, "UTF-8"),
-        ({"tokenizer.model": b"IQ== 0\n"}, LLAMA, r"tokenizer\.model.*SentencePiece"),
+        ({"tokenizer.model": b"IQ== 0\n"}, LLAMA, "tokenizer.model SentencePiece"),
         ({"tokenizer.model": spm("t5")}, LLAMA, "BPE"),
         ({"spiece.model": spm("bpe")}, {"tokenizer_class": "T5Tokenizer"}, "Unigram"),
         ({"spiece.model": spm("t5")}, {"tokenizer_class": "ReformerTokenizer"}, "tokenizer_class"),
     ],
 )
-def test_refused(tmp_path: Path, files: dict[str, bytes], config: dict[str, Any], message: str) -> None:
-    with pytest.raises(CheckpointError, match=message):
+def test_refused(tmp_path: Path, files: dict[str, bytes], config: dict[str, Any], words: str) -> None:
+    with refused(CheckpointError, *words.split()):
         applied(tmp_path, files, config)
 
 

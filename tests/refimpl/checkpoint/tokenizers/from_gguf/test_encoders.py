@@ -20,6 +20,7 @@ from helpers.gguf_tokenizers import (
     same,
     survives,
 )
+from helpers.refused import refused
 from hypothesis import given
 from hypothesis import strategies as st
 from tfm.refimpl.errors import CheckpointError
@@ -118,24 +119,24 @@ def test_a_mask_that_only_its_name_tells(pre):
 
 
 @pytest.mark.parametrize(
-    ("pre", "change", "message"),
+    ("pre", "change", "words"),
     [
-        ("roberta-bpe", {"add_bos_token": False}, "add_bos_token.*true.*False"),
-        ("modern-bert", {"add_eos_token": False}, "add_eos_token.*true.*False"),
-        ("roberta-bpe", {"add_eos_token": None}, "add_eos_token.*true.*None"),
-        ("roberta-bpe", {"add_sep_token": False}, "add_sep_token.*true.*False"),
+        ("roberta-bpe", {"add_bos_token": False}, "add_bos_token true False"),
+        ("modern-bert", {"add_eos_token": False}, "add_eos_token true False"),
+        ("roberta-bpe", {"add_eos_token": None}, "add_eos_token true None"),
+        ("roberta-bpe", {"add_sep_token": False}, "add_sep_token true False"),
         ("roberta-bpe", {"add_sep_token": 1}, "add_sep_token"),
-        ("roberta-bpe", {"cls_token_id": 1}, "bos_token_id.*cls_token_id.*0.*1"),
-        ("modern-bert", {"seperator_token_id": 3}, "eos_token_id.*seperator_token_id.*2.*3"),
-        ("modern-bert", {"bos_token_id": None}, "bos_token_id.*cls_token_id.*None"),
-        ("modern-bert", {"eos_token_id": 10**6}, "eos_token_id.*0"),
-        ("modern-bert", {"mask_token_id": 10**6}, "mask_token_id.*0"),
+        ("roberta-bpe", {"cls_token_id": 1}, "bos_token_id cls_token_id 0 1"),
+        ("modern-bert", {"seperator_token_id": 3}, "eos_token_id seperator_token_id 2 3"),
+        ("modern-bert", {"bos_token_id": None}, "bos_token_id cls_token_id None"),
+        ("modern-bert", {"eos_token_id": 10**6}, "eos_token_id 0"),
+        ("modern-bert", {"mask_token_id": 10**6}, "mask_token_id 0"),
         ("roberta-bpe", {"mask_token_id": "4"}, "mask_token_id"),
     ],
 )
-def test_what_contradicts_the_frame(pre, change, message):
+def test_what_contradicts_the_frame(pre, change, words):
     found = stated(pre)[1] | {f"tokenizer.ggml.{key}": value for key, value in change.items()}
-    with pytest.raises(CheckpointError, match=message):
+    with refused(CheckpointError, *words.split()):
         read(found)
 
 

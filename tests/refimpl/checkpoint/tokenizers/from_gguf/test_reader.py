@@ -294,32 +294,31 @@ def test_a_file_may_say_that_it_has_no_tokenizer(kind):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"model": "rwkv"}, "gpt2.*t5.*gemma4.*'rwkv'"),
-        ({"model": 3}, "gpt2.*t5.*gemma4.*3"),
-        ({"model": "gemma4", "add_space_prefix": True}, "add_space_prefix.*false.*gemma4"),
+        ({"model": "rwkv"}, "gpt2 t5 gemma4 'rwkv'"),
+        ({"model": 3}, "gpt2 t5 gemma4 3"),
+        ({"model": "gemma4", "add_space_prefix": True}, "add_space_prefix false gemma4"),
         ({"model": "gemma4", "merges": ["a zzzz"]}, "merges"),
-        ({"pre": "default"}, "pre.*'default'"),
+        ({"pre": "default"}, "pre 'default'"),
         ({"pre": ["gpt-2"]}, "pre"),
         ({"tokens": None}, "tokens"),
         ({"tokens": [1, 2]}, "tokens"),
-        ({"tokens": []}, "tokens.*1.*2000"),
-        ({"tokens": [str(i) for i in range(2001)]}, "tokens.*1.*2000.*2001"),
-        ({"tokens": ["a", "b", "a"]}, "tokens.*'a'"),
-        ({"token_type": [1]}, "token_type.*items"),
+        ({"tokens": []}, "tokens 1 2000"),
+        ({"tokens": [str(i) for i in range(2001)]}, "tokens 1 2000 2001"),
+        ({"tokens": ["a", "b", "a"]}, "tokens 'a'"),
+        ({"token_type": [1]}, "token_type items"),
         ({"merges": ["a"]}, "merges"),
         ({"merges": ["a b c"]}, "merges"),
         ({"merges": ["a zzzz"]}, "merges"),
         ({"merges": None}, "merges"),
         ({"add_bos_token": 1}, "add_bos_token"),
-        ({"add_bos_token": True, "bos_token_id": 10**6}, "bos_token_id.*0"),
-        ({"add_eos_token": True, "eos_token_id": -1}, "eos_token_id.*0"),
+        ({"add_bos_token": True, "bos_token_id": 10**6}, "bos_token_id 0"),
+        ({"add_eos_token": True, "eos_token_id": -1}, "eos_token_id 0"),
     ],
 )
 def test_refused(change, message):
     found = {**PLAIN, **{f"tokenizer.ggml.{key}": value for key, value in change.items()}}
-    with pytest.raises(CheckpointError, match=message) as caught:
+    with refused(CheckpointError, *message.split()):
         read(found)
-    assert "\n" not in str(caught.value)
 
 
 def test_a_piece_too_long_for_its_merges():
