@@ -116,6 +116,23 @@ def test_each_wrong_scale_is_far(symmetric: bool, halves: bool, size: float):
         assert distance(w, total, replace(got, scale=scale), halves=halves)[1] > 5 * SCALE_MARGIN
 
 
+def test_a_scale_keeps_its_sign():
+    """Also where the other sign is better for these codes. The two inputs nearly cancel, so no code moves."""
+    w, total = np.full((2, 1), -0.5), np.array([[1, -0.9], [-0.9, 1]])
+    start = replace(quantize(w, bits=4, block=2), codes=np.full((2, 1), 9, np.uint8), scale=np.ones((1, 1)))
+    got = coordinate_descent(w, total, start)
+    assert (got.codes == 9).all()
+    assert got.scale == 1
+    assert distance(w, total, got)[1] == 0
+
+
+def test_scales_are_compared_as_they_are_stored():
+    w, h = problem(7, 48, 100)
+    total, start = damped(h), quantize(w, bits=4, block=8)
+    got = coordinate_descent(w, total, replace(start, scale=start.scale.astype(np.float16)))
+    assert distance(w, total, got)[1] <= SCALE_MARGIN + 1e-9
+
+
 def test_some_columns_at_a_time_are_those_of_all(monkeypatch: pytest.MonkeyPatch):
     w, h = problem(5, 21, 7)
     total, start = damped(h), quantize(w, bits=4, block=6, symmetric=False)
