@@ -32,10 +32,10 @@ LETTERS = {
     "A": "tokens of a block; earlier tokens that a convolution sees; reach of a window; hop",
     "Y": "blocks of queries",
     "Z": "blocks of keys",
-    "I": "what each one chooses: random blocks of a block of queries, experts of a token",
+    "I": "what each one chooses: random blocks, experts of a token; key/value heads of a shared block",
     "E": "experts",
-    "Q": "features of a kernel, never negative",
-    "X": "ranks that share a sequence; heads of an indexer; streams of a token; stride",
+    "Q": "features of a kernel, never negative; size of a shared block's head",
+    "X": "ranks that share a sequence; heads of an indexer or of a shared block; streams of a token; stride",
     "W": "buckets of distances; elements of an indexer's head that aren't rotated",
 }
 

@@ -13,7 +13,7 @@ from typing import Any, ClassVar, Literal, TypedDict
 
 from .bounds import check_bounds, need
 from .masks import FULL, Mask
-from .mlps import Plain
+from .mlps import Gated, Plain
 from .norms import HeadNorm, LayerNorm, Norm, RMSNorm, Sublayer, epsilons
 from .positions import Position, QueryScale, Rope
 from .record import Record, SmoothingSite, bounded
@@ -98,6 +98,16 @@ class TokenMixer(Sublayer):
         """The mlps inside, which are `mlps` in `weights`, each with the norm after it."""
         return ()
 
+    @property
+    def inner_mlp(self) -> Gated | None:
+        """The mlp inside, which is `mlp` in `weights`, if there is one. It has the model's width."""
+        return None
+
+    @property
+    def softmax_attention(self) -> Attention | None:
+        """The attention that keeps keys and values in a decoder: the mixer itself, or a part of it."""
+        return None
+
     def tables(self, width: int) -> dict[str, tuple[int, ...]]:
         """Return the shapes of the tables that all mixers of a stack share, in a model of this width."""
         return {}
@@ -105,6 +115,13 @@ class TokenMixer(Sublayer):
     def cache_kind(self) -> Any:
         """Return the kind of cache of a decoder's layer, an `ops.cache_kind.CacheKind`."""
         raise AssertionError("a Config's check keeps this attention for encoders")
+
+    def cache_kind_beside(self, attention: Any) -> Any:
+        """Return the kind of cache of a decoder's layer with attention beside this mixer, or inside.
+
+        The attention's own `CacheKind` is given.
+        """
+        raise NotImplementedError
 
     def mix(
         self, x: Any, cache: Any, past: Any, weights: Any, positions: Any, chosen: Any
@@ -190,12 +207,6 @@ class StateSpace(TokenMixer):
 
     keeps = "state"
 
-    def cache_kind_beside(self, attention: Any) -> Any:
-        """Return the kind of cache of a layer that has this mixer beside attention. The attention's own
-        `CacheKind` is given.
-        """
-        raise NotImplementedError
-
 
 class Attention(TokenMixer):
     """One attention sublayer; `scale` None means 1/sqrt(head_size).
@@ -274,6 +285,10 @@ class Attention(TokenMixer):
         return isinstance(self.position, Rope) and self.position.interleaved
 
     keeps, has_map = "tokens", True
+
+    @property
+    def softmax_attention(self) -> Attention:
+        return self
 
     def check(self, at: str) -> None:
         super().check(at)

@@ -26,7 +26,7 @@ no tokens of their own.
                         state [B, F, K]
     RgLruStates         conv [B, M, F]               the same of a linear recurrent unit, and a number of
                         state [B, F]                 each channel
-    HybridStates        k, v, conv, state            both, in a layer with a state space beside its attention
+    HybridStates        k, v, conv, state            both, in a layer with attention and a state space
     Latents             latent [B, 1, L, C]          every token: its latent and its rotary key
       with an indexer   index [B, 1, L, P]           and its key for the indexer
 
@@ -42,7 +42,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from ..config import Attention, Config, Layer, Window
+from ..config import Config, Layer, Window
 from ..errors import LimitError
 from ..ops.cache import KeysValues, KVCache
 from ..ops.cache_kind import CHUNK, SLACK, Arrays, ArrayType, CacheArray, CacheKind, retained
@@ -104,9 +104,9 @@ def cache_kinds(config: Config, *, windowed: bool = False, half: bool = False) -
 
 def layer_kind(layer: Layer, context: int, *, windowed: bool = False, half: bool = False) -> CacheKind:
     """Return the kind of cache of one layer of a decoder, for texts of up to `context` tokens."""
-    attention = layer.attention
-    if not isinstance(attention, Attention):
-        return attention.cache_kind()
+    mixer, attention = layer.attention, layer.attention.softmax_attention
+    if attention is None:
+        return mixer.cache_kind()
     if attention.kv_layer is not None:
         return NothingKept()
     window = None
@@ -114,10 +114,11 @@ def layer_kind(layer: Layer, context: int, *, windowed: bool = False, half: bool
     if windowed and isinstance(attention.mask, Window) and attention.mask.size < context:
         window = attention.mask.size
     kv = "float16" if half and attention.kv == "float" else attention.kv
-    if layer.beside is not None:
+    states = mixer if layer.beside is None else layer.beside.mixer
+    if states is not attention:
         # Windows beside a state were never tried (`operator_limits.cache`).
         whole = KeysValues(attention.kv_heads, attention.head_size, kv)
-        return layer.beside.mixer.cache_kind_beside(whole)
+        return states.cache_kind_beside(whole)
     return KeysValues(attention.kv_heads, attention.head_size, kv, window)
 
 

@@ -68,7 +68,7 @@ class BlockWeights(TypedDict):
 
 
 class Positions(NamedTuple):
-    """The information about positions that layers need.
+    """The information about the tokens and their positions that all layers share.
 
     rotary: cosines and sines for each `Rope`.
     biases: added to scores [B, H, T, S], for each other position and number of heads; buckets [B, T, S] where
@@ -77,6 +77,7 @@ class Positions(NamedTuple):
     question: where the question of each row ends [B], in a stack whose question is global.
     distance_biases: those of LongT5's attention.
     token_types: the segments of tokens [B, T], where XLNet's attention has them.
+    embedding: the input of the first layer [B, T, D], which shared blocks read.
     """
 
     rotary: Mapping[Rope, Rotary]
@@ -85,6 +86,7 @@ class Positions(NamedTuple):
     question: Array | None = None
     distance_biases: DistanceBiases | None = None
     token_types: Array | None = None
+    embedding: Array | None = None
 
     def angles(self, position: Position | None) -> Rotary | None:
         """Return the cosines and sines of rotary positions; None for positions of any other kind, or if there
@@ -304,7 +306,7 @@ def block(
         predictions = altup_predict(x, weights["altup"], settings=config.altup)
         x = predictions[:, :, config.altup.active]
     read = observe("attention, input", normalize(x, weights.get("attn_pre"), norm=mixer.pre))
-    if isinstance(cache, HybridCache):
+    if config.beside is not None:
         y, cache = _mix_both(read, cache, past, positions, weights, config)
     elif config.merged:
         y, cache = _merge(read, cache, past, positions, inputs.encoder_kv, weights["attn"], mixer)

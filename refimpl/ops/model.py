@@ -406,11 +406,12 @@ def _layers(
     all, and the new cache of each layer."""
     capacity = next((kept.capacity for kept in cache if isinstance(kept, KVCache | HybridCache)), 0)
     queries, keys = following(past, x.shape[1]), indices(capacity, past)
+    biases = score_biases(queries, keys, weights, x.dtype, stack=stack, bidirectional=False)
+    positions = Positions(rotary, biases, embedding=x)
     if stack.altup is not None:
         assert "streams" in weights
         x = enter_streams(x, weights["streams"])
-    biases = score_biases(queries, keys, weights, x.dtype, stack=stack, bidirectional=False)
-    positions, last, new_cache, passed = Positions(rotary, biases), len(stack.layers) - 1, [], Passed()
+    last, new_cache, passed = len(stack.layers) - 1, [], Passed()
     for i, (layer, leaves, old) in enumerate(zip(stack.layers, weights["layers"], cache, strict=True)):
         output_positions = at if i == last else None
         read = old if layer.kv_layer is None else new_cache[layer.kv_layer]

@@ -221,6 +221,7 @@ def _mixer(mixer: TokenMixer, d: int) -> Leaves:
     inner["mlps"] = _listed(
         {**_mlp(one, width), **_norm("after.", one.after, width)} for one in mixer.inner_mlps()
     )
+    inner["mlp"] = {} if mixer.inner_mlp is None else _mlp(mixer.inner_mlp, d)
     return annotated(weights, sizes, mixer.leaves(), mixer.form, inner)
 
 

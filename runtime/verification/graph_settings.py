@@ -235,9 +235,9 @@ class _Settings:
         if (at := self._attention_at(node)) is None:
             return
         name, _, i, layer = at
-        a = layer.attention
-        self.require(isinstance(a, Attention), f"{name}: {node.operator} for {type(a).__name__}")
-        if not isinstance(a, Attention):
+        a = layer.attention.softmax_attention
+        self.require(a is not None, f"{name}: {node.operator} for {type(layer.attention).__name__}")
+        if a is None:
             return
         keys, cosines = CACHED[node.operator]
         read = node.inputs[keys]
@@ -425,7 +425,7 @@ def _activations(layer: Layer) -> dict[str, Activation]:
     inner = {f"attn.mlps.{i}": mlp for i, mlp in enumerate(layer.attention.inner_mlps())}
     return {
         name: mlp.activation
-        for name, mlp in {"mlp": layer.mlp, **inner}.items()
+        for name, mlp in {"mlp": layer.mlp, "attn.mlp": layer.attention.inner_mlp, **inner}.items()
         if isinstance(mlp, Gated | Plain) and isinstance(mlp.activation, str)
     }
 

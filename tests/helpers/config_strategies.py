@@ -87,6 +87,7 @@ from tfm.refimpl.ops.mamba import Mamba
 from tfm.refimpl.ops.mamba2 import Mamba2
 from tfm.refimpl.ops.mobilebert import MobileBertBottleneck
 from tfm.refimpl.ops.rg_lru import RgLru
+from tfm.refimpl.ops.shared_block import SharedBlock
 from tfm.refimpl.ops.short_conv import ShortConv
 from tfm.refimpl.ops.xlnet import XLNetAttention
 
@@ -345,6 +346,20 @@ mambas = st.builds(
     st.sampled_from((1e-6, 0.1)),
     **around,
 )
+shared_blocks = st.builds(
+    lambda groups, share, rotated, *others, **norms: SharedBlock(
+        Attention(groups * share, groups, 4, Rope(10.0, 4) if rotated else None, pre=RMSNorm(1e-2)),
+        *others,
+        **norms,
+    ),
+    st.integers(1, 2),
+    st.integers(1, 2),
+    st.booleans(),
+    st.builds(Gated, st.integers(1, 5), kinds, st.booleans(), pre=st.just(RMSNorm(1e-3))),
+    mamba2s.map(lambda mixer: replace(mixer, pre=RMSNorm(1e-2), post=None, after=None)),
+    post=norms,
+    after=norms,
+)
 indexed = st.builds(
     lambda mixer, rank, indexer: replace(mixer, query_rank=rank, indexer=indexer),
     latents,
@@ -362,7 +377,7 @@ def mixers(draw: st.DrawFn, shared: RelativeBias | None, heads: int) -> TokenMix
     """What a decoder's layer may mix tokens by: attention in half of the layers."""
     attention = attentions(shared, heads)
     states = linear_attentions, lstms, convolutions, gated_deltas, bounded_deltas, lightnings, linear_units
-    mixers = *states, latents, mamba2s, mambas, indexed, unrotated
+    mixers = *states, latents, mamba2s, mambas, indexed, unrotated, shared_blocks
     return draw(st.one_of(attention, attention, *mixers))
 
 

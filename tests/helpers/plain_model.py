@@ -22,6 +22,7 @@ from tfm.refimpl.ops.lstm import LSTM
 from tfm.refimpl.ops.mamba import Mamba
 from tfm.refimpl.ops.mamba2 import Mamba2
 from tfm.refimpl.ops.rg_lru import RgLru
+from tfm.refimpl.ops.shared_block import SharedBlock
 from tfm.refimpl.ops.short_conv import ShortConv
 
 Vector = np.ndarray
@@ -432,6 +433,18 @@ def latent_attention(xs: Vectors, w: Weights, a: LatentAttention, causal: bool, 
     return out
 
 
+def shared_block(xs: Vectors, w: Weights, a: SharedBlock, embedding: Vectors) -> Vectors:
+    def normed(x: Vector, name: str, part: Any) -> Vector:
+        return norm(x, {"weight": w[f"{name}_norm"]}, part.pre)
+
+    pairs = [np.concatenate([x, e]) for x, e in zip(xs, embedding, strict=True)]
+    read, maps = [normed(pair, "attention", a.attention) for pair in pairs], {"wo": w["w_heads"]}
+    maps |= {name: w[name] for name in ("wq", "wk", "wv")}
+    y = attention(read, maps, a.attention, keys_and_values(read, maps, a.attention), None, True)
+    y = [feed(normed(one, "mlp", a.mlp), w["mlp"], a.mlp.activation) @ w["w_shared"] for one in y]
+    return mamba2([normed(x + t, "mamba", a.mamba) for x, t in zip(xs, y, strict=True)], w, a.mamba)
+
+
 def feed(x: Vector, w: Weights, kind: Any, m: Any = None) -> Vector:
     """A mlp, gated where it has a gate; `m` are the options of a gated one that is no expert."""
     up = linear(x, w, "up", "bup")
@@ -558,6 +571,9 @@ def mixed(
         case LatentAttention():
             memo["kv"].append(None)
             return latent_attention(xs, w, a, causal, memo)
+        case SharedBlock():
+            memo["kv"].append(None)
+            return shared_block(xs, w, a, memo["embedding"])
     memo["kv"].append(None)
     others: dict[type, Callable[..., Vectors]] = {
         LinearAttention: linear_attention, LSTM: lstm, ShortConv: short_conv, GatedDelta: gated_delta,
@@ -692,7 +708,7 @@ def run(
     xs: Vectors, w: Weights, s: c.Stack, causal: bool, states: Vectors | None = None, own: Any = None
 ) -> Vectors:
     """The layers of a stack and its last norm."""
-    memo: dict[str, Any] = {"kv": [], "relative_bias": w.get("relative_bias")}
+    memo: dict[str, Any] = {"kv": [], "relative_bias": w.get("relative_bias"), "embedding": xs}
 
     def sized(x: Vector, like: Vector) -> Vector:
         return x * math.sqrt(np.mean(like**2)) / math.sqrt(max(np.mean(x**2), 1e-5))

@@ -79,6 +79,7 @@ from tfm.refimpl.ops.mamba import Mamba
 from tfm.refimpl.ops.mamba2 import Mamba2
 from tfm.refimpl.ops.mobilebert import MobileBertBottleneck
 from tfm.refimpl.ops.rg_lru import RgLru
+from tfm.refimpl.ops.shared_block import SharedBlock
 from tfm.refimpl.ops.short_conv import ShortConv
 from tfm.refimpl.ops.xlnet import XLNetAttention
 from tfm.refimpl.params.random_weights import random_weights
@@ -333,6 +334,18 @@ def linear_units(context: int = 128, vocabulary: int = 97) -> Decoder:
     base = llama(layers=3, vocabulary=vocabulary, context=context)
     first, last = RgLru(3, 8, 3, pre=RMSNorm(1e-5)), RgLru(2, 10, 4, "silu", pre=RMSNorm(1e-5))
     return with_mixers(base, first, base.layers[1].attention, last)
+
+
+def shared_blocks(context: int = 128, vocabulary: int = 97) -> Decoder:
+    """A decoder of Zamba 2's form: Mamba 2 alone between two layers with a transformer block. One block has
+    positions and biases; sizes differ in both."""
+    base, norm = llama(layers=3, vocabulary=vocabulary, context=context), RMSNorm(1e-5)
+    alone = Mamba2(4, 2, 6, 10, 3, pre=norm)
+    turned = Attention(4, 2, 24, Rope(1e4, 24), scale=0.3, pre=norm)
+    mlp = Gated(56, "gelu", bias=True, pre=RMSNorm(1e-3))
+    first = SharedBlock(turned, mlp, Mamba2(6, 2, 16, 12, 3, bias=True, out_bias=True, pre=RMSNorm(1e-4)))
+    last = SharedBlock(Attention(3, 3, 16, pre=RMSNorm(1e-2)), replace(mlp, bias=False), alone)
+    return of_layers(base, tuple(Layer(mixer, NoMlp()) for mixer in (first, alone, last)))
 
 
 def latents(context: int = 128, vocabulary: int = 97) -> Decoder:

@@ -54,7 +54,7 @@ COMPOSITES = (
     "lightning", "linear_attention", "longformer", "longt5", "lstm", "mamba", "mamba2", "mask",
     "merged_attention", "mlp",
     "mobilebert", "model", "moe", "moonshine_stem", "mtp", "neighbour_conv", "norm", "per_layer", "rg_lru",
-    "self_attention", "shared_attention", "short_conv", "wave_stem", "xlnet",
+    "self_attention", "shared_attention", "shared_block", "short_conv", "wave_stem", "xlnet",
 )  # fmt: skip
 TYPES = "for the type checker: a Config with the other value is refused"
 # Branches that no judge takes, each with what holds it in their place.

@@ -104,6 +104,7 @@ ORACLES: dict[str, tuple[str, ...] | str] = {
     "quantized_cache": ("refimpl/ops/test_oracles_cache.py::test_codes_by_channel",),
     "rope_scaling": ("refimpl/ops/test_oracles_positions.py::test_rotary_scalings_are_transformers",),
     "self_attention": ("refimpl/ops/test_oracles_models.py::test_attention_is_torchs",),
+    "shared_block": ("refimpl/checkpoint/families/test_families.py::test_outputs_equal_transformers",),
     "sparse": (
         "refimpl/ops/test_oracles_attention.py::test_bigbird_is_flex_attention",
         "refimpl/ops/test_oracles_attention.py::test_sparse_is_longformer",
@@ -112,6 +113,7 @@ ORACLES: dict[str, tuple[str, ...] | str] = {
 }
 # Components of functions over whole trees: where their graphs are exported and run, if they are, and laws.
 TARGETS = "export/targets/test_targets.py::test_a_target_computes_the_spec"
+FAMILY = "export/test_families.py::test_exports_equal_transformers"
 ENCODERS = "export/test_end_to_end_text.py::test_exported_bundles_pass_verify"
 WHOLE = {
     "block": (TARGETS, "refimpl/laws/test_model.py"),
@@ -119,6 +121,7 @@ WHOLE = {
     "model": (TARGETS, "refimpl/laws/test_model.py"),
     "moonshine_stem": (ENCODERS, "refimpl/laws/test_model.py"),
     "position_tables": (None, "refimpl/laws/test_model.py"),
+    "shared_block": (FAMILY, "refimpl/laws/test_model.py"),
     "wave_stem": (TARGETS, "refimpl/laws/test_model.py"),
 }
 LOOP = f"{NONE}it chooses tokens outside the graph, and every engine uses this code"

@@ -63,6 +63,10 @@ class AdapterMap:
             raise CheckpointError(
                 f"the adapter's {name!r:.120} must belong to a weight that the base model uses"
             )
+        if any(rule.tied for rule in rules):
+            raise CheckpointError(
+                f"the adapter's {name!r:.120} must belong to one layer, but several layers share the weight"
+            )
         return rules
 
     def _names(self, leaf: str, use: str = "read") -> set[str]:

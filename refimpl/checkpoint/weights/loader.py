@@ -17,6 +17,7 @@ from ..formats.named_tensors import Tensors, stripped
 from ..formats.tensor_source import TensorSource
 from .derived_buffers import COMPUTED, LARGE, PLAIN
 from .left_out import LeftOut
+from .low_rank import merge
 from .steps import Shape, Split, Step, Weight, stored_shapes
 from .weight_map import Rule, WeightMap
 
@@ -110,7 +111,7 @@ class Leaves:
             elif self._needed(rule):
                 # Several experts read their parts of one tensor: it counts as unread until the first has.
                 # Layers that share a tensor all read the whole of it.
-                available = present if rule.part or rule.shared else unread
+                available = present if rule.part or rule.shared or rule.tied else unread
                 if missing := [name for name in rule.tensors if name not in available]:
                     absent = dict.fromkeys(rule.leaves, missing[0]) | absent
                     continue
@@ -161,7 +162,8 @@ class Leaves:
             if (kind := self._source.kind(name)) in READABLE_INTEGERS:
                 raise CheckpointError(f"tensor {name!r} must be of a float type, but it is {kind}")
             shape = self._source.shape(name)
-            if not rule.joined and shape not in allowed:
+            factor = rule.updated and name != rule.tensors[0]
+            if not rule.joined and not factor and shape not in allowed:
                 raise CheckpointError(
                     f"tensor {name!r} must have shape {list(allowed[0])}, but it has {list(shape)}"
                 )
@@ -172,6 +174,14 @@ class Leaves:
                 raise CheckpointError(
                     f"tensors {', '.join(map(repr, rule.tensors))} together must have shape "
                     f"{list(allowed[0])}, but they have {', '.join(str(list(shape)) for shape in shapes)}"
+                )
+        if rule.updated:
+            (rows, columns), up, down = map(self._source.shape, rule.tensors)
+            if (up, down) != ((rows, *down[:1]), (*down[:1], columns)):
+                _, first, second = rule.tensors
+                raise CheckpointError(
+                    f"tensors {first!r} and {second!r} must have shapes [{rows}, r] and [r, {columns}], but "
+                    f"they have {list(up)} and {list(down)}"
                 )
         usual = rule.joined or self._source.shape(rule.tensors[0]) == allowed[0]
         rule = replace(rule, steps=tuple(step.settled(usual) for step in rule.steps))
@@ -217,6 +227,8 @@ class Leaves:
         stored = tensors[0]
         if rule.joined or rule.stacked:
             stored = np.concatenate(tensors) if rule.joined else np.stack(tensors)
+        if rule.updated:
+            stored = merge(stored, tensors[2], tensors[1])
         weight = applied(rule.steps, split, stored)
         check_finite(name, weight)
         return weight
@@ -224,7 +236,7 @@ class Leaves:
     def native(self, name: str) -> Blocks | None:
         """Return the parameter in the file's own blocks; None if the file doesn't store it in blocks."""
         rule, split = self._reads[name]
-        blocks = None if rule.joined else self._source.native(rule.tensors[0], rule.part)
+        blocks = None if rule.joined or rule.updated else self._source.native(rule.tensors[0], rule.part)
         if blocks is None or not all(step.takes(blocks) for step in rule.steps):
             return None
         blocks = applied(rule.steps, split, blocks)

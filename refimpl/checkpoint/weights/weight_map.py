@@ -7,6 +7,7 @@
     nothing <- tensor                  if this tensor exists, it belongs to a head that isn't used
     left out <- tower.*                the tensors whose names begin so are a part that isn't read
     leaf <- tensor + tensor : step …   several tensors, stored one below the other before the steps
+    leaf <- tensor + up @ down : step …  a matrix, and the product of two narrow ones that is added to it
     leaf <- te(nsor|xt)                the first of these names that exists: tensor, else text
     {wq,wk} <- {q,k}_proj              a line for each: wq <- q_proj, wk <- k_proj
     for Classify, Tag:                 the lines after it, to the end of the text, are of these heads; with
@@ -95,7 +96,8 @@ class Line:
 
     `tensors` are names in the order in which they are looked for, or with `joined` the parts of one tensor.
     With `holds_all`, the tensors hold the parts of all experts or of all streams. A `heads` of None means any
-    head. Lines with `of_mtp` are for a Config with a module for drafts.
+    head. Lines with `of_mtp` are for a Config with a module for drafts. With `updated`, the tensors are a
+    matrix and the two factors of its update. With `tied`, other lines may read the same tensors.
     """
 
     leaves: tuple[str, ...]
@@ -106,6 +108,8 @@ class Line:
     heads: frozenset[str] | None = None
     joined: bool = False
     of_mtp: bool = False
+    updated: bool = False
+    tied: bool = False
 
 
 @dataclass(frozen=True)
@@ -114,7 +118,8 @@ class Rule:
     parameters.
 
     With `shared`, other parameters are made of the same tensors too. With `joined`, the tensors of a choice
-    are parts of one tensor.
+    are parts of one tensor. With `updated`, they are a matrix and the two factors of its update. With `tied`,
+    other layers may read them as parameters of their own.
     """
 
     leaves: tuple[str, ...]
@@ -123,6 +128,8 @@ class Rule:
     use: Use = "read"
     shared: bool = False
     joined: bool = False
+    updated: bool = False
+    tied: bool = False
 
     @property
     def tensors(self) -> tuple[str, ...]:
@@ -181,6 +188,10 @@ class WeightMap:
                 for i, number in enumerate(layers if "{i}" in line.tensors[0] else (0,))
             )
         )
+
+    def tied(self) -> WeightMap:
+        """Return the map with lines whose tensors other lines may read too."""
+        return WeightMap(tuple(replace(line, tied=True) for line in self.lines))
 
     def then(self, step: str, where: Callable[[str], bool]) -> WeightMap:
         """Return the map with one more step at the end of each line whose tensor's name satisfies `where`."""
@@ -279,9 +290,10 @@ def _line(text: str, heads: frozenset[str] | None) -> Line:
     named: dict[str, Use] = {NOTHING: "unused", LEFT_OUT: "left out"}
     use = "compare" if match[2] == "==" else named.get(first, "read")
     parsed = tuple(STEPS[word] for word in steps)
-    joined = " + " in tensor
-    names = tuple(tensor.split(" + ")) if joined else _choices(tensor)
-    return Line((first, *siblings), names, parsed, use, bool(part), heads, joined)
+    updated = " @ " in tensor
+    joined = " + " in tensor and not updated
+    names = tuple(re.split(" +[+@] +", tensor)) if joined or updated else _choices(tensor)
+    return Line((first, *siblings), names, parsed, use, bool(part), heads, joined, updated=updated)
 
 
 def _choices(tensor: str) -> tuple[str, ...]:
@@ -330,7 +342,8 @@ def _rule(line: Line, layer: Layer, numbers: Mapping[str, int], first: tuple[Ste
 
     leaves = tuple(map(numbered, line.leaves))
     tensors = tuple(map(numbered, line.tensors))
-    choices = (tensors,) if line.joined else tuple((tensor,) for tensor in tensors)
+    whole = line.joined or line.updated
+    choices = (tensors,) if whole else tuple((tensor,) for tensor in tensors)
     shared = "{i}" in line.leaves[0] and not any(
         number in tensor for tensor in line.tensors for number in ("{i}", "{s}", "{l}")
     )
@@ -344,4 +357,4 @@ def _rule(line: Line, layer: Layer, numbers: Mapping[str, int], first: tuple[Ste
     if layer.beside is not None and ".beside." in leaves[0]:
         mixer = layer.beside.mixer
     steps = tuple(step.bound(leaves[0], mixer) for step in line.steps)
-    return Rule(leaves, choices, (*first, *steps), line.use, shared, line.joined)
+    return Rule(leaves, choices, (*first, *steps), line.use, shared, line.joined, line.updated, line.tied)

@@ -309,6 +309,7 @@ HAND = frozenset(
         "moonshine_stem.moonshine_stem",
         "model.distance_biases", "model.distance_table", "model.embed", "model.layer_vectors",
         "model.model", "model.model_with_hidden", "model.mtp_model", "model.score_biases",
-        "position_tables.position_tables", "wave_stem.conv_positions", "wave_stem.wave_stem",
+        "position_tables.position_tables", "shared_block.shared_block",
+        "wave_stem.conv_positions", "wave_stem.wave_stem",
     }
 )  # fmt: skip

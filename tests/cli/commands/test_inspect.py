@@ -175,11 +175,15 @@ def test_recurrences_are_named_and_keep_as_much_of_any_text(inspected):
 
 
 def test_a_state_space_beside_attention_is_named_and_counted():
-    """Its states are kept beside keys and values."""
+    """Its states are kept beside keys and values. A block in front of it is named too."""
     base = tiny_models.state_spaces()
     config = replace(base, stack=replace(base.stack, layers=base.layers[1:2]))
     mixers = "6 heads of 16 in 2 groups, beside Mamba 2, 4 states of 6 x 10, convolution over 3 tokens"
     assert mixers in inspect.describe(config)
+    mixers = (
+        "a shared block (4 heads of 24 in 2 groups, gated mlp 56 (gelu)) and Mamba 2, 6 states of 16 x 12"
+    )
+    assert mixers in inspect.describe(tiny_models.shared_blocks())
     states = 4 * 6 * 10 + 2 * (40 + 2 * 2 * 6)
     keys = 2 * 2 * 16 * 128
     assert sizes.cache_bytes(config, 128, 4) == 4 * (states + keys)

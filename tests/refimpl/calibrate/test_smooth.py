@@ -50,6 +50,7 @@ from tfm.refimpl.ops.lstm import LSTM
 from tfm.refimpl.ops.mamba import Mamba
 from tfm.refimpl.ops.mamba2 import Mamba2
 from tfm.refimpl.ops.rg_lru import RgLru
+from tfm.refimpl.ops.shared_block import SharedBlock
 from tfm.refimpl.ops.short_conv import ShortConv
 from tfm.refimpl.ops.xlnet import XLNetAttention
 from tfm.refimpl.params.random_weights import random_weights
@@ -123,6 +124,8 @@ def test_each_sublayer_has_all_possible_sites(config: Config):
             )
         ]
         expected += layer.beside is not None and layer.beside.mixer.norm is not None
+        if isinstance(block := layer.attention, SharedBlock):  # beside its values
+            expected += 4 + (block.mamba.norm is not None)
         expected += sum(isinstance(a, LatentAttention) and a.query_rank is not None for a in values)
         expected += sum(
             not (isinstance(a, Attention) and (a.clip or a.value_norm or a.keys_as_values)) or normed
@@ -171,6 +174,7 @@ def readers(mixer: TokenMixer) -> int:
     counts = {
         Attention: 3, DisentangledAttention: 3, LinearAttention: 3, LSTM: 0, ShortConv: 1,
         GatedDelta: 4, Lightning: 2, RgLru: 2, Mamba: 2, LongT5Attention: 3, XLNetAttention: 3,
+        SharedBlock: 0,
     }  # fmt: skip
     if isinstance(mixer, LongformerAttention):
         return 3 if mixer.global_tokens is None else 6

@@ -117,6 +117,18 @@ def test_logits_are_those_of_peft(tmp_path: Path, case: str):
         assert not checkpoint.config.head.tied
 
 
+def test_a_weight_that_layers_share_is_refused(tmp_path: Path):
+    """peft would change one use of it: each layer of Zamba 2 has a module of its own."""
+    keys: dict[str, Any] = {
+        "vocab_size": 61, "hidden_size": 16, "intermediate_size": 20, "num_attention_heads": 4,
+        "n_mamba_heads": 4, "adapter_rank": 2, "layers_block_type": ["hybrid", "hybrid"],
+        "num_hidden_layers": 2,
+    }  # fmt: skip
+    write(tmp_path, "zamba2", 0, keys, target_modules=["o_proj"])
+    with refused(CheckpointError, "o_proj", "several layers"):
+        merged(tmp_path)
+
+
 @pytest.mark.parametrize("follows", [True, False])
 def test_a_shared_table_stays_shared_only_where_the_output_follows(tmp_path: Path, follows: bool):
     """As a peft that writes a table once has it: the settings say whether the output follows."""

@@ -98,11 +98,11 @@ from tfm.refimpl.ops.xlnet import XLNetAttention
 from tfm.refimpl.params.shapes import parameter_shapes
 from tfm.refimpl.params.tree import flatten, unflatten
 
-any_config = st.builds(
-    lambda config, kv: config.with_kv(kv),
-    st.one_of(configs(), encoders(), pairs()),
-    st.sampled_from(("float", "int8", "int4")),
+# Keys and values of merged attention, which pairs may have, are floats.
+cached = st.builds(
+    lambda config, kv: config.with_kv(kv), configs(), st.sampled_from(("float", "int8", "int4"))
 )
+any_config = st.one_of(cached, encoders(), pairs())
 
 
 @given(any_config)
@@ -234,6 +234,12 @@ def latent(**changed: Any) -> LatentAttention:
 
 def indexed(*, query_rank: int | None = 5, **changed: Any) -> LatentAttention:
     return latent(query_rank=query_rank, indexer=replace(Indexer(2, 6, 3), **changed))
+
+
+def block(part: str = "attention", **changed: Any) -> Any:
+    """A decoder of shared blocks with a part of the first one changed."""
+    config = tiny_models.shared_blocks()
+    return attention(config, **{part: replace(getattr(config.layers[0].attention, part), **changed)})
 
 
 def grouped(experts: int, top: int, groups: int, chosen: int) -> Any:
@@ -465,6 +471,14 @@ WRONG: list[tuple[Any, str]] = [
         lambda: layer(LLAMA, attention=Mamba2(2, 1, 8, 8, multipliers=(1.0, 2.0))),
         "layer 0 multipliers five none 2",
     ),
+    (lambda: block(pre=LayerNorm(1e-5)), "attention shared block RMSNorm before it"),
+    (lambda: block(kv_heads=3), "attention shared block heads multiple kv_heads"),
+    (lambda: block(position=Alibi()), "positions shared block rotary"),
+    (lambda: block(out_bias=True), "attention shared block maps alone"),
+    (lambda: block("mlp", after=RMSNorm(1e-5)), "mlp shared block RMSNorm before it"),
+    (lambda: block("mlp", scale=2.0), "mlp shared block scales sparsity norm inside"),
+    (lambda: block("mlp", width=0), "mlp shared block mlp width 1"),
+    (lambda: block("mamba", groups=4), "Mamba 2 shared block heads multiple groups"),
     (lambda: layer(LLAMA, attention=Mamba(8, 8, 2, 1)), "layer 0 length convolution 2 256 1"),
     (lambda: layer(ENCODER, attention=Mamba(8, 8, 2)), "encoder layer 0 Mamba's decoder"),
     (lambda: layer(LLAMA, mlp=NoMlp(), parallel=True), "layer 0 parallel mlp NoMlp"),

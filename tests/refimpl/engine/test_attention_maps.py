@@ -40,7 +40,16 @@ REFUSED = {
     *("glm4_moe_lite", "kimi_k25", "longcat_flash"),  # to latents
     "granite_swa",  # transformers gives those before its sinks
     "mistral3",  # some of its text models to latents
-    *("mamba2", "bamba", "granitemoehybrid", "nemotron_h", "mamba", "falcon_mamba", "jamba"),  # states
+    *(
+        "mamba2",
+        "bamba",
+        "granitemoehybrid",
+        "nemotron_h",
+        "zamba2",
+        "mamba",
+        "falcon_mamba",
+        "jamba",
+    ),  # states
     "big_bird",  # transformers gives none where it has changed a model from sparse to full attention
     *("lfm2_moe", "olmo_hybrid", "kimi_linear", "lfm3", "lfm2_vl", "lfm3_vl"),  # not all attend
     *("minimax", "bailing_hybrid", "recurrent_gemma"),  # nor here

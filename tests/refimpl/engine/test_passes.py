@@ -25,6 +25,7 @@ MODELS: dict[str, Config] = {
     "shared keys, vectors for each layer": tiny_models.shared_kv(),
     "several streams of a token": tiny_models.altup(),
     "states": tiny_models.state_spaces(),
+    "a block is shared": tiny_models.shared_blocks(),
     "an indexer is shared": tiny_models.indexed(),
     "encoder": tiny_models.encoder(),
     "distances": tiny_models.distant(),

@@ -58,7 +58,7 @@ def decoders(draw: st.DrawFn) -> Decoder:
             drawn_configs.gated_deltas, drawn_configs.bounded_deltas, drawn_configs.lightnings,
             drawn_configs.mamba2s, drawn_configs.mambas, drawn_configs.linear_units, drawn_configs.latents,
             drawn_configs.indexed, drawn_configs.unrotated, drawn_configs.attentions(None, 2),
-            drawn_configs.attentions(None, 2),
+            drawn_configs.attentions(None, 2), drawn_configs.shared_blocks,
         )
     ]  # fmt: skip
     stack = draw(drawn_configs.multiplied(replace(stack, layers=(*stack.layers, *layers))))

@@ -25,6 +25,7 @@ CONFIGS = {
     "latents": tiny_models.latents(LENGTH),
     "channels that decay": tiny_models.kimi(LENGTH),
     "heads that fade": tiny_models.ling(LENGTH),
+    "a block is shared": tiny_models.shared_blocks(LENGTH),
 }
 CELLS = [
     *((name, "ort-cpu") for name in CONFIGS),

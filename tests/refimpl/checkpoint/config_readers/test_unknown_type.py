@@ -25,7 +25,7 @@ from transformers.models.auto.configuration_auto import CONFIG_MAPPING
         ("colmodernvbert", "text part (vlm_config.text_config, a modernbert)"),
         ("flex_olmo", "config has the same keys: olmoe,"),
         ("diffllama", "glm (except lambda_std_dev)"),
-        ("zamba2", "it is a text model. No supported type"),
+        ("zamba", "it is a text model. No supported type"),
     ],
 )
 def test_what_a_model_is_and_what_is_near(kind, said):

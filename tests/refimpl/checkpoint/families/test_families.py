@@ -571,6 +571,38 @@ def test_recurrent_gemmas_blocks_repeat_from_the_first(block_types, kinds):
     assert "".join("a" if isinstance(mixer, Attention) else "r" for mixer in mixers) == kinds
 
 
+@pytest.mark.parametrize(
+    ("keys", "parts"),
+    [
+        ({"layers_block_type": ["attention"]}, ("layers_block_type", "hybrid", "['attention']")),
+        ({"layers_block_type": [[]]}, ("layers_block_type", "hybrid", "[[]]")),
+        ({"layers_block_type": []}, ("layers_block_type", "hybrid", "[]")),
+        ({"n_mamba_heads": 3}, ("n_mamba_heads", "divisor", 64, 3)),
+        ({"mamba_headdim": 7}, ("mamba_headdim", 8, 7)),
+        ({"num_attention_heads": 65}, ("num_attention_heads", 64, 65)),
+        ({"use_shared_attention_adapter": True, "num_key_value_heads": 16}, ("num_key_value_heads", 32, 16)),
+        ({"use_long_context": True}, ("use_long_context", True)),
+        ({"time_step_limit": [0.0, 1.0]}, ("time_step_limit", "Infinity")),
+    ],
+)
+def test_refused_of_zamba2(keys, parts):
+    with refused(ConfigError, *parts):
+        read_config({"model_type": "zamba2", **ROWS["zamba2"].sizes, **keys})
+
+
+@pytest.mark.parametrize("tied", [True, False])
+def test_layers_of_zamba2_have_the_blocks_of_transformers(tmp_path: Path, tied: bool):
+    """Two blocks in turn for four layers, or a block for each layer."""
+    kinds = ["hybrid", "linear_attention", "hybrid", "hybrid", "hybrid"]
+    keys = {"layers_block_type": kinds, "num_hidden_layers": 5, "num_mem_blocks": 2}
+    model = make_model("zamba2", {**ROWS["zamba2"].sizes, **keys, "tie_word_embeddings": tied})
+    model.save_pretrained(tmp_path)
+    leaves, tensors = open_checkpoint(tmp_path).leaves, model.state_dict()
+    for i in (0, 2, 3, 4):
+        theirs = tensors[f"model.layers.{i}.shared_transformer.self_attn.o_proj.weight"].numpy()
+        np.testing.assert_array_equal(leaves.load(f"decoder.layers.{i}.attn.w_heads"), theirs.T)
+
+
 def test_leaves_on_disk_are_transposed_without_a_copy(tmp_path: Path):
     make_model("llama", SIZES).save_pretrained(tmp_path)
     leaves = open_checkpoint(tmp_path).leaves

@@ -252,6 +252,31 @@ def test_tensors_that_are_parts_of_one():
         Leaves(config, InMemorySource(tensors), weight_map(JOINED + rest))
 
 
+def test_a_matrix_with_an_update_of_two_factors():
+    """Two layers read the same matrix, each with factors of its own."""
+    config = tiny_models.llama()
+    leaves = dict(flatten(tiny_models.weights(config)))
+    tensors = {name: leaf for name, leaf in leaves.items() if not name.endswith("wo")}
+    rest = "\n".join(f"{name} <- {name}" for name in tensors)
+    table = weight_map("decoder.layers.{i}.attn.wo <- w + up{i} @ down{i} : transpose").tied()
+    rng = np.random.default_rng(0)
+    wo = leaves["decoder.layers.0.attn.wo"].T
+    shapes = {f"{name}{i}": shape for i in range(2) for name, shape in (("up", (48, 3)), ("down", (3, 96)))}
+    tensors |= {"w": wo} | {k: rng.standard_normal(shape).astype(np.float32) for k, shape in shapes.items()}
+    source = InMemorySource(tensors, blocks={"w": quantize(wo, bits=4, block=8, axis=1)})
+    made = Leaves(config, source, table + weight_map(rest))
+    for i in range(2):
+        exact = wo.astype(np.float64) + tensors[f"up{i}"].astype(np.float64) @ tensors[f"down{i}"]
+        assert np.array_equal(made.load(f"decoder.layers.{i}.attn.wo"), exact.astype(np.float32).T)
+    assert made.native("decoder.layers.0.attn.wo") is None, "blocks have no room for an update"
+    narrow = {**tensors, "up1": tensors["up1"][:, 1:]}
+    with refused(CheckpointError, "'up1'", "'down1'", "[48, r]", "[48, 2]"):
+        Leaves(config, InMemorySource(narrow), table + weight_map(rest))
+    del tensors["down0"]
+    with refused(CheckpointError, "'down0'", "missing"):
+        Leaves(config, InMemorySource(tensors), table + weight_map(rest))
+
+
 EXPERTS = """
     decoder.layers.{i}.mlp.experts.{e}.gate, up <- in{i}[{e}] : transpose
     decoder.layers.{i}.mlp.experts.{e}.down <- out{i}[{e}]

@@ -6,8 +6,8 @@ import tracemalloc
 
 import numpy as np
 import pytest
-from tfm.refimpl.checkpoint.weights import merge as module
-from tfm.refimpl.checkpoint.weights.merge import merge
+from tfm.refimpl.checkpoint.weights import low_rank as module
+from tfm.refimpl.checkpoint.weights.low_rank import merge
 
 
 @pytest.mark.parametrize("dora", [False, True])
