@@ -16,7 +16,7 @@ import re
 
 import pytest
 from helpers.configs import PUBLIC, ROWS, changed, rewritten
-from helpers.refused import pattern, refused
+from helpers.refused import pattern
 from huggingface_hub.errors import StrictDataclassFieldValidationError
 from tfm.refimpl.checkpoint.families import families, read_config, with_model_type
 from tfm.refimpl.errors import ConfigError
