@@ -265,14 +265,15 @@ def test_arrays_of_another_shape_or_type_are_refused():
             read(arrays | {name: array[None]}, config)
         with refused(BundleError, f"golden/{name}.npy", "shape"):
             read(arrays | {name: array.astype(np.complex128)}, config)
-    for name, value in {
-        "tokens": 97,
-        "source": -1,
-        "lengths": 0,
-        "source_lengths": 99,
-        "columns": 97,
-        "best": 97,
-    }.items():
+    for name, value in (
+        ("tokens", 97),
+        ("source", -1),
+        ("source", 97),
+        ("lengths", 0),
+        ("source_lengths", 99),
+        ("columns", 97),
+        ("best", 97),
+    ):
         outside = arrays[name].copy()
         outside.reshape(-1)[0] = value
         with refused(BundleError, f"golden/{name}.npy"):
