@@ -9,10 +9,10 @@ import numpy as np
 from .device_buffer import DeviceBuffer
 
 
-@dataclass
+@dataclass(frozen=True)
 class EncoderKV:
     """An encoder's keys and values: the arrays that `encoder_kinds` names, layer by layer, and the lengths
-    [B] of the texts.
+    [B] of the texts. They never change, so caches may share their memory.
 
     `texts` [B] has the number of each row's text. Rows with the same number have equal content. So beams of
     one text, whose rows are reordered at each step, copy nothing.
@@ -27,22 +27,14 @@ class EncoderKV:
         return sum(buffer.nbytes for buffer in self.buffers)
 
     def selected(self, rows: np.ndarray) -> EncoderKV:
-        """Return new buffers with the given rows."""
-        buffers = [DeviceBuffer(b.read()[rows], b.device) for b in self.buffers]
-        lengths = DeviceBuffer(self.lengths.read()[rows], self.lengths.device)
-        return EncoderKV(buffers, lengths, self.texts[rows])
-
-    def permute(self, rows: np.ndarray) -> None:
-        """Reorder the rows in place, without changing their number.
-
-        Only rows whose text changes are copied.
+        """Return the given rows. On a CPU, rows that follow one another are a view of the memory: keys and
+        values of a sound are tens of megabytes a row.
         """
-        texts = self.texts[rows]
-        changed = np.flatnonzero(texts != self.texts)
-        if not len(changed):
-            return
-        for buffer in (*self.buffers, self.lengths):
-            array = buffer.read()
-            array[changed] = array[rows[changed]]
-            buffer.write(array)
-        self.texts = texts
+        first, count = int(rows[0]), len(rows)
+        follow = np.array_equal(rows, np.arange(first, first + count))
+        of = slice(first, first + count) if follow else rows
+
+        def taken(buffer: DeviceBuffer) -> DeviceBuffer:
+            return DeviceBuffer(buffer.read()[of], buffer.device)
+
+        return EncoderKV([taken(buffer) for buffer in self.buffers], taken(self.lengths), self.texts[rows])

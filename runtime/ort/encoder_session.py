@@ -51,22 +51,32 @@ class EncoderSession:
         token_types: np.ndarray | None,
         outputs: Mapping[str, DeviceBuffer],
     ) -> None:
-        """Encode the ids [B, T], or the frames of sounds, and write the outputs into these buffers, by
-        name."""
+        """Encode the ids [B, T], or the frames of sounds, and write the outputs into these buffers, by name.
+
+        On a CPU, sounds are encoded one after the other. One alone fills the cores, and a run of several
+        needs several times the memory.
+        """
         token_types = np.zeros_like(ids) if token_types is None else token_types
         inputs = {"tokens": ids, "lengths": lengths, "token_types": token_types}
+        batch = len(ids)
         if self.config.sound_shape is not None:
             sound = ids.astype(self.dtype, copy=False)
             inputs = {"frames": sound, "samples": sound}
-        inputs |= self._position_tables(self.config.positions(ids.shape[1]))
-        arrays = [np.ascontiguousarray(inputs[port.name]) for port in self.graph.inputs]
+            if all(buffer.device == "cpu" for buffer in outputs.values()):
+                batch = 1
+        inputs = {name: np.ascontiguousarray(array) for name, array in inputs.items()}
+        tables = self._position_tables(self.config.positions(ids.shape[1]))
         io = self.session.io_binding()
-        for port, array in zip(self.graph.inputs, arrays, strict=True):
-            io.bind_input(port.name, "cpu", 0, array.dtype, array.shape, array.ctypes.data)
-        for name, buffer in outputs.items():
-            io.bind_output(name, buffer.device, 0, buffer.dtype, buffer.shape, buffer.pointer)
-        with one_line(f"{self.graph.file} can't be run"):
-            self.session.run_with_iobinding(io)
+        for first in range(0, len(ids), batch):
+            rows = {name: array[first : first + batch] for name, array in inputs.items()} | tables
+            for port in self.graph.inputs:
+                array = rows[port.name]
+                io.bind_input(port.name, "cpu", 0, array.dtype, array.shape, array.ctypes.data)
+            for name, buffer in outputs.items():
+                shape = (batch, *buffer.shape[1:])
+                io.bind_output(name, buffer.device, 0, buffer.dtype, shape, buffer.address(first))
+            with one_line(f"{self.graph.file} can't be run"):
+                self.session.run_with_iobinding(io)
 
     def shapes(self, ids: np.ndarray) -> dict[str, tuple[int, ...]]:
         """Return the shapes of the outputs for these ids, by name."""

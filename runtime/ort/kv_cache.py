@@ -166,8 +166,9 @@ class CacheBuffers:
 
         Only changed rows are copied, up to their valid length.
         """
-        if self.encoder_kv is not None:
-            self.encoder_kv.permute(rows)
+        kv = self.encoder_kv
+        if kv is not None and (kv.texts[rows] != kv.texts).any():
+            self.encoder_kv, self.bindings, self.decode_steps = kv.selected(rows), None, None
         changed = np.flatnonzero(rows != np.arange(len(rows)))
         if not len(changed):
             return

@@ -231,14 +231,19 @@ def _utterances(
 
 
 def _language(speech: SpeechTokens, name: str | None) -> str | None:
-    """The code of a language that is named. Raises LimitError if the model hasn't it."""
+    """The code of a language that is named; None for an English-only model, whose prompts name no language.
+
+    Raises LimitError if the model doesn't transcribe the language.
+    """
     if name is None:
         return None
     from ...refimpl.checkpoint.tokenizers.auto_tokenizer.classes import whisper_language
 
     code = name if name in speech.languages else whisper_language(name)
+    if code == "en" and not speech.languages:
+        return None
     if code not in speech.languages:
-        known = ", ".join(speech.languages) or "no other language than its own"
+        known = ", ".join(speech.languages) or "only English"
         raise LimitError(f"the model transcribes {known}: language can't be {name!r:.40}")
     return code
 

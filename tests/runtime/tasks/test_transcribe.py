@@ -324,6 +324,7 @@ def test_a_language_is_told_by_name_or_code_and_a_task_by_name():
     _, alone = made(1, False)
     with refused(LimitError, "language", "'de'"):
         alone.transcribe(samples, language="de")
+    assert list(alone.transcribe(samples, language="en")) == list(alone.transcribe(samples))
     with refused(LimitError, "task", "transcribe", "'translate'"):
         alone.transcribe(samples, task="translate")
 
