@@ -59,6 +59,7 @@ def optimize(model: ir.Model, stored: Collection[str]) -> None:
             should_fold=lambda node: False if any(v and v.name in stored for v in node.inputs) else None,
         )
     common.CommonSubexpressionEliminationPass()(model)
+    common.IdentityEliminationPass()(model)
 
 
 @contextmanager
