@@ -47,7 +47,7 @@ def name_weights(model: ir.Model, stored: Mapping[str, Tensor]) -> None:
 
 
 def optimize(model: ir.Model, stored: Collection[str]) -> None:
-    """Fold constants, and compute equal expressions once.
+    """Fold constants, compute equal expressions once, and leave Identity nodes out.
 
     Needs: stored weights without values. If they had values, the optimizer would fold expressions of weights
     into constants inside the graph. It would also merge small weights that are equal, such as two norms whose

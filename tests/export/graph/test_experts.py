@@ -13,6 +13,7 @@ from helpers import onnx_graph, tiny_models  # noqa: F401  (the exporter's funct
 from helpers.refused import refused
 from tfm.export.graph import experts, trace
 from tfm.export.graph.build import build
+from tfm.export.graph.kernels import over_kernels
 from tfm.export.graph.rewriting import constant
 from tfm.refimpl.config import Decoder, MoE, SwiGLUOAI
 from tfm.refimpl.errors import ExportError
@@ -20,6 +21,7 @@ from tfm.refimpl.params.parameter_shapes import ParameterShapes
 from tfm.runtime.bundle import schemes, targets
 from tfm.runtime.bundle.graph_io import graphs
 from tfm.runtime.bundle.plan import Plan, Tensor
+from tfm.runtime.bundle.weight_formats import WeightFormat
 
 PATH = "decoder.layers.0.mlp.experts"
 
@@ -111,6 +113,20 @@ def test_experts_in_several_formats_are_all_traced():
     products = [node.op_type for node in made.graph if str(node.name).startswith(f"{PATH}.1.down")]
     assert products[0] == "MatMul"
     assert len([node for node in made.graph if node.op_type == "ScatterND"]) == 3
+
+
+def test_experts_with_minima_have_kernels():
+    """PyTorch's graph of them names the chosen rows once more."""
+    config = model(3, MoE(3, 2, 24, "silu"))
+    plan = Plan.of(ParameterShapes(config), schemes.find("int8"), targets.find("ort-cpu"))
+    kept = WeightFormat(4, 32, "block", minimum=True, native=True)
+    plan = replace(plan, formats=dict.fromkeys(plan.formats, kept))
+    [graph] = graphs(config, windowed=False)
+    made = build(plan, graph, data=Path("data"), about={})
+    over = over_kernels(made, plan.groups, {}, plan.kernel_tensors({}), Path(), half_cache=False)
+    operators = [node.op_type for node in over.graph]
+    assert [name for name in operators if name.startswith("Expert")] == ["ExpertLinear", "ExpertSum"]
+    assert "ScatterND" not in operators
 
 
 def test_alike_are_experts_with_the_same_leaves_in_one_format():
