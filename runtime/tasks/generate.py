@@ -191,8 +191,8 @@ def prompt_of(
     """Return the prompt for a text: the ids that the answer continues, and the ids that an encoder reads.
 
     - `system`: a message before the text.
-    - `raw`: don't use the chat template or the prefix of an encoder's text, so that the model continues the
-      text itself.
+    - `raw`: send the text to the model unchanged. The chat template isn't applied, and an encoder's text gets
+      no prefix. The model then continues the text.
     - `control_tokens`: convert names such as `<fim_prefix>` and `<extra_id_0>` in a raw text to the control
       tokens of these names.
     - `task`: a task that the checkpoint defines, with its own prefix and options.

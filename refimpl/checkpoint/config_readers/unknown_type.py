@@ -18,37 +18,43 @@ SOUNDS = {
 PICTURES = {"image_size", "patch_size", "num_channels", "vision_config", "backbone_config"}
 # Why a model isn't its text part, or a family whose keys or layers it has, though those are read.
 OTHERWISE = {
-    "canine": "its deep layers have a vector for every few characters, its other layers one for each, and "
-    "tfm's layers all have one for each token",
-    "lilt": "it reads each token with its place on a page, and tfm has no input for places",
-    "paligemma": "a prompt's tokens also see later tokens (prefix-LM), which tfm doesn't support",
-    "switch_transformers": "an expert drops a text's tokens beyond its capacity, which single tokens never "
-    "reach, so what the model writes depends on how it is run",
+    "canine": "Its deep layers have a vector for every few characters, its other layers have one for each "
+    "character. In tfm, every layer has one vector for each token",
+    "lilt": "It reads each token with its place on a page, and tfm has no input for places",
+    "paligemma": "A prompt's tokens also see later tokens (prefix-LM), which tfm doesn't support",
+    "switch_transformers": "An expert drops a text's tokens beyond its capacity, which single tokens never "
+    "reach. So what the model writes depends on how it is run",
 }
+INSTEAD = "Use a model of a supported type, or add this type to tfm"
+NEAR = "The nearest supported types, which have the same config keys, are: {}"
+NONE_NEAR = "No supported type has the same config keys"
 SHOWN = 3  # families
 UNTOLD = 4  # keys that a family doesn't know: from so many on it is no kin
 
 
 def describe(values: Mapping[str, Any], families: Mapping[str, Any]) -> str:
-    """Return a clause of the error about a config.json whose model_type none of the `families` has."""
+    """Return the end of the error about a config.json whose model_type isn't among the `families`: what the
+    model is, which supported types are near, and what to use instead.
+    """
     if SOUNDS & values.keys():
-        return "it is an audio model"
+        return f"It is an audio model. {INSTEAD}"
     if (why := OTHERWISE.get(str(values.get("model_type")))) is not None:
-        return why
+        return f"{why}. {INSTEAD}"
     for name, part in parts(values):
         kind = part.get("model_type")
         if kind in families:
-            return f"tfm reads its text part ({name}, a {kind}) if you save it as a model of its own"
+            return (
+                f"tfm reads only its text part ({name}, a {kind}). Save that part as a separate model first"
+            )
         if "vocab_size" in part and (kin := nearest(part, families)):
-            return f"its text part is {name}. Supported types whose config has the same keys: {kin}"
+            return f"tfm doesn't read its text part ({name}) either. {NEAR.format(kin)}. {INSTEAD}"
     if texts := [name for name, part in parts(values) if "vocab_size" in part]:
-        return f"its text part is {texts[0]}. No supported type has the same config keys"
+        return f"tfm doesn't read its text part ({texts[0]}) either. {NONE_NEAR}. {INSTEAD}"
     if "vocab_size" not in values and PICTURES & values.keys():
-        return "it is an image model"
+        return f"It is an image model. {INSTEAD}"
     kin = nearest(values, families)
-    kind = "it is a text model" if "vocab_size" in values else "tfm can't tell its kind"
-    near = f"Supported types whose config has the same keys: {kin}"
-    return f"{kind}. {near if kin else 'No supported type has the same config keys'}"
+    kind = "It is a text model" if "vocab_size" in values else "tfm can't tell what kind of model it is"
+    return f"{kind}. {NEAR.format(kin) if kin else NONE_NEAR}. {INSTEAD}"
 
 
 def parts(values: Mapping[str, Any], above: str = "") -> Iterator[tuple[str, Mapping[str, Any]]]:

@@ -302,7 +302,7 @@ def _family(keys: Keys) -> tuple[Family, set[Task]]:
     if family is None:
         stated = keys.values["model_type"]
         why = describe(keys.values, families())
-        raise ConfigError(f"{keys.where}: tfm doesn't support model_type {stated!r:.80}: {why}")
+        raise ConfigError(f"{keys.where}: tfm doesn't support model_type {stated!r:.80}. {why}")
     named = keys.get("architectures", list, None) or [next(iter(family.ARCHITECTURES))]
     if not all(isinstance(name, str) and name in family.ARCHITECTURES for name in named):
         raise _architecture(keys, family)

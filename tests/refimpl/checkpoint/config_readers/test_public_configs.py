@@ -22,7 +22,7 @@ from tfm.refimpl.checkpoint.families import families, read_config, with_model_ty
 from tfm.refimpl.errors import ConfigError
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 
-TYPE, CLASS = "tfm doesn't support model_type '{}': .*", "architectures must be one of .*, got "
+TYPE, CLASS = "tfm doesn't support model_type '{}'\\. .*", "architectures must be one of .*, got "
 OWN_CODE = r"\. tfm never runs the repository's own code \(auto_map\)"
 LOW_BIT = "unknown key 'bigdl_transformers_low_bit', .*"
 REFUSED = {

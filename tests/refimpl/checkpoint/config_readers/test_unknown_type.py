@@ -17,15 +17,16 @@ from transformers.models.auto.configuration_auto import CONFIG_MAPPING
         ("switch_transformers", "beyond its capacity"),
         ("lilt", "its place on a page"),
         ("canine", "a vector for every few characters"),
-        ("qwen4_exp", "text part is text_config. No supported type has"),
+        ("qwen4_exp", "its text part (text_config) either. No supported type has"),
         (
             "hunyuan_vl",
-            "text part is text_config. Supported types whose config has the same keys: hunyuan_v1_dense,",
+            "(text_config) either. The nearest supported types, which have the same config keys, are: "
+            "hunyuan_v1_dense,",
         ),
         ("colmodernvbert", "text part (vlm_config.text_config, a modernbert)"),
-        ("flex_olmo", "config has the same keys: olmoe,"),
+        ("flex_olmo", "same config keys, are: olmoe,"),
         ("diffllama", "glm (except lambda_std_dev)"),
-        ("zamba", "it is a text model. No supported type"),
+        ("zamba", "It is a text model. No supported type"),
     ],
 )
 def test_what_a_model_is_and_what_is_near(kind, said):

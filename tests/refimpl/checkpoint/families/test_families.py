@@ -324,7 +324,7 @@ LLAMA3 = {
         ({"architectures": ["LlamaForMaskedLM"]}, "architectures"),
         (
             {"model_type": "unknown"},
-            "support model_type 'unknown': .*Supported types whose config has the same keys",
+            "support model_type 'unknown'. .*nearest supported types, which have the same config keys, are: ",
         ),
         ({"model_type": "unknown", "auto_map": {}}, "'unknown'(?!.*auto_map)"),
         ({"model_type": "unknown", **OWN_CODE}, r"'unknown'.*\(auto_map\)"),
