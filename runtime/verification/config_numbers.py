@@ -80,6 +80,19 @@ def integers(part: object) -> Iterator[int]:
             yield from (2**i for i in range(CHUNK.bit_length()))  # of a run that is read in parallel
 
 
+def compared_tokens(config: Config) -> Iterator[int]:
+    """Yield the tokens that a graph compares its own with.
+
+    They are one with a vector apart, a mask that is dropped, and the ends of a question and of what a head
+    pools.
+    """
+    embeddings = config.embedding, config.text_embedding
+    masks = (one.token_dropout.mask for one in embeddings if one.token_dropout is not None)
+    ends = (stack.separator for stack in config.stacks.values())
+    stated = (*(one.apart for one in embeddings), *masks, *ends, config.head.end)
+    yield from (token for token in stated if token is not None)
+
+
 def distance_tables(config: Config) -> Iterator[tuple[int, ...]]:
     """Yield the tables of integers that a graph may contain to look up something by distance, from 0 to the
     largest distinct distance.

@@ -9,6 +9,8 @@ nodes nor code of `export`.
     products with blocks   sizes, bits, whether their inputs are rounded, and that all is of one weight
     activations of mlps    the operators that they are made of
     tables of distances    row by row, and that the largest distance is the last row
+    what Equal compares    a token with one of the Config's, an expert's number with that of its weights, and
+    integers with          other rows with their places
     any other float        must be a number of its layer, of the next one, or of what isn't in a layer; one
     and integers of masks  before any weight, as a mask's, a number of the Config
 """
@@ -29,7 +31,15 @@ from ..bundle.graph_nodes import Node, content
 from ..bundle.kernel_storage import KERNELS
 from ..bundle.plan import Tensor
 from ..bundle.views import stored_name
-from .config_numbers import distance_tables, epsilons, integers, numbers, shared_numbers, stacks
+from .config_numbers import (
+    compared_tokens,
+    distance_tables,
+    epsilons,
+    integers,
+    numbers,
+    shared_numbers,
+    stacks,
+)
 
 if TYPE_CHECKING:
     from numpy import ndarray as Array
@@ -67,7 +77,7 @@ ARITHMETIC = frozenset(
 )
 LOOKUPS = frozenset({"Gather", "GatherND"})
 ACTIVATIONS = frozenset().union(*MADE_OF.values())
-EXPERT = re.compile(r"\.experts\.\d+")
+EXPERT = re.compile(r"\.experts\.(\d+)")
 
 
 class Place(NamedTuple):
@@ -116,6 +126,7 @@ class _Settings:
         self.allowed: dict[tuple[str, int, str], frozenset[float]] = {}
         stated = set(integers(self.config))
         self.integers = {0, 1, 2}.union(*({n - 1, n, n + 1} for n in stated))
+        self.tokens = frozenset(compared_tokens(self.config))
         for order, node in enumerate(self.nodes):
             self._place(order, node)
 
@@ -353,6 +364,31 @@ class _Settings:
             elif node.operator in ARITHMETIC and values.size == 1:
                 value = int(values.ravel()[0])
                 self._stated(node, f"input {place}", value, abs(value) in self.integers)
+            elif node.operator == "Equal" and values.dtype.kind == "i":
+                self._compared(node, place, values.ravel().tolist())
+
+    def _compared(self, node: Node, place: int, values: list[int]) -> None:
+        """What integers are equal to: the places of a row, the number of an expert, a token, or 0."""
+        if len(values) != 1:
+            self.compare(f"{node.outputs[0]}: places", values, [*range(len(values))])
+        elif expert := self._expert_behind(node):
+            self.compare(f"{node.outputs[0]}: expert", values, [int(expert)])
+        else:
+            others = () if node.inputs[1 - place] == "tokens" else (0,)
+            self._stated(node, f"input {place}", values[0], values[0] in self.tokens.union(others))
+
+    def _expert_behind(self, node: Node) -> str:
+        """The expert that gets the rows which a comparison in a layer chooses; empty where there is none."""
+        if self.layer(self.place(node).leaf) is None:
+            return ""
+        values, known = [*node.outputs], {*node.outputs}
+        for value in values:  # the nearest first
+            for reader in self.readers.get(value, ()):
+                if found := EXPERT.search(self.place(reader).leaf):
+                    return found[1]
+                values += [name for name in reader.outputs if name not in known]
+                known.update(reader.outputs)
+        return ""
 
     def _table_of_distances(self, node: Node, rows: Array) -> None:
         """A table that the graph itself holds, and the largest distance that is looked up."""

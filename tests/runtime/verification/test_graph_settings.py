@@ -11,6 +11,7 @@ import pytest
 from helpers import tiny_models
 from helpers.exported import export_once, rehash
 from tfm.refimpl.config import (
+    Classify,
     Config,
     Dense,
     Gated,
@@ -19,7 +20,9 @@ from tfm.refimpl.config import (
     NeighbourConv,
     PerLayerInput,
     Plain,
+    QuestionTokens,
     Tag,
+    TokenDropout,
 )
 from tfm.runtime.bundle.bundle import Bundle, open_bundle
 from tfm.runtime.verification import graph_settings
@@ -63,9 +66,18 @@ def reader() -> Config:
     return tiny_models.reader(tiny_models.shared_kv())
 
 
+def comparing() -> Config:
+    """Whose graph compares tokens with a mask, with the end of a question and of a text, and with experts."""
+    base = tiny_models.windowed(head=Classify(3, "last", end=7), spread=QuestionTokens(5))
+    first, second = base.stack.layers
+    experts = replace(second, mlp=MoE(3, 2, 24, "silu", after=LayerNorm(1e-5)))
+    embedding = replace(base.embedding, token_dropout=TokenDropout(80))
+    return replace(base, embedding=embedding, stack=replace(base.stack, layers=(first, experts)))
+
+
 CONFIGS: dict[str, Config] = {
     "mixed": mixed(), "encoder": encoder(), "reader": reader(), "narrow": tiny_models.narrow(),
-    "merging": tiny_models.merging(),
+    "merging": tiny_models.merging(), "comparing": comparing(),
 }  # fmt: skip
 
 
@@ -207,8 +219,8 @@ def test_places_in_a_cache_for_positions_are_told(bundles, tmp_path):
     assert found["kernels.onnx"].note.endswith("export it again")
 
 
-def other_number(old: float, new: float, which: slice = slice(None)) -> Plant:
-    """Nodes compute with another number of the graph's own."""
+def other_number(old: float, new: float, which: slice = slice(None), *, operator: str = "") -> Plant:
+    """Nodes, or those of an operator, compute with another number of the graph's own."""
 
     def plant(model: Model) -> None:
         inside = [value for value in model.graph.initializer if not value.external_data]
@@ -216,7 +228,8 @@ def other_number(old: float, new: float, which: slice = slice(None)) -> Plant:
         kind = "f" if isinstance(old, float) else "i"
         single = {name: value for name, value in held.items() if value.size == 1 and value.dtype.kind == kind}
         old_names = {name for name, value in single.items() if value == value.dtype.type(old)}
-        readers = [node for node in model.graph.node if old_names & {*node.input}]
+        of = [node for node in model.graph.node if operator in ("", node.op_type)]
+        readers = [node for node in of if old_names & {*node.input}]
         assert readers
         for node in readers[which]:
             i, name = next((i, name) for i, name in enumerate(node.input) if name in old_names)
@@ -257,7 +270,36 @@ MERGED: dict[str, tuple[str, Plant]] = {
     "eps of the other text's keys": ("encoder.onnx", setting(NORMS, "epsilon", 1e-5)),
     "later positions of a window": ("encoder.onnx", other_number(4, 65)),
     "a window of the decoder": ("model.onnx", other_number(3, 65)),
+    "a token apart": ("encoder.onnx", other_number(5, 6, operator="Equal")),
+    "a token apart in the decoder": ("model.onnx", other_number(5, 0, operator="Equal")),
 }
+
+
+def places_swapped(model: Model) -> None:
+    """A chosen expert isn't the one that is left out of the next choice."""
+    held = {value.name: value for value in model.graph.initializer}
+    (name, *_) = (
+        name for node in nodes(model, ("Equal",)) for name in node.input if name in held and held[name].dims
+    )
+    value = held[name]
+    value.CopyFrom(onnx.numpy_helper.from_array(np.roll(onnx.numpy_helper.to_array(value), 1), name))
+
+
+COMPARED: dict[str, Plant] = {
+    "a mask": other_number(80, 81, operator="Equal"),
+    "the end of a question": other_number(5, 4, operator="Equal"),
+    "the end of a text": other_number(7, 0, operator="Equal"),
+    "an expert": other_number(2, 1, operator="Equal"),
+    "experts that were chosen": places_swapped,
+}
+
+
+@pytest.mark.parametrize("plant", COMPARED)
+def test_what_a_graph_compares_with_is_the_configs(bundles, tmp_path, plant):
+    bundle = bundles("comparing", "standard", "fp32").path
+    assert [row.ok for row in rows(bundle).values()] == [True]
+    path = planted(bundle, tmp_path, "model.onnx", COMPARED[plant])
+    assert [row.ok for row in rows(path).values()] == [False]
 
 
 @pytest.mark.parametrize("plant", MERGED)
