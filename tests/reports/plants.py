@@ -1,6 +1,6 @@
 """The power of `verify`: drawn plants in bundles, all hashed again, and which of its runs sees each.
 
-    PYTHONPATH=tests python -m reports.plants FOLDER [--count 320] [--seed 1] [--only PART ...]
+    PYTHONPATH=tests python -m reports.plants FOLDER [--count 320] [--seeds 1 2] [--only PART ...]
 
 A plant is one change of one part of one tiny model's bundle. FOLDER keeps the sound bundles and what was
 found, so that a run goes on where it was, and several may divide the parts. The quick checks run; where they
@@ -22,6 +22,7 @@ from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import cache
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -459,13 +460,13 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("folder", type=Path)
     parser.add_argument("--count", type=int, default=320)
-    parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--seeds", type=int, nargs="+", default=[1, 2])
     parser.add_argument("--only", nargs="*", choices=PARTS, metavar="PART")
     options = parser.parse_args()
     options.folder.mkdir(exist_ok=True)
-    for part in options.only or PARTS:
-        run_part(options.folder, options.seed, part, max(1, round(PARTS[part][1] * options.count / 100)))
-    files = (options.folder / f"{part}-{options.seed}.jsonl" for part in PARTS)
+    for seed, part in product(options.seeds, options.only or PARTS):
+        run_part(options.folder, seed, part, max(1, round(PARTS[part][1] * options.count / 100)))
+    files = (options.folder / f"{part}-{seed}.jsonl" for part in PARTS for seed in options.seeds)
     found = [one for file in files for one in found_of(file) if one is not None]
     print(table("plants in", found, lambda one: one.part), table("bundle", found, of_family), sep="\n\n")
 
