@@ -341,6 +341,11 @@ def test_a_bundle_writes_what_the_specification_writes(quant: str, tmp_path: Pat
     runs, same_texts = load(tmp_path / "bundle"), 0
     assert isinstance(runs.engine, OrtEngine)
     assert not runs.engine.session.get_session_options().enable_mem_pattern
+    windows = np.stack([frames_of(sound(seed, SIZE)) for seed in range(3)])
+    several = runs.engine.start(3, windows)
+    for row, window in enumerate(windows):
+        alone = runs.engine.start(1, window[None]).encoder_kv()
+        np.testing.assert_equal(several.copy(row).encoder_kv(), alone)
     for seed in range(6):
         samples = sound(seed, 3 * SIZE)
         wanted = list(ours.transcribe(samples, limits=Limits(), words=True))
