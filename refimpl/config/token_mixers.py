@@ -121,7 +121,7 @@ class TokenMixer(Sublayer):
 
         The attention's own `CacheKind` is given.
         """
-        raise NotImplementedError
+        raise AssertionError("a Config's check keeps attention beside Mamba 2")
 
     def mix(
         self, x: Any, cache: Any, past: Any, weights: Any, positions: Any, chosen: Any

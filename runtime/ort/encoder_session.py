@@ -39,8 +39,16 @@ def runs(lengths: np.ndarray) -> list[np.ndarray]:
 class EncoderSession:
     """A session of an encoder's graph, with its tables of cosines and sines."""
 
-    def __init__(self, session: ort.InferenceSession, graph: Graph, config: Config, dtype: np.dtype) -> None:
+    def __init__(
+        self,
+        session: ort.InferenceSession,
+        graph: Graph,
+        config: Config,
+        dtype: np.dtype,
+        device: str = "cpu",
+    ) -> None:
         self.session, self.graph, self.config, self.dtype = session, graph, config, dtype
+        self.device = device
         self._tables: dict[str, np.ndarray] = {}
         self._positions = 0
 
@@ -58,12 +66,10 @@ class EncoderSession:
         """
         token_types = np.zeros_like(ids) if token_types is None else token_types
         inputs = {"tokens": ids, "lengths": lengths, "token_types": token_types}
-        batch = len(ids)
         if self.config.sound_shape is not None:
             sound = ids.astype(self.dtype, copy=False)
             inputs = {"frames": sound, "samples": sound}
-            if all(buffer.device == "cpu" for buffer in outputs.values()):
-                batch = 1
+        batch = 1 if self.config.sound_shape is not None and self.device == "cpu" else len(ids)
         inputs = {name: np.ascontiguousarray(array) for name, array in inputs.items()}
         tables = self._position_tables(self.config.positions(ids.shape[1]))
         io = self.session.io_binding()

@@ -140,7 +140,7 @@ class OrtEngine:
         self._decoder: DecoderSession | None = None
         if "encoder" in self.config.stacks:
             file = ENCODER if ENCODER in sessions else GRAPH
-            self._encoder = EncoderSession(*sessions[file], self.config, self.dtype)
+            self._encoder = EncoderSession(*sessions[file], self.config, self.dtype, self.device)
         if "decoder" in self.config.stacks:
             self._decoder = DecoderSession(self.session, graph, self.config, self.dtype, self.device)
             if self._captures is not None:
