@@ -1,16 +1,16 @@
 """Replace a directory completely or not at all, whatever interrupts the replacement.
 
-During a replacement, these may lie beside the directory NAME:
+During a replacement, these files may lie beside the directory NAME:
 
-    .NAME.tfm-lock              locked by the process that replaces NAME, until it ends or dies
-    .NAME.tfm-new-PID-RANDOM    the next NAME; nobody reads it before it is complete and on disk
+    .NAME.tfm-lock              locked by the process that replaces NAME, until the process ends or dies
+    .NAME.tfm-new-PID-RANDOM    the next NAME; no process reads it before it is complete and on disk
     .NAME.tfm-old-PID-RANDOM    the previous NAME, which exists only once the new one is complete
 
-The swap renames NAME to old, then new to NAME, then removes old. After an interruption, the remaining
-directories show how far the swap came. If NAME is missing and an old directory exists, the new directory was
-complete, so it becomes NAME. If the new directory is gone, the old one becomes NAME again. All other
-leftovers are removed. The operating system frees the lock when its owner dies. So a directory without a
-locked lock belongs to a dead process.
+The swap renames NAME to old, then new to NAME, and then removes old. After an interruption, the remaining
+directories show how far the swap came. If NAME is missing and an old directory exists, the new directory
+was complete, so it becomes NAME. If the new directory is gone, the old directory becomes NAME again. All
+other leftovers are removed. The operating system frees the lock when its owner dies. So a directory
+without a locked lock file belongs to a dead process.
 """
 
 from __future__ import annotations
@@ -33,11 +33,15 @@ LOOK_S = 0.2  # between two looks at another process's lock
 
 
 class BusyError(ExportError):
-    """Another process is writing the same directory."""
+    """Raised if another process is writing the same directory."""
 
 
 def recover(path: Path | str) -> None:
-    """Finish or undo an interrupted replacement of `path`, unless the process that replaces it still runs."""
+    """Finish or undo an interrupted replacement of `path`, unless the process that replaces `path` still
+    runs.
+
+    Raises BundleError if `path` is missing and the folder around it can't be written.
+    """
     path = Path(path).resolve()
     if not _left(path):
         return
@@ -59,8 +63,8 @@ def recover(path: Path | str) -> None:
 def wait_for(path: Path, progress: Progress) -> bool:
     """Wait until no other process is replacing `path`, whether the replacement succeeds or not.
 
-    Returns whether there was such a process. While it waits, `progress` shows one line to the user. Ctrl-C
-    ends the wait.
+    Returns whether another process was replacing `path`. During the wait, `progress` shows one line to the
+    user. Ctrl-C ends the wait.
     """
     path = path.resolve()
     if not _is_locked(path):
@@ -75,9 +79,8 @@ def wait_for(path: Path, progress: Progress) -> bool:
 def replacing(path: Path) -> Iterator[Path]:
     """Give a `with` block a new directory, which replaces `path` at the end of the block.
 
-    After an error in the block, the new directory is removed and `path` stays.
-
-    Raises BusyError, an ExportError, when another process is replacing the same directory.
+    If the block raises an error, the new directory is removed and `path` stays as it was. Raises
+    BusyError, an ExportError, if another process is replacing the same directory.
     """
     path = path.resolve()
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -98,15 +101,17 @@ def replacing(path: Path) -> Iterator[Path]:
 
 
 def settled(path: Path) -> Path:
-    """Return the path that a directory will have in the end: for a new directory of `replacing`, the path
-    that it will replace.
+    """Return the final path of a directory. A new directory of `replacing` will get the path that it
+    replaces. Any other directory keeps its path.
     """
     new = re.fullmatch(r"\.(.+)\.tfm-new-\d+-[0-9a-f]{8}", path.name)
     return path if new is None else path.with_name(new[1])
 
 
 def sync(path: Path) -> None:
-    """Wait until a file, or a directory's list of entries, is written to disk (fsync)."""
+    """Wait until the operating system has written a file, or a directory's list of entries, to disk
+    (fsync).
+    """
     if os.name == "nt" and path.is_dir():
         return  # Windows has no handle on a directory; its renames are journalled
     fd = os.open(path, os.O_RDONLY if path.is_dir() else os.O_RDWR)
@@ -125,7 +130,9 @@ def _left(path: Path, state: str = "*") -> list[Path]:
 
 
 def _settle(path: Path) -> None:
-    """Finish or undo the replacement, by the files that are there; the caller holds the lock."""
+    """Finish or undo an interrupted replacement, as the remaining directories say. The caller holds the
+    lock.
+    """
     old, new = _left(path, "old"), _left(path, "new")
     if not path.exists() and old:
         os.rename(new[0] if new else old[0], path)
@@ -150,8 +157,8 @@ def _is_locked(path: Path) -> bool:
 
 @contextmanager
 def locked(path: Path) -> Iterator[None]:
-    """Hold the lock file beside `path` during a `with` block. Raises BusyError if another process
-    holds it.
+    """Hold the lock file beside `path` during a `with` block. Raises BusyError if another process holds the
+    lock.
     """
     lock = _lock_of(path)
     while True:
@@ -180,7 +187,7 @@ def locked(path: Path) -> Iterator[None]:
 
 
 def _lock(fd: int) -> None:
-    """Take the lock without waiting; BlockingIOError when it is taken."""
+    """Lock an open file without waiting. Raises BlockingIOError if another process has locked it."""
     try:
         import fcntl
     except ImportError:  # Windows

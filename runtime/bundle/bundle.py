@@ -1,26 +1,30 @@
-"""The on-disk form of an exported model, format 3.
+"""Open an exported model on disk, format 3.
 
-A bundle is a directory. It MUST hold
+A bundle is a directory. It MUST contain
 
     tfm.json          the manifest (`runtime.bundle.manifest`)
     model.onnx        the graph; its weights MUST lie in model.onnx.data
     model.onnx.data   the weights, and nothing but the weights
-    golden/NAME.npy   inputs with the specification's outputs, an array a file (`runtime.bundle.golden_files`)
+    golden/NAME.npy   inputs and the specification's outputs, one array in each file
+                      (`runtime.bundle.golden_files`)
 
-and, if its model is a decoder that reads an encoder, and only then,
+and, if and only if the model is a decoder that reads an encoder,
 
     encoder.onnx      the encoder's graph; its weights MUST lie in model.onnx.data too, each tensor once
 
-and MAY hold, for ort-cpu and weights in blocks, kernels.onnx (and encoder.kernels.onnx beside encoder.onnx):
-these graphs over tfm's own kernels (`runtime.bundle.kernel_storage`); and tokenizer.json,
-chat_template.jinja, tool_use.jinja (the template of chats with tools), certificate.json, and the licences,
-notices and model card of its source under their own names (`refimpl.checkpoint.licence`). These MUST be
-regular files, not links. Other files MAY be in the directory; they are never read. A graph MUST have the
-inputs and outputs that `runtime.bundle.graph_io` names for the kind of model: a decoder, a plain encoder, or
-a decoder that reads an encoder; and it MUST have the form that `runtime.bundle.graph_check` holds it to.
+A bundle for ort-cpu with weights in blocks MAY also contain kernels.onnx, and encoder.kernels.onnx beside
+encoder.onnx. These are the same graphs over tfm's own kernels (`runtime.bundle.kernel_storage`). A bundle
+MAY contain tokenizer.json, chat_template.jinja, tool_use.jinja (the template of chats with tools) and
+certificate.json. It MAY also contain the licences, notices and model card of its source under their own
+names (`refimpl.checkpoint.licence`). All these files MUST be regular files, not links. Other files MAY be
+in the directory; tfm never reads them.
 
-The same export gives the same bytes in all files but certificate.json. The hashes detect accidental damage.
-They don't protect against an attacker, who can change them too.
+A graph MUST have the inputs and outputs that `runtime.bundle.graph_io` names for the kind of model: a
+decoder, a plain encoder, or a decoder that reads an encoder. A graph MUST also pass
+`runtime.bundle.graph_check`.
+
+The same export gives the same bytes in all files except certificate.json. The hashes detect accidental
+damage. They don't protect against an attacker, who can change the hashes too.
 """
 
 from __future__ import annotations
@@ -93,7 +97,7 @@ class Bundle:
 
     @property
     def plan(self) -> Plan:
-        """The plan that says how the bundle's weights are stored."""
+        """The plan of how the bundle stores its weights."""
         return self.manifest.plan
 
     @property
@@ -110,8 +114,8 @@ class Bundle:
 
     @property
     def products(self) -> Products:
-        """The method by which products of 8-bit integers get the scales of their inputs, or "float" if the
-        bundle has no such products.
+        """How products of 8-bit integers get the scales of their inputs: "dynamic", "static", or "float" if
+        the bundle has no such products.
         """
         columns = [one for one in self.manifest.schemes.values() if one.by_column]
         if not columns or any(one.activation_bits == 16 for one in columns):
@@ -135,9 +139,7 @@ class Bundle:
 
     @property
     def graphs(self) -> tuple[Graph, ...]:
-        """The bundle's graphs over the target's operators; graphs over tfm's own kernels aren't
-        among them.
-        """
+        """The bundle's graphs over the target's operators. Graphs over tfm's own kernels aren't included."""
         return self.plan.graphs(self.manifest.cache)
 
     @property
@@ -146,22 +148,22 @@ class Bundle:
 
     @property
     def labels(self) -> tuple[str, ...]:
-        """The names of the head's labels; empty if it has none."""
+        """The names of the classification head's labels; empty for a model without labels."""
         return self.manifest.labels
 
     @property
     def tokenizer(self) -> str | None:
-        """The text of tokenizer.json."""
+        """The text of tokenizer.json; None if the bundle has no such file."""
         return self._text(TOKENIZER)
 
     @property
     def chat_template(self) -> str | None:
-        """The text of chat_template.jinja."""
+        """The text of chat_template.jinja; None if the bundle has no such file."""
         return self._text(TEMPLATE)
 
     @property
     def tool_use_template(self) -> str | None:
-        """The text of tool_use.jinja."""
+        """The text of tool_use.jinja; None if the bundle has no such file."""
         return self._text(TOOL_USE)
 
     @cached_property
@@ -174,11 +176,15 @@ class Bundle:
 
     @cached_property
     def _joined(self) -> dict[str, np.ndarray | Blocks]:
-        """The parameters of the latest group of several: one after the other is asked for."""
+        """The parameters of the group of several parameters that was read last, because callers read them one
+        after the other.
+        """
         return {}
 
     def tensor(self, name: str) -> np.ndarray:
-        """Read a stored tensor from the file. A tensor of type int4 or uint4 is returned as packed bytes."""
+        """Read the stored tensor `name` from the file. An int4 or uint4 tensor is returned as packed
+        bytes.
+        """
         entry = self.manifest.tensors[name]
         raw = self._data.read(entry.offset, entry.offset + entry.length)
         if entry.dtype in ("int4", "uint4"):
@@ -186,9 +192,7 @@ class Bundle:
         return raw.view(entry.dtype).reshape(entry.shape)
 
     def leaf(self, name: str) -> np.ndarray | Blocks:
-        """Return one parameter of the parameter tree, with its arrays in the types in which they
-        are stored.
-        """
+        """Read one parameter from the file. Its arrays have the types in which they are stored."""
         if (leaf := self._joined.get(name)) is not None:
             return leaf
         group = self._owners[name]
@@ -200,7 +204,7 @@ class Bundle:
         return leaves[name]
 
     def params(self) -> Tree:
-        """Return the parameters with which the graph computes, as a parameter tree. Its floats are float32.
+        """Return all parameters with which the graph computes, as a parameter tree with floats in float32.
 
         A parameter is read from the file when it is first used.
         """
@@ -214,10 +218,10 @@ class Bundle:
         return self.plan.shapes.lazily(load)
 
     def check_hashes(self) -> None:
-        """Read every file and compare its hash with the manifest's.
+        """Read every file and compare its hash with the manifest's hash.
 
-        Raises BundleError, which names the first file whose hash differs. Raises NumericError, which names a
-        tensor that holds NaN or infinity, even if the hash of its file is right.
+        Raises BundleError with the name of the first file that has a different hash. Raises NumericError
+        with the name of a tensor that contains NaN or infinity, even if the hash of its file is right.
         """
         for name, file in self.manifest.files.items():
             if name == DATA:
@@ -226,12 +230,12 @@ class Bundle:
                 _check_hash(self.path, name, file)
 
     def check_graphs(self) -> None:
-        """Call `check_graph` for all graphs that use the target's operators."""
+        """Check all graphs over the target's operators with `check_graph`."""
         for graph in self.graphs:
             self.check_graph(graph)
 
     def check_graph(self, graph: Graph) -> None:
-        """Raise BundleError for a graph that no export can have written. ONNX Runtime must not load such a
+        """Raise BundleError if no export can have written this graph. ONNX Runtime must not load such a
         graph.
         """
         path = self.path / graph.file
@@ -239,8 +243,10 @@ class Bundle:
         check_graph(data, graph, Weights(DATA, self.manifest.tensors), self.dtype, str(path))
 
     def kernel_graph(self, graph: Graph) -> tuple[bytes, set[Operator]]:
-        """Check a graph over tfm's own kernels as `check_graph` does, and return its content and its
+        """Check the graph over tfm's own kernels that replaces `graph`. Returns the bytes of its file and its
         operators.
+
+        Raises BundleError if no export can have written the graph over kernels.
         """
         path = self.path / kernel_storage.GRAPHS[graph.file]
         data = read_file(path, LIMITS[path.name], BundleError)
@@ -250,16 +256,18 @@ class Bundle:
 
     @property
     def read_size(self) -> int:
-        """Return the bytes of the weights that a decode step reads if tfm's kernels compute it."""
+        """The number of bytes of weights that one decode step reads if tfm's kernels compute it."""
         return self.plan.read_size(self.manifest.forms)
 
     @cached_property
     def kernel_tensors(self) -> dict[str, Tensor]:
-        """Return the places of the tensors in kernels.data, the file that the runtime writes."""
+        """The type, shape and place of each tensor in kernels.data, the file that the runtime writes."""
         return self.plan.kernel_tensors(self.manifest.forms)
 
     def checking(self) -> Callable[[], None]:
-        """Start `check_hashes` in a thread, and return a function that waits for it and raises its error."""
+        """Start `check_hashes` in a thread. Returns a function that waits for the thread and raises its
+        error.
+        """
         errors: list[Exception] = []
 
         def run() -> None:
@@ -288,10 +296,10 @@ class Bundle:
 
 
 def open_bundle(path: Path | str, check_hashes: bool = False) -> Bundle:
-    """Open a bundle, after finishing or undoing an interrupted export to its path.
+    """Open a bundle. If an export to its path was interrupted, first finish or undo this export.
 
-    This compares the hashes of the graphs with the manifest; `check_hashes` compares those of all files.
-    Raises BundleError if the directory breaks a rule of the format.
+    The function compares the hashes of the graphs with the manifest. With `check_hashes`, it compares the
+    hashes of all files. Raises BundleError if the directory breaks a rule of the format.
     """
     path = Path(path)
     recover(path)
@@ -328,12 +336,14 @@ def open_bundle(path: Path | str, check_hashes: bool = False) -> Bundle:
 
 
 def manifest_hash(bundle: Path) -> str:
-    """Return the SHA-256 of tfm.json, which holds the hashes of all other files."""
+    """Return the SHA-256 of tfm.json, a file that contains the hashes of all other files."""
     return sha256_of((bundle / MANIFEST).read_bytes()).hexdigest()
 
 
 def _regular(directory: Path, name: str) -> int:
-    """The size of a regular file; links aren't followed, since a bundle must contain all its files."""
+    """Return the size of a regular file in bytes. Raises BundleError for a link, because a bundle must
+    contain all its files.
+    """
     path = directory / name
     limit = LARGEST if is_notice(name) else LIMITS.get(name)
     try:
@@ -358,7 +368,7 @@ def _compare(path: Path, got: str, file: File) -> None:
 
 
 def _check_data(path: Path, file: File, tensors: Mapping[str, Tensor]) -> None:
-    """The hash of the weights; on the way each of their floats must be finite. Everything is read once."""
+    """Check the hash of the weights, and that each of their floats is finite. The file is read once."""
     data = FileBytes(path / DATA, BundleError)
     buffer, digest, at = np.empty(CHUNK, np.uint8), new(len(data)), 0
     not_finite: list[str] = []
@@ -385,9 +395,9 @@ def _check_data(path: Path, file: File, tensors: Mapping[str, Tensor]) -> None:
 
 
 def is_finite(values: np.ndarray) -> bool:
-    """Return whether no number is NaN or infinite.
+    """Return whether every number of a float array is finite.
 
-    The function tests the bits, since a CPU has no fast arithmetic for float16.
+    The function tests the bits, because a CPU has no fast arithmetic for float16.
     """
     bits = values.view(f"u{values.itemsize}")
     exponent = bits.dtype.type(np.array(np.inf, values.dtype).view(bits.dtype))

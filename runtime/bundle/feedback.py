@@ -1,13 +1,14 @@
 """Measure the inputs of a model's matrices over the calibration text, for rounding with feedback.
 
 Rounding with feedback (`refimpl.calibrate.coordinate_descent`) needs Σ xᵀx over the inputs x of a matrix.
-Both an export and `verify` compute these sums here from the unquantized model, layer by layer. So memory
-holds the sums and weights of only one layer at a time, and the vectors of the text.
+Both an export and `verify` compute these sums here from the unquantized model, one layer after the other.
+So memory holds the sums and weights of only one layer at a time, and the vectors of the text.
 
 Two processors may round these sums differently. Then a number halfway between two codes may get the other
-code, and the new error changes all other codes. So `verify` doesn't compute the codes again and compare them.
-Instead, it requires that each code and scale is near the best number for its place, given all others
-(`SLACK`, and twice the `SCALE_MARGIN` of coordinate descent).
+code, and the new error changes all later codes. So `verify` doesn't compute the codes again to compare
+them. Instead, it requires that each code and each scale is near the best value for its place, given all
+other codes and scales. The tolerances are `SLACK` for codes and twice the `SCALE_MARGIN` of coordinate
+descent for scales.
 """
 
 from __future__ import annotations
@@ -48,8 +49,8 @@ SLACK = 0.002
 
 
 class Inputs(NamedTuple):
-    """The statistics of a matrix's inputs x that rounding uses: their damped mean squares, and their damped Σ
-    xᵀx.
+    """Statistics of a matrix's inputs x: their mean squares, and the sum Σ xᵀx. Both are damped, which means
+    that a part of the mean is added to the diagonal.
     """
 
     importance: Float[Array, " D"]
@@ -61,10 +62,11 @@ OnInputs = Callable[[Mapping[str, Inputs], int, int], None]
 
 
 def compensated(formats: Mapping[str, WeightFormat]) -> frozenset[str]:
-    """Return the parameters that are rounded with feedback: their codes may compensate each other's errors.
+    """Return the names of the parameters that are rounded with feedback, so that their codes compensate each
+    other's errors.
 
-    These are the matrices and tables in fewer than 8 bits, except those that keep the blocks of the
-    checkpoint's file. A table that is only read has no inputs, so `measure` finds none for it.
+    These are all matrices and tables in fewer than 8 bits that don't keep the blocks of the checkpoint's
+    file. A table that the model only looks up has no inputs, so `measure` returns no statistics for it.
     """
     return frozenset(name for name, one in formats.items() if one.searched)
 
@@ -72,7 +74,11 @@ def compensated(formats: Mapping[str, WeightFormat]) -> frozenset[str]:
 def measure(
     source: WeightSource, text: Int[Array, "R T"], names: Collection[str], on_layer: OnInputs
 ) -> None:
-    """Run the model over the rows of a text, and call `on_layer` with the inputs of the named parameters."""
+    """Run the model over the rows of a text, and report the inputs of the named parameters after each layer.
+
+    `on_layer(inputs, done, total)` gets a dict from parameter name to `Inputs`, the number of finished
+    layers and the number of all layers.
+    """
     config = source.config
     together = SideBySide(config, lambda function, numbers: [function(i) for i in numbers])
     called: dict[int, str] = {}  # id of a leaf -> its name, while an op runs
@@ -131,9 +137,11 @@ def measure(
 
 
 def compensating(weight: Array, blocks: Blocks, inputs: Inputs, weight_format: WeightFormat) -> Blocks:
-    """Return blocks with the zero points of these, and codes and scales that compensate each other's errors.
+    """Round a weight so that its codes and scales compensate each other's errors. The zero points of `blocks`
+    are kept.
 
-    The weight is a matrix [D, F] or a table [N, D]; the blocks are those that `rounding.rounded` gives.
+    The weight is a matrix [D, F] or a table [N, D], and `blocks` is the result of `rounding.rounded` for
+    it.
     """
     by_input, narrow = _by_input(weight, blocks, weight_format)
     made = coordinate_descent(by_input, inputs.total, narrow, halves=weight_format.halves)
@@ -141,12 +149,19 @@ def compensating(weight: Array, blocks: Blocks, inputs: Inputs, weight_format: W
 
 
 def error(weight: Array, blocks: Blocks, inputs: Inputs, weight_format: WeightFormat) -> float:
-    """Return what the outputs of a rounded weight lose: tr(Eᵀ H E) with the damped H of its inputs."""
+    """Return the squared error that rounding a weight adds to the outputs of its product: tr(Eᵀ H E).
+
+    E is the error of the weight, and H is the damped sum Σ xᵀx of its inputs.
+    """
     return output_error(*_by_input(weight, blocks, weight_format), Hessian(inputs.total, 1))
 
 
 def is_possible(weight: Array, blocks: Blocks, inputs: Inputs, weight_format: WeightFormat) -> bool:
-    """Return whether zero points give the least error, and codes and scales are near what they round."""
+    """Return whether an export can have rounded a weight to these blocks.
+
+    The zero points must give the least error, and each code and each scale must be near the value that it
+    rounds.
+    """
     weight, blocks = _by_input(weight, blocks, weight_format)
     symmetric, halves = weight_format.symmetric, weight_format.halves
     as_good = is_as_good(weight, blocks, inputs.importance, symmetric=symmetric, halves=halves)
@@ -155,6 +170,8 @@ def is_possible(weight: Array, blocks: Blocks, inputs: Inputs, weight_format: We
 
 
 def _by_input(weight: Array, blocks: Blocks, weight_format: WeightFormat) -> tuple[Array, Blocks]:
-    """A weight and its blocks with the inputs along axis 0, codes in the bits that they have."""
+    """Return a weight and its blocks with the inputs along axis 0. The codes have as many bits as the
+    format's `code_bits`.
+    """
     blocks = rounding.narrowed(blocks, weight_format)
     return (weight, blocks) if blocks.axis == 0 else (weight.T, quant.transpose(blocks))

@@ -1,8 +1,8 @@
-"""The files of a bundle's golden arrays, golden/NAME.npy. They are part of the format, so that other programs
-can read them without tfm.
+"""Name the files golden/NAME.npy, which store a bundle's golden arrays. They are part of the format, so that
+other programs can read them without tfm.
 
-`runtime.verification.golden` describes what the arrays hold. Their numbers are row-major and little-endian:
-ids and counts int64, hashes uint8, all others float64.
+`runtime.verification.golden` describes the content of the arrays. The arrays are row-major and
+little-endian. Ids and counts are int64, hashes are uint8, and all other numbers are float64.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ TYPES = {"i": "<i8", "u": "|u1", "f": "<f8"}
 
 
 def file_of(name: str) -> str:
-    """Return the path of an array's file in a bundle."""
+    """Return the path, inside a bundle, of the file that stores the golden array `name`."""
     return f"{FOLDER}/{name}.npy"
 
 

@@ -1,15 +1,16 @@
 """Check a bundle's graph before ONNX Runtime reads it.
 
-A graph is a program, and a hash stored beside it doesn't prove who wrote it. So a graph must have exactly the
-form that an export writes:
+A graph is a program, and a hash stored beside the graph doesn't prove who wrote it. So a graph must have
+exactly the form that an export writes:
 
-    operators     those of OPERATORS, no functions, no graphs inside of nodes: no loop, nothing that runs long
-                  without large data
-    order         a node's inputs are known before it, and each value is made once: no cycles
-    ports         the inputs and outputs that `graph_io` names, of its types
-    weights       the manifest's tensors, each with its type, shape and place in model.onnx.data, or in
-                  another shape (`runtime.bundle.views`); numbers in the graph itself take as many bytes as
-                  their shape says
+    operators     only operators of OPERATORS; no functions and no graphs inside nodes, so a graph contains
+                  no loop and runs long only on large data
+    order         every input of a node is computed before the node, and each value is computed once, so
+                  the graph has no cycles
+    ports         the inputs and outputs have the names and types that `graph_io` gives
+    weights       each stored tensor has the type, shape and place in model.onnx.data that the manifest
+                  states, or another shape (`runtime.bundle.views`); numbers inside the graph take as many
+                  bytes as their shape implies
     texts         UTF-8
 """
 
@@ -123,11 +124,11 @@ def check_graph(
     where: str,
     operators: Sets = OPERATORS,
 ) -> set[Operator]:
-    """Check that an export can have written this graph. Otherwise raise BundleError, whose message names
-    `where`.
+    """Check that an export can have written the graph whose bytes are `data`, and return the operators of its
+    nodes.
 
-    `weights` are all weights of the bundle, and `dtype` is the bundle's type of floats. Returns the operators
-    of the graph's nodes.
+    Raises BundleError, with `where` in its message, if no export can have written this graph. `weights`
+    describes all stored tensors of the bundle, and `dtype` is the bundle's float type.
     """
     owned = {name: tensor for name, tensor in weights.tensors.items() if graph.owns(name)}
     try:
@@ -139,7 +140,7 @@ def check_graph(
 
 
 class _Check:
-    """The check of one file; each method raises ValueError."""
+    """The check of one graph file. Each method raises ValueError if the graph breaks a rule."""
 
     def __init__(self, data: bytes, graph: Graph, weights: Weights, dtype: str, operators: Sets) -> None:
         self.data, self.graph, self.dtype, self.operators = data, graph, dtype, operators
@@ -187,8 +188,8 @@ class _Check:
         self.known.add(name)
 
     def ports(self, spans: list[tuple[int, int]], ports: tuple[Port, ...], count: int) -> None:
-        """Check that the graph's first `count` inputs or outputs have the names, types and axes of the ports,
-        in the same order.
+        """Check that the graph declares exactly these inputs or outputs, in this order. Of name, type and
+        axes, the first `count` are compared.
         """
         for port, span in zip(ports, spans, strict=False):
             float_type = "float32" if port.name in ("logits", "predictions") else self.dtype
@@ -200,7 +201,7 @@ class _Check:
             raise ValueError(f"it must have {len(ports)} inputs or outputs here, but it has {len(spans)}")
 
     def value(self, span: tuple[int, int]) -> tuple[str, int, tuple[str | int, ...]]:
-        """Return the name, type and axes of a tensor that the graph declares."""
+        """Return the name, element type and axes of a tensor that the graph declares."""
         value = read(self.data, VALUE, span)
         begin, end = value["type"] or (0, 0)
         stated = self.data[begin:end]
@@ -237,8 +238,8 @@ class _Check:
                 self.attributes.add(stated)
 
     def parts(self, count: int, span: tuple[int, int]) -> None:
-        """Check that a Split has the number of outputs that it states. ONNX Runtime crashes on a Split that
-        has more.
+        """Check that a Split node has as many outputs as its attribute num_outputs states. ONNX Runtime
+        crashes on a Split with more outputs.
         """
         if (stated := read(self.data, ATTRIBUTE, span)["i"]) != count:
             raise ValueError(f"Split must have num_outputs {count}, got {stated}")
@@ -250,8 +251,10 @@ class _Check:
             self.tensor(value["t"])
 
     def tensor(self, span: tuple[int, int]) -> str | None:
-        """Return the name of a tensor. It must be a tensor of the manifest at its place, or a small tensor in
-        the graph itself.
+        """Check a tensor of the graph and return its name.
+
+        The tensor must be a tensor of the manifest, at the place that the manifest states, or lie in the
+        graph itself.
         """
         tensor = read(self.data, TENSOR, span)
         name, kind, shape = tensor["name"], tensor["data_type"] or 0, tuple(tensor["dims"])
@@ -283,7 +286,9 @@ class _Check:
 
 
 def _check_integers(name: str | None, values: list[int]) -> None:
-    """Integers, as 64 bits without a sign, are small enough that a size of them can be had."""
+    """Raise ValueError if an integer, read as 64 bits without a sign, is too large to be a size, an axis or
+    an id.
+    """
     for value in values:
         if min(value, 2**64 - value) > LARGEST and value != TO_THE_END:
             raise ValueError(f"{name!r:.80} may hold integers up to {LARGEST}, got {value}")

@@ -1,44 +1,46 @@
-"""The graphs of a bundle: their inputs and outputs, by name. Part of the format.
+"""Name the inputs and outputs of a bundle's graphs. Part of the format.
 
-    graph         of                  inputs                                       outputs
+    graph         model               inputs                                       outputs
     model.onnx    a decoder           tokens past at k.I v.I cos.J sin.J           logits k_out.I v_out.I
-                  with a recurrence   the same, lengths state.I norm.I or h.I c.I  logits state_out.I …
-                  that reads an       the same, encoder_k.I encoder_v.I            the same
+                  … with recurrence   the same, lengths state.I norm.I or h.I c.I  logits state_out.I …
+                  … that reads an     the same, encoder_k.I encoder_v.I            the same
                   encoder             encoder_lengths
                   an encoder alone,   tokens lengths token_types cos.J sin.J       predictions
                   or with a reader
-                  that hears          samples                                      predictions
+                  … that hears        samples                                      predictions
     encoder.onnx  an encoder that a   tokens lengths token_types cos.J sin.J       encoder_k.I encoder_v.I
                   decoder reads
-                  that hears          frames, or samples cos.J sin.J               the same
+                  … that hears        frames, or samples cos.J sin.J               the same
     mtp.onnx      a decoder's module  tokens hidden past at k.I … cos.J sin.J      logits hidden_out k_out.I …
                   for drafts
 
-A graph over tfm's own kernels (`runtime.bundle.kernel_storage`) has the ports of the graph that it replaces.
-Its keys and values are float16 if the manifest says so.
+I counts the decoder's layers, and J counts the rotary settings in the Config's order. A graph has only the
+settings of its own stacks of layers. A graph has the input `token_types` if the embedding has token types.
+`past`, `at`, `lengths` and `encoder_lengths` count tokens, as in `ops.model` and `ops.encoder`.
+`predictions` is the output of the head (`ops.encoder.predict`).
 
-A decoder with such a module has the output `hidden_out` after its logits: the vectors of all its tokens. For
-each of its own tokens, the module reads the vector of the token before it (`ops.mtp`). In mtp.onnx, I and J
-count the module's own layers and rotary settings.
+A layer's cache consists of the arrays that its kind names (`refimpl.engine.cache_kinds`), such as k and v
+for keys and values. If the manifest's cache is shared, each output array uses the memory of its input
+array. So a graph reads a whole state before it writes the next one.
 
-I counts the decoder's layers, and J counts the rotary settings in the Config's order. A graph has only those
-of its own stacks of layers. `token_types` is an input if the embedding has token types. A layer's cache
-consists of the arrays that its kind names (`refimpl.engine.cache_kinds`), such as k and v for keys and
-values. If the manifest's cache is shared, each output array shares the memory of its input array. So a graph
-reads a whole state before it writes the next one. `past`, `at`, `lengths` and `encoder_lengths` count tokens,
-as in `ops.model` and `ops.encoder`.
+A graph over tfm's own kernels (`runtime.bundle.kernel_storage`) has the inputs and outputs of the graph
+that it replaces. Its keys and values are float16 if the manifest says so.
 
-A decoder whose cache is windowed also has an input window_length.W for each window W below the context. It
-states how many tokens of each row the layers with that window hold. These are the latest tokens, stored from
-entry 0 on. The other layers hold all tokens. On a target with `row_lengths`, a decoder whose cache isn't
-copied has GroupQueryAttention's own inputs instead. seqlens [B] is the entry of the cache for each row's last
-token, counting padding. total is the length of the longest row with its new tokens. seqlens.W and total.W are
-the same for the layers with window W. The output best [B, P] is the token with the largest logit, the first
-one of equals, or -1 if a logit isn't finite. `predictions` is the output of the head (`ops.encoder.predict`).
+A decoder with a module for drafts has the output `hidden_out` after its logits: the vectors of all its
+tokens. For each of its own tokens, the module reads the vector of the token before it (`ops.mtp`). In
+mtp.onnx, I and J count the module's own layers and rotary settings.
 
-All ids and numbers are int64, except seqlens and total, which are int32. Logits and predictions are float32.
-Cosines, sines and the cache's arrays have the bundle's `dtype`, except the codes of a layer with an 8-bit
-cache, which are int8.
+A decoder with a windowed cache also has an input window_length.W for each window W below the context. The
+input states how many tokens of each row the layers with window W hold. These are the latest tokens, stored
+from entry 0 on. The other layers hold all tokens. On a target with `row_lengths`, a decoder whose cache
+isn't copied has GroupQueryAttention's own inputs instead. seqlens [B] is the entry of the cache for each
+row's last token, counting padding. total is the length of the longest row with its new tokens. seqlens.W
+and total.W are the same for the layers with window W. The output best [B, P] is the token with the largest
+logit. If several tokens have this logit, best is the first of them. If a logit isn't finite, best is -1.
+
+All ids and numbers are int64, except seqlens and total, which are int32. Logits and predictions are
+float32. Cosines, sines and the cache's arrays have the bundle's `dtype`, except the codes of a layer with
+an 8-bit cache, which are int8.
 """
 
 from __future__ import annotations
@@ -89,9 +91,9 @@ READ = ("wk", "wv", "bk", "bv", "wkv", "bkv", "k_norm")
 
 
 class Port(NamedTuple):
-    """An input or output of a graph: its axes and its type.
+    """An input or output of a graph: its name, its axes and its type.
 
-    An axis whose length varies is a string. A type of None means the bundle's type of floats.
+    An axis of varying length is a string. A type of None means the bundle's float type.
     """
 
     name: str
@@ -100,16 +102,20 @@ class Port(NamedTuple):
 
 
 def meaning(port: str) -> str:
-    """Return what an input or output means. An output of the cache is the corresponding input with the new
-    tokens added.
+    """Return a sentence that says what an input or output means. An output of the cache means the same as its
+    input, with the new tokens added.
     """
     return MEANINGS[port.split(".")[0].removesuffix("_out")]
 
 
 @dataclass(frozen=True)
 class Graph:
-    """One graph: its file, its stack of layers, its inputs and outputs in order, and the parameters of its
-    embedding.
+    """One graph of a bundle.
+
+    - `file`: the name of its file.
+    - `encodes`: True for the graph of an encoder.
+    - `inputs`, `outputs`: its inputs and outputs in order.
+    - `embedding`: the name of the parameters of its embedding.
     """
 
     file: str
@@ -119,12 +125,14 @@ class Graph:
     embedding: str = "embedding"
 
     def owned(self, named: Mapping[str, T]) -> dict[str, T]:
-        """Return only the groups or tensors, of those named, that this graph computes with."""
+        """Return the entries of `named` that belong to parameters, groups or tensors with which this graph
+        computes.
+        """
         return {name: value for name, value in named.items() if self.owns(name)}
 
     def owns(self, leaf: str) -> bool:
-        """Return whether this graph computes with a parameter, a group of parameters, or one of a group's
-        tensors."""
+        """Return whether this graph computes with the parameter, the group of parameters, or the stored
+        tensor of this name."""
         top = leaf.split(".", 1)[0]
         if self.file == MTP:
             return top in ("mtp", "embedding", "head")
@@ -144,11 +152,11 @@ class Graph:
 def graphs(
     config: Config, windowed: bool = False, half: bool = False, row_lengths: bool = False
 ) -> tuple[Graph, ...]:
-    """Return the graphs of a model in the order in which they run.
+    """Return the graphs of a model, in the order in which they run.
 
-    - `windowed`: the manifest's cache is windowed.
+    - `windowed`: layers with a window cache only the latest tokens.
     - `half`: keys and values are float16.
-    - `row_lengths`: GroupQueryAttention's lengths are inputs.
+    - `row_lengths`: the graph gets the lengths of rows that GroupQueryAttention needs as inputs.
     """
     result = []
     if "encoder" in config.stacks:
@@ -177,18 +185,20 @@ def graphs(
 
 
 def row_length_names(window: int | None) -> tuple[str, str]:
-    """Return the names of two inputs for the layers with this window. With None, return those for the layers
-    without a window.
+    """Return the names of the two inputs with row lengths for the layers with this window. None means the
+    layers without a window.
 
-    The first input is the entry of the cache for each row's last token. The second input is the length of the
-    longest row.
+    The first input is the entry of the cache for each row's last token. The second input is the length of
+    the longest row.
     """
     suffix = "" if window is None else f".{window}"
     return f"seqlens{suffix}", f"total{suffix}"
 
 
 def _read(config: Config) -> str | int:
-    """The axis of what an encoder reads: of frames of a sound always the same number of positions."""
+    """Return the length of the axis that a decoder reads of an encoder. It is a number if the sound has a
+    fixed number of frames, else a name.
+    """
     frames = None if config.sound_shape is None else config.sound_shape[0]
     return config.positions(frames) if isinstance(frames, int) else "time"
 
@@ -224,7 +234,7 @@ def _decoder_inputs(config: Config, kinds: tuple[CacheKind, ...], row_lengths: b
 
 
 def _tables(config: Config, names: tuple[str, ...], rows: str) -> list[Port]:
-    """Cosines and sines of the rotary settings of these stacks."""
+    """Return the ports of cosines and sines for the rotary settings of the stacks with these names."""
     stacks = [stack for name, stack in config.stacks.items() if name in names]
     read = {rope for stack in stacks for rope in stack.ropes}
     ropes = [(i, rope) for i, rope in enumerate(config.ropes) if rope in read]
@@ -232,7 +242,7 @@ def _tables(config: Config, names: tuple[str, ...], rows: str) -> list[Port]:
 
 
 def _arrays(kinds: tuple[CacheKind, ...], suffix: str = "") -> list[Port]:
-    """The arrays of each layer's cache."""
+    """Return the ports of the arrays of each layer's cache."""
     return [
         Port(f"{array.name}{suffix}.{i}", array.axes, array.dtype)
         for i, kind in enumerate(kinds)
@@ -241,8 +251,8 @@ def _arrays(kinds: tuple[CacheKind, ...], suffix: str = "") -> list[Port]:
 
 
 def _encoder_kv(config: Config, length: str | int) -> list[Port]:
-    """The keys and values that a decoder reads of an encoder's text, whose axis is called `length`, or has
-    that length."""
+    """Return the ports of the keys and values that a decoder reads of an encoder's text. `length` is the name
+    or the size of the text's axis."""
     ports = _arrays(encoder_kinds(config))
     return [port._replace(axes=tuple(length if a == "text" else a for a in port.axes)) for port in ports]
 

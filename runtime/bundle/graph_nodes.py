@@ -1,6 +1,6 @@
-"""Read what a graph computes: its nodes in order, their attributes, and the constants in the graph itself.
+"""Read the nodes of a graph in order, their attributes, and the numbers that the graph itself contains.
 
-The bytes must have passed `graph_check`.
+`graph_check` must have accepted the graph's bytes before.
 """
 
 from __future__ import annotations
@@ -22,10 +22,10 @@ NUMPY = {number: np.dtype(name) for name, number in TYPES.items() if name not in
 
 
 class Node(NamedTuple):
-    """A node of a graph. An input that isn't used has an empty name.
+    """A node of a graph. An unused input has an empty name.
 
-    Attributes are numbers, texts and lists of numbers. Only attributes that the file states are present. All
-    others have their default.
+    `attributes` contains numbers, texts and lists of numbers. It contains only the attributes that the
+    file states. Every other attribute has the operator's default.
     """
 
     operator: str
@@ -36,14 +36,16 @@ class Node(NamedTuple):
 
 
 class Content(NamedTuple):
-    """The nodes of a graph, and, by name, the numbers that the graph itself holds."""
+    """The nodes of a graph, and a dict from names to the arrays that the graph itself contains."""
 
     nodes: list[Node]
     numbers: dict[str, Array]
 
 
 def content(data: bytes) -> Content:
-    """Return the nodes and numbers of a graph's file. Raises ValueError for what `graph_check` refuses."""
+    """Read the nodes of a graph's file and the numbers in it. Raises ValueError for bytes that `graph_check`
+    would refuse.
+    """
     graph = read(data, GRAPH, read(data, MODEL, (0, len(data)))["graph"])
     numbers: dict[str, Array] = {}
     for span in graph["initializer"]:
@@ -63,7 +65,9 @@ def content(data: bytes) -> Content:
 
 
 def _add(numbers: dict[str, Array], name: str | None, data: bytes, span: tuple[int, int]) -> None:
-    """Add the numbers of a tensor that lies in the graph, under their own name or another one."""
+    """Add the numbers of a tensor inside the graph to `numbers`, under `name` or else under the tensor's own
+    name.
+    """
     tensor = read(data, TENSOR, span)
     if tensor["data_location"] == EXTERNAL or tensor["data_type"] not in NUMPY:
         return
@@ -72,7 +76,9 @@ def _add(numbers: dict[str, Array], name: str | None, data: bytes, span: tuple[i
 
 
 def _attribute(data: bytes, span: tuple[int, int], known: dict[bytes, tuple[str, Any]]) -> tuple[str, Any]:
-    """Name and value; of a tensor where it lies."""
+    """Return an attribute's name and value. For a tensor, the value is the offsets of the tensor in the
+    file.
+    """
     stated = data[slice(*span)]
     if stated not in known:
         fields = read(data, ATTRIBUTE, span)

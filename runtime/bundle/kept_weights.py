@@ -1,4 +1,6 @@
-"""Describe how a bundle stores a checkpoint's own numbers: kept, widened without loss, or rounded."""
+"""Describe how a bundle stores a checkpoint's weights: in the file's own blocks, widened without loss, or
+rounded.
+"""
 
 from __future__ import annotations
 
@@ -11,7 +13,9 @@ from .weight_formats import WeightFormat, is_widened
 
 
 def described(weight_format: WeightFormat | None, dtype: str) -> str:
-    """Return a weight's stored form and how it was made, as in "Q5_0 widened to 8-bit blocks of 32"."""
+    """Describe how a weight is stored and how it got this form, for example "Q5_0 widened to 8-bit blocks of
+    32". A weight without a format is described by the float type `dtype`.
+    """
     if weight_format is None:
         return dtype
     bits, source = weight_format.bits, weight_format.source
@@ -23,13 +27,16 @@ def described(weight_format: WeightFormat | None, dtype: str) -> str:
 
 
 def by_weight(manifest: Manifest) -> dict[str, str]:
-    """Return a dict from each parameter's name to its stored form, as `described` returns it."""
+    """Return a dict from the name of each parameter to a description of its stored form (`described`)."""
     return {name: described(manifest.schemes.get(name), manifest.dtype) for name in manifest.plan.shapes}
 
 
 def chosen_formats(manifest: Manifest) -> dict[str, Any]:
-    """Return the budget by which the formats were chosen, the model's loss with all these formats, and the
-    format of each unit of weights.
+    """Describe the formats that a budget chose for an `auto` bundle.
+
+    The dict contains the budget, the model's loss with all chosen formats, the number of tokens of the
+    measurement, and the format, bytes and loss of each unit. A unit is a set of weights that must have the
+    same format.
     """
     chosen, plan = manifest.chosen, manifest.plan
     assert chosen is not None
@@ -42,8 +49,10 @@ def chosen_formats(manifest: Manifest) -> dict[str, Any]:
 
 
 def totals(manifest: Manifest) -> dict[str, tuple[int, int]]:
-    """Return a dict from each stored form to the number of weights in that form and their bytes. The form
-    with the most bytes comes first.
+    """Count the weights in each stored form, and their bytes.
+
+    Returns a dict from the description of a form to (number of weights, bytes). The form with the most
+    bytes comes first.
     """
     forms = by_weight(manifest)
     by_form: dict[str, tuple[int, int]] = {}

@@ -1,28 +1,33 @@
-"""The layout of weights for tfm's own kernels, and the names of the kernels' graphs. Part of the format.
+"""Define how weights are laid out for tfm's own kernels, and name the kernels' graphs. Part of the format.
 
-kernels.onnx uses the names of the stored tensors, and reads them from kernels.data. No bundle contains
-kernels.data: the runtime writes it from model.onnx.data (`store`). A matrix in blocks of 16, 32, 64 or 128 is
-cut into tiles of 16 outputs. The last tile is filled up with zeros. A matrix with F outputs has T tiles and C
-blocks per output. Instead of the tensors X.packed, X.scale, X.zero and X.minimum of kind nbits
-(`runtime.bundle.weight_storage`) it has
+kernels.onnx uses the names of the stored tensors, and reads these tensors from kernels.data. No bundle
+contains kernels.data: the runtime writes kernels.data from model.onnx.data (`store`). A matrix in blocks
+of 16, 32, 64 or 128 is cut into tiles of 16 outputs. The last tile is filled up with zeros. A matrix with
+F outputs has T tiles, and each output has C blocks. The tensors X.packed, X.scale, X.zero and X.minimum of
+kind nbits (`runtime.bundle.weight_storage`) are replaced by:
 
-    X.packed  uint8 [T, C·block·bits/32, 16, 4]   of 16 outputs 4 inputs each, side by side; with 4 bits
-                                                  inputs k to k+3 in the low halves, k+4 to k+7 above them
-              [T, C·block/16, 32·bits]            with 2, 5 and 6 bits: of 16 inputs the low 2 or 4 bits
-                                                  of each code, and then the rest (`kernels/source/planes.h`)
-    X.scale   float32 [T, C, 16], or float16, or int8: codes
+    X.packed  uint8 [T, C·block·bits/32, 16, 4]   for each of 16 outputs 4 inputs, side by side; with 4 bits,
+                                                  inputs k to k+3 in the low halves of the bytes, and
+                                                  k+4 to k+7 in the high halves
+              [T, C·block/16, 32·bits]            with 2, 5 and 6 bits: for each 16 inputs, first the low 2
+                                                  or 4 bits of each code, and then the remaining bits
+                                                  (`kernels/source/planes.h`)
+    X.scale   float32 [T, C, 16], or float16, or int8 for coded scales
     X.zero    uint8 [T, C, 16]
-    X.minimum of the type of X.scale: float32, or else of the lowest number of a block, as a file has it:
-              minimum − 2^(bits − 1)·scale, of 8 bits − 16·scale (Q4_1 and Q5_1; in codes Q2_K, Q4_K, Q5_K)
-    X.table   uint8 [16]  codes of 8 bits, rising, whose places X.packed then has in 4 bits: those of IQ4, FP4
-              and the grids of IQ1 to IQ3
-    X.factor  float16 [T, D/256, 16], with X.minimum [T, D/256, 2, 16]: what codes of scales, and of lowest
-              numbers, are multiplied by, one for 256 inputs (`refimpl.calibrate.coded_scales`)
+    X.minimum the type of X.scale. With float32 it contains the minima. With float16 and int8 it contains the
+              lowest number of each block, as a file stores it: minimum − 2^(bits − 1)·scale, and with 8 bits
+              minimum − 16·scale (Q4_1 and Q5_1; in codes Q2_K, Q4_K, Q5_K)
+    X.table   uint8 [16]  the 8-bit codes that occur, in rising order; X.packed then contains 4-bit indices
+              into this table. IQ4, FP4 and the grids of IQ1 to IQ3 have such codes
+    X.factor  float16 [T, D/256, 16], or [T, D/256, 2, 16] with X.minimum: the number by which the codes of
+              scales, and those of lowest numbers, are multiplied; one for every 256 inputs
+              (`refimpl.calibrate.coded_scales`)
 
-Bits and types are those that the manifest states in `kernel_forms`, otherwise those of the stored tensors.
-Codes of fewer bits are counted from the middle of their range, like the stored codes.
+The manifest's `kernel_forms` states bits and types. A group without an entry there has the bits and types
+of its stored tensors. Codes of fewer bits are counted from the middle of their range, like the stored
+codes.
 
-A matrix of kind row with D inputs, at most 2^16, is cut in the same way. Its inputs are filled up to a
+A matrix of kind row with D inputs, at most 2^16, is cut into tiles too. Its inputs are filled up to a
 multiple of 16:
 
     X.codes   uint8 [T, ceil(D/16)·4, 16, 4]   with 128 added
@@ -105,7 +110,7 @@ class KernelForm:
     """The form in which the kernels read a group of blocks: the bits of a code, and the types of scales and
     minima.
 
-    With a `table`, codes are indices into the table.
+    With `table`, the codes are indices into a table of 16 values.
     """
 
     bits: int
@@ -114,8 +119,10 @@ class KernelForm:
 
 
 class InKernels(NamedTuple):
-    """The choices for the kernels that depend on the values of the weights: whether keys and values are
-    float16, and which groups have a form that differs from the stored one.
+    """Choices for the kernels that depend on the values of the weights.
+
+    - `half_cache`: the kernels keep keys and values in float16.
+    - `forms`: a dict from each group that the kernels read in another form than the stored one to this form.
     """
 
     half_cache: bool = False
@@ -123,33 +130,35 @@ class InKernels(NamedTuple):
 
 
 def is_tiled(group: Group) -> bool:
-    """Return whether tfm's kernels multiply by this group of weights, so that it is stored in tiles."""
+    """Return whether tfm's kernels multiply by this group of weights. kernels.data stores such a group in
+    tiles.
+    """
     if group.kind == "row":
         return group.length <= LONGEST_ROW
     return group.kind == "nbits" and group.format is not None and group.format.block in BLOCKS
 
 
 def lowest(bits: int) -> int:
-    """Return the distance from a block's minimum down to its lowest number, as a multiple of the scale."""
+    """Return how far the lowest number of a block is below the block's minimum, in multiples of the scale."""
     return 16 if bits == 8 else 2 ** (bits - 1)
 
 
 def has_scales(group: Group) -> bool:
-    """Return whether the kernels read one scale for each block of a group. Such scales may be stored as
+    """Return whether the kernels read one scale per block of this group. Such scales may be stored as
     float16.
     """
     return is_tiled(group) and group.kind == "nbits"
 
 
 def stored_form(group: Group) -> KernelForm:
-    """Return the form of a group that isn't among the `kernel_forms` of a bundle."""
+    """Return the kernels' form of a group for which the manifest's `kernel_forms` states no other form."""
     assert group.format is not None
     return KernelForm(group.format.bits)
 
 
 def is_possible(group: Group, form: KernelForm) -> bool:
-    """Return whether the format allows this form for a group of blocks, without looking at the group's
-    numbers.
+    """Return whether the format allows the kernels to read this group in this form. The numbers of the group
+    aren't looked at.
     """
     assert group.format is not None
     fits = form.bits in WIDTHS and form.bits <= group.format.bits
@@ -165,7 +174,10 @@ def _may_be_coded(group: Group) -> bool:
 
 
 def form(group: Group, stored: Mapping[str, Array]) -> KernelForm:
-    """Return the smallest form, in bytes, that represents a group's blocks exactly."""
+    """Return the form with the fewest bytes that represents a group's blocks exactly.
+
+    `stored` are the group's tensors of model.onnx.data.
+    """
     bits = _fewest_bits(group, stored)
     table = bits > 4 and _table(group, stored) is not None
     if _coded(group, stored, bits) is not None:
@@ -176,10 +188,10 @@ def form(group: Group, stored: Mapping[str, Array]) -> KernelForm:
 
 
 def alike(forms: Mapping[str, KernelForm]) -> dict[str, KernelForm]:
-    """Return the forms, changed so that all experts of a mixture have the same form. One operator reads all
-    experts.
+    """Give all experts of a mixture the same form, because one operator reads all experts. Returns the
+    changed forms.
 
-    If the forms of the experts differ, all experts get the widest form.
+    If the experts' forms differ, each expert gets the widest form among them.
     """
     mixtures: dict[str, list[str]] = {}
     for name in forms:
@@ -193,7 +205,9 @@ def alike(forms: Mapping[str, KernelForm]) -> dict[str, KernelForm]:
 
 
 def _fewest_bits(group: Group, stored: Mapping[str, Array]) -> int:
-    """Bits that hold all codes of a group, counted from the middle; the stored ones beside zero points."""
+    """Return the fewest bits in which all codes of a group fit, counted from the middle. With zero points,
+    return the stored number of bits.
+    """
     assert group.format is not None
     bits, packed = group.format.bits, stored[f"{group.name}.packed"]
     if f"{group.name}.zero" in stored:
@@ -205,7 +219,9 @@ def _fewest_bits(group: Group, stored: Mapping[str, Array]) -> int:
 
 
 def _table(group: Group, stored: Mapping[str, Array]) -> Array | None:
-    """The codes [16] that a group has, rising, the last one repeated; None for more, or with zero points."""
+    """Return the different codes of a group in rising order, [16], with the last code repeated. Return None
+    if the group has more than 16 codes, or zero points.
+    """
     assert group.format is not None
     if group.format.bits != 8 or group.format.minimum or not group.format.symmetric:
         return None
@@ -219,7 +235,9 @@ def _table(group: Group, stored: Mapping[str, Array]) -> Array | None:
 
 
 def _coded(group: Group, stored: Mapping[str, Array], bits: int) -> list[tuple[Array, Array]] | None:
-    """Codes [F, C] and factors [F, S] of a group's scales, and of its minima, if there are any; else None."""
+    """Return codes [F, C] and factors [F, S] of a group's scales, and then of its minima if there are any.
+    Return None if the numbers can't be written as codes.
+    """
     assert group.format is not None
     together = SUPER // group.format.block
     if not _may_be_coded(group):
@@ -241,7 +259,9 @@ def _coded(group: Group, stored: Mapping[str, Array], bits: int) -> list[tuple[A
 
 
 def _halves(group: Group, stored: Mapping[str, Array], bits: int) -> tuple[Array, Array | None] | None:
-    """The scales and lowest numbers [F, C] of a group in float16; None if it can't hold one of them."""
+    """Return the scales and lowest numbers [F, C] of a group in float16; None if float16 can't represent one
+    of them.
+    """
     scale, minimum = stored[f"{group.name}.scale"], _minima(group, stored)
     if (scales := _as_halves(scale)) is None or minimum is None:
         return None if scales is None else (scales, None)
@@ -252,21 +272,22 @@ def _halves(group: Group, stored: Mapping[str, Array], bits: int) -> tuple[Array
 
 
 def _minima(group: Group, stored: Mapping[str, Array]) -> Array | None:
-    """The minima of a group by outputs, [F, C]; None if it has none."""
+    """Return the minima of a group as [F, C], a row per output; None if the group has no minima."""
     minimum = stored.get(f"{group.name}.minimum")
     return minimum if minimum is None or group.axis == 1 else minimum.T
 
 
 def _as_halves(scale: Array) -> Array | None:
-    """The same numbers in float16; None if it can't hold one of them."""
+    """Return the numbers in float16; None if float16 can't represent one of them."""
     with np.errstate(over="ignore"):
         halves = scale.astype(np.float16)
     return halves if np.array_equal(halves, scale) else None
 
 
 def specs(group: Group, dtype: str, forms: Mapping[str, KernelForm]) -> dict[str, Spec]:
-    """Return a dict from each tensor's name to its Spec, for a group's tensors in kernels.data. `forms` are
-    the groups' forms.
+    """Return a dict from the name of each tensor of a group in kernels.data to its type and shape.
+
+    `dtype` is the float type of the bundle. `forms` gives the kernels' forms of groups by name.
     """
     stored = weight_storage.specs(group, dtype)
     if not is_tiled(group):
@@ -295,10 +316,9 @@ def specs(group: Group, dtype: str, forms: Mapping[str, KernelForm]) -> dict[str
 
 
 def store(group: Group, stored: Mapping[str, Array], forms: Mapping[str, KernelForm]) -> dict[str, Array]:
-    """Convert a group's tensors of model.onnx.data to the group's tensors of kernels.data. The results are
-    C-contiguous.
+    """Convert a group's tensors of model.onnx.data to its tensors of kernels.data, as C-contiguous arrays.
 
-    Raises BundleError if the group's numbers can't have the form that `forms` states.
+    Raises BundleError if the group's numbers can't be stored in the form that `forms` gives.
     """
     if not is_tiled(group):
         return dict(stored)
@@ -357,7 +377,9 @@ def store(group: Group, stored: Mapping[str, Array], forms: Mapping[str, KernelF
 
 
 def _planes(codes: Array, bits: int) -> Array:
-    """Codes [T·16, D] -> bytes of the steps of each tile, as above."""
+    """Convert codes [T·16, D] to the bytes of the steps of each tile, as the module's docstring defines
+    them.
+    """
     steps = codes.reshape(-1, TILE, codes.shape[1] // TILE, 4, 4).transpose(0, 2, 3, 1, 4)
     steps = np.ascontiguousarray(steps).reshape(*steps.shape[:3], 4 * TILE)  # [T, steps, 4, 64]
     if bits == 8:
@@ -378,7 +400,7 @@ def _planes(codes: Array, bits: int) -> Array:
 
 
 def _quarters(pairs: Array) -> Array:
-    """Four numbers of 2 bits [T, steps, 4, 64] in a byte each."""
+    """Pack four numbers of 2 bits of [T, steps, 4, 64] into one byte each."""
     return np.bitwise_or.reduce(pairs << np.array([0, 2, 4, 6], np.uint8)[:, None], axis=2)
 
 
@@ -394,10 +416,10 @@ def _row_tiles(group: Group, stored: Mapping[str, Array]) -> dict[str, Array]:
 
 
 def _filled(rows: Array, tiles: int) -> Array:
-    """The rows, and zeros up to whole tiles."""
+    """Append rows of zeros until the rows fill whole tiles."""
     return np.pad(rows, ((0, tiles * TILE - len(rows)), (0, 0)))
 
 
 def _by_tile(rows: Array, tiles: int) -> Array:
-    """[F, C] -> [T, C, 16]."""
+    """Rearrange [F, C] to [T, C, 16]."""
     return np.ascontiguousarray(_filled(rows, tiles).reshape(tiles, TILE, -1).transpose(0, 2, 1))

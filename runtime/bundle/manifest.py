@@ -1,61 +1,64 @@
-"""The manifest of a bundle, tfm.json, format 3.
+"""Define the manifest of a bundle, tfm.json, format 3.
 
 The file is one JSON object with exactly these fields. Only cache_kl, kernel_*, half_scales, chosen and
-adapter may be absent:
+adapter may be absent. A name in braces is a field of an object.
 
     format       3
-    tfm          version of tfm that wrote the bundle
-    versions     {package: version} of what the graph was made with
-    config       the Config, as `refimpl.config.to_json` states it. Where an attention's kv is "int8" (on
-                 ort-cpu alone, and not in a "copied" cache) its cache holds int8 codes, in "int4" uint8 of
-                 two codes each, and its parameters k_scale and v_scale are what they are multiplied by
-    target       "ort-cpu", "ort-cuda" or "standard": what the graph's operators need
-    quant        the quantization it was made with; nothing depends on it
-    dtype        "float32" or "float16": floats among the weights, cache, rotary tables
-    cache        "shared" (the outputs of the cache are bound to the memory of its inputs), "windowed"
-                 (shared, and layers with a window keep only the latest tokens), "copied", or "none"
-                 where there is no decoder
-    schemes      {leaf: WeightFormat} of each quantized parameter of `refimpl.params`; others are float.
-                 {halves} is there where it is true; with quant "keep" each has {source}: the type that the
-                 checkpoint has it in, Q5_0, F16, …; with w8a16 {activation_bits} is 16 and {rounds_output}
-                 true, with others both are absent
+    tfm          the version of tfm that wrote the bundle
+    versions     {package: version} of the packages that made the graph
+    config       the Config, in the form of `refimpl.config.to_json`. If an attention's kv is "int8", its
+                 cache contains int8 codes. If kv is "int4", its cache contains uint8, each with two codes.
+                 The codes are multiplied by the parameters k_scale and v_scale. Both need the target
+                 ort-cpu and a cache that isn't "copied"
+    target       "ort-cpu", "ort-cuda" or "standard": the operators that the graph needs
+    quant        the name of the quantization; nothing depends on it
+    dtype        "float32" or "float16": the type of floats among the weights, cache and rotary tables
+    cache        "shared": each output of the cache is bound to the memory of its input
+                 "windowed": like shared, and layers with a window keep only the latest tokens
+                 "copied": each step writes a new cache
+                 "none": the model has no decoder
+    schemes      {parameter: WeightFormat} of each quantized parameter of `refimpl.params`; all others are
+                 float. {halves} is present if it is true. With quant "keep", {source} is the type that the
+                 parameter has in the checkpoint: Q5_0, F16, …. With w8a16, {activation_bits} is 16 and
+                 {rounds_output} is true; otherwise both are absent
     tensors      {name: {dtype, shape, offset, length}} of model.onnx.data
-    refused      reasons why fused operators were not used, steps on a GPU can't be captured, or matrices of
-                 4 bits were rounded without feedback
-    generation   how the checkpoint wants to be run: the fields of
-                 `refimpl.checkpoint.generation_config.Generation`; {stop} and {left_out} only where it has
-                 texts that end an answer, or asks for options that tfm doesn't have, {speech} or {ctc} where
-                 it hears
-    labels       [names] of the labels of a Classify or Tag head, in order; else none
-    source       {name, sha256} of the checkpoint; and, only where its repository brings code of its own,
-                 which wasn't run, {code_replaced_by}: the family of tfm that stands for it; and, only where
-                 the checkpoint states one, {licence}: its licence, as it is written there; and, only where
-                 it has parts that the bundle hasn't, such as a vision tower, {left_out}: {prefix of their
-                 tensors' names: {tensors, bytes}}; and, only where keys of its files were to be ignored
-                 that nobody knows, {ignored_keys}: [names]
-    cache_kl     what keys and values in 4 bits cost: the KL divergence over the text that their scales come
-                 from, in nats a token; only where kv is "int4", in bundles made since that is possible
-    kernel_cache "float16" where the graph over tfm's own kernels keeps keys and values in it, else absent
-    kernel_minima true where tfm's own kernels add minima; absent where there are none, and in older bundles,
-                 whose graphs over kernels add them by operators of ONNX Runtime and aren't used
-    kernel_forms {group of `runtime.bundle.weight_storage`: {bits, scales, table}} of weights that tfm's own
-                 kernels have in another form than the stored one (`runtime.bundle.kernel_storage`), absent
-                 where there are none
-    half_scales  [groups] whose scales and lowest numbers kernels have in float16, in bundles of tfm 0.2,
-                 which have no kernel_forms
-    chosen       with quant "auto" what its formats were chosen by: {budget}, as it was asked for; {losses} of
-                 each unit of weights with one format, {name of `Plan.units`: loss}; {measured}, the loss of
-                 all together, and over how many {tokens}. A loss is a KL divergence from the unquantized
-                 model in nats a token, or if it predicts no tokens Σ|y − ŷ|² / Σ|y|² of its outputs y;
-                 products in float. Nothing depends on it
-    adapter      {name, sha256} of the adapter that is merged into its weights; absent where there is none
-    files        {name: {size, sha256}} of every file above but tfm.json and certificate.json
+    refused      the reasons why fused operators were not used, why a GPU can't capture steps, or why
+                 matrices of 4 bits were rounded without feedback
+    generation   the checkpoint's own settings for generation: the fields of
+                 `refimpl.checkpoint.generation_config.Generation`. {stop} is present if texts end an answer,
+                 {left_out} if the checkpoint asks for options that tfm doesn't have, and {speech} or {ctc}
+                 if the model hears
+    labels       [names] of the labels of a Classify or Tag head, in order; empty for other heads
+    source       {name, sha256} of the checkpoint, and these fields if they apply:
+                 {code_replaced_by}: the family of tfm that replaces the repository's own code, which tfm
+                 didn't run; {licence}: the licence, as the checkpoint states it; {left_out}: {prefix of
+                 tensors' names: {tensors, bytes}} of parts that the bundle doesn't contain, such as a vision
+                 tower; {ignored_keys}: [names] of unknown keys that the user told tfm to ignore
+    cache_kl     the loss from keys and values in 4 bits: the KL divergence in nats per token, over the text
+                 from which their scales come; only if kv is "int4", and absent in older bundles
+    kernel_cache "float16" if the graph over tfm's own kernels keeps keys and values in float16, else absent
+    kernel_minima true if tfm's own kernels add minima, else absent. In older bundles the field is absent,
+                 because their graphs over kernels add minima by operators of ONNX Runtime; tfm doesn't use
+                 these graphs
+    kernel_forms {group of `runtime.bundle.weight_storage`: {bits, scales, table}} of the weights that tfm's
+                 own kernels read in another form than the stored one (`runtime.bundle.kernel_storage`);
+                 absent if there are none
+    half_scales  [groups] for which the kernels read scales and lowest numbers in float16; only in bundles of
+                 tfm 0.2, which have no kernel_forms
+    chosen       only with quant "auto": how the formats were chosen. {budget} is the budget as the user gave
+                 it. {losses} is {name of `Plan.units`: loss}, with a loss for each unit of weights with one
+                 format. {measured} is the loss with all chosen formats, over {tokens} tokens. A loss is a KL
+                 divergence from the unquantized model in nats per token. If the model predicts no tokens, a
+                 loss is Σ|y − ŷ|² / Σ|y|² of its outputs y. Losses are measured with products of floats.
+                 Nothing depends on this field
+    adapter      {name, sha256} of the adapter that is merged into the weights; absent without an adapter
+    files        {name: {size, sha256}} of every file of the bundle except tfm.json and certificate.json
 
 The fields config, target, schemes and dtype determine the tensors, their types and their shapes
-(`runtime.bundle.weight_storage`). The tensors MUST be in that order. A tensor of a megabyte or more begins at
-the next multiple of 4096 bytes, any other tensor at the next multiple of 64. The bytes between tensors are
-zero, and the file ends with the last tensor. Numbers are little-endian. A bundle with any tensor, size or
-hash that disagrees is refused as a whole.
+(`runtime.bundle.weight_storage`). The tensors MUST be in this order. A tensor of a megabyte or more begins
+at the next multiple of 4096 bytes, any other tensor at the next multiple of 64. The bytes between tensors
+are zero, and the file ends with the last tensor. Numbers are little-endian. If any tensor, size or hash
+disagrees, tfm refuses the whole bundle.
 """
 
 from __future__ import annotations
@@ -112,12 +115,14 @@ IN_LAYOUT = "tfm"
 
 
 class OtherFormatError(BundleError):
-    """Raised if an older or a newer version of tfm wrote the bundle. The bundle need not be damaged."""
+    """Raised if an older or a newer version of tfm wrote the bundle in another format. The bundle need not be
+    damaged.
+    """
 
 
 @dataclass(frozen=True)
 class File:
-    """The size and hash that a file must have."""
+    """The size in bytes and the SHA-256 that a file of a bundle must have."""
 
     size: int
     sha256: str
@@ -125,7 +130,7 @@ class File:
 
 @dataclass(frozen=True)
 class MergedAdapter:
-    """The adapter that was merged into a bundle's weights."""
+    """The name and SHA-256 of the adapter that was merged into a bundle's weights."""
 
     name: str
     sha256: str
@@ -133,8 +138,14 @@ class MergedAdapter:
 
 @dataclass(frozen=True)
 class SourceCheckpoint:
-    """The checkpoint that a bundle was made from. tfm.json leaves out those of the last four fields that are
-    empty.
+    """The checkpoint from which a bundle was made.
+
+    - `code_replaced_by`: the family of tfm that replaces the repository's own code, which tfm didn't run.
+    - `licence`: the licence, as the checkpoint states it.
+    - `left_out`: the parts of the checkpoint that the bundle doesn't contain.
+    - `ignored_keys`: the unknown keys of its files that the user told tfm to ignore.
+
+    tfm.json leaves these four fields out if they are empty.
     """
 
     name: str
@@ -147,8 +158,10 @@ class SourceCheckpoint:
 
 @dataclass(frozen=True)
 class Chosen:
-    """The budget and losses by which the formats of a bundle were chosen, and the model's loss with all these
-    formats.
+    """The budget and the losses by which an `auto` bundle's formats were chosen.
+
+    `losses` gives the loss of each unit of weights. `measured` is the model's loss with all chosen
+    formats, over `tokens` tokens.
     """
 
     budget: str
@@ -159,7 +172,7 @@ class Chosen:
 
 @dataclass(frozen=True)
 class Manifest:
-    """The fields of tfm.json, as the module's docstring defines them."""
+    """The fields of tfm.json. The module's docstring explains each field."""
 
     tfm: str
     versions: dict[str, str]
@@ -185,12 +198,14 @@ class Manifest:
 
     @cached_property
     def plan(self) -> Plan:
-        """The plan that says how the weights are stored."""
+        """The plan of how the bundle stores its weights."""
         return Plan(ParameterShapes(self.config), targets.find(self.target), self.dtype, self.schemes)
 
     @cached_property
     def forms(self) -> dict[str, KernelForm]:
-        """A dict from each group that the kernels read in a form other than the stored one to that form."""
+        """The kernels' form of each group that the kernels read in another form than the stored one, by the
+        group's name.
+        """
         groups = self.plan.groups
         halves = {
             name: replace(kernel_storage.stored_form(groups[name]), scales="float16")
@@ -200,17 +215,17 @@ class Manifest:
 
     @property
     def half_cache(self) -> bool:
-        """Whether the graph over kernels keeps keys and values in float16."""
+        """True if the graph over tfm's kernels keeps keys and values in float16."""
         return self.kernel_cache == "float16"
 
     @property
     def notices(self) -> list[str]:
-        """The names of the source's licences, notices and model card, which the bundle carries."""
+        """The names of the files in the bundle that contain the source's licences, notices and model card."""
         return [name for name in self.files if is_notice(name)]
 
 
 def dump(manifest: Manifest) -> str:
-    """Return the text of tfm.json. Equal manifests give equal texts."""
+    """Return the text of tfm.json for a manifest. Equal manifests give equal texts."""
     value = {f.name: getattr(manifest, f.name) for f in fields(Manifest)}
     absent = _absent(manifest)
     stated = {name: _json(one) for name, one in value.items() if name not in absent}
@@ -229,16 +244,17 @@ def _json(value: Any) -> Any:
 
 
 def _absent(value: Any) -> set[str]:
-    """The optional fields that have their default, which the file leaves out."""
+    """Return the names of the optional fields that have their default. The file leaves these fields out."""
     optional = [f for f in fields(value) if f.metadata.get("optional")]
     return {f.name for f in optional if getattr(value, f.name) in (f.default, {})}
 
 
 def load(data: bytes, where: str) -> Manifest:
-    """Parse the text of tfm.json. Raises BundleError if `dump` can't have written this text.
+    """Parse the bytes of tfm.json and check that the fields agree. Raises BundleError if `dump` can't have
+    written these bytes.
 
-    The error is an OtherFormatError, a kind of BundleError, if another version of tfm may have written the
-    text.
+    The error is an OtherFormatError, a kind of BundleError, if another version of tfm may have written
+    them.
     """
     try:
         value = parse(data, where, BundleError)
@@ -258,7 +274,7 @@ def load(data: bytes, where: str) -> Manifest:
 
 
 def _other_format(value: dict[str, Any], stated: int) -> str:
-    """The error for a manifest of another format, with what to do."""
+    """Return the error message for a manifest of another format. The message says what the user can do."""
     if stated > FORMAT:
         return f"must be a bundle of format {FORMAT}, got {stated}: a newer tfm wrote it; update tfm"
     quant = value.get("quant")
@@ -270,7 +286,7 @@ def _other_format(value: dict[str, Any], stated: int) -> str:
 
 
 def _natural(value: Any, name: str) -> int:
-    """A size, an offset or an id."""
+    """Return the value if it is a size, an offset or an id, else raise ConfigError."""
     if type(value) is int and 0 <= value < 2**48:
         return value
     raise ConfigError(f"{name} must be a whole number from 0, got {value!r:.80}")
@@ -280,7 +296,7 @@ READERS = {int: _natural, Config: lambda value, _: from_json(value)}
 
 
 def _check(m: Manifest) -> None:
-    """Raise ValueError when fields contradict each other."""
+    """Raise ValueError if fields of the manifest contradict each other."""
     target = targets.find(m.target)
     _check_schemes(m, target)
     _check_cache(m, target)
@@ -304,7 +320,9 @@ def _check(m: Manifest) -> None:
 
 
 def _check_schemes(m: Manifest, target: Target) -> None:
-    """Each format belongs to a matrix of the Config, and is one that the target may have."""
+    """Raise ValueError if a format belongs to no matrix of the Config, or the target can't have the
+    format.
+    """
     shapes = m.plan.shapes
     for name, weight_format in m.schemes.items():
         if len(shapes.get(name, ())) != 2:
@@ -316,7 +334,7 @@ def _check_schemes(m: Manifest, target: Target) -> None:
 
 
 def _check_cache(m: Manifest, target: Target) -> None:
-    """The kind of cache is one that the Config and the target may have."""
+    """Raise ValueError if the Config and the target can't have the manifest's kind of cache."""
     if recurrent(cache_kinds(m.config)) and m.cache == "windowed":
         raise ValueError("cache can't be windowed if a layer is recurrent")
     if (m.cache == "none") != (not isinstance(m.config.head, LM)):
@@ -335,7 +353,7 @@ def _check_cache(m: Manifest, target: Target) -> None:
 
 
 def _check_kernels(m: Manifest) -> None:
-    """What is stated of kernels holds for weights that kernels have."""
+    """Raise ValueError if the fields about kernels name weights that the kernels don't read."""
     if m.kernel_cache is not None and not m.plan.may_halve_cache(m.cache):
         raise ValueError("kernel_cache must be absent if the kernels' cache has no floats")
     if m.kernel_minima and not m.plan.has_minima:
@@ -354,7 +372,9 @@ def _check_kernels(m: Manifest) -> None:
 
 
 def _check_files(m: Manifest) -> None:
-    """The files of the model's graphs are there, and no file that nobody reads."""
+    """Raise ValueError if a file of the model's graphs is missing, or if the manifest names an unknown
+    file.
+    """
     required = (*(graph.file for graph in graphs(m.config)), DATA, golden_files.file_of("tokens"))
     over_kernels = m.plan.kernel_graphs
     if any(name in m.files for name in over_kernels):  # bundles of tfm 0.1 have none
@@ -372,7 +392,9 @@ def _check_files(m: Manifest) -> None:
 
 
 def _check_source(source: SourceCheckpoint) -> None:
-    """Texts that are shown to people have the characters and lengths that `export` writes."""
+    """Raise ValueError if a text that people will see has characters or a length that `export` never
+    writes.
+    """
     if not source.licence.isprintable() or len(source.licence) > LONGEST:
         raise ValueError(f"source.licence must be a printable line of at most {LONGEST} characters")
     if not re.fullmatch(r"[a-z0-9_-]{0,40}", source.code_replaced_by):
@@ -384,7 +406,7 @@ def _check_source(source: SourceCheckpoint) -> None:
 
 
 def _check_chosen(m: Manifest) -> None:
-    """What is stated of a budget is of the weights that are there."""
+    """Raise ValueError if the field `chosen` doesn't belong to the manifest's weights."""
     if m.chosen is None:
         return
     if m.quant != "auto":
@@ -400,7 +422,9 @@ def _check_chosen(m: Manifest) -> None:
 
 
 def _possible(weight_format: WeightFormat, length: int, target: Target) -> bool:
-    """Whether a parameter whose blocked axis has `length` elements can have that format on a target."""
+    """Return whether a weight can have this format on a target. The axis that is split into blocks has
+    `length` elements.
+    """
     if weight_format.activations != "static" and (
         weight_format.activation_bits != 8 or weight_format.rounds_output
     ):

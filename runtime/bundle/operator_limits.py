@@ -8,10 +8,8 @@ from .targets import CacheForm, FloatType, Target
 
 
 def refusals(target: Target, config: Config) -> tuple[str, ...]:
-    """Return the reasons why a Config can't use the target's fused operators, or why a GPU can't capture the
-    model's steps.
-
-    The list is empty if there are no such reasons.
+    """Return the reasons why a model can't use the target's fused operators, or why a GPU can't capture the
+    model's steps. No reasons give an empty tuple.
     """
     reasons = (*group_query(config), *multi_head(config)) if target.fused else ()
     captured = capture(config) if target.device == "cuda" and "decoder" in config.stacks else None
@@ -19,7 +17,7 @@ def refusals(target: Target, config: Config) -> tuple[str, ...]:
 
 
 def capture(config: Config) -> str | None:
-    """Return the reason why a decoder's step can't be captured on a GPU and replayed; None if it can.
+    """Return the reason why a GPU can't capture a decoder's step and replay it; None if a GPU can.
 
     A replay reads and writes the same memory as the captured step, with the same shapes.
     """
@@ -33,7 +31,9 @@ def capture(config: Config) -> str | None:
 
 
 def cache(target: Target, config: Config) -> CacheForm:
-    """Return how a bundle for the target keeps a decoder's keys and values."""
+    """Return how a bundle for the target keeps a decoder's keys and values: "shared", "windowed", "copied" or
+    "none".
+    """
     if "decoder" not in config.stacks:
         return "none"
     if not target.fused or group_query(config):
@@ -44,14 +44,14 @@ def cache(target: Target, config: Config) -> CacheForm:
 
 
 def no_bundle(target: Target, config: Config, floats: FloatType) -> str | None:
-    """Return the reason why a bundle for the target can't hold the Config; None if it can."""
+    """Return the reason why tfm writes no bundle of this Config for the target; None if tfm can write one."""
     return recurrence(target, config, floats) or selection(config, floats) or untried(target, config)
 
 
 def recurrence(target: Target, config: Config, floats: FloatType) -> str | None:
-    """Return the reason why a bundle for the target can't hold the Config's recurrences; None if it can.
+    """Return the reason why a bundle with this float type can't run the Config's recurrences; None if it can.
 
-    A bundle keeps their states in its type of floats.
+    A bundle keeps the states of recurrences in its float type.
     """
     kinds = cache_kinds(config)
     if not recurrent(kinds):
@@ -62,10 +62,8 @@ def recurrence(target: Target, config: Config, floats: FloatType) -> str | None:
 
 
 def selection(config: Config, floats: FloatType) -> str | None:
-    """Return the reason why a bundle with this type of floats can't compute an attention that selects its
-    tokens.
-
-    Returns None if it can.
+    """Return the reason why a bundle with this float type can't compute attention that selects its tokens;
+    None if it can.
     """
     if floats != "float16":
         return None
@@ -74,9 +72,8 @@ def selection(config: Config, floats: FloatType) -> str | None:
 
 
 def untried(target: Target, config: Config) -> str | None:
-    """Return the reason why a bundle is refused because a part of the Config was never run on the target.
-
-    Returns None if there is no such part.
+    """Return the reason why tfm refuses a bundle because a part of the Config was never run on the target;
+    None if there is no such part.
     """
     if target.device != "cuda":
         return None
@@ -86,7 +83,9 @@ def untried(target: Target, config: Config) -> str | None:
 
 
 def group_query(config: Config) -> list[str]:
-    """Return the reasons why GroupQueryAttention can't compute a decoder's attention; empty if it can."""
+    """Return the reasons why ONNX Runtime's GroupQueryAttention can't compute a decoder's attention; an empty
+    list if it can.
+    """
     for i, layer in enumerate(config.layers):
         merged = "its softmax also has the keys of an encoder's text" if layer.merged else None
         reason = merged or layer.attention.group_query_limit()
@@ -100,7 +99,8 @@ def group_query(config: Config) -> list[str]:
 
 
 def multi_head(config: Config) -> list[str]:
-    """Return the reasons why MultiHeadAttention can't compute attention over a whole text; empty if it can.
+    """Return the reasons why ONNX Runtime's MultiHeadAttention can't compute attention over a whole text; an
+    empty list if it can.
 
     Attention over a whole text is an encoder's self-attention or a decoder's cross-attention.
     """

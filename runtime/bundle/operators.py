@@ -1,8 +1,8 @@
-"""The operators that a bundle's graph may have, by operator set. An export writes no other operators, and the
-runtime runs no others.
+"""List the operators that a bundle's graph may use, by operator set. An export writes no other operators, and
+the runtime refuses all others.
 
-All of them compute tensors of numbers from tensors of numbers. No operator contains a graph, such as a loop's
-body. None uses random numbers, and none reads anything but its inputs.
+All of them compute tensors of numbers from tensors of numbers. No operator contains a graph, such as the
+body of a loop. No operator uses random numbers or reads anything but its inputs.
 """
 
 from __future__ import annotations

@@ -1,10 +1,10 @@
-"""The plan of a bundle's weights, on which an export, its graphs, the manifest and every check agree.
+"""Compute the plan of a bundle's weights, on which an export, its graphs, the manifest and every check agree.
 
     Config, target, type of floats, format of each quantized parameter   ->   Plan
-    Plan   ->   groups of parameters, places of tensors in both data files, the cache, what the kernels have
+    Plan   ->   groups of parameters, places of tensors in both data files, the kind of cache, the kernels
 
-An export makes the plan, and the manifest stores the values that determine it. All code that needs something
-derived from these values, such as the place of a tensor, asks the plan.
+An export makes the plan, and the manifest stores the values that determine it. Code that needs a value
+derived from the plan, such as the place of a tensor, asks the plan.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from .weight_storage import Group, Spec
 
 @dataclass(frozen=True)
 class Tensor:
-    """The place of a tensor in model.onnx.data."""
+    """The type and shape of a stored tensor, and its offset and length in bytes in its data file."""
 
     dtype: str
     shape: tuple[int, ...]
@@ -37,8 +37,12 @@ class Tensor:
 
 @dataclass(frozen=True)
 class Plan:
-    """The plan of how a model's weights are stored. Parameters without a format are stored as floats of type
-    `dtype`.
+    """The plan of how a bundle stores a model's weights.
+
+    - `shapes`: the shape of each parameter, and the model's Config.
+    - `target`: the target of the bundle's graphs.
+    - `dtype`: the type of all floats.
+    - `formats`: the format of each quantized parameter. A parameter without a format is stored as floats.
     """
 
     shapes: ParameterShapes
@@ -53,8 +57,8 @@ class Plan:
         target: Target,
         native: NativeBlocks = lambda name, most: None,
     ) -> Plan:
-        """Return the plan that follows from a scheme. `native` has the same meaning as in
-        `weight_formats.formats`.
+        """Return the plan that a scheme and a target give for these parameters. `weight_formats.formats`
+        explains `native`.
         """
         formats = weight_formats.formats(shapes, scheme, target, native)
         return Plan(shapes, target, schemes.float_type(scheme, target), formats)
@@ -65,14 +69,12 @@ class Plan:
 
     @cached_property
     def groups(self) -> dict[str, Group]:
-        """The groups in which weights are stored: which parameters are joined, and in which format each group
-        is stored.
-        """
+        """The groups of parameters that are stored together, by name, in the order of the file."""
         return weight_storage.stored(self.shapes, self.formats, self.target)
 
     @cached_property
     def tensors(self) -> dict[str, Tensor]:
-        """The places of all tensors in model.onnx.data."""
+        """The type, shape and place of each tensor in model.onnx.data, by name."""
         return _arranged(self.groups, self.dtype, weight_storage.specs)
 
     @property
@@ -81,19 +83,20 @@ class Plan:
         return end(self.tensors)
 
     def read_size(self, forms: Mapping[str, KernelForm]) -> int:
-        """Return how many bytes of weights a decode step reads. If the bundle has graphs over kernels, these
-        are bytes of kernels.data.
+        """Return how many bytes of weights one decode step reads: all of kernels.data if the bundle has
+        graphs over tfm's kernels, else all of model.onnx.data.
 
-        `forms` are the groups' forms in kernels.data.
+        `forms` gives the kernels' forms of groups by name.
         """
         return end(self.kernel_tensors(forms)) if self.has_kernels else self.size
 
     @cached_property
     def units(self) -> dict[str, tuple[str, ...]]:
-        """The groups of quantized weights that must have the same format.
+        """The units of quantized weights: a dict from a unit's name to the names of its parameters. All
+        parameters of a unit must have the same format.
 
-        Weights must have the same format if they are stored as one tensor, or if they are the experts of one
-        layer.
+        Parameters must have the same format if they are stored as one tensor, or if they are the experts
+        of one layer.
         """
         units: dict[str, tuple[str, ...]] = {}
         for group in weight_storage.stored(self.shapes, {}, self.target).values():
@@ -103,21 +106,24 @@ class Plan:
         return units
 
     def groups_of(self, leaves: Iterable[str]) -> dict[str, Group]:
-        """Return only the groups in which these parameters are stored."""
+        """Return only the groups that store these parameters."""
         return weight_storage.stored({name: self.shapes[name] for name in leaves}, self.formats, self.target)
 
     def read_bytes(self, leaves: Iterable[str], forms: Mapping[str, KernelForm]) -> int:
-        """Return the part of `read_size` that belongs to these parameters, without padding."""
+        """Return how many bytes of `read_size` belong to these parameters, without the padding between
+        tensors.
+        """
         arranged = partial(kernel_storage.specs, forms=forms) if self.has_kernels else weight_storage.specs
         specs = (arranged(group, self.dtype) for group in self.groups_of(leaves).values())
         return sum(spec.length for one in specs for spec in one.values())
 
     @cached_property
     def smoothable(self) -> tuple[SmoothingSite, ...]:
-        """The activations that a scheme may smooth without changing the model's results in exact arithmetic.
+        """The places where an export may smooth activations without changing the model's results in exact
+        arithmetic.
 
-        The products that read these activations round their inputs to 8-bit codes. None of the products'
-        parameters keeps the blocks of its file.
+        All products that read these activations round their inputs to 8-bit codes, and none of their
+        parameters keeps the blocks of the checkpoint's file.
         """
 
         def fits(name: str) -> bool:
@@ -132,48 +138,54 @@ class Plan:
 
     @property
     def divided(self) -> tuple[SmoothingSite, ...]:
-        """The smoothed activations that the products divide themselves, because a residual sum reads these
-        activations too.
+        """The places where each product divides the smoothed activations itself, because a residual sum reads
+        the same activations undivided.
         """
         smoothed = {name for name, form in self.formats.items() if form.activations == "smoothed"}
         return tuple(site for site in self.shapes.post_norm_sites if smoothed.intersection(site.consumers))
 
     @cached_property
     def cache(self) -> CacheForm:
-        """The kind of cache in which an export keeps a decoder's keys and values."""
+        """How a bundle of this plan keeps a decoder's keys and values: "shared", "windowed", "copied" or
+        "none".
+        """
         return operator_limits.cache(self.target, self.config)
 
     @cached_property
     def has_kernels(self) -> bool:
-        """Whether there are graphs over tfm's own kernels. These are for the CPU and for weights in 4 or 8
-        bits.
+        """True if the bundle has graphs over tfm's own kernels. These graphs need the target ort-cpu and
+        weights in 4 or 8 bits.
         """
         return self.target.name == "ort-cpu" and any(map(kernel_storage.is_tiled, self.groups.values()))
 
     @property
     def has_minima(self) -> bool:
-        """Whether the kernels add minima of blocks."""
+        """True if tfm's kernels add minima to the weights of some blocks."""
         tiled = (group.format for group in self.groups.values() if kernel_storage.is_tiled(group))
         return self.has_kernels and any(form is not None and form.minimum for form in tiled)
 
     def graphs(self, cache: CacheForm) -> tuple[Graph, ...]:
-        """Return the graphs that use the target's operators."""
+        """Return the graphs over the target's operators, for this kind of cache."""
         lengths = self.target.row_lengths and cache in ("shared", "windowed")
         return graphs(self.config, cache == "windowed", row_lengths=lengths)
 
     @property
     def kernel_graphs(self) -> list[str]:
-        """The files of graphs over kernels that a bundle may have."""
+        """The names of the files with graphs over tfm's kernels that a bundle of this plan may contain."""
         if not self.has_kernels:
             return []
         return [kernel_storage.GRAPHS[graph.file] for graph in graphs(self.config)]
 
     def may_halve_cache(self, cache: CacheForm) -> bool:
-        """Return whether graphs over kernels keep keys and values as floats, so that float16 is possible."""
+        """Return whether graphs over tfm's kernels may keep keys and values in float16. This needs a shared
+        or windowed cache of floats.
+        """
         return self.has_kernels and cache in ("shared", "windowed") and not self.config.rounds_cache
 
     def kernel_tensors(self, forms: Mapping[str, KernelForm]) -> dict[str, Tensor]:
-        """Return the places of all tensors in kernels.data."""
+        """Return the type, shape and place of each tensor in kernels.data, by name. `forms` gives the
+        kernels' forms of groups.
+        """
         specs = partial(kernel_storage.specs, forms=forms)
         return _arranged(self.groups, self.dtype, specs)
 
@@ -186,8 +198,8 @@ def end(tensors: Mapping[str, Tensor]) -> int:
 def _arranged(
     groups: Mapping[str, Group], dtype: str, specs: Callable[[Group, str], dict[str, Spec]]
 ) -> dict[str, Tensor]:
-    """The places of the tensors of all groups: large ones are aligned to pages, so that they can be mapped
-    alone."""
+    """Return the places of the tensors of all groups. A large tensor begins at a page, so that it can be
+    mapped alone."""
     placed: dict[str, Tensor] = {}
     at = 0
     for group in groups.values():

@@ -1,9 +1,9 @@
-"""Read the wire format of protocol buffers, as far as a graph uses it: messages of known fields.
+"""Read the wire format of protocol buffers, as far as a graph uses it: messages with known fields.
 
-A message is a sequence of fields. Each begins with a number, 8 · field + kind. Kind 0 is a number with 7 bits
-in each byte. Kinds 1 and 5 are 8 and 4 bytes. Kind 2 is a length and then that many bytes: a text or a
-message. The reader is strict. It refuses an unknown field, a second value of a field that has only one, and a
-field that ends beyond its message.
+A message is a sequence of fields. Each field begins with a number, 8 · field + kind. After kind 0 comes a
+number with 7 bits in each byte. After kinds 1 and 5 come 8 and 4 bytes. After kind 2 come a length and
+then that many bytes, which are a text or a message. The reader is strict. It refuses an unknown field, a
+second value of a field that may occur once, and a field that ends beyond its message.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ KINDS: dict[Kind, int] = {"number": 0, "text": 2, "bytes": 2, "float": 5, "messa
 
 
 class Field(NamedTuple):
-    """A field of a message. If `many` is set, it may occur any number of times."""
+    """A field that a message may contain. If `many` is set, the field may occur any number of times."""
 
     name: str
     kind: Kind
@@ -24,7 +24,7 @@ class Field(NamedTuple):
 
 
 class Schema:
-    """The fields that a message may have, by their numbers."""
+    """The fields that a message may contain, by field number."""
 
     def __init__(self, fields: Mapping[int, Field]) -> None:
         self.by_tag = {number << 3 | KINDS[field.kind]: field for number, field in fields.items()}
@@ -33,9 +33,11 @@ class Schema:
 
 
 def read(data: bytes, schema: Schema, span: tuple[int, int]) -> dict[str, Any]:
-    """Return the values of the message between two offsets: integers, texts, bytes, and offsets of messages.
+    """Read the message between two offsets of `data`, and return a dict from field names to values.
 
-    A missing field is None or an empty list. Raises ValueError for anything that the schema doesn't allow.
+    A value is an integer, a text or bytes. For a message or a float, the value is its (begin, end)
+    offsets. A missing field is None, or an empty list if it may occur many times. Raises ValueError for a
+    field that the schema doesn't allow.
     """
     values = schema.empty.copy()
     for name in schema.many:
@@ -61,7 +63,7 @@ def read(data: bytes, schema: Schema, span: tuple[int, int]) -> dict[str, Any]:
 
 
 def _fields(data: bytes, at: int, end: int) -> Iterator[tuple[int, int, int]]:
-    """Tag, and a number with nothing, or begin and end of the bytes."""
+    """Yield the tag of each field, and then a number and 0, or the begin and end of the field's bytes."""
     while at < end:
         tag, at = data[at], at + 1  # most numbers have one byte
         if tag > 127:
@@ -87,7 +89,7 @@ def _fields(data: bytes, at: int, end: int) -> Iterator[tuple[int, int, int]]:
 
 
 def _number(data: bytes, at: int, end: int) -> tuple[int, int]:
-    """A number and where it ends."""
+    """Return the number at an offset and the offset at which it ends."""
     if at < end and data[at] < 128:
         return data[at], at + 1
     value = 0

@@ -28,12 +28,12 @@ def rounded(
     axis: int,
     importance: Float[Array, " D"] | None = None,
 ) -> Blocks:
-    """Return the weight rounded to a format. Its blocks lie along `axis`, which is 1 for a table. The scales
-    have the weight's type.
+    """Return a weight rounded to a format, as blocks along `axis`. The axis is 1 for a table, else 0. The
+    scales have the weight's type.
 
-    Each weight gets the nearest code. With an `importance` of the inputs, the codes are those of least error.
-    With static inputs, the scale and zero point of the input are not set yet. A `native` format isn't allowed
-    here.
+    Without `importance`, each weight gets the nearest code. With an `importance` of the inputs, the scales
+    and codes have the least weighted error. With static inputs, the scale and zero point of the input are
+    not set yet. A `native` format isn't allowed.
     """
     rows = weight if axis == 1 else weight.T
     if weight_format.activations == "static":
@@ -78,29 +78,32 @@ def _rounded_rows(
 
 
 def _below(weight_format: WeightFormat) -> np.uint8:
-    """The stored codes that lie below those of `code_bits`."""
+    """Return how many stored codes lie below the range of codes with `code_bits` bits."""
     bits = weight_format.code_bits or weight_format.bits
     return np.uint8(2 ** (weight_format.bits - 1) - 2 ** (bits - 1))
 
 
 def narrowed(blocks: Blocks, weight_format: WeightFormat) -> Blocks:
-    """Return blocks with codes of `code_bits`. A stored code outside of their range becomes too large."""
+    """Return stored blocks with codes that count from 0 in `code_bits` bits.
+
+    A stored code outside the range of `code_bits` becomes a code that is too large.
+    """
     bits = weight_format.code_bits or weight_format.bits
     return replace(blocks, codes=blocks.codes - _below(weight_format), bits=bits)
 
 
 def widened(blocks: Blocks, weight_format: WeightFormat) -> Blocks:
-    """Return blocks as they are stored: the inverse of `narrowed`."""
+    """Return blocks of `code_bits` bits with the codes that a bundle stores: the inverse of `narrowed`."""
     return replace(blocks, codes=blocks.codes + _below(weight_format), bits=weight_format.bits)
 
 
 def centered(blocks: Blocks) -> Blocks:
-    """Return a GGUF file's blocks with their zero points in the middle of the codes' range, where the fast
-    kernels need it.
+    """Move the zero points of a GGUF file's blocks to the middle of the codes' range. The fast kernels need
+    them there.
 
-    Q4_1 has w = d·q + m. With q − 8 in place of q, that is d·(q − 8) + (m + 8·d). The new minimum m + 8·d is
-    exact in float32 if d and m, which have 11 bits each, differ by a factor of less than 2^13. In Q4_K, d and
-    m have 17 bits each, and the bound is 2^7.
+    Q4_1 has w = d·q + m. With q − 8 in place of q, this is d·(q − 8) + (m + 8·d). The new minimum m + 8·d
+    is exact in float32 if d and m, which have 11 bits each, differ by a factor of less than 2^13. In Q4_K,
+    d and m have 17 bits each, and the factor must be less than 2^7.
     """
     if blocks.minimum is None or blocks.zero is None:
         return blocks

@@ -1,18 +1,19 @@
-"""Decide which graphs promise that a token's results have the same bits, whatever other tokens are computed
-in the same call.
+"""Decide whether a graph promises that a token's results have the same bits, whatever else is computed in the
+same call.
 
-The promise holds for any chunk of a prompt, any draft, any batch and any number of threads. A graph makes the
-promise if each of its operators makes it. tfm's kernels make the promise, because they fix the order of their
-sums (`runtime/kernels/source/kernels.h`). Three kinds of ONNX's operators make the promise in every
+With this promise, the bits don't depend on how a prompt is split into chunks, on drafted tokens, on the
+other rows of a batch, or on the number of threads. A graph makes the promise if each of its operators
+makes it. tfm's kernels make the promise, because they fix the order of their sums
+(`runtime/kernels/source/kernels.h`). Three kinds of ONNX's operators make the promise in every
 implementation:
 
-- those that MOVE numbers;
-- those that COMPARE numbers and say which is the largest, or which are zero;
-- those whose results are each ROUNDED from the numbers at their own place, as IEEE 754 or integer arithmetic
-  defines to the bit.
+- MOVE: operators that move numbers.
+- COMPARE: operators that compare numbers and say which number is the largest, or which numbers are zero.
+- ROUNDED: operators that compute each result only from the numbers at its own place. IEEE 754 or integer
+  arithmetic defines such a result to the bit.
 
-All other operators add several numbers or approximate a function. Their bits may depend on how many numbers
-there are.
+All other operators add several numbers or approximate a function. Their bits may depend on how many
+numbers there are.
 """
 
 from __future__ import annotations
@@ -39,8 +40,8 @@ Operator = tuple[str, str]  # its set, and its name there
 
 @dataclass(frozen=True)
 class SameBits:
-    """Whether a token's bits are guaranteed not to depend on the other tokens and rows of a call. If they
-    aren't, `reason` says why."""
+    """The promise that a token's bits don't depend on the other tokens and rows of a call. If there is no
+    such promise, `reason` says why, and the object is false."""
 
     reason: str = ""
 
@@ -52,10 +53,10 @@ class SameBits:
 
 
 def promise(operators: Iterable[Operator], config: Config | None = None) -> SameBits:
-    """Return whether a graph with these operators promises the same bits.
+    """Decide whether a graph with these operators promises the same bits (`SameBits`).
 
-    A graph of merged attention doesn't. Kernels sum a softmax in lanes, and in which lane an encoder's key is
-    depends on how many places are before it, which is the size of the cache.
+    A graph with merged attention makes no promise. Kernels split a softmax's sum over lanes. The lane of
+    an encoder's key depends on how many places precede the key, and this number is the size of the cache.
     """
     if config is not None and any(layer.merged for layer in config.layers):
         return SameBits("one softmax over two texts")

@@ -1,28 +1,32 @@
-"""Schemes: what the name of a quantization (`quant`) means, as records.
+"""Define the schemes: what each name of a quantization (`quant`) means for matrices and for tables.
 
     quant         matrices                                        tables
     fp32, fp16    float                                           float
-    int8          8-bit blocks of 64, on standard of 32           8-bit blocks of 32
-    int8-dynamic  8 bits a column, inputs with one scale a row    8-bit blocks of 32
-    int8-static   8 bits a column, inputs with a scale chosen     the same, by row
-                  beforehand from a calibration text
-    w8a16         the same, inputs and outputs in 16 bits         the same, by row
-    int4          the file's own 4-bit blocks, else of least      the file's own 4-bit blocks, else 8-bit
-                  error, of 64 in attention and 128 in mlps,      blocks of 32, or 4-bit by choice
-                  with feedback (`bundle.feedback`); if most
-                  stay, the file's blocks of the others too
-    auto          as a budget chooses for each: 4-bit blocks      likewise, all blocks of 32
-                  of 128, 64 or 32, 5-bit and 6-bit ones of 32
-                  (on ort-cpu), 8-bit ones, or the file's
+    int8          8-bit blocks of 64, on target standard of 32    8-bit blocks of 32
+    int8-dynamic  8 bits with one scale per column, inputs with   8-bit blocks of 32
+                  one scale per row
+    int8-static   8 bits with one scale per column, inputs with   8 bits with one scale per row
+                  a fixed scale from a calibration text
+    w8a16         like int8-static, with inputs and outputs of    8 bits with one scale per row
+                  16 bits
+    int4          the file's own 4-bit blocks, else 4-bit blocks  the file's own 4-bit blocks, else 8-bit
+                  of least error, of 64 in attention and 128 in   blocks of 32, or 4-bit blocks by an option
+                  mlps, with feedback (`bundle.feedback`); if
+                  most weights keep the file's blocks, the
+                  others keep theirs too
+    auto          a budget chooses for each: 4-bit blocks of      the same choice, with all blocks of 32
+                  128, 64 or 32, 5-bit and 6-bit blocks of 32
+                  (on ort-cpu), 8-bit blocks, or the file's own
     keep          the file's own blocks, else 8-bit blocks of 32  the same
 
-On ort-cuda all blocks except a file's own have 32 weights and are symmetric. On ort-web, int8-dynamic stores
-a table that is used in a product with 8 bits and one scale per row.
+On ort-cuda, all blocks except a file's own contain 32 weights and are symmetric. On ort-web, int8-dynamic
+stores a table that is used in a product with 8 bits and one scale per row.
 
-`runtime.bundle.weight_formats` derives the format of each weight from the scheme. The choices above come from
-measurements of the KL divergence on SmolLM2. int8 in blocks of 64 has 0.0034, or 0.0054 if activations aren't
-smoothed. Blocks of 32 have 0.0024, or 0.0036 without smoothing, but are a fifth slower. int8-dynamic has
-0.0180, or 0.029 without smoothing. Of all weights, the output table loses the most accuracy in 4 bits.
+`runtime.bundle.weight_formats` derives the format of each weight from the scheme. The choices above come
+from measurements of the KL divergence on SmolLM2. int8 in blocks of 64 has a divergence of 0.0034, or
+0.0054 if activations aren't smoothed. Blocks of 32 have 0.0024, or 0.0036 without smoothing, but are a
+fifth slower. int8-dynamic has 0.0180, or 0.029 without smoothing. Of all weights, the output table loses
+the most accuracy in 4 bits.
 """
 
 from __future__ import annotations
@@ -44,15 +48,18 @@ SchemeName = Literal["fp32", "fp16", "int8", "int8-dynamic", "int8-static", "w8a
 
 @dataclass(frozen=True)
 class PerBlock:
-    """A format of integer codes with one scale for each block of `block` neighbours along the input axis of a
-    product.
+    """A format of integer codes in which `block` neighbouring weights along a product's input axis share one
+    scale.
 
-    A kernel multiplies long blocks faster. With 8 bits, blocks of 64 save 17 % of a layer's time compared
-    with 32, and blocks of 128 only 7 % more. `attention_block` is the length in attention, if it differs.
-    `float_block` is the length for products that don't quantize their inputs, if it differs. `rounding` says
-    whether weights are rounded to the nearest code, or with the scale that gives the least error
-    (`refimpl.calibrate.least_error`). Codes of 5 and 6 bits are stored in 8 bits. Only tfm's kernels read
-    them in 5 or 6 bits.
+    - `bits`: the bits of a code. Codes of 5 and 6 bits are stored in 8 bits, and only tfm's kernels read
+      them in 5 or 6 bits.
+    - `block`: the length of a block. Kernels multiply long blocks faster: with 8 bits, blocks of 64 save 17
+      % of a layer's time compared with blocks of 32, and blocks of 128 save only 7 % more.
+    - `attention_block`: the length of blocks in attention, if it differs from `block`.
+    - `float_block`: the length for products that don't quantize their inputs, if it differs from `block`.
+    - `symmetric`: the codes need no zero points.
+    - `rounding`: "nearest" takes the nearest code. "least-error" searches for the scale with the least error
+      (`refimpl.calibrate.least_error`).
     """
 
     bits: Literal[4, 5, 6, 8]
@@ -65,12 +72,12 @@ class PerBlock:
 
 @dataclass(frozen=True)
 class PerColumn:
-    """A format of signed 8-bit codes with one scale per column. Inputs become codes with one scale per row,
-    or with a static scale.
+    """A format of signed 8-bit codes with one scale per column.
 
-    Static inputs have `activation_bits` bits. With `rounds_output`, a product's output also has a static
-    scale and the same number of bits. This imitates devices that multiply integers and store outputs as
-    codes.
+    `inputs` says how a product's input becomes codes: with one scale per row, or with one static scale.
+    Codes of static inputs have `activation_bits` bits. With `rounds_output`, a product's output also gets
+    a static scale and the same number of bits. This imitates devices that multiply integers and store
+    outputs as codes.
     """
 
     inputs: Literal["row", "static"]
@@ -83,14 +90,16 @@ EIGHT_BITS = PerBlock(8)
 
 @dataclass(frozen=True)
 class Scheme:
-    """A scheme: it says how the weights of a bundle are quantized.
+    """A scheme: the rules by which a bundle's weights are quantized.
 
     - `matrices`, `tables`: the formats of matrices and of tables, or None if they stay float.
-    - `floats`: the type of all floats, unless the target has one of its own.
-    - `smooths`: large activations are moved into the weights beforehand (`refimpl.calibrate.smooth`).
-    - `keeps_blocks`: blocks that the checkpoint's file has are kept instead of rounding the weights anew.
-    - `finer`: the schemes whose format a weight may have instead, if a budget asks for it.
-    - `refused`: the name of a target -> the reason why it can't have this scheme.
+    - `floats`: the type of all floats, unless the target prescribes a type.
+    - `smooths`: an export moves large activations into the weights before rounding
+      (`refimpl.calibrate.smooth`).
+    - `keeps_blocks`: an export copies the blocks of the checkpoint's file instead of rounding the weights
+      again.
+    - `finer`: the schemes from which a weight may get its format instead, if a budget asks for it.
+    - `refused`: a dict from the name of each target that can't use this scheme to the reason.
     """
 
     name: SchemeName
@@ -104,32 +113,38 @@ class Scheme:
 
     @property
     def calibrated(self) -> bool:
-        """Whether the ranges of activations are measured over a calibration text."""
+        """True if an export measures the ranges of activations over a calibration text."""
         return isinstance(self.matrices, PerColumn) and self.matrices.inputs == "static"
 
     @property
     def searches(self) -> bool:
-        """Whether scales are searched for, weighting errors by the importance of a product's inputs."""
+        """True if an export searches for scales and weights each error by the importance of the product's
+        inputs.
+        """
         return isinstance(self.matrices, PerBlock) and self.matrices.rounding == "least-error"
 
     @property
     def needs_only_shapes(self) -> bool:
-        """Whether the stored sizes can be computed from only a Config, without the checkpoint or a text."""
+        """True if the stored sizes can be computed from a Config alone, without the checkpoint or a text."""
         return not (self.calibrated or self.keeps_blocks or self.finer)
 
     @property
     def fewest_bits(self) -> int:
-        """The fewest bits that a code of a matrix's blocks may have; 8 if the scheme has no blocks."""
+        """The fewest bits that a code of a matrix may have; 8 if the scheme doesn't store matrices in
+        blocks.
+        """
         return self.matrices.bits if isinstance(self.matrices, PerBlock) else 8
 
     def takes_table_bits(self, bits: int) -> bool:
-        """Return whether tables may have this number of bits. They may have 8, or the number that the
-        matrices' blocks have.
+        """Return whether tables may have this number of bits. A table may always have 8 bits. It may have the
+        bits of the matrices' blocks if no budget chooses the formats.
         """
         return bits == 8 or (bits == self.fewest_bits and not self.finer)
 
     def with_table_bits(self, bits: int) -> Scheme:
-        """Return the scheme with this number of bits for tables."""
+        """Return a copy of this scheme in which tables have this number of bits. Without blocks for matrices,
+        return the scheme itself.
+        """
         if bits == 8 or not isinstance(self.matrices, PerBlock):
             return self
         return replace(self, tables=PerBlock(self.matrices.bits, rounding=self.matrices.rounding))
@@ -219,11 +234,11 @@ DEFAULTS = ("int8", "int8-dynamic")
 
 
 def default(config: Config, target: Target) -> Scheme:
-    """Return the default scheme of a model, one of `DEFAULTS`.
+    """Return the default scheme of a model for a target, one of `DEFAULTS`.
 
-    An encoder computes many tokens at once. For many tokens, 8 bits with one scale per column are best, if
-    the target allows them. A decoder spends most of its time reading weights. For reading, blocks are as
-    fast, and they are more accurate.
+    An encoder computes many tokens at once, and 8 bits with one scale per column are the fastest format
+    for many tokens. A decoder spends most of its time reading weights. Blocks are read as fast as columns,
+    and they are more accurate. If the target refuses the preferred scheme, the other one is the default.
     """
     blocks, columns = (SCHEMES[name] for name in DEFAULTS)
     first, second = (blocks, columns) if "decoder" in config.stacks else (columns, blocks)
@@ -231,12 +246,12 @@ def default(config: Config, target: Target) -> Scheme:
 
 
 def check_target(scheme: Scheme, target: Target) -> None:
-    """Raise ExportError if the target can't have the scheme."""
+    """Raise ExportError if the target doesn't support the scheme."""
     if target.name in scheme.refused:
         reason = scheme.refused[target.name]
         raise ExportError(f"quant={scheme.name} isn't supported for target={target.name}: {reason}")
 
 
 def float_type(scheme: Scheme, target: Target) -> FloatType:
-    """Return the type of the floats in a bundle: weights, scales, activations and cache."""
+    """Return the type of all floats in a bundle: weights, scales, activations and cache."""
     return target.floats or scheme.floats

@@ -1,8 +1,8 @@
-"""Targets: records of what a bundle's graph is made for.
+"""Define the targets: records that say for which runtime and device a bundle's graph is made.
 
-`runtime.bundle.operator_limits` decides which of a target's operators a model can use, and `export.targets`
-emits them. Only the standard library is imported here, because the command line imports this module to list
-its choices.
+`runtime.bundle.operator_limits` decides which of a target's operators a model can use, and
+`export.targets` writes these operators. The command line imports this module to list its choices, so this
+module imports only the standard library.
 """
 
 from __future__ import annotations
@@ -23,14 +23,14 @@ CacheForm = Literal["shared", "windowed", "copied", "none"]
 class Storage:
     """The options for storing weights in a target's graph (`runtime.bundle.weight_storage`).
 
-    - `joins`: matrices that multiply the same input are stored as one.
-    - `blocks`: whether blocks are packed for MatMulNBits, or stored as codes for DequantizeLinear.
+    - `joins`: matrices that multiply the same input are stored as one matrix.
+    - `blocks`: "nbits" packs blocks for MatMulNBits, and "blocked" stores codes for DequantizeLinear.
     - `activations`: how a product with blocks quantizes its input.
-    - `static_inputs`: inputs may have 8-bit codes with a scale that was chosen beforehand.
-    - `symmetric_block`: the only block length for fast products, whose blocks then have no zero points. None
-      if fast products take the scheme's blocks.
-    - `tables_by_row`: if matrices have one scale per column, a table that is multiplied has one scale per
-      row.
+    - `static_inputs`: inputs may have 8-bit codes with a scale that was chosen before the run.
+    - `symmetric_block`: the only block length for which the target has fast products. Such blocks have no
+      zero points. None means that fast products accept the scheme's blocks.
+    - `tables_by_row`: if matrices have one scale per column, a table that the model multiplies by has one
+      scale per row.
     """
 
     joins: bool
@@ -43,13 +43,15 @@ class Storage:
 
 @dataclass(frozen=True)
 class Target:
-    """A target: it says where a graph runs, and which operators, types and caches the graph may have.
+    """A target: the device on which a graph runs, and the operators, types and caches that the graph may use.
 
+    - `opset`: the version of ONNX's operator set.
+    - `storage`: how weights are stored.
     - `device`: the device on which the graph runs; None if any device can run it.
     - `floats`: the type of all floats; None if the scheme chooses the type.
-    - `fused`: attention is an operator of ONNX Runtime, within that operator's limits.
-    - `row_lengths`: the lengths of rows that attention needs are inputs of the graph. If the graph computed
-      these lengths, they would be copied between GPU and CPU at each step, and a GPU can't capture a step
+    - `fused`: attention is an operator of ONNX Runtime, if that operator can compute it.
+    - `row_lengths`: the lengths of rows are inputs of the graph, because attention needs them. If the graph
+      computed these lengths, each step would copy them between GPU and CPU, and a GPU can't capture a step
       with copies.
     - `float_cache`: the reason why keys and values can't be kept in 8 or 4 bits; None if they can.
     """
@@ -98,5 +100,5 @@ def find(name: str) -> Target:
 
 
 def for_device(device: Device) -> Target:
-    """Return the target that is made for a device."""
+    """Return the target that is made for this device."""
     return next(target for target in _ALL if target.device == device)

@@ -1,8 +1,9 @@
-"""Stored tensors that a graph reads in another shape. This is part of the format.
+"""Name the initializers that read a stored tensor in another shape. This is part of the format.
 
-An initializer named X.AxBxC has the bytes of the stored tensor X, in the shape [A, B, C]. A graph may have it
-beside X, or in place of X. One reason is that a table for both look-ups and products needs two shapes.
-Another reason is that many runtimes accept the blocks of a product only from an initializer.
+An initializer named X.AxBxC reads the bytes of the stored tensor X in the shape [A, B, C]. A graph may
+contain this initializer beside X, or instead of X. One reason is that a table for both look-ups and
+products needs two shapes. Another reason is that many runtimes accept the blocks of a product only from an
+initializer.
 """
 
 from __future__ import annotations
@@ -18,14 +19,12 @@ SHAPED = re.compile(r"(.+)\.(\d{1,15}(?:x\d{1,15})*)", re.DOTALL)
 
 
 def view_name(name: str, shape: tuple[int, ...]) -> str:
-    """Return the initializer's name for a stored tensor in another shape."""
+    """Return the name of the initializer that reads the stored tensor `name` in this shape."""
     return f"{name}.{'x'.join(map(str, shape))}"
 
 
 def stored_name(name: str, tensors: Mapping[str, Tensor]) -> str | None:
-    """Return the name of the stored tensor whose bytes an initializer uses, or None if it uses no stored
-    tensor's bytes.
-    """
+    """Return the name of the stored tensor that an initializer reads; None if it reads no stored tensor."""
     if name in tensors:
         return name
     match = SHAPED.fullmatch(name)
@@ -33,9 +32,11 @@ def stored_name(name: str, tensors: Mapping[str, Tensor]) -> str | None:
 
 
 def place(name: str, tensors: Mapping[str, Tensor]) -> Tensor | None:
-    """Return the place of an initializer's bytes and its shape, or None for an initializer that isn't stored.
+    """Return the place of an initializer's bytes, and its type and shape. Returns None if it reads no stored
+    tensor.
 
-    The result is also None if the shape in the name and the stored tensor have different numbers of elements.
+    The result is also None if the shape in the initializer's name and the stored tensor have different
+    numbers of elements.
     """
     if (base := stored_name(name, tensors)) in (name, None):
         return tensors.get(name)

@@ -1,24 +1,30 @@
 """Choose the format of each weight of a model from a scheme and a target.
 
-If the checkpoint's file already has blocks of the same number of bits, they are kept, so that nothing is
-rounded twice. These are Q8_0 for 8 bits, and Q4_0, Q4_1, Q4_K, GPTQ and AWQ for 4 bits. On ort-cpu, `int4`
-also keeps a file's 4-bit indices into a table (IQ4, MXFP4, NVFP4). A bundle stores these as codes of 8 bits,
-and tfm's kernels read 4 bits. With `keep`, all blocks of the file are kept. Products read codes of 4 and 8
-bits, so all other codes are widened, which changes no weight. All other blocks are asymmetric, except on
-ort-cuda, where they are symmetric and have 32 weights. Columns are symmetric. On targets of ONNX Runtime, the
-scales of blocks are float16 numbers where possible, because tfm's own kernels and CUDA's kernels read them in
-float16. Norms, biases, added positions, a mixture's routing, an indexer's maps and the projection to labels
-stay float. Some weights get 8-bit blocks of 32 instead of what their scheme gives the others:
+If the checkpoint's file already stores a weight in blocks with the scheme's number of bits, tfm keeps
+these blocks, so that no weight is rounded twice. For 8 bits, tfm keeps Q8_0. For 4 bits, tfm keeps Q4_0,
+Q4_1, Q4_K, GPTQ and AWQ. On ort-cpu, `int4` also keeps types that store 4-bit indices into a table of
+values (IQ4, MXFP4, NVFP4). The bundle then stores codes of 8 bits, and tfm's kernels read only 4 bits.
+With the scheme `keep`, tfm keeps all blocks of the file. Matrix products read codes of 4 and 8 bits. So
+tfm widens codes of any other number of bits, which changes no weight.
 
-- With inputs of one scale a row: queries, keys and values whose inputs can't be smoothed, because no norm
-  precedes them. A few large channels of the input would cost the whole row its precision, and this hurts
-  attention most. An example is MiniLM, whose norms come after. Over sentences of Wikipedia, its int8-dynamic
-  vectors have a mean cosine of 0.9988 to the float vectors (lowest 0.9961). With blocks for queries, keys and
-  values, a quarter slower, the mean is 0.9986 (0.9949). With columns for all and nothing smoothed, it is
-  0.9972 (0.9891).
-- With inputs of one scale a row: the experts of a mixture. An expert to which no token is routed has no row
-  from which to take a scale, and ONNX Runtime's ReduceMax of an empty tensor has a wrong shape.
-- With static inputs: a table that is only read, because it has no input.
+Blocks that tfm rounds itself are asymmetric, except on ort-cuda, where blocks are symmetric and contain 32
+weights. Formats with one scale per column are symmetric. On targets of ONNX Runtime, tfm stores the scales
+of blocks as float16 numbers if possible, because tfm's own kernels and CUDA's kernels read float16 scales.
+Norms, biases, added position embeddings, a mixture's router, an indexer's matrices and the projection to
+labels stay float.
+
+Some weights get 8-bit blocks of 32 instead of the format of their scheme:
+
+- If inputs have one scale per row: queries, keys and values with inputs that can't be smoothed, because no
+  norm precedes these products. A few large channels of the input would cost the whole row its precision, and
+  attention suffers most from this. An example is MiniLM, which applies its norms after each sublayer. Over
+  sentences of Wikipedia, MiniLM's int8-dynamic vectors have a mean cosine of 0.9988 to the float vectors
+  (lowest 0.9961). With blocks for queries, keys and values, which is a quarter slower, the mean is 0.9986
+  (0.9949). With one scale per column for all weights and without smoothing, the mean is 0.9972 (0.9891).
+- If inputs have one scale per row: the experts of a mixture. An expert that gets no token has no row from
+  which to take a scale, and ONNX Runtime's ReduceMax of an empty tensor has a wrong shape.
+- If inputs have static scales: a table that the model only looks up, because no product gives the table an
+  input.
 """
 
 from __future__ import annotations
@@ -48,13 +54,22 @@ LOOKED_UP = frozenset({"IQ4_NL", "IQ4_XS", "MXFP4", "NVFP4"})
 
 @dataclass(frozen=True)
 class WeightFormat:
-    """The stored form of one quantized weight; `native` keeps the codes of the checkpoint's own blocks.
+    """The format in which a bundle stores one quantized weight.
 
-    With `halves`, scales are rounded to float16 if the rounded ones are near enough
-    (`refimpl.ops.quant.half_scales`). `source` is the weight's type in the checkpoint (Q5_0, F16, …). It is
-    stated if the scheme keeps blocks, and nothing depends on it. Static inputs have `activation_bits` bits.
-    With `rounds_output`, the output has the same number of bits. With `code_bits`, the stored 8-bit codes use
-    only that many bits around the middle of their range, and tfm's kernels read only those bits.
+    - `bits`: the number of bits of a stored code.
+    - `block`: how many neighbouring weights share a scale.
+    - `activations`: how a product with this weight quantizes its input (`refimpl.ops.quant.Blocks`).
+    - `symmetric`: the codes need no zero points.
+    - `minimum`: each block also has a minimum, which is added to its weights.
+    - `native`: the codes are copied from the checkpoint's own blocks.
+    - `halves`: scales are rounded to float16 if the rounded scales are near enough
+      (`refimpl.ops.quant.half_scales`).
+    - `source`: the weight's type in the checkpoint (Q5_0, F16, …). It is stated if the scheme keeps blocks,
+      and no computation depends on it.
+    - `activation_bits`: the number of bits of static inputs.
+    - `rounds_output`: the product's output is rounded to `activation_bits` bits too.
+    - `code_bits`: if not 0, the stored 8-bit codes use only this many bits around the middle of their range,
+      and tfm's kernels read only these bits.
     """
 
     bits: int
@@ -71,17 +86,21 @@ class WeightFormat:
 
     @property
     def by_column(self) -> bool:
-        """Whether one scale covers a whole column of a matrix, or a whole row of a table."""
+        """True if one scale covers a whole column of a matrix, or a whole row of a table."""
         return self.activations in ROW_SCALED
 
     @property
     def searched(self) -> bool:
-        """Whether its scales may come from a search for the least error (`refimpl.calibrate.least_error`)."""
+        """True if an export may search for the scales with the least error
+        (`refimpl.calibrate.least_error`).
+        """
         return (self.code_bits or self.bits) < 8 and not self.native
 
 
 def is_widened(bits: int, source: str) -> bool:
-    """Return whether codes of `bits` bits take more room than codes of the file's type; False for floats."""
+    """Return whether stored codes of `bits` bits are wider than the codes of the checkpoint's type `source`.
+    The result is False if `source` is a float type.
+    """
     if CODES.fullmatch(source):
         return bits > int(source[-1])
     block_type = BLOCK_TYPES.get(source)
@@ -89,7 +108,9 @@ def is_widened(bits: int, source: str) -> bool:
 
 
 def is_table(name: str) -> bool:
-    """Return whether a parameter is a table of tokens [N, D]; all other matrices are [D, F]."""
+    """Return whether the parameter with this name is a token table [N, D]. All other matrices have shape [D,
+    F].
+    """
     return name.endswith(".table")
 
 
@@ -99,18 +120,20 @@ def formats(
     target: Target,
     native: NativeBlocks = lambda name, most: None,
 ) -> dict[str, WeightFormat]:
-    """Return a dict from each quantized parameter's name to its format. Parameters without a format stay
-    float.
+    """Return a dict from the name of each quantized parameter to its format. A parameter that isn't in the
+    dict stays float.
 
-    `native` returns the checkpoint's own blocks of a parameter, with centred zero points, if the scheme may
-    keep them.
+    `native(name, bits)` returns a parameter's blocks of the checkpoint's file with centred zero points, if
+    codes of at most `bits` bits may keep these blocks. Otherwise `native` returns None.
     """
     products = multiplied(shapes.config)
     smoothed_norms = {name for site in shapes.smoothing_sites for name in site.consumers}
     smoothed_products = {name for site in shapes.post_norm_sites for name in site.consumers}
 
     def is_product(name: str) -> bool:
-        """Return whether a parameter is used in a product. A table that is only read isn't."""
+        """Return whether the model multiplies by a parameter. It doesn't multiply by a table that it only
+        looks up.
+        """
         read = name in (PER_LAYER, "encoder_embedding.table")
         return not read and (name != "embedding.table" or getattr(shapes.config.head, "tied", False))
 

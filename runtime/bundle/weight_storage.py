@@ -1,28 +1,31 @@
-"""How a bundle stores the parameters of a parameter tree: the names, types and shapes of its tensors.
+"""Define how a bundle stores a model's parameters: the names, types and shapes of the stored tensors.
 
-The stored tensors are a function of the Config, the target and each parameter's format. `store` makes them
-and `restore` is its exact inverse. On the targets of ONNX Runtime, matrices that multiply the same input are
-joined along their output axis, with their biases: wq, wk and wv into wqkv, gate and up into gate_up, and in
-cross-attention wk and wv into wkv. A group X of matrices [D, F], with C blocks per column, is stored as:
+The stored tensors follow from the Config, the target and each parameter's format. `store` makes them, and
+`restore` is its exact inverse. On the targets of ONNX Runtime, matrices that multiply the same input are
+joined along their output axis, and so are their biases: wq, wk and wv into wqkv, gate and up into gate_up,
+and in cross-attention wk and wv into wkv. A group X of matrices [D, F], with C blocks per column, is
+stored as:
 
     kind     tensors
     float    X [D, F]
-    nbits    X.packed uint8 [F, C, block·bits/8], X.scale [F, C]         MatMulNBits; X.zero as below
-    row      X.codes int8 [D, F], X.scale [F]                            one block is the whole column
-             smoothed: also X.input_factor [D]
-    static   the same, X.input_scale and X.input_zero uint8, both []     scale and zero point of the input;
-             w8a16: X.input_zero uint16, and X.output_scale, X.output_zero uint16, likewise
-    blocked  X.codes [D, F], X.scale [C, F], X.zero [C, F]               DequantizeLinear
+    nbits    X.packed uint8 [F, C, block·bits/8], X.scale [F, C], for MatMulNBits
+    row      X.codes int8 [D, F], X.scale [F]; one block is the whole column
+             if the input is smoothed, also X.input_factor [D]
+    static   the tensors of row, and the input's scale and zero point: X.input_scale [] and X.input_zero
+             uint8 []. With w8a16, X.input_zero is uint16, and X.output_scale [] and X.output_zero uint16 []
+             are stored too
+    blocked  X.codes [D, F], X.scale [C, F], X.zero [C, F], for DequantizeLinear
 
-A table [N, D] is blocked along D: nbits stores X.packed as [N, C·block·bits/8] (one tensor for
-GatherBlockQuantized and MatMulNBits), blocked keeps [N, D] and [N, C], static [N, D] and [N], row stores the
-transpose, [D, N] and [N], which MatMulIntegerToFloat wants.
+A table [N, D] is split into blocks along D. nbits stores X.packed as [N, C·block·bits/8], so that
+GatherBlockQuantized and MatMulNBits read the same tensor. blocked stores [N, D] and [N, C], and static
+stores [N, D] and [N]. row stores the transpose, [D, N] and [N], because MatMulIntegerToFloat needs this
+orientation.
 
-**Conventions**: low bits first; a short last block is filled with its zero point. Symmetric codes need
-no zero points: nbits means 2^(bits−1), the others store signed numbers. Otherwise nbits packs
-X.zero as uint8 [F, ceil(C·bits/8)] and blocked stores it beside unsigned codes. A minimum stays
-float32, [C, F] or [N, C], as X.minimum. Four-bit tensors of kind blocked are ONNX's INT4 and UINT4:
-two to a byte, row-major.
+**Conventions**: The low bits of a byte contain the first code. A short last block is filled with its zero
+point. Symmetric codes need no zero points: with nbits the zero point is 2^(bits−1), and the other kinds
+store signed numbers. For asymmetric codes, nbits packs X.zero as uint8 [F, ceil(C·bits/8)], and blocked
+stores X.zero beside unsigned codes. A minimum is stored in float32 as X.minimum [C, F] or [N, C]. Four-bit
+tensors of kind blocked are ONNX's INT4 and UINT4: two codes in a byte, row-major.
 """
 
 from __future__ import annotations
@@ -46,21 +49,23 @@ FOUR_BITS = ("int4", "uint4")
 
 
 class Spec(NamedTuple):
-    """The type and shape of a stored tensor; int4 and uint4 hold two elements in a byte."""
+    """The type and shape of a stored tensor. A byte of int4 or uint4 contains two elements."""
 
     dtype: str
     shape: tuple[int, ...]
 
     @property
     def length(self) -> int:
-        """The number of bytes that the tensor takes in the file."""
+        """The size of the tensor in the file, in bytes."""
         bits = 4 if self.dtype in FOUR_BITS else 8 * np.dtype(self.dtype).itemsize
         return -(-math.prod(self.shape) * bits // 8)
 
 
 @dataclass(frozen=True)
 class Group:
-    """Parameters that are stored together, joined along their last axis. A table is a group of its own."""
+    """Parameters that are stored together as one matrix, joined along their last axis. A table is always
+    alone in its group.
+    """
 
     name: str
     leaves: tuple[str, ...]
@@ -70,30 +75,28 @@ class Group:
 
     @property
     def axis(self) -> int:
-        """The axis that is split into blocks. A table's blocks are parts of its rows, a matrix's are parts of
-        its columns."""
+        """The axis that is split into blocks: 1 for a table, because its rows are split, and 0 for a
+        matrix."""
         return 1 if is_table(self.name) else 0
 
     @property
     def shape(self) -> tuple[int, ...]:
-        """The shape of the joined parameters."""
+        """The shape of the matrix that results from joining the group's parameters."""
         return (*self.shapes[0][:-1], sum(shape[-1] for shape in self.shapes))
 
     @property
     def length(self) -> int:
-        """The size of the blocked axis."""
+        """The size of the axis that is split into blocks."""
         return self.shape[self.axis]
 
     @property
     def width(self) -> int:
-        """The size of the axis that isn't split into blocks: the number of vectors, each of which is split
-        into blocks.
-        """
+        """The size of the axis that isn't split into blocks."""
         return self.shape[1 - self.axis]
 
 
 class Join(NamedTuple):
-    """Matrices that multiply the same input, with their biases, and the names of the joined tensors."""
+    """The names of matrices that multiply the same input, of their biases, and of the two joined tensors."""
 
     weight: str
     weights: tuple[str, ...]
@@ -112,8 +115,9 @@ CROSS_JOINS = (Join("wkv", ("wk", "wv"), "bkv", ("bk", "bv")),)
 def stored(
     shapes: Mapping[str, tuple[int, ...]], formats: Mapping[str, WeightFormat], target: Target
 ) -> dict[str, Group]:
-    """Return a dict from each group's name to its Group, in the order of the shapes. A parameter without a
-    format stays float.
+    """Return a dict from each group's name to its Group, in the order of `shapes`.
+
+    `shapes` gives the shape of each parameter. A parameter that isn't in `formats` is stored as floats.
     """
     joined = _joined(list(shapes), formats) if target.storage.joins else {}
     group_of = {leaf: name for name, leaves in joined.items() for leaf in leaves}
@@ -128,7 +132,9 @@ def stored(
 
 
 def _joined(names: list[str], formats: Mapping[str, WeightFormat]) -> dict[str, tuple[str, ...]]:
-    """Name of a joined group -> its parameters: matrices of one format, and their biases."""
+    """Return a dict from the name of each joined group to its parameters. Matrices are joined if they have
+    the same format, and then their biases are joined too.
+    """
     present = set(names)
     joined: dict[str, tuple[str, ...]] = {}
     for parent in dict.fromkeys(name.rpartition(".")[0] for name in names):
@@ -152,13 +158,13 @@ def _kind(weight_format: WeightFormat | None, target: Target) -> StorageKind:
 
 
 def _transposed(group: Group) -> bool:
-    """Whether a group's codes lie the other way round than its parameter."""
+    """Return whether a group stores its codes as the transpose of the parameter."""
     return group.kind == "row" and group.axis == 1
 
 
 def specs(group: Group, dtype: str) -> dict[str, Spec]:
-    """Return a dict from each tensor's name to its Spec, for all tensors that `store` returns for a group.
-    `dtype` is the type of the group's floats.
+    """Return a dict from the name of each stored tensor of a group to its type and shape. `dtype` is the type
+    of the group's floats.
     """
     if group.format is None:
         return {group.name: Spec(dtype, group.shape)}
@@ -198,8 +204,10 @@ def _fields(group: Group, weight_format: WeightFormat, dtype: str) -> dict[str, 
 
 
 def store(group: Group, leaves: Mapping[str, Leaf]) -> dict[str, Array]:
-    """Return the tensors of a group as C-contiguous arrays. Tensors of type int4 and uint4 are flat arrays of
-    bytes.
+    """Return the stored tensors of a group, by name, as C-contiguous arrays. `leaves` contains the group's
+    parameters.
+
+    An int4 or uint4 tensor is returned as a flat array of bytes.
     """
     parts = [leaves[name] for name in group.leaves]
     if group.format is None:
@@ -242,7 +250,7 @@ def store(group: Group, leaves: Mapping[str, Leaf]) -> dict[str, Array]:
 
 
 def restore(group: Group, tensors: Mapping[str, Array]) -> dict[str, Leaf]:
-    """Return the parameters of a group, as they were given to `store`."""
+    """Return the parameters of a group from its stored tensors: the exact inverse of `store`."""
     ends = np.cumsum([shape[-1] for shape in group.shapes])[:-1]
     weight_format = group.format
     if weight_format is None:
@@ -298,7 +306,9 @@ def _join(parts: list[Array]) -> Array:
 
 
 def _turned(rows: Array, group: Group) -> Array:
-    """The blocked vectors, which are rows here, in the orientation in which the group is stored."""
+    """Return an array with the orientation in which the group is stored. In `rows`, the vectors that are
+    split into blocks are rows.
+    """
     return np.ascontiguousarray(_unturned(rows, group))
 
 
@@ -308,7 +318,7 @@ def _unturned(rows: Array, group: Group) -> Array:
 
 
 def _pack_blocks(codes: Array, zero: Array | None, blocks: Blocks) -> Array:
-    """Codes [F, D] with the last block padded, packed."""
+    """Fill up the last block of codes [F, D], and pack the codes into bytes."""
     short = -codes.shape[1] % blocks.block
     if short:
         middle = np.full((len(codes), 1), 2 ** (blocks.bits - 1), np.uint8)
@@ -318,7 +328,7 @@ def _pack_blocks(codes: Array, zero: Array | None, blocks: Blocks) -> Array:
 
 
 def _pack(codes: Array, bits: int) -> Array:
-    """[n, m] -> [n, ceil(m · bits / 8)], low bits first."""
+    """Pack codes [n, m] into bytes [n, ceil(m · bits / 8)], low bits first."""
     if bits == 8:
         return np.ascontiguousarray(codes)
     if codes.shape[1] % 2:
@@ -329,7 +339,9 @@ def _pack(codes: Array, bits: int) -> Array:
 
 
 def unpack(packed: Array, bits: int, length: int) -> Array:
-    """Return the codes [n, length] of packed rows, low bits first."""
+    """Return the codes [n, length] that packed rows of bytes contain. The low bits of a byte are the first
+    code.
+    """
     if bits == 8:
         return packed[:, :length]
     codes = np.empty((packed.shape[0], 2 * packed.shape[1]), np.uint8)
@@ -339,7 +351,9 @@ def unpack(packed: Array, bits: int, length: int) -> Array:
 
 
 def _pack_flat(codes: Array) -> Array:
-    """4-bit codes of any shape -> bytes; pairs cross the ends of rows."""
+    """Pack 4-bit codes of any shape into bytes. A byte may contain the end of one row and the start of the
+    next.
+    """
     return _pack(codes.reshape(1, -1), 4)[0]
 
 
@@ -350,7 +364,9 @@ def _unpack_flat(stored_codes: Array, bits: int, shape: tuple[int, ...]) -> Arra
 
 
 def _signed(codes: Array, bits: int) -> Array:
-    """Code − 2^(bits−1) in two's complement, kept in `bits` bits: the top bit flips."""
+    """Convert unsigned codes to two's complement, code − 2^(bits−1), in the same number of bits: the top bit
+    flips.
+    """
     flipped = codes ^ np.uint8(2 ** (bits - 1))
     return flipped.view(np.int8) if bits == 8 else flipped
 
