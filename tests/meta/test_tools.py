@@ -255,8 +255,8 @@ def test_each_choice_has_a_variant():
     [
         (np.zeros((2, 3, 4)), "took"),
         (np.zeros((2, 3, 4), np.int64), "gave int64 declares"),
-        (np.zeros((2, 3), np.float32), "gave shape"),
-        (np.zeros((2, 4, 3), np.float32), "gave shape"),
+        (np.zeros((2, 3), np.float32), "shape"),
+        (np.zeros((2, 4, 3), np.float32), "shape"),
         ((np.zeros((2, 3, 4), np.float32),) * 2, "gave 2 results declares 1"),
     ],
 )

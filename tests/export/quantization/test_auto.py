@@ -188,7 +188,7 @@ def test_other_targets_have_no_narrow_codes(checkpoint: Checkpoint, target: str)
     assert not any(form.code_bits for own in found.formats.values() for one in own for form in one.values())
     least = found.size(dict.fromkeys(found.formats, 0))
     assert least == found.plan.size
-    with refused(ExportError, "budget", "at least", f"{math.ceil(least / 1000)}kB"):
+    with refused(ExportError, "budget", f"{math.ceil(least / 1000)}kB"):
         found.require_room(Budget(least - 1))
 
 
@@ -415,7 +415,7 @@ def test_options_that_do_not_go_together(checkpoint: Checkpoint, tmp_path: Path)
         tried(quant="int4", budget=Budget(0.1, "kl"))
     with refused(ExportError, "bits=4.5", "quant=int8"):
         tried(quant="int8", budget=Budget(4.5, "bits"))
-    with refused(ExportError, "bits must", "-1"):
+    with refused(ExportError, "bits", "-1"):
         Budget(-1, "bits")
     with refused(ExportError, "quant=auto", "mtp"):
         plan.check_budget(AUTO, Budget(1e9), tiny_models.with_module(tiny_models.llama()))

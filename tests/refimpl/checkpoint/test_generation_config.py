@@ -69,7 +69,7 @@ def test_how_a_sound_is_transcribed_is_known_of_a_model_that_hears():
     forced = read(asked | {"forced_decoder_ids": [[1, 7], [2, 8]]}, config=tiny_models.hearing()).speech
     assert forced == replace(speech, language="en", task="transcribe")
     for key in asked.keys() - {"begin_suppress_tokens", "max_length", "suppress_tokens"}:
-        with refused(ConfigError, "unknown key", key):
+        with refused(ConfigError, "unknown", key):
             read({key: asked[key]})
     for key, odd in (
         ("no_timestamps_token_id", 96), ("no_timestamps_token_id", 0), ("forced_decoder_ids", [1]),
@@ -252,7 +252,7 @@ def test_a_decoder_begins_with_something():
     [
         ({"unheard_of": 1}, PAIR, "g.json 'unheard_of'"),
         ({"stop_strings": [3]}, PAIR, "stop_strings null"),
-        ({"early_stopping": "soon"}, PAIR, "early_stopping true false \"never\" 'soon'"),
+        ({"early_stopping": "soon"}, PAIR, "early_stopping 'soon'"),
         ({"early_stopping": 3}, PAIR, "early_stopping"),
         ({"early_stopping": 1}, PAIR, "early_stopping"),
         ({"early_stopping": []}, PAIR, "early_stopping"),

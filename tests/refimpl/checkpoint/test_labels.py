@@ -50,8 +50,8 @@ def test_labels(config: Config, named: object, want: tuple[str, ...]) -> None:
         (["O", "X", "Y"], "labels 0 2"),
         ({"0": "O", "1": "X"}, "labels 0 2"),
         ({"0": "O", "1": "X", "2": "Y", "3": "Z"}, "labels 0 2"),
-        ({"0": "O", "1": "X", "2": 5}, "own name"),
-        ({"0": "O", "1": "X", "2": "X"}, "own name"),
+        ({"0": "O", "1": "X", "2": 5}, "name"),
+        ({"0": "O", "1": "X", "2": "X"}, "name"),
     ],
 )
 def test_bad_labels(named: object, match: str) -> None:

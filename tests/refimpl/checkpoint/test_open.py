@@ -259,7 +259,7 @@ def test_not_a_checkpoint(model, tmp_path):
     with refused(CheckpointError, "gguf", "directory"):
         open_checkpoint(tmp_path / "absent")
     (tmp_path / "empty").mkdir()
-    with pytest.raises(CheckpointError, match=r"has no config.json, which a model directory must have$"):
+    with refused(CheckpointError, "empty", "config.json"):
         open_checkpoint(tmp_path / "empty")
     (tmp_path / "empty" / "a.gguf").touch()
     with refused(CheckpointError, "a.gguf"):

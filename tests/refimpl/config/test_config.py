@@ -702,13 +702,13 @@ def test_refused(make: Any, words: str):
     ("change", "words"),
     [
         ({"head": {"type": "Choose"}}, "config.head.type 'CTC' 'Classify' 'MaskedLM'"),
-        ({"head": {"type": "Pool", "pooling": "median"}}, "config.head.pooling first"),
-        ({"head": {"type": "Pool", "pooling": "mean", "size": 3}}, "config.head.size unknown"),
-        ({"head": {"type": "Tag"}}, "config.head.labels missing"),
+        ({"head": {"type": "Pool", "pooling": "median"}}, "config.head.pooling 'median'"),
+        ({"head": {"type": "Pool", "pooling": "mean", "size": 3}}, "config.head.size"),
+        ({"head": {"type": "Tag"}}, "config.head.labels"),
         ({"head": {"type": "Tag", "labels": 2.0}}, "config.head.labels"),
         ({"stack": 3}, "config.stack"),
         ({"stack": None}, "config.stack"),
-        ({"stack": {"type": "Stack", "layers": {}, "final_norm": None}}, "layers list"),
+        ({"stack": {"type": "Stack", "layers": {}, "final_norm": None}}, "config.stack.layers"),
         ({"type": "Config"}, "config.type 'Decoder' 'Encoder' 'EncoderDecoder'"),
     ],
 )

@@ -464,7 +464,7 @@ def test_strict_tools_in_python_are_as_on_the_server() -> None:
             for answer in (model.chat(MESSAGES, **asked, **document), *many):
                 assert answer.parsed == [1, 2]
         for wrong in ({"stop_on_eos": False}, {"beams": 2}):
-            with pytest.raises(LimitError, match="strict tools"):
+            with pytest.raises(LimitError, match="strict"):
                 model.chat(MESSAGES, tools=strict, max_new_tokens=9, **wrong)
 
 

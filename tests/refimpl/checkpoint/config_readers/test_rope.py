@@ -151,7 +151,7 @@ LONG = {"rope_type": "longrope", "short_factor": [1.0] * 8, "long_factor": [2.0]
     ("keys", "words"),
     [
         ({"rope_parameters": {"rope_type": "proportional"}}, "rope_type llama3"),
-        ({"rope_parameters": {"rope_type": "yarn"}}, "rope_parameters factor missing"),
+        ({"rope_parameters": {"rope_type": "yarn"}}, "rope_parameters factor"),
         ({"rope_parameters": {"rope_type": "default", "factor": 2.0}}, "'factor'"),
         (
             {
@@ -194,10 +194,10 @@ def test_refused_with_partial_rotary_positions():
     ("keys", "words"),
     [
         ({"rope_parameters": {"rope_theta": 5.0}}, "rope_parameters 'rope_theta'"),
-        ({"rope_parameters": {FULL: {"rope_theta": 5.0}}, "rope_theta": 6.0}, "top level 6"),
+        ({"rope_parameters": {FULL: {"rope_theta": 5.0}}, "rope_theta": 6.0}, "rope_theta 6"),
         (
             {"rope_parameters": {FULL: {"rope_type": "yarn", "factor": 2.0, "truncate": False}}},
-            "rope_parameters.full_attention truncate true",
+            "rope_parameters.full_attention truncate",
         ),
         ({"rope_parameters": {SLIDING: {"partial_rotary_factor": 0.5}}}, "1 heads"),
         ({"rope_parameters": {FULL: {"rope_theta": 5.0}}, **OLD}, "rope_scaling"),

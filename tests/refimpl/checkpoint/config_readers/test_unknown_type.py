@@ -10,28 +10,24 @@ from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 @pytest.mark.parametrize(
     ("kind", "said"),
     [
-        ("wavlm", "audio model"),
-        ("vit", "image model"),
-        ("voxtral", "text part (text_config, a llama)"),
-        ("paligemma", "also see later tokens"),
-        ("switch_transformers", "beyond its capacity"),
-        ("lilt", "its place on a page"),
-        ("canine", "a vector for every few characters"),
-        ("qwen4_exp", "its text part (text_config) either. No supported type has"),
-        (
-            "hunyuan_vl",
-            "(text_config) either. The nearest supported types, which have the same config keys, are: "
-            "hunyuan_v1_dense,",
-        ),
-        ("colmodernvbert", "text part (vlm_config.text_config, a modernbert)"),
-        ("flex_olmo", "same config keys, are: olmoe,"),
-        ("diffllama", "glm (except lambda_std_dev)"),
-        ("zamba", "It is a text model. No supported type"),
+        ("wavlm", "audio"),
+        ("vit", "image"),
+        ("voxtral", "text_config llama"),
+        ("paligemma", "later"),
+        ("switch_transformers", "capacity"),
+        ("lilt", "page"),
+        ("canine", "characters"),
+        ("qwen4_exp", "text_config No"),
+        ("hunyuan_vl", "text_config hunyuan_v1_dense"),
+        ("colmodernvbert", "vlm_config.text_config modernbert"),
+        ("flex_olmo", "olmoe"),
+        ("diffllama", "glm lambda_std_dev"),
+        ("zamba", "text No"),
     ],
 )
 def test_what_a_model_is_and_what_is_near(kind, said):
     values = CONFIG_MAPPING[kind]().to_dict() | {"model_type": kind}
-    with refused(ConfigError, kind, said):
+    with refused(ConfigError, kind, *said.split()):
         read_config(values)
 
 

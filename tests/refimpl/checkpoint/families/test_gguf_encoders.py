@@ -181,11 +181,11 @@ NO_CLASSIFIER = ("cls.weight", "cls.bias", "cls.output.weight", "cls.output.bias
         ({}, NO_CLASSIFIER, "pooling_type missing"),
         ({}, ("cls.weight", "cls.bias"), "pooling_type 1 2 3 BERT's"),
         ({}, ("token_types.weight",), "pooling_type 1 2 3 DistilBERT's ReLU"),
-        ({}, ("cls.output.bias",), "'cls.output.bias' missing"),
+        ({}, ("cls.output.bias",), "'cls.output.bias'"),
         ({"context_length": 17}, (), "'position_embd.weight' 17 24 12 24"),
         ({"classifier.output_labels": LABELS[:2]}, (), "classifier.output_labels"),
         ({"classifier.output_labels": "bad"}, (), "classifier.output_labels"),
-        ({"classifier.output_labels": ["a", "b", "a"]}, (), "each label"),
+        ({"classifier.output_labels": ["a", "b", "a"]}, (), "label"),
         ({"classifier.pooling_type": 1}, (), "'classifier.pooling_type'"),
     ],
 )
@@ -268,7 +268,7 @@ def test_modernberts_classifiers(tmp_path: Path, keys: Any, pooling: int, labels
     [
         ({"classifier.pooling_type": 3}, "classifier.pooling_type 1 2 3"),
         ({}, "classifier.pooling_type 1 2 None"),
-        ({"attention.causal": True, "pooling_type": 1}, "attention.causal false"),
+        ({"attention.causal": True, "pooling_type": 1}, "attention.causal True"),
         ({"attention.layer_norm_rms_epsilon": 0.5}, "layer_norm_rms_epsilon attention.layer_norm_epsilon"),
         ({"hidden_activation": "geglu", "pooling_type": 1}, "hidden_activation"),
         ({"attention.sliding_window": 0, "pooling_type": 1}, "attention.sliding_window 1"),
@@ -317,7 +317,7 @@ def test_vectors_of_rotary_encoders(tmp_path: Path, name: str, pooling: str):
     ("metadata", "words"),
     [
         ({"pooling_type": 4}, "pooling_type 1 2 3 4"),
-        ({"attention.causal": True, "pooling_type": 1}, "attention.causal false"),
+        ({"attention.causal": True, "pooling_type": 1}, "attention.causal True"),
         ({"moe_every_n_layers": 2}, "'moe_every_n_layers'"),
         ({"rope.scaling.type": "yarn", "rope.scaling.attn_factor": 2.0}, "attn_factor 1"),
     ],

@@ -131,10 +131,10 @@ BIAS = np.ones((8, 3), np.float32)
         ("t5", {"attention.relative_buckets_count": 6}, {}, "attn_rel_b.weight'"),
         ("t5", {"pooling_type": 1}, {}, "'pooling_type'"),
         # UMT5 has biases of its own in each layer.
-        ("t5", {}, {"dec.blk.1.attn_rel_b.weight": BIAS}, "'enc.blk.1.attn_rel_b.weight' missing"),
-        ("t5", {}, {"enc.blk.1.attn_rel_b.weight": BIAS}, "'dec.blk.1.attn_rel_b.weight' missing"),
+        ("t5", {}, {"dec.blk.1.attn_rel_b.weight": BIAS}, "'enc.blk.1.attn_rel_b.weight'"),
+        ("t5", {}, {"enc.blk.1.attn_rel_b.weight": BIAS}, "'dec.blk.1.attn_rel_b.weight'"),
         ("t5", {}, {"output.weight": np.ones((VOCABULARY, 24), np.float32)}, "embedding.table"),
-        ("t5", {}, {"dec.output_norm.weight": None}, "'dec.output_norm.weight' missing"),
+        ("t5", {}, {"dec.output_norm.weight": None}, "'dec.output_norm.weight'"),
         ("t5encoder", {"decoder_block_count": 4}, {}, "'decoder_block_count'"),
         ("t5encoder", {"decoder_start_token_id": 3}, {}, "'decoder_start_token_id'"),
         ("t5encoder", {}, {}, "tensors 'dec.blk.0.attn_k.weight'"),

@@ -155,9 +155,9 @@ def test_a_longer_context_turns_as_transformers_does_there(tmp_path: Path, name:
         (
             "smollm3",
             {"layer_types": ["sliding_attention"] * 4, "sliding_window": 8},
-            "use_sliding_window true layer",
+            "use_sliding_window",
         ),
-        ("phi", {"qk_layernorm": True}, "qk_layernorm false keys"),
+        ("phi", {"qk_layernorm": True}, "qk_layernorm"),
         ("phi", {"partial_rotary_factor": 0.0}, "partial_rotary_factor 0 1"),
         ("olmo", {"rms_norm_eps": 1e-5}, "'rms_norm_eps'"),
         ("olmo", {"clip_qkv": 0.0}, "clip_qkv 0"),

@@ -230,5 +230,5 @@ def test_a_missing_tensor_is_named(tmp_path: Path):
     """What transformers saves has no module, though config.json states one."""
     keys = {**DEEPSEEK_FORM["glm4_moe"], "num_hidden_layers": 2}
     make_model("glm4_moe", keys).save_pretrained(tmp_path)
-    with pytest.raises(CheckpointError, match=r"'[a-z0-9_.]+' is missing: mtp\.[a-z0-9_.]+ "):
+    with refused(CheckpointError, "missing", "mtp"):
         open_checkpoint(tmp_path, mtp=True)

@@ -183,7 +183,7 @@ def of_auto_round(**keys: Any) -> Quantization | None:
         ({"data_type": "mx_fp"}, 'data_type "int"'),
         ({"act_bits": 8}, "act_bits 16 32 null 8"),
         ({"extra_config": {"x": {"bits": 5}}}, "bits 2 3 4 8 5"),
-        ({"extra_config": {".*x": {"bits": 8}}}, "module settings"),
+        ({"extra_config": {".*x": {"bits": 8}}}, "settings"),
         (
             {"packing_format": "auto_round:auto_awq", "extra_config": {"x": {"group_size": 32}}},
             "extra_config auto_round:auto_awq",

@@ -9,12 +9,12 @@ from tfm.refimpl.errors import BundleError, CheckpointError
 @pytest.mark.parametrize(
     ("text", "words"),
     [
-        ('{"a": 1, "b": 2, "a": 3}', "'a' occurs"),
+        ('{"a": 1, "b": 2, "a": 3}', "'a'"),
         ("[NaN]", "finite NaN"),
         ("[-Infinity]", "finite -Infinity"),
         ("[1e999]", "finite 1e999"),
         ("[" * 100_000, "nested"),
-        ("[" * (DEPTH + 1) + "]" * (DEPTH + 1), "nested most 32 levels deep"),
+        ("[" * (DEPTH + 1) + "]" * (DEPTH + 1), "nested 32"),
         ("9" * 5000, "JSON"),
         ("{", "JSON"),
         (b"\xff", "JSON UTF-8"),
