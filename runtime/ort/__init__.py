@@ -1,10 +1,10 @@
 """The engine on ONNX Runtime: sessions, bound buffers, caches in the device's memory, packed weights.
 
-From a `Bundle`, it makes an engine with the protocol of `refimpl.engine.protocol`.
+The package makes an engine from a `Bundle`. The engine has the protocol of `refimpl.engine.protocol`.
 
-ONNX Runtime looks for devices while it is imported, and prints a warning if it can't read information about a
-device. No setting prevents that. So this package imports ONNX Runtime first, with stderr silenced. Afterwards
-ONNX Runtime prints nothing, and its errors are exceptions.
+ONNX Runtime looks for devices while Python imports it, and prints a warning if it can't read information
+about a device. No setting prevents the warning. So this package imports ONNX Runtime first, with stderr
+silenced. Afterwards ONNX Runtime prints nothing, and its errors are exceptions.
 """
 
 from __future__ import annotations

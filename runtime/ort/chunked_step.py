@@ -1,7 +1,6 @@
 """Compute a step of many tokens as several runs of few tokens.
 
-This is for caches that lack room for all tokens of the step, and for caches that are faster with few tokens
-at a time.
+Some caches have no room for all tokens of a step. Other caches are faster with few tokens at a time.
 """
 
 from __future__ import annotations
@@ -13,12 +12,15 @@ import numpy as np
 
 
 class StepArrays(NamedTuple):
-    """The arrays of one step.
+    """The input and output arrays of one step.
 
-    These are tokens [B, T], of which `lengths` [B] are real, after `past` [B] other tokens; the positions
-    `at` [B, P] whose logits are wanted; and the memory for these `logits` [B, P, N]. A module for drafts
-    reads the vectors `hidden` [B, T, D]. `hidden_out` is memory for the vectors of the tokens, if the graph
-    outputs them.
+    - `tokens` [B, T]: the new tokens, with padding.
+    - `past` [B]: the number of earlier tokens in each row.
+    - `lengths` [B]: how many tokens of each row are real and not padding.
+    - `at` [B, P]: the positions for which logits are wanted.
+    - `logits` [B, P, N]: memory for these logits.
+    - `hidden` [B, T, D]: the vectors that a module for drafts reads; None for other models.
+    - `hidden_out` [B, T, D]: memory for the tokens' vectors; None if the graph doesn't output them.
     """
 
     tokens: np.ndarray
@@ -31,9 +33,10 @@ class StepArrays(NamedTuple):
 
 
 def in_chunks(run: Callable[[StepArrays], object], size: int, step: StepArrays) -> None:
-    """Run a step with at most `size` tokens at a time, and fill its logits.
+    """Run a step with at most `size` tokens at a time, and fill the step's logits.
 
-    A position in the padding gets the logits of the last real token, or zeros in a row without tokens.
+    `run` runs one part of the step. A position in the padding gets the logits of the last real token, or
+    zeros if the row has no tokens.
     """
     tokens, past, lengths, at, logits, hidden, hidden_out = step
     at = np.minimum(at, np.maximum(lengths - 1, 0)[:, None])

@@ -1,13 +1,13 @@
-"""Steps of one token a row, with all inputs and outputs at fixed addresses on the device.
+"""Run decode steps of one token per row, with all inputs and outputs at fixed addresses on the device.
 
-    host      tokens, past and the like ->                  -> best, and logits where they are wanted
+    host      tokens, past and the like ->                  -> best tokens, and logits if they are wanted
     device                                 step, step, ...
 
 So only a few numbers are copied to a GPU and back, and the GPU can capture a step and replay it. A replay
 launches all kernels at once, on the addresses of the captured step. A step writes its best tokens to the
-memory from which the next step reads its tokens. So the host waits only once for several steps. On the CPU,
-fixed addresses save time because nothing needs to be bound again. Binding takes longer than copying the
-logits.
+memory from which the next step reads its tokens. So the host waits only once for several steps. On the
+CPU, fixed addresses save time because no memory needs to be bound again. Binding takes longer than copying
+the logits.
 """
 
 from __future__ import annotations
@@ -31,10 +31,11 @@ NOT_CAPTURED = -1
 
 
 def capture_options(number: int, *, wait: bool = True) -> ort.RunOptions:
-    """Return the options of a run that is captured under this number the first time, and replayed afterwards.
+    """Return the options of a run that ONNX Runtime captures as CUDA graph `number`, or replays if it was
+    captured before.
 
-    The number `NOT_CAPTURED` means that the run isn't captured. With `wait`, the run returns when the device
-    is done.
+    The number `NOT_CAPTURED` means that the run isn't captured. With `wait`, the run returns only after
+    the device has finished.
     """
     options = ort.RunOptions()
     options.add_run_config_entry("gpu_graph_id", str(number))
@@ -44,11 +45,11 @@ def capture_options(number: int, *, wait: bool = True) -> ort.RunOptions:
 
 
 class DecodeSteps:
-    """A cycle of steps on one cache's buffers. The steps are captured if `captures` has a number left for
-    each.
+    """Several decode steps that run in a cycle on the buffers of one cache.
 
-    ONNX Runtime runs a step several times to capture it. The result is the same as after one run: the step
-    doesn't overwrite the tokens that it reads, and each run writes the same entries of the cache.
+    The steps are captured on a GPU as long as `captures` yields a number for each. ONNX Runtime runs a
+    step several times to capture it. The result is the same as after one run, because the step doesn't
+    overwrite the tokens that it reads, and each run writes the same entries of the cache.
     """
 
     def __init__(
@@ -63,9 +64,13 @@ class DecodeSteps:
     ) -> None:
         """Prepare the steps of a cycle.
 
-        `bindings` has one binding for each step, with the cache bound. `entries` are the numbers of tokens
-        that the cache's layers have room for, by window. `logits` [B, 1, N] is memory for the last step's.
-        `ports` are the names of the graph's inputs and outputs. `options` are those of uncaptured runs.
+        - `session`: the session of the decoder's graph.
+        - `bindings`: one binding for each step of the cycle, to which the cache is already bound.
+        - `logits`: memory [B, 1, N] for the logits of the last step.
+        - `ports`: the names of the graph's inputs and outputs.
+        - `entries`: a dict from each window to the number of tokens for which its layers have room.
+        - `options`: the options of runs that aren't captured.
+        - `captures`: the numbers that are left for captured steps; None if steps can't be captured.
         """
         self._session, self._bindings, self.logits = session, bindings, logits
         circle, batch, device = len(bindings), logits.shape[0], logits.device
@@ -116,8 +121,9 @@ class DecodeSteps:
     ) -> None:
         """Run `count` steps, beginning with step `first` of the cycle.
 
-        The first step reads tokens [B, 1] after `past` [B] earlier tokens. Layers with a window hold
-        `window_lengths` of these. Each further step reads the best tokens of the step before.
+        The first step reads tokens [B, 1] after `past` [B] earlier tokens. `window_lengths` gives the
+        number of tokens [B] that the layers of each window hold. Each further step reads the best tokens
+        of the step before it.
         """
         circle = len(self._bindings)
         # All is written before the first step, as the host doesn't know when a later one reads.
@@ -146,8 +152,8 @@ class DecodeSteps:
         return waited if wait else launched
 
     def best(self) -> np.ndarray:
-        """Return the best tokens [B, count] of the last run's steps. Raises NumericError if a logit isn't
-        finite.
+        """Return the best tokens [B, count] of the steps that the last `run` ran. Raises NumericError if a
+        logit isn't finite.
         """
         begin, count = self._written
         written = (begin + np.arange(count)) % len(self._bindings)

@@ -1,4 +1,6 @@
-"""An encoder's keys and values for a decoder. They stay in the memory to which the encoder wrote them."""
+"""Store an encoder's keys and values for a decoder. They stay in the memory to which the encoder wrote
+them.
+"""
 
 from __future__ import annotations
 
@@ -11,11 +13,12 @@ from .device_buffer import DeviceBuffer
 
 @dataclass(frozen=True)
 class EncoderKV:
-    """An encoder's keys and values: the arrays that `encoder_kinds` names, layer by layer, and the lengths
-    [B] of the texts. They never change, so caches may share their memory.
+    """An encoder's keys and values for the decoder. They never change, so caches may share their memory.
 
-    `texts` [B] has the number of each row's text. Rows with the same number have equal content. So beams of
-    one text, whose rows are reordered at each step, copy nothing.
+    - `buffers`: the arrays that `encoder_kinds` names, layer by layer.
+    - `lengths` [B]: the lengths of the texts.
+    - `texts` [B]: the number of each row's text. Rows with the same number have equal content. So beam
+      search, which reorders the rows of one text at each step, copies nothing.
     """
 
     buffers: list[DeviceBuffer]
@@ -27,8 +30,9 @@ class EncoderKV:
         return sum(buffer.nbytes for buffer in self.buffers)
 
     def selected(self, rows: np.ndarray) -> EncoderKV:
-        """Return the given rows. On a CPU, rows that follow one another are a view of the memory: keys and
-        values of a sound are tens of megabytes a row.
+        """Return the keys and values of the given rows. On a CPU, consecutive rows are a view of the memory.
+
+        A view saves time, because the keys and values of a sound take tens of megabytes per row.
         """
         first, count = int(rows[0]), len(rows)
         follow = np.array_equal(rows, np.arange(first, first + count))

@@ -1,7 +1,7 @@
 """Run an encoder's graph on ONNX Runtime. A run reads several whole texts, one in each row.
 
-On a CPU, runs of few texts are faster than runs of many. Texts of nearly equal length need little padding,
-and the values passed between operators stay in the processor's caches.
+On a CPU, several runs of few texts are faster than one run of many. Texts of nearly equal length need
+little padding, and the values passed between operators stay in the processor's caches.
 """
 
 from __future__ import annotations
@@ -23,8 +23,10 @@ TOKENS_PER_RUN = 512
 
 
 def runs(lengths: np.ndarray) -> list[np.ndarray]:
-    """Return the rows of each run, beginning with the shortest rows. A run has at most `TOKENS_PER_RUN`
-    tokens, or only one row.
+    """Split texts of these lengths into runs. Returns the indices of the rows of each run, the shortest rows
+    first.
+
+    A run has at most `TOKENS_PER_RUN` tokens, or only one row.
     """
     order = np.argsort(lengths, kind="stable")
     batches = []
@@ -37,7 +39,7 @@ def runs(lengths: np.ndarray) -> list[np.ndarray]:
 
 
 class EncoderSession:
-    """A session of an encoder's graph, with its tables of cosines and sines."""
+    """A session of an encoder's graph, with the tables of cosines and sines that the graph reads."""
 
     def __init__(
         self,
@@ -59,10 +61,11 @@ class EncoderSession:
         token_types: np.ndarray | None,
         outputs: Mapping[str, DeviceBuffer],
     ) -> None:
-        """Encode the ids [B, T], or the frames of sounds, and write the outputs into these buffers, by name.
+        """Encode token ids [B, T], or the frames or samples of sounds. The graph writes its outputs into the
+        buffers of `outputs`, by name.
 
-        On a CPU, sounds are encoded one after the other. One alone fills the cores, and a run of several
-        needs several times the memory.
+        On a CPU, sounds are encoded one after the other. One sound alone keeps all cores busy, and a run
+        of several sounds would need several times the memory.
         """
         token_types = np.zeros_like(ids) if token_types is None else token_types
         inputs = {"tokens": ids, "lengths": lengths, "token_types": token_types}
@@ -85,7 +88,7 @@ class EncoderSession:
                 self.session.run_with_iobinding(io)
 
     def shapes(self, ids: np.ndarray) -> dict[str, tuple[int, ...]]:
-        """Return the shapes of the outputs for these ids, by name."""
+        """Return a dict from the name of each output to the shape that it has for these ids."""
         sizes = {"batch": ids.shape[0], "time": self.config.positions(ids.shape[1])}
         return {
             port.name: tuple(sizes[a] if isinstance(a, str) else a for a in port.axes)

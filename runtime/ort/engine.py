@@ -1,10 +1,11 @@
-"""The ONNX Runtime engine: `refimpl.engine.protocol` over the graphs of a bundle.
+"""Run a bundle on ONNX Runtime: `refimpl.engine.protocol` over the graphs of a bundle.
 
-An encoder reads a text in one run (`runtime.ort.encoder_session`). The keys and values for the decoder stay
-in the memory to which that run wrote them. Caches, the encoder's keys and values, and rotary tables are bound
-once, by address, and stay bound as long as their buffers exist. In a step of one token a row, everything else
-is bound too, and the logits are copied (`runtime.ort.decode_step`). Other steps write the logits directly to
-the array that the caller gets. Each step's logits are a new array, so they belong to the caller.
+An encoder reads a text in one run (`runtime.ort.encoder_session`). The keys and values for the decoder
+stay in the memory to which this run wrote them. Caches, the encoder's keys and values, and rotary tables
+are bound once, by address, and stay bound as long as their buffers exist. In a step of one token per row,
+all other inputs and outputs are bound too, and the logits are copied (`runtime.ort.decode_step`). Other
+steps write the logits directly to the array that the caller gets. Each step returns new arrays of logits,
+so callers may keep and change them.
 """
 
 from __future__ import annotations
@@ -50,20 +51,23 @@ FIRST_CAPACITY = 256
 
 
 class OrtEngine:
-    """The engine that runs a bundle: `start` and `step` for a decoder, `predict` for an encoder.
+    """The engine that runs a bundle on ONNX Runtime: `start` and `step` for a decoder, `predict` for an
+    encoder.
 
-    - `kernels`: compute products of blocks with tfm's own kernels (`runtime.ort.kernel_backend`). Without
-      them, ONNX Runtime's operators compute these products.
+    - `kernels`: tfm's own kernels compute products of blocks (`runtime.ort.kernel_backend`). If None, ONNX
+      Runtime's operators compute these products.
     - `prepack`: without kernels, keep packed weights in the user's cache (`runtime.ort.prepacked_weights`).
     - `plain`: compute products of blocks in floating point, slowly, so that results can be compared to the
       last digits (`runtime.verification.verify`).
-    - `chunk`: the number of tokens in a run, for layers with a window or with linear attention and, without
-      kernels, for caches of codes. With a chunk as long as the context, layers with a window drop no tokens.
-    - `shown`: the values [B, T, N] inside the graphs that `inside` returns, as a dict from (the graph's file,
-      the value's name) to N.
+    - `chunk`: the number of tokens that one run reads. It applies to layers with a window or with linear
+      attention and, without kernels, to caches of codes. With a chunk as long as the context, layers with a
+      window drop no tokens.
+    - `shown`: the values [B, T, N] inside the graphs that `inside` returns, as a dict from (the graph's
+      file, the value's name) to N.
 
-    `backend` names the code that computes products. `same_bits` says whether a token's results have the same
-    bits whatever other tokens are computed in the same call (`runtime.bundle.same_bits`).
+    The attribute `backend` names the code that computes products. `same_bits` says whether a token's
+    results have the same bits whatever other tokens are computed in the same call
+    (`runtime.bundle.same_bits`).
     """
 
     def __init__(
@@ -152,8 +156,8 @@ class OrtEngine:
         encoder_ids: np.ndarray | None = None,
         encoder_lengths: np.ndarray | None = None,
     ) -> OrtCache:
-        """Return an empty cache for `batch` rows. If the model has an encoder, the encoder reads its text [B,
-        S] first.
+        """Return an empty cache for `batch` rows. If the model has an encoder, the encoder first reads the
+        texts [B, S].
         """
         check_start(self.config, batch, encoder_ids)
         capacity = min(FIRST_CAPACITY, self.config.context)
@@ -165,7 +169,7 @@ class OrtEngine:
         return OrtCache(np.zeros(batch, np.int64), buffers)
 
     def _read(self, encoder_ids: np.ndarray, encoder_lengths: np.ndarray | None) -> EncoderKV:
-        """The keys and values for the decoder, of an encoder's texts [B, S]."""
+        """Encode texts [B, S], and return the keys and values that the decoder reads."""
         assert self._encoder is not None
         ids, lengths, _ = check_text(self.config, encoder_ids, encoder_lengths, None)
         shapes = self._encoder.shapes(ids)
@@ -177,7 +181,9 @@ class OrtEngine:
     def predict(
         self, ids: np.ndarray, lengths: np.ndarray | None = None, token_types: np.ndarray | None = None
     ) -> np.ndarray:
-        """Return the output of an encoder's head for ids [B, T], in float32; see `ops.encoder.predict`."""
+        """Return the output of an encoder's head for ids [B, T], in float32. `ops.encoder.predict` defines
+        its shape.
+        """
         check_predict(self.config)
         assert self._encoder is not None
         ids, lengths, token_types = check_text(self.config, ids, lengths, token_types)
@@ -196,7 +202,7 @@ class OrtEngine:
         return predictions
 
     def _predicted(self, ids: np.ndarray, lengths: np.ndarray, token_types: np.ndarray | None) -> np.ndarray:
-        """The head's output, all rows in one run."""
+        """Compute the head's output for all rows in one run."""
         assert self._encoder is not None
         ((name, shape),) = self._encoder.shapes(ids).items()
         predictions = np.empty(shape, np.float32)
@@ -204,7 +210,9 @@ class OrtEngine:
         return predictions
 
     def inside(self, text: Text) -> dict[tuple[str, str], np.ndarray]:
-        """Run the graph on whole texts [B, T], and return the values named in `shown`."""
+        """Run the graphs on whole texts [B, T], and return the values inside the graphs that the argument
+        `shown` of the engine names.
+        """
 
         def empty_values(of: str, shape: tuple[int, ...]) -> dict[str, np.ndarray]:
             shown = ((name, n) for (file, name), n in self._shown.items() if file == of)
@@ -241,7 +249,9 @@ class OrtEngine:
         lengths: np.ndarray | None = None,
         at: np.ndarray | None = None,
     ) -> tuple[np.ndarray, OrtCache]:
-        """Return logits [B, P, N], float32, at the positions `at`, and the cache with the new tokens."""
+        """Run the decoder on new tokens. Returns the float32 logits [B, P, N] at the positions `at`, and the
+        cache with the new tokens.
+        """
         if not isinstance(cache, OrtCache):
             raise foreign_cache_error(cache)
         past, last = cache.lengths, lengths is None and at is None
@@ -261,7 +271,7 @@ class OrtEngine:
         at: np.ndarray,
         hidden: np.ndarray | None = None,
     ) -> StepArrays:
-        """A step's arrays, with memory for what it gives."""
+        """Return a step's arrays, with new memory for its outputs."""
         logits = np.empty((*at.shape, self.config.embedding.vocabulary), np.float32)
         vectors = None
         if self._open_mtp is not None:
@@ -269,7 +279,7 @@ class OrtEngine:
         return StepArrays(tokens, past, lengths, at, logits, hidden, vectors)
 
     def _step(self, decoder: DecoderSession, step: StepArrays, cache: OrtCache) -> OrtCache:
-        """Run a step, and fill its arrays; the cache with the tokens in it."""
+        """Run a step and fill its arrays. Returns the cache with the step's tokens."""
         time = step.tokens.shape[1]
         buffers = self._with_room(cache, time).take()
         try:
@@ -289,8 +299,10 @@ class OrtEngine:
     def step_with_hidden(
         self, tokens: np.ndarray, cache: Cache, at: np.ndarray | None = None
     ) -> tuple[np.ndarray, np.ndarray, OrtCache]:
-        """Return what `step` returns, and the vectors [B, T, D] of all tokens, which the module for drafts
-        reads."""
+        """Run the decoder on new tokens. Returns the logits, the vectors [B, T, D] of all tokens, and the
+        cache.
+
+        The model's module for drafts reads these vectors."""
         check_mtp(self.config)
         assert self._decoder is not None
         return self._with_hidden(self._decoder, tokens, cache, at)
@@ -316,8 +328,8 @@ class OrtEngine:
     ) -> np.ndarray:
         """Return the weights of cross-attention over the text or sound that this engine's encoder read.
 
-        The specification computes them with the bundle's weights, since a graph doesn't output attention
-        weights.
+        `chosen` lists (layer, head). A graph doesn't output attention weights, so the specification in
+        NumPy computes them with the bundle's weights.
         """
         if not isinstance(cache, OrtCache):
             raise foreign_cache_error(cache)
@@ -325,8 +337,8 @@ class OrtEngine:
         return specification.cross_attention(tokens, specification.reading(cache.encoder_kv()), chosen)
 
     def start_mtp(self) -> OrtCache:
-        """Return an empty cache of one row for the model's module for drafts (MTP). Raises ConfigError for a
-        model without such a module.
+        """Return an empty cache of one row for the model's module for drafts (MTP). Raises ConfigError if the
+        model has no such module.
         """
         kinds = self._mtp_kinds(check_mtp(self.config))
         capacity = min(FIRST_CAPACITY, self.config.context)
@@ -337,11 +349,11 @@ class OrtEngine:
     def step_mtp(
         self, tokens: np.ndarray, hidden: np.ndarray, cache: Cache
     ) -> tuple[np.ndarray, np.ndarray, OrtCache]:
-        """Run the module for drafts on tokens [1, T] and the vectors `hidden` [1, T, D] of the tokens before
-        them.
+        """Run the module for drafts on tokens [1, T] and the vectors `hidden` [1, T, D] of the preceding
+        tokens.
 
-        Returns the logits [1, 1, N] after the last token, the module's own vectors [1, T, D], and its cache,
-        to which these tokens were added.
+        Returns the logits [1, 1, N] after the last token, the module's own vectors [1, T, D], and the
+        module's cache with the new tokens.
         """
         return self._with_hidden(self._mtp, tokens, cache, None, np.ascontiguousarray(hidden, self.dtype))
 
@@ -350,7 +362,7 @@ class OrtEngine:
 
     @cached_property
     def _mtp(self) -> DecoderSession:
-        """The session of the module, opened when it is first asked for a draft."""
+        """The session of the module for drafts, opened when a draft is first asked for."""
         assert self._open_mtp is not None
         session, graph = self._open_mtp()
         decoder = check_mtp(self.config).mtp_decoder
@@ -370,7 +382,9 @@ class OrtEngine:
         return steps.best(), cache
 
     def _decode(self, tokens: np.ndarray, cache: OrtCache, count: int = 1) -> tuple[DecodeSteps, OrtCache]:
-        """Steps of one token a row [B, 1], of which `count` have run (copied caches: 1), and the cache."""
+        """Run `count` decode steps of one token per row, [B, 1]. Returns the steps and the cache. For a
+        copied cache, `count` is 1.
+        """
         assert self._decoder is not None
         past = cache.lengths
         cache = self._with_room(cache, count)
@@ -387,7 +401,7 @@ class OrtEngine:
         return steps, OrtCache(past + count, buffers.swapped())
 
     def _with_room(self, cache: OrtCache, time: int) -> OrtCache:
-        """The cache, grown where rows have no room for `time` more tokens."""
+        """Return the cache, grown if a row has no room for `time` more tokens."""
         need = max(cache.lengths.tolist()) + time  # NumPy's maximum takes longer for so few
         if need <= cache.capacity:
             return cache
@@ -395,8 +409,8 @@ class OrtEngine:
         return cache.grow(max(need, min(2 * cache.capacity, self.config.context)))
 
     def _run(self, decoder: DecoderSession, buffers: CacheBuffers, step: StepArrays) -> CacheBuffers:
-        """One step with at most as many tokens as the buffers have room for, all rows at a time where
-        possible."""
+        """Run one step with at most as many tokens as the buffers have room for. If possible, all rows run
+        together."""
         batch, time = step.tokens.shape
         # A row that joins a batch is read while the others wait: for them there is nothing to compute.
         joins = batch > 1 and np.count_nonzero(step.lengths) == 1
@@ -413,7 +427,7 @@ class OrtEngine:
         return buffers.swapped()
 
     def _run_rows(self, decoder: DecoderSession, buffers: CacheBuffers, step: StepArrays) -> None:
-        """Rows one at a time."""
+        """Run a step with one row at a time."""
         tokens, past, lengths, at, logits, _, vectors = step
         for row, length in enumerate(lengths):
             if not length:

@@ -12,9 +12,10 @@ GRAPH_OF_MODEL, OUTPUT, NAME = 7, 12, 1  # fields of a model, of its graph, and 
 
 
 def set_integer(model: bytes, attribute: str, value: int) -> bytes:
-    """Return the model with an integer attribute set to another value, in all nodes that have the attribute.
+    """Return the model with an integer attribute set to another value, in all nodes that have this attribute.
 
-    The model must have passed `check_graph`. Old and new values are below 128, so that each takes one byte.
+    `check_graph` must have accepted the model. The old and new values must be below 128, so that each
+    takes one byte.
     """
     changed = bytearray(model)
     graph = read(model, GRAPH, read(model, MODEL, (0, len(model)))["graph"])
@@ -29,15 +30,17 @@ def set_integer(model: bytes, attribute: str, value: int) -> bytes:
 def with_outputs(model: bytes, names: Iterable[str]) -> bytes:
     """Return the model with these values as additional outputs of its graph.
 
-    In the format of protocol buffers, bytes appended to a message are further fields of the message. So this
-    function appends a second graph that has only outputs.
+    In the format of protocol buffers, bytes appended to a message are further fields of this message. So
+    the function appends a second graph that contains only outputs.
     """
     outputs = (_message(OUTPUT, _message(NAME, name.encode())) for name in names)
     return model + _message(GRAPH_OF_MODEL, b"".join(outputs))
 
 
 def _message(field: int, content: bytes) -> bytes:
-    """A field with its length, 7 bits a byte, and its content."""
+    """Return the bytes of a field that contains a message: its tag, its length with 7 bits in each byte, and
+    its content.
+    """
     size, length = len(content), b""
     while size > 127:
         length += bytes([size & 127 | 128])

@@ -1,5 +1,5 @@
-"""A decoder's session, whose inputs and outputs are bound by address. Each step binds only its tokens and
-logits anew.
+"""Run a decoder's session with inputs and outputs that are bound by address. Each step binds only its tokens
+and logits again.
 """
 
 from __future__ import annotations
@@ -20,15 +20,18 @@ from .kv_cache import CacheBuffers, flat
 
 
 def row_lengths(window: int | None, lengths: np.ndarray, time: int) -> dict[str, np.ndarray]:
-    """Return GroupQueryAttention's inputs for layers whose cache holds `lengths` [B] tokens and gets `time`
-    more.
+    """Return GroupQueryAttention's inputs seqlens and total, by name, for the layers with this window.
+
+    The cache of these layers contains `lengths` [B] tokens, and a step adds `time` tokens to each row.
     """
     values = (lengths + (time - 1)).astype(np.int32), np.array(lengths.max() + time, np.int32)
     return dict(zip(row_length_names(window), values, strict=True))
 
 
 class DecoderSession:
-    """The session of a decoder's graph, with the names of its cache's arrays and its rotary tables."""
+    """A session of a decoder's graph, with the names of the cache's arrays and the rotary tables that the
+    graph reads.
+    """
 
     def __init__(
         self, session: ort.InferenceSession, graph: Graph, config: Config, dtype: np.dtype, device: str
@@ -45,8 +48,9 @@ class DecoderSession:
         self._positions = 0
 
     def run(self, binding: Binding, step: StepArrays, window_lengths: dict[int, np.ndarray]) -> None:
-        """Run a step, which fills its logits and the bound cache. `window_lengths` maps each window to the
-        lengths [B] of its layers' cache.
+        """Run a step. The graph writes the step's logits and the bound cache.
+
+        `window_lengths` gives the number of tokens [B] that the layers of each window hold.
         """
         inputs = {"tokens": step.tokens, "past": step.past, "at": step.at}
         if step.hidden is not None:
@@ -74,16 +78,17 @@ class DecoderSession:
         self.session.run_with_iobinding(binding.io, self.options)
 
     def bindings(self, buffers: CacheBuffers) -> tuple[Binding, Binding]:
-        """Return two bindings of a whole batch.
+        """Return two bindings for steps of a whole batch.
 
-        The first is for this step. The second is for the next step, with the two sets of buffers exchanged.
+        The first binding is for this step. The second is for the next step, in which a copied cache
+        exchanges its two sets of buffers.
         """
         this = self.bind(buffers)
         return this, this if buffers.spare is None else self.bind(buffers.swapped())
 
     def decode_steps(self, buffers: CacheBuffers, captures: Iterator[int] | None) -> DecodeSteps:
-        """Return the steps of one token a row. A copied cache has two such steps, and each reads what the
-        other writes.
+        """Return steps of one token per row on these buffers. For a copied cache there are two steps, and
+        each reads the buffers that the other writes.
         """
         shape = (buffers.batch, 1, self.config.embedding.vocabulary)
         logits, entries = zeros(shape, np.dtype(np.float32), self.device), buffers.entries()
@@ -94,9 +99,9 @@ class DecoderSession:
         return DecodeSteps(self.session, bindings, logits, self._ports, entries, self.options, captures)
 
     def bind(self, buffers: CacheBuffers, row: int | None = None) -> Binding:
-        """Bind the cache, rotary tables and the encoder's keys and values by address.
+        """Bind the cache, the rotary tables and the encoder's keys and values by address.
 
-        With `row`, bind only the memory of that row.
+        With `row`, the binding covers only the memory of this row.
         """
         io = self.session.io_binding()
         tables = self._position_tables(buffers.capacity)
@@ -119,7 +124,7 @@ class DecoderSession:
         return Binding(io, (tables, read, write, encoder_kv), {})
 
     def _position_tables(self, count: int) -> dict[str, DeviceBuffer]:
-        """Cosines and sines of at least `count` positions, by the name of their graph input."""
+        """Return the cosines and sines of at least `count` positions, by the name of their graph input."""
         if count > self._positions:
             tables = position_tables(np.arange(count), config=self.config)
             self._tables = {

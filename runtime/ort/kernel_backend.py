@@ -1,12 +1,13 @@
-"""The backend of tfm's own kernels: the library, and the weights in the form that the library reads, kept in
-the user's cache.
+"""Use tfm's own kernels: load their library, and keep the weights that they read in the user's cache.
 
-    CACHE/prepacked/NAME-HASH/    one for each path of a bundle, which its export's own check writes
-        kernels.data              `runtime.bundle.kernel_storage`, the same for all instruction sets
+    CACHE/prepacked/NAME-HASH/    one folder for each path of a bundle
+        kernels.data              the weights (`runtime.bundle.kernel_storage`), the same for all instruction
+                                  sets
         key.json                  {key, bundle: its path, size and sha256 of kernels.data}
 
-The graphs over kernels are read from the bundle, and their weights from kernels.data. If kernels.data doesn't
-match its key.json, it is written again.
+An export writes this folder when it checks its new bundle. The graphs over kernels are read from the
+bundle, and their weights from kernels.data. If kernels.data doesn't match its key.json, it is written
+again.
 """
 
 from __future__ import annotations
@@ -52,7 +53,12 @@ HUGE_PAGE = 2**21
 
 @dataclass(frozen=True)
 class KernelBackend:
-    """The parts that sessions over kernels need: the library, and the folder with a bundle's kernels.data."""
+    """The parts that sessions over tfm's kernels need.
+
+    - `library`: the library of kernels.
+    - `weights`: the folder that contains a bundle's kernels.data.
+    - `cache`: the type of the cached keys and values; None if the kernels cache none.
+    """
 
     library: Library
     weights: Path
@@ -72,10 +78,10 @@ class KernelBackend:
         *,
         patterns: bool = True,
     ) -> ort.InferenceSession:
-        """Return a session over a graph of kernels.
+        """Open a session over a graph of kernels.
 
-        The arguments are the file that names the graph, the graph's content, and the places of its weights.
-        `patterns` has the same meaning as in `options`.
+        `file` is the name of the graph's file, `content` is the bytes of the graph, and `tensors` gives
+        the places of its weights in kernels.data. `patterns` has the same meaning as in `options`.
         """
         session_options = options(threads, patterns=patterns)
         _register(self.library, session_options)
@@ -91,10 +97,11 @@ class KernelBackend:
 
 
 def _mapped(path: Path) -> np.ndarray:
-    """The bytes of a file, mapped; in huge pages where Linux keeps them so.
+    """Map a file into memory and return its bytes. If Linux keeps the file in huge pages, the mapping uses
+    huge pages.
 
-    ONNX Runtime's own mappings are one a tensor, which pages of 4 KiB alone fit: their tables are read from
-    memory too, and after other work a prompt takes an eighth longer.
+    ONNX Runtime itself would make one mapping per tensor, and only pages of 4 KiB fit these mappings. The
+    processor must then read larger page tables, and after other work a prompt takes an eighth longer.
     """
     with open(path, "rb") as file:
         mapping = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
@@ -105,7 +112,7 @@ def _mapped(path: Path) -> np.ndarray:
 
 
 def run_error(model: Path, error: Exception) -> TfmError:
-    """Return the error that ONNX Runtime raised in a run as an error of tfm with one line.
+    """Convert an error that ONNX Runtime raised in a run to an error of tfm with a message of one line.
 
     The result is a NumericError if a key or value is too large for the kernels' cache.
     """
@@ -117,7 +124,8 @@ def run_error(model: Path, error: Exception) -> TfmError:
 
 
 def choose(bundle: Bundle, notify: Callable[[str], None] = lambda _: None) -> KernelBackend | str:
-    """Return the kernels' backend for a bundle on this machine's CPU, or a line that says why there is none.
+    """Return the kernels' backend for a bundle on this machine's CPU, or a line that says why the kernels
+    can't be used.
 
     Raises DeviceError if the user asks for an instruction set that can't be used. `notify` is called with
     messages about work that is done only once, such as trying a library or writing weights.
@@ -136,11 +144,11 @@ def choose(bundle: Bundle, notify: Callable[[str], None] = lambda _: None) -> Ke
 def prepared(
     bundle: Bundle, library: Library, notify: Callable[[str], None] = lambda _: None
 ) -> KernelBackend:
-    """Return the backend that uses a library. The weights are in the user's cache; if they are missing, they
-    are written there.
+    """Return the backend that uses a library. If the bundle's kernels.data isn't in the user's cache yet,
+    write it there.
 
-    For a bundle that is being exported, the weights are stored under the bundle's final name. Raises OSError
-    if the cache can't hold the weights, or BundleError for weights that no kernels can read.
+    For a bundle that is being exported, the cache uses the bundle's final path. Raises OSError if the
+    cache has no room for the weights, or BundleError if no kernels can read the weights.
     """
     path, size = settled(bundle.path.resolve()), end(bundle.kernel_tensors)
     folder, key = _folder(path), _key(bundle)
@@ -159,12 +167,13 @@ def prepared(
 
 
 def no_room(error: OSError) -> str:
-    """Return one line that says why the user's cache has no room for the weights."""
+    """Return one line that says why the user's cache can't store the kernels' weights."""
     return f"the cache {cache_dir()} can't hold their weights: {error.strerror}"
 
 
 def library_for(bundle: Bundle, notify: Callable[[str], None] = lambda _: None) -> Library | str:
-    """Return the library that would compute a bundle on this machine, or a line that says why there is none.
+    """Return the library of kernels that can compute a bundle on this machine, or a line that says why none
+    can.
 
     Raises DeviceError if the user asks for an instruction set that can't be used.
     """
@@ -178,9 +187,10 @@ def library_for(bundle: Bundle, notify: Callable[[str], None] = lambda _: None) 
 
 
 def _refused(bundle: Bundle, reason: str) -> str:
-    """The reason why kernels don't compute a bundle.
+    """Return the reason why kernels don't compute a bundle.
 
-    DeviceError where the user asks for an instruction set, unless no such bundle has kernels.
+    Raises DeviceError instead if the user asks for an instruction set and the bundle has graphs over
+    kernels.
     """
     if (name := forced()) and bundle.plan.kernel_graphs:
         raise DeviceError(f"{SWITCH}={name} can't be used: {reason}")
@@ -188,7 +198,9 @@ def _refused(bundle: Bundle, reason: str) -> str:
 
 
 def why_refused(library: Library) -> str:
-    """Return why this version of ONNX Runtime can't load the library's operators; empty if it can."""
+    """Return the reason why this version of ONNX Runtime can't load the library's operators; an empty text if
+    it can.
+    """
     try:
         _register(library, ort.SessionOptions())
     except DeviceError as error:
@@ -197,7 +209,9 @@ def why_refused(library: Library) -> str:
 
 
 def _register(library: Library, session_options: ort.SessionOptions) -> None:
-    """Give a session the library's operators with its instruction set. Raises DeviceError if that fails."""
+    """Add the library's operators, with its instruction set, to a session's options. Raises DeviceError if
+    that fails.
+    """
     try:
         loaded = ctypes.CDLL(str(library.path))
         loaded.tfm_use.restype = loaded.tfm_has_api.restype = ctypes.c_bool
@@ -212,9 +226,9 @@ def _register(library: Library, session_options: ort.SessionOptions) -> None:
 
 
 def cache_type(bundle: Bundle) -> CacheType | None:
-    """Return the type in which kernels keep a bundle's keys and values.
+    """Return the type in which tfm's kernels cache a bundle's keys and values.
 
-    Returns None if the bundle has no keys and values, or if the kernels don't keep them.
+    Returns None if the bundle caches no keys and values, or if its graph copies its cache in each step.
     """
     if bundle.cache not in ("shared", "windowed"):
         return None
@@ -223,7 +237,7 @@ def cache_type(bundle: Bundle) -> CacheType | None:
 
 
 def without_graphs(bundle: Bundle) -> str:
-    """Return why a bundle can't run on kernels on any machine; empty if it can."""
+    """Return the reason why tfm's kernels can't run a bundle on any machine; an empty text if they can."""
     names = bundle.plan.kernel_graphs
     if not names:
         return "they are for weights in blocks on ort-cpu"
@@ -235,8 +249,10 @@ def without_graphs(bundle: Bundle) -> str:
 
 
 def same_bits(bundle: Bundle) -> SameBits:
-    """Return whether the bundle's graphs promise the same bits on this machine (`runtime.bundle.same_bits`).
-    This reads the graphs.
+    """Return whether a bundle's graphs promise on this machine that a token's bits don't depend on other
+    tokens.
+
+    `runtime.bundle.same_bits` explains the promise. The function reads the graphs.
     """
     if isinstance(library_for(bundle), str):
         return SameBits("no kernels compute it here")
@@ -246,9 +262,10 @@ def same_bits(bundle: Bundle) -> SameBits:
 
 
 def write(bundle: Bundle, folder: Path) -> None:
-    """Write kernels.data from a bundle's weights, one huge page at a time.
+    """Write kernels.data from a bundle's weights into a folder, one huge page at a time.
 
-    If the file system supports huge pages, Linux keeps bytes that are written in one call in one page.
+    If the file system supports huge pages, Linux keeps bytes that are written in one call in one huge
+    page.
     """
     page, filled = np.empty(HUGE_PAGE, np.uint8), 0
     with open(folder / kernel_storage.DATA, "wb") as file:
@@ -265,7 +282,7 @@ def write(bundle: Bundle, folder: Path) -> None:
 
 
 def _parts(bundle: Bundle) -> Iterator[np.ndarray]:
-    """The bytes of kernels.data, in order."""
+    """Yield the bytes of kernels.data, in order."""
     places, forms = bundle.kernel_tensors, bundle.manifest.forms
     end = 0
     for group in bundle.plan.groups.values():
@@ -277,7 +294,9 @@ def _parts(bundle: Bundle) -> Iterator[np.ndarray]:
 
 
 def _is_whole(folder: Path, key: str, size: int) -> bool:
-    """Whether a folder holds the kernels.data of this key, with the bytes that were written."""
+    """Return whether a folder contains the kernels.data of this key, with exactly the bytes that tfm
+    wrote.
+    """
     with suppress(OSError, ValueError, TypeError, AttributeError, RecursionError, BundleError):
         stored = json.loads((folder / KEY).read_text(encoding="utf-8"))
         if stored.get("key") == key and stored.get("size") == size:

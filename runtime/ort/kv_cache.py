@@ -1,19 +1,21 @@
-"""The cache of an ONNX Runtime session: arrays at fixed addresses, in memory of its device.
+"""Store the cache of an ONNX Runtime session: arrays at fixed addresses, in memory of the session's device.
 
 The cache has the same meaning as `refimpl.engine.numpy_engine.ArrayCache`. The arrays of a layer depend on
-the kind of its cache (`refimpl.engine.cache_kinds`). A row of the batch is a contiguous slice, so one row can
-be run alone through a view of its memory.
+the kind of its cache (`refimpl.engine.cache_kinds`). A row of the batch is a contiguous slice, so one row
+can run alone on a view of its memory.
 
-A *shared* cache is written in place. A row of 5 tokens in a cache of capacity 8, and a step of 2:
+A step writes into a *shared* cache in place. An example is a row of 5 tokens in a cache of capacity 8, and
+a step of 2 tokens:
 
     before     k0 k1 k2 k3 k4  .  .  .    length 5
     step       k0 k1 k2 k3 k4 k5 k6  .    length 7: two entries written, none copied
     truncate   k0 k1 k2 k3 k4 k5 k6  .    length 6: k6 is never read, and the next step overwrites it
 
-In a *copied* cache, a step reads one set of buffers and writes a second set. Then the two sets trade places.
+In a *copied* cache, a step reads one set of buffers and writes a second set. Then the two sets trade
+places.
 
-In a *windowed* cache, layers with a window have short buffers. The docstring of `refimpl.ops.cache_kind` has
-a drawing of them.
+In a *windowed* cache, layers with a window have short buffers. The docstring of `refimpl.ops.cache_kind`
+has a drawing of them.
 """
 
 from __future__ import annotations
@@ -42,15 +44,20 @@ Layer = list[DeviceBuffer]  # the arrays of one layer, as its kind names them
 
 @dataclass
 class CacheBuffers:
-    """The buffers of a cache, layer by layer; `spare` is the second set of a copied cache.
+    """The buffers of a cache, layer by layer, for all rows of a batch.
 
-    - `capacity`: the number of tokens that a text has room for.
+    - `kinds`: the kind of each layer's cache.
+    - `layers`: the arrays of each layer.
+    - `spare`: the second set of arrays of a copied cache, which the next step writes; None for other caches.
+    - `capacity`: the number of tokens for which each row has room.
     - `chunk`: the number of new tokens for which short buffers have room, besides the tokens of the window.
-    - `dropped`: by window, how many tokens [B] of each row the layers no longer hold.
-    - `bindings`: the engine's bindings for this step and, with the two sets exchanged, for the next one. The
+    - `dropped`: a dict from each window to the number of tokens [B] of each row that its layers no longer
+      hold.
+    - `encoder_kv`: the keys and values of the encoder's texts.
+    - `bindings`: the engine's bindings for this step, and for the next step with the two sets exchanged. The
       first step on these buffers makes them.
-    - `decode_steps`: the steps of one token a row, made at the same time. If the two sets are exchanged, the
-      steps begin with the second set.
+    - `decode_steps`: the steps of one token per row. The first such step makes them.
+    - `exchanged`: the decode steps begin with the second set.
     """
 
     kinds: tuple[CacheKind, ...]
@@ -75,18 +82,21 @@ class CacheBuffers:
         return sum(buffer.nbytes for buffer in buffers) + encoder
 
     def entries(self) -> dict[int | None, int]:
-        """The number of tokens that layers have room for, as a dict by window. The key None is for layers
-        without a window.
+        """Return the number of tokens for which a row has room, by the window of a layer. The key None means
+        layers without a window.
         """
         rooms: dict[int | None, int] = {None: self.capacity}
         return rooms | {kind.window: kind.entries(self.capacity, self.chunk) for kind in self.kinds}
 
     def window_lengths(self, lengths: np.ndarray) -> dict[int, np.ndarray]:
-        """Return how many tokens the layers of each window hold, for rows of these lengths."""
+        """Return how many tokens [B] the layers of each window hold, if the rows contain `lengths` [B]
+        tokens.
+        """
         return {window: lengths - dropped for window, dropped in self.dropped.items()}
 
     def make_room(self, lengths: np.ndarray, new: np.ndarray | int) -> None:
-        """Drop old tokens of each row whose buffers have no room for `new` more tokens.
+        """Drop the oldest tokens of each row that has no room for `new` more tokens in the layers with a
+        window.
 
         `new` is one number for all rows, or an array [B] with one number for each row.
         """
@@ -104,14 +114,16 @@ class CacheBuffers:
             self.dropped[window][full] += in_cache[full] - kind.retained
 
     def truncate(self, lengths: np.ndarray) -> None:
-        """Update the counts of dropped tokens after rows were truncated to these lengths. For a row that
-        became empty, the count is 0.
+        """Update the counts of dropped tokens after rows were truncated to `lengths` [B]. A row without
+        tokens gets the count 0.
         """
         for dropped in self.dropped.values():
             dropped[lengths == 0] = 0
 
     def swapped(self) -> CacheBuffers:
-        """Return the buffers for the next step, which reads the set of buffers that this step wrote."""
+        """Return the buffers for the next step. In a copied cache, the next step reads the set of buffers
+        that this step wrote.
+        """
         if self.spare is None:
             return self
         bindings = None if self.bindings is None else self.bindings[::-1]
@@ -120,8 +132,8 @@ class CacheBuffers:
         )
 
     def keep_row(self, row: int, length: int) -> None:
-        """After a step of only this row of a copied cache, copy the row back to the set of buffers that the
-        other rows use.
+        """Copy one row of a copied cache back to the set of buffers that the other rows use. This is needed
+        after a step of only this row.
         """
         if self.spare is None:
             return
@@ -131,7 +143,9 @@ class CacheBuffers:
             _write(old, arrays)
 
     def reallocated(self, rows: np.ndarray, lengths: np.ndarray, capacity: int) -> CacheBuffers:
-        """Return new buffers with the given rows, cut to `lengths`, and with room for `capacity` tokens."""
+        """Return new buffers with copies of the given rows, cut to `lengths` [R], and with room for
+        `capacity` tokens.
+        """
         dropped = {window: count[rows] for window, count in self.dropped.items()}
         layers = []
         for kind, old in zip(self.kinds, self.layers, strict=True):
@@ -152,7 +166,9 @@ class CacheBuffers:
         return CacheBuffers(self.kinds, layers, spare, capacity, self.chunk, dropped, encoder_kv)
 
     def put(self, row: int, one: CacheBuffers, length: int) -> None:
-        """Copy the first `length` tokens of another cache, which has only one row, to this row."""
+        """Copy the first `length` tokens of another cache to row `row`. The other cache, `one`, must have one
+        row.
+        """
         for window, dropped in self.dropped.items():
             dropped[row] = one.dropped[window][0] if length else 0
         for kind, old, new in zip(self.kinds, one.layers, self.layers, strict=True):
@@ -162,9 +178,10 @@ class CacheBuffers:
             _write(new, arrays)
 
     def permute(self, rows: np.ndarray, lengths: np.ndarray) -> None:
-        """Reorder the rows in place, without changing their number.
+        """Reorder the rows in place: row i becomes a copy of row `rows[i]`. The number of rows stays the
+        same.
 
-        Only changed rows are copied, up to their valid length.
+        Only rows that change are copied, up to the largest of their lengths.
         """
         kv = self.encoder_kv
         if kv is not None and (kv.texts[rows] != kv.texts).any():
@@ -190,7 +207,9 @@ def empty(
     chunk: int,
     copied: bool,
 ) -> CacheBuffers:
-    """Return the buffers of a new cache. `dtype` is the type of the model's floats."""
+    """Allocate the buffers of a new cache. `dtype` is the type of the model's floats. `copied` adds the
+    second set of a copied cache.
+    """
 
     def layers() -> list[Layer]:
         return [
@@ -207,12 +226,12 @@ def empty(
 
 
 def flat(layers: Sequence[Layer]) -> list[DeviceBuffer]:
-    """Return all buffers, in the order of `cache_kinds.array_names`."""
+    """Return the buffers of all layers as one list, in the order of `cache_kinds.array_names`."""
     return [buffer for layer in layers for buffer in layer]
 
 
 def _held(kind: CacheKind, length: int, dropped: dict[int, int]) -> int:
-    """How many tokens a layer holds of a row of this length."""
+    """Return how many tokens a layer of this kind holds of a row with `length` tokens."""
     return length if kind.window is None else length - dropped[kind.window]
 
 
@@ -226,9 +245,10 @@ def _write(layer: Layer, arrays: list[np.ndarray]) -> None:
 
 
 class OrtCache:
-    """The cache of a session. It holds `lengths` tokens of each row, and has room for `capacity`.
+    """The cache of a session. It contains `lengths` [B] tokens of each row, and has room for `capacity`
+    tokens per row.
 
-    Only one step can use a cache object. Afterwards the object is invalid.
+    Only one step can use a cache object. After that step, the object is invalid.
     """
 
     def __init__(self, lengths: np.ndarray, buffers: CacheBuffers) -> None:
@@ -253,8 +273,8 @@ class OrtCache:
         return floor(buffers.kinds, self._lengths, buffers.dropped)
 
     def take(self) -> CacheBuffers:
-        """Return the buffers, and make this object invalid. Only the first call succeeds, because the step
-        that follows it overwrites the cache.
+        """Return the buffers, and make this object invalid. A second call raises an error, because the step
+        after the first call overwrites the cache.
         """
         buffers = self._alive()
         self._buffers = None
@@ -298,8 +318,8 @@ class OrtCache:
         return OrtCache(lengths, buffers)
 
     def encoder_kv(self) -> list[Arrays]:
-        """Return the encoder's keys and values that each layer of the decoder reads, in the specification's
-        form.
+        """Return the encoder's keys and values for each layer of the decoder, as arrays of the
+        specification.
         """
         read = self._alive().encoder_kv
         assert read is not None
@@ -308,9 +328,8 @@ class OrtCache:
         return [Arrays(*pair, lengths) for pair in zip(arrays[::2], arrays[1::2], strict=True)]
 
     def content(self) -> tuple[dict[int, int], list[np.ndarray]]:
-        """Return the content of a cache of one row.
-
-        The content is the number of dropped tokens by window, and the arrays with only the remaining tokens.
+        """Return the content of a cache with one row: how many tokens each window's layers dropped, and the
+        arrays with the remaining tokens.
         """
         buffers, length = self._alive(), int(self._lengths[0])
         dropped = {window: int(count[0]) for window, count in buffers.dropped.items()}
@@ -323,9 +342,10 @@ class OrtCache:
         return dropped, parts
 
     def content_shapes(self, length: int, dropped: dict[int, int]) -> list[tuple[tuple[int, ...], np.dtype]]:
-        """Return the shape and type of each array of `content`, for a cache of `length` tokens.
+        """Return the shape and type of each array that `content` returns for a cache of `length` tokens.
 
-        Raises LimitError if the layers of such a cache have no room for the tokens that weren't dropped.
+        `dropped` gives the number of dropped tokens by window. Raises LimitError if the layers have no
+        room for the remaining tokens.
         """
         buffers, shapes = self._alive(), []
         for kind, layer in zip(buffers.kinds, buffers.layers, strict=True):
@@ -337,9 +357,7 @@ class OrtCache:
         return shapes
 
     def filled(self, length: int, dropped: dict[int, int], arrays: Sequence[np.ndarray]) -> OrtCache:
-        """Return a cache of one row, with room for `length` tokens, filled with the content that `content`
-        returned.
-        """
+        """Return a cache of one row and `length` tokens, filled with the arrays that `content` returned."""
         buffers, rest = self.take(), iter(arrays)
         for kind, layer in zip(buffers.kinds, buffers.layers, strict=True):
             target = _read(layer)

@@ -2,14 +2,15 @@
 
     8 bytes    MAGIC
     u32        n, at most HEADER
-    n bytes    JSON: {"bundle": SHA-256 of its tfm.json, "backend": what computed, with the type of its cache,
-               "tokens": [ids], "dropped": {window: tokens that its layers hold no more}}
-    …          the arrays of the cache in the order of `cache_kinds.array_names`, with these tokens alone
-    32 bytes   SHA-256 of all before
+    n bytes    JSON: {"bundle": SHA-256 of its tfm.json, "backend": the code that computed the cache, and the
+               cache's type, "tokens": [ids], "dropped": {window: number of tokens that its layers no longer
+               hold}}
+    …          the arrays of the cache in the order of `cache_kinds.array_names`, with only these tokens
+    32 bytes   SHA-256 of all bytes before
 
-Numbers are little-endian. Such a file is checked as strictly as a model, since it may come from somebody
-else. Its sizes follow from the bundle and the tokens, and are compared before anything is read. All its
-numbers must be finite.
+Numbers are little-endian. Such a file is checked as strictly as a model, because it may come from somebody
+else. The sizes of its arrays follow from the bundle and the tokens, and are compared before an array is
+read. All its floats must be finite.
 """
 
 from __future__ import annotations
@@ -36,7 +37,9 @@ DIGEST = 32  # bytes
 
 
 class Header(NamedTuple):
-    """The facts that a file states about its arrays."""
+    """The JSON header of a prefix file: the bundle's hash, the backend, the tokens, and the dropped tokens by
+    window.
+    """
 
     bundle: str
     backend: str
@@ -45,10 +48,10 @@ class Header(NamedTuple):
 
 
 def write(path: Path, engine: OrtEngine, tokens: list[int], cache: OrtCache) -> None:
-    """Write the cache of these tokens, which has one row, to a file. The file is written completely or not at
-    all.
+    """Write the cache of these tokens to a prefix file, completely or not at all. The cache must have one
+    row.
 
-    Only the owner can read the file. Raises ExportError if it can't be written.
+    Only the file's owner can read it. Raises ExportError if the file can't be written.
     """
     dropped, arrays = cache.content()
     header = Header(engine.bundle_hash, engine.backend, tokens, dropped)
@@ -61,9 +64,9 @@ def write(path: Path, engine: OrtEngine, tokens: list[int], cache: OrtCache) -> 
 
 
 def read(path: Path, engine: OrtEngine) -> tuple[list[int], OrtCache]:
-    """Return the tokens of a file and their cache.
+    """Read a prefix file, and return its tokens and their cache.
 
-    Raises ArgumentError unless the file was written with this bundle on this backend.
+    Raises ArgumentError if the file is damaged, or if another bundle or another backend wrote it.
     """
     file = FileBytes(path, ArgumentError)
     digest = new(len(file))
@@ -105,8 +108,8 @@ def read(path: Path, engine: OrtEngine) -> tuple[list[int], OrtCache]:
 
 
 def _header(value: Any, path: Path, engine: OrtEngine) -> Header:
-    """The header, as `write` writes it. Raises ArgumentError for anything else, or another bundle
-    or backend.
+    """Check the JSON of a prefix file and return it as a Header. Raises ArgumentError if `write` can't have
+    written it, or if its bundle or backend is another one.
     """
     if not isinstance(value, dict) or value.keys() != set(Header._fields):
         raise ArgumentError(f"{path}: its header must have {', '.join(Header._fields)}")

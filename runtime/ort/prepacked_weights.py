@@ -1,20 +1,20 @@
-"""Keep weights in the user's cache, packed for this processor's kernels.
+"""Keep weights in the user's cache, in the packed form that this processor's kernels read.
 
-When a session starts, ONNX Runtime packs matrices into a private copy. It can also save the graph with the
-packed matrices, so that later sessions map the matrices from the file. Such sessions start in a third less
-time, and the system may share or drop that memory. The packed form depends on the processor, the version of
-ONNX Runtime and the bundle. So the file carries a key of all three, and is written again when the key
-differs.
+When a session starts, ONNX Runtime packs matrices into a private copy. ONNX Runtime can also save the
+graph with the packed matrices, so that later sessions map the matrices from the file. Such sessions start
+in a third less time, and the operating system may share or drop their memory. The packed form depends on
+the processor, the version of ONNX Runtime and the bundle. So key.json stores a hash of all three, and the
+files are written again if the hash differs.
 
-    CACHE/prepacked/NAME-HASH/    one for each path of a graph
+    CACHE/prepacked/NAME-HASH/    one folder for each path of a graph
         model.onnx, model.onnx.data
         probe.npy                 the graph's output for one token, from the session that packed
-        key.json                  {key, bundle: its path, sizes: of the files, none if they are unsound}
+        key.json                  {key, bundle: its path, sizes: of the files, or {} if the copy is wrong}
 
-ONNX Runtime 1.31 reads some shapes back wrongly, without an error (a vocabulary of 97, a width of 160). The
-cause is that kernels align their parts by address, and the file doesn't keep the alignment. So each session
-first runs one token through the weights that were read. If the result differs from that of the original
-graph, the saved copy is removed and never made again.
+ONNX Runtime 1.31 reads some shapes back wrongly, without an error (a vocabulary of 97, a width of 160).
+The cause is that kernels align their parts by address, and the file doesn't keep the alignment. So each
+session first runs one token through the weights that it read. If the result differs from the original
+graph's result, the saved copy is removed and never made again.
 """
 
 from __future__ import annotations
@@ -77,12 +77,11 @@ def session(
     products: Products = "static",
     patterns: bool = True,
 ) -> ort.InferenceSession:
-    """Return a session on the CPU over the packed weights of one of a bundle's graphs.
+    """Open a session on the CPU over the packed weights of one of a bundle's graphs.
 
-    `patterns` has the same meaning as in `session.options`.
-
-    The packed weights are saved if they aren't in the cache yet. If that fails, no error is raised, since the
-    bundle itself can still be opened.
+    If the packed weights aren't in the user's cache yet, the function saves them there. If that fails, no
+    error is raised, because the bundle itself can still be opened. `patterns` has the same meaning as in
+    `session.options`.
     """
     bundle, own = bundle.resolve(), partial(options, threads, products=products, patterns=patterns)
     size = (bundle / DATA).stat().st_size
@@ -98,7 +97,9 @@ def session(
 
 
 def _sound(path: Path, key: Key) -> bool | None:
-    """True if packed weights for this key exist, False if they would be unsound, None if not yet."""
+    """Return True if the cache contains packed weights for this key, False if such weights were found to be
+    wrong, and None if there are none yet.
+    """
     try:
         stored = json.loads((path / KEY).read_text(encoding="utf-8"))
         if stored == {**key, "sizes": {}}:
@@ -109,7 +110,9 @@ def _sound(path: Path, key: Key) -> bool | None:
 
 
 def _packed(path: Path, key: Key, own: Own) -> ort.InferenceSession | None:
-    """A session over the packed weights, or None if it computes something else than the graph does."""
+    """Open a session over the packed weights. Returns None if its result for one token differs from the
+    graph's result.
+    """
     session_options = own(path / GRAPH)
     # The graph was optimized already, for this very processor.
     session_options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
@@ -124,7 +127,7 @@ def _packed(path: Path, key: Key, own: Own) -> ort.InferenceSession | None:
 
 
 def _saved(graph: Path, path: Path, key: Key, own: Own) -> ort.InferenceSession:
-    """A session over the graph that leaves its packed weights in the cache."""
+    """Open a session over the graph, and save its packed weights in the cache."""
     drop_orphans(path.parent)
     with replacing(path) as new:
         session_options = own(graph)
@@ -142,9 +145,9 @@ def _saved(graph: Path, path: Path, key: Key, own: Own) -> ort.InferenceSession:
 
 
 def _probe(opened: ort.InferenceSession) -> np.ndarray:
-    """The graph's outputs for one token at the first position, without its cache.
+    """Return the graph's outputs for one token at the first position, without the cache.
 
-    Every weight contributes to them: to the logits, the predictions, or an encoder's keys and values.
+    Every weight contributes to these outputs: logits, predictions, or an encoder's keys and values.
     """
     inputs = {}
     for value in opened.get_inputs():
@@ -179,7 +182,9 @@ def _existing(path: Path) -> Path:
 
 
 def drop_orphans(folder: Path) -> None:
-    """Remove packed weights whose bundles no longer exist."""
+    """Remove the packed weights of bundles that no longer exist. `folder` contains a folder for each
+    bundle.
+    """
     for key in folder.glob(f"*/{KEY}"):
         with suppress(OSError, ValueError, TypeError, KeyError, RecursionError):
             if not Path(json.loads(key.read_text(encoding="utf-8"))["bundle"]).exists():

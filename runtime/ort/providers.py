@@ -1,4 +1,4 @@
-"""Find out which of ONNX Runtime's execution providers work on this machine, by starting each."""
+"""Find out which execution providers of ONNX Runtime work on this machine, by starting each provider."""
 
 from __future__ import annotations
 
@@ -15,18 +15,18 @@ STARTS = "starts"
 
 
 def providers() -> dict[str, str]:
-    """Return a dict from each execution provider to "starts", or to the reason why it doesn't start.
+    """Return a dict from each execution provider's name to "starts", or to the reason why it doesn't start.
 
-    This is needed because ONNX Runtime also lists providers that can't start.
+    ONNX Runtime's own list also contains providers that can't start.
     """
     return {provider: _try(provider) for provider in ort.get_available_providers()}
 
 
 def startable(device: str) -> Device:
-    """Return the device to export for and to run on. `auto` means CUDA if it starts, otherwise the CPU.
+    """Return the device on which models can run here. `auto` means CUDA if CUDA starts, otherwise the CPU.
 
-    A session is started for the test, since installed libraries may find no GPU. Raises DeviceError for
-    `cuda` if it doesn't start.
+    The function starts a session as a test, because CUDA's libraries may be installed on a machine without
+    a GPU. Raises DeviceError if `device` is `cuda` and CUDA doesn't start.
     """
     if device == "cpu":
         return "cpu"
@@ -63,14 +63,16 @@ def _try(provider: str) -> str:
 
 
 def _field(number: int, value: bytes | int) -> bytes:
-    """One field of a protobuf message, of fewer than 128 bytes."""
+    """Return the bytes of one field of a protobuf message, shorter than 128 bytes."""
     if isinstance(value, int):
         return bytes([number << 3, value])
     return bytes([number << 3 | 2, len(value)]) + value
 
 
 def _identity() -> bytes:
-    """y = Identity(x) for one float, as a ModelProto: the smallest graph that a provider can start with."""
+    """Return the graph y = Identity(x) for one float as a ModelProto. It is the smallest graph with which a
+    provider can start.
+    """
     kind = _field(2, _field(1, _field(1, 1) + _field(2, _field(1, _field(1, 1)))))  # TypeProto: float [1]
     node = _field(1, b"x") + _field(2, b"y") + _field(4, b"Identity")
     graph = (

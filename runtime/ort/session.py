@@ -1,7 +1,7 @@
 """Open an ONNX Runtime session on the requested device, or raise an error that says why that is impossible.
 
 If CUDA doesn't start, ONNX Runtime uses the CPU and only writes a line to its log. It also lists providers
-that can't start. So this module asks the opened session which provider it really uses.
+that can't start. So this module asks the opened session which provider the session really uses.
 """
 
 from __future__ import annotations
@@ -56,7 +56,10 @@ ORT_ERRORS: tuple[type[Exception], ...] = (
 
 @contextlib.contextmanager
 def one_line(doing: str, kind: type[TfmError] = BundleError) -> Iterator[None]:
-    """Turn ONNX Runtime's own exceptions in a `with` block into an error of tfm with one line."""
+    """Convert exceptions of ONNX Runtime in a `with` block to an error of tfm with a message of one line.
+
+    `doing` begins the message, and `kind` is the class of the error.
+    """
     try:
         yield
     except ORT_ERRORS as error:
@@ -64,15 +67,18 @@ def one_line(doing: str, kind: type[TfmError] = BundleError) -> Iterator[None]:
 
 
 def in_one_line(doing: str, error: Exception, kind: type[TfmError] = BundleError) -> TfmError:
-    """Return one of ONNX Runtime's own exceptions as an error of tfm with one line."""
+    """Return an error of class `kind` with the message of an ONNX Runtime exception in one line. `doing`
+    begins the message.
+    """
     cause = " ".join(str(error).split())
     return kind(f"{doing}: ONNX Runtime {ort.__version__} says {cause:.300}")
 
 
 def missing_for_cuda() -> list[str]:
-    """Return the libraries that the CUDA provider lacks on this machine, each with its source.
+    """List the libraries that CUDA needs and this machine lacks. Each entry says where to get the library.
 
-    If the driver is missing, only the driver is named: the other libraries are useless without it.
+    If the driver is missing, the list contains only the driver, because the other libraries are useless
+    without it.
     """
     if PROVIDERS["cuda"] not in ort.get_available_providers():
         return [
@@ -93,11 +99,11 @@ def missing_for_cuda() -> list[str]:
 
 
 def choose(device: str, target: str, notify: Callable[[str], None] = lambda _: None) -> Device:
-    """Return the device to run a bundle on.
+    """Return the device on which to run a bundle.
 
-    `auto` chooses the device that the bundle was made for. For a standard bundle, `auto` chooses CUDA if CUDA
-    can start, and calls `notify` with the choice. Raises BundleError if the bundle was made for a device
-    other than the requested one, or DeviceError if this machine has no such device.
+    `auto` chooses the device for which the bundle was made. For a standard bundle, `auto` chooses CUDA if
+    CUDA can start, and calls `notify` with the choice. Raises BundleError if the bundle was made for
+    another device than the requested one, or DeviceError if this machine can't use the device.
     """
     if device not in ("cpu", "cuda", "auto"):
         raise DeviceError(f"device must be cpu, cuda or auto, got {device!r}")
@@ -124,14 +130,16 @@ def options(
     products: Products = "static",
     patterns: bool = True,
 ) -> ort.SessionOptions:
-    """Return session options for computing one text at a time: operators use all useful threads, and run one
-    after another.
+    """Return session options for computing one text at a time: each operator uses all useful threads, and
+    operators run one after another.
 
-    `graph` is the file of the graph that will be opened. If sums of 8-bit products saturate on this
-    processor, an option makes these sums exact. With that option, ONNX Runtime 1.31 transforms two kinds of
-    graphs into graphs that it can't run. These are graphs of symmetric blocks, unless each DequantizeLinear
-    is left unchanged, and graphs of products whose inputs have 16 bits. With `patterns`, the second run of a
-    shape allocates all its values as one block, in addition to the memory that the first run still holds.
+    - `graph`: the file of the graph that will be opened.
+    - `products`: how products of 8-bit integers get the scales of their inputs. If sums of such products
+      saturate on this processor, an option makes the sums exact. With this option, ONNX Runtime 1.31 turns
+      two kinds of graphs into graphs that it can't run. One kind is graphs of symmetric blocks, unless each
+      DequantizeLinear is left unchanged. The other kind is graphs of products with inputs of 16 bits.
+    - `patterns`: the second run of a shape allocates all its values as one block, in addition to the memory
+      that the first run still holds.
     """
     made = ort.SessionOptions()
     made.enable_mem_pattern = patterns
@@ -159,10 +167,11 @@ def open_session(
     *,
     capture: bool = False,
 ) -> ort.InferenceSession:
-    """Open a session and check that it runs on `device`.
+    """Open a session and check that it runs on `device`. Raises BundleError or DeviceError if it can't.
 
-    `graph` replaces the bytes of the graph's file and uses the same weights. With `capture`, a run on CUDA is
-    captured as a CUDA graph and replayed later, unless the run's options say otherwise.
+    If `graph` is given, these bytes replace the content of the graph's file, with the same weights. With
+    `capture`, a run on CUDA is captured as a CUDA graph and replayed later, unless the run's options say
+    otherwise.
     """
     wanted = PROVIDERS[device]
     providers: list[Any] = [wanted]

@@ -1,4 +1,6 @@
-"""Silero's voice activity detection on ONNX Runtime: the probability of speech in each 32 ms of a sound."""
+"""Compute the probability of speech in each 32 ms of a sound, with Silero's voice activity detection on ONNX
+Runtime.
+"""
 
 from __future__ import annotations
 
@@ -15,10 +17,11 @@ CHUNK, BEFORE = 512, 64  # samples that are judged, and those before them that a
 
 
 class Voice:
-    """Computes the probability that somebody speaks in the next CHUNK samples of a sound.
+    """Computes the probability that somebody speaks in a chunk of a sound. The chunks of a sound must be
+    given in order.
 
-    The last chunk of a sound may have fewer samples. The model, a wheel of 11 MB, is downloaded once. Source:
-    https://github.com/snakers4/silero-vad, version 6 (MIT).
+    A chunk has CHUNK samples. The last chunk of a sound may have fewer. The model, a wheel of 11 MB, is
+    downloaded once. Source: https://github.com/snakers4/silero-vad, version 6 (MIT).
     """
 
     def __init__(self, progress: Progress = silent) -> None:
