@@ -1,5 +1,5 @@
-"""The answers to one request. They are generated together and stopped together. A caller reads them as a
-stream or all at once.
+"""Read the answers to one request, as a stream or all at once. The answers are generated together and stopped
+together.
 """
 
 from __future__ import annotations
@@ -18,8 +18,8 @@ from .worker import Part
 
 
 class Answers:
-    """The streams that answer one request. Their slots are freed when the `with` block ends, even by an
-    error.
+    """The streams of the answers to one request. Their slots are freed when the `with` block ends, even if an
+    error ends the block.
     """
 
     def __init__(
@@ -40,7 +40,7 @@ class Answers:
 
     @property
     def cached_tokens(self) -> int:
-        """The number of tokens of the first prompt that were cached by an earlier request."""
+        """The number of tokens of the first prompt that came from the cache of an earlier request."""
         return self.streams[0].cached_tokens
 
     def __enter__(self) -> Answers:
@@ -61,7 +61,7 @@ class Answers:
             stream.emit(Part(error=TimeoutError(f"the answer took more than {seconds:g} s")))
 
     async def parts(self) -> AsyncIterator[tuple[int, Part]]:
-        """Yield the parts of all answers as they are generated, each with the number of its answer."""
+        """Yield the parts of all answers as they are generated, as pairs (number of the answer, part)."""
         generated = self._metrics.generated_tokens.labels(self._model)
         first = True
         while any(stream.finish_reason is None for stream in self.streams):
@@ -76,7 +76,7 @@ class Answers:
             yield i, part
 
     async def read(self) -> list[Completion]:
-        """Return all answers, once they are complete."""
+        """Wait until all answers are complete, and return them."""
         async for _ in self.parts():
             pass
         return [Completion(s.tokens, s.text, s.finish_reason, s.logprobs) for s in self.streams]

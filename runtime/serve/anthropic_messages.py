@@ -1,5 +1,5 @@
-"""`/v1/messages`, Anthropic's API for chats: the request's blocks become messages for the model, and the
-model's answer becomes blocks.
+"""Answer `/v1/messages`, Anthropic's API for chats: the request's blocks become messages for the model, and
+the model's answer becomes blocks.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ def _as_blocks(value: Any) -> Any:
 
 
 def _blocks_of(kind: type[Part]) -> BeforeValidator:
-    """Takes a text for a list of one block."""
+    """Return a validator that also accepts a text in place of a list with one block."""
     return BeforeValidator(_as_blocks, json_schema_input_type=str | list[kind])
 
 
@@ -40,7 +40,9 @@ class TextBlock(Said):
 
 
 class Block(Said):
-    """A part of a message. Its `cache_control` and citations are ignored: the model doesn't see them."""
+    """A part of a message. The server ignores its `cache_control` and citations, so the model doesn't see
+    them.
+    """
 
     type: str
     text: str = ""
@@ -119,7 +121,7 @@ class ContextManagement(Part):
 
 
 class CountBody(Body):
-    """The fields of a chat request that decide its prompt."""
+    """The fields of a request to `/v1/messages` that determine its prompt."""
 
     messages: Annotated[list[Message], Field(min_length=1)]
     system: Annotated[list[TextBlock], _blocks_of(TextBlock)] | None = None
@@ -131,7 +133,9 @@ class CountBody(Body):
     cache_control: Any = None
 
     def chat(self, **sampling: Any) -> ChatBody:
-        """Return the same request in the form of `/v1/chat/completions`."""
+        """Convert the request to a request of `/v1/chat/completions`. `sampling` are additional fields of
+        that request.
+        """
         system = "\n\n".join(block.text for block in self.system or ())
         said = [{"role": "system", "content": system}] if system else []
         made = joined_systems([*said, *(made for one in self.messages for made in _messages(one))])
@@ -159,7 +163,9 @@ class CountBody(Body):
 
     @property
     def thinks(self) -> bool | str | None:
-        """The request's setting for thinking: off, on or an effort. None means the model's own default."""
+        """The request's setting for thoughts: False, True or an effort such as "high". None means the model's
+        own default.
+        """
         if self.thinking is not None and self.thinking.type == "disabled":
             return False
         effort = self.output_config and self.output_config.effort
@@ -180,7 +186,9 @@ def _function(tool: Tool) -> dict[str, Any]:
 
 
 def _messages(message: Message) -> list[dict[str, Any]]:
-    """The messages of a chat that one of this API stands for: results of calls are messages of their own."""
+    """Convert a message of this API to messages of a chat. Each result of a tool call becomes its own
+    message.
+    """
     if message.role == "assistant":
         return [_answer(message.content)]
     made: list[dict[str, Any]] = []

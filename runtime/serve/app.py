@@ -1,4 +1,4 @@
-"""The server's application: its routes, access control, and the responses to errors."""
+"""Make the server's application: its routes, access control, and the responses to errors."""
 
 from __future__ import annotations
 
@@ -55,12 +55,13 @@ def application(
 ) -> Starlette:
     """Return the ASGI application of a server.
 
-    - `log`: called with a line of JSON for each request (`request_log`).
-    - `keys`: the API keys. Each request must have one of them as its bearer token, except requests for the
+    - `keys`: the API keys. Each request must send one of them as its bearer token, except requests for the
       paths in OPEN.
     - `hosts`: the names that a request's Host header may have. This stops DNS rebinding: a malicious page
-      whose own domain resolves to this machine sends that domain as the Host.
-    - `origins`: the origins of web pages that may call the server from a browser (CORS). `*` allows any page.
+      from a domain that resolves to this machine sends its own domain as the Host.
+    - `log`: a function that is called with a line of JSON for each request (`request_log`).
+    - `origins`: the origins of web pages that may call the server from a browser (CORS). `*` allows any
+      page.
     """
 
     @contextlib.asynccontextmanager
@@ -90,9 +91,7 @@ def application(
 
 
 class KnownHosts:
-    """ASGI middleware that requires one of these names as the Host header. A request with another name gets
-    an error response.
-    """
+    """ASGI middleware that refuses a request if its Host header isn't one of `hosts`."""
 
     def __init__(self, app: ASGIApp, hosts: Sequence[str]) -> None:
         self._app, self._hosts = app, hosts
@@ -115,12 +114,12 @@ async def _known(scope: Scope, receive: Receive, send: Send) -> None:
 
 
 async def _unsent(message: Message) -> None:
-    """The library's answer, which is a plain text."""
+    """Drop the response of Starlette's middleware, which is plain text."""
 
 
 class Keys(AuthenticationBackend):
-    """ASGI middleware that requires one of the keys as the bearer token. The comparison takes constant time,
-    so its duration reveals nothing about the keys.
+    """Authentication that requires one of the API keys as a request's bearer token. The comparison takes
+    constant time, so its duration reveals nothing about the keys.
     """
 
     def __init__(self, keys: Sequence[bytes]) -> None:
@@ -147,12 +146,12 @@ def _unauthorized(_: HTTPConnection, error: Exception) -> Response:
 
 
 async def _gone(request: Request, error: Exception) -> Response:
-    """Nobody reads it; the figures count it by this status, which nginx has for it."""
+    """Return a response that nobody reads. The metrics count the request under nginx's status for it, 499."""
     return Response(status_code=499)
 
 
 async def _not_found(request: Request, error: Exception) -> Response:
-    """No route, and which one may be meant: a client's base URL has too much or too little."""
+    """Return a response for an unknown path that names the route that the client probably means."""
     path = request.scope["path"].rstrip("/")
     routes = [route.path for route in ROUTES if len(route.path) > 1 and path]
     meant = next((one for one in routes if one.endswith(path) or path.endswith(one)), None)
@@ -161,7 +160,7 @@ async def _not_found(request: Request, error: Exception) -> Response:
 
 
 async def health(request: Request) -> JSONResponse:
-    """`GET /health`: say that the server runs."""
+    """`GET /health`: confirm that the server runs."""
     return JSONResponse({"status": "ok"})
 
 

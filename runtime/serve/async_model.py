@@ -1,4 +1,4 @@
-"""A model for asyncio, which answers many requests at a time with one engine."""
+"""Run a model for asyncio: one engine generates the answers to many requests at a time."""
 
 from __future__ import annotations
 
@@ -48,9 +48,9 @@ class AsyncTextStream:
     """A text that is being generated. `async for` yields its parts, only once. `await` returns the whole text
     (`read`).
 
-    `tokens` has the ids generated so far, and `text` has the text received so far. `finish_reason` says why
-    the text ended. Call `cancel` if the text is no longer wanted. Its slot then becomes free at the next
-    step.
+    `tokens` are the ids generated so far, and `text` is the text received so far. `finish_reason` says why
+    the text ended. If nobody needs the text any more, call `cancel`: the text's slot then becomes free at
+    the next step.
     """
 
     def __init__(self, prompt: Sequence[int], *, logprobs: bool) -> None:
@@ -81,14 +81,14 @@ class AsyncTextStream:
         return self.read().__await__()
 
     async def parts(self) -> AsyncIterator[Part]:
-        """Yield one part for each step, even if its text is still empty."""
+        """Yield one part for each step, even if the part contains no text."""
         while self.finish_reason is None:
             part = await self._parts.get()
             self.take(part)
             yield part
 
     def take(self, part: Part) -> None:
-        """Add a part to the received text. If the part has an error, raise the error."""
+        """Add a part to the received text. If the part contains an error, raise the error."""
         if part.error is not None:
             self._release()
             raise part.error
@@ -106,7 +106,7 @@ class AsyncTextStream:
                 yield part.text
 
     async def read(self) -> Completion:
-        """Return the whole text, with its tokens and the reason why it ended.
+        """Wait for the whole text. Returns the text, its tokens and the reason why it ended.
 
         If the reader is cancelled, the text is cancelled too.
         """
@@ -128,26 +128,29 @@ class AsyncTextStream:
         self._release()
 
     def _release(self) -> None:
-        """Let go of the request, which has this stream: what an ended text holds, such as the process that
-        follows its language, would stay until garbage is collected."""
+        """Drop the references to the request, which refers to this stream.
+
+        Otherwise everything that an ended text holds, such as the process that follows its language, would
+        stay until garbage is collected."""
         cached = self.cached_tokens
         self._cancel, self._cached = lambda: None, lambda: cached
 
     def emit(self, part: Part) -> None:
-        """Add a part of the text. Any thread may call this."""
+        """Add a part to the stream. Any thread may call this method."""
         if not self._loop.is_closed():
             self._loop.call_soon_threadsafe(lambda: self.receive(part))
 
 
 class AsyncModel:
-    """A `Model` for many requests at a time, whose texts share the steps of its engine.
+    """A `Model` for asyncio that answers many requests at a time. Their texts share the steps of one engine.
 
     At most `slots` texts are generated at a time, and at most `queue` requests wait. Any further request
-    raises QueueFullError. If `max_wait` is given, a request that would wait longer than `max_wait` seconds
-    raises it too. A text can join or leave the batch at any step. Each text equals the one that `Model` alone
-    returns for the same seed: up to rounding, and on tfm's kernels bit for bit. Prompts are read in chunks of
-    `chunk` tokens between the steps. The caches of earlier texts are kept in up to `prefix_bytes` bytes. If a
-    prompt begins like one of these texts, the shared beginning isn't read again.
+    raises QueueFullError. With `max_wait`, a request that would wait for more than `max_wait` seconds also
+    raises QueueFullError. A text can join or leave the batch at any step. Each text equals the text that
+    `Model` alone returns for the same seed: up to rounding, and on tfm's kernels bit for bit. Between the
+    steps, the engine reads prompts in chunks of `chunk` tokens. The caches of earlier texts are kept in up
+    to `prefix_bytes` bytes. If a prompt begins like an earlier text, the engine doesn't read the shared
+    beginning again.
     """
 
     def __init__(
@@ -182,11 +185,11 @@ class AsyncModel:
         await self.close()
 
     async def close(self) -> None:
-        """Close the model; requests that aren't complete get an error."""
+        """Close the model. Requests that aren't complete get an error."""
         await asyncio.to_thread(self.end)
 
     def end(self) -> None:
-        """Close the model as `close` does, for callers without an event loop."""
+        """Close the model like `close`, for callers without an event loop."""
         self._compilers.shutdown(wait=False, cancel_futures=True)
         self.worker.close()
 
@@ -194,7 +197,9 @@ class AsyncModel:
     async def generate(
         self, text: str, *, raw: bool = False, task: str | None = None, **options: Unpack[GenerateOptions]
     ) -> AsyncTextStream:
-        """Queue a text, and return its answer as a stream; see `Model.generate`."""
+        """Queue a text for generation, and return the answer as a stream. The arguments are the same as in
+        `Model.generate`.
+        """
         prompt = await asyncio.to_thread(prompt_of, self.model, text, raw=raw, task=task)
         resolved = self.model.options(raw=raw, task=task, **options)
         await self.prepare(resolved)
@@ -209,9 +214,10 @@ class AsyncModel:
         chat_template_kwargs: Variables | None = None,
         **options: Unpack[GenerateOptions],
     ) -> AsyncTextStream:
-        """Queue a conversation, and return the model's next message as a stream; see `Model.chat`.
+        """Queue a conversation, and return the model's next message as a stream. The arguments are the same
+        as in `Model.chat`.
 
-        With `tools`, the awaited stream has an `answer`.
+        With `tools`, awaiting the stream returns a text with an `answer`, which contains the tool calls.
         """
         model, asked = self.model, as_messages(messages)
         answers = await asyncio.to_thread(answers_of, model, tools)
@@ -226,7 +232,8 @@ class AsyncModel:
         return stream
 
     async def prepare(self, options: Options) -> None:
-        """Compile the language that the options require, such as a JSON schema. This may take a second.
+        """Compile the formal language that the options require, such as a JSON schema. This may take a
+        second.
 
         Raises ArgumentError for a JSON schema, a regular expression or a grammar that isn't supported.
         """
@@ -243,9 +250,10 @@ class AsyncModel:
         *,
         continued: bool = False,
     ) -> Prompt:
-        """Return the prompt for the next message of a conversation, or for the rest of its last message.
+        """Return the prompt for the next message of a conversation. In this message, the model may call
+        `tools`.
 
-        In the next message, the model may call `tools`.
+        With `continued`, return the prompt for the rest of the last message instead.
         """
         ids = await asyncio.to_thread(
             self.model.chat_template.encode,
@@ -259,7 +267,9 @@ class AsyncModel:
     def start(
         self, prompt: Prompt, options: Options, count: int = 1, owner: str = ""
     ) -> list[AsyncTextStream]:
-        """Queue `count` answers to one prompt. The arguments are those of `start_all`."""
+        """Queue `count` answers to one prompt. The other arguments and the errors are the same as in
+        `start_all`.
+        """
         return self.start_all([prompt], options, count, owner)
 
     def start_all(
@@ -271,17 +281,17 @@ class AsyncModel:
         *,
         scored: bool = False,
     ) -> list[AsyncTextStream]:
-        """Queue `count` answers to each prompt.
+        """Queue `count` answers to each prompt, and return their streams.
 
-        The random numbers for an answer come from the seed and the answer's number, counted over all answers.
-        Cached prompts are shared only among requests of the same `owner`. With `scored`, a decoder's streams
+        The random numbers for an answer come from the seed and the answer's number, counted over all
+        answers. Only requests of the same `owner` share cached prompts. With `scored`, a decoder's streams
         have `prompt_logprobs` if the options request log-probabilities.
 
-        Texts share steps with those of other requests, as `Batch` describes. Beam searches of a model with an
-        encoder are one job (`search_job`).
+        The texts share steps with the texts of other requests, as `Batch` describes. The beam searches of
+        a model with an encoder are one job (`search_job`).
 
         Raises LimitError for a prompt that leaves no room for an answer. Also raises LimitError for
-        speculative decoding, and for beam search with a decoder, since both work only for single texts.
+        speculative decoding, and for beam search with a decoder, because both work only for single texts.
         Raises QueueFullError, and queues nothing, if the queue doesn't have room for all prompts.
         """
         model = self.model
@@ -319,23 +329,24 @@ class AsyncModel:
         return streams
 
     def _leave(self, request: TextRequest, others: Sequence[TextRequest], job: Job) -> None:
-        """Cancel one of a job's texts; the last one ends the job, wherever it is."""
+        """Cancel one of a job's texts. If all of its texts are cancelled, cancel the job."""
         request.cancelled = True
         if all(one.cancelled for one in others):
             self.worker.cancel(job)
 
     async def embed(self, texts: Texts) -> np.ndarray:
-        """Return an embedding of each text or pair of texts, [texts, D]; see `Model.embed`."""
+        """Return the embeddings of texts, or of pairs of texts, as an array [texts, D]. See `Model.embed`."""
         parts = await self._in_parts(texts, self.model.embed)
         return np.concatenate(parts) if parts else self.model.embed([])
 
     async def classify(self, texts: Texts) -> list[list[Label]]:
-        """Return the labels of each text or pair of texts, the likeliest first; see `Model.classify`."""
+        """Return the labels of each text or pair of texts, the likeliest first. See `Model.classify`."""
         return [labels for part in await self._in_parts(texts, self.model.classify) for labels in part]
 
     async def _in_parts(self, texts: Texts, function: Callable[[Any], R]) -> list[R]:
-        """What a function says of the texts, PART of them at a time, queued as one request: a reader that is
-        cancelled ends it after a part."""
+        """Call a function on PART texts at a time, queued as one job, and return its results.
+
+        If the reader is cancelled, the job ends after the current part."""
         loop = asyncio.get_running_loop()
         future: asyncio.Future[list[R]] = loop.create_future()
         listed = [texts] if isinstance(texts, str | tuple) else list(texts)

@@ -1,4 +1,4 @@
-"""Transcribe a sound for asyncio, as one job of a model's queue."""
+"""Transcribe a sound for asyncio, as one job in a model's queue."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from .worker import Job, Worker
 
 
 class AsyncSegments:
-    """The segments of a sound: `async for` yields them once, each as soon as it is known.
+    """The segments of a sound's transcription. `async for` yields each segment once, as soon as it is known.
 
-    The job is queued at once. While a segment is computed, the job has the engine to itself and other work
-    waits. `seconds`, the length of the sound, is known once the first segment is. Call `cancel` if no more
-    segments are wanted. The options are those of `Model.transcribe`.
+    The constructor queues the job. While a segment is computed, no other request uses the engine.
+    `seconds`, the length of the sound, is known once the first segment is known. If nobody needs more
+    segments, call `cancel`. The options are the same as in `Model.transcribe`.
     """
 
     def __init__(self, model: Model, worker: Worker, sound: Path, **options: Any) -> None:
@@ -41,7 +41,7 @@ class AsyncSegments:
             yield got
 
     def _step(self) -> bool:
-        """Hear up to the next segment, in the worker's thread."""
+        """Transcribe up to the end of the next segment. The worker's thread calls this."""
         try:
             self._segments = self._segments or self._begin()
             self._emit(next(self._segments))

@@ -1,5 +1,5 @@
-"""The answer to a chat as a stream of events, for every API: thoughts, text and tool calls as they are
-generated.
+"""Stream the answer to a chat as events, for every API: thoughts, text and tool calls as the model generates
+them.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from .tools import Tools
 
 
 class PlainText:
-    """A parser for answers without a format: the whole answer is text."""
+    """A parser for answers without tool calls and thoughts: the whole answer is text."""
 
     marks: frozenset[int] = frozenset()
 
@@ -26,11 +26,11 @@ class PlainText:
         return self
 
     def feed(self, text: str) -> list[Event]:
-        """Parse the next piece of the answer, and return its events."""
+        """Parse the next piece of an answer, and return its events."""
         return [Event("text", text)] if text else []
 
     def finish(self, *, cut: bool) -> list[Event]:
-        """Return the remaining events at the end of the answer."""
+        """Return the events that remain at the end of an answer. There are none for plain text."""
         return []
 
 
@@ -39,10 +39,10 @@ T = TypeVar("T", Tools, PlainText)
 
 @dataclass
 class Chat(Generic[T]):
-    """A chat with its tools and the answers that are being generated.
+    """A chat request: its model, its tools, and the answers that are being generated.
 
-    `thought_tokens` counts the tokens of thoughts so far. `logprobs` has the log-probabilities of the tokens
-    since the last event.
+    - `thought_tokens`: how many tokens of thoughts were generated so far.
+    - `logprobs`: the log-probabilities of the tokens since the last event.
     """
 
     served: Served
@@ -54,22 +54,22 @@ class Chat(Generic[T]):
 
     @property
     def new_tokens(self) -> int:
-        """The number of tokens generated so far."""
+        """The number of tokens that the first answer has so far."""
         return len(self.answers.streams[0].tokens)
 
     @property
     def finish_reason(self) -> str | None:
-        """The reason why the first answer ended."""
+        """The reason why the first answer ended; None while it is being generated."""
         return self.answers.streams[0].finish_reason
 
     def stopped_by(self, stops: Sequence[str]) -> str | None:
-        """Return the stop text that ended the first answer, or None."""
+        """Return the stop text that ended the first answer; None if none of `stops` ended it."""
         stream = self.answers.streams[0]
         generated = self.served.model.model.text.decode(stream.tokens, self.tools.marks)
         return next((stop for stop in stops if generated.startswith(stop, len(stream.text))), None)
 
     async def events(self) -> AsyncIterator[Event]:
-        """Yield the events of the answer. The chat must have only one answer."""
+        """Yield the events of the answer as the model generates it. The chat must have only one answer."""
         parser = self.tools.parser()
         async for _, part in self.answers.parts():
             found = parser.feed(part.text)
@@ -83,8 +83,8 @@ class Chat(Generic[T]):
 
 
 def joined_systems(messages: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Join the system and developer messages at the beginning into one message, since most templates allow
-    only one.
+    """Join the system and developer messages at the beginning into one system message. Most chat templates
+    allow only one.
     """
     count = next(
         (i for i, one in enumerate(messages) if one["role"] not in ("system", "developer")), len(messages)
@@ -96,7 +96,9 @@ def joined_systems(messages: list[dict[str, Any]]) -> list[dict[str, Any]]:
 
 
 def joined_users(messages: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Join consecutive user messages into one, since many templates require alternating turns."""
+    """Join consecutive user messages into one, because many chat templates require that user and assistant
+    alternate.
+    """
     made: list[dict[str, Any]] = []
     for one in messages:
         if made and one["role"] == made[-1]["role"] == "user":
@@ -108,8 +110,9 @@ def joined_users(messages: list[dict[str, Any]]) -> list[dict[str, Any]]:
 async def named_events(
     events: AsyncIterator[Mapping[str, Any]], failed: Callable[[BaseException], Mapping[str, Any]]
 ) -> AsyncIterator[str]:
-    """Yield each event under its `type` as its name. An error becomes the last event, since the HTTP status
-    has already been sent.
+    """Yield each event as a server-sent event with its `type` as its name.
+
+    An error becomes the last event, made by `failed`, because the HTTP status has already been sent.
     """
     try:
         async for one in events:
@@ -119,5 +122,5 @@ async def named_events(
 
 
 def named_event(value: Mapping[str, Any]) -> str:
-    """Return one event in the form of server-sent events, with its `type` as its name."""
+    """Return a value as a server-sent event with its `type` as the event's name."""
     return f"event: {value['type']}\ndata: {json.dumps(value, ensure_ascii=False, allow_nan=False)}\n\n"

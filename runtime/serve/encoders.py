@@ -1,4 +1,4 @@
-"""The routes of encoders: `/v1/embeddings`, `/v1/rerank` and `/v1/classify`."""
+"""Answer the routes of encoders: `/v1/embeddings`, `/v1/rerank` and `/v1/classify`."""
 
 from __future__ import annotations
 
@@ -30,10 +30,10 @@ Texts = Annotated[list[Text], Field(min_length=1, max_length=MOST_TEXTS)]
 
 
 class InputBody(Body):
-    """A request with texts, or with their token ids (special tokens included).
+    """A request with texts, or with the texts' token ids, special tokens included.
 
-    `truncate_prompt_tokens`, named as in vLLM, cuts each text to this many tokens; -1 cuts it to the model's
-    context.
+    `truncate_prompt_tokens`, vLLM's name, cuts each text to this many tokens. -1 cuts each text to the
+    model's context.
     """
 
     input: Text | Texts | TokenIds | Annotated[list[TokenIds], Field(min_length=1, max_length=MOST_TEXTS)]
@@ -47,7 +47,9 @@ class InputBody(Body):
         return self.truncate_prompt_tokens
 
     def rows(self, model: TaskModel) -> list[Encoding]:
-        """Return the tokens of each text. Raises RequestError for ids outside the model's vocabulary."""
+        """Return the tokens of each text. Raises RequestError for a token id outside the model's
+        vocabulary.
+        """
         stated: Any = self.input if isinstance(self.input, list) else [self.input]
         stated = [stated] if isinstance(stated[0], int) else stated
         if isinstance(stated[0], str):
@@ -94,7 +96,9 @@ async def embeddings(request: Request, body: EmbeddingBody) -> JSONResponse:
 
 
 async def embedded(request: Request, served: Served, body: EmbeddedBody) -> tuple[int, np.ndarray]:
-    """Return the number of tokens of all texts, and the texts' vectors."""
+    """Compute the vectors of a request's texts. Returns the number of tokens of all texts, and the vectors
+    [texts, D].
+    """
     head, sizes = served.expect(Pool, "embed texts"), served.model.model.config.embedding
     whole = head.outputs(sizes.width, sizes.vocabulary)
     width = body.dimensions or whole
@@ -128,8 +132,8 @@ async def classify(request: Request, body: InputBody) -> JSONResponse:
 
 @taking(RerankBody)
 async def rerank(request: Request, body: RerankBody) -> JSONResponse:
-    """`POST /v1/rerank`: sort documents by relevance to a query. The model must be one that gives a pair of
-    texts a single label.
+    """`POST /v1/rerank`: sort documents by relevance to a query. The model must give a pair of texts a single
+    label.
     """
     served = await server_of(request).use(request, body.model)
     head = served.expect(Classify, "rerank, which takes a classifier with one label")
@@ -157,7 +161,9 @@ async def rerank(request: Request, body: RerankBody) -> JSONResponse:
 async def _read(
     request: Request, served: Served, rows_of: Callable[[TaskModel], list[Encoding]]
 ) -> tuple[list[Encoding], int]:
-    """The tokens of texts, and how many. Raises LimitError for a text that is too long, before it waits."""
+    """Return the texts' tokens and how many they are. Raises LimitError for a text that is too long, before
+    the request waits.
+    """
     rows = await asyncio.to_thread(rows_of, served.model.model)
     tokens = sum(len(row.ids) for row in rows)
     server_of(request).metrics.prompt_tokens.labels(served.name).inc(tokens)
@@ -166,5 +172,5 @@ async def _read(
 
 
 def _base64(vector: np.ndarray) -> str:
-    """The numbers as 32-bit floats in little endian order."""
+    """Return the numbers as base64 of 32-bit floats in little-endian order."""
     return base64.b64encode(vector.astype("<f4").tobytes()).decode()

@@ -1,4 +1,6 @@
-"""Errors over HTTP, in the form of the OpenAI API: a status, a message and the field that is wrong."""
+"""Convert errors to HTTP answers in the form of the OpenAI API: a status, a message and the name of the wrong
+field.
+"""
 
 from __future__ import annotations
 
@@ -15,8 +17,10 @@ from .worker import QueueFullError
 
 
 class RequestError(TfmError):
-    """Raised for a request that can't be answered. It has an HTTP status of 400 or above, and the name of the
-    wrong field.
+    """Raised for a request that the server can't answer.
+
+    `status` is the HTTP status, 400 or above. `param` is the name of the wrong field. `code` is a short
+    name of the error for programs.
     """
 
     def __init__(
@@ -27,7 +31,7 @@ class RequestError(TfmError):
 
 
 def status_of(error: BaseException) -> int:
-    """Return the HTTP status with which an error is answered."""
+    """Return the HTTP status of the answer to a request that raised this error."""
     match error:
         case RequestError() | HTTPException():
             return error.status if isinstance(error, RequestError) else error.status_code
@@ -43,9 +47,9 @@ def status_of(error: BaseException) -> int:
 
 
 def body_of(error: BaseException) -> dict[str, Any]:
-    """Return the error as JSON, in the form of OpenAI's and Anthropic's APIs.
+    """Return the error as JSON, in a form that clients of OpenAI's and Anthropic's APIs read.
 
-    The message of an unexpected error is hidden, since it may reveal more than a client should know.
+    The message of an unexpected error is hidden, because it may reveal more than a client should know.
     """
     status = status_of(error)
     if status == 429:
@@ -65,8 +69,8 @@ def body_of(error: BaseException) -> dict[str, Any]:
 
 
 def response_to(error: BaseException, *, as_text: bool = False) -> JSONResponse:
-    """Return the response for a request that ended in an error; in ollama's API, the body has only the
-    message.
+    """Return the HTTP response to a request that raised this error. With `as_text`, the body contains only
+    the message, as in ollama's API.
     """
     headers: Mapping[str, str] = {}
     if isinstance(error, QueueFullError):
@@ -80,5 +84,5 @@ def response_to(error: BaseException, *, as_text: bool = False) -> JSONResponse:
 
 
 async def handle(request: Request, error: Exception) -> Response:
-    """Return the response of `response_to` for an error. Starlette calls this handler."""
+    """Return the HTTP response to a request that raised an error. Starlette calls this handler."""
     return response_to(error, as_text=request.scope["path"].startswith("/api/"))

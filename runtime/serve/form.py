@@ -1,11 +1,11 @@
-"""Parse bodies of HTML forms that carry a file: multipart/form-data (RFC 7578). A body is parsed as a whole,
-and its size is limited.
+"""Parse bodies of HTML forms that contain a file: multipart/form-data (RFC 7578). The parser reads a whole
+body at once, and the caller limits the body's size.
 
     --BOUNDARY⏎ Content-Disposition: form-data; name="model"⏎ ⏎ whisper⏎ --BOUNDARY⏎ … ⏎--BOUNDARY--
 
-A body is cut at its boundary, so the content of a file isn't parsed. Content-Disposition is the only header
-that is read, in the form that RFC 7578 allows. The standard library's `email` reads more headers, and can
-take seconds for a hostile one. Fields whose names end in [] are lists.
+The parser cuts a body at its boundaries, so it doesn't parse the content of a file. It reads only the
+header Content-Disposition, in the form that RFC 7578 allows. The standard library's `email` reads more
+headers, and can take seconds for a hostile header. A field with a name that ends in [] is a list.
 """
 
 from __future__ import annotations
@@ -29,8 +29,8 @@ PARAMETER = re.compile(rf'([a-z]+)\*?=({QUOTED}|[^\s";]+)'.encode(), re.I)
 
 
 def boundary_of(content_type: str) -> bytes:
-    """Return the boundary between the form's parts. Raises RequestError for a body of another
-    content type.
+    """Return the boundary between a form's parts, which the Content-Type header states. Raises RequestError
+    if the content type isn't multipart/form-data.
     """
     found = BOUNDARY.fullmatch(content_type)
     if found is None:
@@ -42,7 +42,7 @@ def boundary_of(content_type: str) -> bytes:
 
 
 def parse_form(body: bytes, boundary: bytes) -> Form:
-    """Return the form's fields by name. A field with a file name is bytes; all other fields are text. Raises
+    """Return the form's fields by name. The value of a file is bytes, and all other values are texts. Raises
     RequestError if the body isn't a form.
     """
     first, *parts = (b"\r\n" + body).split(b"\r\n--" + boundary, MOST_FIELDS + 1)
@@ -69,7 +69,7 @@ def parse_form(body: bytes, boundary: bytes) -> Form:
 
 
 def _field(part: bytes) -> tuple[str, bool, bytes]:
-    """A field's name, whether it is a file, and its content."""
+    """Return a field's name, whether the field is a file, and its content."""
     end = part.find(b"\r\n\r\n", 0, HEADER_BYTES)
     told = DISPOSITION.search(part[:end].replace(b"\r\n", b"\n")) if end >= 0 else None
     named = {} if told is None else {key.lower(): value for key, value in PARAMETER.findall(told[1])}

@@ -1,4 +1,6 @@
-"""Keep the latest answers of `/v1/responses` in memory, so that later requests can continue from them."""
+"""Keep the latest answers of `/v1/responses` in memory, so that later requests can continue their
+conversations.
+"""
 
 from __future__ import annotations
 
@@ -11,7 +13,9 @@ from .errors import RequestError
 
 
 class Kept(NamedTuple):
-    """A stored answer, and the items of the conversation that precede it."""
+    """A stored answer with its owner, the conversation's items before the answer, and the size of all that in
+    bytes.
+    """
 
     owner: str
     response: dict[str, Any]
@@ -20,14 +24,16 @@ class Kept(NamedTuple):
 
 
 class KeptResponses:
-    """The latest answers that fit into `limit` bytes of JSON. An answer can be found only by its owner."""
+    """The latest answers that fit into `limit` bytes of JSON. Only the owner of an answer can find it."""
 
     def __init__(self, limit: int = RESPONSE_BYTES) -> None:
         self.limit, self._nbytes = limit, 0
         self._kept: OrderedDict[str, Kept] = OrderedDict()  # the latest used one last
 
     def keep(self, owner: str, response: dict[str, Any], before: list[dict[str, Any]]) -> None:
-        """Keep an answer, and drop the least recently used ones if there is no room."""
+        """Store an answer with the conversation's items `before` it. If there is no room, drop the least
+        recently used answers.
+        """
         kept = Kept(owner, response, before, len(json.dumps([response, before], ensure_ascii=False).encode()))
         self._kept[response["id"]] = kept
         self._nbytes += kept.nbytes
@@ -36,16 +42,20 @@ class KeptResponses:
             self._nbytes -= oldest.nbytes
 
     def response(self, owner: str, id: str) -> dict[str, Any]:
-        """Return an answer. Raises RequestError 404 if it isn't kept."""
+        """Return the stored answer with this id. Raises RequestError 404 if this owner has no such answer."""
         return self._find(owner, id).response
 
     def conversation(self, owner: str, id: str) -> list[dict[str, Any]]:
-        """Return all items up to the end of an answer. Raises RequestError 404 if the answer isn't kept."""
+        """Return all items of a conversation up to the end of the answer with this id. Raises RequestError
+        404 if this owner has no such answer.
+        """
         kept = self._find(owner, id)
         return [*kept.before, *kept.response["output"]]
 
     def item(self, owner: str, id: str) -> dict[str, Any]:
-        """Return an item of an answer. Raises RequestError 404 if it isn't kept."""
+        """Return the item with this id from a stored answer. Raises RequestError 404 if this owner has no
+        such item.
+        """
         for kept in reversed(self._kept.values()):
             if kept.owner == owner:
                 for item in kept.response["output"]:
@@ -54,7 +64,7 @@ class KeptResponses:
         raise RequestError(f"no item {id!r:.80} is stored: send the item itself", param="input", status=404)
 
     def delete(self, owner: str, id: str) -> None:
-        """Delete an answer. Raises RequestError 404 if it isn't kept."""
+        """Delete the stored answer with this id. Raises RequestError 404 if this owner has no such answer."""
         self._nbytes -= self._find(owner, id).nbytes
         del self._kept[id]
 

@@ -10,7 +10,9 @@ KEY_BYTES = 2**16
 
 
 def read_keys(file: Path) -> list[str]:
-    """Return the lines of a file of keys. Raises ArgumentError if it has none."""
+    """Return the API keys in a file, one from each line. Raises ArgumentError if the file contains no keys or
+    other text.
+    """
     with open(file, encoding="utf-8") as opened:
         text = opened.read(KEY_BYTES + 1)
     keys = [line.strip() for line in text.splitlines() if line.strip()]

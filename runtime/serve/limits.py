@@ -1,4 +1,4 @@
-"""The limits of one request to a server."""
+"""Define the limits of one request to a server."""
 
 from __future__ import annotations
 
@@ -7,8 +7,12 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Limits:
-    """The largest number of bytes of a body, and of a body with a sound; the seconds within which the body
-    must have arrived, and within which an answer must be complete.
+    """The limits of one request.
+
+    - `body`: the largest number of bytes of a body.
+    - `sound`: the largest number of bytes of a body with a sound.
+    - `read_s`: the seconds within which the body must have arrived.
+    - `request_s`: the seconds within which the answer must be complete.
     """
 
     body: int = 2**23

@@ -1,4 +1,4 @@
-"""The blocks of an answer of `/v1/messages`, and the stream's events for them."""
+"""Make the blocks of an answer of `/v1/messages`, and the stream's events for these blocks."""
 
 from __future__ import annotations
 
@@ -21,7 +21,9 @@ DELTAS = {
 
 
 class Made:
-    """An answer in progress: the message so far, and the events that a stream sends for it."""
+    """An answer of `/v1/messages` in progress: the message so far, and the events that a stream sends for
+    it.
+    """
 
     def __init__(self, chat: Chat[Any], stops: list[str]) -> None:
         self._chat, self._stops = chat, stops
@@ -38,13 +40,13 @@ class Made:
         }
 
     async def whole(self) -> dict[str, Any]:
-        """Wait until the message is complete, and return it. Invalid tool calls are left out."""
+        """Wait until the message is complete, and return it. An invalid tool call is left out."""
         async for _ in self.events():
             pass
         return self.message
 
     async def events(self) -> AsyncIterator[Mapping[str, Any]]:
-        """Yield all events of the stream."""
+        """Yield all events of the answer's stream."""
         blocks = self.message["content"]
         yield {"type": "message_start", "message": {**self.message, "content": []}}
         kept, open_kind = [], ""
@@ -78,14 +80,14 @@ class Made:
         yield {"type": "message_stop"}
 
     def _ended(self, kind: str) -> dict[str, Any]:
-        """The last block, whole."""
+        """Return the last block, which is now complete."""
         block = self.message["content"][-1]
         if kind == "arguments":
             return {**block, "input": json.loads(self._text)}
         return {**block, DELTAS[kind][1]: self._text}
 
     def _stop(self, blocks: list[dict[str, Any]]) -> dict[str, Any]:
-        """Why the answer ended."""
+        """Return the fields that say why the answer ended."""
         reason, sequence = "end_turn", None
         if self._chat.finish_reason == "length":
             reason = "max_tokens"

@@ -1,4 +1,4 @@
-"""Figures of a running server, in Prometheus' format."""
+"""Collect figures of a running server, in Prometheus' format."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60)
 
 
 class Metrics(Collector):
-    """The counters and gauges of one server. Their names begin with `tfm_`."""
+    """The counters and gauges of one server. The names of all metrics begin with `tfm_`."""
 
     def __init__(self) -> None:
         self._registry = registry = CollectorRegistry()
@@ -38,8 +38,9 @@ class Metrics(Collector):
         registry.register(self)
 
     def watch(self, name: str, worker: Callable[[], Worker | None]) -> None:
-        """Include a model's worker in the figures. `worker` is called at each scrape, and returns None while
-        the model isn't loaded.
+        """Include the worker of the model `name` in the figures.
+
+        Each scrape calls `worker`. The function returns None while the model isn't loaded.
         """
         self._workers[name] = worker
 
@@ -64,5 +65,5 @@ class Metrics(Collector):
         yield from (loaded, running, waiting, kept, shared)
 
     def text(self) -> bytes:
-        """Return all figures as text."""
+        """Return all figures as text in Prometheus' format."""
         return generate_latest(self._registry)

@@ -1,4 +1,6 @@
-"""The models of a server, each with its name, its queue of requests and the certificate of its bundle."""
+"""Manage the models of a server. Each model has a name, a queue of requests and the certificate of its
+bundle.
+"""
 
 from __future__ import annotations
 
@@ -35,10 +37,10 @@ H = TypeVar("H", bound=Head)
 
 
 class Served:
-    """A served model: its name, context, endpoints, and the certificate of its bundle with its fingerprint.
+    """A served model: its name, context and endpoints, and its bundle's certificate with a fingerprint.
 
-    These fields are known once the model has been loaded for the first time, and stay known when it is
-    unloaded. `users` are the requests that use the model; the last one ended at `idle_since`.
+    These fields are filled when the model is first loaded, and stay when it is unloaded. `users` is the
+    number of requests that use the model now. `idle_since` is the time at which the last request ended.
     """
 
     def __init__(self, name: str, load: Load, options: WorkerOptions) -> None:
@@ -61,8 +63,10 @@ class Served:
         return self._model
 
     def expect(self, kind: type[H], doing: str) -> H:
-        """Return the model's head. Raises RequestError, which names the model's routes, if the head is of
-        another kind.
+        """Return the model's head if it is of this kind. Otherwise raise RequestError with the routes that
+        the model answers.
+
+        `doing` says in the message what the request wants, such as "embed texts".
         """
         config = self.model.model.config
         if config.sound_shape is not None or not isinstance(config.head, kind):
@@ -70,7 +74,7 @@ class Served:
         return config.head
 
     def expect_hearing(self) -> None:
-        """Raise RequestError, which names the model's routes, if the model can't transcribe."""
+        """Raise RequestError with the routes that the model answers, if the model can't transcribe sounds."""
         if self.model.model.config.sound_shape is None:
             raise self._other("hear")
 
@@ -79,7 +83,7 @@ class Served:
         return RequestError(f"{self.name} can't {doing}: it answers {answered}", param="model")
 
     def load(self) -> AsyncModel:
-        """Load the model. Raises ConfigError for a model that can't be served."""
+        """Load the model. Raises ConfigError if the server has no routes for the model's task."""
         model = self._load()
         expect_served(self.name, model)
         self.context, self.certificate = model.config.context, _certificate(model)
@@ -90,7 +94,7 @@ class Served:
         return self._model
 
     def give_up(self) -> AsyncModel:
-        """Unload the model and return it."""
+        """Unload the model, and return it so that the caller can close it."""
         model, self._model = self.model, None
         return model
 
@@ -98,9 +102,10 @@ class Served:
 class Server:
     """The state that all routes share: the models, the limits of a request, and the metrics.
 
-    A model with several names is loaded once, and its answers carry the first of these names. At most
-    `models_max` models are loaded at a time. Loading another one unloads the idle model that was used least
-    recently. A model is unloaded after `idle_s` seconds without a request; without `idle_s`, it stays loaded.
+    A model with several names is loaded once, and its answers state the first of these names. At most
+    `models_max` models are loaded at a time. Loading another model unloads the idle model that was used
+    least recently. A model is unloaded after `idle_s` seconds without a request; without `idle_s`, it
+    stays loaded.
     """
 
     def __init__(
@@ -114,8 +119,8 @@ class Server:
         response_bytes: int = RESPONSE_BYTES,
         **options: Unpack[WorkerOptions],
     ) -> None:
-        """Load each model, or with `on_demand` load it at its first request. Raises ConfigError for a model
-        that can't be served.
+        """Load all models, or with `on_demand` load each model at its first request. Raises ConfigError for a
+        model that can't be served.
         """
         return_large_blocks()  # bodies, of any size up to their limit
         self._idle_s = idle_s
@@ -139,10 +144,10 @@ class Server:
             self.metrics.watch(name, lambda served=served: served.model.worker if served.loaded else None)
 
     def find(self, name: str) -> Served:
-        """Return the model with this name. An empty name means the only model that is served.
+        """Return the model with this name. An empty name means the only model of the server.
 
-        Raises RequestError 404, which lists the existing names, for an unknown name. Raises RequestError 400
-        for an empty name if there are several models.
+        Raises RequestError with status 404 and a list of the existing names for an unknown name. Raises
+        RequestError with status 400 for an empty name if the server has several models.
         """
         if not name and len(self._served) == 1:
             return next(iter(self._served.values()))
@@ -157,10 +162,11 @@ class Server:
         return self.models[name]
 
     async def use(self, request: Request, name: str) -> Served:
-        """Return the model with a name, which stays loaded until this request is answered.
+        """Load the model with this name if necessary, and return it. The model stays loaded until this
+        request is answered.
 
-        Raises RequestError 404 for an unknown name, or QueueFullError if `models_max` other models are loaded
-        and in use.
+        Raises RequestError with status 404 for an unknown name. Raises QueueFullError if `models_max`
+        other models are loaded and in use.
         """
         served = self.find(name)
         served.users += 1
@@ -175,8 +181,10 @@ class Server:
         return served
 
     def _displaced(self) -> list[AsyncModel]:
-        """The models that give up their place, so that one more may be loaded. No request asks them, and it
-        is decided in the thread of requests."""
+        """Take the least recently used idle models out of use, so that one more model may be loaded. Returns
+        them.
+
+        Only the thread of requests may call this."""
         loaded = [served for served in self._served.values() if served.loaded]
         idle = [served for served in loaded if not served.users]
         count = len(loaded) - self._most + 1
@@ -188,7 +196,9 @@ class Server:
         return [served.give_up() for served in idle[: max(count, 0)]]
 
     async def unload_idle(self) -> None:
-        """Run as long as the server does, and unload models that have been idle for `idle_s` seconds."""
+        """Unload each model that has been idle for `idle_s` seconds. This coroutine runs as long as the
+        server.
+        """
         while self._idle_s is not None:
             loaded = [one for one in self._served.values() if one.loaded and not one.users]
             late = [one for one in loaded if time.monotonic() - one.idle_since >= self._idle_s]
@@ -196,19 +206,21 @@ class Server:
             await asyncio.sleep(min(self._idle_s, 1.0))
 
     async def close(self) -> None:
-        """Close all queues; requests that aren't complete get an error."""
+        """Close the queues of all models. Requests that aren't complete get an error."""
         await asyncio.to_thread(_free, [one.give_up() for one in self._served.values() if one.loaded])
 
 
 def _free(models: list[AsyncModel]) -> None:
-    """Close the models' queues, and free their memory."""
+    """Close the models' queues and free the models' memory."""
     while models:
         models.pop().end()  # no name may hold one while circles are looked for
     gc.collect()  # sessions and their arrays may be in a circle
 
 
 class ReleaseModels:
-    """ASGI middleware that releases the models of a request once the request ends, also by an error."""
+    """ASGI middleware that releases the models that a request used once the request ends, even by an
+    error.
+    """
 
     def __init__(self, app: ASGIApp) -> None:
         self._app = app
@@ -225,7 +237,7 @@ class ReleaseModels:
 
 
 def expect_served(name: str, model: Model) -> None:
-    """Raise ConfigError unless the server has routes for the model's task."""
+    """Raise ConfigError if the server has no routes for the model's task."""
     if not isinstance(model.config.head, LM | Pool | Classify | CTC):
         raise ConfigError(
             f"{name} can't be served, since it can only {task_of(model.config)}: name a model that "
@@ -239,12 +251,14 @@ def server_of(request: Request) -> Server:
 
 
 def owner_of(request: Request) -> str:
-    """Return the owner of a request: the number of its key, or an empty text if the server has no keys."""
+    """Return the owner of a request: the number of its API key, or an empty text if the server has no
+    keys.
+    """
     return request.user.display_name if "user" in request.scope else ""
 
 
 def _endpoints(model: Model) -> list[str]:
-    """The endpoints of OpenAI's API, and those beside them, that a model answers."""
+    """Return the endpoints that a model answers: of OpenAI's API, and of tfm's own."""
     config = model.config
     if config.sound_shape is not None:
         translates = isinstance(config.stem, ConvStem)
@@ -259,7 +273,7 @@ def _endpoints(model: Model) -> list[str]:
 
 
 def _certificate(model: Model) -> dict[str, Any] | None:
-    """The certificate of the model's bundle, if it runs from one that has one."""
+    """Return the certificate of the model's bundle; None if there is no bundle or no certificate."""
     engine = model.engine
     return certificate.read(Path(engine.model).parent) if isinstance(engine, OrtEngine) else None
 

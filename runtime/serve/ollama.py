@@ -1,4 +1,4 @@
-"""ollama's API: `/api/chat`, `/api/generate` and `/api/embed`, and the routes that describe models."""
+"""Answer ollama's API: `/api/chat`, `/api/generate` and `/api/embed`, and the routes that describe models."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ class Message(Said):
     tool_call_id: str | None = None
 
     def for_chat(self) -> dict[str, Any]:
-        """Return the message in the form of `/v1/chat/completions`."""
+        """Convert the message to the form of `/v1/chat/completions`."""
         stated: dict[str, Any] = {
             "role": self.role,
             "content": self.content or "",
@@ -78,7 +78,7 @@ class Message(Said):
 
 
 class Generating(Body):
-    """The fields of a request that `/api/chat` and `/api/generate` have in common."""
+    """The fields that requests to `/api/chat` and `/api/generate` have in common."""
 
     stream: bool | None = None  # which is true where it is left out
     options: dict[str, Any] | None = None
@@ -97,12 +97,12 @@ class Generating(Body):
         return stated
 
     def stated(self) -> dict[str, Any]:
-        """Return the request's model and sampling options under the names that they have in OpenAI's API."""
+        """Return the request's model and sampling options under their names in OpenAI's API."""
         options = {NAMES.get(name, name): one for name, one in (self.options or {}).items()}
         return {"model": self.model, **options}
 
     def chat(self, messages: list[dict[str, Any]], tools: list[dict[str, Any]] | None = None) -> ChatBody:
-        """Return the same request in the form of `/v1/chat/completions`."""
+        """Convert the request to a request of `/v1/chat/completions` with these messages and tools."""
         stated = self.stated()
         if isinstance(self.format, dict):
             schema = {"name": "answer", "schema": self.format}
@@ -135,7 +135,7 @@ class GenerateBody(Generating):
         return self
 
     def continued(self) -> CompletionBody:
-        """Return the same request in the form of `/v1/completions`. The answer may fill the rest of the
+        """Convert the request to a request of `/v1/completions`. The answer may fill the rest of the
         context."""
         stated: dict[str, Any] = {"prompt": self.prompt, "max_tokens": -1, **self.stated()}
         if self.format:
@@ -171,7 +171,7 @@ async def _begin_raw(request: Request, body: GenerateBody) -> Chat[PlainText]:
 
 
 async def _loaded(request: Request, body: Generating, empty: dict[str, Any]) -> Response:
-    """What a request says that only asks for a model to be loaded."""
+    """Return the response to a request that only asks for a model to be loaded."""
     served = await server_of(request).use(request, body.model)
     return JSONResponse({**_head(served), **empty, "done": True, "done_reason": "load"})
 
@@ -205,7 +205,7 @@ async def _answer(
 
 
 async def _parts(chat: Chat[Any], begun: float) -> AsyncIterator[tuple[str, Any]]:
-    """Texts, thoughts and whole calls as they come, and the figures at the end."""
+    """Yield texts, thoughts and complete calls as they are generated, and the figures at the end."""
     name = arguments = ""
     first = None
     async for kind, piece in chat.events():
@@ -237,7 +237,7 @@ async def _parts(chat: Chat[Any], begun: float) -> AsyncIterator[tuple[str, Any]
 
 
 async def _lines(parts: AsyncIterator[tuple[str, Any]], form: Any) -> AsyncIterator[str]:
-    """A line of JSON a part."""
+    """Yield a line of JSON for each part."""
     try:
         async for kind, one in parts:
             if kind == "done":
@@ -272,7 +272,7 @@ def _now() -> str:
 
 
 class EmbedBody(EmbeddedBody):
-    """A request for vectors. A text that is too long is cut, unless `truncate` is false."""
+    """A request for vectors of texts. A text that is too long is cut, unless `truncate` is false."""
 
     truncate: bool | None = None
     options: dict[str, Any] | None = None

@@ -1,5 +1,5 @@
-"""`/v1/responses`, OpenAI's newer API for chats: the request's items become messages for the model, and the
-model's answer becomes items.
+"""Answer `/v1/responses`, OpenAI's newer API for chats: the request's items become messages for the model,
+and the model's answer becomes items.
 """
 
 from __future__ import annotations
@@ -66,8 +66,8 @@ ITEMS = ("message", "function_call", "function_call_output", "reasoning", "item_
 
 
 class Item(Said):
-    """One item of the input: a message, a tool call, a tool call's result, a thought, or the id of a stored
-    item.
+    """One item of a request's input: a message, a tool call, the result of a tool call, a thought, or the id
+    of a stored item.
     """
 
     type: str = "message"
@@ -103,12 +103,14 @@ class FunctionTool(Function):
 
     @property
     def functions(self) -> dict[str, dict[str, Any]]:
-        """A dict with this one function by its name, in the same form as the functions of a `Namespace`."""
+        """A dict with one entry: this function, by its name. A `Namespace` has a property of the same
+        form.
+        """
         return {self.name: self.model_dump(exclude={"type"})}
 
 
 class Namespace(Said):
-    """A group of functions. The model calls a function by the group's name joined with the
+    """A group of functions. To call a function, the model writes the group's name, two underscores and the
     function's name.
     """
 
@@ -174,8 +176,8 @@ TextOrItems = BeforeValidator(_as_items, json_schema_input_type=str | list[Item]
 
 
 class ResponsesBody(stating(Harmless, "temperature", "top_p")):
-    """The fields of OpenAI's request. Fields that require OpenAI's own tools or OpenAI's stored state are
-    refused.
+    """The body of a request to `/v1/responses`. A field that requires OpenAI's own tools or state stored at
+    OpenAI is refused.
     """
 
     input: Annotated[list[Item], TextOrItems, Field(min_length=1)]
@@ -199,12 +201,12 @@ class ResponsesBody(stating(Harmless, "temperature", "top_p")):
 
     @property
     def namespaces(self) -> dict[str, str]:
-        """A dict from the name by which the model calls a function to the function's namespace."""
+        """A dict from the name by which the model calls a function to the name of the function's group."""
         spaces = [tool for tool in self.tools or () if isinstance(tool, Namespace)]
         return {name: space.name for space in spaces for name in space.functions}
 
     def chat(self, messages: list[dict[str, Any]]) -> ChatBody:
-        """Return the same request in the form of `/v1/chat/completions`."""
+        """Convert the request to a request of `/v1/chat/completions` with these messages."""
         stated: dict[str, Any] = {
             "model": self.model,
             "messages": messages,
@@ -274,7 +276,9 @@ def messages_of(items: list[Item]) -> list[dict[str, Any]]:
 
 
 def _turn(messages: list[dict[str, Any]], *without: str) -> dict[str, Any]:
-    """The model's message at the end, a new one where there is none `without` these."""
+    """Return the assistant's message at the end of `messages`. Append a new one if there is none, or if it
+    already has one of these fields.
+    """
     if not messages or messages[-1]["role"] != "assistant" or messages[-1].keys() & set(without):
         messages.append({"role": "assistant"})
     return messages[-1]
@@ -312,7 +316,7 @@ async def create_response(request: Request, body: ResponsesBody) -> Response:
 
 
 async def _response(events: AsyncIterator[dict[str, Any]]) -> dict[str, Any]:
-    """What the last event holds."""
+    """Return the answer that the last event contains."""
     *_, last = [event async for event in events]
     return last["response"]
 

@@ -1,4 +1,6 @@
-"""Endpoints that declare the body they accept, and the OpenAPI document made from them: `/openapi.json`."""
+"""Declare which body an endpoint accepts, and make the OpenAPI document from these declarations:
+`/openapi.json`.
+"""
 
 from __future__ import annotations
 
@@ -21,7 +23,9 @@ Endpoint = Callable[[Request], Awaitable[Response]]
 
 
 def taking_form(kind: type[B]) -> Callable[[Callable[[Request, B], Awaitable[Response]]], Endpoint]:
-    """Decorate an endpoint as `taking` does, for a body that is a form with a file."""
+    """Decorate an endpoint that accepts a form with a file. The form is validated as an instance of
+    `kind`.
+    """
     return taking(kind, read_form, "multipart/form-data")
 
 
@@ -31,7 +35,9 @@ def taking(
     of: str = "application/json",
 ) -> Callable[[Callable[[Request, B], Awaitable[Response]]], Endpoint]:
     """Turn a function of a request and its body into an endpoint. The body is validated as an instance of
-    this class.
+    `kind`.
+
+    `read` reads the body, and `of` is its content type in the OpenAPI document.
     """
 
     def decorate(function: Callable[[Request, B], Awaitable[Response]]) -> Endpoint:
@@ -48,7 +54,7 @@ def taking(
 
 def of_model(function: Callable[[Request, Served], Response]) -> Endpoint:
     """Turn a function of a request and a model into an endpoint. The query `?model=NAME` names the model.
-    Without it, the first model is used.
+    Without the query, the server's first model is used.
     """
 
     @functools.wraps(function)

@@ -16,7 +16,8 @@ COMPLETION_TOKENS = 16
 
 
 def options_of(body: Sampling, model: TaskModel) -> GenerateOptions:
-    """Return the options that a request states. Options that it leaves to the model's defaults are left out.
+    """Return the generation options that a request states. An option that the request leaves to the model's
+    default is None or missing.
 
     A request without a seed gets a random seed, so that the same request can get a different answer each
     time.
@@ -37,7 +38,9 @@ def options_of(body: Sampling, model: TaskModel) -> GenerateOptions:
 
 
 def _most_tokens(body: Sampling, model: TaskModel) -> int:
-    """The request's limit, otherwise the model's, otherwise ours."""
+    """Return the largest number of new tokens: the request's limit, else the model's own limit, else the
+    API's default.
+    """
     chats = isinstance(body, ChatBody)
     ours = model.config.context if chats else COMPLETION_TOKENS
     stated = (body.max_completion_tokens if chats else None, body.max_tokens, model.generation.max_new_tokens)

@@ -1,4 +1,6 @@
-"""The chat page for browsers at `/`. Its files are in `static`, and it loads nothing from other servers."""
+"""Serve the chat page for browsers at `/`. The page's files are in `static`, and the page loads nothing from
+other servers.
+"""
 
 from __future__ import annotations
 
@@ -31,12 +33,12 @@ HEADERS = {
 
 
 async def page(request: Request) -> Response:
-    """`GET /`: return the page of the chat."""
+    """`GET /`: return the chat page."""
     return _file(request, "page.html")
 
 
 async def static(request: Request) -> Response:
-    """`GET /static/NAME`: return a file of that page."""
+    """`GET /static/NAME`: return a file that the chat page uses."""
     return _file(request, request.path_params["name"])
 
 

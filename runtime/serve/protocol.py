@@ -1,7 +1,7 @@
-"""HTTP on a connection, by uvicorn and h11, with two rules that these libraries leave to the server.
+"""Speak HTTP on a connection, by uvicorn and h11, with two rules that these libraries leave to the server.
 
-The first rule limits the number of parts in which a body may arrive. The second rule says what happens to a
-client that has closed its sending side.
+The first rule limits the number of parts in which a body may arrive. The second rule lets a client that
+has closed its sending side still get its answer.
 """
 
 from __future__ import annotations
@@ -18,8 +18,8 @@ LONGEST_PROBE_S = 1.0
 
 
 class BoundedConnection(h11.Connection):
-    """A connection that refuses a body that arrives in more than MOST_PARTS parts, since even a part of one
-    byte costs time.
+    """A connection that refuses a body in more than MOST_PARTS parts, because even a part of one byte costs
+    time.
     """
 
     _parts = 0
@@ -34,10 +34,10 @@ class BoundedConnection(h11.Connection):
 
 
 class Protocol(H11Protocol):
-    """uvicorn's protocol, except that a client still gets its answer after it has closed its sending side.
+    """uvicorn's protocol, except that a client still gets its answer after closing its sending side.
 
-    The server can't distinguish such a client from one that has disconnected until it sends something. So the
-    server sends interim responses (status 1xx), which HTTP/1.1 clients ignore.
+    Until the server sends something, it can't tell such a client from a client that has disconnected. So
+    the server sends interim responses (status 1xx), which HTTP/1.1 clients ignore.
     """
 
     def __init__(self, *args: Any, **options: Any) -> None:
@@ -52,7 +52,7 @@ class Protocol(H11Protocol):
         return True
 
     def _answering(self) -> bool:
-        """Whether a whole request waits for its answer."""
+        """Return whether a complete request is waiting for its answer."""
         waits = self.cycle is not None and not self.cycle.response_complete
         return waits and self.conn.their_state is h11.DONE and self.conn.their_http_version == b"1.1"
 

@@ -1,12 +1,13 @@
-"""A log with one line of JSON for each request. A line states the path, the model, the number of tokens, the
-time, and how the request ended.
+"""Log one line of JSON for each request: the path, the model, the number of tokens, the time, and how the
+request ended.
 
     {"time": "2026-01-31T12:00:00.000+00:00", "id": "chatcmpl-…", "path": "/v1/chat/completions",
      "status": 200, "key": 1, "model": "smollm2-135m", "prompt_tokens": 31, "new_tokens": 9,
      "first_token_s": 0.08, "finish_reasons": ["stop"], "total_s": 0.31}
 
-Fields whose value isn't known are left out. The log never contains a prompt, an answer or a key: `key` is the
-number of the key in the file of keys. The finish reason is null if the client disconnected during a stream.
+A field with an unknown value is left out. The log never contains a prompt, an answer or a key: `key` is
+the number of the key in the file of keys. The finish reason is null if the client disconnected during a
+stream.
 """
 
 from __future__ import annotations
@@ -29,15 +30,15 @@ Record = dict[str, Any]
 
 
 def record_of(request: HTTPConnection) -> Record:
-    """Return the log record of a request. Routes add their own fields to the record."""
+    """Return the log record of a request. Routes add fields to this record."""
     return request.scope["tfm.record"]
 
 
 class LogRequests:
-    """ASGI middleware that counts requests by path and status, and writes a log record for each.
+    """ASGI middleware that counts requests by path and status, and writes a log record for each request.
 
-    All paths without a route are counted together. An unexpected error is answered with 500, and its
-    traceback goes to stderr.
+    All paths without a route are counted together. An unexpected error is answered with status 500, and
+    its traceback goes to stderr.
     """
 
     def __init__(

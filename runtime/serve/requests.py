@@ -1,7 +1,8 @@
-"""The bodies of requests: their fields, and the allowed range of each field. Unknown fields are errors, since
-tfm would otherwise silently ignore them.
+"""Define the bodies of requests: their fields, and the allowed values of each field. An unknown field is an
+error, because otherwise tfm would silently ignore it.
 
-A known field that tfm doesn't support is accepted only with the value that has no effect (`Harmless`).
+Some known fields ask for something that tfm doesn't support. Such a field is accepted only with a value
+that has no effect (`Harmless`).
 """
 
 from __future__ import annotations
@@ -61,8 +62,8 @@ TokenIds = Annotated[list[Annotated[int, Field(ge=0)]], Field(min_length=1)]
 
 
 class Part(BaseModel):
-    """A JSON object with these fields and no other fields. An unknown field is accepted only if its value is
-    null, since it then has no effect.
+    """A JSON object with these fields and no others. An unknown field is accepted only if its value is null,
+    because null has no effect.
     """
 
     model_config = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False)
@@ -77,8 +78,8 @@ class Part(BaseModel):
 
 
 class Said(Part):
-    """A part of an earlier answer that a client sends back. It may have extra fields that another server
-    added, so unknown fields are ignored here.
+    """A part of an earlier answer that a client sends back. Unknown fields are ignored, because another
+    server may have added fields to the answer.
     """
 
     model_config = ConfigDict(extra="ignore")
@@ -92,7 +93,9 @@ class Body(Part):
 
 
 class Harmless(Body):
-    """Fields of the OpenAI API that are accepted only with values that have no effect."""
+    """Fields of the OpenAI API that have no effect in tfm. Each is accepted only with values that are
+    harmless to ignore.
+    """
 
     metadata: dict[str, str] | None = None
     service_tier: Literal["auto", "default"] | None = None
@@ -107,7 +110,9 @@ class StreamOptions(Part):
 
 
 class StructuredOutputs(Part):
-    """The formal language that the text must follow, in vLLM's form. Exactly one of these fields is set."""
+    """The formal language that the text must follow, in vLLM's form. A request sets exactly one of these
+    fields.
+    """
 
     json_: Annotated[dict[str, Any] | None, Field(alias="json")] = None
     regex: str | None = None
@@ -121,7 +126,7 @@ class StructuredOutputs(Part):
         return self
 
     def constraint(self) -> GenerateOptions:
-        """Return the option that makes the text follow this language."""
+        """Return the generation option that makes the text follow this language."""
         if self.choice is not None:
             return {"regex": "|".join(map(re.escape, self.choice))}
         stated: GenerateOptions = {"json_schema": self.json_, "regex": self.regex, "grammar": self.grammar}
@@ -133,8 +138,8 @@ SENT = {name: option for name, option in options(SamplingOptions).items() if opt
 
 
 def stating(kind: type[B], *names: str) -> type[B]:
-    """Return a class of request bodies that has these options as additional fields. A field that is null
-    means the model's own default.
+    """Return a subclass of `kind` that has the options with these names as additional fields. If a field is
+    null, the model's own default applies.
     """
     sent = [(name, SENT[name]) for name in names]
     fields: Any = {name: (Annotated[one.type, Field(**one.requests)], None) for name, one in sent}
@@ -142,13 +147,13 @@ def stating(kind: type[B], *names: str) -> type[B]:
 
 
 def sampling_of(body: Body) -> dict[str, Any]:
-    """Return the sampling options of a body, with None for each option that the body doesn't state."""
+    """Return the sampling options of a body, by name. An option that the body doesn't state is None."""
     return {name: getattr(body, name) for name in SENT if name in type(body).model_fields}
 
 
 class Sampling(stating(Harmless, *SENT)):
-    """The fields that say how a text is generated. A field that is missing or null means the model's own
-    default.
+    """The fields that say how a text is generated. If a field is missing or null, the model's own default
+    applies.
     """
 
     store: Literal[False] | None = None
@@ -178,8 +183,8 @@ class Sampling(stating(Harmless, *SENT)):
         return self
 
     def constraint(self) -> GenerateOptions:
-        """Return the option that makes the text follow a language; an empty dict if the text is
-        unconstrained.
+        """Return the generation option that makes the text follow a formal language, or an empty dict if the
+        request names no language.
         """
         if self.structured_outputs is not None:
             return self.structured_outputs.constraint()
@@ -227,7 +232,9 @@ class Message(Part):
     @model_validator(mode="before")
     @classmethod
     def _as_it_came(cls, value: Any) -> Any:
-        """An answer without what servers note in it; what asks for something stays, and is refused."""
+        """Remove the fields that servers add to an answer. Fields that ask for something stay, so that they
+        are refused.
+        """
         if not isinstance(value, dict):
             return value
         asks = ASKS if value.get("role") == "assistant" else value.keys() - NOTES
@@ -253,7 +260,7 @@ class Message(Part):
 
     @property
     def text(self) -> str:
-        """The content as one text. If the content is a list of texts, they are concatenated."""
+        """The content as one text. A list of texts is concatenated."""
         content = self.content
         return content if isinstance(content, str) else "".join(part.text for part in content or ())
 
@@ -297,7 +304,7 @@ class Allowed(Part):
 
 
 class AllowedTools(Part):
-    """A choice of tools: the model sees all tools, but may call only these."""
+    """A choice of tools: the model sees all tools of the request, but may call only the tools listed here."""
 
     type: Literal["allowed_tools"]
     allowed_tools: Allowed
@@ -369,8 +376,8 @@ class ChatBody(Sampling):
 
     @property
     def continues(self) -> bool:
-        """Whether the answer continues the last message instead of beginning a new one. That message must be
-        the assistant's.
+        """True if the answer continues the last message, which must be the assistant's, instead of beginning
+        a new message.
         """
         last = self.messages[-1]
         goes_on = self.continue_final_message is not False and not self.add_generation_prompt
@@ -390,7 +397,7 @@ class ChatBody(Sampling):
 
     @property
     def must_call(self) -> bool:
-        """Whether the answer must be a tool call."""
+        """True if the answer must be a tool call."""
         match self.tool_choice:
             case AllowedTools(allowed_tools=allowed):
                 return allowed.mode == "required"
@@ -398,7 +405,7 @@ class ChatBody(Sampling):
                 return choice == "required" or isinstance(choice, ToolChoice)
 
     def _chosen(self) -> list[str]:
-        """The names of tools that the choice has."""
+        """Return the names of the tools that `tool_choice` lists."""
         match self.tool_choice:
             case ToolChoice(function=function):
                 return [function.name]
@@ -418,8 +425,8 @@ class ChatBody(Sampling):
         return list(self.tools or ()) if isinstance(self.tool_choice, AllowedTools) else self.offered()
 
     def constraint(self) -> GenerateOptions:
-        """Return the option that makes the answer follow a language, or an empty dict if the answer is
-        unconstrained.
+        """Return the generation option that makes the answer follow a formal language, or an empty dict if
+        the request names no language.
         """
         schema = self._json_schema()
         return super().constraint() if schema is None else {"json_schema": schema}
@@ -450,15 +457,16 @@ class CompletionBody(Sampling):
         return self
 
     def prompts(self) -> list[str | list[int]]:
-        """Return the prompts, each a text or a list of token ids."""
+        """Return the list of prompts. Each prompt is a text or a list of token ids."""
         prompt: Any = self.prompt
         several = isinstance(prompt, list) and not isinstance(prompt[0], int)
         return prompt if several else [prompt]
 
 
 async def read(request: HttpRequest, kind: type[B], limits: Limits) -> B:
-    """Read and validate the body of a request. Raises RequestError if the body is too large, arrives too
-    slowly or isn't valid.
+    """Read the JSON body of a request and validate it as an instance of `kind`.
+
+    Raises RequestError if the body is too large, arrives too slowly or isn't valid.
     """
     kind_of_body = request.headers.get("content-type", "").partition(";")[0].strip().lower()
     if kind_of_body != "application/json" and OF_BROWSERS.intersection(request.headers):
@@ -469,11 +477,12 @@ async def read(request: HttpRequest, kind: type[B], limits: Limits) -> B:
 
 
 async def read_form(request: HttpRequest, kind: type[B], limits: Limits) -> B:
-    """Read and validate a form with a file. Raises RequestError as `read` does.
+    """Read a form with a file and validate it as an instance of `kind`.
 
-    A browser lets any page send a form to any address. So a form from a browser must come from this server's
-    own page. A request counts as coming from a browser by the headers other than sec-fetch-mode, because
-    Node's fetch sends that one too.
+    Raises RequestError if the form is too large, arrives too slowly, isn't valid, or comes from a web page
+    of another server. A browser lets any page send a form to any address, so a form from a browser must
+    come from this server's own page. Browsers are recognized by their headers, but not by sec-fetch-mode,
+    because Node's fetch sends that header too.
     """
     if (OF_BROWSERS - {"sec-fetch-mode"}).intersection(request.headers) and request.headers.get(
         "sec-fetch-site"
@@ -484,7 +493,9 @@ async def read_form(request: HttpRequest, kind: type[B], limits: Limits) -> B:
 
 
 async def _received(request: HttpRequest, limits: Limits, most: int) -> bytes:
-    """A body. Raises RequestError for one of more bytes than `most`, and for one that is too slow."""
+    """Return the body of a request. Raises RequestError if the body has more than `most` bytes, or arrives
+    too slowly.
+    """
     received = bytearray()
     try:
         async with asyncio.timeout(limits.read_s):
@@ -498,8 +509,8 @@ async def _received(request: HttpRequest, limits: Limits, most: int) -> bytes:
 
 
 def checked(kind: type[B], value: Any) -> B:
-    """Validate a body as an instance of this class, and return the instance. RequestError, with the name of
-    the field, if the body isn't valid.
+    """Validate a value as an instance of `kind` and return the instance. Raises RequestError with the name of
+    the wrong field.
     """
     try:
         return kind.model_validate(value)

@@ -1,4 +1,4 @@
-"""The items of an answer of `/v1/responses`, and the stream's events for them.
+"""Make the items of an answer of `/v1/responses`, and the stream's events for these items.
 
 Streamed and whole answers come from the same events: the last event contains the whole answer.
 """
@@ -23,11 +23,15 @@ EXTRAS: dict[str, dict[str, Any]] = {
 
 
 class Made:
-    """An answer in progress: its items so far, and the events that a stream sends for them."""
+    """An answer of `/v1/responses` in progress: its items so far, and the events that a stream sends for
+    them.
+    """
 
     def __init__(self, chat: Chat[Any], namespaces: Mapping[str, str], **told: Any) -> None:
-        """`told` are fields of the request that the answer repeats. `namespaces` has the namespace of each
-        function that has one, by the name under which the model calls the function."""
+        """Begin an answer. `told` are fields of the request that the answer repeats.
+
+        `namespaces` is a dict from the name by which the model calls a function to the name of the
+        function's group."""
         self._chat, self._sequence, self._text = chat, 0, ""
         self._logprobs: list[dict[str, Any]] = []  # of the last item's text
         self._namespaces = namespaces
@@ -61,7 +65,7 @@ class Made:
         return self._event(kind, **place, **fields)
 
     async def events(self) -> AsyncIterator[dict[str, Any]]:
-        """Yield all events of the stream. The last one contains the whole answer."""
+        """Yield all events of the answer's stream. The last event contains the whole answer."""
         for kind in ("created", "in_progress"):
             yield self._event(kind, response={**self.response, "output": []})
         open_kind = ""  # of the item that is being written
@@ -94,7 +98,7 @@ class Made:
         yield self._finished()
 
     def _begun(self, kind: str, name: str) -> list[dict[str, Any]]:
-        """What is told of a new item."""
+        """Begin a new item, and return its first events."""
         self._text, self._logprobs = "", []
         item: dict[str, Any] = {"status": "in_progress"}
         match kind:
@@ -115,7 +119,7 @@ class Made:
         return told
 
     def _ended(self, kind: str, *, broken: bool) -> list[dict[str, Any]]:
-        """What is told at an item's end; a call that is broken is none of the answer's."""
+        """End the last item, and return its last events. A broken call isn't part of the answer."""
         item, told = self.output[-1], []
         item["status"] = "incomplete" if broken else "completed"
         if kind == "arguments":
@@ -151,7 +155,7 @@ class Made:
         return self._event(self.response["status"], response=self.response)
 
     def failed(self, error: BaseException) -> Mapping[str, Any]:
-        """Return the event that reports an error."""
+        """Return the event of a stream that reports an error."""
         told = body_of(error)["error"]
         made = {key: told[key] for key in ("code", "message", "param")}
         return {**self._event("failed"), "type": "error", **made}

@@ -1,4 +1,4 @@
-"""The bodies of answers in the form of the OpenAI API: either whole answers or the chunks of a stream."""
+"""Make the bodies of answers in the form of the OpenAI API: whole answers, or the chunks of a stream."""
 
 from __future__ import annotations
 
@@ -21,13 +21,14 @@ _ENCODER = json.JSONEncoder(ensure_ascii=False, allow_nan=False)  # json.dumps w
 
 
 def event(value: object) -> str:
-    """Return one server-sent event of a stream."""
+    """Return a value as one server-sent event of a stream."""
     return f"data: {_ENCODER.encode(value)}\n\n"
 
 
 def usage(prompt_tokens: int, completion_tokens: int, cached_tokens: int = 0) -> dict[str, Any]:
-    """Return the number of prompt tokens, how many of them came from the cache of earlier requests, and the
-    number of generated tokens."""
+    """Return an answer's `usage`: the numbers of prompt tokens and generated tokens.
+
+    `cached_tokens` is how many of the prompt tokens came from the cache of earlier requests."""
     return {
         "prompt_tokens": prompt_tokens,
         "completion_tokens": completion_tokens,
@@ -37,7 +38,7 @@ def usage(prompt_tokens: int, completion_tokens: int, cached_tokens: int = 0) ->
 
 
 class Response:
-    """The fields that all bodies of one answer share: its id, its time and its model."""
+    """The fields that all bodies of one answer share: id, time and model."""
 
     def __init__(self, prefix: str, kind: str, model: str, fingerprint: str | None) -> None:
         self.kind, self.id = kind, f"{prefix}-{secrets.token_hex(12)}"
@@ -49,12 +50,12 @@ class Response:
         }
 
     def body(self, choices: list[dict[str, Any]], usage: dict[str, Any]) -> dict[str, Any]:
-        """Return the whole answer."""
+        """Return the body of a whole answer."""
         return {**self._head, "object": self.kind, "choices": choices, "usage": usage}
 
 
 class ChatResponse(Response):
-    """The answer to `/v1/chat/completions`."""
+    """The answer to a request to `/v1/chat/completions`."""
 
     def __init__(self, model: str, fingerprint: str | None, tokenizer: Tokenizer, tools: Tools) -> None:
         super().__init__("chatcmpl", "chat.completion", model, fingerprint)
@@ -62,7 +63,7 @@ class ChatResponse(Response):
         self._streams: dict[int, _Streamed] = {}  # by the number of the answer
 
     def choice(self, index: int, answer: Completion) -> dict[str, Any]:
-        """Return one entry of `choices` in a whole answer."""
+        """Return the entry number `index` of `choices` in a whole answer."""
         thoughts, text, calls = self._tools.read(answer.text, answer.finish_reason)
         message: dict[str, Any] = {"role": "assistant", "content": text, "refusal": None}
         if thoughts:
@@ -77,18 +78,18 @@ class ChatResponse(Response):
         }
 
     def chunk(self, choices: list[dict[str, Any]], **more: object) -> dict[str, Any]:
-        """Return one chunk of a stream."""
+        """Return one chunk of a stream. `more` are additional fields."""
         return {**self._head, "object": f"{self.kind}.chunk", "choices": choices, **more}
 
     def first(self, index: int) -> dict[str, Any]:
-        """Return the `choices` entry of a stream's first chunk, which states the role."""
+        """Return the `choices` entry of a stream's first chunk, which states the assistant's role."""
         return self._delta(index, {"role": "assistant", "content": ""})
 
     def delta(
         self, index: int, text: str, logprobs: Sequence[TokenLogprob] | None, finish_reason: str | None
     ) -> dict[str, Any] | None:
-        """Return the `choices` entry of a later chunk, with the new part of the text. Returns None if there
-        is no new text.
+        """Return the `choices` entry of a later chunk with the new part of the text, or None if the chunk
+        would be empty.
         """
         streamed = self._streams.setdefault(index, _Streamed(self._tools))
         delta = streamed.delta(text, finish_reason)
@@ -107,12 +108,12 @@ class ChatResponse(Response):
         return {"index": index, "delta": delta, "logprobs": logprobs, "finish_reason": finish_reason}
 
     def logprobs(self, tokens: Sequence[TokenLogprob]) -> dict[str, Any]:
-        """Return the log-probabilities of tokens in this API's form."""
+        """Return the log-probabilities of tokens in the form of the chat API."""
         return {"content": named_logprobs(self._tokenizer, tokens), "refusal": None}
 
 
 class _Streamed:
-    """One answer as it comes."""
+    """One answer of a stream, parsed part by part."""
 
     def __init__(self, tools: Tools) -> None:
         self._parser = tools.parser()
@@ -120,7 +121,7 @@ class _Streamed:
         self.called = False  # whether a call is whole
 
     def delta(self, text: str, finish_reason: str | None) -> dict[str, Any]:
-        """Return the fields that a part of the text adds to the message, and the finish reason."""
+        """Return the fields that a new part of the text adds to the message."""
         events = self._parser.feed(text)
         if finish_reason is not None:
             events += self._parser.finish(cut=finish_reason != "stop")
@@ -153,13 +154,17 @@ def _call(name: str, arguments: str) -> dict[str, Any]:
 
 
 def _reason(finish_reason: str | None, *, called: bool) -> str | None:
-    """Why an answer ended, as the API has it."""
+    """Return the API's name for the reason why an answer ended."""
     return "tool_calls" if called and finish_reason == "stop" else finish_reason
 
 
 class Echo(NamedTuple):
-    """A prompt that is returned before its answer: its text, its first token, and the log-probabilities of
-    its other tokens if the request asks for them.
+    """A prompt that the answer repeats before its own text.
+
+    - `text`: the text of the prompt.
+    - `first`: the prompt's first token.
+    - `logprobs`: the log-probabilities of the prompt's other tokens; None if the request doesn't ask for
+      them.
     """
 
     text: str
@@ -168,8 +173,10 @@ class Echo(NamedTuple):
 
 
 class CompletionResponse(Response):
-    """The answer to `/v1/completions`. Chunks of a stream have the same form as the whole answer. `echoes` is
-    empty, or has an `Echo` for each answer.
+    """The answer to a request to `/v1/completions`. The chunks of a stream have the same form as a whole
+    answer.
+
+    `echoes` contains an `Echo` for each answer, or nothing if the prompts aren't repeated.
     """
 
     def __init__(
@@ -180,11 +187,11 @@ class CompletionResponse(Response):
         self._lengths: dict[int, int] = {}  # characters so far, by the number of the answer
 
     def chunk(self, choices: list[dict[str, Any]], **more: object) -> dict[str, Any]:
-        """Return one chunk of a stream."""
+        """Return one chunk of a stream. `more` are additional fields."""
         return {**self._head, "object": self.kind, "choices": choices, **more}
 
     def choice(self, index: int, answer: Completion) -> dict[str, Any]:
-        """Return one entry of `choices` in a whole answer."""
+        """Return the entry number `index` of `choices` in a whole answer."""
         if not self._echoes:
             return self.delta(index, answer.text, answer.logprobs, answer.finish_reason)
         text, first, of_prompt = self._echoes[index]
@@ -203,7 +210,7 @@ class CompletionResponse(Response):
     def delta(
         self, index: int, text: str, logprobs: Sequence[TokenLogprob] | None, finish_reason: str | None
     ) -> dict[str, Any]:
-        """Return the `choices` entry of a chunk, whose text continues the text of the chunks before it."""
+        """Return the `choices` entry of a chunk with the next part of an answer's text."""
         return {
             "index": index,
             "text": text,
@@ -230,8 +237,10 @@ class CompletionResponse(Response):
 def named_logprobs(
     tokenizer: Tokenizer, tokens: Sequence[TokenLogprob], unknown: list[int] | None = None
 ) -> list[dict[str, Any]]:
-    """Return log-probabilities of tokens, each with the likeliest tokens at the same position. For a token
-    that is only a part of a character, the bytes are `unknown`.
+    """Return the log-probabilities of tokens by the tokens' texts, each with the likeliest tokens at the same
+    position.
+
+    If a token is only a part of a character, its `bytes` field is `unknown`.
     """
 
     def named(token: int, logprob: float) -> dict[str, Any]:
@@ -249,5 +258,7 @@ def named_logprobs(
 
 
 def token_text(tokenizer: Tokenizer, token: int) -> str:
-    """Return the text of one token. A control token, which decodes to an empty text, gives its name."""
+    """Return the text of one token. For a control token, which decodes to an empty text, return the token's
+    name.
+    """
     return tokenizer.decode([token]) or tokenizer.id_to_token(token)

@@ -1,4 +1,6 @@
-"""Run the beam searches of one request, one after the other. Each search has the engine's rows to itself."""
+"""Run the beam searches of one request, one after the other. No other request uses the engine during a
+search.
+"""
 
 from __future__ import annotations
 
@@ -12,7 +14,7 @@ from .worker import Job, Part, TextRequest
 
 
 def search_job(engine: Engine, requests: Sequence[TextRequest], options: Options) -> Job:
-    """Return the job that searches the texts of one request.
+    """Return a job that runs the beam searches of one request's texts, one after the other.
 
     A cancelled text ends at the next step. An error ends all texts of the request.
     """
@@ -44,7 +46,7 @@ def search_job(engine: Engine, requests: Sequence[TextRequest], options: Options
 def _searched(
     engine: Engine, requests: Sequence[TextRequest], options: Options
 ) -> Iterator[Outcome[TextRequest] | None]:
-    """The best text of each search, which comes at its end; None for a step before."""
+    """Yield None for each step of a search, and at the end of a search the outcomes of its best text."""
     for request in requests:
         sequence = request.sequence
         search = options.search(sequence.prompt, sequence.stop_ids, sequence.encoder_ids)

@@ -1,4 +1,4 @@
-"""A server on a socket, by uvicorn."""
+"""Run the server on a socket, with uvicorn."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ KEEP_ALIVE_S = 75
 
 
 def is_loopback(host: str) -> bool:
-    """Return whether the address can be reached only from this machine."""
+    """Return whether only this machine can reach the address."""
     try:
         return ipaddress.ip_address(host).is_loopback
     except ValueError:
@@ -28,7 +28,7 @@ def is_loopback(host: str) -> bool:
 
 
 def listen(host: str, port: int) -> socket.socket:
-    """Return a socket that listens at an address; port 0 takes a free port.
+    """Return a socket that listens at an address. Port 0 means any free port.
 
     Raises OSError if the address can't be used, for example because another program uses it.
     """
@@ -48,14 +48,14 @@ def listen(host: str, port: int) -> socket.socket:
 
 
 def address(listening: socket.socket) -> str:
-    """Return the URL of a listening socket."""
+    """Return the URL at which a listening socket can be reached."""
     host, port = listening.getsockname()[:2]
     return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
 
 
 class HttpServer(uvicorn.Server):
-    """uvicorn's server. It calls `ready` as soon as it accepts requests and can be shut down cleanly by a
-    signal.
+    """uvicorn's server, which calls `ready` as soon as it accepts requests and a signal can shut it down
+    cleanly.
     """
 
     def __init__(self, config: uvicorn.Config, ready: Callable[[], None]) -> None:
@@ -76,11 +76,11 @@ def http_server(
     names: Sequence[str] = (),
     origins: Sequence[str] = (),
 ) -> HttpServer:
-    """Return the server for a socket at an address.
+    """Return a server that will accept requests at the address `host`.
 
     `names` are further host names that requests may use. Web pages of `origins` may call the server. After
-    SIGTERM or Ctrl-C, the server takes no more requests. Running requests have DRAIN_S seconds to end. Then
-    the server stops.
+    SIGTERM or Ctrl-C, the server accepts no more requests. Running requests have DRAIN_S seconds to end.
+    Then the server stops.
     """
     # Who has the key isn't a page of a browser, so elsewhere any name of the machine will do.
     hosts = [*LOOPBACK, host, *names] if is_loopback(host) else ["*"]

@@ -1,4 +1,4 @@
-"""The routes for sounds: `/v1/audio/transcriptions` and `/v1/audio/translations`."""
+"""Answer the routes for sounds: `/v1/audio/transcriptions` and `/v1/audio/translations`."""
 
 from __future__ import annotations
 
@@ -138,7 +138,9 @@ async def _joined(first: str, events: AsyncIterator[str]) -> AsyncIterator[str]:
 
 @contextmanager
 def _as_file(sound: bytes) -> Iterator[Path]:
-    """The bytes as a file, which is there until the end: a sound is read twice, in blocks."""
+    """Write a sound to a temporary file during a `with` block. A file is needed because a sound is read
+    twice, in blocks.
+    """
     descriptor, name = tempfile.mkstemp()
     try:
         with os.fdopen(descriptor, "wb") as file:
@@ -150,7 +152,9 @@ def _as_file(sound: bytes) -> Iterator[Path]:
 
 @contextmanager
 def _as_the_field(path: Path) -> Iterator[None]:
-    """An error of the file names the field of the form, not a place of this machine."""
+    """Convert an error about a file in a `with` block to one that names the form's field instead of a path on
+    this machine.
+    """
     try:
         yield
     except LimitError as error:

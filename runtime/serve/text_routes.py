@@ -1,5 +1,5 @@
-"""Routes for a model's tokenizer and chat template (`/tokenize`, `/detokenize`, `/apply-template`), and
-`/props`."""
+"""Answer the routes for a model's tokenizer and chat template (`/tokenize`, `/detokenize`,
+`/apply-template`), and `/props`."""
 
 from __future__ import annotations
 
@@ -17,7 +17,9 @@ from .texts import check_ids, question
 
 
 class TokenizeBody(Body):
-    """A text to tokenize. llama.cpp's server calls the text `content`, vLLM calls it `prompt`."""
+    """A request to tokenize a text. llama.cpp's server calls the text `content`, and vLLM calls it
+    `prompt`.
+    """
 
     content: str | None = None
     prompt: str | None = None
@@ -37,7 +39,7 @@ class DetokenizeBody(Body):
 
 @taking(TokenizeBody)
 async def tokenize(request: Request, body: TokenizeBody) -> JSONResponse:
-    """`POST /tokenize`: return the token ids of a text. Names of control tokens in the text are tokenized as
+    """`POST /tokenize`: return the token ids of a text. The name of a control token in the text counts as
     plain text.
     """
     served = await server_of(request).use(request, body.model)
@@ -50,7 +52,7 @@ async def tokenize(request: Request, body: TokenizeBody) -> JSONResponse:
 
 @taking(DetokenizeBody)
 async def detokenize(request: Request, body: DetokenizeBody) -> JSONResponse:
-    """`POST /detokenize`: return the text of token ids, control tokens included."""
+    """`POST /detokenize`: return the text of token ids, with the names of control tokens."""
     served = await server_of(request).use(request, body.model)
     check_ids(body.tokens, served.model.model.config.embedding.vocabulary, "tokens")
     tokenizer = served.model.model.text

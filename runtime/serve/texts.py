@@ -1,4 +1,4 @@
-"""The routes that generate texts: `/v1/chat/completions` and `/v1/completions`."""
+"""Answer the routes that generate texts: `/v1/chat/completions` and `/v1/completions`."""
 
 from __future__ import annotations
 
@@ -31,8 +31,8 @@ SSE = {"cache-control": "no-cache", "x-accel-buffering": "no"}
 
 
 class EventStream(StreamingResponse):
-    """A response that streams answers as events or lines. Its slots are freed when the stream ends, even by
-    an error.
+    """A response that streams answers as events or as lines. The answers' slots are freed when the stream
+    ends, even if an error ends the stream.
     """
 
     def __init__(
@@ -50,7 +50,7 @@ class EventStream(StreamingResponse):
 
 
 class Question(NamedTuple):
-    """The prompt of a chat, with the model that answers it and the tools that it may call."""
+    """The prompt of a chat request, with the model that answers and the tools that the answer may call."""
 
     served: Served
     tools: Tools
@@ -67,7 +67,10 @@ async def chat_completions(request: Request, body: ChatBody) -> Response:
 
 
 async def begin_chat(request: Request, body: ChatBody, thinks: bool | str | None = None) -> Chat[Tools]:
-    """Queue the answers to a chat. `thinks` has the same meaning as in `tools.wished`."""
+    """Queue the answers to a chat request.
+
+    `thinks` switches thoughts on or off, or sets their effort, if it isn't None (`tools.wished`).
+    """
     server = server_of(request)
     served, tools, asked = await question(request, body, thinks)
     model = served.model.model
@@ -80,7 +83,10 @@ async def begin_chat(request: Request, body: ChatBody, thinks: bool | str | None
 
 
 async def question(request: Request, body: ChatBody, thinks: bool | str | None = None) -> Question:
-    """Load the model of a chat request, and make the prompt."""
+    """Load the model that a chat request names, and make the prompt.
+
+    `thinks` switches thoughts on or off, or sets their effort, if it isn't None (`tools.wished`).
+    """
     served = await server_of(request).use(request, body.model)
     model = served.model.model
     served.expect(LM, "generate texts")
@@ -105,7 +111,7 @@ async def question(request: Request, body: ChatBody, thinks: bool | str | None =
 
 
 class Continuing(NamedTuple):
-    """Prompts that a model continues, and the answers that continue them."""
+    """The prompts that a model continues, and the answers that continue these prompts."""
 
     served: Served
     stated: list[str | list[int]]
@@ -129,7 +135,7 @@ async def completions(request: Request, body: CompletionBody) -> Response:
 
 
 async def begin_texts(request: Request, body: CompletionBody) -> Continuing:
-    """Queue texts that continue prompts."""
+    """Queue the texts that continue a request's prompts."""
     server = server_of(request)
     served = await server.use(request, body.model)
     model = served.model.model
@@ -150,7 +156,7 @@ async def begin_texts(request: Request, body: CompletionBody) -> Continuing:
 
 
 def _check_room(served: Served, answers: int) -> None:
-    """Raises RequestError for more answers than slots and queue hold: waiting wouldn't help."""
+    """Raise RequestError if a request asks for more answers than the slots and the queue can ever hold."""
     most = served.model.worker.slots + served.model.worker.queue
     if answers > most:
         raise RequestError(
@@ -163,7 +169,9 @@ def _text(served: Served, prompt: str | list[int]) -> str:
 
 
 def check_ids(ids: list[int], width: int, param: str) -> None:
-    """Raise RequestError for token ids outside the model's vocabulary."""
+    """Raise RequestError if a token id is outside the model's vocabulary of `width` tokens. `param` names the
+    request's field.
+    """
     if max(ids) >= width:
         raise RequestError(f"{param}: token ids must be 0 to {width - 1}, got {max(ids):.12g}", param=param)
 
@@ -186,7 +194,9 @@ async def _respond(
     made: ChatResponse | CompletionResponse,
     prompt_tokens: int,
 ) -> Response:
-    """The answers, as a stream or whole. A client that leaves ends them."""
+    """Return the response with the answers, as a stream or as a whole. If the client disconnects, the answers
+    are cancelled.
+    """
     note(request, served, made.id, prompt_tokens)
     if body.stream:
         counts = bool(body.stream_options and body.stream_options.include_usage)
@@ -199,7 +209,7 @@ async def _respond(
 
 
 def note(request: Request, served: Served, id: str, prompt_tokens: int) -> None:
-    """Count the prompt's tokens, and add the answer's id and model to the request's log record."""
+    """Add the prompt's tokens to the metrics, and the answer's id and model to the request's log record."""
     server_of(request).metrics.prompt_tokens.labels(served.name).inc(prompt_tokens)
     record_of(request).update(id=id, model=served.name, prompt_tokens=prompt_tokens)
 
@@ -207,7 +217,7 @@ def note(request: Request, served: Served, id: str, prompt_tokens: int) -> None:
 async def _events(
     answers: Answers, made: ChatResponse | CompletionResponse, prompt_tokens: int, *, counts: bool
 ) -> AsyncIterator[str]:
-    """The events of a stream; with `counts` the last one has the usage."""
+    """Yield the events of a stream. With `counts`, the last event contains the usage."""
     none = {"usage": None} if counts else {}
     if isinstance(made, ChatResponse):
         for i in range(len(answers.streams)):
@@ -229,9 +239,10 @@ async def _events(
 
 
 async def while_connected(request: Request, work: Coroutine[Any, Any, R]) -> R:
-    """Await the work and return its value. If the client disconnects, the work is cancelled and
-    ClientDisconnect is raised. If the work takes longer than a request may, the work is cancelled and
-    TimeoutError is raised.
+    """Await the work and return its value. Cancel the work if the client disconnects or the time limit of a
+    request passes.
+
+    Raises ClientDisconnect or TimeoutError if the work was cancelled.
     """
     limit = server_of(request).limits.request_s
     task = asyncio.ensure_future(work)

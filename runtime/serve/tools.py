@@ -1,9 +1,9 @@
-"""Tools and thoughts in a chat: make the model's prompt, and parse its answer.
+"""Make the model's prompt for a chat with tools and thoughts, and parse the model's answer.
 
-Tool calls are parsed in the model's own format, which is found from its chat template. For a model without a
-format of its own, the prompt explains a format. A grammar constrains each call from its beginning on if a
-call is required (`tool_choice`), if a tool is `strict`, or if only one call or only some of the tools are
-allowed.
+Tool calls are parsed in the model's own format, which the chat template reveals. For a model without its
+own format, the prompt explains a format. A grammar constrains each call from its beginning on, if the
+request limits the calls. A request limits the calls if a call is required (`tool_choice`), if a tool is
+`strict`, or if only one call or only some of the tools are allowed.
 """
 
 from __future__ import annotations
@@ -25,7 +25,9 @@ class Tools:
     """The tools that the answers to one request may call, and the parser of these answers."""
 
     def __init__(self, body: ChatBody, served: Served) -> None:
-        """Raises RequestError for a model whose tokenizer can't write the marks around its calls."""
+        """Prepare the tools of a request. Raises RequestError if the model's tokenizer can't write the marks
+        around tool calls.
+        """
         self._model = model = served.model.model
         offered, shown = body.offered(), body.shown()
         self._shown = [tool.as_stated() for tool in shown] or None
@@ -44,31 +46,35 @@ class Tools:
 
     @property
     def marks(self) -> frozenset[int]:
-        """The tokens of the marks around calls and thoughts. The answers' texts keep these tokens."""
+        """The control tokens around calls and thoughts. They stay in the answers' texts, so that the parser
+        finds them.
+        """
         return self._answers.marks
 
     def asked(self, messages: list[dict[str, Any]]) -> tuple[Any, Any]:
-        """Return the messages and the tools in the form that the model's chat template takes."""
+        """Return the messages and the tools in the form that the model's chat template reads."""
         return self._answers.asked(messages, self._shown)
 
     def begin(self, prompt: Prompt, options: Options) -> tuple[Prompt, Options]:
-        """Return the prompt and the options, with a constraint that makes tool calls follow the request."""
+        """Return the prompt and the options, changed so that the answer's tool calls follow the request."""
         ids, options = held(self._model, self._answers, prompt.ids, options)
         self._thinking = self._answers.thinks_after(ids)
         return Prompt(ids, None), options
 
     def parser(self) -> AnswerParser:
-        """Return a parser for one answer."""
+        """Return a new parser for one answer."""
         return self._answers.parser(thinking=self._thinking)
 
     def read(self, text: str, finish_reason: str | None) -> Answer:
-        """Parse a complete answer. A call that the end of the answer cuts off is left out."""
+        """Parse a complete answer into thoughts, text and tool calls. A call that the answer's end cuts off
+        is left out.
+        """
         return self._answers.read(text, finish_reason, thinking=self._thinking)
 
 
 def effort(body: ChatBody, template: ChatTemplate) -> dict[str, Any]:
-    """Return the template's variables for the request's `reasoning_effort`. Raises RequestError if the
-    template has none.
+    """Return the chat template's variables for the request's `reasoning_effort`. Raises RequestError if the
+    template has no such variable.
     """
     stated = body.reasoning_effort
     if stated is None:
@@ -84,8 +90,10 @@ def effort(body: ChatBody, template: ChatTemplate) -> dict[str, Any]:
 
 
 def wished(thinks: bool | str | None, template: ChatTemplate) -> dict[str, Any]:
-    """Return the chat template's variables that switch thoughts on or off, or set their effort. Variables
-    that the template doesn't use are left out.
+    """Return the chat template's variables that switch thoughts on or off, or set their effort.
+
+    `thinks` is True, False, an effort such as "high", or None for the model's default. A variable that the
+    template doesn't use is left out.
     """
     if isinstance(thinks, str) and template.uses("reasoning_effort"):
         return {"reasoning_effort": thinks}

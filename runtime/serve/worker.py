@@ -1,4 +1,4 @@
-"""The thread that runs an engine's steps. Requests wait in a bounded queue until there is a row for them."""
+"""Run an engine's steps in a thread. Requests wait in a bounded queue until a row of the batch is free."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ LATEST = 0.1  # the weight of the latest request in what one takes in the mean
 
 
 class QueueFullError(LimitError):
-    """Raised if the queue is full, or if a new request would wait too long. The request may succeed in
+    """Raised if the queue is full, or if a new request would wait too long. The client may try again after
     `retry_s` seconds.
     """
 
@@ -32,10 +32,10 @@ class QueueFullError(LimitError):
 
 
 class Part(NamedTuple):
-    """The part that a step adds to a text: its new characters, its new tokens and, at the end, the reason why
-    the text ended.
+    """The part that one step adds to a text: new characters, new tokens and their log-probabilities.
 
-    If an error ends the text, the last part has the error instead of a reason.
+    The last part of a text also has the reason why the text ended. If an error ended the text, the last
+    part has the error instead.
     """
 
     text: str = ""
@@ -47,9 +47,9 @@ class Part(NamedTuple):
 
 @dataclass(eq=False, kw_only=True)
 class TextRequest(Row):
-    """A request for a text, which becomes a row of the batch.
+    """A request for one text, which becomes a row of the batch.
 
-    `emit` is called with the text's parts, in the worker's thread, until the request is `cancelled`.
+    The worker's thread calls `emit` with the text's parts, until the request is `cancelled`.
     """
 
     emit: Callable[[Part], None]
@@ -57,7 +57,7 @@ class TextRequest(Row):
     begun: float = 0.0  # when it got its slot
 
     def tell(self, outcome: Outcome[TextRequest]) -> None:
-        """Pass the result of a step to `emit`."""
+        """Pass the result of a step to `emit`, unless the request is cancelled."""
         if self.cancelled:
             return
         if outcome.error is not None:
@@ -70,11 +70,11 @@ class TextRequest(Row):
 
 @dataclass(eq=False)
 class Job:
-    """Work for the engine other than generating texts, such as many embeddings. While a part of a job is
-    computed, the job has the engine to itself.
+    """Work for the engine other than generating texts, such as computing many embeddings. While a part of a
+    job runs, no other request uses the engine.
 
-    `step` computes a part and returns whether there is another one. `step` isn't called again after the job
-    is cancelled. `fail` is called with an error if the worker is closed.
+    `step` computes a part and returns whether another part follows. `step` isn't called again after the
+    job is cancelled. `fail` is called with an error if the worker is closed.
     """
 
     step: Callable[[], bool]
@@ -84,7 +84,7 @@ class Job:
 
 
 class WorkerOptions(TypedDict, total=False):
-    """The options of a Worker, apart from its engine."""
+    """The keyword arguments of a Worker that the server passes on."""
 
     slots: int
     queue: int
@@ -94,16 +94,16 @@ class WorkerOptions(TypedDict, total=False):
 
 
 class Worker:
-    """A thread with one engine and one queue. Requests are served in the order in which they come.
+    """A thread with one engine and one queue. Requests begin in the order in which they arrive.
 
-    - `slots`: the largest number of texts generated at a time.
-    - `queue`: the largest number of waiting requests.
-    - `max_wait`: a request that would wait for more seconds isn't queued (see `expected_wait`).
-    - `prefix_bytes`: the memory for the caches of ended texts, which are kept for later prompts (see
-      `Prefixes`).
-    - `same_bits`: whether a token's results have the same bits whatever other tokens are computed in the same
-      step.
-    - `drafting`: the engine for drafts (see `Batch`).
+    - `slots`: how many texts are generated at a time, at most.
+    - `queue`: how many requests may wait.
+    - `max_wait`: a request that would wait for more seconds is refused (see `expected_wait`).
+    - `chunk`: how many tokens of a prompt are read at a time.
+    - `prefix_bytes`: the memory for the caches of ended texts, which later prompts reuse (see `Prefixes`).
+    - `same_bits`: whether a token's results have the same bits whatever other tokens are computed in the
+      same step.
+    - `drafting`: the engine that drafts tokens (see `Batch`).
     """
 
     def __init__(
@@ -144,30 +144,30 @@ class Worker:
 
     @property
     def waiting(self) -> int:
-        """The number of waiting requests."""
+        """The number of requests in the queue."""
         return len(self._waiting)
 
     @property
     def expected_wait(self) -> float:
-        """Return the expected seconds until a new request begins, estimated from how long the latest requests
+        """The number of seconds until a new request would begin, estimated from how long the latest requests
         took.
 
         A text that takes t seconds delays each waiting request by t / slots. A job that takes t seconds
-        delays each by t.
+        delays each waiting request by t.
         """
         return max(len(self._waiting) + 1 - self._free, 0) * self._turn
 
     @property
     def _free(self) -> int:
-        """How many texts would begin at the next step."""
+        """The number of texts that could begin at the next step."""
         together = any(request.has_encoder for request in [*self._running])
         return 0 if together else max(self.slots - self.running, 0)
 
     def submit(self, *requests: TextRequest | Job) -> None:
-        """Queue all requests.
+        """Put all these requests into the queue.
 
-        If the queue lacks room for all, or if the first one would wait too long, no request is queued and
-        QueueFullError is raised.
+        If the queue has no room for all of them, or if the first one would wait too long, the method
+        queues none and raises QueueFullError.
         """
         with self._changed:
             if self._closed:
@@ -198,7 +198,7 @@ class Worker:
                 self._waiting.remove(request)
 
     def close(self) -> None:
-        """End all requests with an error, and end the thread."""
+        """End all requests with an error, and then end the thread."""
         with self._changed:
             self._closed = True
             self._changed.notify()
@@ -224,7 +224,9 @@ class Worker:
                 request.emit(Part(error=closed))
 
     def _next(self) -> list[TextRequest]:
-        """Take what can begin: texts for the free slots, or a job once no text is being generated."""
+        """Take the requests that can begin from the queue: texts for the free slots, or a job if no text is
+        being generated.
+        """
         for request in [*self._running]:
             if request.cancelled:
                 request.sequence.finish()
@@ -251,12 +253,12 @@ class Worker:
         self._count(request, self.slots)
 
     def _count(self, request: TextRequest | Job, side_by_side: int) -> None:
-        """Take note of how long a request took."""
+        """Add the time that a request took to the average time."""
         turn = (monotonic() - request.begun) / side_by_side
         self._turn += (turn - self._turn) * (LATEST if self._turn else 1)
 
     def _step(self, joining: list[TextRequest]) -> None:
-        """One step of the texts that are being generated."""
+        """Run one step of all texts that are being generated."""
         try:
             for outcome in self._batch.step(joining):
                 if outcome.row.ended:
