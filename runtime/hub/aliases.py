@@ -1,8 +1,8 @@
-"""Short names of models on the Hugging Face hub.
+"""Define short names of models on the Hugging Face hub.
 
-Aliases aren't pinned to a commit: an alias means the files that its repository has when they are first
-fetched (`first_fetch`). None of these models was tried here. Their descriptions come from their makers. The
-memory that they need is computed from their public config.json (`tests/runtime/hub/test_aliases.py`).
+An alias isn't pinned to a commit. It means the files that its repository contains when they are first
+fetched (`first_fetch`). None of these models was tried here. Their descriptions come from their makers.
+The memory that they need is computed from their public config.json (`tests/runtime/hub/test_aliases.py`).
 """
 
 from __future__ import annotations
@@ -11,12 +11,13 @@ from typing import NamedTuple
 
 
 class Alias(NamedTuple):
-    """A repository, with what the user should know before fetching it.
+    """A repository of the hub, with facts that the user should know before tfm fetches it.
 
-    `task` is the command for the model, as in `model_names.CatalogueModel`. `megabytes` is the memory for the
-    weights as `export` stores them by default, plus a text of 4,096 tokens, plus the runtime. `licence` is
-    empty if only the model's card states it. `abilities` are what the chat template supports, according to
-    the maker.
+    - `task`: the command for the model, as in `model_names.CatalogueModel`.
+    - `megabytes`: the memory for the weights in the default export, for a text of 4,096 tokens, and for the
+      runtime.
+    - `licence`: the licence; empty if only the model's card states it.
+    - `abilities`: what the chat template supports, according to the maker.
     """
 
     repository: str
@@ -27,7 +28,7 @@ class Alias(NamedTuple):
 
     @property
     def address(self) -> str:
-        """The full name that says where the repository is, such as hf:ORG/NAME."""
+        """The full name of the repository, hf:ORG/NAME."""
         return f"hf:{self.repository}"
 
 

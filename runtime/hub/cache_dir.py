@@ -1,8 +1,10 @@
-"""The user's cache: fetched models, the bundles made of them, weights packed for a processor, and kernels.
+"""Manage the user's cache: fetched models, bundles made from them, weights packed for a processor, and
+kernels.
 
-    models/NAME/files                 what was fetched; source.json beside it says what it is
-    partial/NAME                      what an interrupted download has fetched, see `partial`
-    bundles/LABEL-QUANT-TARGET-KEY    by source, quantization, target, context and version; later runs find it
+    models/NAME/files                 a fetched model; source.json beside it says which model it is
+    partial/NAME                      the received bytes of an interrupted download, see `partial`
+    bundles/LABEL-QUANT-TARGET-KEY    a bundle that later runs find; KEY is a hash of source, quantization,
+                                      target, context and version
     prepacked/BUNDLE-KEY              see `runtime.ort.prepacked_weights` and `runtime.ort.kernel_backend`
     kernels/KEY                       see `runtime.kernels.library`
     checked/HASH                      see `checked_bundles`
@@ -39,7 +41,7 @@ AFTER_LABEL = rf"({'|'.join(SCHEMES)})-({'|'.join(TARGETS)})-[0-9a-f]{{12}}"
 
 @dataclass(frozen=True)
 class Cached:
-    """One entry of the cache."""
+    """One entry of the cache: its name, kind, path and size in bytes."""
 
     name: str
     kind: Stored
@@ -48,7 +50,9 @@ class Cached:
 
 
 def cache_dir() -> Path:
-    """Return the folder of the user's cache for tfm; the environment variable TFM_CACHE overrides it."""
+    """Return the folder of the user's cache for tfm. The environment variable TFM_CACHE overrides the default
+    folder.
+    """
     if path := os.environ.get("TFM_CACHE"):
         return Path(path)
     import platformdirs  # 3 ms, which a run with TFM_CACHE needn't pay
@@ -57,19 +61,21 @@ def cache_dir() -> Path:
 
 
 def model_path(name: str) -> Path:
-    """Return the folder of a fetched model, whether it exists or not."""
+    """Return the folder for a fetched model in the cache, whether the folder exists or not."""
     return cache_dir() / "models" / folder_name(name)
 
 
 def files_of(repository: str) -> list[Path]:
-    """Return the folders with files of a repository of the hub, for any revision and any of its models."""
+    """Return the folders in the cache with files from a repository of the hub: of any revision and of any
+    model in it.
+    """
     name = folder_name(f"hf:{repository}").partition("@")[0]
     return sorted((cache_dir() / "models").glob(f"{name}@*/files"))
 
 
 def partial_path(name: str) -> Path:
-    """Return the folder for the part of a model that has been received, if its fetch is running or was
-    interrupted.
+    """Return the folder for the received bytes of a model, while its download runs or after an
+    interruption.
     """
     return cache_dir() / "partial" / folder_name(name)
 
@@ -77,7 +83,9 @@ def partial_path(name: str) -> Path:
 def bundle_path(
     source: LocatedModel, quant: str, target: str, context: int | None = None, bits: float | None = None
 ) -> Path:
-    """Return the folder of the bundle made from a source, whether it exists or not."""
+    """Return the folder in the cache for the bundle that is made from a model with these settings, whether it
+    exists or not.
+    """
     from importlib.metadata import version  # 8 ms, which a run on a named bundle needn't pay
 
     settings = f"{quant} {target}" if context is None else f"{quant} {target} {context}"
@@ -90,7 +98,7 @@ def bundle_path(
 
 
 def require_writable(folder: Path, need: int = 0) -> None:
-    """Make a folder of the cache. Raises ExportError if nothing can be written there or if the disk lacks
+    """Make a folder of the cache. Raises ExportError if the folder can't be written, or if the disk has no
     room for `need` more bytes.
     """
     try:
@@ -105,7 +113,7 @@ def require_writable(folder: Path, need: int = 0) -> None:
 
 
 def require_room(folder: Path, need: int) -> None:
-    """Raise ExportError unless the disk of a folder of the cache has room for `need` bytes more."""
+    """Raise ExportError if the disk has no room for `need` more bytes in a folder of the cache."""
     if (free := shutil.disk_usage(folder).free) < need:
         sizes = f"needs {need / 1e6:.1f} MB for this model, but only {free / 1e6:.1f} MB are free"
         raise ExportError(
@@ -114,21 +122,22 @@ def require_room(folder: Path, need: int) -> None:
 
 
 def entry_in(message: str) -> str | None:
-    """Return the name of the cache entry whose file an error message mentions, as `remove` takes it. Returns
-    None if the message mentions no such file.
+    """Return the name of the cache entry that an error message mentions, in the form that `remove` accepts.
+
+    Returns None if the message mentions no file of the cache.
     """
     match = re.search(rf"{re.escape(str(cache_dir()))}/(models|bundles)/([^/:\s]+)", message)
     return None if match is None else match[2]
 
 
 def bundles_of(name: str) -> list[Path]:
-    """Return the bundles in the cache that were made from a model, according to their names."""
+    """Return the paths of the bundles in the cache that were made from a model, recognized by their names."""
     made = re.compile(rf"{re.escape(label(name))}-{AFTER_LABEL}")
     return [path for path in sorted((cache_dir() / "bundles").glob("[!.]*")) if made.fullmatch(path.name)]
 
 
 def is_outdated(bundle: Path) -> bool:
-    """Return whether a bundle was written in an older format, which this version can't run."""
+    """Return whether a bundle has an older format, which this version of tfm can't run."""
     from ..bundle.manifest import FORMAT
 
     try:
@@ -139,7 +148,7 @@ def is_outdated(bundle: Path) -> bool:
 
 
 def remove_outdated(bundle: Path) -> list[Path]:
-    """Remove the bundles of an older format that a bundle in the cache replaces.
+    """Remove the bundles of an older format that a bundle in the cache replaces. Returns the removed paths.
 
     An old and a new bundle of the same model have names that differ only in the key.
     """
@@ -152,9 +161,9 @@ def remove_outdated(bundle: Path) -> list[Path]:
 
 
 def cached() -> list[Cached]:
-    """Return the entries of the cache, fetched models first.
+    """List the entries of the cache, fetched models first.
 
-    Notes that say that a bundle's weights can't be packed are left out.
+    The list leaves out notes that a bundle's weights can't be packed.
     """
     return [entry for entry in _entries() if entry.kind != "prepacked" or any(entry.path.glob("*.data"))]
 
@@ -172,9 +181,10 @@ def _size(path: Path) -> int:
 
 
 def remove(name: str) -> list[Cached]:
-    """Remove one entry by its name. With a model's name, remove the model and everything made from it.
+    """Remove the cache entry with this name. If the name is a model's, remove the model and all entries made
+    from it. Returns the removed entries.
 
-    Raises CheckpointError if the cache holds nothing with this name.
+    Raises CheckpointError if the cache has no such entry.
     """
     entry = folder_name(name) if is_fetched(name) else name
     derived = re.compile(rf"{re.escape(label(name))}-{AFTER_LABEL}.*|{re.escape(name)}-[^-]+")

@@ -1,11 +1,14 @@
-"""Remember which bundles were checked on this machine, so that a start doesn't read all their bytes again.
+"""Remember which bundles were checked on this machine, so that a later start doesn't read all their bytes
+again.
 
-    CACHE/checked/HASH    for the bundle at one path, or weights made of one: the SHA-256 of what the system
-                          said of the files when their hashes, and that their numbers are finite, were checked
+    CACHE/checked/HASH    a file for each checked bundle, or for weights made from a bundle. It contains the
+                          SHA-256 of the files' metadata at the time of the check. The check compared all
+                          hashes and found all numbers finite
 
-A file whose inode, size and times haven't changed has the same bytes, because each change sets the file's
-ctime to the current time, and no program can choose it. A record can't detect bytes that changed on the disk
-itself, or a clock that was set back. `Bundle.check_hashes`, and so `verify`, never uses the records.
+A file with unchanged inode, size and times has unchanged bytes, because each change sets the file's ctime
+to the current time, and no program can choose the ctime. A record can't detect bytes that changed on the
+disk itself, or a clock that was set back. `Bundle.check_hashes` never uses the records, and so neither
+does `verify`.
 """
 
 from __future__ import annotations
@@ -31,7 +34,11 @@ TICK_NS = 2 * 10**9
 
 
 def checking(bundle: Bundle) -> Callable[[], None]:
-    """Check a bundle as `Bundle.checking` does, unless it hasn't changed since it was last checked."""
+    """Check a bundle's hashes in a thread, and return a function that waits for the result and raises its
+    error.
+
+    If the bundle hasn't changed since its last check, there is nothing to wait for.
+    """
     state = _state(bundle)
     if is_recorded(bundle.path, state):
         return lambda: None
@@ -46,7 +53,9 @@ def checking(bundle: Bundle) -> Callable[[], None]:
 
 
 def _state(bundle: Bundle) -> bytes | None:
-    """What the manifest and the system say of a bundle's files; None if no record of it can be trusted."""
+    """Return a digest of the manifest's hashes and of the files' metadata; None if no record of it can be
+    trusted.
+    """
     files = bundle.manifest.files
     if files[DATA].size < SMALLEST:
         return None
@@ -57,7 +66,7 @@ def _state(bundle: Bundle) -> bytes | None:
 def state_of(files: Sequence[Path], expected: object) -> bytes | None:
     """Return a digest of the files' metadata and of the hashes that the files must have.
 
-    Returns None if the metadata can't be trusted.
+    Returns None if the metadata can't prove that a file is unchanged.
     """
     if os.name != "posix":  # Windows' ctime is a file's creation
         return None
@@ -72,14 +81,14 @@ def state_of(files: Sequence[Path], expected: object) -> bytes | None:
 
 
 def is_recorded(path: Path, state: bytes | None) -> bool:
-    """Return whether the files at a path were checked in this state."""
+    """Return whether there is a record that the files at this path passed a check in this state."""
     with suppress(TfmError):  # there is no record
         return state is not None and read_file(_record(path), len(state)) == state
     return False
 
 
 def record(path: Path, state: bytes | None) -> None:
-    """Record the state in which the files at a path passed the check. Only this user can read the record."""
+    """Record that the files at this path passed a check in this state. Only this user can read the record."""
     if state is None:
         return
     place = _record(path)
@@ -96,5 +105,5 @@ def record(path: Path, state: bytes | None) -> None:
 
 
 def _record(path: Path) -> Path:
-    """The place of the record of a path."""
+    """Return the path of the record for a path."""
     return cache_dir() / "checked" / sha256_of(str(path.resolve()).encode()).hexdigest()[:24]

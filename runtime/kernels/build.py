@@ -1,4 +1,4 @@
-"""Compile the library of kernels on this machine, if neither the wheel nor the cache has it."""
+"""Compile the library of kernels on this machine, if neither the wheel nor the cache contains it."""
 
 from __future__ import annotations
 
@@ -37,14 +37,15 @@ def build(
     limit_s: float = LIMIT_S,
     stop: threading.Event | None = None,
 ) -> Path:
-    """Return the library for a platform, by default this machine's.
+    """Return the path of the library for a platform, by default this machine's. Compile the library if
+    necessary.
 
-    This is the library in this package, or otherwise the one in the user's cache. If the cache doesn't have
-    the library, it is compiled there with one of this machine's compilers. With `out`, that folder is used
-    instead of both places. Other processes wait for the one that compiles.
+    The function first looks for the library in this package, then in the user's cache. If neither contains
+    the library, one of this machine's compilers compiles it into the cache. With `out`, the function uses
+    this folder instead of both places. If another process is compiling the library, this one waits.
 
-    Raises ExportError if no compiler succeeds within `limit_s` seconds in all, or before `stop`. A failure is
-    remembered while sources and compilers stay the same; `retry` ignores it.
+    Raises ExportError if no compiler succeeds within `limit_s` seconds in all, or before `stop` is set. A
+    failure is remembered as long as sources and compilers stay the same; `retry` ignores it.
     """
     platform = platform or Platform.here()
     if not platform.known:
@@ -88,10 +89,10 @@ def build(
 
 @contextmanager
 def building(progress: Progress = silent) -> Iterator[Callable[[], Path]]:
-    """Build the library while a `with` block runs.
+    """Build the library in a thread while a `with` block runs.
 
-    The block gets a function that waits for the library; it raises the errors of `build`. If the block ends
-    without waiting, the compiler is stopped.
+    The block gets a function that waits for the library and raises the errors of `build`. If the block
+    ends without waiting, the compiler is stopped.
     """
     stop, result = threading.Event(), Future[Path]()
 
@@ -116,15 +117,16 @@ def building(progress: Progress = silent) -> Iterator[Callable[[], Path]]:
 
 
 def _over(limit_s: float, stop: threading.Event) -> Callable[[], bool]:
-    """What says whether that many seconds are over, from now on, or nobody waits any more."""
+    """Return a function that says whether `limit_s` seconds have passed since now, or `stop` is set."""
     until = time.monotonic() + limit_s
     return lambda: stop.is_set() or time.monotonic() > until
 
 
 def _built(out: Path, wanted: str, platform: Platform, compilers: list[Compiler], retry: bool) -> Path | None:
-    """The library that a folder has from one of these compilers, or from any if there is none now; else None.
+    """Return the library in a folder if one of these compilers made it, or any compiler if the list is empty.
+    Return None if there is no such library.
 
-    ExportError where they all failed, unless `retry`.
+    Raises ExportError if all these compilers failed before, unless `retry` is set.
     """
     record, versions = library.read_record(out, wanted), [one.version for one in compilers]
     if record is None:
@@ -147,7 +149,9 @@ def _compiled(
     is_over: Callable[[], bool],
     progress: Progress,
 ) -> Record:
-    """Compile the library into a new folder with the first compiler that succeeds; the record of that."""
+    """Compile the library into a new folder with the first compiler that succeeds. Returns the record for
+    build.json.
+    """
     path, failures = new / platform.file, []
     for compiler in compilers:
         progress(f"compiling kernels for {platform} with {compiler.version}", 0, 0)
@@ -166,7 +170,7 @@ def _compiled(
 def _compile(
     compiler: Compiler, path: Path, platform: Platform, without: Sequence[str], is_over: Callable[[], bool]
 ) -> str | None:
-    """Compile the sources into one library; returns why that failed."""
+    """Compile the sources into one library. Returns the reason of a failure, or None."""
     # A compiler that is killed leaves its files, and a linker for Windows others beside the library.
     temporary = path.with_name("temporary")
     temporary.mkdir()
@@ -190,7 +194,9 @@ def _compile(
 def _run(
     command: list[str], environment: dict[str, str], log: Path, is_over: Callable[[], bool]
 ) -> str | None:
-    """Run a compiler; it is ended with its children if this process stops waiting. Returns why it failed."""
+    """Run a compiler. Returns the reason of a failure, or None. If this process stops waiting, the compiler
+    and its children are killed.
+    """
     with open(log, "wb") as output:
         child = subprocess.Popen(
             command,
@@ -225,7 +231,7 @@ def _kill(child: subprocess.Popen[bytes]) -> None:
 
 
 def _first_error(log: Path) -> str:
-    """The first line of what a compiler wrote that speaks of an error, or otherwise its first line."""
+    """Return the first line of a compiler's output that mentions an error, or otherwise its first line."""
     with open(log, "rb") as file:
         lines = file.read(2**16).decode(errors="replace").splitlines()
     line = next((line for line in lines if "error" in line.lower()), lines[0] if lines else "")

@@ -1,4 +1,6 @@
-"""The C++ compilers of this machine, in the order in which they are tried: $CXX, c++, the package ziglang."""
+"""Find the C++ compilers of this machine, in the order in which they are tried: $CXX, c++, the package
+ziglang.
+"""
 
 from __future__ import annotations
 
@@ -23,15 +25,19 @@ ANSWER_S = 20.0  # until a compiler must have named its version
 
 @dataclass(frozen=True)
 class Compiler:
-    """A working compiler, as a command to which files and flags are added."""
+    """A compiler that works on this machine.
+
+    `command` is the command line to which files and flags are added. `version` is the first line that the
+    compiler prints about itself.
+    """
 
     command: tuple[str, ...]
     version: str
 
 
 def available(platform: Platform) -> list[Compiler]:
-    """Return the compilers that can build for a platform. For a platform other than this machine's, only
-    ziglang can.
+    """Return the compilers that can build for a platform. Only ziglang can build for another platform than
+    this machine's.
     """
     commands = [_zig(platform)]
     if platform == Platform.here():
@@ -44,7 +50,10 @@ def available(platform: Platform) -> list[Compiler]:
 
 
 def _on_path(line: str) -> tuple[str, ...] | None:
-    """A command line whose program is on PATH, but by no relative entry, which any directory could fill."""
+    """Return a command line with the absolute path of its program; None if the program isn't on PATH.
+
+    A relative entry of PATH doesn't count, because it would depend on the current directory.
+    """
     try:
         words = shlex.split(line)
     except ValueError:  # quotes that don't end
@@ -62,7 +71,7 @@ def _zig(platform: Platform) -> tuple[str, ...] | None:
 
 
 def _version(command: tuple[str, ...]) -> str | None:
-    """The first line that a compiler says of itself; None for one that can't run."""
+    """Return the first line that a compiler prints about its version; None if the compiler can't run."""
     try:
         with tempfile.TemporaryDirectory() as folder:  # zig leaves a file where it runs
             answer = subprocess.run(

@@ -2,15 +2,17 @@
 
 The library is in one of two folders. No other folder is searched:
 
-    built/ in this package    in a wheel that was made for a platform
-    CACHE/kernels/KEY/        made on this machine by `build`, without what this processor would never run
+    built/ in this package    part of a wheel that was made for a platform
+    CACHE/kernels/KEY/        compiled on this machine by `build`, without code that this processor can't run
 
-    the library               named as its system names libraries
-    build.json                {key, compilers: the one that made it, sha256: of the library},
-                              or {key, compilers: all that failed, failure: what they said}
+Both folders contain:
 
-The key is a hash of the sources, flags and platform, and of the sources that were left out. So a library is
-never used after its sources change.
+    the library               with the name that the system gives libraries
+    build.json                {key, compilers: [the compiler], sha256: of the library}, or after a failure
+                              {key, compilers: [all that failed], failure: their messages}
+
+The key is a hash of the sources, flags and platform, and of the names of sources that were left out. So a
+library is never used after its sources change.
 """
 
 from __future__ import annotations
@@ -47,7 +49,7 @@ INSTRUCTION_SETS = ("amx", "avx512-vnni", "avx-vnni", "avx2", "neon-dotprod", "n
 
 @dataclass(frozen=True)
 class Library:
-    """A library that this processor can run, and the instruction set that it uses here."""
+    """A library that this processor can run, and the instruction set that the library uses here."""
 
     path: Path
     instruction_set: str
@@ -55,7 +57,7 @@ class Library:
 
 @dataclass(frozen=True)
 class Unavailable:
-    """The reason, in one line, why no library can be used, and whether `build` would help."""
+    """The reason, in one line, why no library can be used. `buildable` says whether `build` would help."""
 
     reason: str
     buildable: bool = False
@@ -63,7 +65,9 @@ class Unavailable:
 
 @dataclass(frozen=True)
 class Record:
-    """The content of build.json: the library's hash and its compiler, or why all compilers failed."""
+    """The content of build.json: the library's hash and its compiler, or the reason why all compilers
+    failed.
+    """
 
     key: str
     compilers: list[str]
@@ -71,29 +75,29 @@ class Record:
     failure: str = ""
 
     def content(self) -> dict[str, object]:
-        """Return the record as a JSON object, without empty fields."""
+        """Return the record as a JSON object, without its empty fields."""
         return {name: value for name, value in asdict(self).items() if value or name == "compilers"}
 
 
 def sources() -> list[Path]:
-    """Return the source files of the library, including headers, in a fixed order."""
+    """Return the paths of the library's source files, including headers, in a fixed order."""
     return sorted(file for file in SOURCES.iterdir() if file.suffix in (".h", ".cpp"))
 
 
 def useless(platform: Platform) -> tuple[str, ...]:
-    """Return the sources whose instructions this processor lacks, if the platform is this machine's.
+    """Return the names of sources that use instructions which this machine's processor lacks. For another
+    platform, return none.
 
-    These sources take most of a compiler's time.
+    Leaving these sources out saves most of a compiler's time.
     """
     have = hardware.flags() if platform == Platform.here() else ()
     return tuple(name for name, flag in NEEDS.items() if have and flag not in have)
 
 
 def key(platform: Platform, without: Sequence[str] = ()) -> str:
-    """Return the hash of everything that determines a platform's library. `without` are the sources that are
-    left out.
+    """Return the hash of everything that determines a platform's library, except the compiler.
 
-    The compiler isn't part of the hash. The library's record names the compiler.
+    `without` are the sources that are left out. The library's record names the compiler.
     """
     digest = sha256_of("\0".join((str(platform), *FLAGS, *platform.flags, *without)).encode())
     for file in sources():
@@ -103,7 +107,7 @@ def key(platform: Platform, without: Sequence[str] = ()) -> str:
 
 
 def cached_folder(of: str) -> Path:
-    """Return the folder in the user's cache for the library with this key."""
+    """Return the folder in the user's cache for the library with the key `of`."""
     return cache_dir() / "kernels" / of[:24]
 
 
@@ -123,7 +127,9 @@ def read_record(folder: Path, of: str) -> Record | None:
 
 
 def library_in(folder: Path, record: Record | None, platform: Platform) -> Path | None:
-    """Return the library of a folder; None unless it has the hash that the folder's record states."""
+    """Return the path of the library in a folder; None if the library doesn't have the hash that its record
+    states.
+    """
     if record is None or not record.sha256:
         return None
     path = folder / platform.file
@@ -147,7 +153,8 @@ def is_off() -> bool:
 
 
 def forced() -> str:
-    """Return the instruction set that the user asks for; empty if the fastest is to be used.
+    """Return the instruction set for which the user asks by the environment variable TFM_KERNELS. An empty
+    text means the fastest.
 
     Raises DeviceError for an unknown name.
     """
@@ -160,11 +167,12 @@ def forced() -> str:
 
 
 def find(progress: Progress = silent, instruction_set: str | None = None) -> Library | Unavailable:
-    """Return the library for this process, or the reason why there is none; nothing is built.
+    """Return the library for this process, or the reason why there is none. Nothing is compiled.
 
-    The library uses `instruction_set`, or otherwise the one that `forced` returns. Before a library is used
-    on a processor for the first time, it is tried in a child process. If that child crashes, `progress` shows
-    a line about it. Raises DeviceError as `forced` does.
+    The library uses `instruction_set`, or if that is None, the instruction set that `forced` returns.
+    Before a library is used on a processor for the first time, it is tried in a child process. If the
+    child crashes, `progress` shows a line about the crash. Raises DeviceError if the user asks for an
+    unknown instruction set.
     """
     if is_off():
         return Unavailable(f"{SWITCH}=0 switches them off")
@@ -191,7 +199,8 @@ def find(progress: Progress = silent, instruction_set: str | None = None) -> Lib
 
 
 def _writable_by_others(folder: Path) -> Path | None:
-    """The first of a folder, its parent and its files that another user could have written; None if none is.
+    """Return the first of a folder, its parent and its files that another user could have written; None if
+    there is none.
 
     A library runs as code, so the hash beside it isn't enough.
     """

@@ -1,4 +1,4 @@
-"""The platforms for which a library is built: a system and a processor architecture."""
+"""Define the platforms for which a library is built: pairs of a system and a processor architecture."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ FILES = {"Linux": "libtfm_kernels.so", "Darwin": "libtfm_kernels.dylib", "Window
 
 @dataclass(frozen=True)
 class Platform:
-    """An operating system and a machine, by the names of Python's module `platform`."""
+    """An operating system and a machine type, by the names that Python's module `platform` uses."""
 
     system: str
     machine: str
@@ -32,22 +32,24 @@ class Platform:
 
     @property
     def known(self) -> bool:
-        """Whether the kernels support this platform."""
+        """True if the kernels support this platform."""
         return (self.system, self.machine) in ZIG_TARGETS
 
     @property
     def zig(self) -> str:
-        """The name that zig uses for this platform."""
+        """The name that the compiler zig uses for this platform."""
         return ZIG_TARGETS[self.system, self.machine]
 
     @property
     def file(self) -> str:
-        """The file name of the library on this system."""
+        """The name of the library's file on this system."""
         return FILES[self.system]
 
     @property
     def flags(self) -> tuple[str, ...]:
-        """The linker's flags. Without them, macOS's linker would write the output's path into the library."""
+        """Additional flags for the linker. Without them, macOS's linker would write the output's path into
+        the library.
+        """
         return (f"-Wl,-install_name,@rpath/{self.file}",) if self.system == "Darwin" else ()
 
     def __str__(self) -> str:

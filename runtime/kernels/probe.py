@@ -1,6 +1,6 @@
 """Try a new library in a child process, so that an instruction that the processor lacks ends only the child.
 
-The user's cache keeps the result for each pair of library and processor, so that each pair is tried only
+The user's cache stores the result for each pair of library and processor, so that each pair is tried only
 once.
 """
 
@@ -33,11 +33,15 @@ FROM_OUTSIDE = (signal.SIGINT, signal.SIGTERM, signal.SIGKILL) if os.name == "po
 
 @dataclass(frozen=True)
 class Result:
-    """The result of trying a library: the instruction set with which the library `runs`, or a line that says
-    why it can't run.
+    """The result of trying a library.
 
-    The library is `unfit` if the processor lacks all its instruction sets, or if it computes wrong results
-    with them. If the trial only `fails`, another trial may succeed.
+    - "runs": `text` is the instruction set that the library uses.
+    - "unfit": the processor lacks all instruction sets of the library, or the library computes wrong
+      results.
+    - "crashes": the library ended the child process.
+    - "fails": the library couldn't be tried; another trial may succeed.
+
+    Except for "runs", `text` is a line that says why the library can't be used.
     """
 
     kind: Lasting | Literal["fails"]
@@ -45,11 +49,11 @@ class Result:
 
 
 def result(library: Path, sha256: str, wanted: str, progress: Progress) -> Result:
-    """Return the result for the library with this hash on this processor.
+    """Return the result of trying the library with this hash on this processor.
 
-    The library is tried unless the cache already has a result. `wanted` is the instruction set that must be
-    used, if any. If the child crashes, `progress` shows a line about it. If the cache can't be written, each
-    call starts a child.
+    If the cache doesn't contain a result, the library is tried. `wanted` is the instruction set that must
+    be used, or an empty text. If the child crashes, `progress` shows a line about the crash. If the cache
+    can't be written, each call starts a child.
     """
     file = _file(sha256, wanted)
     if (kept := _read(file)) is not None:
@@ -64,7 +68,9 @@ def result(library: Path, sha256: str, wanted: str, progress: Progress) -> Resul
 
 
 def attempt(library: Path, wanted: str = "") -> Result:
-    """Try the library in a child process, and return the result."""
+    """Try the library in a child process, and return the result. `wanted` is the instruction set that must be
+    used, or an empty text.
+    """
     command = [sys.executable, "-I", "-S", str(PROGRAM), str(library), *filter(None, [wanted])]
     try:
         child = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, timeout=ANSWER_S)
@@ -88,7 +94,7 @@ def attempt(library: Path, wanted: str = "") -> Result:
 
 
 def _file(sha256: str, wanted: str) -> Path:
-    """Where the result is kept."""
+    """Return the path at which the cache stores the result."""
     about = [sha256, wanted, hardware.processor(), *sorted(hardware.flags())]
     digest = sha256_of("\0".join(about).encode()).hexdigest()
     return cache_dir() / "kernels" / f"probe-{digest[:24]}.json"

@@ -1,8 +1,8 @@
-"""The child process of `probe`: it loads a library, computes two small products, and prints the result for
-`probe`.
+"""Try a library in the child process of `probe`: load it, compute two small products, and print the result.
 
-The program runs as a script and imports nothing of tfm. Its arguments are the library's path and, if a
-certain instruction set must be used, its name. The C structures are those of `source/kernels.h`.
+The program runs as a script and imports nothing from tfm. Its arguments are the library's path and,
+optionally, the name of the instruction set that the library must use. The C structures are the same as in
+`source/kernels.h`.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ Run = c.CFUNCTYPE(None, c.c_void_p, Task, c.c_size_t, c.c_void_p)
 
 
 class BlockMatrix(c.Structure):
-    """A matrix of codes in blocks, as a C structure."""
+    """The C structure of a matrix of codes in blocks."""
 
     _fields_ = [
         *((name, c.c_void_p) for name in ("codes", "scales", "zeros", "minima", "factors", "table")),
@@ -27,13 +27,13 @@ class BlockMatrix(c.Structure):
 
 
 class Pool(c.Structure):
-    """The C structure of a pool that runs the parts of a product in parallel."""
+    """The C structure of a pool of threads that runs the parts of a product."""
 
     _fields_ = [("owner", c.c_void_p), ("run", Run)]
 
 
 class Kernels(c.Structure):
-    """The beginning of the C structure with a library's functions for one instruction set."""
+    """The beginning of the C structure that contains a library's functions for one instruction set."""
 
     _fields_ = [
         ("name", c.c_char_p),
@@ -48,9 +48,10 @@ class Kernels(c.Structure):
 
 
 def product(kernels: Kernels, rows: int) -> list[float]:
-    """Compute a small product x @ W with the library. Row m of x is m + 1 at input m, counted modulo the
-    number of inputs, and 127, the largest value, at the last input. The weight of each (output, input) pair
-    is output - input.
+    """Compute a small product y = x @ W with the library, and return the numbers of y.
+
+    Row m of x contains m + 1 at input m modulo 15, and 127, the largest value, at input 15. Its other
+    inputs are 0. The weight of an output and an input is 0.5 · (output − input).
     """
     codes = [128 + n - k for g in range(0, INPUTS, 4) for n in range(OUTPUTS) for k in range(g, g + 4)]
     scales = (c.c_float * OUTPUTS)(*[0.5] * OUTPUTS)
@@ -73,16 +74,19 @@ def product(kernels: Kernels, rows: int) -> list[float]:
 
 
 def expected(rows: int) -> list[float]:
-    """Compute the same product by its definition. The inputs are integers, so their codes equal them and
-    every sum is exact.
+    """Compute the product that `product` computes, by its definition.
+
+    The inputs are integers, so their codes are equal to them and every sum is exact.
     """
     last = INPUTS - 1
     return [0.5 * ((m + 1) * (n - m % last) + 127 * (n - last)) for m in range(rows) for n in range(OUTPUTS)]
 
 
 def main(path: str, wanted: str = "") -> dict[str, str]:
-    """Print the instruction set that the library uses on this machine, or the reason why the library can't be
-    used. If `wanted` is given, the library uses that instruction set.
+    """Try the library at a path. Returns the instruction set that the library uses on this machine and
+    whether its product is right, or the reason of a failure.
+
+    If `wanted` is given, the library must use this instruction set.
     """
     try:
         import resource

@@ -1,5 +1,6 @@
-"""The kernels' computation in NumPy, with the same bits. It is the specification's forward pass, with the
-kernels' own versions of some ops.
+"""Specify what the kernels compute, in NumPy and with the same bits.
+
+This is the specification's forward pass, with the kernels' own versions of some ops.
 """
 
 from .engine import KernelReference

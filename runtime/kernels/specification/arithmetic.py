@@ -1,10 +1,10 @@
-"""The floating-point arithmetic of the kernels in NumPy, with the same bits: the order of sums, and the steps
-by which functions are computed.
+"""Specify the kernels' floating-point arithmetic in NumPy, with the same bits: the order of sums, and the
+steps of each function.
 
-This module uses only operations that IEEE 754 defines to the bit: sums, products, quotients and roots of
-float32, each rounded once, and `fma`. It calls no library's functions, since NumPy's exp and tanh give other
-bits on other processors. Products of codes are integers, which are exact in any order. kernels.h states the
-order of all other sums.
+This module uses only operations that IEEE 754 defines to the bit: sums, products, quotients and square
+roots of float32, each rounded once, and `fma`. It calls no functions of a library, because NumPy's exp and
+tanh give other bits on other processors. Products of codes are integers, which are exact in any order.
+kernels.h states the order of all other sums.
 """
 
 from __future__ import annotations
@@ -59,8 +59,10 @@ def fma(a: Array, b: Array | np.float32, c: Array | np.float32) -> Array:
 
 
 def _rounded_once(exact: Array, c: Array) -> Array:
-    """The sum of two float64, rounded once to float32: what float64 can't hold makes its last bit odd, so
-    that the number is neither a float32 nor the middle of two (Boldo & Melquiond 2008)."""
+    """Return the sum of two float64 numbers, rounded once to float32.
+
+    If float64 can't represent the sum, the last bit of the float64 sum is made odd. So the float64 number
+    is neither a float32 nor the midpoint of two float32 (Boldo & Melquiond 2008)."""
     total = exact + c
     part = total - exact
     rest = (exact - (total - part)) + (c - part)  # of the sum: Knuth's TwoSum
@@ -70,7 +72,9 @@ def _rounded_once(exact: Array, c: Array) -> Array:
 
 
 def add_products(sums: Array, a: Array, b: Array) -> None:
-    """sums[g, i, j] += a[k, g, i] · b[k, g, j] for k in order, by fma, in place."""
+    """Add products to sums in place: sums[g, i, j] += a[k, g, i] · b[k, g, j] for k in order, each step by
+    `fma`.
+    """
     smallest = [np.min(np.abs(x), where=x != 0, initial=np.inf) for x in (a, b)]
     if smallest[0] * smallest[1] < 2.0**-101:  # else a sum below SMALLEST is a float32, which isn't rounded
         _add_each(sums, a, b)
@@ -98,7 +102,8 @@ def _add_each(sums: Array, a: Array, b: Array) -> None:
 
 
 def _any_rounded_twice(before: Array, product: Array, total: Array, low: Array) -> bool:
-    """Whether a sum of a product and of the total before it was rounded to the middle of two float32.
+    """Return whether the sum of a product and of the total before it was rounded to the midpoint of two
+    float32.
 
     `low` is memory for as many integers as there are sums.
     """
@@ -114,8 +119,9 @@ def _any_rounded_twice(before: Array, product: Array, total: Array, low: Array) 
 
 
 def in_lanes(x: Array, times: Array | None = None) -> Array:
-    """Sum the last axis in 16 lanes, and then sum the lanes in order. With `times`, sum the products with it
-    by fma instead.
+    """Sum the last axis in 16 lanes, and then sum the lanes in order.
+
+    With `times`, sum the products x · times by `fma` instead.
     """
     lanes = np.zeros((*x.shape[:-1], LANES), np.float32)
     for i in range(0, x.shape[-1], LANES):
@@ -126,7 +132,7 @@ def in_lanes(x: Array, times: Array | None = None) -> Array:
 
 
 def in_order(lanes: Array) -> Array:
-    """Sum the last axis in order, starting at 0."""
+    """Sum the last axis from its first to its last number, starting at 0."""
     total = np.zeros(lanes.shape[:-1], np.float32)
     for lane in range(lanes.shape[-1]):
         total = total + lanes[..., lane]
@@ -134,8 +140,8 @@ def in_order(lanes: Array) -> Array:
 
 
 def _in_pieces(function: Callable[[Array], Array]) -> Callable[[Array], Array]:
-    """Compute a function of each number for some numbers at a time: all its steps then read a processor's
-    cache."""
+    """Decorate an elementwise function so that it computes a few numbers at a time. All its steps then read a
+    processor's cache."""
 
     @wraps(function)
     def call(x: Array) -> Array:
@@ -150,7 +156,7 @@ def _in_pieces(function: Callable[[Array], Array]) -> Callable[[Array], Array]:
 
 
 def _exponential(x: Array) -> tuple[Array, Array]:
-    """The power of two and the rest of e^x = power + power · rest, for -88 ≤ x ≤ 88."""
+    """Return power and rest of e^x = power + power · rest, for -88 ≤ x ≤ 88. The power is a power of two."""
     n = np.rint(x * LOG2_E)
     r = fma(n, LN_2, x)
     r = fma(n, LN_2_REST, r)
@@ -162,17 +168,17 @@ def _exponential(x: Array) -> tuple[Array, Array]:
 
 
 def row_sum(x: Array) -> Array:
-    """Sum each row in lanes."""
+    """Sum each row in 16 lanes, and then sum the lanes in order. The result has shape [..., 1]."""
     return in_lanes(x)[..., None]
 
 
 def token_sum(x: Array) -> Array:
-    """Sum over the tokens in order, starting at 0."""
+    """Sum x [B, T, ...] over its tokens, axis 1, in order, starting at 0."""
     return sum(x.swapaxes(0, 1), np.zeros_like(x[:, 0]))
 
 
 def each_row(x: Array, weight: Array) -> Array:
-    """Return x @ weight. Each sum goes by fma over the inputs in order, starting at 0."""
+    """Return x @ weight. Each element is a sum by `fma` over the inputs in order, starting at 0."""
     y = np.zeros((*x.shape[:-1], weight.shape[1]), np.float32)
     for k in range(len(weight)):
         y = fma(x[..., k, None], weight[k], y)
@@ -181,38 +187,42 @@ def each_row(x: Array, weight: Array) -> Array:
 
 @_in_pieces
 def bounded_exp(x: Array) -> Array:
-    """Return e^x, limited to the range from e^-88 to e^88."""
+    """Return e^x, with x limited to the range from -88 to 88."""
     power, rest = _exponential(np.clip(x, np.float32(-88), np.float32(88)))
     return fma(power, rest, power)
 
 
 @_in_pieces
 def exp(x: Array) -> Array:
-    """Return e^x for x ≤ 0. The result is 0 where e^x is below e^-87.7."""
+    """Return e^x for x ≤ 0. The result is 0 if e^x is below e^-87.7."""
     power, rest = _exponential(np.maximum(x, np.float32(-88)))
     return fma(power, rest, power)
 
 
 @_in_pieces
 def tanh(x: Array) -> Array:
-    """(e^2x - 1) / (e^2x + 1)."""
+    """Return the hyperbolic tangent, (e^2x - 1) / (e^2x + 1)."""
     power, rest = _exponential(np.clip(x + x, np.float32(-88), np.float32(88)))
     less = fma(power, rest, power - 1)
     return less / (less + 2)
 
 
 def sigmoid(x: Array) -> Array:
-    """1 / (1 + e^-x)."""
+    """Return the sigmoid, 1 / (1 + e^-x)."""
     return 1 / (1 + bounded_exp(-x))
 
 
 def silu(x: Array) -> Array:
-    """x / (1 + e^-x)."""
+    """Return the SiLU, x / (1 + e^-x)."""
     return x / (1 + bounded_exp(-x))
 
 
 def softplus(x: Array) -> Array:
-    """max(x, 0) + 2 s + s z Q(z) with s = e^-|x| / (2 + e^-|x|) and z = s²."""
+    """Return the softplus, ln(1 + e^x), as max(x, 0) + 2 s + s z Q(z) with s = e^-|x| / (2 + e^-|x|) and z =
+    s².
+
+    Q is a polynomial with the coefficients `ATANH`.
+    """
     t = exp(np.minimum(x, -x))
     s = t / (t + 2)
     z = s * s
@@ -223,7 +233,11 @@ def softplus(x: Array) -> Array:
 
 
 def xielu(x: Array, alpha_p: Array, alpha_n: Array, *, beta: float) -> Array:
-    """a x² + β x for x above 0, and b (2 t / (1 - t) - x) + β x below 0, with t = tanh(x / 2)."""
+    """Return the activation xIELU: a x² + β x above 0, and b (2 t / (1 - t) - x) + β x below 0, with t =
+    tanh(x / 2).
+
+    a is softplus(alpha_p), and b is β + softplus(alpha_n).
+    """
     t = tanh(np.minimum(x, np.float32(XIELU.eps)) / 2)
     below = 2 * t / (1 - t) - x
     a, b = softplus(alpha_p), np.float32(beta) + softplus(alpha_n)
@@ -231,7 +245,10 @@ def xielu(x: Array, alpha_p: Array, alpha_n: Array, *, beta: float) -> Array:
 
 
 def log(x: Array) -> Array:
-    """e ln 2 + 2 s (1 + z/3 + .. + z¹⁰/21) in float64 for x = m 2^e ≥ 1, s = (m - 1) / (m + 1), z = s²."""
+    """Return the natural logarithm of x ≥ 1 in float64, as e ln 2 + 2 s (1 + z/3 + .. + z¹⁰/21).
+
+    Here x = m 2^e, s = (m - 1) / (m + 1) and z = s².
+    """
     m, e = np.frexp(x.astype(np.float64))
     below = m < 0.5**0.5
     m, e = np.where(below, m + m, m), e - below
@@ -243,15 +260,17 @@ def log(x: Array) -> Array:
 
 
 def query_factors(positions: Array, *, beta: float, original_context: int, offset: int = 0) -> Array:
-    """1 + beta ln(1 + ⌊(position + offset) / original_context⌋), in float64."""
+    """Return the factors of queries, 1 + beta ln(1 + ⌊(position + offset) / original_context⌋), in
+    float64.
+    """
     return log((positions + offset) // original_context + 1) * beta + 1
 
 
 def sine(x: Array, quarters: int = 0) -> Array:
-    """The sine of x + quarters · π / 2 in float64, for x within 10⁶.
+    """Return the sine of x + quarters · π / 2 in float64, for |x| up to 10⁶.
 
-    x = r + n π / 2. sin r = r (1 - z/(2·3) (1 - z/(4·5) (1 - ..))) up to z⁸, and cos r = 1 - z/(1·2)
-    (1 - z/(3·4) (1 - ..)) up to z⁹, with z = r².
+    Let x = r + n π / 2 and z = r². Then sin r = r (1 - z/(2·3) (1 - z/(4·5) (1 - ..))) up to z⁸, and cos r
+    = 1 - z/(1·2) (1 - z/(3·4) (1 - ..)) up to z⁹.
     """
     n = np.rint(x * 0.6366197723675814)
     r = x - n * HALF_PI[0] - n * HALF_PI[1] - n * HALF_PI[2]
@@ -268,20 +287,30 @@ def sine(x: Array, quarters: int = 0) -> Array:
 
 
 def sinusoidal(positions: Array, frequencies: Array, *, interleaved: bool = False) -> Array:
-    """Sines and cosines of position · frequency."""
+    """Return sinusoidal position embeddings: the sines and cosines of position · frequency.
+
+    The sines come before the cosines, or with `interleaved` each sine beside its cosine.
+    """
     angles = positions[:, :, None] * frequencies
     axis = -1 if interleaved else -2
     return np.stack([sine(angles), sine(angles, 1)], axis).reshape(*positions.shape, -1)
 
 
 def rope_frequencies(pairs: Array, *, theta: float) -> Array:
-    """theta^(-j / J), rounded to float64 from 28 digits, which are the same on every processor."""
+    """Return the rotary frequencies theta^(-j / J), rounded to float64 from 28 decimal digits.
+
+    Decimal arithmetic gives the same digits on every processor.
+    """
     return np.array([float(Decimal(theta) ** -Decimal(j)) for j in (pairs / len(pairs)).tolist()])
 
 
 @_in_pieces
 def gelu(x: Array) -> Array:
-    """x · (1/2 + z P(2 z² / 5.5² - 1)), where z is x clipped to the range from -5.5 to 5.5."""
+    """Return the GELU as x · (1/2 + z P(2 z² / 5.5² - 1)), where z is x clipped to the range from -5.5 to
+    5.5.
+
+    P is a polynomial with the coefficients `GELU`.
+    """
     z = np.clip(x, np.float32(-5.5), np.float32(5.5))
     t = fma(z * z, np.float32(0.06611569970846176), np.float32(-1))
     total = np.broadcast_to(np.float32(GELU[-1]), t.shape)
@@ -291,5 +320,7 @@ def gelu(x: Array) -> Array:
 
 
 def gelu_tanh(x: Array) -> Array:
-    """x / (1 + e^-z) with z = x · (1.59576912 + 0.0713548163 x²)."""
+    """Return the tanh approximation of the GELU, x / (1 + e^-z) with z = x · (1.59576912 + 0.0713548163
+    x²).
+    """
     return x / (1 + bounded_exp(-x * fma(x * x, np.float32(0.0713548163), np.float32(1.59576912))))

@@ -1,4 +1,4 @@
-"""Attention as the kernels compute it. kernels.h states the order of the roundings."""
+"""Specify attention as the kernels compute it. kernels.h states the order in which numbers are rounded."""
 
 from __future__ import annotations
 
@@ -27,8 +27,8 @@ def attend(
     scale: float | None = None,
     softcap: float | None = None,
 ) -> Array:
-    """`refimpl.ops.attention.attend` in float32, for masks that let each query see one range of keys without
-    gaps.
+    """Compute `refimpl.ops.attention.attend` in float32 with the kernels' bits. The mask must let each query
+    see one range of keys without gaps.
     """
     batch, tokens, heads, size = q.shape
     groups, capacity = k.shape[2], k.shape[1]
@@ -64,7 +64,9 @@ def attend(
 
 
 def _parts(groups: int, share: int, tokens: int) -> Iterator[tuple[slice, slice]]:
-    """Groups of heads and tokens that are computed together: no row's bits depend on another one."""
+    """Yield the groups of heads and the tokens that are computed together. No row's bits depend on another
+    row.
+    """
     count = max(1, min(tokens, -(-ROWS // share)))
     some = max(1, AT_ONCE // (BLOCK * count * share))
     count = max(count, min(tokens, AT_ONCE // (BLOCK * min(some, groups) * share)))
@@ -74,7 +76,9 @@ def _parts(groups: int, share: int, tokens: int) -> Iterator[tuple[slice, slice]
 
 
 class _Seen:
-    """What rows [G, R] have seen: the largest score, the sums of weights in lanes, and those of values."""
+    """The running results of rows [G, R] over the keys so far: the largest score, the sums of weights in
+    lanes, and the weighted sums of values.
+    """
 
     def __init__(self, shape: tuple[int, int], size: int, sinks: Array | None = None) -> None:
         self.largest = np.full(shape, -np.inf, np.float32) if sinks is None else sinks.astype(np.float32)
@@ -92,9 +96,10 @@ def _mixed(
     sinks: Array | None,
     softcap: float | None,
 ) -> Array:
-    """The means [V, G, R] for queries [K, G, R] over keys [S, G, K] and values [S, G, V].
+    """Return the weighted means [V, G, R] of the values for queries [K, G, R], keys [S, G, K] and values [S,
+    G, V].
 
-    A row sees the keys from `seen[0]` up to `seen[1]`, which isn't one of them.
+    Each row sees the keys from `seen[0]` up to, but not including, `seen[1]`.
     """
     shape, size = q.shape[1:], v.shape[2]
     total = _Seen(shape, size, sinks)
@@ -125,7 +130,7 @@ def _see(
     bias: Array | None,
     cap: float | None,
 ) -> None:
-    """Some rows take up the keys of a segment, block by block."""
+    """Add the keys of a segment to the running results of some rows, block by block."""
     low, high = seen
     first, end = max(segment, int(low.min())), min(segment + SEGMENT, int(high.max()))
     keys, values = k[first:end], v[first:end]
@@ -158,7 +163,9 @@ def _see(
 
 
 def _take_up(total: _Seen, part: _Seen) -> None:
-    """Add what was seen in a segment; where nothing was, nothing changes."""
+    """Add a segment's results to the running results. A row that saw no key of the segment stays
+    unchanged.
+    """
     there = part.largest > -np.inf
     largest = np.maximum(total.largest, part.largest)
     with np.errstate(invalid="ignore"):

@@ -1,4 +1,4 @@
-"""The specification's engine with the kernels' arithmetic."""
+"""Run the specification's engine with the kernels' arithmetic."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ WHOLE = (encode, encoder_kv, predict)  # what reads whole texts
 
 
 class KernelReference(ArrayEngine):
-    """An engine that computes the same bits as a graph over kernels, if the graph promises the same bits
-    (`runtime.bundle.same_bits`).
+    """An engine in NumPy that computes the same bits as a graph over tfm's kernels, if the graph promises the
+    same bits (`runtime.bundle.same_bits`).
 
     With `half_cache`, keys and values are float16.
     """

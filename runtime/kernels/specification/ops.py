@@ -1,8 +1,9 @@
-"""The kernels' own versions of some ops, as a table for `dispatch.use`.
+"""Define the kernels' own versions of some ops, as a table for `dispatch.use`.
 
-For all other ops the specification already computes the same bits as the kernels. These are products of codes
-(`linear_blocks`), rows of a table (`rows`), rotations, caches in float16 and in codes, and elementwise sums
-and products. Products of codes are in the table only so that several threads compute them.
+For all other ops, the specification already computes the same bits as the kernels. These ops are products
+of codes (`linear_blocks`), rows of a table (`rows`), rotations, caches in float16 and in codes, and
+elementwise sums and products. Products of codes are in the table only so that several threads compute
+them.
 """
 
 from __future__ import annotations
@@ -45,13 +46,13 @@ MANY = 16  # rows of a product that several threads compute sooner
 
 
 def rms_norm(x: Array, weight: Array | None = None, *, eps: float) -> Array:
-    """(x · (1 / sqrt(mean of squares + eps))) · weight."""
+    """Return (x · (1 / sqrt(mean of squares + eps))) · weight, with the squares summed in 16 lanes."""
     y = x * _factor(in_lanes(x, x), x.shape[-1], eps)
     return y if weight is None else y * weight
 
 
 def layer_norm(x: Array, weight: Array | None = None, bias: Array | None = None, *, eps: float) -> Array:
-    """`rms_norm` of x - mean, plus the bias."""
+    """Subtract the mean from x, compute `rms_norm` of the difference, and add the bias."""
     centred = x - (in_lanes(x) / np.float32(x.shape[-1]))[..., None]
     y = centred * _factor(in_lanes(centred, centred), x.shape[-1], eps)
     y = y if weight is None else y * weight
@@ -63,7 +64,9 @@ def _factor(squares: Array, width: int, eps: float) -> Array:
 
 
 def softmax(scores: Array, mask: Array | None = None, sink: Array | None = None) -> Array:
-    """exp(x - the largest), divided by the sum in lanes. No kernel computes it with a mask or a sink."""
+    """Return exp(x - the largest), divided by the sum in 16 lanes. With a mask or a sink, which no kernel
+    computes, call the specification's softmax.
+    """
     if mask is not None or sink is not None:
         return body(attention.softmax)(scores, mask, sink)
     weights = exp(scores - scores.max(-1, keepdims=True))
@@ -71,7 +74,9 @@ def softmax(scores: Array, mask: Array | None = None, sink: Array | None = None)
 
 
 def causal_conv(x: Array, kernel: Array, tail: Array | None = None, bias: Array | None = None) -> Array:
-    """Start with the first product, add the other products by fma in order, and then add the bias."""
+    """Compute a causal convolution: begin with the first product, add the others by `fma` in order, then add
+    the bias.
+    """
     tokens, length = x.shape[1], len(kernel)
     before = np.zeros((len(x), length - 1, x.shape[2]), x.dtype) if tail is None else tail
     inputs = np.concatenate([before, x], axis=1)
@@ -82,13 +87,13 @@ def causal_conv(x: Array, kernel: Array, tail: Array | None = None, bias: Array 
 
 
 def hadamard(x: Array) -> Array:
-    """Multiply by the Hadamard matrix in floating point."""
+    """Multiply x by the Hadamard matrix in floating point."""
     matrix = quantized_cache.hadamard_matrix(x.shape[-1])
     return arithmetic.each_row(x, matrix.astype(np.float32))
 
 
 def blocks_of_products(x: Array, codes: Array, scale: Array, weight: Blocks) -> Array:
-    """Compute the specification's products, a few columns at a time in each thread."""
+    """Compute the specification's products of codes, with a part of the columns in each thread."""
 
     def compute(columns: slice) -> Array:
         sides = ("codes", "scale", "zero", "minimum")
@@ -146,7 +151,7 @@ WRITTEN_OUT: Mapping[str, Callable[..., Any]] = MappingProxyType(
 
 
 def _with(op: Callable[..., Any], ops: Mapping[str, Callable[..., Any]]) -> dict[str, Callable[..., Any]]:
-    """An op that is computed with a table of its own."""
+    """Return a table with one op, which runs with the table `ops`."""
 
     def compute(*arguments: Any, **settings: Any) -> Any:
         with use(ops):
@@ -156,7 +161,7 @@ def _with(op: Callable[..., Any], ops: Mapping[str, Callable[..., Any]]) -> dict
 
 
 def of_texts(config: Config) -> Mapping[str, Callable[..., Any]]:
-    """The table for what reads whole texts."""
+    """Return the table of ops for functions that read whole texts."""
     decodes = "decoder" in config.stacks
     limits = operator_limits.multi_head(config) or (not decodes and operator_limits.group_query(config))
     # Without a tail no kernel computes a convolution.
@@ -165,6 +170,6 @@ def of_texts(config: Config) -> Mapping[str, Callable[..., Any]]:
 
 
 def of_steps(config: Config) -> Mapping[str, Callable[..., Any]]:
-    """The table for a decoder's steps, whose attention to an encoder's text is as the encoder's own."""
+    """Return the table of ops for a decoder's steps. Cross-attention uses the table for whole texts."""
     own = WRITTEN_OUT if operator_limits.group_query(config) else KERNEL_OPS
     return {**own, **_with(cross_attention.cross_attention, of_texts(config))}

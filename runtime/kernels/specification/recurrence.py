@@ -1,4 +1,6 @@
-"""Layers with a state, as the kernels compute them. kernels.h states the order of the roundings."""
+"""Specify layers with a state as the kernels compute them. kernels.h states the order in which numbers are
+rounded.
+"""
 
 from __future__ import annotations
 
@@ -9,20 +11,26 @@ from .arithmetic import add_products, exp, fma, in_lanes
 
 
 def l2_norm(x: Array, *, eps: float) -> Array:
-    """x · (1 / sqrt(sum of squares + eps))."""
+    """Return x divided by its length, as x · (1 / sqrt(sum of squares + eps)), with the squares summed in 16
+    lanes.
+    """
     return x * (1 / np.sqrt(in_lanes(x, x) + np.float32(eps)))[..., None]
 
 
 def gated_delta_rule(
     q: Array, k: Array, v: Array, state: Array, decay: Array, beta: Array
 ) -> tuple[Array, Array]:
-    """S = exp(decay) S + k uᵀ by fma, u = beta (v - (exp(decay) k) S), y = (q / sqrt(K)) S."""
+    """Update the state S for each token and return the outputs y and the last state.
+
+    S = exp(decay) S + k uᵀ by `fma`, u = beta (v - (exp(decay) k) S), y = (q / sqrt(K)) S.
+    """
     return _recurrence(q * np.float32(q.shape[-1] ** -0.5), k, v, state, decay, beta)
 
 
 def ssd_recurrent(x: Array, decay: Array, b: Array, c: Array, state: Array) -> tuple[Array, Array]:
-    """`gated_delta_rule` without beta and scale. For heads with one value and shared keys, the function
-    computes `selective_scan`.
+    """Compute `gated_delta_rule` without beta and without the scale 1 / sqrt(K).
+
+    For heads with one value each and shared keys, compute `selective_scan`, whose sums have another order.
     """
     share = x.shape[2] // b.shape[2]
     if x.shape[3] == b.shape[2] == 1:
@@ -34,7 +42,10 @@ def ssd_recurrent(x: Array, decay: Array, b: Array, c: Array, state: Array) -> t
 def selective_scan(
     x: Array, step: Array, rates: Array, b: Array, c: Array, state: Array
 ) -> tuple[Array, Array]:
-    """h = exp(rates step) h + (step x) b by fma; y is the sum of c h in lanes."""
+    """Update the state h for each token and return the outputs y and the last state.
+
+    h = exp(rates step) h + (step x) b by `fma`; y is the sum of c h in 16 lanes.
+    """
     return _scan(step * x, step[..., None] * rates, b, c, state)
 
 
@@ -45,7 +56,7 @@ def _recurrence(
     y, state = np.zeros_like(v), np.ascontiguousarray(state)
 
     def through(vectors: Array) -> Array:
-        """Return [B, H, V]: the sums, over the keys in order, of numbers [B, H, K] times the state."""
+        """Return [B, H, V]: the sums over the keys, in order, of `vectors` [B, H, K] times the state."""
         sums = np.zeros((batch * heads, 1, v.shape[3]), np.float32)
         rows = vectors.reshape(-1, size).T[..., None]
         add_products(sums, rows, state.reshape(-1, size, v.shape[3]).swapaxes(0, 1))

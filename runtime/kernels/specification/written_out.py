@@ -1,5 +1,6 @@
-"""Attention of kinds that no single kernel computes. The graph writes it out in several operators, and its
-products and its softmax are kernels.
+"""Specify attention of kinds that no single kernel computes.
+
+The graph computes such attention by several operators. Its products and its softmax are kernels.
 """
 
 from __future__ import annotations
@@ -21,8 +22,8 @@ def attend(
     scale: float | None = None,
     softcap: float | None = None,
 ) -> Array:
-    """`refimpl.ops.attention.attend` in float32: q is multiplied by the scale first, and then come `product`,
-    cap, bias and mask.
+    """Compute `refimpl.ops.attention.attend` in float32. q is multiplied by the scale first; then come
+    `product`, cap, bias and mask.
     """
     batch, tokens, heads, size = q.shape
     groups = k.shape[2]
@@ -38,7 +39,7 @@ def attend(
 def absorbed_attend(
     q: Array, latents: Array, wk_b: Array, wv_b: Array, mask: Array, *, scale: float | None = None
 ) -> Array:
-    """`absorbed_attend` of `refimpl.ops.latent_attention` in float32: q is multiplied by the scale first, and
+    """Compute `refimpl.ops.latent_attention.absorbed_attend` in float32. q is multiplied by the scale first;
     then come the products.
     """
     batch, tokens, heads, size = q.shape
@@ -56,7 +57,7 @@ def _factor(size: int, scale: float | None) -> np.float32:
 
 
 def product(a: Array, b: Array) -> Array:
-    """a @ b: each element is a sum by fma in order, starting at 0."""
+    """Return a @ b. Each element is a sum by `fma` in order, starting at 0."""
     leading = np.broadcast_shapes(a.shape[:-2], b.shape[:-2])
     a, b = (np.broadcast_to(x, (*leading, *x.shape[-2:])).reshape(-1, *x.shape[-2:]) for x in (a, b))
     sums = np.zeros((len(a), a.shape[1], b.shape[2]), np.float32)
@@ -65,9 +66,10 @@ def product(a: Array, b: Array) -> Array:
 
 
 def _softmax(scores: Array, mask: Array, sinks: Array | None = None) -> Array:
-    """exp(x - the largest), divided by their sum in lanes, of scores [B, H, T, S] by a mask [B, T, S].
+    """Return exp(x - the largest), divided by their sum in lanes, for scores [B, H, T, S] and a mask [B, T,
+    S].
 
-    The first number of a row is the head's sink, if it has one.
+    If a head has a sink, the sink is the first number of each of its rows.
     """
     mask = mask[:, None]
     scores = np.where(mask, scores, np.finfo(np.float32).min)
