@@ -47,11 +47,12 @@ class Adapter:
 
 
 def open_adapter(path: Path | str) -> Adapter:
-    """Open a directory with adapter_config.json and adapter_model.safetensors, or otherwise
+    """Open an adapter: a directory with adapter_config.json and adapter_model.safetensors or
     adapter_model.bin.
 
-    Raises CheckpointError if files are missing, are damaged or contain something else. Raises ConfigError for
-    settings that tfm doesn't support.
+    If both files of weights exist, tfm reads the safetensors file. Raises CheckpointError if files are
+    missing, are damaged or contain something else. Raises ConfigError for settings that tfm doesn't
+    support.
     """
     path = Path(path)
     directory = Directory(path)
@@ -70,12 +71,12 @@ def open_adapter(path: Path | str) -> Adapter:
 
 
 def require_choice(base: Path, choice: AdapterChoice) -> None:
-    """Raise CheckpointError if an adapter is beside the base and the caller has neither chosen nor declined
+    """Raise CheckpointError if an adapter is beside the base model and the caller hasn't said whether to use
     it.
 
     The base is a directory or a .gguf file. Without this error, a caller who wants the adapter could silently
-    get only the base. A caller who wants only the base could silently get the adapter. A directory that holds
-    only an adapter is an error too.
+    get only the base. A caller who wants only the base could silently get the adapter. A directory that
+    contains only an adapter is an error too.
     """
     if base.is_dir() and _holds_adapter_alone(base):
         raise adapter_alone(base)
@@ -94,12 +95,15 @@ def chosen(base: Path, choice: AdapterChoice) -> Adapter | None:
 
 
 def _holds_adapter_alone(path: Path) -> bool:
-    """Whether a directory holds an adapter and no weights of a base."""
+    """Return whether a directory contains an adapter but no weights of a base model."""
     return lies_beside(path) and not any(map(Directory(path).find, WEIGHTS))
 
 
 def adapter_alone(path: Path) -> CheckpointError:
-    """Return the error for a directory with an adapter but without its base. It asks for the base by name."""
+    """Return the error for a directory that contains an adapter without its base model.
+
+    The error's text tells the user which base model to give.
+    """
     base = open_adapter(path).settings.base
     return CheckpointError(
         f"{path}: contains an adapter without its base model: give the base model"
@@ -115,9 +119,11 @@ def read_adapted_config(
     task: Task | None,
     ignore: Collection[str],
 ) -> tuple[Config, Family, Mapping[str, Any]]:
-    """Return the Config of a base for the adapter's task, the base's family, and the keys of config.json.
+    """Return a base model's Config with the head that the adapter needs, its family, and the keys of
+    config.json.
 
-    If the base doesn't state labels, the number of labels comes from the adapter's head, in the keys too.
+    If config.json doesn't state labels, the number of labels comes from the adapter's head. This number is
+    then added to the returned keys as `num_labels`.
     """
     task = task or adapter.settings.task
     config, family = read_config(raw, where, source.names, task, ignore=ignore)
@@ -130,7 +136,7 @@ def read_adapted_config(
 
 
 def _rows_of_head(config: Config, family: Family, tensors: AdapterTensors) -> int | None:
-    """The number of labels of the head that the adapter holds, None if it holds none."""
+    """Return the number of labels of the adapter's head, or None if the adapter contains no head."""
     weights, _ = checkpoint_map(config, family)
     rules = [r for r in weights.rules(config) if r.use == "read" and r.leaves[0] == "head.out.weight"]
     names = {names[0] for rule in rules for names in rule.choices}
@@ -141,8 +147,8 @@ def _rows_of_head(config: Config, family: Family, tensors: AdapterTensors) -> in
 def merge_directory(
     config: Config, source: TensorSource, family: Family, adapter: Adapter
 ) -> tuple[Config, MergedLeaves]:
-    """Return a Config, and the parameters of a checkpoint with the adapter merged. The Config belongs to
-    these parameters.
+    """Merge an adapter into the checkpoint of a model directory. Return the Config and the merged
+    parameters.
     """
     weights, prefixes = checkpoint_map(config, family)
     changed = AdapterMap(config, weights, prefixes, adapter.settings, adapter.tensors)
@@ -162,11 +168,10 @@ def merge_directory(
 def merge_gguf(
     config: Config, base: Leaves, architecture: str, adapter: Adapter, where: str
 ) -> tuple[Config, MergedLeaves]:
-    """Return a Config, and the parameters of a GGUF file with the adapter merged. The Config belongs to these
-    parameters.
+    """Merge an adapter into the model of a GGUF file. Return the Config and the merged parameters.
 
-    The adapter's names are those of a family's checkpoints. Several families may share an architecture (Llama
-    and Mixtral); the first family that knows the adapter's names is used.
+    The adapter names parameters as a family's checkpoints do. Several families may share a GGUF architecture
+    (Llama and Mixtral). tfm uses the first family that knows the adapter's names.
     """
     task = adapter.settings.task
     if task not in (None, HEADS[type(config.head)]):
@@ -185,8 +190,10 @@ def merge_gguf(
 
 
 def notes(adapter: Adapter, base: Path, config: Mapping[str, Any]) -> tuple[str, ...]:
-    """Return notes for the user: for example that the base has another name, or that a tokenizer
-    isn't used.
+    """Return notes for the user about an adapter.
+
+    A note says that the adapter names another base model than the one given. Another says that the adapter's
+    own tokenizer isn't used.
     """
     stated = adapter.settings.base
     found = [str(base.resolve()), str(config.get("_name_or_path", ""))]

@@ -1,11 +1,13 @@
-"""The files beside a model that reads samples. They state the form of its recordings and, with a CTC head,
-its tokens' ids.
+"""Read the files beside a speech model whose input is plain samples of sound.
 
-vocab.json                 ids by token, for the most part letters
+The files state the form of the recordings. For a model with a CTC head, they also state its tokens and their
+ids.
+
+vocab.json                 the id of each token; most tokens are letters
 tokenizer_config.json      pad_token, which is the blank, word_delimiter_token, do_lower_case
-special_tokens_map.json    the same tokens, where the file before it doesn't name them
-added_tokens.json          tokens beside those of vocab.json
-preprocessor_config.json   do_normalize and sampling_rate; newer ones are in processor_config.json
+special_tokens_map.json    the same tokens, if tokenizer_config.json doesn't name them
+added_tokens.json          further tokens, which vocab.json doesn't list
+preprocessor_config.json   do_normalize and sampling_rate; newer models have them in processor_config.json
 """
 
 from __future__ import annotations
@@ -29,12 +31,12 @@ DEFAULTS = {"pad_token": "<pad>", "unk_token": "<unk>", "word_delimiter_token": 
 def read_ctc(
     directory: Directory, about: Mapping[str, Any], config_class: Any, rows: int
 ) -> tuple[AppliedTokenizer, CTCTokens] | None:
-    """Return the tokenizer of a directory, and how its tokens become words. Returns None without a
-    vocab.json.
+    """Return the tokenizer of a model with a CTC head, and the rules by which its tokens become words.
 
-    `about` are the keys of tokenizer_config.json. `config_class` is config.json's `tokenizer_class`. `rows`
-    is the number of tokens of the head. Raises CheckpointError for files that transformers'
-    Wav2Vec2CTCTokenizer would read differently.
+    Returns None if the directory has no vocab.json. `about` contains the keys of tokenizer_config.json.
+    `config_class` is the `tokenizer_class` of config.json. `rows` is the number of tokens that the head
+    predicts. Raises CheckpointError for files that transformers' Wav2Vec2CTCTokenizer would read
+    differently.
     """
     tokens = directory.object(VOCAB_JSON)
     if tokens is None:
@@ -85,15 +87,17 @@ def _token(stated: Mapping[str, Any], name: str, where: str) -> str | None:
 
 
 def expect_samples(directory: Directory) -> None:
-    """Raise CheckpointError if the files of a model that reads plain samples ask for a different input."""
+    """Raise CheckpointError if a model's files ask for normalized sounds, although tfm gives it plain
+    samples.
+    """
     if _normalized(directory):
         raise CheckpointError(f"{directory.path}: do_normalize must be false for this model, got true")
 
 
 def _normalized(directory: Directory) -> bool | None:
-    """Whether sounds have a mean of 0 and a variance of 1, None if no file says what sounds are.
+    """Return whether sounds are scaled to a mean of 0 and a variance of 1, or None if no file says it.
 
-    Raises CheckpointError for another rate than 16,000.
+    Raises CheckpointError if a file asks for a sampling rate other than 16,000 Hz.
     """
     name = "preprocessor_config.json"
     stated = directory.object(name)
@@ -115,7 +119,7 @@ def _normalized(directory: Directory) -> bool | None:
 
 
 def _tokenizer(tokens: Mapping[str, int], unknown: str | None, delimiter: str | None) -> str:
-    """A tokenizer.json that spells a text letter by letter, with a delimiter for each space."""
+    """Return a tokenizer.json that splits a text into letters and writes a delimiter for each space."""
 
     def replaced(old: str, new: str) -> dict[str, Any]:
         return {"type": "Replace", "pattern": {"String": old}, "content": new}

@@ -1,9 +1,10 @@
-"""A Whisper in CTranslate2's form, as faster-whisper has it: model.bin, config.json and tokenizer.json.
+"""Read a Whisper model in CTranslate2's format, which faster-whisper uses: model.bin, config.json,
+tokenizer.json.
 
-The model is read as if transformers had written it: config.json and generation_config.json are made from
-these files, and variables get the names of transformers' tensors. No file says whether the model has several
-languages, or what the latest first timestamp is. Both are determined as in CTranslate2's own reader and
-OpenAI's code.
+The model is read as if transformers had written it. tfm makes config.json and generation_config.json from
+these files, and gives each variable the name of transformers' tensor. No file says whether the model has
+several languages, or what the latest first timestamp is. tfm finds the former as CTranslate2's own reader
+does, and takes the latter from OpenAI's code.
 """
 
 from __future__ import annotations
@@ -64,7 +65,7 @@ IN_STACK = re.compile(r"(encoder|decoder)/(\w+)/(\w+)")
 
 
 class CTranslate2Tensors:
-    """The weights of model.bin under transformers' names, as a TensorSource."""
+    """The weights of CTranslate2's model.bin under transformers' names; implements TensorSource."""
 
     def __init__(self, file: CTranslate2File) -> None:
         self._file = file
@@ -94,7 +95,7 @@ class CTranslate2Tensors:
         return tuple(self._table)
 
     def kind(self, name: str) -> str:
-        """Return the type in which the weight is stored: F32, F16, I8, …"""
+        """Return the type in which the file stores a weight: F32, F16, I8, …"""
         return self._file[self._table[name][0]].kind
 
     def shape(self, name: str) -> tuple[int, ...]:
@@ -102,19 +103,23 @@ class CTranslate2Tensors:
         return (end - begin, *self._file[variable].shape[1:])
 
     def load(self, name: str, part: int | None = None) -> np.ndarray:
-        """Return the weight as float32, or one part along its first axis."""
+        """Return a weight as float32. If `part` is given, return only this index of the first axis."""
         variable, begin, end = self._table[name]
         if part is not None:
             return self._file.weight(variable, begin + part, begin + part + 1)[0]
         return self._file.weight(variable, begin, end)
 
     def native(self, name: str, part: int | None = None) -> Blocks | None:
-        """Return None: codes have one scale per row, not one per block."""
+        """Return None, because CTranslate2 stores one scale per row, and no blocks."""
         return None
 
 
 def _places(name: str) -> tuple[tuple[str, ...], str]:
-    """transformers' modules of a variable and their parameter; no module for one that a Whisper hasn't."""
+    """Return the modules of transformers to which a CTranslate2 variable belongs, and the parameter's name in
+    them.
+
+    Returns no modules for a variable that a Whisper model doesn't have.
+    """
     if name == OUTPUT:
         return ("proj_out",), "weight"
     if (match := IN_LAYER.fullmatch(name)) and match[4] in LEAVES:
@@ -126,8 +131,9 @@ def _places(name: str) -> tuple[tuple[str, ...], str]:
 
 
 def is_ctranslate2(directory: Directory, config_json: Mapping[str, Any]) -> bool:
-    """Return whether CTranslate2 wrote a directory: it has model.bin, and its config.json doesn't name a
-    model type.
+    """Return whether CTranslate2 wrote a model directory.
+
+    CTranslate2's directories contain model.bin, and their config.json names no model type.
     """
     unnamed = not config_json.keys() & {"model_type", "architectures"}
     return unnamed and directory.find(CTRANSLATE2) is not None
@@ -136,9 +142,10 @@ def is_ctranslate2(directory: Directory, config_json: Mapping[str, Any]) -> bool
 def as_transformers(
     directory: Directory, config_json: Mapping[str, Any]
 ) -> tuple[dict[str, Any], dict[str, Any], CTranslate2Tensors]:
-    """Return transformers' config.json and generation_config.json for the model, and its tensors.
+    """Return a CTranslate2 model as transformers would store it.
 
-    Raises CheckpointError if a file is damaged, or doesn't belong to a Whisper model.
+    The result is the keys of config.json, the keys of generation_config.json, and the tensors. Raises
+    CheckpointError if a file is damaged, or doesn't belong to a Whisper model.
     """
     path = directory.find(CTRANSLATE2)
     assert path is not None  # is_ctranslate2 has found it
@@ -207,7 +214,10 @@ def _generation(
 
 
 def _tokens(directory: Directory) -> dict[str, int]:
-    """The ids of the tokens <|NAME|> that tokenizer.json adds to its vocabulary."""
+    """Return the ids of Whisper's special tokens, such as `<|en|>`, by their names without brackets.
+
+    The tokens are the added tokens of tokenizer.json.
+    """
     stated = directory.object("tokenizer.json")
     if stated is None:
         raise CheckpointError(

@@ -1,4 +1,4 @@
-"""Code in a checkpoint's repository for the model, or for use with the model. tfm never runs it."""
+"""Notice a repository's own code, in Python, that belongs to a checkpoint. tfm never runs this code."""
 
 from __future__ import annotations
 
@@ -9,10 +9,13 @@ KEYS = ("auto_map", "custom_pipelines")
 
 
 def replaced_by(values: Mapping[str, Any]) -> str:
-    """Return the family that replaces a repository's own code; empty if config.json names no such code."""
+    """Return the name of the family that tfm uses in place of a repository's own code.
+
+    Returns an empty text if config.json names no such code.
+    """
     return values["model_type"] if any(values.get(key) for key in KEYS) else ""
 
 
 def describe(family: str) -> str:
-    """Return a note that this family replaces the repository's code, which could compute something else."""
+    """Return a note that tfm uses `family` in place of the repository's own code, which was not run."""
     return f"the repository's own code ({' or '.join(KEYS)}) was not run: tfm's family {family} stands for it"

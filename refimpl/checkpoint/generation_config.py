@@ -1,7 +1,7 @@
-"""The generation settings of a checkpoint: generation_config.json, or the same keys in an old config.json.
+"""Read a checkpoint's generation settings from generation_config.json, or from the same keys in config.json.
 
-Each key is used, or has no effect at its value, or raises an error that names the key. Values that mean "off"
-in transformers (top_k 0, top_p 1, no_repeat_ngram_size 0) are left out.
+tfm uses each key, or ignores it because its value has no effect, or raises an error that names the key.
+Values that mean "off" in transformers (top_k 0, top_p 1, no_repeat_ngram_size 0) are left out.
 """
 
 from __future__ import annotations
@@ -40,14 +40,14 @@ WITH_ENCODER: dict[str, tuple[Any, ...]] = {
 class Generation:
     """The generation settings of a checkpoint.
 
-    `bos`, `eos`, `mask` and `start` are special ids; `start` is the first token of a decoder that reads an
-    encoder. `defaults` are keywords of a Sampler, and `search` are keywords of a `beam.BeamSearch`, with
-    lists in place of tuples. A temperature of None means that the checkpoint asks for greedy decoding.
-    `max_new_tokens` and `prefix` are for a model with an encoder; `prefix` is put before the text. `tasks`
-    has such settings for each task that the checkpoint defines (T5: summarization). `languages` are a
-    translator's tokens, for `translation.directed`. An answer ends before any of the texts `stop`. `left_out`
-    are options that the checkpoint asks for and tfm doesn't support. Text is generated without them. `speech`
-    is for a model that generates a transcription, `ctc` for one that transcribes with a CTC head.
+    `bos`, `eos` and `mask` are ids of special tokens. `start` is the first token of a decoder that reads an
+    encoder. `defaults` are keyword arguments of a `Sampler`; a temperature of None asks for greedy decoding.
+    `search` are keyword arguments of a `beam.BeamSearch`, with lists in place of tuples. `max_new_tokens` and
+    `prefix`, a text before each input, are used only by models with an encoder. `tasks` contains such
+    settings for each task that the checkpoint defines (T5: summarization). `languages` are the language
+    tokens of a translation model. Generation ends before any of the texts in `stop`. `left_out` names options
+    that the checkpoint asks for and tfm doesn't support; tfm generates text without them. `speech` contains
+    the tokens of a model that generates a transcription, and `ctc` those of a model with a CTC head.
     """
 
     bos: int | None = None
@@ -67,7 +67,9 @@ class Generation:
 
     @property
     def notes(self) -> tuple[str, ...]:
-        """Notes for the user on options that are left out."""
+        """Notes for the user about generation options that the checkpoint asks for and tfm doesn't
+        support.
+        """
         names = sorted({name for one in (self, *self.tasks.values()) for name in one.left_out})
         if not names:
             return ()
@@ -75,14 +77,16 @@ class Generation:
 
     @property
     def prompt(self) -> tuple[int, ...]:
-        """The tokens with which a decoder that reads an encoder begins."""
+        """The tokens that start the decoder of a model with an encoder. Raises ConfigError if the model names
+        none.
+        """
         if self.start is None:
             raise ConfigError("the model must name a decoder_start_token_id to generate text, got none")
         return (self.start,)
 
     @property
     def special_ids(self) -> frozenset[int]:
-        """The tokens that begin, mask, force and end texts here and in the tasks, and language tokens."""
+        """The ids of all special tokens that these settings name, also for tasks and languages."""
         ids = {i for i in (self.bos, self.mask, self.start, *self.eos) if i is not None}
         ids |= {i for name in ("forced_tokens", "forced_last") for i in self.defaults.get(name, ())}
         ids |= set() if self.languages is None else set(self.languages.codes.values())
@@ -96,11 +100,11 @@ def read_generation(
     where: str,
     ignore: Collection[str] = (),
 ) -> Generation:
-    """Return the settings in config.json (`config_json`) and generation_config.json (`generation_json`).
+    """Read the generation settings from the keys of config.json and of generation_config.json.
 
-    As in transformers, generation_config.json replaces config.json, and only ids that a file states are used,
-    not the defaults of a config class. Unlike in transformers, an id that generation_config.json leaves out
-    is taken from config.json.
+    As in transformers, generation_config.json replaces config.json. Also as there, tfm uses only ids that a
+    file states, and not the defaults of a config class. Unlike in transformers, an id that
+    generation_config.json leaves out is taken from config.json.
     """
     pair = isinstance(config, EncoderDecoder) and isinstance(config.head, LM)
     base = {key: config_json[key] for key in (KEYS if generation_json is None else IDS) if key in config_json}
@@ -153,7 +157,9 @@ def _read(
 
 
 def _speech(keys: Keys, config: Config) -> SpeechTokens | None:
-    """The tokens of a model that hears; None if its files don't say how it writes."""
+    """Return the tokens of a speech model, or None if its files don't name the token for text without
+    times.
+    """
     none = _id(keys, "no_timestamps_token_id", config)
     languages, tasks = (_named_ids(keys, name, config) for name in ("lang_to_id", "task_to_id"))
     language, task = (keys.get(name, str, None, null=True) for name in ("language", "task"))
@@ -178,7 +184,9 @@ def _speech(keys: Keys, config: Config) -> SpeechTokens | None:
 
 
 def is_head(value: Any, config: Config) -> bool:
-    """Return whether the value names a layer of a decoder that reads an encoder, and a head in this layer."""
+    """Return whether a value is a pair of numbers: a decoder layer with cross-attention, and a head in this
+    layer.
+    """
     if not isinstance(value, list | tuple) or [*map(type, value)] != [int, int]:
         return False
     layer, head = value
@@ -187,14 +195,14 @@ def is_head(value: Any, config: Config) -> bool:
 
 
 def _named_ids(keys: Keys, name: str, config: Config) -> dict[str, int]:
-    """Ids by the names of their tokens, without the brackets."""
+    """Return the token ids of a key by their tokens' names, without the brackets `<|` and `|>`."""
     named = keys.get(name, dict, None, null=True) or {}
     _check(keys, name, [*named.values()], config)
     return {key.removeprefix("<|").removesuffix("|>"): id for key, id in named.items()}
 
 
 def _stop(keys: Keys) -> tuple[tuple[str, ...], tuple[str, ...]]:
-    """Texts before which an answer ends; or the key's name, where it states more than `generate` takes."""
+    """Return the stop texts of `stop_strings`, and the key's name if tfm can't use these texts."""
     value = _raw(keys, "stop_strings")
     texts = [value] if isinstance(value, str) else [] if value is None else value
     if not isinstance(texts, list) or not all(isinstance(text, str) for text in texts):
@@ -207,10 +215,10 @@ def _stop(keys: Keys) -> tuple[tuple[str, ...], tuple[str, ...]]:
 def _sampler(
     keys: Keys, config: Config, bos: int | None, *, ends: set[tuple[int, ...]], pair: bool
 ) -> dict[str, Any]:
-    """Keywords of a Sampler; those that make it draw count only with do_sample.
+    """Return the keyword arguments of a Sampler. Options of random sampling count only with do_sample.
 
-    Where a sampling checkpoint states nothing, transformers' own defaults count. A do_sample of false is kept
-    as a temperature of None: the checkpoint asks for greedy decoding.
+    If do_sample is true, options that the files don't state have transformers' defaults. If do_sample is
+    false, the temperature is None, because the checkpoint asks for greedy decoding.
     """
     numbers = {name: _number(keys, name) for name in (*OFF, *PENALTIES)}
     draws = keys.get("do_sample", bool, None, null=True)
@@ -243,7 +251,7 @@ def _sampler(
 
 
 def _search(keys: Keys) -> dict[str, Any]:
-    """Keywords of a BeamSearch that differ from its defaults."""
+    """Return the keyword arguments of a BeamSearch that differ from its defaults."""
     early = _raw(keys, "early_stopping")
     early = False if early is None else early
     if type(early) is not bool and early != "never":
@@ -263,7 +271,7 @@ def _search(keys: Keys) -> dict[str, Any]:
 
 
 def _raw(keys: Keys, name: str) -> Any:
-    """The value, of any type, for the caller to check; None if it is absent."""
+    """Return the value of a key without checking its type, or None if the key is absent."""
     return keys.get(name, type(keys.values.get(name)), None)
 
 
@@ -285,15 +293,16 @@ def _check(keys: Keys, name: str, ids: list[Any], config: Config) -> tuple[int, 
 
 
 def _ids(keys: Keys, name: str, config: Config) -> tuple[int, ...]:
-    """Token ids: one, a list of them, or none."""
+    """Return the token ids of a key, which may state one id, a list of ids, or nothing."""
     value = _raw(keys, name)
     ids = value if isinstance(value, list) else [] if value is None else [value]
     return tuple(dict.fromkeys(_check(keys, name, ids, config)))
 
 
 def _suppressed(keys: Keys, name: str, config: Config) -> tuple[int, ...]:
-    """Ids that are never chosen; the -1 that files of models of sound may have is no token's, as in
-    transformers."""
+    """Return the token ids that are never chosen.
+
+    In files of speech models, -1 means no token, as in transformers, and is left out."""
     value = _raw(keys, name)
     if config.sound_shape is not None and isinstance(value, list):
         return tuple(dict.fromkeys(_check(keys, name, [one for one in value if one != -1], config)))

@@ -14,10 +14,10 @@ Aggregation = Literal["none", "simple", "first", "average", "max"]
 
 
 def read_labels(values: Mapping[str, Any], config: Config, where: str) -> tuple[str, ...]:
-    """Return the label of each output of a head with labels, in order; `LABEL_0` … if the labels have no
-    names.
+    """Return the name of each label of a classification head, in the order of the head's outputs.
 
-    Raises CheckpointError unless each label has a name of its own.
+    If the checkpoint has no names, they are `LABEL_0`, `LABEL_1`, … Raises CheckpointError unless each label
+    has its own name.
     """
     if not isinstance(config.head, Classify | Tag):
         return ()
@@ -42,11 +42,12 @@ def mask_id(
     config: Config,
     where: str,
 ) -> int | None:
-    """Return the id of the mask token for a MaskedLM head.
+    """Return the id of the mask token of a masked language model, or None for other models.
 
-    The token is tokenizer_config.json's `mask_token`, a name or an object with a name. Without this key, it
-    is the mask token in `special_tokens`, which may come from the tokenizer's class. Raises CheckpointError
-    for a stated name that isn't among the added tokens of tokenizer.json.
+    The token is `mask_token` of tokenizer_config.json: a name, or an object that contains a name. Without
+    this key, it is the mask token in `special_tokens`, which may come from the tokenizer's class. Raises
+    CheckpointError if tokenizer_config.json names a token that isn't among the added tokens of
+    tokenizer.json.
     """
     stated = values.get("mask_token")
     if isinstance(stated, Mapping):

@@ -1,10 +1,10 @@
-"""The languages for which a translator has tokens, and the place of the token for the answer's language.
+"""Find the language tokens of a translation model, and where the token of the target language is put.
 
 The language tokens of mBART, NLLB and M2M100 are added tokens such as `ro_RO`, `ron_Latn` and `__ro__`. The
-text's language is among the special tokens around the text. The answer's language is the answer's first
-token, which the decoder is forced to generate (mBART-50, M2M100, NLLB), or the token that the decoder begins
-with (mBART). Marian's language tokens are pieces such as `>>ron<<`; the token of the answer's language is put
-before the text.
+token of the source language is one of the special tokens around the source text. The token of the target
+language is the first token that the decoder must generate (mBART-50, M2M100, NLLB), or the token that starts
+the decoder (mBART). The language tokens of Marian are pieces such as `>>ron<<`. The token of the target
+language is put before the source text.
 """
 
 from __future__ import annotations
@@ -23,14 +23,20 @@ ADDED = "([a-z]{2,3}_(?:[A-Z]{2}|[A-Z][a-z]{3}))|__([a-z]{2,3})__"
 
 @dataclass(frozen=True)
 class Languages:
-    """The token of each language, and the place at which the token of the answer's language is put."""
+    """The language tokens of a translation model, and where the token of the target language is put.
+
+    `codes` maps a language's code to its token's id. `place` is `first` (the first generated token), `start`
+    (the token that starts the decoder) or `text` (before the source text).
+    """
 
     codes: dict[str, int]
     place: Literal["first", "start", "text"]
 
     def token(self, name: str) -> int:
-        """Return the token of a language, named by its code or, if only one code has it, the part before
-        `_`."""
+        """Return the token id of a language.
+
+        The language is named by its code, such as `ro_RO`. The part before `_` is enough if only one code
+        begins with it."""
         if name in self.codes:
             return self.codes[name]
         matches = [code for code in self.codes if code.partition("_")[0] == name]
@@ -40,10 +46,11 @@ class Languages:
 
 
 def read_languages(tokenizer: str | None, start: int | None, config: Config) -> Languages | None:
-    """Return the languages that a tokenizer.json names, for a model with an encoder and a generating decoder.
+    """Return the language tokens in a tokenizer.json, or None if the model isn't an encoder with a generating
+    decoder.
 
-    `start` is the token that the decoder begins with. If `start` is a language's token, the token of the
-    answer's language takes its place.
+    `start` is the token that starts the decoder. If `start` is a language token, the token of the target
+    language replaces it.
     """
     translates = isinstance(config, EncoderDecoder) and isinstance(config.head, LM)
     if tokenizer is None or not translates:
@@ -66,7 +73,7 @@ def read_languages(tokenizer: str | None, start: int | None, config: Config) -> 
 
 
 def _pieces(plan: dict[str, Any]) -> Iterator[tuple[str, Any, bool]]:
-    """(piece, id, whether it is an added token) of a tokenizer.json, in any of its models' forms."""
+    """Yield each token of a tokenizer.json: its text, its id, and whether it is an added token."""
     model, added = plan.get("model"), plan.get("added_tokens")
     vocabulary = model.get("vocab") if isinstance(model, dict) else None
     if isinstance(vocabulary, dict):

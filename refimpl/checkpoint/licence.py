@@ -1,4 +1,4 @@
-"""The licence of a model: what its source states, and the files that must accompany its weights."""
+"""Read the licence of a model, and the licence files that must be passed on with its weights."""
 
 from __future__ import annotations
 
@@ -22,10 +22,10 @@ LONGEST = 100  # characters of a statement
 
 @dataclass(frozen=True)
 class Licence:
-    """The licence as the source states it, word for word, and the licence's files.
+    """A model's licence as its source states it, word for word, and the licence files.
 
-    The text is empty if the source states no licence. `left_out` are notes on files that were left out
-    because they are too large, or too many.
+    `stated` is empty if the source states no licence. `left_out` contains a note for each file that was left
+    out because it is too large, or because there are too many files.
     """
 
     stated: str = ""
@@ -34,16 +34,19 @@ class Licence:
 
 
 def is_notice(name: str) -> bool:
-    """Return whether a file of that name is a licence, a notice, a model card or a package's metadata."""
+    """Return whether a file's name is that of a licence, a notice, a model card or a Python package's
+    metadata.
+    """
     return NAMES.fullmatch(name) is not None
 
 
 def read_licence(path: Path, metadata: Mapping[str, Any]) -> Licence:
-    """Return the licence of a model directory or of a .gguf file; `metadata` is the file's metadata, if any.
+    """Return the licence of a model directory or of a .gguf file. `metadata` is the .gguf file's metadata, if
+    any.
 
-    Files beside a .gguf file are used only if the folder contains nothing else. Otherwise they may belong to
-    something else in the folder. Raises CheckpointError for files that can't be read, or that are links to
-    another place.
+    Files beside a .gguf file are used only if the folder contains no other model or file. Otherwise they may
+    belong to something else in the folder. Raises CheckpointError for files that can't be read, and for links
+    to another place.
     """
     files, left_out = {}, []
     folder = path if path.is_dir() else path.parent
@@ -67,7 +70,10 @@ def _is_alone(path: Path) -> bool:
 
 
 def _listed(folder: Path) -> list[str]:
-    """The names in a folder; none where it can't be listed, though a file in it may be opened."""
+    """Return the names of the files in a folder, or no names if the folder can't be listed.
+
+    A file may be readable in a folder that can't be listed.
+    """
     try:
         return [file.name for file in folder.iterdir()]
     except OSError:
@@ -75,7 +81,7 @@ def _listed(folder: Path) -> list[str]:
 
 
 def _of_card(card: bytes) -> str:
-    """What the head of a model card states, the YAML between its first two lines of dashes."""
+    """Return the licence that a model card states in its YAML head, between the first two lines of dashes."""
     lines = [line.rstrip() for line in card.decode("utf-8", "replace").splitlines()]
     if lines[:1] != ["---"] or "---" not in lines[1:]:
         return ""
@@ -89,7 +95,7 @@ def _of_card(card: bytes) -> str:
 
 
 def _of_wheel(metadata: bytes) -> str:
-    """What a Python package states of itself."""
+    """Return the licence that the metadata of a Python package states."""
     import email.parser  # 5 ms, which only a wheel needs
 
     headers = email.parser.BytesHeaderParser().parsebytes(metadata)
@@ -102,7 +108,9 @@ def _of_wheel(metadata: bytes) -> str:
 
 
 def _joined(values: Any) -> str:
-    """The values that are printable texts, as one; empty if that is too long to be the name of a licence."""
+    """Join the printable texts among some values. Return an empty text if the result is too long for a
+    licence's name.
+    """
     texts = [" ".join(value.split()) for value in values if isinstance(value, str)]
     stated = ", ".join(text for text in texts if text and text.isprintable())
     return stated if len(stated) <= LONGEST else ""

@@ -1,4 +1,4 @@
-"""Open a checkpoint of any format: `open_checkpoint(path)` returns its Config, params and tokenizer.
+"""Open a checkpoint of any format: `open_checkpoint(path)` returns its Config, parameters and tokenizer.
 
 `open_checkpoint` opens directories with config.json and safetensors or pytorch_model.bin, and .gguf files. It
 reads weights only when they are needed.
@@ -74,13 +74,13 @@ WRAPPERS = ("_orig_mod.module.", "module._orig_mod.", "_orig_mod.", "module.")
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """An opened model. `params` is lazy: a parameter is read from the file at each access.
+    """An opened model. `params` reads a parameter from the file each time it is accessed.
 
-    `labels` are the names of the head's labels, if it has any. `adapter` is merged into the weights. `notes`
-    tell the user about the adapter, the tokenizer and parts that are left out. `added` are parameters that no
-    file contains. `code_replaced_by` is the family that replaces the repository's own code, if it has any.
-    `metadata` is the metadata of a .gguf file. `ignored_keys` are keys of the model's files that tfm doesn't
-    know, and that the caller asked to ignore.
+    `labels` are the names of the labels of a classification head. `adapter` is the adapter that is merged
+    into the weights. `notes` tell the user about the adapter, the tokenizer and parts that are left out.
+    `added` are parameters that no file contains. `code_replaced_by` names the family that tfm uses in place
+    of the repository's own code. `metadata` is the metadata of a .gguf file. `ignored_keys` are keys of the
+    model's files that tfm doesn't know, and that the caller asked to ignore.
     """
 
     path: Path
@@ -101,7 +101,9 @@ class Checkpoint:
 
     @property
     def licence(self) -> Licence:
-        """The licence that the model's source states, with its files. Each access reads them again."""
+        """The licence that the model's source states, with the licence files. Each access reads the files
+        again.
+        """
         return read_licence(self.path, self.metadata)
 
     @property
@@ -113,11 +115,11 @@ class Checkpoint:
         return self.shapes.lazily(self.leaf)
 
     def leaf(self, name: str) -> np.ndarray:
-        """Return one parameter by its dotted name, as float32."""
+        """Return one parameter as float32. `name` is its dotted name."""
         return self.added[name] if name in self.added else self.leaves.load(name)
 
     def native(self, name: str) -> Blocks | None:
-        """Return one parameter in the file's own blocks; None if the file doesn't store this parameter in
+        """Return one parameter in the blocks that the file stores, or None if the file stores it without
         blocks."""
         return None if name in self.added else self.leaves.native(name)
 
@@ -128,29 +130,33 @@ class Checkpoint:
     def for_context(self, context: int | None) -> Checkpoint:
         """Return the same checkpoint for texts of up to `context` tokens.
 
-        Raises ConfigError if the model has fewer positions. Position scalings that depend on a length use
-        `context` for every text: above the original context LongRoPE uses its long divisors, and dynamic NTK
-        a larger theta. So texts shorter than the original context (LongRoPE) or than `context` (dynamic NTK)
-        are rotated differently than in transformers. All other texts are rotated as in transformers.
+        Raises ConfigError if the model has fewer positions. Some position scalings depend on a length; they
+        use `context` for every text. LongRoPE uses its long divisors if `context` is above the original
+        context. Dynamic NTK then uses a larger theta. So positions of shorter texts are rotated differently
+        than in transformers. Shorter means shorter than the original context for LongRoPE, and shorter than
+        `context` for dynamic NTK.
         """
         return self if context is None else replace(self, config=replace(self.config, context=context))
 
     def with_kv(self, kv: KVFormat, scales: Mapping[str, np.ndarray] | None = None) -> Checkpoint:
-        """Return the same checkpoint with keys and values cached as floats or as codes.
+        """Return the same checkpoint with keys and values cached in the format `kv`: as floats or as codes.
 
-        If the checkpoint's files contain scales, these are kept.
+        `scales` are the scales of codes. If the checkpoint's own files contain scales, they are used
+        instead.
         """
         added = {name: scale for name, scale in (scales or {}).items() if name not in self.leaves.names}
         return replace(self, config=self.config.with_kv(kv), added=added)
 
     @property
     def left_out(self) -> Mapping[str, LeftOut]:
-        """Parts of the model's files that aren't read, by the prefix of their tensors' names."""
+        """The parts of the model's files that tfm doesn't read, by the prefix of their tensors' names."""
         return self.leaves.left_out
 
     @property
     def stored(self) -> dict[str, int]:
-        """The number of parameters stored in each type (F32, F16, BF16, Q4_1, …), the most first."""
+        """The number of parameters that the files store in each type (F32, F16, BF16, Q4_1, …), the commonest
+        type first.
+        """
         counts: dict[str, int] = {}
         for name, shape in self.leaves.shapes.items():
             kind = self.leaves.kind(name)
@@ -159,7 +165,7 @@ class Checkpoint:
 
     @property
     def float_dtype(self) -> str:
-        """The type in which most parameters are stored."""
+        """The type in which the files store most parameters."""
         return next(iter(self.stored))
 
     @property
@@ -171,14 +177,14 @@ class Checkpoint:
 
     @property
     def adapter_source(self) -> dict[str, str] | None:
-        """The name and hash of the adapter that is merged into the weights, if there is one."""
+        """The name and hash of the adapter that is merged into the weights, or None without an adapter."""
         if self.adapter is None:
             return None
         return {"name": self.adapter.path.resolve().name, "sha256": _digest(self.adapter.files)}
 
     @property
     def changed(self) -> tuple[str, ...]:
-        """The parameters that an adapter changes."""
+        """The names of the parameters that an adapter changes."""
         return self.leaves.changed if isinstance(self.leaves, MergedLeaves) else ()
 
 
@@ -193,14 +199,14 @@ def _digest(files: Mapping[str, Path]) -> str:
 def open_checkpoint(
     path: Path | str, adapter: AdapterChoice = None, *, mtp: bool = False, ignore_keys: Collection[str] = ()
 ) -> Checkpoint:
-    """Open a model directory or a .gguf file; only headers, config and tokenizer are read.
+    """Open a model directory or a .gguf file. Only headers, config and tokenizer are read at once.
 
     `adapter` is a directory with an adapter to merge into the weights. If an adapter is beside the model,
-    False opens the model without it. With `mtp`, the module that predicts further tokens is read too
+    False opens the model without it. With `mtp`, tfm also reads the module that predicts further tokens
     (`ops.mtp`). `ignore_keys` are keys of config.json, generation_config.json or a .gguf file that tfm
     doesn't know and should ignore. The caller is responsible for knowing that these keys have no effect.
 
-    Raises CheckpointError for files that can't be read or contradict themselves. Raises ConfigError for a
+    Raises CheckpointError for files that can't be read or contradict each other. Raises ConfigError for a
     model with anything that tfm doesn't know. With `mtp`, also raises ConfigError for a model without such a
     module.
     """
@@ -217,7 +223,7 @@ def open_checkpoint(
 
 
 def _chosen(path: Path, choice: AdapterChoice, *, mtp: bool) -> Adapter | None:
-    """The adapter. Raises ConfigError for one beside a module for drafts."""
+    """Open the adapter that the caller chose. Raises ConfigError if a module for drafts is asked for too."""
     adapter = chosen(path, choice)
     if mtp and adapter is not None:
         raise ConfigError(
@@ -227,7 +233,7 @@ def _chosen(path: Path, choice: AdapterChoice, *, mtp: bool) -> Adapter | None:
 
 
 def _ignored(path: Path, keys: Collection[str], stated: Collection[str]) -> tuple[str, ...]:
-    """The keys to ignore, in order. Raises ConfigError for one that no file has."""
+    """Return the sorted keys to ignore. Raises ConfigError for a key that the model's files don't contain."""
     if absent := sorted({*keys} - {*stated}):
         raise ConfigError(f"{path}: the model's files have no key {absent[0]!r:.80}, so it can't be ignored")
     return tuple(sorted({*keys}))
@@ -340,7 +346,10 @@ def _open_directory(path: Path, choice: AdapterChoice, ignore: Collection[str], 
 
 
 def _unwrapped(files: Tensors) -> tuple[Tensors, tuple[str, ...]]:
-    """The tensors without what wrappers of training put before the names of all, and a note that says so."""
+    """Remove the prefix that training wrappers such as torch.compile put before all tensor names.
+
+    Returns the tensors, and a note that names the prefix.
+    """
     for prefix in WRAPPERS:
         if files.names and all(name.startswith(prefix) for name in files.names):
             told = f"the names of all tensors begin with {prefix!r}, which is left out"
@@ -351,8 +360,10 @@ def _unwrapped(files: Tensors) -> tuple[Tensors, tuple[str, ...]]:
 def _leaves(
     config: Config, source: TensorSource, family: Family, adapter: Adapter | None
 ) -> tuple[Config, Leaves | MergedLeaves, tuple[str, ...]]:
-    """The parameters, their Config, and a note where the file has an output table of its own that config.json
-    ties: it counts, as in transformers."""
+    """Return the Config, the parameters, and a note if the file's own output table is used.
+
+    If config.json ties the output table to the input table, but the file contains a different output table,
+    tfm uses the file's output table, as transformers does."""
 
     def read(config: Config) -> tuple[Config, Leaves | MergedLeaves]:
         if adapter is None:
@@ -385,9 +396,9 @@ def save_checkpoint(
     mask: str | None = None,
     generation: Mapping[str, Any] | None = None,
 ) -> None:
-    """Write a checkpoint of model_type `tfm`; the same values always give the same bytes.
+    """Write a checkpoint of model_type `tfm`. The same values always give the same bytes.
 
-    `generation` are keys of generation_config.json: special ids and generation settings.
+    `generation` contains keys of generation_config.json: ids of special tokens, and generation settings.
     """
     directory.mkdir(parents=True, exist_ok=True)
     save(directory / SINGLE, dict(flatten(params)))

@@ -1,5 +1,5 @@
-"""The interfaces of a model on disk for export, checks and tasks. `checkpoint.open.Checkpoint` implements all
-of them.
+"""Interfaces of a model on disk for export, checks and tasks. `checkpoint.open.Checkpoint` implements all of
+them.
 """
 
 from __future__ import annotations
@@ -20,8 +20,8 @@ from .weights.left_out import LeftOut
 
 
 class ModelSource(Protocol):
-    """The properties of a model that both a bundle and a checkpoint have, in addition to its Config and
-    weights.
+    """What both a bundle and a checkpoint offer besides a Config and weights: the tokenizer, templates and
+    settings.
     """
 
     @property
@@ -30,7 +30,7 @@ class ModelSource(Protocol):
     def chat_template(self) -> str | None: ...
     @property
     def tool_use_template(self) -> str | None:
-        """The chat template for chats with tools; None if the model has no separate one."""
+        """The chat template for chats with tools, or None if the model has no separate template for them."""
         ...
 
     @property
@@ -40,7 +40,7 @@ class ModelSource(Protocol):
 
 
 class WeightSource(Protocol):
-    """A Config, the shapes of its weights, and the weights, which are read only when they are needed."""
+    """A Config, the shapes of its weights, and the weights. A weight is read only when it is needed."""
 
     @property
     def config(self) -> Config: ...
@@ -49,11 +49,13 @@ class WeightSource(Protocol):
     @property
     def params(self) -> Tree: ...
     def leaf(self, name: str) -> np.ndarray:
-        """Return one parameter by its dotted name, as float32."""
+        """Return one parameter as float32. `name` is its dotted name."""
         ...
 
     def native(self, name: str) -> Blocks | None:
-        """Return one parameter in the blocks that its file has, or None if it isn't stored in blocks."""
+        """Return one parameter in the blocks that its file stores, or None if the file stores it without
+        blocks.
+        """
         ...
 
     def kind(self, name: str) -> str:
@@ -62,7 +64,7 @@ class WeightSource(Protocol):
 
 
 class ExportSource(ModelSource, WeightSource, Protocol):
-    """A model that can be exported."""
+    """A model that tfm can export: its weights, its tokenizer and settings, and where they come from."""
 
     @property
     def path(self) -> Path: ...
@@ -78,19 +80,23 @@ class ExportSource(ModelSource, WeightSource, Protocol):
 
     @property
     def adapter_source(self) -> dict[str, str] | None:
-        """The name of the adapter that is merged into the weights, and a hash over the names and bytes of its
-        files, if there is an adapter.
+        """The name of the adapter that is merged into the weights, and a hash of its files; None without an
+        adapter.
+
+        The hash covers the names and bytes of the files.
         """
         ...
 
     @property
     def changed(self) -> tuple[str, ...]:
-        """The parameters that the adapter changes."""
+        """The names of the parameters that the adapter changes."""
         ...
 
     @property
     def code_replaced_by(self) -> str:
-        """The family that replaces the repository's own code; empty if the repository has no code."""
+        """The family that tfm uses in place of the repository's own code; empty if the repository has no
+        code.
+        """
         ...
 
     @property
@@ -100,11 +106,11 @@ class ExportSource(ModelSource, WeightSource, Protocol):
 
     @property
     def left_out(self) -> Mapping[str, LeftOut]:
-        """Parts of the model's files that aren't read, by the prefix of their tensors' names."""
+        """The parts of the model's files that tfm doesn't read, by the prefix of their tensors' names."""
         ...
 
     def with_kv(self, kv: KVFormat, scales: Mapping[str, np.ndarray] | None = None) -> Self:
-        """Return the same model with keys and values cached as floats or in few bits.
+        """Return the same model with keys and values cached in the format `kv`: as floats or in few bits.
 
         `scales` are used if the model has no scales of its own.
         """

@@ -1,8 +1,8 @@
-"""Sentence encoders: the files of the sentence-transformers library beside config.json.
+"""Read sentence encoders: the files that the sentence-transformers library writes beside config.json.
 
-modules.json names the steps from a text to its vector; each step has a folder of its own (Reimers & Gurevych
+modules.json lists the steps from a text to its vector; each step has its own folder (Reimers & Gurevych
 2019). The supported steps are an encoder, a pooling, any number of Dense modules and an optional
-normalization. Any other step, or an option that would change the vectors, is an error that names it.
+normalization. Any other step, and any option that would change the vectors, raises an error that names it.
 """
 
 from __future__ import annotations
@@ -42,10 +42,12 @@ PLAIN_TEXT = {"text": {"method": "forward", "method_output_name": "last_hidden_s
 
 @dataclass(frozen=True)
 class Sentence:
-    """A sentence encoder's head, the width of vectors that the head expects, the longest text, and the file
-    that states these facts.
+    """What a sentence-transformers directory adds to an encoder: a pooling head and a limit on the text's
+    length.
 
-    `projections` are the weights of its Dense modules, in order.
+    `width` is the width of vectors that the pooling expects. `longest` is the longest text in tokens. `where`
+    is the file that states these facts, for errors. `projections` are the weights of the Dense modules, in
+    order.
     """
 
     head: Pool
@@ -55,12 +57,14 @@ class Sentence:
     projections: tuple[TensorSource, ...] = ()
 
     def with_projections(self, source: TensorSource) -> TensorSource:
-        """Return the encoder's tensors, and the Dense modules' under their names in the weight map."""
+        """Return the encoder's tensors together with the tensors of the Dense modules, named `Dense.0.…`,
+        `Dense.1.…`
+        """
         modules = [Tensors(prefixed(file, f"Dense.{p}.")) for p, file in enumerate(self.projections)]
         return Tensors(joined([source, *modules])) if modules else source
 
     def of(self, config: Config) -> Config:
-        """Return the encoder's Config with this head."""
+        """Return the encoder's Config with the pooling head and the limit on the text's length."""
         if config.embedding.width != self.width:
             raise CheckpointError(
                 f"{self.where}: the pooling's width must be the model's ({config.embedding.width}), "
@@ -72,9 +76,9 @@ class Sentence:
 
 
 def read_sentence(directory: Directory) -> Sentence | None:
-    """Read modules.json and the files that it names; return None for a directory without modules.json.
+    """Read modules.json and the files that it names. Return None for a directory without modules.json.
 
-    Raises CheckpointError or ConfigError for steps, poolings and options that aren't known.
+    Raises CheckpointError or ConfigError for unknown steps, poolings and options.
     """
     modules, path = directory.value("modules.json"), directory.path
     if modules is None:
@@ -107,14 +111,16 @@ def read_sentence(directory: Directory) -> Sentence | None:
 
 
 class Step(NamedTuple):
-    """One of the modules that modules.json lists: its class, and the folder of its files."""
+    """One module that modules.json lists: the name of its class, and the folder of its files."""
 
     name: str
     folder: str
 
 
 def _steps(modules: Any, where: str) -> list[Step]:
-    """The steps in order."""
+    """Return the steps that modules.json lists, in order. Raises CheckpointError for steps that tfm doesn't
+    support.
+    """
     if not isinstance(modules, list) or not all(isinstance(module, dict) for module in modules):
         raise CheckpointError(f"{where}: must be a list of objects, got {modules!r:.80}")
     steps: list[Step] = []
@@ -143,7 +149,7 @@ def _steps(modules: Any, where: str) -> list[Step]:
 
 
 def _transformer(keys: Keys) -> int | None:
-    """The longest text in tokens, None if none is stated."""
+    """Return the length of the longest text in tokens, or None if the file states no limit."""
     if keys.get("do_lower_case", bool, False):
         raise keys.fail("do_lower_case", "false: the tokenizer's own files state whether it lowers capitals")
     keys.choice("transformer_task", {"feature-extraction": None}, "feature-extraction")
@@ -156,7 +162,7 @@ def _transformer(keys: Keys) -> int | None:
 
 
 def _whole(keys: Keys) -> None:
-    """Notes of the library on the whole model: versions, and prompts that a user may ask for."""
+    """Check the library's settings for the whole model, such as its version and its prompts."""
     keys.choice("model_type", {"SentenceTransformer": None}, "SentenceTransformer")
     for key in ("__version__", "prompts"):
         keys.get(key, dict, None)
@@ -188,7 +194,7 @@ def _pooling(keys: Keys) -> tuple[Pooling, int]:
 
 
 def _dense(keys: Keys, width: int) -> Dense:
-    """A Dense module whose input has `width` elements."""
+    """Read a Dense module. Raises an error unless its input has `width` elements."""
     if keys.size("in_features") != width:
         raise keys.fail("in_features", f"the output width of the step before ({width})")
     dense = Dense(
@@ -201,7 +207,7 @@ def _dense(keys: Keys, width: int) -> Dense:
 
 
 def _of_sentences(keys: Keys) -> None:
-    """Check that a module takes and gives the vector of a text, and finish its keys."""
+    """Check that a module's input and output is the vector of a text, and finish reading its keys."""
     for key in ("module_input_name", "module_output_name"):
         keys.choice(key, {"sentence_embedding": None}, "sentence_embedding")
     keys.finish({})

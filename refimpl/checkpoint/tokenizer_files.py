@@ -1,6 +1,6 @@
-"""The tokenizer of a model directory: tokenizer.json, with the settings of the files beside it added.
+"""Read the tokenizer of a model directory: tokenizer.json, changed by the settings in the files beside it.
 
-Without a tokenizer.json, one is made from the files of the vocabulary.
+If there is no tokenizer.json, tfm makes one from the vocabulary files.
 """
 
 from __future__ import annotations
@@ -40,9 +40,10 @@ WITH_OTHER_IDS = ("marian", "m2m_100", "nllb-moe")
 def read_tokenizer(
     directory: Directory, tokenizer_config: Mapping[str, Any], config: Mapping[str, Any]
 ) -> AppliedTokenizer | None:
-    """Return the tokenizer of a directory as AutoTokenizer reads it; None if the directory has no tokenizer.
+    """Return a directory's tokenizer as AutoTokenizer reads it, or None if the directory has no tokenizer.
 
-    `config` is the object of config.json. Raises CheckpointError for the same reasons as `apply_settings`.
+    `config` contains the keys of config.json. Raises CheckpointError for the same reasons as
+    `apply_settings`.
     """
     files = SettingFiles(
         str(directory.path),
@@ -78,8 +79,8 @@ def unread_tokenizer(directory: Directory, config: Mapping[str, Any]) -> tuple[s
 def missing_template(directory: Directory, templates: Mapping[str, str]) -> tuple[str, ...]:
     """Return a note if tekken.json comes without a chat template.
 
-    No template is made from the file's version: chat models and base models, which only continue a text, have
-    the same file.
+    tfm can't choose a template from the version in tekken.json, because chat models and base models, which
+    only continue a text, have the same file.
     """
     if templates or TEKKEN not in directory.files:
         return ()
@@ -87,7 +88,7 @@ def missing_template(directory: Directory, templates: Mapping[str, str]) -> tupl
 
 
 def _vocabulary(directory: Directory, made_by: TokenizerClass | None) -> Vocabulary | None:
-    """The vocabulary that a class reads, None if it isn't there."""
+    """Read the vocabulary file that a tokenizer class uses. Return None if the file doesn't exist."""
     kind = None if made_by is None else made_by.model
     for name in (TOKENIZER_MODEL, *(() if made_by is None else (made_by.file,))):
         if (file := directory.find(name)) is None:
@@ -103,9 +104,11 @@ def _vocabulary(directory: Directory, made_by: TokenizerClass | None) -> Vocabul
 
 
 def with_special_tokens(template: str, special_tokens: Mapping[str, str]) -> str:
-    """Return a chat template that sets the special tokens it uses. A token without a value stays undefined.
+    """Return a chat template that begins by setting the special tokens which it uses. Other tokens are
+    undefined.
 
-    transformers takes these values from its tokenizer, whose files a bundle doesn't have.
+    transformers takes the values of these tokens from its tokenizer, but a bundle doesn't have the
+    tokenizer's files.
     """
     names = {*special_tokens, *TEMPLATE_TOKENS}
     used = sorted(name for name in names if re.search(rf"\b{re.escape(name)}\b", template))

@@ -1,4 +1,4 @@
-"""Prepare a text for translation, and the settings with which a translator generates the result."""
+"""Prepare a text for translation, and the generation settings of the translation model."""
 
 from __future__ import annotations
 
@@ -12,7 +12,8 @@ from .generation_config import Generation
 def directed(
     generation: Generation, ids: Sequence[int], source: str | None = None, target: str | None = None
 ) -> tuple[Generation, list[int]]:
-    """Return the generation settings for a translation, and the text's ids with special tokens.
+    """Return the generation settings for a translation into `target`, and the source text's ids with language
+    tokens.
 
     If a language isn't given, the checkpoint's own setting is used. Raises LimitError for a language that the
     model doesn't know, or that can't be chosen.

@@ -1,6 +1,6 @@
-"""Added tokens are found in a text before any other step, and kept whole.
+"""Find added tokens in a text before any other step, and keep each of them whole.
 
-Tokens that aren't `normalized` are searched for in the original text. The other tokens are normalized
+Tokens with `normalized` false are searched for in the original text. The other tokens are normalized
 themselves, and searched for in the normalized rest of the text. The search goes from left to right and takes
 the longest token at each position.
 """
@@ -24,11 +24,11 @@ FLAGS = ("single_word", "lstrip", "rstrip", "normalized", "special")
 
 @dataclass(frozen=True)
 class AddedToken:
-    """A token, and how it is found in a text.
+    """An added token of a tokenizer.json, and how it is found in a text.
 
-    The options say whether the token is found only as a whole word, whether it includes the white space to
-    its left or right, and whether it is searched for in the normalized text. `decode` leaves special tokens
-    out.
+    `single_word` means that the token is found only as a whole word. `lstrip` and `rstrip` mean that the
+    token includes the white space to its left or right. `normalized` means that it is searched for in the
+    normalized text. `decode` can leave out tokens that are `special`.
     """
 
     id: int
@@ -41,10 +41,10 @@ class AddedToken:
 
 
 def read_added_tokens(value: Any, vocabulary: dict[str, int], size: int) -> list[AddedToken]:
-    """Return the added tokens of a file whose model has `size` tokens.
+    """Read the added tokens of a tokenizer.json. `size` is the number of tokens of its model.
 
     The `tokenizers` library assigns the ids itself. A token of the model's vocabulary gets the model's id,
-    any other token the next free id. A file with other ids is refused.
+    and any other token gets the next free id. Raises CheckpointError for a file that states other ids.
     """
     if not isinstance(value, list) or len(value) > MAX_VOCABULARY:
         raise CheckpointError(f"added_tokens must be a list of at most {MAX_VOCABULARY} tokens")
@@ -77,7 +77,9 @@ def _read_token(item: Any, where: str) -> AddedToken:
 
 
 class AddedTokenSplitter:
-    """Splits texts at added tokens. `normalize` is applied to the tokens in the same way as to the texts."""
+    """Splits texts at added tokens. `normalize` is the tokenizer's normalizer; it is also applied to the
+    tokens.
+    """
 
     def __init__(self, tokens: Sequence[AddedToken], normalize: Callable[[str], str] = str) -> None:
         texts = [normalize(token.content) for token in tokens]
@@ -92,7 +94,7 @@ class AddedTokenSplitter:
         self._first_character = re.compile(f"[{first_characters}]" if first_characters else "(?!)")
 
     def split(self, string: NormalizedString) -> list[Part]:
-        """Return the parts that are tokens and the parts between them, in order."""
+        """Split a text into the added tokens that it contains and the parts between them, in order."""
         text = string.text
         parts: list[Part] = []
         last = 0

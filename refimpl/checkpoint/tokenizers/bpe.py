@@ -1,11 +1,11 @@
-"""Byte-pair encoding (Sennrich et al. 2016): merge the pair of lowest rank until no pair has a merge.
+"""Byte-pair encoding (Sennrich et al. 2016): repeatedly merge the pair of neighbours with the lowest rank.
 
-Byte-level BPE (Radford et al. 2019) is this model over characters that represent bytes. The pre-tokenizer
-makes these characters. With `byte_fallback` (SentencePiece) the model itself writes a character that isn't in
-its vocabulary as tokens <0x00> to <0xFF>.
+The algorithm ends when no pair has a merge. Byte-level BPE (Radford et al. 2019) is the same model over
+characters that represent bytes; the pre-tokenizer makes these characters. With `byte_fallback`
+(SentencePiece) the model writes a character that isn't in its vocabulary as tokens <0x00> to <0xFF>.
 
-If several pairs are equal, the leftmost is merged first. Candidates are in a heap, neighbours are linked, and
-a merge adds at most two candidates. So n characters take O(n log n) time.
+If several pairs are equal, the leftmost pair is merged first. A heap contains the candidates, and neighbours
+are linked. A merge adds at most two candidates. So n characters take O(n log n) time.
 """
 
 from __future__ import annotations
@@ -26,7 +26,9 @@ MAX_MERGES = 2**22
 
 @dataclass(frozen=True)
 class BPE:
-    """A vocabulary, its merges {(left id, right id): (rank, id)}, and the rules for unknown characters."""
+    """A BPE model: a vocabulary, the merges {(left id, right id): (rank, id)}, and rules for unknown
+    characters.
+    """
 
     vocabulary: Mapping[str, int]
     merges: Mapping[tuple[int, int], tuple[int, int]]
@@ -42,7 +44,7 @@ class BPE:
         object.__setattr__(self, "tokens", {id: token for token, id in self.vocabulary.items()})
 
     def tokenize(self, word: str) -> list[Token]:
-        """Return the tokens of a word. An unknown character is left out if there is no `unk_token`."""
+        """Split a word into tokens. An unknown character is left out if the model has no `unk_token`."""
         if self.ignore_merges and word in self.vocabulary:
             return [Token(self.vocabulary[word], word, 0, len(word))]
         symbols = merge(list(self._symbols(word)), self.merges)
@@ -57,7 +59,7 @@ class BPE:
         ]
 
     def _symbols(self, word: str) -> Iterator[Symbol]:
-        """The symbols before any merge: characters, bytes or the unknown token."""
+        """Yield the symbols of a word before any merge: characters, bytes or the unknown token."""
         unknown = 0  # bytes of unknown characters that weren't yielded yet
         for i, character in enumerate(word):
             size = len(character.encode())
@@ -91,7 +93,10 @@ class BPE:
 
 
 def merge(symbols: list[Symbol], merges: Mapping[tuple[int, int], tuple[int, int]]) -> list[Symbol]:
-    """Return the symbols after all merges. Pairs are merged by rank, then from the left."""
+    """Apply all possible merges to some symbols, and return the symbols that remain.
+
+    The pair with the lowest rank is merged first. Among equal pairs, the leftmost pair is merged first.
+    """
     count = len(symbols)
     ids, sizes = [s[0] for s in symbols], [s[1] for s in symbols]
     before, after = list(range(-1, count - 1)), [*range(1, count), -1]
@@ -141,7 +146,7 @@ def _make(vocab: dict[str, int], merges: list[list[str]], dropout: None, **optio
 
 
 def _read_merges(value: Any, where: str) -> list[list[str]]:
-    """`[[left, right], …]`, or as older files have it `["left right", …]`."""
+    """Read merges in either form: `[[left, right], …]`, or `["left right", …]` as in older files."""
     if not isinstance(value, list) or len(value) > MAX_MERGES:
         raise CheckpointError(f"{where} must be a list of at most {MAX_MERGES} merges")
     merges: list[list[str]] = []

@@ -1,15 +1,16 @@
-"""Training of byte-pair encoding (Sennrich et al. 2016, algorithm 1): merge the most frequent pair, again and
-again.
+"""Train byte-pair encoding (Sennrich et al. 2016, algorithm 1): repeatedly merge the most frequent pair.
 
-If pairs are equally frequent, the pair with the smaller ids is merged. So the order of ids matters: special
-tokens first, then characters by code point, then merged tokens in the order of their creation. The merges are
-those of the `tokenizers` library on the same text, ties included. In three places, the library itself depends
-on the order of a hash table. The first is which of several equally rare characters `limit_alphabet` drops;
-here it drops the one with the larger code point. The second is which ids characters with an affix get; here
-they get ids in the order of the text. The third concerns two merges that give the same token: which of two
-batches of a pair is merged first. Here it is the older batch.
+If pairs are equally frequent, the pair with the smaller ids is merged. So the order of ids matters. Special
+tokens come first, then characters by code point, then merged tokens in the order of their creation. On the
+same text the merges equal the merges of the `tokenizers` library, even if counts are equal.
 
-Pairs wait in a heap with the words that contain them; a merge changes the counts of its neighbours only.
+In three cases the library itself depends on the order of a hash table. If several characters are equally
+rare, `limit_alphabet` drops one of them; here it drops the one with the larger code point. Characters with an
+affix get ids in an arbitrary order; here they get ids in the order of the text. If two merges give the same
+token, one of two batches of a pair is merged first; here it is the older batch.
+
+Pairs wait in a heap with the words that contain them. A merge changes only the counts of neighbouring
+pairs.
 """
 
 from __future__ import annotations
@@ -38,12 +39,11 @@ def train(
     max_token_length: int | None = None,
     progress: Progress | None = None,
 ) -> tuple[dict[str, int], list[tuple[str, str]]]:
-    """Train on words with their counts; return a vocabulary {token: id} and its merges.
+    """Train BPE on words with their counts. Return a vocabulary {token: id} and the merges.
 
-    The vocabulary has at most `vocab_size` tokens.
-
-    `initial_alphabet` is kept even if no word contains it. A pair rarer than `min_frequency` isn't merged. A
-    new pair isn't counted if its token would have `max_token_length` characters or more.
+    The vocabulary has at most `vocab_size` tokens. Characters of `initial_alphabet` are kept even if no word
+    contains them. A pair that occurs less often than `min_frequency` isn't merged. A new pair isn't counted
+    if its token would have `max_token_length` characters or more.
     """
     if vocab_size < 1:
         raise LimitError(f"a vocabulary must have at least 1 token, got {vocab_size}")
@@ -87,7 +87,9 @@ def _merges(
     max_token_length: int | None,
     progress: Progress | None,
 ) -> list[Pair]:
-    """The merged pairs in order; their tokens are added to `ids`."""
+    """Merge pairs until the vocabulary is full. Return the merged pairs in order, and add their tokens to
+    `ids`.
+    """
     tokens, order = list(ids), count()
     lengths = [1] * len(tokens)  # characters of the words that a token stands for
     frequency: dict[Pair, int] = {}
@@ -135,7 +137,9 @@ def _merges(
 
 
 def _merge_pair(word: list[int], pair: Pair, new: int) -> tuple[list[int], list[Pair], list[Pair]]:
-    """The word with `pair` merged from the left, the pairs that disappeared, and the new ones."""
+    """Merge each `pair` in a word, from the left. Return the word, the pairs that disappeared, and the new
+    pairs.
+    """
     left, right = pair
     merged: list[int] = []
     removed: list[Pair] = []

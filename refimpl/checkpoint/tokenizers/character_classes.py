@@ -1,10 +1,10 @@
 """The character classes that patterns and pre-tokenizers use.
 
-General categories are those of the standard library's `unicodedata` (Unicode 14 in Python 3.11). The
-`tokenizers` library has tables of its own, from five Unicode versions: Oniguruma's and Rust's are newer,
-`unicode_categories` (punctuation and controls) is Unicode 8. If two tables disagree about a character, the
-tokens may differ too. tests/refimpl/checkpoint/tokenizers/test_oracles.py counts these characters. Nearly all
-of them were assigned after the older of the two tables.
+The general categories come from the standard library's `unicodedata` (Unicode 14 in Python 3.11). The
+`tokenizers` library uses tables of five Unicode versions. The tables of Oniguruma and of Rust are newer than
+Unicode 14; the table of `unicode_categories` (punctuation and controls) is Unicode 8. If two tables disagree
+about a character, the tokens may differ too. tests/refimpl/checkpoint/tokenizers/test_oracles.py counts these
+characters. Nearly all of them were assigned after the older of the two tables.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ _CJK: Ranges = (
 
 
 def union(ranges: Iterable[tuple[int, int]]) -> Ranges:
-    """Merge ranges of code points into ascending ranges that don't touch."""
+    """Merge ranges of code points into ascending ranges that don't overlap or touch."""
     merged: list[tuple[int, int]] = []
     for low, high in sorted(ranges):
         if merged and low <= merged[-1][1] + 1:
@@ -45,7 +45,7 @@ def union(ranges: Iterable[tuple[int, int]]) -> Ranges:
 
 
 def complement(ranges: Ranges) -> Ranges:
-    """Return all other code points."""
+    """Return the ranges of all code points that aren't in the given ranges."""
     edges = [-1, *(edge for pair in ranges for edge in pair), LAST + 1]
     gaps = zip(edges[::2], edges[1::2], strict=True)
     return tuple((low + 1, high - 1) for low, high in gaps if low + 1 < high)
@@ -53,7 +53,7 @@ def complement(ranges: Ranges) -> Ranges:
 
 @cache
 def _categories() -> dict[str, Ranges]:
-    """General category, of one letter or two -> its code points."""
+    """Return a table from each general category, of one letter or two, to its code points."""
     ranges_of: dict[str, list[tuple[int, int]]] = {}
     start, name = 0, unicodedata.category("\0")
     for code in range(1, LAST + 2):
@@ -66,13 +66,16 @@ def _categories() -> dict[str, Ranges]:
 
 
 def category(name: str) -> Ranges | None:
-    """Return the code points of a general category ("L", "Lu"). Returns None for an unknown name."""
+    """Return the code points of a general category such as "L" or "Lu", or None if the name is unknown."""
     return _categories().get(name)
 
 
 @cache
 def word() -> Ranges:
-    r"""\w of UTS 18: alphabetic characters, marks, decimal digits, connectors and the two joiners."""
+    r"""Return the code points that `\w` matches according to UTS 18.
+
+    They are alphabetic characters, marks, decimal digits, connectors and the two joiners.
+    """
     parts = (category(name) or () for name in ("L", "M", "Nd", "Nl", "Pc"))
     return union([*(pair for part in parts for pair in part), *_CIRCLED, *_JOINERS])
 
@@ -92,10 +95,10 @@ def is_word(character: str) -> bool:
 
 
 def is_cjk(character: str) -> bool:
-    """Whether a character lies in the blocks of Han characters that BERT separates (Devlin et al. 2019,
-    tokenization.py).
+    """Return whether BERT treats a character as a Han character (Devlin et al. 2019, tokenization.py).
 
-    BERT has 2B920 for block E where Unicode has 2B820. tfm keeps it, since vocabularies were trained with it.
+    BERT begins block E at 2B920, although Unicode begins it at 2B820. tfm does the same, because vocabularies
+    were trained with this error.
     """
     return character in _members("cjk")
 
@@ -105,8 +108,9 @@ def is_number(character: str) -> bool:
 
 
 def is_punctuation(character: str) -> bool:
-    """Whether a character has category P, or is one of the ASCII symbols that BERT counts as punctuation: $ +
-    < = > ^ ` | ~."""
+    """Return whether BERT treats a character as punctuation.
+
+    It does so for general category P, and for these symbols of ASCII: $ + < = > ^ ` | ~."""
     return character in _ASCII_PUNCTUATION or unicodedata.category(character)[0] == "P"
 
 
@@ -119,6 +123,7 @@ def is_nonspacing(character: str) -> bool:
 
 
 def is_control(character: str) -> bool:
-    """Whether a character has category C, without unassigned characters: controls, formats, private use. Tab
-    and line ends don't count."""
+    """Return whether a character is a control, a format or a private-use character (category C).
+
+    Unassigned characters, tab and line ends don't count."""
     return character not in "\t\n\r" and unicodedata.category(character) in ("Cc", "Cf", "Co", "Cs")

@@ -1,5 +1,5 @@
-"""Read the components of a tokenizer.json. An unknown option, or an option of another type, raises
-an error.
+"""Read the components of a tokenizer.json. An unknown option, or a value of the wrong type, raises an
+error.
 """
 
 from __future__ import annotations
@@ -18,7 +18,9 @@ MAX_CHARACTERS = 256  # of a text that is inserted into others
 
 @dataclass(frozen=True)
 class Option:
-    """The reader of an option, and its value if the file doesn't state it."""
+    """An option of a tokenizer component: the function that reads it, and its value if the file doesn't state
+    it.
+    """
 
     read: Reader
     default: Any = REQUIRED
@@ -26,14 +28,16 @@ class Option:
 
 @dataclass(frozen=True)
 class ComponentType:
-    """A type of component, with the function that builds it from its options."""
+    """A type of tokenizer component: its options, and the function that builds the component from them."""
 
     make: Callable[..., Any]
     options: Mapping[str, Option] = field(default_factory=dict)
 
 
 def read_component(value: Any, types: Mapping[str, ComponentType], where: str) -> Any:
-    """Read the component that a JSON object describes. CheckpointError says what is wrong."""
+    """Build the component that a JSON object describes. Raises CheckpointError for an unknown type or a wrong
+    option.
+    """
     if not isinstance(value, dict):
         raise CheckpointError(f"{where} must be an object, got {value!r:.60}")
     name = value.get("type")
@@ -72,7 +76,7 @@ count = _typed(int, "a whole number from 0", 0, 2**32 - 1)
 
 
 def one_of(*names: str) -> Reader:
-    """Return a reader that accepts one of these words."""
+    """Return a reader of options that accepts only one of the given words."""
 
     def read(value: Any, where: str) -> str:
         if value not in names or not isinstance(value, str):
@@ -83,12 +87,12 @@ def one_of(*names: str) -> Reader:
 
 
 def nullable(read: Reader) -> Reader:
-    """Return a reader that accepts null, or a value that `read` accepts."""
+    """Return a reader of options that accepts null, and any value that `read` accepts."""
     return lambda value, where: None if value is None else read(value, where)
 
 
 def listed(read: Reader, most: int = MAX_STEPS) -> Reader:
-    """Return a reader that accepts a list of values, each read by `read`."""
+    """Return a reader of options that accepts a list of at most `most` values. `read` reads each value."""
 
     def read_all(values: Any, where: str) -> list[Any]:
         if not isinstance(values, list) or len(values) > most:

@@ -1,4 +1,6 @@
-"""Decoders turn tokens back into text: each takes and returns strings, which are joined at the end."""
+"""Decoders turn tokens back into text. Each takes and returns a list of strings, which are joined at
+the end.
+"""
 
 from __future__ import annotations
 
@@ -29,9 +31,9 @@ def sequence(decoders: list[Decoder]) -> Decoder:
 
 
 def byte_level(**options: bool) -> Decoder:
-    """Return a decoder that turns visible characters into bytes, and the bytes into text as UTF-8.
+    """Return a decoder that turns GPT-2's visible characters into bytes, and reads the bytes as UTF-8.
 
-    A token that contains any other character is replaced by its own UTF-8 bytes.
+    If a token contains any other character, the token's own UTF-8 bytes are used.
     """
     del options  # the pre-tokenizer's
 
@@ -44,9 +46,9 @@ def byte_level(**options: bool) -> Decoder:
 
 
 def byte_fallback() -> Decoder:
-    """Return a decoder that reads runs of <0x..> as UTF-8.
+    """Return a decoder that joins neighbouring byte tokens, such as <0xC3><0xA9>, and reads them as UTF-8.
 
-    A run that isn't UTF-8 becomes one replacement character per byte."""
+    If these bytes aren't UTF-8, each of them becomes a replacement character."""
 
     def decode(tokens: list[str]) -> list[str]:
         decoded: list[str] = []
@@ -86,25 +88,23 @@ def wordpiece(prefix: str, cleanup: bool) -> Decoder:
 
 
 def metaspace(replacement: str, prepend_scheme: str, **options: Any) -> Decoder:
-    """Return a decoder that replaces the visible character by a space.
+    """Return a decoder that writes a space for each `replacement` character, such as ▁.
 
-    In the first token the character is dropped if the encoder added it."""
+    If the encoder added this character before the text, the decoder drops it from the first token."""
     del options
     first = " " if prepend_scheme == "never" else ""
     return lambda tokens: [p.replace(replacement, " " if i else first) for i, p in enumerate(tokens)]
 
 
 def bpe(suffix: str) -> Decoder:
-    """Return a decoder that replaces the end-of-word suffix by a space. After the last word, the suffix is
-    removed.
-    """
+    """Return a decoder that replaces the end-of-word suffix by a space, or by nothing after the last word."""
     return lambda tokens: [
         p.replace(suffix, " " if i < len(tokens) - 1 else "") if suffix else p for i, p in enumerate(tokens)
     ]
 
 
 def replace(pattern: Pattern, content: str) -> Decoder:
-    """Return a decoder that replaces each match by a text."""
+    """Return a decoder that replaces each match of a pattern by `content`."""
 
     def change(token: str) -> str:
         parts = [content if matched else token[a:b] for a, b, matched in pattern.matches(token)]
@@ -116,7 +116,7 @@ def replace(pattern: Pattern, content: str) -> Decoder:
 
 
 def strip(content: str, start: int, stop: int) -> Decoder:
-    """Return a decoder that removes characters `content` at the ends of each token.
+    """Return a decoder that removes the character `content` from the ends of each token.
 
     The decoder removes up to `start` characters at the beginning and up to `stop` at the end.
     """
@@ -135,7 +135,7 @@ def fuse() -> Decoder:
 
 
 def read_decoder(value: Any, where: str) -> Decoder:
-    """Return the decoder that a JSON object describes."""
+    """Build the decoder that a JSON object of tokenizer.json describes."""
     return read_component(value, COMPONENT_TYPES, where)
 
 

@@ -1,8 +1,8 @@
-"""All segmentations of a word into pieces, as a lattice: each piece is an edge between two positions.
+"""A lattice of all segmentations of a word into pieces. Each piece is an edge between two positions.
 
 With log-probabilities as scores, the lattice gives the best path (Viterbi), the n best paths (Nagata 1994),
 the expected count of each edge (forward-backward), and a path sampled by its probability. No function here
-generates random numbers: the caller passes them.
+generates random numbers; the caller passes them.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ AGENDA = 100_000  # hypotheses that `nbest` may hold
 
 
 class Edge(NamedTuple):
-    """A piece and its position in the word."""
+    """A piece in a word: where it starts and ends, its id, and its score (a log-probability)."""
 
     start: int
     end: int
@@ -28,8 +28,9 @@ class Edge(NamedTuple):
 
 
 class Lattice:
-    """The edges of a word of `length` characters. At each position that a path can reach, at least one edge
-    ends.
+    """All pieces of a word of `length` characters, as edges between positions.
+
+    At each position that a path can reach, at least one edge ends.
     """
 
     def __init__(self, length: int, edges: Iterable[Edge]) -> None:
@@ -41,7 +42,7 @@ class Lattice:
             self.starting[edge.start].append(edge)
 
     def best(self) -> list[float]:
-        """Return the score of the best path to each position."""
+        """Return the score of the best path from the word's start to each position."""
         score = [0.0] + [-inf] * self.length
         for end in range(1, self.length + 1):
             for edge in self.ending[end]:
@@ -49,7 +50,9 @@ class Lattice:
         return score
 
     def viterbi(self) -> list[Edge]:
-        """Return the best path. Ties go to the path whose last pieces come first in the lattice."""
+        """Return the edges of the best path. If paths are equally good, prefer the last pieces that come
+        first in the lattice.
+        """
         paths: list[tuple[float, Edge | None]] = [(0.0, None), *[(-inf, None)] * self.length]
         for end in range(1, self.length + 1):
             for edge in self.ending[end]:
@@ -64,8 +67,9 @@ class Lattice:
         return path[::-1]
 
     def nbest(self, n: int) -> list[list[Edge]]:
-        """Return the n best paths, best first: A* from the end, bounded by the best score to each
-        position."""
+        """Return the n best paths, the best first.
+
+        The search is A* from the word's end. Its bound is the best score to each position."""
         ahead, order = self.best(), count()
         agenda: list[tuple[float, int, int, tuple[Edge, ...], float]] = [(0.0, 0, self.length, (), 0.0)]
         complete: list[list[Edge]] = []
@@ -85,14 +89,14 @@ class Lattice:
         return complete
 
     def forward(self, alpha: float = 1.0) -> list[float]:
-        """Return log Σ exp(alpha · score) over all paths to each position."""
+        """Return log Σ exp(alpha · score) for each position, over all paths from the word's start to it."""
         total = [0.0] + [-inf] * self.length
         for end in range(1, self.length + 1):
             total[end] = log_sum_exp([total[edge.start] + alpha * edge.score for edge in self.ending[end]])
         return total
 
     def add_expected_counts(self, weight: float, counts: list[float]) -> float:
-        """Add `weight` times each piece's expected count to `counts`; return the word's log-probability."""
+        """Add each piece's expected count, times `weight`, to `counts`. Return the word's log-probability."""
         total = self.forward()
         backward = [-inf] * self.length + [0.0]
         for start in range(self.length - 1, -1, -1):
@@ -128,7 +132,7 @@ class Lattice:
 
 
 def log_sum_exp(values: Sequence[float]) -> float:
-    """log Σ exp(values), without overflow."""
+    """Return log Σ exp(values), without overflow."""
     most = max(values, default=-inf)
     if len(values) == 2:
         return most + log1p(exp(min(values) - most)) if most > -inf else most

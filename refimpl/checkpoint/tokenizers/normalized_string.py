@@ -1,9 +1,10 @@
-"""A text that knows, for each of its characters, the original characters that it comes from.
+"""A normalized text that stores where each of its characters comes from in the original text.
 
 Offsets of tokens refer to the user's text, not to the normalized text. A transformation is a list of
-(character, change). With change 0 the character replaces the next old character. With change 1, it is
-inserted, and shares the span of the character before it. With change −N, it replaces one character, and the N
-characters after that one are removed. The class is the `NormalizedString` of the `tokenizers` library.
+(character, change). With change 0 the character replaces the next old character. With change 1, the character
+is inserted, and shares the span of the character before it. With change −N, the character replaces one old
+character, and the N old characters after it are removed. The class equals the `NormalizedString` of the
+`tokenizers` library.
 """
 
 from __future__ import annotations
@@ -20,8 +21,10 @@ MAX_LENGTH = 2**24  # characters that a text may grow to
 
 
 class NormalizedString:
-    """A normalized text. `spans` has each character's range in the original; `start` and `end` are the text's
-    own range in the original."""
+    """A normalized text that stores where its characters come from in the original text.
+
+    `spans` contains the range of each character in the original. `start` and `end` are the range of the whole
+    text in the original."""
 
     __slots__ = ("end", "spans", "start", "text")
 
@@ -34,24 +37,26 @@ class NormalizedString:
 
     @classmethod
     def from_text(cls, text: str) -> NormalizedString:
-        """Return the user's text, unchanged."""
+        """Make a normalized text of the user's text, without any change."""
         return cls(text, [(i, i + 1) for i in range(len(text))], 0, len(text))
 
     def slice(self, at: int, to: int) -> NormalizedString:
-        """Return the characters from `at` to `to`, which must be at least one.
+        """Return the part from character `at` to character `to`. The part must not be empty.
 
         If normalization reordered characters, the range in the original may end before it starts. Then the
-        range is empty.
+        result gets an empty range.
         """
         start, end = self.spans[at][0], self.spans[to - 1][1]
         inside = self.start <= start <= end <= self.end
         return NormalizedString(self.text[at:to], self.spans[at:to], start, end if inside else start)
 
     def _own_characters(self) -> Span | None:
-        """The characters that come from this text's own range of the original: nearly always all.
+        """Return the range of the characters that come from this text's own range of the original: nearly
+        always all.
 
-        The library finds the characters to change by their range in the original, so a text whose range is
-        empty (see `slice`) isn't replaced but inserted into. This is kept, since ids depend on it.
+        The `tokenizers` library finds the characters to change by their range in the original. If this range
+        is empty (see `slice`), the library inserts into the text and replaces nothing. tfm does the same,
+        because ids depend on it.
         """
         if self.start == self.end:
             return (0, 0)
@@ -61,7 +66,7 @@ class NormalizedString:
         return (at, to) if to else None
 
     def transform(self, changes: Iterable[tuple[str, int]], dropped: int = 0) -> NormalizedString:
-        """Return the text after a transformation of all of it; its first `dropped` characters are removed."""
+        """Apply a transformation to the whole text, after removing its first `dropped` characters."""
         own_range = self._own_characters()
         if own_range is None:
             return self
@@ -79,7 +84,7 @@ class NormalizedString:
         return self._replace_range(at, to, "".join(text), spans)
 
     def map(self, change: Callable[[str], str]) -> NormalizedString:
-        """Replace each character by one or more."""
+        """Replace each character by the one or more characters that `change` returns for it."""
         return self.transform((new, int(i > 0)) for c in self.text for i, new in enumerate(change(c)))
 
     def filter(self, keep: Callable[[str], bool]) -> NormalizedString:
@@ -101,13 +106,15 @@ class NormalizedString:
         return self.transform(kept, before)
 
     def prepend(self, added: str) -> NormalizedString:
-        """Add a prefix that shares the span of the first character; an empty text stays empty."""
+        """Put a prefix before the text. The prefix shares the span of the first character. An empty text
+        stays empty.
+        """
         if not self.text:
             return self
         return self._replace_range(0, 0, added, [self.spans[0]] * len(added))
 
     def replace(self, matches: Sequence[Match], content: str) -> NormalizedString:
-        """Replace each match by `content`, with the span of the match's last character."""
+        """Replace each match by `content`. Its characters get the span of the match's last character."""
         count = sum(matched for _, _, matched in matches)
         if count * len(content) > MAX_LENGTH:
             raise LimitError(f"a normalized text may have at most {MAX_LENGTH} characters")
@@ -119,7 +126,9 @@ class NormalizedString:
         return NormalizedString("".join(text), spans, self.start, self.end)
 
     def split(self, matches: Sequence[Match], behavior: str) -> list[NormalizedString]:
-        """Return the parts that aren't empty; `behavior` says what happens to the matches."""
+        """Split the text at matches, and return the parts that aren't empty. `behavior` says what becomes of
+        the matches.
+        """
         parts = _split_spans(matches, behavior)
         if parts == [(0, len(self.text))]:
             return [self] if self.text else []

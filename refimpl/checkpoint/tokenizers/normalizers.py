@@ -1,4 +1,4 @@
-"""Normalizers change a text before it is split into words: each takes and returns a NormalizedString."""
+"""Normalizers change a text before it is split into words. Each takes and returns a NormalizedString."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ Normalizer: TypeAlias = Callable[[NormalizedString], NormalizedString]
 
 
 def bytes_to_unicode() -> dict[int, str]:
-    """Return GPT-2's alphabet (Radford et al. 2019, encoder.py): each byte as a visible character.
+    """Return GPT-2's table from each byte to a visible character (Radford et al. 2019, encoder.py).
 
     Bytes that are visible Latin-1 characters stay unchanged. The other 68 bytes become the characters from
     U+0100 on.
@@ -31,7 +31,7 @@ BYTE_TO_UNICODE = bytes_to_unicode()
 
 
 def byte_level_characters(character: str) -> str:
-    """Return the UTF-8 bytes of a character, each as its visible character."""
+    """Return the UTF-8 bytes of a character, each written as GPT-2's visible character for this byte."""
     return "".join(BYTE_TO_UNICODE[b] for b in character.encode())
 
 
@@ -46,13 +46,16 @@ def _form(compose: bool, compatible: bool) -> Callable[[], Normalizer]:
 
 
 def lowercase() -> Normalizer:
-    """Return a normalizer that lowercases each character by itself, so a final sigma has no special form."""
+    """Return a normalizer that lowercases each character by itself. So a Greek sigma at a word's end is no
+    exception.
+    """
     return lambda string: string.map(str.lower)
 
 
 def strip_accents() -> Normalizer:
-    """Return a normalizer that removes marks. Composed characters keep their accents, so NFD must be applied
-    first.
+    """Return a normalizer that removes combining marks.
+
+    A composed character such as é keeps its accent, so NFD must be applied before.
     """
     return lambda string: string.filter(lambda c: not character_classes.is_mark(c))
 
@@ -63,17 +66,17 @@ def prepend(prepend: str) -> Normalizer:
 
 
 def replace(pattern: Pattern, content: str) -> Normalizer:
-    """Return a normalizer that replaces each match by a text."""
+    """Return a normalizer that replaces each match of a pattern by `content`."""
     return lambda string: string.replace(pattern.matches(string.text), content)
 
 
 def byte_level() -> Normalizer:
-    """Return a normalizer that replaces each UTF-8 byte by its visible character."""
+    """Return a normalizer that replaces each UTF-8 byte by GPT-2's visible character for this byte."""
     return lambda string: string.map(byte_level_characters) if string.text else string
 
 
 def strip(strip_left: bool, strip_right: bool) -> Normalizer:
-    """Return a normalizer that removes white space at the text's beginning, end or both."""
+    """Return a normalizer that removes white space at the text's beginning, at its end, or at both."""
 
     def normalize(string: NormalizedString) -> NormalizedString:
         text = string.text
@@ -119,7 +122,7 @@ def bert(
 
 
 def read_normalizer(value: Any, where: str) -> Normalizer:
-    """Return the normalizer that a JSON object describes."""
+    """Build the normalizer that a JSON object of tokenizer.json describes."""
     return read_component(value, COMPONENT_TYPES, where)
 
 

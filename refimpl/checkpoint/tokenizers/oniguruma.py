@@ -1,10 +1,10 @@
-r"""Regular expressions in Oniguruma's syntax, translated for the standard library's `re`.
+r"""Translate regular expressions from Oniguruma's syntax to that of the standard library's `re`.
 
-Supported are: alternatives, groups `(?:…)`, `(?i:…)`, lookahead, classes with nested ones, \p \P \s \S \d \r
+tfm supports alternatives, groups `(?:…)` and `(?i:…)`, lookahead, classes with nested ones, \p \P \s \S \d \r
 \n \t, the text's ends \A and \z, and the quantifiers, greedy, lazy or possessive. Classes are written out as
-ranges. For anything else, an error names it. Only `?` may follow a group, and an alternative may have at most
-three unbounded repetitions. The remaining expressions have no exponential backtracking, so a hostile file
-can't hang the reader.
+ranges. Anything else raises an error that names it. Only `?` may follow a group, and an alternative may have
+at most three unbounded repetitions. The remaining expressions have no exponential backtracking, so a hostile
+file can't hang the reader.
 """
 
 from __future__ import annotations
@@ -23,8 +23,9 @@ _CONTROLS = {"r": "\r", "n": "\n", "t": "\t", "f": "\f", "v": "\v"}
 
 
 def translate(pattern: str, where: str) -> re.Pattern[str]:
-    """Translate a pattern. Raises CheckpointError for a pattern that isn't supported or that may match the
-    empty text.
+    """Translate a pattern from Oniguruma's syntax to a compiled expression of `re`.
+
+    Raises CheckpointError for a pattern that isn't supported, or that may match the empty text.
     """
     if len(pattern) > PATTERN_LETTERS:
         raise CheckpointError(
@@ -40,12 +41,16 @@ def translate(pattern: str, where: str) -> re.Pattern[str]:
 
 
 def character_class(ranges: Ranges) -> str:
-    """Return a character class for `re` that matches these code points."""
+    """Write ranges of code points as a character class of `re`."""
     return "[" + "".join(f"\\U{low:08x}-\\U{high:08x}" for low, high in ranges) + "]"
 
 
 class _Reader:
-    """Recursive descent; each part answers (translation, least width, repetitions without bound)."""
+    """A recursive descent parser of a pattern.
+
+    Each method returns a translation, the least number of characters that it matches, and the number of its
+    unbounded repetitions.
+    """
 
     def __init__(self, pattern: str, where: str) -> None:
         self._pattern, self._where, self._at = pattern, where, 0
@@ -113,7 +118,9 @@ class _Reader:
         return (re.escape(ranges) if isinstance(ranges, str) else character_class(ranges)), 1, 0, True
 
     def _quantifier(self, single: bool) -> tuple[str, int, int]:
-        """As `re` writes it, the least number of times, and 1 if there is no bound."""
+        """Read a quantifier. Return it as `re` writes it, the least number of repetitions, and 1 if it has no
+        upper bound.
+        """
         match = re.match(r"(?:[*+?]|\{(\d{1,4})?(,)?(\d{1,4})?\})", self.remaining())
         if match is None:
             return "", 1, 0
@@ -136,7 +143,7 @@ class _Reader:
         return sign + mode, int(sign == "+"), int(sign != "?")
 
     def _escape(self) -> str | Ranges:
-        r"""What follows a backslash: a character or the ranges of a class."""
+        """Read what follows a backslash: a character, or the ranges of a class."""
         character = self._next()
         if character in "sS":
             return (

@@ -1,4 +1,4 @@
-"""Patterns that split a text into matches and the gaps between them."""
+"""Patterns that split a text into matches and the gaps between matches."""
 
 from __future__ import annotations
 
@@ -24,7 +24,9 @@ class Pattern:
 
 
 def _with_gaps(spans: Iterable[tuple[int, int]], text: str) -> list[Match]:
-    """Matches and gaps in order; an empty text has one empty gap."""
+    """Return the matches in a text and the gaps between them, in order. An empty text consists of one empty
+    gap.
+    """
     parts: list[Match] = []
     last = 0
     for at, to in spans:
@@ -38,23 +40,25 @@ def _with_gaps(spans: Iterable[tuple[int, int]], text: str) -> list[Match]:
 
 
 def split_characters(matches: Callable[[str], bool]) -> Callable[[str], list[Match]]:
-    """Return a function that splits a text at each character for which `matches` is true."""
+    """Return a function that splits a text at every character for which `matches` is true."""
     return lambda text: _with_gaps(((i, i + 1) for i, c in enumerate(text) if matches(c)), text)
 
 
 def literal(text: str) -> Pattern:
-    """Return a pattern that matches only this text."""
+    """Return a pattern that matches only the given text."""
     return Pattern(re.compile(re.escape(text)))
 
 
 def regex(pattern: str, where: str) -> Pattern:
-    """Return the pattern of an expression in Oniguruma's syntax."""
+    """Return a pattern for a regular expression in Oniguruma's syntax."""
     return Pattern(translate(pattern, where))
 
 
 def read_pattern(value: Any, where: str) -> Pattern:
-    """Read `{"String": …}` or `{"Regex": …}`, the two forms in which the components Split and Replace state
-    their patterns.
+    """Read a pattern of tokenizer.json: `{"String": …}` for a plain text, or `{"Regex": …}` for an
+    expression.
+
+    The components Split and Replace state their patterns in these two forms.
     """
     match value:
         case {"String": str(text)} if len(value) == 1 and text:

@@ -1,6 +1,6 @@
 """Post-processors put special tokens around texts, and remove white space from offsets.
 
-A text is a list of `EncodedToken`s; a pair is two such lists. A post-processor takes and returns a list of
+A text is a list of `EncodedToken`s; a pair is two such lists. Each post-processor takes and returns a list of
 texts, which are joined at the end.
 """
 
@@ -22,7 +22,9 @@ MAX_PARTS = 256  # of a template
 
 
 class EncodedToken(NamedTuple):
-    """A token, the range of characters of the user's text that it covers, and its segment."""
+    """A token of a text: its id, its string, the range of the user's characters that it covers, and its
+    segment.
+    """
 
     id: int
     value: str
@@ -41,9 +43,10 @@ def sequence(processors: list[PostProcessor]) -> PostProcessor:
 
 
 def trim(tokens: list[EncodedToken], add_prefix_space: bool) -> list[EncodedToken]:
-    """Return the tokens, with offsets that leave out the white space at the ends of each token.
+    """Shrink each token's offsets so that they leave out the white space at the token's ends.
 
-    A space that the pre-tokenizer put before the text isn't one of the text's characters, and isn't removed.
+    A space that the pre-tokenizer put before the text isn't one of the text's characters, so its offsets
+    don't change.
     """
     return [
         token._replace(offsets=_trimmed_offsets(token, i == 0, add_prefix_space))
@@ -69,7 +72,7 @@ def _is_blank(character: str) -> bool:
 
 
 def byte_level(add_prefix_space: bool, trim_offsets: bool, use_regex: bool) -> PostProcessor:
-    """Return a post-processor that removes white space from offsets if `trim_offsets` is set."""
+    """Return a post-processor that removes white space from offsets if `trim_offsets` is true."""
     del use_regex
 
     def process(texts: Texts, add_special_tokens: bool) -> Texts:
@@ -84,7 +87,7 @@ def _encoded(token: SpecialToken, type_id: int = 0) -> EncodedToken:
 
 
 def bert(sep: SpecialToken, cls: SpecialToken) -> PostProcessor:
-    """Return the post-processor for [CLS] A [SEP] B [SEP] (Devlin et al. 2019)."""
+    """Return the post-processor that makes [CLS] A [SEP] B [SEP] from texts A and B (Devlin et al. 2019)."""
 
     def process(texts: Texts, add_special_tokens: bool) -> Texts:
         if not add_special_tokens:
@@ -101,7 +104,10 @@ def bert(sep: SpecialToken, cls: SpecialToken) -> PostProcessor:
 def roberta(
     sep: SpecialToken, cls: SpecialToken, trim_offsets: bool, add_prefix_space: bool
 ) -> PostProcessor:
-    """Return the post-processor for <s> A </s></s> B </s>, all of segment 0 (Liu et al. 2019)."""
+    """Return the post-processor that makes <s> A </s></s> B </s> from texts A and B (Liu et al. 2019).
+
+    All tokens have segment 0.
+    """
 
     def process(texts: Texts, add_special_tokens: bool) -> Texts:
         if trim_offsets:
@@ -124,7 +130,7 @@ def template(
 ) -> PostProcessor:
     """Return a post-processor that puts texts and special tokens in the order of a template.
 
-    A text and a pair have one template each."""
+    `single` is the template for one text, and `pair` is the template for two texts."""
     for kind, name, _ in [*single, *pair]:
         if kind == "SpecialToken" and name not in special_tokens:
             raise CheckpointError(f"post_processor.special_tokens must have {name!r:.60}")
@@ -144,7 +150,7 @@ def template(
 
 
 def _read_special_token(value: Any, where: str) -> SpecialToken:
-    """`["[SEP]", 102]`."""
+    """Read a special token, such as `["[SEP]", 102]`."""
     if not isinstance(value, list) or len(value) != 2 or not isinstance(value[0], str):
         raise CheckpointError(f"{where} must be a token and its id, got {value!r:.60}")
     return value[0], count(value[1], f"{where}[1]")
@@ -176,7 +182,7 @@ def _read_special_tokens(value: Any, where: str) -> dict[str, list[SpecialToken]
 
 
 def read_post_processor(value: Any, where: str) -> PostProcessor:
-    """Return the post-processor that a JSON object describes."""
+    """Build the post-processor that a JSON object of tokenizer.json describes."""
     return read_component(value, COMPONENT_TYPES, where)
 
 

@@ -20,27 +20,31 @@ SCHEMES = ("first", "never", "always")
 
 
 def _split_each(split_text: Callable[[str], list[Match]], behavior: str) -> PreTokenizer:
-    """Splits each part by itself."""
+    """Return a pre-tokenizer that splits each part of a text by itself."""
     return lambda parts: [part for part in parts for part in part.split(split_text(part.text), behavior)]
 
 
 def sequence(pretokenizers: list[PreTokenizer]) -> PreTokenizer:
-    """Return a pre-tokenizer that applies several in turn, each to the parts that the one before returned."""
+    """Return a pre-tokenizer that applies several pre-tokenizers one after the other.
+
+    Each of them splits the parts that the one before returned.
+    """
     return lambda parts: reduce(lambda split, step: step(split), pretokenizers, list(parts))
 
 
 @cache
 def gpt2() -> Pattern:
-    """Return the pattern of GPT-2's words (Radford et al. 2019).
+    """Return the pattern that finds GPT-2's words (Radford et al. 2019).
 
-    A word is a contraction, or letters, numbers or other characters with the space before them."""
+    A word is a contraction, or a run of letters, of numbers or of other characters, with the space
+    before it."""
     return regex(GPT2, "GPT-2's pattern")
 
 
 def byte_level(add_prefix_space: bool, trim_offsets: bool, use_regex: bool) -> PreTokenizer:
-    """Return a pre-tokenizer that makes GPT-2's words, with visible characters for bytes.
+    """Return a pre-tokenizer that makes GPT-2's words, with a visible character for each byte.
 
-    `trim_offsets` belongs to the post-processor."""
+    `trim_offsets` has no effect here; only the post-processor uses this option."""
     del trim_offsets
 
     def pre_tokenize(parts: Sequence[NormalizedString]) -> list[NormalizedString]:
@@ -55,8 +59,9 @@ def byte_level(add_prefix_space: bool, trim_offsets: bool, use_regex: bool) -> P
 
 
 def split(pattern: Pattern, behavior: str, invert: bool) -> PreTokenizer:
-    """Return a pre-tokenizer that splits at a pattern's matches or, with `invert`, at the gaps between
-    them."""
+    """Return a pre-tokenizer that splits at a pattern's matches.
+
+    With `invert` it splits at the gaps between the matches."""
 
     def split_text(text: str) -> list[Match]:
         return [(at, to, matched != invert) for at, to, matched in pattern.matches(text)]
@@ -65,14 +70,17 @@ def split(pattern: Pattern, behavior: str, invert: bool) -> PreTokenizer:
 
 
 def digits(individual_digits: bool) -> PreTokenizer:
-    """Return a pre-tokenizer that separates numbers (category N), as single characters or as runs."""
+    """Return a pre-tokenizer that separates numbers (category N) from other characters.
+
+    With `individual_digits` each number character is a part by itself; otherwise neighbours stay together.
+    """
     return _split_each(
         split_characters(character_classes.is_number), "Isolated" if individual_digits else "Contiguous"
     )
 
 
 def punctuation(behavior: str) -> PreTokenizer:
-    """Return a pre-tokenizer that separates punctuation."""
+    """Return a pre-tokenizer that separates punctuation from other characters."""
     return _split_each(split_characters(character_classes.is_punctuation), behavior)
 
 
@@ -90,19 +98,24 @@ def _words() -> Pattern:
 
 
 def white_space() -> PreTokenizer:
-    r"""Split at `\w+|[^\w\s]+`: words and runs of other characters; white space is removed."""
+    r"""Return a pre-tokenizer that splits by `\w+|[^\w\s]+` into words and runs of other characters.
+
+    White space is removed.
+    """
     return _split_each(
         lambda text: [(a, b, not matched) for a, b, matched in _words().matches(text)], "Removed"
     )
 
 
 def bert() -> PreTokenizer:
-    """Return a pre-tokenizer that splits at white space, then separates punctuation (Devlin et al. 2019)."""
+    """Return a pre-tokenizer that splits at white space, and then separates punctuation (Devlin et al.
+    2019).
+    """
     return sequence([white_space_split(), punctuation("Isolated")])
 
 
 def delimiter(delimiter: str) -> PreTokenizer:
-    """Return a pre-tokenizer that splits at one character and removes it."""
+    """Return a pre-tokenizer that splits at one character, and removes this character."""
     return _split_each(split_characters(lambda c: c == delimiter), "Removed")
 
 
@@ -115,9 +128,8 @@ def metaspace(
 ) -> PreTokenizer:
     """Return a pre-tokenizer that makes SentencePiece's words.
 
-    A visible character replaces each space, and one is put before the text.
-
-    `add_prefix_space` is the older form of `prepend_scheme`; `str_rep` has no effect.
+    The character `replacement`, such as ▁, replaces each space. `prepend_scheme` says whether it is also put
+    before the text. `add_prefix_space` is an older form of `prepend_scheme`. `str_rep` has no effect.
     """
     del str_rep
     if add_prefix_space is False and prepend_scheme != "never":
@@ -138,7 +150,7 @@ def metaspace(
 
 
 def read_pre_tokenizer(value: Any, where: str) -> PreTokenizer:
-    """Return the pre-tokenizer that a JSON object describes."""
+    """Build the pre-tokenizer that a JSON object of tokenizer.json describes."""
     return read_component(value, COMPONENT_TYPES, where)
 
 

@@ -1,13 +1,13 @@
-"""SentencePiece's `precompiled_charsmap`: rules that replace bytes by bytes, in a double array.
+"""Read SentencePiece's `precompiled_charsmap`: rules that replace bytes by bytes, stored in a double array.
 
-The bytes are: length of the array in bytes (u32), the array's units (u32 each), then the replacements, each
-ended by a zero byte. A unit is a node of a trie over UTF-8 bytes (Yata et al. 2007,
-darts-clone): bits 0 to 7 are the label, bit 8 says that a value follows, bit 9 and bits 10 to 31 are
-the offset to its children; a unit of value has bit 31 and the position of its replacement.
+The bytes are the length of the array in bytes (u32), the array's units (u32 each), and then the replacements.
+A zero byte ends each replacement. A unit is a node of a trie over UTF-8 bytes (Yata et al. 2007,
+darts-clone). Bits 0 to 7 are the label. Bit 8 says that a value follows. Bit 9 and bits 10 to 31 are the
+offset to its children. A unit that is a value has bit 31 and the position of its replacement.
 
 Conventions of the `tokenizers` library: a grapheme of fewer than six bytes is looked up as a whole. If rules
-match its beginning, the shortest of them replaces the whole grapheme. Otherwise each character is looked up
-by itself.
+match its beginning, the shortest rule replaces the whole grapheme. Otherwise each character is looked up by
+itself.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ _PREPEND = frozenset(
 def precompiled(
     precompiled_charsmap: Callable[[str], str | None],
 ) -> Callable[[NormalizedString], NormalizedString]:
-    """Return the normalizer with these rules."""
+    """Return a normalizer that applies the rules of a `precompiled_charsmap`."""
 
     def normalize(text: NormalizedString) -> NormalizedString:
         changes: list[Change] = []
@@ -68,8 +68,7 @@ def _replace(changes: list[Change], old: str, new: str) -> None:
 
 
 def graphemes(text: str) -> Iterator[str]:
-    """Split a text into extended grapheme clusters (UAX 29). Only clusters of fewer than six bytes must be
-    right.
+    """Split a text into extended grapheme clusters (UAX 29), correctly if a cluster has fewer than six bytes.
 
     Longer clusters are looked up character by character. So it doesn't matter where Hangul, flags, emoji
     joined by ZWJ and Indic conjuncts (three bytes a character and more) are split.
@@ -92,7 +91,7 @@ def _joined(left: str, right: str) -> bool:
 
 
 def _breaks(character: str) -> bool:
-    """GCB = Control, CR or LF."""
+    """Return whether a character always ends a grapheme: GCB = Control, CR or LF."""
     kind = category(character)
     return kind in ("Cc", "Zl", "Zp") or (
         kind == "Cf" and character not in _EXTEND and character not in _PREPEND
@@ -100,8 +99,10 @@ def _breaks(character: str) -> bool:
 
 
 def read_charsmap(value: Any, where: str) -> Callable[[str], str | None]:
-    """Read the rules from base64. Return a function from a text to its replacement by the shortest rule that
-    matches its beginning, or None."""
+    """Read the rules of a `precompiled_charsmap` from base64.
+
+    Returns a function from a text to the replacement by the shortest rule that matches the text's beginning.
+    The function returns None if no rule matches."""
     try:
         data = base64.b64decode(value, validate=True)
         (size,) = struct.unpack_from("<I", data)

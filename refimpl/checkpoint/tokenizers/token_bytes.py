@@ -1,4 +1,4 @@
-"""The bytes of each token, for programs that turn ids into text and have no tokenizer.
+"""Compute the bytes of each token, for programs that turn ids into text and have no tokenizer.
 
     text of ids  =  bytes[ids[0]] + bytes[ids[1]] + ..., as UTF-8
 
@@ -53,13 +53,13 @@ def token_bytes(tokenizer: Tokenizer) -> list[bytes]:
 
 
 def to_file(tokens: list[bytes]) -> bytes:
-    """Return the content of the file: the offsets, then the bytes of all tokens."""
+    """Return the content of a file of token bytes: the offsets, then the bytes of all tokens."""
     offsets = np.cumsum([4 * (len(tokens) + 1), *map(len, tokens)], dtype="<i4")
     return offsets.tobytes() + b"".join(tokens)
 
 
 def _kinds(decoder: dict[str, Any] | None) -> set[str]:
-    """The types of a decoder's steps."""
+    """Return the types of the steps of a decoder."""
     if decoder is None:
         return set()
     steps = decoder.get("decoders", [])
@@ -67,7 +67,7 @@ def _kinds(decoder: dict[str, Any] | None) -> set[str]:
 
 
 def _ordinary(tokenizer: Tokenizer) -> int:
-    """A token that is a letter, or the like."""
+    """Return the id of an ordinary token, such as a letter."""
     for id, token in tokenizer.tokens.items():
         if len(token) == 1 and token.isalnum() and tokenizer.decode([id]) == token:
             return id

@@ -1,8 +1,9 @@
-"""The tokenizer of a tokenizer.json: text to ids with their offsets in the text, and ids to text.
+"""The tokenizer that a tokenizer.json describes. It turns text into ids with their offsets, and ids into
+text.
 
     text ─ split at added tokens ─ normalizer ─ split again ─ pre-tokenizer ─ model ─ post-processor
 
-An unknown option is an error that names it. The options `truncation` and `padding` concern batches, not
+An unknown option raises an error that names it. The options `truncation` and `padding` concern batches, not
 single texts. They stay in the file but aren't applied.
 """
 
@@ -41,7 +42,9 @@ KEYS = {"version", "truncation", "padding", "added_tokens", "model", *STEPS}
 
 @dataclass(frozen=True)
 class Encoding:
-    """The tokens of a text: their ids and strings, and each token's characters (from, to) and segment."""
+    """The tokens of an encoded text: their ids, their strings, their ranges in the text, and their
+    segments.
+    """
 
     ids: list[int]
     tokens: list[str]
@@ -50,7 +53,7 @@ class Encoding:
 
 
 class Tokenizer:
-    """A tokenizer, made from its `definition`, the object in a tokenizer.json."""
+    """A tokenizer in plain Python. `definition` is the JSON object of its tokenizer.json."""
 
     def __init__(self, definition: dict[str, Any]) -> None:
         if unknown := sorted(definition.keys() - KEYS):
@@ -88,7 +91,7 @@ class Tokenizer:
         return text if self._normalizer is None else self._normalizer(NormalizedString.from_text(text)).text
 
     def pre_tokenize(self, text: str) -> list[NormalizedString]:
-        """Return the normalized words of a text, without added tokens. A trainer counts these words."""
+        """Split a text into normalized words, and leave added tokens out. A trainer counts these words."""
         whole = NormalizedString.from_text(_check_text(text))
         if self._normalizer is not None:
             whole = self._normalizer(whole)
@@ -96,8 +99,9 @@ class Tokenizer:
         return parts if self._pre_tokenizer is None else self._pre_tokenizer(parts)
 
     def encode(self, text: str, pair: str | None = None, *, add_special_tokens: bool = True) -> Encoding:
-        """Return the tokens of a text or a pair, with the post-processor's tokens if `add_special_tokens` is
-        set.
+        """Return the tokens of a text, or of a pair of texts.
+
+        With `add_special_tokens` the post-processor adds its tokens.
         """
         texts = [self._encode(text, 0)]
         if pair is not None:
@@ -130,8 +134,8 @@ class Tokenizer:
         return tokens
 
     def decode(self, ids: Sequence[int], *, skip_special_tokens: bool = True) -> str:
-        """Return the text of ids, without unknown ids, and without special tokens if
-        `skip_special_tokens`."""
+        """Turn ids into text. Unknown ids are left out; so are special tokens if `skip_special_tokens` is
+        true."""
         tokens = [self.tokens[id] for id in ids if id in self.tokens]
         if skip_special_tokens:
             tokens = [token for token in tokens if token not in self._special_tokens]
@@ -151,8 +155,8 @@ def _check_text(text: str) -> str:
 
 
 def read(text: str | bytes, where: str = "tokenizer.json") -> Tokenizer:
-    """Return the tokenizer of a tokenizer.json's text; for an unknown option, raise CheckpointError, which
-    names the option.
+    """Make a tokenizer from the text of a tokenizer.json. Raises CheckpointError that names an unknown
+    option.
     """
     if len(text) > FILE_BYTES:
         raise LimitError(f"{where} may have at most {FILE_BYTES} bytes, but it has {len(text)}")
@@ -166,17 +170,17 @@ def read(text: str | bytes, where: str = "tokenizer.json") -> Tokenizer:
 
 
 def load(path: Path | str) -> Tokenizer:
-    """Return the tokenizer of a file, or of the tokenizer.json in a directory."""
+    """Read a tokenizer from a file, or from the tokenizer.json in a directory."""
     path = Path(path)
     path = path / "tokenizer.json" if path.is_dir() else path
     return read(read_file(path, FILE_BYTES), str(path))
 
 
 def dumps(tokenizer: Tokenizer) -> str:
-    """Return the text of the tokenizer's tokenizer.json."""
+    """Return a tokenizer as the text of its tokenizer.json."""
     return json.dumps(tokenizer.definition, ensure_ascii=False, indent=2)
 
 
 def save(tokenizer: Tokenizer, path: Path | str) -> None:
-    """Write tokenizer.json. After a failure the old file is still there."""
+    """Write a tokenizer to a file. If this fails, an old file stays unchanged."""
     write_whole(Path(path), dumps(tokenizer).encode())

@@ -20,7 +20,9 @@ PROGRESS_INTERVAL = 1000  # lines
 
 
 def count_words(lines: Sequence[str], method: Method, progress: Progress | None = None) -> Counter[str]:
-    """Return counts of the words that the method's pre-tokenizer finds, in the order of their appearance."""
+    """Count the words that the method's pre-tokenizer finds in some lines. Words are in the order in which
+    they appear.
+    """
     tokenizer = Tokenizer(_definition(method, {"type": "BPE", "vocab": {}, "merges": []}, ()))
     counts: Counter[str] = Counter()
     for i, line in enumerate(lines, 1):
@@ -39,9 +41,9 @@ def train(
     min_frequency: int = 0,
     progress: Progress | None = None,
 ) -> Tokenizer:
-    """Train a byte-level BPE like GPT-2's or a unigram model like T5's, with at most `vocab_size` tokens.
+    """Train a byte-level BPE like GPT-2's, or a unigram model like T5's, with at most `vocab_size` tokens.
 
-    Raises LimitError if the bytes or characters together with the special tokens already exceed `vocab_size`.
+    Raises LimitError if special tokens and the bytes or characters alone exceed `vocab_size`.
     """
     if method == "bpe":
         least = len(BYTE_TO_UNICODE) + len(special_tokens)
@@ -69,8 +71,9 @@ def train(
 
 
 def truncate_vocabulary(tokenizer: Tokenizer, vocab_size: int) -> Tokenizer:
-    """Return a trained BPE with fewer merges. The result equals that of training with this smaller
-    `vocab_size`.
+    """Remove the last merges of a trained BPE, so that `vocab_size` tokens remain.
+
+    The result equals a BPE that was trained with this `vocab_size`.
     """
     model = tokenizer.definition["model"]
     vocabulary = {token: i for token, i in model["vocab"].items() if i < vocab_size}
@@ -79,7 +82,7 @@ def truncate_vocabulary(tokenizer: Tokenizer, vocab_size: int) -> Tokenizer:
 
 
 def count_tokens(tokenizer: Tokenizer, words: Mapping[str, int]) -> tuple[int, int]:
-    """Return the number of tokens of words with their counts, and how many of these tokens are unknown."""
+    """Return how many tokens some words with their counts have, and how many of these tokens are unknown."""
     total = unknown = 0
     unknown_id = tokenizer.vocabulary.get(UNKNOWN)
     for word, times in words.items():

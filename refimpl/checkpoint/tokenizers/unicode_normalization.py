@@ -1,7 +1,8 @@
-"""Unicode normalization (UAX 15) that also reports which old characters each new character comes from.
+"""Unicode normalization (UAX 15) that also reports from which old characters each new character comes.
 
-`unicodedata.normalize` returns only the text. Offsets need the correspondence, so the algorithm is written
-out here: decompose each character, put marks in canonical order, and compose again.
+`unicodedata.normalize` returns only the text. Offsets of tokens need to know where characters come from,
+so the algorithm is written out here: decompose each character, put marks in canonical order, and compose
+again.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ Change: TypeAlias = tuple[str, int]  # (character, change): see normalized_strin
 
 
 def decomposed(text: str, compatible: bool) -> Iterator[Change]:
-    """Normalize to NFD, or with `compatible` to NFKD."""
+    """Normalize a text to NFD, or to NFKD if `compatible` is true. Yield each character with its change."""
     form = "NFKD" if compatible else "NFD"
     marks: list[Change] = []
     for old in text:
@@ -29,7 +30,7 @@ def decomposed(text: str, compatible: bool) -> Iterator[Change]:
 
 
 def composed(text: str, compatible: bool) -> Iterator[Change]:
-    """Normalize to NFC, or with `compatible` to NFKC.
+    """Normalize a text to NFC, or to NFKC if `compatible` is true. Yield each character with its change.
 
     A composed character replaces all its parts. A change c means that 1 − c old characters are replaced. So
     parts with the changes a and b give the change a + b − 1.

@@ -1,6 +1,6 @@
-"""Unigram language model (Kudo 2018): the most probable segmentation of a word into pieces.
+"""Unigram language model (Kudo 2018): find the most probable segmentation of a word into pieces.
 
-P(segmentation) = Π p(piece); SentencePiece calls the tokens of the vocabulary pieces. A character that isn't
+P(segmentation) = Π p(piece). SentencePiece calls the tokens of the vocabulary pieces. A character that isn't
 a piece by itself may be unknown. Its score is then the lowest score of the vocabulary minus 10,
 SentencePiece's penalty. Neighbouring unknown characters become one token. With `byte_fallback` they become
 byte tokens instead, if the vocabulary has all of these byte tokens.
@@ -23,7 +23,7 @@ UNKNOWN_PENALTY = 10.0
 
 @dataclass(frozen=True)
 class Unigram:
-    """The pieces by id, with their log-probabilities."""
+    """A unigram language model: its pieces with their log-probabilities, in the order of their ids."""
 
     scored_pieces: Sequence[tuple[str, float]]
     unk_id: int | None
@@ -39,23 +39,23 @@ class Unigram:
         object.__setattr__(self, "lowest_score", min((score for _, score in self.scored_pieces), default=0.0))
 
     def tokenize(self, word: str) -> list[Token]:
-        """Return the tokens of the best segmentation, in O(n · longest piece)."""
+        """Split a word into the tokens of its most probable segmentation, in O(n · longest piece) time."""
         return self.tokens(word, self.lattice(word).viterbi())
 
     def nbest(self, word: str, n: int) -> list[list[Token]]:
-        """Return the tokens of the n best segmentations."""
+        """Return the tokens of the n most probable segmentations of a word."""
         return [self.tokens(word, path) for path in self.lattice(word).nbest(n)]
 
     def sample(self, word: str, alpha: float, uniforms: Sequence[float]) -> list[Token]:
-        """Sample a segmentation with probability ∝ P^alpha, and return its tokens.
+        """Sample a segmentation of a word with probability ∝ P^alpha, and return its tokens.
 
-        Each piece takes one number of `uniforms`. The distribution is the paper's. The library multiplies
-        sums by alpha again at each piece, which gives the same distribution only for alpha 1.
+        Each piece uses one number of `uniforms`, from 0 to 1. The distribution is the paper's. The library
+        multiplies sums by alpha again at each piece, which gives the same distribution only for alpha 1.
         """
         return self.tokens(word, self.lattice(word).sample(alpha, uniforms))
 
     def lattice(self, word: str) -> Lattice:
-        """Return all segmentations of a word."""
+        """Return all segmentations of a word as a lattice."""
         return Lattice(len(word), self._edges(word))
 
     def _edges(self, word: str) -> Iterator[Edge]:
@@ -72,7 +72,7 @@ class Unigram:
                 yield Edge(start, start + 1, self.unk_id, self.lowest_score - UNKNOWN_PENALTY)
 
     def tokens(self, word: str, path: Sequence[Edge]) -> list[Token]:
-        """Return the tokens of a path, with neighbouring unknown characters joined."""
+        """Turn a path of a lattice into tokens. Neighbouring unknown characters become one token."""
         spans: list[tuple[int, int, bool]] = []
         for edge in path:
             unknown = edge.id == self.unk_id
@@ -103,7 +103,7 @@ def _make(vocab: list[tuple[str, float]], unk_id: int | None, byte_fallback: boo
 
 
 def _read_scored_pieces(value: Any, where: str) -> list[tuple[str, float]]:
-    """`[[piece, score], …]`."""
+    """Read the pieces with their scores: `[[piece, score], …]`."""
     if not isinstance(value, list) or len(value) > MAX_VOCABULARY:
         raise CheckpointError(f"{where} must be a list of at most {MAX_VOCABULARY} pieces and scores")
     pieces: list[tuple[str, float]] = []

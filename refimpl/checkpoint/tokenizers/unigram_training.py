@@ -1,15 +1,15 @@
-"""Training of a unigram language model (Kudo 2018, section 3.2): a large vocabulary is pruned step by step.
+"""Train a unigram language model (Kudo 2018, section 3.2): prune a large vocabulary step by step.
 
     seed pieces ─ EM twice ─ prune the pieces with the smallest loss of likelihood ─ EM twice ─ … ─ vocab_size
 
-As SentencePiece does it: seed pieces are the characters and the substrings that are followed by two different
-characters, ranked by length times occurrences; the M step takes digamma(count) for log(count), a sparse prior
-(Liang & Klein 2007); a piece with an expected count below one half is dropped.
+The steps are SentencePiece's. Seed pieces are the characters, and the substrings that two different
+characters follow. They are ranked by length times occurrences. The M step uses digamma(count) in place of
+log(count), a sparse prior (Liang & Klein 2007). A piece with an expected count below one half is dropped.
 
-Seed pieces and EM are those of the `tokenizers` library to the last digits (it adds in the order of a hash
-table, here words are added in the order of the text). Its pruning keeps a few other pieces in a hundred,
-which are nearly equally good. The reason isn't known, so the tests limit the difference in likelihood
-instead.
+Seed pieces and EM equal the results of the `tokenizers` library up to rounding. The library adds in the order
+of a hash table; here words are added in the order of the text. The library's pruning keeps other pieces in a
+few cases of a hundred, which are nearly equally good. The reason isn't known, so the tests limit the
+difference in likelihood instead.
 """
 
 from __future__ import annotations
@@ -41,7 +41,8 @@ def train(
     seed_size: int = 1_000_000,
     progress: Progress | None = None,
 ) -> tuple[Scored, int | None]:
-    """Train on words with their counts; return pieces with log-probabilities, and the unknown token's id.
+    """Train a unigram model on words with their counts. Return pieces with log-probabilities, and the unknown
+    token's id.
 
     There are at most `vocab_size` pieces, with special tokens first. Raises LimitError if the characters
     alone exceed `vocab_size`.
@@ -67,7 +68,8 @@ def train(
 
 
 def seed_pieces(words: Iterable[str], longest: int, most: int) -> Scored:
-    """Return log-probabilities of the characters and of the branching substrings.
+    """Return the first vocabulary of a training, with log-probabilities: all characters and the branching
+    substrings.
 
     The branching substrings are the inner nodes of a suffix tree over the different words.
     """
@@ -94,7 +96,7 @@ def seed_pieces(words: Iterable[str], longest: int, most: int) -> Scored:
 
 
 def expected_counts(model: Unigram, words: Mapping[str, int]) -> list[float]:
-    """E step: return the expected count of each piece."""
+    """Do the E step of EM: return the expected count of each piece over all words."""
     expected = [0.0] * len(model.scored_pieces)
     for word, times in words.items():
         model.lattice(word).add_expected_counts(times, expected)
@@ -102,8 +104,10 @@ def expected_counts(model: Unigram, words: Mapping[str, int]) -> list[float]:
 
 
 def m_step(pieces: Scored, expected: Sequence[float]) -> Scored:
-    """Do the M step: digamma(count) − digamma(sum) for each remaining piece. The unknown piece stays
-    first."""
+    """Do the M step of EM: set each piece's score to digamma(its expected count) − digamma(sum of all
+    counts).
+
+    The unknown piece stays first."""
     kept = [
         (piece, times)
         for (piece, _), times in zip(pieces[1:], expected[1:], strict=True)
@@ -114,11 +118,11 @@ def m_step(pieces: Scored, expected: Sequence[float]) -> Scored:
 
 
 def pruned_pieces(pieces: Scored, words: Mapping[str, int], vocab_size: int) -> Scored:
-    """Return the pieces to keep, `vocab_size` in all: first the pieces that no other pieces can replace, then
-    the pieces with the largest loss.
+    """Prune a vocabulary to `vocab_size` pieces.
 
-    The loss of a piece is its share of the words, times the loss of log-probability when the piece's
-    second-best segmentation replaces it.
+    Pieces that no other pieces can replace are kept first, and then the pieces with the largest loss. The
+    loss of a piece is its share of the words, times the loss of log-probability when the piece's second-best
+    segmentation replaces it.
     """
     model = Unigram(pieces, 0)
     frequency = [0.0] * len(pieces)
@@ -153,7 +157,9 @@ def _finalize(
     special_tokens: Sequence[str],
     unk_token: str | None,
 ) -> tuple[Scored, int | None]:
-    """The special tokens, then all required characters and the best other pieces, by score."""
+    """Return the final vocabulary: special tokens, then all required characters and the best other pieces by
+    score.
+    """
     score_of, least = dict(pieces), min((score for _, score in pieces), default=0.0)
     missing = (c for c in required if c not in score_of)
     dropped_scores = {c: least + i * SCORE_STEP for i, c in enumerate(missing)}
@@ -171,8 +177,9 @@ def _finalize(
 
 
 def digamma(x: float) -> float:
-    """Return the derivative of log Γ at x > 0, by recurrence up to 7 and then the asymptotic series about x −
-    1/2."""
+    """Return digamma(x), the derivative of log Γ at x > 0.
+
+    The recurrence raises x to at least 7. Then the asymptotic series about x − 1/2 is used."""
     result = 0.0
     while x < 7:
         result -= 1 / x

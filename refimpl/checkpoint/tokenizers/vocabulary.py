@@ -1,6 +1,4 @@
-"""The code that the tokenizer's models share: tokens, the reader of a vocabulary, and a trie of its
-tokens.
-"""
+"""What the tokenizer's models share: tokens, the reader of a vocabulary, and a trie of its tokens."""
 
 from __future__ import annotations
 
@@ -14,7 +12,7 @@ MAX_VOCABULARY = 2**22
 
 
 class Token(NamedTuple):
-    """A token of a word, and the range of the word's characters that it covers."""
+    """A token of a word: its id, its string, and the range of the word's characters that it covers."""
 
     id: int
     value: str
@@ -23,7 +21,7 @@ class Token(NamedTuple):
 
 
 class Trie:
-    """A prefix tree of tokens, which finds all tokens that begin at a position in one walk."""
+    """A prefix tree of tokens. It finds all tokens that begin at a position of a text in one walk."""
 
     def __init__(self, tokens: Iterable[tuple[str, int]]) -> None:
         self._root: dict[str, Any] = {}
@@ -34,7 +32,7 @@ class Trie:
             node[""] = id
 
     def prefixes(self, text: str, start: int) -> Iterator[tuple[int, int]]:
-        """Yield (end, id) of each token that begins at `start`, the shortest first."""
+        """Yield (end, id) of each token that begins at `start` of a text, the shortest token first."""
         node = self._root
         for end in range(start, len(text)):
             child = node.get(text[end])
@@ -45,12 +43,14 @@ class Trie:
                 yield end + 1, node[""]
 
     def longest(self, text: str, start: int) -> tuple[int, int] | None:
-        """Return (end, id) of the longest token that begins at `start`."""
+        """Return (end, id) of the longest token that begins at `start` of a text, or None if there is no such
+        token.
+        """
         return max(self.prefixes(text, start), default=None)
 
 
 def read_vocabulary(value: Any, where: str) -> dict[str, int]:
-    """Read `{token: id}`. All ids must differ."""
+    """Read a vocabulary `{token: id}`. Raises CheckpointError if two tokens have the same id."""
     if not isinstance(value, dict) or len(value) > MAX_VOCABULARY:
         raise CheckpointError(f"{where} must be an object of at most {MAX_VOCABULARY} tokens and ids")
     tokens: dict[int, str] = {}

@@ -1,5 +1,5 @@
-"""WordPiece (Wu et al. 2016; BERT's form): repeatedly take the longest token with which the remaining part of
-the word begins.
+"""WordPiece (Wu et al. 2016), in BERT's form: repeatedly take the longest token that the rest of a word
+begins with.
 
 A token that doesn't begin a word has a prefix ("##"). A word that can't be split to its end, or has more than
 `max_input_chars_per_word` characters, becomes the unknown token as a whole.
@@ -17,7 +17,7 @@ from .vocabulary import Token, read_vocabulary
 
 @dataclass(frozen=True)
 class WordPiece:
-    """A WordPiece model: a vocabulary and the form of its tokens."""
+    """A WordPiece model: a vocabulary, the unknown token, and the prefix of tokens that continue a word."""
 
     vocabulary: Mapping[str, int]
     unk_token: str
@@ -26,7 +26,7 @@ class WordPiece:
     max_token_length: int
 
     def tokenize(self, word: str) -> list[Token]:
-        """Return the tokens of a word."""
+        """Split a word into tokens. A word that can't be split becomes the unknown token."""
         tokens: list[Token] = []
         if len(word) > self.max_input_chars_per_word:
             return self._unknown(word)
@@ -50,7 +50,7 @@ class WordPiece:
 def _make(
     vocab: dict[str, int], unk_token: str, continuing_subword_prefix: str, max_input_chars_per_word: int
 ) -> WordPiece:
-    """Return the model of a vocabulary."""
+    """Build a WordPiece model from the options in tokenizer.json."""
     max_token_length = max(map(len, vocab), default=0)
     return WordPiece(vocab, unk_token, continuing_subword_prefix, max_input_chars_per_word, max_token_length)
 
