@@ -22,9 +22,9 @@ Ray = Annotated[
     typer.Option(
         "--ray",
         metavar="ADDRESS",
-        help="Compute the rows of --file (JSON lines or Parquet) on a Ray cluster. local starts a cluster on "
-        "this machine. auto joins the cluster that already runs here, HOST:PORT another one. The bundle's "
-        "path must be the same on each machine.",
+        help="Process the rows of --file (JSON Lines or Parquet) on a Ray cluster. local starts a cluster "
+        "on this machine, auto joins the cluster on this machine, and HOST:PORT joins the cluster "
+        "there. The bundle's path must be the same on each machine.",
         rich_help_panel=FLEET,
     ),
 ]
@@ -34,15 +34,18 @@ Out = Annotated[
         "--out",
         metavar="DIR",
         file_okay=False,
-        help="With --ray: the folder for the results, with one file per block in the format of --file. If "
-        "the run is stopped, the same command computes the missing blocks.",
+        help="With --ray: write the results to this folder, with one file per block, in the format of "
+        "--file. If a run was interrupted, the same command computes the missing blocks.",
         rich_help_panel=FLEET,
     ),
 ]
 Column = Annotated[
     str,
     typer.Option(
-        "--column", metavar="NAME", help="With --ray: the column with the texts.", rich_help_panel=FLEET
+        "--column",
+        metavar="NAME",
+        help="With --ray: the name of the column of --file that contains the texts.",
+        rich_help_panel=FLEET,
     ),
 ]
 Rows = Annotated[
@@ -52,7 +55,7 @@ Rows = Annotated[
         metavar="N",
         min=1,
         max=2**20,
-        help="With --ray: the number of rows in a block. Each block is computed as a whole.",
+        help="With --ray: the number of rows in a block. Each block is one unit of work.",
         rich_help_panel=FLEET,
     ),
 ]
@@ -64,7 +67,7 @@ Workers = Annotated[
         min=1,
         max=2**16,
         help="With --ray: run at most N processes, by default as many as the cluster has processors for. "
-        "Each process has --threads threads, by default one.",
+        "Each process uses --threads threads, by default one.",
         rich_help_panel=FLEET,
     ),
 ]

@@ -41,8 +41,8 @@ def application(names: Iterable[str] = COMMANDS) -> typer.Typer:
     """
     app = typer.Typer(
         name="tfm-cli",
-        help="Turn a transformer checkpoint into a fast ONNX model, check it against a NumPy specification, "
-        "and run it.",
+        help="Convert a transformer checkpoint to a fast ONNX model, check the model against a NumPy "
+        "reference, and run it.",
         pretty_exceptions_enable=False,
         context_settings={"help_option_names": ["-h", "--help"], **CONTEXT},
         callback=_options,

@@ -78,30 +78,32 @@ Model = Annotated[
         "-m",
         metavar="MODEL",
         autocompletion=catalogue,
-        help="The model: a path, hf:ORG/NAME, or a name that `tfm-cli models` lists.",
+        help="The model: a path, hf:ORG/NAME on the Hugging Face Hub, or a name that `tfm-cli models` lists.",
     ),
 ]
 Engine = Annotated[
     EngineName,
     typer.Option(
         "--engine",
-        help="What runs the model. onnx is ONNX Runtime. numpy is the specification, a reference "
-        "implementation in NumPy. torch runs the specification on PyTorch tensors.",
+        help="The library that computes the model. onnx is ONNX Runtime. numpy is tfm's reference "
+        "implementation in NumPy. torch is the same reference implementation on PyTorch tensors.",
         rich_help_panel=SPEED,
     ),
 ]
 FixedBatch = Annotated[
     int | None,
     typer.Option(
-        metavar="N", help="With --time: the batch size of the graph, by default 1.", rich_help_panel=SHAPES
+        metavar="N",
+        help="With --time: the fixed batch size of the graph. The default is 1.",
+        rich_help_panel=SHAPES,
     ),
 ]
 FixedTime = Annotated[
     int | None,
     typer.Option(
         metavar="N",
-        help="Write a graph with fixed shapes, for NPUs and phones. The graph takes N tokens per run and "
-        "uses only ai.onnx operators.",
+        help="Write a graph with fixed shapes, for NPUs and phones. The graph reads N tokens per run, and "
+        "uses only standard ONNX operators (ai.onnx).",
         rich_help_panel=SHAPES,
     ),
 ]
@@ -109,7 +111,7 @@ FixedCapacity = Annotated[
     int | None,
     typer.Option(
         metavar="N",
-        help="With --time: how many tokens fit into the decoder's cache.",
+        help="With --time: the maximum number of tokens in the decoder's cache.",
         rich_help_panel=SHAPES,
     ),
 ]
@@ -119,8 +121,8 @@ Quantization = Annotated[
     typer.Option(
         "--quant",
         metavar="SCHEME",
-        help=f"How to store the weights if a checkpoint must be exported: {', '.join(SCHEMES)}. The default "
-        "is int8. For an encoder on the CPU, it is int8-dynamic.",
+        help=f"The quantization of the weights when tfm exports a checkpoint: {', '.join(SCHEMES)}. "
+        "The default is int8, or int8-dynamic for an encoder on the CPU.",
         rich_help_panel=WEIGHTS,
     ),
 ]
@@ -128,7 +130,7 @@ Device = Annotated[
     DeviceName,
     typer.Option(
         "--device",
-        help="The device to run on. auto takes CUDA if CUDA starts, else the CPU.",
+        help="The device that runs the model. auto is CUDA if CUDA works here, otherwise the CPU.",
         rich_help_panel=SPEED,
     ),
 ]
@@ -138,7 +140,8 @@ Context = Annotated[
         "--context",
         metavar="N",
         min=1,
-        help="Prepare a checkpoint for texts of up to N tokens. N may be more than the trained length.",
+        help="For a checkpoint: the maximum length of a text in tokens. The default is the trained length, "
+        "and N may be larger.",
         rich_help_panel=WEIGHTS,
     ),
 ]
@@ -149,7 +152,8 @@ Adapter = Annotated[
         metavar="DIR",
         exists=True,
         file_okay=False,
-        help="Merge a LoRA adapter into a checkpoint's weights. DIR is the directory in which peft saved it.",
+        help="Merge a LoRA adapter into the checkpoint's weights. DIR is the directory in which the library "
+        "PEFT saved the adapter.",
         rich_help_panel=WEIGHTS,
     ),
 ]
@@ -157,7 +161,7 @@ NoAdapter = Annotated[
     bool,
     typer.Option(
         "--no-adapter",
-        help="Don't merge the adapter that is beside the model's files.",
+        help="Don't merge the LoRA adapter that is in the model's own directory.",
         rich_help_panel=WEIGHTS,
     ),
 ]
@@ -166,8 +170,8 @@ IgnoreKey = Annotated[
     typer.Option(
         "--ignore-key",
         metavar="NAME",
-        help="Ignore this key in the checkpoint's files, if tfm refuses the key as unknown. May be given "
-        "several times. If the key changes what the model computes, the results are wrong.",
+        help="Ignore this key in the checkpoint's files, although tfm doesn't know the key. If the key "
+        "changes what the model computes, the results are wrong. May be given several times.",
         rich_help_panel=WEIGHTS,
     ),
 ]
@@ -179,28 +183,35 @@ Threads = Annotated[
         min=1,
         max=1024,
         callback=limit_threads,
-        help="The number of threads, by default as many as this machine can use.",
+        help="The number of CPU threads, by default as many as this machine can use.",
         rich_help_panel=SPEED,
     ),
 ]
 Texts = Annotated[
     list[str] | None,
     typer.Argument(
-        metavar="TEXT", help="The texts. If none is given, each line of --file or stdin is a text."
+        metavar="TEXT", help="The texts to process. Without TEXT, each line of --file or stdin is one text."
     ),
 ]
 Lines = Annotated[
     Path | None,
     typer.Option(
-        "--file", metavar="FILE", exists=True, dir_okay=False, help="A file with one text on each line."
+        "--file",
+        metavar="FILE",
+        exists=True,
+        dir_okay=False,
+        help="Read the texts from this file, with one text on each line.",
     ),
 ]
 Text = Annotated[
-    str | None, typer.Argument(help="The text. If it isn't given, all of --file or stdin is the text.")
+    str | None,
+    typer.Argument(
+        help="The text to process. Without this argument, tfm reads the text from --file or stdin."
+    ),
 ]
 TextFile = Annotated[
     Path | None,
-    typer.Option("--file", metavar="FILE", exists=True, dir_okay=False, help="A file with the text."),
+    typer.Option("--file", metavar="FILE", exists=True, dir_okay=False, help="Read the text from this file."),
 ]
 Batch = Annotated[
     int,
@@ -208,33 +219,40 @@ Batch = Annotated[
         "--batch",
         metavar="N",
         min=1,
-        help="The batch size: how many texts the model computes at a time.",
+        help="The batch size: the number of texts that the model processes at the same time.",
         rich_help_panel=SPEED,
     ),
 ]
 AsJson = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
 NoEscape = Annotated[
     bool,
-    typer.Option("--no-escape", help="Print control characters in the model's text without escaping them."),
+    typer.Option(
+        "--no-escape",
+        help="Don't escape control characters in the model's text.",
+    ),
 ]
 Verbose = Annotated[
     bool,
     typer.Option(
         "--verbose",
         callback=set_verbose,
-        help="Show the model's speed, and each stage of an export.",
+        help="Print the model's speed and each stage of an export.",
     ),
 ]
 System = Annotated[
-    str | None, typer.Option(metavar="TEXT", help="A system message, which the model reads first.")
+    str | None,
+    typer.Option(
+        metavar="TEXT",
+        help="A system message, which the model reads before the user's messages.",
+    ),
 ]
 Draft = Annotated[
     str | None,
     typer.Option(
         metavar="FROM",
-        help="Speculative decoding: guess several tokens, then check them in one step. The guesses come from "
-        "the text so far (prompt), the model's own module (mtp) or a smaller model (its name). none switches "
-        "it off.",
+        help="Speculative decoding: draft several tokens, then check them in one step. The drafts come from "
+        "the text so far (prompt), the model's own module (mtp) or a smaller model (its name). none "
+        "means no drafts.",
         rich_help_panel=SPEED,
     ),
 ]
@@ -243,8 +261,8 @@ Prefix = Annotated[
     typer.Option(
         metavar="FILE",
         dir_okay=False,
-        help="Cache what the model computes for the prompt, or for a chat's beginning, in this file. A later "
-        "run computes its prompt only from the first difference on. The file is as private as the prompt.",
+        help="Save the cache of the prompt, or of a chat's beginning, in this file. A later run computes "
+        "only the part of its prompt that differs. The file is as private as the prompt.",
         rich_help_panel=SPEED,
     ),
 ]
@@ -271,8 +289,8 @@ ChatTemplateKwargs = Annotated[
     typer.Option(
         metavar="JSON",
         parser=json_object,
-        help="Variables for the model's chat template, such as '{\"enable_thinking\": false}'. A variable "
-        "that the template doesn't use is an error.",
+        help="Variables for the model's chat template, such as '{\"enable_thinking\": false}'. tfm refuses a "
+        "variable that the template doesn't use.",
     ),
 ]
 
@@ -282,8 +300,7 @@ ThinkingTokenBudget = Annotated[
     typer.Option(
         metavar="N",
         min=0,
-        help="Let a chat model think for at most N tokens. tfm then adds the tokens that end the model's "
-        "thinking.",
+        help="Limit a chat model's thinking to N tokens. tfm then adds the tokens that end the thinking.",
     ),
 ]
 
@@ -294,9 +311,9 @@ Tools = Annotated[
         metavar="FILE",
         exists=True,
         dir_okay=False,
-        help="A file with the functions that the model may call: a JSON list in the OpenAI API's form. Each "
-        "call is printed on its own line. In `chat`, type the result of each call as your next message. "
-        "`generate --json` lists the calls under `calls`.",
+        help="A JSON file with the functions that the model may call, in the OpenAI API's format. tfm "
+        "prints each call on its own line. In `chat`, type the result of each call as your next "
+        "message. `generate --json` lists the calls under `calls`.",
     ),
 ]
 

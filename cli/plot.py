@@ -39,7 +39,7 @@ Plot = Annotated[
         metavar="FILE.png",
         dir_okay=False,
         callback=ready,
-        help="Draw the result into a .png, .svg or .pdf file.",
+        help="Draw the result as a picture in this file. The file's name must end in .png, .svg or .pdf.",
     ),
 ]
 

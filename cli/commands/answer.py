@@ -17,40 +17,53 @@ GROUP = "Read texts"
 def command(
     *,
     model: o.Model = "demo-answer",
-    question: Annotated[str | None, typer.Argument(help="The question.")] = None,
+    question: Annotated[
+        str | None,
+        typer.Argument(help="The question to answer. Leave out this argument if --questions is given."),
+    ] = None,
     context: Annotated[
         str | None,
         typer.Argument(
-            help="The text with the answer. If it isn't given, all of --file or stdin is the text."
+            help="The text in which to find the answer. Without this argument, tfm reads the text from "
+            "--file or stdin."
         ),
     ] = None,
     file: o.TextFile = None,
     questions: Annotated[
         Path | None,
         typer.Option(
-            metavar="FILE", exists=True, dir_okay=False, help="A file with one question on each line."
+            metavar="FILE",
+            exists=True,
+            dir_okay=False,
+            help="Read the questions from this file, with one question on each line.",
         ),
     ] = None,
     top: Annotated[
         int, typer.Option(metavar="N", min=1, help="Show the N best answers to each question.")
     ] = 1,
     longest: Annotated[
-        int, typer.Option(metavar="N", min=1, help="Limit the length of an answer to N tokens.")
+        int, typer.Option(metavar="N", min=1, help="The maximum length of an answer in tokens.")
     ] = 15,
     may_be_none: Annotated[
         bool,
         typer.Option(
-            "--may-be-none", help="Allow (none) as the result, which means that the text has no answer."
+            "--may-be-none",
+            help="Allow the model to say that the text contains no answer. tfm then prints "
+            "(none) as the answer.",
         ),
     ] = False,
     window: Annotated[
         int | None,
-        typer.Option(metavar="N", min=1, help="Read a long text in windows of N tokens, by default 384."),
+        typer.Option(
+            metavar="N", min=1, help="Split a long text into windows of N tokens. The default is 384."
+        ),
     ] = None,
     stride: Annotated[
         int | None,
         typer.Option(
-            metavar="N", min=0, help="Let neighbouring windows overlap by N tokens, by default 128."
+            metavar="N",
+            min=0,
+            help="The number of tokens that two neighbouring windows share. The default is 128.",
         ),
     ] = None,
     batch: o.Batch = 32,

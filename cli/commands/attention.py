@@ -27,7 +27,7 @@ GROUP = "Look inside"
 
 
 def command(
-    text: Annotated[str, typer.Argument(help="The text.")] = TEXT,
+    text: Annotated[str, typer.Argument(help="The text for which to show the attention weights.")] = TEXT,
     model: o.Model = "smollm2-135m",
     layer: Annotated[
         int | None,
@@ -45,8 +45,8 @@ def command(
         str | None,
         typer.Option(
             metavar="WORD",
-            help="Show which words this word attends to. The default is “it” if the text has it, else the "
-            "last word.",
+            help="Show which words this word attends to. The default is the word “it” if the text contains "
+            "“it”, and otherwise the last word.",
         ),
     ] = None,
     plot: Plot = None,
@@ -55,9 +55,9 @@ def command(
     ignore_key: o.IgnoreKey = None,
     as_json: o.AsJson = False,
 ) -> None:
-    """Show attention weights: how much each token attends to the others.
+    """Show attention weights: how much each token of a text attends to every other token.
 
-    The weights are computed by the specification, a reference implementation in NumPy.
+    tfm computes the weights with its reference implementation in NumPy.
 
     Example: tfm-cli attention "The cat saw it run" --layer 3 --plot map.png
     """

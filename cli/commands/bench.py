@@ -26,8 +26,8 @@ def command(
         str | None,
         typer.Argument(
             autocompletion=o.catalogue,
-            help="The model: a path, pypi:NAME, hf:ORG/NAME, or a name that `tfm-cli models` lists. The "
-            f"default is {DEFAULT}.",
+            help="The model to measure: a path, pypi:NAME, hf:ORG/NAME, or a name that "
+            f"`tfm-cli models` lists. The default is {DEFAULT}.",
         ),
     ] = None,
     model_option: Annotated[
@@ -37,7 +37,7 @@ def command(
             "-m",
             metavar="MODEL",
             autocompletion=o.catalogue,
-            help="The model, as an option instead of an argument.",
+            help="The model to measure. This option replaces the argument MODEL.",
         ),
     ] = None,
     quant: o.Quantization = None,
@@ -52,8 +52,8 @@ def command(
             metavar="N",
             min=1,
             max=1024,
-            help="The number of threads, by default as many as this machine can use. May be given several "
-            "times, to compare.",
+            help="The number of CPU threads. The default is as many threads as this machine can use. Give "
+            "this option several times to compare several numbers of threads.",
             rich_help_panel=o.SPEED,
         ),
     ] = None,
@@ -62,20 +62,23 @@ def command(
         typer.Option(
             metavar="N",
             min=1,
-            help="The number of tokens in the prompt, by default 128. May be given several times, to "
-            "compare.",
+            help="The number of tokens in the prompt. The default is 128. Give this option several times to "
+            "compare several lengths.",
         ),
     ] = None,
     new_tokens: Annotated[
-        int, typer.Option(metavar="N", min=1, help="The number of tokens to generate.")
+        int, typer.Option(metavar="N", min=1, help="The number of tokens to generate in each measurement.")
     ] = 128,
     repeats: Annotated[
-        int, typer.Option(metavar="N", min=1, help="How many times to measure, each time in a new process.")
+        int,
+        typer.Option(
+            metavar="N", min=1, help="The number of measurements. Each measurement runs in a new process."
+        ),
     ] = 5,
     markdown: Annotated[bool, typer.Option("--markdown", help="Print the tables as Markdown.")] = False,
     as_json: o.AsJson = False,
 ) -> None:
-    """Measure prefill and decode speed, time to the first token, load time and peak memory.
+    """Measure a model's prefill speed, decode speed, time to the first token, load time and peak memory.
 
     Example: tfm-cli bench smollm2-135m --prompt-tokens 128 --prompt-tokens 512 --threads 1 --threads 2
     """

@@ -36,7 +36,11 @@ def command(
     ctx: typer.Context,
     named: Annotated[
         str | None,
-        typer.Argument(metavar="[MODEL]", autocompletion=o.catalogue, help="The model, as with --model."),
+        typer.Argument(
+            metavar="[MODEL]",
+            autocompletion=o.catalogue,
+            help="The model to chat with. This argument replaces --model.",
+        ),
     ] = None,
     model: o.Model = "smollm2-135m",
     system: o.System = None,
@@ -49,13 +53,13 @@ def command(
     thinking_token_budget: o.ThinkingTokenBudget = None,
     tools: o.Tools = None,
 ) -> None:
-    """Talk with a model, at a terminal or through a pipe. /help lists the commands.
+    """Chat with a model, at a terminal or through a pipe. In the chat, /help lists the commands.
 
-    Through a pipe, each line is one message. At a terminal, the up arrow brings back what you typed before.
-    This history is kept in the user's state folder, or in the file that the variable TFM_HISTORY names. If
-    TFM_HISTORY is empty, no history is kept.
+    If stdin is a pipe, each line is one message. At a terminal, the up-arrow key shows your earlier messages
+    again. tfm keeps these messages in your state folder, or in the file that the environment variable
+    TFM_HISTORY names. If TFM_HISTORY is empty, tfm keeps no messages.
 
-    If the model's files don't say how to choose tokens, the defaults of `tfm-cli generate --help` apply.
+    If the model's files don't say how to choose tokens, tfm uses the defaults in `tfm-cli generate --help`.
 
     Example: tfm-cli chat smollm2-135m --system "Answer in one sentence."
     """

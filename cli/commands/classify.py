@@ -21,7 +21,10 @@ def command(
     file: o.Lines = None,
     pair: Annotated[
         str | None,
-        typer.Option(metavar="TEXT", help="Classify each text as a pair, together with this second text."),
+        typer.Option(
+            metavar="TEXT",
+            help="Classify pairs of texts: each pair is one of the given texts and this second text.",
+        ),
     ] = None,
     top: Annotated[
         int | None, typer.Option(metavar="N", min=1, help="Show only the N likeliest labels of each text.")
@@ -31,9 +34,9 @@ def command(
     as_json: o.AsJson = False,
     fleet: f.Fleet,
 ) -> None:
-    """Label whole texts and show the likeliest label first.
+    """Classify whole texts. Print the labels of each text with their scores, the likeliest label first.
 
-    For a regression model, show the numbers that it predicts, in the model's own order.
+    If the model is a regression model, print the numbers that the model predicts, in the model's own order.
 
     Example: tfm-cli classify "What a lovely film!" "The room was not clean." --top 1
 

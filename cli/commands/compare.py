@@ -26,15 +26,17 @@ def command(
     model: Annotated[
         str,
         typer.Argument(
-            autocompletion=o.catalogue, help="A checkpoint, or a name that `tfm-cli models` lists."
+            autocompletion=o.catalogue,
+            help="The model to compare in its quantizations: the path of a "
+            "checkpoint, or a name that `tfm-cli models` lists.",
         ),
     ],
     quant: Annotated[
         list[str] | None,
         typer.Option(
             metavar="SCHEME",
-            help="Compare this quantization. May be given several times. By default, all quantizations that "
-            "run on this machine are compared.",
+            help="Compare this quantization. May be given several times. By default, tfm compares all "
+            "quantizations that run on this machine.",
         ),
     ] = None,
     bits: Annotated[
@@ -42,8 +44,8 @@ def command(
         typer.Option(
             metavar="N",
             min=1,
-            help="How many bits per weight `--quant auto` may use on average, by default 5 and 6. May be "
-            "given several times.",
+            help="The maximum number of bits per weight, on average, of the quantization auto. May be given "
+            "several times. By default, tfm compares auto with 5 bits and with 6 bits.",
         ),
     ] = None,
     text: Annotated[
@@ -52,8 +54,8 @@ def command(
             metavar="FILE",
             exists=True,
             dir_okay=False,
-            help="The text on which all quantizations are measured, by default a short one that comes with "
-            "tfm.",
+            help="A text file on which tfm measures the loss of each quantization. The default is a short "
+            "text that comes with tfm.",
         ),
     ] = None,
     tokens: Annotated[
@@ -62,13 +64,17 @@ def command(
     new_tokens: Annotated[
         int,
         typer.Option(
-            metavar="N", min=1, help="The number of tokens to generate to measure the decode speed."
+            metavar="N",
+            min=1,
+            help="The number of tokens to generate for each measurement of the decode speed.",
         ),
     ] = 64,
     repeats: Annotated[
         int,
         typer.Option(
-            metavar="N", min=1, help="How many times to measure the speed, each time in a new process."
+            metavar="N",
+            min=1,
+            help="The number of measurements of the speed. Each measurement runs in a new process.",
         ),
     ] = 3,
     threads: o.Threads = None,
@@ -79,13 +85,14 @@ def command(
     markdown: Annotated[bool, typer.Option("--markdown", help="Print the table as Markdown.")] = False,
     as_json: o.AsJson = False,
 ) -> None:
-    """Compare a model's quantizations on this machine by loss, perplexity, bytes and speed.
+    """Compare a model's quantizations on this machine by loss, perplexity, size in bytes and speed.
 
-    A quantization is on the frontier if no other one reads as few bytes for a token and loses less. tfm's
-    kernels read fewer bytes than the file of weights has: other runtimes need that file.
+    A quantization is on the frontier if every other quantization reads more bytes per token or has a higher
+    loss. tfm's kernels read fewer bytes per token than the bundle's file of weights contains. Other runtimes
+    read the whole file.
 
-    Bundles and results are kept in the cache. If a run is interrupted, the next one continues where it
-    stopped.
+    tfm keeps bundles and results in the cache. If a run is interrupted, the next run continues at the same
+    point.
 
     Example: tfm-cli compare smollm2-135m --plot frontier.png
     """

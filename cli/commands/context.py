@@ -28,16 +28,23 @@ def command(
         str,
         typer.Argument(
             autocompletion=o.catalogue,
-            help="A decoder: a checkpoint, a bundle, or the name of a model to fetch.",
+            help="The model to measure, which must be a decoder: a checkpoint, a bundle, or the name of a "
+            "model to fetch.",
         ),
     ],
     text: Annotated[
-        Path, typer.Option(exists=True, dir_okay=False, metavar="FILE", help="The text to read.")
+        Path,
+        typer.Option(
+            exists=True, dir_okay=False, metavar="FILE", help="The text file that the model will read."
+        ),
     ],
     length: Annotated[
         int | None,
         typer.Option(
-            min=2, metavar="N", help="The number of tokens in a window, by default twice the trained length."
+            min=2,
+            metavar="N",
+            help="The number of tokens in a window of the text. The default is twice "
+            "the model's trained length.",
         ),
     ] = None,
     stride: Annotated[
@@ -45,23 +52,28 @@ def command(
         typer.Option(
             min=1,
             metavar="N",
-            help="The number of tokens from the start of one window to the start of the next.",
+            help="The number of tokens from the start of one window to the start of the next. By default, "
+            "windows don't overlap.",
         ),
     ] = None,
-    windows: Annotated[int, typer.Option(metavar="N", min=1, help="Read at most N windows of the text.")] = 1,
+    windows: Annotated[
+        int, typer.Option(metavar="N", min=1, help="The maximum number of windows of the text to read.")
+    ] = 1,
     factor: Annotated[
         float | None,
         typer.Option(
-            min=1, help="The factor by which to stretch positions, by default as much as --length needs."
+            min=1,
+            help="The factor by which to stretch rotary positions. By default, tfm uses the smallest "
+            "factor that reaches --length.",
         ),
     ] = None,
     way: Annotated[
         list[str] | None,
         typer.Option(
             metavar="WAY",
-            help="Measure only this way to stretch positions: none, linear, dynamic-ntk, yarn or llama3. May "
-            "be given several times. If the model already stretches its positions, they are stretched "
-            "further.",
+            help="Measure only this way to stretch rotary positions: none, linear, dynamic-ntk, yarn or "
+            "llama3. May be given several times. If the model already stretches its positions, this "
+            "option stretches the positions further.",
         ),
     ] = None,
     plot: Plot = None,
@@ -70,10 +82,10 @@ def command(
     ignore_key: o.IgnoreKey = None,
     as_json: o.AsJson = False,
 ) -> None:
-    """Measure perplexity by position past the trained length, for each way to stretch rotary positions.
+    """Measure a model's perplexity beyond its trained length, for each way to stretch rotary positions.
 
-    Lower is better. A perplexity of 20 means that the model is as uncertain as in a choice among 20 equally
-    likely tokens.
+    A lower perplexity is better. A perplexity of 20 means that the model is as uncertain as in a choice among
+    20 equally likely tokens.
 
     Example: tfm-cli context smollm2-135m --text book.txt --length 4096 --way yarn --plot context.png
     """

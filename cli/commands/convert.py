@@ -16,7 +16,9 @@ GROUP = "Make and check models"
 def command(
     bundle: Annotated[
         str,
-        typer.Argument(help="The bundle to convert, or the name of a model whose bundle is in the cache."),
+        typer.Argument(
+            help="The bundle to convert: its path, or the name of a model that has a bundle in the cache."
+        ),
     ],
     directory: Annotated[
         Path,
@@ -30,6 +32,8 @@ def command(
     capacity: FixedCapacity = None,
 ) -> None:
     """Rewrite a bundle for another runtime, or with fixed shapes. The weights stay the same.
+
+    A bundle is a directory with a model in ONNX, which `tfm-cli export` writes.
 
     Example: tfm-cli convert my-bundle my-genai --layout genai
     """

@@ -41,7 +41,8 @@ def command(
         bool,
         typer.Option(
             "--build-kernels",
-            help="First compile tfm's kernels into the cache, even if an earlier attempt failed.",
+            help="Compile tfm's own kernels into the cache before the report, even if an earlier attempt "
+            "failed.",
         ),
     ] = False,
     bundle: Annotated[
@@ -49,17 +50,18 @@ def command(
         typer.Option(
             "--bundle",
             metavar="BUNDLE",
-            help="List instead which runtimes on this machine can run a bundle. For each runtime, show the "
-            "code path that computes the bundle, and the loss that the bundle's certificate states for that "
-            "path. BUNDLE is a bundle, or a model whose bundle is in the cache.",
+            help="List which runtimes on this machine can run this bundle, instead of the usual report. For "
+            "each runtime, show the code path that computes the bundle, and the loss that the bundle's "
+            "certificate states for that path. BUNDLE is a path, or the name of a model that has a "
+            "bundle in the cache.",
         ),
     ] = None,
     as_json: o.AsJson = False,
 ) -> None:
     """Report what works on this machine.
 
-    The report lists ONNX Runtime's providers and whether each one starts, tfm's kernels, int8 instructions,
-    memory, the cache and the versions of packages.
+    The report lists ONNX Runtime's providers and whether each provider starts. The report also lists tfm's
+    own kernels, int8 instructions, memory, the cache and the versions of packages.
     """
     from ...refimpl.errors import DeviceError
 

@@ -29,7 +29,7 @@ def command(
     similarity: Annotated[
         bool,
         typer.Option(
-            "--similarity", help="Show the cosine similarities between the texts instead of their vectors."
+            "--similarity", help="Print the cosine similarity of each pair of texts instead of the vectors."
         ),
     ] = False,
     npy: Annotated[
@@ -38,7 +38,8 @@ def command(
             metavar="FILE",
             dir_okay=False,
             callback=in_folder,
-            help="Write the vectors or similarities to this file, as a NumPy array.",
+            help="Write the vectors, or with --similarity the similarities, to this file as a NumPy array "
+            "(.npy).",
         ),
     ] = None,
     batch: o.Batch = 32,
@@ -46,9 +47,9 @@ def command(
     as_json: o.AsJson = False,
     fleet: f.Fleet,
 ) -> None:
-    """Compute one embedding vector per text. Similar texts get vectors that are close together.
+    """Compute one embedding vector per text. Similar texts get similar vectors.
 
-    A terminal shows only the beginning of each vector. A pipe, --json and --npy get all its numbers.
+    At a terminal, tfm prints only the first numbers of each vector. A pipe, --json and --npy get all numbers.
 
     Example: tfm-cli embed "a cat" "a kitten" "a bill" --similarity
 

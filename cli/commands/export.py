@@ -39,30 +39,33 @@ def command(
     directory: Annotated[
         Path,
         typer.Argument(
-            metavar="OUT", help="The directory to write the bundle to, replacing an existing bundle."
+            metavar="OUT",
+            help="The directory to write the bundle to. A bundle that is already in this "
+            "directory is replaced by the new bundle.",
         ),
     ],
     quant: Annotated[
         Quant | None,
         typer.Option(
             metavar="SCHEME",
-            help=f"How to store the weights: {', '.join(SCHEMES)}. The default is int8. For an encoder on "
-            "the CPU, it is int8-dynamic.",
+            help=f"The quantization of the weights: {', '.join(SCHEMES)}. The default is int8, or "
+            "int8-dynamic for an encoder on the CPU.",
         ),
     ] = None,
     target: Annotated[
         Target,
         typer.Option(
-            help="What the bundle will run on. ort-web runs on WebAssembly. standard uses only ai.onnx "
-            "operators."
+            help="The runtime for which to write the bundle. ort-cpu and ort-cuda are ONNX Runtime on the "
+            "CPU and on CUDA. ort-web is ONNX Runtime on WebAssembly. standard uses only standard ONNX "
+            "operators (ai.onnx), for any runtime."
         ),
     ] = "ort-cpu",
     budget: Annotated[
         str | None,
         typer.Option(
             metavar="SIZE|kl=N",
-            help="With --quant auto: limit the size of the weights, such as 700MB, or the KL divergence from "
-            "the checkpoint in nats per token, such as kl=0.01.",
+            help="With --quant auto: the maximum size of the weights, such as 700MB, or the maximum KL "
+            "divergence from the checkpoint in nats per token, such as kl=0.01.",
             rich_help_panel=WEIGHTS,
         ),
     ] = None,
@@ -70,16 +73,17 @@ def command(
         float | None,
         typer.Option(
             metavar="N",
-            help="With --quant auto: limit the average bits per weight, such as 4.5.",
+            help="With --quant auto: the maximum number of bits per weight on average, such as 4.5.",
             rich_help_panel=WEIGHTS,
         ),
     ] = None,
     kv: Annotated[
         Kv,
         typer.Option(
-            help="How a decoder stores keys and values in its cache. int8 takes a quarter of the memory, "
-            "int4 an eighth. int4 is refused if it costs more than 0.05 nats per token. The scales are "
-            "measured on the text of --calibrate, or on a text that comes with tfm.",
+            help="The format of the keys and values in a decoder's cache. int8 takes a quarter of the "
+            "memory of float, and int4 an eighth. tfm refuses int4 if int4 raises the loss by more "
+            "than 0.05 nats per token. tfm measures the scales on the text of --calibrate, or on a "
+            "text that comes with tfm.",
             rich_help_panel=WEIGHTS,
         ),
     ] = "float",
@@ -87,7 +91,7 @@ def command(
         int,
         typer.Option(
             metavar="4|8",
-            help="With --quant int4: the number of bits of the token embeddings.",
+            help="With --quant int4: the number of bits of each number in the token embeddings.",
             rich_help_panel=WEIGHTS,
         ),
     ] = 8,
@@ -95,7 +99,8 @@ def command(
         bool,
         typer.Option(
             "--strict",
-            help="With --quant keep: refuse a file if one of its matrices has no quantized blocks.",
+            help="With --quant keep: refuse a model file if one of its matrices isn't stored in quantized "
+            "blocks.",
             rich_help_panel=WEIGHTS,
         ),
     ] = False,
@@ -105,15 +110,17 @@ def command(
             metavar="FILE",
             exists=True,
             dir_okay=False,
-            help="A text like those that the model will read. int8-static, w8a16 and --kv measure the ranges "
-            "of activations on it. int4 rounds the weights for the least error on it.",
+            help="A text file similar to the texts that the model will read. int8-static, w8a16 and --kv "
+            "measure the ranges of activations on this text. int4 rounds the weights for the least "
+            "error on this text.",
             rich_help_panel=WEIGHTS,
         ),
     ] = None,
     ranges: Annotated[
         Ranges | None,
         typer.Option(
-            help="With --calibrate: how the range of an activation is chosen, by default minmax.",
+            help="With --calibrate: the method that chooses the range of an activation. The default is "
+            "minmax.",
             rich_help_panel=WEIGHTS,
         ),
     ] = None,
@@ -123,7 +130,8 @@ def command(
             metavar="ALPHA",
             min=0,
             max=1,
-            help="With --calibrate: move large activations into the weights (SmoothQuant).",
+            help="With --calibrate: the strength of SmoothQuant, which moves large activations into the "
+            "weights.",
             rich_help_panel=WEIGHTS,
         ),
     ] = None,
@@ -131,9 +139,10 @@ def command(
         bool,
         typer.Option(
             "--mtp",
-            help="Export the checkpoint's module for multi-token prediction too, for `generate --draft mtp`. "
-            "The module costs as much as one more layer. With it, the last layer's MLP runs for all tokens "
-            "of a prompt; without it, only for those whose logits are needed.",
+            help="Also export the checkpoint's module for multi-token prediction, which `generate --draft "
+            "mtp` uses. The module costs as much as one more layer. With the module, the last layer's "
+            "MLP runs for all tokens of a prompt. Without the module, this MLP runs only for the "
+            "tokens that need logits.",
             rich_help_panel=WEIGHTS,
         ),
     ] = False,
@@ -144,8 +153,8 @@ def command(
     layout: Annotated[
         LayoutName | None,
         typer.Option(
-            help=f"Write the files that another runtime reads: {LAYOUTS}. The directory must be empty. By "
-            "default, tfm's own bundle is written."
+            help=f"Write the bundle in the form of another runtime: {LAYOUTS}. The directory must then be "
+            "empty. By default, tfm writes the bundle in its own form."
         ),
     ] = None,
     batch: FixedBatch = None,
@@ -154,20 +163,22 @@ def command(
     opset: Annotated[
         int | None,
         typer.Option(
-            metavar="N", help="The version of the ai.onnx operators. By default, the target sets it."
+            metavar="N",
+            help="The version (opset) of the standard ONNX operators, ai.onnx. The default "
+            "depends on --target.",
         ),
     ] = None,
     verify: Annotated[
         bool,
         typer.Option(
-            help="Run the quick checks on the new bundle. The bundle is kept only if it passes. `tfm-cli "
+            help="Run the quick checks on the new bundle, and keep the bundle only if it passes. `tfm-cli "
             "verify --full` runs the long checks."
         ),
     ] = True,
 ) -> None:
-    """Export a checkpoint as an ONNX bundle and verify it.
+    """Export a checkpoint as an ONNX bundle and verify the bundle.
 
-    If the export or the verification fails, no bundle is written.
+    If the export or the verification fails, tfm writes no bundle.
 
     Example: tfm-cli export smollm2-135m my-bundle --quant int4
     """

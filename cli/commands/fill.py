@@ -19,7 +19,10 @@ def command(
     text: o.Texts = None,
     file: o.Lines = None,
     top: Annotated[
-        int, typer.Option(metavar="N", min=1, help="Show the N likeliest tokens for each mask.")
+        int,
+        typer.Option(
+            metavar="N", min=1, help="The number of tokens to show for each mask, the likeliest first."
+        ),
     ] = 5,
     batch: o.Batch = 8,
     running: o.Running,
@@ -27,7 +30,7 @@ def command(
 ) -> None:
     """Show the likeliest tokens for each mask in a text.
 
-    Write a mask as the model names it: [MASK] or <mask>.
+    Write each mask in the text as the model's own mask token, such as [MASK] or <mask>.
 
     Example: tfm-cli fill "Paris is the [MASK] of France."
     """

@@ -29,7 +29,8 @@ def command(
     prompt: Annotated[
         str | None,
         typer.Argument(
-            help="The prompt. Piped text is added at its end. Without PROMPT, --file or stdin is read."
+            help="The prompt. If a text is piped, tfm adds this text to the prompt's end. Without PROMPT, "
+            "tfm reads the prompt from --file or stdin."
         ),
     ] = None,
     file: Annotated[
@@ -38,7 +39,7 @@ def command(
             metavar="FILE",
             exists=True,
             dir_okay=False,
-            help="A file with the prompt. With --batch, each line is a prompt.",
+            help="A file with the prompt, or with --batch one prompt on each line.",
         ),
     ] = None,
     model: o.Model = "smollm2-135m",
@@ -48,14 +49,14 @@ def command(
         str | None,
         typer.Option(
             metavar="FILE|{…}",
-            help="Answer with a JSON document that matches this schema: a file, or the schema itself.",
+            help="Make the answer a JSON document that matches this schema: a file, or the schema itself.",
         ),
     ] = None,
     regex: Annotated[
         str | None,
         typer.Option(
             metavar="REGEX",
-            help="Answer with a text that matches this regular expression from beginning to end.",
+            help="Make the whole answer match this regular expression.",
         ),
     ] = None,
     grammar: Annotated[
@@ -64,22 +65,21 @@ def command(
             metavar="FILE",
             exists=True,
             dir_okay=False,
-            help="Answer with a text that matches the grammar in this file, in llama.cpp's format (GBNF) or "
-            "in Lark's.",
+            help="Make the answer match the grammar in this file, in llama.cpp's format (GBNF) or in Lark's.",
         ),
     ] = None,
     tools: o.Tools = None,
     thinking_token_budget: o.ThinkingTokenBudget = None,
     raw: Annotated[
         bool,
-        typer.Option("--raw", help="Don't apply the chat template: continue the prompt itself."),
+        typer.Option("--raw", help="Continue the prompt itself, without the model's chat template."),
     ] = False,
     control_tokens: Annotated[
         bool,
         typer.Option(
             "--control-tokens",
-            help="With --raw: encode names of special tokens in the prompt, such as <fim_prefix>, as these "
-            "tokens.",
+            help="With --raw: encode the name of a special token in the prompt, such as <fim_prefix>, as "
+            "this token.",
         ),
     ] = False,
     as_json: o.AsJson = False,
@@ -87,8 +87,9 @@ def command(
         int | None,
         typer.Option(
             metavar="K",
-            help="With --json: print each token's log-probability, and the K likeliest tokens at its "
-            "position as \\[id, log-probability]. Both are computed before any filter.",
+            help="With --json: print the log-probability of each token, and the K likeliest tokens at each "
+            "position as \\[id, log-probability]. Log-probabilities are computed before any sampling "
+            "filter.",
         ),
     ] = None,
     no_escape: o.NoEscape = False,
@@ -99,8 +100,8 @@ def command(
         typer.Option(
             metavar="N",
             min=1,
-            help="Answer many prompts, one on each line, N at a time. Each answer is printed on one line, "
-            "with escapes for line ends and control characters.",
+            help="Read one prompt from each line, and answer N prompts at a time. tfm prints each answer on "
+            "one line, with escapes for line ends and control characters.",
             rich_help_panel=o.SPEED,
         ),
     ] = None,
@@ -109,7 +110,7 @@ def command(
     chat_template_kwargs: o.ChatTemplateKwargs = None,
     fleet: f.Fleet,
 ) -> None:
-    """Generate text. The first run with a model fetches and exports it; later runs take it from the cache.
+    """Generate text. The first run with a model fetches and exports the model. Later runs use the cache.
 
     If a chat model's files don't say how to choose tokens, tfm uses --temperature 0.2 --top-p 0.9
     --repetition-penalty 1.1. If you give --greedy, --beams or any option for sampling or penalties, tfm uses

@@ -25,8 +25,9 @@ def command(
     model: Annotated[
         str,
         typer.Argument(
-            help="A bundle, a checkpoint, a config.json, the name of a model to fetch, or the name of an "
-            "example config that comes with tfm: llama-3-70b, deepseek-v3 or qwen3.5-9b."
+            help="The model to show: a bundle, a checkpoint, a config.json, the name of a model to fetch, "
+            "or the name of an example config that comes with tfm. The example configs are "
+            "llama-3-70b, deepseek-v3 and qwen3.5-9b."
         ),
     ],
     adapter: o.Adapter = None,
@@ -35,7 +36,7 @@ def command(
     context: o.Context = None,
     as_json: o.AsJson = False,
 ) -> None:
-    """Show a model's architecture, its size in each quantization, and whether it fits in memory here.
+    """Show a model's architecture, its size in each quantization, and whether it fits into memory here.
 
     Example: tfm-cli inspect llama-3-70b
     """

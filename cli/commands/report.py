@@ -24,7 +24,9 @@ PROMPT_TOKENS, NEW_TOKENS, RUNS = 128, 64, 3
 def command(
     bundle: Annotated[
         str,
-        typer.Argument(help="The bundle to report on, or the name of a model whose bundle is in the cache."),
+        typer.Argument(
+            help="The bundle to report on: its path, or the name of a model that has a bundle in the cache."
+        ),
     ],
     file: Annotated[
         Path,
@@ -32,16 +34,25 @@ def command(
             metavar="OUT.html",
             dir_okay=False,
             callback=in_folder,
-            help="The page to write. The file must not exist, unless you give --overwrite.",
+            help="The HTML file to write. The file must not exist yet, unless you give --overwrite.",
         ),
     ],
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace a file that exists.")] = False,
-    speed: Annotated[bool, typer.Option(help="Measure speed and memory, in separate processes.")] = True,
+    overwrite: Annotated[
+        bool, typer.Option("--overwrite", help="Replace the HTML file if it already exists.")
+    ] = False,
+    speed: Annotated[
+        bool,
+        typer.Option(
+            help="Measure the speed and memory of the bundle for the page. The "
+            "measurements run in separate processes."
+        ),
+    ] = True,
 ) -> None:
     """Write an HTML page with a bundle's verdict, error by layer, perplexity, texts, sizes and speed.
 
     The command itself runs only the quick checks. It takes the results of the long checks from the bundle's
-    certificate. To get them into the certificate, first run `tfm-cli verify BUNDLE --full --source MODEL`.
+    certificate. To write these results into the certificate, first run
+    `tfm-cli verify BUNDLE --full --source MODEL`.
 
     Example: tfm-cli report my-bundle report.html
     """

@@ -50,24 +50,26 @@ def command(
         float,
         typer.Option(
             min=1,
-            help="About how long all measurements together may take. What doesn't fit in this time isn't "
-            "measured.",
+            help="The approximate time for all measurements together, in seconds. tfm leaves out "
+            "measurements that don't fit in this time.",
         ),
     ] = 90,
     section: Annotated[
         list[Section] | None,
         typer.Option(
-            help="Measure only this part. May be given several times. length: time and memory by text "
-            "length. ring: ring attention in 1, 2 and 4 processes. words: a full and an adaptive softmax "
-            "over 100,000 words. reach: how far back an input still changes the output.",
+            help="Run only this part of the measurements. May be given several times. length measures time "
+            "and memory by text length. ring measures ring attention in 1, 2 and 4 processes. words "
+            "measures a full and an adaptive softmax over 100,000 words. reach measures how far back "
+            "an input still changes the output.",
         ),
     ] = None,
     plot: Plot = None,
     as_json: o.AsJson = False,
 ) -> None:
-    """Measure time and memory of attention and recurrences by text length, and how far back they reach.
+    """Measure how the time and memory of attention and of recurrences grow with the length of a text.
 
-    The command also measures ring attention and an adaptive softmax.
+    The command also measures how far back an input still changes the output, ring attention, and an adaptive
+    softmax.
 
     Example: tfm-cli scaling --section length --max-n 4096 --seconds 30 --plot scaling.png
     """

@@ -21,7 +21,7 @@ def command(
         typer.Argument(
             metavar="[NAME=]MODEL",
             autocompletion=o.catalogue,
-            help="The models to serve. Each is a path, pypi:NAME, hf:ORG/NAME, or a name that "
+            help="The models to serve. Each MODEL is a path, pypi:NAME, hf:ORG/NAME, or a name that "
             "`tfm-cli models` lists. NAME is the name that requests use for the model.",
         ),
     ] = None,
@@ -29,13 +29,13 @@ def command(
         str,
         typer.Option(
             metavar="ADDRESS",
-            help="The address to listen on. If other machines can reach this address, --api-key-file is "
-            "required.",
+            help="The network address to listen on. If other machines can reach this address, "
+            "--api-key-file is required.",
         ),
     ] = "127.0.0.1",
     port: Annotated[
         int,
-        typer.Option(metavar="N", min=0, max=65535, help="The port to listen on; 0 chooses a free port."),
+        typer.Option(metavar="N", min=0, max=65535, help="The port to listen on. 0 means any free port."),
     ] = 8000,
     api_key_file: Annotated[
         Path | None,
@@ -43,23 +43,23 @@ def command(
             metavar="FILE",
             exists=True,
             dir_okay=False,
-            help="A file with API keys, one on each line. Each request must then send one of the keys, as "
-            "Authorization: Bearer KEY.",
+            help="A file with API keys, one on each line. With this option, each request must send one of "
+            "these keys in its header, as Authorization: Bearer KEY.",
         ),
     ] = None,
     allowed_host: Annotated[
         list[str] | None,
         typer.Option(
             metavar="NAME",
-            help="Also accept requests with this name in their Host header. May be given several times.",
+            help="Also accept requests with this host name in their Host header. May be given several times.",
         ),
     ] = None,
     allow_origin: Annotated[
         list[str] | None,
         typer.Option(
             metavar="URL",
-            help="Let scripts on web pages from this origin, such as http://localhost:3000, send requests "
-            "(CORS). * allows any origin.",
+            help="Allow scripts on web pages from this origin, such as http://localhost:3000, to send "
+            "requests to the server (CORS). * allows any origin.",
         ),
     ] = None,
     slots: Annotated[
@@ -68,7 +68,7 @@ def command(
             metavar="N",
             min=1,
             max=1024,
-            help="How many texts the server generates at the same time.",
+            help="The maximum number of texts that the server generates at the same time.",
             rich_help_panel=o.SPEED,
         ),
     ] = SLOTS,
@@ -77,7 +77,8 @@ def command(
         typer.Option(
             metavar="N",
             min=1,
-            help="How many requests may wait. Further requests get a 429 response.",
+            help="The maximum number of requests that may wait. The server answers further requests with "
+            "status 429.",
             rich_help_panel=o.SPEED,
         ),
     ] = QUEUE,
@@ -86,8 +87,9 @@ def command(
         typer.Option(
             metavar="SECONDS",
             min=0,
-            help="How long a request may wait. The server estimates the wait from earlier answers. A request "
-            "that would wait longer gets a 429 response that says when to retry.",
+            help="The maximum time that a request may wait, in seconds. The server estimates the waiting "
+            "time from earlier answers. If a request would wait longer, the server answers with status "
+            "429 and says when to retry.",
             rich_help_panel=o.SPEED,
         ),
     ] = MAX_WAIT_S,
@@ -96,8 +98,8 @@ def command(
         typer.Option(
             metavar="N",
             min=1,
-            help="How many models may be loaded at the same time; by default all. A further model replaces "
-            "the least recently used one.",
+            help="The maximum number of models that are loaded at the same time. By default, all models may "
+            "be loaded. To load a further model, the server unloads the least recently used model.",
             rich_help_panel=o.SPEED,
         ),
     ] = None,
@@ -106,7 +108,8 @@ def command(
         typer.Option(
             metavar="SECONDS",
             min=1,
-            help="Unload a model after this many seconds without a request. The next request loads it again.",
+            help="Unload a model after this many seconds without a request. The next request for the model "
+            "loads the model again. By default, models stay loaded.",
             rich_help_panel=o.SPEED,
         ),
     ] = None,
@@ -122,8 +125,8 @@ def command(
         bool,
         typer.Option(
             "--pull",
-            help="With --on-demand: if a MODEL isn't on this machine, fetch it at its first request. The "
-            "server never fetches any other model.",
+            help="With --on-demand: fetch a MODEL at its first request if the model isn't on this machine. "
+            "The server fetches no models but the given ones.",
             rich_help_panel=o.SPEED,
         ),
     ] = False,
@@ -132,8 +135,8 @@ def command(
         typer.Option(
             metavar="MIB",
             min=0,
-            help="Memory in which each model caches what it computed for earlier texts. If a prompt begins "
-            "like an earlier one with the same API key, the model computes only the part that differs.",
+            help="The size in MiB of each model's cache for earlier texts. If a prompt begins like an "
+            "earlier prompt with the same API key, the model computes only the part that differs.",
             rich_help_panel=o.SPEED,
         ),
     ] = PREFIX_BYTES // 2**20,
@@ -142,7 +145,8 @@ def command(
         typer.Option(
             metavar="MIB",
             min=0,
-            help="Memory for the latest answers of /v1/responses. Later requests can continue these answers.",
+            help="The size in MiB of the memory for the latest answers of /v1/responses. Later requests can "
+            "continue these answers.",
             rich_help_panel=o.SPEED,
         ),
     ] = RESPONSE_BYTES // 2**20,
@@ -150,8 +154,8 @@ def command(
         bool,
         typer.Option(
             "--log-json",
-            help="Log each request as a line of JSON on stdout. The line has id, model, tokens, times and "
-            "status, but no text.",
+            help="Log each request as a line of JSON on stdout. The line contains the request's id, model, "
+            "numbers of tokens, times and status, but no text.",
         ),
     ] = False,
     quant: o.Quantization = None,
@@ -162,11 +166,11 @@ def command(
     threads: o.Threads = None,
     engine: o.Engine = "onnx",
 ) -> None:
-    """Serve models through the API of OpenAI or Anthropic: chat, embeddings, rerank, classify.
+    """Serve models through the API of OpenAI or Anthropic: chat, embeddings, reranking and classification.
 
-    Without a MODEL, the server serves smollm2-135m.
+    If no MODEL is given, the server serves smollm2-135m.
 
-    On Ctrl-C or SIGTERM, the server finishes the answers that it has begun, and then exits.
+    After Ctrl-C or SIGTERM, the server finishes the answers that it has begun, and then exits.
 
     Example: tfm-cli serve smollm2-135m minilm-l6 --port 8000
     """

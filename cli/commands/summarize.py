@@ -22,7 +22,7 @@ def command(
     as_json: o.AsJson = False,
     no_escape: o.NoEscape = False,
 ) -> None:
-    """Summarize a text, with the prefix and the options that the model's files give for summaries.
+    """Summarize a text, with the prefix and the options for summaries from the model's files.
 
     Example: tfm-cli summarize --file report.txt --model my-model --max-new-tokens 60
     """

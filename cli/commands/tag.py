@@ -23,17 +23,18 @@ def command(
     aggregation: Annotated[
         Aggregation,
         typer.Option(
-            help="How to join tokens into entities. none: each token is an entity. simple: neighbouring "
-            "tokens with the same label are joined. first, average, max: all tokens of a word get one label "
-            "before they are joined. That label comes from the word's first token (first), from the mean of "
-            "its tokens' scores (average) or from the token with the highest score (max)."
+            help="How to join tokens into entities. none makes each token an entity. simple joins "
+            "neighbouring tokens with the same label. first, average and max first give all tokens of "
+            "a word the same label. first takes the label of the word's first token. average takes the "
+            "label with the best mean score over the word's tokens. max takes the label of the token "
+            "with the highest score."
         ),
     ] = "simple",
     outside: Annotated[
         list[str] | None,
         typer.Option(
             metavar="LABEL",
-            help="Leave out entities with this label; by default O. May be given several times.",
+            help="Leave out entities with this label. May be given several times. The default is O.",
         ),
     ] = None,
     batch: o.Batch = 32,
@@ -41,7 +42,7 @@ def command(
     as_json: o.AsJson = False,
     fleet: f.Fleet,
 ) -> None:
-    """Find the entities in texts, such as people and places. Prints each one with its label and position.
+    """Find the entities in texts, such as people and places. Print each entity with its label and position.
 
     Example: tfm-cli tag "Ada Miller lives in London."
 

@@ -24,41 +24,62 @@ if TYPE_CHECKING:
 Method = Annotated[
     Literal["bpe", "unigram"],
     typer.Option(
-        "--method", help="bpe trains a byte-level BPE, as in GPT-2; unigram trains a unigram model, as in T5."
+        "--method",
+        help="The kind of tokenizer to train: bpe is byte-level BPE, as in GPT-2, and unigram "
+        "is a unigram model, as in T5.",
     ),
 ]
-Files = Annotated[list[Path], typer.Argument(exists=True, dir_okay=False, help="Text files in UTF-8.")]
+Files = Annotated[
+    list[Path], typer.Argument(exists=True, dir_okay=False, help="The text files to train on, in UTF-8.")
+]
 TEXT_BYTES = 2**30
 SIZES = (1000, 4000, 10_000, 32_000, 64_000)
 HELD_OUT = 10  # one line in so many isn't trained on, where no file to measure on is named
 
 GROUP = "Look inside"
 command = typer.Typer(
-    help="Train a tokenizer, encode text with one, write its tokens' bytes, or compare vocabulary sizes."
+    help="Train a tokenizer, encode a text, write the bytes of each token to a file, or compare vocabulary "
+    "sizes."
 )
 
 
 @command.command("train")
 def train(
-    files: Annotated[list[Path], typer.Argument(help="Text files in UTF-8.")],
-    path: Annotated[Path, typer.Option("--out", dir_okay=False, help="The tokenizer.json to write.")],
+    files: Annotated[list[Path], typer.Argument(help="The text files to train on, in UTF-8.")],
+    path: Annotated[
+        Path,
+        typer.Option(
+            "--out",
+            dir_okay=False,
+            help="The file to write the trained tokenizer to, in the format of tokenizer.json.",
+        ),
+    ],
     method: Method = "bpe",
     size: Annotated[
         int,
-        typer.Option("--size", min=1, max=2**20, help="The largest number of tokens in the vocabulary."),
+        typer.Option("--size", min=1, max=2**20, help="The maximum number of tokens in the vocabulary."),
     ] = 32_000,
     special: Annotated[
         list[str] | None,
         typer.Option(
-            "--special", metavar="TOKEN", help="Add this special token. May be given several times."
+            "--special",
+            metavar="TOKEN",
+            help="Add this special token to the vocabulary. May be given several times.",
         ),
     ] = None,
     min_frequency: Annotated[
-        int, typer.Option(min=0, help="How often a pair of tokens must occur to be merged into one token.")
+        int,
+        typer.Option(
+            min=0,
+            help="The minimum number of times that a pair of tokens must occur before "
+            "training merges the pair into one token.",
+        ),
     ] = 2,
     as_json: o.AsJson = False,
 ) -> None:
-    """Train a tokenizer on text files and write its tokenizer.json, completely or not at all.
+    """Train a tokenizer on text files and write the tokenizer as a tokenizer.json.
+
+    If the training fails, tfm writes no file.
 
     Example: tfm-cli tokenizer train book.txt --out tokenizer.json --size 8000 --special "<s>"
     """
@@ -92,18 +113,30 @@ def train(
 @command.command("encode")
 def encode(
     text: Annotated[
-        str | None, typer.Argument(help="The text. Without TEXT, the text is read from --file or stdin.")
+        str | None,
+        typer.Argument(help="The text to encode. Without TEXT, tfm reads the text from --file or stdin."),
     ] = None,
     file: Annotated[
-        Path | None, typer.Option(exists=True, dir_okay=False, help="A file with the text.")
+        Path | None, typer.Option(exists=True, dir_okay=False, help="Read the text from this file.")
     ] = None,
     model: Annotated[
-        str, typer.Option("--model", "-m", metavar="MODEL", help="A model, or a tokenizer.json.")
+        str,
+        typer.Option(
+            "--model",
+            "-m",
+            metavar="MODEL",
+            help="The tokenizer to use: the name or path of a model, or a tokenizer.json.",
+        ),
     ] = "smollm2-135m",
-    bare: Annotated[bool, typer.Option("--bare", help="Don't add special tokens around the text.")] = False,
+    bare: Annotated[
+        bool,
+        typer.Option("--bare", help="Don't add the special tokens that the tokenizer puts around a text."),
+    ] = False,
     as_json: o.AsJson = False,
 ) -> None:
-    """Show a text's tokens, computed by the specification: ids, tokens, and the characters they cover.
+    """Show the tokens of a text: each token's id, its text in the vocabulary, and the characters it covers.
+
+    tfm computes the tokens with its own reference implementation.
 
     Example: tfm-cli tokenizer encode "Ada lives in London" -m minilm-l6
     """
@@ -126,14 +159,20 @@ def encode(
 
 @command.command("bytes")
 def write_bytes(
-    path: Annotated[Path, typer.Argument(dir_okay=False, help="The file to write.")],
+    path: Annotated[Path, typer.Argument(dir_okay=False, help="The file to write the bytes to.")],
     model: Annotated[
-        str, typer.Option("--model", "-m", metavar="MODEL", help="A model, or a tokenizer.json.")
+        str,
+        typer.Option(
+            "--model",
+            "-m",
+            metavar="MODEL",
+            help="The tokenizer to use: the name or path of a model, or a tokenizer.json.",
+        ),
     ] = "smollm2-135m",
 ) -> None:
-    """Write the bytes of each token to a file, so that a program without a tokenizer can turn ids into text.
+    """Write the bytes of each token to a file, so that a program without a tokenizer can convert ids to text.
 
-    The example client in C reads this file from BUNDLE/token_bytes.
+    The example client in C reads these bytes from the file token_bytes in the bundle.
 
     Example: tfm-cli tokenizer bytes bundle/token_bytes -m bundle
     """
@@ -153,8 +192,8 @@ def compare(
         typer.Option(
             exists=True,
             dir_okay=False,
-            help="A text file to measure on. Without this option, every tenth line of FILES is kept out of "
-            "the training and measured on.",
+            help="A text file on which to measure the tokenizers. Without this option, tfm trains on nine "
+            "lines of ten of FILES and measures on every tenth line.",
         ),
     ] = None,
     method: Method = "bpe",
@@ -164,16 +203,23 @@ def compare(
             "--size",
             min=257,
             max=2**20,
-            help="A vocabulary size to compare. May be given several times.",
+            help="Compare a tokenizer with this vocabulary size, in tokens. May be given several times.",
         ),
     ] = None,
     width: Annotated[
-        int, typer.Option(min=1, help="The width of an embedding, to compute the embedding parameters.")
+        int,
+        typer.Option(
+            min=1,
+            help="The number of parameters in one token's embedding. tfm multiplies "
+            "the vocabulary size by this width.",
+        ),
     ] = 768,
     plot: Plot = None,
     as_json: o.AsJson = False,
 ) -> None:
     """Compare vocabulary sizes by tokens per word, unknown tokens and embedding parameters.
+
+    tfm trains one tokenizer for each vocabulary size.
 
     Example: tfm-cli tokenizer compare book.txt --size 1000 --size 8000 --plot sizes.png
     """

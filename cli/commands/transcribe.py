@@ -43,7 +43,8 @@ def command(
         list[Path],
         typer.Argument(
             metavar="FILE",
-            help="The audio files: wav, flac, ogg or mp3. With --live, give - to read stdin.",
+            help="The audio files to transcribe, in the format wav, flac, ogg or mp3. With --live, the "
+            "argument is - and tfm reads audio from stdin.",
             exists=True,
             dir_okay=False,
             allow_dash=True,
@@ -54,87 +55,100 @@ def command(
         str | None,
         typer.Option(
             metavar="LANGUAGE",
-            help="The language that is spoken, such as german or de. Without this option, the model detects "
+            help="The language of the speech, such as german or de. Without this option, the model detects "
             "the language.",
         ),
     ] = None,
     task: Annotated[
         Literal["transcribe", "translate"] | None,
-        typer.Option(help="transcribe writes what is said; translate writes it in English."),
+        typer.Option(
+            help="The task of the model. transcribe writes the speech in its own language. "
+            "translate writes the speech in English."
+        ),
     ] = None,
     condition: Annotated[
         bool,
         typer.Option(
             "--condition",
-            help="Let the model read the text that it has written so far before it transcribes the next 30 "
-            "seconds.",
+            help="For each window of 30 seconds, let the model also read the text of the earlier windows.",
         ),
     ] = False,
     fallback: Annotated[
         bool,
-        typer.Option(help="Write unlikely or repetitive text again at higher temperatures."),
+        typer.Option(
+            help="If a text is unlikely or repetitive, transcribe the same part again at a higher "
+            "temperature."
+        ),
     ] = True,
     beams: Annotated[
         int | None,
-        typer.Option(metavar="N", help="Use beam search: keep N texts side by side, and take the likeliest."),
+        typer.Option(
+            metavar="N", help="Use beam search: extend N texts at the same time, and keep the likeliest text."
+        ),
     ] = None,
     best_of: Annotated[
         int,
         typer.Option(
             "--best-of",
             metavar="N",
-            help="At each temperature above 0, sample N texts and take the likeliest.",
+            help="At each temperature above 0, sample N texts and keep the likeliest text.",
         ),
     ] = 1,
     words: Annotated[
         bool,
         typer.Option(
             "--words",
-            help="Write when each word is said. Each word becomes a subtitle or row of its own. In JSON, "
-            "each segment lists its words.",
+            help="Write the time of each word. In subtitles and tables, each word gets its own entry. In "
+            "JSON, each segment lists its words.",
         ),
     ] = False,
     vad: Annotated[
         bool,
         typer.Option(
             "--vad",
-            help="Use voice activity detection: transcribe only where somebody speaks. Pauses of 2 seconds "
-            "or more are left out.",
+            help="Use voice activity detection: transcribe only the parts of the audio with speech. tfm "
+            "leaves out pauses of 2 seconds or more.",
         ),
     ] = False,
     batch: Annotated[
         int,
         typer.Option(
             metavar="N",
-            help="Transcribe N parts of a file at once. The file is cut as with --vad, into parts of at most "
-            "29 seconds.",
+            help="Transcribe N parts of a file at the same time. If N is above 1, tfm cuts the file at "
+            "pauses, as with --vad, into parts of at most 29 seconds.",
         ),
     ] = 1,
     live: Annotated[
         bool,
         typer.Option(
             "--live",
-            help="Transcribe audio from stdin while it comes in: 16-bit samples, 16,000 per second, one "
-            "channel. A short pause ends an utterance, which is then written.",
+            help="Transcribe audio from stdin while it arrives. The audio must have one channel and 16,000 "
+            "samples of 16 bits per second. After each short pause, tfm writes the text of the "
+            "utterance before the pause.",
         ),
     ] = False,
-    format: Annotated[FormatName, typer.Option("--format", help="The format of the output.")] = "txt",
+    format: Annotated[
+        FormatName,
+        typer.Option(
+            "--format", help="The format of the output. srt and vtt are subtitles, and tsv is a table."
+        ),
+    ] = "txt",
     output: Annotated[
         Path | None,
         typer.Option(
             metavar="PATH",
-            help="Write to this file instead of stdout. For several audio files, PATH is a folder, and each "
-            "of them gets an output file in it.",
+            help="Write the text to this file instead of stdout. For several audio files, PATH is a folder, "
+            "and tfm writes one file for each audio file.",
         ),
     ] = None,
     plot: Plot = None,
     running: o.Running,
     no_escape: o.NoEscape = False,
 ) -> None:
-    """Transcribe audio files of any length. Each segment is printed as soon as it is known.
+    """Transcribe audio files of any length. tfm prints each segment of text as soon as it is complete.
 
-    Ctrl-C ends the transcription, and what is known so far is kept. With --output, the file is written when
-    it is complete, or at Ctrl-C.
+    Ctrl-C ends the transcription, and tfm keeps the segments that are complete. With --output, tfm writes the
+    file at the end or after Ctrl-C.
 
     Example: tfm-cli transcribe talk.mp3 --format srt --output talk.srt
 

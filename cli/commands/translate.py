@@ -22,18 +22,24 @@ def command(
     file: o.TextFile = None,
     to: Annotated[
         str | None,
-        typer.Option(metavar="LANGUAGE", help="The language to translate to, as the model names it."),
+        typer.Option(
+            metavar="LANGUAGE", help="The language to translate to, by the model's own name for the language."
+        ),
     ] = None,
     origin: Annotated[
         str | None,
-        typer.Option("--from", metavar="LANGUAGE", help="The language of the text, as the model names it."),
+        typer.Option(
+            "--from",
+            metavar="LANGUAGE",
+            help="The language of the given text, by the model's own name for the language.",
+        ),
     ] = None,
     options: o.TextOptions,
     running: o.Running,
     as_json: o.AsJson = False,
     no_escape: o.NoEscape = False,
 ) -> None:
-    """Translate a text. The model's own prefix, or its language tokens, tell it the two languages.
+    """Translate a text. The model's own prefix or its language tokens tell the model the two languages.
 
     Example: tfm-cli translate "The old cat sleeps in the garden."
     """

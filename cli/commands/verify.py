@@ -17,22 +17,25 @@ GROUP = "Make and check models"
 def command(
     bundle: Annotated[
         str,
-        typer.Argument(help="The bundle to check, or the name of a model whose bundle is in the cache."),
+        typer.Argument(
+            help="The bundle to check: its path, or the name of a model that has a bundle in the cache."
+        ),
     ],
     full: Annotated[
         bool,
         typer.Option(
             "--full",
-            help="Run the long checks too: predictions over a text, greedy texts, caches. They take minutes: "
-            "two minutes for a model of 135 M parameters. If a run is interrupted, the next run continues "
-            "with the check that was interrupted.",
+            help="Also run the long checks: predictions over a text, greedy texts, and caches. The long "
+            "checks take about two minutes for a model with 135 million parameters. If a run is "
+            "interrupted, the next run continues with the interrupted check.",
         ),
     ] = False,
     source: Annotated[
         str | None,
         typer.Option(
             metavar="MODEL",
-            help="Compare the bundle with MODEL, the checkpoint that it was made from. All checks run.",
+            help="Compare the bundle with MODEL, which is the checkpoint that the bundle was made from. "
+            "This option also runs the long checks.",
         ),
     ] = None,
     adapter: Adapter = None,
@@ -41,21 +44,23 @@ def command(
         Path | None,
         typer.Option(
             metavar="FILE",
-            help="Measure KL divergence, agreement and perplexity on the text in this file. All checks run.",
+            help="Measure KL divergence, agreement and perplexity on the text in this file. This option "
+            "also runs the long checks.",
         ),
     ] = None,
     seconds: Annotated[
         float | None,
         typer.Option(
-            min=1, help="Stop after this many seconds. Checks that weren't reached are recorded as such."
+            min=1,
+            help="Stop after this many seconds. tfm records the checks that it didn't reach as not run.",
         ),
     ] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Check a bundle's files, and compare its results with the specification. Exits with 10 if a check fails.
+    """Check a bundle's files, and compare its results with the reference implementation in NumPy.
 
-    Without --full, only the quick checks run: files, weights, settings of the graphs, and outputs for a few
-    tokens.
+    The exit code is 10 if a check fails. Without --full, only the quick checks run: files, weights, settings
+    of the graphs, and outputs for a few tokens.
 
     Example: tfm-cli verify my-bundle --full --source smollm2-135m
     """

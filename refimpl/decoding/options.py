@@ -115,14 +115,14 @@ class Choosing(TypedDict, total=False):
     temperature: Annotated[
         float | None,
         Option(
-            "Sampling temperature. Above 1 flattens the distribution, below 1 sharpens it, 0 is greedy.",
+            "The sampling temperature. Higher values make the text more random. With 0, decoding is greedy.",
             POSITIVE, draws=True, metavar="T", requests={"ge": 0}, key="temperature", gguf="temp",
         ),
     ]  # fmt: skip
     top_k: Annotated[
         int | None,
         Option(
-            "Sample only from this many of the likeliest tokens.",
+            "Sample only from the k likeliest tokens.",
             COUNT, draws=True, metavar="K", requests={"ge": -1, "le": 2**31 - 1}, key="top_k",
             off=(0, -1), gguf="top_k",
         ),
@@ -130,7 +130,7 @@ class Choosing(TypedDict, total=False):
     top_p: Annotated[
         float | None,
         Option(
-            "Sample only from the fewest likeliest tokens with at least this total probability.",
+            "Sample only from the smallest set of likeliest tokens with a total probability of at least p.",
             SHARE, draws=True, metavar="P", requests={"gt": 0, "le": 1}, key="top_p", off=(1.0,),
             gguf="top_p",
         ),
@@ -138,7 +138,7 @@ class Choosing(TypedDict, total=False):
     min_p: Annotated[
         float | None,
         Option(
-            "Sample only from tokens whose probability is at least this share of the likeliest token's.",
+            "Sample only from tokens that are at least p times as probable as the likeliest token.",
             SHARE, draws=True, metavar="P", requests={"ge": 0, "le": 1}, key="min_p", off=(0.0,),
             gguf="min_p",
         ),
@@ -146,15 +146,15 @@ class Choosing(TypedDict, total=False):
     typical_p: Annotated[
         float | None,
         Option(
-            "Locally typical sampling: keep the tokens whose surprise is closest to the entropy, up to this "
-            "total probability.",
+            "Locally typical sampling: sample only from the tokens with a surprise closest to the entropy, "
+            "up to a total probability of p.",
             SHARE, draws=True, metavar="P", key="typical_p", off=(1.0,),
         ),
     ]  # fmt: skip
     repetition_penalty: Annotated[
         float | None,
         Option(
-            "Above 1, tokens of the prompt and the answer become less likely.",
+            "A value above 1 makes each token of the prompt and of the answer less likely.",
             POSITIVE, chooses=True, metavar="X", requests={"gt": 0, "le": 10}, key="repetition_penalty",
             off=(1.0,), gguf="penalty_repeat",
         ),
@@ -162,34 +162,40 @@ class Choosing(TypedDict, total=False):
     presence_penalty: Annotated[
         float | None,
         Option(
-            "Subtract this from the logit of each token in the answer so far.",
+            "Subtract this number from the logit of each token in the answer so far.",
             FINITE, chooses=True, metavar="X", requests={"ge": -2, "le": 2},
         ),
     ]  # fmt: skip
     frequency_penalty: Annotated[
         float | None,
         Option(
-            "Subtract this from a token's logit for each time the answer has it.",
+            "Subtract this number from a token's logit for each time that the answer contains the token.",
             FINITE, chooses=True, metavar="X", requests={"ge": -2, "le": 2},
         ),
     ]  # fmt: skip
     no_repeat_ngram: Annotated[
         int | None,
         Option(
-            "Never repeat a sequence of this many tokens, prompt included.",
+            "Never repeat a sequence of n tokens from the prompt or the answer.",
             COUNT, chooses=True, metavar="N", key="no_repeat_ngram_size", off=(0,),
         ),
     ]  # fmt: skip
     min_new_tokens: Annotated[
         int | None,
-        Option("Choose no stop token until the answer has at least this many tokens.", NATURAL),
+        Option(
+            "The minimum number of tokens in the answer. No stop token is chosen before the answer has "
+            "this many tokens.",
+            NATURAL,
+        ),
     ]
     suppress_tokens: Annotated[
         Sequence[int] | None, Option("Token ids that are never chosen.", TOKENS, default=())
     ]
     begin_suppress_tokens: Annotated[
         Sequence[int] | None,
-        Option("Token ids that are never chosen as the first token that isn't forced.", TOKENS, default=()),
+        Option(
+            "Token ids that are never chosen as the first token after the forced tokens.", TOKENS, default=()
+        ),
     ]
     bad_words: Annotated[
         Sequence[Sequence[int]] | None,
@@ -208,7 +214,7 @@ class Choosing(TypedDict, total=False):
     ]
     logit_bias: Annotated[
         Sequence[tuple[int, float]] | None,
-        Option("Token ids, each with an amount that is added to its logit.", BIASES, default=()),
+        Option("Pairs of a token id and a number that is added to the token's logit.", BIASES, default=()),
     ]
 
 
@@ -235,7 +241,7 @@ class SamplingOptions(Choosing, TypedDict, total=False):
     greedy: Annotated[
         bool | None,
         Option(
-            "Choose the likeliest token, even if the model asks for sampling. Its penalties and rules stay.",
+            "Always choose the likeliest token. Penalties and rules in the model's files still apply.",
             metavar="-",
         ),
     ]
@@ -247,23 +253,21 @@ class TextOptions(SamplingOptions, Choosing, TypedDict, total=False):
     seed: Annotated[
         int | None,
         Option(
-            "Random seed, by default 0. The same seed, options and machine give the same "
-            "text.",
+            "The random seed, by default 0. The same seed, options and machine give the same text.",
             NATURAL, default=0, metavar="N",
         ),
     ]  # fmt: skip
     beams: Annotated[
         int | None,
         Option(
-            "Search for the likeliest whole text with N beams. The text appears all at "
-            "once, at the end.",
+            "Use beam search with this many beams. The text appears all at once, at the end.",
             BEAMS, metavar="N",
         ),
     ]  # fmt: skip
     length_penalty: Annotated[
         float | None,
         Option(
-            "With beams, rank texts by log-probability / length^P. A larger P favours longer texts.",
+            "With beam search: rank texts by log-probability / length^P. A larger P favours longer texts.",
             POWER, default=1.0, metavar="P",
         ),
     ]  # fmt: skip
@@ -278,8 +282,7 @@ class TextOptions(SamplingOptions, Choosing, TypedDict, total=False):
     max_new_tokens: Annotated[
         int | None,
         Option(
-            "Generate at most this many tokens. The default is the number in the model's files, or "
-            "256.",
+            "The maximum number of tokens to generate. The default comes from the model's files, or is 256.",
             COUNT, default=256, metavar="N", flags=("--max-new-tokens", "-n"), panel=None,
             openai="max_tokens",
         ),
@@ -287,7 +290,7 @@ class TextOptions(SamplingOptions, Choosing, TypedDict, total=False):
     stop: Annotated[
         str | Sequence[str] | None,
         Option(
-            "End the answer before this text. Of several, the first to appear counts.",
+            "End the answer just before this text appears.",
             STOPS,
             default=(),
             metavar="TEXT",
