@@ -1,7 +1,7 @@
 """The computation of every component of a transformer, as plain functions of arrays. Each file has one
 concept.
 
-A function takes arrays and static settings, and returns arrays. Weights are typed dicts, caches are values
-that are never changed, and settings are dataclasses of `refimpl.config`. Each public function is an op:
-`ops.dispatch` chooses the library that computes it.
+Each function takes arrays and static settings, and returns arrays. Weights are typed dicts, and settings
+are dataclasses of `refimpl.config`. A function never changes a cache; it returns a new one. Each public
+function is an op: `ops.dispatch` chooses the library that computes the op.
 """

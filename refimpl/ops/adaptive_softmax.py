@@ -1,4 +1,6 @@
-"""Adaptive softmax: a large vocabulary as a short list of frequent words and clusters of rare ones."""
+"""Adaptive softmax: a large vocabulary is split into a short list of frequent words and clusters of rare
+words.
+"""
 
 from __future__ import annotations
 
@@ -16,8 +18,8 @@ if TYPE_CHECKING:
 
 
 class Tail(TypedDict):
-    """The weights of a cluster of rare words. The words' logits are x · down · up, with a small inner width
-    K.
+    """The weights of one cluster of rare words. The logits of these words are x · down · up, where x ·
+    down has only K numbers.
     """
 
     down: Float[Array, "D K"] | Blocks
@@ -26,7 +28,9 @@ class Tail(TypedDict):
 
 @op
 def log_softmax(logits: Float[Array, "B T N"]) -> Float[Array, "B T N"]:
-    """logits − log Σ_n exp(logits), with the row's maximum subtracted before exp."""
+    """Return logits − log Σ_n exp(logits_n) for each row. To prevent overflow, the row's maximum is
+    subtracted before exp.
+    """
     shifted = logits - np.max(logits, axis=-1, keepdims=True)
     return shifted - np.log(np.sum(np.exp(shifted), axis=-1, keepdims=True))
 
@@ -38,11 +42,13 @@ def adaptive_log_probs(
     tails: list[Tail],
     bias: Float[Array, " F"] | None = None,
 ) -> Float[Array, "B T N"]:
-    """Return log p of every word: log softmax(x · head) for a word of the short list, and
-    log p(c) + log softmax(x · down_c · up_c)_w for word w in cluster c (Grave et al. 2017, section 4).
+    """Return the log-probability of every word for each token (Grave et al. 2017, section 4).
 
-    Conventions: ids are sorted by frequency, the short list first, then cluster by cluster. The last columns
-    of the head are the clusters, in order. Only the head may have a bias, as in torch.
+    A word w of the short list has log softmax(x · head)_w. A word w in cluster c has log p(c) + log
+    softmax(x · down_c · up_c)_w, where p(c) is the probability of the cluster in the head's softmax.
+
+    Conventions: ids are sorted by frequency. The short list comes first, and then cluster after cluster.
+    The last columns of the head are the clusters, in order. Only the head may have a bias, as in torch.
     """
     first = log_softmax(linear(x, head, bias))
     short = first.shape[-1] - len(tails)
@@ -61,11 +67,11 @@ def adaptive_target_log_probs(
     tails: list[Tail],
     bias: Float[Array, " F"] | None = None,
 ) -> Float[Array, "B T"]:
-    """Return log p of one target word per token. This equals `adaptive_log_probs` at the targets, but other
-    clusters aren't computed.
+    """Return the log-probability of one target word per token.
 
-    The loss of a text is minus the mean of these. Only tokens with a rare target cost the work for rare
-    words.
+    The result equals `adaptive_log_probs` at the targets, but only the clusters of the targets are
+    computed. So only tokens with a rare target cost the work for rare words. The loss of a text is minus
+    the mean of these log-probabilities.
     """
     first = log_softmax(linear(x, head, bias))
     low = first.shape[-1] - len(tails)
@@ -88,8 +94,8 @@ def adaptive_predict(
     tails: list[Tail],
     bias: Float[Array, " F"] | None = None,
 ) -> Index[Array, "B T", "< N"]:
-    """Return the likeliest word for each token. This is the arg max of `adaptive_log_probs`, but not all of
-    its values are computed.
+    """Return the likeliest word for each token: the arg max of `adaptive_log_probs`, without computing all
+    log-probabilities.
 
     A word is never likelier than its cluster. So a cluster is computed only for the tokens at which the
     cluster is likelier than the best word found so far. At first, that word is the best one of the short

@@ -17,8 +17,8 @@ if TYPE_CHECKING:
 
 
 class AltUpWeights(TypedDict):
-    """The parameters with which a layer predicts and corrects its X streams: the maps to the coefficients,
-    and the router.
+    """The parameters with which a layer predicts and corrects its X streams: the router, and the two maps
+    that make coefficients from the router's numbers.
     """
 
     router: Float[Array, "D X"]
@@ -28,8 +28,8 @@ class AltUpWeights(TypedDict):
 
 
 class StreamWeights(TypedDict):
-    """The projections of each stream except the first: from the embedding to the stream, and from the stream
-    to the output."""
+    """The maps of all streams except the first. One map makes a stream from the embedding, and another
+    maps the stream to the output."""
 
     enter: Float[Array, "D D"] | Blocks
     leave: Float[Array, "D D"] | Blocks
@@ -37,7 +37,9 @@ class StreamWeights(TypedDict):
 
 @op
 def modalities(x: Float[Array, "B T D"], weights: AltUpWeights, *, eps: float) -> Float[Array, "B T X"]:
-    """m = tanh(rms_norm(x) / D · router): X numbers from −1 to 1, from which coefficients are computed."""
+    """Compute m = tanh(rms_norm(x) / D · router): X numbers from −1 to 1 for each token. The coefficients
+    of `altup_predict` and `altup_correct` are linear maps of m.
+    """
     normed = rms_norm(x, weights["norm"], eps=eps) * (1 / x.shape[-1])
     return tanh(linear(normed, weights["router"]))
 
@@ -46,7 +48,8 @@ def modalities(x: Float[Array, "B T D"], weights: AltUpWeights, *, eps: float) -
 def altup_predict(
     x: Float[Array, "B T X D"], weights: AltUpWeights, *, settings: AltUp
 ) -> Float[Array, "B T X D"]:
-    """x̂_i = x_i + Σ_j p_ij · x_j, with the coefficients p of the active stream: p = m(x_a) · predict.
+    """Predict all X streams before a layer: x̂_i = x_i + Σ_j p_ij · x_j, with coefficients p that the
+    active stream x_a determines: p = m(x_a) · predict.
 
     A wider residual stream makes a model better, but also makes each of its matrices larger. Alternating
     updates (Baykal et al. 2023, AltUp, alg. 1) widen only the stream. It has X vectors of D numbers, and a
@@ -58,8 +61,8 @@ def altup_predict(
         stream 1            x₁ ──┤ predict ├── x̂₁ ──────────────────────────┼── x̂₁ + (1 + c₁)(y − x̂₀)
         stream 2            x₂ ──┘         └── x̂₂ ──────────────────────────┴── x̂₂ + (1 + c₂)(y − x̂₀)
 
-    So a layer that costs as much as one of width D changes X · D numbers of a token. In the paper, the active
-    stream changes from layer to layer, a layer reads the stream as it is before the prediction, and the
+    So a layer with the cost of width D changes X · D numbers of a token. In the paper, the active stream
+    changes from layer to layer, a layer reads the stream as it is before the prediction, and the
     coefficients are learned numbers. In Gemma 3n (Google 2025), the coefficients depend on the token, the
     same stream is active in all layers, and a layer reads the stream's prediction.
 
@@ -79,10 +82,11 @@ def altup_correct(
     *,
     settings: AltUp,
 ) -> Float[Array, "B T X D"]:
-    """x_i = x̂_i + (1 + c_i) · (y − x̂_a), with coefficients of the layer's output: c = m(y) · correct.
+    """Correct all X streams after a layer: x_i = x̂_i + (1 + c_i) · (y − x̂_a), with the coefficients c =
+    m(y) · correct.
 
-    y is the layer's output for the prediction x̂_a of the active stream a (Baykal et al. 2023, alg. 1). With
-    c = 0 the active stream becomes y, and each other stream moves by the same difference.
+    y is the layer's output for the prediction x̂_a of the active stream a (Baykal et al. 2023, alg. 1).
+    With c = 0 the active stream becomes y, and each other stream moves by the same difference y − x̂_a.
     """
     m = modalities(y, weights, eps=settings.norm.eps)
     innovation = y - predictions[:, :, settings.active]
@@ -91,9 +95,9 @@ def altup_correct(
 
 @op
 def same_magnitude(x: Float[Array, "B T D"], like: Float[Array, "B T D"]) -> Float[Array, "B T D"]:
-    """√mean(like²) / √max(mean(x²), 1e-5) · x: a vector in the direction of x with the magnitude of `like`.
+    """Scale x to the magnitude of `like`: √mean(like²) / √max(mean(x²), 1e-5) · x.
 
-    Conventions: the bound 1e-5 is Gemma 3n's. With it, a vector of zeros stays a vector of zeros.
+    Conventions: the bound 1e-5 is Gemma 3n's. With this bound, a vector of zeros stays a vector of zeros.
     """
     wanted, own = ((a * a).mean(-1, keepdims=True) for a in (like, x))
     return sqrt(wanted) / sqrt(own.clip(min=1e-5)) * x
@@ -101,10 +105,10 @@ def same_magnitude(x: Float[Array, "B T D"], like: Float[Array, "B T D"]) -> Flo
 
 @op
 def enter_streams(x: Float[Array, "B T D"], streams: list[StreamWeights]) -> Float[Array, "B T X D"]:
-    """Return the streams before the first layer. The first stream is the embedding x. Each other stream is a
-    linear map of x, scaled to the magnitude of x.
+    """Return the streams before the first layer. The first stream is the embedding x. Each other stream is
+    a linear map of x, scaled to the magnitude of x (Gemma 3n, Google 2025).
 
-    (Gemma 3n, Google 2025. In Baykal et al. 2023 the table of embeddings is as wide as all streams together.)
+    In Baykal et al. 2023, the table of embeddings is as wide as all streams together.
     """
     others = [same_magnitude(linear(x, stream["enter"]), x) for stream in streams]
     return concatenate([stream[:, :, None] for stream in (x, *others)], axis=2)

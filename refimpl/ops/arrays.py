@@ -1,8 +1,8 @@
-"""Array operations that ops need besides arithmetic, comparisons and indexing.
+"""The array operations that ops need besides arithmetic, comparisons and indexing.
 
-NumPy and other libraries have different names for these, or use one name for different operations. Operations
-with the same name everywhere are used directly: `abs`, `@`, `shape`, `ndim`, `dtype`, `T`, `swapaxes`,
-`squeeze`, `clip`, `sum` and `mean`.
+Some operations have different names in NumPy and other libraries, or one name means different operations.
+This module gives each of them one name. Operations with the same name everywhere are used directly: `abs`,
+`@`, `shape`, `ndim`, `dtype`, `T`, `swapaxes`, `squeeze`, `clip`, `sum` and `mean`.
 """
 
 from __future__ import annotations
@@ -37,20 +37,20 @@ def following(past: Array, count: int) -> Array:
 
 @op
 def rows_at(table: Array, index: Array) -> Array:
-    """table[index]: the rows [..., D] of a table [N, D]."""
+    """Return table[index]: the rows [..., D] of a table [N, D] with these indices."""
     return table[index]
 
 
 @op
 def tokens_at(x: Array, at: Array) -> Array:
-    """Return the entries [B, P, …] of x [B, T, …] for the tokens `at` [B, P] of each row."""
+    """Return the entries [B, P, …] of x [B, T, …] at the positions `at` [B, P] of each row."""
     return np.take_along_axis(x, at.reshape(*at.shape, *(1,) * (x.ndim - 2)), axis=1)
 
 
 @op
 def shifted_right(tokens: Array, start: int | Array) -> Array:
-    """Move the tokens [B, T] one place later, and drop the last one. `start` becomes the first token: a
-    number, or an array [B, 1].
+    """Move the tokens [B, T] one place to the right, and drop the last token. `start` becomes the first
+    token: a number, or an array [B, 1].
     """
     return np.concatenate([np.full_like(tokens[:, :1], start), tokens[:, :-1]], axis=1)
 
@@ -75,19 +75,21 @@ def join_rows(x: Array) -> Array:
 
 @op
 def split_rows(x: Array, like: Array) -> Array:
-    """Undo `join_rows`: [B·T, D] becomes [B, T, D], with the B and T of `like` [B, T, …]."""
+    """Undo `join_rows`: x [B·T, D] becomes [B, T, D]. B and T are the first two sizes of `like` [B, T, …]."""
     return x.reshape(*like.shape[:2], x.shape[-1])
 
 
 @op
 def as_type(x: Array, dtype: DType) -> Array:
-    """Return x rounded to this type. The type belongs to the same library as the array, such as NumPy."""
+    """Return x rounded to the given type. The type must belong to the same library as x, for example
+    NumPy.
+    """
     return x.astype(dtype, copy=False)
 
 
 @op
 def whole(x: Array) -> Array:
-    """Return x as 32-bit integers."""
+    """Return x converted to 32-bit integers."""
     return x.astype(np.int32)
 
 
@@ -99,19 +101,19 @@ def where(condition: Array, x: Array | float, y: Array | float) -> Array:
 
 @op
 def exp(x: Array) -> Array:
-    """eˣ."""
+    """Compute eˣ for each element."""
     return np.exp(x)
 
 
 @op
 def softplus(x: Array) -> Array:
-    """log(1 + eˣ)."""
+    """Compute log(1 + eˣ) for each element."""
     return np.logaddexp(0, x)
 
 
 @op
 def split(x: Array, sizes: Sequence[int]) -> list[Array]:
-    """Split the last axis into parts of these sizes."""
+    """Split the last axis into parts of the given sizes."""
     return np.split(x, np.cumsum(sizes[:-1]), axis=-1)
 
 
@@ -123,13 +125,13 @@ def each_repeated(x: Array, count: int, axis: int) -> Array:
 
 @op
 def padded(x: Array, before: int, after: int) -> Array:
-    """Return x [B, T, D] with this many vectors of zeros before and after the tokens of each row."""
+    """Return x [B, T, D] with the given numbers of zero vectors before and after the tokens of each row."""
     return np.pad(x, ((0, 0), (before, after), (0, 0)))
 
 
 @op
 def vector(values: Sequence[float], like: Array) -> Array:
-    """Return the numbers as a vector with the type and device of `like`."""
+    """Return the given numbers as a vector with the type and device of `like`."""
     return np.array(values, like.dtype)
 
 
@@ -159,42 +161,42 @@ def zeros_like(x: Array) -> Array:
 
 @op
 def all_true(like: Array) -> Array:
-    """Return True everywhere, in the shape of `like`."""
+    """Return an array of True with the shape of `like`."""
     return np.ones(like.shape, bool)
 
 
 @op
 def sqrt(x: Array) -> Array:
-    """√x."""
+    """Compute √x for each element."""
     return np.sqrt(x)
 
 
 @op
 def largest(x: Array, axis: int) -> Array:
-    """Return the largest number along an axis, and drop the axis."""
+    """Return the largest number along an axis. The result no longer has this axis."""
     return np.max(x, axis=axis)
 
 
 @op
 def smallest(x: Array, axis: int) -> Array:
-    """Return the smallest number along an axis, and drop the axis."""
+    """Return the smallest number along an axis. The result no longer has this axis."""
     return np.min(x, axis=axis)
 
 
 @op
 def token_sum(x: Array) -> Array:
-    """Return the sum over the tokens of x [B, T, …]."""
+    """Return the sum of x [B, T, …] over the tokens, which are axis 1."""
     return np.sum(x, axis=1)
 
 
 @op
 def row_sum(x: Array) -> Array:
-    """Return the sum of each row. The last axis of the result has length 1."""
+    """Return the sum over the last axis. In the result, the last axis has length 1."""
     return np.sum(x, axis=-1, keepdims=True)
 
 
 @op
 def each_row(x: Array, weight: Array) -> Array:
-    """x @ weight: each row [D] of x [..., D] times a matrix [D, F]."""
+    """Compute x @ weight: each row [D] of x [..., D] is multiplied by a matrix [D, F]."""
     # One product for all rows: NumPy computes a stack of B small products without BLAS.
     return (x.reshape(-1, x.shape[-1]) @ weight).reshape(*x.shape[:-1], weight.shape[1])

@@ -1,4 +1,4 @@
-"""Attention: each query gets a weighted mean of the values that the mask lets it see."""
+"""Attention: the result of each query is a weighted mean of the values that the mask lets the query see."""
 
 from __future__ import annotations
 
@@ -28,9 +28,9 @@ class AttentionWeights(TypedDict):
     """The parameters of an attention sublayer: projections with their biases, norms of queries and keys,
     sinks, and the gates or the norm of the output.
 
-    `q_norm` and `k_norm` have the shape that the setting `qk_norm` determines: one weight [K] for all heads
-    (Qwen 3, Gemma 3), one for each head [H, K] (Cohere), or one over all heads of a token [H·K] (OLMo 2). If
-    keys also serve as values, there is no `wv`.
+    The setting `qk_norm` determines the shape of `q_norm` and `k_norm`: one weight [K] for all heads (Qwen
+    3, Gemma 3), one weight for each head [H, K] (Cohere), or one weight over all heads of a token [H·K]
+    (OLMo 2). If keys also serve as values, there is no `wv`.
     """
 
     wq: Float[Array, "D H*K"] | Blocks
@@ -51,10 +51,10 @@ class AttentionWeights(TypedDict):
 
 
 class CachedAttentionWeights(AttentionWeights, TypedDict):
-    """The parameters of an attention in a layer. They include its relative biases, if the layer has its own
-    table (`RelativeBias`).
+    """The parameters of attention in a layer. If the layer has its own table of relative biases
+    (`RelativeBias`), the parameters include that table.
 
-    In a decoder whose cache holds integer codes, they also include the scales of keys and values.
+    In a decoder whose cache stores integer codes, they also include the scales of keys and values.
     """
 
     relative_bias: NotRequired[Float[Array, "W H"]]
@@ -63,7 +63,9 @@ class CachedAttentionWeights(AttentionWeights, TypedDict):
 
 
 class ScoreTerms(NamedTuple):
-    """The terms of a softmax besides the products of queries and keys: biases that are added, and sinks."""
+    """The terms of a softmax besides the products of queries and keys: biases, which are added to the
+    products, and sinks.
+    """
 
     bias: Float[Array, "B H T L"] | None = None
     sink_logits: Float[Array, " H"] | None = None
@@ -78,12 +80,15 @@ def softmax(
     mask: Bool[Array, "B T S"] | None = None,
     sink: Float[Array, "B T 1"] | None = None,
 ) -> Float[Array, "B T S"]:
-    """exp(score) / Σ_s exp(score) over the keys that the mask allows. Without a mask, all keys are allowed.
+    """Return exp(score) / Σ_s exp(score_s), where the sum includes only the keys that the mask allows.
+    Without a mask, all keys are allowed.
 
-    With a `sink`, the result is exp(score) / (exp(sink) + Σ_s exp(score)): the sink is an additional score
-    whose weight is dropped (gpt-oss, OpenAI 2025, §2.2; with a sink of 0 for all "softmax off by one", Miller
-    2023). Conventions: the maximum of the row and its sink is subtracted first, which only prevents overflow.
-    A row without any allowed key gives zeros instead of NaN.
+    With a `sink`, the result is exp(score) / (exp(sink) + Σ_s exp(score_s)). The sink is an additional
+    score whose weight is dropped (gpt-oss, OpenAI 2025, §2.2). With a sink of 0, this is "softmax off by
+    one" (Miller 2023).
+
+    Conventions: to prevent overflow, the maximum of the row and its sink is subtracted first. A row
+    without any allowed key gives zeros instead of NaN.
     """
     if mask is not None:
         scores = np.where(mask, scores, -np.inf)
@@ -109,9 +114,9 @@ def attention_weights(
     scale: float | None = None,
     softcap: float | None = None,
 ) -> Float[Array, "B H T S"]:
-    r"""softmax(scale · q kᵀ + bias), for each query head (Vaswani et al. 2017, eq. 1).
+    r"""Return the weights softmax(scale · q kᵀ + bias) for each query head (Vaswani et al. 2017, eq. 1).
 
-    Head h reads key head h // R, R = H / G (grouped-query attention, Ainslie et al. 2023):
+    Head h reads key head h // R, with R = H / G (grouped-query attention, Ainslie et al. 2023):
 
         query heads   0   1   2   3   4   5      H = 6
                        \  |  /     \  |  /
@@ -124,10 +129,10 @@ def attention_weights(
         scores      2.0   0.0   1.0  | sink 3.0       exp   7.4   1.0   2.7  | 20.1      sum 31.2
         weights     0.24  0.03  0.09 | 0.64 dropped   sum 0.36: the output is that much smaller
 
-    Conventions: scale None is 1/√K. The order is scale, soft cap, bias, mask. The cap, cap · tanh(score /
-    cap), bounds the products of queries and keys, but not the bias. If it came after the mask, it would turn
-    −∞ into −cap, and masked keys would be seen. ONNX's Attention has the same order; its float mask is the
-    bias.
+    Conventions: a scale of None means 1/√K. The order is scale, soft cap, bias, mask. The cap, cap ·
+    tanh(score / cap), bounds the products of queries and keys, but not the bias. If the cap came after the
+    mask, it would turn −∞ into −cap, and masked keys would be seen. ONNX's Attention uses the same order;
+    its float mask is the bias.
     """
     b, t, h, size = q.shape
     g = k.shape[2]
@@ -156,7 +161,7 @@ def attend(
     scale: float | None = None,
     softcap: float | None = None,
 ) -> Float[Array, "B T H V"]:
-    """Return Σ_s weights[s] · v[s], head by head, with the weights of `attention_weights`."""
+    """Return Σ_s weights[s] · v[s] for each head, with the weights that `attention_weights` computes."""
     weights = attention_weights(q, k, mask, bias, sink_logits, scale=scale, softcap=softcap)
     b, h, t, s = weights.shape
     g = v.shape[2]
@@ -177,18 +182,19 @@ def cached_attention(
     settings: Attention,
 ) -> tuple[Float[Array, "B T H K"], KVCache]:
     """Compute rotary positions, cache write, causal mask and attention in one op, as fused kernels do.
+    Returns the attention's output and the new cache.
 
-    `past[b]` tokens of row b are in the cache. Token t of the call is at position past[b] + t. It sees the
-    keys up to its own position that `settings.mask` allows. Returns the attention's output and the new cache.
+    The cache contains `past[b]` tokens of row b. So token t of the call is at position past[b] + t. The
+    token sees the keys up to its own position that `settings.mask` allows.
 
-    A cache with scales holds keys and values rounded to 8 or 4 bits (`round_by_channel`), and the call uses
-    the rounded numbers. The same is true of a cache in float16, to which `append` rounds. In 4 bits the cache
-    holds values that `hadamard` rotated, and their means are rotated back.
+    A cache with scales stores keys and values rounded to 8 or 4 bits (`round_by_channel`), and the call
+    uses the rounded numbers. The same is true of a cache in float16, to which `append` rounds. In 4 bits
+    the cache stores values that `hadamard` rotated, and the means of these values are rotated back.
 
-    Conventions: keys are rotated by their positions before they are rounded and cached, and scores are in the
-    queries' type. A bias has a number for each position of the cache. A row padded on the right needs no
-    mask, since a real token never sees later positions. Outputs at padding are unspecified, and so are
-    entries past a row's valid length. `append` says how much room the cache must have.
+    Conventions: keys are rotated by their positions before they are rounded and cached. Scores are in the
+    queries' type. A bias has a number for each position of the cache. A row that is padded on the right
+    needs no mask, since a real token never sees later positions. Outputs at padding are unspecified, and
+    so are cache entries past a row's valid length. `append` says how much room the cache must have.
     """
     at = following(past, q.shape[1])
     q, cache = written(q, k, v, cache, past, rotary, settings=settings)
@@ -201,7 +207,7 @@ def cached_attention(
 def written(
     q: Array, k: Array, v: Array, cache: KVCache, past: Array, rotary: Rotary | None, *, settings: Attention
 ) -> tuple[Array, KVCache]:
-    """Return the rotated queries, and the cache with the rotated keys and the values, as it holds them."""
+    """Return the rotated queries, and the cache after the rotated keys and the values were written to it."""
     if rotary is not None:
         cos, sin = rotary.at(following(past, q.shape[1]))
         q = rotate(q, cos, sin, interleaved=settings.interleaved)
@@ -215,7 +221,7 @@ def written(
 
 
 def rotated_values(v: Array, *, settings: Attention) -> Array:
-    """Rotate values, or means of values, if the cache holds rotated values. A second call undoes the
+    """Rotate values, or means of values, if the cache stores rotated values. A second call undoes the
     rotation.
     """
     return hadamard(v) if settings.rotates_values else v
@@ -229,7 +235,9 @@ def heads(x: Array, weight: Array | Blocks, bias: Array | None = None, *, size: 
 
 @op
 def project(x: Array, weights: AttentionWeights, *, settings: Attention) -> tuple[Array, Array, Array]:
-    """Return queries [B, T, H, K], and keys and values [B, T, G, K], of x [B, T, D], before `positioned`."""
+    """Return the queries [B, T, H, K], keys and values [B, T, G, K] that the maps make of x [B, T, D],
+    before norms and rotations (`positioned`).
+    """
 
     def side(weight: Array | Blocks, bias: Array | None) -> Array:
         y, clip = linear(x, weight, bias), settings.clip
@@ -246,8 +254,8 @@ def project(x: Array, weights: AttentionWeights, *, settings: Attention) -> tupl
 
 
 def split_heads(y: Array, weight: Array | None, *, settings: Attention) -> Array:
-    """Split the output [B, T, H·K] of a map into heads, and normalize the heads, unless the rotation comes
-    before the norm.
+    """Split the output [B, T, H·K] of a map into heads, and normalize the heads. If the settings rotate
+    before the norm, the heads are only split.
     """
     if settings.qk_norm is None or settings.qk_norm.rotated:
         return split_last(y, settings.head_size)
@@ -255,8 +263,8 @@ def split_heads(y: Array, weight: Array | None, *, settings: Attention) -> Array
 
 
 def split_values(y: Array, *, settings: Attention) -> Array:
-    """Split the output [B, T, G·K] of a map into heads of values, and normalize the values if the settings
-    ask for it.
+    """Split the output [B, T, G·K] of a map into heads of values. Normalize the values if the settings say
+    so.
     """
     y = split_last(y, settings.head_size)
     return y if settings.value_norm is None else rms_norm(y, eps=settings.value_norm.eps)
@@ -271,10 +279,12 @@ def positioned(
     *,
     settings: Attention,
 ) -> tuple[Array, Array, Rotary | None]:
-    """Return queries and keys at the positions `at` [B, T], and the rotation that still has to be applied.
+    """Return queries and keys at the positions `at` [B, T], and the rotation that the caller still has to
+    apply.
 
-    If the norm comes after the rotation (Hunyuan), the rotation is done here. Queries can be multiplied by
-    their factors before the rotation, since a factor is a single number and a rotation is linear.
+    If the norm comes after the rotation (Hunyuan), this function rotates and normalizes. Queries may be
+    multiplied by their factors before the rotation: a factor is a single number and a rotation is linear,
+    so the order doesn't matter.
     """
     norm = settings.qk_norm
     if norm is not None and norm.rotated:
@@ -291,8 +301,8 @@ def positioned(
 
 
 def normalized(y: Array, weight: Array | None, *, settings: Attention) -> Array:
-    """Return y [B, T, H·K] as heads [B, T, H, K], normalized over the last axis of the weight: each head
-    alone, or all heads together."""
+    """Return y [B, T, H·K] as normalized heads [B, T, H, K]. The weight's last axis says what is
+    normalized together: each head alone, or all heads of a token."""
     qk_norm, size = settings.qk_norm, settings.head_size
     assert qk_norm is not None
     width = size if weight is None else weight.shape[-1]
@@ -301,7 +311,9 @@ def normalized(y: Array, weight: Array | None, *, settings: Attention) -> Array:
 
 
 def _norm_of_heads(y: Array, weight: Array | None, norm: Norm) -> Array:
-    """The norm over the last axis, times the weight, which each head may have one of [H, K]."""
+    """Normalize over the last axis and multiply by the weight, which may be one [H, K] with a row for each
+    head.
+    """
     assert norm.eps is not None
     function = layer_norm if isinstance(norm, LayerNorm) else rms_norm
     if weight is None or weight.ndim == 1:
@@ -320,27 +332,28 @@ def attention(
     *,
     settings: Attention,
 ) -> tuple[Float[Array, "B T D"], KVCache]:
-    """The attention sublayer: project to queries, keys, values; attend over the cache; project back.
+    """Compute the attention sublayer: project to queries, keys and values, attend over the cache, and
+    project back. Returns the output and the new cache.
 
-    Conventions: `settings.clip` bounds queries, keys and values (MPT). Then queries and keys are normalized
-    (`q_norm`, `k_norm`) and rotated, or first rotated and then normalized. Queries are multiplied by the
-    factors of their positions.
+    Conventions: `settings.clip` bounds queries, keys and values (MPT). Then queries and keys are
+    normalized (`q_norm`, `k_norm`) and rotated, or first rotated and then normalized. Queries are
+    multiplied by the factors of their positions.
 
     A gate, σ(x wg + bg), multiplies the outputs of the heads. With a gate, a head can output nothing, and
-    then doesn't need a token to attend to (Qiu et al. 2025, Gated Attention). A gate of one number for each
-    head, σ(x w_head_gate), multiplies the whole output of that head (LFM3, Liquid AI 2026). With softplus
-    instead of σ, such a gate can also amplify (Laguna, Poolside 2026). Instead of gates, `settings.out_norm`
-    normalizes the outputs of all heads of a token together, so that they can be stored in few bits (BitNet
-    b1.58, Ma et al. 2025, "BitNet b1.58 2B4T Technical Report", arXiv 2504.12285, §2).
+    then doesn't need a token to attend to (Qiu et al. 2025, Gated Attention). A gate of one number for
+    each head, σ(x w_head_gate), multiplies the whole output of that head (LFM3, Liquid AI 2026). With
+    softplus instead of σ, such a gate can also amplify (Laguna, Poolside 2026). Instead of gates,
+    `settings.out_norm` normalizes the outputs of all heads of a token together, so that they can be stored
+    in few bits (BitNet b1.58, Ma et al. 2025, "BitNet b1.58 2B4T Technical Report", arXiv 2504.12285, §2).
 
     `settings.value_norm` scales each head's values to length √K. This norm has no weight, since the maps
-    before and after it could include one. With `settings.keys_as_values`, one map makes both keys and values
-    (Gemma 4, Google 2026):
+    before and after it could include one. With `settings.keys_as_values`, one map makes both keys and
+    values (Gemma 4, Google 2026):
 
         x ── wk ──┬── norm with a weight ── rotation ── keys
-                  └── norm without one ─────────────── values
+                  └── norm without a weight ─────────── values
 
-    Then the same numbers determine how much attention a token gets and what is read from it, and one map less
+    Then the same numbers determine how much attention a token gets and what is read from it. One map less
     is stored and computed. The cache isn't smaller, because keys are rotated and values aren't.
     """
     q, k, v = project(x, weights, settings=settings)
@@ -353,7 +366,9 @@ def attention(
 
 @op
 def from_heads(y: Array, x: Array, weights: Mapping[str, Any], *, settings: Attention) -> Array:
-    """Scale the heads' outputs [B, T, H·K], and multiply them by gates or normalize them."""
+    """Scale the heads' outputs [B, T, H·K]. Then multiply them by gates, or normalize them, as the
+    settings say.
+    """
     opened = softplus if settings.softplus_gate else sigmoid
     if settings.value_scale is not None:
         y = y * settings.value_scale

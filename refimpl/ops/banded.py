@@ -1,4 +1,4 @@
-"""Window attention in banded form: only the scores inside the window are computed."""
+"""Window attention in banded form: only scores of queries and keys in the same window are computed."""
 
 from __future__ import annotations
 
@@ -25,11 +25,13 @@ def banded_attend(
     scale: float | None = None,
     softcap: float | None = None,
 ) -> Float[Array, "B T H V"]:
-    """Each query sees the band[0] keys that end at its own position, and the band[1] keys after it.
+    """Compute attention within a window: each query sees the band[0] keys that end at its own position,
+    and the band[1] keys after its position.
 
-    (Beltagy et al. 2020, §3.1.) Every query also sees the first `sinks` keys that aren't after it (Xiao et
-    al. 2023, attention sinks). `keys` says which keys are real. The result equals that of `attend` with the
-    same mask, but only T · (width + sinks) scores are computed instead of T · T.
+    Beltagy et al. 2020, §3.1. Every query also sees the first `sinks` keys of the text, unless they come
+    after the query (Xiao et al. 2023, attention sinks). `keys` says which keys are real. The result equals
+    the result of `attend` with the same mask, but only T · (width + sinks) scores are computed instead of
+    T · T.
 
                  keys, band (3, 1)
         queries  x x . . . .
@@ -39,9 +41,9 @@ def banded_attend(
                  . . x x x x
                  . . . x x x
 
-    Conventions: band[0] counts the query's own key, as a mask's `window` does. Queries and keys belong to the
-    same tokens: there is no form with a cache, because a cache's window is short anyway. The output of a
-    query that sees no key is 0.
+    Conventions: band[0] counts the query's own key, as a mask's `window` does. Queries and keys belong to
+    the same tokens: there is no form with a cache, because a cache's window is short anyway. The output of
+    a query that sees no key is 0.
     """
     b, t, h, size = q.shape
     g = k.shape[2]

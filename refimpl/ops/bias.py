@@ -1,4 +1,4 @@
-"""Biases of scores that depend on the distance between query and key: ALiBi and T5's."""
+"""Biases of scores that depend on the distance between query and key: ALiBi's biases and T5's biases."""
 
 from __future__ import annotations
 
@@ -14,12 +14,13 @@ if TYPE_CHECKING:
 
 @op
 def alibi_slopes(heads: Int[Array, " H"], *, max_bias: float = 8.0) -> Float[Array, " H"]:
-    """Slope of each head: 2^(−max_bias · (h + 1) / P), P heads in all (Press et al. 2022, §3).
+    """Return ALiBi's slope of each head: 2^(−max_bias · (h + 1) / P), with P heads in all (Press et al.
+    2022, §3).
 
-    `heads` is 0 … H−1; the result is float64. Conventions: this rule is for an H that is a power of two. For
-    any other H, let P be the largest power of two below H. The first P heads have the slopes of a model with
-    P heads. The remaining heads have every other slope of a model with 2P heads, beginning with the first.
-    The authors' code, BLOOM and MPT do the same.
+    `heads` is 0 … H−1; the result is float64. Conventions: this rule is for an H that is a power of two.
+    For any other H, let P be the largest power of two below H. The first P heads have the slopes of a
+    model with P heads. The remaining heads have every other slope of a model with 2P heads, beginning with
+    the first. The authors' code, BLOOM and MPT do the same.
     """
     power = 2 ** (len(heads).bit_length() - 1)
     steps = np.where(heads < power, heads + 1, heads - power + 0.5)
@@ -32,11 +33,12 @@ def alibi_bias(
     queries: Int[Array, "B T"],
     keys: Int[Array, " S"],
 ) -> Float[Array, "B H T S"]:
-    """−slope · |query − key| (Press et al. 2022, eq. in §3; both are positions in the text).
+    """Return ALiBi's bias of each score: −slope · |query − key| (Press et al. 2022, eq. in §3). Queries
+    and keys are positions in the text.
 
-    Conventions: BLOOM adds slope · key, which differs by a constant for each query. So under a causal mask it
-    gives the same softmax. In encoders, keys after the query are penalized by their distance in the same way
-    as keys before it.
+    Conventions: BLOOM adds slope · key instead. For each query, the two biases differ only by a constant.
+    So under a causal mask both give the same softmax. In encoders, keys after the query are penalized by
+    their distance in the same way as keys before it.
     """
     distance = np.abs(queries[:, :, None] - keys[None, None, :])
     return -slopes[:, None, None] * distance[:, None].astype(slopes.dtype)
@@ -51,14 +53,17 @@ def relative_buckets(
     max_distance: int,
     bidirectional: bool,
 ) -> Index[Array, "B T S", "< W"]:
-    """Return the bucket of each distance (Raffel et al. 2020, §2.1, and T5's code).
+    """Return the bucket of each distance between a query and a key (Raffel et al. 2020, §2.1, and T5's
+    code).
 
-    The first half of the buckets E holds one distance each, 0 … E − 1. In the other half, distance d is in
-    bucket E + ⌊E' ln(d / E) / ln(max_distance / E)⌋, so the buckets become wider with larger distances. The
-    last of these E' buckets holds all distances from max_distance on. With `bidirectional`, keys after the
-    query have buckets of their own, which follow the buckets of keys before the query. Conventions: without
-    `bidirectional`, all keys after the query share bucket 0 with the query's own position, since they are
-    masked.
+    The first half of the buckets contains one distance each: distances 0 … E − 1 have buckets 0 … E − 1.
+    In the second half, distance d is in bucket E + ⌊E' ln(d / E) / ln(max_distance / E)⌋, so the buckets
+    become wider with larger distances. The last of these E' buckets contains all distances from
+    max_distance on.
+
+    With `bidirectional`, keys after the query have buckets of their own, which follow the buckets of keys
+    before the query. Conventions: without `bidirectional`, all keys after the query share bucket 0 with
+    the query's own position, since these keys are masked.
     """
     behind = queries[:, :, None] - keys[None, None, :]
     count = buckets // 2 if bidirectional else buckets
@@ -75,5 +80,5 @@ def relative_bias(
     bucket_ids: Index[Array, "B T S", "< W"],
     table: Float[Array, "W H"],
 ) -> Float[Array, "B H T S"]:
-    """Return the table's entry for each head and bucket."""
+    """Return the bias of each head and score: the table's entry for the head and the score's bucket."""
     return table[bucket_ids].transpose(0, 3, 1, 2)

@@ -49,15 +49,17 @@ def bigbird_attend(
     scale: float | None = None,
     softcap: float | None = None,
 ) -> Float[Array, "B T H V"]:
-    """Σ_s c_s exp(score_s) v_s / Σ_s c_s exp(score_s): `attend` with each key counted as often as the
-    module's drawing shows.
+    """Compute attention in which each key s counts c_s times: Σ_s c_s exp(score_s) v_s / Σ_s c_s
+    exp(score_s). The drawing at the top of the module shows the counts c.
 
     Conventions: in a text of up to (5 + 2 · random_blocks) · block_size tokens, each token sees the whole
-    text, since it would see nearly all blocks anyway. The last block may be shorter. Blocks are those of the
-    row's own text, whatever other rows are in the batch. transformers differs: it counts a batch's padding as
-    blocks, and uses one form for all rows. So there a text may get other vectors in a batch than alone. Here
-    a text always gets the same vectors. Rows are padded on the right: no token sees padding, and at padding
-    the output is 0.
+    text, since it would see nearly all blocks anyway. The last block may be shorter. Blocks are counted in
+    the row's own text, whatever other rows are in the batch. Rows are padded on the right: no token sees
+    padding, and at padding the output is 0.
+
+    transformers differs: it counts a batch's padding as blocks, and uses one form for all rows. So in
+    transformers, a text may get other vectors in a batch than alone. Here a text always gets the same
+    vectors.
     """
     at = np.arange(q.shape[1])
     mask, bias = bigbird_mask(at, at, lengths, block_size=block_size, random_blocks=random_blocks)
@@ -69,8 +71,8 @@ def bigbird_attend(
 def bigbird_mask(
     queries: Array, keys: Array, lengths: Array, *, block_size: int, random_blocks: int
 ) -> tuple[Array, Array]:
-    """Return the mask [B, T, S] of visible keys, and the bias [B, 1, T, S] for keys that count
-    several times.
+    """Return the mask [B, T, S] of visible keys, and the bias [B, 1, T, S] for keys that count several
+    times: ln c for a key that counts c times.
     """
     limit = BigBirdBlocks(block_size, random_blocks).longest_whole
     rows, columns = queries[:, None] // block_size, keys // block_size

@@ -1,4 +1,4 @@
-"""One layer: norm, attention, residual; norm, mlp, residual."""
+"""One layer of a transformer: norm, attention, residual sum; then norm, mlp, residual sum."""
 
 from __future__ import annotations
 
@@ -36,13 +36,16 @@ MixerWeights = Mapping[str, Any]  # the leaves of its mixer, which `TokenMixer.w
 
 
 class CrossWeights(CrossKeyWeights, CrossAttentionWeights):
-    """The parameters of cross-attention."""
+    """The parameters of cross-attention: the maps of a layer's tokens, and the maps of the encoder's
+    output.
+    """
 
 
 class BlockWeights(TypedDict):
-    """The parameters of a layer: its sublayers with the norms `pre`, `post` and `after` of each, its
-    convolution, the state space beside its attention, the maps for its per-layer embeddings, its learned
-    residual, and the maps of its streams.
+    """The parameters of a layer: its sublayers, and the norms `pre`, `post` and `after` of each sublayer.
+
+    A layer may also have parameters of a convolution, of a state space beside its attention, of its
+    per-layer embeddings, of a learned residual (LAuReL), and of the maps between its streams (AltUp).
     """
 
     attn: MixerWeights
@@ -71,13 +74,13 @@ class Positions(NamedTuple):
     """The information about the tokens and their positions that all layers share.
 
     rotary: cosines and sines for each `Rope`.
-    biases: added to scores [B, H, T, S], for each other position and number of heads; buckets [B, T, S] where
-        each layer has its own table of biases.
-    distances: the table that disentangled attention reads.
-    question: where the question of each row ends [B], in a stack whose question is global.
-    distance_biases: those of LongT5's attention.
-    token_types: the segments of tokens [B, T], where XLNet's attention has them.
-    embedding: the input of the first layer [B, T, D], which shared blocks read.
+    biases: the biases [B, H, T, S] to add to scores, for each kind of position that adds one and each number
+        of heads. If each layer has its own table of biases, the buckets [B, T, S] in these tables instead.
+    distances: the table of distances that disentangled attention reads.
+    question: the position [B] at which each row's question ends, in a stack whose question is global.
+    distance_biases: the biases of LongT5's attention.
+    token_types: the segment of each token [B, T], for XLNet's attention.
+    embedding: the input of the first layer [B, T, D], which Zamba 2's shared blocks read.
     """
 
     rotary: Mapping[Rope, Rotary]
@@ -89,8 +92,8 @@ class Positions(NamedTuple):
     embedding: Array | None = None
 
     def angles(self, position: Position | None) -> Rotary | None:
-        """Return the cosines and sines of rotary positions; None for positions of any other kind, or if there
-        are no positions.
+        """Return the cosines and sines of rotary positions. Returns None if there are no positions or if
+        they aren't rotary.
         """
         return self.rotary[position] if isinstance(position, Rope) else None
 
@@ -98,8 +101,9 @@ class Positions(NamedTuple):
 class Passed(NamedTuple):
     """The values that a layer passes to the next layer besides its vectors.
 
-    These are the mask [B, T, L] of the cache's entries that the latest indexer chose for each token
-    (`ops.indexer`), and a sum of experts [B, T, D] that the next layer adds to its output (`MoE.late`).
+    One value is a mask [B, T, L] of the cache entries that the latest indexer chose for each token
+    (`ops.indexer`). The other is a sum of experts [B, T, D], which the next layer adds to its own output
+    (`MoE.late`).
     """
 
     chosen: Array | None = None
@@ -109,7 +113,7 @@ class Passed(NamedTuple):
 class LayerInputs(NamedTuple):
     """The values that a layer may read besides the vectors of the previous layer.
 
-    These are keys and values of an encoder's text, the layer's own vectors [B, T, F] for the tokens
+    They are the keys and values of an encoder's text, the layer's own vectors [B, T, F] for the tokens
     (`ops.per_layer`), and the values that the previous layer passes on.
     """
 
@@ -124,7 +128,7 @@ NO_INPUTS = LayerInputs()
 def rotary_and_bias(
     a: Attention, positions: Positions, weights: CachedAttentionWeights
 ) -> tuple[Rotary | None, Array | None]:
-    """Return the rotation of a sublayer's queries and keys, and the bias of its scores."""
+    """Return the rotation of an attention's queries and keys, and the bias of its scores."""
     if a.position is None or not a.position.adds:
         return positions.angles(a.position), None
     bias = positions.biases[a.position, a.heads]
@@ -143,16 +147,16 @@ class _Norms(NamedTuple):
 
 
 def _sum(x: Array, read: Array, y: Array, norms: _Norms, layer: Layer, config: TokenMixer | Mlp) -> Array:
-    """after(x + scale · post(y)): the residual sum of a sublayer that read `read` and made y of it.
+    """Compute after(x + scale · post(y)): the residual sum of a sublayer that read `read` and returned y.
 
-    With the layer's `residual` at the norm y is added to `read`.
+    If the layer's `residual` is at the norm, y is added to `read` instead of x.
     """
     y = _times(normalize(y, norms.post, norm=config.post), layer.scale)
     return normalize((read if layer.residual == "norm" else x) + y, norms.after, norm=config.after)
 
 
 def _cross(x: Array, encoder_kv: EncoderKV | None, weights: BlockWeights, layer: Layer) -> Array:
-    """x after the sublayer that reads an encoder, or x itself without one."""
+    """Return x after the sublayer that reads an encoder, or x itself if the layer has no such sublayer."""
     cross, leaves = layer.cross, weights.get("cross")
     if layer.merged or cross is None or leaves is None or encoder_kv is None:
         return x
@@ -163,9 +167,9 @@ def _cross(x: Array, encoder_kv: EncoderKV | None, weights: BlockWeights, layer:
 
 
 def _mlp(x: Array, mixed: Array, h: Array, weights: BlockWeights, layer: Layer) -> tuple[Array, Array | None]:
-    """The mlp over h; a parallel one over x, or over `mixed`, which the mixer read, if it has no norm.
+    """Compute the mlp over h, and what the next layer adds. Without an mlp, return h.
 
-    Also what the next layer adds. Without an mlp this is h.
+    A parallel mlp reads x instead of h. If it has no norm, it reads `mixed`, which the mixer read.
     """
     mlp, leaves, late = layer.mlp, weights.get("mlp"), None
     if mlp.op is None or leaves is None:
@@ -193,7 +197,9 @@ def _mix(
     mixer: TokenMixer,
     chosen: Array | None,
 ) -> tuple[Array, MixerCache, Array | None]:
-    """The sublayer that moves information from token to token, its new cache, and what an indexer chose."""
+    """Compute the sublayer that moves information between tokens. Returns its output, its new cache, and
+    the mask that an indexer chose.
+    """
     if not isinstance(mixer, Attention):
         return mixer.mix(x, cache, past, weights, positions, chosen)
     assert isinstance(cache, KVCache)
@@ -210,7 +216,8 @@ def _mix(
 def _mix_both(
     x: Array, cache: HybridCache, past: Array, positions: Positions, weights: BlockWeights, layer: Layer
 ) -> tuple[Array, HybridCache]:
-    """The sum of attention and of the state space beside it, each between its multipliers, and both caches.
+    """Return the sum of attention and of the state space beside it, each between its multipliers, and both
+    caches.
 
     y = attention_out · attention(attention_in · x) + scale_out · state_space(scale_in · x)
     """
@@ -227,13 +234,15 @@ def _mix_both(
 def _merge(
     x: Array, cache: MixerCache, past: Array, positions: Positions, kv: Any, attn: Any, mixer: Any
 ) -> tuple[Array, MixerCache]:
-    """Attention to the tokens before and to an encoder's text `kv` in one softmax, and the new cache."""
+    """Compute attention to earlier tokens and to an encoder's text `kv` in one softmax. Returns the output
+    and the new cache.
+    """
     rotary = positions.angles(mixer.position)
     return merged_attention(x, cache, past, EncoderText(*kv), attn, rotary, settings=mixer)
 
 
 def _own_update(y: Array, vectors: Array | None, weights: BlockWeights, layer: Layer) -> Array | None:
-    """What a layer makes of its own vectors of the tokens, if it has any."""
+    """Return the update that a layer makes from its own vectors of the tokens, or None if it has none."""
     own = layer.per_layer
     if own is None:
         return None
@@ -246,9 +255,9 @@ def _own_update(y: Array, vectors: Array | None, weights: BlockWeights, layer: L
 def _corrected(
     predictions: Array, y: Array, vectors: Array | None, weights: BlockWeights, layer: Layer
 ) -> Array:
-    """All streams after a layer, of their predictions and of what came out of the active one.
+    """Return all streams after a layer, corrected by the output of the active stream.
 
-    What the layer makes of its own vectors is added to all but the first.
+    The update from the layer's own vectors is added to all streams except the first.
     """
     assert layer.altup is not None
     assert "altup" in weights
@@ -260,7 +269,7 @@ def _corrected(
 
 
 def _scaled(y: Array, weights: BlockWeights) -> Array:
-    """A layer's output times the number that it learned, if it has one."""
+    """Multiply a layer's output by the number that the layer learned, if it has one."""
     return y * weights["scalar"] if "scalar" in weights else y
 
 
@@ -277,19 +286,19 @@ def block(
     config: Layer,
 ) -> tuple[Array, MixerCache, Passed]:
     """Compute one layer of a decoder over x [B, T, D]. Returns the new x, the layer's new cache, and the
-    values that the layer passes to the next one.
+    values that this layer passes to the next layer.
 
-    Sequential: h = x + attention(norm(x)); y = h + mlp(norm(h)) (pre-norm, Xiong et al. 2020). Parallel: y =
-    x + attention(norm(x)) + mlp(norm'(x)) (GPT-NeoX), or with mlp(norm(x)) if the mlp has no norm' of its own
-    (GPT-J, Wang & Komatsuzaki 2021).
+    Sequential: h = x + attention(norm(x)); y = h + mlp(norm(h)) (pre-norm, Xiong et al. 2020). Parallel: y
+    = x + attention(norm(x)) + mlp(norm'(x)) (GPT-NeoX), or with mlp(norm(x)) if the mlp has no norm' of
+    its own (GPT-J, Wang & Komatsuzaki 2021).
 
     - Each sublayer may also have a norm of its output before the sum (`post`: Gemma 2's sandwich), and a norm
       of the sum (`after`: the original post-norm).
     - A layer that reads an encoder has cross-attention between attention and mlp, over `encoder_kv` of its
       `inputs`. If it is `merged`, the attention itself also reads `encoder_kv`.
-    - A state space may be beside the attention: both read norm(x), and the sublayer's output is their sum
+    - A state space may be beside the attention. Both read norm(x), and their outputs are added
       (Falcon-H1, Zuo et al. 2025, §2).
-    - A layer that gets vectors e of its own adds post(`per_layer_update`(y, e)) to y (Gemma 3n).
+    - A layer with its own vectors e of the tokens adds post(`per_layer_update`(y, e)) to y (Gemma 3n).
     - With `at` [B, P] the new x is [B, P, D], at these positions of the call, since the steps after the
       attention read no other token.
     - With `laurel` h is averaged with a residual that is learned. With `altup` x is [B, T, X, D]: the layer
@@ -345,10 +354,10 @@ def encoder_block(
 ) -> Array:
     """Compute one layer over whole texts x [B, T, D]. In each row, the first `lengths` tokens are real.
 
-    The layer is that of `block`, but every token sees the whole text unless the layer is `causal`. A bias is
-    [B, H, T, T], or [1, H, T, T] for all rows. If the layer has a convolution of its input, the convolution's
-    result is added to the layer's output, and the sum is normalized. Last, the update from the layer's own
-    vectors for the tokens is added.
+    The computation is the same as in `block`, but every token sees the whole text unless the layer is
+    `causal`. A bias is [B, H, T, T], or [1, H, T, T] for all rows. If the layer has a convolution of its
+    input, the convolution's result is added to the layer's output, and the sum is normalized. At the end,
+    the layer adds the update from its own vectors of the tokens.
     """
     mixer = config.attention
     read = normalize(x, weights.get("attn_pre"), norm=mixer.pre)
@@ -369,7 +378,7 @@ def encoder_block(
 def _mix_whole(
     x: Array, lengths: Array, positions: Positions, weights: BlockWeights, mixer: TokenMixer, causal: bool
 ) -> Array:
-    """The sublayer that moves information from token to token of whole texts."""
+    """Compute the sublayer that moves information between the tokens of whole texts."""
     attn: Any = weights["attn"]
     if not isinstance(mixer, Attention):
         return mixer.mix_whole(x, lengths, attn, positions, causal)

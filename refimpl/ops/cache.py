@@ -1,10 +1,10 @@
-"""Caches: data that a layer keeps about earlier tokens, so that it is computed only once. This module has the
-cache of keys and values.
+"""The cache of keys and values: a layer stores them for earlier tokens, so that they are computed only
+once.
 
-A cache is a value: a step takes it and returns a new one. Capacity and valid length are separate, and the
-owner of the cache keeps the lengths. So a row is truncated by giving it a smaller length, as speculative
-decoding does when the model rejects tokens. The entries past that length are never read, and later tokens
-overwrite them.
+A cache is a value: a step takes a cache and returns a new one. Capacity and valid length are separate, and
+the owner of the cache stores the lengths. So a caller truncates a row by giving it a smaller length, as
+speculative decoding does when the model rejects tokens. The entries past that length are never read, and
+later tokens overwrite them.
 
     row of a batch      capacity L
     before              k0 k1 k2 .  .  .    length 3
@@ -29,26 +29,27 @@ if TYPE_CHECKING:
 
 
 class LayerCache(Protocol):
-    """The methods that caches of all kinds have."""
+    """The methods that every kind of layer cache has."""
 
     @property
     def nbytes(self) -> int:
-        """The size of the cache, in bytes."""
+        """The size of the cache in bytes."""
         ...
 
     def select(self, rows: Array) -> Self:
-        """Return the rows with these numbers, in this order."""
+        """Return a cache of the batch rows with the given numbers, in the given order."""
         ...
 
     def grow(self, capacity: int) -> Self:
-        """Return a cache with the same tokens, and with room for `capacity` tokens."""
+        """Return a cache with the same tokens and with room for `capacity` tokens per row."""
         ...
 
 
 class KVCache(NamedTuple):
-    """The keys and values that a layer keeps of earlier tokens, with room for L tokens a row.
+    """The keys and values that a layer stores of earlier tokens, with room for L tokens per row.
 
-    If the layer keeps integer codes, `k_scale` and `v_scale` have one scale for each channel of a head.
+    If the layer stores integer codes, `k_scale` and `v_scale` contain one scale for each channel of a
+    head.
     """
 
     keys: Float[Array, "B G L K"]
@@ -58,7 +59,7 @@ class KVCache(NamedTuple):
 
     @property
     def capacity(self) -> int:
-        """The number of tokens of a row for which there is room."""
+        """The number of tokens per row for which the cache has room."""
         return self.keys.shape[2]
 
     @property
@@ -67,20 +68,20 @@ class KVCache(NamedTuple):
         return self.keys.nbytes + self.values.nbytes
 
     def select(self, rows: Array) -> KVCache:
-        """Return the rows with these numbers, in this order."""
+        """Return a cache of the batch rows with the given numbers, in the given order."""
         return self._replace(keys=select(self.keys, rows), values=select(self.values, rows))
 
     def grow(self, capacity: int) -> KVCache:
-        """Return a cache with the same tokens, and with room for exactly `capacity` tokens. New entries are
-        zeros.
+        """Return a cache with the same tokens and with room for exactly `capacity` tokens per row. New
+        entries are zeros.
         """
         return self._replace(keys=places(self.keys, capacity), values=places(self.values, capacity))
 
 
 @dataclass(frozen=True)
 class KeysValues(CacheKind):
-    """Keys and values of each token, as the model's floats, in float16, or as codes. Two codes of 4 bits
-    share a byte (`pack_nibbles`)."""
+    """The keys and values of each token, stored as the model's floats, in float16, or as integer codes.
+    Two codes of 4 bits share a byte (`pack_nibbles`)."""
 
     holds = KVCache
 
@@ -101,7 +102,9 @@ class KeysValues(CacheKind):
 
 
 def places(past: Array, capacity: int) -> Array:
-    """Return the array with room for exactly `capacity` tokens. New entries are zeros."""
+    """Return a cache array with the same content and with room for exactly `capacity` tokens. New entries
+    are zeros.
+    """
     b, g, held, k = past.shape
     if held >= capacity:
         return past[:, :, :capacity]
@@ -114,13 +117,14 @@ def append(
     new: Float[Array, "B T G K"],
     start: Index[Array, " B", "< O+1"],
 ) -> Float[Array, "B G L K"]:
-    """Write row b's T new entries at start[b] … start[b] + T − 1 of a cache of fixed capacity, and return it.
+    """Write T new entries of each row b to places start[b] … start[b] + T − 1 of a cache of fixed
+    capacity. Returns the new cache.
 
-    New entries are rounded to the cache's type: to the nearest number of float16, halves to even.
-    Conventions: only the caller knows the valid length. L must be at least start + T for every row. All T
-    entries are written, including the padding of a shorter row. That padding lies past the row's valid
-    length, where content is unspecified. A fused kernel may write in place, so the old cache must not be read
-    again.
+    New entries are rounded to the cache's type. For float16, this is the nearest number, with halves to
+    even. Conventions: only the caller knows the valid length. L must be at least start + T for every row.
+    All T entries are written, including the padding of a shorter row. That padding lies past the row's
+    valid length, where content is unspecified. A fused kernel may write in place, so the old cache must
+    not be read again.
     """
     b = np.arange(new.shape[0])[:, None]
     at = start[:, None] + np.arange(new.shape[1])[None, :]
@@ -131,18 +135,18 @@ def append(
 
 @op
 def grow(past: Float[Array, "B G S K"], new: Float[Array, "B T G K"]) -> Float[Array, "B G S+T K"]:
-    """Return a cache of S entries with T entries added. It is `append` with a capacity that always equals the
-    length.
+    """Return the cache of S entries with T new entries added at the end. This equals `append` with a
+    capacity that is always the length.
 
-    Conventions: all rows have the same length. Each step copies the whole cache, so N steps cost
-    O(N²), while `append` in place costs O(N).
+    Conventions: all rows have the same length. Each step copies the whole cache, so N steps cost O(N²),
+    while `append` in place costs O(N).
     """
     return np.concatenate([past, new.transpose(0, 2, 1, 3)], axis=2)
 
 
 @op
 def select(past: Float[Array, "B G S K"], rows: Index[Array, " M", "< B"]) -> Float[Array, "M G S K"]:
-    """Return the rows with these numbers, in this order. In beam search, a number may occur several times or
-    not at all.
+    """Return a cache of the batch rows with the given numbers, in the given order. In beam search, a
+    number may occur several times or not at all.
     """
     return past[rows]

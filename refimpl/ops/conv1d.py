@@ -21,11 +21,12 @@ def conv1d(
     stride: int,
     groups: int,
 ) -> Float[Array, "B T G*F"]:
-    """y[t, g, f] = b[g, f] + Σ_j Σ_d kernel[g, f, d, j] · x[t · stride + j, g, d]; G is `groups`.
+    """Compute a convolution in groups: y[t, g, f] = b[g, f] + Σ_j Σ_d kernel[g, f, d, j] · x[t · stride +
+    j, g, d]. The number of groups G is `groups`.
 
-    Conventions: those of torch's Conv1d and ONNX's Conv without padding, but with channels last. The kernel
-    has the layout of theirs. Each group of outputs reads only its own group of channels. Vectors at the end
-    that don't fill a whole sum are left out.
+    Conventions: the same as torch's Conv1d and ONNX's Conv without padding, but with channels last. The
+    kernel has the same layout as in torch and ONNX. Each group of outputs reads only its own group of
+    channels. Vectors at the end that don't fill a whole sum are left out.
     """
     channels, size, length = kernel.shape
     around = np.lib.stride_tricks.sliding_window_view(x, length, axis=1)[:, ::stride]

@@ -1,16 +1,16 @@
 """ConvBERT's attention: half of the heads attend, and half mix neighbouring tokens with a kernel made from
 the token itself (Jiang et al. 2020, ConvBERT, arXiv 2008.02496, §3).
 
-Attention often only finds neighbours. So half of its work is done by a convolution over the A tokens on each
-side. Each head makes the convolution's kernel from the token and its surroundings ("span-based dynamic
-convolution", §3.2):
+Attention often only finds neighbours. So half of its work is done by a convolution over the A tokens on
+each side. Each head makes the convolution's kernel from the token and its surroundings ("span-based
+dynamic convolution", §3.2):
 
     surroundings   s[t] = Σ_j c[j] ⊙ x[t − A + j], mapped to the heads' width
     kernel         p[t, h] = softmax over j of a map of (s[t] ⊙ q[t]), 2A + 1 numbers for each head
     output         y[t, h] = Σ_j p[t, h, j] · n[t − A + j, h]
 
-q are the queries of the other half, and n are vectors of neighbours from a map of their own. Before and after
-a text, x and n are zero, but these positions keep their share of the softmax:
+q are the queries of the heads that attend, and n are the vectors that a separate map makes of the tokens.
+Before and after a text, x and n are zero, but these positions keep their share of the softmax:
 
     tokens      x0   x1   x2   x3  | padding          A = 1
     y0      p0 · 0  p1   p2                           p0 + p1 + p2 = 1
@@ -37,9 +37,10 @@ if TYPE_CHECKING:
 
 
 class ConvBertWeights(TypedDict):
-    """The parameters of ConvBERT's attention: the maps to queries, keys and values, the convolution of the
-    surroundings and its map, the map to kernels, the map of neighbours, and the output projection of all
-    heads.
+    """The parameters of ConvBERT's attention.
+
+    They are the maps to queries, keys and values, the convolution of a token's surroundings and its map,
+    the map to kernels, the map of neighbours, and the output projection of all heads.
     """
 
     wq: Float[Array, "D H*K"] | Blocks
@@ -60,8 +61,8 @@ class ConvBertWeights(TypedDict):
 
 
 class ConvBertAttention(TokenMixer):
-    """ConvBERT's attention (`ops.convbert`): `heads` heads attend, and the same number of heads mix a token
-    with its `neighbours` on each side.
+    """The settings of ConvBERT's attention (`ops.convbert`). `heads` heads attend, and the same number of
+    heads mix each token with its `neighbours` on each side.
     """
 
     heads: int = bounded("heads")
@@ -100,11 +101,11 @@ def convbert_attention(
     *,
     settings: ConvBertAttention,
 ) -> Float[Array, "B T D"]:
-    """Compute the sublayer: attention side by side with a convolution whose kernels depend on the token, and
-    an output projection.
+    """Compute ConvBERT's sublayer: attention, beside a convolution with a kernel that depends on the
+    token, and then an output projection.
 
-    Conventions: as in `self_attention`, rows are padded on the right, no token reads padding, and outputs at
-    padding are unspecified. In transformers, the convolutions read a batch's padding.
+    Conventions: as in `self_attention`, rows are padded on the right, no token reads padding, and outputs
+    at padding are unspecified. In transformers, the convolutions read a batch's padding.
     """
     q, k, v = (linear(x, weights[f"w{n}"], weights[f"b{n}"]) for n in "qkv")
     return linear(
@@ -120,7 +121,8 @@ def near_and_far(
     *,
     settings: ConvBertAttention,
 ) -> Array:
-    """Return the outputs of the heads of both kinds side by side, [B, T, 2 * H * K].
+    """Return the outputs of both kinds of heads side by side, [B, T, 2 * H * K]: the heads that attend and
+    the heads that mix neighbours.
 
     `far` are the queries, keys and values of the heads that attend, each [B, T, H * K].
     """

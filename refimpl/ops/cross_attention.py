@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 
 class CrossKeyWeights(TypedDict):
-    """The parameters that project the encoder's output to keys and values."""
+    """The parameters of the maps from the encoder's output to keys and values."""
 
     wk: Float[Array, "D G*K"] | Blocks
     wv: Float[Array, "D G*K"] | Blocks
@@ -27,7 +27,9 @@ class CrossKeyWeights(TypedDict):
 
 
 class CrossAttentionWeights(TypedDict):
-    """The parameters that map tokens to queries, and the heads' outputs back."""
+    """The parameters of the map from tokens to queries, and of the map from the heads' outputs back to the
+    model's width.
+    """
 
     wq: Float[Array, "D H*K"] | Blocks
     wo: Float[Array, "H*K D"] | Blocks
@@ -36,8 +38,8 @@ class CrossAttentionWeights(TypedDict):
 
 
 class EncoderKV(NamedTuple):
-    """Keys and values of the encoder's output, in the layout of a cache. Row b has `lengths[b]`
-    real tokens.
+    """The keys and values of an encoder's output, in the layout of a cache. Row b has `lengths[b]` real
+    tokens.
     """
 
     keys: Float[Array, "B G S K"]
@@ -45,7 +47,7 @@ class EncoderKV(NamedTuple):
     lengths: Index[Array, " B", "< S+1"]
 
     def select(self, rows: Array) -> EncoderKV:
-        """Return the rows with these numbers, in this order."""
+        """Return the keys and values of the batch rows with the given numbers, in the given order."""
         return EncoderKV(self.keys[rows], self.values[rows], self.lengths[rows])
 
 
@@ -53,8 +55,8 @@ class EncoderKV(NamedTuple):
 def cross_keys(
     states: Float[Array, "B S D"], weights: CrossKeyWeights, *, settings: Attention
 ) -> tuple[Float[Array, "B G S K"], Float[Array, "B G S K"]]:
-    """Return keys and values of the encoder's output. They are computed once, and each step of a decoder
-    reads them.
+    """Return the keys and values of an encoder's output. They are computed once per text; then each step
+    of the decoder reads them.
     """
     k = linear(states, weights["wk"], weights.get("bk"))
     k = split_heads(k, weights.get("k_norm"), settings=settings)
@@ -70,9 +72,11 @@ def cross_attention(
     *,
     settings: Attention,
 ) -> Float[Array, "B T D"]:
-    """Each token sees the first `lengths[b]` keys (Vaswani et al. 2017, §3.2.3).
+    """Compute attention to an encoder's text: each token sees the first `lengths[b]` keys (Vaswani et al.
+    2017, §3.2.3).
 
-    Conventions: there are neither positions nor a causal mask, since the other text is known as a whole.
+    Conventions: there are neither positions nor a causal mask, since the encoder's text is known as a
+    whole.
     """
     q = heads(x, weights["wq"], weights.get("bq"), size=settings.head_size)
     seen = padding_mask(indices(encoder_kv.keys.shape[2], x), encoder_kv.lengths)

@@ -1,5 +1,7 @@
-"""Linear attention with decay and the delta rule: the four update rules of ONNX's LinearAttention, and the
-gated delta rule token by token and in chunks."""
+"""Linear attention with decay and the delta rule.
+
+`delta_attend` computes the four update rules of ONNX's LinearAttention. The gated delta rule is computed
+token by token, and also in chunks."""
 
 from __future__ import annotations
 
@@ -25,16 +27,16 @@ def delta_attend(
     *,
     scale: float | None = None,
 ) -> tuple[Float[Array, "B T H V"], Float[Array, "B G K V"]]:
-    """Compute linear attention with a state S that maps keys to values. Each token decays S, updates it and
-    reads from it. Returns the outputs and the last S.
+    """Compute linear attention with a state S that maps keys to values. Each token decays S, updates it
+    and reads from it. Returns the outputs and the last S.
 
-    S ← exp(decay_t) ∘ S, S ← S + k_t u_tᵀ, out_t = scale · q_t S, with u_t = v_t, or with `beta` u_t = β_t
-    (v_t − Sᵀ k_t), the error of S for k_t. These are the four rules of ONNX's LinearAttention (opset 27):
-    without decay and beta "linear", with decay "gated" (Yang et al. 2024, GLA), with beta "delta" (Schlag et
-    al. 2021), with both "gated_delta" (Yang et al. 2025). Conventions: decay ≤ 0 is a logarithm with a value
-    for each element of a key; one value per head is repeated. If there is a β, it must be between 0 and 2,
-    and keys must have length 1. This isn't checked. As in ONNX, nothing is divided by a sum of weights, and a
-    scale of None means 1/√K.
+    S ← exp(decay_t) ∘ S, S ← S + k_t u_tᵀ, out_t = scale · q_t S. Without `beta`, u_t is v_t. With `beta`,
+    u_t is β_t (v_t − Sᵀ k_t), the error of S for k_t. These are the four rules of ONNX's LinearAttention
+    (opset 27): without decay and beta "linear", with decay "gated" (Yang et al. 2024, GLA), with beta
+    "delta" (Schlag et al. 2021), with both "gated_delta" (Yang et al. 2025). Conventions: decay ≤ 0 is a
+    logarithm with a value for each element of a key; one value per head is repeated. If there is a β, it
+    must be between 0 and 2, and keys must have length 1. This isn't checked. As in ONNX, nothing is
+    divided by a sum of weights, and a scale of None means 1/√K.
     """
     b, length, h, size = q.shape
     g = k.shape[2]
@@ -60,12 +62,14 @@ def gated_delta_rule(
     decay: Float[Array, "B T H"] | Float[Array, "B T H K"],
     beta: Float[Array, "B T H"],
 ) -> tuple[Float[Array, "B T H V"], Float[Array, "B H K V"]]:
-    """`delta_attend` with one decay and one β for each head (Yang et al. 2025, Gated Delta Networks, eq. 10),
-    or a decay for each channel of a key (Kimi Team 2025, arXiv 2510.26692, eq. 1).
+    """Compute the gated delta rule: `delta_attend` with a β and a decay for each head (Yang et al. 2025,
+    Gated Delta Networks, eq. 10), or with a β for each head and a decay for each channel of a key (Kimi
+    Team 2025, arXiv 2510.26692, eq. 1).
 
-    S_t = (I − β_t k_t k_tᵀ) Diag(α_t) S_{t−1} + β_t k_t v_tᵀ with α_t = exp(decay_t). A token lets all of S
-    decay by one factor, or each row of S by a factor of its own. Then it removes the value stored under the
-    key k_t, and writes v_t there. Conventions: those of `delta_attend`. In the first paper, S is transposed.
+    S_t = (I − β_t k_t k_tᵀ) Diag(α_t) S_{t−1} + β_t k_t v_tᵀ with α_t = exp(decay_t). A token first lets S
+    decay: all of S by one factor, or each row of S by its own factor. Then the token removes the value
+    stored under its key k_t, and writes v_t there. Conventions: as in `delta_attend`. In the first paper,
+    S is transposed.
     """
     each = decay if decay.ndim == 4 else repeated(decay[..., None], k.shape[-1], 3)
     return delta_attend(q, k, v, state, each, beta)
@@ -82,21 +86,21 @@ def gated_delta_chunked(
     *,
     chunk: int,
 ) -> tuple[Float[Array, "B T H V"], Float[Array, "B H K V"]]:
-    """Compute the gated delta rule chunk by chunk. Within a chunk, it uses matrix products. From one chunk to
-    the next, it passes S.
+    """Compute the gated delta rule chunk by chunk. Within a chunk, it uses matrix products. From one chunk
+    to the next, it passes S.
 
-    d_ts is the sum of the decays after token s up to token t, and d_t is the sum from the chunk's start. What
-    a token writes depends on what the earlier tokens of the chunk wrote. This is a linear system with a lower
-    triangular matrix:
+    d_ts is the sum of the decays after token s up to token t, and d_t is the sum from the chunk's start.
+    What a token writes depends on what the earlier tokens of the chunk wrote. This is a linear system with
+    a lower triangular matrix:
 
         u_t + Σ_{s<t} β_t exp(d_ts) (k_t·k_s) u_s = β_t (v_t − exp(d_t) Sᵀ k_t)        one linear system
         out_t = (exp(d_t) q_t S + Σ_{s≤t} exp(d_ts) (q_t·k_s) u_s) / √K
         S ← exp(d_T) S + Σ_s exp(d_Ts) k_s u_sᵀ
 
     (Yang et al. 2024, Parallelizing Linear Transformers with the Delta Rule, §3; with decays Yang et al.
-    2025, §3.3.) If each channel c of a key has a decay, k_t·k_s exp(d_ts) is Σ_c k_tc k_sc exp(d_tsc), which
-    is no longer a matrix product (arXiv 2510.26692, §3.1). Conventions: those of `gated_delta_rule`. d_ts is
-    summed directly. A difference of two sums would lose the small decays beside large ones.
+    2025, §3.3.) If each channel c of a key has a decay, k_t·k_s exp(d_ts) is Σ_c k_tc k_sc exp(d_tsc),
+    which is no longer a matrix product (arXiv 2510.26692, §3.1). Conventions: as in `gated_delta_rule`.
+    d_ts is summed directly. A difference of two sums would lose the small decays beside large ones.
     """
     b, length, h, size = q.shape
     out = np.zeros((b, h, length, v.shape[3]), q.dtype)
@@ -121,12 +125,12 @@ def gated_delta_chunked(
 
 
 def _by_channel(decay: Array) -> Array:
-    """Decays [B, T, H, K], or [B, T, H, 1] where a head has one."""
+    """Return decays as [B, T, H, K], or as [B, T, H, 1] if each head has one decay."""
     return decay[..., None] if decay.ndim == 3 else decay
 
 
 def _decayed_products(a: Array, keys: Array, between: Array) -> Array:
-    """Σ_c a_tc k_sc between_tsc of each head, for `between` [B, H, T, T, K] or [B, H, T, T, 1]."""
+    """Compute Σ_c a_tc k_sc between_tsc for each head, with `between` [B, H, T, T, K] or [B, H, T, T, 1]."""
     if between.shape[-1] == 1:
         return (a @ keys.swapaxes(2, 3)) * between[..., 0]
     return np.einsum("bhtk,bhsk,bhtsk->bhts", a, keys, between)

@@ -44,9 +44,10 @@ if TYPE_CHECKING:
 
 
 class DisentangledWeights(TypedDict):
-    """The parameters of disentangled attention: maps of tokens, and maps of distances to keys and queries.
+    """The parameters of disentangled attention: the maps of tokens to queries, keys and values, and the
+    maps of distances to keys and queries.
 
-    Maps of distances are missing if the maps of tokens are used for distances too, or if the score has no
+    There are no maps of distances if the maps of tokens are used for distances too, or if the score has no
     term that needs them.
     """
 
@@ -65,20 +66,23 @@ class DisentangledWeights(TypedDict):
 
 
 class DistanceTable(NamedTuple):
-    """The vectors of distances, and which of them belongs to each query and key."""
+    """The vectors of distances, and for each query and key the row of the vector that belongs to their
+    distance.
+    """
 
     rows: Index[Array, "T T", "< W"]
     vectors: Float[Array, "W D"]
 
 
 class DisentangledAttention(TokenMixer):
-    """Attention whose scores have separate terms for content and position (`ops.disentangled`).
+    """The settings of attention with separate terms for content and position in its scores
+    (`ops.disentangled`).
 
     Besides the product of a query and a key, a score may include the product of a query and a distance
     (`content_to_position`) and the product of a key and a distance (`position_to_content`). Distances are
-    mapped by matrices of their own, or with `shared` by the matrices of queries and keys. `bias` says whether
-    the maps have biases. The map of distances to keys has a bias only if `position_bias` is set too. A
-    `scale` of None means 1/sqrt(head_size · number of terms).
+    mapped by matrices of their own, or with `shared` by the matrices of queries and keys. `bias` says
+    whether the maps have biases. The map of distances to keys has a bias only if `position_bias` is set
+    too. A `scale` of None means 1/sqrt(head_size · number of terms).
     """
 
     heads: int = bounded("heads")
@@ -93,8 +97,8 @@ class DisentangledAttention(TokenMixer):
 
     @property
     def factor(self) -> float:
-        """The factor by which scores are multiplied. It depends on the number of terms, since each term adds
-        to the variance.
+        """The factor that multiplies scores. It depends on the number of terms, since each term increases
+        the variance of a score.
         """
         terms = 1 + self.content_to_position + self.position_to_content
         return (self.head_size * terms) ** -0.5 if self.scale is None else self.scale
@@ -160,8 +164,8 @@ class DisentangledAttention(TokenMixer):
 
     @classmethod
     def drawn(cls, chosen: Mapping[str, Any], size: Mapping[str, int]) -> DisentangledAttention:
-        """Return settings for the chosen arrays. They include a term if its projections are chosen, and both
-        terms if projections are shared."""
+        """Return settings that fit the arrays that the laws chose at random. A term is included if its
+        projections are among the arrays. If projections are shared, both terms are included."""
         shared = chosen["shared"]
         return cls(
             heads=size["H"],
@@ -186,15 +190,15 @@ def distance_rows(
 ) -> Index[Array, "T S", "< W"]:
     """Return the row of each distance r = query − key: r + span, between 0 and 2 · span − 1 (eq. 3).
 
-    With `log_until` L, a distance r beyond m = span / 2 has the row of the distance sign(r) · (m + ⌈(m − 1) ·
-    ln(|r| / m) / ln((L − 1) / m)⌉). So the distances up to L − 1 share the remaining rows (the code of
-    DeBERTa v2).
+    With `log_until` L, all distances up to L − 1 have rows, but large distances share rows. A distance r
+    beyond m = span / 2 has the row of the distance sign(r) · (m + ⌈(m − 1) · ln(|r| / m) / ln((L − 1) /
+    m)⌉) (the code of DeBERTa v2).
 
         span 8, L 20      |r|   0 1 2 3 4 5 6 7 8 9 10 11 12 … 19 and more
                                 0 1 2 3 4 5 5 6 6 6  6  6  7 …  7
 
-    Conventions: logarithms are float64. transformers computes them in float32; for the sizes of DeBERTa's own
-    models the rows are the same.
+    Conventions: logarithms are float64. transformers computes them in float32; for the sizes of DeBERTa's
+    own models the rows are the same.
     """
     distance = queries[:, None] - keys[None, :]
     if log_until is not None:
@@ -216,10 +220,11 @@ def distance_scores(
     *,
     scale: float | None = None,
 ) -> Float[Array, "B H T S"]:
-    """The terms with positions: scale · (q[t] · k_pos[rows[t, s]] + k[s] · q_pos[rows[t, s]]).
+    """Return the score's terms with positions: scale · (q[t] · k_pos[rows[t, s]] + k[s] · q_pos[rows[t,
+    s]]).
 
-    Conventions: a scale of None means 1/√K. The last term in the paper has δ(j, i), the distance from key to
-    query. The authors' code, and so all models, use the same row in both terms.
+    Conventions: a scale of None means 1/√K. The last term in the paper has δ(j, i), the distance from key
+    to query. The authors' code, and so all models, use the same row in both terms.
     """
     b, t, h, size = q.shape
     scores = np.zeros((b, h, t, k.shape[1]), q.dtype)
@@ -241,11 +246,11 @@ def disentangled_attention(
     *,
     settings: DisentangledAttention,
 ) -> Float[Array, "B T D"]:
-    """Compute the sublayer: project tokens and distances, attend with `distance_scores` as a bias, and
-    project back.
+    """Compute the sublayer of disentangled attention: project tokens and distances, attend with
+    `distance_scores` as a bias, and project back.
 
-    Conventions: as in `self_attention`, rows are padded on the right. No token sees padding, and outputs at
-    padding are unspecified. If maps are `shared`, distances use the maps of queries and keys.
+    Conventions: as in `self_attention`, rows are padded on the right. No token sees padding, and outputs
+    at padding are unspecified. If maps are `shared`, distances use the maps of queries and keys.
     """
     q, k, bias = queries_and_keys(x, weights, table, settings=settings)
     v = heads(x, weights["wv"], weights.get("bv"), size=settings.head_size)
@@ -258,7 +263,9 @@ def disentangled_attention(
 def queries_and_keys(
     x: Array, weights: DisentangledWeights, table: DistanceTable, *, settings: DisentangledAttention
 ) -> tuple[Array, Array, Array]:
-    """Return queries and keys [B, T, H, K] of x [B, T, D], and the terms [B, H, T, T] for their distances."""
+    """Return the queries and keys [B, T, H, K] of x [B, T, D], and the terms [B, H, T, T] that depend on
+    distances.
+    """
 
     def side(x: Array, weight: str, bias: str) -> Array:
         return heads(x, weights[weight], weights.get(bias), size=settings.head_size)

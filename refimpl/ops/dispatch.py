@@ -1,10 +1,9 @@
-"""Choose the function that a call of an op runs: the specification's own function, or that of another
-library.
+"""Choose which function a call of an op runs: the specification's own function, or another library's.
 
-`@op` marks a function of the specification. A call of an op runs its body, which computes with NumPy. Inside
-`use(table)` a call runs the table's function of that name instead; this includes calls in the body of another
-op. So an op that only combines other ops, a composite, is written once for every library. An op that computes
-by itself, a primitive, has a body for each library.
+`@op` marks a function of the specification. By default, a call of an op runs this function, which computes
+with NumPy. Inside `use(table)`, the call runs the table's function of the same name instead. This includes
+calls inside other ops. So an op that only combines other ops, a composite, is written once for every
+library. An op that computes by itself, a primitive, has a function for each library.
 
 A table is valid only in the thread or task that entered `use`.
 """
@@ -28,7 +27,9 @@ _table: ContextVar[Table] = ContextVar("table", default=NOTHING)
 
 
 def op(function: F) -> F:
-    """Mark a function as an op. A table may replace it by another function with the same name."""
+    """Mark a function as an op, so that a table in `use` can replace it by another function with the same
+    name.
+    """
     name, table = function.__name__, _table.get
     assert name not in OPS, f"there is another op called {name}"
 
@@ -41,19 +42,19 @@ def op(function: F) -> F:
 
 
 def body(function: Callable[..., Any]) -> Callable[..., Any]:
-    """Return an op's own function, whatever table is in use."""
+    """Return the specification's own function of an op, whatever table is in use."""
     return function.__wrapped__  # pyright: ignore[reportFunctionMemberAccess]
 
 
 def in_use() -> Table:
-    """Return the table of the innermost `use`, or an empty table outside of any."""
+    """Return the table of the innermost `use` block, or an empty table outside any such block."""
     return _table.get()
 
 
 @contextmanager
 def use(table: Table) -> Iterator[None]:
-    """During a `with` block, make calls of ops run the functions of this table. Raises KeyError for a name
-    that no op has.
+    """Run the functions of this table instead of the ops with the same names, for the duration of a `with`
+    block. Raises KeyError if the table contains a name that no op has.
     """
     if unknown := sorted(set(table) - set(OPS)):
         raise KeyError(f"{unknown} can't be replaced, since no op has that name")
@@ -66,7 +67,7 @@ def use(table: Table) -> Iterator[None]:
 
 @op
 def observe(name: str, x: Any) -> Any:
-    """Return x unchanged. This op is called with every named value of a forward pass, so a caller can replace
-    the op to read or change these values.
+    """Return x unchanged. A forward pass calls this op with each of its named values, so a caller can
+    replace the op to read or change these values.
     """
     return x

@@ -1,5 +1,5 @@
-"""The table of token embeddings: the input takes rows of the table, and the output multiplies by
-the table.
+"""The table of token embeddings. The input of a model takes rows of the table; the output may multiply by
+the same table.
 """
 
 from __future__ import annotations
@@ -23,8 +23,9 @@ def embedding(
 ) -> Float[Array, "B T D"]:
     """Return the table's row for each token: y[b,t] = table[tokens[b,t]].
 
-    Conventions: ids are in [0, N). A caller that can't be sure of that must check, since NumPy and ONNX
-    Runtime both read negative ids from the end. A quantized table is dequantized row by row.
+    Conventions: ids must be from 0 to N − 1. A caller that can't be sure of that must check, since NumPy
+    and ONNX Runtime both count negative ids from the end of the table. Only the rows that are read of a
+    quantized table are dequantized.
     """
     return rows(table, tokens) if isinstance(table, Blocks) else rows_at(table, tokens)
 
@@ -37,13 +38,12 @@ def token_dropout(
     *,
     share: float,
 ) -> Float[Array, "B T D"]:
-    """Return the vectors of texts, with the vectors of mask tokens set to zero. `lengths` tokens of each text
-    are real.
+    """Return the vectors of texts with the vectors of mask tokens set to zero, and all other vectors
+    scaled to compensate. `lengths` tokens of each text are real.
 
-    y = 0 where a token is the mask, otherwise x · (1 − share) · n / (n − m), with m of a text's n tokens
-    masked. As after a dropout, the factor compensates for the dropped vectors (Rives et al. 2021, the code of
-    ESM-1b). Conventions: a text without masks is scaled too, by 1 − share. A text that consists only of masks
-    is 0.
+    If m of a text's n tokens are masked, the factor is (1 − share) · n / (n − m). As after a dropout, the
+    factor compensates for the dropped vectors (Rives et al. 2021, the code of ESM-1b). Conventions: a text
+    without masks is scaled too, by 1 − share. A text that consists only of masks is 0.
     """
     count = (masked & padding_mask(indices(masked.shape[1], masked), lengths)).sum(1)
     factor = (1 - share) * as_type(lengths, x.dtype) / as_type((lengths - count).clip(1), x.dtype)
@@ -55,7 +55,8 @@ def unembedding(
     x: Float[Array, "B T D"],
     table: Float[Array, "N D"] | Blocks,
 ) -> Float[Array, "B T N"]:
-    """Return the logits y[b,t,n] = Σ_d x[b,t,d] · table[n,d] (Press & Wolf 2017 when the table is tied).
+    """Return the logits y[b,t,n] = Σ_d x[b,t,d] · table[n,d]. The table may be tied to the embedding
+    (Press & Wolf 2017).
 
     Conventions: the table is [N, D] like the embedding's, so a tied table is the same parameter.
     """

@@ -1,4 +1,6 @@
-"""An encoder: from a whole text to one vector for each token, and from the vectors to a head's output."""
+"""An encoder: it computes one vector for each token of a whole text, and a head computes the output from
+these vectors.
+"""
 
 from __future__ import annotations
 
@@ -41,14 +43,15 @@ def encode(
     *,
     config: Config,
 ) -> Array:
-    """Return the last layer's vectors [B, T, D] of the tokens [B, T], of which `lengths` [B] are real.
+    """Return the last layer's vectors [B, T, D] for the tokens [B, T]. In each row, the first `lengths`
+    [B] tokens are real.
 
     `token_types` [B, T] says to which text of a pair a token belongs. Without it, all tokens belong to the
     first text. `rotary` has a row for each of the positions 0 … T − 1. If the Config has a reader, the
-    vectors are those of the reader. Some layers can be computed only with a cache, as in a decoder
-    (`Stack.stepwise`). They begin with the empty `cache`, which has room for T tokens. Rows are padded on the
-    right, so no token reads cache entries of padding. An encoder of sound gets frames [B, 2·T, C] or samples
-    [B, N] instead of tokens, and all of these are real.
+    result is the reader's vectors. Some layers can be computed only with a cache, as in a decoder
+    (`Stack.stepwise`). These layers begin with the empty `cache`, which has room for T tokens. Rows are
+    padded on the right, so no token reads cache entries of padding. An encoder of sound gets frames [B,
+    2·T, C] or samples [B, N] instead of tokens, and all of these are real.
     """
     stack = config.stacks["encoder"]
     if stack.stepwise:
@@ -83,8 +86,8 @@ def encode(
 
 @op
 def reader_tokens(tokens: Array, lengths: Array, *, reader: DecoderReader) -> Array:
-    """Return the tokens [B, T] that a decoder used as a reader gets for a text: the text's tokens, moved one
-    place later.
+    """Return the tokens [B, T] that a decoder gets if it is used as a reader for a text: the text's
+    tokens, moved one place to the right.
     """
     if reader.start is not None:
         return shifted_right(tokens, reader.start)
@@ -94,8 +97,8 @@ def reader_tokens(tokens: Array, lengths: Array, *, reader: DecoderReader) -> Ar
 
 @op
 def pooled_lengths(tokens: Array, lengths: Array, *, head: Head) -> Array:
-    """Return how many tokens [B] of each text the head reads in `predict`: all tokens, or the tokens up to
-    the last `end` token.
+    """Return how many tokens [B] of each text the head reads in `predict`: all tokens, or only the tokens
+    up to the last `end` token.
     """
     if head.end is None:
         return lengths
@@ -117,9 +120,9 @@ def _layers(
     *,
     stack: Stack,
 ) -> Array:
-    """The output of a stack over whole texts; a reader's layers attend to an encoder's `states`.
+    """Compute the output of a stack over whole texts. A reader's layers attend to an encoder's `states`.
 
-    `vectors` [B, T, C, F] are what each layer has of the tokens.
+    `vectors` [B, T, C, F] are the own vectors of each layer for the tokens.
     """
     at = indices(x.shape[1], x)
     biases = score_biases(at[None], at, weights, x.dtype, stack=stack, bidirectional=not stack.causal)
@@ -134,7 +137,7 @@ def _layers(
 
 @op
 def layer_kv(states: Array, lengths: Array, weights: BlockWeights, *, layer: Layer) -> EncoderKV:
-    """Return keys and values of an encoder's output for a layer that reads it."""
+    """Return the keys and values that one decoder layer makes of an encoder's output."""
     assert layer.cross is not None
     assert "cross" in weights
     return EncoderKV(*cross_keys(states, weights["cross"], settings=layer.cross), lengths)
@@ -142,8 +145,8 @@ def layer_kv(states: Array, lengths: Array, weights: BlockWeights, *, layer: Lay
 
 @op
 def encoder_kv(states: Array, lengths: Array, params: ModelWeights, *, config: Config) -> list[EncoderKV]:
-    """Return keys and values [B, G, S, K] of an encoder's output for each layer of the decoder that reads
-    it."""
+    """Return the keys and values [B, G, S, K] of an encoder's output, for each layer of the decoder that
+    reads the encoder."""
     assert "decoder" in params
     layers = zip(config.layers, params["decoder"]["layers"], strict=True)
     return [layer_kv(states, lengths, weights, layer=layer) for layer, weights in layers]
@@ -151,7 +154,7 @@ def encoder_kv(states: Array, lengths: Array, params: ModelWeights, *, config: C
 
 @op
 def predict(states: Array, lengths: Array, params: ModelWeights, *, config: Config) -> Array:
-    """Return the head's output for an encoder's output [B, T, D].
+    """Return what the model's head computes from an encoder's output [B, T, D].
 
     MaskedLM: logits [B, T, N]. Tag: [B, T, labels]. QuestionAnswering: [B, T, 2], start and end. Classify:
     [B, labels], for texts with these `pooled_lengths`. Pool: [B, D], or the width of its last projection.

@@ -13,7 +13,9 @@ if TYPE_CHECKING:
 
 
 class Saved(NamedTuple):
-    """The values of the forward pass that the backward pass needs: inputs, output and log-sum-exps."""
+    """The values of the forward pass that the backward pass needs: the inputs, the output, and the
+    log-sum-exp of each row of scores.
+    """
 
     q: Float[Array, "B T H K"]
     k: Float[Array, "B S G K"]
@@ -35,8 +37,8 @@ def flash_attend(
     scale: float | None = None,
     softcap: float | None = None,
 ) -> tuple[Float[Array, "B T H V"], Float[Array, "B H T"]]:
-    """Return `attend`'s output and each row's log Σ_s exp(score), from tiles of scores (Dao 2023, algorithm
-    1).
+    """Return the same output as `attend`, and log Σ_s exp(score) for each row, computed from tiles of
+    scores (Dao 2023, algorithm 1).
 
     A tile of queries keeps three running values over the tiles of keys: the maximum score m, the sum l of
     exp(score − m), and the sum o of exp(score − m) v. A larger maximum m' rescales l and o by exp(m − m').
@@ -46,12 +48,12 @@ def flash_attend(
                  +-----+-----+-----+
         queries  |  1 ->  2 ->  3  |   m, l, o   gives output rows of the first tile
                  +-----+-----+-----+
-                 |  4 ->  5 ->  6  |   m, l, o   gives those of the second
+                 |  4 ->  5 ->  6  |   m, l, o   gives output rows of the second tile
                  +-----+-----+-----+
 
-    Conventions: there is the flag `causal` instead of a mask, since a mask would be a full matrix. The last
-    query is at the position of the last key, so query t sees the keys up to S − T + t. A query without keys
-    gives 0 and −∞.
+    Conventions: the flag `causal` replaces a mask, since a mask would be a full matrix. The last query is
+    at the position of the last key, so query t sees the keys up to S − T + t. A query without keys gives 0
+    and −∞.
     """
     b, t, h, _ = q.shape
     s = k.shape[1]
@@ -84,13 +86,12 @@ def flash_backward(
     scale: float | None = None,
     softcap: float | None = None,
 ) -> tuple[Float[Array, "B T H K"], Float[Array, "B S G K"], Float[Array, "B S G V"]]:
-    """Return the gradients of q, k and v from the gradient of the output. Scores are recomputed (Dao 2023,
-    algorithm 2).
+    """Return the gradients of q, k and v from the gradient dO of the output. Scores are computed again
+    (Dao 2023, algorithm 2).
 
-    In a tile P = exp(score − lse), dV += Pᵀ dO,
-    dP = dO Vᵀ, dS = P ∘ (dP − D) with D the row sums of dO ∘ O, dQ += scale · dS K and
-    dK += scale · dSᵀ Q. A soft cap multiplies dS by 1 − (score / cap)². A key head's gradient is the sum
-    over the query heads that read it.
+    In a tile P = exp(score − lse), dV += Pᵀ dO, dP = dO Vᵀ, dS = P ∘ (dP − D) with D the row sums of dO ∘
+    O, dQ += scale · dS K and dK += scale · dSᵀ Q. A soft cap multiplies dS by 1 − (score / cap)². A key
+    head's gradient is the sum over the query heads that read the key head.
     """
     q, k, v, out, lse, mask = saved
     t, s, groups = q.shape[1], k.shape[1], k.shape[2]
@@ -125,9 +126,11 @@ def merge(
     other: Float[Array, "B T H V"],
     other_lse: Float[Array, "B H T"],
 ) -> tuple[Float[Array, "B T H V"], Float[Array, "B H T"]]:
-    """Combine attention over two sets of keys. Each output is weighted by the exponential of its log-sum-exp.
+    """Combine the results of attention over two sets of keys into the result over both sets. Each output
+    is weighted by the exponential of its log-sum-exp.
 
-    Conventions: −∞ means that no key of the set is visible; it is allowed on both sides.
+    Conventions: a log-sum-exp of −∞ means that no key of the set is visible. This is allowed for both
+    sets.
     """
     top = np.maximum(lse, other_lse)
     base = np.where(np.isfinite(top), top, 0)
@@ -142,31 +145,31 @@ def _tiles(length: int, tile: int) -> list[slice]:
 
 
 def _queries(x: Array, groups: int) -> Array:
-    """[B, T, H, K] -> [B, G, R, T, K]."""
+    """Reshape queries from [B, T, H, K] to [B, G, R, T, K]."""
     b, t, h, size = x.shape
     return x.reshape(b, t, groups, h // groups, size).transpose(0, 2, 3, 1, 4)
 
 
 def _keys(x: Array) -> Array:
-    """[B, S, G, K] -> [B, G, 1, S, K]."""
+    """Reshape keys from [B, S, G, K] to [B, G, 1, S, K]."""
     return x.transpose(0, 2, 1, 3)[:, :, None]
 
 
 def _heads(x: Array) -> Array:
-    """[B, G, R, T, V] -> [B, T, G·R, V]."""
+    """Reshape outputs from [B, G, R, T, V] to [B, T, G·R, V]."""
     b, g, r, t, size = x.shape
     return x.transpose(0, 3, 1, 2, 4).reshape(b, t, g * r, size)
 
 
 def _seen(mask: Array | None, rows: slice, columns: slice, t: int, s: int, causal: bool) -> Array:
-    """The tile of the mask: [B, 1, 1, rows, columns], B = 1 without a mask."""
+    """Return the mask of a tile, [B, 1, 1, rows, columns]. Without a mask, B is 1."""
     at, key = np.arange(s - t, s)[rows, None], np.arange(s)[columns]
     seen = (key <= at) if causal else np.ones((len(at), len(key)), bool)
     return seen[None, None, None] if mask is None else (mask[:, rows, columns] & seen)[:, None, None]
 
 
 def _scores(q: Array, k: Array, seen: Array | np.bool, scale: float | None, softcap: float | None) -> Array:
-    """scale · q kᵀ, soft-capped; −∞ for keys that aren't visible."""
+    """Compute scale · q kᵀ with the soft cap, and −∞ for keys that aren't visible."""
     scores = q @ k.swapaxes(-1, -2) * (q.shape[-1] ** -0.5 if scale is None else scale)
     if softcap is not None:
         scores = softcap * np.tanh(scores / softcap)

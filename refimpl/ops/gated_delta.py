@@ -1,20 +1,20 @@
-"""Gated delta networks: a layer whose memory is one matrix for each head. Tokens write to the matrix, correct
-it and let it decay.
+"""Gated delta networks: a layer whose memory is one matrix for each head. Tokens write to the matrix,
+correct it and let it decay.
 
 Attention keeps each token's key and value. Here a state S [K, V] of fixed size replaces all of them. It is
-like a table from keys to values that a query reads by a product. Each token does three things to it and then
-reads:
+like a table from keys to values that a query reads by a product. Each token does three things to it and
+then reads:
 
-    forget    S ← exp(decay) · S            decay ≤ 0, a number of the token for each head
-    look up   old = Sᵀ k                    what is stored under its key now
-    correct   S ← S + k (β (v − old))ᵀ      replace it by v, to the share β between 0 and 1
+    forget    S ← exp(decay) · S            decay ≤ 0, one number per token and head
+    look up   old = Sᵀ k                    the value now stored under the token's key
+    correct   S ← S + k (β (v − old))ᵀ      a share β of this value is replaced by v
     read      y = Sᵀ q / √K
 
 Plain sums of k vᵀ (linear attention) mix values that were written under similar keys. The correction first
-removes the value that is stored under the token's own key. The decay removes a share of everything, including
-values that no later key removes. From S = 0 and without decay, after a token (k, v) with β = 1 the query q =
-k reads v/√K. After a second token (k, v') it reads v'/√K, where linear attention gives (v + v')/√K. The rest
-of the layer (Yang, Kautz & Hatamizadeh 2025, figure 1; Qwen3-Next, Qwen 3.5):
+removes the value that is stored under the token's own key. The decay removes a share of everything,
+including values that no later key removes. From S = 0 and without decay, after a token (k, v) with β = 1
+the query q = k reads v/√K. After a second token (k, v') it reads v'/√K, where linear attention gives (v +
+v')/√K. The rest of the layer (Yang, Kautz & Hatamizadeh 2025, figure 1; Qwen3-Next, Qwen 3.5):
 
     x ──┬─ wi ── convolution over A + 1 tokens, SiLU ──┬─ q, of length 1 ─┐
         │                                              ├─ k, of length 1 ─┤
@@ -23,29 +23,29 @@ of the layer (Yang, Kautz & Hatamizadeh 2025, figure 1; Qwen3-Next, Qwen 3.5):
         ├─ wb ── β = σ(·) ────────────────────────────────────────────────┘                  │
         └─ wz ── SiLU ───────────────────────────────────────────────────────────────────────┘
 
-The correction turns S into (I − β k kᵀ) S + β k vᵀ. In the direction of k, the stored value is multiplied by
-1 − β |k|²; in other directions it is unchanged. With keys of length 1 and β between 0 and 2, that factor
-makes nothing larger. With queries of length 1, the result of reading doesn't depend on the size of queries.
-Above β = 1 the factor is negative, so the value stored in the direction of k changes its sign. So the state
-can count in ways that a state that only shrinks can't, for example a parity (Grazzi et al. 2025, Unlocking
-State-Tracking in Linear RNNs Through Negative Eigenvalues; OLMo Hybrid).
+The correction turns S into (I − β k kᵀ) S + β k vᵀ. In the direction of k, the stored value is multiplied
+by 1 − β |k|²; in other directions it is unchanged. With keys of length 1 and β between 0 and 2, that
+factor makes nothing larger. With queries of length 1, the result of reading doesn't depend on the size of
+queries. Above β = 1 the factor is negative, so the value stored in the direction of k changes its sign. So
+the state can count in ways that a state that only shrinks can't, for example a parity (Grazzi et al. 2025,
+Unlocking State-Tracking in Linear RNNs Through Negative Eigenvalues; OLMo Hybrid).
 
-A layer keeps H · K · V numbers and the convolution's last A inputs, for a text of any length. No token can be
-removed from S. To take tokens back, keep a copy of S and of those inputs from before the token, or read the
-text again (`short_conv.MatrixState`).
+A layer keeps H · K · V numbers and the convolution's last A inputs, for a text of any length. No token can
+be removed from S. To take tokens back, keep a copy of S and of those inputs from before the token, or read
+the text again (`short_conv.MatrixState`).
 
-Kimi Delta Attention (Kimi Team 2025, Kimi Linear, arXiv 2510.26692, §3 and §4) has finer decays: each of the
-K numbers of a key has a decay of its own. Each row of S belongs to one number of the key. So each row decays
-at a rate that the token chooses, independently of the other rows. A map from x to H · K rates would be large,
-so the rates are made through F numbers. The gate of the output is made in the same way, and is a sigmoid
-there:
+Kimi Delta Attention (Kimi Team 2025, Kimi Linear, arXiv 2510.26692, §3 and §4) has finer decays: each of
+the K numbers of a key has a decay of its own. Each row of S belongs to one number of the key. So each row
+decays at a rate that the token chooses, independently of the other rows. A map from x to H · K rates would
+be large, so the rates are made through F numbers. The gate of the output is made in the same way, and is a
+sigmoid there:
 
     decay = −exp(a_log) · softplus((x wa_a) wa + dt_bias)       one of a channel, a_log one of a head
     gate  = σ((x wz_a) wz)
 
-Such decays also encode the order of tokens: for each channel the product of a query and a key is weighted by
-how much of it lasted between the two tokens, as a rotary pair's product is weighted by an angle (§6.1). For
-that reason Kimi Linear's attention in every fourth layer has no positions.
+Such decays also encode the order of tokens. In each channel, the product of a query and a key is weighted
+by the decay between the two tokens, as a rotary pair's product is weighted by an angle (§6.1). For that
+reason Kimi Linear's attention in every fourth layer has no positions.
 """
 
 from __future__ import annotations
@@ -74,9 +74,9 @@ UNIT_EPS = 1e-6
 class GatedDeltaWeights(TypedDict):
     """The parameters of a gated delta network with G heads of queries and keys and H heads of values.
 
-    `wi` and the kernel `conv` make queries, keys and values side by side, `wz` makes the gate of the output,
-    and `wb` makes the rates of writing, and `wa` makes those of decay. In Kimi Delta Attention, `wz_a` and
-    `wa_a` make the F numbers that `wz` and `wa` read, and the decay has H · K rates.
+    `wi` and the kernel `conv` make queries, keys and values side by side. `wz` makes the gate of the
+    output, `wb` makes the rates β of writing, and `wa` makes the decays. In Kimi Delta Attention, `wz_a`
+    and `wa_a` make the F numbers that `wz` and `wa` read, and there are H · K decays per token.
     """
 
     wi: Float[Array, "D 2*G*K+H*V"] | Blocks
@@ -93,14 +93,15 @@ class GatedDeltaWeights(TypedDict):
 
 
 class GatedDelta(TokenMixer):
-    """A gated delta network: a state [key_size, value_size] for each of `heads` (`ops.gated_delta`).
+    """The settings of a gated delta network, which has a state [key_size, value_size] for each of `heads`
+    (`ops.gated_delta`).
 
-    The `key_heads` of queries and keys are shared by the `heads` of values. A convolution lets each head see
-    the `length` latest tokens. `eps` belongs to the norm of each head's output. With `allow_neg_eigval`, a
-    token may write up to twice its error (OLMo Hybrid). With `rank`, the layer is Kimi Delta Attention: each
-    number of a key has a decay of its own, and the output's gate is a sigmoid. Decay and gate are each made
-    through `rank` numbers, or with `by_channel` directly from x (Ling 3). With `max_decay`, no token
-    multiplies the state by less than exp(−max_decay).
+    The `heads` of values share `key_heads` heads of queries and keys. A convolution lets each head see the
+    `length` latest tokens. `eps` belongs to the norm of each head's output. With `allow_neg_eigval`, a
+    token may write up to twice its error (OLMo Hybrid). With `rank`, the layer is Kimi Delta Attention:
+    each number of a key has a decay of its own, and the output's gate is a sigmoid. Decay and gate are
+    each made through `rank` numbers, or with `by_channel` directly from x (Ling 3). With `max_decay`, no
+    token multiplies the state by less than exp(−max_decay).
     """
 
     heads: int = bounded("heads")
@@ -121,7 +122,7 @@ class GatedDelta(TokenMixer):
 
     @property
     def channels(self) -> int:
-        """The number of channels that the convolution reads: those of queries, keys and values."""
+        """The number of channels that the convolution reads: all channels of queries, keys and values."""
         return 2 * self.key_heads * self.key_size + self.heads * self.value_size
 
     weights = GatedDeltaWeights
@@ -197,18 +198,20 @@ def gated_delta(
     *,
     settings: GatedDelta,
 ) -> tuple[Float[Array, "B T D"], MatrixState]:
-    """The sublayer of the picture above. `gated_delta_rule` continues from the cache's state.
+    """Compute the sublayer that the module's docstring draws. `gated_delta_rule` continues from the
+    cache's state.
 
     Value head h reads with query head h // R and writes under key head h // R, R = H / G. Queries and keys
-    are x / √(Σ x² + 1e-6). The norm of the output is RMSNorm over each head, before the gate multiplies it:
+    are normalized: x / √(Σ x² + 1e-6). The output of each head is normalized by RMSNorm before the gate
+    multiplies it:
 
         y = (rms_norm(rule(q, k, v)) · norm ⊙ silu(x wz)) wo
 
-    or with the gate σ((x wz_a) wz) if the settings have a rank, and σ(x wz) with `by_channel`. With a
-    `max_decay` b, decay is −b σ(exp(a_log) (x wa + dt_bias)). β is σ(x wb), or 2 σ(x wb) with
-    `allow_neg_eigval`: I − β k kᵀ has the eigenvalue 1 − β.
+    If the settings have a rank, the gate is σ((x wz_a) wz) instead of silu(x wz). With `by_channel`, the
+    gate is σ(x wz). With a `max_decay` b, the decay is −b σ(exp(a_log) (x wa + dt_bias)). β is σ(x wb).
+    With `allow_neg_eigval`, β is 2 σ(x wb), so that the eigenvalue 1 − β of I − β k kᵀ may be negative.
 
-    Conventions: a row with no token before the call begins at zero, whatever its cache holds. Padding
+    Conventions: a row with no token before the call begins at zero, whatever its cache contains. Padding
     changes no state; outputs at padding are unspecified.
     """
     a, width = settings, settings.key_heads * settings.key_size
@@ -241,6 +244,8 @@ def gated_delta(
 
 
 def _through(x: Array, weights: GatedDeltaWeights, name: Literal["wa", "wz"]) -> Array:
-    """The product of x with a weight, through the few numbers that another one makes, if it is there."""
+    """Multiply x by a weight. If there is a narrow map before this weight, multiply by the narrow map
+    first.
+    """
     first = weights.get(f"{name}_a")
     return linear(x if first is None else linear(x, first), weights[name])

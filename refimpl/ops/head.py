@@ -32,9 +32,10 @@ class LinearWeights(TypedDict):
 
 
 class LabelWeights(TypedDict):
-    """The parameters of a map to labels, or to an embedding's own space.
+    """The parameters of a map to labels, or to the space of a model's text embeddings.
 
-    The map is small, and no later layer averages out its rounding error, so it stays in floating point.
+    The map is small, and no later layer averages out its rounding error. So the map stays in floating
+    point.
     """
 
     weight: Float[Array, "D F"]
@@ -42,12 +43,11 @@ class LabelWeights(TypedDict):
 
 
 class HeadWeights(TypedDict):
-    """The parameters of a head. Only those that the head's settings need are present. N is the number of rows
-    of a table.
+    """The parameters of a head. Only the parameters that the head's settings need are present.
 
-    `project` maps the model's width D to the tables' width C. The dense map maps D or C to F. The last X of F
-    elements may have a table of their own, `further`. `frequent` has W columns, for the short list and for
-    the clusters `tails`.
+    N is the number of rows of a table. `project` maps the model's width D to the tables' width C. The
+    dense map maps D or C to F. The last X of F elements may have a table of their own, `further`.
+    `frequent` has W columns, for the short list and for the clusters `tails`.
     """
 
     project: NotRequired[Float[Array, "D C"] | Blocks]
@@ -74,8 +74,8 @@ def pool(
     """Return one vector per text: the vector of its first or last token, the mean of all vectors, or the
     maximum of each element.
 
-    Conventions: padding doesn't count; `last` is the last token before it. A text without tokens
-    gives zeros.
+    Conventions: padding doesn't count, so `last` is the last real token. A text without tokens gives
+    zeros.
     """
     match pooling:
         case "mean":
@@ -90,19 +90,21 @@ def pool(
 
 
 def _real(x: Array, lengths: Array, padding: float) -> Array:
-    """The vectors of tokens, and at padding the same number everywhere."""
+    """Return the vectors of tokens, with the same number in place of all vectors at padding."""
     return where(padding_mask(indices(x.shape[1], x), lengths)[:, :, None], x, padding)
 
 
 @op
 def unit(x: Float[Array, "B D"], *, eps: float = 1e-12) -> Float[Array, "B D"]:
-    """Return x / max(‖x‖, eps): the dot product of two such vectors is their cosine."""
+    """Scale each vector to length 1: x / max(‖x‖, eps). Then the dot product of two vectors is their
+    cosine.
+    """
     return x / sqrt((x * x).sum(-1, keepdims=True)).clip(min=eps)
 
 
 @op
 def head_dense(x: Array, weights: HeadWeights, config: Dense | None) -> Array:
-    """Apply to x [B, T, D] the linear map, the activation and the norm with which a head may begin."""
+    """Apply a head's first linear map, activation and norm to x [B, T, D]. A head without these returns x."""
     if config is None:
         return x
     assert "dense" in weights
@@ -114,8 +116,8 @@ def head_dense(x: Array, weights: HeadWeights, config: Dense | None) -> Array:
 
 @op
 def lm_logits(x: Array, table: Array | Blocks, bias: Array | None, *, head: LM) -> Array:
-    """Return logits [B, P, N] over the rows of a table. They are scaled first, then the bias is added, and
-    the cap comes last.
+    """Return logits [B, P, N] for the N rows of a table. The logits are first scaled, then the bias is
+    added, and then they are soft-capped.
     """
     logits = unembedding(x, table)
     if head.scale is not None:
@@ -126,7 +128,7 @@ def lm_logits(x: Array, table: Array | Blocks, bias: Array | None, *, head: LM) 
 
 
 def _table(weights: HeadWeights, entry: Mapping[str, Any], head: Head) -> Array | Blocks:
-    """The table of a head: its own, or the tokens' among the parameters of the embedding."""
+    """Return the table of a head: the head's own table, or the embedding's table of tokens."""
     if head.tied:
         return entry["table"]
     assert "table" in weights
@@ -134,8 +136,8 @@ def _table(weights: HeadWeights, entry: Mapping[str, Any], head: Head) -> Array 
 
 
 def logits(x: Array, weights: HeadWeights, entry: Mapping[str, Any], *, head: LM) -> Array:
-    """Return the logits [B, P, N] of a decoder's vectors x [B, P, D]; `entry` are the embedding's
-    parameters."""
+    """Return the logits [B, P, N] of a decoder's vectors x [B, P, D]. `entry` contains the embedding's
+    parameters, in which the head may find its table."""
     if "project" in weights:
         x = linear(x, weights["project"])
     x = observe("head, input", head_dense(x, weights, head.dense))
@@ -151,7 +153,7 @@ def predictions(
 ) -> Array:
     """Return what a head computes from whole texts x [B, T, D].
 
-    First the vectors are pooled, if the head pools. Then come the head's dense map, its mlp and its
+    If the head pools, the vectors are pooled first. Then come the head's dense map, its mlp and its
     projections, and last the map to a table or to labels. A `late` head pools after its dense map.
     """
 

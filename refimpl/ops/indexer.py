@@ -1,10 +1,11 @@
 """The lightning indexer: a cheap score of all earlier tokens chooses the few tokens that attention sees
 (DeepSeek-AI 2025, DeepSeek-V3.2, arXiv 2512.02556, §2.1, eq. 1: DeepSeek Sparse Attention).
 
-Attention over a long text costs most in the heads: each of many heads scores each token with wide vectors. An
-indexer has a few narrow heads of its own, which share one key per token. The score of query t and key s is
+Attention over a long text costs most in the heads: each of many heads scores each token with wide vectors.
+An indexer has a few narrow heads of its own, which share one key per token. The score of query t and key s
+is
 
-    I(t, s) = Σ_h  w(t, h) · max(0, q(t, h) · k(s))        w too is made of the query's token
+    I(t, s) = Σ_h  w(t, h) · max(0, q(t, h) · k(s))        w too is computed from the query's token
 
 and attention sees only the `topk` keys with the highest scores:
 
@@ -13,11 +14,11 @@ and attention sees only the `topk` keys with the highest scores:
                  3        0.9   0.2   0.0   0.4         3      x . . x
 
 A head whose product is negative adds nothing. With more than `topk` tokens, a query's attention costs the
-same however long the text is. The indexer's own scores still grow with the text, at a fraction of the cost.
-With up to `topk` tokens, all tokens are seen, and the result is plain attention.
+same however long the text is. The indexer's own scores still grow with the text, at a fraction of the
+cost. With up to `topk` tokens, all tokens are seen, and the result is plain attention.
 
-Neighbouring layers choose nearly the same tokens. So only some layers have an indexer, and the layers after
-each of them use its choice, at no cost (GLM-5; IndexCache, arXiv 2603.12201):
+Neighbouring layers choose nearly the same tokens. So only some layers have an indexer, and the layers
+after each of them use its choice, at no cost (GLM-5; IndexCache, arXiv 2603.12201):
 
     layer    0        1        2        3        4
     indexer  chooses  shares   shares   chooses  shares
@@ -49,11 +50,11 @@ def index_scores(
     k: Float[Array, "B S K"],
     weights: Float[Array, "B T H"],
 ) -> Float[Array, "B T S"]:
-    """Σ_h weights[h] · max(0, q[h] · k): each head's products, if they are positive (eq. 1).
+    """Compute the indexer's score of each query and key: Σ_h weights[h] · max(0, q[h] · k) (eq. 1).
 
-    Conventions: DeepSeek's code divides by √K and √H. Such factors don't change the order of scores, so they
-    are left out. For speed, that code also multiplies q and k by one orthogonal matrix and rounds them to 8
-    bits. Neither is done here.
+    Conventions: DeepSeek's code divides by √K and √H. Such factors don't change the order of scores, so
+    they are left out. For speed, that code also multiplies q and k by one orthogonal matrix and rounds
+    them to 8 bits. Neither step is done here.
     """
     products = np.einsum("bthk,bsk->bths", q, k)
     return np.einsum("bths,bth->bts", np.maximum(products, 0), weights)
@@ -67,10 +68,10 @@ def best_keys(
     topk: int,
 ) -> Bool[Array, "B T S"]:
     """Return a mask that is true for the `topk` keys with the highest scores among the keys that the mask
-    allows. If there are fewer keys, it is true for all of them.
+    allows. If fewer than `topk` keys are allowed, the result is true for all of them.
 
     Conventions: of equal scores the earlier key comes first, as in ONNX's TopK; PyTorch's topk takes any.
-    Scores are often equal: where no head adds anything, they are zero.
+    Scores are often equal: if no head adds anything to several scores, they are all zero.
     """
     order = np.argsort(-np.where(mask, scores, -np.inf), axis=-1, kind="stable")
     best = np.zeros(mask.shape, bool)

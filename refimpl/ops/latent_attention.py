@@ -69,9 +69,9 @@ class LatentAttentionWeights(TypedDict):
     """The parameters of latent attention, by the names of DeepSeek's code.
 
     `wkv_a` makes the latent and the rotary key. `wk_b` and `wv_b` make a head's keys and values from the
-    latent. `wq` makes queries from x, or from a latent of their own, which `wq_a` makes. Norms are those of
-    the latents. An indexer makes its queries from the queries' latent, and makes one key and the weights of
-    its heads from x.
+    latent. `wq` makes queries from x, or from a separate latent of queries, which `wq_a` makes. Each norm
+    normalizes one of the latents. An indexer makes its queries from the latent of queries, and makes one
+    key and the weights of its heads from x.
     """
 
     wq_a: NotRequired[Float[Array, "D F"] | Blocks]
@@ -97,8 +97,8 @@ INDEXER_LEAVES = ("wq_index", "wk_index", "w_index", "index_norm", "index_bias")
 
 
 class LatentCache(NamedTuple):
-    """The cache of a layer with latent attention, with room for L tokens per row: the latent, the shared key,
-    and the indexer's key.
+    """The cache of a layer with latent attention. With room for L tokens per row, it stores each token's
+    latent, shared key, and the indexer's key.
     """
 
     latents: Float[Array, "B 1 L C+2*J"]
@@ -106,16 +106,16 @@ class LatentCache(NamedTuple):
 
     @property
     def nbytes(self) -> int:
-        """The size of the arrays in bytes."""
+        """The size of the cache's arrays in bytes."""
         return self.latents.nbytes + (0 if self.index_keys is None else self.index_keys.nbytes)
 
     def select(self, rows: Array) -> LatentCache:
-        """Return the rows with these numbers, in this order."""
+        """Return a cache of the batch rows with the given numbers, in the given order."""
         return self._each(lambda array: select(array, rows))
 
     def grow(self, capacity: int) -> LatentCache:
-        """Return a cache with the same tokens, and with room for exactly `capacity` tokens. New entries are
-        zeros.
+        """Return a cache with the same tokens and with room for exactly `capacity` tokens per row. New
+        entries are zeros.
         """
         return self._each(lambda array: places(array, capacity))
 
@@ -126,8 +126,8 @@ class LatentCache(NamedTuple):
 
 @dataclass(frozen=True)
 class Latents(CacheKind):
-    """The kind of cache with one vector of `size` numbers per token, which all heads read, and one vector of
-    `index` numbers for an indexer.
+    """The kind of cache of latent attention. It stores one vector of `size` numbers per token, which all
+    heads read, and one vector of `index` numbers for an indexer.
     """
 
     holds = LatentCache
@@ -144,17 +144,18 @@ class Latents(CacheKind):
 
 
 class LatentAttention(TokenMixer):
-    """Multi-head latent attention: the cache keeps a latent of `rank` numbers and a rotary key of each token.
+    """The settings of multi-head latent attention. The cache stores a latent of `rank` numbers and a
+    rotary key for each token.
 
     A head's key has `key_size` numbers made from the latent, and a rotated part that all heads share. The
-    rotated part has as many numbers as `position` has dims. A head's value has `value_size` numbers. Without
-    a `position`, the shared part has `shared_size` numbers, and nothing is rotated (Kimi Linear). If there is
-    a `query_rank`, queries come from a latent of their own with that many numbers. `bias` says whether the
-    maps to latents and the output projection have biases. A `scale` of None means 1/sqrt(head_size). An
-    `indexer` chooses the tokens that are seen (DeepSeek-V3.2). `query_scale` multiplies queries by a factor
-    of their position (Mistral Small 4). With `head_gate` the output of a head is multiplied by a gate of the
-    token, σ(x w_head_gate) (Ling 3). `latent_scale` multiplies the normalized latent, but not the rotary key
-    (LongCat).
+    rotated part has as many numbers as `position` has dims. A head's value has `value_size` numbers.
+    Without a `position`, the shared part has `shared_size` numbers, and nothing is rotated (Kimi Linear).
+    If there is a `query_rank`, queries are made from a separate latent with that many numbers. `bias` says
+    whether the maps to latents and the output projection have biases. A `scale` of None means
+    1/sqrt(head_size). An `indexer` chooses the tokens that are seen (DeepSeek-V3.2). `query_scale`
+    multiplies queries by a factor of their position (Mistral Small 4). With `head_gate` the output of a
+    head is multiplied by a gate of the token, σ(x w_head_gate) (Ling 3). `latent_scale` multiplies the
+    normalized latent, but not the rotary key (LongCat).
     """
 
     heads: int = bounded("heads")
@@ -174,17 +175,19 @@ class LatentAttention(TokenMixer):
 
     @property
     def key_dims(self) -> int:
-        """The number of elements of a key that all heads share."""
+        """The number of elements of a key that are the same for all heads."""
         return (self.shared_size or 0) if self.position is None else self.position.dims
 
     @property
     def head_size(self) -> int:
-        """The number of elements of a query, and of a key including its shared part."""
+        """The number of elements of a query. A key has the same number, including the part that all heads
+        share.
+        """
         return self.key_size + self.key_dims
 
     @property
     def interleaved(self) -> bool:
-        """Whether rotary positions rotate the pairs (2j, 2j + 1) instead of (j, j + J)."""
+        """Whether rotary positions rotate the pairs (2j, 2j + 1) of elements instead of (j, j + J)."""
         return self.position is not None and self.position.interleaved
 
     weights = LatentAttentionWeights
@@ -308,7 +311,9 @@ class LatentAttention(TokenMixer):
 
     @classmethod
     def drawn(cls, chosen: Mapping[str, Any], size: Mapping[str, int]) -> LatentAttention:
-        """Return settings for the chosen arrays, with positions if angles are chosen."""
+        """Return settings that fit the arrays that the laws chose at random. The settings include
+        positions if there are angles.
+        """
         position = None
         if chosen["rotary"] is not None:
             position = Rope(10_000.0, 2 * size["J"], interleaved=chosen["interleaved"])
@@ -330,7 +335,9 @@ class LatentAttention(TokenMixer):
 
     @staticmethod
     def _drawn_indexer(chosen: Mapping[str, Any], size: Mapping[str, int]) -> Indexer | SharedIndexer | None:
-        """An indexer where its maps are there; another layer's where the tokens that it chose are."""
+        """Return an indexer if its maps are among the chosen arrays. If the mask of chosen tokens is,
+        return an indexer of another layer.
+        """
         if chosen.get("chosen") is not None:
             return SharedIndexer(chosen["topk"])
         if chosen["wq_index"] is None or chosen["wq_a"] is None:
@@ -349,11 +356,12 @@ def expanded_attend(
     *,
     scale: float | None = None,
 ) -> Float[Array, "B T H V"]:
-    """`attend` over the keys and values that each head makes from the latents.
+    """Compute attention in the expanded form: `attend` over the keys and values that each head makes from
+    the latents.
 
-    Conventions: in a query, the U numbers without positions come first, and the rotated 2J last. In `latents`
-    the C numbers of the latent come first, and then the rotated key. A scale of None means 1/√K with K = U +
-    2J.
+    Conventions: in a query, the U numbers without positions come first, and the 2J rotated numbers last.
+    In `latents` the C numbers of the latent come first, and then the rotated key. A scale of None means
+    1/√K with K = U + 2J.
     """
     h = q.shape[2]
     latent, rotary_key = latents[..., : len(wk_b)], latents[..., len(wk_b) :]
@@ -372,11 +380,11 @@ def absorbed_attend(
     *,
     scale: float | None = None,
 ) -> Float[Array, "B T H V"]:
-    """`attend` over the latents, with one key head, and queries that were multiplied by Wᵏ. The result equals
-    that of `expanded_attend`.
+    """Compute attention in the absorbed form: `attend` over the latents, with one key head, and with
+    queries that were multiplied by Wᵏ. The result equals the result of `expanded_attend`.
 
-    Conventions: those of `expanded_attend`. A scale of None means 1/√K, where K is the size of the original
-    queries, not of the longer ones here.
+    Conventions: as in `expanded_attend`. A scale of None means 1/√K, where K is the size of the original
+    queries, not of the longer queries here.
     """
     h, size, rank = q.shape[2], q.shape[3], len(wk_b)
     wk, wv = wk_b.reshape(rank, h, wk_b.shape[1] // h), wv_b.reshape(rank, h, wv_b.shape[1] // h)
@@ -398,19 +406,19 @@ def latent_attention(
     *,
     settings: LatentAttention,
 ) -> tuple[Float[Array, "B T D"], LatentCache, Bool[Array, "B T L"]]:
-    """Compute the sublayer: project to queries and latents, rotate, apply `absorbed_attend` over the cache,
-    and project back.
+    """Compute the sublayer of latent attention: project to queries and latents, rotate, apply
+    `absorbed_attend` over the cache, and project back.
 
-    Conventions: as in `cached_attention`, row b has past[b] tokens in the cache, padding on the right needs
-    no mask, and outputs at padding are unspecified. The latent is normalized and the key rotated before they
-    are cached. The norms of both latents have the same eps. A prompt is computed in the absorbed form too,
-    which is slower for a prompt but gives the same result. Without positions, there is no `rotary`. A scale
-    of queries multiplies both parts of a query, but not an indexer's queries.
+    Conventions: as in `cached_attention`, row b has past[b] tokens in the cache, padding on the right
+    needs no mask, and outputs at padding are unspecified. The latent is normalized and the key rotated
+    before they are cached. The norms of both latents have the same eps. A prompt is computed in the
+    absorbed form too, which is slower for a prompt but gives the same result. Without positions, there is
+    no `rotary`. A scale of queries multiplies both parts of a query, but not an indexer's queries.
 
     An indexer's queries and keys are rotated by the same angles, but its pairs may be interleaved
-    differently. Its key is normalized and rotated too, and kept in an array of its own in the cache. The last
-    result is a mask that says which of the cache's L entries each token sees. Later layers that share the
-    indexer get this mask as `chosen`. They have no part of an indexer, not even its keys.
+    differently. Its key is normalized and rotated too, and kept in an array of its own in the cache. The
+    last result is a mask that says which of the cache's L entries each token sees. Later layers that share
+    the indexer get this mask as `chosen`. The later layers have no part of an indexer, not even its keys.
     """
     at = following(past, x.shape[1])
     angles = None if rotary is None else Rotary(*rotary.at(at))
@@ -440,10 +448,11 @@ def latent_attention(
 
 @op
 def chosen_latents(latents: Array, mask: Array, *, topk: int) -> tuple[Array, Array]:
-    """Return the latents [B, S, C+2J] that a token may see by the mask [B, T, S], and the mask over them.
+    """Return the latents [B, S, C+2J] that the tokens may see by the mask [B, T, S], and the mask over
+    these latents.
 
     With an indexer, T tokens see at most T · topk latents together. So a library may leave out all other
-    latents, and change the order. Here all latents are returned.
+    latents, and change the order. The specification returns all latents.
     """
     return latents, mask
 
@@ -458,14 +467,13 @@ def latent_self_attention(
     settings: LatentAttention,
     causal: bool = False,
 ) -> Float[Array, "B T D"]:
-    """Compute the sublayer for a model that reads whole texts and has no cache: `expanded_attend` over the
-    text.
+    """Compute the sublayer of latent attention for a model that reads whole texts and has no cache. It
+    applies `expanded_attend` over the text, which is cheaper here, since there are as many queries as
+    tokens.
 
-    This form is cheaper here, since there are as many queries as tokens.
-
-    Conventions: as in `self_attention`, rows are padded on the right, no token sees padding, and unless it is
-    `causal` a token sees later ones too. If there is a `rotary`, it has a row for each of the T positions.
-    There is no indexer.
+    Conventions: as in `self_attention`, rows are padded on the right, and no token sees padding. Unless
+    the layer is `causal`, a token sees later tokens too. If there is a `rotary`, it has a row for each of
+    the T positions. There is no indexer.
     """
     t = x.shape[1]
     at = indices(t, x)
@@ -481,14 +489,16 @@ def latent_self_attention(
 
 
 def _gated(y: Array, x: Array, weights: LatentAttentionWeights) -> Array:
-    """Return the outputs of heads, [B, T, H, V], side by side, each times its gate if there are gates."""
+    """Return the outputs of heads [B, T, H, V] side by side. If there are gates, each output is multiplied
+    by its gate.
+    """
     if "w_head_gate" in weights:
         y = y * sigmoid(linear(x, weights["w_head_gate"]))[..., None]
     return join_last(y)
 
 
 def _query_source(x: Array, weights: LatentAttentionWeights, settings: LatentAttention) -> Array:
-    """What queries are made of [B, T, F]: x, or a latent of their own."""
+    """Return the vectors [B, T, F] from which queries are made: x, or the separate latent of queries."""
     if "wq_a" not in weights:
         return x
     latent = linear(x, weights["wq_a"], weights.get("bq_a"))
@@ -498,7 +508,7 @@ def _query_source(x: Array, weights: LatentAttentionWeights, settings: LatentAtt
 def _queries(
     source: Array, weights: LatentAttentionWeights, angles: Rotary | None, settings: LatentAttention
 ) -> Array:
-    """Queries [B, T, H, K], of which the last part is rotated where there are angles."""
+    """Return the queries [B, T, H, K]. If there are angles, the last part of each query is rotated."""
     q, size = heads(source, weights["wq"], size=settings.head_size), settings.key_size
     if angles is None:
         return q
@@ -509,7 +519,7 @@ def _queries(
 def _latents(
     x: Array, weights: LatentAttentionWeights, angles: Rotary | None, settings: LatentAttention
 ) -> Array:
-    """Normalized latents and shared keys [B, T, 1, C+2J]."""
+    """Return the normalized latents and shared keys [B, T, 1, C+2J]."""
     both = linear(x, weights["wkv_a"], weights.get("bkv_a"))[:, :, None]
     latent = rms_norm(both[..., : settings.rank], weights["kv_norm"], eps=settings.norm_eps)
     latent = latent if settings.latent_scale is None else latent * settings.latent_scale
@@ -520,7 +530,7 @@ def _latents(
 
 
 def _scaled(q: Array, at: Array, settings: LatentAttention) -> Array:
-    """Queries [B, T, H, K] times the factor of their position `at` [B, T]: a head's both parts."""
+    """Multiply queries [B, T, H, K] by the factor of their position `at` [B, T], in both parts of a head."""
     if (scale := settings.query_scale) is None:
         return q
     return q * as_type(query_factors(at, **scale.settings), q.dtype)[:, :, None, None]
@@ -529,7 +539,9 @@ def _scaled(q: Array, at: Array, settings: LatentAttention) -> Array:
 def _index_queries_keys(
     x: Array, source: Array, weights: Mapping[str, Array], rotary: Rotary, indexer: Indexer
 ) -> tuple[Array, Array]:
-    """The indexer's queries [B, T, X, P], made of the queries' latent, and keys [B, T, 1, P], made of x."""
+    """Return the indexer's queries [B, T, X, P], made from the latent of queries, and its keys [B, T, 1,
+    P], made from x.
+    """
 
     def turned(y: Array) -> Array:
         return rotate(y, rotary.cos, rotary.sin, interleaved=indexer.interleaved)

@@ -14,8 +14,8 @@ if TYPE_CHECKING:
 
 
 class LaurelWeights(TypedDict):
-    """The parameters of a learned residual: the projections to its rank and back, and the norm of the
-    result."""
+    """The parameters of a learned residual: the projection to its few numbers, the projection back, and
+    the norm of the result."""
 
     left: Float[Array, "D F"] | Blocks
     right: Float[Array, "F D"] | Blocks
@@ -26,13 +26,13 @@ class LaurelWeights(TypedDict):
 def laurel(
     x: Float[Array, "B T D"], h: Float[Array, "B T D"], weights: LaurelWeights, *, eps: float
 ) -> Float[Array, "B T D"]:
-    """(h + x + rms_norm(x · left · right)) / √2: a layer's usual sum h, averaged with a learned residual of
-    its input x.
+    """Average a layer's usual sum h with a learned residual of its input x: (h + x + rms_norm(x · left ·
+    right)) / √2.
 
     A residual connection passes its input on unchanged: y = f(x) + x. Learned Augmented Residual Layers
-    (Menghani et al. 2024, LAuReL-LR) add a learned map: y = f(x) + x + x · A · B, with A and B so narrow that
-    they cost little compared with f. Gemma 3n (Google 2025) has one beside the usual residual connection of
-    attention:
+    (Menghani et al. 2024, LAuReL-LR) add a learned map: y = f(x) + x + x · A · B, with A and B so narrow
+    that they cost little compared with f. Gemma 3n (Google 2025) has one beside the usual residual
+    connection of attention:
 
         stream ─┬─ norm ─ x ─┬─ attention ─ norm ──── + ─ h ─┐
                 │            │                        │      + ─ /√2 ─ to the mlp

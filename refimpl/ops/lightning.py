@@ -41,8 +41,8 @@ if TYPE_CHECKING:
 
 
 class LightningWeights(TypedDict):
-    """The parameters of lightning attention: queries, keys and values side by side, the output's gate, its
-    norm, and the output projection."""
+    """The parameters of lightning attention: one map to queries, keys and values side by side, the map to
+    the output's gate, the output's norm, and the output projection."""
 
     wi: Float[Array, "D 3*H*K"] | Blocks
     wz: Float[Array, "D H*K"] | Blocks
@@ -51,9 +51,10 @@ class LightningWeights(TypedDict):
 
 
 class LightningState(NamedTuple):
-    """The state of lightning attention: a matrix for each head.
+    """The state of lightning attention: one matrix for each head.
 
-    `lengths` [B] is set for a step with rows padded on the right: how many tokens of each row are real.
+    `lengths` [B] is set only in a step with rows padded on the right. It says how many tokens of each row
+    are real.
     """
 
     state: Float[Array, "B H K K"]
@@ -64,7 +65,7 @@ class LightningState(NamedTuple):
 
 @dataclass(frozen=True)
 class LightningStates(RecurrentState):
-    """The state of lightning attention: a matrix for each head."""
+    """The kind of cache of lightning attention: a state that consists of one matrix for each head."""
 
     holds = LightningState
 
@@ -73,8 +74,8 @@ class LightningStates(RecurrentState):
 
     @property
     def in_chunks(self) -> bool:
-        """Always true. A step is computed as one chunk, whose memory grows with the square of its number of
-        tokens.
+        """Always true: ONNX Runtime reads a long text in several runs. Each run is computed as one chunk,
+        and a chunk's memory grows with the square of its number of tokens.
         """
         return True
 
@@ -84,7 +85,8 @@ class LightningStates(RecurrentState):
 
 
 class Lightning(TokenMixer):
-    """Lightning attention: a state [head_size, head_size] for each of `heads` (`ops.lightning`).
+    """The settings of lightning attention, which has a state [head_size, head_size] for each of `heads`
+    (`ops.lightning`).
 
     Head h of H, counted from 1, decays at the rate `speed` · 2^(−8 h / H). `eps` belongs to the output's
     norm.
@@ -149,10 +151,10 @@ def lightning(
     """Compute the sublayer that the module's docstring draws. `ssd_recurrent` continues from the cache's
     state.
 
-    The activation is applied to queries, keys and values alike. The norm is RMSNorm over all heads together,
-    before the gate multiplies it.
+    The activation is applied to queries, keys and values alike. RMSNorm normalizes all heads together,
+    before the gate multiplies the result.
 
-    Conventions: a row with no token before the call begins at zero, whatever its cache holds. Padding
+    Conventions: a row with no token before the call begins at zero, whatever its cache contains. Padding
     changes no state; outputs at padding are unspecified.
     """
     size, width = settings.head_size, settings.heads * settings.head_size

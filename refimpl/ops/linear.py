@@ -18,10 +18,10 @@ def linear(
     weight: Float[Array, "D F"] | Blocks,
     bias: Float[Array, " F"] | None = None,
 ) -> Float[Array, "B T F"]:
-    """A linear map of each token: y[b,t,f] = Σ_d x[b,t,d] · weight[d,f] + bias[f].
+    """Apply a linear map to each token: y[b,t,f] = Σ_d x[b,t,d] · weight[d,f] + bias[f].
 
-    Conventions: the weight is [input, output], so that the formula is `x @ weight`; checkpoints
-    store the transpose. A quantized weight (`Blocks`) has its own rule for quantizing x.
+    Conventions: the weight is [input, output], so that the formula is `x @ weight`; checkpoints store the
+    transpose. A quantized weight (`Blocks`) says itself how x is quantized.
     """
     y = linear_blocks(x, weight) if isinstance(weight, Blocks) else each_row(x, weight)
     return y if bias is None else y + bias

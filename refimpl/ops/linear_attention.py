@@ -1,5 +1,5 @@
-"""Linear attention: φ(q)·φ(k) instead of exp(q·k), so that a cache keeps sums over the keys instead of the
-keys.
+"""Linear attention: φ(q)·φ(k) replaces exp(q·k). So a cache stores only sums over the keys, not the keys
+themselves.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 
 class LinearAttentionWeights(TypedDict):
-    """The parameters of a sublayer of linear attention: projections with their biases."""
+    """The parameters of a sublayer of linear attention: four projections with their biases."""
 
     wq: Float[Array, "D H*K"] | Blocks
     wk: Float[Array, "D G*K"] | Blocks
@@ -39,9 +39,10 @@ class LinearAttentionWeights(TypedDict):
 
 
 class LinearState(NamedTuple):
-    """The state of linear attention: Σ φ(k) vᵀ and Σ φ(k). Its size is the same for any text.
+    """The state of linear attention: the sums Σ φ(k) vᵀ and Σ φ(k). Its size is the same for any text.
 
-    `lengths` [B] is set for a step with rows padded on the right: how many tokens of each row are real.
+    `lengths` [B] is set only in a step with rows padded on the right. It says how many tokens of each row
+    are real.
     """
 
     state: Float[Array, "B G K K"]
@@ -53,7 +54,7 @@ class LinearState(NamedTuple):
 
 @dataclass(frozen=True)
 class LinearSums(RecurrentState):
-    """The state of linear attention: sums over keys and values."""
+    """The kind of cache of linear attention: a state that consists of sums over keys and values."""
 
     holds = LinearState
 
@@ -62,7 +63,9 @@ class LinearSums(RecurrentState):
 
     @property
     def in_chunks(self) -> bool:
-        """Always true. A step's memory grows with the square of its number of tokens."""
+        """Always true: ONNX Runtime reads a long text in several runs, because a run's memory grows with
+        the square of its number of tokens.
+        """
         return True
 
     @property
@@ -72,9 +75,11 @@ class LinearSums(RecurrentState):
 
 
 class LinearAttention(TokenMixer):
-    """Linear attention, with φ(q)·φ(k) instead of exp(q·k); `features` says what φ is.
+    """The settings of linear attention, which uses φ(q)·φ(k) instead of exp(q·k). `features` says which
+    function φ is.
 
-    The state of linear attention doesn't grow with the number of tokens. Linear attention adds no positions.
+    The state of linear attention doesn't grow with the number of tokens. Linear attention adds no
+    positions.
     """
 
     heads: int = bounded("heads")
@@ -122,13 +127,17 @@ class LinearAttention(TokenMixer):
 
 @op
 def elu_features(x: Float[Array, "B T H K"]) -> Float[Array, "B T H K"]:
-    """φ(x) = elu(x) + 1: x + 1 above zero, exp(x) below (Katharopoulos et al. 2020, eq. 7)."""
+    """Compute φ(x) = elu(x) + 1, which is x + 1 above zero and exp(x) below (Katharopoulos et al. 2020,
+    eq. 7).
+    """
     return np.where(x > 0, x + 1, np.exp(np.minimum(x, 0)))
 
 
 @op
 def relu_features(x: Float[Array, "B T H K"]) -> Float[Array, "B T H K"]:
-    """φ(x) = max(x, 0) (Choromanski et al. 2021, §4: the generalized kernel that they found best)."""
+    """Compute φ(x) = max(x, 0). Choromanski et al. 2021 (§4) found that this function worked best in their
+    generalized attention.
+    """
     return relu(x)
 
 
@@ -137,11 +146,12 @@ def random_features(
     x: Float[Array, "B T H K"],
     projection: Float[Array, "Q K"],
 ) -> Float[Array, "B T H Q"]:
-    """φ(x) = exp(W x − |x|² / 2) / √Q, W of standard normal rows (Choromanski et al. 2021, lemma 1).
+    """Compute φ(x) = exp(W x − |x|² / 2) / √Q, where W has Q standard normal rows (Choromanski et al.
+    2021, lemma 1).
 
-    The mean of φ(q)·φ(k) over W is exp(q·k). So linear attention estimates softmax attention, if q and k are
-    scaled by K^(−1/4). Conventions: Performer's code subtracts a maximum to avoid overflow, and adds an ε.
-    This function does neither. In float64 neither is needed, and ε would bias the estimate.
+    The mean of φ(q)·φ(k) over W is exp(q·k). So linear attention estimates softmax attention, if q and k
+    are scaled by K^(−1/4). Conventions: Performer's code subtracts a maximum to avoid overflow, and adds
+    an ε. This function does neither. In float64 neither is needed, and ε would bias the estimate.
     """
     square = (x**2).sum(-1, keepdims=True) / 2
     return np.exp(x @ projection.T - square) * len(projection) ** -0.5
@@ -154,11 +164,11 @@ def linear_attend(
     v: Float[Array, "B S G V"],
     keys: Bool[Array, "B S"] | None = None,
 ) -> Float[Array, "B T H V"]:
-    """Linear attention over a whole text: Σ_s (q·k_s) v_s / Σ_s q·k_s, computed as q Σ_s k_s v_sᵀ / q·Σ_s k_s
-    (Katharopoulos et al. 2020, eq. 5).
+    """Compute linear attention over a whole text: Σ_s (q·k_s) v_s / Σ_s q·k_s, computed as q Σ_s k_s v_sᵀ
+    / q·Σ_s k_s (Katharopoulos et al. 2020, eq. 5).
 
-    q and k are features. `keys` says which keys are real; every query sees all of them.
-    Conventions: where q·Σ k is 0 (ReLU features may give that) the output is 0.
+    q and k are features. `keys` says which keys are real; every query sees all real keys. Conventions: if
+    q·Σ k is 0, the output is 0. ReLU features may give such a sum.
     """
     if keys is not None:
         k = np.where(keys[:, :, None, None], k, 0)
@@ -172,7 +182,9 @@ def linear_parallel(
     k: Float[Array, "B T G Q"],
     v: Float[Array, "B T G V"],
 ) -> Float[Array, "B T H V"]:
-    """Compute the causal form with the whole matrix: ((q kᵀ) ∘ lower triangle) v, with normalized rows."""
+    """Compute causal linear attention with the whole matrix of weights: ((q kᵀ) ∘ lower triangle) v, with
+    normalized rows.
+    """
     b, t, h, features = q.shape
     grouped = q.reshape(b, t, k.shape[2], h // k.shape[2], features)
     weights = np.einsum("btgrq,bsgq->bgrts", grouped, k, optimize=True) * np.tri(t, dtype=q.dtype)
@@ -188,11 +200,11 @@ def linear_recurrent(
     state: Float[Array, "B G Q V"],
     norm: Float[Array, "B G Q"],
 ) -> tuple[Float[Array, "B T H V"], Float[Array, "B G Q V"], Float[Array, "B G Q"]]:
-    """Compute the causal form one token after the other (Katharopoulos et al. 2020, eq. 18 to 20).
+    """Compute causal linear attention one token after the other (Katharopoulos et al. 2020, eq. 18 to 20).
 
-    S_t = S_{t−1} + k_t v_tᵀ, z_t = z_{t−1} + k_t, out_t = q_t S_t / q_t·z_t. `state` and `norm` are S and z
-    before the call, zeros at the start of a text. Returns the outputs, and S and z after the call: a cache
-    that doesn't grow.
+    S_t = S_{t−1} + k_t v_tᵀ, z_t = z_{t−1} + k_t, out_t = q_t S_t / q_t·z_t. `state` and `norm` are S and
+    z before the call; at the start of a text, they are zeros. Returns the outputs, and S and z after the
+    call. S and z are a cache that doesn't grow.
     """
     out = np.zeros((*q.shape[:3], v.shape[3]), q.dtype)
     for t in range(q.shape[1]):
@@ -212,11 +224,11 @@ def linear_chunked(
     *,
     chunk: int,
 ) -> tuple[Float[Array, "B T H V"], Float[Array, "B G Q V"], Float[Array, "B G Q"]]:
-    """Compute the causal form chunk by chunk. Within a chunk, it uses the whole matrix. From one chunk to the
-    next, it passes S and z.
+    """Compute causal linear attention chunk by chunk. Within a chunk, the whole matrix of weights is used.
+    S and z pass from one chunk to the next.
 
-    The time grows as T · chunk, and each chunk is one step (Hua et al. 2022, §3.4). chunk = 1 is the
-    recurrent form, chunk ≥ T the parallel one.
+    The time grows as T · chunk, and each chunk is one step (Hua et al. 2022, §3.4). With chunk = 1 this is
+    the recurrent form, with chunk ≥ T the parallel form.
     """
     b, length, h, features = q.shape
     g = k.shape[2]
@@ -245,10 +257,10 @@ def linear_attention(
     *,
     settings: LinearAttention,
 ) -> tuple[Float[Array, "B T D"], LinearState]:
-    """Compute the sublayer: project to queries, keys and values, continue `linear_recurrent` from the cache,
-    and project back.
+    """Compute the sublayer of linear attention: project to queries, keys and values, continue
+    `linear_recurrent` from the cache, and project back.
 
-    Conventions: a row with no token before the call begins with sums of zero, whatever its cache holds.
+    Conventions: a row with no token before the call begins with sums of zero, whatever its cache contains.
     Padding adds nothing to the sums; outputs at padding are unspecified.
     """
     size = settings.head_size
@@ -262,8 +274,8 @@ def linear_attention(
 def attend_from(
     q: Array, k: Array, v: Array, cache: LinearState, past: Array, *, settings: LinearAttention
 ) -> tuple[Array, LinearState]:
-    """Continue `linear_recurrent` from a cache, over the features of queries [B, T, H, K] and keys [B, T, G,
-    K]."""
+    """Continue `linear_recurrent` from a cache, with the features φ of queries [B, T, H, K] and keys [B,
+    T, G, K]."""
     features = elu_features if settings.features == "elu" else relu_features
     q, k = features(q), features(k)
     if cache.lengths is not None:
@@ -275,7 +287,7 @@ def attend_from(
 
 
 def _read(q: Array, state: Array, norm: Array) -> Array:
-    """q S / q·z with grouped query heads; S and z [B, 1, G, Q, …] broadcast over the queries."""
+    """Compute q S / q·z with grouped query heads. S and z [B, 1, G, Q, …] broadcast over the queries."""
     b, t, h, features = q.shape
     g = norm.shape[2]
     grouped = q.reshape(b, t, g, h // g, features)

@@ -40,7 +40,9 @@ if TYPE_CHECKING:
 
 
 class LongformerWeights(TypedDict):
-    """The parameters of Longformer's attention: the maps for the window, and the maps for global queries."""
+    """The parameters of Longformer's attention: the maps for attention in the window, and the maps for
+    global queries.
+    """
 
     wq: Float[Array, "D H*K"] | Blocks
     wk: Float[Array, "D H*K"] | Blocks
@@ -59,10 +61,11 @@ class LongformerWeights(TypedDict):
 
 
 class LongformerAttention(TokenMixer):
-    """Attention within a window, and between global tokens and all tokens (`ops.longformer`).
+    """The settings of Longformer's attention: within a window, and between global tokens and all tokens
+    (`ops.longformer`).
 
-    A token sees the `reach` tokens on each side of it. Global tokens see all and are seen by all, with maps
-    of their own to queries, keys and values. All maps have a bias.
+    A token sees the `reach` tokens on each side of it. Global tokens see all tokens and are seen by all,
+    and they have separate maps to queries, keys and values. All maps have a bias.
     """
 
     heads: int = bounded("heads")
@@ -114,17 +117,20 @@ class LongformerAttention(TokenMixer):
 
     @classmethod
     def drawn(cls, chosen: Mapping[str, Any], size: Mapping[str, int]) -> LongformerAttention:
-        """Return settings for the chosen arrays, with global tokens if their projections are chosen. The
-        question's tokens are global if its end is chosen, otherwise the first token is."""
+        """Return settings that fit the arrays that the laws chose at random.
+
+        The settings include global tokens if their projections are among the arrays. The question's tokens
+        are global if the end of the question is given, otherwise the first token is global."""
         seen = FirstToken() if chosen["question"] is None else QuestionTokens(0)
         return cls(size["H"], size["K"], chosen["reach"], None if chosen["wq_global"] is None else seen)
 
 
 @op
 def question_end(tokens: Index[Array, "B T", "< N"], *, separator: int) -> Index[Array, " B", "< T+1"]:
-    """Return the position of each row's first `separator`: the tokens before it are the question.
+    """Return the position of the first `separator` in each row. The tokens before the separator are the
+    question.
 
-    Conventions: in a row without a separator all tokens are the question. The separator isn't part of it.
+    Conventions: in a row without a separator, all tokens are the question.
     """
     at = indices(tokens.shape[1], tokens)
     return smallest(where(tokens == separator, at, at[-1:] + 1), 1)
@@ -139,13 +145,13 @@ def longformer_attention(
     *,
     settings: LongformerAttention,
 ) -> Float[Array, "B T D"]:
-    """Compute the sublayer: attention with `longformer_mask`. Global queries attend to all tokens, with maps
-    of their own.
+    """Compute the sublayer of Longformer's attention, under `longformer_mask`. Global queries attend to
+    all tokens, with separate maps.
 
-    `question` says how many tokens of each row are global, if the global tokens are those of a question.
-    Conventions: as in `self_attention`, rows are padded on the right: no token sees padding, and outputs at
-    padding are unspecified. transformers pads texts to a multiple of the widest window, which changes
-    nothing.
+    If the global tokens are the tokens of a question, `question` says how many tokens of each row are
+    global. Conventions: as in `self_attention`, rows are padded on the right: no token sees padding, and
+    outputs at padding are unspecified. transformers pads texts to a multiple of the widest window, which
+    changes nothing.
     """
     q, k, v = (heads(x, weights[f"w{n}"], weights[f"b{n}"], size=settings.head_size) for n in "qkv")
     y = local_and_global(x, lengths, (q, k, v), weights, question, settings=settings)
@@ -161,10 +167,11 @@ def local_and_global(
     *,
     settings: LongformerAttention,
 ) -> Array:
-    """Return the heads' outputs [B, T, H, K] for the window's queries, keys and values.
+    """Return the heads' outputs [B, T, H, K] for the queries, keys and values of the window.
 
-    The window is computed in bands, in which a global first token is a sink. If the question's tokens are
-    global, all scores are computed, because the length of a question differs from text to text.
+    If only the first token is global, the window is computed as a band, and the first token is a sink. If
+    the question's tokens are global, all scores are computed, because the length of a question differs
+    from text to text.
     """
     t, reach = x.shape[1], settings.reach
     at = indices(t, x)

@@ -48,7 +48,9 @@ if TYPE_CHECKING:
 
 
 class LongT5Weights(TypedDict):
-    """The parameters of LongT5's attention. With summaries they include the weight of the summaries' norm."""
+    """The parameters of LongT5's attention: the four maps and, if the layer has summaries, the weight of
+    the summaries' norm.
+    """
 
     wq: Float[Array, "D H*K"] | Blocks
     wk: Float[Array, "D H*K"] | Blocks
@@ -58,8 +60,8 @@ class LongT5Weights(TypedDict):
 
 
 class DistanceBiases(NamedTuple):
-    """The bias of each head and distance (key minus query): `near` from −A to A tokens, `far` from −C to C
-    blocks.
+    """The bias of each head for each distance (key minus query). `near` is for distances from −A to A in
+    tokens, `far` for distances from −C to C in blocks.
 
     A is the radius. Distances beyond C blocks have the bias of distance C.
     """
@@ -69,12 +71,13 @@ class DistanceBiases(NamedTuple):
 
 
 class LongT5Attention(TokenMixer):
-    """T5's attention within a window, and to summaries of the text's blocks (`ops.longt5`).
+    """The settings of T5's attention within a window, and to summaries of the text's blocks
+    (`ops.longt5`).
 
-    A token sees the `radius` tokens on each side of it. With `global_block_size` it also sees the sum of each
-    block of that many tokens, normalized with a weight (`norm_eps`). `position` has the settings of both
-    kinds of biases. All layers share the two tables of biases, and have the same radius and block size. Maps
-    have no bias, and scores have no scale.
+    A token sees the `radius` tokens on each side of it. With `global_block_size` it also sees a summary of
+    each block of that many tokens. The summary is the sum of the block's vectors, normalized with a weight
+    (`norm_eps`). `position` has the settings of both kinds of biases. All layers share the two tables of
+    biases, and have the same radius and block size. Maps have no bias, and scores have no scale.
     """
 
     heads: int = bounded("heads")
@@ -137,7 +140,9 @@ class LongT5Attention(TokenMixer):
 
     @classmethod
     def drawn(cls, chosen: Mapping[str, Any], size: Mapping[str, int]) -> LongT5Attention:
-        """Return settings for the chosen arrays, with summaries if their biases are chosen."""
+        """Return settings that fit the arrays that the laws chose at random. The settings include
+        summaries if their biases are given.
+        """
         return cls(
             heads=size["H"],
             head_size=size["K"],
@@ -157,16 +162,17 @@ def longt5_attention(
     *,
     settings: LongT5Attention,
 ) -> Float[Array, "B T D"]:
-    """Compute the sublayer: project to queries, keys and values, attend to near tokens and summaries, and
-    project back.
+    """Compute the sublayer of LongT5's attention: project to queries, keys and values, attend to near
+    tokens and summaries, and project back.
 
     Conventions: as in `self_attention`, rows are padded on the right. No token sees padding, no summary
     includes any of it, and outputs at padding are unspecified.
 
     transformers cuts a text into blocks of radius + 1 tokens, each with the keys of three blocks, and then
-    hides keys that are farther than the radius. The window is the same, wherever these blocks begin. To find
-    a token's summary block, transformers adds up 1/k in float32. If k isn't a power of two, this sometimes
-    puts a token into a neighbouring block (of the k up to 30, only for 25). Here token s is in block ⌊s/k⌋.
+    hides keys that are farther than the radius. The window is the same, wherever these blocks begin. To
+    find a token's summary block, transformers adds up 1/k in float32. If k isn't a power of two, this
+    sometimes puts a token into a neighbouring block. Up to k = 30, this happens only for k = 25. Here
+    token s is in block ⌊s/k⌋.
     """
     read = with_summaries(x, lengths, weights.get("global_norm"), settings=settings)
     q, k, v = (heads(read, weights[name], size=settings.head_size) for name in ("wq", "wk", "wv"))
@@ -185,8 +191,8 @@ def with_summaries(x: Array, lengths: Array, norm: Array | None, *, settings: Lo
 
 @op
 def sums_of_blocks(x: Array, lengths: Array, *, size: int) -> Array:
-    """Return Σ x_s over the tokens of each block, [B, G, D]: the number of blocks is at least the number that
-    the longest row has.
+    """Return the sums Σ x_s over the tokens s of each block, [B, G, D]. G is at least the number of blocks
+    in the longest row.
     """
     at, full = np.arange(x.shape[1]), lengths[:, None] // size
     own = np.minimum(at // size, full - 1)
@@ -203,8 +209,8 @@ def near_and_far(
     *,
     settings: LongT5Attention,
 ) -> Array:
-    """Return the heads' outputs [B, T, H, K], from the queries, keys and values of t tokens and, after them,
-    of the summaries."""
+    """Return the heads' outputs [B, T, H, K]. The given queries, keys and values belong to the tokens
+    first, and then to the summaries."""
     q, k, v = projected
     at, radius = np.arange(t), settings.radius
     apart = at - at[:, None]

@@ -22,8 +22,8 @@ if TYPE_CHECKING:
 
 
 class LstmWeights(TypedDict):
-    """The parameters of a layer in one direction: the weights for the input and for h, the bias, and the
-    peephole weights.
+    """The parameters of an LSTM in one direction: the weights for the input x, the weights for the
+    previous output h, the bias, and the peephole weights.
     """
 
     wx: Float[Array, "D 4*F"]
@@ -33,7 +33,7 @@ class LstmWeights(TypedDict):
 
 
 class LstmLayerWeights(TypedDict):
-    """The parameters of a sublayer: those of the gates, and the projection to the model's width."""
+    """The parameters of an LSTM sublayer: the gates' parameters, and the projection to the model's width."""
 
     wx: Float[Array, "D 4*F"]
     wh: Float[Array, "F 4*F"]
@@ -45,7 +45,8 @@ class LstmLayerWeights(TypedDict):
 class LstmState(NamedTuple):
     """The state of an LSTM layer: its output h and its cell c. Its size is the same for any text.
 
-    `lengths` [B] is set for a step with rows padded on the right: how many tokens of each row are real.
+    `lengths` [B] is set only in a step with rows padded on the right. It says how many tokens of each row
+    are real.
     """
 
     h: Float[Array, "B F"]
@@ -57,7 +58,7 @@ class LstmState(NamedTuple):
 
 @dataclass(frozen=True)
 class LstmStates(RecurrentState):
-    """The output and the cell of an LSTM after the last token."""
+    """The kind of cache of an LSTM: its output and its cell after the last token."""
 
     holds = LstmState
 
@@ -69,7 +70,8 @@ class LstmStates(RecurrentState):
 
 
 class LSTM(TokenMixer):
-    """A long short-term memory of `width` units, with a projection to the model's width (`ops.lstm`).
+    """The settings of a long short-term memory of `width` units, with a projection to the model's width
+    (`ops.lstm`).
 
     `bias` says whether the gates have biases.
     """
@@ -106,14 +108,16 @@ def lstm_cell(
     c: Float[Array, "B F"],
     weights: LstmWeights,
 ) -> tuple[Float[Array, "B F"], Float[Array, "B F"]]:
-    """One step: c' = f ⊙ c + i ⊙ g and h' = o ⊙ tanh(c'), with i, f, g, o from x and h.
+    """Compute one step of an LSTM: c' = f ⊙ c + i ⊙ g and h' = o ⊙ tanh(c'). The gates i, f, o and the new
+    content g are computed from x and h:
 
-    i = σ(x·Wi + h·Ui + bi + pi ⊙ c)    f = σ(x·Wf + h·Uf + bf + pf ⊙ c)
-    g = tanh(x·Wg + h·Ug + bg)          o = σ(x·Wo + h·Uo + bo + po ⊙ c')
-    (Hochreiter & Schmidhuber 1997; forget gate Gers et al. 2000; peepholes Gers et al. 2002.)
-    Conventions: the columns of `wx`, `wh` and `bias` are in the order i, f, g, o, as in torch and Keras
-    (ONNX has i, o, f, g); those of `peephole` are i, f, o. There is one bias, the sum of torch's and ONNX's
-    two. The output gate uses the new c, as in ONNX.
+        i = σ(x·Wi + h·Ui + bi + pi ⊙ c)    f = σ(x·Wf + h·Uf + bf + pf ⊙ c)
+        g = tanh(x·Wg + h·Ug + bg)          o = σ(x·Wo + h·Uo + bo + po ⊙ c')
+
+    Hochreiter & Schmidhuber 1997; forget gate Gers et al. 2000; peepholes Gers et al. 2002. Conventions:
+    the columns of `wx`, `wh` and `bias` are in the order i, f, g, o, as in torch and Keras (ONNX has i, o,
+    f, g). The columns of `peephole` are in the order i, f, o. There is one bias, the sum of the two biases
+    that torch and ONNX have. The output gate uses the new c, as in ONNX.
     """
     gates = x @ weights["wx"] + h @ weights["wh"]
     if "bias" in weights:
@@ -142,9 +146,10 @@ def lstm(
 
     With `reverse` the tokens are read from the last to the first; each h is at the place of its own token.
     Conventions: without `h0` and `c0`, h and c start at zero. Token t of row b is real if t < lengths[b].
-    Padding is on the right, changes no state, and its output is 0, as in torch's packed sequences and ONNX's
-    sequence_lens. So a reversed row begins with its own last token. A row of length 0 gives its initial state
-    (ONNX Runtime: zeros), so that any split of the tokens over several calls equals one call.
+    Padding is on the right, changes no state, and its output is 0, as in torch's packed sequences and
+    ONNX's sequence_lens. So a reversed row begins with its own last token. A row of length 0 returns its
+    initial state, so that any split of the tokens over several calls equals one call. (ONNX Runtime
+    returns zeros.)
     """
     width = weights["wh"].shape[0]
     h = np.zeros((x.shape[0], width), x.dtype) if h0 is None else h0
@@ -168,7 +173,7 @@ def bidirectional_lstm(
     c0: Float[Array, "2 B F"] | None = None,
     lengths: Index[Array, " B", "< T+1"] | None = None,
 ) -> tuple[Float[Array, "B T 2*F"], Float[Array, "2 B F"], Float[Array, "2 B F"]]:
-    """Compute two layers side by side, one forward and one backward in time: y[b,t] = (forward, backward).
+    """Compute two LSTMs side by side, one forward and one backward in time: y[b,t] = (forward, backward).
 
     Conventions: the first axis of the states is the direction, forward first, as in torch and ONNX.
     """
@@ -186,10 +191,11 @@ def lstm_layer(
     past: Index[Array, " B", "< O+1"],
     weights: LstmLayerWeights,
 ) -> tuple[Float[Array, "B T D"], LstmState]:
-    """Compute the sublayer: continue `lstm` from the cache, and map the result back to the model's width.
+    """Compute the sublayer of an LSTM: continue `lstm` from the cache, and map the result back to the
+    model's width.
 
-    Conventions: a row with no token before the call begins at zero, whatever its cache holds. Padding changes
-    no state; outputs at padding are unspecified.
+    Conventions: a row with no token before the call begins at zero, whatever its cache contains. Padding
+    changes no state; outputs at padding are unspecified.
     """
     there = (past > 0)[:, None]
     h, c = where(there, cache.h, 0), where(there, cache.c, 0)

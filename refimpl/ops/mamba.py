@@ -1,7 +1,7 @@
 """Mamba: a layer that replaces attention and mlp, with a memory of a few numbers for each channel.
 
-The memory is the state of `ops.selective_scan`, between a convolution and a gate (Gu & Dao 2023, §3.4, figure
-3):
+The memory is the state of `ops.selective_scan`, between a convolution and a gate (Gu & Dao 2023, §3.4,
+figure 3):
 
     x ──┬─ wi ── convolution over A + 1 tokens, SiLU ── u ─┬───────────────────────┬─ ⊙ skip ─┐
         │                                                  ├─ wb ── b, a key ──────┤          │
@@ -9,12 +9,12 @@ The memory is the state of `ops.selective_scan`, between a convolution and a gat
         │                                                  └─ wdt_a ── wdt ── Δ ───┴─ scan ── + ── ⊙ ── wo
         └─ wz ── SiLU ─────────────────────────────────────────────────────────────────────────┘
 
-with Δ = softplus(· + dt_bias), and rates A = −exp(a_log). Keys, queries and steps are made from the convolved
-channels u. In Mamba 2 they are made from the layer's input. So here one map comes after the other. Each
-channel has a step of its own, made through a vector of C numbers, which are few compared with F. The layer
-also does the work of an mlp: it is wider than the model, and has a gate. It keeps F · K numbers and the
-convolution's last A inputs, for a text of any length. Jamba (AI21 2024) normalizes the inputs of Δ, b and c,
-so that it can be trained at scale.
+with Δ = softplus(· + dt_bias), and rates A = −exp(a_log). Keys, queries and steps are made from the
+convolved channels u, so their maps come after `wi`. (In Mamba 2, they are made from the layer's input.)
+Each channel has its own step, made through a vector of C numbers; C is small compared with F. The layer
+also does the work of an mlp: it is wider than the model, and has a gate. For a text of any length, the
+layer stores only F · K numbers and the convolution's last A inputs. Jamba (AI21 2024) normalizes the
+inputs of Δ, b and c, so that it can be trained at scale.
 """
 
 from __future__ import annotations
@@ -40,10 +40,11 @@ if TYPE_CHECKING:
 
 
 class MambaWeights(TypedDict):
-    """The parameters of a layer of F channels with a state of K numbers each.
+    """The parameters of a Mamba layer of F channels with a state of K numbers each.
 
-    `wi` makes the input of the convolution, `wz` the gate of the output. `wdt_a` and `wdt` make the steps
-    through C numbers, `wb` and `wc` keys and queries. Norms of these may have weights.
+    `wi` makes the input of the convolution, and `wz` makes the gate of the output. `wdt_a` and `wdt` make
+    the steps through C numbers. `wb` makes keys and `wc` makes queries. The norms of keys, queries and
+    steps may have weights.
     """
 
     wi: Float[Array, "D F"] | Blocks
@@ -67,10 +68,11 @@ class MambaWeights(TypedDict):
 
 
 class ChannelState(NamedTuple):
-    """The state of a layer with a convolution and a state for each channel: the convolution's last A inputs,
-    and the states.
+    """The state of a layer with a convolution and a state for each channel. It consists of the
+    convolution's last A inputs, and of the channels' states.
 
-    `lengths` [B] is set for a step with rows padded on the right: how many tokens of each row are real.
+    `lengths` [B] is set only in a step with rows padded on the right. It says how many tokens of each row
+    are real.
     """
 
     tail: Float[Array, "B A F"]
@@ -82,8 +84,8 @@ class ChannelState(NamedTuple):
 
 @dataclass(frozen=True)
 class ChannelStates(RecurrentState):
-    """Mamba's cache: the last inputs of a convolution, `count` tokens of `channels`, and a state of each
-    channel."""
+    """The kind of cache of Mamba: the last `count` inputs of a convolution over `channels`, and a state of
+    each channel."""
 
     holds = ChannelState
 
@@ -93,7 +95,9 @@ class ChannelStates(RecurrentState):
 
     @property
     def in_chunks(self) -> bool:
-        """Always true. A step holds the states of all its tokens in memory at once."""
+        """Always true: ONNX Runtime reads a long text in several runs, because a run stores the states of
+        all its tokens in memory at once.
+        """
         return True
 
     @property
@@ -103,12 +107,13 @@ class ChannelStates(RecurrentState):
 
 
 class Mamba(TokenMixer):
-    """Mamba's layer: a state of `state_size` numbers for each of `width` channels (`ops.mamba`).
+    """The settings of Mamba's layer, which has a state of `state_size` numbers for each of `width`
+    channels (`ops.mamba`).
 
-    A convolution lets each channel see the `length` latest tokens, with a bias or without (`conv_bias`).
-    Steps are made through `rank` numbers. `bias` says whether the input and output maps have biases. `norms`
-    says whether the inputs of steps, keys and queries are normalized, and whether the norms have weights
-    (Jamba, Falcon Mamba).
+    A convolution lets each channel see the `length` latest tokens. `conv_bias` says whether the
+    convolution has a bias. Steps are made through `rank` numbers. `bias` says whether the input and output
+    maps have biases. `norms` says whether the inputs of steps, keys and queries are normalized, and
+    whether the norms have weights (Jamba, Falcon Mamba).
     """
 
     width: int = bounded("width", "width of the channels")
@@ -173,9 +178,10 @@ def mamba(
 
         u = silu(causal_conv(x wi)),    y = (scan(u, Δ, A, b, c) + skip ⊙ u) ⊙ silu(x wz) · wo
 
-    With the settings' `norms`, u wdt_a, b and c are RMSNorm's outputs, `weighted` or `bare`.
+    With the settings' `norms`, u wdt_a, b and c are normalized by RMSNorm: `weighted` or `bare` says
+    whether the norms have weights.
 
-    Conventions: a row with no token before the call begins at zero, whatever its cache holds. Padding
+    Conventions: a row with no token before the call begins at zero, whatever its cache contains. Padding
     changes no state; outputs at padding are unspecified. Δ has no bias except dt_bias.
     """
     tail, state = begun(cache.tail, past), begun(cache.state, past)

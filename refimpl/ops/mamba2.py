@@ -1,9 +1,9 @@
 """Mamba 2: a layer whose memory is one matrix for each head. The matrix decays at a rate that each token
 chooses.
 
-The memory is the state of `ops.ssd`. A token's step Δ > 0 says how much it counts. With a small step, the
-state stays unchanged. With a large step, the state decays away and the token is written (Dao & Gu 2024, §7.1,
-figure 6):
+The memory is the state of `ops.ssd`. A token's step Δ > 0 says how much the token counts. With a small
+step, the state stays unchanged. With a large step, the state decays away and the token is written (Dao &
+Gu 2024, §7.1, figure 6):
 
     x ──┬─ wi ── convolution over A + 1 tokens, SiLU ──┬─ v, a value a head ───┬─ ⊙ skip ─┐
         │                                              ├─ b, a key a group ────┤          │
@@ -11,10 +11,11 @@ figure 6):
         ├─ wdt ── Δ = softplus(· + dt_bias), decay = −Δ exp(a_log) ────────────┴─ ssd ─── + ── ⊙ ── norm ── wo
         └─ wz ── SiLU ──────────────────────────────────────────────────────────────────────────┘
 
-A token writes Δ v, and multiplies the earlier state by exp(−Δ exp(a_log)). One number Δ determines both. For
-a short Δ, this is the change of the system S' = −exp(a_log) S + b vᵀ during the time Δ. All maps read the
-layer's input, so they are one product in checkpoints. Mamba 2's own models have no mlp beside such layers,
-but hybrids do. A layer keeps H · K · V numbers and the convolution's last A inputs, for a text of any length.
+A token writes Δ v, and multiplies the earlier state by exp(−Δ exp(a_log)). One number Δ determines both.
+For a short Δ, this is the change of the system S' = −exp(a_log) S + b vᵀ during the time Δ. All maps read
+the layer's input, so checkpoints store them as one matrix. Mamba 2's own models have no mlp beside such
+layers, but hybrids do. For a text of any length, a layer stores only H · K · V numbers and the
+convolution's last A inputs.
 """
 
 from __future__ import annotations
@@ -44,10 +45,10 @@ if TYPE_CHECKING:
 
 
 class Mamba2Weights(TypedDict):
-    """The parameters of a layer of H heads with values, and G groups of keys and queries.
+    """The parameters of a Mamba 2 layer with H heads of values, and with G groups of keys and queries.
 
-    `wi` and the kernel `conv` make values, keys and queries side by side. `wz` makes the gate of the output,
-    and `wdt` makes the steps.
+    `wi` and the kernel `conv` make values, keys and queries side by side. `wz` makes the gate of the
+    output, and `wdt` makes the steps.
     """
 
     wi: Float[Array, "D 2*G*K+H*V"] | Blocks
@@ -67,7 +68,9 @@ class Mamba2Weights(TypedDict):
 
 
 class HybridCache(NamedTuple):
-    """The cache of a layer with a state space beside its attention: keys and values, and a `MatrixState`."""
+    """The cache of a layer with a state space beside its attention. It consists of keys and values, and of
+    the state space's `MatrixState`.
+    """
 
     keys: Float[Array, "B G L K"]
     values: Float[Array, "B G L K"]
@@ -77,36 +80,40 @@ class HybridCache(NamedTuple):
 
     @property
     def attention(self) -> KVCache:
-        """The keys and values of the attention."""
+        """The cache of the attention: its keys and values."""
         return KVCache(self.keys, self.values)
 
     @property
     def states(self) -> MatrixState:
-        """The state of the state space."""
+        """The cache of the state space: its last inputs and its matrices."""
         return MatrixState(self.tail, self.state, self.lengths)
 
     @property
     def capacity(self) -> int:
-        """The number of tokens of a row for which there is room."""
+        """The number of tokens per row for which the cache has room."""
         return self.attention.capacity
 
     @property
     def nbytes(self) -> int:
-        """The size of both parts in bytes."""
+        """The size of both parts of the cache in bytes."""
         return self.attention.nbytes + self.states.nbytes
 
     def select(self, rows: Array) -> HybridCache:
-        """Return the rows with these numbers, in this order."""
+        """Return a cache of the batch rows with the given numbers, in the given order."""
         return HybridCache(*self.attention.select(rows)[:2], *self.states.select(rows))
 
     def grow(self, capacity: int) -> HybridCache:
-        """Return a cache with the same tokens and exactly `capacity` places for keys and values."""
+        """Return a cache with the same tokens and with room for the keys and values of exactly `capacity`
+        tokens per row.
+        """
         return HybridCache(*self.attention.grow(capacity)[:2], *self.states.grow(capacity))
 
 
 @dataclass(frozen=True)
 class HybridStates(RecurrentState):
-    """Keys and values of a layer's attention, and the states of the state space beside it."""
+    """The kind of cache of a layer with attention and a state space beside it: keys and values, and the
+    state space's state.
+    """
 
     holds = HybridCache
 
@@ -127,13 +134,14 @@ class HybridStates(RecurrentState):
 
 
 class Mamba2(StateSpace):
-    """Mamba 2's layer: a state [state_size, head_size] for each of `heads` (`ops.mamba2`).
+    """The settings of Mamba 2's layer, which has a state [state_size, head_size] for each of `heads`
+    (`ops.mamba2`).
 
-    `groups` of keys and queries are shared by `heads` of values. A convolution lets each of them see the
-    `length` latest tokens, with a bias or without (`conv_bias`). `bias` says whether the input maps have
-    biases, and `out_bias` whether the output map has one. `norm` says whether each group's output is
-    normalized after its product with the gate, before it, or not at all. `multipliers` are factors of the
-    outputs of the maps to gate, values, keys, queries and steps, in this order (Falcon-H1).
+    `heads` of values share `groups` of keys and queries. A convolution lets values, keys and queries see
+    the `length` latest tokens. `conv_bias` says whether the convolution has a bias, `bias` whether the
+    input maps have biases, and `out_bias` whether the output map has one. `norm` says whether each group's
+    output is normalized after its product with the gate, before it, or not at all. `multipliers` are
+    factors of the outputs of the maps to gate, values, keys, queries and steps, in this order (Falcon-H1).
     """
 
     heads: int = bounded("heads")
@@ -155,7 +163,7 @@ class Mamba2(StateSpace):
 
     @property
     def channels(self) -> int:
-        """The number of channels that the convolution reads: those of values, keys and queries."""
+        """The number of channels that the convolution reads: all channels of values, keys and queries."""
         return self.width + 2 * self.groups * self.state_size
 
     weights = Mamba2Weights
@@ -237,15 +245,15 @@ def mamba2(
     """Compute the sublayer that the module's docstring draws. `ssd_recurrent` continues from the cache's
     state.
 
-    With z = silu(x wz), the norm is RMSNorm over all heads of a group together. It may be after or before the
-    gate:
+    Let z = silu(x wz). RMSNorm normalizes all heads of a group together, after or before the product with
+    z:
 
         after_gate     y = norm ⊙ rms_norm(z ⊙ ssd(…))
         before_gate    y = norm ⊙ z ⊙ rms_norm(ssd(…))
 
-    Conventions: a row with no token before the call begins at zero, whatever its cache holds. Padding changes
-    no state; outputs at padding are unspecified. The settings' multipliers are applied after the biases of
-    the maps, so the convolution's cache keeps the multiplied inputs.
+    Conventions: a row with no token before the call begins at zero, whatever its cache contains. Padding
+    changes no state; outputs at padding are unspecified. The settings' multipliers are applied after the
+    biases of the maps, so the convolution's cache keeps the multiplied inputs.
     """
     m, keys = settings, settings.groups * settings.state_size
     tail, state = begun(cache.tail, past), begun(cache.state, past)
@@ -269,7 +277,7 @@ def mamba2(
 
 
 def _gated(y: Array, gate: Array, norm: Array | None, *, settings: Mamba2) -> Array:
-    """y times the gate, normalized after or before that."""
+    """Multiply y by the gate, and normalize after or before the product."""
     if settings.norm is None:
         return y * gate
     before = settings.norm == "before_gate"

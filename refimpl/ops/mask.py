@@ -1,4 +1,4 @@
-"""Masks: they say which keys each query may see."""
+"""Masks: arrays that say which keys each query may see."""
 
 from __future__ import annotations
 
@@ -19,7 +19,8 @@ def causal_mask(
     *,
     window: int | None = None,
 ) -> Bool[Array, "B T S"]:
-    """True where a key may be seen: key ≤ query, and query − key < window if there is one.
+    """Return a mask that lets each query see keys up to its own position. With a `window`, only keys with
+    query − key < window are seen.
 
         window 3                    key  0 1 2 3 4 5
                             query 2      x x x . . .
@@ -27,7 +28,8 @@ def causal_mask(
                             query 5      . . . x x x
 
     Queries and keys are given as positions in the text, so the mask is the same with a cache. Conventions:
-    `window` counts the current token, as transformers' sliding_window does: window = 1 sees only itself.
+    `window` counts the current token, as transformers' sliding_window does: with window = 1 a token sees
+    only itself.
     """
     last = queries[:, :, None]
     seen = keys <= last
@@ -44,12 +46,13 @@ def window_mask(
     window: int | None = None,
     later: int | None = None,
 ) -> Bool[Array, "B T S"]:
-    """True where |query − key| < window: a query sees the same number of keys before and after itself
-    (Beltagy et al. 2020, §3.1). With `later`, key − query < later for the keys after it (T5Gemma 2).
+    """Return a mask that is true where |query − key| < window, so that each query sees the same number of
+    keys before and after itself (Beltagy et al. 2020, §3.1). With `later`, keys after the query need key −
+    query < later instead (T5Gemma 2).
 
-    Conventions: `window` counts one side and the token itself, so the earlier half equals that of
-    `causal_mask`; so does `later`. A paper's width w, w/2 on each side, is window = w/2 + 1. Without a
-    window, each query sees all keys.
+    Conventions: `window` counts the token itself and the keys on one side. So the mask of earlier keys
+    equals `causal_mask`. `later` counts in the same way. A paper's width w, with w/2 keys on each side, is
+    window = w/2 + 1. Without a window, each query sees all keys.
     """
     middle = queries[:, :, None]
     if window is None:
@@ -67,15 +70,16 @@ def block_sparse_mask(
     reach: int,
     first: int,
 ) -> Bool[Array, "B T S"]:
-    """True where the blocks of query and key are at most `reach` apart, or where one of them is among the
-    `first` blocks.
+    """Return a mask of blocks of tokens. It is true where the blocks of query and key are at most `reach`
+    apart, or where one of them is among the `first` blocks.
 
         block 2, reach 1, first 1   key  0 1 2 3 4 5 6 7
                           query 0        x x x x x x x x
                           query 2        x x x x x x . .
                           query 6        x x . . x x x x
 
-    `sparse.bigbird_pattern` without random blocks, over tokens (Zaheer et al. 2020, §2).
+    The pattern is that of `sparse.bigbird_pattern` without random blocks, for tokens instead of blocks
+    (Zaheer et al. 2020, §2).
     """
     query_blocks, key_blocks = queries[:, :, None] // block, keys // block
     near = abs(query_blocks - key_blocks) <= reach
@@ -89,7 +93,8 @@ def chunked_mask(
     *,
     chunk: int,
 ) -> Bool[Array, "B T S"]:
-    """True where ⌊query / chunk⌋ = ⌊key / chunk⌋: a text is cut into chunks that don't see each other.
+    """Return a mask that lets each query see only keys in its own chunk: it is true where ⌊query / chunk⌋
+    = ⌊key / chunk⌋.
 
         chunk 3, and causal         key  0 1 2 3 4 5 6 7
                             query 2      x x x . . . . .
@@ -97,15 +102,18 @@ def chunked_mask(
                             query 7      . . . . . . x x
 
     Within its chunk a token sees only distances that the model was trained on, however long the text is.
-    Information from earlier chunks comes through layers that see the whole text (Meta 2025, Llama 4: iRoPE).
-    Conventions: chunks are counted from position 0 of the text, so the mask is the same with a cache.
+    Information from earlier chunks comes through layers that see the whole text (Meta 2025, Llama 4:
+    iRoPE). Conventions: chunks are counted from position 0 of the text, so the mask is the same with a
+    cache.
     """
     return queries[:, :, None] // chunk == keys // chunk
 
 
 @op
 def seen_by(queries: Array, keys: Array, *, settings: Attention, causal: bool) -> Array:
-    """Return the mask [B, T, S] of an attention with queries and keys at these positions."""
+    """Return the mask [B, T, S] that the settings' kind of mask gives for queries and keys at these
+    positions. If `causal`, no query sees later keys.
+    """
     mask = settings.mask
     if mask.op is None:
         if causal:
@@ -117,7 +125,7 @@ def seen_by(queries: Array, keys: Array, *, settings: Attention, causal: bool) -
 
 @op
 def padding_mask(keys: Int[Array, " S"], lengths: Index[Array, " B", "< S+1"]) -> Bool[Array, "B S"]:
-    """True for the real keys of each row. Rows are padded on the right."""
+    """Return a mask that is true for the real keys of each row. Rows are padded on the right."""
     return lengths[:, None] > keys
 
 
@@ -127,5 +135,7 @@ def prefix_mask(
     keys: Int[Array, " S"],
     prefix: Index[Array, " B", "< S+1"],
 ) -> Bool[Array, "B T S"]:
-    """Causal, but each query sees the whole prefix of its row (Raffel et al. 2020, §3.2.1)."""
+    """Return a causal mask in which each query also sees the whole prefix of its row (Raffel et al. 2020,
+    §3.2.1).
+    """
     return causal_mask(queries, keys) | padding_mask(keys, prefix)[:, None]

@@ -18,7 +18,9 @@ if TYPE_CHECKING:
 
 
 class EncoderText(NamedTuple):
-    """An `EncoderKV` whose fields have other names than those of the cache beside it."""
+    """The keys and values of an encoder's text, like `EncoderKV`. The fields have other names than the
+    fields of the cache beside it.
+    """
 
     encoder_keys: Float[Array, "B G S K"]
     encoder_values: Float[Array, "B G S K"]
@@ -36,17 +38,17 @@ def merged_attention(
     *,
     settings: Attention,
 ) -> tuple[Float[Array, "B T D"], KVCache]:
-    """y_t = Σ_s softmax_s(scale · q_t · [k; k_encoder]_s) · [v; v_encoder]_s · wo (T5Gemma 2, Google 2025,
-    arXiv 2512.14856).
+    """Compute attention to a text and to an encoder's text in one softmax: y_t = Σ_s softmax_s(scale · q_t
+    · [k; k_encoder]_s) · [v; v_encoder]_s · wo (T5Gemma 2, Google 2025, arXiv 2512.14856).
 
-    A layer needs no cross-attention of its own. How much a token reads of either text is decided by the same
-    scores:
+    So the layer needs no separate cross-attention. The same scores decide how much a token reads of either
+    text:
 
         keys         own, up to the token and in its window   encoder's, the first `lengths[b]`
         positions    rotated                                  none: as if each were at position 0
-        kept         in the cache                             as `cross_keys` made them
+        stored       in the cache                             as `cross_keys` made them
 
-    Conventions: `cache`, `past`, `rotary` and the new cache are those of `attention`.
+    Conventions: `cache`, `past`, `rotary` and the new cache have the same meaning as in `attention`.
     """
     at = following(past, x.shape[1])
     q, k, v = project(x, weights, settings=settings)

@@ -1,4 +1,4 @@
-"""The position-wise feed-forward network, plain and gated."""
+"""The position-wise feed-forward network (mlp), with and without a gate."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ class GatedMlpWeights(TypedDict):
 
 @op
 def hidden_units(up: Array, weights: PlainMlpWeights, kind: Activation | XIELU) -> Array:
-    """Return the hidden values of a plain mlp from the result of its first map."""
+    """Return the hidden units of a plain mlp, computed from the result of its first map."""
     if isinstance(kind, XIELU):
         assert "alpha_p" in weights
         assert "alpha_n" in weights
@@ -53,7 +53,7 @@ def hidden_units(up: Array, weights: PlainMlpWeights, kind: Activation | XIELU) 
 def plain_mlp(
     x: Float[Array, "B T D"], weights: PlainMlpWeights, *, kind: Activation | XIELU
 ) -> Float[Array, "B T D"]:
-    """act(x · up) · down (Vaswani et al. 2017, eq. 2, there with ReLU)."""
+    """Compute an mlp without a gate: act(x · up) · down (Vaswani et al. 2017, eq. 2, with ReLU as act)."""
     hidden = hidden_units(linear(x, weights["up"], weights.get("bup")), weights, kind)
     return linear(observe("mlp, hidden", hidden), weights["down"], weights.get("bdown"))
 
@@ -62,12 +62,14 @@ def plain_mlp(
 def swiglu_oai(
     gate: Float[Array, "B T F"], up: Float[Array, "B T F"], *, alpha: float, limit: float
 ) -> Float[Array, "B T F"]:
-    """g · σ(alpha · g) · (u + 1), g = min(gate, limit), u = up within ± limit (gpt-oss, OpenAI 2025, §2.1).
+    """Compute gpt-oss's form of SwiGLU: g · σ(alpha · g) · (u + 1), with g = min(gate, limit) and u = up
+    clamped to ± limit (OpenAI 2025, §2.1).
 
-    This is SwiGLU with two changes. First, clamps bound the values of a few large channels, as number formats
-    with few bits require. For negative g, the product is bounded without a clamp. Second, 1 is added to u. So
-    if a unit's up is 0, the unit gives the value of its gate, while in SwiGLU it gives 0. Conventions:
-    σ(1.702 g) · g is quick GELU. In checkpoints the experts' gate and up alternate; here they are separate.
+    This is SwiGLU with two changes. First, clamps bound the values of a few large channels, as number
+    formats with few bits require. For negative g, the product is bounded without a clamp. Second, 1 is
+    added to u. So if a unit's up is 0, the unit gives the value of its gate, while in SwiGLU it gives 0.
+    Conventions: σ(1.702 g) · g is quick GELU. In checkpoints the experts' gate and up alternate; here they
+    are separate.
     """
     g, u = gate.clip(max=limit), up.clip(-limit, limit)
     return g * sigmoid(alpha * g) * (u + 1)
@@ -75,7 +77,9 @@ def swiglu_oai(
 
 @op
 def glu(gate: Array, up: Array, kind: Gate) -> Array:
-    """Return the hidden values of a gated mlp from the results of its first two maps."""
+    """Return the hidden units of a gated mlp, computed from the results `gate` and `up` of its first two
+    maps.
+    """
     if isinstance(kind, SwiGLUStep):
         return silu(gate).clip(max=kind.limit) * up.clip(-kind.limit, kind.limit)
     if isinstance(kind, SwiGLUOAI):
@@ -93,11 +97,12 @@ def gated_mlp(
     sparsity: float | None = None,
     norm_eps: float = 1e-6,
 ) -> Float[Array, "B T D"]:
-    """(act(gate_scale · x · gate) ⊙ (x · up)) · down (Shazeer 2020, eq. 6; SwiGLU when act is SiLU).
+    """Compute a gated mlp: (act(gate_scale · x · gate) ⊙ (x · up)) · down (Shazeer 2020, eq. 6; SwiGLU if
+    act is SiLU).
 
-    `swiglu_oai` may replace act(gate) ⊙ up. `gate_scale` None means 1. With `sparsity`, act is applied to
-    `gaussian_topk` of the gate. If act(0) is 0, about this share of the hidden units is then 0. A `down_norm`
-    normalizes the hidden units (BitNet b1.58, Ma et al. 2025, arXiv 2504.12285, §2).
+    `swiglu_oai` may replace act(gate) ⊙ up. A `gate_scale` of None means 1. With `sparsity`, act is
+    applied to `gaussian_topk` of the gate. If act(0) is 0, about this share of the hidden units is then 0.
+    A `down_norm` normalizes the hidden units (BitNet b1.58, Ma et al. 2025, arXiv 2504.12285, §2).
     """
     gate = linear(x, weights["gate"], weights.get("bgate"))
     gate = gate if gate_scale is None else gate * gate_scale

@@ -38,24 +38,24 @@ if TYPE_CHECKING:
 
 
 class NarrowNormWeights(NormWeights, total=False):
-    """The parameters of a norm of narrow vectors."""
+    """The parameters of a norm of MobileBERT's narrow vectors."""
 
     weight: Float[Array, " H*K"]
     bias: Float[Array, " H*K"]
 
 
 class NarrowMlpWeights(PlainMlpWeights):
-    """The parameters of an mlp over narrow vectors, and of the norm of its sum."""
+    """The parameters of an mlp over narrow vectors, and of the norm of the sum after it."""
 
     after: NarrowNormWeights
 
 
 class MobileBertWeights(TypedDict):
-    """The parameters of a bottleneck: the maps to narrow vectors and back with their norms, the parameters of
-    attention, and the parameters of the mlps.
+    """The parameters of MobileBERT's bottleneck: the maps to narrow vectors and back with their norms, the
+    parameters of attention, and the parameters of the mlps.
 
-    The input of values may differ from that of queries and keys. So these maps aren't called `wq`, `wk` and
-    `wv`, because a graph joins maps with these names.
+    The maps to queries, keys and values aren't called `wq`, `wk` and `wv`, because a graph joins maps with
+    these names. Here they can't be joined: values may be made from other vectors than queries and keys.
     """
 
     w_narrow: Float[Array, "D H*K"] | Blocks
@@ -79,11 +79,12 @@ class MobileBertWeights(TypedDict):
 
 
 class MobileBertBottleneck(TokenMixer):
-    """MobileBERT's layer without its last sum (`ops.mobilebert`): attention with `heads` heads, and then
-    `mlps`, each followed by the norm of its sum. All heads together are as wide as the narrow vectors.
+    """The settings of MobileBERT's layer without its last sum (`ops.mobilebert`). Attention with `heads`
+    heads is followed by `mlps`, and each mlp is followed by the norm of its sum. All heads together are as
+    wide as the narrow vectors.
 
-    With `shared`, queries and keys are made from separate narrow vectors. With `wide_values`, values are made
-    from the wide vectors. `norm` is the norm of all narrow vectors except those of the mlps.
+    With `shared`, queries and keys are made from separate narrow vectors. With `wide_values`, values are
+    made from the wide vectors. `norm` is the norm of all narrow vectors except the outputs of the mlps.
     """
 
     heads: int = bounded("heads")
@@ -169,10 +170,11 @@ def mobilebert_bottleneck(
     *,
     settings: MobileBertBottleneck,
 ) -> Float[Array, "B T D"]:
-    """Compute the sublayer: a map to narrow vectors, attention, mlps, and a map back.
+    """Compute MobileBERT's sublayer: a map to narrow vectors, attention, mlps, and a map back to the
+    model's width.
 
-    Conventions: as in `self_attention`, rows are padded on the right, no token reads padding, and outputs at
-    padding are unspecified.
+    Conventions: as in `self_attention`, rows are padded on the right, no token reads padding, and outputs
+    at padding are unspecified.
     """
     norm, size, t = settings.norm, settings.head_size, x.shape[1]
     narrow = normalize(linear(x, weights["w_narrow"], weights["b_narrow"]), weights["narrow_norm"], norm=norm)

@@ -63,8 +63,8 @@ StemWeights = ConvStemWeights | WaveStemWeights | MoonshineStemWeights
 
 
 class EmbeddingWeights(TypedDict):
-    """The parameters of the embedding: its tables, the map from their width to the model's width, and the
-    parameters that make the per-layer embeddings.
+    """The parameters of the embedding: its tables, the map from the tables' width to the model's width,
+    and the parameters that make the per-layer embeddings.
     """
 
     table: Float[Array, "N D"] | Blocks
@@ -77,8 +77,8 @@ class EmbeddingWeights(TypedDict):
 
 
 class StackWeights(TypedDict):
-    """The parameters of a stack: its layers, the tables that are added before the first layer or to scores,
-    its norms, its table of distances, and the maps of all streams except the first.
+    """The parameters of a stack: its stem, its layers, its norms, its tables of positions and distances,
+    and the maps of all streams except the first.
     """
 
     layers: list[BlockWeights]
@@ -96,12 +96,12 @@ class StackWeights(TypedDict):
 
 
 class MTPWeights(MTPInputWeights, StackWeights):
-    """The parameters of a module that predicts the token after the next: those of its input and of its
-    stack."""
+    """The parameters of a module for multi-token prediction: the parameters that join its two inputs, and
+    the parameters of its stack."""
 
 
 class ModelWeights(TypedDict):
-    """The parameters of a model, by the names of `params.shapes`."""
+    """The parameters of a model, with the names that `params.shapes` gives."""
 
     embedding: EmbeddingWeights
     encoder_embedding: NotRequired[EmbeddingWeights]
@@ -124,13 +124,23 @@ def embed(
     config: Embedding,
     stack: Stack,
 ) -> Array:
-    """Return the input of the first layer: vectors [B, T, D] of the tokens [B, T] at positions [B, T].
+    """Return the input of the first layer: vectors [B, T, D] of the tokens [B, T] at the given positions
+    [B, T].
 
-    The steps are, in this order: scale, the vector of the token `apart`, dropping of mask tokens (ESM, texts
-    of `lengths` [B]), map to the model's width (MobileBERT: of three tokens each), `token_types` [B, T], the
-    first task's vector (ERNIE), positions, norm (BERT, BART, OPT). If the stack says so (Blenderbot Small),
-    the norm comes before the positions. A `late` map comes last (ELECTRA). A stack with a stem gets a sound
-    instead of the tokens: frames [B, 2·T, C] (Whisper), or samples [B, N] (wav2vec 2.0).
+    The steps come in this order:
+
+    1. the table's rows, times the scale
+    2. the vector of the token `apart`
+    3. dropping of mask tokens (ESM, texts of `lengths` [B])
+    4. map to the model's width (MobileBERT: of three tokens each)
+    5. `token_types` [B, T]
+    6. the vector of the first task (ERNIE)
+    7. positions
+    8. norm (BERT, BART, OPT)
+
+    If the stack says so (Blenderbot Small), the norm comes before the positions. A `late` map comes last
+    (ELECTRA). A stack with a stem gets a sound instead of tokens: frames [B, 2·T, C] (Whisper), or samples
+    [B, N] (wav2vec 2.0).
     """
     if stack.stem is not None:
         assert "stem" in stack_weights
@@ -193,9 +203,10 @@ def _add_positions(x: Array, positions: Array, weights: StackWeights, *, stack: 
 
 
 def _trigrams(x: Array, lengths: Array | None) -> Array:
-    """Each token's vector between those of the next token and of the one before, [B, T, 3·D].
+    """Return each token's vector between the vectors of the next token and of the previous token, [B, T,
+    3·D].
 
-    A text of `lengths` [B] has zeros around it."""
+    Before and after a text of `lengths` [B], vectors are zeros."""
     assert lengths is not None
     t = x.shape[1]
     around = padded(where(padding_mask(indices(t, x), lengths)[:, :, None], x, 0), 1, 1)
@@ -209,10 +220,11 @@ def _to_model_width(x: Array, weights: EmbeddingWeights) -> Array:
 
 @op
 def layer_vectors(tokens: Array, x: Array, weights: EmbeddingWeights, *, config: Embedding) -> Array | None:
-    """Return vectors [B, T, C, F] of the tokens for each layer, from the input of the first layer; None if
-    the layers have no such vectors.
+    """Return the tokens' per-layer embeddings [B, T, C, F], computed from the input of the first layer.
+    Returns None if the layers have none.
 
-    A token without a row in the table of these vectors, such as a token of an image, reads row 0 (Gemma 3n).
+    A token without a row in the table of these vectors, such as a token of an image, reads row 0 (Gemma
+    3n).
     """
     if config.per_layer is None:
         return None
@@ -226,10 +238,11 @@ def layer_vectors(tokens: Array, x: Array, weights: EmbeddingWeights, *, config:
 def score_biases(
     queries: Array, keys: Array, weights: StackWeights, dtype: DType, *, stack: Stack, bidirectional: bool
 ) -> dict[tuple[Position, int], Array]:
-    """Return the bias [B, H, T, S] for each of the stack's position settings that adds one. The keys of the
-    dict are pairs (position, heads).
+    """Return the biases [B, H, T, S] that the stack's positions add to scores. The keys of the dict are
+    pairs (position, heads), with one entry for each kind of position that adds a bias.
 
-    If layers have relative biases of their own, the values are the buckets [B, T, S] in the layers' tables.
+    If layers have their own tables of relative biases, the values are the buckets [B, T, S] in these
+    tables.
     """
     biases: dict[tuple[Position, int], Array] = {}
     for a in dict.fromkeys(stack.attentions):
@@ -252,7 +265,9 @@ def score_biases(
 
 @op
 def distance_table(at: Array, weights: StackWeights, *, stack: Stack) -> DistanceTable | None:
-    """Return the distances of tokens at the positions `at` [T], for a stack with disentangled attention."""
+    """Return the table of distances between the tokens at the positions `at` [T], for a stack with
+    disentangled attention.
+    """
     distances = stack.distances
     if distances is None:
         return None
@@ -264,9 +279,9 @@ def distance_table(at: Array, weights: StackWeights, *, stack: Stack) -> Distanc
 
 @op
 def distance_biases(weights: StackWeights, *, stack: Stack) -> DistanceBiases | None:
-    """Return the biases of a stack with LongT5's attention, by distance instead of bucket.
+    """Return the biases of LongT5's attention for each distance, instead of for each bucket.
 
-    All distances from max_distance on share one bucket, so larger distances aren't needed.
+    All distances from max_distance on share one bucket, so the result needs no larger distances.
     """
     local = next((mixer for mixer in stack.mixers if isinstance(mixer, LongT5Attention)), None)
     if local is None:
@@ -303,14 +318,14 @@ def model(
     *,
     config: Config,
 ) -> tuple[Array, list[MixerCache]]:
-    """Return the logits [B, P, N] of the tokens [B, T] at the positions `at` [B, P], and each layer's new
-    cache.
+    """Compute a decoder over the tokens [B, T]. Returns the logits [B, P, N] at the positions `at` [B, P],
+    and each layer's new cache.
 
     `past` [B] tokens of each row are already in the cache, which has room for L ≥ past + T tokens. `at`
     counts from the first token of the call. The last layer's mlp and the output table are computed only at
     these positions. Each table in `rotary` has a row for each of the L positions. A decoder that reads an
-    encoder takes the encoder's `encoder_kv`, with one entry for each layer. A layer that reads the keys and
-    values of an earlier layer gets that layer's new cache, and has none of its own.
+    encoder takes the encoder's `encoder_kv`, with one entry for each layer. A layer that reads the keys
+    and values of an earlier layer gets the earlier layer's new cache, and has no cache of its own.
     """
     x, new_cache = hidden(tokens, past, at, rotary, cache, params, encoder_kv, config=config)
     return _logits(x, params, config=config), new_cache
@@ -327,7 +342,7 @@ def model_with_hidden(
     *,
     config: Config,
 ) -> tuple[Array, Array, list[MixerCache]]:
-    """Return what `model` returns and also, between logits and cache, the vectors [B, T, D] of all tokens
+    """Return the results of `model`, and between logits and cache also the vectors [B, T, D] of all tokens
     after the last norm. A module for multi-token prediction reads these vectors (`ops.mtp`).
     """
     vectors, new_cache = hidden(tokens, past, None, rotary, cache, params, config=config)
@@ -346,11 +361,11 @@ def mtp_model(
     *,
     config: Decoder,
 ) -> tuple[Array, Array, list[MixerCache]]:
-    """Return a module's logits [B, P, N] at the positions `at` [B, P], its own vectors [B, T, D] after its
-    norm, and its cache (`ops.mtp`).
+    """Compute a module for multi-token prediction (`ops.mtp`). Returns its logits [B, P, N] at the
+    positions `at` [B, P], its vectors [B, T, D] after its norm, and its cache.
 
-    The module reads pairs: a token of [B, T], and the model's vector in `hidden` [B, T, D] of the token
-    before it. `past` [B] pairs of each row are in the cache, which is the cache of a single layer.
+    The module reads pairs of a token of [B, T] and the model's vector, in `hidden` [B, T, D], for the
+    previous token. The cache contains `past` [B] pairs of each row. It is the cache of a single layer.
     """
     decoder = config.mtp_decoder
     assert config.mtp is not None
@@ -373,8 +388,8 @@ def hidden(
     *,
     config: Config,
 ) -> tuple[Array, list[MixerCache]]:
-    """Return the vectors that `model` computes before its head. This also works for an encoder that is
-    computed like a decoder.
+    """Return the vectors that `model` computes before its head. This also works for an encoder with layers
+    that are computed step by step, like a decoder's.
     """
     *_, name = config.stacks
     stack, weights = config.stacks[name], cast(Mapping[str, StackWeights], params)[name]
@@ -402,8 +417,8 @@ def _layers(
     *,
     stack: Stack,
 ) -> tuple[Array, list[MixerCache]]:
-    """The layers of a decoder and the norm after them over x [B, T, D]: vectors at the positions `at`, or at
-    all, and the new cache of each layer."""
+    """Compute a decoder's layers and last norm over x [B, T, D]. Returns the vectors at the positions
+    `at`, or at all positions, and the new cache of each layer."""
     capacity = next((kept.capacity for kept in cache if isinstance(kept, KVCache | HybridCache)), 0)
     queries, keys = following(past, x.shape[1]), indices(capacity, past)
     biases = score_biases(queries, keys, weights, x.dtype, stack=stack, bidirectional=False)
@@ -425,6 +440,6 @@ def _layers(
 
 
 def _logits(x: Array, params: ModelWeights, *, config: Config) -> Array:
-    """Logits [B, P, N] of a decoder's vectors x [B, P, D], by its head."""
+    """Return the logits [B, P, N] that a decoder's head computes from the vectors x [B, P, D]."""
     assert isinstance(config.head, LM)
     return logits(x, params.get("head", {}), params["embedding"], head=config.head)

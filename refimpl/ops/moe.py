@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 
 class ExpertWeights(TypedDict):
-    """The parameters of an expert: those of a gated mlp, or of a plain mlp if it has no gate."""
+    """The parameters of one expert: a gated mlp, or a plain mlp if the expert has no gate."""
 
     gate: NotRequired[Float[Array, "D F"] | Blocks]
     bgate: NotRequired[Float[Array, " F"]]
@@ -32,11 +32,12 @@ class ExpertWeights(TypedDict):
 
 
 class MoEWeights(TypedDict):
-    """The parameters of a mixture: the router, the experts, and the expert that takes every token.
+    """The parameters of a mixture of experts: the router, the experts, and the shared expert, which takes
+    every token.
 
     Experts are a list of parameters, not arrays with an axis of experts. So each parameter stays a matrix
-    that `linear` takes, quantized or not, and experts are separate, as in checkpoints. If the mixture has a
-    latent, the experts' parameters have its width C instead of D.
+    that `linear` takes, quantized or not, and experts are separate, as in checkpoints. If the mixture has
+    a latent, the experts' parameters have its width C instead of D.
     """
 
     router: Float[Array, "D E"]
@@ -73,21 +74,21 @@ def route(
 
     Scores are a softmax over the experts (Shazeer et al. 2017; Fedus et al. 2022, eq. 1), or a sigmoid of
     each logit (DeepSeek-V3 2024, eq. 15). The weights are the scores of the chosen experts. With
-    `renormalize` they are divided by their sum (plus `sum_eps` if there is one). Then they are multiplied by
-    `scale`, if there is one.
+    `renormalize` they are divided by their sum (plus `sum_eps` if there is one). Then they are multiplied
+    by `scale`, if there is one.
 
     If experts are on several machines and any expert may be chosen, a token is sent to many machines.
-    `groups` of neighbouring experts limit this. First the groups are compared, each by the score of its best
-    expert (DeepSeek-V2 2024, §2.1.2) or by the sum of its two best scores (DeepSeek-V3, §2.1.2). Then only
-    the experts of the best groups are compared:
+    `groups` of neighbouring experts limit this. First the groups are compared, each by the score of its
+    best expert (DeepSeek-V2 2024, §2.1.2) or by the sum of its two best scores (DeepSeek-V3, §2.1.2). Then
+    only the experts of the best groups are compared:
 
-        scores           0.9 0.0 | 0.6 0.5 | 0.1 0.2      3 groups, of which 1, and 2 experts
+        scores           0.9 0.0 | 0.6 0.5 | 0.1 0.2      1 of 3 groups is chosen, and 2 experts
         best, two best   0.9 0.9 | 0.6 1.1 | 0.2 0.3
         chosen by max    0.9 0.0 |         |
         chosen by top2           | 0.6 0.5 |
 
-    Conventions: a bias affects only the choice, not the weights (DeepSeek-V3, eq. 16). If experts or groups
-    are equal, the one with the lower index is chosen. Without a bias, logits are compared instead of scores.
+    Conventions: a bias affects only the choice, not the weights (DeepSeek-V3, eq. 16). If experts or
+    groups are equal, the lower index is chosen. Without a bias, logits are compared instead of scores.
     Logits have the same order as scores, but rounding never makes two different logits equal.
     """
     scores = softmax(logits) if score == "softmax" else sigmoid(logits)
@@ -112,18 +113,18 @@ def sparse_mixer(
 
         w_i = 1 / Σ_e exp(l_e − l_i)    e: not chosen before i, l_i − l_e ≤ 2 · jitter · max(|l_e|, l_i)
 
-    In training, an expert is sampled from those near the best one. A softmax over them gives its probability,
-    and so a gradient for the router (SparseMixer-v2, Liu et al. 2024, "GRIN: GRadient-INformed MoE", arXiv
-    2409.12136, §2.1). After training the best expert is taken, with its probability as its weight. The second
-    expert is chosen in the same way from the others:
+    In training, an expert is sampled from those near the best one. A softmax over them gives its
+    probability, and so a gradient for the router (SparseMixer-v2, Liu et al. 2024, "GRIN:
+    GRadient-INformed MoE", arXiv 2409.12136, §2.1). After training the best expert is taken, with its
+    probability as its weight. The second expert is chosen in the same way from the others:
 
         logits           2.00  1.99  1.00  0.50      jitter 0.01
         first  near it   2.00  1.99                  w = 1 / (1 + e^−0.01) = 0.5025
         second near it         1.99                  w = 1
 
-    Conventions: an expert without near rivals has the weight 1, and the weights of a token have no fixed sum.
-    If experts are equal, the one with the lower index is chosen. In a float type of few bits, rounding
-    decides whether an expert at the bound counts as near.
+    Conventions: an expert without near rivals has the weight 1, and the weights of a token have no fixed
+    sum. If experts are equal, the lower index is chosen. In a float type of few bits, rounding decides
+    whether an expert at the bound counts as near.
     """
     left, rows = logits.copy(), np.arange(len(logits))
     index, weights = [], []
@@ -139,7 +140,7 @@ def sparse_mixer(
 
 
 def _in_best_groups(choice: Array, groups: ExpertGroups) -> Array:
-    """Which experts [M, E] are in the best groups of each token."""
+    """Return a mask [M, E] of the experts that are in the best groups of each token."""
     size = choice.shape[1] // groups.count  # stated, as there may be no tokens
     members = np.sort(choice.reshape(-1, groups.count, size), axis=-1)
     score = members[..., -1] if groups.by == "max" else members[..., -2:].sum(-1)
@@ -154,12 +155,13 @@ def within_capacity(
     index: Index[Array, "M I", "< E"],
     capacity: Index[Array, " E", "< M+1"],
 ) -> Bool[Array, "M I"]:
-    """Return for which choices the chosen expert has room. Expert e takes the first `capacity[e]` tokens sent
-    to it.
+    """Return which choices fit into their expert's capacity. Expert e takes the first `capacity[e]` tokens
+    sent to it.
 
-    Conventions: all first choices come before all second ones, and tokens in their order (GShard, Lepikhin et
-    al. 2020, algorithm 1; Switch, Fedus et al. 2022, section 2.2). A choice without room is dropped: that
-    expert adds nothing to the token, and the weights of the token's other choices stay unchanged.
+    Conventions: all first choices come before all second choices, and tokens come in their order (GShard,
+    Lepikhin et al. 2020, algorithm 1; Switch, Fedus et al. 2022, section 2.2). A choice without room is
+    dropped: its expert adds nothing to the token, and the weights of the token's other choices stay
+    unchanged.
     """
     room, fits = capacity.copy(), np.zeros(index.shape, bool)
     for choice in range(index.shape[1]):
@@ -172,7 +174,9 @@ def within_capacity(
 
 @op
 def expert_mlp(x: Array, weights: ExpertWeights, *, kind: Gate) -> Array:
-    """`gated_mlp`, or `plain_mlp` if the expert has no gate. A target may have joined gate and up."""
+    """Compute one expert: `gated_mlp`, or `plain_mlp` if the expert has no gate. A target may have joined
+    gate and up into one matrix.
+    """
     if "up" in weights and "gate" not in weights:
         assert not isinstance(kind, LimitedSwiGLU)
         return plain_mlp(x, cast("PlainMlpWeights", weights), kind=kind)
@@ -190,7 +194,8 @@ def mixture(
     kind: Gate,
     weighs: Literal["output", "input"] = "output",
 ) -> Float[Array, "M D"]:
-    """y[m] = Σ_i weights[m,i] · expert_index[m,i](x[m]), each expert on its tokens only.
+    """Compute the weighted sum of the chosen experts: y[m] = Σ_i weights[m,i] · expert_index[m,i](x[m]).
+    Each expert is computed only for its tokens.
 
     If `weighs` is the input, the result is Σ_i expert_index[m,i](weights[m,i] · x[m]) (Llama 4). Then a
     weight has two effects: on the gate, and on the values that the gate multiplies. Conventions: an expert
@@ -220,27 +225,27 @@ def moe(
 
     `route` or `sparse_mixer` chooses the experts by the logits x · router + router_bias. The shared expert
     takes every token. Several shared experts are treated as one expert with their joint width. With
-    `shared_gate`, the shared expert's output is multiplied by σ(x · shared_gate) (Qwen2-MoE). gpt-oss takes
-    the softmax over the chosen logits only, which equals the renormalized softmax over all logits. With
-    `settings.own_norms`, the shared expert is a dense mlp beside the mixture, and both have norms of their
-    own. So neither depends on the other's scale (Gemma 4, Google 2026):
+    `shared_gate`, the shared expert's output is multiplied by σ(x · shared_gate) (Qwen2-MoE). gpt-oss
+    takes the softmax over the chosen logits only, which equals the renormalized softmax over all logits.
+    With `settings.own_norms`, the shared expert is a dense mlp beside the mixture, and both have norms of
+    their own. So neither of the two depends on the scale of the other (Gemma 4, Google 2026):
 
             ┌── norm, /√D ── router ───── which experts, and how much of each
         x ──┼── norm ── experts ───────── norm ──┐
             └── norm ── shared expert ─── norm ──┴── + ── y
 
-    The sum of the experts is normalized, so their weights say how they are mixed, but not how large the sum
-    is. `expert_scale` gives an expert more weight than others. If experts are on several machines, a token's
-    vector is sent to each of its experts and back. A latent with fewer numbers, x · latent_down, makes this
-    cheaper, so that more experts can be chosen: x → latent → experts → · latent_up (Nemotron 3, NVIDIA 2025,
-    "LatentMoE"). Router and shared expert read x itself. Conventions: without `capacity` no token is dropped,
-    and a token's result doesn't depend on other tokens. With `capacity`, each expert takes at most this
-    percentage of an even share: ceil(capacity / 100 · top · tokens / experts) tokens over all rows of the
-    batch (Fedus et al. 2022, eq. 3, where top is 1). The capacity is a percentage because with a factor such
-    as 0.7, engines would round the number of tokens differently.
+    The sum of the experts is normalized, so their weights say how they are mixed, but not how large the
+    sum is. `expert_scale` gives an expert more weight than others. If experts are on several machines, a
+    token's vector is sent to each of its experts and back. A latent with fewer numbers, x · latent_down,
+    makes this cheaper, so that more experts can be chosen: x → latent → experts → · latent_up (Nemotron 3,
+    NVIDIA 2025, "LatentMoE"). Router and shared expert read x itself. Conventions: without `capacity` no
+    token is dropped, and a token's result doesn't depend on other tokens. With `capacity`, each expert
+    takes at most this percentage of an even share: ceil(capacity / 100 · top · tokens / experts) tokens
+    over all rows of the batch (Fedus et al. 2022, eq. 3, where top is 1). The capacity is a percentage
+    because with a factor such as 0.7, engines would round the number of tokens differently.
 
-    Indices above the last expert mean identities: such a choice adds weight · x (LongCat, Meituan 2025, arXiv
-    2509.01322, §2.1, "zero-computation experts"), and an identity has room for every token.
+    Indices above the last expert mean identities: such a choice adds weight · x. An identity has room for
+    every token (LongCat, Meituan 2025, arXiv 2509.01322, §2.1, "zero-computation experts").
     """
     flat, experts, norm = join_rows(x), weights["experts"], settings.own_norms
 
@@ -299,12 +304,13 @@ def load_balancing_loss(
     logits: Float[Array, "M E"],
     index: Index[Array, "M I", "< E"],
 ) -> Float[Array, ""]:
-    """E · Σ_e f_e · P_e, with the share f_e of tokens that chose expert e and the mean P_e of softmax(logits)
-    at e (Fedus et al. 2022, eq. 4 to 6, without the factor α).
+    """Compute the loss that training uses to balance experts: E · Σ_e f_e · P_e (Fedus et al. 2022, eq. 4
+    to 6, without the factor α).
 
-    Conventions: if a token makes several choices, f_e counts all of them, and the f_e sum up to the number of
-    choices, as in Mixtral's loss. If each token makes one choice and the load is even, the loss is 1. Without
-    tokens, the loss is 0.
+    f_e is the share of tokens that chose expert e, and P_e is the mean of softmax(logits) at e.
+    Conventions: if a token makes several choices, f_e counts all of them, and the f_e sum up to the number
+    of choices, as in Mixtral's loss. If each token makes one choice and the load is even, the loss is 1.
+    Without tokens, the loss is 0.
     """
     tokens, experts = logits.shape
     chosen = np.bincount(index.reshape(-1), minlength=experts) / max(tokens, 1)
@@ -314,8 +320,8 @@ def load_balancing_loss(
 
 @op
 def router_z_loss(logits: Float[Array, "M E"]) -> Float[Array, ""]:
-    """The mean over tokens of (log Σ_e exp(logits_e))². This loss keeps logits small (ST-MoE, Zoph et al.
-    2022, eq. 5). Without tokens it is 0."""
+    """Compute the loss that keeps a router's logits small: the mean over tokens of (log Σ_e
+    exp(logits_e))² (ST-MoE, Zoph et al. 2022, eq. 5). Without tokens the loss is 0."""
     top = np.max(logits, axis=-1)
     total = top + np.log(np.sum(np.exp(logits - top[:, None]), axis=-1))
     return np.asarray(np.sum(total * total) / max(len(total), 1), logits.dtype)

@@ -52,7 +52,9 @@ if TYPE_CHECKING:
 
 
 class MTPInputWeights(TypedDict):
-    """The parameters that join the two vectors of a pair: a norm for each, and the projection M of both."""
+    """The parameters that join the two vectors of a pair: a norm for each vector, and the projection M of
+    both together.
+    """
 
     token_norm: Float[Array, " D"]
     hidden_norm: Float[Array, " D"]
@@ -67,9 +69,10 @@ def mtp_input(
     *,
     eps: float,
 ) -> Float[Array, "B T D"]:
-    """Return M [norm(x); norm(h)], the input of the module's layer (equation 21, its halves in the order of
-    the checkpoints). x are the embeddings of tokens, and h are the model's vectors of the tokens before
-    these.
+    """Return the input of the module's layer: M [norm(x); norm(h)], where x are the embeddings of tokens,
+    and h are the model's vectors of the previous tokens.
+
+    This is equation 21, but with the two halves in the order of the checkpoints.
     """
     both = (rms_norm(x, weights["token_norm"], eps=eps), rms_norm(hidden, weights["hidden_norm"], eps=eps))
     return linear(concatenate(both, axis=-1), weights["project"])

@@ -1,13 +1,14 @@
-"""A convolution over neighbours: each token gets a linear map of itself and of a few tokens on either side.
+"""A convolution over neighbours: each token gets a linear map of itself and of a few tokens on either
+side.
 
-DeBERTa v2 has one beside its first layer, so that the vectors of word pieces contain the pieces around them,
-like an n-gram. Unlike a short convolution (`ops.short_conv`), this convolution reads later tokens too, and
-mixes channels:
+DeBERTa v2 has such a convolution beside its first layer. So the vectors of word pieces contain the pieces
+around them, like an n-gram. Unlike a short convolution (`ops.short_conv`), this convolution reads later
+tokens too, and mixes channels:
 
     y[t] = x[t − A] W₀ + … + x[t] W_A + … + x[t + A] W_2A + b
 
     tokens      x0   x1   x2   x3  | padding          A = 1
-    y0          .    W1   W2                          what stands before a text or behind it is zero
+    y0          .    W1   W2                          vectors before and after a text are zero
     y3                    W0   W1    .
 """
 
@@ -26,7 +27,9 @@ if TYPE_CHECKING:
 
 
 class NeighbourConvWeights(TypedDict):
-    """The parameters of a convolution: its 2A + 1 matrices, stacked along the input axis, and its bias."""
+    """The parameters of a convolution over neighbours: its 2A + 1 matrices, stacked along the input axis,
+    and its bias.
+    """
 
     weight: Float[Array, "2*A*D+D D"] | Blocks
     bias: NotRequired[Float[Array, " D"]]
@@ -40,11 +43,12 @@ def neighbour_conv(
     *,
     neighbours: int,
 ) -> Float[Array, "B T D"]:
-    """y[t] = b + Σ_j x[t − A + j] W_j, A = `neighbours`, over the first `lengths[b]` tokens of each row.
+    """Compute a convolution over neighbours: y[t] = b + Σ_j x[t − A + j] W_j, with A = `neighbours`, over
+    the first `lengths[b]` tokens of each row.
 
-    The convolution is computed as one product: the vectors around each token, side by side, times the stacked
-    matrices. It equals torch's Conv1d with A zeros of padding. Conventions: rows are padded on the right;
-    outputs at padding are unspecified.
+    The convolution is computed as one product: the vectors around each token, side by side, times the
+    stacked matrices. It equals torch's Conv1d with A zeros of padding. Conventions: rows are padded on the
+    right; outputs at padding are unspecified.
     """
     t = x.shape[1]
     real = padding_mask(indices(t, x), lengths)[..., None]

@@ -1,4 +1,4 @@
-"""Normalizations over the last axis."""
+"""Normalizations of vectors over the last axis."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 
 class NormWeights(TypedDict, total=False):
-    """The parameters of a norm: a learned factor and a learned shift, if it has them."""
+    """The parameters of a norm: a learned factor and a learned shift. Either may be missing."""
 
     weight: Float[Array, " D"]
     bias: Float[Array, " D"]
@@ -22,7 +22,7 @@ class NormWeights(TypedDict, total=False):
 
 @op
 def normalize(x: Array, weights: NormWeights | None, *, norm: Norm | None) -> Array:
-    """Return x normalized by the Config's norm, or x itself if there is no norm."""
+    """Return x normalized as the Config's norm says. If there is no norm, return x itself."""
     if norm is None:
         return x
     leaves = {} if weights is None else weights
@@ -33,7 +33,9 @@ def normalize(x: Array, weights: NormWeights | None, *, norm: Norm | None) -> Ar
 def affine(
     x: Float[Array, "B T D"], weight: Float[Array, " D"], bias: Float[Array, " D"]
 ) -> Float[Array, "B T D"]:
-    """y = x · weight + bias (Sun et al. 2020, MobileBERT, arXiv 2004.02984, §3.3)."""
+    """Compute y = x · weight + bias, which MobileBERT uses in place of a norm (Sun et al. 2020,
+    MobileBERT, arXiv 2004.02984, §3.3).
+    """
     return x * weight + bias
 
 
@@ -44,11 +46,11 @@ def rms_norm(
     *,
     eps: float,
 ) -> Float[Array, "B T D"]:
-    """y = x / sqrt(mean_d(x²) + eps) · weight (Zhang & Sennrich 2019, eq. 4).
+    """Compute RMSNorm: y = x / sqrt(mean_d(x²) + eps) · weight (Zhang & Sennrich 2019, eq. 4).
 
-    Conventions: eps is added to the mean inside the root, as in Llama; the mean is over the last axis. In
-    families whose weight w means the factor 1 + w, the 1 is added when the model is loaded. No weight means
-    ones.
+    Conventions: eps is added to the mean inside the root, as in Llama. The mean is over the last axis. In
+    some families, a weight w means the factor 1 + w; the 1 is added when the model is loaded. A missing
+    weight means ones.
     """
     y = x / np.sqrt(np.mean(x * x, axis=-1, keepdims=True) + eps)
     return y if weight is None else y * weight
@@ -56,7 +58,7 @@ def rms_norm(
 
 @op
 def l2_norm(x: Float[Array, "B T H K"], *, eps: float) -> Float[Array, "B T H K"]:
-    """y = x / sqrt(Σ_k x² + eps), of length 1.
+    """Scale each vector to length 1: y = x / sqrt(Σ_k x² + eps).
 
     Conventions: eps is added to the sum inside the root, as in flash-linear-attention's `l2norm`; torch's
     `normalize` bounds the length from below instead.
@@ -72,10 +74,11 @@ def layer_norm(
     *,
     eps: float,
 ) -> Float[Array, "B T D"]:
-    """y = (x − mean) / sqrt(var + eps) · weight + bias (Ba, Kiros & Hinton 2016, eq. 4).
+    """Compute LayerNorm: y = (x − mean) / sqrt(var + eps) · weight + bias (Ba, Kiros & Hinton 2016, eq.
+    4).
 
-    Conventions: the variance is the biased one (divided by D), and eps is added inside the root, as
-    in torch and ONNX; the paper has no eps. No weight means ones (OLMo).
+    Conventions: the variance is biased (divided by D), and eps is added inside the root, as in torch and
+    ONNX; the paper has no eps. A missing weight means ones (OLMo).
     """
     centred = x - np.mean(x, axis=-1, keepdims=True)
     variance = np.mean(centred * centred, axis=-1, keepdims=True)

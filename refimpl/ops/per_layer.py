@@ -19,8 +19,8 @@ if TYPE_CHECKING:
 
 
 class PerLayerEmbeddingWeights(TypedDict):
-    """The parameters that make the per-layer embeddings of all C layers. The vectors of all layers are side
-    by side in one row.
+    """The parameters that make the per-layer embeddings of all C layers. The vectors of all layers are
+    side by side in one row of the table.
 
     The table is optional.
     """
@@ -31,8 +31,8 @@ class PerLayerEmbeddingWeights(TypedDict):
 
 
 class PerLayerWeights(TypedDict):
-    """The parameters with which a layer uses its per-layer embedding: the gate's map to the embedding's
-    width, and the map back.
+    """The parameters with which a layer uses its per-layer embedding: the gate, which maps to the
+    embedding's width, and the map back to the model's width.
 
     A factor for the gate's input is optional.
     """
@@ -50,12 +50,14 @@ def per_layer_inputs(
     *,
     eps: float,
 ) -> Float[Array, "B T C F"]:
-    """e_c = (√F · table_c[token] + rms_norm(x · project_c / √D)) / √2, for each layer c.
+    """Compute a token's per-layer embedding for each layer c: e_c = (√F · table_c[token] + rms_norm(x ·
+    project_c / √D)) / √2.
 
-    Usually, a token's vector must carry the token's identity from layer to layer, in addition to everything
-    that comes from other tokens. With a table for each layer this isn't needed, since each layer looks up the
-    token again (Gemma 3n, Google 2025; Gemma 4, 2026). Such tables are large, but a token reads only one row
-    of them. So tables may be kept in slow memory or on a disk, unlike the matrices of products:
+    Usually, a token's vector must carry the token's identity from layer to layer, in addition to
+    everything that comes from other tokens. With a table for each layer this isn't needed, since each
+    layer looks up the token again (Gemma 3n, Google 2025; Gemma 4, 2026). Such tables are large, but a
+    token reads only one row of them. So tables may be stored in slow memory or on a disk, unlike the
+    matrices of products:
 
         token ── row of table [N, C·F], times √F ─────────┐
           │                                               + ── /√2 ── e_0 | e_1 | … | e_C−1    F numbers each
@@ -64,8 +66,8 @@ def per_layer_inputs(
     The second part depends on the token's embedding, in which similar words are near each other. Without a
     table, the second part is the only one: e_c = rms_norm(x · project_c / √D) (EmbeddingGemma 2).
 
-    Conventions: x is the input of the first layer. The norm is over the F numbers of one layer; its weight is
-    the same for all layers.
+    Conventions: x is the input of the first layer. The norm is over the F numbers of one layer; its weight
+    is the same for all layers.
     """
     width = weights["norm"].shape[0]
     seen = split_last(linear(x, weights["project"]) * x.shape[-1] ** -0.5, width)
@@ -84,11 +86,11 @@ def per_layer_update(
     *,
     kind: Activation,
 ) -> Float[Array, "B T D"]:
-    """(act((x ⊙ scale) · gate) ⊙ e) · project: the update of a layer's output x from the layer's per-layer
-    embedding e.
+    """Compute what a layer adds to its output x from its per-layer embedding e: (act((x ⊙ scale) · gate) ⊙
+    e) · project.
 
-    The result is added to x. It is like a gated mlp whose `up` is looked up instead of computed from x (Gemma
-    3n, Google 2025): the text so far decides how much of each number of e is let through.
+    This is like a gated mlp with an `up` that is looked up instead of computed from x (Gemma 3n, Google
+    2025). The text so far decides how much of each number of e is let through.
     """
     read = x * weights["scale"] if "scale" in weights else x
     return linear(activation(linear(read, weights["gate"]), kind=kind) * inputs, weights["project"])

@@ -1,5 +1,5 @@
-"""Positions: vectors that are added to those of the tokens, or rotations of pairs of a head's elements
-(rotary)."""
+"""Positions of tokens: vectors that are added to the tokens' vectors, or rotations of pairs of a head's
+elements (rotary positions)."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 
 class Rotary(NamedTuple):
-    """Cosines and sines of the angles by which a position rotates the pairs of a head."""
+    """The cosines and sines of the angles by which rotary positions rotate the pairs of a head."""
 
     cos: Float[Array, "L J"]
     sin: Float[Array, "L J"]
@@ -32,10 +32,11 @@ def learned(
     *,
     offset: int = 0,
 ) -> Float[Array, "B T D"]:
-    """Return row position + offset of a learned table (Gehring et al. 2017).
+    """Return the learned vectors of positions: row position + offset of a table (Gehring et al. 2017).
 
-    Conventions: OPT and BART have two rows before the row of the first position. RoBERTa has padding id + 1
-    such rows. A position past the end reads the last row, which is needed only for padding.
+    Conventions: in OPT and BART, the table has two rows before the row of the first position. In RoBERTa,
+    it has padding id + 1 such rows. A position past the end reads the last row, which happens only for
+    padding.
     """
     return rows_at(table, (positions + offset).clip(max=table.shape[0] - 1))
 
@@ -47,10 +48,11 @@ def sinusoidal(
     *,
     interleaved: bool = False,
 ) -> Float[Array, "B T 2*J"]:
-    """sin(position · f_j) and cos(position · f_j) (Vaswani et al. 2017, §3.5; f by `rope_frequencies`).
+    """Return sinusoidal vectors of positions: sin(position · f_j) and cos(position · f_j) (Vaswani et al.
+    2017, §3.5; f by `rope_frequencies`).
 
-    Conventions: all sines come first and then all cosines, as in Marian and Pegasus. With `interleaved` they
-    alternate, as in the paper. The product has the frequencies' type, as in `rope_tables`.
+    Conventions: all sines come first and then all cosines, as in Marian and Pegasus. With `interleaved`
+    they alternate, as in the paper. The product has the frequencies' type, as in `rope_tables`.
     """
     angles = positions[:, :, None].astype(frequencies.dtype) * frequencies
     sin, cos = np.sin(angles), np.cos(angles)
@@ -61,9 +63,10 @@ def sinusoidal(
 
 @op
 def rope_frequencies(pairs: Int[Array, " J"], *, theta: float) -> Float[Array, " J"]:
-    """Angle per position of each pair, in radians: theta^(−j / J) (Su et al. 2021, §3.2.2).
+    """Return the angle by which each pair j of a head rotates per position, in radians: theta^(−j / J) (Su
+    et al. 2021, §3.2.2).
 
-    `pairs` is 0 … J−1. The result is float64 whatever theta is.
+    `pairs` is 0 … J−1. The result is float64, whatever type theta has.
     """
     return theta ** (-(pairs.astype(np.float64) / len(pairs)))
 
@@ -75,7 +78,7 @@ def rope_tables(
     *,
     magnitude: float = 1.0,
 ) -> tuple[Float[Array, "M J"], Float[Array, "M J"]]:
-    """Cosine and sine of position × frequency, times `magnitude`.
+    """Return the cosines and sines of position × frequency, multiplied by `magnitude`.
 
     The square of the magnitude multiplies scores. YaRN and LongRoPE raise the magnitude for long texts: to
     0.1 ln s + 1 for a text that is s times the trained length (Peng et al. 2023, eq. 15). Conventions: the
@@ -94,10 +97,11 @@ def rotate(
     *,
     interleaved: bool = False,
 ) -> Float[Array, "B T H K"]:
-    """Each pair (a, b) of a head becomes (a cos − b sin, b cos + a sin) (Su et al. 2021, eq. 34).
+    """Rotate each pair (a, b) of a head's elements to (a cos − b sin, b cos + a sin) (Su et al. 2021, eq.
+    34).
 
-    Conventions: pair j is (j, j + J) as in Llama and GPT-NeoX, or (2j, 2j + 1) with `interleaved` as in the
-    paper and GPT-J; elements from 2J on stay unchanged (partial rotary).
+    Conventions: pair j is (j, j + J) as in Llama and GPT-NeoX, or (2j, 2j + 1) with `interleaved` as in
+    the paper and GPT-J. Elements from 2J on stay unchanged (partial rotary).
     """
     pairs = cos.shape[-1]
     rotated, unrotated = x[..., : 2 * pairs], x[..., 2 * pairs :]
@@ -118,11 +122,12 @@ def rotate(
 def query_factors(
     positions: Int[Array, "B T"], *, beta: float, original_context: int, offset: int = 0
 ) -> Float[Array, "B T"]:
-    """Return the factor of each query: 1 + beta · ln(1 + ⌊(position + offset) / original_context⌋).
+    """Return the factor that multiplies each query: 1 + beta · ln(1 + ⌊(position + offset) /
+    original_context⌋).
 
     A softmax over more keys is flatter. The factor grows with the number of keys that a query sees, to
-    compensate for this (Nakanishi 2025, Scalable-Softmax; Llama 4; Ministral 3). Conventions: the factor is 1
-    within `original_context`, and its type is float64. Llama 4 counts the tokens up to the query, which is an
-    `offset` of 1.
+    compensate for this (Nakanishi 2025, Scalable-Softmax; Llama 4; Ministral 3). Conventions: the factor
+    is 1 within `original_context`, and its type is float64. Llama 4 counts the tokens up to the query,
+    which is an `offset` of 1.
     """
     return 1 + beta * np.log1p((positions + offset) // original_context)

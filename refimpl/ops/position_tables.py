@@ -1,4 +1,4 @@
-"""The rotary tables of a model: cosines and sines by position, for each Rope of its Config."""
+"""The rotary tables of a model: cosines and sines for each position, for each Rope of the model's Config."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 
 @op
 def position_tables(positions: Array, *, config: Config) -> dict[Rope, Rotary]:
-    """Return cosines and sines [M, J] at the given positions, float64, for each Rope of the Config.
+    """Return the cosines and sines [M, J] at the given positions in float64, for each Rope of the Config.
 
     If frequencies depend on the length of the text, the length is the Config's `context`.
     """

@@ -1,4 +1,6 @@
-"""Quantization: values as small integers times a scale. The integers are specified exactly."""
+"""Quantization: values are stored as small integers times a scale. This module specifies the integers
+exactly.
+"""
 
 from __future__ import annotations
 
@@ -22,16 +24,18 @@ ROW_SCALED = frozenset({"row", "smoothed", "static"})
 
 @dataclass(frozen=True, eq=False)
 class Blocks:
-    """A matrix as codes of `bits` bits; `block` neighbours along `axis` share a scale.
+    """A quantized matrix: its elements are codes of `bits` bits, and each `block` of neighbours along
+    `axis` shares a scale.
 
     w = scale · (code − zero) + minimum. A zero of None means 2^(bits−1), and a minimum of None means 0.
-    Shapes for axis 0: codes [D, F], scale, zero and minimum [C, F], C = ceil(D / block); for axis 1: codes
-    [N, D], the others [N, C]. The last block may be short.
+    Shapes for axis 0: codes [D, F]; scale, zero and minimum [C, F] with C = ceil(D / block). Shapes for
+    axis 1: codes [N, D], the others [N, C]. The last block may be short.
 
     `activations` says how a product quantizes its input:
+
     - "none": not at all.
-    - "block": in 8-bit blocks of the same length, as ONNX Runtime's MatMulNBits with accuracy_level 4.
-    - "row": with one scale a row.
+    - "block": in 8-bit blocks of the same length, as ONNX Runtime's MatMulNBits does with accuracy_level 4.
+    - "row": with one scale for each row.
     - "smoothed": as "row", after each channel was multiplied by its `input_factor`.
     - "static": in unsigned codes with the given `input_scale` and `input_zero`. An `output_scale` and
       `output_zero` may then round the product's output too. As in ONNX, codes have the type of their zero
@@ -61,7 +65,7 @@ class Blocks:
 
 
 def spread(per_block: Array, blocks: Blocks) -> Array:
-    """Repeat values per block [C, F], so that each weight has its block's value [D, F]."""
+    """Repeat the values of blocks [C, F] to [D, F], so that each weight gets the value of its block."""
     length = blocks.codes.shape[blocks.axis]
     index = np.arange(length) // blocks.block
     return np.take(per_block, index, axis=blocks.axis)
@@ -69,12 +73,13 @@ def spread(per_block: Array, blocks: Blocks) -> Array:
 
 @op
 def half_scales(scale: Float[Array, "C F"], *, bits: int) -> Float[Array, "C F"]:
-    """Round each scale s to the nearest float16 number h, in the type of s, if codes of `bits` bits allow it.
+    """Round each scale s to the nearest float16 number h, in the type of s, if h is near enough for codes
+    of `bits` bits.
 
-    h must be finite and |h − s| ≤ 2^−(bits + 1)·|s|, so that the ends of a range of 2^bits steps move by at
-    most half a step. Otherwise the scale stays s. That happens above 65504, and below 2^(bits − 24), where
-    the spacing of float16, 2^−24, is too wide. Conventions: s is rounded to float32 first, and halves are
-    rounded to even.
+    h must be finite and |h − s| ≤ 2^−(bits + 1)·|s|, so that the ends of a range of 2^bits steps move by
+    at most half a step. Otherwise the scale stays s. That happens above 65504, and below 2^(bits − 24),
+    where the spacing of float16, 2^−24, is too wide. Conventions: s is rounded to float32 first, and
+    halves are rounded to even.
     """
     with np.errstate(over="ignore"):
         half = scale.astype(np.float32).astype(np.float16).astype(scale.dtype)
@@ -93,14 +98,17 @@ def quantize(
     activations: Literal["none", "block", "row"] = "block",
     halves: bool = False,
 ) -> Blocks:
-    """Quantize a matrix by rounding to the nearest code, block by block.
+    """Quantize a matrix block by block, rounding each weight to the nearest code.
 
-    Symmetric: scale = e / −2^(bits−1), where e is the element of largest magnitude with its sign, so that e
-    is exact and all codes are used (llama.cpp's Q4_0); code = clip(rint(w / scale) + zero). Asymmetric: the
-    range is widened to include 0, scale = (max − min) / (2^bits − 1), zero = clip(rint(−min / scale)), so
-    that 0 is exact. With `halves`, the scale is rounded by `half_scales`, and codes and zero points are
-    computed with the rounded scale. Conventions: rint rounds halves to even; a block of zeros has scale 0 and
-    codes at the zero point; if two extremes are equal in magnitude, the first one is e.
+    Symmetric: let e be the element of largest magnitude with its sign. Then scale = e / −2^(bits−1), so
+    that e is exact and all codes are used (llama.cpp's Q4_0), and code = clip(rint(w / scale) + zero).
+
+    Asymmetric: the range is widened to include 0. Then scale = (max − min) / (2^bits − 1) and zero =
+    clip(rint(−min / scale)), so that 0 is exact.
+
+    With `halves`, the scale is rounded by `half_scales`, and codes and zero points are computed with the
+    rounded scale. Conventions: rint rounds halves to even. A block of zeros has scale 0 and codes at the
+    zero point. If two extremes are equal in magnitude, the first one is e.
     """
     length = weight.shape[axis]
     count = -(-length // block)
@@ -138,8 +146,8 @@ def quantize(
 
 @op
 def quantize_columns(weight: Float[Array, "D F"]) -> Blocks:
-    """Quantize with a positive scale max|w| / 127 per column and codes of −127 to 127, for a static input
-    scale.
+    """Quantize a matrix with one positive scale max|w| / 127 per column and with codes from −127 to 127,
+    for products with a static input scale.
 
     Devices with static int8 require this form: no zero point, no negative scale, and a symmetric range.
     Conventions: codes are rounded as in `quantize_rows` and stored with 128 added, as in all Blocks. The
@@ -152,7 +160,7 @@ def quantize_columns(weight: Float[Array, "D F"]) -> Blocks:
 
 @op
 def dequantize(weight: Blocks) -> Float[Array, "D F"]:
-    """Return the matrix that the codes represent: scale · (code − zero) + minimum, in scale's type."""
+    """Return the matrix that the codes represent, scale · (code − zero) + minimum, in the scale's type."""
     w = np.empty(weight.codes.shape, weight.scale.dtype)
     codes, by_block = np.moveaxis(weight.codes, weight.axis, 0), np.moveaxis(w, weight.axis, 0)
     for c, scale in enumerate(np.moveaxis(weight.scale, weight.axis, 0)):
@@ -166,7 +174,7 @@ def dequantize(weight: Blocks) -> Float[Array, "D F"]:
 
 @op
 def rows(table: Blocks, index: Index[Array, "B T", "< N"]) -> Float[Array, "B T D"]:
-    """Return the chosen rows of a table blocked along axis 1, dequantized."""
+    """Return the chosen rows of a table, dequantized. The table must be blocked along axis 1."""
     pick = lambda a: None if a is None else join_rows(rows_at(a, index))  # noqa: E731
     chosen = replace(
         table,
@@ -180,7 +188,7 @@ def rows(table: Blocks, index: Index[Array, "B T", "< N"]) -> Float[Array, "B T 
 
 @op
 def transpose(weight: Blocks) -> Blocks:
-    """Return the transposed matrix: the same codes, blocked along the other axis."""
+    """Return the transposed matrix, which has the same codes and is blocked along the other axis."""
     flip = lambda a: None if a is None else a.T  # noqa: E731
     return replace(
         weight,
@@ -196,12 +204,13 @@ def transpose(weight: Blocks) -> Blocks:
 def quantize_activations(
     x: Float[Array, "M D"], *, block: int
 ) -> tuple[Int[Array, "M D"], Float[Array, "M C"]]:
-    """Return signed 8-bit codes and a scale for each block of a row: code = rint(x · (127 / max|x|)).
+    """Quantize each block of a row to signed 8-bit codes with one scale: code = rint(x · (127 / max|x|)).
+    Returns codes and scales.
 
     Conventions: the factor 127 / max|x| is rounded once and then multiplied, as ONNX Runtime's kernels do.
-    The stored scale is max|x| / 127. If the factor isn't finite, codes are 0. That is so in a block of zeros,
-    or of numbers below 127 / the largest number of the type. A block with a number that isn't finite has
-    codes 0 and scale NaN, so that a product with it is NaN. Rows are independent.
+    The stored scale is max|x| / 127. If the factor isn't finite, codes are 0. This happens if all numbers
+    of a block are zero, or smaller than 127 / the largest number of the type. A block with a number that
+    isn't finite has codes 0 and scale NaN, so that a product with it is NaN. Rows are independent.
     """
     length = x.shape[1]
     count = -(-length // block)
@@ -219,11 +228,12 @@ def quantize_activations(
 
 @op
 def quantize_rows(x: Float[Array, "M D"]) -> tuple[Int[Array, "M D"], Float[Array, "M 1"]]:
-    """Return signed 8-bit codes and one scale s for each row: code = rint(x / s), s = max|x| / 127.
+    """Quantize each row to signed 8-bit codes with one scale s: code = rint(x / s), s = max|x| / 127.
+    Returns codes and scales.
 
-    Conventions: both divisions are rounded. QuantizeLinear rounds the second one in the same way. max|x| is
-    replaced by 1e-30 if it is smaller, so that a row of zeros gives codes 0. A row with a number that isn't
-    finite has codes 0 and scale NaN, so that a product with it is NaN.
+    Conventions: both divisions are rounded. QuantizeLinear rounds the second one in the same way. max|x|
+    is replaced by 1e-30 if it is smaller, so that a row of zeros gives codes 0. A row with a number that
+    isn't finite has codes 0 and scale NaN, so that a product with it is NaN.
     """
     largest = np.maximum(np.max(np.abs(x), axis=-1, keepdims=True), x.dtype.type(1e-30))
     finite = np.isfinite(largest)
@@ -235,7 +245,7 @@ def quantize_rows(x: Float[Array, "M D"]) -> tuple[Int[Array, "M D"], Float[Arra
 def dynamic_quantize(
     x: Float[Array, "M D"],
 ) -> tuple[UInt8[Array, "M D"], Float[Array, ""], UInt8[Array, ""]]:
-    """ONNX's DynamicQuantizeLinear: one asymmetric 8-bit scale for the whole tensor.
+    """Quantize a tensor to 8 bits with one scale and one zero point, as ONNX's DynamicQuantizeLinear does.
 
     The range is widened to include 0; scale = (max − min) / 255, zero = clip(rint(−min / scale)), code =
     clip(rint(x / scale) + zero). This op is here because other exporters use it. With a single scale, one
@@ -251,7 +261,7 @@ def dynamic_quantize(
 
 
 def _input_codes(x: Array, weight: Blocks) -> tuple[Array, Array]:
-    """Signed codes of a product's input and their scales, by the weight's rule."""
+    """Return signed codes of a product's input and their scales, as the weight's `activations` says."""
     if weight.activations in ("row", "smoothed"):
         return quantize_rows(x)
     if weight.activations == "block":
@@ -262,7 +272,9 @@ def _input_codes(x: Array, weight: Blocks) -> tuple[Array, Array]:
 
 
 def _static_codes(x: Array, scale: Array | None, zero: Array | None) -> tuple[Array, Array, Array]:
-    """Codes of rows by one scale and zero point, and these two repeated for a row's elements."""
+    """Return codes of rows by one scale and zero point. The scale and the zero point are repeated for a
+    row's elements.
+    """
     assert scale is not None
     assert zero is not None
     scales, zeros = (repeated(a[None], x.shape[1], 0) for a in (scale, whole(zero)))
@@ -270,10 +282,10 @@ def _static_codes(x: Array, scale: Array | None, zero: Array | None) -> tuple[Ar
 
 
 def _block_sums(x: Array, block: int) -> Array:
-    """Sums of the blocks of rows: [M, D] -> [M, C].
+    """Return the sums of the blocks of rows: [M, D] becomes [M, C].
 
-    Number i of a block is added to lane i mod 16, in order from 0. Then lanes j and j + 8 are added, of the 8
-    sums j and j + 4, and so on: vectors of any length up to 16 give the same bits.
+    Number i of a block is added to lane i mod 16, in order from 0. Then lanes j and j + 8 are added, of
+    the 8 sums j and j + 4, and so on. So vectors of any length up to 16 give the same bits.
     """
     count, length = -(-x.shape[1] // block), -(-block // LANES) * LANES
     x = np.pad(x, ((0, 0), (0, count * block - x.shape[1]))).reshape(len(x), count, block)
@@ -288,20 +300,25 @@ def _block_sums(x: Array, block: int) -> Array:
 
 @op
 def linear_blocks(x: Float[Array, "B T D"], weight: Blocks) -> Float[Array, "B T F"]:
-    """Return x · W for a quantized W (blocked along axis 0); the input is quantized as `activations` says.
+    """Return x · W for a quantized W that is blocked along axis 0. `activations` of W says how the input
+    is quantized:
 
-    none: x @ dequantize(W) block: Σ_c scale_x[c] · scale_w[c] · (codes_x[c] @ (codes_w[c] − zero[c])),
-    integers exact row: the same with codes and scale of the whole row (one block is the whole column)
-    smoothed: as row static: the same with codes of a given scale for all rows, minus their zero point With an
-    `input_factor`, x is multiplied by it first, since W was divided by it. A minimum adds to each term (sum
-    of x over block c) · minimum[c], in floating point. With an `output_scale` s and `output_zero` z the
-    result is (q − z) · s with q = clip(rint(y / s) + z, 0, 2^bits − 1), where y is the sum above: ONNX's
-    QuantizeLinear and DequantizeLinear (opset 21). A bias is added to that result. With 16 bits, this is what
-    Qualcomm and AIMET call w8a16: 8-bit weights, and inputs and outputs in QNN_DATATYPE_UFIXED_POINT_16. QNN
-    multiplies integers only if both sides are codes.
+    - none: x @ dequantize(W)
+    - block: Σ_c scale_x[c] · scale_w[c] · (codes_x[c] @ (codes_w[c] − zero[c])), with exact integers
+    - row: the same with codes and scale of the whole row (one block is the whole column)
+    - smoothed: as row
+    - static: the same with codes of a given scale for all rows, minus their zero point
 
-    Conventions: terms are added in order, from 0; each product and sum of floats is rounded once. The sum of
-    x over a block is computed by `_block_sums`. So the bits of a row's result depend only on that row.
+    With an `input_factor`, x is multiplied by it first, since W was divided by it. A minimum adds to each
+    term (sum of x over block c) · minimum[c], in floating point.
+
+    With an `output_scale` s and `output_zero` z the result is (q − z) · s with q = clip(rint(y / s) + z,
+    0, 2^bits − 1), where y is the sum above: ONNX's QuantizeLinear and DequantizeLinear (opset 21). A bias
+    is added to that result. With 16 bits, Qualcomm and AIMET call this w8a16: 8-bit weights, and inputs
+    and outputs in QNN_DATATYPE_UFIXED_POINT_16. QNN multiplies integers only if both sides are codes.
+
+    Conventions: terms are added in order, from 0; each product and sum of floats is rounded once. The sum
+    of x over a block is computed by `_block_sums`. So the bits of a row's result depend only on that row.
     """
     if weight.input_factor is not None:
         x = x * weight.input_factor
@@ -316,7 +333,9 @@ def linear_blocks(x: Float[Array, "B T D"], weight: Blocks) -> Float[Array, "B T
 
 @op
 def blocks_of_products(x: Array, codes: Array, scale: Array, weight: Blocks) -> Array:
-    """Return the sum of the terms of all blocks, for rows x [M, D] with codes [M, D] and scales [M, C]."""
+    """Return the sum over all blocks of the products of a weight's codes with rows x [M, D], which have
+    codes [M, D] and scales [M, C].
+    """
     # BLAS computes sums of whole numbers exactly, below 2^24 in float32 and below 2^53 in float64.
     largest = 255 if weight.input_zero is None else np.iinfo(weight.input_zero.dtype).max
     exact = np.float32 if weight.block * 255 * int(largest) < 2**24 else np.float64

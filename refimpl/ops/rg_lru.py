@@ -1,7 +1,7 @@
 """The real-gated linear recurrent unit: a layer whose channels each remember one number.
 
-For each token, one gate says how much of its number a channel keeps, and another gate says what it adds (De
-et al. 2024, "Griffin: Mixing Gated Linear Recurrences with Local Attention", arXiv 2402.19427, §2.4;
+For each token, one gate says how much of its number a channel keeps, and another gate says what it adds
+(De et al. 2024, "Griffin: Mixing Gated Linear Recurrences with Local Attention", arXiv 2402.19427, §2.4;
 RecurrentGemma 2024):
 
     x ──┬─ wi ── convolution over A + 1 tokens ── u ─┬─ w_decay ── σ ── r ──┐
@@ -12,13 +12,13 @@ RecurrentGemma 2024):
     L_t = 8 r_t ⊙ softplus(forget)       a_t = exp(−L_t)
     h_t = a_t ⊙ h_{t−1} + √(1 − a_t²) ⊙ i_t ⊙ u_t
 
-The root keeps the size of h: if inputs are independent with variance 1, so is h. A text's first token has no
-earlier h, and isn't multiplied by the root. Both gates read only the channels of their own head, so there are
-H maps [K, K] instead of one map [H·K, H·K].
+The root keeps the size of h: if inputs are independent with variance 1, h has variance 1 too. A text's
+first token has no earlier h, and isn't multiplied by the root. Both gates read only the channels of their
+own head, so there are H maps [K, K] instead of one map [H·K, H·K].
 
-**As a state space.** The recurrence is the one of `ops.ssd` with a head for each channel. The keys, queries
-and values of a head are single numbers, and its keys and queries are 1. A layer keeps H · K numbers and the
-convolution's last A inputs, for a text of any length.
+**As a state space.** The recurrence is the one of `ops.ssd` with a head for each channel. The keys,
+queries and values of a head are single numbers, and its keys and queries are 1. A layer keeps H · K
+numbers and the convolution's last A inputs, for a text of any length.
 """
 
 from __future__ import annotations
@@ -45,8 +45,10 @@ SPEED = 8.0  # c of the paper's equation 3
 
 
 class RgLruWeights(TypedDict):
-    """The parameters of H heads of K channels: `wi` makes the channels, `wz` the output's gate, `w_input` and
-    `w_decay` the gates of the recurrence, and `forget` is Λ of the paper."""
+    """The parameters of a recurrent unit with H heads of K channels.
+
+    `wi` makes the channels, and `wz` makes the output's gate. `w_input` and `w_decay` make the gates of
+    the recurrence. `forget` is Λ of the paper."""
 
     wi: Float[Array, "D H*K"] | Blocks
     bi: Float[Array, " H*K"]
@@ -64,9 +66,10 @@ class RgLruWeights(TypedDict):
 
 
 class RgLruState(NamedTuple):
-    """The state of the unit: the convolution's last A inputs, and one number for each channel.
+    """The state of the recurrent unit: the convolution's last A inputs, and one number for each channel.
 
-    `lengths` [B] is set for a step with rows padded on the right: how many tokens of each row are real.
+    `lengths` [B] is set only in a step with rows padded on the right. It says how many tokens of each row
+    are real.
     """
 
     tail: Float[Array, "B A H*K"]
@@ -78,7 +81,7 @@ class RgLruState(NamedTuple):
 
 @dataclass(frozen=True)
 class RgLruStates(RecurrentState):
-    """The kind of cache of the unit: the convolution's last inputs for `count` tokens, and one number for
+    """The kind of cache of the recurrent unit: the convolution's last `count` inputs, and one number for
     each of its `channels`.
     """
 
@@ -89,8 +92,8 @@ class RgLruStates(RecurrentState):
 
     @property
     def in_chunks(self) -> bool:
-        """Always true. A step is computed as one chunk, whose memory grows with the square of its number of
-        tokens.
+        """Always true: ONNX Runtime reads a long text in several runs. Each run is computed as one chunk,
+        and a chunk's memory grows with the square of its number of tokens.
         """
         return True
 
@@ -101,9 +104,11 @@ class RgLruStates(RecurrentState):
 
 
 class RgLru(TokenMixer):
-    """A real-gated linear recurrent unit: `heads` of `head_size` channels (`ops.rg_lru`).
+    """The settings of a real-gated linear recurrent unit with `heads` heads of `head_size` channels
+    (`ops.rg_lru`).
 
-    A convolution lets each channel see the `length` latest tokens. `activation` belongs to the output's gate.
+    A convolution lets each channel see the `length` latest tokens. `activation` belongs to the output's
+    gate.
     """
 
     heads: int = bounded("heads")
@@ -155,12 +160,12 @@ def rg_lru(
     """Compute the sublayer that the module's docstring draws. `ssd_recurrent` continues from the cache's
     state.
 
-    1 − a² is computed as 2 tanh(L) / (1 + tanh(L)), which has all digits right even if a is near 1. A direct
-    difference would have few right digits, and so would its root. For the same reason r is a
+    1 − a² is computed as 2 tanh(L) / (1 + tanh(L)), which has all digits right even if a is near 1. A
+    direct difference would have few right digits, and so would its root. For the same reason r is a
     `precise_sigmoid`.
 
-    Conventions: a row with no token before the call begins at zero, whatever its cache holds. Padding changes
-    no state; outputs at padding are unspecified. Only position 0 counts as a text's first token.
+    Conventions: a row with no token before the call begins at zero, whatever its cache contains. Padding
+    changes no state; outputs at padding are unspecified. Only position 0 counts as a text's first token.
     """
     tail, state = begun(cache.tail, past), begun(cache.state, past)
     inputs = linear(x, weights["wi"], weights["bi"])
@@ -182,6 +187,8 @@ def rg_lru(
 
 
 def each_head(u: Array, weight: Array, bias: Array) -> Array:
-    """Map the channels [B, T, H·K] of each head by a matrix of its own [H, K, K]; returns [B, T, H·K]."""
+    """Multiply the channels [B, T, H·K] of each head by the head's own matrix, one of [H, K, K]. Returns
+    [B, T, H·K].
+    """
     heads = split_last(u, weight.shape[-1]).swapaxes(1, 2)
     return join_last((heads @ weight).swapaxes(1, 2) + bias)

@@ -1,4 +1,6 @@
-"""Ring attention: a sequence is split over several ranks, which pass their keys and values around."""
+"""Ring attention: a sequence is split over several ranks (devices), which pass their keys and values
+around in a ring.
+"""
 
 from __future__ import annotations
 
@@ -14,7 +16,7 @@ if TYPE_CHECKING:
 
 
 class Placement(NamedTuple):
-    """The rank of each token. `ranks` is 0 … X−1."""
+    """On which rank each token is. `owner` is the rank of each token, and `ranks` is 0 … X−1."""
 
     owner: Index[Array, " T", "< X"]
     ranks: Int[Array, " X"]
@@ -27,14 +29,15 @@ def place(
     *,
     placement: Literal["contiguous", "zigzag", "striped"],
 ) -> Int[Array, " T"]:
-    """Return the rank of each token; `positions` is 0 … T−1, `ranks` is 0 … X−1.
+    """Return the rank that each token of a sequence is on, for a named placement. `positions` is 0 … T−1,
+    and `ranks` is 0 … X−1.
 
-    With "contiguous", the sequence is cut into X slices, one for each rank in order (Liu et al. 2023). With
-    "zigzag", it is cut into 2X slices, and rank r has the r-th slice from the front and the r-th from the
-    back (as in Llama 3's context parallelism, Grattafiori et al. 2024, §3.3.2). With "striped", token t is on
-    rank t mod X (Brandon et al. 2023). With a causal mask, contiguous gives the last rank the most work; the
-    other two placements balance it. Conventions: token t is in slice ⌊t · slices / T⌋, so that lengths differ
-    by one at most.
+    With "contiguous", the sequence is cut into X slices, one for each rank in order (Liu et al. 2023).
+    With "zigzag", it is cut into 2X slices, and rank r has the r-th slice from the front and the r-th from
+    the back (as in Llama 3's context parallelism, Grattafiori et al. 2024, §3.3.2). With "striped", token
+    t is on rank t mod X (Brandon et al. 2023). With a causal mask, contiguous gives the last rank the most
+    work; the other two placements balance the work. Conventions: token t is in slice ⌊t · slices / T⌋, so
+    that lengths differ by one at most.
     """
     count = len(ranks)
     if placement == "striped":
@@ -56,20 +59,20 @@ def ring_attend(
     scale: float | None = None,
     softcap: float | None = None,
 ) -> Float[Array, "B T H V"]:
-    """Compute `attend` on several ranks, each of which holds a part of the tokens (Liu et al. 2023, algorithm
-    1).
+    """Compute `attend` on several ranks, where each rank stores a part of the tokens (Liu et al. 2023,
+    algorithm 1).
 
-    Rank owner[t] holds token t. In step i, rank r has the keys and values of rank r − i. It attends to these,
-    and merges the result into its earlier result by the log-sum-exps. Then each rank passes its keys and
-    values to the next one.
+    Rank owner[t] stores token t. In step i, rank r has the keys and values of rank r − i. It attends to
+    these keys, and merges the result into its earlier result by the log-sum-exps. Then each rank passes
+    its keys and values to the next rank.
 
         step    rank 0   rank 1   rank 2
         0       kv 0     kv 1     kv 2
         1       kv 2     kv 0     kv 1
         2       kv 1     kv 2     kv 0
 
-    The ranks are simulated here, one after the other. Conventions: any placement is allowed, even one with a
-    rank without tokens; a causal mask compares positions in the text, not on a rank.
+    The ranks are simulated here, one after the other. Conventions: any placement is allowed, even if a
+    rank has no tokens. A causal mask compares positions in the text, not positions on a rank.
     """
     count = len(placement.ranks)
     tokens = [np.nonzero(placement.owner == rank)[0] for rank in range(count)]

@@ -1,4 +1,4 @@
-"""Rotary frequencies for texts longer than those that a model was trained on."""
+"""Rotary frequencies for texts that are longer than the texts that a model was trained on."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 @op
 def linear_scaling(frequencies: Float[Array, " J"], *, factor: float) -> Float[Array, " J"]:
-    """Return all frequencies divided by `factor`: position interpolation (Chen et al. 2023)."""
+    """Divide all frequencies by `factor`, which is position interpolation (Chen et al. 2023)."""
     return frequencies / factor
 
 
@@ -27,12 +27,15 @@ def dynamic_ntk_scaling(
     original_context: int,
     context: int,
 ) -> Float[Array, " J"]:
-    """The lowest frequency divided by s, the highest kept: f_j · s^(−j / (J−1)) (bloc97, emozilla 2023).
+    """Divide the lowest frequency by s, keep the highest, and scale those in between accordingly: f_j ·
+    s^(−j / (J−1)) (bloc97, emozilla 2023).
 
-    s = factor · context / original_context − (factor − 1), and 1 up to the original context. This equals
-    replacing theta by theta · s^(2J / (2J − 2)). Conventions: `context` is the largest length of the whole
-    run. transformers uses the length so far. So in transformers a cached key may be rotated by another theta
-    than the query that reads it, and a token's result depends on how much text follows it.
+    s = factor · context / original_context − (factor − 1), and s is 1 up to the original context. This
+    equals replacing theta by theta · s^(2J / (2J − 2)).
+
+    Conventions: `context` is the largest length of the whole run. transformers uses the length so far. So
+    in transformers a cached key may be rotated by another theta than the query that reads it, and a
+    token's result depends on how much text follows it.
     """
     s = max(1.0, factor * context / original_context - (factor - 1))
     last = max(len(frequencies) - 1, 1)
@@ -50,13 +53,13 @@ def yarn_scaling(
     original_context: int,
     truncate: bool = True,
 ) -> Float[Array, " J"]:
-    """High frequencies are kept, low ones divided by `factor`, with a ramp in between (Peng et al. 2023,
-    §3.2).
+    """Keep high frequencies, divide low frequencies by `factor`, and blend both in a ramp between them
+    (Peng et al. 2023, §3.2).
 
-    The pair that turns r times in the original context has the number J · ln(original / 2πr) / ln(theta). The
-    ramp runs from the pair with beta_fast turns to the pair with beta_slow turns. Conventions: with
+    The pair that turns r times in the original context has the number J · ln(original / 2πr) / ln(theta).
+    The ramp runs from the pair with beta_fast turns to the pair with beta_slow turns. Conventions: with
     `truncate` the ends of the ramp are whole pairs, rounded outwards, as in the authors' code. They are
-    clipped to 0 and 2J − 1, transformers' bound, where J − 1 is the last pair.
+    clipped to 0 and 2J − 1. This is transformers' bound, although the last pair is J − 1.
     """
     pairs = len(frequencies)
 
@@ -81,10 +84,12 @@ def longrope_scaling(
     original_context: int,
     context: int,
 ) -> Float[Array, " J"]:
-    """Divide each frequency by its own factor, which was found by search (Ding et al. 2024).
+    """Divide each frequency by its own factor (Ding et al. 2024). The factors come from a search by the
+    model's authors.
 
-    Conventions: the `long` factors are for contexts above the original one, the `short` ones for all others.
-    As in `dynamic_ntk_scaling`, the context is the largest length of the run, not the length so far.
+    Conventions: the `long` factors are for contexts above the original one, the `short` factors for all
+    others. As in `dynamic_ntk_scaling`, the context is the largest length of the run, not the length so
+    far.
     """
     return frequencies / (long if context > original_context else short)
 
@@ -98,12 +103,13 @@ def llama3_scaling(
     high_freq_factor: float,
     original_context: int,
 ) -> Float[Array, " J"]:
-    """Low frequencies are divided by `factor`, high ones kept, with a blend in between (Llama 3.1's reference
-    code).
+    """Keep high frequencies, divide low frequencies by `factor`, and blend both in between (Llama 3.1's
+    reference code).
 
-    With turns = original_context · f / 2π, the share kept is clip((turns − low_freq_factor) /
-    (high_freq_factor − low_freq_factor), 0, 1). If high_freq_factor equals low_freq_factor (Llama 4 Scout),
-    the share is 1 where turns is at least that factor, otherwise 0.
+    Let turns = original_context · f / 2π be how often a pair turns in the original context. The share of
+    the frequency that is kept is clip((turns − low_freq_factor) / (high_freq_factor − low_freq_factor), 0,
+    1). If high_freq_factor equals low_freq_factor (Llama 4 Scout), the share is 1 where turns is at least
+    that factor, otherwise 0.
     """
     turns, span = original_context * frequencies / (2 * math.pi), high_freq_factor - low_freq_factor
     kept = (turns >= low_freq_factor).astype(turns.dtype)
@@ -119,17 +125,17 @@ def proportional_scaling(
     turned: int,
     factor: float,
 ) -> Float[Array, " J"]:
-    """The first `turned` frequencies are divided by `factor`, the others are 0 (Gemma 4, Google 2026).
+    """Divide the first `turned` frequencies by `factor`, and set all others to 0 (Gemma 4, Google 2026).
 
-    Only a part of a head of 2J numbers is rotated. This is also so with fewer rotary dims, but the part is a
-    different one (here J = 4):
+    So only a part of a head of 2J numbers is rotated. Fewer rotary dims also rotate only a part, but
+    another part (here J = 4):
 
         rotary dims 4    pairs (0, 2) (1, 3)                  frequencies 1, θ^(−2/4)
         turned 2         pairs (0, 4) (1, 5), (2, 6) (3, 7)   frequencies 1, θ^(−2/8), and 0, 0
 
-    Pairs and frequencies are those of the whole head. The slowest pairs, which would turn by only a small
-    part of a circle over a long text, aren't rotated. So their numbers describe a token independently of its
-    position.
+    Pairs and frequencies are counted over the whole head. The slowest pairs, which would turn by only a
+    small part of a circle over a long text, aren't rotated. So their numbers describe a token
+    independently of its position.
     """
     still = np.arange(len(frequencies)) >= turned
     return np.where(still, 0, frequencies / factor).astype(frequencies.dtype)

@@ -28,12 +28,12 @@ def self_attention(
     settings: Attention,
     causal: bool = False,
 ) -> Float[Array, "B T D"]:
-    """Compute the sublayer: project to queries, keys and values, attend, and project back. Each query sees
-    the first `lengths[b]` tokens.
+    """Compute the sublayer of self-attention without a cache: project to queries, keys and values, attend,
+    and project back. Each query sees the first `lengths[b]` tokens of its row.
 
-    Conventions: as in `attention`, except that a token sees later tokens too unless the layer is `causal`,
-    and that a window extends to both sides. Rows are padded on the right: no token sees padding, and outputs
-    at padding are unspecified. `rotary` has a row for each of the T positions.
+    Conventions: as in `attention`, with two exceptions: a token sees later tokens too unless the layer is
+    `causal`, and a window extends to both sides. Rows are padded on the right: no token sees padding, and
+    outputs at padding are unspecified. `rotary` has a row for each of the T positions.
     """
     at = indices(x.shape[1], x)
     q, k, v = project(x, weights, settings=settings)

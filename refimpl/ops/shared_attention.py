@@ -1,4 +1,6 @@
-"""Attention of a layer that reads the keys and values of an earlier layer, and makes none of its own."""
+"""Attention of a layer that reads the keys and values of an earlier layer, and makes no keys and values
+itself.
+"""
 
 from __future__ import annotations
 
@@ -19,8 +21,8 @@ if TYPE_CHECKING:
 
 
 class SharedAttentionWeights(TypedDict):
-    """The parameters of attention without maps to keys and values: those of queries, of the output and its
-    gate."""
+    """The parameters of attention without maps to keys and values. They belong to the queries, to the
+    output, and to the output's gate."""
 
     wq: Float[Array, "D H*K"] | Blocks
     wo: Float[Array, "H*K D"] | Blocks
@@ -35,19 +37,23 @@ class SharedAttentionWeights(TypedDict):
 
 
 class SharedKV(NamedTuple):
-    """The cache of a layer that reads another layer's keys and values. It is empty."""
+    """The cache of a layer that reads another layer's keys and values. This cache is empty."""
 
     @property
     def nbytes(self) -> int:
-        """The size in bytes: 0."""
+        """The size of the cache in bytes, which is 0."""
         return 0
 
     def select(self, rows: Array) -> SharedKV:
-        """Return the cache unchanged. The rows are selected in the cache of the layer that is read."""
+        """Return the cache unchanged, since it is empty. The rows are selected in the cache of the earlier
+        layer.
+        """
         return self
 
     def grow(self, capacity: int) -> SharedKV:
-        """Return the cache unchanged. The cache of the layer that is read is made larger instead."""
+        """Return the cache unchanged, since it is empty. The cache of the earlier layer is made larger
+        instead.
+        """
         return self
 
 
@@ -61,26 +67,28 @@ def shared_attention(
     *,
     settings: Attention,
 ) -> Float[Array, "B T D"]:
-    """y_t = Σ_s softmax_s(scale · q_t · k_s) · v_s · wo, with the keys and values of an earlier layer.
+    """Compute attention with the keys k and values v of an earlier layer: y_t = Σ_s softmax_s(scale · q_t
+    · k_s) · v_s · wo.
 
-    Such a layer has no maps to keys and values, and no cache. Neighbouring layers attend to nearly the same
-    tokens. So upper layers can read the keys and values that a lower layer has written (YOCO, Sun et al.
-    2024, §2; cross-layer attention, Brandon et al. 2024, §2.2; Gemma 3n and 4, Google 2025 and 2026):
+    Such a layer has no maps to keys and values, and no cache. Neighbouring layers attend to nearly the
+    same tokens. So upper layers can read the keys and values that a lower layer has written (YOCO, Sun et
+    al. 2024, §2; cross-layer attention, Brandon et al. 2024, §2.2; Gemma 3n and 4, Google 2025 and 2026):
 
         layer   0      1      2      3      4      5       3, 4 and 5 share: kv_layer 1, 1, 2
         window  w      w      all    w      w      all
-        keeps   k0 v0  k1 v1  k2 v2  .      .      .
+        stores  k0 v0  k1 v1  k2 v2  .      .      .
                        └──────┼───── q3     q4     │
                               └─────────────────── q5
 
-    The cache of a text becomes smaller, since only some layers keep one. In a prompt, all tokens but the last
-    may skip the layers above the last layer with a cache, since no later token reads what those layers
-    compute.
+    The cache of a text becomes smaller, since only some layers have one. In a prompt, all tokens but the
+    last may skip the layers above the last layer with a cache, since no later token reads what those
+    layers compute.
 
     Conventions: `cache` already has the keys and values of the call's own T tokens, as the earlier layer
-    returned it. It isn't changed here. `past`, `rotary` and the mask have the same meaning as in `attention`.
-    The keys in the cache are normalized and rotated, so only queries are normalized and rotated here. A layer
-    can read only a layer with the same key heads, window and rotation, since the keys are made for these.
+    returned it. This function doesn't change the cache. `past`, `rotary` and the mask have the same
+    meaning as in `attention`. The keys in the cache are normalized and rotated, so only queries are
+    normalized and rotated here. A layer can read only a layer with the same key heads, window and
+    rotation, since the keys are made for these.
     """
     at = following(past, x.shape[1])
     y = linear(x, weights["wq"], weights.get("bq"))
@@ -96,7 +104,8 @@ def shared_attention(
 def queries(
     y: Array, at: Array, weight: Array | None, rotary: Rotary | None, *, settings: Attention
 ) -> Array:
-    """Return the result [B, T, H·K] of the map to queries, as heads at the positions `at` [B, T].
+    """Return queries as heads at the positions `at` [B, T], made from the result [B, T, H·K] of the map to
+    queries.
 
     The queries are normalized, with a weight if there is one, and rotated.
     """

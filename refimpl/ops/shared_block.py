@@ -2,16 +2,16 @@
 (Glorioso et al. 2024, "The Zamba2 Suite", arXiv 2411.15242, §2, figure 2).
 
 Attention finds what a state has forgotten, but needs many parameters and a large cache. So few layers have
-attention, and the parameters of these layers are the same. The block reads the layer's input x beside e, the
-input of the first layer, because e still has the tokens that x was made of:
+attention, and the parameters of these layers are the same. The block reads the layer's input x beside e,
+the input of the first layer, because e still contains the tokens from which x was made:
 
     x ──┬───────────────────────────────────────────────────────────────┬─────────────────────────── + ── y
         ├─ [x, e] ── norm ── attention ── norm ── mlp ── w_shared ── t ── + ── norm ── Mamba 2 ──────┘
     e ──┘
 
-The block has no residual sums inside. In the checkpoint, each layer adds to the shared maps its own products
-of two narrow matrices (LoRA, Hu et al. 2021). Here these products are already added, so each layer has
-parameters of its own. A layer keeps keys, values and the state of Mamba 2.
+The block has no residual sums inside. In the checkpoint, each layer adds to the shared maps its own
+products of two narrow matrices (LoRA, Hu et al. 2021). Here these products are already added, so each
+layer has parameters of its own. A layer stores keys, values and the state of Mamba 2.
 """
 
 from __future__ import annotations
@@ -42,8 +42,10 @@ __all__ = ["SharedBlock", "SharedBlockWeights", "shared_block"]
 
 
 class SharedBlockWeights(Mamba2Weights):
-    """The parameters of Mamba 2, and of a block with X heads of Q elements and I heads of keys and values in
-    front of it. `w_heads` is the output projection of attention.
+    """The parameters of Zamba 2's hybrid layer: the parameters of Mamba 2, and of a block with X heads of
+    Q elements and I heads of keys and values in front of it.
+
+    `w_heads` is the output projection of attention.
     """
 
     attention_norm: Float[Array, " 2*D"]
@@ -58,9 +60,10 @@ class SharedBlockWeights(Mamba2Weights):
 
 
 class SharedBlock(TokenMixer):
-    """Zamba 2's hybrid layer (`ops.shared_block`): attention over [x, e], an mlp, and Mamba 2.
+    """The settings of Zamba 2's hybrid layer (`ops.shared_block`): attention over [x, e], an mlp, and
+    Mamba 2.
 
-    Each of the three parts has an RMSNorm before it, its `pre`. The attention has no biases, gates or other
+    Each of the three parts begins with an RMSNorm, its `pre`. The attention has no biases, gates or other
     norms.
     """
 
@@ -102,7 +105,7 @@ class SharedBlock(TokenMixer):
 
     @property
     def position(self) -> Position | None:
-        """The positions of the attention."""
+        """The kind of positions that the attention uses."""
         return self.attention.position
 
     @property
@@ -171,10 +174,11 @@ def shared_block(
     *,
     settings: SharedBlock,
 ) -> tuple[Array, HybridCache]:
-    """Compute the sublayer that the module's docstring draws, without its last sum, over x [B, T, D]. Returns
-    the output [B, T, D] and the new cache.
+    """Compute the sublayer that the module's docstring draws over x [B, T, D], without its last sum.
+    Returns the output [B, T, D] and the new cache.
 
-    `embedding` [B, T, D] are the vectors e of the same tokens. Conventions: as in `attention` and `mamba2`.
+    `embedding` [B, T, D] are the vectors e of the same tokens. Conventions: as in `attention` and
+    `mamba2`.
     """
     norms, parts = settings.epsilons(), dict[str, Any](weights)
     read = rms_norm(concatenate([x, embedding], 2), weights["attention_norm"], eps=norms["attention_norm"])

@@ -1,7 +1,8 @@
-"""Short convolutions: each token's channels are mixed with those of a few tokens before it, between gates.
+"""Short convolutions: each channel of a token is mixed with the same channel of a few earlier tokens,
+between two gates.
 
-A map makes three vectors from each token's vector: a gate b, a gate c and a value v. The convolution reads b
-⊙ v. Its result is multiplied by c, and then mapped back to the model's width (LFM2, Liquid AI 2025):
+A map makes three vectors from each token's vector: a gate b, a gate c and a value v. The convolution reads
+b ⊙ v. Its result is multiplied by c, and then mapped back to the model's width (LFM2, Liquid AI 2025):
 
     token            0      1      2      3                length 3, in one channel
     b ⊙ v            p0     p1     p2     p3
@@ -9,9 +10,9 @@ A map makes three vectors from each token's vector: a gate b, a gate c and a val
                             + k2 p1  + k1 p1  + k1 p2
                                      + k2 p2  + k2 p3
 
-The gates depend on the tokens and the kernel doesn't, so a layer costs the same for each token. For a text of
-any length, a layer keeps only the last length − 1 products. In this example these are two vectors, while
-attention keeps two vectors for each token.
+The gates depend on the tokens and the kernel doesn't, so a layer costs the same for each token. For a text
+of any length, a layer stores only the last length − 1 products. In this example these are two vectors in
+all, while attention stores two vectors for each token.
 """
 
 from __future__ import annotations
@@ -47,9 +48,10 @@ class ShortConvWeights(TypedDict):
 
 
 class ConvState(NamedTuple):
-    """The state of a convolution: its last A inputs, oldest first.
+    """The state of a short convolution: its last A inputs, oldest first.
 
-    `lengths` [B] is set for a step with rows padded on the right: how many tokens of each row are real.
+    `lengths` [B] is set only in a step with rows padded on the right. It says how many tokens of each row
+    are real.
     """
 
     tail: Float[Array, "B A F"]
@@ -63,7 +65,8 @@ class MatrixState(NamedTuple):
 
     The state consists of the convolution's last A inputs and of the matrices.
 
-    `lengths` [B] is set for a step with rows padded on the right: how many tokens of each row are real.
+    `lengths` [B] is set only in a step with rows padded on the right. It says how many tokens of each row
+    are real.
     """
 
     tail: Float[Array, "B A 2*G*K+H*V"]
@@ -75,7 +78,7 @@ class MatrixState(NamedTuple):
 
 @dataclass(frozen=True)
 class ConvTail(RecurrentState):
-    """The state of a short convolution: its last `count` inputs."""
+    """The kind of cache of a short convolution: its last `count` inputs."""
 
     holds = ConvState
     adds_up = False
@@ -93,8 +96,8 @@ class ConvTail(RecurrentState):
 
 @dataclass(frozen=True)
 class MatrixStates(RecurrentState):
-    """The cache of a gated delta network or of Mamba 2: the last inputs of a convolution, `count` tokens of
-    `channels`, and a state of each head."""
+    """The kind of cache of a gated delta network or of Mamba 2: the last `count` inputs of a convolution
+    over `channels`, and a matrix for each head."""
 
     holds = MatrixState
 
@@ -106,8 +109,8 @@ class MatrixStates(RecurrentState):
 
     @property
     def in_chunks(self) -> bool:
-        """Always true. A step is computed as one chunk, whose memory grows with the square of its number of
-        tokens.
+        """Always true: ONNX Runtime reads a long text in several runs. Each run is computed as one chunk,
+        and a chunk's memory grows with the square of its number of tokens.
         """
         return True
 
@@ -118,7 +121,8 @@ class MatrixStates(RecurrentState):
 
 
 class ShortConv(TokenMixer):
-    """A convolution over the `length` latest tokens, in `width` channels between gates (`ops.short_conv`).
+    """The settings of a short convolution over the `length` latest tokens, in `width` channels between
+    gates (`ops.short_conv`).
 
     `bias` says whether the convolution and both projections have biases.
     """
@@ -158,11 +162,11 @@ def causal_conv(
     tail: Float[Array, "B A F"] | None = None,
     bias: Float[Array, " F"] | None = None,
 ) -> Float[Array, "B T F"]:
-    """y[t] = bias + Σ_j kernel[j] ⊙ x[t − A + j], each channel on its own.
+    """Compute a causal convolution of each channel by itself: y[t] = bias + Σ_j kernel[j] ⊙ x[t − A + j].
 
-    Conventions: the inputs before the call are `tail`, oldest first; without it they are zeros. The last row
-    of the kernel multiplies the token itself, as in torch's Conv1d with A zeros on the left, and in
-    causal_conv1d.
+    Conventions: the inputs before the call are `tail`, oldest first; without `tail`, they are zeros. The
+    last row of the kernel multiplies the token itself, as in torch's Conv1d with A zeros on the left, and
+    in causal_conv1d.
     """
     tokens, length = x.shape[1], kernel.shape[0]
     inputs = padded(x, length - 1, 0) if tail is None else concatenate((tail, x), 1)
@@ -179,10 +183,10 @@ def short_conv(
     past: Index[Array, " B", "< O+1"],
     weights: ShortConvWeights,
 ) -> tuple[Float[Array, "B T D"], ConvState]:
-    """Compute the sublayer: (b, c, v) = x · wi; y = (c ⊙ causal_conv(b ⊙ v)) · wo.
+    """Compute the sublayer of a short convolution: (b, c, v) = x · wi; y = (c ⊙ causal_conv(b ⊙ v)) · wo.
 
-    Conventions: a row with no token before the call begins at zero, whatever its cache holds. Padding changes
-    no state; outputs at padding are unspecified.
+    Conventions: a row with no token before the call begins at zero, whatever its cache contains. Padding
+    changes no state; outputs at padding are unspecified.
     """
     made = linear(x, weights["wi"], weights.get("bi"))
     b, c, v = split(made, (made.shape[-1] // 3,) * 3)
@@ -195,14 +199,14 @@ def short_conv(
 
 @op
 def last_inputs(tail: Array, inputs: Array, lengths: Array | None) -> Array:
-    """Return the last A of tail [B, A, F] and of the first `lengths` [B] inputs [B, T, F], or of all
-    inputs."""
+    """Return the last A inputs of each row after a call. The row's inputs are `tail` [B, A, F], followed
+    by the first `lengths` [B] of the inputs [B, T, F]. If `lengths` is None, all inputs are real."""
     count = filled(inputs.shape[0], inputs.shape[1], inputs) if lengths is None else lengths
     return tokens_at(concatenate((tail, inputs), 1), following(count, tail.shape[1]))
 
 
 @op
 def begun(kept: Array, past: Array) -> Array:
-    """Return the content [B, …] of a cache, with zeros in rows that have no token before the call."""
+    """Return the content [B, …] of a cache, but zeros in rows that have no token before the call."""
     there = (past > 0).reshape(-1, *(1,) * (kept.ndim - 1))
     return np.where(there, kept, 0).astype(kept.dtype)

@@ -1,5 +1,5 @@
-"""Block-sparse attention: queries and keys are in blocks, and a list says which pairs of blocks are
-computed."""
+"""Block-sparse attention: queries and keys are divided into blocks, and a list says which pairs of blocks
+are computed."""
 
 from __future__ import annotations
 
@@ -15,8 +15,9 @@ if TYPE_CHECKING:
 
 
 class BlockPairs(NamedTuple):
-    """Query block rows[m] attends to key block columns[m]; `mask` [M, A, A] is the mask of tokens inside each
-    pair.
+    """The pairs of blocks that are computed: query block rows[m] attends to key block columns[m].
+
+    `mask` [M, A, A] says which tokens see each other inside each pair.
     """
 
     rows: Index[Array, " M", "< Y"]
@@ -35,12 +36,13 @@ def sparse_attend(
     scale: float | None = None,
     softcap: float | None = None,
 ) -> Float[Array, "B Y A H V"]:
-    """Each block of queries attends to the blocks of keys that it is paired with.
+    """Compute block-sparse attention: each block of queries attends to the blocks of keys that it is
+    paired with.
 
-    Only these blocks are gathered, so time and memory grow with the number M of pairs. `keys` says which keys
-    are real (the last block may be padded). For the pairs of a pattern (`block_pairs`), the result equals
-    that of `attend` with the pattern's `block_mask`. Conventions: a pair that is listed twice counts twice;
-    the output of a query that sees no key is 0.
+    Only these blocks are gathered, so time and memory grow with the number M of pairs. `keys` says which
+    keys are real (the last block may be padded). For the pairs of a pattern (`block_pairs`), the result
+    equals the result of `attend` with the pattern's `block_mask`. Conventions: a pair that is listed twice
+    counts twice; the output of a query that sees no key is 0.
     """
     b, y, a, h, _ = q.shape
     rows, columns, mask = pairs
@@ -62,7 +64,7 @@ def sparse_attend(
 
 @op
 def block_pairs(pattern: Bool[Array, "Y Z"]) -> tuple[Int[Array, " M"], Int[Array, " M"]]:
-    """Return the pairs of blocks of a pattern, row by row, as `sparse_attend` takes them."""
+    """Return the pairs of blocks in a pattern, row by row, in the form that `sparse_attend` takes."""
     rows, columns = np.nonzero(pattern)
     return rows, columns
 
@@ -73,7 +75,9 @@ def block_mask(
     keys: Index[Array, " S", "< Z"],
     pattern: Bool[Array, "Y Z"],
 ) -> Bool[Array, "B T S"]:
-    """Return the token mask for a pattern of blocks; `queries` and `keys` are the blocks of the tokens."""
+    """Return the mask over tokens that a pattern of blocks means. `queries` and `keys` say in which block
+    each token is.
+    """
     return pattern[queries][:, :, keys]
 
 
@@ -86,11 +90,12 @@ def bigbird_pattern(
     reach: int,
     first: int,
 ) -> Bool[Array, "Y Z"]:
-    """Return the pattern of window, global and random blocks together (Zaheer et al. 2020, §2 and figure 1).
+    """Return BigBird's pattern of blocks, which joins window, global and random blocks (Zaheer et al.
+    2020, §2 and figure 1).
 
     `rows` and `columns` number the blocks. A block sees the `reach` blocks on each side of itself. The
-    `first` blocks see all blocks and are seen by all (the paper's internal global tokens, ITC). Block y also
-    sees the blocks chosen[y]. Conventions: the paper chooses the random blocks at random. Here the caller
+    `first` blocks see all blocks and are seen by all (the paper's internal global tokens, ITC). Block y
+    also sees the blocks chosen[y]. Conventions: the paper draws these blocks at random. Here the caller
     gives them.
     """
     window = abs(rows[:, None] - columns[None, :]) <= reach
@@ -109,11 +114,12 @@ def longformer_mask(
     *,
     reach: int,
 ) -> Bool[Array, "B T S"]:
-    """True within `reach` tokens on each side, and where either token is global.
+    """Return a mask that is true where query and key are at most `reach` tokens apart, and where either of
+    them is global.
 
-    Beltagy et al. 2020, §3.1: the sliding window of width w is reach = w / 2; a global token attends to all
-    tokens and all attend to it. Positions of keys have a batch axis, so that the same function can give the
-    mask inside pairs of blocks. Each pair is then a row of the batch.
+    In Beltagy et al. 2020 (§3.1), a sliding window of width w is reach = w / 2, and a global token attends
+    to all tokens and all attend to it. Positions of keys have a batch axis, so that the same function can
+    give the mask inside pairs of blocks. Each pair is then a row of the batch.
     """
     near = abs(queries[:, :, None] - keys[:, None, :]) <= reach
     return near | query_global[:, :, None] | key_global[:, None, :]
@@ -125,9 +131,9 @@ def longformer_layout(
     *,
     reach: int,
 ) -> Bool[Array, "Y Y"]:
-    """Return the pairs of blocks with at least one pair of tokens that `longformer_mask` allows.
+    """Return the pairs of blocks that contain at least one pair of tokens that `longformer_mask` allows.
 
-    The last token of block i and the first of block j > i are (j − i − 1) · A + 1 apart.
+    The last token of block i and the first token of block j > i are (j − i − 1) · A + 1 apart.
     """
     y, a = is_global.shape
     apart = abs(np.arange(y)[:, None] - np.arange(y)[None, :])

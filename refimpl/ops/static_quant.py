@@ -1,4 +1,6 @@
-"""Quantization with given scales, as graphs of QuantizeLinear and DequantizeLinear compute it."""
+"""Quantization with given scales, exactly as QuantizeLinear and DequantizeLinear compute it in an ONNX
+graph.
+"""
 
 from __future__ import annotations
 
@@ -21,10 +23,10 @@ def static_quantize(
     bits: int,
     signed: bool,
 ) -> Int[Array, "M D"]:
-    """code = clip(rint(x / scale) + zero), as integers of `bits` bits (ONNX's QuantizeLinear).
+    """Quantize to integers of `bits` bits: code = clip(rint(x / scale) + zero) (ONNX's QuantizeLinear).
 
-    Conventions: halves round to the even code; a scale of 0 gives the zero point. Scales per tensor, row or
-    block must be repeated to one per element.
+    Conventions: halves round to the even code; a scale of 0 gives the zero point. Scales per tensor, row
+    or block must be repeated to one per element.
     """
     low = -(2 ** (bits - 1)) if signed else 0
     steps = np.where(scale == 0, 0, x / np.where(scale == 0, 1, scale))
@@ -37,8 +39,8 @@ def static_dequantize(
     scale: Float[Array, " D"],
     zero: Int[Array, " D"],
 ) -> Float[Array, "M D"]:
-    """(code − zero) · scale (ONNX's DequantizeLinear): the difference is computed in integers, and then
-    multiplied once.
+    """Compute (code − zero) · scale (ONNX's DequantizeLinear). The difference is computed in integers, and
+    then multiplied once.
     """
     return (codes - zero).astype(scale.dtype) * scale
 
@@ -50,9 +52,10 @@ def integer_matmul(
     zero_a: Int[Array, " M"],
     zero_b: Int[Array, " F"],
 ) -> Int[Array, "M F"]:
-    """Σ_d (a[m,d] − zero_a[m]) · (b[d,f] − zero_b[f]) in 32 bits (ONNX's MatMulInteger).
+    """Multiply two matrices of codes in 32-bit integers: Σ_d (a[m,d] − zero_a[m]) · (b[d,f] − zero_b[f])
+    (ONNX's MatMulInteger).
 
-    Multiplied by both scales, the result is the product of the two matrices, exact except for that one
-    rounding.
+    If the result is multiplied by both scales, it is the product of the two dequantized matrices, exact
+    except for that one rounding.
     """
     return (a - zero_a[:, None]).astype(np.int32) @ (b - zero_b).astype(np.int32)

@@ -1,13 +1,13 @@
-"""The stem of an encoder that reads the samples of a sound, and the positions that belong to it.
+"""The stem of an encoder that reads the samples of a sound, and the stem's positions.
 
     samples      ················································   16,000 a second
-    first        └ 10 ┘          each convolution has fewer vectors than the one before, of more samples
+    first        └ 10 ┘          each convolution has fewer vectors than the previous one, from more samples
     …                └ 10 ┘
     last         y0        y1        y2         wav2vec 2.0: 400 samples each, 320 from one to the next
 
-The vectors contain no positions. A convolution over many vectors provides positions, and its result is added
-to the vectors. The result depends on the vectors around each position, and on the ends of the sound, beyond
-which everything is zero (wav2vec 2.0, Baevski et al. 2020, §2).
+The vectors contain no positions. A convolution over many vectors provides positions, and its result is
+added to the vectors. The result depends on the vectors around each position, and on the ends of the sound,
+beyond which everything is zero (wav2vec 2.0, Baevski et al. 2020, §2).
 """
 
 from __future__ import annotations
@@ -28,9 +28,11 @@ if TYPE_CHECKING:
 
 
 class ConvolutionWeights(TypedDict):
-    """The parameters of a convolution: its kernel in torch's layout, its bias, and the norm after it.
+    """The parameters of a convolution in a stem: its kernel in torch's layout, its bias, and the norm
+    after it.
 
-    These parameters stay in floating point, because they are few and their rounding errors affect all layers.
+    These parameters stay in floating point, because they are few and their rounding errors affect all
+    layers.
     """
 
     kernel: Float[Array, "F C A+1"]
@@ -39,7 +41,9 @@ class ConvolutionWeights(TypedDict):
 
 
 class WaveStemWeights(TypedDict):
-    """The parameters of the stem: those of all convolutions, and of the map to the model's width."""
+    """The parameters of the stem: the parameters of all convolutions, of the last norm, and of the map to
+    the model's width.
+    """
 
     convolutions: list[ConvolutionWeights]
     norm: NotRequired[NormWeights]
@@ -49,9 +53,10 @@ class WaveStemWeights(TypedDict):
 
 @op
 def wave_stem(samples: Array, weights: WaveStemWeights, *, settings: WaveStem) -> Array:
-    """Return the vectors [B, T, D] of the samples [B, N], all of which are real.
+    """Return the vectors [B, T, D] of a sound's samples [B, N]. All samples must be real, not padding.
 
-    Each convolution is followed by its norm and an activation. At the end come a norm and a map.
+    Each convolution is followed by its norm and an activation. At the end come a norm and a map to the
+    model's width.
     """
     x = samples[:, :, None]
     each = LayerNorm(settings.eps)
@@ -71,20 +76,21 @@ def wave_stem(samples: Array, weights: WaveStemWeights, *, settings: WaveStem) -
 def time_norm(
     x: Float[Array, "B T D"], weight: Float[Array, " D"], bias: Float[Array, " D"], *, eps: float
 ) -> Float[Array, "B T D"]:
-    """y = (x − mean_t) / sqrt(var_t + eps) · weight + bias, each channel over all of its times.
+    """Normalize each channel over all of its times: y = (x − mean_t) / sqrt(var_t + eps) · weight + bias.
 
-    Conventions: this is torch's GroupNorm with one channel per group, but with channels last. Padding would
-    change the result.
+    Conventions: this is torch's GroupNorm with one channel per group, but with channels last. Padding
+    would change the result.
     """
     return layer_norm(x.swapaxes(1, 2), eps=eps).swapaxes(1, 2) * weight + bias
 
 
 @op
 def conv_positions(x: Array, kernel: Array, bias: Array, *, settings: ConvPositions) -> Array:
-    """Return the positions that are added to the vectors x [B, T, D]: the activation of a convolution around
-    each vector.
+    """Return the vectors of positions to add to x [B, T, D]: the activation of a convolution over the
+    vectors around each position.
 
-    A convolution over an even number of vectors includes one more vector before the position than after it.
+    A convolution over an even number of vectors includes one more vector before the position than after
+    it.
     """
     around = padded(x, settings.length // 2, (settings.length - 1) // 2)
     return activation(

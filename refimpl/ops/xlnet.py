@@ -1,8 +1,8 @@
 """XLNet's attention: relative positions, and relative segments (Dai et al. 2019, Transformer-XL, arXiv
 1901.02860, §3.3; Yang et al. 2019, XLNet, arXiv 1906.08237, §2.5).
 
-If a position p is added to each vector, the score of a query and a key is a product of two sums, of which two
-terms contain the query's own position. Transformer-XL writes out the four terms. It replaces the key's
+If a position p is added to each vector, the score of a query and a key is a product of two sums, of which
+two terms contain the query's own position. Transformer-XL writes out the four terms. It replaces the key's
 position by the distance i − j, and the query's position by a learned vector. XLNet adds a term that says
 whether both tokens are in the same segment:
 
@@ -10,14 +10,14 @@ whether both tokens are in the same segment:
                 + (q_i + v) · R r(i−j)        how far apart they are
                 + (q_i + s) · e(i, j)         e = e₀ in one segment, e₁ across segments
 
-all times 1/√K. u, v and s are one vector for each head ("biases"), R is a map of each layer. r(d) are the
+all times 1/√K. u, v and s are vectors of each head ("biases"), and R is a map of each layer. r(d) are the
 sines and cosines of the distance d, so nothing is stored for it and any distance is possible:
 
     r(d) = [sin(d · f_0), …, sin(d · f_J−1), cos(d · f_0), …, cos(d · f_J−1)],    f_j = 10000^(−j / J)
 
-A key after the query has a negative distance, whose sines have the opposite sign. So a model knows the order.
-For segments, it matters only whether two of them are equal, so more than two segments need no special case.
-In a text of one segment the last term is the same for all keys, and the softmax cancels it.
+A key after the query has a negative distance, whose sines have the opposite sign. So a model knows the
+order. For segments, it matters only whether two of them are equal, so more than two segments need no
+special case. In a text of one segment the last term is the same for all keys, and the softmax cancels it.
 """
 
 from __future__ import annotations
@@ -42,8 +42,10 @@ if TYPE_CHECKING:
 
 
 class XLNetWeights(TypedDict):
-    """The parameters of XLNet's attention: maps of tokens, the map of distances, and one vector of each head
-    for each term. With segments there are also their vectors, e₀ and e₁."""
+    """The parameters of XLNet's attention: the maps of tokens, the map of distances, and a vector u, v or
+    s of each head for each term.
+
+    If the model has segments, the parameters include the segments' vectors e₀ and e₁."""
 
     wq: Float[Array, "2*J H*K"] | Blocks
     wk: Float[Array, "2*J H*K"] | Blocks
@@ -57,11 +59,12 @@ class XLNetWeights(TypedDict):
 
 
 class XLNetAttention(TokenMixer):
-    """Attention with terms for sines and cosines of the distance, and for segments (`ops.xlnet`).
+    """The settings of XLNet's attention, which has terms for sines and cosines of the distance, and for
+    segments (`ops.xlnet`).
 
     Distances beyond `clamp` count as `clamp`. With `segments`, scores also have a term that depends on
-    whether two tokens are in the same segment. The segments are the embedding's token types, which then have
-    no table. Maps have no bias.
+    whether two tokens are in the same segment. The segments are the embedding's token types; the embedding
+    then has no table of token types. Maps have no bias.
     """
 
     heads: int = bounded("heads")
@@ -116,13 +119,14 @@ def xlnet_attention(
     *,
     settings: XLNetAttention,
 ) -> Float[Array, "B T 2*J"]:
-    """Compute the sublayer: project tokens and distances, attend with the terms of both, and project back.
+    """Compute the sublayer of XLNet's attention: project tokens and distances, attend with the terms of
+    both, and project back.
 
-    `token_types` are the segments of the tokens; without them all tokens are in one segment. The width D = 2
-    · J is even.
+    `token_types` are the segments of the tokens; without them all tokens are in one segment. The width D =
+    2 · J is even.
 
-    Conventions: as in `self_attention`, rows are padded on the right: no token sees padding, and outputs at
-    padding are unspecified. XLNet itself pads on the left, where distances are the same. The memory of
+    Conventions: as in `self_attention`, rows are padded on the right: no token sees padding, and outputs
+    at padding are unspecified. XLNet itself pads on the left, where distances are the same. The memory of
     earlier segments is empty, and no token is hidden by an order of prediction (permutation).
     """
     q, k, bias = queries_and_keys(x, weights, token_types, settings=settings)
@@ -134,8 +138,8 @@ def xlnet_attention(
 def queries_and_keys(
     x: Array, weights: XLNetWeights, token_types: Array | None, *, settings: XLNetAttention
 ) -> tuple[Array, Array, Array]:
-    """Return queries with u and keys [B, T, H, K] of x [B, T, D], and the terms [B, H, T, T] of distances and
-    segments."""
+    """Return queries with the vector u added and keys, both [B, T, H, K], and the terms [B, H, T, T] of
+    distances and segments, for x [B, T, D]."""
     size = settings.head_size
     q, k = (heads(x, weights[name], size=size) for name in ("wq", "wk"))
     k_pos = heads(distance_vectors(x, settings=settings), weights["wk_pos"], size=size)[0]
@@ -144,8 +148,9 @@ def queries_and_keys(
 
 
 def distance_vectors(x: Array, *, settings: XLNetAttention) -> Array:
-    """Return r(d) [1, 2·T − 1, D] of the distances of x [B, T, D], from 1 − T on; distances beyond `clamp`
-    have the vector of `clamp`."""
+    """Return the vectors r(d) [1, 2·T − 1, D] of all distances d between T tokens, in order.
+
+    Distances beyond `clamp` have the vector of `clamp`."""
     _, t, width = x.shape
     distances = between(1 - t, t, x)
     if settings.clamp is not None:
@@ -163,7 +168,7 @@ def relative_scores(
     *,
     settings: XLNetAttention,
 ) -> Array:
-    """Return the terms [B, H, T, T] of distances and segments.
+    """Return the score's terms [B, H, T, T] of distances and segments.
 
     q and k [B, T, H, K] are the outputs of the maps to queries and keys. k_pos [W, H, K] are the keys of
     distances.
