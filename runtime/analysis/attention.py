@@ -1,5 +1,5 @@
-"""Show the attention of a model's heads between the words of a text: which word attends to which, and by
-which heads.
+"""Show the attention of a model's heads between the words of a text: which word attends to which other word,
+and by which heads.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ Heads = dict[tuple[int, int], np.ndarray]  # (layer, head) -> weights [T, T], qu
 
 @dataclass(frozen=True)
 class StrongestHead:
-    """The head that pays most attention to a word."""
+    """The head that pays the most attention to a word, and the share of its attention that the word gets."""
 
     layer: int
     head: int
@@ -33,8 +33,11 @@ class StrongestHead:
 
 @dataclass(frozen=True)
 class Seen:
-    """A word that another word attends to: its first token, its share of that word's attention, and the head
-    that attends to it most.
+    """A word to which the described word attends.
+
+    - `word`, `token`: the word, and the index of its first token.
+    - `share`: the share of the described word's attention that this word gets.
+    - `strongest`: the head that attends to this word most.
     """
 
     word: str
@@ -45,8 +48,11 @@ class Seen:
 
 @dataclass(frozen=True)
 class View:
-    """The targets of one word's attention: other words, the word itself, and the tokens to which idle heads
-    attend.
+    """The attention of one word, the described word.
+
+    - `looks_at`: the other words to which it attends, the largest share first.
+    - `itself`: the share of its attention to itself.
+    - `resting`: the share of its attention to the tokens to which idle heads attend.
     """
 
     word: str
@@ -56,9 +62,9 @@ class View:
 
 
 def words_of(text: str, encoding: Encoding) -> list[Word]:
-    """Return the words of a text in order, each with its tokens.
+    """Return the words of a text in order, each with the indices of its tokens.
 
-    A token that isn't part of a word becomes a word of its own.
+    A token that isn't part of a word counts as a word.
     """
     spans = [(match.start(), match.end()) for match in WORD.finditer(text)]
     words: dict[tuple[int, int] | int, Word] = {}
@@ -72,8 +78,8 @@ def words_of(text: str, encoding: Encoding) -> list[Word]:
 
 
 def subject(words: list[Word], target: str | None) -> int:
-    """Return the index of the word to describe: the last `target`, otherwise the last "it", otherwise the
-    last word.
+    """Return the index of the word to describe: the last occurrence of `target`. Without `target`, it is the
+    last "it", or if there is none, the last word.
 
     Raises LimitError if `target` isn't in the text.
     """
@@ -94,10 +100,11 @@ def chosen_heads(
     head: int | None,
     on_layer: Callable[[int, int], None] = lambda done, total: None,
 ) -> Heads:
-    """Return the attention weights of one head or all heads, in one layer or all layers. Layers after the
-    last one needed aren't computed.
+    """Return the attention weights [T, T] of the chosen heads, by (layer, head). None means all layers or all
+    heads.
 
-    `on_layer` is called with the number of layers computed so far and the number to compute.
+    Layers after the last chosen layer aren't computed. `on_layer` is called with the number of layers
+    computed so far and the number to compute.
     """
     heads: Heads = {}
     total = len(next(iter(config.stacks.values())).layers) if layer is None else layer + 1
@@ -112,10 +119,11 @@ def chosen_heads(
 
 
 def view_of(words: list[Word], index: int, heads: Heads, *, decoder: bool) -> View:
-    """Return what the word `index` attends to on average, and the strongest head for each word.
+    """Describe to which words the word number `index` attends on average, and by which head most.
 
-    The attention of a word is the mean over its tokens. The attention to a word is the sum over its tokens. A
-    head that finds nothing to do in a text attends to special tokens, or in a decoder to the first token.
+    The attention of a word is the mean over its tokens. The attention to a word is the sum over its
+    tokens. A head with nothing to do in a text attends to special tokens, or in a decoder to the first
+    token.
     """
     name, queries = words[index]
     views = {

@@ -1,4 +1,4 @@
-"""Find which runtimes on this machine can run a bundle, by which code path, and how much accuracy that path
+"""Find out which runtimes on this machine can run a bundle, by which code, and how much accuracy this code
 loses.
 """
 
@@ -34,9 +34,11 @@ NPUS = ("NNAPI", "CoreML", "QNN")
 
 @dataclass(frozen=True)
 class RuntimeAnswer:
-    """The answer of one runtime for a bundle: the path on which it runs the bundle, or why it can't run it.
+    """The answer whether a runtime can run a bundle.
 
-    `loss` is the certificate's figure for that path: how far its outputs are from the unquantized model's.
+    - `path`: the code by which the runtime computes the bundle.
+    - `loss`: how far this code's outputs are from the unquantized model's, according to the certificate.
+    - `reason`: why the runtime can't run the bundle; empty if it can.
     """
 
     runtime: str
@@ -50,9 +52,10 @@ class RuntimeAnswer:
 
 
 def runtimes(bundle: Bundle) -> list[RuntimeAnswer]:
-    """Return the answers of the runtimes that read a bundle's graph unchanged.
+    """Return the answers of all runtimes that read a bundle's graph unchanged.
 
-    These are tfm's kernels, ONNX Runtime on the CPU and on CUDA, and others.
+    These are tfm's kernels, ONNX Runtime on the CPU, on CUDA, in Node and in browsers, OpenVINO, and
+    onnx.reference.
     """
     onnxruntime = [_onnxruntime(bundle, device) for device in ("cpu", "cuda")]
     native = [_kernels(bundle), *onnxruntime, _openvino(bundle), _reference(bundle)]
@@ -60,8 +63,8 @@ def runtimes(bundle: Bundle) -> list[RuntimeAnswer]:
 
 
 def layouts_lack() -> dict[str, str | None]:
-    """Return for each layout the program that this machine lacks to open it, or None if nothing is
-    missing.
+    """Return a dict from each layout to the program that this machine needs to open the layout, or to None if
+    nothing is missing.
     """
     lacking = {
         name: None if find_spec(module) else NOT_HERE.format(package)
@@ -71,26 +74,28 @@ def layouts_lack() -> dict[str, str | None]:
 
 
 def without_exporter() -> list[RuntimeAnswer]:
-    """Return the answers of runtimes that read another format, when this machine can't make that format."""
+    """Return the answers of the runtimes that read another format, for a machine without tfm's exporter."""
     reasons = layouts_lack() | dict.fromkeys(NPUS)
     return [RuntimeAnswer(name, reason=lacks or NO_EXPORTER) for name, lacks in reasons.items()]
 
 
 def answer(bundle: Bundle, runtime: str, row: str, path: str | None = None) -> RuntimeAnswer:
-    """Return the answer of a runtime whose computation a row of the certificate measured. `path` is the name
-    to show for it, by default the row's name.
+    """Return the answer of a runtime that can run the bundle. The row `row` of the certificate measured its
+    computation.
+
+    `path` is the name to show for the computation, by default the row's name.
     """
     return RuntimeAnswer(runtime, path or row, loss(bundle, row))
 
 
 def graph_row(bundle: Bundle) -> str:
-    """Return the name of the certificate's row for the graph as ONNX Runtime computes it."""
+    """Return the name of the certificate's row that measured the graph on ONNX Runtime."""
     blocks = any(scheme.activations == "block" for scheme in bundle.manifest.schemes.values())
     return INTEGER_PRODUCTS if blocks else ORT
 
 
 def loss(bundle: Bundle, path: str) -> str:
-    """Return the certificate's figure for a path."""
+    """Return how much accuracy the computation `path` loses, according to the bundle's certificate."""
     if not is_quantized(bundle):
         return "no weight is rounded to codes"
     report = recorded(bundle.path)
@@ -138,7 +143,7 @@ def _openvino(bundle: Bundle) -> RuntimeAnswer:
 
 
 def _by_floats(bundle: Bundle, runtime: str) -> RuntimeAnswer:
-    """A runtime that multiplies blocks in floats, whatever the graph asks for."""
+    """Return the answer of a runtime that multiplies blocks in floats, whatever the graph asks for."""
     row = ORT if graph_row(bundle) == ORT else FLOAT_PRODUCTS
     return answer(bundle, runtime, row, "products of blocks in float")
 

@@ -34,8 +34,8 @@ PROMPT_TOKENS = 128
 
 @dataclass(frozen=True)
 class Text:
-    """The tokens of a text, cut into windows or given as separate texts, and the special tokens that go
-    before each window.
+    """The tokens of a text for a comparison. `before` are the special tokens that precede each window of the
+    text.
     """
 
     ids: list[int]
@@ -44,13 +44,18 @@ class Text:
 
 @dataclass(frozen=True)
 class Point:
-    """One bundle: the `bytes` of its file of weights, and the measured figures.
+    """The figures of one bundle.
 
-    - read_bytes: of the weights that a token reads: on tfm's kernels of kernels.data, else of the file.
-    - loss: KL divergence from the unquantized model in nats a token, or 1 − cosine if it predicts no tokens.
-    - perplexity: of the text, by this bundle and by the unquantized model.
-    - tokens_per_s: tokens generated per second, or tokens read per second if the model isn't a plain decoder.
-    - path: the code that computed the bundle.
+    - `bytes`: the size of the bundle's file of weights.
+    - `read_bytes`: the bytes of weights that one token reads. On tfm's kernels this is the size of
+      kernels.data, else the size of the bundle's file.
+    - `loss`: the KL divergence from the unquantized model in nats per token, or 1 − cosine if the model
+      predicts no tokens.
+    - `perplexity`, `reference_perplexity`: the perplexity of the text by this bundle and by the unquantized
+      model.
+    - `tokens_per_s`: tokens generated per second, or tokens read per second if the model isn't a plain
+      decoder.
+    - `path`: the code that computed the bundle.
     """
 
     name: str
@@ -64,8 +69,8 @@ class Point:
 
 
 def check(config: Config, text: Text, new_tokens: int) -> None:
-    """Raise CheckpointError for a model that takes sound, or LimitError if the model's context is
-    too small.
+    """Raise CheckpointError if the model takes sound, or LimitError if the model's context is too small for
+    the comparison.
     """
     if config.stem is not None:
         raise CheckpointError("quantizations are compared on a text, but this model reads sounds")
@@ -89,8 +94,8 @@ def measure(
 ) -> Point:
     """Measure a bundle, and return its figures.
 
-    If the bundle was measured before with the same text, threads, kernels and ONNX Runtime, that measurement
-    is returned. Each measurement is kept in the user's cache, completely or not at all.
+    If the bundle was measured before with the same text, threads, kernels and ONNX Runtime, the earlier
+    figures are returned. The user's cache keeps each measurement, completely or not at all.
     """
     computing = [str(library.find()), onnxruntime.__version__]
     settings = [manifest_hash(bundle), text.ids, text.before, threads, new_tokens, repeats, computing]
@@ -139,7 +144,7 @@ def _measured(
 
 
 def _texts(config: Config, text: Text) -> list[list[int]]:
-    """The text cut into texts of at most a window, each with what the model expects before it."""
+    """Cut the text into texts of at most a window, and put the special tokens before each."""
     room = _room(config, text)
     return [text.before + text.ids[at : at + room] for at in range(0, len(text.ids), room)]
 
@@ -149,7 +154,7 @@ def _room(config: Config, text: Text) -> int:
 
 
 def _reading_rate(engine: Engine, texts: Sequence[Sequence[int]]) -> float:
-    """Tokens a second that an encoder reads, the median of some readings, one text at a time."""
+    """Return how many tokens per second an encoder reads, one text at a time: the median of some readings."""
     rates = []
     for _ in range(READINGS):
         start = time.perf_counter()

@@ -1,4 +1,6 @@
-"""Find what can run JavaScript on this machine: Node with its packages, and browsers. Nothing is started."""
+"""Find programs on this machine that can run JavaScript: Node with its packages, and browsers. No program is
+started.
+"""
 
 from __future__ import annotations
 
@@ -16,14 +18,16 @@ BROWSERS = (
 
 
 def browser() -> str | None:
-    """Return the command of the first browser on PATH; None if there is none."""
+    """Return the command of the first known browser on PATH; None if there is none."""
     return next(filter(shutil.which, BROWSERS), None)
 
 
 def lacks(package: str) -> str | None:
-    """Return why a program in this directory can't import a package of Node; None if it can.
+    """Return the reason why a program in the current directory can't import a package of Node; None if it
+    can.
 
-    Node looks in node_modules of the directory and of those above it, and in the folders of NODE_PATH.
+    Node looks in the folder node_modules of the directory and of each directory above, and in the folders
+    of NODE_PATH.
     """
     if shutil.which("node") is None:
         return "not found: node isn't on PATH"

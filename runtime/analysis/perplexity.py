@@ -35,8 +35,11 @@ DIVIDED = (LinearScaling, Yarn, Llama3Scaling, ProportionalScaling)
 
 @dataclass(frozen=True)
 class Perplexity:
-    """The perplexity with one method of stretching positions: in each part of the text, within the trained
-    length, and beyond the trained length.
+    """The perplexity with one method of stretching positions.
+
+    - `parts`: the perplexity in each part of the windows.
+    - `within`: the perplexity within the trained length.
+    - `past`: the perplexity beyond the trained length.
 
     A figure is None if its part has no tokens.
     """
@@ -50,8 +53,11 @@ class Perplexity:
 class Comparison:
     """The perplexities with several methods of stretching positions, over the same windows of a text.
 
-    Methods that give equal rotations are computed once. `same` maps each method to the first method with the
-    same rotations.
+    - `trained`: the trained length in tokens.
+    - `edges`: the positions at which the parts of a window begin and end.
+    - `same`: a dict from each method to the first method with the same rotations. Methods with the same
+      rotations are computed once.
+    - `by_way`: a dict from each computed method to its perplexities.
     """
 
     trained: int
@@ -61,15 +67,17 @@ class Comparison:
 
 
 def before_text(tokenizer: Tokenizer) -> list[int]:
-    """Return the tokens that the tokenizer puts before a text. Each window begins with these tokens."""
+    """Return the special tokens that the tokenizer puts before a text. Each window begins with these
+    tokens.
+    """
     bare, full = (tokenizer.encode("a", add_special_tokens=special).ids for special in (False, True))
     at = next((i for i in range(len(full)) if full[i : i + len(bare)] == bare), 0)
     return full[:at]
 
 
 def ways(config: Decoder, length: int, factor: float) -> dict[str, Decoder]:
-    """Return a dict from each method's name to the model with its rotary positions stretched to `length`
-    tokens by that method.
+    """Return a dict from each method of stretching positions to the model, with its rotary positions
+    stretched to `length` tokens by this method.
 
     If a model's rotary positions are already scaled, only the same method can scale them further. Learned
     positions can't be stretched, and the Config refuses them. All other positions need no stretching.
@@ -102,7 +110,7 @@ def ways(config: Decoder, length: int, factor: float) -> dict[str, Decoder]:
 
 
 def stretched(config: Decoder, change: Callable[[Rope], Rope]) -> Decoder:
-    """Return the same decoder with other rotary positions."""
+    """Return the decoder with `change` applied to the rotary positions of each layer."""
     layers = []
     for layer in config.layers:
         attention = layer.attention
@@ -117,10 +125,9 @@ def same_positions(models: Mapping[str, Decoder], length: int) -> dict[str, str]
     """Return a dict from each method to the first method that gives the same rotations in texts of `length`
     tokens.
 
-    That may be the method itself. Two methods with the same rotations compute the same numbers.
-
-    Two positions are compared. The rotary tables at position 1 determine all frequencies. The tables at the
-    last position show a difference at its largest.
+    The first such method may be the method itself. Two methods with the same rotations compute the same
+    numbers. Rotations are compared at two positions. The tables at position 1 determine all frequencies.
+    The tables at the last position show the largest difference.
     """
     tables = {}
     for name, config in models.items():
@@ -146,9 +153,9 @@ def compare(
     trained: int,
     progress: Progress,
 ) -> Comparison:
-    """Return the perplexity with each method over windows of one length.
+    """Measure the perplexity with each method over windows of one length.
 
-    If several methods give the same rotations, only the first is computed.
+    If several methods give the same rotations, only the first of them is computed.
     """
     positions, by_way = edges(trained, len(windows[0])), {}
     for name, config in models.items():
@@ -161,8 +168,8 @@ def compare(
 def losses(
     config: Config, params: Tree, windows: Sequence[Sequence[int]], stage: str, progress: Progress
 ) -> np.ndarray:
-    """Return −log p of the token after each position, [windows, length − 1], computed by the
-    specification."""
+    """Compute −log p of the next token after each position with the specification. Returns an array [windows,
+    length − 1]."""
     engine = NumpyEngine(config, params)
     rows = []
     total, done = sum(len(window) - 1 for window in windows), 0
@@ -182,7 +189,9 @@ def losses(
 
 
 def edges(trained: int, length: int) -> list[int]:
-    """Return the edges of equal parts of the positions, one of them at the trained length."""
+    """Split the positions of a window into parts of nearly equal length, and return the edges of the parts.
+    One edge is the trained length.
+    """
     last = length - 1
     inner = np.linspace(0, min(trained, last), PARTS + 1)
     outer = np.linspace(min(trained, last), last, PARTS + 1)
@@ -190,7 +199,9 @@ def edges(trained: int, length: int) -> list[int]:
 
 
 def perplexity(loss: np.ndarray, trained: int, positions: Sequence[int]) -> Perplexity:
-    """Return the perplexities of losses [windows, length − 1] between the edges `positions`."""
+    """Return the perplexities of losses [windows, length − 1]: in each part between two of the edges
+    `positions`, and within and beyond the trained length.
+    """
     parts = [_perplexity(loss[:, start:end]) for start, end in pairwise(positions)]
     return Perplexity(parts, _perplexity(loss[:, :trained]), _perplexity(loss[:, trained:]))
 

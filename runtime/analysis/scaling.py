@@ -1,7 +1,7 @@
 """Measure how the cost of attention and recurrences grows with the length of a text.
 
-Also measure how many numbers each mechanism keeps of the text, and how far back attention and an LSTM depend
-on it.
+Also measure how many numbers each mechanism keeps of the text, and how strongly attention and an LSTM
+depend on early tokens.
 """
 
 from __future__ import annotations
@@ -49,12 +49,13 @@ Stopped = Literal["time", "memory"]
 
 @dataclass(frozen=True)
 class Mechanism:
-    """A way for tokens to exchange information, such as attention. `make(n)` returns a function that computes
-    the mechanism on n tokens.
+    """A way for tokens to exchange information, such as attention.
 
-    `steps(n)` counts the operations that must run one after another, however many processors there are. A sum
-    counts as one operation. `path(n)` counts the layers or steps between the first input and the last output.
-    `kept(n)` is how many numbers must be kept of n tokens to compute the next one.
+    - `make(n)`: returns a function that computes the mechanism on n tokens.
+    - `steps(n)`: the number of operations that must run one after another, however many processors there
+      are. A sum counts as one operation.
+    - `path(n)`: the number of layers or steps between the first input and the last output.
+    - `kept(n)`: how many numbers of n tokens must be kept to compute the next token.
     """
 
     make: Callable[[int], Callable[[], object]]
@@ -64,8 +65,11 @@ class Mechanism:
 
 
 class Sample(NamedTuple):
-    """The cost of one call: its computing time in seconds, its peak memory in bytes, and the processor time
-    in seconds that measuring both once took.
+    """The cost of one call.
+
+    - `seconds`: its computing time.
+    - `bytes`: its peak memory.
+    - `spent`: the seconds of processor time that one measurement of both took.
     """
 
     seconds: float
@@ -74,8 +78,9 @@ class Sample(NamedTuple):
 
 
 class Fit(NamedTuple):
-    """A power law fitted to the lengths from `first` to `last`: its exponent, and the bounds of the
-    exponent's 95 % confidence interval.
+    """A power law, cost ∝ length^exponent, fitted to the lengths from `first` to `last`.
+
+    `low` and `high` are the bounds of the exponent's 95 % confidence interval.
     """
 
     exponent: float
@@ -87,12 +92,14 @@ class Fit(NamedTuple):
 
 @dataclass(frozen=True)
 class Growth:
-    """The cost of a mechanism at each length that time and memory allowed, and how the cost grows with
-    length.
+    """The cost of a mechanism at each measured length, and how the cost grows with the length.
 
-    A fit is None if too few lengths were measured. `stopped` names the resource, time or memory, that would
-    have run out at the next length. `bytes` are used during the computation; `kept` are the numbers needed
-    afterwards.
+    - `seconds`, `bytes`: the time and the peak memory of the computation.
+    - `kept`: the bytes that must be kept afterwards to compute the next token.
+    - `time`, `memory`: power laws fitted to `seconds` and `bytes`; None if too few lengths were measured.
+    - `steps`, `path`: the figures of `Mechanism` at each length.
+    - `stopped`: the resource, "time" or "memory", that would have run out at the next length; None if all
+      lengths were measured.
     """
 
     seconds: list[float]
@@ -109,8 +116,9 @@ class Growth:
 class Dependence:
     """A measurement of how much the last of n outputs changes with the first input, for several n.
 
-    None means that the change is smaller than rounding. The LSTM's change is multiplied by `lstm_a_token`
-    with each token. Attention's change is proportional to n to the power `attention_exponent`.
+    - `lstm`, `attention`: the changes for each n; None if a change is smaller than rounding errors.
+    - `lstm_a_token`: the factor by which each further token multiplies the LSTM's change.
+    - `attention_exponent`: attention's change is proportional to n to the power of this exponent.
     """
 
     n: list[int]
@@ -190,7 +198,9 @@ def _keys_and_values(n: int) -> int:
 
 
 def mechanisms() -> dict[str, Mechanism]:
-    """Return the mechanisms to compare, each as the specification defines it, on random float32 numbers."""
+    """Return the mechanisms to compare, by name. Each computes the specification's ops on random float32
+    numbers.
+    """
     return {
         "plain": Mechanism(_on(attend), _one, _one, _keys_and_values),
         # Tiles of queries run side by side, those of keys one after the other.
@@ -207,17 +217,19 @@ def mechanisms() -> dict[str, Mechanism]:
 
 
 def lengths_up_to(longest: int) -> list[int]:
-    """Return lengths from TILE to `longest`, each about √2 times the one before and a multiple of TILE."""
+    """Return lengths from TILE to `longest`. Each is a multiple of TILE and about √2 times the length before
+    it.
+    """
     return sorted({max(1, round(longest / 2 ** (i / 2) / TILE)) * TILE for i in range(16)})
 
 
 def measure(lengths: Sequence[int], until: float, progress: Progress) -> dict[str, Growth]:
-    """Measure the cost of each mechanism at each length, as far as memory and time allow (`until`,
-    monotonic).
+    """Measure the cost of each mechanism at each length, as far as memory and time allow.
 
-    The shortest remaining length is measured next. A mechanism that takes more than its share of the time
-    waits until the others are finished. The time for the next length is predicted from processor time, so a
-    single delay on a busy machine doesn't end the measurement. The first length is always measured.
+    `until` is the end of the measurement, in the time of `time.monotonic`. The shortest remaining length
+    is measured next. A mechanism that takes more than its share of the time waits until the others are
+    finished. The time for the next length is predicted from processor time, so a single delay on a busy
+    machine doesn't end the measurement. The first length is always measured.
     """
     every = mechanisms()
     samples: dict[str, list[Sample]] = {name: [] for name in every}
@@ -248,7 +260,7 @@ def measure(lengths: Sequence[int], until: float, progress: Progress) -> dict[st
 
 
 def _expected_seconds(lengths: Sequence[int], samples: Sequence[Sample]) -> float:
-    """Seconds of computing at the next length, at most; 0 where nothing is known yet."""
+    """Return the most seconds of computing that the next length may take; 0 before the first measurement."""
     return _square_growth(lengths, len(samples)) * samples[-1].spent if samples else 0.0
 
 
@@ -257,7 +269,9 @@ def _expected_bytes(lengths: Sequence[int], samples: Sequence[Sample]) -> float:
 
 
 def _square_growth(lengths: Sequence[int], at: int) -> float:
-    """By how much a cost grows from one length to the next, at most: none grows faster than the square."""
+    """Return the largest factor by which a cost can grow from one length to the next. No cost grows faster
+    than the square of the length.
+    """
     return (lengths[at] / lengths[at - 1]) ** 2
 
 
@@ -279,8 +293,8 @@ def _growth(
 
 
 def sample(call: Callable[[], object], until: float) -> Sample:
-    """Return the cost of a call, as the median of several runs. If the time `until` comes first, there are
-    fewer runs.
+    """Measure the cost of a call, as the median of several runs. After the time `until`, no further run
+    begins.
     """
     begin, computed = time.monotonic(), time.process_time()
     peak_bytes = peak(call)
@@ -292,7 +306,7 @@ def sample(call: Callable[[], object], until: float) -> Sample:
 
 
 def peak(call: Callable[[], object]) -> int:
-    """Return the largest number of bytes that a call has in use at any one time, including its result."""
+    """Return the largest number of bytes that a call uses at any one time, including its result."""
     tracemalloc.start()
     try:
         call()
@@ -302,8 +316,8 @@ def peak(call: Callable[[], object]) -> int:
 
 
 def user_time(call: Callable[[], object]) -> float:
-    """Return the processor seconds per call, without the time that the system spends on new pages
-    of memory.
+    """Return the seconds of processor time that a call takes, without the time that the system spends on new
+    pages of memory.
     """
     begin, calls, spent = hardware.user_seconds(), 0, 0.0
     while spent < LEAST:
@@ -314,12 +328,12 @@ def user_time(call: Callable[[], object]) -> float:
 
 
 def fit(lengths: Sequence[int], values: Sequence[float]) -> Fit | None:
-    """Fit a power law to the upper half of the lengths, where constant costs matter least. None for fewer
-    than POINTS lengths.
+    """Fit a power law to the upper half of the lengths, where constant costs matter least. Returns None for
+    fewer than POINTS lengths.
 
-    The fit is the least-squares line of log value over log length. The interval is Student's t times the
-    slope's standard error, which comes from the residuals. So the interval accounts for noise, and for a
-    curve that isn't a power law yet.
+    The fit is the least-squares line of log value over log length. The half-width of the confidence
+    interval is Student's t times the slope's standard error, which comes from the residuals. So the
+    interval accounts for noise, and for a curve that isn't a power law yet.
     """
     points = max(POINTS, len(lengths) - len(lengths) // 2)
     if len(lengths) < points:
@@ -334,15 +348,15 @@ def fit(lengths: Sequence[int], values: Sequence[float]) -> Fit | None:
 
 
 def slope(x: Sequence[float], y: Sequence[float]) -> float:
-    """Return the slope of the least-squares line."""
+    """Return the slope of the least-squares line through the points (x, y)."""
     return float(np.polyfit(x, y, 1)[0])
 
 
 def dependence(distances: Sequence[int]) -> Dependence:
     """Measure how much the last output of n tokens depends on the first input, for an LSTM and for attention.
 
-    The measure is |y(x + hd) − y(x − hd)| / 2h along a random direction d, as the root mean square over eight
-    texts. Weights have the size 1/sqrt(width); the LSTM's forget gate has a bias of 1, as usual.
+    The measure is |y(x + hd) − y(x − hd)| / 2h along a random direction d, as the root mean square over
+    eight texts. Weights have the size 1/sqrt(width). The LSTM's forget gate has a bias of 1, as usual.
     """
     rng = np.random.default_rng(0)
     wx, wh = rng.standard_normal((2, WIDTH, 4 * WIDTH)) * WIDTH**-0.5

@@ -1,4 +1,5 @@
-"""The size of a model: parameters, bytes of weights and cache, and the longest text that fits in memory.
+"""Compute the size of a model: its parameters, the bytes of weights and cache, and the longest text that fits
+in memory.
 
 Everything is computed from the Config, without reading weights.
 """
@@ -30,11 +31,13 @@ SCALE_BYTES = 2  # a float16 for each head of a token, where a cache holds integ
 
 @dataclass(frozen=True)
 class Need:
-    """The bytes of the weights, whether the weights and the cache of the whole context fit in memory, and the
-    longest text.
+    """The memory that a model needs.
 
-    The longest text is the one whose cache still fits beside the weights. It is None if the free memory isn't
-    known.
+    - `bytes`: the bytes of the weights.
+    - `fits`: True if the weights and the cache of the whole context fit in the free memory.
+    - `longest_context`: the length of the longest text for which the cache fits beside the weights.
+
+    The last two are None if the free memory isn't known.
     """
 
     bytes: int
@@ -44,15 +47,17 @@ class Need:
 
 @dataclass(frozen=True)
 class Saving:
-    """The bytes that something takes without a technique and with it."""
+    """The effect of a technique on memory: the bytes `without` the technique, and the bytes `used` with
+    it.
+    """
 
     without: int
     used: int
 
 
 def parameters(config: Config) -> dict[str, int]:
-    """Return a dict from each part of the model to its number of parameters. Parts without parameters are
-    left out.
+    """Count the parameters of each part of the model, such as "attention" or "mlp". A part without parameters
+    is left out.
     """
     counts: dict[str, int] = dict.fromkeys(
         ("embedding", "attention", "mlp", "residual", "norms", "output"), 0
@@ -63,7 +68,7 @@ def parameters(config: Config) -> dict[str, int]:
 
 
 def _part(name: str) -> str:
-    """The part that a parameter belongs to."""
+    """Return the name of the part to which a parameter belongs."""
     owner, leaf = name.split(".")[-2:]
     if leaf == "positions" or (owner == "per_layer" and leaf != "norm"):
         return "embedding"
@@ -82,8 +87,8 @@ def _part(name: str) -> str:
 
 
 def active_parameters(config: Config) -> int:
-    """Return the number of parameters that one token uses. In a mixture of experts, only the experts to which
-    the token is routed count.
+    """Count the parameters that one token uses. In a mixture of experts, only the experts to which the token
+    is routed count.
     """
     mlps = [layer.mlp for stack in config.stacks.values() for layer in stack.layers]
     idle = sum(
@@ -93,15 +98,15 @@ def active_parameters(config: Config) -> int:
 
 
 def _expert(m: MoE, width: int) -> int:
-    """The parameters of one expert."""
+    """Return the number of parameters of one expert."""
     inner, into = m.latent or width, 2 if m.gated else 1
     return (into + 1) * m.width * inner + (into * m.width + inner if m.expert_bias else 0)
 
 
 def weight_bytes(config: Config) -> dict[str, int]:
-    """Return a dict from each quantization to the bytes of the weights that `export` would store.
+    """Return a dict from each quantization to the bytes of weights that `export` would store.
 
-    The dict has only quantizations whose sizes can be computed from the shapes alone.
+    The dict contains only quantizations for which the shapes alone determine the size.
     """
     counts, shapes = {}, ParameterShapes(config)
     for scheme in schemes.SCHEMES.values():
@@ -114,10 +119,10 @@ def weight_bytes(config: Config) -> dict[str, int]:
 
 
 def cache_bytes(config: Config, context: int, width: int, kind: str = "shared") -> int:
-    """Return the bytes of keys and values of one text of `context` tokens, at `width` bytes per number.
+    """Return the bytes that the cache of one text of `context` tokens takes, at `width` bytes per number.
 
     Layers that keep keys and values as codes of 8 or 4 bits take one byte or half a byte per number. A
-    windowed cache keeps little more than its windows. A copied cache exists twice.
+    windowed cache keeps little more than the tokens of its windows. A copied cache exists twice.
     """
     kinds = cache_kinds(config, windowed=kind == "windowed")
     total = sum(layer.nbytes(context, width) for layer in kinds)
@@ -125,17 +130,20 @@ def cache_bytes(config: Config, context: int, width: int, kind: str = "shared") 
 
 
 def plain_cache_bytes(config: Config, context: int, width: int) -> int:
-    """Return the bytes that a text's cache would have if each head of each layer kept the keys and values of
-    all tokens.
+    """Return the bytes that the cache would take if each head of each layer kept the keys and values of all
+    tokens.
 
-    A layer that keeps a state counts like the model's attention, or not at all if the model has none.
+    This is for comparison. A layer that keeps a state is replaced by the model's attention. If the model
+    has no attention, such a layer doesn't count.
     """
     own = sum(layer.attention.plain_numbers() for layer in _attending(config))
     return own * context * width
 
 
 def _attending(config: Config) -> list[Layer]:
-    """The layers, with the model's attention, if it has any, in the place of what keeps a state."""
+    """Return the layers, with each mixer that keeps a state replaced by the model's attention, if the model
+    has any.
+    """
     attention = next((x.attention for x in config.layers if isinstance(x.attention, Attention)), None)
     return [
         layer
@@ -146,12 +154,12 @@ def _attending(config: Config) -> list[Layer]:
 
 
 def savings(config: Config, weights: Mapping[str, int]) -> dict[str, Saving]:
-    """Return a dict from each technique to the bytes without it and with it, in 16-bit numbers, with
-    everything else as in the Config.
+    """Return a dict from each technique that saves memory to the bytes without it and with it, in 16-bit
+    numbers.
 
-    A token reads only the weights of the experts that it is routed to. Caches are computed as in the
-    specification: a layer with a window keeps only the tokens in the window, and integer codes have one scale
-    for each head of each token.
+    Everything else is as in the Config. A token reads only the weights of the experts to which it is
+    routed. Caches are computed as in the specification: a layer with a window keeps only the tokens in the
+    window, and integer codes have one scale for each head of each token.
     """
 
     def cache(
@@ -186,9 +194,10 @@ def savings(config: Config, weights: Mapping[str, int]) -> dict[str, Saving]:
 def _spec_cache_bytes(
     layer: Layer, context: int, grouped: bool, latent: bool, windowed: bool, bits: int
 ) -> int:
-    """Bytes of keys and values of a layer, as the specification keeps them, or of a state in 16 bits.
+    """Return the bytes of a layer's keys and values as the specification keeps them, or of its state in 16
+    bits.
 
-    Without `latent` a layer of latent attention keeps each head's keys and values.
+    Without `latent`, a layer of latent attention keeps the keys and values of each head.
     """
     attention, tokens = layer.attention, context
     if layer.beside is not None:
@@ -206,7 +215,9 @@ def _spec_cache_bytes(
 
 
 def need(config: Config, weights: int, free: int | None, kind: str = "shared") -> Need:
-    """Return whether `weights` bytes of weights and a float32 cache fit in the free memory."""
+    """Return whether weights of `weights` bytes and a float32 cache fit in `free` bytes of memory, and the
+    longest text that fits.
+    """
     if free is None:
         return Need(weights, None, None)
     cache_room = free - weights - RUNNER_BYTES

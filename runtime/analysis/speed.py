@@ -23,9 +23,10 @@ from ..tasks import load
 
 @dataclass(frozen=True)
 class Speed:
-    """The speeds of one run in a new process. `peak_rss_mb` is None if the system doesn't report it.
+    """The speeds of one run in a new process.
 
-    `path` names the code path that ran the model (`runtime.ort.engine`).
+    `path` names the code that ran the model (`runtime.ort.engine`). `peak_rss_mb`, the largest memory of
+    the process, is None if the system doesn't report it.
     """
 
     path: str
@@ -38,8 +39,8 @@ class Speed:
 
 @dataclass(frozen=True)
 class Spread:
-    """A figure over several runs, with its standard deviation. The standard deviation of a single run is
-    None.
+    """The mean, standard deviation, median and extremes of a figure over several runs. The standard deviation
+    of a single run is None.
     """
 
     mean: float
@@ -51,8 +52,8 @@ class Spread:
 
 @dataclass(frozen=True)
 class Setting:
-    """The figures for one number of threads and one prompt length, and the name of the code path that ran the
-    model.
+    """The figures of several runs with one number of threads and one prompt length. `path` names the code
+    that ran the model.
     """
 
     path: str
@@ -66,8 +67,8 @@ class Setting:
 
 
 def measure(bundle: Path, device: str, threads: int | None, prompt_tokens: int, new_tokens: int) -> Speed:
-    """Measure one run in this process: loading, the first token after a cold start, then prefill and decoding
-    once the program is warm.
+    """Measure one run in this process: the time to load the model, the time to its first token, and the
+    speeds of prefill and decoding after a warm-up.
     """
     start = time.perf_counter()
     model = load(bundle, device, threads)
@@ -103,11 +104,11 @@ def compare(
     repeats: int,
     progress: Progress,
 ) -> list[Setting]:
-    """Return the figures of each number of threads with each size of prompt.
+    """Measure each number of threads with each prompt length, and return their figures.
 
-    Each run has a process of its own, since load time and peak memory can't be measured twice in one process.
-    Each repeat runs all settings before the next repeat begins. So a slow spell of the machine affects all
-    settings alike.
+    Each run has its own process, because load time and peak memory can't be measured twice in one process.
+    Each repeat runs all settings before the next repeat begins. So a slow period of the machine affects
+    all settings alike.
     """
     cases = list(dict.fromkeys((count, prompt) for count in threads for prompt in prompts))
     speeds: dict[tuple[int, int], list[Speed]] = {case: [] for case in cases}
@@ -123,7 +124,7 @@ def compare(
 
 
 def setting(threads: int, prompt_tokens: int, speeds: Sequence[Speed]) -> Setting:
-    """Return the figures of several runs of one setting."""
+    """Summarize the speeds of several runs with the same number of threads and the same prompt length."""
     peaks = [speed.peak_rss_mb for speed in speeds if speed.peak_rss_mb is not None]
     return Setting(
         speeds[0].path,
@@ -138,7 +139,7 @@ def setting(threads: int, prompt_tokens: int, speeds: Sequence[Speed]) -> Settin
 
 
 def spread(values: Sequence[float]) -> Spread:
-    """Return the mean, sample standard deviation, median and extremes."""
+    """Return the mean, sample standard deviation, median and extremes of the values."""
     return Spread(
         statistics.mean(values),
         statistics.stdev(values) if len(values) > 1 else None,

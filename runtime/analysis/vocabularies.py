@@ -1,4 +1,6 @@
-"""The cost and the benefit of a larger vocabulary: embedding parameters against tokens per word."""
+"""Compare the cost of a larger vocabulary, more embedding parameters, with its benefit, fewer tokens per
+word.
+"""
 
 from __future__ import annotations
 
@@ -15,8 +17,12 @@ Method = Literal["bpe", "unigram"]
 
 @dataclass(frozen=True)
 class Vocabulary:
-    """A vocabulary, the number of tokens that it splits the held-out text into, and how many of these tokens
-    are unknown.
+    """One vocabulary and its figures over the held-out text.
+
+    - `vocabulary`: the number of different tokens.
+    - `tokens`: the number of tokens into which the text is split.
+    - `words`: the number of words in the text.
+    - `unknown`: how many of the text's tokens are unknown.
     """
 
     name: str
@@ -34,11 +40,11 @@ def compare(
     sizes: Sequence[int],
     progress: Progress,
 ) -> list[Vocabulary]:
-    """Return a vocabulary of single characters, then one trained vocabulary for each size, in ascending
-    order.
+    """Train a vocabulary of each size on `lines`, and measure each on `held_out`.
 
-    The list ends at the largest vocabulary that the training text allows. Raises LimitError if `held_out`,
-    the text for all measurements, has no word.
+    The result begins with a vocabulary of single characters. The trained vocabularies follow in ascending
+    order, up to the largest that the training text allows. Raises LimitError if `held_out` contains no
+    word.
     """
     words = sum(len(line.split()) for line in held_out)
     if words == 0:

@@ -1,4 +1,4 @@
-"""Compare the cost of a large vocabulary with a full and with an adaptive softmax: both compute log p of the
+"""Compare the cost of a full and of an adaptive softmax for a large vocabulary. Both compute log p of the
 next word.
 """
 
@@ -20,8 +20,8 @@ WIDTH, TOKENS = 256, 128
 
 @dataclass(frozen=True)
 class SoftmaxCost:
-    """The cost of a softmax: its parameters, and the seconds and bytes to compute log p for TOKENS next
-    words."""
+    """The cost of a softmax: its number of parameters, and the seconds and bytes of memory to compute log p
+    of TOKENS next words."""
 
     parameters: int
     seconds: float
@@ -29,25 +29,25 @@ class SoftmaxCost:
 
 
 def needed_bytes(words: int) -> int:
-    """Return the approximate number of bytes that the full softmax needs: its table, and four arrays of
-    logits during the computation.
+    """Return about how many bytes of memory a full softmax over `words` words needs: its table, and four
+    arrays of logits during the computation.
     """
     return 4 * words * (WIDTH + 4 * TOKENS)
 
 
 def softmax_costs(words: int, until: float) -> dict[str, SoftmaxCost]:
-    """Measure the cost of each kind of softmax, on random float32 numbers. After the time `until`, only the
-    first sample of each kind is taken.
+    """Measure the cost of a full and of an adaptive softmax over `words` words, on random float32 numbers.
 
-    The next words follow Zipf's law: the r-th word's probability is proportional to 1 / r. An adaptive
-    softmax saves time because most words are in its short list.
+    The next words follow Zipf's law: the probability of the r-th word is proportional to 1 / r. An
+    adaptive softmax saves time because most next words are in its short list. After the time `until`, only
+    one sample of each softmax is taken.
     """
     rng = np.random.default_rng(0)
     x = rng.standard_normal((1, TOKENS, WIDTH), np.float32)
     next_words = (words ** rng.random((1, TOKENS))).astype(int) - 1
 
     def cost(clusters: Sequence[int]) -> SoftmaxCost:
-        """Return the cost of an adaptive softmax with clusters of these sizes. All other words are in the
+        """Return the cost of an adaptive softmax with clusters of these sizes. All other words are in its
         short list.
         """
         shapes = [(WIDTH, words - sum(clusters) + len(clusters))]

@@ -1,8 +1,8 @@
 """Run models on many machines with Ray: as callables for Ray Data, over files of rows, or as a server.
 
-The input is batches of texts, a file of texts, or requests. Each machine has the bundles. The output is
-columns, a folder with a file for each block, or answers. The callables don't need Ray. Everything else needs
-the extra [ray].
+The input is batches of texts, a file of texts, or requests. Each machine must have the bundles. The output
+is columns, a folder with a file for each block of rows, or answers. The callables don't need Ray.
+Everything else needs the extra [ray].
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 
 def app(settings: dict[str, str]) -> Application:
-    """Return the server for `serve run tfm.runtime.fleet:app bundle=PATH`; `settings.Settings` lists the
+    """Return the server for `serve run tfm.runtime.fleet:app bundle=PATH`. `settings.Settings` lists all
     settings.
     """
     from .cluster import settle

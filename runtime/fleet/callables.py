@@ -1,11 +1,12 @@
-"""Tasks as callables for Ray Data's `map_batches`: an actor loads its bundle once and gets NumPy batches.
+"""Offer tasks as callables for Ray Data's `map_batches`. A Ray actor loads its bundle once and gets batches
+of NumPy arrays.
 
     texts.map_batches(Embed, fn_constructor_args=["/models/minilm"], num_cpus=1, concurrency=(1, 8))
 
 Each callable returns its batch with additional columns. The callables are plain Python and work the same
-without Ray. A model computes with `threads` threads. Give Ray the same number as `num_cpus`. The other texts
-of a batch can change how a text's sums are rounded, unless the model promises the same bits for any batch
-(`runtime.bundle.same_bits`).
+without Ray. A model computes with `threads` threads. Give Ray the same number as `num_cpus`. The other
+texts of a batch can change how a text's sums are rounded, unless the model promises the same bits for any
+batch (`runtime.bundle.same_bits`).
 """
 
 from __future__ import annotations
@@ -28,10 +29,12 @@ ROW = "row"  # the column with the numbers of rows
 
 
 class BatchTask(ABC):
-    """The base class of the callables.
+    """The base class of the callables for Ray Data.
 
-    A callable takes a bundle, as a path on the machine that computes, or a model that is already loaded. A
-    callable also takes the name of the column of texts, and the number of texts to compute at a time.
+    - `model`: a loaded model, or the path of a bundle on the machine that computes.
+    - `column`: the name of the column of texts.
+    - `batch`: how many texts the model computes at a time.
+    - `device`, `threads`: where and with how many threads a bundle runs.
     """
 
     head: type[config.Head]
@@ -45,19 +48,24 @@ class BatchTask(ABC):
         device: str = "cpu",
         threads: int | None = 1,
     ) -> None:
-        """Raise ConfigError for a model that is for another task, and the errors of `tfm.runtime.load`."""
+        """Load the model. Raises ConfigError if the model is for another task, and the errors of
+        `tfm.runtime.load`.
+        """
         self.model = model if isinstance(model, Model) else load(Path(model), device, threads)
         self.model.expect(self.head)
         self._column, self._batch = column, batch
 
     @abstractmethod
     def __call__(self, batch: Columns) -> Columns:
-        """Return the batch with the columns of the task; raises what `texts` and the task's method raise."""
+        """Return the batch with the columns that the task adds. Raises the errors of `texts` and of the
+        task.
+        """
 
     def texts(self, batch: Columns) -> list[str]:
-        """Return the texts of a batch.
+        """Return the texts of a batch as a list.
 
-        Raises ArgumentError for a missing column, LimitError for a value that isn't a text or is blank.
+        Raises ArgumentError if the batch has no column of texts, or LimitError if a value is blank or not
+        a text.
         """
         if self._column not in batch:
             raise ArgumentError(f"a batch must have the column {self._column!r}, got {', '.join(batch)}")
@@ -69,7 +77,9 @@ class BatchTask(ABC):
 
 
 class Embed(BatchTask):
-    """Adds `embedding`, [N, D] in float32: one vector for each text. `Model.embed` explains the options."""
+    """A callable that adds the column `embedding`, [N, D] in float32: one vector for each text. See
+    `Model.embed`.
+    """
 
     head = config.Pool
 
@@ -78,7 +88,9 @@ class Embed(BatchTask):
 
 
 class Classify(BatchTask):
-    """Adds `labels`: for each text a list of {label, score}, the likeliest first; see `Model.classify`."""
+    """A callable that adds the column `labels`: for each text a list of {label, score}, the likeliest label
+    first. See `Model.classify`.
+    """
 
     head = config.Classify
 
@@ -88,7 +100,9 @@ class Classify(BatchTask):
 
 
 class Tag(BatchTask):
-    """Adds `entities`: for each text a list of {label, score, start, end, text}; see `Model.tag`."""
+    """A callable that adds the column `entities`: for each text a list of {label, score, start, end, text}.
+    See `Model.tag`.
+    """
 
     head = config.Tag
 
@@ -115,10 +129,10 @@ class Tag(BatchTask):
 
 
 class Generate(BatchTask):
-    """Adds `completion` and `finish_reason`; see `Model.generate_many`.
+    """A callable that adds the columns `completion` and `finish_reason`. See `Model.generate_many`.
 
-    The random numbers for a text depend on the seed and on the text's number in the column `row`, but not on
-    the batch that the text is in. Without that column, only greedy decoding is possible.
+    The random numbers for a text depend on the seed and on the text's number in the column `row`, but not
+    on the batch of the text. Without the column `row`, only greedy decoding is possible.
     """
 
     head = config.LM
@@ -156,7 +170,7 @@ class Generate(BatchTask):
 
 
 def _objects(values: Sequence[object]) -> np.ndarray:
-    """A column [N] of Python objects; NumPy would make more axes of lists."""
+    """Return a column [N] of Python objects. NumPy itself would turn lists into further axes."""
     column = np.empty(len(values), object)
     column[:] = values
     return column

@@ -19,17 +19,19 @@ SETTINGS = {"RAY_USAGE_STATS_ENABLED": "0", "RAY_BACKEND_LOG_LEVEL": "fatal"}
 
 
 def settle() -> None:
-    """Set the environment variables that Ray reads when it is imported and when it starts."""
+    """Set the environment variables that Ray reads when Python imports it and when it starts."""
     os.environ |= SETTINGS
 
 
 @contextmanager
 def connected(address: str) -> Iterator[None]:
-    """Connect to a cluster during a `with` block.
+    """Connect to a Ray cluster during a `with` block.
 
-    `local` starts a cluster on this machine, and stops it at the end of the block. `auto` joins the cluster
-    that `ray start` started on this machine. HOST:PORT joins the cluster at that address. Raises DeviceError
-    if there is no such cluster.
+    - "local" starts a cluster on this machine, and stops it at the end of the block.
+    - "auto" joins the cluster that `ray start` started on this machine.
+    - HOST:PORT joins the cluster at this address.
+
+    Raises DeviceError if there is no such cluster.
     """
     settle()
     import ray

@@ -18,9 +18,10 @@ TEXT = "text"
 
 
 class ComputeBlock:
-    """A callable for Ray Data that returns the number of each block and the bytes of its results.
+    """A callable for Ray Data that computes blocks of texts. It returns the number of each block and the
+    bytes of its results.
 
-    BundleError if the bundle on this machine isn't the job's bundle.
+    The constructor raises BundleError if the bundle on this machine isn't the job's bundle.
     """
 
     def __init__(
@@ -35,7 +36,9 @@ class ComputeBlock:
         self._format: Format = format
 
     def __call__(self, batch: Any) -> Columns:
-        """Take a pyarrow.Table with the columns block and texts, and return the columns block and data."""
+        """Compute a pyarrow.Table with the columns "block" and "texts". Returns the columns "block" and
+        "data".
+        """
         numbers, texts = (batch.column(name).to_pylist() for name in ("block", "texts"))
         data = np.empty(len(numbers), object)
         for i, (number, some) in enumerate(zip(numbers, texts, strict=True)):
@@ -44,8 +47,9 @@ class ComputeBlock:
 
 
 def results(task: BatchTask, first: int, texts: Sequence[str], format: Format) -> bytes:
-    """Return a task's results for these texts as the bytes of a result file. Rows are numbered from `first`
-    on.
+    """Compute a task for texts, and return the results as the bytes of a result file.
+
+    The first text has the row number `first`, and the others follow.
     """
     numbers = np.arange(first, first + len(texts))
     column = np.empty(len(texts), object)
@@ -59,8 +63,9 @@ def results(task: BatchTask, first: int, texts: Sequence[str], format: Format) -
 
 
 def as_jsonl(columns: Columns) -> bytes:
-    """Return a line of JSON for each row. A float32 is written with nine digits, which are enough to read
-    back the same number.
+    """Return the columns as bytes with one line of JSON for each row.
+
+    A float32 is written with nine digits, from which a reader gets back the same number.
     """
     values = {
         name: [[float(f"{x:.9g}") for x in row] for row in column] if column.ndim == 2 else column.tolist()
@@ -71,7 +76,9 @@ def as_jsonl(columns: Columns) -> bytes:
 
 
 def as_parquet(columns: Columns) -> bytes:
-    """Return the columns as Parquet, with vectors as lists of one length."""
+    """Return the columns as the bytes of a Parquet file. A column of vectors becomes lists of a fixed
+    length.
+    """
     import pyarrow
     import pyarrow.parquet
 

@@ -1,10 +1,11 @@
-"""The folder of a job's results, with one file for each block. A file is either complete or absent.
+"""Manage the folder of a job's results, with one file for each block of rows. A file is either complete or
+absent.
 
-    manifest.json                        what the job is; another job is refused
-    00000012-3f9c0a51be77.jsonl          block 12, of this job: rows 12 * 1024 and on
-    .00000012-3f9c0a51be77.jsonl.4711    a block being written, by process 4711
+    manifest.json                        the job; a folder of another job is refused
+    00000012-3f9c0a51be77.jsonl          block 12 of this job: the rows from 12 · 1024 on
+    .00000012-3f9c0a51be77.jsonl.4711    a block that process 4711 is writing
 
-Sorted by their names, the files hold the rows in order.
+Sorted by name, the files contain the rows in order.
 """
 
 from __future__ import annotations
@@ -29,31 +30,31 @@ PARTIAL = re.compile(rf"\.{BLOCK.pattern}\.\d+|\.{re.escape(MANIFEST)}\.\d+")
 
 
 class ResultFolder:
-    """The folder of a job's results. `opened` opens it."""
+    """The folder of a job's results. The function `opened` opens it."""
 
     def __init__(self, path: Path, job: Job) -> None:
         self.path, self._job = path, job
 
     def file(self, block: int) -> Path:
-        """Return the path of a block's results."""
+        """Return the path of the file with a block's results."""
         return self.path / f"{block:08}-{self._job.digest}.{self._job.format}"
 
     def has(self, block: int) -> bool:
-        """Return whether a block is finished."""
+        """Return whether the results of a block are complete."""
         return self.file(block).is_file()
 
     def write(self, block: int, data: bytes) -> None:
-        """Write the results of a block."""
+        """Write the results of a block to its file, completely or not at all."""
         write_whole(self.file(block), data)
 
 
 @contextmanager
 def opened(path: Path, job: Job) -> Iterator[ResultFolder]:
-    """Open the folder of a job's results during a `with` block. The folder is new, or already has finished
+    """Open the folder of a job's results during a `with` block. The folder may be new, or contain finished
     blocks of the same job.
 
-    No other process can write to the folder during the block. Raises ExportError for a folder of another job
-    or with other files, BusyError if another process has opened it.
+    No other process can write to the folder during the block. Raises ExportError if the folder belongs to
+    another job or contains other files, and BusyError if another process has opened it.
     """
     path = path.resolve()
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -79,7 +80,7 @@ def opened(path: Path, job: Job) -> Iterator[ResultFolder]:
 
 
 def _expect(path: Path, job: Job) -> None:
-    """ExportError, with what differs, unless the folder's manifest is this job's."""
+    """Raise ExportError, which says what differs, if the folder's manifest isn't this job's manifest."""
     data = read_file(path / MANIFEST, MANIFEST_BYTES, ExportError)
     stated = parse(data, str(path / MANIFEST), ExportError)
     if stated == job.manifest:

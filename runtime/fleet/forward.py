@@ -1,8 +1,8 @@
 """Forward requests to replicas, and handle replicas that end.
 
-If a replica ends before an answer has begun, the request is sent again, to another replica or to the lost
-one's replacement. A stream that has begun can't be repeated, so it ends with an error event. `/metrics`
-counts both cases.
+If a replica ends before an answer has begun, the request is sent again, to another replica or to a new
+one. A stream that has begun can't be repeated, so it ends with an error event. `/metrics` counts both
+cases.
 """
 
 from __future__ import annotations
@@ -37,12 +37,13 @@ OUTCOMES = ("answered", "retried", "broken", "failed")
 
 
 class ReplicaGoneError(TfmError):
-    """The replica that got the request has ended."""
+    """Raised if the replica that received a request has ended."""
 
 
 class Forward:
-    """An ASGI application that forwards requests to replicas. `/metrics` shows the figures of one replica,
-    and then the figures of this application.
+    """An ASGI application that forwards requests to replicas.
+
+    `/metrics` returns the figures of one replica, followed by the figures of this application.
     """
 
     def __init__(self, ask: Ask, limits: Limits = LIMITS) -> None:
@@ -89,7 +90,11 @@ class Forward:
         await response_to(gone)(scope, receive, send)
 
     async def _messages(self, scope: Scope, body: bytes) -> AsyncIterator[Message]:
-        """What a replica sends, which knows who may ask; where that is figures, with those of this object."""
+        """Yield the messages that a replica sends for a request. For `/metrics`, append the figures of this
+        application.
+
+        The replica checks the API key, so the figures are appended only to a successful answer.
+        """
         messages = self._ask(scope, body)
         if scope["path"] != FIGURES:
             async for message in messages:
@@ -107,7 +112,7 @@ class Forward:
         self._outcomes.labels(outcome).inc()
 
     async def _body(self, request: Request) -> bytes:
-        """The body, one byte more than allowed at most: a replica refuses that."""
+        """Return a request's body, cut to one byte more than the limit. A replica refuses such a body."""
         body = b""
         async with asyncio.timeout(self._limits.read_s):
             async for part in request.stream():
@@ -118,7 +123,7 @@ class Forward:
 
 
 class _Answer:
-    """What the client gets: the status not before something of the body."""
+    """The answer that a client gets. The status is sent only together with the first part of the body."""
 
     def __init__(self, send: Send) -> None:
         self._send = send
@@ -126,7 +131,7 @@ class _Answer:
         self.begun = False
 
     async def pass_on(self, message: Message) -> None:
-        """Pass on a message of a replica."""
+        """Pass a message of a replica on to the client."""
         if message["type"] == "http.response.start":
             self._start = message
             return
@@ -137,5 +142,5 @@ class _Answer:
         await self._send(message)
 
     async def end(self, error: ReplicaGoneError) -> None:
-        """End the stream of a replica that is gone, with an error event."""
+        """End an answer that has begun with an error event, because its replica has ended."""
         await self._send({"type": "http.response.body", "body": event(body_of(error)).encode()})

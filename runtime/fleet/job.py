@@ -1,4 +1,4 @@
-"""A job: a task, a bundle, options and an input. Equal jobs have equal results, block by block."""
+"""Define a job: a task, a bundle, options and an input. Equal jobs have equal results, block by block."""
 
 from __future__ import annotations
 
@@ -27,16 +27,21 @@ ROWS = 1024  # of a block
 
 
 def identity(bundle: Path) -> str:
-    """Return the SHA-256 of a bundle's manifest, which has the hashes of its files."""
+    """Return the SHA-256 of a bundle's manifest. The manifest contains the hashes of all the bundle's
+    files.
+    """
     return FileBytes(bundle / MANIFEST, BundleError).sha256()
 
 
 @dataclass(frozen=True)
 class Job:
-    """A task for each row of a file.
+    """A task to compute for each row of a file.
 
-    `options` are the options of the task's callable, and `rows` is the number of rows in a block. Each
-    machine must have the same bundle at the same path.
+    - `task`: the name of the task, one of `TASKS`.
+    - `bundle`: the bundle's path. Each machine must have the same bundle at this path.
+    - `options`: the options of the task's callable.
+    - `file`, `column`: the input file and its column of texts.
+    - `rows`: the number of rows in a block.
     """
 
     task: str
@@ -48,12 +53,12 @@ class Job:
 
     @property
     def format(self) -> Format:
-        """The file format, which the input and the results share."""
+        """The format of the input file. The result files have the same format."""
         return format_of(self.file)
 
     @cached_property
     def manifest(self) -> dict[str, Any]:
-        """Return, as JSON, everything on which the results depend."""
+        """Everything that determines the results, as a JSON object."""
         stated = {
             "tfm": version("tfm-cli"),
             "task": self.task,
@@ -68,8 +73,8 @@ class Job:
 
     @cached_property
     def digest(self) -> str:
-        """The manifest's hash in 12 digits. These digits are part of each result file's name, so that results
-        of different jobs aren't confused.
+        """The first 12 hexadecimal digits of the manifest's hash. The name of each result file contains these
+        digits, so that nobody confuses the results of different jobs.
         """
         text = json.dumps(self.manifest, sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()[:12]

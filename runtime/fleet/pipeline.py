@@ -4,8 +4,8 @@
             this process                other machines                    this process
 
 Ray keeps the blocks, on disk if memory is short, and gives a block to each actor that becomes free. If an
-actor's process or machine fails, Ray starts the actor again elsewhere, and its blocks are computed again.
-Only this process reads the input and writes results. So the machines need no shared file system, only the
+actor's process or machine fails, Ray starts the actor again elsewhere and computes its blocks again. Only
+this process reads the input and writes results. So the machines need no shared file system, only the
 bundle at the same path.
 """
 
@@ -32,10 +32,10 @@ def run(
 ) -> tuple[int, int]:
     """Compute the missing blocks of a job into the folder `out`.
 
-    Returns the number of rows, and the number of blocks that were computed. At most `workers` actors compute,
-    by default as many as the cluster has processors for. All rows are read before the first block is
-    computed. Raises the errors of `rows.texts`, `folder.opened` and `cluster.connected`. If the model can't
-    process a row, its error is raised, and the row's block stays missing.
+    Returns the number of rows, and the number of blocks that were computed. At most `workers` actors
+    compute, by default as many as the cluster has processors for. All rows are read before the first block
+    is computed. Raises the errors of `rows.texts`, `folder.opened` and `cluster.connected`. If the model
+    can't process a row, its error is raised, and the row's block stays missing.
     """
     with opened(out, job) as folder:
         sizes = [len(block) for block in blocks(job.file, job.column, job.rows)]
@@ -54,7 +54,7 @@ def run(
 
 
 def _results(job: Job, missing: set[int], workers: int | None) -> Iterator[tuple[int, bytes]]:
-    """The results of blocks, in the order in which they become complete."""
+    """Yield (number of the block, results) for each block, in the order in which blocks become complete."""
     import pyarrow
     import ray
     import ray.data
@@ -89,7 +89,7 @@ def _results(job: Job, missing: set[int], workers: int | None) -> Iterator[tuple
 
 
 def _cause(error: BaseException) -> BaseException:
-    """What an actor raised, out of what Ray raises for it."""
+    """Return the error that an actor raised, which Ray wraps in its own errors."""
     inner = error
     while cause := getattr(inner, "cause", None) or inner.__cause__:
         inner = cause

@@ -1,4 +1,6 @@
-"""A replica: the application of `tfm-cli serve` in its own process. `forward` sends requests to it."""
+"""Run a replica: the application of `tfm-cli serve` in its own process. `forward` sends requests to
+replicas.
+"""
 
 from __future__ import annotations
 
@@ -16,8 +18,10 @@ from ..tasks import load
 
 
 class Replica:
-    """The models of a replica and their queues. Without API keys, a replica accepts a request only if its
-    Host header names this machine, as `serve` does.
+    """A process with its own models and queues.
+
+    Without API keys, a replica accepts a request only if the Host header names this machine, like `tfm-cli
+    serve`.
     """
 
     def __init__(
@@ -35,8 +39,8 @@ class Replica:
         self._app = application(server, keys, ["*"] if keys else LOOPBACK)
 
     async def answer(self, scope: Scope, body: bytes) -> AsyncIterator[Message]:
-        """Yield the messages that the application sends for a request. If the caller stops iterating, the
-        request ends."""
+        """Yield the ASGI messages that the application sends for a request. If the caller stops iterating,
+        the request is cancelled."""
         sent: asyncio.Queue[Message | None] = asyncio.Queue()
         parts = iter([{"type": "http.request", "body": body, "more_body": False}])
 

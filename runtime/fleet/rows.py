@@ -18,7 +18,9 @@ FEW = 256  # rows of Parquet that are read at a time
 
 
 def format_of(path: Path) -> Format:
-    """Return the format of a file, by the ending of its name. Raises ArgumentError for any other ending."""
+    """Return the format of a file, according to the ending of its name. Raises ArgumentError for an unknown
+    ending.
+    """
     match path.suffix:
         case ".jsonl":
             return "jsonl"
@@ -29,10 +31,10 @@ def format_of(path: Path) -> Format:
 
 
 def texts(path: Path, column: str) -> Iterator[str]:
-    """Yield the text in a column of each row.
+    """Yield the text in the column `column` of each row.
 
-    Raises ArgumentError, with the number of the row counted from 0, if the value is missing or blank or isn't
-    a text. Also raises ArgumentError for a file that can't be read. Raises LimitError for a line of more than
+    Raises ArgumentError with the row's number, counted from 0, if the value is missing, blank or not a
+    text. Also raises ArgumentError if the file can't be read. Raises LimitError for a line of more than
     LINE bytes.
     """
     read = _jsonl if format_of(path) == "jsonl" else _parquet
@@ -52,7 +54,7 @@ def texts(path: Path, column: str) -> Iterator[str]:
 
 
 def blocks(path: Path, column: str, size: int) -> Iterator[list[str]]:
-    """Return the texts in blocks of `size` rows; the last block may have fewer."""
+    """Yield the texts in blocks of `size` rows. The last block may have fewer rows."""
     rows = texts(path, column)
     return iter(lambda: list(islice(rows, size)), [])
 

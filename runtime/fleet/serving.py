@@ -1,5 +1,6 @@
-"""The Ray Serve application: replicas of a server behind `forward`. Their number follows the number of
-requests."""
+"""Define the Ray Serve application: replicas of a server behind `forward`.
+
+Ray Serve starts and stops replicas as the number of requests changes."""
 
 from __future__ import annotations
 
@@ -24,7 +25,7 @@ SPARE = 64  # that a replica gets beyond its slots and queue: it answers them, b
 
 @serve.ingress()
 class Door:
-    """Forwards requests from Ray Serve's proxy to replicas."""
+    """A deployment that forwards requests from Ray Serve's proxy to the replicas."""
 
     def __init__(self, replicas: DeploymentHandle) -> None:
         self._replicas: Any = replicas.options(stream=True).answer
@@ -46,7 +47,7 @@ class Door:
 
 
 def application(given: Mapping[str, Any]) -> serve.Application:
-    """Return the Ray Serve application for these settings. `Settings` explains them."""
+    """Return the Ray Serve application for these settings, by name. `Settings` explains the settings."""
     settings = Settings.read(given)
     keys = read_keys(Path(settings.api_key_file)) if settings.api_key_file else []
     deployment: Any = serve.deployment

@@ -1,4 +1,4 @@
-"""The settings of the Ray Serve application."""
+"""Read the settings of the Ray Serve application."""
 
 from __future__ import annotations
 
@@ -14,9 +14,10 @@ from ..serving_defaults import MAX_WAIT_S, QUEUE, SLOTS
 
 @dataclass(frozen=True)
 class Settings:
-    """The settings of `serve run tfm.runtime.fleet:app NAME=VALUE`. A setting that isn't given comes from the
-    environment variable TFM_FLEET_NAME, or otherwise has the default here. Bundles are paths on each machine,
-    separated by commas.
+    """The settings of `serve run tfm.runtime.fleet:app NAME=VALUE`.
+
+    A setting that isn't given comes from the environment variable TFM_FLEET_NAME, or otherwise has the
+    default here. `bundle` lists the paths of the bundles on each machine, separated by commas.
     """
 
     bundle: str = ""
@@ -31,8 +32,9 @@ class Settings:
 
     @classmethod
     def read(cls, given: Mapping[str, Any], environment: Mapping[str, str] = os.environ) -> Settings:
-        """Read the settings. Raises ArgumentError for an unknown name, for a value of the wrong type, or if
-        no bundle is given.
+        """Read the settings from `given` and from the environment.
+
+        Raises ArgumentError for an unknown name, for a value of the wrong type, or if no bundle is given.
         """
         kinds = {field.name: type(field.default) for field in fields(cls)}
         if unknown := sorted(set(given) - set(kinds)):
@@ -62,7 +64,7 @@ class Settings:
 
     @property
     def bundles(self) -> dict[str, Path]:
-        """Return a dict from each model's name to the path of its bundle."""
+        """A dict from the name of each model, which is its folder's name, to the path of its bundle."""
         paths = [Path(path) for path in self.bundle.split(",")]
         named = {path.name: path for path in paths}
         if len(named) < len(paths):
