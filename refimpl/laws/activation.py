@@ -9,7 +9,7 @@ from . import Draw, Subject, law
 
 @law("relu")
 def negative_numbers_become_zero(relu: Subject, draw: Draw) -> None:
-    """The result is at least 0, and relu(x) − relu(−x) is x."""
+    """`relu` returns at least 0, and relu(x) − relu(−x) equals x."""
     call = draw(relu.calls())
     other = call.but(x=-call["x"])
     assert not (relu(call) < 0).any(), "a result is negative"
@@ -18,7 +18,9 @@ def negative_numbers_become_zero(relu: Subject, draw: Draw) -> None:
 
 @law("silu", "gelu", "gelu_tanh", "quick_gelu")
 def the_gate_and_its_mirror_sum_to_one(gate: Subject, draw: Draw) -> None:
-    """x · g(x) − (−x) · g(−x) is x, since g(x) + g(−x) is 1."""
+    """An activation of the form f(x) = x · g(x) satisfies f(x) − f(−x) = x, because the gate satisfies
+    g(x) + g(−x) = 1.
+    """
     call = draw(gate.calls())
     other = call.but(x=-call["x"])
     gate.near(gate(call) - gate(other), call["x"], call, other)
@@ -26,7 +28,9 @@ def the_gate_and_its_mirror_sum_to_one(gate: Subject, draw: Draw) -> None:
 
 @law("precise_sigmoid")
 def small_results_have_all_digits(sigmoid: Subject, draw: Draw) -> None:
-    """Far below 0 the result is eˣ / (1 + eˣ), with an error of a few ulp of the result itself."""
+    """If x is far below 0, `precise_sigmoid` returns eˣ / (1 + eˣ) with an error of a few ulp of the
+    result itself.
+    """
     call = draw(sigmoid.calls())
     x = -np.minimum(8 * abs(call["x"]), 80)
     e = np.exp(x.astype(np.float64))
@@ -36,7 +40,7 @@ def small_results_have_all_digits(sigmoid: Subject, draw: Draw) -> None:
 
 @law("sigmoid", "precise_sigmoid")
 def a_sigmoid_and_its_mirror_sum_to_one(sigmoid: Subject, draw: Draw) -> None:
-    """σ(x) + σ(−x) is 1, and both lie in [0, 1]."""
+    """A sigmoid satisfies σ(x) + σ(−x) = 1, and both values lie in [0, 1]."""
     call = draw(sigmoid.calls())
     other = call.but(x=-call["x"])
     y = sigmoid(call)
@@ -46,7 +50,7 @@ def a_sigmoid_and_its_mirror_sum_to_one(sigmoid: Subject, draw: Draw) -> None:
 
 @law("relu_squared")
 def the_positive_part_is_squared(relu_squared: Subject, draw: Draw) -> None:
-    """The result is at least 0, and f(x) − f(−x) is x · |x|."""
+    """`relu_squared` returns at least 0, and f(x) − f(−x) equals x · |x|."""
     call = draw(relu_squared.calls())
     other = call.but(x=-call["x"])
     assert not (relu_squared(call) < 0).any(), "a result is negative"
@@ -56,7 +60,9 @@ def the_positive_part_is_squared(relu_squared: Subject, draw: Draw) -> None:
 
 @law("xielu")
 def doubling_shows_the_curves(xielu: Subject, draw: Draw) -> None:
-    """f(2x) − 2 f(x) has no linear term: it is 2a x² above 0, and b (exp(x) − 1)² below it."""
+    """For xIELU, f(2x) − 2 f(x) has no linear term: the difference is 2a x² for x above 0, and b (exp(x) −
+    1)² for x below 0.
+    """
     call = draw(xielu.calls())
     x = call["x"].astype(np.float64)
     x = np.where(x < 0, -1, 1) * np.maximum(abs(x), 2.0**-10)  # −1e-6 and 0 aren't told apart
@@ -71,7 +77,9 @@ def doubling_shows_the_curves(xielu: Subject, draw: Draw) -> None:
 
 @law("xielu")
 def without_curves_it_is_an_elu(xielu: Subject, draw: Draw) -> None:
-    """For alphas far below 0 it is β x above 0 and β (exp(x) − 1) below it."""
+    """If both alphas are far below 0, xIELU is β times an ELU: β x for x above 0, and β (exp(x) − 1) for x
+    below 0.
+    """
     call = draw(xielu.calls())
     flat = np.array([-1e4], np.float32)
     call = call.but(alpha_p=flat, alpha_n=flat)
@@ -82,7 +90,9 @@ def without_curves_it_is_an_elu(xielu: Subject, draw: Draw) -> None:
 
 @law("mish")
 def the_gate_is_a_ratio_of_exponentials(mish: Subject, draw: Draw) -> None:
-    """tanh(ln(1 + eˣ)) is n / (n + 2) with n = (1 + eˣ)² − 1, divided by e²ˣ where x is positive."""
+    """The gate of `mish`, tanh(ln(1 + eˣ)), equals n / (n + 2) with n = (1 + eˣ)² − 1. For positive x,
+    both parts of the ratio are divided by e²ˣ.
+    """
     call = draw(mish.calls())
     x = call["x"].astype(np.float64)
     e = np.exp(-abs(x))
@@ -92,7 +102,7 @@ def the_gate_is_a_ratio_of_exponentials(mish: Subject, draw: Draw) -> None:
 
 @law("tanh")
 def tanh_is_odd(tanh: Subject, draw: Draw) -> None:
-    """tanh(−x) is −tanh(x), and both lie in [−1, 1]."""
+    """`tanh` satisfies tanh(−x) = −tanh(x), and both values lie in [−1, 1]."""
     call = draw(tanh.calls())
     other = call.but(x=-call["x"])
     y = tanh(call)
@@ -102,7 +112,9 @@ def tanh_is_odd(tanh: Subject, draw: Draw) -> None:
 
 @law("relu", "sigmoid", "silu", "gelu", "gelu_tanh", "quick_gelu", "mish", "tanh")
 def large_numbers_do_not_overflow(kernel: Subject, draw: Draw) -> None:
-    """For large negative x a gate gives 0, for large positive x it gives x; a sigmoid saturates."""
+    """Activations don't overflow. For a large negative x, an activation returns 0; for a large positive x,
+    it returns x. A sigmoid or tanh returns its limits instead.
+    """
     call = draw(kernel.calls())
     for far in (-3e4, 3e4):
         y = kernel(call.but(x=np.full_like(call["x"], far)))

@@ -1,4 +1,4 @@
-"""Laws of the adaptive softmax: all its functions describe one distribution."""
+"""Laws of the adaptive softmax: all its functions describe the same distribution over words."""
 
 from __future__ import annotations
 
@@ -13,7 +13,9 @@ from .kit.budget import cast
 
 @law("log_softmax", "adaptive_log_probs")
 def probabilities_sum_to_one(log_probs: Subject, draw: Draw) -> None:
-    """exp of the log-probabilities of all words is a distribution, whatever the clusters."""
+    """The log-probabilities of all words form a distribution, whatever the clusters: their exponentials
+    sum to 1.
+    """
     call = draw(log_probs.calls())
     got = log_probs(call)
     assert (got <= 0).all(), "a probability is above 1"
@@ -23,7 +25,7 @@ def probabilities_sum_to_one(log_probs: Subject, draw: Draw) -> None:
 
 @law("log_softmax")
 def a_shift_of_all_logits_changes_nothing(log_softmax: Subject, draw: Draw) -> None:
-    """Only differences of logits matter, however large the logits are."""
+    """Adding a number to all logits, however large, doesn't change the log-softmax."""
     call = draw(log_softmax.calls())
     other = call.but(logits=call["logits"] + 1000)
     log_softmax.near(log_softmax(other), log_softmax(call), other, call)
@@ -31,7 +33,7 @@ def a_shift_of_all_logits_changes_nothing(log_softmax: Subject, draw: Draw) -> N
 
 @law("adaptive_log_probs")
 def without_clusters_it_is_the_softmax(adaptive_log_probs: Subject, draw: Draw) -> None:
-    """Without clusters the head is the whole output layer."""
+    """If there are no clusters, the adaptive softmax is the softmax of the head's logits."""
     call = draw(adaptive_log_probs.calls(head=True)).but(tails=[])
     x, head = call["x"].astype(np.float64), call["head"].astype(np.float64)
     logits = x @ head + (0 if call["bias"] is None else call["bias"])
@@ -47,7 +49,7 @@ def _full(call: Any) -> np.ndarray:
 
 @law("adaptive_target_log_probs")
 def a_target_has_its_full_probability(adaptive_target_log_probs: Subject, draw: Draw) -> None:
-    """The log-probability of one word per token is that of the full distribution."""
+    """The log-probability of a target word equals the target's entry in the full distribution."""
     call = draw(adaptive_target_log_probs.calls())
     expected = np.take_along_axis(_full(call), call["targets"][..., None], -1)[..., 0]
     adaptive_target_log_probs.near(adaptive_target_log_probs(call), expected, call)
@@ -55,7 +57,7 @@ def a_target_has_its_full_probability(adaptive_target_log_probs: Subject, draw: 
 
 @law("adaptive_predict")
 def the_prediction_is_the_likeliest_word(adaptive_predict: Subject, draw: Draw) -> None:
-    """No word is likelier than the predicted one by more than rounding."""
+    """No word is likelier than the predicted word by more than rounding."""
     call = draw(adaptive_predict.calls())
     every = _full(call)
     best = np.take_along_axis(every, adaptive_predict(call)[..., None], -1)[..., 0]

@@ -1,4 +1,4 @@
-"""Laws of alternating updates."""
+"""Laws of alternating updates (AltUp)."""
 
 from __future__ import annotations
 
@@ -13,7 +13,9 @@ from .kit.strategies import permutations
 
 @law("modalities")
 def numbers_lie_between_minus_one_and_one(modalities: Subject, draw: Draw) -> None:
-    """The result is tanh of the normalized vector divided by its width, times the router, by einsum."""
+    """`modalities` returns tanh of the normalized vector, divided by the vector's width and multiplied by
+    the router. The law computes this by einsum.
+    """
     call = draw(modalities.calls())
     x, router, norm = (call[n].astype(np.float64) for n in ("x", "router", "norm"))
     normed = norm * x / np.sqrt(np.mean(x**2, -1, keepdims=True) + call["eps"]) / x.shape[-1]
@@ -22,7 +24,9 @@ def numbers_lie_between_minus_one_and_one(modalities: Subject, draw: Draw) -> No
 
 @law("altup_predict")
 def each_prediction_is_a_sum_over_the_streams(altup_predict: Subject, draw: Draw) -> None:
-    """Each prediction is x_i + Σ_j p_ij x_j, stream by stream."""
+    """`altup_predict` returns x_i + Σ_j p_ij x_j for each stream i. The law computes this stream by
+    stream.
+    """
     call = draw(altup_predict.calls())
     x, predict = (call[n].astype(np.float64) for n in ("x", "predict"))
     streams, active = call["settings"].streams, call["settings"].active
@@ -37,7 +41,9 @@ def each_prediction_is_a_sum_over_the_streams(altup_predict: Subject, draw: Draw
 
 @law("altup_correct")
 def each_stream_moves_with_the_active_one(altup_correct: Subject, draw: Draw) -> None:
-    """Each result is x̂_i + (1 + c_i)(y − x̂_a), stream by stream."""
+    """`altup_correct` returns x̂_i + (1 + c_i)(y − x̂_a) for each stream i. The law computes this stream
+    by stream.
+    """
     call = draw(altup_correct.calls())
     predictions, y, correct = (call[n].astype(np.float64) for n in ("predictions", "y", "correct"))
     innovation = y - predictions[:, :, call["settings"].active]
@@ -48,7 +54,7 @@ def each_stream_moves_with_the_active_one(altup_correct: Subject, draw: Draw) ->
 
 @law("altup_correct")
 def a_right_prediction_is_left_alone(altup_correct: Subject, draw: Draw) -> None:
-    """If the layer's output is the predicted active stream, no stream moves."""
+    """If the layer's output equals the predicted active stream, `altup_correct` changes no stream."""
     call = draw(altup_correct.calls())
     right = call.but(y=call["predictions"][:, :, call["settings"].active])
     altup_correct.near(altup_correct(right), right["predictions"].astype(np.float64), right)
@@ -56,7 +62,7 @@ def a_right_prediction_is_left_alone(altup_correct: Subject, draw: Draw) -> None
 
 @law("same_magnitude")
 def the_mean_square_is_the_others(same_magnitude: Subject, draw: Draw) -> None:
-    """The result has the mean square of `like`, and the direction of x."""
+    """`same_magnitude` returns a vector with the mean square of `like` and the direction of x."""
     call = draw(same_magnitude.calls())
     x, like = (call[n].astype(np.float64) for n in ("x", "like"))
     size = np.mean(x**2, -1, keepdims=True)
@@ -66,7 +72,9 @@ def the_mean_square_is_the_others(same_magnitude: Subject, draw: Draw) -> None:
 
 @law("enter_streams")
 def the_first_stream_is_the_embedding(enter_streams: Subject, draw: Draw) -> None:
-    """The first stream is the embedding, and the maps of the others may be in any order."""
+    """The first stream is the embedding. If the maps of the other streams are permuted, these streams are
+    permuted in the same way.
+    """
     call = draw(enter_streams.calls())
     y = enter_streams(call)
     enter_streams.near(y[:, :, 0], call["x"].astype(np.float64), call)
@@ -77,8 +85,8 @@ def the_first_stream_is_the_embedding(enter_streams: Subject, draw: Draw) -> Non
 
 @law("leave_streams")
 def the_mean_is_over_the_streams(leave_streams: Subject, draw: Draw) -> None:
-    """All streams except the first may be in any order, together with their maps. A single stream is returned
-    unchanged.
+    """`leave_streams` returns the same result if all streams except the first are permuted together with
+    their maps. A single stream is returned unchanged.
     """
     call = draw(leave_streams.calls())
     y = leave_streams(call)
@@ -91,6 +99,6 @@ def the_mean_is_over_the_streams(leave_streams: Subject, draw: Draw) -> None:
 
 
 def _coefficients(call: Call, x: np.ndarray) -> np.ndarray:
-    """What the coefficients are made of, for the vectors x in float64."""
+    """Return, in float64, the numbers from which the coefficients of x are made."""
     weights: Any = {n: call[n].astype(np.float64) for n in ("router", "norm", "predict", "correct")}
     return coefficients_of(x, weights, eps=call["settings"].norm.eps)

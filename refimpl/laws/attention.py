@@ -1,4 +1,4 @@
-"""Laws of attention: softmax, weights, grouped heads, and attention over a cache."""
+"""Laws of attention: the softmax, its weights, grouped heads, and attention over a cache."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from .kit.strategies import permutations
 
 @law("softmax")
 def weights_are_a_distribution(softmax: Subject, draw: Draw) -> None:
-    """Weights are at least 0, are 0 where the mask forbids, and sum to 1 where a key is allowed."""
+    """Softmax weights are at least 0, are 0 for masked keys, and sum to 1 if any key is allowed."""
     call = draw(softmax.calls(sink=None))
     weights = softmax(call)
     assert not (weights < 0).any(), "a weight is negative"
@@ -33,7 +33,7 @@ def weights_are_a_distribution(softmax: Subject, draw: Draw) -> None:
 
 @law("softmax")
 def a_shift_of_all_scores_changes_nothing(softmax: Subject, draw: Draw) -> None:
-    """exp(s + c) / Σ exp(s + c) is exp(s) / Σ exp(s), also with a sink among the scores."""
+    """Adding a number c to all scores, and to the sink, doesn't change the softmax."""
     call = draw(softmax.calls())
     other = call.but(scores=call["scores"] + 3, sink=None if call["sink"] is None else call["sink"] + 3)
     softmax.near(softmax(other), softmax(call), other, call)
@@ -41,7 +41,9 @@ def a_shift_of_all_scores_changes_nothing(softmax: Subject, draw: Draw) -> None:
 
 @law("softmax")
 def a_sink_is_one_more_score(softmax: Subject, draw: Draw) -> None:
-    """The weights are the softmax over the scores and the sink, without the sink's own weight."""
+    """Softmax weights with a sink equal the softmax over the scores and the sink together, with the sink's
+    own weight left out.
+    """
     call = draw(softmax.calls(sink=True))
     mask = call["mask"]
     if mask is not None:
@@ -52,7 +54,9 @@ def a_sink_is_one_more_score(softmax: Subject, draw: Draw) -> None:
 
 @law("softmax")
 def large_scores_do_not_overflow(softmax: Subject, draw: Draw) -> None:
-    """Only differences of scores are passed to exp, so neither a large score nor a large sink overflows."""
+    """The softmax takes exp only of differences of scores. So neither a large score nor a large sink
+    overflows.
+    """
     call = draw(softmax.calls())
     large = call.but(scores=call["scores"] + 1000)
     assert np.isfinite(softmax(large)).all(), "scores near 1000 give weights that aren't finite"
@@ -63,14 +67,16 @@ def large_scores_do_not_overflow(softmax: Subject, draw: Draw) -> None:
 
 @law("softmax")
 def a_row_that_sees_nothing_gives_zeros(softmax: Subject, draw: Draw) -> None:
-    """Without an allowed key all weights are 0, and nothing is divided by zero."""
+    """If no key is allowed, all softmax weights are 0, and nothing is divided by zero."""
     call = draw(softmax.calls(mask=True))
     assert not softmax(call.but(mask=np.zeros_like(call["mask"]))).any(), "weights of forbidden keys"
 
 
 @law("attention_weights")
 def weights_are_the_softmax_of_scaled_scores(attention_weights: Subject, draw: Draw) -> None:
-    """softmax(q·k / √K), head by head, by einsum instead of grouped products."""
+    """Attention weights are softmax(q·k / √K) for each head. The law computes this by einsum, without
+    grouped products.
+    """
     call = draw(attention_weights.calls(mask=None, scale=None, softcap=None, sink_logits=None))
     q, k = call["q"], call["k"]
     keys = np.repeat(k, q.shape[2] // k.shape[2], axis=2)
@@ -83,7 +89,7 @@ def weights_are_the_softmax_of_scaled_scores(attention_weights: Subject, draw: D
 
 @law("attention_weights", "attend")
 def the_default_scale_is_one_over_root_k(attend: Subject, draw: Draw) -> None:
-    """Without a scale the scale is 1/√K."""
+    """If no scale is given, attention uses the scale 1/√K."""
     call = draw(attend.calls(scale=None))
     other = call.but(scale=call["q"].shape[3] ** -0.5)
     attend.near(attend(call), attend(other), call)
@@ -91,7 +97,9 @@ def the_default_scale_is_one_over_root_k(attend: Subject, draw: Draw) -> None:
 
 @law("attend")
 def values_are_averaged_by_the_weights(attend: Subject, draw: Draw) -> None:
-    """With unit vectors as values the output is the weights, a distribution over the keys."""
+    """If the values are unit vectors, the output of attention is its weights, which are a distribution
+    over the keys.
+    """
     call = draw(attend.calls(mask=None, sink_logits=None))
     v = call["v"]
     units = np.broadcast_to(np.eye(v.shape[1], dtype=v.dtype)[None, :, None], (*v.shape[:3], v.shape[1]))
@@ -104,13 +112,15 @@ def values_are_averaged_by_the_weights(attend: Subject, draw: Draw) -> None:
 
 
 def _reach(v: np.ndarray) -> float:
-    """How far errors of weights may change a mean of these values."""
+    """Return how far errors of weights may change a mean of these values."""
     return max(1.0, float(np.abs(v).sum(1).max()))
 
 
 @law("attend")
 def a_sink_is_a_key_without_a_value(attend: Subject, draw: Draw) -> None:
-    """A sink is a key of zeros, seen by all, with the sink's logit as its bias and a value of zeros."""
+    """A sink acts like one more key of zeros that every query sees, with the sink's logit as its bias and
+    with a value of zeros.
+    """
     call = draw(attend.calls(sink_logits=True))
     (b, t, heads, _), (_, s, groups, size) = call["q"].shape, call["v"].shape
     bias = np.zeros((b, heads, t, s), call["q"].dtype) if call["bias"] is None else call["bias"]
@@ -130,7 +140,7 @@ def a_sink_is_a_key_without_a_value(attend: Subject, draw: Draw) -> None:
 
 @law("attend")
 def grouped_heads_are_repeated_heads(attend: Subject, draw: Draw) -> None:
-    """Grouped-query attention is multi-head attention with each key and value head repeated."""
+    """Grouped-query attention equals multi-head attention in which each key and value head is repeated."""
     call = draw(attend.calls())
     share = call["q"].shape[2] // call["k"].shape[2]
     repeated = call.but(k=np.repeat(call["k"], share, axis=2), v=np.repeat(call["v"], share, axis=2))
@@ -139,9 +149,7 @@ def grouped_heads_are_repeated_heads(attend: Subject, draw: Draw) -> None:
 
 @law("attend")
 def keys_are_a_set(attend: Subject, draw: Draw) -> None:
-    """The order of keys doesn't matter, as long as the mask and the values are in the same order as
-    the keys.
-    """
+    """Attention doesn't depend on the order of keys, if mask and values are permuted like the keys."""
     call = draw(attend.calls())
     other = attend.take(call, "S", draw(permutations(call["k"].shape[1])))
     attend.near(attend(other), attend(call), other, call)
@@ -149,7 +157,7 @@ def keys_are_a_set(attend: Subject, draw: Draw) -> None:
 
 @law("attend")
 def a_forbidden_key_is_as_if_absent(attend: Subject, draw: Draw) -> None:
-    """The content of a masked key and value, however large, changes nothing."""
+    """The content of a masked key and of its value, however large, doesn't change the result of attention."""
     call = draw(attend.calls(mask=True))
     hidden = ~call["mask"].any(1)
     garbage = np.where(hidden[..., None, None], 1e4, 0).astype(call["k"].dtype)
@@ -159,8 +167,8 @@ def a_forbidden_key_is_as_if_absent(attend: Subject, draw: Draw) -> None:
 
 @law("cached_attention")
 def any_split_of_the_tokens_is_one_pass(cached_attention: Subject, draw: Draw) -> None:
-    """Two calls over the parts of a text give the same outputs and caches as one call, whatever the positions
-    and the mask.
+    """Two calls of cached attention over the parts of a text return the same outputs and cache as one
+    call, whatever the positions and the mask.
     """
     call = draw(cached_attention.calls())
     in_two(cached_attention, draw, call, lambda cut, cache: {"cache": cache, "past": call["past"] + cut})
@@ -168,8 +176,8 @@ def any_split_of_the_tokens_is_one_pass(cached_attention: Subject, draw: Draw) -
 
 @law("cached_attention")
 def rows_do_not_depend_on_each_other(cached_attention: Subject, draw: Draw) -> None:
-    """A row of a batch gives the same result as the row by itself: each row has its own past, and no row sees
-    another row.
+    """A row of a batch gives the same result as the row by itself. So each row has its own past, and no
+    row sees another row.
     """
     call = draw(cached_attention.calls())
     alone = [cached_attention(cached_attention.take(call, "B", [row])) for row in range(len(call["past"]))]
@@ -181,7 +189,9 @@ def rows_do_not_depend_on_each_other(cached_attention: Subject, draw: Draw) -> N
 
 @law("cached_attention")
 def each_token_sees_the_past_and_itself(cached_attention: Subject, draw: Draw) -> None:
-    """Token t of a row attends to the row's past and to the call's tokens up to t, in its window."""
+    """Token t of a row attends to the row's cached tokens and to the call's tokens up to t, as far as they
+    are in its window.
+    """
     call = draw(cached_attention.calls())
     q, k, v = (call[n].astype(np.float64) for n in "qkv")
     past, tokens, window = call["past"], q.shape[1], call["window"]
@@ -217,9 +227,9 @@ def each_token_sees_the_past_and_itself(cached_attention: Subject, draw: Draw) -
 
 @law("cached_attention")
 def a_window_needs_the_latest_tokens_alone(cached_attention: Subject, draw: Draw) -> None:
-    """A cache that dropped the oldest tokens gives the same result. The other tokens are at its front, and
-    positions are counted from there. A row may be cut back to the kind's floor; the next token still finds
-    all that it sees."""
+    """A cache that dropped the oldest tokens gives the same result as the full cache. The remaining tokens
+    are at its front, and positions are counted from there. If a row is truncated to the `floor` of its
+    kind of cache, the cache still contains all tokens that the next token sees."""
     window = draw(st.integers(1, 4))
     call = draw(cached_attention.calls(rotary=None, bias=None)).but(mask=Window(window))
     (rows, groups, _, size), tokens = call["keys"].shape, call["q"].shape[1]
@@ -239,12 +249,12 @@ def a_window_needs_the_latest_tokens_alone(cached_attention: Subject, draw: Draw
 
 
 def opened(x: np.ndarray, settings: Attention) -> np.ndarray:
-    """Return the gates of an output, computed from the output of their projections."""
+    """Return the gates of attention's output, computed from the result of the gates' projections."""
     return np.logaddexp(0, x) if settings.softplus_gate else (1 + np.tanh(x / 2)) / 2
 
 
 def _normed(a: np.ndarray, weight: np.ndarray | None, norm: Norm) -> np.ndarray:
-    """A norm over each head, or over all heads where the weight has as many numbers in one row."""
+    """Normalize each head. If the weight is one row for all heads, normalize all heads together."""
     heads, size = a.shape[2:]
     weight = np.ones(size) if weight is None else weight
     axes = (2, 3) if weight.shape == (heads * size,) else 3
@@ -255,8 +265,8 @@ def _normed(a: np.ndarray, weight: np.ndarray | None, norm: Norm) -> np.ndarray:
 
 @law("attention")
 def the_sublayer_is_its_parts(attention: Subject, draw: Draw) -> None:
-    """The result equals the parts computed one by one: projections, norms of queries, keys and values,
-    attention over the cache, gate, projection back."""
+    """The attention sublayer equals its parts computed one by one: projections, norms of queries, keys and
+    values, attention over the cache, gate, projection back."""
     call = draw(attention.calls(wq=True, wk=True, wo=True))
     x, settings = call["x"].astype(np.float64), call["settings"]
     shape = (*x.shape[:2], -1, settings.head_size)

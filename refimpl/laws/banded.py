@@ -1,4 +1,4 @@
-"""Laws of banded attention: a window, not an approximation."""
+"""Laws of banded attention. They say that it is exactly attention within a window, not an approximation."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ def _window(call: Call) -> np.ndarray:
 
 @law("banded_attend")
 def banded_is_plain_attention_under_the_window(banded_attend: Subject, draw: Draw) -> None:
-    """Attention over all keys, with the window as its mask, gives the same result."""
+    """Banded attention equals attention over all keys with the window as its mask."""
     call = draw(banded_attend.calls())
     q, k, v = (call[n].astype(np.float64) for n in "qkv")
     mask = np.broadcast_to(_window(call), (q.shape[0], q.shape[1], q.shape[1]))
@@ -30,7 +30,7 @@ def banded_is_plain_attention_under_the_window(banded_attend: Subject, draw: Dra
 
 @law("banded_attend")
 def keys_outside_the_window_count_for_nothing(banded_attend: Subject, draw: Draw) -> None:
-    """A far key and its value change no query whose window doesn't contain them."""
+    """A key and its value change no query with a window that doesn't contain the key."""
     call = draw(banded_attend.calls())
     far = ~_window(call)[-1]
     garbage = np.where(far[:, None, None], 1e4, 0).astype(call["k"].dtype)

@@ -1,4 +1,4 @@
-"""Laws of biases of scores: ALiBi's slopes and distances, T5's buckets."""
+"""Laws of biases of scores: ALiBi's slopes and distances, and T5's buckets."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ shifts = st.integers(0, 1000)
 
 @law("alibi_slopes")
 def a_power_of_two_has_a_geometric_row(alibi_slopes: Subject, draw: Draw) -> None:
-    """For 2, 4, 8 … heads, each slope is the one before times 2^(−max_bias / H), and the last is
-    2^−max_bias."""
+    """For 2, 4, 8 … heads, ALiBi's slopes are a geometric series: each slope is the previous one times
+    2^(−max_bias / H), and the last slope is 2^−max_bias."""
     power = 2 ** draw(st.integers(0, 5))
     call = alibi_slopes.call(np.arange(power), max_bias=draw(st.sampled_from((8.0, 4.0))))
     step = 2.0 ** (-call["max_bias"] / power)
@@ -24,8 +24,8 @@ def a_power_of_two_has_a_geometric_row(alibi_slopes: Subject, draw: Draw) -> Non
 
 @law("alibi_slopes")
 def heads_beyond_a_power_of_two_take_slopes_in_between(alibi_slopes: Subject, draw: Draw) -> None:
-    """If the number of heads isn't a power of two, the heads beyond the last power take every other slope of
-    twice as many heads."""
+    """Let P be the largest power of two up to the number of heads. Then the heads after the first P take
+    every other slope of a model with 2P heads."""
     power = 2 ** draw(st.integers(0, 5))
     heads = draw(st.integers(power, 2 * power - 1))
     call, twice = (alibi_slopes.call(np.arange(n), max_bias=8.0) for n in (heads, 2 * power))
@@ -37,7 +37,7 @@ def heads_beyond_a_power_of_two_take_slopes_in_between(alibi_slopes: Subject, dr
 
 @law("alibi_bias")
 def only_the_distance_counts(alibi_bias: Subject, draw: Draw) -> None:
-    """Queries and keys shifted by the same distance, or exchanged, have the same bias."""
+    """ALiBi's bias stays the same if queries and keys are shifted by the same distance, or exchanged."""
     call, shift = draw(alibi_bias.calls()), draw(shifts)
     moved = call.but(queries=call["queries"] + shift, keys=call["keys"] + shift)
     alibi_bias.near(alibi_bias(moved), alibi_bias(call))
@@ -47,7 +47,9 @@ def only_the_distance_counts(alibi_bias: Subject, draw: Draw) -> None:
 
 @law("alibi_bias")
 def under_a_causal_mask_a_bias_by_key_is_equivalent(alibi_bias: Subject, draw: Draw) -> None:
-    """BLOOM's slope · key gives the same weights: the two differ by a constant for each query."""
+    """Under a causal mask, BLOOM's bias slope · key gives the same attention weights as ALiBi's bias,
+    because the two biases differ by a constant for each query.
+    """
     call = draw(alibi_bias.calls(B=1))
     mask = causal_mask(call["queries"], call["keys"])[:, None]
     other = call["slopes"][:, None, None] * call["keys"].astype(alibi_bias.dtype)
@@ -59,7 +61,7 @@ def under_a_causal_mask_a_bias_by_key_is_equivalent(alibi_bias: Subject, draw: D
 
 @law("relative_buckets")
 def a_shift_changes_no_bucket(relative_buckets: Subject, draw: Draw) -> None:
-    """Queries and keys shifted by the same distance are in the same buckets."""
+    """T5's buckets stay the same if queries and keys are shifted by the same distance."""
     call, shift = draw(relative_buckets.calls()), draw(shifts)
     moved = call.but(queries=call["queries"] + shift, keys=call["keys"] + shift)
     relative_buckets.near(relative_buckets(moved), relative_buckets(call))
@@ -67,8 +69,8 @@ def a_shift_changes_no_bucket(relative_buckets: Subject, draw: Draw) -> None:
 
 @law("relative_buckets")
 def buckets_grow_with_the_distance(relative_buckets: Subject, draw: Draw) -> None:
-    """Bucket 0 is the query's own position. Then each distance has a bucket, up to the last at
-    max_distance."""
+    """A larger distance never has a lower bucket. Bucket 0 is the query's own position, and the last
+    bucket is reached at max_distance."""
     buckets, bidirectional = draw(st.sampled_from(((8, 20), (32, 128), (7, 9)))), draw(st.booleans())
     settings = {"buckets": buckets[0], "max_distance": buckets[1], "bidirectional": bidirectional}
     reach = 2 * buckets[1]
@@ -85,7 +87,7 @@ def buckets_grow_with_the_distance(relative_buckets: Subject, draw: Draw) -> Non
 
 @law("relative_bias")
 def each_head_reads_its_column(relative_bias: Subject, draw: Draw) -> None:
-    """The bias of a head is its column of the table, at the bucket."""
+    """The bias of a head is the entry in the head's column of the table, in the row of the bucket."""
     call = draw(relative_bias.calls())
     expected = np.stack([column[call["bucket_ids"]] for column in call["table"].T], axis=1)
     relative_bias.near(relative_bias(call), expected)

@@ -1,4 +1,4 @@
-"""Laws of BigBird's attention: some blocks of a text count several times."""
+"""Laws of BigBird's attention, in which some blocks of a text count several times."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from . import Draw, Subject, law
 
 @law("bigbird_attend")
 def each_row_is_pairs_of_blocks(bigbird_attend: Subject, draw: Draw) -> None:
-    """Each row equals block-sparse attention, in which a pair that is listed twice counts twice. A short text
-    equals plain attention. At padding, the result is zero.
+    """BigBird's attention equals block-sparse attention in which a pair of blocks that is listed twice
+    counts twice. A short text equals plain attention. At padding, the result is zero.
     """
     call = draw(bigbird_attend.calls(largest=12))
     size, chosen = call["block_size"], call["random_blocks"]
@@ -34,7 +34,9 @@ def each_row_is_pairs_of_blocks(bigbird_attend: Subject, draw: Draw) -> None:
 
 
 def _pairs(blocks: int, chosen: int) -> BlockPairs:
-    """The blocks of keys that each block of queries sees, the first one repeated in the middle."""
+    """Return the blocks of keys that each block of queries sees. In the middle of the text, the first
+    block is repeated.
+    """
     seen = [list(range(blocks)) for _ in range(blocks)]
     for row in range(1, blocks - 1):
         seen[row] = sorted({0, row - 1, row, row + 1, blocks - 1}) + [0] * chosen
@@ -44,7 +46,7 @@ def _pairs(blocks: int, chosen: int) -> BlockPairs:
 
 @law("bigbird_attend")
 def what_stands_past_a_row_changes_nothing(bigbird_attend: Subject, draw: Draw) -> None:
-    """A row gives the same result in a batch of longer rows as in a batch of its own length."""
+    """A row gives the same result in a batch with longer rows as in a batch of its own length."""
     call = draw(bigbird_attend.calls(largest=12))
     alone = bigbird_attend.take(bigbird_attend.take(call, "B", [0]), "T", np.arange(call["lengths"][0]))
     if call["lengths"][0]:

@@ -10,7 +10,9 @@ from . import Draw, Subject, law
 
 @law("append")
 def only_its_rows_are_written(append: Subject, draw: Draw) -> None:
-    """The new entries begin at `start`. All other entries stay the same, and the old cache isn't changed."""
+    """`append` writes the new entries from `start` on. All other entries stay the same, and the old cache
+    isn't changed.
+    """
     call = draw(append.calls())
     kept = call["past"].copy()
     cache = append(call)
@@ -24,7 +26,7 @@ def only_its_rows_are_written(append: Subject, draw: Draw) -> None:
 
 @law("append", "append_by_head", "append_by_channel")
 def any_split_of_the_tokens_is_one_write(append: Subject, draw: Draw) -> None:
-    """Entries that are written one by one equal entries that are written in one call. Codes are exactly
+    """Writing entries one by one gives the same cache as writing them in one call. Codes are exactly
     equal.
     """
     call = draw(append.calls())
@@ -38,7 +40,9 @@ def any_split_of_the_tokens_is_one_write(append: Subject, draw: Draw) -> None:
 
 @law("append")
 def truncated_entries_leave_no_trace(append: Subject, draw: Draw) -> None:
-    """After truncated entries are written over, the cache is as if they had never been there."""
+    """After new entries overwrite truncated entries, the cache is the same as if the truncated entries had
+    never been written.
+    """
     call = draw(append.calls())
     refused = call.but(new=call["new"][:, ::-1] + 1)
     append.near(append(call.but(past=append(refused))), append(call))
@@ -46,7 +50,7 @@ def truncated_entries_leave_no_trace(append: Subject, draw: Draw) -> None:
 
 @law("grow")
 def growing_equals_a_fixed_cache_of_the_new_length(grow: Subject, draw: Draw) -> None:
-    """The result has the same entries as a cache whose capacity is the new length."""
+    """`grow` returns the same entries as `append` to a cache with the new length as its capacity."""
     call = draw(grow.calls())
     past, tokens = call["past"], call["new"].shape[1]
     room = np.pad(past, ((0, 0), (0, 0), (0, tokens), (0, 0)))
@@ -55,7 +59,9 @@ def growing_equals_a_fixed_cache_of_the_new_length(grow: Subject, draw: Draw) ->
 
 @law("select")
 def selected_rows_are_complete(select: Subject, draw: Draw) -> None:
-    """Row i is the complete named row; selecting twice equals selecting once."""
+    """Row i of a selected cache is the complete row with the i-th number. Selecting twice equals selecting
+    once with the composed numbers.
+    """
     call = draw(select.calls())
     chosen = select(call)
     for got, row in zip(chosen, call["rows"], strict=True):

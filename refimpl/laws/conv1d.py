@@ -9,7 +9,9 @@ from . import Draw, Subject, law
 
 @law("conv1d")
 def each_output_sums_its_vectors(conv1d: Subject, draw: Draw) -> None:
-    """Each output is computed vector by vector and group by group, with one product for each matrix."""
+    """Each output of `conv1d` is a sum over its vectors. The law computes the sum vector by vector and
+    group by group, with one product for each matrix.
+    """
     call = draw(conv1d.calls())
     x, kernel, groups = call["x"].astype(np.float64), call["kernel"].astype(np.float64), call["groups"]
     channels, size, length = kernel.shape
@@ -26,7 +28,7 @@ def each_output_sums_its_vectors(conv1d: Subject, draw: Draw) -> None:
 
 @law("time_norm")
 def each_channel_is_normalized_over_time(time_norm: Subject, draw: Draw) -> None:
-    """Each channel is normalized by itself, in each sound by itself."""
+    """`time_norm` normalizes each channel of each sound by itself."""
     call = draw(time_norm.calls())
     x = call["x"].astype(np.float64)
     y = np.zeros_like(x)
@@ -38,7 +40,7 @@ def each_channel_is_normalized_over_time(time_norm: Subject, draw: Draw) -> None
 
 @law("sound_norm")
 def all_numbers_of_a_sound_are_normalized_together(sound_norm: Subject, draw: Draw) -> None:
-    """Each sound is normalized by itself, over all its times and channels."""
+    """`sound_norm` normalizes each sound by itself, over all its times and channels."""
     call = draw(sound_norm.calls())
     x = call["x"].astype(np.float64)
     y = np.stack([(row - row.mean()) / np.sqrt(row.var() + call["eps"]) for row in x])

@@ -1,4 +1,6 @@
-"""Laws of ConvBERT's attention: heads that attend beside heads with a kernel for each token."""
+"""Laws of ConvBERT's attention: some heads attend, and the other heads convolve with a kernel made from
+each token.
+"""
 
 from __future__ import annotations
 
@@ -13,7 +15,7 @@ def _softmax(scores: np.ndarray) -> np.ndarray:
 
 
 def _expected(x: np.ndarray, call: Call) -> np.ndarray:
-    """The sublayer over one text [T, D], token by token."""
+    """Return the result of the sublayer over one text [T, D], computed token by token."""
     a, out = call["settings"], []
 
     def mapped(vector: np.ndarray, name: str) -> np.ndarray:
@@ -38,8 +40,8 @@ def _expected(x: np.ndarray, call: Call) -> np.ndarray:
 
 @law("convbert_attention")
 def it_is_a_softmax_over_all_and_a_mean_of_neighbours(convbert_attention: Subject, draw: Draw) -> None:
-    """The result equals its formula, token by token. Kernels keep the weight of neighbours that lie outside
-    the text.
+    """ConvBERT's attention equals its formula, computed token by token. A kernel keeps the weights of
+    neighbours that lie outside the text.
     """
     arrays = dict.fromkeys(("wq", "wk", "wv", "w_conv", "w_kernel", "w_near", "wo"), True)
     call = draw(convbert_attention.calls(**arrays))

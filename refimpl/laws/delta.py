@@ -20,13 +20,17 @@ from .kit.one_pass import in_two
     "selective_scan_chunked",
 )
 def any_split_of_the_tokens_is_one_pass(delta: Subject, draw: Draw) -> None:
-    """A later token needs only the state of earlier ones."""
+    """Two calls over the parts of a text give the same outputs and state as one call, because a later
+    token needs only the state of earlier tokens.
+    """
     in_two(delta, draw, draw(delta.calls()), lambda cut, state: {"state": state})
 
 
 @law("delta_attend")
 def without_decay_and_correction_it_sums(delta_attend: Subject, draw: Draw) -> None:
-    """The state is Σ k vᵀ, read by the scaled query: linear attention without its normalization."""
+    """Without decay and β, the state is Σ k vᵀ, and the scaled query reads it. This is linear attention
+    without its normalization.
+    """
     call = draw(delta_attend.calls(decay=None, beta=None))
     q, k, v, state = (call[n].astype(np.float64) for n in ("q", "k", "v", "state"))
     share, scale = q.shape[2] // k.shape[2], call["scale"] or q.shape[3] ** -0.5
@@ -37,7 +41,7 @@ def without_decay_and_correction_it_sums(delta_attend: Subject, draw: Draw) -> N
 
 @law("delta_attend")
 def a_decay_of_zero_changes_nothing(delta_attend: Subject, draw: Draw) -> None:
-    """A decay of zero is a factor exp(0) = 1."""
+    """A decay of zero gives the same result as no decay, because the factor is exp(0) = 1."""
     call = draw(delta_attend.calls(decay=True))
     call = call.but(decay=np.zeros_like(call["decay"]))
     delta_attend.near(delta_attend(call), delta_attend(call.but(decay=None)), call)
@@ -45,7 +49,7 @@ def a_decay_of_zero_changes_nothing(delta_attend: Subject, draw: Draw) -> None:
 
 @law("delta_attend")
 def beta_zero_writes_nothing(delta_attend: Subject, draw: Draw) -> None:
-    """Without decay the state stays the same."""
+    """With β = 0 and without decay, the state stays the same."""
     call = draw(delta_attend.calls(beta=True, decay=None))
     call = call.but(beta=np.zeros_like(call["beta"]))
     delta_attend.near(delta_attend(call)[1], call["state"], call)
@@ -53,7 +57,9 @@ def beta_zero_writes_nothing(delta_attend: Subject, draw: Draw) -> None:
 
 @law("delta_attend")
 def with_beta_one_a_written_value_is_read_back(delta_attend: Subject, draw: Draw) -> None:
-    """With keys of length 1 and β = 1, reading k after writing (k, v) gives v, whatever was stored before."""
+    """If keys have length 1 and β is 1, a query k reads the value v right after (k, v) was written,
+    whatever the state was before.
+    """
     call = draw(delta_attend.calls(beta=True, R=1))
     k = call["k"].copy()
     k[...] = np.eye(k.shape[3], dtype=k.dtype)[0]
@@ -63,7 +69,9 @@ def with_beta_one_a_written_value_is_read_back(delta_attend: Subject, draw: Draw
 
 @law("gated_delta_chunked")
 def chunks_are_the_recurrence(gated_delta_chunked: Subject, draw: Draw) -> None:
-    """Outputs and the last state equal those of one token after the other, for every chunk length."""
+    """The gated delta rule in chunks gives the same outputs and last state as token by token, for every
+    chunk length.
+    """
     call = draw(gated_delta_chunked.calls())
     call = call.but(chunk=draw(st.integers(1, 9)))
     expected = recurrent(*(a.astype(np.float64) for a in call.arrays.values()))
@@ -72,7 +80,9 @@ def chunks_are_the_recurrence(gated_delta_chunked: Subject, draw: Draw) -> None:
 
 @law("gated_delta_rule", "gated_delta_chunked")
 def equal_decays_of_channels_are_one_of_the_head(delta: Subject, draw: Draw) -> None:
-    """The same decay for each channel of a key equals one decay for all of them."""
+    """If all channels of a key have the same decay, the result is the same as with one decay for the whole
+    head.
+    """
     call = draw(delta.calls())
     decay = call["decay"] if call["decay"].ndim == 3 else call["decay"][..., 0]
     channels = np.broadcast_to(decay[..., None], call["k"].shape)
@@ -82,7 +92,7 @@ def equal_decays_of_channels_are_one_of_the_head(delta: Subject, draw: Draw) -> 
 
 @law("gated_delta_rule", "gated_delta_chunked")
 def what_is_not_written_decays_row_by_row(delta: Subject, draw: Draw) -> None:
-    """With β = 0 each row of the state is multiplied by the decays of its own channel only."""
+    """With β = 0, each row of the state is multiplied only by the decays of its own channel."""
     call = draw(delta.calls())
     call = call.but(beta=np.zeros_like(call["beta"]))
     decay = call["decay"].astype(np.float64)
@@ -92,7 +102,7 @@ def what_is_not_written_decays_row_by_row(delta: Subject, draw: Draw) -> None:
 
 @law("gated_delta_rule")
 def equal_keys_are_overwritten(gated_delta_rule: Subject, draw: Draw) -> None:
-    """With one key for all tokens, β = 1 and no decay, only the last value is read back."""
+    """If all tokens have the same key, with β = 1 and no decay, only the last value is read back."""
     call = draw(gated_delta_rule.calls())
     k = np.zeros_like(call["k"])
     k[..., 0] = 1
@@ -105,7 +115,7 @@ def equal_keys_are_overwritten(gated_delta_rule: Subject, draw: Draw) -> None:
 
 @law("gated_delta_rule")
 def a_strong_decay_forgets_what_was_before(gated_delta_rule: Subject, draw: Draw) -> None:
-    """After a decay of −∞ the state is only what this token wrote, β k vᵀ."""
+    """After a decay of −∞, the state contains only what the current token wrote, β k vᵀ."""
     call = draw(gated_delta_rule.calls(T=1))
     call = call.but(decay=np.full_like(call["decay"], -200.0))
     _, state = gated_delta_rule(call)

@@ -1,4 +1,6 @@
-"""Laws of disentangled attention: the rows of the distance table, and the terms with positions."""
+"""Laws of disentangled attention: which rows of the distance table are read, and the score's terms with
+positions.
+"""
 
 from __future__ import annotations
 
@@ -16,7 +18,7 @@ shifts = st.integers(0, 1000)
 
 @law("distance_rows")
 def a_shift_changes_no_row(distance_rows: Subject, draw: Draw) -> None:
-    """Queries and keys shifted by the same distance read the same rows of the table."""
+    """If queries and keys are shifted by the same distance, they read the same rows of the distance table."""
     call, shift = draw(distance_rows.calls()), draw(shifts)
     moved = call.but(queries=call["queries"] + shift, keys=call["keys"] + shift)
     distance_rows.near(distance_rows(moved), distance_rows(call))
@@ -24,8 +26,9 @@ def a_shift_changes_no_row(distance_rows: Subject, draw: Draw) -> None:
 
 @law("distance_rows")
 def rows_grow_with_the_distance(distance_rows: Subject, draw: Draw) -> None:
-    """Rows are ordered from keys after the query, over its own key, to keys before it. Near keys have a row
-    each. Far keys share the first and the last row.
+    """The rows of the distance table are in order: keys after the query come first, then the query's own
+    position, then keys before the query. Near keys have a row each. Far keys share the first and the last
+    row.
     """
     span, until = draw(st.sampled_from(((4, None), (1, None), (8, 20), (6, 5), (256, 512))))
     reach = 2 * (span if until is None else until)
@@ -44,8 +47,8 @@ def rows_grow_with_the_distance(distance_rows: Subject, draw: Draw) -> None:
 
 @law("distance_scores")
 def each_pair_has_its_own_distance(distance_scores: Subject, draw: Draw) -> None:
-    """Each pair has the product of the query with its distance's key, and of the key with its distance's
-    query."""
+    """The score of a query and a key contains two products with their distance: the query times the
+    distance's key, and the key times the distance's query."""
     call = draw(distance_scores.calls())
     q, k = (call[n].astype(np.float64) for n in ("q", "k"))
     (b, t, h, size), s = q.shape, k.shape[1]
@@ -62,7 +65,9 @@ def each_pair_has_its_own_distance(distance_scores: Subject, draw: Draw) -> None
 
 @law("disentangled_attention")
 def the_sublayer_is_its_parts(disentangled_attention: Subject, draw: Draw) -> None:
-    """The sublayer equals its formula head by head: tokens and distances both have queries and keys."""
+    """The sublayer of disentangled attention equals its formula, computed head by head. Tokens and
+    distances both have queries and keys.
+    """
     call = draw(disentangled_attention.calls())
     a, x, vectors = call["settings"], call["x"].astype(np.float64), call["vectors"].astype(np.float64)[None]
     own = "" if a.shared else "_pos"
@@ -87,7 +92,9 @@ def the_sublayer_is_its_parts(disentangled_attention: Subject, draw: Draw) -> No
 
 @law("disentangled_attention")
 def tokens_at_one_distance_are_a_set(disentangled_attention: Subject, draw: Draw) -> None:
-    """If all distances have one vector, tokens in another order give the same vectors in that order."""
+    """If all distances have the same vector, the order of tokens doesn't matter: permuted tokens give
+    permuted vectors.
+    """
     call = draw(disentangled_attention.calls())
     call = call.but(
         lengths=np.full_like(call["lengths"], call["x"].shape[1]),

@@ -11,13 +11,13 @@ from .kit.strategies import permutations
 
 
 def _full(call: Call, letter: str) -> Call:
-    """The call with rows without padding."""
+    """Return the call with rows without padding."""
     return call.but(lengths=np.full_like(call["lengths"], call.sizes[letter]))
 
 
 @law("self_attention")
 def tokens_without_positions_are_a_set(self_attention: Subject, draw: Draw) -> None:
-    """Without positions, tokens in another order give the same vectors in that order."""
+    """Without positions, the order of tokens doesn't matter: permuted tokens give permuted vectors."""
     calls = self_attention.calls(rotary=None, bias=None, query_scale=None, window=None, causal=False)
     call = _full(draw(calls), "T")
     order = draw(permutations(call["x"].shape[1]))
@@ -30,7 +30,7 @@ def tokens_without_positions_are_a_set(self_attention: Subject, draw: Draw) -> N
     "longt5_attention", "xlnet_attention", "convbert_attention", "mobilebert_bottleneck", "neighbour_conv",
 )  # fmt: skip
 def padding_changes_nothing(sublayer: Subject, draw: Draw) -> None:
-    """Whatever follows after a row's length, the results for the row's tokens equal those for the row by
+    """Padding doesn't change the results for a row's real tokens: they equal the results for the row by
     itself.
     """
     call = draw(sublayer.calls())
@@ -42,7 +42,7 @@ def padding_changes_nothing(sublayer: Subject, draw: Draw) -> None:
 
 @law("self_attention")
 def causal_it_equals_attention_with_an_empty_cache(self_attention: Subject, draw: Draw) -> None:
-    """Causal self-attention over a whole text is attention with an empty cache."""
+    """Causal self-attention over a whole text equals attention with an empty cache."""
     call = draw(self_attention.calls(causal=True))
     (b, t, _), settings = call["x"].shape, call["settings"]
     empty = np.zeros((b, settings.kv_heads, t, settings.head_size), call["x"].dtype)
@@ -61,7 +61,7 @@ def causal_it_equals_attention_with_an_empty_cache(self_attention: Subject, draw
     "mobilebert_bottleneck", "neighbour_conv",
 )  # fmt: skip
 def rows_do_not_depend_on_each_other(attention: Subject, draw: Draw) -> None:
-    """Rows of a batch don't see each other."""
+    """A row of a batch gives the same result as the row by itself, because rows don't see each other."""
     call = draw(attention.calls())
     alone = attention.take(call, "B", [0])
     attention.near(attention(alone), attention(call)[:1], alone, call)
@@ -69,8 +69,8 @@ def rows_do_not_depend_on_each_other(attention: Subject, draw: Draw) -> None:
 
 @law("cross_attention")
 def keys_are_a_set(cross_attention: Subject, draw: Draw) -> None:
-    """The order of the other text's keys doesn't matter, as long as its values are in the same order as the
-    keys.
+    """Cross-attention doesn't depend on the order of the encoder's keys, if the values are permuted like
+    the keys.
     """
     call = _full(draw(cross_attention.calls()), "S")
     other = cross_attention.take(call, "S", draw(permutations(call["keys"].shape[2])))
@@ -79,7 +79,7 @@ def keys_are_a_set(cross_attention: Subject, draw: Draw) -> None:
 
 @law("cross_attention")
 def keys_past_the_length_are_not_seen(cross_attention: Subject, draw: Draw) -> None:
-    """Keys beyond a row's length don't change the result."""
+    """Cross-attention doesn't see keys beyond a row's length: they don't change the result."""
     call = draw(cross_attention.calls())
     past = (np.arange(call["keys"].shape[2]) >= call["lengths"][:, None])[:, None, :, None]
     far = {n: np.where(past, 100, call[n]).astype(cross_attention.dtype) for n in ("keys", "values")}
@@ -89,7 +89,9 @@ def keys_past_the_length_are_not_seen(cross_attention: Subject, draw: Draw) -> N
 
 @law("cross_keys")
 def each_state_has_its_own_key(cross_keys: Subject, draw: Draw) -> None:
-    """Encoder states in another order give keys and values in that order."""
+    """If the encoder's vectors are permuted, `cross_keys` returns keys and values permuted in the same
+    way.
+    """
     call = draw(cross_keys.calls())
     order = draw(permutations(call["states"].shape[1]))
     k, v = cross_keys(call)
@@ -99,7 +101,7 @@ def each_state_has_its_own_key(cross_keys: Subject, draw: Draw) -> None:
 
 @law("pool")
 def padding_does_not_count(pool: Subject, draw: Draw) -> None:
-    """A text's vector depends only on its real tokens."""
+    """The pooled vector of a text depends only on the text's real tokens."""
     call = draw(pool.calls())
     past = (np.arange(call["x"].shape[1]) >= call["lengths"][:, None])[:, :, None]
     other = call.but(x=np.where(past, 1000, call["x"]).astype(pool.dtype))
@@ -108,7 +110,7 @@ def padding_does_not_count(pool: Subject, draw: Draw) -> None:
 
 @law("pool")
 def pooling_one_token_gives_that_token(pool: Subject, draw: Draw) -> None:
-    """A text of one token gives that token's vector; a text without tokens gives zeros."""
+    """A text of one token is pooled to the vector of this token. A text without tokens is pooled to zeros."""
     call = draw(pool.calls())
     ones = call.but(lengths=np.ones_like(call["lengths"]))
     pool.near(pool(ones), call["x"][:, 0], ones)
@@ -117,7 +119,9 @@ def pooling_one_token_gives_that_token(pool: Subject, draw: Draw) -> None:
 
 @law("pool")
 def mean_and_maximum_have_no_order(pool: Subject, draw: Draw) -> None:
-    """Reversing a text exchanges first and last; mean and maximum stay the same."""
+    """If a text is reversed, its pooled first and last vectors are exchanged. The mean and the maximum
+    stay the same.
+    """
     call = _full(draw(pool.calls()), "T")
     turned = call.but(x=call["x"][:, ::-1])
     match call["pooling"]:
@@ -130,8 +134,8 @@ def mean_and_maximum_have_no_order(pool: Subject, draw: Draw) -> None:
 
 @law("unit")
 def lengths_become_one(unit: Subject, draw: Draw) -> None:
-    """A vector has length 1, and any multiple of it gives the same result, unless the vector is as short as
-    eps."""
+    """`unit` returns vectors of length 1, and any positive multiple of a vector gives the same result.
+    Vectors as short as eps are the exception."""
     call = draw(unit.calls(eps=1e-5))
     y, long = unit(call), np.linalg.norm(call["x"], axis=-1) > 1e-3
     unit.near((y * y).sum(-1)[long], np.ones(long.sum()), call, times=2 * y.shape[-1])

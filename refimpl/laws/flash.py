@@ -1,4 +1,4 @@
-"""Laws of flash attention: results don't depend on the tiles."""
+"""Laws of flash attention: results equal those of plain attention and don't depend on the tiles."""
 
 from __future__ import annotations
 
@@ -14,14 +14,16 @@ TILES = st.integers(1, 15)
 
 
 def _allowed(call: Call) -> np.ndarray:
-    """Mask and causal rule as one mask."""
+    """Return one mask that combines the call's mask and the causal rule."""
     (b, t), s = call["q"].shape[:2], call["k"].shape[1]
     seen = np.ones((b, t, s), bool) if call["mask"] is None else call["mask"]
     return seen & (np.arange(s) <= np.arange(s - t, s)[:, None]) if call["causal"] else seen
 
 
 def _saved(call: Call) -> Call:
-    """The call with the forward's outputs in float64; those that are drawn come from float32."""
+    """Return the call with the forward pass's outputs computed in float64. The outputs in the drawn call
+    were computed in float32.
+    """
     q, k, v = (call[n].astype(np.float64) for n in "qkv")
     settings = {n: call[n] for n in ("tile", "causal", "scale", "softcap")}
     out, lse = flash(q, k, v, call["mask"], **settings)
@@ -30,7 +32,7 @@ def _saved(call: Call) -> Call:
 
 @law("flash_attend")
 def flash_is_plain_attention(flash_attend: Subject, draw: Draw) -> None:
-    """The output equals that of `attend`, under any mask, causal or not, for any tile size."""
+    """Flash attention returns the same output as `attend`, causal or not, for any tile size."""
     call = draw(flash_attend.calls()).but(tile=draw(TILES))
     q, k, v = (call[n].astype(np.float64) for n in "qkv")
     expected = attend(q, k, v, _allowed(call), scale=call["scale"], softcap=call["softcap"])
@@ -39,7 +41,9 @@ def flash_is_plain_attention(flash_attend: Subject, draw: Draw) -> None:
 
 @law("flash_attend")
 def the_log_sum_exp_is_that_of_the_scores(flash_attend: Subject, draw: Draw) -> None:
-    """The result is log Σ exp(score) over the keys that are seen, and −∞ if there is none."""
+    """Flash attention returns log Σ exp(score) over the keys that a query sees, and −∞ if the query sees
+    no key.
+    """
     call = draw(flash_attend.calls(softcap=None)).but(tile=draw(TILES))
     q, k = (call[n].astype(np.float64) for n in "qk")
     scale = q.shape[3] ** -0.5 if call["scale"] is None else call["scale"]
@@ -51,7 +55,9 @@ def the_log_sum_exp_is_that_of_the_scores(flash_attend: Subject, draw: Draw) -> 
 
 @law("flash_attend")
 def scores_that_grow_from_tile_to_tile_do_not_overflow(flash_attend: Subject, draw: Draw) -> None:
-    """Only differences from the highest score so far are passed to exp."""
+    """Flash attention doesn't overflow if scores grow from tile to tile. It takes exp only of differences
+    from the highest score so far.
+    """
     call = draw(flash_attend.calls(mask=None, softcap=None, causal=False))
     steep = call["k"] + 1000 * np.arange(call["k"].shape[1], dtype=call["k"].dtype)[:, None, None]
     out, lse = flash_attend(call.but(k=steep, q=np.ones_like(call["q"])))
@@ -61,7 +67,7 @@ def scores_that_grow_from_tile_to_tile_do_not_overflow(flash_attend: Subject, dr
 
 @law("flash_backward")
 def the_tile_size_does_not_matter_to_gradients(flash_backward: Subject, draw: Draw) -> None:
-    """Gradients are the same for every tile size."""
+    """The gradients of flash attention are the same for every tile size."""
     call = draw(flash_backward.calls())
     other = call.but(tile=draw(TILES))
     flash_backward.near(flash_backward(other), flash_backward(call), call, other)
@@ -69,7 +75,9 @@ def the_tile_size_does_not_matter_to_gradients(flash_backward: Subject, draw: Dr
 
 @law("flash_backward")
 def gradients_of_all_keys_sum_to_zero(flash_backward: Subject, draw: Draw) -> None:
-    """Without a soft cap only differences of scores matter, so the gradients of all keys sum to zero."""
+    """Without a soft cap, the gradients of all keys sum to zero, because attention depends only on
+    differences of scores.
+    """
     call = _saved(draw(flash_backward.calls(softcap=None)))
     _, dk, _ = flash_backward(call)
     total = dk.astype(np.float64).sum(1)
@@ -78,7 +86,7 @@ def gradients_of_all_keys_sum_to_zero(flash_backward: Subject, draw: Draw) -> No
 
 @law("flash_backward")
 def the_output_is_linear_in_the_values(flash_backward: Subject, draw: Draw) -> None:
-    """Σ v · dv = Σ out · grad for each row of the batch, since the output is linear in v."""
+    """For each row of the batch, Σ v · dv equals Σ out · grad, because the output is linear in v."""
     call = _saved(draw(flash_backward.calls()))
     v, out, grad = (call[n].astype(np.float64) for n in ("v", "out", "grad"))
     _, _, dv = flash_backward(call)
@@ -89,8 +97,8 @@ def the_output_is_linear_in_the_values(flash_backward: Subject, draw: Draw) -> N
 
 @law("flash_backward")
 def steep_scores_and_rows_that_see_nothing_have_finite_gradients(flash_backward: Subject, draw: Draw) -> None:
-    """Only scores below a row's log-sum-exp are passed to exp. A query that sees nothing has a gradient of
-    zero."""
+    """Gradients are finite even for steep scores, because exp is taken only of scores minus their row's
+    log-sum-exp. A query that sees no key has a gradient of zero."""
     call = draw(flash_backward.calls(mask=None, softcap=None, causal=False))
     q, k = np.ones_like(call["q"]), call["k"]
     steep = k + 1000 * np.arange(k.shape[1], dtype=k.dtype)[:, None, None]
@@ -103,7 +111,9 @@ def steep_scores_and_rows_that_see_nothing_have_finite_gradients(flash_backward:
 
 @law("merge")
 def merging_two_sets_of_keys_gives_attention_over_both(merge: Subject, draw: Draw) -> None:
-    """Attention over the first keys merged with that over the others is attention over all."""
+    """If attention over the first keys is merged with attention over the other keys, the result is
+    attention over all keys.
+    """
     call = draw(merge.calls())
     q, k = call["out"].astype(np.float64), call["other"].astype(np.float64)
     cut = draw(splits(k.shape[1]))
@@ -114,7 +124,7 @@ def merging_two_sets_of_keys_gives_attention_over_both(merge: Subject, draw: Dra
 
 @law("merge")
 def an_empty_set_of_keys_is_neutral(merge: Subject, draw: Draw) -> None:
-    """−∞ on one side gives the other side; on both sides the output is 0."""
+    """If one log-sum-exp is −∞, merging returns the other result. If both are −∞, the output is 0."""
     call = draw(merge.calls())
     none = np.full_like(call["lse"], -np.inf)
     merge.near(merge(call.but(other_lse=none)), (call["out"], call["lse"]), call)

@@ -1,5 +1,5 @@
-"""Laws of gated delta networks: how rows begin, and the gate. The laws of the networks' states are in
-`laws.short_conv`.
+"""Laws of gated delta networks: how a row begins, and what the gate does. The laws of the networks' states
+are in `laws.short_conv`.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from . import Draw, Subject, law
 
 @law("gated_delta", "lightning", "mamba", "mamba2", "rg_lru")
 def a_row_that_begins_knows_nothing(mixer: Subject, draw: Draw) -> None:
-    """If a row has no tokens before the call, the cache's content doesn't matter."""
+    """If a row has no tokens before the call, the content of its cache doesn't change the result."""
     call = draw(mixer.calls())
     call = call.but(past=np.zeros_like(call["past"]))
     cache = call["cache"]
@@ -22,7 +22,7 @@ def a_row_that_begins_knows_nothing(mixer: Subject, draw: Draw) -> None:
 
 @law("gated_delta")
 def a_closed_gate_gives_nothing(gated_delta: Subject, draw: Draw) -> None:
-    """If the output's gate is SiLU of zero, the output is zero, whatever the state."""
+    """If the output's gate is SiLU of zero, the layer's output is zero, whatever the state."""
     call = draw(gated_delta.calls(wi=True, wz_a=None, wo=True))
     call = call.but(wz=np.zeros_like(call["wz"]))
     gated_delta.near(gated_delta(call)[0], np.zeros_like(call["x"]), call)

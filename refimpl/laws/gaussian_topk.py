@@ -11,8 +11,8 @@ from . import Draw, Subject, law
 
 @law("gaussian_topk")
 def a_shift_of_all_numbers_changes_nothing(gaussian_topk: Subject, draw: Draw) -> None:
-    """A number added to all elements doesn't change which are chosen: the mean moves with them, the deviation
-    stays."""
+    """Adding a number to all elements doesn't change which elements `gaussian_topk` selects, because the
+    mean moves by the same number and the deviation stays."""
     call = draw(gaussian_topk.calls())
     shift = call["x"].dtype.type(2 * np.abs(call["x"]).max(initial=0))
     other = call.but(x=call["x"] + shift)
@@ -21,8 +21,8 @@ def a_shift_of_all_numbers_changes_nothing(gaussian_topk: Subject, draw: Draw) -
 
 @law("gaussian_topk")
 def of_two_equal_halves_half_is_left(gaussian_topk: Subject, draw: Draw) -> None:
-    """If the numbers are alternately 1 and −1, the mean is 0 and the deviation 1: of each 1, 1 − q is
-    left."""
+    """If the elements are alternately 1 and −1, their mean is 0 and their deviation 1. So `gaussian_topk`
+    returns 1 − q for each 1."""
     call = draw(gaussian_topk.calls())
     signs = np.where(np.arange(2 * call["x"].shape[2]) % 2, -1, 1)
     other = call.but(x=np.tile(signs.astype(call["x"].dtype), (*call["x"].shape[:2], 1)))
@@ -32,8 +32,8 @@ def of_two_equal_halves_half_is_left(gaussian_topk: Subject, draw: Draw) -> None
 
 @law("gaussian_topk")
 def of_normal_numbers_that_share_is_zero(gaussian_topk: Subject, draw: Draw) -> None:
-    """For 4096 quantiles of a normal distribution, with any mean and deviation, exactly this share of the
-    results is 0.
+    """For 4096 quantiles of a normal distribution, with any mean and deviation, `gaussian_topk` sets
+    exactly the given share of the elements to 0.
     """
     call = draw(gaussian_topk.calls())
     ranks = np.array([NormalDist(3.0, 5.0).inv_cdf((i + 0.5) / 4096) for i in range(4096)])

@@ -1,4 +1,4 @@
-"""Laws of the lightning indexer: how scores are computed, and which keys are seen."""
+"""Laws of the lightning indexer: how it computes scores, and which keys it lets a query see."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from .kit.strategies import permutations
 
 @law("index_scores")
 def each_head_adds_what_is_positive(index_scores: Subject, draw: Draw) -> None:
-    """For each pair, a head counts only if its product is positive."""
+    """For each query and key, a head adds to the score only if its product is positive."""
     call = draw(index_scores.calls())
     q, k, weights = (call[n].astype(np.float64) for n in ("q", "k", "weights"))
     expected = np.zeros((*q.shape[:2], k.shape[1]))
@@ -23,7 +23,7 @@ def each_head_adds_what_is_positive(index_scores: Subject, draw: Draw) -> None:
 
 @law("index_scores")
 def keys_are_a_set(index_scores: Subject, draw: Draw) -> None:
-    """Keys in another order have the same scores in that order."""
+    """If keys are permuted, their scores are permuted in the same way."""
     call = draw(index_scores.calls())
     order = draw(permutations(call["k"].shape[1]))
     other = index_scores.take(call, "S", order)
@@ -32,10 +32,11 @@ def keys_are_a_set(index_scores: Subject, draw: Draw) -> None:
 
 @law("best_keys")
 def no_key_left_out_is_better(best_keys: Subject, draw: Draw) -> None:
-    """The number of keys that are seen is `topk`, or the number of allowed keys if that is smaller. An
-    allowed key that isn't seen has a lower score than every seen key, or an equal score at a later position.
+    """A query sees `topk` keys, or all allowed keys if there are fewer. An allowed key that isn't seen has
+    a lower score than every seen key, or an equal score at a later position.
 
-    Scores are whole numbers, so that many are equal, like scores to which no head adds anything.
+    Scores in this law are whole numbers, so that many are equal, as in a text in which no head adds
+    anything.
     """
     call = draw(best_keys.calls())
     call = call.but(scores=np.maximum(np.round(call["scores"]), -1))
@@ -51,7 +52,7 @@ def no_key_left_out_is_better(best_keys: Subject, draw: Draw) -> None:
 
 @law("best_keys")
 def with_room_for_all_it_is_the_mask(best_keys: Subject, draw: Draw) -> None:
-    """If there are no more keys than may be seen, all allowed keys are seen."""
+    """If the number of keys is at most `topk`, all allowed keys are seen."""
     call = draw(best_keys.calls())
     other = call.but(topk=call["scores"].shape[2])
     assert (best_keys(other) == call["mask"]).all()

@@ -1,4 +1,4 @@
-"""Laws of latent attention: its two forms are one function, and its latents are a cache."""
+"""Laws of latent attention: its two forms compute the same function, and its latents work as a cache."""
 
 from __future__ import annotations
 
@@ -22,7 +22,9 @@ from .kit.strategies import permutations, splits
 
 @law("absorbed_attend")
 def absorbed_is_expanded(absorbed_attend: Subject, draw: Draw) -> None:
-    """The result is the same whether queries or latents are multiplied by Wᵏ."""
+    """The absorbed form, which multiplies queries by Wᵏ, equals the expanded form, which multiplies
+    latents by Wᵏ.
+    """
     call = draw(absorbed_attend.calls())
     q, latents, wk_b, wv_b = (call[n].astype(np.float64) for n in ("q", "latents", "wk_b", "wv_b"))
     y = expanded(q, latents, wk_b, wv_b, call["mask"], scale=call["scale"])
@@ -31,7 +33,7 @@ def absorbed_is_expanded(absorbed_attend: Subject, draw: Draw) -> None:
 
 @law("expanded_attend")
 def each_head_has_keys_and_values_of_its_own(expanded_attend: Subject, draw: Draw) -> None:
-    """Head by head it equals attention over the expanded keys and values."""
+    """The expanded form equals attention over the expanded keys and values, computed head by head."""
     call = draw(expanded_attend.calls())
     q, latents, wk_b, wv_b = (call[n].astype(np.float64) for n in ("q", "latents", "wk_b", "wv_b"))
     heads, rank = q.shape[2], len(wk_b)
@@ -46,7 +48,7 @@ def each_head_has_keys_and_values_of_its_own(expanded_attend: Subject, draw: Dra
 
 @law("absorbed_attend", "expanded_attend")
 def latents_are_a_set(attended: Subject, draw: Draw) -> None:
-    """The order of latents doesn't matter, if the mask is in the same order."""
+    """Latent attention doesn't depend on the order of latents, if the mask is permuted like the latents."""
     call = draw(attended.calls())
     other = attended.take(call, "S", draw(permutations(call["latents"].shape[1])))
     attended.near(attended(other), attended(call), other, call)
@@ -54,7 +56,7 @@ def latents_are_a_set(attended: Subject, draw: Draw) -> None:
 
 @law("latent_attention")
 def any_split_of_the_tokens_is_one_pass(latent_attention: Subject, draw: Draw) -> None:
-    """Two calls equal one call in outputs and latents."""
+    """Two calls over the parts of a text give the same outputs and latents as one call."""
     call = draw(latent_attention.calls(T=5))
     cut = draw(splits(5))
     first = latent_attention.take(call, "T", range(cut))
@@ -68,8 +70,8 @@ def any_split_of_the_tokens_is_one_pass(latent_attention: Subject, draw: Draw) -
 
 @law("latent_self_attention")
 def causal_it_is_a_prompt(latent_self_attention: Subject, draw: Draw) -> None:
-    """Over a whole text it equals a call with an empty cache. For the last token, the result is the same
-    without a causal mask.
+    """Causal latent attention over a whole text equals a call with an empty cache. For the last token, the
+    result is the same without a causal mask.
     """
     call = draw(latent_self_attention.calls())
     (b, t, _), settings = call["x"].shape, replace(call["settings"], indexer=None)
@@ -84,9 +86,9 @@ def causal_it_is_a_prompt(latent_self_attention: Subject, draw: Draw) -> None:
 
 @law("latent_attention")
 def the_sublayer_is_its_parts(latent_attention: Subject, draw: Draw) -> None:
-    """The result equals the parts computed one by one, for a text's first tokens: projections, norms,
-    rotations and expanded attention. Each token attends to the tokens up to itself, or to those of them that
-    the indexer, or another layer's indexer, chooses."""
+    """For a text's first tokens, the sublayer equals its parts computed one by one: projections, norms,
+    rotations and expanded attention. Each token attends to the tokens up to itself. If this layer or
+    another layer has an indexer for it, the token attends only to the tokens that the indexer chooses."""
     call = draw(latent_attention.calls(O=0))
     a, x = call["settings"], call["x"].astype(np.float64)
     b, t, _ = x.shape

@@ -14,8 +14,8 @@ from . import Draw, Subject, law
 
 @law("lightning")
 def it_is_attention_that_fades(lightning: Subject, draw: Draw) -> None:
-    """For a text's first tokens, it equals the full matrix of products of queries and keys, times λ^(t −
-    s)."""
+    """For a text's first tokens, lightning attention equals the full matrix of products of queries and
+    keys, times λ^(t − s)."""
     call = draw(lightning.calls(lengths=None))
     call = call.but(past=np.zeros_like(call["past"]))
     a, x = call["settings"], call["x"].astype(np.float64)

@@ -1,4 +1,4 @@
-"""Laws of spectrograms and of the stem that reads them."""
+"""Laws of spectrograms and of the stem that reads spectrograms."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from . import Draw, Subject, law
 
 @law("hann_window")
 def a_window_and_half_of_it_later_are_one(hann_window: Subject, draw: Draw) -> None:
-    """Windows that overlap by half sum to one. With an odd number of samples, all samples sum to half of
-    it."""
+    """Two Hann windows that overlap by half sum to one. If the number of samples is odd, the sum of the
+    window is half the number of samples."""
     call = draw(hann_window.calls())
     count = len(call["samples"])
     call = call.but(samples=np.arange(count).astype(call["samples"].dtype))
@@ -25,10 +25,10 @@ def a_window_and_half_of_it_later_are_one(hann_window: Subject, draw: Draw) -> N
 
 @law("power_spectrum")
 def the_powers_are_those_of_the_samples(power_spectrum: Subject, draw: Draw) -> None:
-    """Parseval: the sum of the powers of all frequencies equals that of the window's samples times their
-    number.
+    """The sum of the powers of all frequencies equals the sum of the powers of the window's samples, times
+    their number (Parseval).
 
-    Frequencies between the first and the last count twice.
+    Frequencies between the first and the last frequency count twice.
     """
     call = draw(power_spectrum.calls())
     sound, window, hop = call["sound"].astype(np.float64), call["window"].astype(np.float64), call["hop"]
@@ -43,7 +43,9 @@ def the_powers_are_those_of_the_samples(power_spectrum: Subject, draw: Draw) -> 
 
 @law("power_spectrum")
 def a_sound_that_begins_a_hop_later_has_its_frames_later(power_spectrum: Subject, draw: Draw) -> None:
-    """Frames that see neither end of the sound move by one; silence has no power."""
+    """If a sound begins one hop later, its frames move by one, unless they see an end of the sound.
+    Silence has no power.
+    """
     call = draw(power_spectrum.calls(T=9, A=2, J=2))
     sound, hop = call["sound"], call["hop"]
     silent = np.zeros_like(sound[:, :hop])
@@ -56,8 +58,8 @@ def a_sound_that_begins_a_hop_later_has_its_frames_later(power_spectrum: Subject
 
 @law("mel_frequencies")
 def the_scale_is_linear_then_exponential(mel_frequencies: Subject, draw: Draw) -> None:
-    """The scale is linear up to 1,000 Hz, which is 15 mel. From there, 27 mel more are 6.4 times the
-    frequency."""
+    """The mel scale is linear up to 1,000 Hz, which is 15 mel. From there, each further 27 mel multiply
+    the frequency by 6.4."""
     call = draw(mel_frequencies.calls())
     below = -np.abs(call["mel"])
     lower, half = call.but(mel=below), call.but(mel=below / 2)
@@ -68,7 +70,9 @@ def the_scale_is_linear_then_exponential(mel_frequencies: Subject, draw: Draw) -
 
 @law("mel_filters")
 def bands_are_triangles_of_one_area(mel_filters: Subject, draw: Draw) -> None:
-    """A band is 0 at its edges and outside, 2 / width at its middle, and half of that halfway up."""
+    """A mel band is 0 at its edges and outside. At its middle it is 2 / width, and halfway up it is half
+    of that.
+    """
     call = draw(mel_filters.calls())
     edges = np.cumsum(0.5 + np.abs(call["edges"])).astype(call["edges"].dtype)
     width = edges[2:] - edges[:-2]
@@ -82,8 +86,8 @@ def bands_are_triangles_of_one_area(mel_filters: Subject, draw: Draw) -> None:
 
 @law("log_mel")
 def a_louder_sound_is_brighter_everywhere(log_mel: Subject, draw: Draw) -> None:
-    """Ten times the power adds a quarter to each value. Values more than `span` below the loudest, and
-    silence, are cut there.
+    """Ten times the power adds a quarter to each value of `log_mel`. Silence, and any value more than
+    `span` below the loudest, is raised to the lower bound.
     """
     call = draw(log_mel.calls())
     power, filters = np.abs(call["power"]) + 1, np.abs(call["filters"]) + 0.5
@@ -98,7 +102,9 @@ def a_louder_sound_is_brighter_everywhere(log_mel: Subject, draw: Draw) -> None:
 
 @law("conv_stem")
 def each_vector_sums_its_frames(conv_stem: Subject, draw: Draw) -> None:
-    """Frame by frame, each vector equals a sum with one product for each matrix."""
+    """Each vector of `conv_stem` is a sum over its frames. The law computes the sum frame by frame, with
+    one product for each matrix.
+    """
     call = draw(conv_stem.calls(conv1=True, conv2=True))
     x = call["frames"].astype(np.float64)
     for name, stride in (("conv1", 1), ("conv2", 2)):
@@ -114,7 +120,9 @@ def each_vector_sums_its_frames(conv_stem: Subject, draw: Draw) -> None:
 
 @law("conv_stem")
 def a_frame_reaches_two_vectors_at_most(conv_stem: Subject, draw: Draw) -> None:
-    """A vector sees five frames: from two before its own two frames to two after them."""
+    """Vector t of `conv_stem` depends on only five frames, from 2t − 2 to 2t + 2. So the first frame
+    reaches only two vectors.
+    """
     call = draw(conv_stem.calls(T=6))
     frames, y = call["frames"], conv_stem(call)
     changed = np.concatenate([frames[:, :1] + 1, frames[:, 1:]], 1)

@@ -1,4 +1,4 @@
-"""Laws of Longformer's attention: a window, and global tokens with projections of their own."""
+"""Laws of Longformer's attention: a window, and global tokens with separate projections."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from . import Call, Draw, Subject, law
 
 
 def _spread(call: Call) -> np.ndarray:
-    """How many first tokens of each row are global."""
+    """Return how many tokens at the beginning of each row are global."""
     kind = call["settings"].global_tokens
     if kind is None:
         return np.zeros_like(call["lengths"])
@@ -21,7 +21,9 @@ def _spread(call: Call) -> np.ndarray:
 
 @law("question_end")
 def the_question_ends_before_the_first_separator(question_end: Subject, draw: Draw) -> None:
-    """There is no separator before the end, and one at the end unless the row ends there."""
+    """`question_end` returns the position of the first separator: there is none before it. If a row has no
+    separator, the result is the row's length.
+    """
     call = draw(question_end.calls())
     tokens, ends = call["tokens"], question_end(call)
     for row, end in zip(tokens, ends, strict=True):
@@ -31,7 +33,9 @@ def the_question_ends_before_the_first_separator(question_end: Subject, draw: Dr
 
 @law("longformer_attention")
 def it_is_attention_under_the_mask(longformer_attention: Subject, draw: Draw) -> None:
-    """Row by row it is attention under `longformer_mask`; rows of global tokens have maps of their own."""
+    """Longformer's attention equals attention under `longformer_mask`, computed row by row. Global queries
+    use separate maps.
+    """
     call = draw(longformer_attention.calls())
     a, x = call["settings"], call["x"].astype(np.float64)
     b, t, _ = x.shape

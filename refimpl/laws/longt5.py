@@ -11,21 +11,21 @@ from . import Call, Draw, Subject, law
 
 
 def _heads(x: np.ndarray, call: Call) -> list[np.ndarray]:
-    """Queries, keys and values [T, H, K] of the vectors [T, D], in float64."""
+    """Return queries, keys and values [T, H, K] of the vectors [T, D], in float64."""
     a = call["settings"]
     return [linear(x, call[f"w{name}"]).reshape(len(x), a.heads, a.head_size) for name in "qkv"]
 
 
 def _shown(y: np.ndarray, call: Call) -> np.ndarray:
-    """The output without what stands at padding."""
+    """Return the output with the vectors at padding left out."""
     past = np.arange(y.shape[1]) >= call["lengths"][:, None]
     return np.where(past[:, :, None], 0, y)
 
 
 @law("longt5_attention")
 def it_is_a_softmax_over_near_tokens_and_summaries(longt5_attention: Subject, draw: Draw) -> None:
-    """Token by token it is a softmax over the tokens within the radius and the sum of each full block of the
-    row.
+    """LongT5's attention is a softmax over the tokens within the radius and the sum of each full block of
+    the row. The law computes it token by token.
     """
     call = draw(longt5_attention.calls())
     a, size = call["settings"], call["settings"].global_block_size
@@ -54,7 +54,7 @@ def it_is_a_softmax_over_near_tokens_and_summaries(longt5_attention: Subject, dr
 
 @law("longt5_attention")
 def a_radius_as_long_as_the_text_is_full_attention(longt5_attention: Subject, draw: Draw) -> None:
-    """With such a radius each token sees all tokens, with the bias of their distance."""
+    """If the radius is as long as the text, each token sees all tokens, with the bias of their distance."""
     call = draw(longt5_attention.calls(A=6, far=None))
     (b, t, _), radius = call["x"].shape, call["settings"].radius
     x, at = call["x"].astype(np.float64), np.arange(t)
@@ -68,7 +68,7 @@ def a_radius_as_long_as_the_text_is_full_attention(longt5_attention: Subject, dr
 
 @law("longt5_attention")
 def without_biases_it_is_a_band(longt5_attention: Subject, draw: Draw) -> None:
-    """The window equals that of `banded_attend`, wherever the blocks begin."""
+    """Without biases and summaries, LongT5's attention equals `banded_attend` with the same window."""
     call = draw(longt5_attention.calls(far=None))
     call = call.but(near=np.zeros_like(call["near"]))
     b, t, _ = call["x"].shape

@@ -19,7 +19,9 @@ def _exact(call: Call) -> Call:
 
 @law("lstm_cell")
 def a_closed_input_gate_keeps_the_memory(lstm_cell: Subject, draw: Draw) -> None:
-    """With i = 0 and f = 1 the cell state stays, and at o = 1/2 the output is half of its tanh."""
+    """With i = 0 and f = 1, the cell c of an LSTM stays the same. With o = 1/2, the output is half of
+    tanh(c).
+    """
     call = draw(lstm_cell.calls(bias=True, peephole=None))
     units = call["h"].shape[1]
     gates = np.repeat(np.array([-1e4, 1e4, 0, 0]), units).astype(lstm_cell.dtype)
@@ -32,7 +34,7 @@ def a_closed_input_gate_keeps_the_memory(lstm_cell: Subject, draw: Draw) -> None
 
 @law("lstm")
 def the_layer_is_its_cell_token_by_token(lstm: Subject, draw: Draw) -> None:
-    """Each token's h and c are computed by the cell from the h and c of the previous token."""
+    """`lstm` computes each token's h and c with `lstm_cell`, from the h and c of the previous token."""
     call = draw(lstm.calls(lengths=None, reverse=False))
     exact = _exact(call)
     zeros = np.zeros((call["x"].shape[0], call["wh"].shape[0]))
@@ -47,14 +49,18 @@ def the_layer_is_its_cell_token_by_token(lstm: Subject, draw: Draw) -> None:
 
 @law("lstm")
 def any_split_of_the_tokens_is_one_pass(lstm: Subject, draw: Draw) -> None:
-    """A text in several calls equals one call, if each call starts from the state of the call before."""
+    """Several calls over the parts of a text equal one call, if each call starts from the state of the
+    previous call.
+    """
     call = draw(lstm.calls(lengths=None, reverse=False, T=5))
     in_two(lstm, draw, call, lambda cut, h, c: {"h0": h, "c0": c})
 
 
 @law("lstm")
 def backwards_is_forwards_over_the_reversed_text(lstm: Subject, draw: Draw) -> None:
-    """Each output is at the place of its token; the state is the one at the first token."""
+    """A reversed LSTM equals a forward LSTM over the reversed text. Each output is at the place of its
+    token, and the last state belongs to the first token.
+    """
     call = draw(lstm.calls(lengths=None, reverse=True))
     turned = lstm.take(call, "T", range(call["x"].shape[1])[::-1]).but(reverse=False)
     y, h, c = lstm(turned)
@@ -63,7 +69,7 @@ def backwards_is_forwards_over_the_reversed_text(lstm: Subject, draw: Draw) -> N
 
 @law("lstm")
 def a_padded_row_is_the_row_alone(lstm: Subject, draw: Draw) -> None:
-    """Padding past a row's length changes neither its outputs nor its state."""
+    """Padding at the end of a row changes neither the row's outputs nor its state."""
     call = draw(lstm.calls(lengths=True))
     y, h, c = lstm(call)
     got, expected = [], []
@@ -76,7 +82,7 @@ def a_padded_row_is_the_row_alone(lstm: Subject, draw: Draw) -> None:
 
 @law("bidirectional_lstm")
 def both_directions_are_two_layers(bidirectional_lstm: Subject, draw: Draw) -> None:
-    """The result is one layer forwards and one backwards, with their outputs side by side."""
+    """`bidirectional_lstm` equals one forward LSTM and one reversed LSTM, with their outputs side by side."""
     call = draw(bidirectional_lstm.calls())
     exact = _exact(call)
     ways = []

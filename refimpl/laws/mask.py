@@ -1,4 +1,4 @@
-"""Laws of masks: which keys they allow, and which mask contains which."""
+"""Laws of masks: which keys each mask allows, and which masks contain others."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from . import Draw, Subject, law
 
 @law("causal_mask", "window_mask")
 def only_the_distance_counts(mask: Subject, draw: Draw) -> None:
-    """Queries and keys shifted by the same distance have the same mask."""
+    """If queries and keys are shifted by the same distance, the mask stays the same."""
     call, shift = draw(mask.calls()), draw(st.integers(0, 9))
     moved = call.but(queries=call["queries"] + shift, keys=call["keys"] + shift)
     mask.near(mask(moved), mask(call))
@@ -21,7 +21,9 @@ def only_the_distance_counts(mask: Subject, draw: Draw) -> None:
 
 @law("causal_mask")
 def a_token_sees_itself_and_nothing_later(causal_mask: Subject, draw: Draw) -> None:
-    """Whatever the window, the key at a query's own position is seen, and none after it."""
+    """A causal mask always lets a query see the key at its own position, and never a later key, whatever
+    the window.
+    """
     call = draw(causal_mask.calls())
     ahead = call["keys"] - call["queries"][:, :, None]
     seen = causal_mask(call)
@@ -31,7 +33,7 @@ def a_token_sees_itself_and_nothing_later(causal_mask: Subject, draw: Draw) -> N
 
 @law("causal_mask")
 def a_window_counts_its_keys(causal_mask: Subject, draw: Draw) -> None:
-    """Far enough from the beginning exactly `window` keys are seen."""
+    """A query that is far enough from the beginning sees exactly `window` keys."""
     window, at = draw(st.integers(1, 5)), draw(st.integers(8, 12))
     call = causal_mask.call(np.array([[at]]), np.arange(at + 3), window=window)
     seen = causal_mask(call)[0, 0]
@@ -40,8 +42,8 @@ def a_window_counts_its_keys(causal_mask: Subject, draw: Draw) -> None:
 
 @law("window_mask")
 def its_earlier_half_is_the_causal_window(window_mask: Subject, draw: Draw) -> None:
-    """For earlier keys, the mask equals the causal mask. For later keys, it equals the transpose of the
-    causal mask, with the window of that side.
+    """For keys before the query, `window_mask` equals the causal mask. For keys after the query, it equals
+    the transpose of a causal mask that has the window of that side.
     """
     call = draw(window_mask.calls())
     ahead = call["window"] and (call["later"] or call["window"])
@@ -54,7 +56,9 @@ def its_earlier_half_is_the_causal_window(window_mask: Subject, draw: Draw) -> N
 
 @law("block_sparse_mask")
 def it_is_bigbirds_layout_over_tokens(block_sparse_mask: Subject, draw: Draw) -> None:
-    """The mask equals the pattern of blocks with a window and global blocks, without random ones."""
+    """`block_sparse_mask` equals BigBird's pattern of blocks with a window and global blocks, but without
+    random blocks.
+    """
     call = draw(block_sparse_mask.calls())
     queries, keys = call["queries"] // call["block"], call["keys"] // call["block"]
     blocks = np.arange(1 + max(queries.max(), keys.max()))
@@ -65,8 +69,8 @@ def it_is_bigbirds_layout_over_tokens(block_sparse_mask: Subject, draw: Draw) ->
 
 @law("chunked_mask")
 def each_chunk_sees_itself_alone(chunked_mask: Subject, draw: Draw) -> None:
-    """Tokens of a chunk see only the keys of that chunk. If a text is moved by whole chunks, nothing
-    changes."""
+    """Tokens of a chunk see only the keys of that chunk. Moving a text by whole chunks doesn't change the
+    mask."""
     call, moved = draw(chunked_mask.calls()), draw(st.integers(0, 3))
     chunk = call["chunk"]
     first = call["queries"] - call["queries"] % chunk
@@ -80,7 +84,9 @@ def each_chunk_sees_itself_alone(chunked_mask: Subject, draw: Draw) -> None:
 
 @law("prefix_mask")
 def a_prefix_is_between_causal_and_all(prefix_mask: Subject, draw: Draw) -> None:
-    """Without a prefix the mask is causal. A prefix is seen by every query, and no other key is added."""
+    """Without a prefix, `prefix_mask` is causal. With a prefix, every query also sees the prefix, but no
+    other additional key.
+    """
     call = draw(prefix_mask.calls())
     queries, keys, prefix = call["queries"], call["keys"], call["prefix"]
     none, every = call.but(prefix=np.zeros_like(prefix)), call.but(prefix=np.full_like(prefix, 99))
@@ -94,7 +100,7 @@ def a_prefix_is_between_causal_and_all(prefix_mask: Subject, draw: Draw) -> None
 
 @law("padding_mask")
 def only_real_keys_are_allowed(padding_mask: Subject, draw: Draw) -> None:
-    """The first `lengths` keys of each row are allowed."""
+    """`padding_mask` allows exactly the first `lengths` keys of each row."""
     call = draw(padding_mask.calls())
     ordered = call.but(keys=np.arange(len(call["keys"])))
     seen = padding_mask(ordered)
@@ -104,6 +110,6 @@ def only_real_keys_are_allowed(padding_mask: Subject, draw: Draw) -> None:
 
 @law("window_mask")
 def a_wide_window_allows_all(window_mask: Subject, draw: Draw) -> None:
-    """A window larger than every distance allows all keys."""
+    """A window that is larger than every distance allows all keys."""
     call = draw(window_mask.calls()).but(window=100, later=None)
     window_mask.near(window_mask(call), both_ways(call["queries"], call["keys"]))

@@ -11,7 +11,9 @@ from .kit.strategies import permutations
 
 @law("merged_attention")
 def without_another_text_it_is_attention(merged_attention: Subject, draw: Draw) -> None:
-    """Keys and values past the other text's length have no weight; without any, the rest is attention."""
+    """Keys and values past the other text's length have no weight. If the other text is empty, merged
+    attention equals attention to the first text.
+    """
     call = draw(merged_attention.calls())
     alone = call.but(lengths=np.zeros_like(call["lengths"]))
     x, cache = call["x"].astype(np.float64), call["cache"]
@@ -23,8 +25,8 @@ def without_another_text_it_is_attention(merged_attention: Subject, draw: Draw) 
 
 @law("merged_attention")
 def the_other_text_is_a_set(merged_attention: Subject, draw: Draw) -> None:
-    """The other text's keys in another order, with their values, change nothing. Nor do those after its
-    length."""
+    """Permuting the other text's keys together with their values doesn't change the result. Changing keys
+    and values past the other text's length doesn't change it either."""
     call = draw(merged_attention.calls())
     order = draw(permutations(call.sizes["S"]))
     whole = call.but(lengths=np.full_like(call["lengths"], call.sizes["S"]))
@@ -38,7 +40,9 @@ def the_other_text_is_a_set(merged_attention: Subject, draw: Draw) -> None:
 
 @law("merged_attention")
 def a_key_counts_alike_in_both_texts(merged_attention: Subject, draw: Draw) -> None:
-    """Tokens of the cache, moved to the other text, are read as before, if no window hides them there."""
+    """Keys and values give the same result in the cache as in the other text, if nothing is rotated and
+    there is no window.
+    """
     call = draw(merged_attention.calls(window=None, rotary=None, k_scale=None, query_scale=None))
     (b, g, _, k), s = call["encoder_keys"].shape, call.sizes["S"]
     t = call["x"].shape[1]

@@ -14,7 +14,7 @@ from .kit.strategies import permutations
 
 @law("plain_mlp", "gated_mlp")
 def hidden_units_are_a_set(mlp: Subject, draw: Draw) -> None:
-    """The order of the hidden units doesn't matter, if all weights are in the same order."""
+    """The order of an mlp's hidden units doesn't matter, if all its weights are permuted alike."""
     call = draw(mlp.calls(**{n: True for n in ("gate", "up", "down") if n in mlp.choices}))
     other = mlp.take(call, "F", draw(permutations(call["up"].shape[1])))
     mlp.near(mlp(other), mlp(call), other, call)
@@ -22,7 +22,7 @@ def hidden_units_are_a_set(mlp: Subject, draw: Draw) -> None:
 
 @law("plain_mlp")
 def the_network_is_its_formula(plain_mlp: Subject, draw: Draw) -> None:
-    """The result is act(x · up + bup) · down + bdown, by einsum."""
+    """`plain_mlp` returns act(x · up + bup) · down + bdown. The law computes this by einsum."""
     call = draw(plain_mlp.calls(up=True, down=True))
     x, up, down, bup, bdown = (_exact(call[n]) for n in ("x", "up", "down", "bup", "bdown"))
     curves: Any = {n: _exact(call[n]) for n in ("alpha_p", "alpha_n") if call[n] is not None}
@@ -32,7 +32,9 @@ def the_network_is_its_formula(plain_mlp: Subject, draw: Draw) -> None:
 
 @law("gated_mlp")
 def the_gate_multiplies_the_hidden_units(gated_mlp: Subject, draw: Draw) -> None:
-    """The result is norm(act(topk(s · (x · gate + bgate))) ⊙ (x · up + bup)) · down + bdown, by einsum."""
+    """`gated_mlp` returns norm(act(topk(s · (x · gate + bgate))) ⊙ (x · up + bup)) · down + bdown. The law
+    computes this by einsum.
+    """
     call = draw(gated_mlp.calls(gate=True, up=True, down=True))
     names = ("x", "gate", "up", "down", "bgate", "bup", "bdown")
     x, gate, up, down, bgate, bup, bdown = (_exact(call[n]) for n in names)
@@ -49,8 +51,8 @@ def the_gate_multiplies_the_hidden_units(gated_mlp: Subject, draw: Draw) -> None
 
 @law("swiglu_oai")
 def beyond_the_limit_nothing_changes(swiglu_oai: Subject, draw: Draw) -> None:
-    """A gate above the limit counts as the limit, and a lower one isn't clamped; up is clamped on both
-    sides."""
+    """`swiglu_oai` treats a gate above the limit as the limit, but doesn't clamp low gates. It clamps up
+    on both sides."""
     call = draw(swiglu_oai.calls())
     gate, up, limit = call["gate"], call["up"], np.float32(call["limit"])
     inside = call.but(gate=np.minimum(gate, limit), up=np.clip(up, -limit, limit))
@@ -61,7 +63,7 @@ def beyond_the_limit_nothing_changes(swiglu_oai: Subject, draw: Draw) -> None:
 
 @law("swiglu_oai")
 def one_is_added_to_up(swiglu_oai: Subject, draw: Draw) -> None:
-    """If up is 0, the result is the gate. In general, the gate is multiplied by up + 1."""
+    """`swiglu_oai` multiplies the gate's value by up + 1. So if up is 0, it returns the gate's value."""
     call = draw(swiglu_oai.calls())
     gate = np.minimum(call["gate"].astype(np.float64), call["limit"])
     alone = call.but(up=np.zeros_like(call["up"]))

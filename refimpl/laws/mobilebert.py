@@ -20,7 +20,7 @@ def _normed(x: np.ndarray, leaves: Mapping[str, Any], call: Call) -> np.ndarray:
 
 
 def _expected(x: np.ndarray, call: Call) -> np.ndarray:
-    """The sublayer over one text [T, D]."""
+    """Return the result of the sublayer over one text [T, D]."""
     s, weights = call["settings"], call["weights"]
     act = {"relu": lambda y: np.maximum(y, 0), "tanh": np.tanh}[s.mlps[0].activation]
 
@@ -51,8 +51,8 @@ def _expected(x: np.ndarray, call: Call) -> np.ndarray:
 
 @law("mobilebert_bottleneck")
 def it_computes_on_narrow_vectors(mobilebert_bottleneck: Subject, draw: Draw) -> None:
-    """The result is computed text by text: a map to narrow vectors, attention and mlps with their sums, and a
-    map back.
+    """MobileBERT's bottleneck equals its parts, computed text by text: a map to narrow vectors, attention
+    and mlps with their sums, and a map back.
     """
     call = draw(mobilebert_bottleneck.calls())
     got, expected = mobilebert_bottleneck(call), np.zeros(call["x"].shape)

@@ -18,8 +18,8 @@ from .kit.strategies import permutations
 
 @law("route")
 def the_chosen_are_the_best(route: Subject, draw: Draw) -> None:
-    """No expert that isn't chosen is better than a chosen one; of equal experts the lower index comes
-    first."""
+    """`route` chooses the best experts: no other expert is better than a chosen one. Of equal experts, it
+    chooses the lower index."""
     call = draw(route.calls(bias=None, groups=None))
     index, _ = route(call)
     logits = call["logits"]
@@ -30,7 +30,9 @@ def the_chosen_are_the_best(route: Subject, draw: Draw) -> None:
 
 @law("route")
 def weights_sum_to_the_scale(route: Subject, draw: Draw) -> None:
-    """Renormalized weights sum to scale · s / (s + sum_eps), with s the sum of the scores, unless s is 0."""
+    """Renormalized weights of a token sum to scale · s / (s + sum_eps), where s is the sum of the chosen
+    scores. The exception is s = 0.
+    """
     call = draw(route.calls(renormalize=True))
     scores = route(call.but(renormalize=False, scale=None))[1].astype(np.float64).sum(1)
     _, weights = route(call)
@@ -42,8 +44,8 @@ def weights_sum_to_the_scale(route: Subject, draw: Draw) -> None:
 
 @law("route")
 def a_bias_counts_for_the_choice_alone(route: Subject, draw: Draw) -> None:
-    """A bias that lifts one expert, and thereby its group, makes it the first choice. Its weight is still its
-    score without the bias."""
+    """If a bias lifts one expert (and so the expert's group), `route` chooses this expert first. The
+    expert's weight is still its score without the bias."""
     call = draw(route.calls(bias=True, renormalize=False))
     bias = np.zeros_like(call["bias"])
     bias[-1] = 10
@@ -58,7 +60,7 @@ def a_bias_counts_for_the_choice_alone(route: Subject, draw: Draw) -> None:
 
 @law("route")
 def groups_limit_the_choice(route: Subject, draw: Draw) -> None:
-    """The chosen experts are the best of the best groups, which are computed here group by group."""
+    """The chosen experts are the best experts of the best groups. The law finds them group by group."""
     call = draw(route.calls(groups=draw(st.sampled_from(("max", "top2"))), bias=None))
     groups, logits = call["groups"], call["logits"].astype(np.float64)
     size = logits.shape[1] // groups.count
@@ -76,7 +78,9 @@ def groups_limit_the_choice(route: Subject, draw: Draw) -> None:
 
 @law("route")
 def renaming_the_experts_renames_the_choice(route: Subject, draw: Draw) -> None:
-    """Experts have no order except among equals: if different logits are permuted, so is the choice."""
+    """If the logits are permuted, the choice of experts is permuted in the same way, unless logits are
+    equal.
+    """
     call = draw(route.calls(bias=None, groups=None))
     count = call["logits"].shape[1]
     steps = np.arange(count, dtype=call["logits"].dtype)
@@ -88,8 +92,8 @@ def renaming_the_experts_renames_the_choice(route: Subject, draw: Draw) -> None:
 
 @law("sparse_mixer")
 def each_choice_is_weighed_among_what_is_left(sparse_mixer: Subject, draw: Draw) -> None:
-    """Each choice is the best of the experts that are left. Its weight is its share of the softmax over these
-    experts, without those whose logits are far from its own.
+    """`sparse_mixer` always chooses the best of the experts that are left. The choice's weight is its
+    share of a softmax over the experts that are left and have logits near its own.
     """
     call = draw(sparse_mixer.calls())
     index, weights = sparse_mixer(call)
@@ -109,7 +113,7 @@ def each_choice_is_weighed_among_what_is_left(sparse_mixer: Subject, draw: Draw)
 
 @law("within_capacity")
 def no_token_is_dropped_while_its_expert_has_room(within_capacity: Subject, draw: Draw) -> None:
-    """Each expert keeps all tokens that were sent to it, up to its capacity."""
+    """Each expert takes all tokens that were sent to it, up to its capacity."""
     call = draw(within_capacity.calls())
     fits, index = within_capacity(call), call["index"]
     for expert, capacity in enumerate(call["capacity"]):
@@ -120,8 +124,8 @@ def no_token_is_dropped_while_its_expert_has_room(within_capacity: Subject, draw
 
 @law("within_capacity")
 def earlier_tokens_keep_their_places(within_capacity: Subject, draw: Draw) -> None:
-    """Later tokens never displace an earlier token's first choice, so the first choices of a prefix stay the
-    same.
+    """Later tokens never displace the first choice of an earlier token. So the first choices of the first
+    tokens don't depend on later tokens.
     """
     call = draw(within_capacity.calls())
     all_tokens = within_capacity(call)
@@ -132,8 +136,8 @@ def earlier_tokens_keep_their_places(within_capacity: Subject, draw: Draw) -> No
 
 @law("mixture")
 def each_choice_adds_its_expert(mixture: Subject, draw: Draw) -> None:
-    """The result is Σ over the choices that fit of weight · expert(x), or expert(weight · x). Here every
-    expert computes every token."""
+    """`mixture` returns the sum of weight · expert(x), or of expert(weight · x), over the choices that
+    fit. The law computes every expert for every token."""
     call = draw(mixture.calls())
     x, weights = call["x"].astype(np.float64), call["weights"].astype(np.float64)
     fits = np.ones(weights.shape, bool) if call["fits"] is None else call["fits"]
@@ -159,8 +163,9 @@ def tokens_do_not_depend_on_each_other(moe: Subject, draw: Draw) -> None:
 
 @law("moe")
 def tokens_go_where_the_router_sends_them(moe: Subject, draw: Draw) -> None:
-    """Without a shared expert the result is the mixture with the routes of x · router + router_bias, by
-    einsum. This formula includes norms, a latent and factors of experts, if there are any.
+    """Without a shared expert, `moe` returns the mixture with the routes of the logits x · router +
+    router_bias. The law computes the logits by einsum, and includes norms, a latent and factors of
+    experts, if there are any.
     """
     latent = draw(st.sampled_from((None, True)))
     call = draw(moe.calls(capacity=None, shared=None, shared_gate=None, latent_down=latent))
@@ -185,7 +190,7 @@ def tokens_go_where_the_router_sends_them(moe: Subject, draw: Draw) -> None:
 
 
 def _mapped(x: np.ndarray, call: Call, end: str) -> np.ndarray:
-    """x · latent_down or latent_up, plus its bias, where a mixture has a latent."""
+    """Return x · latent_down or x · latent_up, plus the bias. A mixture without a latent returns x."""
     if (matrix := call[f"latent_{end}"]) is None:
         return x
     bias = call[f"latent_b{end}"]
@@ -194,7 +199,7 @@ def _mapped(x: np.ndarray, call: Call, end: str) -> np.ndarray:
 
 
 def _normed(x: np.ndarray, call: Call, weight: str) -> np.ndarray:
-    """x normalized by the weight of that name, where a mixture has norms."""
+    """Return x normalized with the weight of this name. A mixture without norms returns x."""
     if (norm := call["settings"].own_norms) is None:
         return x
     return x / np.sqrt((x * x).mean(-1, keepdims=True) + norm.eps) * call[weight]
@@ -210,7 +215,9 @@ def a_large_capacity_is_no_limit(moe: Subject, draw: Draw) -> None:
 
 @law("moe")
 def the_shared_expert_adds_to_the_others(moe: Subject, draw: Draw) -> None:
-    """y with the shared expert, minus y without it, is the shared expert's output times its gate."""
+    """The output of `moe` with the shared expert, minus the output without it, is the shared expert's
+    output times its gate.
+    """
     call = draw(moe.calls(shared=True))
     without_shared = call.but(shared=None, shared_gate=None)
     x = _normed(call["x"].astype(np.float64), call, "shared_pre")
@@ -223,8 +230,8 @@ def the_shared_expert_adds_to_the_others(moe: Subject, draw: Draw) -> None:
 
 @law("load_balancing_loss")
 def an_even_load_costs_the_number_of_choices(load_balancing_loss: Subject, draw: Draw) -> None:
-    """With equal logits the mean probabilities are 1/E, so the loss is the number of choices, whichever they
-    are.
+    """If all logits are equal, the mean probabilities are 1/E. So the loss is the number of choices per
+    token, whichever experts are chosen.
     """
     call = draw(load_balancing_loss.calls())
     even = call.but(logits=np.zeros_like(call["logits"]))
@@ -233,7 +240,7 @@ def an_even_load_costs_the_number_of_choices(load_balancing_loss: Subject, draw:
 
 @law("load_balancing_loss", "router_z_loss")
 def the_order_of_tokens_does_not_matter(loss: Subject, draw: Draw) -> None:
-    """The loss is a mean over tokens, so tokens in another order give the same loss."""
+    """Permuted tokens give the same loss, because the loss is a mean over tokens."""
     call = draw(loss.calls())
     other = loss.take(call, "M", draw(permutations(len(call["logits"]))))
     loss.near(loss(other), loss(call), other, call)
@@ -241,7 +248,7 @@ def the_order_of_tokens_does_not_matter(loss: Subject, draw: Draw) -> None:
 
 @law("router_z_loss")
 def equal_logits_give_the_square_of_their_log_sum_exp(router_z_loss: Subject, draw: Draw) -> None:
-    """With all logits equal to a, the loss is (a + log E)²."""
+    """If all logits equal a, `router_z_loss` is (a + log E)²."""
     call = draw(router_z_loss.calls())
     flat = call.but(logits=np.full_like(call["logits"], 3))
     router_z_loss.near(router_z_loss(flat), np.square(3 + np.log(flat["logits"].shape[1])), flat)

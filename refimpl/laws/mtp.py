@@ -9,7 +9,9 @@ from . import Draw, Subject, law
 
 @law("mtp_input")
 def each_half_of_the_map_reads_one_vector(mtp_input: Subject, draw: Draw) -> None:
-    """The result is norm(x) times the upper half of the map plus norm(h) times the lower half, by einsum."""
+    """`mtp_input` returns norm(x) times the upper half of the map, plus norm(h) times the lower half. The
+    law computes this by einsum.
+    """
     call = draw(mtp_input.calls(project=True))
     d = call["x"].shape[-1]
     halves = call["project"][:d].astype(np.float64), call["project"][d:].astype(np.float64)

@@ -9,7 +9,9 @@ from . import Draw, Subject, law
 
 @law("neighbour_conv")
 def each_token_sums_its_neighbours(neighbour_conv: Subject, draw: Draw) -> None:
-    """Token by token, in rows without padding, the result is a sum with one product for each matrix."""
+    """In rows without padding, `neighbour_conv` returns for each token a sum over its neighbours, with one
+    product for each matrix.
+    """
     call = draw(neighbour_conv.calls(weight=True))
     x, reach = call["x"].astype(np.float64), call["neighbours"]
     call = call.but(lengths=np.full_like(call["lengths"], x.shape[1]))

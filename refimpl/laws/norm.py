@@ -9,8 +9,8 @@ from . import Draw, Subject, law
 
 @law("layer_norm")
 def the_mean_is_subtracted(layer_norm: Subject, draw: Draw) -> None:
-    """Adding a number to all elements of a token doesn't change the result. Without weights, the result's
-    mean is 0."""
+    """Adding a number to all elements of a token doesn't change its `layer_norm`. Without weights, the
+    result's mean is 0."""
     call = draw(layer_norm.calls())
     # In steps such that the sum is exact: a rounded one would be another token.
     call = call.but(x=np.round(call["x"] * 256) / 256)
@@ -23,7 +23,9 @@ def the_mean_is_subtracted(layer_norm: Subject, draw: Draw) -> None:
 
 @law("layer_norm", "rms_norm")
 def the_mean_square_is_one(norm: Subject, draw: Draw) -> None:
-    """Without weights, the mean square is m / (m + eps), where m is that of the (centred) token."""
+    """Without weights, the mean square of a normalized token is m / (m + eps). Here m is the token's own
+    mean square, which `layer_norm` takes after it subtracts the mean.
+    """
     call = draw(norm.calls())
     plain = call.but(weight=None)
     x = call["x"].astype(np.float64)
@@ -38,7 +40,7 @@ def the_mean_square_is_one(norm: Subject, draw: Draw) -> None:
 
 @law("layer_norm", "rms_norm", "affine")
 def the_weight_and_the_bias_come_last(norm: Subject, draw: Draw) -> None:
-    """Twice the weight gives twice the result without the bias; the bias is added unchanged."""
+    """Doubling a norm's weight doubles its result without the bias. The bias is added unchanged."""
     call = draw(norm.calls(weight=True))
     twice = call.but(weight=2 * call["weight"])
     bias = call.arrays.get("bias")
@@ -56,7 +58,7 @@ def no_weight_is_a_weight_of_ones(norm: Subject, draw: Draw) -> None:
 
 @law("rms_norm")
 def a_scale_of_the_token_changes_nothing(rms_norm: Subject, draw: Draw) -> None:
-    """With a tiny eps, norm(4 x) is norm(x)."""
+    """With a tiny eps, `rms_norm` gives the same result for 4 x as for x."""
     call = draw(rms_norm.calls(eps=1e-30))
     larger = call.but(x=4 * call["x"])
     rms_norm.near(rms_norm(larger), rms_norm(call), larger, call)
@@ -64,7 +66,9 @@ def a_scale_of_the_token_changes_nothing(rms_norm: Subject, draw: Draw) -> None:
 
 @law("l2_norm")
 def the_length_is_one(l2_norm: Subject, draw: Draw) -> None:
-    """The square of the length is m / (m + eps), where m is that of the vector."""
+    """The squared length of the result of `l2_norm` is m / (m + eps), where m is the squared length of the
+    vector.
+    """
     call = draw(l2_norm.calls())
     square = (call["x"].astype(np.float64) ** 2).sum(-1)
     y = l2_norm(call)

@@ -11,8 +11,8 @@ from . import Draw, Subject, law
 
 @law("per_layer_inputs")
 def each_layer_has_a_table_a_map_and_the_norm(per_layer_inputs: Subject, draw: Draw) -> None:
-    """Each layer reads its columns of the table, if any, and of the map; each vector is normalized by
-    itself."""
+    """Each layer reads its own columns of the map, and of the table if there is one. Each layer's vector
+    is normalized by itself."""
     call = draw(per_layer_inputs.calls(table=draw(st.sampled_from((True, None))), project=True))
     x, table, project = (
         None if call[n] is None else call[n].astype(np.float64) for n in ("x", "table", "project")
@@ -32,7 +32,7 @@ def each_layer_has_a_table_a_map_and_the_norm(per_layer_inputs: Subject, draw: D
 
 @law("per_layer_update")
 def the_gate_multiplies_what_was_looked_up(per_layer_update: Subject, draw: Draw) -> None:
-    """The result is (act((x ⊙ scale) · gate) ⊙ e) · project, by einsum."""
+    """`per_layer_update` returns (act((x ⊙ scale) · gate) ⊙ e) · project. The law computes this by einsum."""
     call = draw(per_layer_update.calls(gate=True, project=True))
     x, inputs, gate, project = (call[n].astype(np.float64) for n in ("x", "inputs", "gate", "project"))
     x = x if call["scale"] is None else x * call["scale"]

@@ -10,7 +10,7 @@ from . import Call, Draw, Subject, law
 
 
 def _at(rotate: Subject, call: Call, positions: np.ndarray) -> Call:
-    """The call with the cosines and sines of these positions [B, T]."""
+    """Return the call with the cosines and sines of these positions [B, T]."""
     pairs = call["cos"].shape[-1]
     frequencies = rope_frequencies(np.arange(pairs), theta=100.0)
     cos, sin = rope_tables(positions.reshape(-1), frequencies)
@@ -26,7 +26,9 @@ def _positions(call: Call, draw: Draw) -> np.ndarray:
 
 @law("rotate")
 def scores_depend_on_distance_only(rotate: Subject, draw: Draw) -> None:
-    """If a query and a key are shifted by the same distance, their product stays the same."""
+    """If a query and a key are shifted by the same distance, the product of the rotated query and key
+    stays the same.
+    """
     call, shift = draw(rotate.calls(B=2)), draw(st.integers(0, 50))
     at = _positions(call, draw)
     here, there = _at(rotate, call, at), _at(rotate, call, at + shift)
@@ -37,7 +39,7 @@ def scores_depend_on_distance_only(rotate: Subject, draw: Draw) -> None:
 
 @law("rotate")
 def lengths_and_the_rest_are_kept(rotate: Subject, draw: Draw) -> None:
-    """A rotation keeps the length of a head; position 0 and elements past 2J stay as they are."""
+    """A rotation keeps the length of a head. Heads at position 0 and elements from 2J on stay unchanged."""
     call = draw(rotate.calls())
     turned = _at(rotate, call, _positions(call, draw))
     x, y, pairs = call["x"], rotate(turned), call["cos"].shape[-1]
@@ -49,7 +51,7 @@ def lengths_and_the_rest_are_kept(rotate: Subject, draw: Draw) -> None:
 
 @law("rotate")
 def the_opposite_rotation_undoes_it(rotate: Subject, draw: Draw) -> None:
-    """A rotation by θ and then by −θ changes nothing."""
+    """Rotating by θ and then by −θ returns the original head."""
     call = draw(rotate.calls())
     turned = _at(rotate, call, _positions(call, draw))
     back = turned.but(x=rotate(turned), sin=-turned["sin"])
@@ -58,7 +60,9 @@ def the_opposite_rotation_undoes_it(rotate: Subject, draw: Draw) -> None:
 
 @law("rotate")
 def interleaved_pairs_are_halves_in_another_order(rotate: Subject, draw: Draw) -> None:
-    """Rotating pairs (2j, 2j + 1) equals rotating pairs (j, j + J) of a head whose elements are reordered."""
+    """Rotating the pairs (2j, 2j + 1) equals rotating the pairs (j, j + J) of a head with reordered
+    elements.
+    """
     call = draw(rotate.calls(interleaved=False, U=0))
     order = np.arange(call["x"].shape[-1]).reshape(2, -1).T.reshape(-1)
     woven = call.but(x=call["x"][..., order], interleaved=True)
@@ -67,8 +71,8 @@ def interleaved_pairs_are_halves_in_another_order(rotate: Subject, draw: Draw) -
 
 @law("rope_frequencies")
 def frequencies_fall_from_one_by_equal_steps(frequencies: Subject, draw: Draw) -> None:
-    """The first pair turns one radian per position; a pair after the last one would turn theta times
-    slower."""
+    """Rotary frequencies fall by equal ratios. The first pair turns by one radian per position. One more
+    pair after the last one would turn theta times slower than the first."""
     call = draw(frequencies.calls())
     call = call.but(pairs=np.arange(len(call["pairs"])))
     got = frequencies(call)
@@ -79,7 +83,9 @@ def frequencies_fall_from_one_by_equal_steps(frequencies: Subject, draw: Draw) -
 
 @law("rope_tables")
 def rotations_add_up(rope_tables: Subject, draw: Draw) -> None:
-    """Position 0 isn't rotated. The rotation at p + q equals that at q followed by that at p."""
+    """At position 0 nothing is rotated. Rotating by position q and then by position p equals rotating by
+    position p + q.
+    """
     call = draw(rope_tables.calls(magnitude=1.0))
     call = call.but(frequencies=np.clip(call["frequencies"], -1, 1))
     other = call.but(positions=call["positions"][::-1])
@@ -92,8 +98,8 @@ def rotations_add_up(rope_tables: Subject, draw: Draw) -> None:
 
 @law("query_factors")
 def factors_rise_from_one_with_each_context(query_factors: Subject, draw: Draw) -> None:
-    """Factors are 1 within the original context, and grow by beta · ln((n + 1) / n) where the n-th context
-    ends."""
+    """Factors of queries are 1 within the original context. Where the n-th context ends, they grow by beta
+    · ln((n + 1) / n)."""
     call = draw(query_factors.calls())
     size, beta, offset = call["original_context"], call["beta"], call["offset"]
     inside = call.but(positions=np.minimum(call["positions"], size - 1 - offset))

@@ -1,4 +1,4 @@
-"""Laws of quantization: how far codes are off, and the results of products of codes."""
+"""Laws of quantization: how large the errors of codes are, and what products of codes give."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from .kit.budget import cast
 
 
 def _drawn(quantize: Subject, draw: Draw, **fixed: Any) -> Call:
-    """A matrix of up to 24 rows and columns, in blocks of any length."""
+    """Return a random matrix of up to 24 rows and columns, to be quantized in blocks of any length."""
     return draw(
         quantize.calls(
             largest=24, bits=draw(st.sampled_from((2, 4, 8))), block=draw(st.integers(1, 20)), **fixed
@@ -24,16 +24,16 @@ def _drawn(quantize: Subject, draw: Draw, **fixed: Any) -> Call:
 
 
 def _spread(per_block: np.ndarray, q: Blocks) -> np.ndarray:
-    """One number per block, repeated for each element."""
+    """Repeat one number per block for each element of the block."""
     return np.repeat(per_block, q.block, axis=q.axis).take(range(q.shape[q.axis]), q.axis)
 
 
 @law("quantize")
 def the_error_is_at_most_half_a_scale(quantize: Subject, draw: Draw) -> None:
-    """The error is at most half a scale. The one exception is a symmetric code that would be 2^bits, because
-    the sign opposite to the extreme has one code less.
+    """`quantize` changes each element by at most half a scale. The one exception is a symmetric code that
+    would be 2^bits, because the sign opposite to the extreme has one code less.
 
-    Rounding a scale to float16 moves the ends of the range.
+    If the scale is rounded to float16, the ends of the range move too.
     """
     call = _drawn(quantize, draw)
     q = cast(quantize(call), np.float64)
@@ -53,7 +53,7 @@ def the_error_is_at_most_half_a_scale(quantize: Subject, draw: Draw) -> None:
 
 @law("quantize")
 def zero_is_exact(quantize: Subject, draw: Draw) -> None:
-    """A weight of 0 is read back as 0, in every scheme."""
+    """A weight of 0 is dequantized to exactly 0, in every scheme."""
     call = _drawn(quantize, draw)
     holes = np.random.default_rng(call["weight"].size).random(call["weight"].shape) < 0.3
     q = quantize(call.but(weight=np.where(holes, 0, call["weight"]).astype(quantize.dtype)))
@@ -62,7 +62,7 @@ def zero_is_exact(quantize: Subject, draw: Draw) -> None:
 
 @law("quantize")
 def the_extreme_of_a_symmetric_block_is_exact(quantize: Subject, draw: Draw) -> None:
-    """The element of largest magnitude in a symmetric block is read back exactly."""
+    """In a symmetric block, the element of largest magnitude is dequantized exactly."""
     call = _drawn(quantize, draw, symmetric=True, axis=0, halves=False)
     w, block = call["weight"], call["block"]
     back = quant.dequantize(quantize(call))
@@ -76,8 +76,8 @@ def the_extreme_of_a_symmetric_block_is_exact(quantize: Subject, draw: Draw) -> 
 
 @law("quantize")
 def blocks_along_the_other_axis_are_those_of_the_transpose(quantize: Subject, draw: Draw) -> None:
-    """The codes, scales and zero points of the transposed matrix equal the transposed codes, scales and zero
-    points of the matrix.
+    """Quantizing the transposed matrix along the other axis gives the transposed codes, scales and zero
+    points.
     """
     call = _drawn(quantize, draw, axis=0)
     one = quantize(call)
@@ -91,7 +91,9 @@ def blocks_along_the_other_axis_are_those_of_the_transpose(quantize: Subject, dr
 
 @law("quantize")
 def halves_are_the_nearest_float16(quantize: Subject, draw: Draw) -> None:
-    """Each scale is the result of `half_scales`, and codes are the nearest for that scale."""
+    """With `halves`, each scale is the result of `half_scales`, and the codes are the nearest ones for
+    that scale.
+    """
     call = _drawn(quantize, draw, halves=True, axis=0)
     q, exact = quantize(call), quantize(call.but(halves=False))
     assert np.array_equal(q.scale, quant.half_scales(exact.scale, bits=q.bits)), "other scales"
@@ -103,8 +105,8 @@ def halves_are_the_nearest_float16(quantize: Subject, draw: Draw) -> None:
 
 @law("half_scales")
 def a_scale_is_a_float16_number_or_stays(half_scales: Subject, draw: Draw) -> None:
-    """A scale becomes the nearest float16 number. The scale stays unchanged if that number is infinite, or if
-    a step would move too far.
+    """`half_scales` replaces a scale by the nearest float16 number. The scale stays unchanged if that
+    number is infinite, or if a step would move too far.
     """
     call = draw(half_scales.calls(largest=12, bits=draw(st.sampled_from((2, 4, 8)))))
     factor = 2.0 ** draw(st.integers(-30, 20))
@@ -122,7 +124,9 @@ def a_scale_is_a_float16_number_or_stays(half_scales: Subject, draw: Draw) -> No
 
 @law("quantize_columns")
 def negated_columns_have_negated_codes_and_scales_are_positive(quantize_columns: Subject, draw: Draw) -> None:
-    """The error is at most half a scale, no scale is below 0, and a negated column has negated codes."""
+    """`quantize_columns` changes each element by at most half a scale, no scale is below 0, and a negated
+    column gets negated codes.
+    """
     call = draw(quantize_columns.calls(largest=24))
     w = call["weight"]
     q = quantize_columns(call)
@@ -136,7 +140,7 @@ def negated_columns_have_negated_codes_and_scales_are_positive(quantize_columns:
 
 @law("dequantize")
 def codes_are_steps_of_the_scale(dequantize: Subject, draw: Draw) -> None:
-    """Element by element the result is scale · (code − zero) + minimum."""
+    """`dequantize` returns scale · (code − zero) + minimum for each element."""
     call = draw(dequantize.calls(largest=12))
     w = cast(call["weight"], np.float64)
     zero = 2.0 ** (w.bits - 1) if w.zero is None else _spread(w.zero.astype(np.float64), w)
@@ -148,14 +152,16 @@ def codes_are_steps_of_the_scale(dequantize: Subject, draw: Draw) -> None:
 
 @law("rows")
 def rows_are_rows_of_the_matrix(rows: Subject, draw: Draw) -> None:
-    """Reading rows of codes equals reading rows of the dequantized table."""
+    """Reading rows from the codes equals reading the same rows from the dequantized table."""
     call = draw(rows.calls())
     rows.near(rows(call), quant.dequantize(call["table"])[call["index"]], call)
 
 
 @law("transpose")
 def the_transpose_stands_for_the_transpose(transpose: Subject, draw: Draw) -> None:
-    """The transpose has the same numbers with their axes swapped; transposing twice gives the original."""
+    """The transposed codes dequantize to the transposed matrix. Transposing twice gives the original
+    codes.
+    """
     call = draw(transpose.calls())
     flipped = transpose(call)
     assert flipped.axis == 1 - call["weight"].axis, "blocks lie along the old axis"
@@ -165,7 +171,9 @@ def the_transpose_stands_for_the_transpose(transpose: Subject, draw: Draw) -> No
 
 @law("quantize_activations")
 def the_largest_of_each_block_is_127(quantize_activations: Subject, draw: Draw) -> None:
-    """The error is at most half a scale, and the largest of each block has the outermost code."""
+    """`quantize_activations` changes each number by at most half a scale. The largest number of each block
+    gets the code 127 or −127, unless the whole block is 0.
+    """
     call = draw(quantize_activations.calls(largest=24, block=draw(st.integers(1, 20))))
     x, block = call["x"].astype(np.float64), call["block"]
     codes, scale = quantize_activations(call)
@@ -180,7 +188,7 @@ def the_largest_of_each_block_is_127(quantize_activations: Subject, draw: Draw) 
 
 @law("quantize_rows", "quantize_activations")
 def codes_of_a_row_ignore_its_neighbours(quantize_rows: Subject, draw: Draw) -> None:
-    """A row's codes don't depend on other rows, as they would with one scale for the whole tensor."""
+    """The codes of a row don't depend on other rows. With one scale for the whole tensor they would."""
     call = draw(quantize_rows.calls())
     codes, scale = quantize_rows(call)
     loud = call["x"].copy()
@@ -191,7 +199,9 @@ def codes_of_a_row_ignore_its_neighbours(quantize_rows: Subject, draw: Draw) -> 
 
 @law("dynamic_quantize")
 def zero_is_exact_and_the_range_uses_all_codes(dynamic_quantize: Subject, draw: Draw) -> None:
-    """(code − zero) · scale has an error of one scale at most, and is exact at 0."""
+    """The codes of `dynamic_quantize` give (code − zero) · scale, which is off by at most one scale, and
+    exact for 0.
+    """
     call = draw(dynamic_quantize.calls(largest=12))
     x = call["x"].astype(np.float64)
     codes, scale, zero = dynamic_quantize(call)
@@ -203,7 +213,7 @@ def zero_is_exact_and_the_range_uses_all_codes(dynamic_quantize: Subject, draw: 
 
 
 def _read_back(x: np.ndarray, scale: np.ndarray, zero: np.ndarray) -> np.ndarray:
-    """What codes of a static scale stand for; their zero point has their type."""
+    """Return the numbers that codes of a static scale represent. Their zero point has their type."""
     most = 255 if zero.dtype == np.uint8 else 65535
     codes = np.clip(np.rint(x / scale) + int(zero), 0, most)
     return (codes - int(zero)) * scale.astype(np.float64)
@@ -211,8 +221,8 @@ def _read_back(x: np.ndarray, scale: np.ndarray, zero: np.ndarray) -> np.ndarray
 
 @law("linear_blocks")
 def a_product_of_codes_is_the_product(linear_blocks: Subject, draw: Draw) -> None:
-    """The result is Σ over elements of (scale_x · code_x) · w, plus minima times the sums of x itself. The
-    output is then rounded to codes, if it has them."""
+    """`linear_blocks` returns the sum over elements of (scale_x · code_x) · w, plus the minima times the
+    sums of x itself. If the output has codes too, the sum is then rounded to these codes."""
     call = draw(linear_blocks.calls(largest=12))
     w = cast(call["weight"], np.float64)
     x = call["x"].reshape(-1, call["x"].shape[-1])

@@ -1,4 +1,6 @@
-"""Laws of the quantized cache: how far the values that are read may be from those that were written."""
+"""Laws of the quantized cache: how much the values that are read may differ from the values that were
+written.
+"""
 
 from __future__ import annotations
 
@@ -19,7 +21,9 @@ HALF = 0.5 + 127 * 2.0**-22
 
 @law("append_by_head")
 def what_is_read_is_within_half_a_scale(append_by_head: Subject, draw: Draw) -> None:
-    """Numbers are read with an error of at most half a scale. The largest of a head has an outermost code."""
+    """A cache with scales per head returns each number with an error of at most half a scale. The largest
+    number of a head gets an outermost code.
+    """
     call = draw(append_by_head.calls())
     cache = append_by_head(call)
     codes, scale = cache
@@ -34,7 +38,7 @@ def what_is_read_is_within_half_a_scale(append_by_head: Subject, draw: Draw) -> 
 
 @law("append_by_head")
 def doubled_numbers_have_doubled_scales(append_by_head: Subject, draw: Draw) -> None:
-    """Doubled numbers have the same codes and doubled scales."""
+    """If all numbers are doubled, their codes stay the same and their scales double."""
     call = draw(append_by_head.calls())
     cache = append_by_head(call)
     doubled = append_by_head(call.but(new=2 * call["new"], scale=2 * call["scale"]))
@@ -43,7 +47,9 @@ def doubled_numbers_have_doubled_scales(append_by_head: Subject, draw: Draw) -> 
 
 @law("append_by_channel")
 def errors_are_half_a_scale_or_clipping(append_by_channel: Subject, draw: Draw) -> None:
-    """Each number is read to within half a scale, or as the end of the range if it is beyond the range."""
+    """A cache with scales per channel returns each number with an error of at most half a scale. For a
+    number beyond the range, it returns the end of the range.
+    """
     call = draw(append_by_channel.calls())
     call = call.but(scale=np.abs(call["scale"]))
     cache = append_by_channel(call)
@@ -59,7 +65,9 @@ def errors_are_half_a_scale_or_clipping(append_by_channel: Subject, draw: Draw) 
 
 @law("round_by_channel")
 def what_was_rounded_is_what_is_read(round_by_channel: Subject, draw: Draw) -> None:
-    """Rounding equals writing and reading, and rounding twice equals rounding once."""
+    """`round_by_channel` equals writing to the cache and reading back. Rounding twice equals rounding
+    once.
+    """
     call = draw(round_by_channel.calls())
     x, rounded = call["x"], round_by_channel(call)
     empty = np.zeros((x.shape[0], x.shape[2], x.shape[1], x.shape[3]), np.int8)
@@ -71,7 +79,9 @@ def what_was_rounded_is_what_is_read(round_by_channel: Subject, draw: Draw) -> N
 
 @law("round_by_channel")
 def rounding_errors_are_half_a_scale_within_the_range(round_by_channel: Subject, draw: Draw) -> None:
-    """Values within the range change by at most half a scale. Values beyond the range become its end."""
+    """`round_by_channel` changes values within the range by at most half a scale. Values beyond the range
+    become its end.
+    """
     call = draw(round_by_channel.calls())
     scale, top = np.abs(call["scale"]), 2 ** (call["bits"] - 1)
     expected = np.clip(call["x"], -top * scale, (top - 1) * scale)
@@ -81,7 +91,7 @@ def rounding_errors_are_half_a_scale_within_the_range(round_by_channel: Subject,
 
 @law("hadamard")
 def rotating_twice_is_not_rotating(hadamard: Subject, draw: Draw) -> None:
-    """Lengths and angles stay the same, and a second rotation undoes the first."""
+    """`hadamard` keeps lengths and angles, and a second call undoes the first."""
     call = draw(hadamard.calls())
     once = hadamard(call)
     hadamard.near(hadamard(call.but(x=once)), call["x"], call)
@@ -93,8 +103,8 @@ def rotating_twice_is_not_rotating(hadamard: Subject, draw: Draw) -> None:
 
 @law("hadamard")
 def one_large_number_becomes_equal_ones(hadamard: Subject, draw: Draw) -> None:
-    """If a head has one number that isn't zero, all of its block become that number / √(block size), up to
-    signs.
+    """If a head has only one number that isn't zero, `hadamard` replaces all numbers of its block by that
+    number / √(block size), up to signs.
     """
     call = draw(hadamard.calls())
     shape = call["x"].shape
@@ -109,7 +119,7 @@ def one_large_number_becomes_equal_ones(hadamard: Subject, draw: Draw) -> None:
 
 @law("pack_nibbles")
 def unpacking_undoes_packing(pack_nibbles: Subject, draw: Draw) -> None:
-    """Codes from −8 to 7 are packed two to a byte, and unpacking returns the same codes."""
+    """If codes from −8 to 7 are packed two per byte, unpacking returns the same codes."""
     call = draw(pack_nibbles.calls())
     codes = call["codes"] % 16 - 8
     pack_nibbles.near(unpack(pack_nibbles(codes)), codes)
@@ -117,7 +127,7 @@ def unpacking_undoes_packing(pack_nibbles: Subject, draw: Draw) -> None:
 
 @law("unpack_nibbles")
 def packing_undoes_unpacking(unpack_nibbles: Subject, draw: Draw) -> None:
-    """Every byte is two codes from −8 to 7."""
+    """Every byte unpacks to two codes from −8 to 7, and packing them returns the same byte."""
     call = draw(unpack_nibbles.calls())
     codes = unpack_nibbles(call)
     assert ((codes >= -8) & (codes <= 7)).all(), f"codes from {codes.min()} to {codes.max()}"
@@ -126,7 +136,9 @@ def packing_undoes_unpacking(unpack_nibbles: Subject, draw: Draw) -> None:
 
 @law("read_by_head", "read_by_channel")
 def reading_is_codes_times_scale(read: Subject, draw: Draw) -> None:
-    """Twice the codes, or twice the scale, gives twice the cache; codes 0 give 0."""
+    """Reading a cache with doubled codes, or with doubled scales, gives doubled numbers. Codes of 0 give
+    0.
+    """
     call = draw(read.calls())
     read.near(read(call.but(codes=2 * call["codes"])), 2 * read(call))
     read.near(read(call.but(scale=2 * call["scale"])), 2 * read(call))

@@ -1,5 +1,5 @@
-"""Laws of the linear recurrent unit over a whole text. The laws of the unit's states are in `laws.short_conv`
-and `laws.gated_delta`.
+"""Laws of the recurrent unit over a whole text. The laws of the unit's states are in `laws.short_conv` and
+`laws.gated_delta`.
 """
 
 from __future__ import annotations
@@ -14,8 +14,8 @@ from . import Draw, Subject, law
 
 @law("rg_lru")
 def it_is_a_sum_that_fades(rg_lru: Subject, draw: Draw) -> None:
-    """For a text's first tokens, it equals the matrix of products of decays between tokens, times what each
-    token adds; the first token's root is 1."""
+    """For a text's first tokens, the unit's state equals a matrix of the products of decays between
+    tokens, times what each token adds. For the first token, the factor √(1 − a²) is replaced by 1."""
     call = draw(rg_lru.calls(lengths=None, wi=True, wz=True, wo=True))
     call = call.but(past=np.zeros_like(call["past"]))
     x = call["x"].astype(np.float64)
@@ -38,7 +38,7 @@ def it_is_a_sum_that_fades(rg_lru: Subject, draw: Draw) -> None:
 
 @law("rg_lru")
 def a_gate_that_never_fades_keeps_the_state(rg_lru: Subject, draw: Draw) -> None:
-    """If r is zero, nothing earlier fades and nothing is added after a text's first token."""
+    """If the gate r is zero, nothing earlier decays, and tokens after a text's first one add nothing."""
     call = draw(rg_lru.calls(lengths=None))
     call = call.but(w_decay=np.zeros_like(call["w_decay"]), b_decay=np.full_like(call["b_decay"], -200.0))
     call = call.but(past=np.ones_like(call["past"]))

@@ -10,8 +10,8 @@ from . import Draw, Subject, law
 
 @law("ring_attend")
 def a_ring_is_plain_attention(ring_attend: Subject, draw: Draw) -> None:
-    """The result is plain attention for any number of ranks and any placement, even if a rank has no
-    tokens."""
+    """Ring attention equals plain attention for any number of ranks and any placement, even if a rank has
+    no tokens."""
     call = draw(ring_attend.calls(largest=7))
     q, k, v = (call[n].astype(np.float64) for n in "qkv")
     b, t = q.shape[:2]
@@ -22,7 +22,9 @@ def a_ring_is_plain_attention(ring_attend: Subject, draw: Draw) -> None:
 
 @law("place")
 def ranks_hold_as_many_tokens_or_two_more(place: Subject, draw: Draw) -> None:
-    """Each slice has the same length or one token more, and a rank has one or two slices."""
+    """A rank has at most two tokens more than another rank, because slices differ by at most one token,
+    and a rank has one or two slices.
+    """
     call = draw(place.calls(largest=20))
     count = len(call["ranks"])
     call = call.but(positions=np.arange(len(call["positions"])), ranks=np.arange(count))
@@ -34,8 +36,8 @@ def ranks_hold_as_many_tokens_or_two_more(place: Subject, draw: Draw) -> None:
 
 @law("place")
 def zigzag_shares_the_work_of_a_causal_mask(place: Subject, draw: Draw) -> None:
-    """Token t sees t + 1 keys. The tokens of each rank together see the same number of keys, if 2X divides
-    T."""
+    """With zigzag placement, all ranks do the same work under a causal mask if 2X divides T. The work of
+    token t is the t + 1 keys that it sees."""
     call = draw(place.calls(placement="zigzag"))
     count = len(call["ranks"])
     at = np.arange(2 * count * len(call["positions"]))
@@ -46,7 +48,9 @@ def zigzag_shares_the_work_of_a_causal_mask(place: Subject, draw: Draw) -> None:
 
 @law("place")
 def slices_are_in_order(place: Subject, draw: Draw) -> None:
-    """Contiguous placement has ranks in ascending order; striped placement alternates between ranks."""
+    """With contiguous placement, later tokens are never on a lower rank. With striped placement,
+    neighbouring tokens are on neighbouring ranks, in turn.
+    """
     call = draw(place.calls(largest=20))
     count = len(call["ranks"])
     call = call.but(positions=np.arange(len(call["positions"])), ranks=np.arange(count))

@@ -1,4 +1,4 @@
-"""Laws of the selective scan: its forms are one map. The law of splitting a text in two is in
+"""Laws of the selective scan: its forms give the same results. The law of splitting a text in two is in
 `laws.delta`."""
 
 from __future__ import annotations
@@ -13,7 +13,9 @@ from . import Draw, Subject, law
 
 @law("selective_scan_chunked")
 def chunks_are_the_recurrence(selective_scan_chunked: Subject, draw: Draw) -> None:
-    """Every chunk length gives the same: 1 is the recurrence, the whole text is the parallel form."""
+    """The chunked scan gives the same results for every chunk length. A length of 1 is the recurrence, and
+    the whole text is the parallel form.
+    """
     call = draw(selective_scan_chunked.calls())
     call = call.but(chunk=draw(st.integers(1, 9)))
     expected = recurrent(*(a.astype(np.float64) for a in call.arrays.values()))
@@ -22,8 +24,8 @@ def chunks_are_the_recurrence(selective_scan_chunked: Subject, draw: Draw) -> No
 
 @law("selective_scan")
 def it_is_linear_attention_with_decay(selective_scan: Subject, draw: Draw) -> None:
-    """The scan equals ONNX's rule "gated", unscaled, with one key: each channel is a head whose value is one
-    number.
+    """The selective scan equals ONNX's rule "gated" without a scale, where each channel is a head with a
+    value of one number, and all heads share one key.
     """
     call = draw(selective_scan.calls())
     x, step, rates, b, c, state = (a.astype(np.float64) for a in call.arrays.values())
@@ -35,8 +37,8 @@ def it_is_linear_attention_with_decay(selective_scan: Subject, draw: Draw) -> No
 
 @law("selective_scan", "selective_scan_chunked")
 def alike_for_all_tokens_it_is_a_convolution(scan: Subject, draw: Draw) -> None:
-    """If Δ, B and C are the same for each token, the result from an empty state is
-    y_t = Σ_j (C exp(j Δ A) Δ B) x_{t−j} (Gu & Dao 2023, eq. 3)."""
+    """If Δ, B and C are the same for each token, the scan from an empty state is a convolution: y_t = Σ_j
+    (C exp(j Δ A) Δ B) x_{t−j} (Gu & Dao 2023, eq. 3)."""
     call = draw(scan.calls())
     alike = {n: np.broadcast_to(call[n][:, :1], call[n].shape).copy() for n in ("step", "b", "c")}
     call = call.but(**alike, state=np.zeros_like(call["state"]))
@@ -52,7 +54,7 @@ def alike_for_all_tokens_it_is_a_convolution(scan: Subject, draw: Draw) -> None:
 
 @law("selective_scan", "selective_scan_chunked")
 def a_step_of_no_length_keeps_the_state(scan: Subject, draw: Draw) -> None:
-    """With Δ = 0 nothing decays and nothing is written; y reads the earlier state."""
+    """With a step Δ = 0, nothing decays and nothing is written. So y reads the earlier state."""
     call = draw(scan.calls())
     call = call.but(step=np.zeros_like(call["step"]))
     state, c = call["state"].astype(np.float64), call["c"].astype(np.float64)

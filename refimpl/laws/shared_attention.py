@@ -1,4 +1,4 @@
-"""Laws of attention over another layer's keys and values."""
+"""Laws of attention that reads another layer's keys and values."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ from .kit.strategies import splits
 
 @law("shared_attention")
 def a_layer_that_reads_its_own_cache_is_itself(shared_attention: Subject, draw: Draw) -> None:
-    """If it reads the cache of an attention with the same queries and output, the result is that
-    attention's."""
+    """If `shared_attention` reads the cache of an attention layer with the same queries and output
+    projection, it returns the same result as that layer."""
     call = draw(shared_attention.calls(k_scale=None))
     settings = replace(call["settings"], value_norm=None, keys_as_values=False)
     width, size = call["x"].shape[2], settings.kv_heads * settings.head_size
@@ -41,14 +41,16 @@ def a_layer_that_reads_its_own_cache_is_itself(shared_attention: Subject, draw: 
 
 
 def _of_keys(shape: tuple[int, ...], kv_heads: int, size: int) -> tuple[int, ...]:
-    """The shape of the norm of keys, where that of queries has a number for each of their heads."""
+    """Return the shape of the norm of keys that belongs to this norm of queries. A norm of queries may
+    have a number for each query head.
+    """
     return (kv_heads, shape[1]) if len(shape) == 2 else (size,)
 
 
 @law("shared_attention")
 def each_token_sees_the_cache_up_to_itself(shared_attention: Subject, draw: Draw) -> None:
-    """Token t of a row sees the keys up to its own position that are in its window, computed row by row and
-    token by token."""
+    """Token t of a row sees the keys in its window up to its own position. The law computes this row by
+    row and token by token."""
     call = draw(shared_attention.calls())
     x, settings, past = call["x"].astype(np.float64), call["settings"], call["past"]
     at = past[:, None] + np.arange(x.shape[1])
@@ -77,7 +79,9 @@ def each_token_sees_the_cache_up_to_itself(shared_attention: Subject, draw: Draw
 
 @law("shared_attention")
 def any_split_of_the_tokens_is_one_pass(shared_attention: Subject, draw: Draw) -> None:
-    """The cache already has the keys of all tokens, so two calls need nothing from each other."""
+    """Two calls over the parts of a text equal one call, because the cache already contains the keys of
+    all tokens.
+    """
     call = draw(shared_attention.calls(T=5))
     cut = draw(splits(5))
     first = shared_attention.take(call, "T", range(cut))

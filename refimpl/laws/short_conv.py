@@ -1,5 +1,5 @@
 """Laws of short convolutions: the sum over the latest inputs, and the state. Some of these laws also check
-the states of layers with a matrix for each head.
+the states of layers with a convolution and a matrix for each head.
 """
 
 from __future__ import annotations
@@ -14,7 +14,9 @@ from .kit.one_pass import in_two
 
 @law("causal_conv")
 def each_token_sums_its_own_inputs(causal_conv: Subject, draw: Draw) -> None:
-    """Token by token, the result is a sum over the last inputs and the token's own, by einsum."""
+    """`causal_conv` returns for each token a sum over the latest inputs and the token's own input. The law
+    computes it by einsum.
+    """
     call = draw(causal_conv.calls())
     x, kernel = call["x"].astype(np.float64), call["kernel"].astype(np.float64)
     m = len(kernel) - 1
@@ -27,7 +29,7 @@ def each_token_sums_its_own_inputs(causal_conv: Subject, draw: Draw) -> None:
 
 @law("causal_conv")
 def a_tail_is_what_stood_before(causal_conv: Subject, draw: Draw) -> None:
-    """The result is the same whether the earlier tokens are in the tail or are the first tokens of
+    """`causal_conv` gives the same result whether earlier inputs are in `tail` or are the first inputs of
     the call.
     """
     call = draw(causal_conv.calls(tail=True))
@@ -45,7 +47,7 @@ def any_split_of_the_tokens_is_one_pass(mixer: Subject, draw: Draw) -> None:
 
 @law("short_conv", "gated_delta", "lightning", "mamba", "mamba2", "rg_lru")
 def a_padded_row_is_the_row_alone(mixer: Subject, draw: Draw) -> None:
-    """Padding past a row's length changes neither its outputs nor its state."""
+    """Padding at the end of a row changes neither the row's outputs nor its state."""
     call = draw(mixer.calls(lengths=True))
     y, cache = mixer(call)
     got, expected = [], []
@@ -60,8 +62,8 @@ def a_padded_row_is_the_row_alone(mixer: Subject, draw: Draw) -> None:
 
 @law("short_conv")
 def the_sublayer_is_its_parts(short_conv: Subject, draw: Draw) -> None:
-    """The result equals the parts computed one by one: projection, gate, convolution, gate, projection. A row
-    that begins has zeros before it."""
+    """The sublayer equals its parts computed one by one: projection, gate, convolution, gate, projection.
+    At the beginning of a row, earlier inputs are zeros."""
     call = draw(short_conv.calls(wi=True, wo=True))
     b, c, v = np.split(linear(call["x"].astype(np.float64), call["wi"], call["bi"]), 3, -1)
     tail = np.array([kept * (count > 0) for kept, count in zip(call["tail"], call["past"], strict=True)])

@@ -1,4 +1,4 @@
-"""Laws of sparse attention: only the listed pairs of blocks count."""
+"""Laws of sparse attention: only the listed pairs of blocks are computed."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from .kit.strategies import permutations
 
 
 def _distinct(call: Call) -> Call:
-    """The call with each pair listed once."""
+    """Return the call with each pair listed once."""
     _, first = np.unique(np.stack([call["rows"], call["columns"]]), axis=1, return_index=True)
     mask = None if call["mask"] is None else call["mask"][first]
     return call.but(rows=call["rows"][first], columns=call["columns"][first], mask=mask)
 
 
 def _dense(call: Call) -> np.ndarray:
-    """The mask over all tokens that a call's pairs stand for."""
+    """Return the mask over all tokens that a call's pairs of blocks represent."""
     (b, y, a), z = call["q"].shape[:3], call["k"].shape[1]
     seen = np.zeros((b, y, a, z, a), bool)
     for m, (row, column) in enumerate(zip(call["rows"], call["columns"], strict=True)):
@@ -37,14 +37,14 @@ def _plain(call: Call, mask: np.ndarray | None) -> np.ndarray:
 
 @law("sparse_attend")
 def sparse_is_plain_attention_under_the_mask(sparse_attend: Subject, draw: Draw) -> None:
-    """Gathered blocks give the same result as the whole matrix with everything else masked."""
+    """Block-sparse attention equals attention over the whole matrix with all other pairs of tokens masked."""
     call = _distinct(draw(sparse_attend.calls()))
     sparse_attend.near(sparse_attend(call), _plain(call, _dense(call)), call)
 
 
 @law("sparse_attend")
 def with_every_pair_it_is_plain_attention(sparse_attend: Subject, draw: Draw) -> None:
-    """With all pairs of blocks listed, the result is that of plain attention."""
+    """If all pairs of blocks are listed, block-sparse attention equals plain attention."""
     call = draw(sparse_attend.calls(mask=None, keys=None))
     rows, columns = np.nonzero(np.ones((call["q"].shape[1], call["k"].shape[1])))
     full = call.but(rows=rows, columns=columns)
@@ -53,7 +53,7 @@ def with_every_pair_it_is_plain_attention(sparse_attend: Subject, draw: Draw) ->
 
 @law("sparse_attend")
 def pairs_are_a_set(sparse_attend: Subject, draw: Draw) -> None:
-    """The order of the listed pairs doesn't matter."""
+    """The order in which pairs of blocks are listed doesn't change the result."""
     call = draw(sparse_attend.calls())
     other = sparse_attend.take(call, "M", draw(permutations(len(call["rows"]))))
     sparse_attend.near(sparse_attend(other), sparse_attend(call), call, other)
@@ -61,7 +61,7 @@ def pairs_are_a_set(sparse_attend: Subject, draw: Draw) -> None:
 
 @law("block_pairs")
 def the_list_is_the_layout(block_pairs: Subject, draw: Draw) -> None:
-    """The list has each True of the pattern once, and no False, row by row."""
+    """`block_pairs` lists each True of the pattern exactly once, row by row, and no False."""
     call = draw(block_pairs.calls())
     rows, columns = block_pairs(call)
     back = np.zeros(call["pattern"].shape, int)
@@ -72,7 +72,7 @@ def the_list_is_the_layout(block_pairs: Subject, draw: Draw) -> None:
 
 @law("block_mask")
 def tokens_see_each_other_where_their_blocks_do(block_mask: Subject, draw: Draw) -> None:
-    """A mask over blocks is repeated for each of their tokens."""
+    """`block_mask` lets two tokens see each other if the pattern lets their blocks see each other."""
     call = draw(block_mask.calls())
     queries, keys, pattern = call["queries"], call["keys"], call["pattern"]
     expected = [[[pattern[y, z] for z in keys] for y in row] for row in queries]
@@ -81,7 +81,9 @@ def tokens_see_each_other_where_their_blocks_do(block_mask: Subject, draw: Draw)
 
 @law("bigbird_pattern")
 def window_global_and_random_blocks_and_no_other(bigbird_pattern: Subject, draw: Draw) -> None:
-    """The pattern is checked element by element, for blocks in ascending order."""
+    """`bigbird_pattern` is true exactly for window, global and random blocks. The law checks each element,
+    for blocks in ascending order.
+    """
     call = draw(bigbird_pattern.calls())
     y, z = len(call["rows"]), len(call["columns"])
     call = call.but(rows=np.arange(y), columns=np.arange(z))
@@ -95,7 +97,9 @@ def window_global_and_random_blocks_and_no_other(bigbird_pattern: Subject, draw:
 
 @law("longformer_mask")
 def near_tokens_and_global_ones(longformer_mask: Subject, draw: Draw) -> None:
-    """Without global tokens only distance counts; if all tokens are global everything is seen."""
+    """Without global tokens, `longformer_mask` depends only on distance. If all tokens are global,
+    everything is seen.
+    """
     call = draw(longformer_mask.calls())
     some = {n: call[n] for n in ("query_global", "key_global")}
     none = longformer_mask(call.but(**{n: np.zeros_like(a) for n, a in some.items()}))
@@ -107,7 +111,7 @@ def near_tokens_and_global_ones(longformer_mask: Subject, draw: Draw) -> None:
 
 @law("longformer_layout")
 def a_block_pair_is_listed_if_tokens_see_each_other(longformer_layout: Subject, draw: Draw) -> None:
-    """A block pair is listed if any token of one may see any token of the other."""
+    """`longformer_layout` lists a pair of blocks if any token of one block may see any token of the other."""
     call = draw(longformer_layout.calls())
     y, a = call["is_global"].shape
     at, flags = np.arange(y * a)[None], call["is_global"].reshape(1, -1)

@@ -10,7 +10,9 @@ from . import Draw, Subject, law
 
 @law("static_quantize")
 def codes_quantize_to_themselves(static_quantize: Subject, draw: Draw) -> None:
-    """Numbers that are exact values of codes are quantized to these codes; others are clipped to the ends."""
+    """If a number is exactly the value of a code, `static_quantize` returns this code. Numbers beyond the
+    range get the code at its end.
+    """
     call = draw(static_quantize.calls())
     rng = np.random.default_rng(call["x"].size)
     low = -(2 ** (call["bits"] - 1)) if call["signed"] else 0
@@ -24,7 +26,7 @@ def codes_quantize_to_themselves(static_quantize: Subject, draw: Draw) -> None:
 
 @law("static_dequantize")
 def the_zero_point_stands_for_zero(static_dequantize: Subject, draw: Draw) -> None:
-    """The zero point stands for 0, and the next higher code stands for one scale more."""
+    """`static_dequantize` returns 0 for the zero point, and one scale for the next higher code."""
     call = draw(static_dequantize.calls())
     zeros = np.broadcast_to(call["zero"], call["codes"].shape)
     static_dequantize.near(static_dequantize(call.but(codes=zeros)), np.zeros(zeros.shape))
@@ -34,7 +36,9 @@ def the_zero_point_stands_for_zero(static_dequantize: Subject, draw: Draw) -> No
 
 @law("integer_matmul")
 def a_product_of_codes_is_a_product_of_numbers(integer_matmul: Subject, draw: Draw) -> None:
-    """Multiplied by the scales it is the product of the dequantized matrices, to the last bit in float64."""
+    """The result of `integer_matmul`, multiplied by the scales, is the product of the dequantized
+    matrices, to the last bit in float64.
+    """
     call = draw(integer_matmul.calls())
     a = back(call["a"].T, np.ones(len(call["zero_a"])), call["zero_a"]).T
     b = back(call["b"], np.ones(len(call["zero_b"])), call["zero_b"])

@@ -14,7 +14,9 @@ from .kit.strategies import permutations
     "relu_squared", "rms_norm", "rotate", "sigmoid", "silu", "tanh", "unembedding", "xielu",
 )  # fmt: skip
 def tokens_do_not_depend_on_each_other(kernel: Subject, draw: Draw) -> None:
-    """Tokens in another order, or a single token, give the same results."""
+    """Each token's result depends only on this token: permuted tokens give permuted results, and a single
+    token gives its own result.
+    """
     call = draw(kernel.calls())
     y = kernel(call)
     order = draw(permutations(y.shape[1]))

@@ -11,7 +11,9 @@ from . import Draw, Subject, law
 
 @law("xlnet_attention")
 def each_score_has_its_terms(xlnet_attention: Subject, draw: Draw) -> None:
-    """Each score depends on the key, the sines and cosines of the distance, and whether segments differ."""
+    """Each score of XLNet's attention contains a term of the key, a term of the sines and cosines of the
+    distance, and a term that says whether segments differ.
+    """
     call = draw(xlnet_attention.calls())
     a, x, types = call["settings"], call["x"].astype(np.float64), call["token_types"]
     (b, t, d), shape = x.shape, (a.heads, a.head_size)
@@ -42,7 +44,9 @@ def each_score_has_its_terms(xlnet_attention: Subject, draw: Draw) -> None:
 
 @law("xlnet_attention")
 def only_whether_segments_differ_counts(xlnet_attention: Subject, draw: Draw) -> None:
-    """Renaming segments changes nothing, and a single segment gives the same as no segments."""
+    """Renaming segments doesn't change the result, and a text of one segment gives the same result as a
+    text without segments.
+    """
     call, shift = draw(xlnet_attention.calls()), draw(st.integers(0, 5))
     call = call.but(lengths=np.full_like(call["lengths"], call["x"].shape[1]))
     if call["token_types"] is not None:

@@ -1,7 +1,8 @@
-"""The error budget of each output of a call, for functions whose arguments are arrays, trees and `Blocks`.
+"""Compute the error budget of each output of a call, for functions that take arrays, trees of arrays and
+`Blocks`.
 
-The formula is that of `refimpl/error_budget.py`; this module runs a function in another type and with
-perturbed inputs, to compute the formula's terms.
+The formula is in `refimpl/error_budget.py`. To compute the formula's terms, this module runs a function in
+another type and with perturbed inputs.
 """
 
 from __future__ import annotations
@@ -31,12 +32,12 @@ OPEN = 1e30  # alpha of a gate that is 0 or 1, and a limit that is none
 
 
 def cast(value: Any, dtype: Any) -> Any:
-    """Return an argument with its floats in another type."""
+    """Return an argument with its floats converted to another type."""
     return map_floats(value, lambda a: a.astype(dtype))
 
 
 def each(change: Callable[[Any], Any], value: Any) -> Any:
-    """Return an argument with `change` applied to each of its parameters."""
+    """Return an argument with `change` applied to each parameter in it."""
     if isinstance(value, dict):
         return {k: each(change, v) for k, v in value.items()}
     if isinstance(value, tuple | list):
@@ -45,13 +46,13 @@ def each(change: Callable[[Any], Any], value: Any) -> Any:
 
 
 def _like(value: Any, items: list[Any]) -> Any:
-    """These items as a list, tuple or NamedTuple of the value's type."""
+    """Return these items as a list, tuple or NamedTuple of the value's type."""
     return type(value)(*items) if hasattr(value, "_fields") else type(value)(items)
 
 
 def map_floats(value: Any, change: Callable[[np.ndarray], np.ndarray]) -> Any:
-    """Return an argument with `change` applied to each float array; it may be an array, a tree or
-    `Blocks`."""
+    """Return an argument with `change` applied to each of its float arrays. The argument may be an array,
+    a tree of arrays or `Blocks`."""
     if isinstance(value, Blocks):
         named = ("scale", "minimum", "input_scale", "input_factor", "output_scale")
         arrays = {n: a for n in named if (a := getattr(value, n)) is not None}
@@ -66,8 +67,8 @@ def map_floats(value: Any, change: Callable[[np.ndarray], np.ndarray]) -> Any:
 
 
 def budget(f: Function, call: Call) -> dict[str, float]:
-    """Return the budget of each float output of a call. It includes the error that this function's kernels
-    may have from approximations.
+    """Return the error budget of each float output of a call. It includes the error that kernels of this
+    function may have because they approximate an activation.
     """
     by_output = budgets(lambda change: call.run(f.body, change))
     if f.name in ACTIVATIONS:
@@ -94,17 +95,21 @@ def budget(f: Function, call: Call) -> dict[str, float]:
 
 
 def _gates(call: Call) -> list[str]:
-    """The gates that there are of what heads give."""
+    """Return the gates of the heads' outputs, if the call has any."""
     return [name for name in ("wg", "w_head_gate") if call.arrays.get(name) is not None]
 
 
 def _curvature(call: Call) -> float:
-    """What xIELU multiplies an exponential by, which its kernels approximate; at least 1."""
+    """Return the factor, at least 1, by which xIELU multiplies an exponential. Kernels approximate this
+    exponential.
+    """
     return 1 + float(np.logaddexp(0, call["alpha_n"].astype(np.float64)).max())
 
 
 def _stretch(f: Function, call: Call) -> float:
-    """What a norm of hidden units multiplies their error by, at most: their length changes too."""
+    """Return the largest factor by which a norm of hidden units multiplies their error. The norm also
+    reacts to the change of their length.
+    """
     weight = call["down_norm"].astype(np.float64)
     units = call.but(down=np.eye(weight.size), bdown=None, down_norm=None).run(f.body)
     lengths = np.sqrt((units.astype(np.float64) ** 2).mean(-1) + call["norm_eps"])
@@ -112,7 +117,7 @@ def _stretch(f: Function, call: Call) -> float:
 
 
 def _with_open_gates(f: Function, call: Call) -> Call:
-    """The call with an activation that lets positive numbers through as they are, none left out."""
+    """Return the call with an activation that passes positive numbers unchanged, and without top-k."""
     name = "activation" if f.name == "moe" else "kind"
     clamped = isinstance(call[name], SwiGLUOAI)
     every = {"sparsity": None} if "sparsity" in call.settings else {}
@@ -121,7 +126,7 @@ def _with_open_gates(f: Function, call: Call) -> Call:
 
 
 def budgets(run: Callable[[Callable[[Any], Any]], Any]) -> dict[str, float]:
-    """Return the budget of each float output.
+    """Return the error budget of each float output of the specification.
 
     `run(change)` computes the specification with `change` applied to its arguments.
     """
@@ -156,8 +161,8 @@ def approximate(run: Callable[[Callable[[Any], Any]], Any]) -> float:
 
 
 def expected(run: Callable[[Callable[[Any], Any]], Any], dtype: Any) -> dict[str, Any]:
-    """Return the expected outputs: floats from the float64 specification, integers from the specification in
-    `dtype`."""
+    """Return the expected outputs of a call. Floats come from the specification in float64, integers from
+    the specification in `dtype`."""
     exact = dict(flat(run(lambda a: cast(a, np.float64))))
     typed = dict(flat(run(lambda a: cast(a, dtype))))
     return {n: exact[n] if a.dtype.kind == "f" else a for n, a in typed.items()}

@@ -1,4 +1,4 @@
-"""The arguments of one call, by name."""
+"""The arguments of one call of a function, by name."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ SHOWN = 24
 
 @dataclass(repr=False)
 class Call:
-    """The arguments of one call: arrays by name in the order of the parameters, settings, and the random
-    sizes.
+    """The arguments of one call: the arrays by name in the order of the parameters, the settings, and the
+    random sizes.
 
     `call["wq"]` and `call.but(wq=...)` also find fields inside structures and settings, by the field's own
     name.
@@ -41,8 +41,8 @@ class Call:
         raise KeyError(f"a call of {self.f.name} has no {name!r}")
 
     def _holders(self, name: str) -> list[str]:
-        """The parameters whose structure has a field of that name, or otherwise the settings that
-        have one.
+        """Return the parameters with a structure that has a field of that name. If there are none, return
+        the settings that have such a field.
         """
         structures = {p.name: structure_of(p) for p in self.f.parameters}
         holders = [
@@ -51,7 +51,7 @@ class Call:
         return holders or [n for n, s in self.settings.items() if is_dataclass(s) and hasattr(s, name)]
 
     def but(self, **changed: Any) -> Call:
-        """Return the same call with other arrays or settings, or with other fields of them."""
+        """Return a copy of the call with the given arrays, settings, or fields of these replaced."""
         direct = {n: v for n, v in changed.items() if n in self.arrays or n in self.settings}
         arrays = {n: direct.get(n, a) for n, a in self.arrays.items()}
         settings = {n: direct.get(n, s) for n, s in self.settings.items()}
@@ -73,7 +73,9 @@ class Call:
         return replace(self, arrays=arrays, settings=settings)
 
     def changed(self, change: Callable[[Parameter, Any], Any]) -> Call:
-        """Return the same call with `change` applied to each array, also inside structures."""
+        """Return a copy of the call with `change` applied to each array, including arrays inside
+        structures.
+        """
         arrays = {
             p.name: mapped(p, self.arrays[p.name], lambda _, leaf, value: change(leaf, value))
             for p in self.f.parameters
@@ -82,7 +84,7 @@ class Call:
         return replace(self, arrays=arrays)
 
     def run(self, function: Callable[..., Any], change: Callable[[Any], Any] = lambda a: a) -> Any:
-        """Return the function's result with `change` applied to each array."""
+        """Return the result of a function for this call, with `change` applied to each array first."""
         return function(*(None if a is None else change(a) for a in self.arrays.values()), **self.settings)
 
     def __repr__(self) -> str:
@@ -91,7 +93,7 @@ class Call:
 
 
 def shown(value: Any) -> str:
-    """Return type and shape as text, and the numbers if they are few."""
+    """Return an array's type and shape as text, and also its numbers if there are few."""
     if is_dataclass(value):
         inside = ", ".join(f"{f.name}={shown(getattr(value, f.name))}" for f in fields(value))
         return f"{type(value).__name__}({inside})"

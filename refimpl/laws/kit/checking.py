@@ -1,4 +1,4 @@
-"""Laws by name, and the check of a function against them."""
+"""Register laws by name, and check a function against its laws."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ Value = TypeVar("Value")
 
 
 class Draw(Protocol):
-    """A function that draws a random value from a strategy (hypothesis's draw)."""
+    """A function that draws a random value from a hypothesis strategy."""
 
     def __call__(self, strategy: st.SearchStrategy[Value], label: Any = None) -> Value: ...
 
@@ -34,12 +34,12 @@ EQUALS = "equals the specification"
 
 
 class LawBroken(AssertionError):  # noqa: N818  (what a test shows: the law is broken)
-    """A function breaks a law; the message says which law, by how much, and for which inputs."""
+    """Raised if a function breaks a law. The message says which law, by how much, and for which inputs."""
 
 
 def law(*names: str) -> Callable[[Law], Law]:
-    """Register a law of the specified functions with these names. The name of the decorated function, written
-    in words, is the law's name.
+    """Register the decorated function as a law of the specified functions with these names. The law's name
+    is the decorated function's name, written in words.
     """
 
     def register(body: Law) -> Law:
@@ -54,8 +54,8 @@ def law(*names: str) -> Callable[[Law], Law]:
 
 
 def equals_the_specification(kernel: Subject, draw: Draw) -> None:
-    """The result has the specification's types and integers, and its floats are within the computed
-    budget."""
+    """The result has the specification's types and integers, and its floats differ from the
+    specification's by at most the computed error budget."""
     call = draw(kernel.calls())
     got = {n: np.asarray(a) for n, a in flat(kernel(call))}
     run = lambda change: call.run(kernel.f.body, change)  # noqa: E731
@@ -71,7 +71,7 @@ def equals_the_specification(kernel: Subject, draw: Draw) -> None:
 
 @functools.cache
 def _registered() -> dict[str, dict[str, Law]]:
-    """The laws of each function by name, from all law files."""
+    """Return the laws of each function by name, from all law files."""
     package = importlib.import_module(__name__.rsplit(".", 2)[0])
     for module in pkgutil.iter_modules(package.__path__, f"{package.__name__}."):
         importlib.import_module(module.name)
@@ -83,12 +83,12 @@ def _registered() -> dict[str, dict[str, Law]]:
 
 
 def names() -> dict[str, tuple[str, ...]]:
-    """Return each specified function with the names of its laws."""
+    """Return a dict from each specified function's name to the names of its laws."""
     return {name: tuple(laws) for name, laws in _registered().items()}
 
 
 def declaration(name: str) -> Function:
-    """Return what the specified function of a name declares."""
+    """Return the declaration of the specified function with this name."""
     functions = {n.split(".")[1]: function for n, function in specified().items()}
     if name not in functions:
         near = difflib.get_close_matches(name, functions, 3)
@@ -130,7 +130,7 @@ def check(
 
 
 def _holds(name: str, body: Law, tested: Subject, examples: int | None) -> bool:
-    """Try a law; False if it needs what the kernel doesn't take."""
+    """Check one law. Returns False if the law needs an argument that the kernel doesn't take."""
     applies = True
 
     def trial(data: st.DataObject) -> None:

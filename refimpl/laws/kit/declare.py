@@ -1,9 +1,9 @@
-"""Read what a public function of refimpl/ops declares: its arrays, its settings, its results.
+"""Read the declaration of a public function of refimpl/ops: its arrays, its settings and its results.
 
-Positional parameters are arrays with shape strings, or structures of them: a TypedDict of weights, a
-NamedTuple such as a cache, a list of either. Keyword-only parameters are static settings: single values or a
-dataclass of the Config. If a function's arguments can't be generated from its declaration, `UnfedError` is
-raised. No function is skipped.
+Positional parameters are arrays with shape strings, or structures of arrays: a TypedDict of weights, a
+NamedTuple such as a cache, or a list of either. Keyword-only parameters are static settings: single values
+or a dataclass of the Config. If a function's arguments can't be generated from its declaration,
+`UnfedError` is raised. No function is skipped.
 """
 
 from __future__ import annotations
@@ -34,11 +34,13 @@ UNFED = "can't be fed"
 
 
 class UnfedError(Exception):
-    """A declaration for which the kit can't generate arguments."""
+    """Raised if arguments can't be generated from a function's declaration."""
 
 
 class Index:
-    """`Index[Array, "B T", "< N"]`: whole numbers from 0 to below the bound."""
+    """The annotation of an array of whole numbers from 0 to below a bound, such as `Index[Array, "B T", "<
+    N"]`.
+    """
 
     def __class_getitem__(cls, item: tuple[Any, str, str]) -> type:
         return type("Index", (_Index,), {"dim_str": item[1], "bound": item[2]})
@@ -51,7 +53,9 @@ class _Index:
 
 @dataclass(frozen=True)
 class Declared:
-    """A declared array: the kind of its numbers, its axes, and the bound of an index."""
+    """The declaration of an array: the kind of its numbers, its axes, and the bound of its numbers if they
+    are indices.
+    """
 
     kind: str
     dims: tuple[str, ...]
@@ -60,7 +64,7 @@ class Declared:
 
 @dataclass(frozen=True)
 class Parameter:
-    """A parameter, or a field of one.
+    """The declaration of a parameter, or of a field of a parameter's structure.
 
     For an array, `options` says what the array may be (`Declared`, "Blocks", `Structure`, None). For a
     setting, `options` are its possible values, or the dataclass if the settings are a dataclass.
@@ -74,7 +78,9 @@ class Parameter:
 
 @dataclass(frozen=True)
 class Structure:
-    """Arrays with names: a TypedDict (`mapping`) or a NamedTuple; with `many`, a list of such structures."""
+    """The declaration of named arrays: a TypedDict (`mapping`) or a NamedTuple. With `many`, it is a list
+    of such structures.
+    """
 
     name: str
     fields: tuple[Parameter, ...]
@@ -83,20 +89,22 @@ class Structure:
     kind: Any = None
 
     def of(self, values: Mapping[str, Any]) -> Any:
-        """Return the structure with these values; a mapping leaves out None."""
+        """Return the structure with these values. A TypedDict leaves out values that are None."""
         if self.mapping:
             return {name: value for name, value in values.items() if value is not None}
         return self.kind(**values)
 
     def items(self, value: Any) -> Iterator[tuple[Parameter, Any]]:
-        """Yield each field with its value, None if it is missing."""
+        """Yield each field of a structure with its value, or with None if the value is missing."""
         for p in self.fields:
             yield p, value.get(p.name) if self.mapping else getattr(value, p.name)
 
 
 @dataclass(frozen=True)
 class Function:
-    """A public function with its declared arguments. `returns` is one option, or several in order."""
+    """A public function with its declared arguments and results. `returns` is one option, or a tuple of
+    several in order.
+    """
 
     name: str
     body: Callable[..., Any]
@@ -112,7 +120,7 @@ class Function:
         return letters_of(self.parameters)
 
     def parameter(self, name: str) -> Parameter:
-        """Return the parameter, or the field of a structure, with that name."""
+        """Return the declaration of the parameter, or of the structure's field, with that name."""
         return next(p for p in self.leaves if p.name == name)
 
     @property
@@ -148,7 +156,9 @@ def modules(package: types.ModuleType) -> list[types.ModuleType]:
 
 
 def public(module: types.ModuleType) -> list[str]:
-    """Return the names of a module's ops, apart from those in `INNER`; `arrays` and `dispatch` have none."""
+    """Return the names of the ops in a module, except the names in `INNER`. The modules `arrays` and
+    `dispatch` count as having none.
+    """
     if module in (arrays, dispatch):
         return []
     short = module.__name__.rpartition(".")[2]
@@ -210,13 +220,15 @@ def _values(name: str, hint: Any) -> tuple[Any, ...]:
 
 
 def _spaces(names: Mapping[str, Any]) -> dict[str, Any]:
-    """The meaning of the names in a declaration."""
+    """Return the meaning of each name that may occur in a declaration."""
     kinds = {k: getattr(jaxtyping, k) for k in ("Float", "Int", "UInt8", "Bool")}
     return {**names, **kinds, "Index": Index, "Array": np.ndarray, "Activation": Activation}
 
 
 def read(function: Callable[..., Any]) -> Function:
-    """Return what a function declares; raise `UnfedError` if that isn't arrays and settings."""
+    """Return a function's declaration. Raises `UnfedError` if the function takes anything but arrays and
+    settings.
+    """
     body = inspect.unwrap(function)
     hints = typing.get_type_hints(body, _spaces(body.__globals__))
     parameters = []
@@ -240,12 +252,12 @@ def read(function: Callable[..., Any]) -> Function:
 
 
 def _renamed(p: Parameter, old: str, new: str) -> Parameter:
-    """The parameter with another letter in the place of one."""
+    """Return the parameter with one axis letter replaced by another."""
     return p if p.setting else replace(p, options=tuple(_with_axis(o, old, new) for o in p.options))
 
 
 def _with_axis(option: Any, old: str, new: str) -> Any:
-    """What an array may be, with another letter in the place of one."""
+    """Return an option of an array with one axis letter replaced by another."""
     if isinstance(option, Declared):
         return replace(option, dims=tuple(d.replace(old, new) for d in option.dims))
     if isinstance(option, Structure):
@@ -254,8 +266,8 @@ def _with_axis(option: Any, old: str, new: str) -> Any:
 
 
 def walk(p: Parameter, value: Any, name: str = "") -> Iterator[tuple[str, Parameter, Any]]:
-    """Yield (dotted name, declaration, value) for each array, setting or `Blocks` in an argument, but not for
-    None."""
+    """Yield (dotted name, declaration, value) for each array, setting or `Blocks` inside an argument.
+    Values of None are left out."""
     name = name or p.name
     structure = structure_of(p)
     if value is None:
@@ -272,7 +284,7 @@ def walk(p: Parameter, value: Any, name: str = "") -> Iterator[tuple[str, Parame
 
 
 def mapped(p: Parameter, value: Any, change: Callable[[str, Parameter, Any], Any], name: str = "") -> Any:
-    """Return the argument with `change` applied to everything that `walk` yields."""
+    """Return the argument with `change` applied to each value that `walk` yields."""
     name = name or p.name
     structure = structure_of(p)
     if value is None:
@@ -293,14 +305,14 @@ def structure_of(p: Parameter) -> Structure | None:
 
 
 def value(expression: str, size: Callable[[str], int]) -> int:
-    """Return the value of a sum of products of letters and numbers."""
+    """Return the value of an expression of letters and numbers: a sum of products, such as "H*K+1"."""
     number = lambda a: int(a) if a.isdigit() else size(a)  # noqa: E731
     return sum(math.prod(map(number, term.split("*"))) for term in expression.split("+"))
 
 
 def sizes(letters: set[str], size_of: Callable[[str], int]) -> dict[str, int]:
-    """Return a size for each letter: a size is derived if a part of its rule is in the signature, and
-    otherwise it is random.
+    """Return a size for each axis letter. If a rule gives the size from letters in the signature, the size
+    is computed. Otherwise it is random.
     """
     size: dict[str, int] = {}
 
@@ -317,14 +329,16 @@ def sizes(letters: set[str], size_of: Callable[[str], int]) -> dict[str, int]:
 
 
 def drawn_letters(f: Function) -> set[str]:
-    """Return the letters whose sizes are random. The sizes of the other letters follow from these."""
+    """Return the axis letters with random sizes. The sizes of all other letters follow from these."""
     drawn: set[str] = set()
     sizes(f.letters, lambda letter: drawn.add(letter) or 1)
     return drawn
 
 
 def axes(p: Parameter, array: Any, size: Mapping[str, int]) -> tuple[str, ...]:
-    """Return the declared axes of an argument; if several arrays are possible, its shape decides."""
+    """Return the declared axes of an argument. If several kinds of arrays are possible, the argument's
+    shape decides.
+    """
     several = [o.dims for o in p.options if isinstance(o, Declared)]
     if len(several) < 2:
         return several[0] if several else ()
@@ -332,8 +346,8 @@ def axes(p: Parameter, array: Any, size: Mapping[str, int]) -> tuple[str, ...]:
 
 
 def blocked(p: Parameter) -> tuple[tuple[str, ...], int]:
-    """Return the axes of a quantized weight, and the index of the blocked one: a table is blocked along its
-    rows.
+    """Return the axes of a quantized weight, and the index of the axis that is divided into blocks. A
+    table is blocked along its rows.
     """
     axis = int(p.name == "table")
     floats = [o.dims for o in p.options if isinstance(o, Declared)]
@@ -342,8 +356,8 @@ def blocked(p: Parameter) -> tuple[tuple[str, ...], int]:
 
 @functools.cache
 def specified() -> dict[str, Callable[..., Any]]:
-    """Return a dict from `module.name` to the function, for all public functions of refimpl/ops except those
-    in `HAND`.
+    """Return all public functions of refimpl/ops except those named in `HAND`, as a dict from
+    `module.name` to function.
     """
     by_name = {}
     for module in modules(ops):
@@ -353,5 +367,5 @@ def specified() -> dict[str, Callable[..., Any]]:
 
 
 def functions() -> dict[str, Function]:
-    """Return a dict from `module.name` to the declaration, for all specified functions."""
+    """Return the declarations of all specified functions, as a dict from `module.name` to declaration."""
     return {name: read(function) for name, function in specified().items()}

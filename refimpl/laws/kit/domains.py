@@ -1,4 +1,4 @@
-"""Bounds on arrays besides their shape: a range, or the result of another function."""
+"""Bounds on the random arrays of a call, besides their shapes: a range, or the result of another function."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ DOMAINS: dict[str, Callable[[np.ndarray], np.ndarray]] = {
 
 
 def confined(f: Function, call: Call) -> Call:
-    """Return the call with its arrays moved into their domains."""
+    """Return the call with its arrays changed so that each is within its domain."""
 
     def domain(p: Parameter, array: Any) -> Any:
         if not isinstance(array, np.ndarray) or array.dtype.kind != "f":
@@ -70,9 +70,9 @@ def confined(f: Function, call: Call) -> Call:
 
 
 def _moderate(call: Call, maps: tuple[str, ...]) -> Call:
-    """The call with inputs of gates below 4.
+    """Return the call with inputs of gates below 4.
 
-    Of an input below −8 little but the error of a kernel's sigmoid is left, and a norm blows that up.
+    Below −8, a kernel's sigmoid is little more than its error, and a norm would magnify this error.
     """
     x, cache = call["x"], call["cache"]
 

@@ -1,10 +1,11 @@
 """Generate random calls of a function from its declaration: sizes, settings, a seed and a scale.
 
-Each axis letter gets a random size, and the sizes of derived letters are computed. A setting takes the values
-that settings.py lists for its name. An optional array is present or absent, and a weight is an array or
-`Blocks`. Each combination is a variant. A field of a structure is chosen like a parameter, by its own name;
-two structures with fields of the same name share the choice. Hypothesis draws the few small values, and
-NumPy's generator fills the arrays. So counterexamples shrink well, and generation is fast.
+Each axis letter gets a random size, and the sizes of derived letters are computed. A setting takes the
+values that settings.py lists for its name. An optional array is present or absent, and a weight is an
+array or `Blocks`. Each combination is a variant. A field of a structure is chosen like a parameter, by its
+own name; two structures with fields of the same name share the choice. Hypothesis draws the few small
+values, and NumPy's generator fills the arrays. So hypothesis shrinks counterexamples well, and generation
+is fast.
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ Variant = tuple[tuple[str, Any], ...]
 
 
 def factors(f: Function) -> dict[str, tuple[Any, ...]]:
-    """Return the values of each parameter, field or choice in settings, by its name.
+    """Return the possible values of each parameter, field, or choice in settings, by its name.
 
     Each value leads to a different graph.
     """
@@ -49,7 +50,7 @@ def factors(f: Function) -> dict[str, tuple[Any, ...]]:
 
 
 def singly(choices: dict[str, tuple[Any, ...]]) -> list[Variant]:
-    """Return as few variants as possible that together contain each choice."""
+    """Return a small number of variants that together contain each choice at least once."""
     most = max((len(c) for c in choices.values()), default=1)
     return [tuple((n, c[i % len(c)]) for n, c in choices.items()) for i in range(most)]
 
@@ -57,9 +58,9 @@ def singly(choices: dict[str, tuple[Any, ...]]) -> list[Variant]:
 def make(
     f: Function, variant: Variant, size: dict[str, int], seed: int, scale: float, halves: bool = False
 ) -> Call:
-    """Return the call for a variant, sizes, a seed and a scale; floats are float32.
+    """Return a random call for the given variant, sizes, seed and scale. Floats are float32.
 
-    With `halves` floats are multiples of scale / 2, up to 127, 127.5 or 128 scales. Then many of them are
+    With `halves` floats are multiples of scale / 2, up to 127, 127.5 or 128 scales. Then many floats are
     exactly halfway between two codes of a quantized row, where rounding rules differ.
     """
     chosen = dict(variant)
@@ -80,9 +81,10 @@ def make(
 
 
 def _alike(f: Function, p: Parameter, chosen: dict[str, Any]) -> Any:
-    """The option of a parameter at the index of its companion's chosen option; of blocks the same scheme.
+    """Return the option of a parameter that matches the option chosen for its companion, with the same
+    index. For blocks, this is the same scheme.
 
-    A bias, which can't be blocks, is there if the matrix is.
+    A bias can't be blocks; it is present if its matrix is present.
     """
     options = f.parameter(TOGETHER[p.name]).options
     option = chosen[TOGETHER[p.name]]
@@ -94,7 +96,7 @@ def _alike(f: Function, p: Parameter, chosen: dict[str, Any]) -> Any:
 
 @dataclass(frozen=True)
 class _Drawing:
-    """Arguments for one set of choices and sizes."""
+    """Generates the arguments for one set of choices and sizes."""
 
     chosen: dict[str, Any]
     size: dict[str, int]
@@ -191,8 +193,8 @@ def calls(
     largest: int = 6,
     choices: dict[str, tuple[Any, ...]] | None = None,
 ) -> Call:
-    """Return a strategy for calls of a function; a variant or its choices and some letters' sizes may be
-    given.
+    """Return a hypothesis strategy for calls of a function. The caller may fix the variant, or its
+    choices, and the sizes of some letters.
     """
     if variant is None:
         from_these = factors(f) if choices is None else choices

@@ -1,4 +1,4 @@
-"""Lists of weights: how many items they have, and of which sizes."""
+"""Lists of weights: how many items a random list has, and which sizes each item has."""
 
 from __future__ import annotations
 
@@ -11,10 +11,11 @@ Sizes = dict[str, int]
 
 
 def items_of(p: Parameter, size: Sizes) -> list[Sizes]:
-    """Return the sizes of each item of a list.
+    """Return the sizes of each item of a list of weights.
 
-    Experts read a latent if there may be one; mlps inside of a mixer read what its heads give. All streams
-    except the first have the same sizes. Each cluster of words is narrower and longer than the one before.
+    Experts read the mixture's latent if it has one. The mlps inside a mixer read vectors as wide as the
+    mixer's heads together. All streams except the first have the same sizes. Each cluster of words is
+    narrower and longer than the previous one.
     """
     match p.name:
         case "experts":
@@ -30,9 +31,8 @@ def items_of(p: Parameter, size: Sizes) -> list[Sizes]:
 
 
 def settled(f: Function, size: Sizes, chosen: Mapping[str, Any]) -> Sizes:
-    """Return the sizes, with the vocabulary computed from the short list and the clusters.
-
-    Experts without a latent read the input.
+    """Return the sizes with the vocabulary computed from the short list and the clusters. If experts have
+    no latent, its size becomes the input's size.
     """
     if chosen.get("latent_down", ...) is None:
         size = {**size, "C": size["D"]}

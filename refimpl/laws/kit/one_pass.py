@@ -1,4 +1,6 @@
-"""The law of functions that read tokens in parts: it doesn't matter where a text is split."""
+"""The law of functions that read tokens in parts: the place where a text is split doesn't change the
+result.
+"""
 
 from __future__ import annotations
 
@@ -14,10 +16,11 @@ from .subject import Subject
 
 
 def in_two(f: Subject, draw: Draw, call: Call, state: Callable[..., dict[str, Any]]) -> None:
-    """Check that two calls over the parts of a text equal one call, in their joined outputs and in the state.
+    """Check that two calls over the parts of a text equal one call, in the joined outputs and in the last
+    state.
 
-    `state` returns the arguments of the second call, from the tokens before it and from all that the first
-    call returned except its outputs.
+    `state` returns the arguments of the second call. It gets the number of tokens before that call, and
+    everything that the first call returned except its outputs.
     """
     length = call.sizes["T"]
     cut = draw(splits(length))

@@ -1,4 +1,4 @@
-"""What a function returned: arrays by name, the shapes and types it declares, and how far arrays differ."""
+"""The results of functions: arrays by name, the declared shapes and types, and how far arrays differ."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from .declare import Declared, Function, Structure, value
 
 
 def flat(result: Any, name: str = "out") -> Iterator[tuple[str, Any]]:
-    """Yield the arrays of a result, each with a name that says where it is in the result."""
+    """Yield each array of a result with a name that says where in the result it is."""
     if isinstance(result, dict):
         for i, item in enumerate(result.values()):
             yield from flat(item, f"{name}.{i}")
@@ -28,8 +28,8 @@ def flat(result: Any, name: str = "out") -> Iterator[tuple[str, Any]]:
 
 
 def check_result(f: Function, call: Call, result: Any) -> None:
-    """Check that the result has the declared shapes and kinds, and that floats have the type of float
-    inputs."""
+    """Check that the result has the declared shapes and kinds of numbers, and that its floats have the
+    type of the input's floats."""
     several = result if isinstance(result, tuple) and not hasattr(result, "_fields") else (result,)
     assert len(several) == len(f.returns), f"{f.name} gave {len(several)} results, declares {len(f.returns)}"
     floats = {a.dtype for _, a in flat(list(call.arrays.values())) if a.dtype.kind == "f"}
@@ -54,7 +54,7 @@ def check_result(f: Function, call: Call, result: Any) -> None:
 
 
 def _declared(returns: tuple[Any, ...], several: tuple[Any, ...]) -> Iterator[tuple[Any, Any]]:
-    """Each array of a result with its declaration; missing fields of a structure are left out."""
+    """Yield each array of a result with its declaration. Missing fields of a structure are left out."""
     for declared, result in zip(returns, several, strict=True):
         if not isinstance(declared, Structure):
             yield declared, result
@@ -69,7 +69,7 @@ def largest(a: np.ndarray) -> float:
 
 
 def apart(got: np.ndarray, expected: np.ndarray) -> float:
-    """Return the largest difference. Equal infinities count as a difference of 0."""
+    """Return the largest difference between two arrays. Equal infinities count as a difference of 0."""
     off = np.zeros(expected.shape, np.float64)
     return largest(np.subtract(got, expected, out=off, where=got != expected, dtype=np.float64))
 
@@ -77,9 +77,9 @@ def apart(got: np.ndarray, expected: np.ndarray) -> float:
 def compare(
     label: str, got: dict[str, Any], expected: dict[str, Any], budget: dict[str, float], share: float = 1.0
 ) -> None:
-    """Check that floats are within their budget, integers and booleans equal.
+    """Check that floats differ by at most their error budget, and that integers and booleans are equal.
 
-    A failure says what is off and by how much.
+    A failure says which array differs and by how much.
     """
     assert list(got) == list(expected), f"{label} gave {list(got)}, expected {list(expected)}"
     for n, want in expected.items():

@@ -1,9 +1,9 @@
-"""The choices that declarations leave open: the values of settings, which parameters occur together, and
-which weights are present.
+"""The choices that declarations leave open: values of settings, which parameters occur together, and which
+weights are present.
 
-A new static setting gets its values from one line in `SETTINGS`. Settings of type `bool` or `Literal` need no
-line. Settings that are a dataclass of the Config get an entry in `DRAWN`. A letter means the random size that
-the letter has in a call.
+A new static setting gets its values from one line in `SETTINGS`. Settings of type `bool` or `Literal` need
+no line. Settings that are a dataclass of the Config get an entry in `DRAWN`. A letter as a value means the
+random size of this axis letter in a call.
 """
 
 from __future__ import annotations
@@ -101,12 +101,12 @@ CLASSES: dict[type, tuple[Any, ...]] = {
 
 @dataclass(frozen=True)
 class Drawn:
-    """The recipe for random settings of a class: the values of each choice, and a function from choices to
-    settings.
+    """How to make random settings of a dataclass: the possible values of each choice, and a function from
+    choices to settings.
 
-    `make` gets the choices of all parameters too, since settings must match the arrays: a norm of queries is
-    in the settings if the norm's weight is among the arrays. A choice is fixed by its name, as in `check(...,
-    softcap=None)`.
+    `make` also gets the choices of all parameters, since settings must match the arrays. For example,
+    settings include a norm of queries if the norm's weight is among the arrays. A choice is fixed by its
+    name, as in `check(..., softcap=None)`.
     """
 
     choices: Mapping[str, tuple[Any, ...]]
@@ -158,7 +158,9 @@ def _attention(chosen: Mapping[str, Any], size: Mapping[str, int]) -> Attention:
 
 
 def _groups(chosen: Mapping[str, Any], size: Mapping[str, int]) -> ExpertGroups:
-    """Two groups where the experts can be halved, otherwise one for each expert; as few chosen as suffice."""
+    """Return two groups if the number of experts is even, otherwise one group for each expert. As few
+    groups as possible are chosen.
+    """
     if chosen["groups"] not in ("max", "top2"):
         return ONE_GROUP
     count = 2 if size["E"] % 2 == 0 else size["E"]

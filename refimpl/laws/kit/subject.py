@@ -1,4 +1,4 @@
-"""The function under test, in the form in which laws use it."""
+"""The function under test, in the form that laws use."""
 
 from __future__ import annotations
 
@@ -20,16 +20,17 @@ from .results import compare, flat
 
 
 class UnsupportedError(Exception):
-    """A law that doesn't apply, since the function under test lacks an argument that the law needs."""
+    """Raised if a law doesn't apply, because the function under test lacks an argument that the law needs."""
 
 
 @dataclass(frozen=True)
 class Subject:
-    """A kernel in place of a specified function. It generates random calls, runs them and compares results.
+    """A kernel in place of a specified function. A law uses it to generate random calls, run them and
+    compare results.
 
-    `choices` are the values that each parameter may take, and `sizes` are the axes that are fixed. Parameters
-    that the kernel doesn't take stay at their defaults. Floats are in `dtype`; `arrays` converts each array
-    to what the kernel takes. `history` has the calls so far.
+    `choices` are the values that each parameter may take, and `sizes` are the axes with a fixed size.
+    Parameters that the kernel doesn't take stay at their defaults. Floats have the type `dtype`, and
+    `arrays` converts each array to what the kernel takes. `history` contains the calls so far.
     """
 
     f: Function
@@ -42,7 +43,7 @@ class Subject:
     history: list[Call] = field(default_factory=list)
 
     def __call__(self, *args: Any, **settings: Any) -> Any:
-        """Return the kernel's result, as NumPy arrays, for a `Call` or for arrays and settings."""
+        """Run the kernel for a `Call`, or for arrays and settings, and return its result as NumPy arrays."""
         call = args[0] if args and isinstance(args[0], Call) else self.call(*args, **settings)
         arrays = list(call.arrays.items())
         for p in self.f.parameters:
@@ -57,15 +58,17 @@ class Subject:
         return self._structured(_numpy(self.kernel(*positional, **named)))
 
     def _structured(self, result: Any) -> Any:
-        """The result in the structures that the function declares: a kernel may return plain tuples."""
+        """Return the result in the structures that the function declares, since a kernel may return plain
+        tuples.
+        """
         returns = self.f.returns
         if len(returns) == 1:
             return _as(returns[0], result)
         return tuple(_as(option, part) for option, part in zip(returns, result, strict=True))
 
     def call(self, *arrays: Any, **settings: Any) -> Call:
-        """Return a call with these arrays, in the order of the parameters, and these settings. All other
-        settings have their defaults.
+        """Return a call with the given arrays, in the order of the parameters, and the given settings. All
+        other settings have their defaults.
         """
         names = [p.name for p in self.f.parameters if not p.setting]
         by_name = dict(zip(names, arrays, strict=False))
@@ -76,19 +79,19 @@ class Subject:
         return call.but(**settings)
 
     def calls(self, *, largest: int = 6, **fixed: Any) -> st.SearchStrategy[Call]:
-        """Return a strategy (hypothesis) that generates random calls from the declaration, with sizes up to
-        `largest`.
+        """Return a hypothesis strategy that generates random calls from the declaration, with axes up to
+        size `largest`.
 
-        A keyword may fix a setting to a value, an axis letter to a size, or an array to be present (True) or
-        absent (None): `attend.calls(mask=None, softcap=2.0, S=5)`.
+        A keyword may fix a setting to a value, an axis letter to a size, or an array to be present (True)
+        or absent (None): `attend.calls(mask=None, softcap=2.0, S=5)`.
         """
         choices, sizes = narrowed(self.f, self.choices, self.sizes, fixed)
         drawn = calls(self.f, fixed=sizes, largest=largest, choices=choices)
         return drawn.map(lambda c: replace(c, arrays=cast(c.arrays, self.dtype)))
 
     def take(self, call: Call, letter: str, index: Any) -> Call:
-        """Return the call with only these indices along the axis, in this order, in each array that has
-        it."""
+        """Return the call with only the given indices along an axis, in the given order, in each array
+        that has this axis."""
 
         def chosen(p: Parameter, array: Any) -> Any:
             if not isinstance(array, np.ndarray) or letter not in (dims := axes(p, array, call.sizes)):
@@ -98,11 +101,12 @@ class Subject:
         return call.changed(chosen)
 
     def near(self, got: Any, expected: Any, *calls: Call, times: float = 1.0) -> None:
-        """Check that `got` equals `expected` within the budgets of the `calls` that they come from.
+        """Check that `got` equals `expected` within the error budgets of the `calls` from which they were
+        computed.
 
-        Without `calls` they must be equal exactly. Budgets add up, multiplied by `times` if a result sums
-        that many elements. Each output has its own budget if `expected` is a complete result; otherwise the
-        largest one applies to all.
+        Without `calls` they must be exactly equal. The budgets of several calls add up. They are
+        multiplied by `times` if a result sums that many elements. If `expected` is a complete result, each
+        output has its own budget; otherwise the largest budget applies to all.
         """
         share = times if self.dtype == np.float32 else times * FINE
         arrays = {n: np.asarray(a) for n, a in flat(expected)}
@@ -137,7 +141,7 @@ def _numpy(result: Any) -> Any:
 def narrowed(
     f: Function, choices: dict[str, tuple[Any, ...]], sizes: dict[str, int], fixed: dict[str, Any]
 ) -> tuple[dict[str, tuple[Any, ...]], dict[str, int]]:
-    """Return the choices and sizes that remain if some of them are fixed."""
+    """Return the choices and sizes that remain possible after some of them are fixed."""
     choices, sizes = dict(choices), dict(sizes)
     arrays = {p.name for p in f.leaves if not p.setting}
     for name, value in fixed.items():
@@ -174,8 +178,8 @@ def subject(
     quantized: bool,
     fixed: dict[str, Any],
 ) -> Subject:
-    """Return a subject for a kernel, with only the parameters that the kernel's signature has and that aren't
-    fixed.
+    """Return a `Subject` for a kernel. Its parameters are those of the kernel's signature, except the
+    fixed ones.
     """
     accepted = _accepted(f, kernel)
     choices = factors(f)
@@ -193,7 +197,7 @@ def subject(
 
 
 def _accepted(f: Function, kernel: Callable[..., Any]) -> frozenset[str]:
-    """The parameters that a kernel takes: arrays by their position, settings by their name."""
+    """Return the parameters that a kernel takes: arrays by position, settings by name."""
     arrays = [p.name for p in f.parameters if not p.setting]
     settings = {p.name for p in f.parameters if p.setting}
     names, places = set(), 0
