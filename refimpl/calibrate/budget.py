@@ -1,23 +1,23 @@
-"""Bits by budget: choose a format for each unit of a model. A unit is a group of weights that share one
-format.
+"""Choose a format for each unit of a model, within a budget of bytes or loss. A unit is a group of weights
+that share one format.
 
-Unit u has options k of b_uk bytes and loss l_uk: the model's loss if only u is stored in this format. For
-small errors, the loss is a quadratic form of the errors. Errors of different units hardly correlate. So the
-losses of units add up:
+Unit u has several options. Option k needs b_uk bytes and has the loss l_uk, which is the model's loss if
+only u is stored in this format. For small errors, the loss is a quadratic form of the errors. Errors of
+different units hardly correlate. So the losses of units add up:
 
     minimize  Σ_u l_{u,k(u)}   where  Σ_u b_{u,k(u)} ≤ bytes      (`within_bytes`)
     minimize  Σ_u b_{u,k(u)}   where  Σ_u l_{u,k(u)} ≤ loss       (`within_loss`)
 
-With a price λ per byte, both problems separate into one problem for each unit: the unit takes the option with
-the least l + λ b. This option lies on the lower convex hull of the unit's options. As λ falls, units move
-along their hulls to larger options, one step at a time. The step that saves the most loss per byte comes
-first (Everett 1963; Shoham and Gersho 1988). At each price, the resulting choice is the best one for its
-number of bytes. A budget lies between two such choices. So after the last step that fits, some bytes may be
-unused, but fewer than the next step needs.
+With a price λ per byte, both problems separate into one problem for each unit: the unit takes the option
+with the least l + λ b. This option lies on the lower convex hull of the unit's options. As λ falls, units
+move along their hulls to larger options, one step at a time. The step that saves the most loss per byte
+comes first (Everett 1963; Shoham and Gersho 1988). At each price, no other choice with the same number of
+bytes has less loss. A budget lies between two such choices. So after the last step that fits, some bytes
+may be unused, but fewer than the next step needs.
 
-**Conventions**: if options have equal bytes, the one with less loss is used. If options are equal, the first
-one is used. If steps are equally good, the step of the unit whose name sorts first comes first. The result
-doesn't depend on the order of the units.
+**Conventions**: if options have equal bytes, the one with less loss is used. If options are equal, the
+first one is used. If steps are equally good, the step of the unit whose name sorts first comes first. The
+result doesn't depend on the order of the units.
 """
 
 from __future__ import annotations
@@ -28,14 +28,16 @@ from typing import NamedTuple
 
 
 class Option(NamedTuple):
-    """One way to store a unit of weights: its bytes, and its loss of at least 0, in any unit of measure."""
+    """One way to store a unit of weights: how many bytes it needs, and how much loss it causes. The loss
+    is at least 0, in any unit of measure.
+    """
 
     bytes: int
     loss: float
 
 
 class _Step(NamedTuple):
-    """From one option of a unit's hull to the next: more bytes, less loss."""
+    """A step from one option of a unit's hull to the next, with more bytes and less loss."""
 
     unit: str
     to: int
@@ -47,9 +49,9 @@ Units = Mapping[str, Sequence[Option]]
 
 
 def hull(options: Sequence[Option]) -> list[int]:
-    """Return the indices of the options on the lower convex hull, sorted by bytes.
+    """Return the indices of the options on the lower convex hull of loss over bytes, sorted by bytes.
 
-    Each option has less loss than the one before, and saves less loss per byte."""
+    Each of these options has less loss than the previous one, and saves less loss per additional byte."""
     found: list[int] = []
     for k in sorted(range(len(options)), key=lambda k: (*options[k], k)):
         if found and options[k].loss >= options[found[-1]].loss:
@@ -61,7 +63,7 @@ def hull(options: Sequence[Option]) -> list[int]:
 
 
 def _slope(options: Sequence[Option], a: int, b: int) -> float:
-    """What a byte saves on the way from one option to a larger one."""
+    """Return how much loss each additional byte saves from one option to a larger one."""
     return (options[a].loss - options[b].loss) / (options[b].bytes - options[a].bytes)
 
 
@@ -71,7 +73,7 @@ def cheapest(units: Units) -> dict[str, int]:
 
 
 def _steps(units: Units) -> list[_Step]:
-    """The steps of all units, those that save the most for a byte first."""
+    """Return the steps of all units. The steps that save the most loss per byte come first."""
     steps: list[_Step] = []
     for name, options in units.items():
         ends = hull(options)
@@ -83,10 +85,11 @@ def _steps(units: Units) -> list[_Step]:
 
 
 def within_bytes(units: Units, budget: int) -> dict[str, int]:
-    """Return an option for each unit, with at most `budget` bytes for all units together.
+    """Choose an option for each unit, with at most `budget` bytes for all units together. Returns the
+    index of each unit's option.
 
-    If even the cheapest options need more bytes, they are the result. After a step that doesn't fit, its unit
-    takes no further steps, but smaller steps of other units are still taken.
+    If even the cheapest options need more bytes, they are the result. After a step that doesn't fit, its
+    unit takes no further steps, but smaller steps of other units are still taken.
     """
     chosen = cheapest(units)
     left = budget - sum(units[name][k].bytes for name, k in chosen.items())
@@ -101,10 +104,11 @@ def within_bytes(units: Units, budget: int) -> dict[str, int]:
 
 
 def within_loss(units: Units, budget: float) -> dict[str, int]:
-    """Return an option for each unit, with a loss of at most `budget` for all units together.
+    """Choose an option for each unit, with a loss of at most `budget` for all units together. Returns the
+    index of each unit's option.
 
-    If even the options with the least loss exceed the budget, they are the result. Steps are taken until the
-    loss is small enough. Then steps that weren't needed are taken back, the last one first.
+    If even the options with the least loss exceed the budget, they are the result. Steps are taken until
+    the loss is small enough. Then steps that weren't needed are taken back, the last one first.
     """
     chosen, steps = cheapest(units), _steps(units)
     before: list[tuple[_Step, int]] = []

@@ -1,5 +1,5 @@
-"""Scales as llama.cpp's K-quants store them: one small code per block, one float16 factor per several
-blocks."""
+"""Scales as llama.cpp's K-quants store them: a small integer code for each block, and a float16 factor for
+several blocks together."""
 
 from __future__ import annotations
 
@@ -13,11 +13,12 @@ TOGETHER = 2**14  # super-blocks at a time, whose temporaries a processor's cach
 
 
 def coded_scales(scale: Array, base: Array | None, together: int) -> tuple[Array, Array]:
-    """Return int8 codes c [N, C] and float16 factors f [N, C / together]; scale = base + f · c, to the bit.
+    """Find int8 codes c [N, C] and float16 factors f [N, C / together] that give the scales to the bit:
+    scale = base + f · c.
 
-    Scales and base are float32 [N, C]; without a base scale = f · c. The product is exact in float32, the sum
-    is rounded once. Conventions: the scale farthest from its base gets the first code of `LARGEST_CODES` for
-    which all scales are exact. If there is no such code, the factor is NaN.
+    Scales and base are float32 [N, C]. Without a base, scale = f · c. The product is exact in float32; the
+    sum is rounded once. Conventions: the scale farthest from its base gets the first code of
+    `LARGEST_CODES` for which all scales are exact. If there is no such code, the factor is NaN.
     """
     wanted = scale.reshape(-1, together)
     codes, factors = np.zeros(wanted.shape, np.int8), np.full(len(wanted), np.nan, np.float16)
@@ -29,7 +30,7 @@ def coded_scales(scale: Array, base: Array | None, together: int) -> tuple[Array
 
 
 def _coded(wanted: Array, base: Array | None) -> tuple[Array, Array]:
-    """The same of some super-blocks, one a row."""
+    """Compute `coded_scales` for some super-blocks, one in each row."""
     codes, factors = np.zeros(wanted.shape, np.int8), np.full(len(wanted), np.nan, np.float16)
     moved = np.zeros((len(wanted), 1), np.float32) if base is None else base
     left = np.arange(len(wanted))

@@ -1,19 +1,19 @@
 """Coordinate descent (QuantEase, Behdin et al. 2023): each code compensates the errors of all others.
 
-For y = x · W, the squared error of the output is tr(Eᵀ H E), where E = W − Ŵ is the rounding error and H = Σ
-xᵀx. As a function of one number Ŵ_df, this error is a parabola with its minimum at
+For y = x · W, the squared error of the output is tr(Eᵀ H E), where E = W − Ŵ is the rounding error and H =
+Σ xᵀx. As a function of one number Ŵ_df, this error is a parabola with its minimum at
 
     Ŵ_df + (H E)_df / H_dd = W_df + Σ_{j≠d} H_dj E_jf / H_dd
 
-So given all other codes, the best code is the one that is nearest to this number. The error is a parabola of
-each scale too. With c = code − zero over the rows d of a block, its minimum is at
+So given all other codes, the best code is the code nearest to this number. As a function of one scale, the
+error is a parabola too. With c = code − zero over the rows d of a block, its minimum is at
 
     scale + Σ_d c_df (H E)_df / Σ_de c_df H_de c_ef
 
-Rows of codes, and then scales, are chosen in turn until none changes. Each change reduces the error, so the
-algorithm ends, and the final error is never larger than at the beginning. GPTQ (Frantar et al. 2022) passes
-over the rows once, keeps the scales, and compensates only the errors of earlier rows. On IgLM, GPTQ gives a
-KL divergence of 0.0111, this algorithm 0.0076, and rounding to nearest 0.0286.
+Rows of codes, and then scales, are chosen in turn until none changes. Each change reduces the error, so
+the algorithm ends, and the final error is never larger than at the beginning. GPTQ (Frantar et al. 2022)
+passes over the rows once, keeps the scales, and compensates only the errors of earlier rows. On IgLM, GPTQ
+gives a KL divergence of 0.0111, this algorithm 0.0076, and rounding to nearest 0.0286.
 """
 
 from __future__ import annotations
@@ -37,35 +37,38 @@ COLUMNS = 4096  # at a time, so that a table's float64 numbers aren't in memory 
 
 
 class Hessian(NamedTuple):
-    """Σ xᵀx over a number of inputs, float64."""
+    """The sum Σ xᵀx over a number of inputs x, in float64, with this number."""
 
     total: Float[Array, "D D"]
     inputs: int
 
 
 def hessian(state: Hessian | None, x: Float[Array, "M D"]) -> Hessian:
-    """Add the inputs [M, D] to the sum, and return the new sum. The products are computed in the inputs'
-    type.
+    """Add the products xᵀx of the inputs [M, D] to a sum, and return the new sum. The products are
+    computed in the inputs' type.
 
-    The scale of the sum doesn't matter, since all steps are ratios.
+    The scale of the sum doesn't matter, since later steps use only ratios of its elements.
     """
     total = (x.T @ x).astype(np.float64)
     return Hessian(total, len(x)) if state is None else Hessian(state.total + total, state.inputs + len(x))
 
 
 def output_error(weight: Float[Array, "D F"], q: Blocks, h: Hessian) -> float:
-    """The mean over inputs of |x · W − x · Ŵ|² = tr(Eᵀ H E) / inputs."""
+    """Return the mean squared error of a product over all inputs: the mean of |x · W − x · Ŵ|², which is
+    tr(Eᵀ H E) / inputs.
+    """
     e = _error(weight, q)
     return float(np.einsum("df,de,ef->", e, h.total, e, optimize=True)) / max(h.inputs, 1)
 
 
 def damped(h: Hessian, damping: float = 0.1) -> Float[Array, "D D"]:
-    """Return H with `damping` times the mean of its diagonal added to its diagonal.
+    """Return the Hessian H with `damping` times the mean of its diagonal added to each element of the
+    diagonal.
 
-    On IgLM in blocks of 32, with a calibration text that the model sampled, dampings of 0.01, 0.03, 0.1 and
-    0.3 give KL divergences of 0.0069, 0.0060, 0.0058 and 0.0057. Another sampled text changes each figure by
-    about a tenth. Conventions: an input that is always 0 counts as 1, so its row is rounded to nearest,
-    independently of the others.
+    On IgLM in blocks of 32, with a calibration text that the model sampled, dampings of 0.01, 0.03, 0.1
+    and 0.3 give KL divergences of 0.0069, 0.0060, 0.0058 and 0.0057. Another sampled text changes each
+    figure by about a tenth. Conventions: an input that is always 0 gets 1 on the diagonal, so its row is
+    rounded to nearest, independently of the other rows.
     """
     total = h.total.copy()
     diagonal = np.einsum("ii->i", total)
@@ -82,16 +85,19 @@ def coordinate_descent(
     halves: bool = False,
     batch: int = 64,
 ) -> Blocks:
-    """Return the weight with the zero points of these blocks along axis 0, and better codes and scales.
+    """Improve the codes and scales of a quantized weight by coordinate descent. The zero points and the
+    blocks along axis 0 stay the same.
 
-    `total` is the damped H of the input. In the result, no change of a single code or scale reduces the error
-    further. Columns are independent: a column is finished when none of its codes and scales changes. One
-    matrix product applies the changes of a `batch` of rows to all rows. Conventions: rows of small H_dd are
-    chosen first, equal ones in order. They compensate rows of large H_dd before these move: on the decoder of
-    `tests/train`, this leaves 0.91 of the error that the rows' own order leaves. The scales of a column are
-    chosen after each pass over its rows, but not before a pass has changed no code; that leaves less. A code
-    changes only if another code is nearer by `MARGIN`, so that rounding errors don't make it alternate. A
-    scale changes only by more than `SCALE_MARGIN`, and keeps its sign. It is rounded to the type of the given
+    `total` is the damped H of the input. In the result, no change of a single code or scale reduces the
+    error further. Columns are independent: a column is finished when none of its codes and scales changes.
+    One matrix product applies the changes of a `batch` of rows to all rows.
+
+    Conventions: rows with small H_dd are chosen first, and equal rows in order. They compensate rows with
+    large H_dd before these rows change. On the decoder of `tests/train`, this leaves 0.91 of the error
+    that the rows' own order leaves. The scales of a column stay fixed until a pass over its rows changes
+    no code. From then on, they are chosen after each pass. This order leaves less error. A code changes
+    only if another code is nearer by `MARGIN`, so that rounding errors don't make it alternate. A scale
+    changes only by more than `SCALE_MARGIN`, and keeps its sign. It is rounded to the type of the given
     scales, and with `halves` by `half_scales`.
     """
     parts = [_descended(w, total, part, halves, batch) for w, part in _parts(weight, blocks)]
@@ -100,7 +106,7 @@ def coordinate_descent(
 
 
 def _descended(weight: Array, total: Array, blocks: Blocks, halves: bool, batch: int) -> tuple[Array, Array]:
-    """The codes and scales of some columns."""
+    """Return the improved codes and scales of some columns."""
     order = np.argsort(np.diag(total), kind="stable")
     total, slope = total[np.ix_(order, order)], (total @ _error(weight, blocks))[order]
     chosen, diagonal, top = blocks.codes[order], np.diag(total), 2**blocks.bits - 1
@@ -136,8 +142,8 @@ def _descended(weight: Array, total: Array, blocks: Blocks, halves: bool, batch:
 
 
 def _best_scale(c: Array, slope: Array, total: Array, scale: Array, blocks: Blocks, halves: bool) -> Array:
-    """The rounded best scale [F] for a block's codes minus zero points [B, F], given all other codes and
-    scales; the old one where the best has another sign."""
+    """Return the best scale [F] for a block's codes minus zero points [B, F], given all other codes and
+    scales, and rounded. If the best scale has another sign than the old scale, return the old scale."""
     best = scale + _steps(np.sum(c * slope, axis=0), np.sum(c * (total @ c), axis=0))
     if halves:
         best = quant.half_scales(best, bits=blocks.bits)
@@ -146,7 +152,7 @@ def _best_scale(c: Array, slope: Array, total: Array, scale: Array, blocks: Bloc
 
 
 def _parts(weight: Array, blocks: Blocks) -> Iterator[tuple[Array, Blocks]]:
-    """A weight and its blocks by columns, some at a time."""
+    """Yield parts of a weight and of its blocks, some columns at a time."""
     for start in range(0, max(weight.shape[1], 1), COLUMNS):
         part = slice(start, start + COLUMNS)
         zero = None if blocks.zero is None else blocks.zero[:, part]
@@ -157,14 +163,15 @@ def _parts(weight: Array, blocks: Blocks) -> Iterator[tuple[Array, Blocks]]:
 def distance(
     weight: Float[Array, "D F"], total: Float[Array, "D D"], blocks: Blocks, *, halves: bool = False
 ) -> tuple[float, float]:
-    """Return how far codes and scales are from the best ones at most.
+    """Return the largest distances of codes and scales from their best values, as two numbers.
 
-    First the largest distance, in steps, between a code and the number that it should round, given all other
-    codes and the scales. For codes of `coordinate_descent` it is at most 1/2, apart from rounding errors. If
-    this number is beyond the last code, the last code counts as exact. Then the largest difference between a
-    scale and the best one, given all codes and other scales, as a share of the scale. For scales of
-    `coordinate_descent` it is at most `SCALE_MARGIN`. A wrong code or scale increases the distances, and so
-    do the codes that depend on it.
+    The first number is the largest distance, in steps, between a code and the number that it should round,
+    given all other codes and the scales. For codes of `coordinate_descent` it is at most 1/2, apart from
+    rounding errors. If the number to round is beyond the last code, the last code counts as exact.
+
+    The second number is the largest difference between a scale and the best scale, given all codes and
+    other scales, as a share of the scale. For scales of `coordinate_descent` it is at most `SCALE_MARGIN`.
+    A wrong code or scale increases these distances, and so do the codes that depend on it.
     """
     far = [_distance(w, total, part, halves) for w, part in _parts(weight, blocks)]
     return max(code for code, _ in far), max(scale for _, scale in far)
@@ -183,17 +190,19 @@ def _distance(weight: Array, total: Array, blocks: Blocks, halves: bool) -> tupl
 
 
 def _zeros(blocks: Blocks) -> Array:
-    """The zero point of each code, in float64."""
+    """Return the zero point of each code in float64."""
     if blocks.zero is None:
         return np.full(blocks.codes.shape, 2.0 ** (blocks.bits - 1))
     return quant.spread(blocks.zero.astype(np.float64), blocks)
 
 
 def _error(weight: Array, blocks: Blocks) -> Array:
-    """W − Ŵ, in float64."""
+    """Return the rounding error W − Ŵ in float64."""
     return weight - quant.dequantize(replace(blocks, scale=blocks.scale.astype(np.float64)))
 
 
 def _steps(x: Array, scale: Array) -> Array:
-    """Numbers in steps of their scales; 0 where a scale is 0, since each code says the same there."""
+    """Return numbers divided by their scales. The result is 0 where a scale is 0, since all codes mean the
+    same there.
+    """
     return np.divide(x, scale, out=np.zeros_like(x), where=scale != 0)

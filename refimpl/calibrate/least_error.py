@@ -1,4 +1,4 @@
-"""Scales by search: among several scales, each block takes the one with the least weighted error.
+"""Search the scales of a quantized weight: each block takes the scale with the least weighted error.
 
 The error of a product is Σ_d x_d (ŵ_d − w_d). For uncorrelated inputs its mean square is Σ_d m_d (ŵ_d −
 w_d)², where m_d is the mean square of input d. So weights for large inputs must be exact, and weights for
@@ -25,17 +25,17 @@ NOISE = 1e-3
 
 
 def mean_square(x: Float[Array, "M D"]) -> Float[Array, " D"]:
-    """The mean over inputs of x², per coordinate, in float64."""
+    """Return the mean of x² over the inputs [M, D], for each coordinate, in float64."""
     return np.mean(np.square(x, dtype=np.float64), axis=0)
 
 
 def error(weight: Float[Array, "D F"], q: Float[Array, "D F"], importance: Float[Array, " D"]) -> float:
-    """Σ_df importance_d (q_df − w_df)², in float64."""
+    """Return the weighted error of a quantized weight: Σ_df importance_d (q_df − w_df)², in float64."""
     return float(np.sum(importance[:, None] * np.square(q.astype(np.float64) - weight)))
 
 
 def _into_blocks(weight: Array, block: int) -> Array:
-    """[D, F] -> [C, block, F], zeros where the last block is short."""
+    """Reshape [D, F] to [C, block, F], and fill a short last block with zeros."""
     length, count = weight.shape
     blocks = -(-length // block)
     padded = np.zeros((blocks * block, count), weight.dtype)
@@ -46,8 +46,8 @@ def _into_blocks(weight: Array, block: int) -> Array:
 def _candidates(
     w: Array, bits: int, *, symmetric: bool, halves: bool
 ) -> Iterator[tuple[Array, Array, Array]]:
-    """Scale, zero point and codes minus the zero point by rounding to nearest, for each share of the blocks'
-    ranges; the codes are in one buffer, which the next share overwrites."""
+    """Yield scale, zero point, and codes minus the zero point by rounding to nearest, for each share of
+    the blocks' ranges. The codes are in one buffer, which the next share overwrites."""
     low, high = np.minimum(w.min(axis=1), 0), np.maximum(w.max(axis=1), 0)
     extreme = np.take_along_axis(w, np.argmax(np.abs(w), axis=1, keepdims=True), axis=1)[:, 0]
     c, top, mid = np.empty_like(w), 2**bits - 1, 2 ** (bits - 1)
@@ -63,14 +63,14 @@ def _candidates(
 
 
 def _centred(w: Array, step: Array, z: Array, top: int, out: Array) -> Array:
-    """The nearest codes minus their zero points; those of a block of zeros, whose step is 0, are 0."""
+    """Return the nearest codes minus their zero points. In a block of zeros, whose step is 0, they are 0."""
     np.divide(w, np.where(step == 0, 1, step)[:, None], out=out)
     np.rint(out, out=out)
     return np.clip(out, -z[:, None], (top - z)[:, None], out=out)
 
 
 def _weighted(weight: Array, block: int, importance: Array) -> tuple[Array, Array]:
-    """The weights in blocks [C, block, F], and their importances [C, block, 1]."""
+    """Return the weights in blocks [C, block, F], and their importances [C, block, 1]."""
     w = _into_blocks(weight, block)
     short = len(w) * block - len(weight)
     return w, np.pad(importance.astype(w.dtype), (0, short)).reshape(len(w), block, 1)
@@ -79,8 +79,8 @@ def _weighted(weight: Array, block: int, importance: Array) -> tuple[Array, Arra
 def _fits(
     w: Array, m: Array, bits: int, *, symmetric: bool, halves: bool
 ) -> Iterator[tuple[Array, Array, Array, Array]]:
-    """For each share: step, zero point, the best scale for its codes, and the part of the error that depends
-    on the share, by how much it is less than Σ m w²."""
+    """Yield for each share: the step, the zero point, the best scale for the codes, and by how much the
+    error is less than Σ m w²."""
     mw, terms = m * w, np.empty_like(w)
     for share_step, z, c in _candidates(w, bits, symmetric=symmetric, halves=halves):
         product = _block_sums(np.multiply(c, mw, out=terms))
@@ -95,9 +95,10 @@ def _fits(
 
 
 def _block_sums(x: Array) -> Array:
-    """The sum of each block of [C, block, F]: eight sums of every eighth number, added pair by pair.
+    """Return the sum of each block of [C, block, F]: eight sums of every eighth number, added pair by
+    pair.
 
-    It is written out, so that scales don't depend on the order in which NumPy adds.
+    The sum is written out, so that scales don't depend on the order in which NumPy adds.
     """
     if x.shape[1] % 8:
         return np.sum(x, axis=1)
@@ -118,16 +119,18 @@ def least_error(
     symmetric: bool = False,
     halves: bool = False,
 ) -> Blocks:
-    """Return blocks along axis 0, each with the least weighted error among the scales tried.
+    """Quantize a weight in blocks along axis 0, and give each block the scale with the least weighted
+    error among the scales tried.
 
-    Several shares of a block's range, or of a symmetric block's extreme, are tried. For each share, the zero
-    point and codes are computed as in `quantize`, and then the best scale for these codes: d = Σ m c w / Σ m
-    c² with c = code − zero. The error is Σ m w² − d (2 Σ m c w − d Σ m c²); only the part that depends on the
-    share is compared. The first share with its best scale is never worse than rounding to nearest, so the
-    result isn't either. With `halves`, the scales of rounding to nearest are those of `half_scales`. Where
-    such a scale is a float16 number, the best scale is one too: the nearest one to d. Conventions: ties go to
-    the wider range. If all inputs of a block have importance 0, the block's scale is that of rounding to
-    nearest.
+    Several shares of a block's range are tried, or of a symmetric block's extreme. For each share, the
+    zero point and codes are computed as in `quantize`, and then the best scale for these codes: d = Σ m c
+    w / Σ m c² with c = code − zero. The error is Σ m w² − d (2 Σ m c w − d Σ m c²); only the part that
+    depends on the share is compared. The first share with its best scale is never worse than rounding to
+    nearest, so the result isn't worse either. With `halves`, the scales of rounding to nearest come from
+    `half_scales`. If such a scale is a float16 number, the best scale is the float16 number nearest to d.
+
+    Conventions: ties go to the wider range. If all inputs of a block have importance 0, the block's scale
+    is the scale of rounding to nearest.
     """
     length, count = weight.shape
     w, m = _weighted(weight, block, importance)
@@ -151,10 +154,11 @@ def is_as_good(
     symmetric: bool = False,
     halves: bool = False,
 ) -> bool:
-    """Return whether zero points and signs of scales are those of `least_error`, whatever else blocks have.
+    """Return whether blocks have zero points and signs of scales that `least_error` might choose. Codes
+    and the size of scales aren't compared.
 
-    If an importance is rounded differently, another share may win by a small margin. So the least error may
-    differ by `NOISE`.
+    If an importance is rounded differently, another share may win by a small margin. So the least error
+    may differ by `NOISE`.
     """
     if (blocks.zero is None) != symmetric:
         return False
@@ -172,11 +176,12 @@ def is_as_good(
 def is_possible(
     weight: Float[Array, "D F"], blocks: Blocks, *, symmetric: bool = False, halves: bool = False
 ) -> bool:
-    """Return whether `least_error` gives these blocks for some importance.
+    """Return whether `least_error` gives these blocks for some importance of the inputs.
 
-    The codes must be those of a share, and the scale must be possible for them. Σ m c w / Σ m c² is a
-    weighted mean of the ratios w / c. So for any m it lies between the least and the largest ratio, also when
-    all three are rounded. Verification uses this function, since it has the weights but not the importance.
+    The codes must be the codes of one of the shares, and the scale must be possible for these codes. Σ m c
+    w / Σ m c² is a weighted mean of the ratios w / c. So for any m it lies between the least and the
+    largest ratio, even if all three are rounded. Verification uses this function, because it has the
+    weights but not the importance.
     """
     step = max(1, 2**17 // max(len(weight), 1))
     return (blocks.zero is None) == symmetric and all(

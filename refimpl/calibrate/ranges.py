@@ -22,14 +22,18 @@ BINS = 4096  # TensorRT's 2048, on either side of zero
 
 
 class Range(NamedTuple):
-    """The interval that the codes cover. Numbers outside the interval get the code of the nearest end."""
+    """The interval of numbers that the codes cover. Numbers outside the interval get the code of the
+    nearest end.
+    """
 
     low: float
     high: float
 
 
 class Histogram(NamedTuple):
-    """A histogram of numbers in equal bins from −2^exponent to 2^exponent, with their exact extremes."""
+    """A histogram of numbers in equal bins from −2^exponent to 2^exponent, with the exact smallest and
+    largest number.
+    """
 
     counts: Int[Array, " M"]
     exponent: int
@@ -37,7 +41,8 @@ class Histogram(NamedTuple):
 
 
 def minmax(state: Range | None, x: Float[Array, " M"]) -> Range:
-    """Return the smallest and the largest number so far, or (∞, −∞) before the first number.
+    """Return the range from the smallest to the largest number so far. Before the first number, it is (∞,
+    −∞).
 
     Raises NumericError for NaN or infinity, as `histogram` does.
     """
@@ -50,11 +55,13 @@ def minmax(state: Range | None, x: Float[Array, " M"]) -> Range:
 
 
 def histogram(state: Histogram | None, x: Float[Array, " M"], *, bins: int = BINS) -> Histogram:
-    """Return the counts so far: bin i holds −limit + i · width ≤ x < −limit + (i + 1) · width.
+    """Add a batch of numbers to a histogram, and return the new histogram. Bin i counts the numbers −limit
+    + i · width ≤ x < −limit + (i + 1) · width.
 
-    Conventions: the limit is the least power of two above all magnitudes so far. When the limit doubles, two
-    neighbouring bins become one. So the counts don't depend on how the numbers are divided into batches, or
-    on the order of the batches. `bins` is a multiple of 4.
+    Conventions: the limit is the least power of two above all magnitudes so far. When the limit doubles,
+    two neighbouring bins become one. So the counts don't depend on how the numbers are divided into
+    batches, or on the order of the batches. `bins` is a multiple of 4. Raises NumericError for NaN or
+    infinity.
     """
     extremes = minmax(None if state is None else state.extremes, x)
     needed = int(np.frexp(max(-extremes.low, extremes.high, 0))[1])
@@ -72,7 +79,9 @@ def histogram(state: Histogram | None, x: Float[Array, " M"], *, bins: int = BIN
 
 
 def _range_of_bins(state: Histogram, low: int, high: int) -> Range:
-    """From the lower edge of bin `low` to the upper edge of bin `high`, within the extremes."""
+    """Return the range from the lower edge of bin `low` to the upper edge of bin `high`, limited to the
+    extremes.
+    """
     middle = len(state.counts) // 2
 
     def edge(i: int) -> float:
@@ -84,8 +93,8 @@ def _range_of_bins(state: Histogram, low: int, high: int) -> Range:
 def percentile(state: Histogram, *, share: float = 0.9999) -> Range:
     """Return the shortest range of whole bins with at most (1 − share) / 2 of the numbers beyond each end.
 
-    Conventions: the tails are cut independently (ONNX Runtime's asymmetric PercentileCalibrater); a bin is
-    kept or dropped whole; a share of 1 gives the exact extremes.
+    Conventions: both ends are cut independently, as by ONNX Runtime's asymmetric PercentileCalibrater. A
+    bin is kept or dropped as a whole. A share of 1 gives the exact extremes.
     """
     most = (1 - share) / 2 * state.counts.sum()
     below, above = np.cumsum(state.counts), np.cumsum(state.counts[::-1])
@@ -95,15 +104,18 @@ def percentile(state: Histogram, *, share: float = 0.9999) -> Range:
 
 
 def entropy(state: Histogram, *, levels: int = 128) -> Range:
-    """Return the range [−t, t] whose `levels` steps of |x| lose least information: min over t of KL(P‖Q).
+    """Return the range [−t, t] that loses the least information if |x| is stored in `levels` steps: the t
+    with the least KL(P‖Q).
 
-    Migacz 2017 ("8-bit Inference with TensorRT") tries t at the upper edge of each bin from the `levels`-th
-    on. P is the histogram of |x| below t, with the counts of all larger numbers added to its last bin. Q is
-    the same histogram without these counts, in `levels` steps; each step's count is spread evenly over its
-    bins that aren't empty. Conventions: bin k of i belongs to step ⌊k · levels / i⌋ (the paper's steps have
-    ⌊i / levels⌋ bins and the last one the rest). A Q of 0 where P isn't 0 makes t impossible, so the last bin
-    is never empty. Ties go to the least t. The range stays within the extremes; with too few bins in use it
-    is the extremes.
+    Migacz 2017 ("8-bit Inference with TensorRT") tries t at the upper edge of each bin from the
+    `levels`-th on. P is the histogram of |x| below t, with the counts of all larger numbers added to its
+    last bin. Q is the same histogram without these counts, in `levels` steps. Each step's count is spread
+    evenly over its bins that aren't empty.
+
+    Conventions: bin k of i belongs to step ⌊k · levels / i⌋. (In the paper, steps have ⌊i / levels⌋ bins,
+    and the last step has the rest.) A t is impossible if Q is 0 where P isn't 0, so the last bin is never
+    empty. Ties go to the least t. The range stays within the extremes. If too few bins are in use, it is
+    the extremes.
     """
     middle = len(state.counts) // 2
     magnitudes = state.counts[middle:] + state.counts[:middle][::-1]
@@ -128,11 +140,12 @@ def entropy(state: Histogram, *, levels: int = 128) -> Range:
 def scale_and_zero_point(
     interval: Range, *, bits: int = 8
 ) -> tuple[Float[Array, ""], UInt8[Array, ""] | UInt16[Array, ""]]:
-    """Return scale and zero point of unsigned codes: code = clip(rint(x / scale) + zero, 0, 2^bits − 1).
+    """Return the scale and zero point with which unsigned codes cover a range: code = clip(rint(x / scale)
+    + zero, 0, 2^bits − 1).
 
     `bits` is 8 or 16. As in `ops.quant.dynamic_quantize`, the range is widened to contain 0, so 0 has an
-    exact code; scale = (high − low) / (2^bits − 1), zero = clip(rint(−low / scale)). Conventions: float32;
-    the zero point has the type of the codes; if every number is 0 the scale is 1.
+    exact code; scale = (high − low) / (2^bits − 1), zero = clip(rint(−low / scale)). Conventions: the
+    scale is float32, and the zero point has the type of the codes. If every number is 0, the scale is 1.
     """
     codes = np.dtype(f"uint{bits}")
     most = np.iinfo(codes).max

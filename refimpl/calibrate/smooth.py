@@ -1,10 +1,11 @@
-"""SmoothQuant (Xiao et al. 2022): large channels of an activation are divided by factors, and the matching
-weights are multiplied by them.
+"""SmoothQuant (Xiao et al. 2022): the channels of an activation are divided by factors, and the matching
+rows of weights are multiplied by the same factors.
 
     Y = (X diag(s)⁻¹) · (diag(s) W)
 
-The division is folded into the parameters that produce X: a norm's weights, or the columns of the projection
-before X. The model computes the same result, but activations become easier to quantize and weights harder.
+The division is folded into the parameters that produce X: a norm's weights, or the columns of the
+projection before X. The model computes the same result, but activations become easier to quantize and
+weights become harder.
 """
 
 from __future__ import annotations
@@ -32,7 +33,7 @@ __all__ = [
 
 
 def channel_maxima(state: Float[Array, " D"] | None, x: Float[Array, "M D"]) -> Float[Array, " D"]:
-    """Return max |X_j| of each channel over all batches so far. Raises NumericError for NaN or infinity."""
+    """Return max |X_j| of each channel j over all batches so far. Raises NumericError for NaN or infinity."""
     maxima = np.abs(x).max(axis=0, initial=0)
     if not np.isfinite(maxima).all():
         raise NumericError("activations must be finite for calibration, got NaN or infinity")
@@ -42,20 +43,21 @@ def channel_maxima(state: Float[Array, " D"] | None, x: Float[Array, "M D"]) -> 
 def smoothing_factors(
     activation: Float[Array, " D"], weight: Float[Array, " D"], *, alpha: float = 0.5
 ) -> Float[Array, " D"]:
-    """s_j = max|X_j|^α / max|W_j|^(1−α) (Xiao et al. 2022, eq. 4): α = 1 smooths all, 0 equalizes weights.
+    """Return the factor of each channel: s_j = max|X_j|^α / max|W_j|^(1−α) (Xiao et al. 2022, eq. 4).
 
-    Conventions: W_j is row j of all matrices that read the activation; a channel that is 0 on either side has
-    the factor 1.
+    With α = 1, all smoothed channels of the activation have the same maximum. With α = 0, all rows of the
+    weights have the same maximum. Conventions: W_j is row j of all matrices that read the activation. If a
+    channel is 0 in the activation or in the weights, its factor is 1.
     """
     dead = (activation == 0) | (weight == 0)
     return np.where(dead, 1, activation**alpha / np.where(dead, 1, weight) ** (1 - alpha))
 
 
 def nearest_powers_of_two(s: Float[Array, " D"]) -> Float[Array, " D"]:
-    """Return the nearest powers of two, by ratio.
+    """Replace each factor by the nearest power of two, by ratio.
 
-    With powers of two as factors, no product or sum is rounded differently. So the smoothed model equals the
-    original model bit for bit, and the factors can be recovered from its parameters.
+    With powers of two as factors, no product or sum is rounded differently. So the smoothed model equals
+    the original model bit for bit, and the factors can be recovered from its parameters.
     """
     return np.exp2(np.rint(np.log2(s)))
 
@@ -67,9 +69,10 @@ def site_factors(
     *,
     alpha: float = 0.5,
 ) -> Float[Array, " D"]:
-    """Return the factors of a site, one for each produced channel.
+    """Return the smoothing factors of a site (an activation that can be smoothed), one for each produced
+    channel.
 
-    For channels that share a factor, the maximum over these channels is used.
+    If several channels share a factor, the maximum over these channels is used.
     """
     weight = np.max([np.abs(leaf(name)).max(axis=1) for name in site.consumers], axis=0)
 
@@ -80,8 +83,10 @@ def site_factors(
 
 
 def smooth_leaf(name: str, leaf: Array, factors: Mapping[SmoothingSite, Float[Array, " D"]]) -> Array:
-    """Return the parameter with this name in the smoothed model. All factors are computed from the original
-    model.
+    """Return one parameter of the smoothed model: the original parameter, divided and multiplied by the
+    factors of the sites that it belongs to.
+
+    All factors are computed from the original model.
     """
     for site, s in factors.items():
         if name in site.producers:

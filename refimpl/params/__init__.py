@@ -1,5 +1,5 @@
-"""Parameters: which arrays a Config needs (`shapes`), and the nested dict that holds them (`tree`).
+"""Parameters: which arrays a Config needs (`shapes`), and the nested dict that contains them (`tree`).
 
-From a Config, this package makes names and shapes, trees of arrays, and trees that load a parameter each time
-it is read (`lazy`).
+For a Config, this package makes names and shapes, and trees of arrays. `lazy` makes trees that load a
+parameter each time it is read.
 """

@@ -1,4 +1,6 @@
-"""The parameters of a TypedDict of weights, read from its annotations: `Float[Array, "D H*K"] | Blocks`."""
+"""Read the parameters of a TypedDict of weights from its annotations, such as `Float[Array, "D H*K"] |
+Blocks`.
+"""
 
 from __future__ import annotations
 
@@ -17,11 +19,12 @@ Axis = tuple[tuple[str, ...], ...]  # a sum of products of letters and numbers
 
 
 class Leaf(NamedTuple):
-    """One weight: its shape, and whether it may be quantized, as `Blocks` in its annotation says.
+    """One parameter: its shape, and whether it may be quantized. An annotation with `Blocks` says that it
+    may.
 
-    Matrices of products and tables of tokens may be quantized. Other parameters stay in floating point. They
-    are added, or multiply single channels, or choose or weigh the results of other parameters, or have errors
-    that add up over a whole text.
+    Matrices of products and tables of tokens may be quantized. Other parameters stay in floating point,
+    for one of these reasons: they are added, they multiply single channels, they choose or weigh the
+    results of other parameters, or their errors add up over a whole text.
     """
 
     shape: Shape
@@ -38,12 +41,12 @@ def annotated(
     form: Callable[[str], int] = lambda leaf: 0,
     inner: Mapping[str, Leaves] = MappingProxyType({}),
 ) -> Leaves:
-    """Return the parameters in the order of the annotations: all required ones, and those named in
-    `optional`.
+    """Return the parameters of a TypedDict, in the order of its annotations: all required parameters, and
+    the optional ones that `optional` names.
 
-    `sizes` gives the size of each axis letter. `form` says which shape a parameter has, where its annotation
-    allows several. `inner` returns the parameters of an annotation that is a structure instead of a single
-    parameter.
+    `sizes` gives the size of each axis letter. If an annotation allows several shapes, `form` says which
+    one a parameter has. An annotation may be a structure instead of a single parameter; `inner` contains
+    the parameters of such a structure.
     """
     found: Leaves = {}
     for leaf, (required, multiplied, shapes) in _read(weights).items():
@@ -55,7 +58,9 @@ def annotated(
 
 @cache
 def _read(weights: type) -> dict[str, tuple[bool, bool, tuple[tuple[Axis, ...], ...]]]:
-    """Leaf -> whether it is always there, whether it may be `Blocks`, and its shapes."""
+    """Return for each parameter's name whether it is required, whether it may be `Blocks`, and its
+    possible shapes.
+    """
     texts = {leaf: getattr(hint, "__forward_arg__", hint) for leaf, hint in weights.__annotations__.items()}
     return {
         leaf: ("NotRequired" not in text, "Blocks" in text, tuple(map(_shape, SHAPE.findall(text))))

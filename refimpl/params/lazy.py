@@ -1,4 +1,4 @@
-"""A tree of weights whose parameters are loaded each time they are read."""
+"""A tree of weights that loads a parameter each time the parameter is read."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from .tree import Tree, leaf_of, map_leaves, unflatten
 
 
 class Lazy(Mapping[str, Any]):
-    """A nested mapping whose parameters are loaded each time they are read."""
+    """A nested mapping that loads a parameter each time the parameter is read."""
 
     def __init__(self, tree: Mapping[str, Any], load: Callable[[str], Any]) -> None:
         self._tree, self._load = tree, load
@@ -23,7 +23,7 @@ class Lazy(Mapping[str, Any]):
         return self._load(item) if isinstance(item, str) else Lazy(item, self._load)
 
     def loaded_by(self, load: Callable[[str], Any]) -> Lazy:
-        """Return a tree with the same names. Its parameters are the results of calling `load`."""
+        """Return a tree with the same names, in which `load` gives each parameter."""
         return Lazy(self._tree, load)
 
     def __iter__(self) -> Iterator[str]:
@@ -37,13 +37,15 @@ class Lazy(Mapping[str, Any]):
 
 
 def lazily(names: Iterable[str], load: Callable[[str], Any]) -> Lazy:
-    """Return a tree of these dotted names; `load` returns each parameter by its name."""
+    """Return a lazy tree with these dotted names. `load` gets the dotted name of a parameter and returns
+    the parameter.
+    """
     return Lazy(unflatten({name: name for name in names}), load)
 
 
 def changed_lazily(tree: Tree, change: Callable[[str, Any], Any]) -> Lazy:
-    """Return the same tree with `change(dotted name, parameter)` in place of each parameter. `change` is
-    called when the parameter is read.
+    """Return a lazy tree in which each parameter is replaced by `change(dotted name, parameter)`. `change`
+    is called each time the parameter is read.
     """
 
     def load(name: str) -> Any:
@@ -55,7 +57,7 @@ def changed_lazily(tree: Tree, change: Callable[[str, Any], Any]) -> Lazy:
 
 
 def materialize(tree: Tree) -> dict[str, Any]:
-    """Return the tree with all its parameters in memory."""
+    """Load all parameters of a tree, and return the tree with the parameters in memory."""
 
     def loaded(item: Any) -> Any:
         if isinstance(item, Mapping):

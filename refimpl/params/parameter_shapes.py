@@ -1,4 +1,6 @@
-"""The parameters of a model before any weight is read: their names, shapes and smoothing sites."""
+"""The names, shapes and smoothing sites of a model's parameters, computed from its Config before any
+weight is read.
+"""
 
 from __future__ import annotations
 
@@ -16,10 +18,10 @@ from .smoothing_sites import post_norm_sites, smoothing_sites
 
 @dataclass(frozen=True)
 class ParameterShapes(Mapping[str, tuple[int, ...]]):
-    """A mapping from dotted parameter name to shape, in the order in which a forward pass reads the
-    parameters.
+    """A mapping from each parameter's dotted name to its shape. The order is the order in which a forward
+    pass reads the parameters.
 
-    This mapping is computed once, where a Config first becomes known, and then passed on.
+    The mapping is computed once, as soon as a Config is known, and then passed on.
     """
 
     config: Config
@@ -30,21 +32,25 @@ class ParameterShapes(Mapping[str, tuple[int, ...]]):
 
     @property
     def numbers(self) -> int:
-        """The model's number of parameters."""
+        """The model's parameter count: how many numbers all its parameters contain together."""
         return sum(map(math.prod, self._shapes.values()))
 
     @cached_property
     def smoothing_sites(self) -> tuple[SmoothingSite, ...]:
-        """All activations that can be smoothed exactly."""
+        """All activations of the model that can be smoothed exactly."""
         return tuple(smoothing_sites(self.config))
 
     @cached_property
     def post_norm_sites(self) -> tuple[SmoothingSite, ...]:
-        """All activations that can be divided only by the products that read them."""
+        """All activations of the model that only the products that read them can divide
+        (`smoothing_sites.post_norm_sites`).
+        """
         return tuple(post_norm_sites(self.config))
 
     def lazily(self, load: Callable[[str], Any]) -> Lazy:
-        """Return the tree of parameters; `load` returns each one by its name when it is read."""
+        """Return a lazy tree of the parameters. `load` gets the dotted name of a parameter and returns the
+        parameter.
+        """
         return lazily(self._shapes, load)
 
     def __getitem__(self, name: str) -> tuple[int, ...]:

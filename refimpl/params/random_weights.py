@@ -17,9 +17,9 @@ SCALES = (".k_scale", ".v_scale")  # of cached keys and values, one for each cha
 
 
 def random_weights(config: Config, rng: np.random.Generator, dtype: Any = np.float32) -> dict[str, Any]:
-    """Return random weights of a sensible magnitude. No two parameters are equal.
+    """Return random parameters of a realistic magnitude. No two parameters are equal.
 
-    Norms are near one, biases aren't zero, and scales are above zero.
+    The weights of norms are near one, biases aren't zero, and scales are above zero.
     """
 
     def draw(name: str, shape: tuple[int, ...]) -> np.ndarray:

@@ -1,12 +1,12 @@
-"""The arrays that a Config needs: their names in the tree of parameters, and their shapes.
+"""The names and shapes of the parameters that a Config needs.
 
-A name is a path such as `decoder.layers.0.attn.wq`. The path leads through `ops.model.ModelWeights` down to
-the weights of a mixer (`TokenMixer.weights`) or an mlp; the items of a list are numbered. The shapes of these
-weights are read from their annotations. The norms of a sublayer `attn`, `cross` or `mlp` are beside it, named
-as in `attn_pre` and `attn_after`.
+A name is a path such as `decoder.layers.0.attn.wq`. The path leads through `ops.model.ModelWeights` down
+to the weights of a mixer (`TokenMixer.weights`) or an mlp; the items of a list are numbered. The shapes of
+these weights are read from their annotations. The norms of a sublayer `attn`, `cross` or `mlp` are beside
+it, named as in `attn_pre` and `attn_after`.
 
-Weights are oriented so that a linear map is `x @ w`. Leaf names are the parameter names of the
-functions in `ops`, so a call reads `gated_mlp(x, weights["mlp"])`.
+Weights are oriented so that a linear map is `x @ w`. The parameters of a function in `ops` are one mapping
+in the tree, so a call reads `gated_mlp(x, weights["mlp"])`.
 """
 
 from __future__ import annotations
@@ -66,13 +66,15 @@ ADDED = (
 
 
 def parameter_shapes(config: Config) -> dict[str, Shape]:
-    """Return a dict from dotted parameter name to shape, in the order in which a forward pass reads the
-    parameters."""
+    """Return the shape of each parameter that a Config needs, as a dict from dotted name to shape. The
+    order is the order in which a forward pass reads the parameters."""
     return {name: leaf.shape for name, leaf in _leaves(config).items()}
 
 
 def multiplied(config: Config) -> frozenset[str]:
-    """Return the parameters that may be quantized: matrices of products and tables of tokens."""
+    """Return the dotted names of the parameters that may be quantized: matrices of products and tables of
+    tokens.
+    """
     return frozenset(name for name, leaf in _leaves(config).items() if leaf.multiplied)
 
 
@@ -119,7 +121,9 @@ def _tables(shapes: Mapping[str, Shape]) -> Leaves:
 
 
 def _stack(stack: Stack, d: int, entry: int, encoded: int) -> Leaves:
-    """Those of a stack of width d, whose layers may read an encoder's vectors of the width `encoded`."""
+    """Return the parameters of a stack of width d. Its layers may read an encoder's vectors of width
+    `encoded`.
+    """
     leaves: Leaves = {}
     if stack.stem is not None:
         leaves |= _under("stem.", _stem(stack.stem, d))
@@ -226,7 +230,9 @@ def _mixer(mixer: TokenMixer, d: int) -> Leaves:
 
 
 def _cross(layer: Layer, d: int, encoded: int) -> Leaves:
-    """Keys and values are made of an encoder's vectors; merged attention has the other leaves."""
+    """Return the parameters of cross-attention, with keys and values made from an encoder's vectors.
+    Merged attention adds only the maps to these keys and values.
+    """
     assert layer.cross is not None
     of_encoder, keys = _mixer(layer.cross, encoded), CrossKeyWeights.__annotations__
     return {
@@ -248,7 +254,9 @@ def _mlp(mlp: Mlp, d: int) -> Leaves:
 
 
 def _experts(m: MoE, d: int) -> dict[str, Leaves]:
-    """Those of all experts, whose D is the latent's width, and of the shared one."""
+    """Return the parameters of all experts and of the shared expert. D of the experts is the latent's
+    width.
+    """
     sizes, optional = {"D": m.latent or d, "F": m.width}, m.expert_leaves(biased=m.expert_bias)
     inner = {"experts": _listed([annotated(ExpertWeights, sizes, optional)] * m.experts)}
     if m.shared is not None:

@@ -1,5 +1,5 @@
-"""The activations that SmoothQuant can divide, each with the parameters that produce it and the parameters
-that read it (`calibrate.smooth`).
+"""The activations that SmoothQuant can divide. For each activation, this module finds the parameters that
+produce it and the parameters that read it (`calibrate.smooth`).
 """
 
 from __future__ import annotations
@@ -15,24 +15,26 @@ def smoothing_sites(config: Config) -> list[SmoothingSite]:
     - The input of a sublayer after a norm with a weight (`pre`), if only that sublayer reads the norm's
       output. A parallel mlp without its own norm reads this output too, and so do the router and all experts
       of a mixture.
-    - The input of wo. Attention is linear in the values unless they are clipped, so wv produces it, or wv_b;
-      a gate of the output multiplies each channel. If the heads' outputs are normalized, their norm produces
-      it.
-    - A latent that queries come from, and the output of Mamba 2's heads. Both have a norm with a weight.
-    - The input of down. act(gate) ⊙ up is linear in up, and ReLU commutes with positive factors; the other
-      activations of a plain mlp don't, nor does a clamped SwiGLU. An expert's input of down is like an mlp's.
-      If hidden units are normalized, their norm produces it.
+    - The input of wo. Attention is linear in the values unless they are clipped. So wv, or wv_b, produces
+      this input; a gate of the output multiplies each channel. If the heads' outputs are normalized, their
+      norm produces this input.
+    - A latent from which queries are made, and the output of Mamba 2's heads. Both have a norm with a weight.
+    - The input of down. act(gate) ⊙ up is linear in up, and ReLU commutes with positive factors. The other
+      activations of a plain mlp don't commute with factors, nor does a clamped SwiGLU. An expert's input of
+      down is like an mlp's. If hidden units are normalized, their norm produces this input.
 
     These activations can't be smoothed exactly:
-    - inputs whose matrices read distances or summaries too, or that a learned residual or a mixture's
-      identities add as they are;
+
+    - inputs with matrices that read distances or summaries too, and inputs that a learned residual or a
+      mixture's identities add unchanged;
     - activations that a tied table or, with post-norms, the residual stream reads too (`post_norm_sites`);
     - the encoder's output, which the decoder's layers share;
-    - both sides of an LSTM, whose weights stay in float;
-    - the input of wo of a convolution, of a gated delta network and of Mamba's layer: no parameter of its own
-      makes it;
-    - the input of wo in attention whose values other layers read, or that is merged with cross-attention: wv
-      makes the input of wo of all of them, or not all of it.
+    - the inputs and outputs of an LSTM, because its weights stay in float;
+    - the input of wo of a convolution, of a gated delta network and of Mamba's layer, because no parameter
+      of the layer produces it alone;
+    - the input of wo in attention with values that other layers read, because wv produces the input of wo of
+      all these layers;
+    - the input of wo in attention that is merged with cross-attention, because wv produces only a part of it.
     """
     sites = []
     for name, stack in config.stacks.items():
@@ -43,10 +45,11 @@ def smoothing_sites(config: Config) -> list[SmoothingSite]:
 
 def post_norm_sites(config: Config) -> list[SmoothingSite]:
     """Return every sublayer input that is the norm of a residual sum (post-norm), in layers without a
-    mixture.
+    mixture of experts.
 
-    The next residual sum reads such an input too, so only the matrix products can divide it. Residual sums
-    without a norm aren't included, because their large channels grow from layer to layer.
+    The next residual sum reads such an input too. So the input can't be divided where it is produced, but
+    only in the matrix products that read it. Residual sums without a norm aren't included, because their
+    large channels grow from layer to layer.
     """
     sites = []
     for name, stack in config.stacks.items():

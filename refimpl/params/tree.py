@@ -1,4 +1,4 @@
-"""The nested dict of parameters, and the dotted names of its parameters in files."""
+"""The nested dict of parameters, and the dotted names that parameters have in files."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ Tree = Mapping[str, Any]
 
 
 def flatten(tree: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
-    """Yield (dotted name, parameter) for every parameter, in the tree's own order."""
+    """Yield (dotted name, parameter) for every parameter of a tree, in the tree's own order."""
     if isinstance(tree, Mapping):
         for key in tree:
             yield from flatten(tree[key], f"{prefix}{key}.")
@@ -21,7 +21,9 @@ def flatten(tree: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
 
 
 def unflatten(leaves: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the nested tree of dotted names; a level whose keys are 0, 1, … becomes a list."""
+    """Return the nested tree of parameters with these dotted names. A level with the keys 0, 1, … becomes
+    a list.
+    """
     tree: dict[str, Any] = {}
     for name, leaf in leaves.items():
         *path, last = name.split(".")
@@ -42,7 +44,7 @@ def _lists(tree: Any) -> Any:
 
 
 def leaf_of(tree: Tree, name: str) -> Any:
-    """Return the parameter of a dotted name."""
+    """Return the parameter that a dotted name names in a tree."""
     leaf: Any = tree
     for key in name.split("."):
         leaf = leaf[int(key) if isinstance(leaf, list) else key]
@@ -50,7 +52,7 @@ def leaf_of(tree: Tree, name: str) -> Any:
 
 
 def map_leaves(function: Callable[[str, Any], Any], tree: Tree) -> dict[str, Any]:
-    """Return the same tree with `function(dotted name, parameter)` in place of each parameter."""
+    """Return a tree with `function(dotted name, parameter)` in place of each parameter."""
 
     def mapped(item: Any, name: str) -> Any:
         if isinstance(item, Mapping):
