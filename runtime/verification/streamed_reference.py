@@ -57,10 +57,10 @@ class Precision:
 
     The run also computes `tries` perturbed copies of the batch: each number of their embeddings is multiplied
     by 1 + `move` or 1 − `move`, at random. All copies share the converted weights, since rows don't depend on
-    each other. `plain` keeps activations unrounded where blocks would round them to codes. In a `disturbed`
-    run, codes next to a tie are the other one, and sigmoids are off by as much as ONNX Runtime's. With a
-    `half_cache`, keys and values are rounded to float16. If they are too large for float16, the outputs can't
-    be used for a comparison.
+    each other. `plain` keeps activations unrounded where blocks would round them to codes. `disturbed` names
+    what is off in a run (`DISTURBED`): codes next to a tie are the other one, or sigmoids are off by as much
+    as ONNX Runtime's. With a `half_cache`, keys and values are rounded to float16. If they are too large for
+    float16, the outputs can't be used for a comparison.
     """
 
     dtype: np.dtype
@@ -68,7 +68,7 @@ class Precision:
     tries: int = 0
     move: float = 0
     plain: bool = False
-    disturbed: bool = False
+    disturbed: str | None = None
     half_cache: bool = False
 
     def repeat(self, inputs: Inputs) -> Inputs:
@@ -209,7 +209,7 @@ def _replaced(
 
     own = (embed, block, encoder_block, embedding, unembedding, lm_logits)
     changed = {function.__name__: function for function in own}
-    changed |= DISTURBED if run.disturbed else {}
+    changed |= DISTURBED[run.disturbed] if run.disturbed else {}
     return changed | {"enter_streams": rounded(altup.enter_streams)}
 
 
@@ -237,12 +237,11 @@ def _coarse_sigmoid(x: Array) -> Array:
     return body(sigmoid)(x) + (COARSE * (-1.0) ** np.arange(x.shape[-1])).astype(x.dtype)
 
 
-# Graphs compute `precise_sigmoid` precisely.
-DISTURBED = {
-    "quantize_rows": _rows_by_ties,
-    "quantize_activations": _blocks_by_ties,
-    "sigmoid": _coarse_sigmoid,
-    "precise_sigmoid": body(sigmoid),
+# Each has runs of its own: a sigmoid that is off may move a number over a tie, and a code that is turned then
+# is the undisturbed one again. Graphs compute `precise_sigmoid` precisely.
+DISTURBED: dict[str, dict[str, Callable[..., Any]]] = {
+    "codes": {"quantize_rows": _rows_by_ties, "quantize_activations": _blocks_by_ties},
+    "sigmoids": {"sigmoid": _coarse_sigmoid, "precise_sigmoid": body(sigmoid)},
 }
 
 
