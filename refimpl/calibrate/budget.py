@@ -15,9 +15,9 @@ comes first (Everett 1963; Shoham and Gersho 1988). At each price, no other choi
 bytes has less loss. A budget lies between two such choices. So after the last step that fits, some bytes
 may be unused, but fewer than the next step needs.
 
-**Conventions**: if options have equal bytes, the one with less loss is used. If options are equal, the
-first one is used. If steps are equally good, the step of the unit whose name sorts first comes first. The
-result doesn't depend on the order of the units.
+**Conventions**: if options have equal bytes, the option with less loss is used. If options are equal, the
+first option is used. If steps are equally good, units come in the order of their names. The result doesn't
+depend on the order of the units.
 """
 
 from __future__ import annotations

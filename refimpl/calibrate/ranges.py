@@ -1,9 +1,11 @@
 """Find the range of an activation from flat batches: by extremes, by percentiles, or by least entropy.
 
-state = None
-for x in batches:
-    state = histogram(state, x)
-scale, zero = scale_and_zero_point(entropy(state))
+For example, by least entropy:
+
+    state = None
+    for x in batches:
+        state = histogram(state, x)
+    scale, zero = scale_and_zero_point(entropy(state))
 """
 
 from __future__ import annotations

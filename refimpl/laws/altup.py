@@ -13,8 +13,8 @@ from .kit.strategies import permutations
 
 @law("modalities")
 def numbers_lie_between_minus_one_and_one(modalities: Subject, draw: Draw) -> None:
-    """`modalities` returns tanh of the normalized vector, divided by the vector's width and multiplied by
-    the router. The law computes this by einsum.
+    """`modalities` returns tanh(rms_norm(x) / D · router), so its numbers lie between −1 and 1. The law
+    computes this by einsum.
     """
     call = draw(modalities.calls())
     x, router, norm = (call[n].astype(np.float64) for n in ("x", "router", "norm"))

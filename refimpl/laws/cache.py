@@ -59,8 +59,8 @@ def growing_equals_a_fixed_cache_of_the_new_length(grow: Subject, draw: Draw) ->
 
 @law("select")
 def selected_rows_are_complete(select: Subject, draw: Draw) -> None:
-    """Row i of a selected cache is the complete row with the i-th number. Selecting twice equals selecting
-    once with the composed numbers.
+    """`select` returns complete rows: row i of the result is the cache's row rows[i]. Selecting twice
+    equals selecting once with the combined order.
     """
     call = draw(select.calls())
     chosen = select(call)

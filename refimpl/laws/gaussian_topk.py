@@ -11,8 +11,8 @@ from . import Draw, Subject, law
 
 @law("gaussian_topk")
 def a_shift_of_all_numbers_changes_nothing(gaussian_topk: Subject, draw: Draw) -> None:
-    """Adding a number to all elements doesn't change which elements `gaussian_topk` selects, because the
-    mean moves by the same number and the deviation stays."""
+    """Adding a number to all elements doesn't change which elements `gaussian_topk` selects, because their
+    mean moves by the same number and their deviation stays the same."""
     call = draw(gaussian_topk.calls())
     shift = call["x"].dtype.type(2 * np.abs(call["x"]).max(initial=0))
     other = call.but(x=call["x"] + shift)

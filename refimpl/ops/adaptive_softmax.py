@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 class Tail(TypedDict):
     """The weights of one cluster of rare words. The logits of these words are x · down · up, where x ·
-    down has only K numbers.
+    down has only K numbers per token.
     """
 
     down: Float[Array, "D K"] | Blocks

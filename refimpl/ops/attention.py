@@ -84,8 +84,8 @@ def softmax(
     Without a mask, all keys are allowed.
 
     With a `sink`, the result is exp(score) / (exp(sink) + Σ_s exp(score_s)). The sink is an additional
-    score whose weight is dropped (gpt-oss, OpenAI 2025, §2.2). With a sink of 0, this is "softmax off by
-    one" (Miller 2023).
+    score, and its weight is dropped (gpt-oss, OpenAI 2025, §2.2). With a sink of 0, this is "softmax off
+    by one" (Miller 2023).
 
     Conventions: to prevent overflow, the maximum of the row and its sink is subtracted first. A row
     without any allowed key gives zeros instead of NaN.
@@ -221,8 +221,8 @@ def written(
 
 
 def rotated_values(v: Array, *, settings: Attention) -> Array:
-    """Rotate values, or means of values, if the cache stores rotated values. A second call undoes the
-    rotation.
+    """Rotate values, or means of values, with `hadamard` if the cache stores rotated values. Otherwise
+    return them unchanged. A second call undoes the rotation.
     """
     return hadamard(v) if settings.rotates_values else v
 

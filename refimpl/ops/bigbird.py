@@ -1,11 +1,11 @@
-"""BigBird's attention: blocks of tokens see their neighbours, the first and the last block of the text, and
-some random blocks (Zaheer et al. 2020, arXiv 2007.14062, §2 and figure 1).
+"""BigBird's attention: blocks of tokens see their neighbours, the first and the last block of the text,
+and some random blocks (Zaheer et al. 2020, arXiv 2007.14062, §2 and figure 1).
 
-Global blocks see all blocks and are seen by all. Together with near and random blocks, they give each token a
-short path to every other token. The number of scores grows linearly with the text, not quadratically. In
-training, random blocks are chosen anew each time. When transformers runs the checkpoints outside of training,
-nothing is random: each of the r random blocks is the first block, so the first block counts 1 + r times. For
-example, a text of eight blocks with r = 1:
+Global blocks see all blocks and are seen by all. Together with near and random blocks, they give each
+token a short path to every other token. The number of scores grows linearly with the text, not
+quadratically. In training, random blocks are chosen anew each time. When transformers runs the checkpoints
+outside of training, nothing is random: each of the r random blocks is the first block, so the first block
+counts 1 + r times. For example, a text of eight blocks with r = 1:
 
     block of keys   0 1 2 3 4 5 6 7
     queries 0       1 1 1 1 1 1 1 1     the first and the last block see all
@@ -18,8 +18,8 @@ example, a text of eight blocks with r = 1:
             7       1 1 1 1 1 1 1 1
 
 A key that counts c times has c shares of the softmax: c · exp(score) is exp(score + ln c), a bias of ln c.
-The model was trained with other blocks in place of these copies, but its published weights are run in this
-way.
+The model was trained with random blocks in place of these copies, but transformers runs its published
+weights with the copies.
 """
 
 from __future__ import annotations

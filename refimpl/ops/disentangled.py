@@ -220,8 +220,8 @@ def distance_scores(
     *,
     scale: float | None = None,
 ) -> Float[Array, "B H T S"]:
-    """Return the score's terms with positions: scale · (q[t] · k_pos[rows[t, s]] + k[s] · q_pos[rows[t,
-    s]]).
+    """Return the two terms of each score that depend on the distance of query t and key s: scale · (q[t] ·
+    k_pos[rows[t, s]] + k[s] · q_pos[rows[t, s]]).
 
     Conventions: a scale of None means 1/√K. The last term in the paper has δ(j, i), the distance from key
     to query. The authors' code, and so all models, use the same row in both terms.

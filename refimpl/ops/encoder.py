@@ -51,7 +51,7 @@ def encode(
     result is the reader's vectors. Some layers can be computed only with a cache, as in a decoder
     (`Stack.stepwise`). These layers begin with the empty `cache`, which has room for T tokens. Rows are
     padded on the right, so no token reads cache entries of padding. An encoder of sound gets frames [B,
-    2·T, C] or samples [B, N] instead of tokens, and all of these are real.
+    2·T, C] or samples [B, N] instead of tokens. All frames and samples must be real.
     """
     stack = config.stacks["encoder"]
     if stack.stepwise:

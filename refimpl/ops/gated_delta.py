@@ -1,4 +1,4 @@
-"""Gated delta networks: a layer whose memory is one matrix for each head. Tokens write to the matrix,
+"""Gated delta networks: layers in which the memory of each head is one matrix. Tokens write to the matrix,
 correct it and let it decay.
 
 Attention keeps each token's key and value. Here a state S [K, V] of fixed size replaces all of them. It is

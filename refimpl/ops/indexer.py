@@ -13,7 +13,7 @@ and attention sees only the `topk` keys with the highest scores:
           scores 2        0.1   0.7   0.3         seen  2      . x x
                  3        0.9   0.2   0.0   0.4         3      x . . x
 
-A head whose product is negative adds nothing. With more than `topk` tokens, a query's attention costs the
+A head with a negative product adds nothing. With more than `topk` tokens, a query's attention costs the
 same however long the text is. The indexer's own scores still grow with the text, at a fraction of the
 cost. With up to `topk` tokens, all tokens are seen, and the result is plain attention.
 

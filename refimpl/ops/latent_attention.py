@@ -1,29 +1,30 @@
-"""Multi-head latent attention: the cache keeps one short vector for each token, from which each head makes
-its keys and values (DeepSeek-V2 2024, arXiv 2405.04434, §2.1; DeepSeek-V3 2024, arXiv 2412.19437, §2.1.1).
+"""Multi-head latent attention: the cache stores one short vector for each token, and each head makes its
+keys and values from this vector (DeepSeek-V2 2024, arXiv 2405.04434, §2.1; DeepSeek-V3 2024, arXiv
+2412.19437, §2.1.1).
 
 A token's vector h is mapped to a latent c of C numbers, normalized, and to a rotary key r. Head i then has
 
     key     [c Wᵏᵢ ; r]     its own part without positions, and the rotated part that all heads share
-    value   c Wᵛᵢ           whose size needs not be that of a key
+    value   c Wᵛᵢ           V numbers, which may differ from the size K of a key
     query   [q ; q̂]         q has U numbers; q̂ is rotated like r, and both have 2J
 
 Positions use a separate part of the key. If c Wᵏᵢ itself were rotated, the rotation would be between the
-query and Wᵏᵢ, and would be different for each token. Then the query and Wᵏᵢ couldn't be multiplied first, as
-the second form below does. The score of a query and a key, and the mean of values under the softmax p of the
-scores over √(U + 2J), have two forms:
+query and Wᵏᵢ, and would be different for each token. Then the query and Wᵏᵢ couldn't be multiplied first,
+as the second form below does. The score of a query and a key, and the mean of values under the softmax p
+of the scores over √(U + 2J), have two forms:
 
     q · (c Wᵏᵢ) + q̂ · r  =  (q Wᵏᵢᵀ) · c + q̂ · r        Σ_s p_s (c_s Wᵛᵢ)  =  (Σ_s p_s c_s) Wᵛᵢ
 
     expanded   H keys and values for each token        attention with heads, K and V numbers wide
     absorbed   H queries of C + 2J numbers             the latents are the keys and the values of all heads
 
-Expanding costs C (U + V) multiplications per head for each kept token, and absorbing costs the same for each
-query. In the absorbed form, each pair of a query and a token costs 2C + 2J multiplications per head instead
-of K + V, where K = U + 2J. A prompt has as many queries as tokens, so the pairs dominate the cost (1088 and
-320 in DeepSeek-V3). For a single token after the prompt, the expanded form would have to expand all kept
-tokens. So the first form is for long prompts, and the second form is for the tokens after them. In both
-forms, the cache keeps the normalized latent and the rotated key, C + 2J numbers per token. In DeepSeek-V3
-these are 576 numbers (512 and 64), while keys and values of its 128 heads would be 40960.
+Expanding costs C (U + V) multiplications per head for each kept token, and absorbing costs the same for
+each query. In the absorbed form, each pair of a query and a token costs 2C + 2J multiplications per head
+instead of K + V, where K = U + 2J. A prompt has as many queries as tokens, so the pairs dominate the cost
+(1088 and 320 in DeepSeek-V3). For a single token after the prompt, the expanded form would have to expand
+all kept tokens. So the first form is for long prompts, and the second form is for the tokens after them.
+In both forms, the cache keeps the normalized latent and the rotated key, C + 2J numbers per token. In
+DeepSeek-V3 these are 576 numbers (512 and 64), while keys and values of its 128 heads would be 40960.
 
 If nothing is rotated (NoPE: Kimi Linear 2025, arXiv 2510.26692, §4), r and q̂ are the outputs of the maps
 without a rotation, and r is still one key for all heads.
@@ -415,10 +416,11 @@ def latent_attention(
     absorbed form too, which is slower for a prompt but gives the same result. Without positions, there is
     no `rotary`. A scale of queries multiplies both parts of a query, but not an indexer's queries.
 
-    An indexer's queries and keys are rotated by the same angles, but its pairs may be interleaved
-    differently. Its key is normalized and rotated too, and kept in an array of its own in the cache. The
-    last result is a mask that says which of the cache's L entries each token sees. Later layers that share
-    the indexer get this mask as `chosen`. The later layers have no part of an indexer, not even its keys.
+    An indexer's queries and keys are rotated by the same angles, but the indexer's pairs may be
+    interleaved differently. The indexer's key is normalized and rotated too, and stored in a separate
+    array of the cache. The last result is a mask that says which of the cache's L entries each token sees.
+    Later layers that share the indexer get this mask as `chosen`. The later layers have no part of an
+    indexer, not even its keys.
     """
     at = following(past, x.shape[1])
     angles = None if rotary is None else Rotary(*rotary.at(at))

@@ -40,7 +40,7 @@ def laurel(
                              └─ left ─ right ─ norm ─ + x ───┘
 
     Conventions: x is the input of the attention, the stream after its norm; h is the stream plus the
-    attention's output. Two sums of similar size are added, hence √2.
+    attention's output. The division by √2 keeps the size, since two sums of similar size are added.
     """
     learned = rms_norm(linear(linear(x, weights["left"]), weights["right"]), weights["norm"], eps=eps)
     return (learned + x + h) * 2**-0.5

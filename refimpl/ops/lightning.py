@@ -1,4 +1,4 @@
-"""Lightning attention: linear attention whose sums decay, at a fixed rate for each head.
+"""Lightning attention: linear attention with sums that decay, at a fixed rate for each head.
 
 A state S [K, K] of each head replaces all earlier tokens. It is like a table from keys to values:
 
@@ -6,16 +6,16 @@ A state S [K, K] of each head replaces all earlier tokens. It is like a table fr
     o_t = S_tᵀ q_t
 
 Seen as attention, a token's value has the weight λ^(t−s) (q_t·k_s): there is no softmax, there are no
-positions, and nothing is divided by √K. The rates depend on the number of the head, as ALiBi's slopes do, and
-on the number of the layer (MiniMax 2025, "MiniMax-01: Scaling Foundation Models with Lightning Attention",
-arXiv 2501.08313, §2.2; Qin et al. 2024, arXiv 2401.04658). A head that decays fast sees few tokens. The last
-head of a late layer sees nearly all tokens.
+positions, and nothing is divided by √K. The rates depend on the number of the head, as ALiBi's slopes do,
+and on the number of the layer (MiniMax 2025, "MiniMax-01: Scaling Foundation Models with Lightning
+Attention", arXiv 2501.08313, §2.2; Qin et al. 2024, arXiv 2401.04658). A head that decays fast sees few
+tokens. The last head of a late layer sees nearly all tokens.
 
     x ──┬─ wi ── SiLU ── q, k, v ── state ── norm ── ⊙ ── wo ── y
         └─ wz ── σ ───────────────────────────────── ┘
 
-The recurrence is the one of `ops.ssd`, with the same decay for all tokens. A layer keeps H · K · K numbers,
-for a text of any length.
+The recurrence is the same as in `ops.ssd`, with one decay for all tokens. For a text of any length, a
+layer stores H · K · K numbers.
 """
 
 from __future__ import annotations

@@ -225,7 +225,7 @@ def linear_chunked(
     chunk: int,
 ) -> tuple[Float[Array, "B T H V"], Float[Array, "B G Q V"], Float[Array, "B G Q"]]:
     """Compute causal linear attention chunk by chunk. Within a chunk, the whole matrix of weights is used.
-    S and z pass from one chunk to the next.
+    From one chunk to the next, only the state S and the norm z of `linear_recurrent` are passed on.
 
     The time grows as T · chunk, and each chunk is one step (Hua et al. 2022, §3.4). With chunk = 1 this is
     the recurrent form, with chunk ≥ T the parallel form.

@@ -1,10 +1,11 @@
 """Longformer's attention: a window around each token, and a few global tokens that see all and are seen by
 all (Beltagy et al. 2020, arXiv 2004.05150, §3.1).
 
-With only a window, a token gets information from far tokens only through many layers. Global tokens shorten
-the path: a global token gathers information from the whole text, and all other tokens read it in the next
-layer. The task determines which tokens are global: the first one, if a text is classified; the question, if a
-question is answered; none, if words are predicted.
+With only a window, a token gets information from far tokens only through many layers. Global tokens
+shorten the path: a global token gathers information from the whole text, and all other tokens read it in
+the next layer. The task determines which tokens are global. If a text is classified, its first token is
+global. If a question is answered, the question's tokens are global. If words are predicted, no token is
+global.
 
     reach 1, token 0 global     key  0 1 2 3 4 5
                         query 0      g g g g g g
@@ -12,10 +13,10 @@ question is answered; none, if words are predicted.
                         query 2      x x x x . .
                         query 5      x . . . x x
 
-A global query (g) has separate maps to queries, keys and values, from which all its scores come, since
-attention for a summary differs from attention to neighbours ("Linear Projections for Global Attention" in the
-paper). All other queries (x) use the maps of the window, for global keys too. A text of T tokens with G
-global ones has about T · (2 · reach + 1 + 2 · G) scores, not T · T.
+The scores of a global query (g) use separate maps to queries, keys and values, since attention for a
+summary differs from attention to neighbours ("Linear Projections for Global Attention" in the paper). All
+other queries (x) use the maps of the window, for global keys too. A text of T tokens with G global ones
+has about T · (2 · reach + 1 + 2 · G) scores, not T · T.
 """
 
 from __future__ import annotations

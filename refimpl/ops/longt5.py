@@ -1,11 +1,11 @@
-"""LongT5's attention: T5's attention within a window, and attention to sums of blocks of the text (Guo et al.
-2022, LongT5, arXiv 2112.07916, §3.1).
+"""LongT5's attention: T5's attention within a window, and attention to sums of blocks of the text (Guo et
+al. 2022, LongT5, arXiv 2112.07916, §3.1).
 
-A token sees the r tokens on each side of it ("local", §3.1.1). It may see farther tokens through summaries.
-The text is cut into blocks of k tokens, and the vectors of each block are added and normalized. All queries
-see these summaries as additional keys and values. Each layer computes the summaries from its own input. A
-token's own softmax decides how much it takes from its neighbours and how much from the rest ("transient
-global", §3.1.2).
+A token sees the r tokens on each side of it ("local", §3.1.1). It may see farther tokens through
+summaries. The text is cut into blocks of k tokens, and the vectors of each block are added and normalized.
+All queries see these summaries as additional keys and values. Each layer computes the summaries from its
+own input. A token's own softmax decides how much it takes from its neighbours and how much from the rest
+("transient global", §3.1.2).
 
     radius 1, blocks of 3, a text of 8 tokens
 
@@ -17,9 +17,9 @@ global", §3.1.2).
 
     summary g = RMSNorm(Σ x_s over the tokens s of block g)
 
-The last tokens, which don't fill a block, belong to the last full block; a text without a full block has no
-summaries. Keys and values of summaries come from the same maps as those of tokens, and scores have no scale
-(as in T5). A score has a bias that depends on its head and its distance, in the same buckets as in T5
+The last tokens, which don't fill a block, belong to the last full block; a text without a full block has
+no summaries. The same maps make the keys and values of tokens and of summaries. Scores have no scale (as
+in T5). A score has a bias that depends on its head and its distance, in the same buckets as in T5
 (`ops.bias`). Between two tokens, the distance is counted in tokens. Between a token and a summary, it is
 counted in blocks, with a separate table. A text of T tokens has T · (2 · r + 1 + T / k) scores, not T · T:
 with r = 127 and k = 16, a tenth at 8,192 tokens.
@@ -166,7 +166,7 @@ def longt5_attention(
     tokens and summaries, and project back.
 
     Conventions: as in `self_attention`, rows are padded on the right. No token sees padding, no summary
-    includes any of it, and outputs at padding are unspecified.
+    includes padding, and outputs at padding are unspecified.
 
     transformers cuts a text into blocks of radius + 1 tokens, each with the keys of three blocks, and then
     hides keys that are farther than the radius. The window is the same, wherever these blocks begin. To

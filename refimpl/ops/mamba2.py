@@ -1,5 +1,5 @@
-"""Mamba 2: a layer whose memory is one matrix for each head. The matrix decays at a rate that each token
-chooses.
+"""Mamba 2: a layer in which the memory of each head is one matrix. The matrix decays at a rate that each
+token chooses.
 
 The memory is the state of `ops.ssd`. A token's step Δ > 0 says how much the token counts. With a small
 step, the state stays unchanged. With a large step, the state decays away and the token is written (Dao &

@@ -109,11 +109,11 @@ def sparse_mixer(
     logits: Float[Array, "M E"], *, top: int, jitter: float
 ) -> tuple[Index[Array, "M I", "< E"], Float[Array, "M I"]]:
     """Return the `top` experts of each token, best first, with their weights. An expert is weighed only
-    against experts that aren't chosen yet and whose logits are near its own.
+    against experts that aren't chosen yet and have logits near its own.
 
         w_i = 1 / Σ_e exp(l_e − l_i)    e: not chosen before i, l_i − l_e ≤ 2 · jitter · max(|l_e|, l_i)
 
-    In training, an expert is sampled from those near the best one. A softmax over them gives its
+    In training, an expert is sampled from the experts near the best one. A softmax over them gives its
     probability, and so a gradient for the router (SparseMixer-v2, Liu et al. 2024, "GRIN:
     GRadient-INformed MoE", arXiv 2409.12136, §2.1). After training the best expert is taken, with its
     probability as its weight. The second expert is chosen in the same way from the others:

@@ -1,4 +1,4 @@
-"""The real-gated linear recurrent unit: a layer whose channels each remember one number.
+"""The real-gated linear recurrent unit: a layer in which each channel remembers one number.
 
 For each token, one gate says how much of its number a channel keeps, and another gate says what it adds
 (De et al. 2024, "Griffin: Mixing Gated Linear Recurrences with Local Attention", arXiv 2402.19427, §2.4;
@@ -16,7 +16,7 @@ The root keeps the size of h: if inputs are independent with variance 1, h has v
 first token has no earlier h, and isn't multiplied by the root. Both gates read only the channels of their
 own head, so there are H maps [K, K] instead of one map [H·K, H·K].
 
-**As a state space.** The recurrence is the one of `ops.ssd` with a head for each channel. The keys,
+**As a state space.** The recurrence is the same as in `ops.ssd`, with a head for each channel. The keys,
 queries and values of a head are single numbers, and its keys and queries are 1. A layer keeps H · K
 numbers and the convolution's last A inputs, for a text of any length.
 """

@@ -27,8 +27,8 @@ def dynamic_ntk_scaling(
     original_context: int,
     context: int,
 ) -> Float[Array, " J"]:
-    """Divide the lowest frequency by s, keep the highest, and scale those in between accordingly: f_j ·
-    s^(−j / (J−1)) (bloc97, emozilla 2023).
+    """Multiply frequency j by s^(−j / (J−1)). So the highest frequency stays, and the lowest is divided by
+    s (bloc97, emozilla 2023).
 
     s = factor · context / original_context − (factor − 1), and s is 1 up to the original context. This
     equals replacing theta by theta · s^(2J / (2J − 2)).

@@ -1,4 +1,4 @@
-"""The selective scan: each channel keeps a few numbers, each of which decays at a rate of its own.
+"""The selective scan: each channel stores a few numbers, and each number decays at its own rate.
 
 A channel is a signal x_t, one number a token. It drives a linear system with a state h of K numbers:
 
@@ -15,11 +15,11 @@ that a model can select (§3.2): with Δ → 0 a token is skipped and the state 
 earlier state decays away and the token is written. All channels share B_t and C_t; A and Δ_t are each
 channel's own.
 
-**As attention.** A channel is a head of linear attention with decay, whose value is one number Δ x. B is
-the key and C the query of all heads, and each element of a head's key decays at its own rate (`ops.delta`,
-the rule "gated"). In Mamba 2 (`ops.ssd`) a whole head decays at one rate. That is why its scores can be
-written as a product of queries and keys times one mask. Here each pair of a channel and an element of its
-state has a mask of its own, so the matrix form would need F · K masks.
+**As attention.** A channel is a head of linear attention with decay. The head's value is one number, Δ x.
+B is the key and C the query of all heads, and each element of a head's key decays at its own rate
+(`ops.delta`, the rule "gated"). In Mamba 2 (`ops.ssd`) a whole head decays at one rate. That is why its
+scores can be written as a product of queries and keys times one mask. Here each pair of a channel and an
+element of its state has a mask of its own, so the matrix form would need F · K masks.
 
 **In parallel.** A step changes the state by an affine map, h → a h + w with a = exp(Δ A) and w = Δ B x.
 Two of them in a row are one affine map again,

@@ -1,5 +1,5 @@
-"""Zamba 2's hybrid layer: a transformer block whose parameters several layers share, in front of Mamba 2
-(Glorioso et al. 2024, "The Zamba2 Suite", arXiv 2411.15242, §2, figure 2).
+"""Zamba 2's hybrid layer: a transformer block in front of Mamba 2. Several layers share the parameters of
+the block (Glorioso et al. 2024, "The Zamba2 Suite", arXiv 2411.15242, §2, figure 2).
 
 Attention finds what a state has forgotten, but needs many parameters and a large cache. So few layers have
 attention, and the parameters of these layers are the same. The block reads the layer's input x beside e,

@@ -1,23 +1,24 @@
 """XLNet's attention: relative positions, and relative segments (Dai et al. 2019, Transformer-XL, arXiv
 1901.02860, §3.3; Yang et al. 2019, XLNet, arXiv 1906.08237, §2.5).
 
-If a position p is added to each vector, the score of a query and a key is a product of two sums, of which
-two terms contain the query's own position. Transformer-XL writes out the four terms. It replaces the key's
-position by the distance i − j, and the query's position by a learned vector. XLNet adds a term that says
-whether both tokens are in the same segment:
+If a position p is added to each vector, the score of a query and a key is a product of two sums. Two of
+its four terms contain the query's own position. Transformer-XL writes out all four terms. It replaces the
+key's position by the distance i − j, and the query's position by a learned vector. XLNet adds a term that
+says whether both tokens are in the same segment:
 
     score(i, j) = (q_i + u) · k_j             what the tokens are
                 + (q_i + v) · R r(i−j)        how far apart they are
                 + (q_i + s) · e(i, j)         e = e₀ in one segment, e₁ across segments
 
 all times 1/√K. u, v and s are vectors of each head ("biases"), and R is a map of each layer. r(d) are the
-sines and cosines of the distance d, so nothing is stored for it and any distance is possible:
+sines and cosines of the distance d, so r is computed instead of stored, and any distance is possible:
 
     r(d) = [sin(d · f_0), …, sin(d · f_J−1), cos(d · f_0), …, cos(d · f_J−1)],    f_j = 10000^(−j / J)
 
-A key after the query has a negative distance, whose sines have the opposite sign. So a model knows the
-order. For segments, it matters only whether two of them are equal, so more than two segments need no
-special case. In a text of one segment the last term is the same for all keys, and the softmax cancels it.
+A key after the query has a negative distance, and the sines of a negative distance have the opposite sign.
+So a model knows the order. For segments, it matters only whether two of them are equal, so more than two
+segments need no special case. In a text of one segment the last term is the same for all keys, and the
+softmax cancels it.
 """
 
 from __future__ import annotations

@@ -51,7 +51,9 @@ class Call:
         return holders or [n for n, s in self.settings.items() if is_dataclass(s) and hasattr(s, name)]
 
     def but(self, **changed: Any) -> Call:
-        """Return a copy of the call with the given arrays, settings, or fields of these replaced."""
+        """Return a copy of the call in which the given arrays, settings, or fields of structures are
+        replaced.
+        """
         direct = {n: v for n, v in changed.items() if n in self.arrays or n in self.settings}
         arrays = {n: direct.get(n, a) for n, a in self.arrays.items()}
         settings = {n: direct.get(n, s) for n, s in self.settings.items()}

@@ -50,7 +50,7 @@ def factors(f: Function) -> dict[str, tuple[Any, ...]]:
 
 
 def singly(choices: dict[str, tuple[Any, ...]]) -> list[Variant]:
-    """Return a small number of variants that together contain each choice at least once."""
+    """Return a few variants that together contain each possible value of each choice at least once."""
     most = max((len(c) for c in choices.values()), default=1)
     return [tuple((n, c[i % len(c)]) for n, c in choices.items()) for i in range(most)]
 

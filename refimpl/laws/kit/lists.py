@@ -31,8 +31,8 @@ def items_of(p: Parameter, size: Sizes) -> list[Sizes]:
 
 
 def settled(f: Function, size: Sizes, chosen: Mapping[str, Any]) -> Sizes:
-    """Return the sizes with the vocabulary computed from the short list and the clusters. If experts have
-    no latent, its size becomes the input's size.
+    """Return the sizes with two corrections: the vocabulary is computed from the short list and the
+    clusters, and without a latent, the latent's size is the input's size.
     """
     if chosen.get("latent_down", ...) is None:
         size = {**size, "C": size["D"]}

@@ -178,8 +178,8 @@ def subject(
     quantized: bool,
     fixed: dict[str, Any],
 ) -> Subject:
-    """Return a `Subject` for a kernel. Its parameters are those of the kernel's signature, except the
-    fixed ones.
+    """Return a `Subject` for a kernel. It takes only the parameters in the kernel's signature that the
+    caller hasn't fixed.
     """
     accepted = _accepted(f, kernel)
     choices = factors(f)
