@@ -132,9 +132,6 @@ def test_cached_bundles_of_other_adapters_lie_elsewhere(checkpoint, adapter, bot
 
 
 def test_library_errors_name_the_flags():
-    assert (
-        with_flags("name it with adapter='x', or adapter=False")
-        == "name it with --adapter 'x', or --no-adapter"
-    )
+    assert with_flags("adapter='x', adapter=False") == "--adapter 'x', --no-adapter"
     assert adapter_choice(None, no_adapter=True) is False
     assert adapter_choice(None, no_adapter=False) is None

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 import numpy as np
 import pytest
 from helpers import tiny_models
@@ -61,13 +63,13 @@ def test_the_first_token_stands_apart_and_each_word_has_its_head(tfm, checkpoint
     row = [f"{100 * weight:.0f}" for weight in told["weights"][12][:13]]  # later tokens aren't visible
     assert lines[12].split() == ["12", "i", row[0], "|", *row[1:]]
     sink = np.mean([weights[0] for weights in told["weights"][1:]])
-    assert f"later tokens give it {sink:.0%} on average" in lines[20]
+    assert f" {sink:.0%} " in lines[20]
     assert lines[22].split("  ")[0] == "“it” LOOKS AT"
     for line, seen in zip(lines[23:], told["looks_at"], strict=False):
         strongest = seen["strongest"]
         named = f"layer {strongest['layer']}, head {strongest['head']}, {strongest['share']:.1%}"
         assert (line.split()[0], line.split("  ")[-1]) == (seen["word"], named)
-    assert lines[-1].startswith(f"“it” looks most at “{told['looks_at'][0]['word']}”")
+    assert re.findall("“(.*?)”", lines[-1])[:2] == ["it", told["looks_at"][0]["word"]]
 
 
 @pytest.mark.parametrize(
@@ -87,7 +89,7 @@ def test_the_title_says_which_heads(tfm, checkpoint, options, which):
 def test_the_default_text_is_the_animal_and_the_street(tfm, checkpoint):
     ran = tfm("attention", "-m", checkpoint)
     assert "%  " not in ran.out.splitlines()[2], "a table of 60 columns is left out"
-    assert "the table of 59 tokens is left out: --plot draws it" in ran.err
+    assert re.search(" 59 .*--plot", ran.err)
     shown = {line.split()[0] for line in ran.out.splitlines()[3:-2]}
     assert shown == {"animal", "didn't", "cross", "the", "street", "because"}
 
@@ -96,8 +98,8 @@ def test_a_bundle_and_a_named_word(tfm, bundle):
     told = tfm("attention", "one two One", "-m", bundle, "--word", "one", "--json").json
     assert told["word"] == "One", "the last of that name"
     assert tfm("attention", "one two", "-m", bundle, "--json").json["word"] == "two"
-    alone = tfm("attention", "it", "-m", bundle)
-    assert "“it” sees no other word" in alone.out
+    [title, *_, last] = tfm("attention", "it", "-m", bundle).out.splitlines()
+    assert ("“it”" in title, last.startswith("“it”"), "LOOKS AT" in last) == (True, True, False)
 
 
 def test_the_picture(tfm, checkpoint, tmp_path):

@@ -55,7 +55,7 @@ def test_typed_text_and_ctrl_c_at_a_terminal(endless: Path, tmp_path: Path) -> N
     arguments = ("chat", "--model", endless, "--engine", "numpy", "--max-new-tokens", 2**24, "--greedy")
     with PseudoTerminal(arguments, {"TFM_HISTORY": ""}) as terminal:
         banner = terminal.wait_for("> ")
-        assert f"{endless}, NumpyEngine, context of 16777216 tokens" in banner.replace("\r\n", "")
+        assert all(fact in banner.replace("\r\n", "") for fact in (str(endless), "NumpyEngine", str(2**24)))
         assert "/help" in banner
         assert COLOUR.search(banner)
         terminal.press("hello\r")
@@ -243,9 +243,7 @@ def test_a_prefix_is_kept_for_another_chat(tfm, bundle: Path, tmp_path: Path, mo
     assert max(read) < 100
     assert file.read_bytes() == content
     file.write_bytes(b"another file")
-    refused = tfm(*options, "--prefix", file, stdin=b"one\n")
-    assert (refused.code, refused.out) == (2, "")
-    assert "isn't a prefix that `--prefix` wrote" in refused.err
+    tfm(*options, "--prefix", file, stdin=b"one\n").failed(2, file, "`--prefix`")
 
 
 def test_lines_that_arent_utf8_or_have_no_end_are_refused(tfm, bundle, monkeypatch) -> None:
@@ -253,7 +251,7 @@ def test_lines_that_arent_utf8_or_have_no_end_are_refused(tfm, bundle, monkeypat
     options = ("chat", "--model", bundle, "--max-new-tokens", 2, "--greedy")
     refused = tfm(*options, stdin=b"one\n\xff\xfe\n")
     assert (refused.code, refused.out) == (2, tfm(*options, stdin=b"one\n").out)
-    assert "line 2 of stdin must be UTF-8" in refused.err
+    assert re.search("line 2 .*UTF-8", refused.err)
     monkeypatch.setattr(inputs, "PROMPT", 9)
     assert tfm(*options, stdin=b"123456789\n").code == 9
     assert tfm(*options, stdin=b"12345678\n").code == 0
@@ -285,18 +283,19 @@ def test_commands_change_the_conversation(commands: ChatCommands) -> None:
     str(commands.conversation.say("two", **LIMIT))
     assert commands.run("/undo") == "removed: two"
     assert contents(commands) == first
-    assert commands.run("/system be kind") == "the system message is set"
+    commands.run("/system be kind")
     assert contents(commands) == ["be kind", *first[1:]]
-    assert commands.run("/system") == "removed the system message: be kind"
+    assert commands.run("/system").endswith(": be kind")
     assert contents(commands) == first[1:]
-    assert commands.run("/system") == "no system message is set"
+    assert commands.run("/system").startswith("no ")
     commands.run("/system  be brief ")
     assert contents(commands) == first
-    assert commands.run("/clear") == "forgot the conversation, except the system message"
+    assert "system" in commands.run("/clear")
     assert contents(commands) == ["be brief"]
-    assert commands.run("/undo") == "there is no message to remove"
+    assert "removed" not in commands.run("/undo")
+    assert contents(commands) == ["be brief"]
     commands.run("/system")
-    assert commands.run("/clear") == "forgot the conversation"
+    assert "system" not in commands.run("/clear")
     assert contents(commands) == []
 
 
@@ -324,7 +323,7 @@ def test_a_conversation_is_saved_and_loaded(commands: ChatCommands, tmp_path, mo
 
 
 def test_set_takes_the_options_of_the_command_line(commands: ChatCommands) -> None:
-    assert commands.run("/set").startswith("you set no option")
+    assert "temperature" not in commands.run("/set")
     assert commands.run("/set temperature 0.5") == "temperature 0.5"
     assert commands.run("/set --top-k 4") == "top-k 4"
     assert commands.run("/set stop 'the end' --stop x") == "stop 'the end' x"
@@ -332,7 +331,8 @@ def test_set_takes_the_options_of_the_command_line(commands: ChatCommands) -> No
     assert list(commands.options.get("stop")) == ["the end", "x"]
     assert commands.run("/set").splitlines() == ["temperature 0.5", "top-k 4", "stop 'the end' x"]
     for name in ("temperature", "top-k", "stop"):
-        assert commands.run(f"/set {name} default") == f"{name} has the model's own value again"
+        assert commands.run(f"/set {name} default").startswith(name)
+    assert not any(commands.options.values())
     assert commands.run("/set greedy") == "greedy True"
     commands.run("/set greedy default")
     assert commands.options.get("greedy") is False
@@ -408,7 +408,7 @@ def test_history_has_a_place_and_an_off_switch(tfm, monkeypatch, tmp_path, capsy
     assert stat.S_IMODE((tmp_path / "new" / "history").stat().st_mode) == 0o600
     assert capsys.readouterr().err == ""
     ChatTerminal(tmp_path / "mine" / "history" if (tmp_path / "mine").write_text("a file") else None)
-    assert "what you type isn't kept for the next time" in capsys.readouterr().err
+    assert str(tmp_path / "mine" / "history") in capsys.readouterr().err
 
 
 def test_a_line_editor_needs_a_terminal_on_stdin_and_stderr(monkeypatch) -> None:

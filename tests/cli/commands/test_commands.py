@@ -74,7 +74,7 @@ def test_generate_json_has_its_fixed_fields(tfm, bundle):
     assert f'  "tokens": {ran.json["tokens"]},\n  "text": ' in ran.out
     assert ran.json["finish_reason"] == "length"
     assert ran.json["path"] == "ONNX Runtime"
-    assert ran.json["same_bits"] == "not promised: its operators are ONNX Runtime's"
+    assert ran.json["same_bits"].startswith("not promised")
     assert ran.json["timings"]["load_s"] > 0
     assert ran.json["timings"]["prompt_tokens"] > len("hello")  # the template's own
 
@@ -224,7 +224,7 @@ def test_lines_of_a_file_are_one_prompt_and_that_is_said(tfm, bundle, tmp_path):
     (tmp_path / "lines").write_bytes(b"one\r\ntwo\n")
     options = ("--model", bundle, "-n", 2, "--greedy", "--json")
     ran = tfm("generate", "--file", tmp_path / "lines", *options)
-    assert ran.err == f"the 2 lines of {tmp_path / 'lines'} are one prompt: --batch N answers each line\n"
+    assert re.fullmatch(f".* 2 .*{tmp_path / 'lines'} .*--batch N.*\n", ran.err)
     typed = tfm("generate", "one\ntwo", *options)
     assert (typed.json["tokens"], typed.err) == (ran.json["tokens"], "")
     (tmp_path / "line").write_bytes(b"one\n")
@@ -296,15 +296,14 @@ def test_the_output_is_clipped_to_the_context_and_says_so(tfm, bundle):
     prompt = "x" * 16380
     ran = tfm("generate", prompt, "--raw", "--model", bundle, "--max-new-tokens", 50, "--json")
     assert len(ran.json["tokens"]) == 4
-    assert ran.err.startswith("the answer is clipped to 4 tokens")
+    assert (ran.err.count("\n"), "4 tokens" in ran.err) == (1, True)
     tfm("generate", "x" * 16384, "--raw", "--model", bundle).failed(9, "16384")
 
 
 def test_a_checkpoint_is_exported_once_and_reused(tfm, checkpoint, tmp_path, monkeypatch):
     options = ("--model", checkpoint, "--max-new-tokens", 4, "--greedy", "--json")
     first = tfm("generate", "hello", *options)
-    cost = r"predictions are up to [0-9.e-]+ nats a token from the unquantized model's"
-    assert re.search(f"int8 for ort-cpu, PASSED the quick checks, {cost}, `tfm-cli verify ", first.err)
+    assert re.search("int8 for ort-cpu, PASSED .* [0-9.e-]+ nats .*`tfm-cli verify ", first.err)
     assert "saved " in first.err
     again = tfm("generate", "hello", *options)
     assert again.err == ""
@@ -327,7 +326,7 @@ def test_an_outdated_bundle_is_exported_again_in_the_cache_and_refused_elsewhere
     cached.rename(old := cached.with_name("tiny-int8-ort-cpu-0123456789ab"))
     shutil.copytree(old, tmp_path / "exported")
     again = tfm("generate", "hello", *options)
-    assert f"removed {old}, it was made by an older version" in again.err
+    assert f"removed {old}, " in again.err
     assert f"saved {cached}" in again.err
     assert again.json["tokens"] == first.json["tokens"]
     assert [c["name"] for c in tfm("models", "--json").json["cache"]] == [cached.name]
@@ -391,7 +390,7 @@ def test_a_run_waits_for_another_that_exports_the_same(tfm, checkpoint, bundle, 
             leave.set()
         made.result()
     assert ran.code == 0
-    assert ran.err.splitlines()[0] == f"another process is writing {path}: waiting for it"
+    assert str(path) in ran.err.splitlines()[0]
     assert "exported" not in ran.err
 
 
@@ -518,18 +517,17 @@ def test_verify_ends_in_a_verdict(tfm, bundle, tmp_path):
     assert head.split() == ["CHECK", "FOUND", "AT", "MOST", "USED", "RESULT", "NOTE"]
     assert any("ok" in row and "%" in row for row in rows)
     verdict = ran.out.split("\n\n")[1]
-    assert verdict.startswith("tiny in int8 for ort-cpu, ")
-    assert "PASSED the quick checks" in verdict
+    assert re.match("tiny .*int8 .*ort-cpu, .*PASSED", verdict)
     assert verdict.count("Not checked: ") == 1
     for row in ("outputs over a text", "greedy texts beside the specification's"):
         assert row in verdict.split("(--full checks it)")[0]
-    assert "weights, texts and settings against the source's (--source MODEL checks it)" in verdict
+    assert "(--source MODEL checks it)" in verdict
     note = describe("tfm")
     assert f"Note: {note}." in verdict
     certificate = json.loads((copied / "certificate.json").read_text())
     assert certificate["notes"] == [note]
     later = tfm("inspect", copied, "--json").json["verified"]
-    assert "PASSED the quick checks; not checked yet: 32 greedy tokens" in later
+    assert re.search("PASSED .*not checked yet: 32 ", later)
     (cached := tmp_path / "cache" / "bundles" / "smollm2-135m-int8-ort-cpu-0123456789ab").parent.mkdir(
         parents=True
     )
@@ -552,8 +550,8 @@ def test_verify_says_what_failed(tfm, bundle, tmp_path):
     (copied / "golden/tokens.npy").write_bytes(data)
     ran = tfm("verify", copied)
     assert ran.code == 10
-    assert "FAILED. It doesn't compute what the specification says" in ran.out
-    assert ran.err.splitlines()[-1].startswith(f"tfm-cli: {copied}: out of budget: hashes of all files")
+    assert "FAILED" in ran.out
+    assert re.match(f"tfm-cli: {copied}: .*hashes", ran.err.splitlines()[-1])
 
 
 def test_export_prints_the_directory(tfm, checkpoint, tmp_path):
@@ -561,11 +559,11 @@ def test_export_prints_the_directory(tfm, checkpoint, tmp_path):
     assert (ran.code, ran.out) == (0, f"{tmp_path / 'out'}\n")
     files = [file for file in (tmp_path / "out").rglob("*") if file.is_file()]
     total = console.size(sum(file.stat().st_size for file in files))
-    assert ran.err.splitlines()[-1] == f"{tmp_path / 'out'}: {total}, int4 for ort-cpu, not verified"
+    assert re.match(f"{tmp_path / 'out'}: {total}, int4 .*ort-cpu, not ", ran.err.splitlines()[-1])
     told = tfm("inspect", tmp_path / "out", "--json").json
     assert told["quant"] == "int4"
     over = f"{told['rounded_over']} tokens"
-    assert f"rounding matrices over {over}" in ran.err
+    assert f" {over}" in ran.err
     assert re.search(f"^rounded_over +{over}, with feedback$", tfm("inspect", tmp_path / "out").out, re.M)
 
 
@@ -687,15 +685,14 @@ def test_doctor_says_that_the_cache_cannot_be_written(tfm, monkeypatch):
     monkeypatch.setenv("TFM_CACHE", "/proc/nowhere")
     ran = tfm("doctor")
     assert ran.code == 0
-    assert "\nproblems   the cache /proc/nowhere must be writable: " in ran.out
-    assert "set TFM_CACHE to use another folder" in ran.out
+    assert re.search("\nproblems .* /proc/nowhere (.|\n)*TFM_CACHE", ran.out)
 
 
 def test_models_says_what_prepacked_weights_are(tfm, tmp_path):
     (packed := tmp_path / "cache" / "prepacked" / "b-0123").mkdir(parents=True)
     assert "prepacked" not in tfm("models").out
     (packed / "model.onnx.data").write_bytes(b"0")
-    assert "\nprepacked: a bundle's weights, stored as this processor reads them" in tfm("models").out
+    assert "\nprepacked: " in tfm("models").out
 
 
 def test_doctor_tries_the_providers(tfm):
@@ -748,15 +745,15 @@ def test_doctor_says_how_kernels_are_built_and_builds_them(tfm, monkeypatch, tmp
     assert f"\nkernels    unused: {none}\n           to do: {to_do}\n" in tfm("doctor").out
     ran = tfm("doctor", "--build-kernels")
     assert (ran.code, ran.err.count("\n")) == (0, 1)
-    assert ran.err.startswith("compiling kernels for ")
+    assert ran.err.startswith("compiling ")
     assert "\nkernels    instructions: avx2\n           library: " in ran.out
     assert tfm("doctor", "--build-kernels").err == ""
-    refusals.append("ONNX Runtime is too new")
-    assert tfm("doctor", "--json").json["kernels"] == {"unused": "ONNX Runtime is too new"}
+    refusals.append("too new")
+    assert tfm("doctor", "--json").json["kernels"] == {"unused": "too new"}
     monkeypatch.setenv("TFM_KERNELS", "avx3")
     tfm("doctor").failed(6, "TFM_KERNELS", "'avx3'")
     monkeypatch.setenv("TFM_KERNELS", "0")
-    assert tfm("doctor", "--json").json["kernels"] == {"unused": "TFM_KERNELS=0 switches them off"}
+    assert "TFM_KERNELS=0" in tfm("doctor", "--json").json["kernels"]["unused"]
 
 
 def test_doctor_waits_longer_for_a_compiler_than_an_export_does(tfm, monkeypatch):
@@ -768,7 +765,7 @@ def test_doctor_waits_longer_for_a_compiler_than_an_export_does(tfm, monkeypatch
 
 def test_doctor_reports_two_wheels_in_one_place_and_a_dead_cpu_provider(tfm, monkeypatch):
     monkeypatch.setattr(doctor, "_versions", lambda: {"onnxruntime": "1", "onnxruntime-gpu": "2"})
-    assert "overwrite each other" in tfm("doctor", "--json").json["problems"][0]
+    assert re.search("onnxruntime and onnxruntime-gpu", tfm("doctor", "--json").json["problems"][0])
     monkeypatch.setattr(providers, "IDENTITY", b"not a model")
     ran = tfm("doctor")
     assert ran.code == 6
@@ -799,9 +796,8 @@ def test_doctor_names_what_cuda_lacks(tfm, monkeypatch):
         ([], "a GPU that this build supports"),
     ):
         monkeypatch.setattr(providers, "missing_for_cuda", lambda missing=missing: missing)
-        assert providers.providers() == {
-            "CUDAExecutionProvider": f"falls back to CPUExecutionProvider, missing: {told}"
-        }
+        [(provider, state)] = providers.providers().items()
+        assert (provider, state.endswith(f": {told}")) == ("CUDAExecutionProvider", True)
 
 
 def test_the_hand_made_model_is_one():
@@ -852,8 +848,7 @@ def test_bench_prints_what_llama_bench_does(tfm, bundle, monkeypatch):
     ]
     assert rows[2][1:4] == ["int8", console.size((bundle / "model.onnx.data").stat().st_size), "0.1 M"]
     assert rows[9:11] == [["1", "512", "0.500 ± 0.000", "0.250 ± 0.000", "592.0 ± 0.0"], ["3", *rows[9][1:]]]
-    assert "mean ± standard deviation of 2 runs" in ran.out
-    assert "4 runs, each in a new process" in ran.err
+    assert (" 2 runs" in ran.out, "4 runs" in ran.err) == (True, True)
     decode = iter([10.0])
     lines = tfm("bench", bundle, "--threads", 1, "--repeats", 1).out.splitlines()
     assert [line.split()[-2:] for line in lines[1:3]] == [["pp128", "100.00"], ["d128", "10.00"]]
@@ -865,7 +860,7 @@ def test_bench_takes_its_model_once_and_names_code_that_was_not_run(tfm, bundle,
     monkeypatch.setattr(Bundle, "code_replaced_by", "llama")
     monkeypatch.setattr(speed, "compare", lambda *_: [])
     ran = tfm("bench", bundle)
-    assert "own code (auto_map or custom_pipelines) was not run: tfm's family llama stands for it" in ran.err
+    assert describe("llama") in ran.err
 
 
 def test_bench_needs_a_decoder_before_an_export(tfm, tmp_path):
@@ -880,7 +875,7 @@ def test_bench_needs_a_decoder_before_an_export(tfm, tmp_path):
 def test_bench_refuses_what_does_not_fit(tfm, bundle):
     ran = tfm("bench", "--model", bundle, "--prompt-tokens", 20000, "--repeats", 1)
     assert (ran.code, ran.out) == (9, "")
-    assert ran.err.splitlines()[-1].startswith("tfm-cli: the prompt has 20127 tokens")
+    assert re.match("tfm-cli: .* 20127 tokens", ran.err.splitlines()[-1])
 
 
 def test_a_document_of_a_schema(tfm, checkpoint: Path, tmp_path: Path) -> None:

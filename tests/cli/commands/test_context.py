@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import replace
 
 import numpy as np
@@ -88,7 +89,7 @@ def test_a_table_and_a_picture(tfm, short, text, tmp_path):
     lines = ran.out.splitlines()
     assert lines[0].split() == ["PERPLEXITY", "AT", "NONE", "YARN"]
     assert [line.endswith("past") for line in lines[1:-1]] == [False] * 8 + [True] * 8
-    assert lines[-1].startswith("trained for 24 tokens, stretched x 2; the best way past these tokens is ")
+    assert re.match("trained for 24 .* x 2; .* (none|yarn)", lines[-1])
     assert (tmp_path / "made.png").read_bytes().startswith(b"\x89PNG")
 
 
@@ -104,9 +105,8 @@ def test_what_stretches_nothing_is_computed_once(tfm, short, text, monkeypatch):
     assert list(ran.json["within"]) == WAYS
     assert len(set(ran.json["within"].values())) == 1
     assert set(ran.json["past"].values()) == {None}
-    assert "nothing past the trained length of 24" in ran.err
-    same = f"not computed, because the positions are those of none up to 20 tokens: {', '.join(WAYS[1:])}"
-    assert same in ran.err
+    assert re.search("nothing .* 24", ran.err)
+    assert f" 20 tokens: {', '.join(WAYS[1:])}" in ran.err
     ran = tfm(*options, "--factor", 4, "--json")
     assert len(computed) == 5
     assert ran.json["same_as"] == {"dynamic-ntk": "none"}

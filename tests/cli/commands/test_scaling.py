@@ -62,9 +62,8 @@ def test_what_would_take_too_much_memory_is_left_out(tfm, monkeypatch):
     sections = ("--section", "length", "--section", "words", "--section", "ring")
     ran = tfm("scaling", *sections, "--max-n", 4096, "--seconds", 3600)
     assert ran.code == 0
-    assert "plain ends before 1024 tokens: memory would run out" in ran.err
-    assert "a softmax over 100,000 words is left out: memory would run out" in ran.err
-    assert "a ring of 1 is left out: memory would run out" in ran.err
+    for what in ("plain ends before 1024 ", "softmax over 100,000 ", "ring of 1 "):
+        assert re.search(f"{what}.*: memory", ran.err), what
     assert "Ring" not in ran.out
     rows = [[cell.strip() for cell in line.split("  ") if cell.strip()] for line in ran.out.splitlines()]
     cells = {row[0]: row for row in rows if row}
@@ -82,7 +81,7 @@ def test_the_sections_and_what_they_say(tfm, monkeypatch):
     lines = [line.split() for line in ran.out.splitlines()]
     assert ["1", "2048", "1.5", "1.25", "200.0", "MB"] in lines
     assert ["2", "1024", "0.75", "0.5", "unknown"] in lines
-    assert "a ring of 4 is left out: time would run out" in ran.err
+    assert re.search("ring of 4 .*: time", ran.err)
     assert "KIND" not in ran.out
     told = tfm(*options, "--json").json
     assert told["ring"]["rings"][1] == {
@@ -100,7 +99,7 @@ def test_without_torch_the_ring_is_left_out(tfm, monkeypatch):
     monkeypatch.setattr(scaling_command, "find_spec", lambda _: None)
     ran = tfm("scaling", "--section", "ring", "--json")
     assert ran.json == {}
-    assert "it needs torch: pip install 'tfm-cli[export]'" in ran.err
+    assert "pip install 'tfm-cli[export]'" in ran.err
 
 
 def test_the_picture(tfm, tmp_path):

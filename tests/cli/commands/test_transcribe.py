@@ -173,7 +173,7 @@ def test_what_comes_on_stdin_is_heard_as_it_comes(
 def test_errors_come_before_the_model(tfm: Any, hearing: Path, tmp_path: Path):
     bad = tmp_path / "bad.wav"
     bad.write_bytes(b"RIFF of nothing")
-    tfm("transcribe", bad, "--model", "no-such-model").failed(9, "bad.wav", "wav, flac, ogg or mp3")
+    tfm("transcribe", bad, "--model", "no-such-model").failed(9, "bad.wav", "flac")
     tfm("transcribe", tmp_path / "none.wav", "--model", hearing).failed(2, "none.wav")
     for command in ("generate", "translate", "summarize", "classify"):
         tfm(command, "hello", "--model", hearing).failed(4, "transcribe", command)

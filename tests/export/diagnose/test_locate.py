@@ -182,7 +182,7 @@ def test_a_planted_bug_is_named(bundles, tmp_path, bug, place):
     assert [part.name for part in parts if not part.ok] == [place]
     found = first(parts)
     assert found is not None
-    assert ("fused operator or its attributes: exported as standard" in found.note) == (bug is wrong_scale)
+    assert ("fused operator" in found.note) == (bug is wrong_scale)
 
 
 def swapped_experts(graph: onnx.GraphProto) -> None:
@@ -224,7 +224,7 @@ def test_a_wrong_attention_over_codes_is_named(bundles, tmp_path):
     bad_part = first(locate(open_bundle(planted), TOKENS))
     assert bad_part is not None
     assert bad_part.name == "layer 0, attention, heads"
-    assert "fused operator or its attributes: exported as standard" in bad_part.note
+    assert "fused operator" in bad_part.note
 
 
 def test_a_graph_of_other_weights_is_refused(bundles, tmp_path):
@@ -240,7 +240,7 @@ def test_a_graph_of_other_weights_is_refused(bundles, tmp_path):
 def test_the_command_names_the_first_divergence(bundles, tmp_path):
     honest = bundles("llama", "ort-cpu", "int8").path
     path = plant(honest, tmp_path / "out", swapped_gate)
-    assert divergence(path).startswith("; first divergence: layer 0, mlp, hidden, error ")
+    assert ": layer 0, mlp, hidden, error " in divergence(path)
     assert divergence(honest) == ""
     (path / "model.onnx").write_bytes(b"damaged")
     assert divergence(path) == ""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -135,7 +136,7 @@ def test_a_graph_says_what_it_is(tmp_path: Path) -> None:
         "mlp.Sigmoid", "mlp.Mul", "mlp.Mul_2", "mlp.down.MatMulNBits", "mlp.bdown.Add", "mlp.Add",
     ]  # fmt: skip
     assert all(value.doc_string for value in ports)
-    assert model.graph.outputs[1].doc_string.startswith("keys of layer I")
+    assert str(model.graph.outputs[1].doc_string).startswith("keys ")
     typed = [value for node in model.graph for value in node.outputs]
     assert all(value.type is not None and value.shape is not None for value in typed)
     stated, source = model.metadata_props, open_bundle(tmp_path / "out").manifest.source
@@ -163,9 +164,8 @@ def test_a_refusal_is_reported_and_the_cache_is_copied(tmp_path: Path) -> None:
     assert "com.microsoft::GroupQueryAttention" not in ops
     contents = open_bundle(tmp_path / "out").manifest
     assert contents.cache == "copied"
-    assert contents.refused == (
-        "GroupQueryAttention in layer 0: head size with rotary positions must be a multiple of 16, got 12",
-    )
+    [reason] = contents.refused
+    assert re.match("GroupQueryAttention in layer 0: .* 16, got 12", reason)
 
 
 @pytest.mark.parametrize(
@@ -188,7 +188,8 @@ def test_where_the_operator_is_refused_windows_keep_all(tmp_path: Path) -> None:
     exported(tmp_path, tiny_models.llama(layers=1, window=3, head_size=12), "ort-cpu", "fp32")
     contents = open_bundle(tmp_path / "out").manifest
     assert contents.cache == "copied"
-    assert contents.refused[1:] == ("caches as short as windows: they need GroupQueryAttention",)
+    [reason] = contents.refused[1:]
+    assert reason.endswith(" GroupQueryAttention")
 
 
 @pytest.mark.long
@@ -197,9 +198,8 @@ def test_scores_with_a_bias_are_refused_by_the_fused_form(tmp_path: Path) -> Non
     assert "com.microsoft::GroupQueryAttention" not in ops
     contents = open_bundle(tmp_path / "out").manifest
     assert contents.cache == "copied"
-    assert contents.refused == (
-        "GroupQueryAttention in layer 0: scores with a bias need the standard form, got Alibi",
-    )
+    [reason] = contents.refused
+    assert re.match("GroupQueryAttention in layer 0: .* Alibi", reason)
     kinds = {name: spec.dtype for name, spec in contents.tensors.items() if name.endswith(ADDED)}
     added = ("decoder.positions", "decoder.relative_bias", "decoder.layers.2.attn.relative_bias")
     assert kinds == dict.fromkeys(added, "float32")

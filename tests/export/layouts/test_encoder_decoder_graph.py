@@ -253,8 +253,7 @@ def test_genai_refuses_them():
 
 def test_samples_are_refused():
     refused = encoder_decoder_graph.refusal(tiny_models.writing(), targets.find("ort-cpu"))
-    assert refused is not None
-    assert refused.endswith("this one reads samples")
+    assert "samples" in (refused or "")
 
 
 HEARING = tiny_models.hearing()

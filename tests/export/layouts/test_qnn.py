@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 import onnx_ir as ir
 import pytest
 from onnx import parser
@@ -39,7 +41,7 @@ def test_a_product_is_of_integers_if_its_output_is_quantized(nodes: str, of_inte
     reading = qnn.read(graph(nodes))
     assert (reading.of_integers, reading.products) == (of_integers, products)
     assert not reading.refused
-    assert str(reading).startswith(f"{of_integers} of {products} products of integers, others in float16")
+    assert re.match(f"{of_integers} of {products} .*integers, .*float16", str(reading))
 
 
 @pytest.mark.parametrize(

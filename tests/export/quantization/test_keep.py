@@ -3,6 +3,7 @@
 import io
 import json
 import math
+import re
 from contextlib import redirect_stderr
 from pathlib import Path
 
@@ -122,7 +123,7 @@ def test_it_says_what_was_kept(file: Path, bundle: Path, capsys: pytest.CaptureF
     assert main(["inspect", str(bundle), "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["weights"] == forms | floats
     assert main(["inspect", str(bundle)]) == 0
-    assert "1 Q4_K kept in 4-bit blocks of 32" in capsys.readouterr().out
+    assert "1 Q4_K kept" in capsys.readouterr().out
 
 
 def test_the_bundle_is_the_specifications_and_the_files(file: Path, bundle: Path):
@@ -154,6 +155,6 @@ def test_kernels_read_the_bits_of_the_file(bundle: Path):
 
 def test_export_says_what_was_kept(file: Path, exported: tuple[Path, str]):
     said = exported[1]
-    assert "; 1 x Q8_0 kept in 8-bit blocks of 32, 73.7 kB; " in said
-    assert "1 x F16 rounded to 8-bit blocks of 32, 75.8 kB; " in said
-    assert f"; the checkpoint has {file.stat().st_size / 1000:.1f} kB\n" in said
+    assert re.search("; 1 x Q8_0 kept [^;]*8-bit [^;]*, 73.7 kB; ", said)
+    assert re.search("1 x F16 rounded [^;]*8-bit [^;]*, 75.8 kB; ", said)
+    assert f" {file.stat().st_size / 1000:.1f} kB\n" in said
