@@ -1,9 +1,9 @@
-"""The Config of a model: frozen dataclasses, which use only the standard library.
+"""The Config of a model: frozen dataclasses that depend only on the standard library.
 
-A Config is a Decoder, an Encoder or an EncoderDecoder. It stores nothing that can be derived from its other
-fields. Unions of small types rule out combinations that make no sense. `to_json` and
-`refimpl.components.from_json` are exact inverses. In JSON each value carries its class name as `type`. An
-unknown field is a `ConfigError`. Token mixers other than attention are in `ops`, beside their functions.
+A Config is a Decoder, an Encoder or an EncoderDecoder. It stores no value that can be derived from other
+fields, and its types rule out combinations that make no sense. `to_json` and `refimpl.components.from_json`
+are exact inverses. In JSON each object names its class as `type`, and an unknown field raises ConfigError.
+Token mixers other than attention are in `ops`, beside their functions.
 """
 
 from .bounds import LIMITS

@@ -1,4 +1,4 @@
-"""The largest sizes that a Config may have, and the checks that raise ConfigError beyond them."""
+"""The largest sizes that a Config may have, and the checks that raise ConfigError for larger ones."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ LIMITS = {
 
 
 def need(true: bool, message: str) -> None:
-    """Raise ConfigError with the message unless the condition is true."""
+    """Raise ConfigError with this message if the condition is false."""
     if not true:
         raise ConfigError(message)
 
@@ -35,7 +35,9 @@ def within(name: str, value: int, limit: int, least: int = 1) -> None:
 
 
 def check_bounds(at: str, record: Record) -> None:
-    """Raise ConfigError unless each `bounded` field is within its bounds; the message begins with `at`."""
+    """Raise ConfigError if any `bounded` field of the record is out of its bounds. The message begins with
+    `at`.
+    """
     for one in fields(record):
         value = getattr(record, one.name)
         if "bound" in one.metadata and value is not None:

@@ -1,6 +1,4 @@
-"""Convert a Config to JSON and back. The two conversions are exact inverses. Each value carries its class
-name as `type`.
-"""
+"""Convert a Config to JSON and back without loss. Each JSON object names its class as `type`."""
 
 from __future__ import annotations
 
@@ -12,7 +10,9 @@ from .typed_json import read
 
 
 def to_json(value: Any) -> Any:
-    """Return the value in the form that `json.dumps` takes: dataclasses become dicts with a `type`."""
+    """Convert a Config, or a part of it, to a value for `json.dumps`. A dataclass becomes a dict with a key
+    `type`.
+    """
     if is_dataclass(value):
         items = {f.name: to_json(getattr(value, f.name)) for f in fields(value)}
         return {"type": type(value).__name__, **items}
@@ -22,9 +22,9 @@ def to_json(value: Any) -> Any:
 
 
 def from_json(value: Any) -> Config:
-    """Return the Config that `to_json` wrote; raise ConfigError for what `to_json` can't have written.
+    """Convert the output of `to_json` back to a Config; raise ConfigError for any other value.
 
-    A class is known only after its module has been imported. Callers outside of this package therefore use
-    `refimpl.components.from_json`, which imports the modules first.
+    A class is found only after its module has been imported. Code outside of this package calls
+    `refimpl.components.from_json`, which first imports the modules.
     """
     return read(value, Config, "config")

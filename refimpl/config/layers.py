@@ -1,4 +1,4 @@
-"""A layer: a token mixer, an mlp, and how they are put together."""
+"""The layers of a model: each layer combines a token mixer and an mlp."""
 
 from __future__ import annotations
 
@@ -12,8 +12,10 @@ from .token_mixers import Attention, StateSpace, TokenMixer
 
 
 class NeighbourConv(Record):
-    """A convolution over a token and its `neighbours` on either side, followed by an activation
-    (`ops.neighbour_conv`). Its output is added to another vector; `after` normalizes the sum.
+    """A convolution over a token and the `neighbours` tokens on either side, followed by an activation.
+
+    The layer adds the activation's result to the layer's output, and normalizes the sum with `after`
+    (`ops.neighbour_conv`).
     """
 
     neighbours: int
@@ -22,10 +24,11 @@ class NeighbourConv(Record):
 
 
 class Beside(Record):
-    """A state space beside the attention of a layer: both read the same input, and their outputs are added.
+    """A state space mixer that runs in parallel to a layer's attention (Falcon-H1).
 
-    The input and the output of both are multiplied by factors; a factor of None means 1 (Falcon-H1). The
-    norms are those of the attention.
+    Both mixers read the same input, and the layer adds their outputs. `scale_in` and `scale_out` multiply the
+    state space's input and output; `attention_in` and `attention_out` multiply the attention's. A factor of
+    None means 1. The norms of the attention are used for both.
     """
 
     mixer: StateSpace
@@ -36,9 +39,10 @@ class Beside(Record):
 
 
 class PerLayerInput(Record):
-    """A vector of `width` elements for each token, which a layer gates and adds to its output
-    (`ops.per_layer`). `post` normalizes the vector that is added. With `scaled` the gate's input is
-    multiplied by a learned vector of the model's width.
+    """A vector of `width` elements for each token, which a layer gates and adds to its output.
+
+    `post` normalizes the vector before it is added. With `scaled`, a learned vector of the model's width
+    multiplies the gate's input (`ops.per_layer`).
     """
 
     width: int
@@ -54,8 +58,8 @@ class AltUp(Record):
     """Alternating updates: each token has `streams` vectors, and a layer computes only the vector with index
     `active`.
 
-    All vectors are first predicted from each other, then corrected by the layer's output (`ops.altup`).
-    `norm` comes before the map that makes the coefficients.
+    First, each vector is predicted from all vectors of the token. The layer's output then corrects the
+    predictions (`ops.altup`). `norm` is applied before the linear map that computes the coefficients.
     """
 
     streams: int
@@ -67,8 +71,9 @@ class AltUp(Record):
 
 
 class Laurel(Record):
-    """A learned residual of `rank` beside a layer's mixer (`ops.laurel`). `norm` normalizes the output of its
-    two projections."""
+    """A learned residual of `rank` in parallel to a layer's mixer: two projections, then `norm`
+    (`ops.laurel`).
+    """
 
     rank: int
     norm: RMSNorm
@@ -78,21 +83,27 @@ class Laurel(Record):
 
 
 class Layer(Record):
-    """Attention and mlp, one after the other or (`parallel`) side by side on the same input.
+    """A token mixer and an mlp, one after the other or (`parallel`) side by side on the same input.
 
-    Another mixer may replace attention. The mixer's `place` says whether it may be in a decoder or in an
-    encoder. A parallel mlp without a norm `pre` of its own takes the output of the attention's `pre` (GPT-J,
-    Cohere). `cross` comes between attention and mlp, in a decoder that reads an encoder. If it is `merged`,
-    there is no such sublayer: the attention reads the keys of `cross` too, in the same softmax (T5Gemma 2).
+    **Mixer.** `attention` is the token mixer: attention, or another mixer in its place. The mixer's `place`
+    says whether it may be in a decoder or in an encoder. In a decoder, `beside` adds a second mixer that
+    reads the attention's input. `cross` is the cross-attention between mixer and mlp, in a decoder that reads
+    an encoder. With `merged` the cross-attention is no separate sublayer: the self-attention also reads the
+    keys of `cross`, in the same softmax (T5Gemma 2).
 
-    `residual` says what a sublayer's output is added to: its input, or that input after the norm `pre`
-    (BLOOM's option). `scale` multiplies each sublayer's output before it is added (Granite). `conv` reads the
-    layer's input, and its output is added to the layer's output (DeBERTa v2). `beside` is a second mixer on
-    the attention's input, in a decoder. With `scalar` the layer's whole output, residual included, is
-    multiplied by a learned number (Gemma 4). `per_layer` is a vector of the token that the layer gets in
-    addition to the output of the previous layer. `laurel` reads the mixer's input; its output is averaged
-    with the sum of the mixer and its residual. With `altup` a token has several vectors, and the layer
-    computes one of them (both Gemma 3n).
+    **Mlp.** A parallel mlp that has no norm `pre` reads the output of the attention's norm `pre` (GPT-J,
+    Cohere).
+
+    **Sums.** `residual` says what a sublayer's output is added to: the sublayer's input, or this input after
+    the norm `pre` (an option of BLOOM). `scale` multiplies each sublayer's output before it is added
+    (Granite). With `scalar`, a learned number multiplies the layer's whole output, including the residual
+    (Gemma 4).
+
+    **Additions.** `conv` is a convolution that reads the layer's input and is added to the layer's output
+    (DeBERTa v2). `per_layer` is a vector for each token that the layer reads in addition to the previous
+    layer's output. `laurel` reads the mixer's input; its output is averaged with the sum of the mixer's
+    output and the residual. With `altup` a token has several vectors, and the layer computes one of them
+    (`per_layer`, `laurel` and `altup`: Gemma 3n).
     """
 
     attention: TokenMixer
@@ -111,7 +122,8 @@ class Layer(Record):
 
     @property
     def kv_layer(self) -> int | None:
-        """The index of the layer whose keys and values this one reads; None if it has its own keys and
-        values, or has none.
+        """The index of the earlier layer whose keys and values this layer reads.
+
+        It is None if this layer computes its own keys and values, or if its mixer isn't attention.
         """
         return self.attention.kv_layer if isinstance(self.attention, Attention) else None

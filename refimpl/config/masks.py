@@ -11,7 +11,7 @@ from .record import Record, bounded
 
 
 class AttentionMask(Record):
-    """The setting that says which positions attention sees, among those that its stack allows."""
+    """A setting that limits which positions a token attends to, in addition to the stack's own limit."""
 
     op: ClassVar[str | None] = None  # the op that makes it, in the place of a window's
     whole: ClassVar[bool] = False  # whether it needs a whole text, of which each token sees later ones too
@@ -19,35 +19,38 @@ class AttentionMask(Record):
 
     @property
     def window(self) -> int | None:
-        """The number of positions that are seen, including the current one, or None for all."""
+        """The number of latest positions that a token sees, including its own, or None for all."""
         return None
 
     @property
     def settings(self) -> Mapping[str, Any]:
-        """The arguments that the mask passes to its op, or to that of windows."""
+        """The keyword arguments for the op that builds this mask."""
         return {}
 
     def check(self, at: str, *, plain: bool) -> None:
-        """Raise ConfigError if the mask's sizes are too large, or if the mask doesn't work with these scores.
-        `plain` says that scores have no biases or sinks.
+        """Raise ConfigError if the mask's sizes are out of bounds, or if attention can't use this mask.
+
+        `plain` is true if the attention scores have no biases and no sinks. The message begins with `at`.
         """
         check_bounds(at, self)
 
     def describe(self) -> str:
-        """The text that `inspect` shows for the mask after the heads, without usual settings."""
+        """Return the text that `inspect` shows for the mask; "" for a mask that isn't worth mentioning."""
         return ""
 
 
 class FullAttention(AttentionMask):
-    """A mask that allows all positions that the stack allows."""
+    """No limit: a token attends to all positions that the stack allows."""
 
 
 FULL = FullAttention()
 
 
 class Window(AttentionMask):
-    """A mask that allows the `size` latest positions, the current one included. In an encoder, it also allows
-    the same number of later positions, or with `later` that number, the current one included.
+    """Sliding window: a token attends to the `size` latest positions, including its own.
+
+    In an encoder the token also attends to later positions. `later` is their number, also including its own;
+    without `later` it is `size`.
     """
 
     size: int = bounded("context", "window")
@@ -66,7 +69,7 @@ class BlockSparse(AttentionMask):
     """A mask over blocks of `block` positions: each block sees the blocks that are at most `reach` blocks
     away.
 
-    The `first` blocks of a text see all blocks and are seen by all blocks.
+    The first `first` blocks of a text see all blocks, and all blocks see them.
     """
 
     block: int = bounded("context", "block of the mask")
@@ -101,11 +104,11 @@ class Chunked(AttentionMask):
 
 
 class BigBirdBlocks(AttentionMask):
-    """BigBird's blocks of `block_size` positions, in an encoder (`ops.bigbird`).
+    """BigBird's attention over blocks of `block_size` positions, in an encoder (`ops.bigbird`).
 
-    A block sees its neighbours and the first and the last block of its text. The first block counts
-    `random_blocks` additional times, in place of random blocks. In short texts each block sees the whole
-    text.
+    A block sees itself, its two neighbours, and the first and the last block of the text. BigBird also lets
+    it see random blocks; here the first block counts `random_blocks` additional times instead. In texts of up
+    to `longest_whole` tokens each block sees the whole text.
     """
 
     block_size: int = bounded("context", "block_size of the mask")
@@ -123,7 +126,7 @@ class BigBirdBlocks(AttentionMask):
 
     @property
     def longest_whole(self) -> int:
-        """The largest length of a text, in tokens, in which each block sees the whole text."""
+        """The largest number of tokens in a text whose blocks all see the whole text."""
         return (5 + 2 * self.random_blocks) * self.block_size
 
     def numbers(self) -> Iterator[float]:

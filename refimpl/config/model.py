@@ -1,7 +1,7 @@
-"""The whole model: a decoder, an encoder, or an encoder and a decoder that reads it.
+"""A whole model: a decoder, an encoder, or an encoder with a decoder that reads the encoder's output.
 
-In all three kinds of model, `context` is the largest number of tokens of a text. Position scalings that
-depend on a length use `context` as that length.
+All three kinds of model have a field `context`: the largest number of tokens in a text. Position scalings
+that depend on a text length use `context` as that length.
 """
 
 from __future__ import annotations
@@ -20,66 +20,69 @@ from .validate import check, check_mtp, check_reader
 
 
 class _Model(Record):
-    """Properties that every model derives from its stacks."""
+    """The properties that every kind of model derives from its stacks."""
 
     embedding: Embedding
 
     @property
     def stacks(self) -> dict[str, Stack]:
-        """The stacks by the names of their parameter trees, in the order in which they run."""
+        """A dict from the name of each stack's parameter tree to the stack, in the order in which the stacks
+        run.
+        """
         raise NotImplementedError
 
     @property
     def layers(self) -> tuple[Layer, ...]:
-        """The layers that keep a cache, which are the layers of a decoder."""
+        """The layers that keep a cache: the decoder's layers. It is empty for a model without a decoder."""
         stacks = self.stacks
         return stacks["decoder"].layers if "decoder" in stacks else ()
 
     @property
     def stem(self) -> Stem | None:
-        """The part that reads a recording instead of tokens, or None for a text model."""
+        """The part of a speech model that reads the recording; None for a text model."""
         stack = self.stacks.get("encoder")
         return None if stack is None else stack.stem
 
     @property
     def text_context(self) -> int:
-        """The largest number of positions of an encoder's text or recording."""
+        """The largest number of positions in the text or recording that the model's encoder reads."""
         raise NotImplementedError
 
     @property
     def text_embedding(self) -> Embedding:
-        """The embedding of the encoder's text, or of the decoder's text if there is no encoder."""
+        """The encoder's embedding. In a model without an encoder, it is the decoder's embedding."""
         return self.embedding
 
     @property
     def text_tables(self) -> Literal["embedding", "encoder_embedding"]:
-        """The name of the parameters of the embedding `text_embedding`."""
+        """The name under which the weights store the parameters of `text_embedding`."""
         return "embedding"
 
     def width(self, stack: str) -> int:
-        """The width of a stack's vectors."""
+        """Return the number of elements in each hidden state of the stack with this name."""
         return (self.text_embedding if stack == "encoder" else self.embedding).width
 
     @property
     def sound_shape(self) -> tuple[Any, ...] | None:
-        """The shape of a recording as a speech model reads it: frames of bands, or samples. It is None for a
+        """The shape of a recording that a speech model reads: frames × bands, or samples. It is None for a
         text model.
         """
         return None if self.stem is None else self.stem.row(self.text_context)
 
     def positions(self, time: int) -> int:
-        """Return the number of positions that an encoder makes from `time` tokens, frames or samples."""
+        """Return the number of positions that an encoder computes for `time` tokens, frames or samples."""
         return time if self.stem is None else self.stem.positions(time)
 
     @property
     def rounds_cache(self) -> bool:
-        """Whether any layer caches its keys and values in few bits."""
+        """Whether any layer of the decoder caches its keys and values as integer codes."""
         return self.kv != "float"
 
     @property
     def kv(self) -> KVFormat:
-        """How the decoder caches keys and values: the setting of its first layer that caches
-        integer codes.
+        """The format in which the decoder caches keys and values.
+
+        If layers differ, it is the format of the first layer that caches integer codes.
         """
         stack = self.stacks.get("decoder")
         for attention in () if stack is None else stack.attentions:
@@ -94,7 +97,10 @@ class _Model(Record):
 
 
 class Decoder(_Model):
-    """A plain decoder, which generates text token by token. `mtp` is a module that drafts tokens for it."""
+    """A decoder-only model, which generates text token by token.
+
+    `mtp` is an optional module that drafts the decoder's next tokens (multi-token prediction).
+    """
 
     embedding: Embedding
     stack: Stack
@@ -116,7 +122,7 @@ class Decoder(_Model):
         return self.context
 
     def with_kv(self, kv: KVFormat) -> Decoder:
-        """Return the same model with its keys and values cached as `kv`."""
+        """Return the same model, caching keys and values in the format `kv`."""
         mtp = self.mtp
         if mtp is not None:
             (layer,) = Stack((mtp.layer,), mtp.norm).with_kv(kv).layers
@@ -125,19 +131,20 @@ class Decoder(_Model):
 
     @property
     def mtp_decoder(self) -> Decoder:
-        """The module `mtp` as a decoder of one layer, with the tables of this decoder.
+        """The module `mtp` as a Config: a decoder with one layer and with this decoder's embedding and head.
 
-        The module's cache, positions and head can be derived from that decoder.
+        tfm derives the module's cache and positions from this Config, as for any other decoder.
         """
         assert self.mtp is not None
         return replace(self, stack=Stack((self.mtp.layer,), self.mtp.norm), mtp=None)
 
 
 class Encoder(_Model):
-    """A plain encoder, which reads a whole text at once.
+    """An encoder-only model, which reads a whole text at once.
 
-    A decoder that doesn't generate text is an Encoder with a causal stack. If the stack is `stepwise`, the
-    encoder computes its layers as a decoder does, starting from an empty cache.
+    A causal model that doesn't generate text, such as a classifier, is also an Encoder: its stack is causal.
+    If the stack is `stepwise`, the encoder runs its layers as a decoder would, starting from an empty
+    cache.
     """
 
     embedding: Embedding
@@ -166,11 +173,11 @@ class Encoder(_Model):
 
 
 class EncoderDecoder(_Model):
-    """An encoder, and a decoder whose layers read the encoder's output by `cross`.
+    """An encoder, and a decoder that reads the encoder's output through cross-attention (`cross`).
 
-    The decoder generates text, or it is a `DecoderReader`. With `encoder_context`, the encoder reads texts of
-    up to that many tokens, and `context` limits only the decoder. With `encoder_embedding`, the encoder has a
-    table of its own, whose width may differ from that of the decoder's table (T5Gemma).
+    The decoder generates text, unless it is a `DecoderReader`. `encoder_context` is the largest number of
+    tokens that the encoder reads; `context` is then the decoder's limit alone. `encoder_embedding` is a
+    separate token table for the encoder, and may have another width than the decoder's table (T5Gemma).
     """
 
     embedding: Embedding
@@ -206,7 +213,7 @@ class EncoderDecoder(_Model):
         return "embedding" if self.encoder_embedding is None else "encoder_embedding"
 
     def with_kv(self, kv: KVFormat) -> EncoderDecoder:
-        """Return the same model with its decoder's keys and values cached as `kv`."""
+        """Return the same model, with its decoder caching keys and values in the format `kv`."""
         if isinstance(self.decoder, DecoderReader):
             return self
         return replace(self, decoder=self.decoder.with_kv(kv))
@@ -216,13 +223,15 @@ Config = Decoder | Encoder | EncoderDecoder
 
 
 def has_mtp(config: Config) -> TypeGuard[Decoder]:
-    """Return whether a model has a module that drafts tokens for it (MTP)."""
+    """Return whether a model has a multi-token prediction module (MTP), which drafts tokens."""
     return isinstance(config, Decoder) and config.mtp is not None
 
 
 def longer_context(config: Config) -> str:
-    """Return the position scaling that allows a larger `context` than this one: "LongRoPE", "dynamic NTK", or
-    "" if there is none.
+    """Return which position scaling would allow a larger `context`: "LongRoPE" or "dynamic NTK".
+
+    The result is "" if the model has no such scaling, or if `context` is already above the original
+    context.
     """
     for scaling in (rope.scaling for rope in config.ropes):
         if isinstance(scaling, LongRope | DynamicNTK) and config.context <= scaling.original_context:

@@ -11,20 +11,21 @@ Kind = TypeVar("Kind")
 
 
 def bounded(limit: str, name: str = "", *, least: int = 1, default: Any = MISSING) -> Any:
-    """Return a dataclass field whose value is None or from `least` to `LIMITS[limit]` (`config.bounds`).
+    """Define a dataclass field that must be None or an integer from `least` to `LIMITS[limit]`
+    (`config.bounds`).
 
-    Error messages call the field `name`.
+    Error messages call the field `name`, or by its own name if `name` is empty.
     """
     return field(default=default, metadata={"bound": (limit, name, least)})
 
 
 @dataclass_transform(frozen_default=True, field_specifiers=(field, bounded))
 class Record:
-    """The base of a Config's frozen dataclasses: hashable, immutable, equal if class and fields are equal.
+    """The base class of all parts of a Config: immutable, hashable dataclasses.
 
-    `dataclass(frozen=True)` does the same, but it compiles six methods for each class at import. Here only
-    `__init__` is compiled and the other methods are inherited. A Config has so many classes that this
-    shortens the start by 20 ms.
+    Two records are equal if their class and all their fields are equal. `dataclass(frozen=True)` would do the
+    same, but compiles six methods for each class at import. A Record compiles only `__init__` and inherits
+    the other methods, so the program starts 20 ms faster.
     """
 
     __dataclass_fields__: ClassVar[dict[str, Field[Any]]]
@@ -55,33 +56,37 @@ class Record:
         return f"{type(self).__qualname__}({stated})"
 
     def numbers(self) -> Iterator[float]:
-        """The numbers with which this part computes and that aren't among its settings. The check of a graph
-        uses these numbers.
+        """Yield the constants that this part computes with, apart from its settings.
+
+        `verify` allows these numbers in a bundle's graph.
         """
         yield from ()
 
     def integers(self) -> Iterator[int]:
-        """The integers that are computed from the record's settings. The check of a graph uses these integers
-        too.
+        """Yield the integers that this part derives from its settings.
+
+        `verify` allows these integers in a bundle's graph.
         """
         yield from ()
 
 
 def kinds(base: type[Kind]) -> tuple[type[Kind], ...]:
-    """Return the classes that a value of type `base` may have: its subclasses without subclasses, or itself.
+    """Return the concrete classes below `base`: all its subclasses that have no subclasses, or `base` itself.
 
-    The result includes a class only after the class's module has been imported.
+    A class is found only after its module has been imported.
     """
     below = base.__subclasses__()
     return tuple(kind for one in below for kind in kinds(one)) if below else (base,)
 
 
 class SmoothingSite(NamedTuple):
-    """An activation that can be smoothed: the parameters that produce it and the matrices that consume it.
+    """An activation that can be smoothed before quantization: the parameters that produce the activation, and
+    the matrices that consume it.
 
-    Producers are divided along their last axis; consumers are multiplied along their first axis. Without
-    producers, the matrix product divides its own input. If several query heads share a value head, `repeats`
-    blocks of `head_size` channels share the same factors.
+    Smoothing divides the producers along their last axis and multiplies the consumers along their first axis,
+    so the product is unchanged. If there are no producers, the activation itself is divided before the matrix
+    product. If several query heads share a value head, the consumer's channels form `repeats` blocks of
+    `head_size` that use the same factors.
     """
 
     producers: tuple[str, ...]

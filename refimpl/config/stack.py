@@ -17,13 +17,13 @@ from .token_mixers import Attention, Distances, KVFormat, QuestionTokens, TokenM
 
 
 class EmbeddingProjection(Record):
-    """Tables with a `width` of their own, and a linear map, with or without `bias`, to the model's width.
+    """Token tables of `width` elements, and a linear map, with or without `bias`, to the model's width.
 
-    The map comes before positions, token types and the first norm, which then have the model's width (OPT).
-    With `late`, the map comes after these (ELECTRA). With `trigram`, the map reads three rows side by side:
-    the row of the next token, the token's own row, and the row of the previous token. Before and after a
-    text, the rows are zeros (MobileBERT). A language model's output is mapped back to the tables' width by a
-    separate map without a bias. A masked language model's output is mapped back by its head's dense map.
+    The map comes before positions, token types and the first norm (OPT). With `late` it comes after all three
+    (ELECTRA). With `trigram`, the map reads the rows of the next token, the token itself and the previous
+    token, side by side; rows outside of the text are zeros (MobileBERT). A language model maps its output
+    back to the tables' width by another map without a bias. A masked language model uses its head's dense map
+    for this.
     """
 
     width: int
@@ -33,11 +33,12 @@ class EmbeddingProjection(Record):
 
 
 class PerLayerEmbedding(Record):
-    """A second table with rows for `rows` tokens. A row has one vector of the token for each layer
+    """A second token table with `rows` rows, which gives each token one vector for each layer
     (`ops.per_layer`).
 
-    Tokens without a row in this table get its first row. The vectors have a second part, a map of the token's
-    embedding, which `norm` normalizes. Without `rows` this part is the only one (EmbeddingGemma 2).
+    A token that has no row in this table gets the first row. A linear map of the token's embedding,
+    normalized by `norm`, is added to the row. If `rows` is None, the map is used without a table
+    (EmbeddingGemma 2).
     """
 
     rows: int | None
@@ -45,11 +46,12 @@ class PerLayerEmbedding(Record):
 
 
 class TokenDropout(Record):
-    """Mask tokens are treated as dropped: their vectors are 0, and the vectors of the other tokens are scaled
-    up.
+    """ESM's token dropout: the vectors of mask tokens are set to 0, and the vectors of all tokens are
+    rescaled.
 
-    In training, this `share` of the tokens was masked. A text with a different share of masks is scaled to
-    the magnitude that was usual in training (`ops.embedding`).
+    `mask` is the id of the mask token. `share` is the share of tokens that were masked in training. A text
+    with a different share of masks is rescaled to the magnitude that was usual in training
+    (`ops.embedding`).
     """
 
     mask: int = bounded("vocabulary", "the mask's token", least=0)
@@ -60,13 +62,13 @@ class TokenDropout(Record):
 
 
 class Embedding(Record):
-    """The token table and what is added to it.
+    """The token table, and the vectors that are added to a token's vector.
 
-    `scale` multiplies the token vectors. `token_types` is the number of rows of a second table, which tells
-    the two texts of a pair apart. `task_types` is the number of rows of a third table, whose first row is
-    added to every token (ERNIE). `projection` gives the tables a width of their own. `per_layer` is the table
-    of per-layer embeddings. Only encoders have `token_dropout` (ESM). The token `apart` has a vector of its
-    own, which isn't scaled, in the place of its row (T5Gemma 2).
+    `scale` multiplies the token vectors. `token_types` is the number of rows in a second table, which tells
+    the two texts of a pair apart. `task_types` is the number of rows in a third table; the first row is added
+    to every token (ERNIE). With `projection` the tables have a width of their own. `per_layer` is the table
+    of per-layer embeddings. `token_dropout` is only for encoders (ESM). `apart` is the id of a token that has
+    a separate, unscaled vector instead of its row in the table (T5Gemma 2).
     """
 
     vocabulary: int
@@ -84,20 +86,22 @@ class Embedding(Record):
 
 
 class Stem(Record):
-    """The part of a speech encoder that reads a recording, in the place of a token table."""
+    """The first part of a speech encoder, which reads a recording in place of a token table."""
 
     def row(self, positions: int) -> tuple[int | str, ...]:
-        """The shape of one recording as an encoder with room for this many positions reads it.
+        """Return the shape of one recording for an encoder with this many positions.
 
-        A named axis may have any size."""
+        An axis that may have any size is a name instead of a number."""
         raise NotImplementedError
 
     def positions(self, time: int) -> int:
-        """Return the number of vectors that the stem makes from `time` frames or samples."""
+        """Return how many vectors the stem computes from `time` frames or samples."""
         raise NotImplementedError
 
     def least(self, positions: int) -> int:
-        """Return the smallest number of frames or samples from which the stem makes this many vectors."""
+        """Return the smallest number of frames or samples from which the stem computes `positions`
+        vectors.
+        """
         raise NotImplementedError
 
     def describe(self) -> str:
@@ -105,19 +109,21 @@ class Stem(Record):
         raise NotImplementedError
 
     def check(self, at: str, width: int) -> None:
-        """Raise ConfigError if the stem's sizes are out of bounds, or don't fit a model of this `width`. The
-        message begins with `at`.
+        """Raise ConfigError if the stem's sizes are out of bounds or don't fit a model of this `width`.
+
+        The message begins with `at`.
         """
         check_bounds(at, self)
 
     def epsilons(self) -> Iterator[tuple[str, float]]:
-        """A dict from the parameter of each norm of the stem to the norm's eps."""
+        """Yield the name of each norm of the stem, with the norm's eps."""
         yield from ()
 
 
 class ConvStem(Stem):
-    """Two convolutions over frames of `bands` numbers, which make one vector from every two frames
-    (`ops.conv_stem`). The encoder always reads as many frames as it has room for.
+    """Two convolutions over frames of `bands` numbers, which compute one vector from every two frames.
+
+    The encoder always reads the full number of frames: twice its number of positions (`ops.conv_stem`).
     """
 
     bands: int = bounded("width", "bands of a frame")
@@ -136,7 +142,9 @@ class ConvStem(Stem):
 
 
 class Convolution(Record):
-    """A convolution over `length` vectors, with `width` output channels and a step of `stride` vectors."""
+    """A one-dimensional convolution: kernel of `length` vectors, `width` output channels, step of `stride`
+    vectors.
+    """
 
     width: int = bounded("width", "channels of a convolution")
     length: int = bounded("kernel", "length of a convolution")
@@ -144,7 +152,7 @@ class Convolution(Record):
 
 
 class SampleStem(Stem):
-    """A stem of convolutions over the samples themselves. It reads a recording of any length."""
+    """A stem of convolutions that read a recording's samples directly. The recording may have any length."""
 
     convolutions: tuple[Convolution, ...]
 
@@ -163,7 +171,7 @@ class SampleStem(Stem):
 
     @property
     def stride(self) -> int:
-        """The number of samples from one vector to the next."""
+        """The number of samples between the beginnings of two consecutive output vectors."""
         return math.prod(one.stride for one in self.convolutions)
 
     def describe(self) -> str:
@@ -188,11 +196,12 @@ class SampleStem(Stem):
 
 
 class WaveStem(SampleStem):
-    """Convolutions over the samples, then `norm`, then a map to the model's width (`ops.wave_stem`).
+    """Convolutions over a recording's samples, then `norm`, then a map to the model's width
+    (`ops.wave_stem`).
 
-    With `normalized` "first" each channel of the first convolution is normalized over the whole recording.
-    With "each", the output vectors of each convolution are normalized. `eps` is the eps of these norms.
-    `bias` says whether the convolutions have one.
+    If `normalized` is "first", each output channel of the first convolution is normalized over the whole
+    recording. If it is "each", every output vector of every convolution is normalized. `eps` is the eps of
+    these norms. `bias` says whether the convolutions have biases.
     """
 
     normalized: Literal["first", "each"]
@@ -209,10 +218,10 @@ class WaveStem(SampleStem):
 
 
 class MoonshineStem(SampleStem):
-    """Convolutions over the samples, the last one as wide as the model (`ops.moonshine_stem`).
+    """Convolutions over a recording's samples; the last one has as many channels as the model's width.
 
-    After the first convolution come a tanh and a norm with `eps` over all channels of the whole recording.
-    The other convolutions have biases, and are followed by a GELU.
+    The first convolution is followed by a tanh and by a norm over all channels of the whole recording; `eps`
+    is the norm's eps. Every other convolution has a bias and is followed by a GELU (`ops.moonshine_stem`).
     """
 
     eps: float = 1e-5
@@ -227,13 +236,13 @@ class MoonshineStem(SampleStem):
 
 
 class Stack(Record):
-    """Layers in order, with the parts before the first layer and the norm after the last.
+    """A sequence of layers, with the parts before the first layer and the norm after the last.
 
-    `causal` is for stacks that read a whole text at once: an encoder or a `DecoderReader`. It hides later
-    tokens from each token, for example in a decoder that classifies texts. A decoder that generates is always
-    causal, and its stack must not set `causal`. With `norm_before_positions` the positions are added to the
-    output of the first norm, not to its input (Blenderbot Small's decoder). With a `stem` an encoder reads a
-    recording instead of tokens.
+    `causal` hides later tokens from each token. It is for stacks that read a whole text at once: an encoder,
+    for example one that classifies texts, or a `DecoderReader`. A decoder that generates is always causal, so
+    its stack must not set `causal`. With `norm_before_positions` the positions are added to the output of the
+    first norm instead of its input (Blenderbot Small's decoder). With a `stem` an encoder reads a recording
+    instead of tokens.
     """
 
     layers: tuple[Layer, ...]
@@ -246,37 +255,40 @@ class Stack(Record):
 
     @property
     def mixers(self) -> tuple[TokenMixer, ...]:
-        """The mixer of each layer."""
+        """The token mixer of each layer."""
         return tuple(layer.attention for layer in self.layers)
 
     @property
     def attentions(self) -> tuple[Attention, ...]:
-        """The attention of each layer whose mixer is attention."""
+        """The attention of each layer that has attention as its mixer, in the order of the layers."""
         return tuple(mixer for mixer in self.mixers if isinstance(mixer, Attention))
 
     def _settings(self, name: str) -> Iterator[Any]:
-        """The setting of that name of each layer whose mixer has it."""
+        """Yield the setting with this name from each layer's mixer, skipping mixers without such a
+        setting.
+        """
         return (getattr(mixer, name) for mixer in self.mixers if hasattr(mixer, name))
 
     @property
     def shared_kv(self) -> frozenset[int]:
-        """The layers whose keys and values other layers read."""
+        """The indices of the layers whose keys and values are also read by other layers."""
         return frozenset(a.kv_layer for a in self.attentions if a.kv_layer is not None)
 
     @property
     def altup(self) -> AltUp | None:
-        """The alternating updates of the first layer, if the layers have them.
+        """The alternating updates (AltUp) of the first layer, or None if the layers don't use them.
 
         All layers have the same number of streams."""
         return self.layers[0].altup
 
     @property
     def stepwise(self) -> bool:
-        """Whether the stack has a layer that only a decoder's pass can compute.
+        """Whether the stack has a layer that can only be computed as in a decoder, with a cache.
 
-        Such a layer has a state, a state space beside its attention, an indexer, several streams of a token,
-        a learned residual, the keys and values of another layer, or experts that the next layer adds. In a
-        causal stack, a layer with per-layer embeddings is such a layer too.
+        Such a layer has at least one of these: a recurrent state, a state space beside its attention, an
+        indexer, several streams for each token, a learned residual, another layer's keys and values, or
+        experts that the next layer adds. In a causal stack a layer with per-layer embeddings is also such a
+        layer.
         """
         return any(
             layer.attention.keeps == "state"
@@ -294,22 +306,26 @@ class Stack(Record):
 
     @property
     def distances(self) -> Distances | None:
-        """The table of distances that the layers share, if any layer has disentangled attention."""
+        """The table of distance vectors that layers with disentangled attention share; None without such
+        layers.
+        """
         return next(self._settings("distances"), None)
 
     @property
     def segments(self) -> bool:
-        """Whether layers compare token types. If so, token types have no table."""
+        """Whether layers compare token types. If so, the embedding has no table of token types."""
         return any(self._settings("segments"))
 
     @property
     def separator(self) -> int | None:
-        """The token that ends the question, in a stack that lets all tokens see the question."""
+        """The id of the token that ends the question, if all tokens of a text see the question; otherwise
+        None.
+        """
         seen = self._settings("global_tokens")
         return next((g.separator for g in seen if isinstance(g, QuestionTokens)), None)
 
     def with_kv(self, kv: KVFormat) -> Stack:
-        """Return the same stack with the keys and values of all layers cached as `kv`."""
+        """Return the same stack, with all layers caching keys and values in the format `kv`."""
 
         def cached(layer: Layer) -> Layer:
             if not isinstance(layer.attention, Attention):
@@ -320,12 +336,12 @@ class Stack(Record):
 
 
 class DecoderReader(Record):
-    """A decoder that reads the encoder's text once more and gives its vectors to a head, instead of
-    generating text (Lewis et al. 2020, §3.1).
+    """A decoder that doesn't generate text: it reads the encoder's text again and gives its vectors to a head
+    (Lewis et al. 2020, §3.1).
 
-    The decoder reads the encoder's output and the text. The decoder's first token is `start`, or without
-    `start` the last token of the text (mBART). The text without its last token follows. The decoder's last
-    vector depends on all tokens of the text, but on the last token only through the encoder.
+    The decoder reads the encoder's output and, as its own input, the text shifted by one token: first
+    `start`, or without `start` the text's last token (mBART), then the text without its last token. So the
+    decoder's last vector depends on the text's last token only through the encoder.
     """
 
     stack: Stack

@@ -1,6 +1,4 @@
-"""Convert a JSON value to the type of an annotation: numbers, texts, tuples, dicts, dataclasses, unions of
-them.
-"""
+"""Convert JSON values to annotated Python types: numbers, strings, tuples, dicts, dataclasses and unions."""
 
 from __future__ import annotations
 
@@ -19,12 +17,12 @@ WORDS = {int: "a whole number", float: "a number", bool: "true or false", str: "
 
 
 def read(value: Any, kind: Any, name: str, readers: Mapping[Any, Reader] | None = None) -> Any:
-    """Return the value as the type `kind`; ConfigError says at which path from `name` a value has another
-    type.
+    """Convert a JSON value to the type `kind`, or raise ConfigError.
 
-    For a type in `readers`, the reader given there is called. A dataclass is read from an object with its
-    fields and no other keys; a field may be absent if its metadata say that it is optional. A `Record` is an
-    object whose key `type` names the class; fields that have a default may be absent.
+    The error names the path of the wrong value, beginning with `name`. `readers` maps a type to the function
+    that reads values of this type. A dataclass is read from an object that has exactly the dataclass's
+    fields. A field may be missing if its metadata has `optional`. A `Record` is read from an object with a
+    key `type`, the name of the class; fields with a default may be missing.
     """
     readers = readers or {}
     if type(value) is kind and kind is not float and kind not in readers:
@@ -64,7 +62,7 @@ def read(value: Any, kind: Any, name: str, readers: Mapping[Any, Reader] | None 
 def _object(
     value: dict[str, Any], classes: tuple[type, ...], name: str, readers: Mapping[Any, Reader]
 ) -> Any:
-    """The object of one of these classes that a JSON object states."""
+    """Convert a JSON object to an instance of one of these classes."""
     cls = classes[0]
     if issubclass(cls, Record):
         named = {one.__name__: one for one in classes}
@@ -93,13 +91,16 @@ def _words(option: Any) -> str:
 
 @cache
 def _options(kind: Any) -> tuple[Any, ...]:
-    """The members of a union, or the type itself."""
+    """Return the members of a union, or the type itself if it isn't a union."""
     return typing.get_args(kind) if typing.get_origin(kind) in (types.UnionType, typing.Union) else (kind,)
 
 
 @cache
 def _parts(option: Any) -> tuple[Any, tuple[Any, ...]]:
-    """The type that an annotation is a special case of, if any, and its arguments."""
+    """Return an annotation's generic type and its arguments, such as `tuple` and `(int, ...)`.
+
+    The first value is None for a type that isn't generic.
+    """
     return typing.get_origin(option), typing.get_args(option)
 
 
@@ -109,7 +110,10 @@ def _dataclasses(options: tuple[Any, ...]) -> tuple[type, ...]:
 
 
 def _classes(options: tuple[Any, ...]) -> tuple[type, ...]:
-    """The dataclasses that a value may be of; a `Record` is one once its module is imported."""
+    """Return the dataclasses that a value may be an instance of.
+
+    A subclass of `Record` is found only after its module has been imported.
+    """
     found = _dataclasses(options)
     if len(found) == 1 and not issubclass(found[0], Record):
         return found
@@ -118,7 +122,9 @@ def _classes(options: tuple[Any, ...]) -> tuple[type, ...]:
 
 @cache
 def _fields(cls: type) -> tuple[dict[str, Any], set[str]]:
-    """The types of a dataclass' fields, and the names of those that may be absent."""
+    """Return the type of each field of a dataclass by name, and the names of the fields that may be
+    missing.
+    """
     stated = fields(cls)  # pyright: ignore[reportArgumentType]
     optional = {one.name for one in stated if one.metadata.get("optional")}
     if issubclass(cls, Record):

@@ -1,6 +1,6 @@
-"""Check a Config: raise ConfigError for sizes that contradict each other or are out of bounds.
+"""Check a Config: raise ConfigError if sizes contradict each other or are out of bounds.
 
-The checks run before any weight is read, so a hostile file can't ask for absurd amounts of memory.
+The checks run before any weight is read, so a hostile file can't request huge amounts of memory.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ SMALLEST = 2.0**-126  # float32's smallest normal number
 
 
 def _check_numbers(path: str, value: Any, checked: set[int]) -> None:
-    """All floats must be above 0 and in the range in which float32 computes with full precision."""
+    """Raise ConfigError unless all floats are positive and in the range of float32's normal numbers."""
     if isinstance(value, tuple):
         for i, item in enumerate(value):
             _check_numbers(f"{path}[{i}]", item, checked)
@@ -45,8 +45,9 @@ def check(
 ) -> None:
     """Raise ConfigError if a model's sizes contradict each other, or if a number is out of bounds.
 
-    `stacks` are named as in the Config: an "encoder", a "decoder", or an "encoder" and a "decoder" or
-    "reader" that reads it. `encoder_embedding` is the encoder's own embedding, if it has one.
+    `stacks` maps names to stacks: an "encoder", a "decoder", or an "encoder" with a "decoder" or a "reader"
+    that reads the encoder's output. `encoder_embedding` is the encoder's separate embedding, if it has
+    one.
     """
     seen: set[int] = set()
     if encoder_embedding is not None:
@@ -121,7 +122,9 @@ def check(
 
 
 def _check_own_embedding(own: Embedding, embedding: Embedding, stacks: Mapping[str, Stack]) -> None:
-    """An encoder's own table: of the same tokens, for a decoder that generates."""
+    """Raise ConfigError unless an encoder's separate table has the decoder's tokens, and the decoder
+    generates.
+    """
     _check_numbers("encoder_embedding", own, set())
     within("the encoder's width", own.width, LIMITS["width"])
     plain = Embedding(embedding.vocabulary, own.width, own.scale, apart=embedding.apart)
@@ -132,16 +135,17 @@ def _check_own_embedding(own: Embedding, embedding: Embedding, stacks: Mapping[s
 
 
 def check_reader(reader: DecoderReader, embedding: Embedding) -> None:
-    """Raise ConfigError unless the reader's first token is in the vocabulary."""
+    """Raise ConfigError if the reader's start token isn't in the vocabulary."""
     if reader.start is not None:
         within("the reader's start token", reader.start, embedding.vocabulary - 1, 0)
 
 
 def check_mtp(mtp: MTP, embedding: Embedding, stack: Stack) -> None:
-    """Raise ConfigError unless the module is a layer of its decoder's kind, over tables of the model's width.
+    """Raise ConfigError if a multi-token prediction module doesn't fit its decoder.
 
-    Since the module has the mixer of one of the decoder's layers, it needs no other positions, cache or
-    operators than the decoder.
+    The module's layer must have the same mixer as one of the decoder's layers. The module then needs no
+    positions, caches or operators that the decoder doesn't have. The module reads the decoder's token table,
+    so this table must have the decoder's width.
     """
     _check_numbers("mtp", mtp, set())
     own = mtp.layer
@@ -195,7 +199,7 @@ def _check_stack(name: str, stack: Stack, embedding: Embedding, context: int, *,
 
 
 def _check_positions(name: str, stack: Stack, embedding: Embedding, context: int) -> None:
-    """Positions that are added to the stack's input."""
+    """Check the positions that a stack adds to its input, and the stem that reads a recording."""
     ordered = not stack.norm_before_positions or None not in (stack.first_norm, stack.positions)
     need(ordered, f"{name}: a norm before the positions needs a first norm and added positions")
     if stack.stem is not None:
@@ -229,7 +233,7 @@ def _check_positions(name: str, stack: Stack, embedding: Embedding, context: int
 
 
 def _check_mixers(at: str, layer: Layer, name: str, before: tuple[Layer, ...], *, both_ways: bool) -> None:
-    """A layer's mixer, what stands beside it, and the layer before whose keys and values it reads."""
+    """Check a layer's mixer, the mixer beside it, and the earlier layer whose keys and values it reads."""
     mixer = layer.attention
     _check_mixer(at, mixer, name, both_ways=both_ways)
     if isinstance(mixer, Attention) and mixer.mask.whole:
@@ -252,7 +256,9 @@ def _check_mixers(at: str, layer: Layer, name: str, before: tuple[Layer, ...], *
 
 
 def _check_residuals(at: str, layer: Layer, *, decodes: bool) -> None:
-    """What a layer adds to its input beside the sublayers' outputs, and in which order."""
+    """Check what a layer adds to its input in addition to the sublayers' outputs, and the order of
+    additions.
+    """
     if layer.per_layer is not None:
         within(at + "width of the per-layer input", layer.per_layer.width, LIMITS["width"])
     if layer.laurel is not None:
@@ -304,7 +310,7 @@ def _check_merged(at: str, layer: Layer, name: str) -> None:
 
 
 def _check_what_layers_share(name: str, stack: Stack, embedding: Embedding) -> None:
-    """Widths and tables that must be the same in all layers of a stack, and what they have together."""
+    """Check the widths, tables and totals that all layers of a stack must agree on."""
     widths = {None if layer.per_layer is None else layer.per_layer.width for layer in stack.layers}
     fits = len(widths) == 1 and (widths == {None}) == (embedding.per_layer is None)
     need(
