@@ -1,4 +1,6 @@
-"""Heads: they turn the last layer's output into logits of tokens or labels, or into one vector per text."""
+"""Heads: the parts that turn the last layer's output into logits of tokens or labels, or into one embedding
+per text.
+"""
 
 from __future__ import annotations
 
@@ -15,9 +17,9 @@ Pooling = Literal["first", "last", "mean", "max"]
 
 
 class Dense(Record):
-    """The linear map, activation and norm that a head may begin with.
+    """An optional first step of a head: a linear map, an activation and a norm.
 
-    The map's output has `width` elements, by default as many as its input.
+    The map's output has `width` elements; None means as many as the map's input.
     """
 
     activation: Activation | None
@@ -27,36 +29,37 @@ class Dense(Record):
 
 
 class AdaptiveSoftmax(Record):
-    """An output for a large vocabulary whose ids are sorted by frequency (`ops.adaptive_softmax`).
+    """An output layer for a large vocabulary in which frequent tokens have low ids (`ops.adaptive_softmax`).
 
-    Ids below the first of `cutoffs` are the short list. Each cutoff begins a cluster of ids. The vectors of
-    cluster i, counted from 0, have the model's width divided by `divisor`^(i + 1), rounded down, as in
-    torch's AdaptiveLogSoftmaxWithLoss.
+    Ids below the first of the `cutoffs` are the short list, with vectors of the model's width. A cluster of
+    rarer ids begins at each cutoff. The vectors of cluster i, counted from 0, have ⌊width / `divisor`^(i +
+    1)⌋ elements, as in torch's AdaptiveLogSoftmaxWithLoss.
     """
 
     cutoffs: tuple[int, ...]
     divisor: float = 4.0
 
     def width(self, cluster: int, width: int) -> int:
-        """Return the width of a cluster's vectors in a model of this width."""
+        """Return the number of elements in a cluster's vectors, in a model of this width."""
         return int(width // self.divisor ** (cluster + 1))
 
     def clusters(self, width: int, vocabulary: int) -> list[dict[str, int]]:
-        """Return for each cluster a dict from each axis letter to the size of that axis in the cluster's
-        parameters (`ops.adaptive_softmax.Tail`).
+        """Return the axis sizes of each cluster's parameters, as a dict from axis letter to size.
+
+        The letters are those in `ops.adaptive_softmax.Tail`.
         """
         ends = pairwise((*self.cutoffs, vocabulary))
         return [{"D": width, "K": self.width(i, width), "V": b - a} for i, (a, b) in enumerate(ends)]
 
     @property
     def columns(self) -> int:
-        """The number of columns of the first softmax: one for each word of the short list, and one for each
+        """The number of outputs of the first softmax: one for each token of the short list, and one for each
         cluster.
         """
         return self.cutoffs[0] + len(self.cutoffs)
 
     def check(self, width: int, vocabulary: int) -> None:
-        """Raise ConfigError unless this output fits a vocabulary of this size with vectors of this width."""
+        """Raise ConfigError if this output layer doesn't fit a model with this width and vocabulary."""
         within("clusters of the adaptive softmax", len(self.cutoffs), LIMITS["clusters"])
         for cutoff, least in zip(self.cutoffs, (1, *(cutoff + 1 for cutoff in self.cutoffs)), strict=False):
             within("cutoffs of the adaptive softmax, in ascending order,", cutoff, vocabulary - 1, least)
@@ -66,7 +69,9 @@ class AdaptiveSoftmax(Record):
 
 
 class _Parts:
-    """What a head may have, and mostly has not. `tied` and `bias` are there where its last map is."""
+    """The optional settings of a head, with the values that mean "absent". `tied` and `bias` belong to the
+    last map.
+    """
 
     tied: bool
     bias: bool
@@ -82,10 +87,11 @@ class _Parts:
 
 
 class Head(Record, _Parts):
-    """The settings of a head, and the facts that other packages derive from them.
+    """The base class of heads: the settings of a head, and what other packages derive from the settings.
 
-    The parameters of a head are those in `ops.head.HeadWeights`. `width` is the width of the head's input
-    vectors. In a decoder it is the width of the `tables`, in other models the width of the model.
+    The head's parameters are listed in `ops.head.HeadWeights`. In the methods, `width` is the number of
+    elements in the head's input vectors: the width of the token tables in a decoder, and the model's width
+    otherwise.
     """
 
     # Whether it is a decoder's. Where the tables have a width of their own, a map leads to it.
@@ -95,11 +101,17 @@ class Head(Record, _Parts):
 
     @property
     def predicts_tokens(self) -> bool:
-        """Whether each output scores the vocabulary's tokens, so that a KL divergence can be computed."""
+        """Whether the head outputs a score for each token of the vocabulary, so that a KL divergence can be
+        computed.
+        """
         return self.last == "table"
 
     def check(self, width: int, tables: int, vocabulary: int) -> None:
-        """Raise ConfigError if a model with tables of this size can't have this head."""
+        """Raise ConfigError if a model can't have this head.
+
+        `width` is the number of elements in the head's input vectors, `tables` the width of the token
+        tables.
+        """
         inner = self.inner(width)
         within("width of the head's dense map", inner, LIMITS["width"])
         if self.last == "table" and self.tied:
@@ -110,49 +122,57 @@ class Head(Record, _Parts):
         check_bounds("", self)
 
     def inner(self, width: int) -> int:
-        """The width of the vectors after the head's dense map."""
+        """Return the number of elements in the vectors after the head's dense map."""
         return width if self.dense is None or self.dense.width is None else self.dense.width
 
     def widths(self, inner: int) -> list[int]:
-        """The width of the vectors before the head's projections, and after each projection."""
+        """Return the number of elements in the vectors before the head's projections and after each
+        projection.
+        """
         return list(accumulate(self.projections, lambda width, one: one.width or width, initial=inner))
 
     def outputs(self, width: int, vocabulary: int) -> int:
-        """The number of elements in each output."""
+        """Return the number of elements in each output of the head."""
         return vocabulary
 
     def form(self, leaf: str) -> int:
-        """The index of a parameter's shape among the shapes that the class of weights lists for it."""
+        """Return which of a parameter's possible shapes applies, as an index into the shapes of its
+        annotation.
+
+        Most parameters have one shape, and the index is 0.
+        """
         return int(
             (leaf == "bias" and self.adaptive is not None) or (leaf == "table" and self.further is not None)
         )
 
     def leaves(self) -> Sequence[str]:
-        """The parameters of the head's last map apart from its table, if this map uses a token table."""
+        """Return the optional parameters of the head's last map, if this map scores the tokens of a table."""
         if self.last != "table":
             return ()
         there = {"table": not self.tied, "further": self.further is not None, "bias": self.bias}
         return [leaf for leaf, has in there.items() if has]
 
     def describe(self) -> str:
-        """The text that `inspect` shows for the head after the vocabulary, without usual settings."""
+        """Return the text that `inspect` shows for the head, after the vocabulary size; "" if nothing is
+        unusual.
+        """
         return " (tied)" if self.last == "table" and self.tied else ""
 
     def numbers(self) -> Iterator[float]:
         yield from (1e-12,) if self.unit else ()  # the least length that `ops.head.unit` divides by
 
     def epsilons(self) -> dict[str, float]:
-        """A dict from the parameter of each of the head's norms to the norm's eps."""
+        """Return a dict from the parameter of each norm in the head to the norm's eps."""
         norms = {"norm": self.dense and self.dense.norm, "mlp_after": self.mlp and self.mlp.after}
         return epsilons(norms)
 
 
 class LM(Head):
-    """Logits of the next token, multiplied by `scale` and bounded to ± `softcap`.
+    """A language model's head: logits of the next token, multiplied by `scale` and bounded to ± `softcap`.
 
-    With `tied` the output table is the token table. Vectors pass through `dense` before the table
-    (ModernBERT's decoder). With `adaptive`, the outputs are log-probabilities, and `bias` is the only other
-    option that is possible.
+    With `tied` the output table is the token table. `dense` is applied to the vectors before the table
+    (ModernBERT's decoder). With `adaptive` the outputs are log-probabilities instead of logits; `bias` is
+    then the only other option that is allowed.
     """
 
     tied: bool
@@ -184,14 +204,14 @@ class LM(Head):
 
 
 class ReadingHead(Head):
-    """A head for models that read whole texts instead of generating text."""
+    """The base class of heads for models that read whole texts and don't generate text."""
 
 
 class MaskedLM(ReadingHead):
-    """A head that gives the logits of the token at each position.
+    """A masked language model's head: logits of the token at each position.
 
-    With `further`, the head's table multiplies a vector without its last `further` elements. Another table
-    multiplies these last elements (MobileBERT).
+    With `further`, the vectors are wider than the token table. The table multiplies all but their last
+    `further` elements, and a second table multiplies the last `further` elements (MobileBERT).
     """
 
     tied: bool
@@ -208,10 +228,11 @@ class MaskedLM(ReadingHead):
 
 
 class CTC(ReadingHead):
-    """Logits of tokens for each position of a recording, to transcribe it (`decoding.ctc`).
+    """A head for transcribing recordings: logits of tokens at each position of the recording
+    (`decoding.ctc`).
 
-    One token is the blank, which says that no token begins at that position. The token table belongs to the
-    output, since nothing else reads it.
+    One of the tokens is the blank, which means that no token begins at this position. Nothing else reads the
+    token table, so this table is the head's.
     """
 
     tied: bool = True
@@ -225,12 +246,12 @@ class CTC(ReadingHead):
 
 
 class Classify(ReadingHead):
-    """Logits of labels for a whole text.
+    """A classifier's head: logits of labels for a whole text.
 
-    `kind` says how scores are computed from the logits: by one softmax, by a sigmoid for each label, or
-    unchanged. With `late`, each token passes through `dense` before the text is pooled (EuroBERT). If a text
-    has a token `end`, tokens after its last `end` aren't pooled. An example is the language token with which
-    mBART's texts end.
+    `kind` says how scores are computed from the logits: by one softmax ("single"), by a sigmoid for each
+    label ("multi"), or unchanged ("regression"). `dense` is applied after the text is pooled; with `late` it
+    is applied to each token before pooling (EuroBERT). `end` is the id of a token that ends texts, for
+    example mBART's language token. Tokens after its last occurrence aren't pooled.
     """
 
     labels: int = bounded("vocabulary")
@@ -253,7 +274,7 @@ class Classify(ReadingHead):
 
 
 class Tag(ReadingHead):
-    """Logits of labels for each token."""
+    """A tagger's head: logits of labels for each token."""
 
     labels: int = bounded("vocabulary")
     dense: Dense | None = None
@@ -266,10 +287,10 @@ class Tag(ReadingHead):
 
 
 class QuestionAnswering(ReadingHead):
-    """Two logits per token: for an answer that starts at this token, and for one that ends at it.
+    """A head that outputs two logits per token: the answer starts at this token, and the answer ends at this
+    token.
 
-    With `mlp` each vector x first passes through a sublayer that belongs to the head: the norm `mlp.after` of
-    x + mlp(x) (BigBird).
+    With `mlp` each vector x first becomes norm(x + mlp(x)), with the norm `mlp.after` (BigBird).
     """
 
     dense: Dense | None = None
@@ -289,12 +310,12 @@ class QuestionAnswering(ReadingHead):
 
 
 class Pool(ReadingHead):
-    """One embedding per text, of length 1 with `unit`.
+    """A sentence encoder's head: one embedding per text. With `unit` each embedding has length 1.
 
-    `projections` are maps that follow the pooling and `dense`, in order: the Dense modules of sentence
-    encoders. They have no norm. An embedding may be cut to any of the widths `cuts`: the model was trained so
-    that its first elements are an embedding too (Matryoshka representations, Kusupati et al. 2022). None
-    allows any width.
+    `projections` are linear maps that come after the pooling and `dense`, in this order: the Dense modules of
+    sentence-transformers. They have no norms. `cuts` lists the widths to which an embedding may be cut, or
+    None for any width. A model with `cuts` was trained so that the first elements alone are an embedding
+    (Matryoshka representations, Kusupati et al. 2022).
     """
 
     pooling: Pooling = "mean"

@@ -1,4 +1,4 @@
-"""The parts that compute each token's vector by itself: mlps, mixtures of experts, and their activations."""
+"""The parts of a layer that compute each token's vector by itself: mlps, mixtures of experts, activations."""
 
 from __future__ import annotations
 
@@ -15,15 +15,19 @@ Activation = Literal[
 
 
 class SwiGLUOAI(Record):
-    """The function that gpt-oss' experts compute instead of act(gate) · up (`ops.mlp.swiglu_oai`)."""
+    """The clamped SwiGLU in gpt-oss' experts, computed from the outputs of the maps `gate` and `up`.
+
+    It replaces act(gate) · up (`ops.mlp.swiglu_oai`).
+    """
 
     alpha: float = 1.702
     limit: float = 7.0
 
 
 class SwiGLUStep(Record):
-    """min(silu(gate), limit) times up, where up is limited to ± limit (Step 3.7, whose config calls the limit
-    `swiglu_limits`).
+    """Step 3.7's clamped SwiGLU: min(silu(gate), limit) · clip(up, −limit, limit).
+
+    The model's config.json calls the limit `swiglu_limits`.
     """
 
     limit: float
@@ -34,9 +38,10 @@ Gate = Activation | LimitedSwiGLU
 
 
 class XIELU(Record):
-    """An activation of a plain mlp; each layer learns its two curves (`ops.activation.xielu`).
+    """The xIELU activation of a plain mlp: each layer learns the two curves of its activation
+    (`ops.activation.xielu`).
 
-    `eps` is the largest number whose exponential is computed.
+    `eps` is an upper bound: the exponential is computed of min(x, eps).
     """
 
     beta: float = 0.5
@@ -60,21 +65,21 @@ def describe_activation(activation: Gate | XIELU) -> str:
 
 
 class FeedForward(Record):
-    """The settings of an mlp, and the facts that other packages derive from them.
+    """The base class of mlps: the settings of an mlp, and what other packages derive from the settings.
 
-    Parameters have the same names as in the mlp's weights.
+    Its methods name parameters as the mlp's weights do.
     """
 
     op: ClassVar[str | None] = None  # the op that computes it, None for no mlp
 
     @property
     def settings(self) -> Mapping[str, Any]:
-        """The arguments of the mlp's op in addition to x and weights."""
+        """The keyword arguments of the mlp's op, without the input `x` and the weights."""
         return {}
 
     @property
     def output_scale(self) -> float | None:
-        """The factor that the mlp's output is multiplied by; None for 1."""
+        """The factor that multiplies the mlp's output; None means 1."""
         return None
 
     def check(self, at: str, *, parallel: bool) -> None:
@@ -82,37 +87,41 @@ class FeedForward(Record):
         check_bounds(at, self)
 
     def sizes(self) -> Mapping[str, int]:
-        """A dict from each axis letter in the mlp's weights to its size, without the model's width D."""
+        """Return a dict from each axis letter in the mlp's weights to the axis's size, without the model's
+        width D.
+        """
         return {}
 
     def leaves(self) -> Sequence[str]:
-        """The parameters marked `NotRequired` that this mlp has."""
+        """Return the optional parameters that this mlp has. They are marked `NotRequired` in the mlp's
+        weights.
+        """
         return ()
 
     def readers(self) -> Sequence[str]:
-        """The matrices that read the mlp's input."""
+        """Return the names of the matrices that multiply the mlp's input."""
         return ()
 
     def smoothing(self) -> list[SmoothingSite]:
-        """The activations inside the mlp whose ranges export can smooth before quantization."""
+        """Return the activations inside the mlp that can be smoothed before quantization."""
         return []
 
     def epsilons(self) -> dict[str, float]:
-        """A dict from the parameter of each norm inside the mlp to the norm's eps."""
+        """Return a dict from the parameter of each norm inside the mlp to the norm's eps."""
         return {}
 
     def describe(self) -> str:
-        """The text that `inspect` shows for the mlp."""
+        """Return the text that `inspect` shows for the mlp."""
         raise NotImplementedError
 
 
 class Gated(FeedForward, Sublayer):
-    """down(act(gate(x)) * up(x)).
+    """A gated mlp: down(act(gate(x)) · up(x)).
 
-    With `bias` each map has a bias; with `down_bias` only `down` has one (GTE). `gate_scale` multiplies the
-    activation's input, `scale` the mlp's output (Falcon-H1). With `sparsity`, about this share of the hidden
-    units is 0: the units with the lowest gates (`ops.gaussian_topk`, Gemma 3n). `down_norm` normalizes the
-    hidden units (BitNet).
+    With `bias` each of the three maps has a bias; with `down_bias` only `down` has one (GTE). `gate_scale`
+    multiplies the activation's input, and `scale` multiplies the mlp's output (Falcon-H1). `sparsity` is the
+    approximate share of hidden units that are set to 0: the units with the lowest gates (`ops.gaussian_topk`,
+    Gemma 3n). `down_norm` normalizes the hidden units (BitNet).
     """
 
     width: int = bounded("width", "mlp width")
@@ -174,7 +183,7 @@ class Gated(FeedForward, Sublayer):
 
 
 class Plain(FeedForward, Sublayer):
-    """down(act(up(x)))."""
+    """An mlp of two maps: down(act(up(x)))."""
 
     width: int = bounded("width", "mlp width")
     activation: Activation | XIELU
@@ -206,10 +215,10 @@ class Plain(FeedForward, Sublayer):
 
 
 class ExpertGroups(Record):
-    """`count` equal groups of consecutive experts; a token's experts come from its `top` best groups.
+    """A division of the experts into `count` equal groups; a token's experts come from its `top` best groups.
 
-    A group's score is the score of its best expert (`max`: DeepSeek-V2), or the sum of its two best scores
-    (`top2`: DeepSeek-V3).
+    Experts in a group are consecutive. A group's score is the score of its best expert (`max`: DeepSeek-V2),
+    or the sum of its two best scores (`top2`: DeepSeek-V3).
     """
 
     count: int = 1
@@ -221,11 +230,10 @@ ONE_GROUP = ExpertGroups()  # no limit
 
 
 class SparseMixer(Record):
-    """A router that chooses a token's experts one by one (`ops.moe.sparse_mixer`).
+    """A router that chooses a token's experts one after the other (`ops.moe.sparse_mixer`).
 
-    The weight of each chosen expert comes from a comparison with the experts that aren't chosen yet. Only
-    experts whose logits are within 2 · `jitter` of the best one, relative to their own logits, count in this
-    comparison.
+    The weight of a chosen expert is a softmax over the experts that weren't chosen before. Only experts with
+    a logit close to the best one take part: the relative difference must be at most 2 · `jitter`.
     """
 
     jitter: float = 0.01
@@ -235,33 +243,33 @@ class SparseMixer(Record):
 
 
 class MoE(FeedForward, Sublayer):
-    """Each token's vector goes to the `top` best of `experts` mlps of `width`, chosen by a router.
+    """A mixture of experts: a router sends each token to the `top` best of `experts` mlps of `width`.
 
-    **Weights of experts.** The experts' outputs are summed with the weights of `ops.moe.route`. With a
-    `SparseMixer` as `score`, they are summed with that router's weights, and no other option for weights is
-    possible (Phi-3.5-MoE). With `choice_bias` each expert has a learned number that counts for the choice but
-    not for the weight. With `router_bias` a learned number is added to each expert's logit. `groups` limit
-    the choice. Renormalized weights are divided by their sum plus `sum_eps` (LFM2). An expert's weight
-    multiplies its output, or its input (`weighs`: Llama 4). With `expert_scale` a learned number of each
-    expert multiplies it too.
+    **Weights of experts.** The output is a weighted sum of the experts' outputs, with the weights of
+    `ops.moe.route`. If `score` is a `SparseMixer`, the weights are this router's, and no other option for
+    weights is allowed (Phi-3.5-MoE). With `choice_bias` each expert has a learned number that affects which
+    experts are chosen, but not their weights. With `router_bias` a learned number is added to each expert's
+    logit. `groups` limits which experts can be chosen together. With `renormalize` the weights are divided by
+    their sum plus `sum_eps` (LFM2). `weighs` says whether an expert's weight multiplies its output or its
+    input (Llama 4). With `expert_scale`, a learned number for each expert multiplies the weight too.
 
-    **Identities.** After the experts the router has `identities` more columns. If a token is routed to such a
-    column, its own vector is added, times the weight of that choice (LongCat).
+    **Identities.** The router has `identities` additional columns after the experts. If a token is routed to
+    such a column, the token's own vector is added, times the weight of this column (LongCat).
 
-    **Experts.** With `expert_bias` each map of an expert has a bias. Without `gated` all experts are plain
-    mlps, the shared one too. With `latent` the experts' inputs and outputs are vectors of that many elements:
-    one map makes these vectors, and another map leads back. Experts have no capacity limit here. Such a limit
-    would drop tokens depending on the other rows of a batch and on padding, but a row's result must not
-    depend on these.
+    **Experts.** With `expert_bias` each map of an expert has a bias. Without `gated` all experts, including
+    the shared one, are plain mlps. `latent` is the number of elements in the experts' inputs and outputs: one
+    map leads from the model's width to this width, and another map leads back. Experts have no capacity
+    limit. A capacity limit would drop tokens depending on the batch's other rows and on padding, but a row's
+    result must not depend on either.
 
-    **Shared expert.** `shared` is the width of an expert that takes every token. With `shared_gate` its
-    output is multiplied by a sigmoid that depends on the token. This expert may have its own activation. With
-    `shared_bias`, each map that is applied to all tokens has a bias: the maps of the shared expert and the
-    two maps of `latent` (Nemotron-H). With `average` the mixture is half the sum of the experts and the
-    shared expert (Command A+). With `own_norms` router, experts and shared expert each read the sublayer's
-    input through a norm of their own, and the outputs of experts and shared expert are normalized before they
-    are added (Gemma 4). With `late`, the sum of the experts is added at the end of the next layer
-    (`ops.block`), and this layer adds only the shared expert (LongCat).
+    **Shared expert.** `shared` is the width of an expert that every token passes through. With `shared_gate`
+    its output is multiplied by a sigmoid that depends on the token. `shared_activation` is the shared
+    expert's own activation. With `shared_bias`, all maps that every token passes through have biases: the
+    maps of the shared expert and the two maps of `latent` (Nemotron-H). With `average` the output is half the
+    sum of the experts and the shared expert (Command A+). With `own_norms` the router, the experts and the
+    shared expert each read the sublayer's input through their own norm; the outputs of the experts and of the
+    shared expert are normalized before they are added (Gemma 4). With `late`, this layer adds only the shared
+    expert's output, and the experts' sum is added at the end of the next layer (`ops.block`, LongCat).
     """
 
     experts: int = bounded("experts")
@@ -372,7 +380,11 @@ class MoE(FeedForward, Sublayer):
         return [leaf for leaf, has in there.items() if has]
 
     def expert_leaves(self, *, biased: bool) -> Sequence[str]:
-        """Return the parameters of an expert, or of the shared expert, in addition to its two matrices."""
+        """Return the parameters of an expert, without the two matrices that every expert has.
+
+        `biased` says whether the expert's maps have biases. The shared expert has the same parameter
+        names.
+        """
         biases = ("bup", "bdown") if biased else ()
         gate = ("gate", "bgate") if biased else ("gate",)
         return *biases, *(gate if self.gated else ())
@@ -413,7 +425,7 @@ class MoE(FeedForward, Sublayer):
 
 
 class NoMlp(FeedForward, NoSublayer):
-    """No mlp: the layer ends with its mixer (Mamba 2)."""
+    """The absence of an mlp: the layer ends with its token mixer (Mamba 2)."""
 
     def describe(self) -> str:
         return "no mlp"

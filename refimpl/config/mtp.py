@@ -1,4 +1,4 @@
-"""A module that predicts the token after the next, beside a decoder."""
+"""The settings of a module that drafts tokens for a decoder by multi-token prediction (MTP)."""
 
 from __future__ import annotations
 
@@ -8,10 +8,10 @@ from .record import Record
 
 
 class MTP(Record):
-    """One module of multi-token prediction (`ops.mtp`): a linear map, then a layer of the decoder's kind.
+    """A multi-token prediction module: a linear map, then one layer like the decoder's layers (`ops.mtp`).
 
-    The module has three norms: of the token's vector, of the decoder's vector, and of the layer's output. All
-    three have the settings `norm`.
+    The module has three norms with the settings `norm`. They normalize the token's vector, the decoder's
+    hidden state, and the layer's output.
     """
 
     layer: Layer

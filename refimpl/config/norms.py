@@ -1,4 +1,4 @@
-"""The norms of a model: RMSNorm and LayerNorm, and what may stand in their place."""
+"""The norms of a model: RMSNorm, LayerNorm, and a replacement that doesn't normalize."""
 
 # Without `from __future__ import annotations`: the records of other files inherit these types in their
 # `__init__`, where a tool that documents them looks names up in those files.
@@ -17,7 +17,7 @@ class RMSNorm(Record):
     op: ClassVar[str] = "rms_norm"
 
     def leaves(self) -> tuple[str, ...]:
-        """The norm's learned parameters: a factor and a shift."""
+        """Return the names of the norm's learned parameters: only the factor."""
         return ("weight",)
 
 
@@ -31,19 +31,19 @@ class LayerNorm(Record):
     op: ClassVar[str] = "layer_norm"
 
     def leaves(self) -> tuple[str, ...]:
-        """The norm's learned parameters: a factor and a shift."""
+        """Return the names of the norm's learned parameters: the factor and the shift, if it has them."""
         return *(("weight",) if self.weight else ()), *(("bias",) if self.bias else ())
 
 
 class Affine(Record):
-    """A learned factor and a learned shift of each element, in the place of a norm: nothing is normalized
+    """A learned factor and shift for each element, used in place of a norm; nothing is normalized
     (MobileBERT's NoNorm)."""
 
     op: ClassVar[str] = "affine"
     eps: ClassVar[None] = None
 
     def leaves(self) -> tuple[str, ...]:
-        """The learned parameters: a factor and a shift."""
+        """Return the names of the learned parameters: the factor and the shift."""
         return ("weight", "bias")
 
 
@@ -51,12 +51,12 @@ Norm = RMSNorm | LayerNorm | Affine
 
 
 def epsilons(norms: Mapping[str, Norm | None]) -> dict[str, float]:
-    """Return the eps of each of these norms that is there and has one, by its name."""
+    """Return the eps of each norm by name, without norms that are None or have no eps."""
     return {name: norm.eps for name, norm in norms.items() if norm is not None and norm.eps is not None}
 
 
 class Norms(TypedDict):
-    """The norms of a sublayer, in the form in which a sublayer takes them."""
+    """The norms around a sublayer, as keyword arguments for a `Sublayer`."""
 
     pre: Norm | None
     post: Norm | None
@@ -64,11 +64,11 @@ class Norms(TypedDict):
 
 
 class Sublayer(Record):
-    """The norms that a sublayer may have: of its input, of its output, and of the sum with the residual.
+    """The norms around a sublayer: `pre` of its input, `post` of its output, `after` of the sum with the
+    residual.
 
-    The parameters of each are beside the sublayer's own, by the field's name: `attn_pre` for `attn`.
-    `ops.block` computes them. Only `pre` is between the residual and what a sublayer reads, and only `after`
-    follows the sum; smoothing and the checks of a graph use this.
+    The parameters of a norm are stored beside the sublayer's own, under the sublayer's and the norm's names:
+    `attn_pre` for `attn`. `ops.block` computes the norms.
     """
 
     pre: Norm | None = field(default=None, kw_only=True)
@@ -77,19 +77,17 @@ class Sublayer(Record):
 
     @property
     def norms_around(self) -> Norms:
-        """The norms by name, in the form in which a config reader passes them to another sublayer that
-        replaces this one.
-        """
+        """The sublayer's norms as keyword arguments, for building another sublayer with the same norms."""
         return {"pre": self.pre, "post": self.post, "after": self.after}
 
     @property
     def placed_norms(self) -> dict[str, Norm]:
-        """The norms that are there, by name."""
+        """A dict from name to norm, with only the norms that this sublayer has."""
         return {name: norm for name in Norms.__annotations__ if (norm := getattr(self, name)) is not None}
 
 
 class NoSublayer:
-    """No sublayer, which has no norms."""
+    """The absence of a sublayer, and so of the norms around it."""
 
     pre: ClassVar[None] = None
     post: ClassVar[None] = None
@@ -98,13 +96,13 @@ class NoSublayer:
 
 
 class HeadNorm(Record):
-    """A norm of queries and of keys, without a shift. It comes before their rotation or, with `rotated`,
-    after it.
+    """A norm of queries and keys, without a shift. It comes before the rotary positions or, with `rotated`,
+    after.
 
-    With `head`, it normalizes each head, with one weight [K] for all heads (Qwen 3). With `each`, each head
-    has a weight of its own, [H, K] (StableLM, Cohere). With `all`, it normalizes all heads of a token
-    together, with a weight [H·K] (OLMo 2). After a rotation the norm may have no `weight`: each query and key
-    then has the length √K (Llama 4).
+    `over` says what is normalized: "head" normalizes each head with one weight [K] for all heads (Qwen 3).
+    "each" normalizes each head with a weight for each head, [H, K] (StableLM, Cohere). "all" normalizes all
+    heads of a token together with a weight [H·K] (OLMo 2). A norm after the rotation may have no `weight`:
+    each query and key then has the length √K (Llama 4).
     """
 
     norm: Norm

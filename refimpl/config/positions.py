@@ -1,8 +1,8 @@
-"""Positions: rotary positions and their scalings, biases of scores, and vectors that are added to the tokens'
-vectors.
+"""Positions: rotary positions and their scalings, biases of attention scores, and position vectors that are
+added to token vectors.
 
-Frequencies depend on the Config's `context`, never on the length of a text. So the rotation of a token
-doesn't depend on the tokens after it, and a cached key has the same frequencies as the query that reads it.
+Frequencies depend on the Config's `context`, never on the length of a text. So a token's rotation doesn't
+depend on later tokens, and a cached key has the same frequencies as the query that reads it.
 """
 
 from __future__ import annotations
@@ -16,25 +16,27 @@ from .record import Record, bounded
 
 
 class RotaryScaling(Record):
-    """A change to the frequencies of rotary positions."""
+    """The base class of scalings, which change the frequencies of rotary positions."""
 
     def check(self, at: str, theta: float, pairs: int) -> None:
-        """Raise ConfigError if the scaling doesn't fit the `pairs` frequencies that `theta` gives."""
+        """Raise ConfigError if the scaling doesn't fit rotary positions with this `theta` and number of
+        pairs.
+        """
         check_bounds(at, self)
 
 
 class LinearScaling(RotaryScaling):
-    """Positions divided by `factor` (position interpolation)."""
+    """Position interpolation: all positions are divided by `factor`."""
 
     factor: float
 
 
 class DynamicNTK(RotaryScaling):
-    """A larger theta, which depends on the ratio of the Config's `context` to the trained context.
+    """Dynamic NTK scaling: theta grows with the ratio of the Config's `context` to the trained context.
 
-    All texts use the theta of a text of `context` tokens. In transformers theta depends on the length of the
-    text so far. So if `context` is above `original_context`, results for shorter texts differ from those of
-    transformers.
+    All texts use the theta of a text with `context` tokens. transformers instead computes theta from the
+    length of the text so far. So if `context` is above `original_context`, results for shorter texts differ
+    from those of transformers.
     """
 
     factor: float
@@ -42,7 +44,8 @@ class DynamicNTK(RotaryScaling):
 
 
 class Yarn(RotaryScaling):
-    """Low frequencies divided by `factor`, high frequencies unchanged, and a ramp over the pairs in between.
+    """YaRN scaling: low frequencies are divided by `factor`, high frequencies are unchanged, and a ramp
+    blends the pairs in between.
 
     `magnitude` multiplies cosines and sines; None means 0.1 ln(factor) + 1.
     """
@@ -60,10 +63,10 @@ class Yarn(RotaryScaling):
 
 
 class LongRope(RotaryScaling):
-    """A divisor for the frequency of each pair: `short` if the Config's `context` is at most the trained
-    context, otherwise `long`.
+    """LongRoPE scaling: the frequency of each pair is divided by a number from one of two lists.
 
-    All texts use the same divisors. transformers switches to `long` once a text is longer than
+    The list is `short` if the Config's `context` is at most the trained context `original_context`, otherwise
+    `long`. All texts use the same list. transformers instead switches to `long` once a text is longer than
     `original_context`.
     """
 
@@ -80,7 +83,9 @@ class LongRope(RotaryScaling):
 
 
 class Llama3Scaling(RotaryScaling):
-    """Low frequencies divided by `factor`, high frequencies unchanged, and a linear blend in between."""
+    """Llama 3's scaling: low frequencies are divided by `factor`, high frequencies are unchanged, and
+    frequencies in between are blended linearly.
+    """
 
     factor: float
     low_freq_factor: float
@@ -94,7 +99,10 @@ class Llama3Scaling(RotaryScaling):
 
 
 class ProportionalScaling(RotaryScaling):
-    """Only the first `turned` pairs are rotated, by the frequencies of a whole head divided by `factor`."""
+    """Partial rotation: only the first `turned` pairs of a head are rotated.
+
+    Their frequencies are the first of a head in which all pairs are rotated, divided by `factor`.
+    """
 
     turned: int
     factor: float = 1.0
@@ -107,39 +115,43 @@ Scaling = LinearScaling | DynamicNTK | Yarn | LongRope | Llama3Scaling | Proport
 
 
 class HeadPosition(Record):
-    """The setting that says how positions affect the scores of attention heads."""
+    """The base class of settings that say how positions affect the scores of attention heads."""
 
     adds: ClassVar[bool] = False  # whether it is a bias of scores
 
     def check(self, at: str, head_size: int) -> None:
-        """Raise ConfigError if heads of this size can't have these positions."""
+        """Raise ConfigError if heads of `head_size` elements can't have these positions. The message begins
+        with `at`.
+        """
         check_bounds(at, self)
 
     def sizes(self) -> Mapping[str, int]:
-        """Return a dict from each axis letter in the parameters to its size, without H."""
+        """Return a dict from each axis letter in the positions' parameters to the axis's size, without the
+        heads H.
+        """
         return {}
 
     def leaves(self) -> tuple[str, ...]:
-        """The parameters that these positions have in each layer."""
+        """Return the names of the parameters that these positions have in each layer."""
         return ()
 
     def tables(self, heads: int) -> dict[str, tuple[int, ...]]:
-        """Return a dict from the name of each table that the layers share to its shape."""
+        """Return a dict from the name of each table that all layers share to the table's shape."""
         return {}
 
     def group_query_limit(self, head_size: int) -> str | None:
-        """Return the reason why GroupQueryAttention can't have these positions with heads of this size, or
-        None if it can.
+        """Return why GroupQueryAttention can't use these positions with heads of this size, or None if it
+        can.
         """
         return f"scores with a bias need the standard form, got {type(self).__name__}"
 
     def describe(self) -> str:
-        """The text that `inspect` shows for these positions."""
+        """Return the text that `inspect` shows for these positions."""
         raise NotImplementedError
 
 
 class Rope(HeadPosition):
-    """Rotary positions over the first `dims` elements of a head."""
+    """Rotary positions (RoPE) in the first `dims` elements of each head."""
 
     theta: float
     dims: int
@@ -162,7 +174,7 @@ class Rope(HeadPosition):
 
 
 class QueryFactors(TypedDict):
-    """The arguments that say how queries are scaled by their position."""
+    """The keyword arguments of `ops.position.query_factors`, which scales queries by their position."""
 
     beta: float
     original_context: int
@@ -170,10 +182,10 @@ class QueryFactors(TypedDict):
 
 
 class QueryScale(Record):
-    """A factor of queries: 1 + beta · ln(1 + ⌊(position + offset) / original_context⌋).
+    """A factor that multiplies a query: 1 + beta · ln(1 + ⌊(position + offset) / original_context⌋).
 
-    The factor keeps the softmax sharp among many keys. It is 1 within `original_context` (Ministral 3). Llama
-    4 counts positions from 1, which is an `offset` of 1.
+    The factor keeps the softmax sharp if there are many keys. It is 1 within `original_context` (Ministral
+    3). Llama 4 counts positions from 1, so its `offset` is 1.
     """
 
     beta: float
@@ -182,7 +194,7 @@ class QueryScale(Record):
 
     @property
     def settings(self) -> QueryFactors:
-        """The arguments of `ops.position.query_factors`."""
+        """The keyword arguments of `ops.position.query_factors`."""
         return {"beta": self.beta, "original_context": self.original_context, "offset": self.offset}
 
     def numbers(self) -> Iterator[float]:
@@ -190,9 +202,10 @@ class QueryScale(Record):
 
 
 class Alibi(HeadPosition):
-    """A bias that lowers scores in proportion to the distance; its slopes follow from the number of heads.
+    """ALiBi: a bias that lowers attention scores in proportion to distance, with a slope for each head.
 
-    `scale` multiplies the slopes: Falcon divides the sum of score and bias by sqrt(head_size).
+    The slopes are computed from the number of heads and `max_bias`. `scale` multiplies the slopes: Falcon
+    divides the sum of score and bias by sqrt(head_size).
     """
 
     max_bias: float = 8.0
@@ -205,9 +218,10 @@ class Alibi(HeadPosition):
 
 
 class RelativeBias(HeadPosition):
-    """A learned number for each head and bucket of distances, added to scores.
+    """A learned bias for each head and each bucket of distances, which is added to attention scores.
 
-    With `shared` all layers of a stack share one table (T5), otherwise each layer has its own (UMT5).
+    With `shared`, all layers of a stack share one table (T5). Otherwise each layer has a table of its own
+    (UMT5).
     """
 
     buckets: int = bounded("context", "buckets of the relative bias", least=4)
@@ -241,26 +255,25 @@ Position = Rope | Alibi | RelativeBias
 
 
 class AddedPosition(Record):
-    """Position vectors that are added to the vectors of a stack's tokens."""
+    """The base class of position vectors that are added to the token vectors before the first layer."""
 
     def check(self, at: str, context: int, width: int) -> None:
-        """Raise ConfigError if a stack of this context and width can't have these position vectors.
-
-        `at` names the stack.
+        """Raise ConfigError if a stack of this context and width can't have these positions. The message
+        begins with `at`.
         """
         raise NotImplementedError
 
     def tables(self, width: int) -> dict[str, tuple[int, ...]]:
-        """The shape of the table of position vectors by its name, if they are learned."""
+        """Return a dict from the name of each learned table of the positions to its shape."""
         return {}
 
     def describe(self) -> str:
-        """The text that `inspect` shows for these position vectors."""
+        """Return the text that `inspect` shows for these position vectors."""
         raise NotImplementedError
 
 
 class Learned(AddedPosition):
-    """A learned vector for each of `size` positions, added to the token's.
+    """Learned position vectors: one for each of `size` positions, added to the token vectors.
 
     Row `offset` of the table is the vector of the first position.
     """
@@ -283,10 +296,10 @@ class Learned(AddedPosition):
 
 
 class Sinusoidal(AddedPosition):
-    """Sines and cosines of the position, added to the tokens' vectors: all sines and then all cosines, or
-    alternating.
+    """Sines and cosines of the position, added to the token vectors.
 
-    The first token's position is `offset`.
+    A vector has all sines and then all cosines, or with `interleaved` sines and cosines alternate. The first
+    token's position is `offset`.
     """
 
     theta: float = 10_000.0
@@ -302,9 +315,10 @@ class Sinusoidal(AddedPosition):
 
 
 class ConvPositions(AddedPosition):
-    """Positions from a convolution over `length` vectors of a recording, in `groups` of channels, with an
-    activation after it (`ops.wave_stem.conv_positions`). The convolution provides positions, because its
-    result depends on the vectors around each vector.
+    """Positions from a convolution over `length` vectors of a recording, followed by an activation.
+
+    The convolution has `groups` groups of channels (`ops.wave_stem.conv_positions`). Its result depends on
+    the vectors around a vector, so adding the result tells positions apart.
     """
 
     length: int = bounded("kernel", "length of the positions' convolution")

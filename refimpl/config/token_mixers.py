@@ -1,9 +1,10 @@
-"""Token mixers move information from token to token: the base class of all mixers, and attention.
+"""Token mixers move information between tokens: the base class of all mixers, and attention.
 
-A mixer is one class in one file of `ops`. This class has the mixer's settings, weights, cache and function,
-and everything else that other packages need to know about the mixer. Those packages only call the methods of
-`TokenMixer`, and don't know which mixers exist. `refimpl.components` imports all mixers. `Attention` is in
-this file, since other parts of a layer are built from it. `ops.block` calls its function.
+Each mixer is one class in one file of `ops`. The class contains the mixer's settings, weights, cache and
+function, and everything else that other packages need to know about the mixer. Other packages only call the
+methods of `TokenMixer` and don't depend on which mixers exist. `refimpl.components` imports all mixers.
+`Attention` is in this file because other parts of a layer are built from it; `ops.block` calls its
+function.
 """
 
 from __future__ import annotations
@@ -26,16 +27,17 @@ FeatureMap = Literal["elu", "relu"]
 
 
 class Scoring(TypedDict):
-    """The arguments of `attend` that say how products of queries and keys are changed before the softmax."""
+    """The arguments of `attend` that change the products of queries and keys before the softmax."""
 
     scale: float | None
     softcap: float | None
 
 
 class TokenMixer(Sublayer):
-    """The settings of a mixer, and the facts that other packages derive from them.
+    """The base class of token mixers: the settings of a mixer, and what other packages derive from the
+    settings.
 
-    Parameters are named as in `weights`, without the path of the layer. `context` is the Config's `context`.
+    Its methods name parameters as `weights` does, without the path of the layer.
     """
 
     # The leaves that it may have, a TypedDict with their shapes as jaxtyping has them.
@@ -65,169 +67,196 @@ class TokenMixer(Sublayer):
         check_bounds(at, self)
 
     def check_before(self, at: str, before: Sequence[TokenMixer]) -> None:
-        """Raise ConfigError if this mixer can't follow the mixers of the earlier layers."""
+        """Raise ConfigError if this mixer can't follow the mixers `before`, which are those of all earlier
+        layers.
+        """
 
     @classmethod
     def check_together(cls, name: str, mixers: Sequence[Any], width: int, vocabulary: int) -> None:
-        """Raise ConfigError if these mixers, which are all of this class, can't be together in one stack.
-        `name` is the stack's name.
+        """Raise ConfigError if these mixers can't be in the same stack.
+
+        All the mixers are of this class. `name` is the stack's name in the message.
         """
 
     def sizes(self, width: int) -> Mapping[str, float]:
-        """Return a dict from each axis letter in `weights` to its size, in a model of this width D."""
+        """Return a dict from each axis letter in `weights` to the axis's size, in a model of this width."""
         raise NotImplementedError
 
     def leaves(self) -> Sequence[str]:
-        """Return the parameters marked `NotRequired` that a mixer with these settings has."""
+        """Return the optional parameters that this mixer has. They are marked `NotRequired` in `weights`."""
         return ()
 
     def form(self, leaf: str) -> int:
-        """Return which of the shapes that `weights` lists for a parameter is the right one, as an index."""
+        """Return which of a parameter's possible shapes applies, as an index into the shapes in `weights`."""
         return 0
 
     @property
     def inner_width(self) -> int:
-        """The width of the norms and mlps inside the mixer, if it has any."""
+        """The width of the norms and mlps inside the mixer; 0 if the mixer has none."""
         return 0
 
     def inner_norms(self) -> Mapping[str, Norm]:
-        """The norms inside with parameters of their own, by their names in `weights`."""
+        """Return the norms inside the mixer that have their own parameters, by their names in `weights`."""
         return {}
 
     def inner_mlps(self) -> Sequence[Plain]:
-        """The mlps inside, which are `mlps` in `weights`, each with the norm after it."""
+        """Return the mlps inside the mixer, which `weights` stores as `mlps`. Each mlp includes the norm
+        after it.
+        """
         return ()
 
     @property
     def inner_mlp(self) -> Gated | None:
-        """The mlp inside, which is `mlp` in `weights`, if there is one. It has the model's width."""
+        """The mlp of the model's width inside the mixer, which `weights` stores as `mlp`; None if it has no
+        such mlp.
+        """
         return None
 
     @property
     def softmax_attention(self) -> Attention | None:
-        """The attention that keeps keys and values in a decoder: the mixer itself, or a part of it."""
+        """The attention that caches keys and values in a decoder: the mixer itself or a part of it; None
+        without one.
+        """
         return None
 
     def tables(self, width: int) -> dict[str, tuple[int, ...]]:
-        """Return the shapes of the tables that all mixers of a stack share, in a model of this width."""
+        """Return a dict from the name of each table that all mixers of a stack share to its shape.
+
+        `width` is the model's width.
+        """
         return {}
 
     def cache_kind(self) -> Any:
-        """Return the kind of cache of a decoder's layer, an `ops.cache_kind.CacheKind`."""
+        """Return the kind of cache that this mixer needs in a decoder's layer, an
+        `ops.cache_kind.CacheKind`.
+        """
         raise AssertionError("a Config's check keeps this attention for encoders")
 
     def cache_kind_beside(self, attention: Any) -> Any:
-        """Return the kind of cache of a decoder's layer with attention beside this mixer, or inside.
+        """Return the kind of cache for a decoder's layer that has this mixer and attention.
 
-        The attention's own `CacheKind` is given.
+        The attention is beside this mixer or inside it. `attention` is the attention's own `CacheKind`.
         """
         raise AssertionError("a Config's check keeps attention beside Mamba 2")
 
     def mix(
         self, x: Any, cache: Any, past: Any, weights: Any, positions: Any, chosen: Any
     ) -> tuple[Any, Any, Any]:
-        """Compute the sublayer in a decoder: its output, its new cache, and the tokens that an indexer chose.
+        """Compute the sublayer in a decoder; return its output, its new cache, and the tokens that an indexer
+        chose.
 
-        `positions` are `ops.block.Positions`. `chosen` are the tokens that the nearest earlier indexer chose.
+        `positions` is an `ops.block.Positions`. `chosen` contains the tokens chosen by the nearest earlier
+        layer that has an indexer.
         """
         raise AssertionError("a Config's check keeps this attention for encoders")
 
     def mix_whole(self, x: Any, lengths: Any, weights: Any, positions: Any, causal: bool) -> Any:
-        """Compute the sublayer over whole texts and return its output."""
+        """Compute the sublayer for whole texts at once, without a cache, and return its output."""
         raise AssertionError("a Config's check keeps this mixer for decoders")
 
     def readers(self) -> tuple[str, ...]:
-        """The matrices that read the mixer's input, if the input can be smoothed."""
+        """Return the names of the matrices that multiply the mixer's input, or () if the input can't be
+        smoothed.
+        """
         return ()
 
     @property
     def reads_more(self) -> bool:
-        """Whether the `readers` also read distances or norms of sums. If so, no norm can divide
-        their input.
+        """Whether the `readers` also multiply something other than the mixer's input, such as distance
+        vectors.
+
+        If so, smoothing can't divide the mixer's input by changing a norm.
         """
         return False
 
     def smoothing(self, *, read_later: bool) -> list[SmoothingSite]:
-        """Return the activations inside the mixer that can be smoothed. `read_later` says whether other
-        layers read the mixer's values.
+        """Return the activations inside the mixer that can be smoothed before quantization.
+
+        `read_later` says whether other layers read this mixer's values.
         """
         return []
 
     def group_query_limit(self) -> str | None:
-        """The reason why a decoder with this mixer can't use GroupQueryAttention in its other layers, or None
-        if it can.
+        """Return why a decoder with this mixer can't use GroupQueryAttention in its layers, or None if it
+        can.
 
-        By default there is no such reason, because a step reads a state before it writes the next state to
-        the same place.
+        By default there is no reason: a step reads a recurrent state before it writes the new state to the
+        same buffer.
         """
         if self.keeps == "nothing":
             raise AssertionError("a Config's check keeps this attention for encoders")
         return None
 
     def float16_limit(self) -> str | None:
-        """The reason why a bundle in float16 can't have this mixer, apart from its cache, or None
-        if it can.
+        """Return why a bundle in float16 can't contain this mixer, or None if it can. The cache isn't
+        considered here.
         """
         return None
 
     def describe(self) -> str:
-        """The text that `inspect` shows for the mixer."""
+        """Return the text that `inspect` shows for the mixer."""
         raise NotImplementedError
 
     def describe_positions(self) -> str | None:
-        """The text that `inspect` shows for the mixer's positions; None if it has no positions of its own."""
+        """Return the text that `inspect` shows for the mixer's positions, or None if the mixer has no
+        positions.
+        """
         return None
 
     def borrows(self) -> str | None:
-        """The text that `inspect` shows for what the mixer takes from an earlier layer, or None if it takes
+        """Return the text that `inspect` shows for what the mixer takes from an earlier layer, or None for
         nothing.
         """
         return None
 
     def epsilons(self) -> dict[str, float]:
-        """A dict from the parameter of each norm inside the mixer to the norm's eps."""
+        """Return a dict from the parameter of each norm inside the mixer to the norm's eps."""
         return {}
 
     def plain_numbers(self) -> int:
-        """Return how many numbers per token the cache would have if each head had its own keys and values."""
+        """Return how many numbers an unshared cache would need per token: own keys and values for each
+        head.
+        """
         return 0
 
     @classmethod
     def drawn(cls, chosen: Mapping[str, Any], size: Mapping[str, int]) -> TokenMixer:
-        """Return settings for a random test: with these sizes, and with the `chosen` value for each of
-        `choices`.
+        """Build a mixer for a random test, with axes of these sizes.
 
-        `chosen` also has an entry for each optional array: the array, or None if it is absent.
+        `chosen` maps each setting in `choices` to a value, and each optional array's name to the array, or to
+        None if it is absent.
         """
         raise NotImplementedError
 
 
 class StateSpace(TokenMixer):
-    """A mixer that may also be used beside a decoder's attention in the same layer (`Beside`)."""
+    """A state space mixer, which may also be in parallel to a decoder's attention in the same layer
+    (`Beside`).
+    """
 
     keeps = "state"
 
 
 class Attention(TokenMixer):
-    """One attention sublayer; `scale` None means 1/sqrt(head_size).
+    """An attention sublayer. `scale` multiplies the scores; None means 1/sqrt(head_size).
 
     **Queries, keys and values.** `clip` limits queries, keys and values to ± `clip` right after their
     projections (MPT). `query_scale` multiplies queries by a factor that depends on their position.
-    `value_norm` normalizes each head's values, without a weight. With `keys_as_values` a token's values are
-    its keys before their norm and rotation, and there is no map to values (both Gemma 4). Elements of a
-    head's values from `value_size` on are zero (MiMo-V2-Flash).
+    `value_norm` normalizes each head's values, without a weight. With `keys_as_values` there is no projection
+    of values: a token's values are its keys before their norm and rotation (both Gemma 4). If `value_size` is
+    set, only the first `value_size` elements of a head's values are nonzero (MiMo-V2-Flash).
 
-    **Cache.** `kv` says how a decoder caches its keys and values: unchanged, or rounded to 8 or 4 bits with a
-    scale for each channel. With 4 bits the values are rotated (`ops.quantized_cache.hadamard`). With
-    `kv_layer` the sublayer makes no keys and values. It reads the keys and values of the layer with this
-    index in its stack, and caches nothing (`ops.shared_attention`).
+    **Cache.** `kv` is the format in which a decoder caches keys and values: unchanged, or rounded to 8 or 4
+    bits with a scale for each channel. With 4 bits the values are rotated (`ops.quantized_cache.hadamard`).
+    With `kv_layer` the sublayer computes and caches no keys and values. It reads the keys and values of the
+    layer with this index in its stack (`ops.shared_attention`).
 
-    **Softmax and output.** With `sink_logits` each head has a learned logit that takes its share of the
-    softmax (gpt-oss). With `output_gate` each element of the output is multiplied by a gate that depends on
-    the token, before the last map (Qwen3-Next). With `head_gate` all elements of a head are multiplied by the
-    same gate, without a bias (LFM3). A gate is a sigmoid, or with `softplus_gate` a softplus (Laguna).
-    `value_scale` multiplies the heads' outputs (MiMo-V2-Flash). Instead of gates, `out_norm` normalizes the
-    output of all heads together (BitNet).
+    **Softmax and output.** With `sink_logits` each head has a learned logit that takes a share of the softmax
+    (gpt-oss). With `output_gate` each element of the heads' output is multiplied by a gate that depends on
+    the token, before the output projection (Qwen3-Next). With `head_gate` each head has one gate, computed
+    without a bias (LFM3). A gate is a sigmoid, or with `softplus_gate` a softplus (Laguna). `value_scale`
+    multiplies the heads' output (MiMo-V2-Flash). `out_norm` normalizes the output of all heads together and
+    excludes gates (BitNet).
     """
 
     heads: int = bounded("heads")
@@ -256,22 +285,25 @@ class Attention(TokenMixer):
 
     @property
     def window(self) -> int | None:
-        """The number of positions that a token sees, including its own, or None for all."""
+        """The number of latest positions that a token sees, including its own, or None for all."""
         return self.mask.window
 
     @property
     def rotates_values(self) -> bool:
-        """Whether a decoder caches its values in rotated form."""
+        """Whether a decoder rotates values before it caches them, as it does for 4-bit caches."""
         return self.kv == "int4"
 
     @property
     def scoring(self) -> Scoring:
-        """The settings that say how scores are made, as arguments of `attend`."""
+        """The keyword arguments of `attend` that say how scores are computed."""
         return {"scale": self.scale, "softcap": self.softcap}
 
     @property
     def merged_keys(self) -> Attention:
-        """The `cross` of a `merged` layer with this attention: its keys, without positions and masks."""
+        """The cross-attention that a `merged` layer with this attention must have.
+
+        It has the same keys as this attention, without positions and masks.
+        """
         return Attention(
             self.heads, self.kv_heads, self.head_size, qkv_bias=self.qkv_bias, qk_norm=self.qk_norm,
             scale=self.scale, softcap=self.softcap,
@@ -279,8 +311,9 @@ class Attention(TokenMixer):
 
     @property
     def interleaved(self) -> bool:
-        """Whether rotary positions rotate the pairs (2j, 2j + 1) of a head's elements, instead of the pairs
-        (j, j + J).
+        """Whether rotary positions rotate neighbouring elements of a head, the pairs (2j, 2j + 1).
+
+        Otherwise they rotate the pairs (j, j + J), where J is half the number of rotated elements.
         """
         return isinstance(self.position, Rope) and self.position.interleaved
 
@@ -404,18 +437,20 @@ class Attention(TokenMixer):
 
 
 def check_groups(at: str, heads: int, kv_heads: int) -> None:
-    """Raise ConfigError unless each key-value head is shared by the same number of heads."""
+    """Raise ConfigError unless `heads` is a multiple of `kv_heads`, so equally many heads share each
+    key-value head.
+    """
     divisible = heads % kv_heads == 0
     need(divisible, f"{at}heads must be a multiple of kv_heads, got {heads} and {kv_heads}")
 
 
 class Indexer(Record):
-    """The setting that latent attention sees only the `topk` tokens with the best scores from narrow heads
+    """An indexer for latent attention: a token attends only to the `topk` tokens that the indexer scores best
     (`ops.indexer`).
 
-    There are `heads` heads of `size` elements. The number of rotated elements of a head is the same as in the
-    attention's own heads. With `interleaved`, the rotated pairs are neighbours. `eps` is the eps of the norm
-    of keys.
+    The indexer computes scores with `heads` narrow heads of `size` elements. It rotates as many elements of a
+    head as the attention does. With `interleaved`, the rotated pairs are neighbouring elements. `eps` is the
+    eps of the norm of the indexer's keys.
     """
 
     heads: int = bounded("heads", "heads of the indexer")
@@ -426,19 +461,19 @@ class Indexer(Record):
 
 
 class SharedIndexer(Record):
-    """The setting that attention sees the `topk` tokens that the nearest earlier layer's indexer chose. The
-    layer has no indexer's maps of its own (GLM-5).
+    """An indexer without parameters: the layer attends to the `topk` tokens that the nearest earlier indexer
+    chose (GLM-5).
     """
 
     topk: int
 
 
 class Distances(Record):
-    """Vectors of distances between tokens, in a table that the layers of a stack share.
+    """A table of vectors for the distances between tokens, which the layers of a stack share (DeBERTa).
 
-    There are 2 · `span` vectors, for distances from −span to span − 1. Larger distances have the first or the
-    last vector. With `log_until` each distance below half the span has its own vector. Larger distances up to
-    `log_until` share vectors: the larger the distances, the more of them share one
+    The table has 2 · `span` vectors, for distances from −span to span − 1. Distances outside of this range
+    use the first or the last vector. With `log_until`, distances below span / 2 each have a vector, and
+    larger distances up to `log_until` share vectors: the larger the distances, the more of them share one
     (`ops.disentangled.distance_rows`). `norm` normalizes the table.
     """
 
@@ -451,12 +486,12 @@ class Distances(Record):
 
 
 class FirstToken(Record):
-    """The setting that the first token of a text is global."""
+    """Global attention for the first token of a text: it sees all tokens, and all tokens see it."""
 
 
 class QuestionTokens(Record):
-    """The setting that all tokens before the first token with the id `separator` are global. They are a
-    question that comes before its text.
+    """Global attention for all tokens before the first token with the id `separator`: the question before a
+    text.
     """
 
     separator: int
