@@ -1,3 +1,3 @@
-"""The transformer in NumPy, written to be read. It is the specification with which everything else is
-compared.
+"""A readable transformer in NumPy. It is the specification that every other implementation is compared
+with.
 """

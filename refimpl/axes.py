@@ -1,9 +1,9 @@
-"""The axis alphabet: one letter for each size, the same in every signature, einsum and graph of tfm.
+"""The axis alphabet: one letter for each size, used in all signatures, einsums and graphs of tfm.
 
-Signatures read `Float[Array, "B T D"]`. A product such as `H*K` in `"D H*K"` means two axes that are
-flattened into one. The size of a derived letter is computed by the letter's rule in `DERIVED`, if one of the
-letters in that rule occurs in the same signature. Ids, lengths and positions state their bound: `Index[Array,
-"B T", "< N"]`.
+A signature such as `Float[Array, "B T D"]` names the axes of an array. A product such as `H*K` in `"D H*K"`
+means two axes that are flattened into one. `DERIVED` has rules for letters with a size that follows from
+other letters; a rule applies if a signature contains one of these other letters. Ids, lengths and positions
+state their upper bound: `Index[Array, "B T", "< N"]`.
 """
 
 from __future__ import annotations

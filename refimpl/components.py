@@ -1,6 +1,6 @@
-"""All components of a model, and the modules of `ops` that define them.
+"""A registry of all components of a model, and the modules of `ops` that define them.
 
-A class becomes a component when its module is imported. A run needs few components. So reading a Config
+A class becomes a component when its module is imported. Since a run needs few components, reading a Config
 imports only the modules of the components that the Config names.
 """
 
@@ -22,13 +22,13 @@ MODULES = (
 
 
 def mixers() -> tuple[type[TokenMixer], ...]:
-    """Return all token mixers."""
+    """Import and return all token mixer classes."""
     _load(MODULES)
     return kinds(TokenMixer)
 
 
 def from_json(value: Any) -> Config:
-    """Return the Config that `to_json` wrote; raise ConfigError for anything that it can't have written."""
+    """Convert the output of `to_json` back to a Config; raise ConfigError for any other value."""
     named = {name.lower() for name in _types(value)}
     _load([one for one in MODULES if any(name.startswith(one.replace("_", "")) for name in named)])
     if named - {kind.__name__.lower() for kind in kinds(Record)}:
@@ -42,7 +42,7 @@ def _load(modules: Collection[str]) -> None:
 
 
 def _types(value: Any) -> Iterator[str]:
-    """The names of classes in a JSON value, which may be nested as deeply as a file can be."""
+    """Yield the names of all classes in a JSON value, however deeply it is nested."""
     left = [value]
     while left:
         one = left.pop()

@@ -1,13 +1,13 @@
-"""How far a result may differ from the specification's. It is computed from the specification, not guessed.
+"""The error budget: how far a result may differ from the specification's result. It is computed, not guessed.
 
     budget = 4 · (A + J + u)   over a whole output
     A = max |spec in float32 − spec in float64|
     J = the most that the float64 spec moves when its inputs move by one ulp (three tries)
     u = one ulp of the largest number, 2⁻²³ · max |spec in float64| in float32
 
-A and J each miss errors that the other one includes. A may be zero by luck in a float32 run, and J doesn't
-include intermediate rounding. Budgets for single elements would be just as unstable, so there is one budget
-for a whole output.
+A and J each miss errors that the other one includes. A float32 run may have A = 0 by luck, and J doesn't
+include intermediate rounding. An output has a single budget, since budgets for single elements would be just
+as unstable.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ DIGITS = 3
 
 
 class ErrorTerms(NamedTuple):
-    """The terms A, J and u of a budget."""
+    """The three terms A, J and u of an error budget, as defined at the top of this module."""
 
     rounding: float
     jump: float
@@ -46,22 +46,22 @@ class ErrorTerms(NamedTuple):
 
     @property
     def budget(self) -> float:
-        """The budget: 4 · (A + J + u)."""
+        """The error budget 4 · (A + J + u): the largest difference that is allowed."""
         return FACTOR * (self.rounding + self.jump + self.ulp)
 
 
 def kl_budget(budget: float) -> float:
-    """Return the largest KL divergence, in nats, of two predictions whose logits differ by at most `budget`.
+    """Return the largest possible KL divergence, in nats, if two models' logits differ by at most `budget`.
 
-    With D = the model's logits − the truth's, KL(truth‖model) = log E[exp D] − E[D] over the truth's
-    probabilities. By Hoeffding's lemma (Hoeffding 1963) it is at most (max D − min D)² / 8; here
-    max D − min D ≤ 2 · budget. A mean over positions has the same bound.
+    With D = the model's logits − the true logits, KL(truth‖model) = log E[exp D] − E[D] over the true
+    probabilities. By Hoeffding's lemma (Hoeffding 1963) this is at most (max D − min D)² / 8; here max D −
+    min D ≤ 2 · budget. A mean over positions has the same bound.
     """
     return (2 * budget) ** 2 / 8
 
 
 def largest_difference(values: Array, exact: Array) -> float:
-    """Return the largest difference of two arrays; NaN if any difference is NaN."""
+    """Return the largest absolute difference between elements of two arrays; NaN if any difference is NaN."""
     return float(np.max(np.abs(values - exact), initial=0))
 
 
@@ -73,11 +73,11 @@ def error_terms(
     eps: float = ULP,
     distance: Callable[[Array, Array], float] = largest_difference,
 ) -> ErrorTerms:
-    """Return the terms A, J and u of one output.
+    """Compute the terms A, J and u of the error budget of one output.
 
-    `exact` is the specification's output in float64. `rounded` is its output in the type whose relative
-    rounding is `eps`. `moved` are its outputs in float64 for inputs that were moved by an ulp, one output for
-    each try. u is computed from finite numbers only.
+    `exact` is the specification's output in float64. `rounded` is its output in a type with the relative
+    rounding error `eps`. Each of `moved` is its output in float64 for inputs that were changed by one ulp. u
+    is computed from finite numbers only.
     """
     largest = float(np.max(np.abs(exact[np.isfinite(exact)]), initial=0))
     jump = max([0.0, *(distance(values, exact) for values in moved)])
@@ -85,10 +85,10 @@ def error_terms(
 
 
 def rounded_up(number: float) -> float:
-    """Return the smallest number with `DIGITS` significant digits that isn't below this number."""
+    """Round a number up to `DIGITS` significant digits."""
     return float(Context(prec=DIGITS, rounding=ROUND_CEILING).create_decimal(str(number)))
 
 
 def moved(values: Array, share: float, rng: np.random.Generator) -> Array:
-    """Return the values, each increased or decreased by this share of itself."""
+    """Return the values, each randomly multiplied by 1 + `share` or 1 − `share`."""
     return values * (1 + share * rng.choice([-1.0, 1.0], values.shape)).astype(values.dtype)

@@ -1,6 +1,6 @@
-"""Every error that tfm raises on purpose. They have one root class, and each class has an exit code.
+"""All errors that tfm raises on purpose. They have one base class, and each class has an exit code.
 
-A message is one line that names the file and the field, and says what must hold, what was found, and the
+A message is one line. It names the file and the field, and says what must hold, what was found, and the
 likely fix.
 """
 
@@ -8,25 +8,27 @@ from __future__ import annotations
 
 
 class TfmError(Exception):
-    """The root class of all errors that a user can cause; `exit_code` is the exit status of `tfm-cli`."""
+    """The base class of all errors that a user can cause. `exit_code` is the exit status of `tfm-cli`."""
 
     exit_code = 1
 
 
 class ArgumentError(TfmError, TypeError):
-    """An argument has a type that the function doesn't take, or an option doesn't exist."""
+    """An argument has a wrong type, or an option doesn't exist."""
 
     exit_code = 2
 
 
 class CheckpointError(TfmError):
-    """A model file can't be read: safetensors, GGUF, a tokenizer, an unsafe path or format."""
+    """A model file, such as safetensors, GGUF or a tokenizer, can't be read, or its path or format isn't
+    safe.
+    """
 
     exit_code = 3
 
 
 class ConfigError(TfmError):
-    """A config contradicts itself, or has an unknown key."""
+    """A Config or config.json contradicts itself, or contains an unknown key."""
 
     exit_code = 4
 
@@ -38,19 +40,19 @@ class BundleError(TfmError):
 
 
 class DeviceError(TfmError):
-    """An execution provider is missing, or fell back to another one."""
+    """An execution provider of ONNX Runtime is missing or fell back to another provider."""
 
     exit_code = 6
 
 
 class ExportError(TfmError):
-    """An export can't be done or written, for example on a full disk."""
+    """An export is impossible, or can't be written, for example because the disk is full."""
 
     exit_code = 7
 
 
 class NumericError(TfmError):
-    """A number is NaN, infinite or overflows where it must be finite."""
+    """A number that must be finite is NaN or infinite, or overflows."""
 
     exit_code = 8
 
@@ -62,10 +64,10 @@ class LimitError(TfmError):
 
 
 class ContextError(LimitError):
-    """A text doesn't fit in the model's context."""
+    """A text is longer than the model's context."""
 
 
 class VerifyError(TfmError):
-    """`verify` found a result outside its error budget."""
+    """`verify` found a difference that is larger than its error budget."""
 
     exit_code = 10

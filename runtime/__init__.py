@@ -1,7 +1,7 @@
 """Run exported models with ONNX Runtime: load a bundle and get a Model with a method for each task.
 
-`load(path)` is the public entry point and needs neither torch nor onnx. `tfm.load`, outside this package,
-also takes names and checkpoints, and exports them.
+`load(path)` is the public entry point. It needs neither torch nor onnx. `tfm.load`, outside of this package,
+also accepts names of models and checkpoints, and exports them first.
 """
 
 from __future__ import annotations
@@ -16,11 +16,11 @@ __all__ = ["load"]
 
 
 def load(path: Path | str, device: str = "cpu", threads: int | None = None) -> Model:
-    """Return the model of a bundle, on `cpu` or `cuda`. `auto` uses CUDA if ONNX Runtime can start it,
-    otherwise the CPU.
+    """Open a bundle and return its model. `device` is "cpu", "cuda" or "auto".
 
-    Raises BundleError if the bundle is damaged or was made for another device, or if `path` is a model's
-    name, a checkpoint or a config instead of a bundle. Raises DeviceError if the device can't be used.
+    "auto" means CUDA if ONNX Runtime can start it, otherwise the CPU. Raises BundleError if the bundle is
+    damaged or was made for another device, or if `path` is a model's name, a checkpoint or a config instead
+    of a bundle. Raises DeviceError if the device can't be used.
     """
     from ..refimpl.errors import BundleError
     from .hub.locate import kind_of

@@ -1,4 +1,4 @@
-"""The hardware that a process may use: processors, useful threads, int8 instructions, memory."""
+"""The hardware that a process may use: processors, a useful number of threads, int8 instructions, memory."""
 
 from __future__ import annotations
 
@@ -18,15 +18,16 @@ TRIM_THRESHOLD, KEPT = -1, 2**25
 
 
 def affinity() -> set[int]:
-    """Return the logical processors on which this process may run."""
+    """Return the numbers of the logical processors on which this process may run."""
     if sys.platform == "linux":
         return os.sched_getaffinity(0)
     return set(range(os.cpu_count() or 1))
 
 
 def cores(processors: set[int], root: Path = CPUS) -> int:
-    """Return the number of physical cores behind the logical processors. If the system doesn't report it,
-    each logical processor counts as a core."""
+    """Return the number of physical cores that these logical processors belong to.
+
+    If the system doesn't report cores, each logical processor counts as a core."""
 
     def siblings(processor: int) -> str:
         try:
@@ -38,8 +39,9 @@ def cores(processors: set[int], root: Path = CPUS) -> int:
 
 
 def quota(root: Path = CGROUPS, groups: Path = Path("/proc/self/cgroup")) -> float:
-    """Return the processor time that cgroups allow, in processors: the lowest limit of this process's group
-    and the groups above it.
+    """Return the processor time that cgroups allow this process, as a number of processors.
+
+    The result is the lowest limit of the process's cgroup and of all groups above it.
     """
     try:
         names = [line.split(":", 2)[2].strip("/") for line in groups.read_text().splitlines()]
@@ -56,7 +58,10 @@ def quota(root: Path = CGROUPS, groups: Path = Path("/proc/self/cgroup")) -> flo
 
 
 def _ratio(file: Path, period: str = "") -> float:
-    """Quota over period, both in the file, or the period in another file; infinite without a quota."""
+    """Return a cgroup's quota divided by its period, or infinity if no quota is set.
+
+    Both numbers are in `file`, unless `period` names the period's own file.
+    """
     try:
         numbers = file.read_text().split()
         if period:
@@ -68,15 +73,16 @@ def _ratio(file: Path, period: str = "") -> float:
 
 @cache
 def threads() -> int:
-    """Return the useful number of threads. A second thread on a core, or one beyond the quota, would only
-    wait."""
+    """Return the number of threads that is useful for computing: one per core, within the processor quota.
+
+    Additional threads would only wait."""
     allowed = min(len(affinity()), quota())
     return max(1, min(int(allowed), cores(affinity())))
 
 
 @cache
 def flags() -> frozenset[str]:
-    """Return the processor's feature flags by Linux's names. The result is empty if they can't be read."""
+    """Return the processor's feature flags under Linux's names, or an empty set if they can't be read."""
     try:
         lines = Path("/proc/cpuinfo").read_text().splitlines()
     except OSError:
@@ -90,7 +96,7 @@ def flags() -> frozenset[str]:
 
 
 def processor() -> str:
-    """Return the processor's name, or without /proc/cpuinfo the name of its architecture."""
+    """Return the processor's name. Without /proc/cpuinfo, return the name of its architecture."""
     try:
         lines = Path("/proc/cpuinfo").read_text().splitlines()
     except OSError:
@@ -100,8 +106,9 @@ def processor() -> str:
 
 
 def saturates(machine: str = "", have: frozenset[str] | None = None) -> bool:
-    """Return whether the processor's fast product of uint8 and int8 clips its 16-bit sums. This is so on x86
-    without VNNI.
+    """Return whether the processor's fast product of uint8 and int8 clips sums to 16 bits.
+
+    This is so on x86 without VNNI. By default, `machine` and `have` describe this machine.
     """
     have = flags() if have is None else have
     x86 = (machine or platform.machine()).lower() in ("x86_64", "amd64", "i386", "i686")
@@ -109,12 +116,11 @@ def saturates(machine: str = "", have: frozenset[str] | None = None) -> bool:
 
 
 def memory(groups: Path = CGROUPS, meminfo: Path = Path("/proc/meminfo")) -> int | None:
-    """Return how many bytes a process can still get: the system's available memory, within the cgroup's
-    limit.
+    """Return how many bytes of memory this process can still get, or None if the system doesn't report it.
 
-    A cgroup counts cached files as used. Before the kernel refuses memory, it drops cached files that weren't
-    read for a while (`inactive_file`). So these files count as available here, as they do in the system's own
-    count.
+    The result is the system's available memory, at most the rest of the cgroup's limit. A cgroup counts
+    cached files as used. Before the kernel refuses memory, it drops cached files that weren't read for a
+    while (`inactive_file`). So these files count as available here, as they do in the system's own count.
     """
     free: list[int] = []
     try:
@@ -137,7 +143,7 @@ def memory(groups: Path = CGROUPS, meminfo: Path = Path("/proc/meminfo")) -> int
 
 
 def _statistic(file: Path, name: str) -> int:
-    """A number of a cgroup's memory.stat; 0 where it isn't stated."""
+    """Return a number from a cgroup's memory.stat; 0 if it isn't in the file."""
     try:
         lines = dict(line.split() for line in file.read_text().splitlines())
         return int(lines[name])
@@ -146,8 +152,9 @@ def _statistic(file: Path, name: str) -> int:
 
 
 def peak_memory() -> int | None:
-    """Return the largest number of bytes of memory that this process has used at once so far. Returns None if
-    the system doesn't report it.
+    """Return the largest number of bytes of memory that this process has used so far.
+
+    Returns None if the system doesn't report it.
     """
     try:
         # Linux's ru_maxrss starts at the peak of the process that forked, VmHWM doesn't.
@@ -163,8 +170,8 @@ def peak_memory() -> int | None:
 
 
 def user_seconds() -> float:
-    """Return the seconds that this process has computed, without the time that the operating system spent on
-    its behalf.
+    """Return the processor time, in seconds, that this process has spent in its own code, not in the
+    kernel.
     """
     try:
         import resource
@@ -174,18 +181,18 @@ def user_seconds() -> float:
 
 
 def trim() -> None:
-    """Return freed memory to the system, which the allocator (glibc) would otherwise keep."""
+    """Return freed memory to the operating system. Otherwise the allocator (glibc) would keep it."""
     with contextlib.suppress(OSError, AttributeError, TypeError):
         ctypes.CDLL(None).malloc_trim(0)
 
 
 def return_large_blocks() -> None:
-    """Make the allocator (glibc) return large blocks to the system as soon as they are freed.
+    """Make the allocator (glibc) return large blocks of memory to the system as soon as they are freed.
 
-    By default, after glibc has freed a large block, it allocates blocks of that size from memory that it can
-    return only in part. With these settings, glibc still keeps smaller blocks, up to the size of the logits
-    of several steps. Both limits must be set. If only one is set, glibc no longer adapts the other, and would
-    allocate and return the logits in each step.
+    By default glibc changes its limit once it has freed a large block. After that, it allocates blocks of
+    this size from memory that it can return only in part. With these settings, glibc still keeps smaller
+    blocks, up to the size of the logits of several steps. Both limits must be set: if only one is set, glibc
+    no longer adapts the other, and would allocate and return the logits in each step.
     """
     with contextlib.suppress(OSError, AttributeError, TypeError):
         glibc = ctypes.CDLL(None)

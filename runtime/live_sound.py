@@ -1,4 +1,4 @@
-"""Read samples from a pipe as they come, for example from a recorder: 16-bit PCM, one channel."""
+"""Read a sound from a pipe while it is recorded: 16-bit PCM samples, one channel."""
 
 from __future__ import annotations
 
@@ -14,17 +14,18 @@ AHEAD = 2**10  # reads that may wait, 2 minutes: then the writer waits
 
 
 class Pipe(Protocol):
-    """A source of bytes. `read1` waits for data and returns at most `size` bytes, or no bytes at the end."""
+    """A stream of bytes. `read1` waits for data and returns at most `size` bytes, or none at the end of the
+    stream.
+    """
 
     def read1(self, size: int, /) -> bytes: ...
 
 
 def live_samples(pipe: Pipe) -> Iterator[np.ndarray]:
-    """Yield the samples [N] of 16-bit PCM (little-endian), scaled to the range −1 to 1, as they arrive, until
-    the writer closes the pipe.
+    """Yield blocks of samples [N] as they arrive, until the writer closes the pipe.
 
-    A thread reads the pipe from the start, because a recorder would lose samples that nobody reads while the
-    model is busy.
+    The pipe contains 16-bit PCM (little-endian); samples are scaled to the range −1 to 1. A thread reads the
+    pipe all the time, because a recorder would lose samples that nobody reads while the model is busy.
     """
     waiting: Queue[bytes] = Queue(AHEAD)
 

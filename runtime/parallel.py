@@ -1,6 +1,4 @@
-"""Compute with arrays in several threads. This helps because NumPy lets other threads run during its own
-computations.
-"""
+"""Run functions on arrays in several threads, which helps because NumPy releases the interpreter lock."""
 
 from __future__ import annotations
 
@@ -16,12 +14,12 @@ R = TypeVar("R")
 
 
 def in_threads(function: Callable[[T], R], items: Sequence[T]) -> list[R]:
-    """Apply the function to each item, in as many threads as are useful on this machine, and return the
-    results in the items' order.
+    """Apply a function to each item in several threads, and return the results in the items' order.
 
-    The threads have the caller's context variables, such as how NumPy treats numbers that aren't finite. The
-    caller's own thread computes too, because the C library keeps freed memory for each additional thread.
-    With two additional threads, that was a sixth of a model's size.
+    The number of threads is `hardware.threads()`. The threads use the caller's context variables, such as
+    NumPy's handling of numbers that aren't finite. The caller's own thread computes too, because the C
+    library keeps freed memory for each additional thread. With two additional threads, that was a sixth of a
+    model's size.
     """
     results: dict[int, R] = {}
     left = iter(range(len(items)))

@@ -1,4 +1,4 @@
-"""Report the stage and the progress of long work. The caller decides how progress is shown."""
+"""Report the stage and progress of long work. The caller decides how the progress is shown."""
 
 from __future__ import annotations
 
@@ -12,17 +12,19 @@ T = TypeVar("T")
 
 
 class InBytes(str):
-    """A stage whose amounts are bytes, so that bytes per second can be shown."""
+    """The name of a stage of work that is measured in bytes, so that bytes per second can be shown."""
 
     __slots__ = ()
 
 
 def silent(stage: str, done: int, total: int) -> None:
-    """Show nothing; this is the default Progress."""
+    """Ignore a progress report. This is the default for arguments of the type Progress."""
 
 
 def tracked(items: Iterable[T], total: int, stage: str, progress: Progress) -> Iterator[T]:
-    """Yield the `total` items unchanged, and report each item as done when the next one is requested."""
+    """Yield the `total` items unchanged, and report progress: an item is done when the next one is
+    requested.
+    """
     for done, item in enumerate(items, 1):
         yield item
         progress(stage, done, total)

@@ -1,4 +1,4 @@
-"""Silence libraries that write to the terminal on their own."""
+"""Silence libraries that write to the terminal by themselves."""
 
 from __future__ import annotations
 
@@ -14,9 +14,7 @@ _stderr: int | None = None  # the process's own, kept by the first of them until
 
 @contextlib.contextmanager
 def silent_stderr() -> Iterator[None]:
-    """Discard everything that any code, including C code, writes to the process's stderr during a `with`
-    block.
-    """
+    """A context manager that discards everything written to the process's stderr, even by C code."""
     _enter()
     try:
         yield

@@ -1,4 +1,4 @@
-"""Read sound files of any format that libsndfile knows, as blocks of samples at 16,000 a second."""
+"""Read sound files in any format that libsndfile supports, as blocks of samples at 16,000 per second."""
 
 from __future__ import annotations
 
@@ -26,12 +26,12 @@ Blocks = Callable[[], Iterable[np.ndarray]]
 
 
 def samples_of(sound: Path | str | np.ndarray) -> Blocks:
-    """Return a function that yields the samples of a file, or of an array [N], in blocks. It can be called
-    several times.
+    """Return a function that yields the samples of a sound file, or of an array [N], in blocks.
 
-    Each call begins at the first sample. Channels are averaged, and other sampling rates are resampled by
-    soxr. Raises LimitError, possibly while blocks are read, for a file that isn't a sound, for a sound
-    without samples, for samples that aren't finite, and for a file that is shorter than it states.
+    Each call of the function begins at the first sample. Channels are averaged, and other sampling rates are
+    resampled by soxr to 16,000 samples per second. Raises LimitError, possibly while blocks are read, for a
+    file that isn't a sound, for a sound without samples, for samples that aren't finite, and for a file that
+    is shorter than its header says.
     """
     if isinstance(sound, np.ndarray):
         _expect_floats(sound)
@@ -45,7 +45,7 @@ def samples_of(sound: Path | str | np.ndarray) -> Blocks:
 
 
 def sample_count(sound: Path | str | np.ndarray) -> int:
-    """Return the number of samples, at 16,000 a second, of a file according to its header, or of an array
+    """Return the number of samples of a sound at 16,000 per second: from a file's header, or from an array
     [N].
 
     Resampling may give one sample more or less. Raises LimitError for a file that isn't a sound.
@@ -62,7 +62,7 @@ def _expect_samples(count: int, where: str) -> None:
 
 
 def checked(blocks: Iterable[np.ndarray]) -> Iterator[np.ndarray]:
-    """Yield the samples unchanged as they come. Raises LimitError for values that aren't samples."""
+    """Yield blocks of samples unchanged; raise LimitError for values that aren't samples."""
     at = 0
     for block in blocks:
         _expect_floats(block)
@@ -118,7 +118,9 @@ def _opened(path: Path) -> SoundFile:
 
 
 def _expect_whole(format: str, log: str, path: Path) -> None:
-    """Raises LimitError for a file that was cut where libsndfile reads what there is: WAV, Ogg."""
+    """Raise LimitError for a WAV or Ogg file that was cut off. libsndfile reads the rest of such a file
+    silently.
+    """
     if format == "OGG":
         with open(path, "rb") as opened:
             opened.seek(-min(LAST_PAGE, path.stat().st_size), 2)
@@ -137,7 +139,7 @@ def _expect_whole(format: str, log: str, path: Path) -> None:
 
 
 def _resampled(path: Path) -> Iterator[np.ndarray]:
-    """A file's samples, averaged over its channels, 16,000 a second."""
+    """Yield a file's samples, averaged over its channels and resampled to 16,000 per second."""
     import soxr
 
     with _opened(path) as file:

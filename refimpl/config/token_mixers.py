@@ -67,9 +67,7 @@ class TokenMixer(Sublayer):
         check_bounds(at, self)
 
     def check_before(self, at: str, before: Sequence[TokenMixer]) -> None:
-        """Raise ConfigError if this mixer can't follow the mixers `before`, which are those of all earlier
-        layers.
-        """
+        """Raise ConfigError if this mixer can't follow `before`, the mixers of all earlier layers."""
 
     @classmethod
     def check_together(cls, name: str, mixers: Sequence[Any], width: int, vocabulary: int) -> None:

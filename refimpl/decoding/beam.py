@@ -1,7 +1,7 @@
-"""Beam search: the texts with the highest probability as a whole, with any engine.
+"""Beam search: find the texts with the highest total probability, with any engine.
 
-Several beams grow side by side as rows of one cache. Each step continues every beam with every token. The
-likeliest continuations become the next beams, and continuations that end become hypotheses. Nothing is
+Several beams grow side by side as rows of one cache. Each step extends every beam by every token. The
+likeliest extensions become the next beams, and extensions that end their text become hypotheses. Nothing is
 sampled. The tests compare the results with those of transformers' beam search.
 """
 
@@ -28,7 +28,7 @@ Rules = Callable[[np.ndarray, Sequence[int]], np.ndarray]
 
 
 class Hypothesis(NamedTuple):
-    """A text that has ended: its new tokens without the stop token, its score, and the reason why it
+    """A finished text of a beam search: its new tokens without the stop token, its score, and why it
     ended."""
 
     tokens: list[int]
@@ -38,11 +38,13 @@ class Hypothesis(NamedTuple):
 
 @dataclass
 class BeamSearch:
-    """The state of one search. From the logits of a step, `advance` chooses rows and the next token of each.
+    """The state of one beam search. In each step, `advance` chooses the rows to continue and their next
+    tokens.
 
     A hypothesis with n tokens, including its stop token, has the score log p / n^length_penalty. A penalty
-    above 0 favours long texts, since log p is negative. `hypotheses` holds the `beams` best, best first. The
-    search ends once there are `beams` hypotheses and, by `early_stopping`,
+    above 0 favours long texts, since log p is negative. `hypotheses` contains the `beams` best hypotheses,
+    best first. Once there are `beams` hypotheses, `early_stopping` says when the search ends:
+
     - True: at once;
     - False: when the best beam, if it ended now, wouldn't beat the worst hypothesis;
     - "never": when no beam can beat the worst hypothesis any more, whatever its final length. With a length
@@ -52,9 +54,9 @@ class BeamSearch:
     tokens.
 
     Conventions: penalties and bans are applied to log-probabilities, which are normalized again only with
-    `renormalize` (Marian's models ask for it). Ties between continuations go to the better beam, and then to
-    the lower id. Ties between hypotheses go to the earlier one. A hypothesis counts only if it is among the
-    `beams` best continuations of its step.
+    `renormalize` (Marian's models ask for it). If continuations have equal scores, the better beam wins, then
+    the lower id. If hypotheses have equal scores, the earlier one wins. A hypothesis counts only if it is
+    among the `beams` best continuations of its step.
     """
 
     prompt: Sequence[int]
@@ -82,7 +84,11 @@ class BeamSearch:
         self._scores = np.zeros(1)
 
     def advance(self, logits: np.ndarray) -> tuple[np.ndarray, np.ndarray] | None:
-        """Return the rows to continue and a token for each, from logits [beams, N]; None at the end."""
+        """Choose the next beams from logits [beams, N].
+
+        Returns the row that each new beam continues, and each new beam's token. Returns None when the search
+        has ended.
+        """
         length = len(self._tokens[0]) + 1
         vocabulary = logits.shape[1]
         scores = self._scores[:, None] + self._log_probabilities(logits)
@@ -142,7 +148,10 @@ class BeamSearch:
 def beam_search(
     engine: Engine, search: BeamSearch, cache: Cache | None = None, chunk: int = CHUNK
 ) -> list[Hypothesis]:
-    """Return the hypotheses, best first. `cache` may hold a prefix of the prompt already."""
+    """Run a beam search to its end and return the hypotheses, best first.
+
+    `cache` may already contain the beginning of the prompt.
+    """
     for _ in beam_steps(engine, search, cache, chunk):
         pass
     return search.hypotheses
@@ -151,9 +160,10 @@ def beam_search(
 def beam_steps(
     engine: Engine, search: BeamSearch, cache: Cache | None = None, chunk: int = CHUNK
 ) -> Iterator[None]:
-    """Run `beam_search` step by step, for callers that do other work between the steps.
+    """Run `beam_search` as a generator that pauses after each step, so that the caller can do other work in
+    between.
 
-    At the end `search.hypotheses` is complete.
+    After the last step `search.hypotheses` contains the results.
     """
     search.max_new_tokens = limit_new_tokens(engine.config, len(search.prompt), search.max_new_tokens)
     logits, cache = read_prompt(engine, search.prompt, cache, chunk, search.encoder_ids)

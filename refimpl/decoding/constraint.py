@@ -1,5 +1,5 @@
-"""Constraints on a text: they say which tokens may come next, so that the text can still satisfy the
-constraint.
+"""Constraints: they limit which token may come next, so that the finished text belongs to a formal
+language.
 """
 
 from __future__ import annotations
@@ -17,25 +17,26 @@ if TYPE_CHECKING:
 
 
 class Constraint(Protocol):
-    """A formal language, such as the documents of a JSON schema, that a text must belong to.
+    """A formal language that a generated text must belong to, such as the documents of a JSON schema.
 
-    Both methods take all tokens of an answer so far. The next call may have fewer tokens than the last one:
-    speculative decoding tries a draft's tokens, and takes some of them back.
+    Both methods take all tokens of the answer so far. A call may pass fewer tokens than the call before:
+    speculative decoding tries drafted tokens and removes the rejected ones.
     """
 
     def allowed(self, tokens: Sequence[int]) -> Bool[Array, " N"]:
-        """Return which tokens may come next; a stop token may come next if the text belongs to the
-        language.
+        """Return for each token of the vocabulary whether it may come next.
+
+        A stop token may come next if the text already belongs to the language.
         """
         ...
 
     def is_complete(self, tokens: Sequence[int]) -> bool:
-        """Whether the text belongs to the language and no token can follow it."""
+        """Return whether the text belongs to the language and no further token is allowed."""
         ...
 
 
 def constrain(logits: Float[Array, " N"], allowed: Bool[Array, " N"]) -> Float[Array, " N"]:
-    """Set tokens that may not come next to −∞; raise LimitError if no token is left."""
+    """Set the logits of tokens that aren't allowed to −∞; raise LimitError if no token is left."""
     # Without branches, several times as fast as np.where where tokens that may follow are scattered.
     highest = (allowed.astype(logits.dtype) - 0.5) * np.inf
     constrained = np.minimum(logits, highest)

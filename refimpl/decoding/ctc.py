@@ -1,11 +1,12 @@
-"""The transcript of a sound, from the likeliest token at each of its positions (connectionist temporal
-classification, Graves et al. 2006).
+"""Transcribe a sound from the likeliest token at each of its positions.
+
+The method is connectionist temporal classification (CTC, Graves et al. 2006).
 
     likeliest   . H H . E . L L . L O O | | W …        . is the blank, | comes between words
     runs          H     E   L     L O   |   W …        a token that is repeated counts once, unless a blank
     words       HELLO                       W …        comes between
 
-The time of a run is from its first position to the position after its last one, as in transformers.
+A run begins at its first position and ends at the position after its last one, as in transformers.
 """
 
 from __future__ import annotations
@@ -18,11 +19,11 @@ from typing import NamedTuple
 
 @dataclass(frozen=True)
 class CTCTokens:
-    """The special tokens of a model with a CTC head, and the form of its input and its text.
+    """The special tokens of a model with a CTC head, and how its sounds and texts are written.
 
     The token `blank` means that no token begins at a position. The token `delimiter` means that a word ends.
-    With `normalized` the model reads sounds with a mean of 0 and a variance of 1. Texts are `lower` case, or
-    `cleaned`: without spaces before English punctuation.
+    With `normalized` the model reads sounds with mean 0 and variance 1. With `lower` its texts are converted
+    to lower case; with `cleaned` spaces before English punctuation are removed.
     """
 
     blank: int
@@ -33,10 +34,10 @@ class CTCTokens:
 
 
 class Heard(NamedTuple):
-    """Consecutive tokens and their range of positions: from the first token's position to the one after the
-    last token.
+    """Consecutive transcribed tokens and their range of positions in the sound.
 
-    `follows` says that these tokens continue a word.
+    The range begins at the first token's position and ends after the last token's position. `follows` says
+    that the tokens continue a word that was split.
     """
 
     tokens: tuple[int, ...]
@@ -46,7 +47,10 @@ class Heard(NamedTuple):
 
 
 def runs(likeliest: Iterable[int], blank: int) -> Iterator[Heard]:
-    """Yield the transcribed tokens, one after the other."""
+    """Yield each transcribed token with its range of positions, from the likeliest token at each position.
+
+    Equal tokens in a row become one token, and blanks are left out.
+    """
     at = 0
     for token, positions in groupby(likeliest):
         begin, at = at, at + sum(1 for _ in positions)
@@ -57,10 +61,10 @@ def runs(likeliest: Iterable[int], blank: int) -> Iterator[Heard]:
 def heard_words(
     found: Iterable[Heard], delimiter: int | None, longest: int, *, follows: bool = False
 ) -> Iterator[Heard]:
-    """Yield the words. A word longer than `longest` positions is split, and its later parts have `follows`
-    set.
+    """Group transcribed tokens into words, which end at the token `delimiter`.
 
-    With `follows` the first word continues an earlier one.
+    A word longer than `longest` positions is split, and `follows` is set in all its parts but the first. With
+    the argument `follows`, the first word continues an earlier word.
     """
     held: Heard | None = None
     for run in found:
@@ -78,9 +82,10 @@ def heard_words(
 
 
 def said_together(words: Iterable[Heard], pause: int, longest: int) -> Iterator[Sequence[Heard]]:
-    """Yield the words in groups. A pause of `pause` or more positions begins a new group.
+    """Group words that were spoken without a long pause between them.
 
-    A new group also begins before a word that would make the group longer than `longest` positions.
+    A new group begins after a pause of at least `pause` positions, and before a word that would make the
+    group longer than `longest` positions.
     """
     held: list[Heard] = []
     for word in words:

@@ -1,8 +1,8 @@
-"""Filters: they decide which tokens may still be sampled, and with what probability.
+"""Filters: they decide which tokens can be sampled, and with which probabilities.
 
-The order of the filters is fixed: temperature, top-k, top-p, min-p, typical. Temperature comes first, so that
-the other filters see the distribution from which the token is sampled. Typical comes last, since it uses the
-entropy of the tokens that the other filters left. transformers' logits warpers have the same order.
+The order is fixed: temperature, top-k, top-p, min-p, typical. Temperature comes first, so that the other
+filters see the distribution from which the token is sampled. Typical comes last, since it uses the entropy of
+the tokens that the other filters keep. transformers' logits warpers have the same order.
 """
 
 from __future__ import annotations
@@ -26,12 +26,14 @@ FIRST_SORTED = 256  # how many of the best tokens are sorted at first
 def candidates(
     logits: Float[Array, " N"], sampler: Sampler, needed: float = 1.0
 ) -> tuple[Int[Array, " K"], Float[Array, " K"]]:
-    """Return the ids that pass all filters, best first, and their probabilities, which sum to one.
+    """Apply the sampler's filters to logits; return the remaining token ids, best first, and their
+    probabilities.
 
-    Conventions: ties go to the lower id. Top-p and typical keep the token that crosses the bound. Every
-    filter keeps at least one token. The result is the same as if all N logits were sorted. But only the best
-    few are sorted, and more are sorted only if these don't reach the bound. Without any filter, tokens beyond
-    the cumulative probability `needed` may be left out, and the sum is less than one.
+    The probabilities sum to one. Conventions: of equal logits, the lower id comes first. Top-p and typical
+    keep the token with which the sum reaches the bound. Every filter keeps at least one token. For speed only
+    the largest logits are sorted, and more of them only if these don't reach the bound; the result is the
+    same as if all N were sorted. If there are no filters, tokens after the cumulative probability `needed`
+    may be left out, and the sum is then less than one.
     """
     maximum = float(logits.max())
     top_k = sampler.top_k if sampler.top_k is not None and sampler.top_k < len(logits) else None
@@ -87,12 +89,11 @@ def candidates(
 def relative_probabilities(
     logits: Float[Array, " M"], maximum: float, temperature: float
 ) -> Float[Array, " M"]:
-    """Return exp((logits − maximum) / temperature) in float64: probabilities relative to the likeliest
-    token's.
+    """Return exp((logits − maximum) / temperature) in float64: each probability divided by the largest one.
 
     Conventions: the maximum is subtracted first, so that any low temperature works: a quotient that overflows
-    becomes −∞, and its token is never sampled. Shares below e^SMALLEST are zero, since they wouldn't change a
-    sum of shares.
+    becomes −∞, and its token is never sampled. Results below e^SMALLEST become zero, since they wouldn't
+    change a sum.
     """
     exponents = logits.astype(np.float64)
     exponents -= maximum  # in place: the system finds and clears the pages of an array of this size
@@ -108,10 +109,11 @@ def relative_probabilities(
 
 
 def typical(p: Float[Array, " M"], mass: float) -> Int[Array, " K"]:
-    """Return the tokens that locally typical sampling keeps: those whose surprise is closest to the entropy.
+    """Return the indices that locally typical sampling keeps (Meister et al. 2023, "Locally typical
+    sampling").
 
-    Indices are sorted by |−log p − H|, with H = −Σ p log p. The first indices are kept until the sum of their
-    probabilities reaches `mass` (Meister et al. 2023, "Locally typical sampling").
+    These are the tokens with a surprise −log p close to the entropy H = −Σ p log p. Indices are sorted by
+    |−log p − H|. The first ones are kept until the sum of their probabilities reaches `mass`.
     """
     surprise = -np.log(np.where(p > 0, p, 1))
     distance = np.where(p > 0, np.abs(surprise - p @ surprise), np.inf)
@@ -124,15 +126,19 @@ def typical(p: Float[Array, " M"], mass: float) -> Int[Array, " K"]:
 
 
 def _count_reaching(p: Array, mass: float) -> int:
-    """How many of the first tokens have this probability together, up to rounding."""
+    """Return how many of the first tokens are needed until their probabilities sum to `mass`, up to
+    rounding.
+    """
     return min(int(np.searchsorted(np.cumsum(p), mass - 1e-12)) + 1, len(p))
 
 
 def top_indices(values: Array, count: int) -> Array:
-    """Return the indices of the `count` largest values, largest first, ties to the lower index.
+    """Return the indices of the `count` largest values, largest first. Of equal values the lower index comes
+    first.
 
-    The values are split into blocks; the `count`-th largest of the blocks' maxima is a lower bound for the
-    `count`-th largest value. This takes one pass, and a tenth of the time of partitioning all values.
+    For speed the values are split into blocks. The `count`-th largest of the blocks' maxima is a lower bound
+    for the `count`-th largest value, so smaller values are skipped. This takes a tenth of the time of
+    partitioning all values.
     """
     blocks = len(values) // BLOCK
     if count < blocks:

@@ -1,4 +1,4 @@
-"""Log-probabilities: of a chosen token, and of the tokens that were likeliest at its position."""
+"""Log-probabilities of a chosen token and of the likeliest tokens at its position."""
 
 from __future__ import annotations
 
@@ -14,7 +14,9 @@ if TYPE_CHECKING:
 
 
 class TokenLogprob(NamedTuple):
-    """A chosen token with its log-probability, and the likeliest tokens with theirs, best first."""
+    """The log-probability of a chosen token, and the likeliest tokens with their log-probabilities, best
+    first.
+    """
 
     token: int
     logprob: float
@@ -22,11 +24,11 @@ class TokenLogprob(NamedTuple):
 
 
 def token_logprob(logits: Float[Array, " N"], token: int, count: int) -> TokenLogprob:
-    """Return ln softmax(logits) of a token, and of the `count` likeliest tokens.
+    """Return the log-probability ln softmax(logits) of a token, and of the `count` likeliest tokens.
 
     Conventions: `logits` are the model's own, before penalties, temperature and filters. So the values are
-    the model's probabilities, not those of the sampler, and the chosen token need not be among the likeliest
-    ones. Natural logarithms in float64; ties go to the lower id.
+    the model's probabilities, not the sampler's, and the chosen token may not be among the likeliest tokens.
+    The values are natural logarithms in float64. Of equal logits, the lower id comes first.
     """
     log_p = log_softmax(logits[None].astype(np.float64))[0]
     best = top_indices(logits, count) if count else ()
@@ -34,16 +36,17 @@ def token_logprob(logits: Float[Array, " N"], token: int, count: int) -> TokenLo
 
 
 def logprob(logits: Float[Array, " N"], token: int) -> float:
-    """Return ln softmax(logits) of one token that isn't banned, in less time than all tokens take.
+    """Return the log-probability ln softmax(logits) of one token, without computing it for all tokens.
 
-    Conventions: exponentials are computed in the logits' type, and their sum in float64.
+    Conventions: the token's logit must not be −∞. Exponentials are computed in the logits' type, and their
+    sum in float64.
     """
     shifted = logits - logits.max()
     return float(shifted[token]) - float(np.log(np.exp(shifted).sum(dtype=np.float64)))
 
 
 def log_softmax(logits: Float[Array, "B N"]) -> Float[Array, "B N"]:
-    """Return ln softmax of each row; a row that has only −∞ stays unchanged."""
+    """Return ln softmax of each row. A row that contains only −∞ is returned unchanged."""
     maximum = logits.max(axis=1, keepdims=True)
     shifted = logits - np.where(maximum > -np.inf, maximum, 0.0)
     total = np.exp(shifted).sum(axis=1, keepdims=True)

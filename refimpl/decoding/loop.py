@@ -1,10 +1,10 @@
 """The generation loop: the engine computes logits, and a `GeneratedSequence` chooses tokens from them.
 
-A `GeneratedSequence` holds all state of one text: its sampler, its stop rules and its random numbers. There
-is one random number for each position of the answer, seeded by (seed, index). So other texts in the same
-batch don't change this number. The token at a position depends only on this number and the logits, whether or
-not a draft proposed a token. The functions that run the loop only connect sequences with an engine. They are
-`generate` here, `beam.beam_search` and `speculative.speculate`.
+A `GeneratedSequence` stores the whole state of one text: its sampler, its stop rules and its random numbers.
+Each position of the answer has one random number, seeded by (seed, index). A token depends only on this
+number and on the logits. So neither other texts in the batch nor drafts change the text. The functions that
+run the loop only connect sequences with an engine. They are `generate` here, `beam.beam_search` and
+`speculative.speculate`.
 """
 
 from __future__ import annotations
@@ -33,11 +33,11 @@ CHUNK = 512
 class GeneratedSequence:
     """One text while it is generated. It chooses tokens from logits until `finish_reason` is set.
 
-    `encoder_ids` is the text that a model with an encoder reads; the prompt is then the start of the
-    decoder's text. `index` is the sequence's number among those generated together. With `logprobs` N,
-    `token_logprobs` has an entry for each of `tokens`: the token's log-probability, and those of the N
-    likeliest tokens. With a `constraint`, only tokens that it allows are chosen, and the text ends when no
-    token can follow.
+    If the model has an encoder, the encoder reads `encoder_ids`, and the prompt is the beginning of the
+    decoder's text. `index` is the sequence's number among the sequences that are generated together. If
+    `logprobs` is a number N, `token_logprobs` has one entry for each of `tokens`: the token's log-probability
+    and the N likeliest tokens. With a `constraint`, only allowed tokens are chosen, and the text ends when no
+    further token is allowed.
     """
 
     prompt: Sequence[int]
@@ -62,19 +62,21 @@ class GeneratedSequence:
 
     @cached_property
     def _rng(self) -> np.random.Generator:
-        """Made when a number is drawn: greedy texts needn't load the part of NumPy that has it."""
+        """Return the random generator. It is created at the first use, so greedy decoding doesn't import
+        `numpy.random`.
+        """
         return np.random.default_rng([self.seed, self.index])
 
     def uniform(self, position: int) -> float:
-        """Return the random number for the answer's token at this position, uniform in [0, 1)."""
+        """Return the random number, uniform in [0, 1), for the answer's token at this position."""
         while len(self._uniforms) <= position:
             self._uniforms.append(float(self._rng.random()))
         return self._uniforms[position]
 
     def process_logits(self, logits: np.ndarray, draft: Sequence[int] = ()) -> np.ndarray:
-        """Return the logits [N] with the sampler's penalties and the constraint applied.
+        """Apply the sampler's penalties and the constraint to logits [N], and return the result.
 
-        The penalties and the constraint take into account the text so far and the tokens of `draft`.
+        Both depend on the text so far, followed by the tokens of `draft`.
         """
         tokens = self._prompt[:0]
         if self.sampler.adjusts_logits:
@@ -87,24 +89,29 @@ class GeneratedSequence:
         return constrain(logits, self.constraint.allowed([*self.tokens, *draft]))
 
     def choose(self, logits: np.ndarray, draft: Sequence[int] = ()) -> int:
-        """Return the token chosen from the logits [N] that follow the text so far and the tokens of
-        `draft`.
+        """Choose a token from logits [N], without changing the sequence.
+
+        The logits are the model's output after the text so far and the tokens of `draft`.
         """
         u = 0.0 if self.sampler.greedy else self.uniform(len(self.tokens) + len(draft))
         return sample(self.process_logits(logits, draft), self.sampler, u)
 
     @property
     def takes_best(self) -> bool:
-        """Whether the sequence needs only the index of the largest logit."""
+        """Whether the index of the largest logit is enough to choose a token, so that logits needn't be
+        copied.
+        """
         plain = self.sampler.greedy and not self.sampler.adjusts_logits
         return plain and self.constraint is None and self.logprobs is None
 
     def sample(self, logits: np.ndarray) -> int | None:
-        """Choose the next token from logits [N], append and return it; return None for a stop token."""
+        """Choose the next token from logits [N], append it to the text and return it; return None for a stop
+        token.
+        """
         return self.append(self.choose(logits), logits)
 
     def append(self, token: int, logits: np.ndarray | None) -> int | None:
-        """Append the token, which was chosen from the model's logits [N], and return it.
+        """Append a token that was chosen from the model's logits [N], and return it.
 
         A stop token isn't appended: it ends the text, and the method returns None. Logits may be None if the
         sequence `takes_best`.
@@ -121,15 +128,16 @@ class GeneratedSequence:
         return token
 
     def finish(self, reason: FinishReason = "stop") -> None:
-        """End the text. The reader of the tokens calls this when a stop string occurs."""
+        """End the text for this reason. For example, the caller ends the text when it finds a stop string."""
         self.finish_reason = reason
 
 
 def prefill(
     engine: Engine, tokens: Sequence[int], cache: Cache, chunk: int = CHUNK
 ) -> tuple[np.ndarray, Cache]:
-    """Feed tokens [T] to a cache of one row, chunk by chunk. Returns (logits [N] of the last token,
-    cache).
+    """Run the engine on tokens [T], chunk by chunk, and append them to a cache of one row.
+
+    Returns the logits [N] after the last token, and the new cache.
     """
     ids = np.asarray(tokens, np.int64)[None]
     logits = np.zeros((1, 1, 0))
@@ -139,7 +147,7 @@ def prefill(
 
 
 def start_cache(engine: Engine, encoder_ids: Sequence[int] | None) -> Cache:
-    """Return an empty cache of one row; if the model has an encoder, the encoder reads `encoder_ids`."""
+    """Return an empty cache of one row. If the model has an encoder, it reads `encoder_ids` first."""
     if encoder_ids is None:
         return engine.start(1)
     kind = np.int64 if engine.config.sound_shape is None else np.float32
@@ -153,8 +161,9 @@ def read_prompt(
     chunk: int = CHUNK,
     encoder_ids: Sequence[int] | None = None,
 ) -> tuple[np.ndarray, Cache]:
-    """Feed the part of the prompt that `cache` lacks. Returns (logits [N] of the prompt's last
-    token, cache).
+    """Run the engine on the tokens of the prompt that aren't in `cache` yet.
+
+    Returns the logits [N] after the prompt's last token, and the new cache.
     """
     if cache is None:
         cache = start_cache(engine, encoder_ids)
@@ -170,7 +179,8 @@ def read_prompt(
 def generate(
     engine: Engine, sequence: GeneratedSequence, cache: Cache | None = None, chunk: int = CHUNK
 ) -> Generator[int, None, Cache]:
-    """Generate one text, and yield it token by token. `cache` may already hold a prefix of the prompt.
+    """Generate one text, and yield it token by token. `cache` may already contain the beginning of the
+    prompt.
 
     The caller may end the text early with `sequence.finish()`. The generator's return value is the cache.
     """

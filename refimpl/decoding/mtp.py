@@ -1,4 +1,7 @@
-"""Draft tokens with a module of the model itself, which reads the model's vectors (`ops.mtp`)."""
+"""Speculative decoding with the model's own module for multi-token prediction (MTP, `ops.mtp`).
+
+The module drafts tokens from the model's hidden states.
+"""
 
 from __future__ import annotations
 
@@ -20,21 +23,21 @@ TRIED = 8  # where no draft pays, one token is drafted each so many steps
 
 
 class MTPDrafter(EngineWrapper[MTPEngine]):
-    """A drafter that uses a model's own module, and an engine that wraps the model.
+    """A drafter that uses a model's MTP module. It is also an engine that wraps the model.
 
-    The module reads pairs: a token, and the model's vector of the token before it. The vectors come from the
-    model's steps, and this engine keeps them for the module. So the text must be generated with this object
-    as its engine: `speculate(drafter, sequence, drafter)`. At the first draft the module reads the pairs of
-    the whole text. From then on it reads the pairs of the accepted tokens, with the model's vectors. Pairs
-    with the module's own vectors are removed from the module's cache again.
+    The module reads pairs: a token, and the model's hidden state of the token before it. This engine keeps
+    the hidden states of the model's steps for the module. So the text must be generated with this object as
+    its engine: `speculate(drafter, sequence, drafter)`. Before the first draft the module reads the pairs of
+    the whole text. After that, it reads the pairs of accepted tokens. While drafting, it reads pairs with its
+    own hidden states, and then removes these pairs from its cache.
 
     The drafter proposes the number of tokens that saves the most time (`speculative.draft_length`), at most
-    `longest`. The number depends on the share of recent drafted tokens that were accepted, and on `cost`.
+    `longest`. The number depends on `cost` and on the share of recent drafted tokens that were accepted.
     `cost` is the time of a step of several tokens together with its draft, as a multiple of the time of a
     step of one token. Without a `cost`, an estimate is used, so that no text depends on measured times.
 
     If the beginning of a text was already in the cache, the module reads only the rest, and its drafts are
-    worse. If the module can't compute a text, the drafter makes no more drafts for it.
+    worse. If the module can't compute a text, the drafter makes no more drafts for this text.
     """
 
     def __init__(
@@ -53,7 +56,7 @@ class MTPDrafter(EngineWrapper[MTPEngine]):
         self._begin_at(0)
 
     def _begin_at(self, position: int) -> None:
-        """Forget all pairs; the next vector is that of the token at this position."""
+        """Forget all pairs. The next hidden state belongs to the token at this position."""
         self._begin, self._cache = position, self.engine.start_mtp()
         self._text: list[int] = []  # the tokens of all vectors from there on, read by the module or not
         self._unread: list[np.ndarray] = []  # vectors [D] that aren't in a pair that it has read
@@ -65,7 +68,10 @@ class MTPDrafter(EngineWrapper[MTPEngine]):
         lengths: np.ndarray | None = None,
         at: np.ndarray | None = None,
     ) -> tuple[np.ndarray, Cache]:
-        """Run the model's step and keep its vectors; raise LimitError for several rows."""
+        """Run the model's step and keep its hidden states for the module.
+
+        Raises LimitError if the cache has several rows.
+        """
         if len(cache.lengths) != 1 or lengths is not None:
             raise LimitError(f"the mtp module can draft for only one text, got {len(cache.lengths)} rows")
         past = int(cache.lengths[0])
@@ -79,8 +85,9 @@ class MTPDrafter(EngineWrapper[MTPEngine]):
         return logits, cache
 
     def propose(self, sequence: GeneratedSequence, count: int) -> list[int]:
-        """Return up to `count` tokens that may follow the sequence's text: the number that saves the most
-        time, or none.
+        """Draft the tokens that may follow the sequence's text, at most `count`.
+
+        The drafter chooses the number that saves the most time, which may be 0.
         """
         text = [*sequence.prompt, *sequence.tokens]
         self._note_accepted(sequence)
@@ -102,7 +109,9 @@ class MTPDrafter(EngineWrapper[MTPEngine]):
     def _predict(
         self, sequence: GeneratedSequence, tokens: list[int], vectors: np.ndarray, length: int
     ) -> list[int]:
-        """A draft: after the pairs of the text the module reads its own tokens and vectors."""
+        """Draft `length` tokens: after the text's pairs, the module reads its own tokens and hidden
+        states.
+        """
         draft: list[int] = []
         logits, hidden, cache = self.engine.step_mtp(np.array([tokens]), vectors[None], self._cache)
         read = cache.lengths
@@ -116,17 +125,20 @@ class MTPDrafter(EngineWrapper[MTPEngine]):
         return draft
 
     def _length(self, most: int) -> int:
-        """How many tokens to draft, up to `most`."""
+        """Return how many tokens to draft, at most `most`."""
         length = draft_length(self._right / (self._right + self._wrong), most, self.cost)
         self._skipped = 0 if length else self._skipped + 1
         return min(most, 1) if self._skipped and self._skipped % TRIED == 0 else length
 
     def _estimated_cost(self, tokens: int) -> float:
-        """As for drafts of a text, and for each drafted token a layer and the table, which counts as one."""
+        """Return an estimate of the time of a step of several tokens with its draft, in steps of one token.
+
+        For each drafted token, it adds the module's layer and the token table, which counts as one layer.
+        """
         return estimated_cost(tokens) + 2 / (1 + len(self.config.layers)) * (tokens - 1)
 
     def _note_accepted(self, sequence: GeneratedSequence) -> None:
-        """Count the tokens of the latest draft that the text has."""
+        """Record how many tokens of the latest draft are in the text."""
         if sequence is not self._sequence:
             self._sequence, self._draft, self._skipped = sequence, [], 0
             self._right, self._wrong = COUNTS_AT_FIRST

@@ -1,7 +1,7 @@
 """The options of decoding. Each option is declared once, with its type, range, help and names.
 
-`sampler.Sampler`, the keywords of Python, the command line, the server's requests and the readers of
-generation_config.json and GGUF take the options from here.
+These declarations are used by `sampler.Sampler`, the Python API, the command line, the server's requests, and
+the readers of generation_config.json and GGUF.
 """
 
 from __future__ import annotations
@@ -22,7 +22,9 @@ MOST_STOPS, LONGEST_STOP = 16, 1024
 
 
 class Values(NamedTuple):
-    """The values that an option may have, in words. `least` and `most` bound whole numbers."""
+    """A description of an option's allowed values for error messages. `least` and `most` bound whole
+    numbers.
+    """
 
     words: str
     holds: Callable[[Any], bool]
@@ -31,7 +33,7 @@ class Values(NamedTuple):
 
 
 def _natural(value: Any) -> bool:
-    """Whether it is an integer of at least 0, NumPy's too."""
+    """Return whether a value is an integer of at least 0, including NumPy's integers."""
     return isinstance(value, Integral) and not isinstance(value, bool) and int(value) >= 0
 
 
@@ -69,14 +71,15 @@ ANY = Values("", lambda _: True)
 
 
 class Option(NamedTuple):
-    """The declaration of an option, without its name.
+    """The declaration of a decoding option, without its name.
 
     `draws` says that the option makes the sampler choose at random. `chooses` says that the option changes
     which token is likelier. `metavar`, `flags` and `panel` are for the command line. An option without a
-    metavar isn't on the command line; a flag has the metavar "-". With one of the values in `off`, the option
-    has no effect. Values of `off` outside the option's range let a user switch off an option that the model's
-    files set. `requests` is the range in the server's requests, as pydantic's keywords. The option's other
-    names are `openai` in the OpenAI API, `gguf` in general.sampling, and `key` in generation_config.json.
+    metavar isn't on the command line; a flag has the metavar "-". `off` lists values that switch the option
+    off. Some of them are outside of the option's range; a user can pass them to switch off an option that the
+    model's files set. `requests` is the range in the server's requests, as pydantic's keywords. The option's
+    other names are `openai` in the OpenAI API, `gguf` in GGUF's general.sampling, and `key` in
+    generation_config.json.
     """
 
     help: str
@@ -96,21 +99,19 @@ class Option(NamedTuple):
 
     @property
     def described(self) -> str:
-        """The help text, preceded by the values that the option may have."""
+        """Return the option's help text, preceded by the allowed values."""
         words = self.values.words
         switches = f" ({self.switches[0]:g} switches it off)" if self.switches else ""
         return f"{words}{switches}. {self.help}" if words else self.help
 
     @property
     def switches(self) -> tuple[float, ...]:
-        """The values outside the option's range that switch the option off."""
+        """The values outside of the option's range that switch the option off."""
         return tuple(value for value in self.off if not self.values.holds(value))
 
 
 class Choosing(TypedDict, total=False):
-    """The options that say how a token is chosen from logits. An option that is missing or None has no
-    effect.
-    """
+    """The options that say how a token is chosen from logits. A missing option, or None, has no effect."""
 
     temperature: Annotated[
         float | None,
@@ -219,7 +220,7 @@ class Choosing(TypedDict, total=False):
 
 
 class SamplerOptions(Choosing, TypedDict, total=False):
-    """The options of `sampler.Sampler`."""
+    """The keyword arguments of `sampler.Sampler`."""
 
     encoder_no_repeat_ngram: Annotated[
         int | None,
@@ -231,11 +232,11 @@ class SamplerOptions(Choosing, TypedDict, total=False):
 
 
 class SamplingOptions(Choosing, TypedDict, total=False):
-    """The options that say how a token is chosen. For an option that is left out or None, the model's own
-    setting applies.
+    """The options that say how a token is chosen. For a missing option, or None, the model's own setting
+    applies.
 
-    If a chat model's checkpoint has no sampling options, its answers use CHAT_SAMPLING. This doesn't apply if
-    the options of a request ask for greedy decoding, random sampling, fewer repetitions, or beams.
+    If a chat model's checkpoint has no sampling options, its answers use CHAT_SAMPLING. A request doesn't use
+    CHAT_SAMPLING if its options ask for greedy decoding, random sampling, fewer repetitions, or beams.
     """
 
     greedy: Annotated[
@@ -248,7 +249,7 @@ class SamplingOptions(Choosing, TypedDict, total=False):
 
 
 class TextOptions(SamplingOptions, Choosing, TypedDict, total=False):
-    """Options for generating text, with any kind of model."""
+    """The options for generating text that apply to every kind of model."""
 
     seed: Annotated[
         int | None,
@@ -302,13 +303,15 @@ class TextOptions(SamplingOptions, Choosing, TypedDict, total=False):
 
 @cache
 def options(declared: type) -> Mapping[str, Option]:
-    """Return the options that a TypedDict declares, by name, with their types."""
+    """Return the options that a TypedDict declares: a dict from name to `Option`, including the option's
+    type.
+    """
     hints, annotated = get_type_hints(declared), get_type_hints(declared, include_extras=True)
     return {name: annotated[name].__metadata__[0]._replace(type=hint) for name, hint in hints.items()}
 
 
 def require(declared: type, stated: Mapping[str, Any]) -> None:
-    """Raise LimitError for an option with a value outside of its range. A value of None isn't checked."""
+    """Raise LimitError if any option has a value outside of its range. None is always allowed."""
     for name, option in options(declared).items():
         value = stated.get(name)
         if value is not None and not option.values.holds(value):
@@ -316,7 +319,7 @@ def require(declared: type, stated: Mapping[str, Any]) -> None:
 
 
 def record(name: str, declared: type, left_out: Collection[str] = ()) -> type:
-    """Return a frozen dataclass with a field for each option that a TypedDict declares."""
+    """Create a frozen dataclass with a field for each option that a TypedDict declares, except `left_out`."""
     stated = ((key, one) for key, one in options(declared).items() if key not in left_out)
     return make_dataclass(
         name, [(key, one.type, field(default=one.default)) for key, one in stated], frozen=True

@@ -5,11 +5,11 @@ order:
 
 1. logit bias: it corrects the model, so all later steps use the corrected logits;
 2. repetition penalty: it depends on a logit's sign, so it comes before anything that shifts logits;
-3. presence and frequency penalties: shifts, whose order doesn't matter;
-4. bans (n-grams, bad words, early stop tokens, suppressed tokens): nothing after them lifts a ban, and their
-   order doesn't matter;
-5. forced tokens: a forced token is taken even if it is banned. Where the first token is also the last, the
-   rule for the last one wins, so that the text ends.
+3. presence and frequency penalties: shifts, in any order;
+4. bans (n-grams, bad words, early stop tokens, suppressed tokens), in any order, since no later step but the
+   forcing of tokens lifts a ban;
+5. forced tokens: a forced token is chosen even if it is banned. If the first token is also the last, the rule
+   for the last token wins, so that the text ends.
 
 transformers has the same order. But in transformers, no token is left if a token is both forced and
 suppressed.
@@ -36,7 +36,10 @@ LARGEST = 1e300
 def add_bias(
     logits: Float[Array, " N"], ids: Int[Array, " M"], amounts: Float[Array, " M"]
 ) -> Float[Array, " N"]:
-    """Return logits[id] + amount; if an id occurs twice, both amounts are added."""
+    """Return the logits with each of `amounts` added to the logit of its id.
+
+    If an id occurs twice, both amounts are added.
+    """
     biased = logits.copy()
     np.add.at(biased, check_token_ids(ids, len(logits)), within(amounts, logits.dtype))
     biased[ids] = within(biased[ids], logits.dtype)
@@ -46,10 +49,12 @@ def add_bias(
 def repetition_penalty(
     logits: Float[Array, " N"], tokens: Int[Array, " M"], penalty: float
 ) -> Float[Array, " N"]:
-    """Divide positive logits of the tokens so far by the penalty, and multiply negative ones by it.
+    """Make tokens of the text less likely: divide their logits by the penalty if positive, otherwise
+    multiply.
 
     The source is Keskar et al. 2019, §4.1, in transformers' form. Negative logits are multiplied, because
-    dividing a negative logit would make its token likelier. A token that occurs several times counts once.
+    dividing a negative logit would make its token likelier. A token that occurs several times is penalized
+    once.
     """
     ids = np.unique(tokens)
     penalized = logits.copy()
@@ -64,8 +69,8 @@ def occurrence_penalties(
 ) -> Float[Array, " N"]:
     """Return logits[id] − presence · [id occurs] − frequency · (number of occurrences), over the new tokens.
 
-    The formula of OpenAI's API. Conventions: as in that API and in vLLM, the prompt doesn't count. Negative
-    penalties make tokens likelier.
+    This is the formula of OpenAI's API. Conventions: as in OpenAI's API and in vLLM, tokens of the prompt
+    aren't counted. Negative penalties make tokens likelier.
     """
     ids, counts = np.unique(new_tokens, return_counts=True)
     penalized = logits.copy()
@@ -75,7 +80,7 @@ def occurrence_penalties(
 
 
 def within(values: Float[Array, "*shape"], dtype: np.dtype) -> Float[Array, "*shape"]:
-    """Return the values in this type. Values beyond the type's range, or beyond `LARGEST`, are clipped.
+    """Convert values to `dtype`, and clip values beyond the type's range or beyond `LARGEST`.
 
     So no option makes a logit infinite. A penalty must not give −∞, because −∞ means a ban. An infinite logit
     could also give ∞ − ∞, which is NaN.
@@ -85,10 +90,10 @@ def within(values: Float[Array, "*shape"], dtype: np.dtype) -> Float[Array, "*sh
 
 
 def ban_ngrams(logits: Float[Array, " N"], tokens: Int[Array, " M"], n: int) -> Float[Array, " N"]:
-    """Ban every token that would complete an n-gram which the text already contains.
+    """Ban every token that would complete an n-gram that the text already contains.
 
-    Paulus et al. 2018, §2.5 (there n = 3). Conventions: the prompt and the answer count as one text. With n =
-    1, each token of the text is banned.
+    The source is Paulus et al. 2018, §2.5, where n = 3. Conventions: prompt and answer are one text. With n =
+    1, every token of the text is banned.
     """
     if len(tokens) < n:
         return logits
@@ -107,7 +112,7 @@ def ban(logits: Float[Array, " N"], ids: Int[Array, " M"]) -> Float[Array, " N"]
 def ban_words(
     logits: Float[Array, " N"], tokens: Int[Array, " M"], words: Sequence[Sequence[int]]
 ) -> Float[Array, " N"]:
-    """Ban the last token of each word, if the text ends with the word's other tokens."""
+    """Ban each word's last token if the text ends with the word's other tokens."""
     last_tokens = []
     for word in words:
         if tuple(tokens[len(tokens) - len(word) + 1 :]) == tuple(word[:-1]):
@@ -116,7 +121,7 @@ def ban_words(
 
 
 def force(logits: Float[Array, " N"], ids: Int[Array, " M"]) -> Float[Array, " N"]:
-    """Ban all tokens except these. These tokens get the logit 0, even if they were banned before."""
+    """Ban all tokens except `ids`, and set the logits of `ids` to 0, even if they were banned before."""
     forced = np.full_like(logits, -np.inf)
     forced[check_token_ids(ids, len(logits))] = 0
     return forced
@@ -130,10 +135,10 @@ def adjust_logits(
     stop_ids: Collection[int] = (),
     last: bool = False,
 ) -> Float[Array, " N"]:
-    """Apply all steps that the sampler asks for, in order.
+    """Apply all penalties, bans and forced tokens that the sampler asks for, in the order of this module.
 
-    Of `tokens`, the text so far, the last `new_tokens` were generated. `last` says that only one more token
-    may be generated.
+    `tokens` is the text so far; its last `new_tokens` tokens were generated. `last` says that only one more
+    token may be generated.
     """
     with np.errstate(over="ignore"):
         logits = _shift_logits(logits, sampler, tokens, new_tokens)
@@ -157,7 +162,7 @@ def adjust_logits(
 def _shift_logits(
     logits: Float[Array, " N"], sampler: Sampler, tokens: Int[Array, " M"], new_tokens: int
 ) -> Float[Array, " N"]:
-    """Steps 1 to 3: bias and penalties, which ban nothing."""
+    """Apply the logit bias and the penalties, which ban no token."""
     if sampler.logit_bias:
         ids, amounts = zip(*sampler.logit_bias, strict=True)
         logits = add_bias(logits, np.array(ids), np.array(amounts, np.float64))
@@ -172,13 +177,13 @@ def _shift_logits(
 
 
 def check_any_allowed(maximum: float) -> None:
-    """Raise LimitError if even the largest logit is −∞."""
+    """Raise LimitError if the largest logit is −∞, which means that all tokens are banned."""
     if maximum == -np.inf:
         raise LimitError("no token is left to choose: raise no_repeat_ngram or suppress fewer tokens")
 
 
 def check_token_ids(ids: Int[Array, " M"], vocabulary: int) -> Int[Array, " M"]:
-    """Return the ids; raise LimitError for an id outside the vocabulary."""
+    """Return the ids as they are; raise LimitError for an id outside of the vocabulary."""
     if len(ids) and (ids.min() < 0 or ids.max() >= vocabulary):
         raise LimitError(f"token ids must be 0 to {vocabulary - 1}, got {ids.min()} to {ids.max()}")
     return ids

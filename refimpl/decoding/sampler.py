@@ -1,4 +1,7 @@
-"""A sampler's options, checked once. The modules `penalties`, `filters` and `sampling` apply them."""
+"""The `Sampler`: options for choosing tokens, checked once when it is created.
+
+The modules `penalties`, `filters` and `sampling` apply the options.
+"""
 
 from __future__ import annotations
 
@@ -15,11 +18,11 @@ TOKEN_OPTIONS = tuple(name for name, option in OPTIONS.items() if option.values 
 
 @dataclass(frozen=True)
 class Sampler(options.record("SamplerFields", SamplerOptions)):
-    """A sampler: it says how to choose a token from logits, with the options of `SamplerOptions`. By default,
-    the token with the largest logit is chosen (greedy decoding).
+    """The options for choosing a token from logits (`SamplerOptions`).
 
-    A step is skipped if its option is None or an empty tuple. A temperature of None means greedy decoding; 0
-    isn't allowed.
+    By default the token with the largest logit is chosen (greedy decoding). An option that is None or an
+    empty tuple has no effect. A temperature of None means greedy decoding, and a temperature of 0 isn't
+    allowed.
     """
 
     def __post_init__(self) -> None:
@@ -39,7 +42,7 @@ class Sampler(options.record("SamplerFields", SamplerOptions)):
 
     @property
     def adjusts_logits(self) -> bool:
-        """Whether a step depends on the tokens so far, so that the caller must pass them along."""
+        """Whether any option depends on the tokens so far, so that the caller must pass these tokens."""
         token_options = (getattr(self, name) for name in TOKEN_OPTIONS)
         return self.repetition_penalty is not None or any(
             (
@@ -49,8 +52,9 @@ class Sampler(options.record("SamplerFields", SamplerOptions)):
         )  # fmt: skip
 
     def after_reading(self, encoder_ids: Sequence[int] | None) -> Sampler:
-        """Return the options for a model whose encoder has read `encoder_ids`. The n-grams of that text
-        become bad words, if an option asks for this.
+        """Return the sampler for a text that is generated after a model's encoder has read `encoder_ids`.
+
+        If an option bans n-grams of the encoder's text, the new sampler has these n-grams as bad words.
         """
         n = self.encoder_no_repeat_ngram
         if n is None or encoder_ids is None:

@@ -1,7 +1,7 @@
-"""From logits to a token: penalties, then filters, then one random choice with a given uniform number.
+"""From logits to a token: penalties, then filters, then one choice by a given random number.
 
-No function here draws a random number itself. So every sampler can be tested as a function. A token depends
-only on the logits, the text, and the random number of its position, whatever the order in which positions are
+No function here draws a random number itself, so a test can call each with any number. A token depends only
+on the logits, the text, and the random number of its position, whatever the order in which positions are
 computed. Penalties come first because they depend on the text and not on the shape of the distribution.
 """
 
@@ -23,8 +23,8 @@ if TYPE_CHECKING:
 
 
 def draw(p: Float[Array, " M"], u: float) -> int:
-    """Return the index that the uniform number u in [0, 1) selects: the inverse of the cumulative
-    distribution.
+    """Return the index that the number u in [0, 1) selects from the distribution p (inverse transform
+    sampling).
 
     Conventions: index i owns the interval [Σ p[:i], Σ p[:i+1]); an empty interval is never selected. If
     rounding makes the sum less than 1, the last interval extends to 1.
@@ -52,7 +52,7 @@ def process_logits(
     stop_ids: Collection[int] = (),
     last: bool = False,
 ) -> Float[Array, " N"]:
-    """Check the logits, and return them with the sampler's penalties; see `penalties.adjust_logits`."""
+    """Check that the logits are finite, and apply the sampler's penalties (`penalties.adjust_logits`)."""
     check_logits(logits)
     if sampler.adjusts_logits:
         logits = adjust_logits(logits, sampler, tokens, new_tokens, stop_ids, last)
@@ -61,8 +61,9 @@ def process_logits(
 
 
 def sample(logits: Float[Array, " N"], sampler: Sampler, u: float) -> int:
-    """Return the token that the uniform number u in [0, 1) selects; with greedy decoding, return the token
-    with the largest logit.
+    """Return the token that the random number u in [0, 1) selects from the filtered distribution.
+
+    For greedy decoding, return the token with the largest logit.
     """
     if sampler.greedy:
         return int(np.argmax(logits))

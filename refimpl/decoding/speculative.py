@@ -1,19 +1,18 @@
 """Speculative decoding: a cheap draft proposes tokens, and one step of the model checks them all.
 
-Each position of a text has one random number u, the same for the model and the draft
+Each position of a text has one random number u, used by both the model and the draft
 (`GeneratedSequence.uniform`). The step computes the model's logits at each drafted position. These logits and
-u determine the token of the text. The draft's tokens are accepted as long as they equal the text's tokens. So
-a draft changes only the speed. Whether greedy or sampled, the text is token by token the same as without
-drafts. A draft model samples with the same u, so its token is likely to equal the model's (common random
-numbers).
+u determine the token of the text. Drafted tokens are accepted as long as they equal these tokens. So a draft
+changes only the speed: greedy or sampled, the text is the same as without drafts. A draft model samples with
+the same u, so its token is likely to equal the model's (common random numbers).
 
-This is true only while the logits are the same. An engine may round differently when it computes several
-tokens at once, above all if activations are rounded to codes. Then another token may be chosen if two logits
-are nearly equal, or if u is close to the border between two tokens.
+This is true only if the logits are the same. An engine may round differently when it computes several tokens
+at once, above all if activations are quantized. Then another token may be chosen if two logits are nearly
+equal, or if u is close to the border between two tokens.
 
-Leviathan et al. 2023 accept tokens by the ratio of two distributions, and sample rejected tokens again. That
-method gives the same distribution, and accepts a draft model's tokens as often as possible. But with the same
-seed, different drafts give different texts.
+Leviathan et al. 2023 instead accept tokens by the ratio of two distributions, and sample again for rejected
+tokens. Their method gives the same distribution, and accepts a draft model's tokens as often as possible. But
+with the same seed, different drafts give different texts.
 """
 
 from __future__ import annotations
@@ -37,7 +36,7 @@ WATCHED = 2  # tokens that are compared with the text where none are drafted
 
 
 class Drafter(Protocol):
-    """An object that proposes drafts."""
+    """The protocol of drafters: objects that guess the next tokens of a text."""
 
     def propose(self, sequence: GeneratedSequence, count: int) -> list[int]:
         """Return up to `count` tokens that may follow the sequence's text; the list may be empty."""
@@ -45,8 +44,8 @@ class Drafter(Protocol):
 
 
 def draft_length(rate: float, longest: int, cost: Callable[[int], float]) -> int:
-    """Return how many tokens to draft, up to `longest`, to generate the most tokens per second. Return 0 if
-    drafts don't save time.
+    """Return how many tokens to draft, up to `longest`, for the most tokens per second; 0 if drafts save no
+    time.
 
         argmax over n of  (1 + rate + rate^2 + ... + rate^n) / cost(1 + n)
 
@@ -66,29 +65,28 @@ def draft_length(rate: float, longest: int, cost: Callable[[int], float]) -> int
 
 
 def estimated_cost(tokens: int) -> float:
-    """Return an estimate of the time of a step of several tokens, as a multiple of the time of a step of one
-    token. It adds a tenth for each further token.
+    """Estimate the time of a step of several tokens, as a multiple of the time of a step of one token.
 
-    For SmolLM2 in int8 on two cores, the measured multiple was 1.24 for 4 tokens and 1.74 for 8. The estimate
-    isn't measured on this machine. So no text depends on measured times, even if rounding decides between two
-    tokens.
+    Each token after the first adds 0.1. For SmolLM2 in int8 on two cores, the measured multiple was 1.24 for
+    4 tokens and 1.74 for 8. The estimate is the same on every machine. So no text depends on measured times,
+    even if rounding decides between two tokens.
     """
     return 1 + 0.1 * (tokens - 1)
 
 
 class PromptLookup:
-    """Draft tokens without a model: the draft is the tokens that followed an earlier occurrence of the text's
-    last n tokens.
+    """A drafter without a model: it finds an earlier occurrence of the text's last n tokens, and proposes the
+    tokens that followed.
 
-    This is prompt lookup decoding (Saxena 2023): answers often repeat their prompt. The longest matching n
-    from 2 to `max_ngram` is used, and for this n the latest occurrence. A single token (n = 1) says too
-    little about what follows. The encoder's text counts as earlier text.
+    This is prompt lookup decoding (Saxena 2023): answers often repeat their prompt. The drafter uses the
+    longest n from 2 to `max_ngram` that has a match, and the latest match. One token (n = 1) says too little
+    about what follows. An encoder's text counts as earlier text.
 
     The drafter proposes the number of tokens that saves the most time (`draft_length`). The number depends on
-    the share of recent drafted tokens that were accepted, and on `cost`, the time of a step of several tokens
-    as a multiple of a step of one token. As long as drafts don't save time, as at the beginning, nothing is
-    drafted. But the tokens that would have been drafted are compared with the text that follows. So drafts
-    begin once the text repeats itself.
+    `cost` and on the share of recent drafted tokens that were accepted. `cost` is the time of a step of
+    several tokens, as a multiple of a step of one token. While drafts save no time, as at the beginning, the
+    drafter proposes nothing. But it still compares its guesses with the text, so drafts begin once the text
+    repeats itself.
     """
 
     def __init__(self, max_ngram: int = 3, cost: Callable[[int], float] = estimated_cost) -> None:
@@ -123,7 +121,7 @@ class PromptLookup:
         return found[:length]
 
     def _look_up(self, count: int) -> list[int]:
-        """Up to `count` tokens that followed the text's last ones before."""
+        """Return up to `count` tokens that followed an earlier occurrence of the text's last tokens."""
         text, lengths = self._text, range(SHORTEST_NGRAM, self.max_ngram + 1)
         for end in range(self._indexed + 1, len(text)):
             self._ends.update((tuple(text[end - n : end]), end) for n in lengths if n <= end)
@@ -135,11 +133,11 @@ class PromptLookup:
 
 
 class DraftModel:
-    """Draft tokens with a smaller model that has the same vocabulary. It uses the sequence's own sampler and
-    random numbers.
+    """A drafter that runs a smaller model with the same vocabulary.
 
-    The smaller model's cache keeps the text that this model has read. Tokens that the large model rejects are
-    removed from it again. If the smaller model can't compute a text, the drafter makes no more drafts for it.
+    It samples with the sequence's own sampler and random numbers. The smaller model's cache keeps the text
+    that it has read; tokens that the large model rejects are removed from this cache. If the smaller model
+    can't compute a text, the drafter makes no more drafts for this text.
     """
 
     def __init__(self, engine: Engine, target: Engine) -> None:
@@ -180,7 +178,7 @@ class DraftModel:
         return draft
 
     def _prefill(self, text: Sequence[int], encoder_ids: Sequence[int] | None) -> tuple[np.ndarray, Cache]:
-        """Logits after the text, and the cache; only tokens that aren't cached are read."""
+        """Read the part of a text that isn't cached yet; return the logits after the text, and the cache."""
         common = 0
         limit = min(len(self._cached_tokens), len(text) - 1)
         while common < limit and self._cached_tokens[common] == text[common]:
@@ -195,16 +193,16 @@ class DraftModel:
 
 
 class Speculation:
-    """Speculative decoding of one text, step by step, after the prompt was read and the first token chosen.
+    """Speculative decoding of one text, step by step. It begins after the prompt and the first token.
 
     In each step up to `draft_length` tokens are proposed, and the model checks them all at once.
 
-    A step may be impossible with a draft, for example when a rejected token's keys don't fit the cache. Then
-    the text is read again, and the rest is generated without drafts. Between steps `cache` has no rejected
-    token.
+    A step with a draft may be impossible, for example if the keys of drafted tokens don't fit the cache. The
+    text is then read again, and the rest is generated without drafts. Between steps, `cache` contains no
+    rejected token.
 
-    A token can't be removed from the state of a recurrence. So such a cache is copied before each draft. If a
-    token is rejected, the copy reads the accepted tokens, which takes one more step.
+    A token can't be removed from a recurrent state. So a cache with such a state is copied before each draft.
+    If a token is rejected, one more step reads the accepted tokens into the copy.
     """
 
     def __init__(
@@ -222,8 +220,8 @@ class Speculation:
         self._longest, self._chunk = draft_length, chunk
 
     def step(self) -> Iterator[int | None]:
-        """Yield the tokens of one step, and None for a stop token. The caller may end the text between two
-        tokens.
+        """Run one step and yield its tokens, or None for a stop token. The caller may end the text after any
+        token.
         """
         sequence = self._sequence
         count = min(self._longest, sequence.max_new_tokens - len(sequence.tokens) - 1)
@@ -267,8 +265,9 @@ def speculate(
     cache: Cache | None = None,
     chunk: int = CHUNK,
 ) -> Generator[int, None, Cache]:
-    """Generate one text like `loop.generate`, but in each step propose up to `draft_length` tokens and check
-    them in one step of the model.
+    """Generate one text like `loop.generate`, with speculative decoding.
+
+    In each step the drafter proposes up to `draft_length` tokens, and one step of the model checks them.
     """
     sequence.max_new_tokens = limit_new_tokens(engine.config, len(sequence.prompt), sequence.max_new_tokens)
     logits, cache = read_prompt(engine, sequence.prompt, cache, chunk, sequence.encoder_ids)

@@ -1,4 +1,4 @@
-"""How Whisper's decoder writes a transcript: rules for its logits, and how a window's tokens become segments.
+"""Whisper's decoding rules: which tokens the logits allow, and how a window's tokens become segments.
 
 A window is 30 seconds of a sound. Its text is written between timestamps, which are tokens for 0.00, 0.02, …
 30.00 seconds after the start of the window. The timestamps are the last ids of the vocabulary:
@@ -6,8 +6,8 @@ A window is 30 seconds of a sound. Its text is written between timestamps, which
     <|0.00|> Some words.<|3.40|><|3.40|> More words, which go on<|eos|>
     └ a segment ───────────────┘└ cut off: the next window begins at 3.40 s
 
-The rules are those of Radford et al. 2022, §3.8 and their code. A sampler's `suppress_tokens` are tokens that
-are never chosen, and its `begin_suppress_tokens` are never chosen as the first token.
+The source of the rules is Radford et al. 2022, §3.8, and their code. A sampler's `suppress_tokens` are never
+chosen, and its `begin_suppress_tokens` are never chosen as the first token.
 """
 
 from __future__ import annotations
@@ -30,13 +30,14 @@ STEP = 2  # frames from one timestamp to the next
 
 @dataclass(frozen=True)
 class SpeechTokens:
-    """The special tokens of a model of sound.
+    """The special tokens of a speech model such as Whisper.
 
-    The token `no_timestamps` says that the text has no timestamps. The id before this token means that nobody
-    speaks, and the ids after it are the timestamps. `languages`, by code, and `tasks` are empty if the model
-    has only one of each. `previous` begins an earlier text. The first timestamp of a window is at most number
-    `latest_first`. `language` and `task` are those that the model's files set. `alignment_heads` are the
-    heads of the decoder, as (layer, head), that attend to the part of the sound whose text is being written.
+    The token `no_timestamps` says that the text has no timestamps. The id before it means silence, and the
+    ids after it are the timestamps. `languages` maps language codes to tokens, and `tasks` maps task names to
+    tokens; both are empty if the model has only one language or task. `previous` is the token that begins an
+    earlier text. The first timestamp of a window has at most the number `latest_first`. `language` and `task`
+    are the settings in the model's files. `alignment_heads` lists heads of the decoder, as (layer, head),
+    that attend to the part of the sound that is being transcribed.
     """
 
     no_timestamps: int
@@ -58,7 +59,9 @@ class SpeechTokens:
 
 
 class Limits(NamedTuple):
-    """The limits beyond which a window's text isn't trusted. None switches a limit off."""
+    """Limits for trusting the text of a window. Beyond a limit, the window is decoded again. None means no
+    limit.
+    """
 
     compression: float | None = None
     logprob: float | None = None
@@ -72,7 +75,7 @@ CALM = 0.5  # a window that was drawn at this or above isn't read by the next on
 
 
 class Piece(NamedTuple):
-    """Some tokens of a window, and the numbers of the timestamps at which they begin and end."""
+    """Consecutive tokens of a window, with the numbers of the timestamps at which they begin and end."""
 
     begin: int
     end: int
@@ -82,7 +85,9 @@ class Piece(NamedTuple):
 def timestamp_rules(
     logits: Float[Array, " N"], written: Sequence[int], *, first: int, end: int, latest: int | None = None
 ) -> Float[Array, " N"]:
-    """Set tokens that can't follow those `written` in a window to −∞; timestamps are the ids from `first` on.
+    """Apply Whisper's rules for timestamps: set tokens that can't follow `written` in a window to −∞.
+
+    Timestamps are the ids from `first` on.
 
     1. `<|notimestamps|>`, the id before the first timestamp, is never chosen.
     2. Timestamps come in pairs, the end of one segment and the start of the next, except for the first one.
@@ -113,21 +118,24 @@ def timestamp_rules(
 
 
 def no_speech_probability(logits: Float[Array, " N"], no_speech: int) -> float:
-    """Return softmax(logits) at the token for silence; the logits are those after the start token."""
+    """Return the probability of silence: softmax(logits) at the token `no_speech`.
+
+    The logits are the model's output after the start token.
+    """
     return float(np.exp(log_softmax(logits[None].astype(np.float64))[0, no_speech]))
 
 
 def spoken_language(logits: Float[Array, " N"], languages: Collection[int]) -> int:
-    """Return the likeliest language's token; the logits are those that follow the start token."""
+    """Return the likeliest of the tokens `languages`. The logits are the model's output after the start
+    token.
+    """
     among = np.array(sorted(languages))
     return int(among[np.argmax(logits[among])])
 
 
 def compression_ratio(tokens: Sequence[int], vocabulary: int) -> float:
-    """Return the number of bytes of a window's tokens, divided by the number of bytes after compression with
-    zlib.
-
-    The ratio is large for a text that repeats itself.
+    """Return by what factor zlib compresses a window's tokens. The ratio is large for a text that repeats
+    itself.
 
     Conventions: a token has ⌊log₂(N) / 8⌋ + 1 bytes, as in transformers. OpenAI's code compresses the text
     instead.
@@ -138,11 +146,10 @@ def compression_ratio(tokens: Sequence[int], vocabulary: int) -> float:
 
 
 def doubts(compression: float, logprob: float, no_speech: float, limits: Limits) -> frozenset[str]:
-    """Return the reasons why a window must be decoded again at a higher temperature: its text repeats itself,
-    or is unlikely.
+    """Return the reasons for decoding a window again at a higher temperature, or an empty set.
 
-    If "silence" is the only reason, nobody spoke: the text is unlikely, and silence is likely. The window is
-    then left out.
+    A text is decoded again if it repeats itself or is unlikely. If "silence" is the only reason, nobody
+    spoke: the text is unlikely, and silence is likely. The window is then left out.
     """
     found = set()
     unlikely = limits.logprob is not None and logprob < limits.logprob
@@ -154,10 +161,10 @@ def doubts(compression: float, logprob: float, no_speech: float, limits: Limits)
 
 
 def pieces(tokens: Sequence[int], *, first: int, frames: int) -> tuple[list[Piece], int]:
-    """Return the segments of a window's tokens, and how many of its `frames` are done.
+    """Split a window's tokens into segments; return them, and how many of the window's `frames` are done.
 
-    Two timestamps in a row end a segment and begin the next one. The next window reads the rest after the
-    last pair again, unless a single timestamp closes the window. Without a pair the window is one segment,
+    Two timestamps in a row end a segment and begin the next one. The next window reads everything after the
+    last pair again, unless the window ends with a single timestamp. Without a pair the window is one segment,
     which ends at the last timestamp.
     """
     times = [token >= first for token in tokens]

@@ -1,4 +1,4 @@
-"""Decide when a text ends: at stop tokens, at stop strings, or at the largest number of new tokens."""
+"""Decide when a text ends: at a stop token, at a stop string, or after the largest number of new tokens."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ FinishReason = Literal["stop", "length"]
 
 
 def limit_new_tokens(config: Config, prompt_tokens: int, max_new_tokens: int) -> int:
-    """Return `max_new_tokens`, or fewer if the context has less room.
+    """Return `max_new_tokens`, or fewer if the context has less room after the prompt.
 
-    Raises ContextError, with both numbers, for a prompt that leaves no room.
+    Raises ContextError if the prompt leaves no room; the error gives both numbers.
     """
     if prompt_tokens < 1:
         raise LimitError("the prompt must have at least one token, got none")
@@ -27,9 +27,9 @@ def limit_new_tokens(config: Config, prompt_tokens: int, max_new_tokens: int) ->
 def finish_reason(
     token: int, new_tokens: int, stop_ids: Collection[int], max_new_tokens: int
 ) -> FinishReason | None:
-    """Return why the text ends with `token`, its `new_tokens`-th new token; None if it doesn't end.
+    """Return why the text ends with `token`, or None if it continues.
 
-    A stop token ends the text and isn't part of it.
+    `token` is number `new_tokens` of the new tokens. A stop token ends the text and isn't part of it.
     """
     if token in stop_ids:
         return "stop"
@@ -39,10 +39,10 @@ def finish_reason(
 
 
 def split_at_stop_string(text: str, stop_strings: Sequence[str]) -> tuple[str, str, bool]:
-    """Split a text into the part before any stop string and the part to hold back. Returns both parts, and
-    whether a stop string ended the text.
+    """Split a text into the part that can be shown and the part to hold back.
 
-    The text held back is the longest end of `text` that may be the beginning of a stop string.
+    Returns both parts, and whether a stop string ended the text. The shown part ends before the first stop
+    string. The part held back is the longest end of `text` that may be the beginning of a stop string.
     """
     positions = [at for stop in stop_strings if (at := text.find(stop)) >= 0]
     if positions:

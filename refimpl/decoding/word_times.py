@@ -1,9 +1,8 @@
-"""Find the time at which each token of a text was said, by dynamic time warping over a decoder's
-cross-attention.
+"""Find the time at which each token of a transcript was said, by dynamic time warping over cross-attention.
 
-Some heads of Whisper attend to the part of the sound whose text is being written. Their weights form a
-picture, with a row for each token and a column for each 0.02 seconds. In this picture, a text runs from the
-upper left to the lower right. The path of least cost through the picture says where each token begins:
+Some heads of Whisper's decoder attend to the part of the sound that is being transcribed. Their weights form
+a picture, with a row for each token and a column for each 0.02 seconds. In this picture, a text runs from the
+upper left to the lower right. The cheapest path through the picture says where each token begins:
 
             0.0 s ───────────────► 0.2 s
     <|0.00|>  █ ▒ · · · · · · · ·        0.00
@@ -26,10 +25,10 @@ WIDTH = 7  # columns of the median filter, as openai has it
 
 
 def median_filter(x: Float[Array, "T S"], width: int = WIDTH) -> Float[Array, "T S"]:
-    """Return the median of the `width` values around each value of a row, mirrored at both ends.
+    """Replace each value by the median of the `width` values around it in its row.
 
-    Conventions: the end value itself isn't repeated (NumPy's "reflect"); rows of width // 2 values or fewer
-    stay unchanged.
+    Conventions: rows are mirrored at both ends without repeating the end value (NumPy's "reflect"). Rows of
+    width // 2 values or fewer are returned unchanged.
     """
     side = width // 2
     if x.shape[1] <= side:
@@ -39,13 +38,14 @@ def median_filter(x: Float[Array, "T S"], width: int = WIDTH) -> Float[Array, "T
 
 
 def warp(cost: Float[Array, "T S"]) -> Int[Array, " T"]:
-    """Return the first column of each row on the cheapest path from the upper left to the lower right.
+    """Find the cheapest path from the upper left to the lower right; return the first column of each row on
+    it.
 
     total[t, s] = cost[t, s] + min(total[t-1, s-1], total[t-1, s], total[t, s-1])   (Sakoe & Chiba 1978)
 
     Conventions: if totals are equal, the path stays in the same row. Totals are float32. OpenAI's code and
-    transformers do the same in both respects. Cells with the same sum of row and column are computed
-    together.
+    transformers follow the same two conventions. For speed, all cells with the same sum of row and column are
+    computed together.
     """
     rows, columns = cost.shape
     total = np.full((rows + columns + 1, rows + 1), np.inf, np.float32)  # by sum, and by row from 1
@@ -68,7 +68,7 @@ def warp(cost: Float[Array, "T S"]) -> Int[Array, " T"]:
 
 
 def token_begins(attention: Float[Array, "H T S"]) -> Int[Array, " T"]:
-    """Return the column at which each token begins, from the weights of the alignment heads.
+    """Return the column at which each token begins, computed from the weights of the alignment heads.
 
     Each column is standardized over the tokens, so that a column to which all tokens attend has no influence.
     Rows are smoothed by `median_filter`, and heads are averaged (transformers' `return_token_timestamps`).

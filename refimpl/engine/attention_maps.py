@@ -1,4 +1,4 @@
-"""Compute the attention weights of each head, layer by layer."""
+"""Compute the attention weights of every head of a model, layer by layer."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ OnMap = Callable[[int, "Float[Array, 'H T T']"], None]
 
 
 class _Enough(Exception):  # noqa: N818  (it is no error)
-    """The last map that is wanted is there, and what comes after it isn't computed."""
+    """Ends a pass after the last requested attention map, so that later layers aren't computed."""
 
 
 def attention_maps(
@@ -35,9 +35,9 @@ def attention_maps(
     *,
     layers: int | None = None,
 ) -> None:
-    """Call `on_map` with the attention weights of each layer, in order, for the tokens of one text.
+    """Call `on_map` with each layer's attention weights, in order, for the tokens of one text.
 
-    With `layers`, only this number of layers is computed. For a model with an encoder, the layers are the
+    With `layers`, only this number of layers is computed. For a model with an encoder, the maps are the
     encoder's. Parameters are read when their layer is computed, so `params` may be lazy. Raises ConfigError
     if a layer has no attention.
     """

@@ -57,9 +57,9 @@ __all__ = [
 
 @dataclass(frozen=True)
 class NothingKept(CacheKind):
-    """The kind of a layer that keeps no array of its own: it reads an earlier layer's keys and values.
+    """The kind of cache of a layer that stores nothing, because it reads an earlier layer's keys and values.
 
-    The kind of the earlier layer grows, truncates and selects these keys and values.
+    The earlier layer's kind grows, truncates and selects these keys and values.
     """
 
     holds = SharedKV
@@ -71,7 +71,9 @@ class NothingKept(CacheKind):
 
 @dataclass(frozen=True)
 class EncoderKeysValues(CacheKind):
-    """The keys and values of a text that an encoder has read; a layer's cross-attention reads them."""
+    """The kind of cache that stores the keys and values of an encoder's text, for a layer's
+    cross-attention.
+    """
 
     holds = KVCache
 
@@ -94,16 +96,16 @@ class EncoderKeysValues(CacheKind):
 
 
 def cache_kinds(config: Config, *, windowed: bool = False, half: bool = False) -> tuple[CacheKind, ...]:
-    """Return the kind of cache of each layer of a decoder, or an empty tuple for a model without a decoder.
+    """Return the kind of cache of each layer of a decoder. The tuple is empty for a model without a decoder.
 
-    With `windowed`, a layer with a window keeps only the latest tokens. Without it all tokens are kept, and
-    the mask hides those outside the window. With `half`, keys and values that would be floats are float16.
+    With `windowed`, a layer with a window keeps only the latest tokens. Otherwise all tokens are kept, and
+    the mask hides tokens outside of the window. With `half`, float keys and values are stored as float16.
     """
     return tuple(layer_kind(layer, config.context, windowed=windowed, half=half) for layer in config.layers)
 
 
 def layer_kind(layer: Layer, context: int, *, windowed: bool = False, half: bool = False) -> CacheKind:
-    """Return the kind of cache of one layer of a decoder, for texts of up to `context` tokens."""
+    """Return the kind of cache of one decoder layer, for texts of up to `context` tokens."""
     mixer, attention = layer.attention, layer.attention.softmax_attention
     if attention is None:
         return mixer.cache_kind()
@@ -123,29 +125,35 @@ def layer_kind(layer: Layer, context: int, *, windowed: bool = False, half: bool
 
 
 def encoder_kinds(config: Config) -> tuple[CacheKind, ...]:
-    """Return the kind of each layer of a decoder that reads an encoder's text; empty without an encoder."""
+    """Return for each decoder layer the kind that caches the encoder's text. The tuple is empty without an
+    encoder.
+    """
     crosses = [layer.cross for layer in config.layers]
     return tuple(EncoderKeysValues(c.kv_heads, c.head_size) for c in crosses if c is not None)
 
 
 def recurrent(kinds: Iterable[CacheKind]) -> bool:
-    """Return whether any layer keeps the state of a recurrence."""
+    """Return whether any of these kinds of cache stores a recurrent state."""
     return any(kind.recurrent for kind in kinds)
 
 
 def windows(kinds: Iterable[CacheKind]) -> tuple[int, ...]:
-    """Return the windows of the kinds, each once, in ascending order."""
+    """Return the different window sizes of these kinds of cache, in ascending order."""
     return tuple(sorted({kind.window for kind in kinds if kind.window is not None}))
 
 
 def array_names(kinds: Sequence[CacheKind], suffix: str = "") -> list[str]:
-    """Return the names of all arrays, layer by layer: k.0, v.0, k.1, …; with a suffix k_out.0, …"""
+    """Return the names of all cache arrays, layer by layer: k.0, v.0, k.1, …
+
+    A suffix comes before the number: k_out.0, …
+    """
     return [f"{array.name}{suffix}.{i}" for i, kind in enumerate(kinds) for array in kind.arrays]
 
 
 def floor(kinds: Iterable[CacheKind], lengths: np.ndarray, dropped: dict[int, np.ndarray]) -> np.ndarray:
-    """Return the smallest length above 0 to which each row can be truncated. `dropped` maps each window to
-    the number [B] of dropped tokens.
+    """Return the smallest length above 0 to which each cache row can be truncated.
+
+    `dropped[window][row]`: how many of the row's oldest tokens a layer with this window has discarded.
     """
     least = np.zeros_like(lengths)
     for kind in dict.fromkeys(kinds):
@@ -156,10 +164,10 @@ def floor(kinds: Iterable[CacheKind], lengths: np.ndarray, dropped: dict[int, np
 def check_lengths(
     kinds: Iterable[CacheKind], past: np.ndarray, lengths: np.ndarray, dropped: dict[int, np.ndarray]
 ) -> np.ndarray:
-    """Return the argument of a cache's `truncate` as int64.
+    """Check the new lengths that are passed to a cache's `truncate`, and return them as int64.
 
-    Raises LimitError unless the new length of each row is 0, or is at least the floor of every kind and at
-    most the row's present length.
+    Raises LimitError unless each row's new length is 0, or is between the row's floor and its present
+    length.
     """
     lengths = np.asarray(lengths, np.int64)
     if lengths.shape != past.shape or (lengths < 0).any() or (lengths > past).any():

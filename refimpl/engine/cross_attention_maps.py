@@ -1,4 +1,4 @@
-"""Compute the cross-attention weights of single heads of a decoder over the encoder's text or sound."""
+"""Compute the weights with which chosen heads of a decoder attend to the encoder's text or sound."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ Head = tuple[int, int]  # a layer of a decoder, and a head in it
 
 
 class _Enough(Exception):  # noqa: N818  (it is no error)
-    """The last layer that is wanted is computed, and what comes after it isn't."""
+    """Ends a pass after the last requested layer, so that later layers aren't computed."""
 
 
 def cross_attention_maps(chosen: Sequence[Head], *inputs: Any, config: Config) -> Any:
-    """Return the weights [H, T, S] of the chosen heads for all tokens [1, T] of one text.
+    """Return the cross-attention weights [H, T, S] of the chosen heads for all tokens [1, T] of one text.
 
     `inputs` are the arguments of `ops.model.model`. Layers after the last chosen one aren't computed.
     """

@@ -1,4 +1,4 @@
-"""Engines whose cache is NumPy arrays: the specification itself, and the code that it shares with the torch
+"""The engine that runs the specification in NumPy, and the base class that it shares with the PyTorch
 engine.
 """
 
@@ -39,11 +39,10 @@ Layers = list[MixerCache]  # what each layer keeps, as its kind says
 
 @dataclass
 class ArrayCache:
-    """A cache of NumPy arrays: the cache of each layer, and the lengths [B] of the rows. Only one step can
-    use it.
+    """A cache of NumPy arrays: each layer's arrays, and the length of each row [B]. Only one step can use it.
 
-    Every token is kept, even if no window sees it any more. `encoder_kv` has the keys and values of an
-    encoder's output, for each layer of a decoder that reads them.
+    Every token is kept, even if no window sees it any more. `encoder_kv` contains the keys and values of the
+    encoder's output, for each decoder layer that reads them.
     """
 
     kinds: tuple[CacheKind, ...]
@@ -62,8 +61,9 @@ class ArrayCache:
         return sum(layer.nbytes for layer in self.layers) + encoder
 
     def take(self) -> Layers:
-        """Return the arrays. This can be called only once, since a second call would read a cache that
-        another engine may have overwritten.
+        """Return the cache's arrays and invalidate the cache.
+
+        A second call raises an error, since an engine may already have overwritten the arrays.
         """
         layers, self.layers = self._alive(), []
         return layers
@@ -110,10 +110,10 @@ class ArrayCache:
 
 
 class ArrayEngine:
-    """An engine whose cache is NumPy arrays. It computes with `ops.model` and `ops.encoder`, called by `run`.
+    """An engine with a cache of NumPy arrays. It computes with `ops.model` and `ops.encoder`, through `run`.
 
-    The engine computes in the weights' type. The tables of cosines and sines double in size when a text
-    becomes longer than them. Each step gives `model` caches that have room for exactly the step's tokens.
+    The engine computes in the weights' type. Its tables of cosines and sines double in size when a text
+    outgrows them. In each step, the caches that `model` reads have room for exactly the step's tokens.
     """
 
     def __init__(self, config: Config, params: Mapping[str, Any]) -> None:
@@ -126,11 +126,13 @@ class ArrayEngine:
         self._positions = 0
 
     def run(self, function: Callable[..., T], *arguments: Any, config: Config) -> T:
-        """Call the function and return its result. Subclasses call it with other ops or other arrays."""
+        """Call the function and return its result. Subclasses override it to replace ops or convert
+        arrays.
+        """
         return function(*arguments, config=config)
 
     def _rotary(self, count: int) -> dict[Rope, Rotary]:
-        """The tables of the first `count` positions."""
+        """Return the cosines and sines of the first `count` positions."""
         if count > self._positions:
             self._positions = max(count, 2 * self._positions, 64)
             self._tables = rotary_tables(self._positions, self.dtype, config=self.config)
@@ -144,8 +146,8 @@ class ArrayEngine:
     ) -> ArrayCache:
         """Return an empty cache for `batch` rows.
 
-        A model with an encoder first reads the rows of its text [B, S]; a model of sound reads frames [B,
-        2·S, C]. Raises the errors of `check_start`.
+        If the model has an encoder, the encoder first reads its texts [B, S]. The encoder of a speech model
+        reads frames [B, 2·S, C] instead. Raises the errors of `check_start`.
         """
         check_start(self.config, batch, encoder_ids)
         read = None
@@ -155,22 +157,22 @@ class ArrayEngine:
         return self.reading(read, batch)
 
     def reading(self, encoder_kv: list[EncoderKV] | None, batch: int = 1) -> ArrayCache:
-        """Return an empty cache for `batch` rows, which will read these keys and values of an encoder's
-        output.
-        """
+        """Return an empty cache for `batch` rows, given the keys and values of an encoder's output."""
         layers = [kind.empty(batch, 0, self.dtype) for kind in self.kinds]
         return ArrayCache(self.kinds, np.zeros(batch, np.int64), 0, layers, encoder_kv)
 
     def encode(
         self, ids: np.ndarray, lengths: np.ndarray | None = None, token_types: np.ndarray | None = None
     ) -> np.ndarray:
-        """Return the encoder's vectors [B, T, D] of the ids [B, T], of which `lengths` [B] are real."""
+        """Return the encoder's hidden states [B, T, D] for ids [B, T]. The first `lengths` [B] ids of each
+        row are real.
+        """
         return self._encoded(ids, lengths, token_types)[0]
 
     def predict(
         self, ids: np.ndarray, lengths: np.ndarray | None = None, token_types: np.ndarray | None = None
     ) -> np.ndarray:
-        """Return what an encoder's head computes from the ids: see `ops.encoder.predict`."""
+        """Run an encoder with its head on the ids, and return the head's output (`ops.encoder.predict`)."""
         check_predict(self.config)
         states, lengths = self._encoded(ids, lengths, token_types)
         read = pooled_lengths(np.asarray(ids), lengths, head=self.config.head)
@@ -197,7 +199,9 @@ class ArrayEngine:
         lengths: np.ndarray | None = None,
         at: np.ndarray | None = None,
     ) -> tuple[np.ndarray, ArrayCache]:
-        """Return the logits at the positions `at`, and the cache with the tokens added."""
+        """Run the decoder on tokens [B, T]; return the logits at the positions `at`, and the extended
+        cache.
+        """
         s = self._step(tokens, cache, lengths, at)
         logits, layers = self.run(model, s.tokens, *s.inputs, s.encoder_kv, config=self.config)
         return logits, s.cache(layers)
@@ -205,16 +209,18 @@ class ArrayEngine:
     def step_with_hidden(
         self, tokens: np.ndarray, cache: Cache, at: np.ndarray | None = None
     ) -> tuple[np.ndarray, np.ndarray, ArrayCache]:
-        """Return the result of `step`, and also the vectors [B, T, D] of all tokens, which a module for
-        drafts reads.
+        """Run `step`, and also return the hidden states [B, T, D] of all tokens, for a module that drafts
+        tokens.
+
+        Returns (logits, hidden states, cache).
         """
         s = self._step(tokens, cache, None, at)
         logits, hidden, layers = self.run(model_with_hidden, s.tokens, *s.inputs, config=self.config)
         return logits, hidden, s.cache(layers)
 
     def cross_attention(self, tokens: np.ndarray, cache: Cache, chosen: Sequence[Head]) -> np.ndarray:
-        """Return the weights [H, T, S] with which the chosen heads of a decoder attend to the encoder's text
-        or sound.
+        """Return the weights [H, T, S] with which chosen heads of the decoder attend to the encoder's text or
+        sound.
 
         The tokens [1, T] follow the tokens in the cache. The cache can't be used again.
         """
@@ -222,8 +228,8 @@ class ArrayEngine:
         return self.run(cross_attention_maps, chosen, s.tokens, *s.inputs, s.encoder_kv, config=self.config)
 
     def start_mtp(self) -> ArrayCache:
-        """Return an empty cache of one row for the Config's module for drafts. Raises ConfigError if there is
-        no such module.
+        """Return an empty cache of one row for the model's MTP module; raise ConfigError for a model without
+        one.
         """
         kinds = cache_kinds(check_mtp(self.config).mtp_decoder)
         layers = [kind.empty(1, 0, self.dtype) for kind in kinds]
@@ -232,10 +238,11 @@ class ArrayEngine:
     def step_mtp(
         self, tokens: np.ndarray, hidden: np.ndarray, cache: Cache
     ) -> tuple[np.ndarray, np.ndarray, ArrayCache]:
-        """Return the module's logits [1, 1, N], its own vectors [1, T, D], and its cache with the new pairs.
+        """Run the MTP module on pairs; return its logits [1, 1, N], its hidden states [1, T, D], and its
+        cache.
 
-        A pair is one of the tokens [1, T] and the model's vector, in `hidden` [1, T, D], of the token before
-        it. The logits are the module's prediction after the last token.
+        A pair is one of the tokens [1, T], and the model's hidden state of the token before it, from `hidden`
+        [1, T, D]. The logits are the module's prediction after the last token.
         """
         config = check_mtp(self.config)
         s = self._step(tokens, cache, None, None)
@@ -245,8 +252,9 @@ class ArrayEngine:
     def _step(
         self, tokens: np.ndarray, cache: Cache, lengths: np.ndarray | None, at: np.ndarray | None
     ) -> _Step:
-        """The arguments of a step, checked, and the cache's layers with room for its tokens and no more:
-        `model` computes with all entries."""
+        """Check the arguments of a step, and give each layer's cache room for exactly the step's tokens.
+
+        There is no more room because `model` computes with all entries."""
         if not isinstance(cache, ArrayCache):
             raise foreign_cache_error(cache)
         past = cache.lengths
@@ -260,7 +268,7 @@ class ArrayEngine:
 
 
 class _Step(NamedTuple):
-    """One step: its tokens, what `model` takes beside them, and the cache after it, whose layers it gives."""
+    """One step: its tokens, the other arguments of `model`, and the cache after the step."""
 
     tokens: np.ndarray
     inputs: tuple[Any, ...]
@@ -272,15 +280,13 @@ class _Step(NamedTuple):
 
 
 def rotary_tables(count: int, dtype: np.dtype, *, config: Config) -> dict[Rope, Rotary]:
-    """Return the cosines and sines of the first `count` positions."""
+    """Return the cosines and sines of the first `count` positions for each rotary setting of the model."""
     tables = position_tables(np.arange(count), config=config)
     return {rope: Rotary(cos.astype(dtype), sin.astype(dtype)) for rope, (cos, sin) in tables.items()}
 
 
 def dtype_of(params: Mapping[str, Any]) -> np.dtype:
-    """Return the type in which the weights compute. The type is read from a small parameter that every model
-    has.
-    """
+    """Return the float type in which a model computes, read from a small parameter that every model has."""
     for stack in ("decoder", "encoder"):
         if "norm" in params.get(stack, {}):
             norm = params[stack]["norm"]
@@ -290,4 +296,4 @@ def dtype_of(params: Mapping[str, Any]) -> np.dtype:
 
 
 class NumpyEngine(ArrayEngine):
-    """The engine that runs the specification: `ops.model` and `ops.encoder` themselves."""
+    """The engine that runs the specification directly, with `ops.model` and `ops.encoder` in NumPy."""

@@ -1,13 +1,13 @@
-"""Run a model over whole texts, in one pass or in several passes side by side, which load each weight only
+"""Run a model over whole texts, in one pass or in several passes side by side that load each weight only
 once.
 
     y = read(given(text, dtype, config=config), params, config=config)
 
 Only `ops.model.model` and `ops.encoder.encode` define what a pass computes. To see or change a value inside a
-pass, replace an op (`ops.dispatch.use`). To hold few weights in memory at a time, give a lazy tree.
+pass, replace an op (`ops.dispatch.use`). To keep few weights in memory at a time, pass a lazy parameter tree.
 
-Several passes go through the model side by side. Inside the model, each value is then a group of arrays, one
-for each pass, and an op on it runs once for each pass:
+Several passes go through the model side by side. Each value inside the model is then a group of arrays, one
+for each pass, and an op runs once for each pass:
 
     pass 0   embed ──┐         ┌── block 0 ──┐         ┌── block 1 ──┐
     pass 1   embed ──┤ values  ├── block 0 ──┤ values  ├── block 1 ──┤ …
@@ -16,7 +16,7 @@ for each pass, and an op on it runs once for each pass:
              tables             parameters of          parameters of
                                 layer 0                layer 1
 
-So a parameter is loaded only once, and memory holds only the parameters that one op needs.
+So each parameter is loaded only once, and memory contains only the parameters that one op needs.
 """
 
 from __future__ import annotations
@@ -52,12 +52,12 @@ Given = tuple[tuple[Any, ...] | None, tuple[Any, ...] | None]
 
 @dataclass(frozen=True)
 class Text:
-    """The input of a model: tokens [B, T], and how many of each row are real [B].
+    """A batch of texts for a model: tokens [B, T], and the number of real tokens in each row [B].
 
-    A decoder that reads an encoder also has `encoder_ids` [B, S], or frames of sounds [B, 2·S, C], and
-    `encoder_lengths` [B]. An encoder without a decoder may have `token_types` [B, T]. An encoder of sound has
-    samples [B, M] as `encoder_ids`. Such an encoder doesn't read the tokens. Their number is the number of
-    positions of the sound.
+    If the decoder reads an encoder, `encoder_ids` contains the encoder's ids [B, S], or frames of sounds [B,
+    2·S, C], and `encoder_lengths` [B] their numbers. An encoder without a decoder may have `token_types` [B,
+    T]. A speech encoder without a decoder reads samples [B, M], given as `encoder_ids`, instead of tokens.
+    Then only the number of tokens counts: it is the number of positions of the sound.
     """
 
     tokens: Any
@@ -68,10 +68,10 @@ class Text:
 
 
 def noise(config: Config, rng: np.random.Generator, rows: int, count: int) -> np.ndarray:
-    """Return frames or samples of noise for a model of sound.
+    """Return random frames or samples as the input of a speech model.
 
-    The noise has the model's fixed number of positions, or `count` positions if the model reads sounds of any
-    length.
+    The noise fills the model's fixed number of positions. If the model reads sounds of any length, it fills
+    `count` positions.
     """
     assert config.stem is not None
     row = config.stem.row(config.text_context)
@@ -80,8 +80,9 @@ def noise(config: Config, rng: np.random.Generator, rows: int, count: int) -> np
 
 
 def given(text: Text, dtype: np.dtype, *, config: Config, half: bool = False) -> Given:
-    """Return the arguments for running a model that computes in `dtype` on a text. With `half`, its caches
-    are float16.
+    """Prepare the arguments for running a model on a text, with empty caches. The model computes in `dtype`.
+
+    With `half`, the caches are float16.
     """
     encoder = decoder = None
     batch, time = text.tokens.shape
@@ -99,7 +100,9 @@ def given(text: Text, dtype: np.dtype, *, config: Config, half: bool = False) ->
 
 
 def read(given: Given, params: Any, *, config: Config) -> Any:
-    """Return the logits of all positions [B, T, N], or the output of an encoder's head."""
+    """Run a model on prepared arguments; return the logits at all positions [B, T, N], or an encoder head's
+    output.
+    """
     (encoder, decoder), read_by_layers = given, None
     if encoder is not None:
         tokens, lengths, rotary, token_types, cache = encoder
@@ -115,8 +118,8 @@ def read(given: Given, params: Any, *, config: Config) -> Any:
 
 @dataclass(frozen=True)
 class Pass:
-    """One of several passes: its inputs, a function that changes the names of the parameters it reads, and
-    the context in which its ops run.
+    """One of several passes: its inputs, a function that renames the parameters it reads, and the context
+    manager in which its ops run.
     """
 
     given: Given
@@ -125,9 +128,10 @@ class Pass:
 
 
 class SideBySide:
-    """Runs several passes of one model side by side.
+    """Runs several passes of one model side by side, so that each weight is loaded only once.
 
-    `each` calls a function with the number of each pass, and returns the results in the order of the passes.
+    `each` calls a function with the number of each pass, and returns the results in the order of the
+    passes.
     """
 
     def __init__(self, config: Config, each: Callable[[Callable[[int], Any], range], list[Any]]) -> None:
@@ -137,8 +141,8 @@ class SideBySide:
         self._loading = Lock()
 
     def once(self, name: str, load: Callable[[], Any]) -> Any:
-        """Return the result of `load`. For the same op, the other passes use the same result instead of
-        loading it again.
+        """Return the result of `load`, which is called once for each op. Further passes of the op reuse the
+        result.
         """
         with self._loading, use({}):  # who loads may compute with NumPy
             if name not in self._loaded:
@@ -151,7 +155,7 @@ class SideBySide:
         on_layer: OnLayer = lambda done, total: None,
         on_cache: OnCache = lambda number, layer, cache: None,
     ) -> list[Any]:
-        """Return the result of `read` for each pass."""
+        """Run all passes and return the result of `read` for each pass."""
         *_, last = stacks = [*self.config.stacks.values()]
         total, done = sum(len(stack.layers) for stack in stacks), 0
 
@@ -185,7 +189,7 @@ class SideBySide:
         return y.of
 
     def _in_each(self, passes: Sequence[Pass], name: str, /, *args: Any, **settings: Any) -> Any:
-        """What the op of this name gives in each pass."""
+        """Run the op with this name in each pass, and return the group of results."""
 
         def in_one(i: int) -> Any:
             with use({}), passes[i].inside():
@@ -198,11 +202,11 @@ class SideBySide:
 
 
 class _Name(str):
-    """The name of a parameter, in the place of the parameter."""
+    """The name of a parameter, used as a placeholder until the parameter is loaded."""
 
 
 class _Values:
-    """A value in each pass. Attributes, items and sums of it are again one of each pass."""
+    """One value for each pass. Its attributes, items and sums are again one value for each pass."""
 
     def __init__(self, of: list[Any]) -> None:
         self.of = of
@@ -218,7 +222,7 @@ class _Values:
 
 
 def _together(results: Sequence[Any]) -> Any:
-    """The results of all passes as one: its arrays are those of each pass."""
+    """Combine the results of all passes into one result whose arrays are `_Values`."""
     first = results[0]
     if isinstance(first, tuple | list):
         kind = first if hasattr(first, "_fields") or isinstance(first, list) else ()  # also of a shape
@@ -229,7 +233,7 @@ def _together(results: Sequence[Any]) -> Any:
 
 
 def _part(value: Any, number: int, leaf: Callable[[str], Any]) -> Any:
-    """What one pass has of a value, of weights by `leaf`, and of what is left for later."""
+    """Return one pass's part of a value. `leaf` loads the weights that the value names."""
     match value:
         case _Values():
             return value.of[number]

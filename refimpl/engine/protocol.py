@@ -1,4 +1,4 @@
-"""The protocol of the three engines, and the checks of their arguments.
+"""The protocol of tfm's three engines, and the checks of its methods' arguments.
 
     engine.start(batch, encoder_ids=None, encoder_lengths=None) -> cache
     engine.step(tokens[B,T], cache, lengths[B]=T, at[B,P]=last) -> (logits[B,P,N], cache)
@@ -9,8 +9,8 @@
 
 Rows are padded on the right. `lengths` says how many tokens of each row are real, and `at` says at which
 positions logits are computed. A cache can be used only once: after `step`, `truncate`, `select`, `grow` or
-`put` the old cache is invalid, because ONNX Runtime writes in place. Logits belong to the caller: no later
-step changes them.
+`put` the old cache is invalid, because ONNX Runtime writes in place. Later steps never change logits that
+were returned.
 """
 
 from __future__ import annotations
@@ -26,10 +26,11 @@ from ..errors import ConfigError, LimitError, TfmError
 
 
 class Cache(Protocol):
-    """The state of a batch: it holds `lengths` tokens of each row, and has room for `capacity` of each.
+    """A decoder's cache for a batch: it contains `lengths` tokens of each row, and has room for `capacity`
+    tokens.
 
-    The content of a cache depends on the layers' kinds of cache (`engine.cache_kinds`). A row can be
-    truncated to 0 tokens, or to any length of at least `floor`. Below that it can't, since a layer with a
+    What is stored depends on each layer's kind of cache (`engine.cache_kinds`). A row can be truncated to 0
+    tokens, or to any length of at least `floor`. Smaller lengths are impossible, because a layer with a
     window may have kept only the latest tokens.
     """
 
@@ -41,19 +42,20 @@ class Cache(Protocol):
     def capacity(self) -> int: ...
     @property
     def nbytes(self) -> int:
-        """The number of bytes of all arrays."""
+        """The size of all arrays in bytes."""
         ...
 
     def truncate(self, lengths: np.ndarray) -> Cache:
-        """Return the same rows, each cut back to `lengths` tokens.
+        """Return the same cache, with each row shortened to its first `lengths` tokens.
 
         Raises LimitError if a kind of cache can't be truncated that far.
         """
         ...
 
     def select(self, rows: np.ndarray) -> Cache:
-        """Return the rows with these numbers, in this order. With beams, a number may occur several times or
-        not at all.
+        """Return a cache of the rows with these numbers, in this order.
+
+        A number may occur several times or not at all, as beam search needs.
         """
         ...
 
@@ -62,14 +64,14 @@ class Cache(Protocol):
         ...
 
     def copy(self, row: int) -> Cache:
-        """Return a copy of one row, as a cache of its own; both caches stay valid."""
+        """Return a copy of one row as a new cache; both caches stay valid."""
         ...
 
     def put(self, row: int, cache: Cache, length: int) -> Cache:
-        """Replace one row by a copy of the first `length` tokens of another cache, and return all rows.
+        """Replace one row by the first `length` tokens of another cache, and return the changed cache.
 
-        The other cache has one row, belongs to the same engine, and stays valid. Raises LimitError if it
-        can't be truncated to `length`.
+        The other cache has one row, belongs to the same engine, and stays valid. Raises LimitError if the
+        other cache can't be truncated to `length`.
         """
         ...
 
@@ -99,39 +101,42 @@ class Engine(Protocol):
 
 @runtime_checkable
 class MTPEngine(Engine, Protocol):
-    """An engine that can also run a model's module for drafts (`ops.mtp`), one text at a time."""
+    """An engine that can also run a model's module for multi-token prediction (`ops.mtp`), for one text at a
+    time.
+    """
 
     def step_with_hidden(
         self, tokens: np.ndarray, cache: Cache, at: np.ndarray | None = None
     ) -> tuple[np.ndarray, np.ndarray, Cache]:
-        """Compute `step`, and return (logits [1, P, N], the vectors [1, T, D] of all tokens, cache)."""
+        """Run `step`, and return (logits [1, P, N], the hidden states [1, T, D] of all tokens, cache)."""
         ...
 
     def start_mtp(self) -> Cache:
-        """Return an empty cache for the module; raise ConfigError for a model without one."""
+        """Return an empty cache for the MTP module; raise ConfigError if the model has no such module."""
         ...
 
     def step_mtp(
         self, tokens: np.ndarray, hidden: np.ndarray, cache: Cache
     ) -> tuple[np.ndarray, np.ndarray, Cache]:
-        """Return (logits [1, 1, N], the module's own vectors [1, T, D], cache).
+        """Run the MTP module; return (logits [1, 1, N], the module's hidden states [1, T, D], cache).
 
-        The module reads the tokens [1, T] and the model's vectors `hidden` [1, T, D] of the tokens before
-        them. The logits are the module's prediction after the last token.
+        The module reads the tokens [1, T] and, in `hidden` [1, T, D], the model's hidden state of the token
+        before each of them. The logits are the module's prediction after the last token.
         """
         ...
 
 
 @runtime_checkable
 class AttentiveEngine(Engine, Protocol):
-    """An engine that can compute the weights with which heads of a decoder attend to the encoder's text or
-    sound.
+    """An engine that can return cross-attention weights: how much a decoder's heads attend to the encoder's
+    text or sound.
     """
 
     def cross_attention(
         self, tokens: np.ndarray, cache: Cache, chosen: Sequence[tuple[int, int]]
     ) -> np.ndarray:
-        """Return the weights [H, T, S] of the chosen (layer, head) for the tokens [1, T].
+        """Return the cross-attention weights [H, T, S] for the tokens [1, T]. `chosen` lists heads as (layer,
+        head).
 
         The tokens follow the tokens in the cache. The cache has one row, and can't be used again.
         """
@@ -140,35 +145,35 @@ class AttentiveEngine(Engine, Protocol):
 
 @runtime_checkable
 class BestTokenEngine(Protocol):
-    """An engine that can choose tokens greedily on its own device, so that logits needn't be copied."""
+    """An engine that can decode greedily on its own device, so that logits needn't be copied to the CPU."""
 
     @property
     def gives_best(self) -> bool:
-        """Whether the engine can choose tokens greedily on its device for its model."""
+        """Whether the engine can decode greedily on its device for this model."""
         ...
 
     def best(self, tokens: np.ndarray, cache: Cache, limit: int = 1) -> tuple[np.ndarray, Cache]:
-        """Generate up to `limit` tokens [B, n] greedily after the next token [B, 1] of each row.
+        """Generate up to `limit` tokens for each row greedily, beginning after the tokens [B, 1].
 
-        If the largest logits are equal, the first one is chosen. Returns the generated tokens, and the cache,
-        which holds all of these tokens except the last. `truncate` can remove tokens from it again. Raises
-        NumericError if a logit isn't finite.
+        If several logits are the largest, the first one is chosen. Returns the generated tokens [B, n], and
+        the cache, which contains all of them except the last. `truncate` can remove tokens from the cache
+        again. Raises NumericError if a logit isn't finite.
         """
         ...
 
 
 def used_cache_error() -> TfmError:
-    """Return the error for a cache that is used twice."""
+    """Return the error for using a cache a second time."""
     return TfmError("this cache was already used: continue with the cache that step returned")
 
 
 def foreign_cache_error(cache: Cache) -> TfmError:
-    """Return the error for an engine that is given another engine's cache."""
+    """Return the error for passing a cache of another engine."""
     return TfmError(f"the cache must be this engine's own, from start or step, got {type(cache).__name__}")
 
 
 def too_long(config: Config, context: int | None = None) -> str:
-    """Return the error message for a text that is longer than `context` (None: the model's context)."""
+    """Return the error message for a text that is longer than `context`, by default the model's context."""
     kind, limit = longer_context(config), config.context if context is None else context
     longer = f", or open the model with context=N, as its {kind} allows" if kind else ""
     return f"the model's context is {limit} tokens: shorten the text{longer}"
@@ -182,11 +187,11 @@ def check_step(
     at: np.ndarray | None,
     context: int | None = None,
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Check the arguments of `step`, and complete them: returns (tokens, lengths, at), all int64.
+    """Check the arguments of `step` and fill in defaults; return (tokens, lengths, at), all int64.
 
-    Raises LimitError for an id outside the vocabulary, a length outside 0 … T, a position outside the row, or
-    a row that would outgrow `context` (None: the model's context). `at` None means each row's last real
-    token.
+    If `at` is None, it becomes the position of each row's last real token. Raises LimitError for an id
+    outside of the vocabulary, a length outside of 0 to T, a position outside of the row, or a row that would
+    become longer than `context`, by default the model's context.
     """
     context = config.context if context is None else context
     tokens = np.asarray(tokens, np.int64)
@@ -219,7 +224,7 @@ def check_step(
 
 @lru_cache
 def _whole(batch: int, t: int) -> tuple[np.ndarray, np.ndarray]:
-    """Lengths [B] and last positions [B, 1] of rows without padding, read-only."""
+    """Return the lengths [B] and last positions [B, 1] of rows without padding, as read-only arrays."""
     arrays = np.full(batch, t, np.int64), np.full((batch, 1), t - 1, np.int64)
     for array in arrays:
         array.flags.writeable = False
@@ -227,7 +232,7 @@ def _whole(batch: int, t: int) -> tuple[np.ndarray, np.ndarray]:
 
 
 def check_mtp(config: Config) -> Decoder:
-    """Return the Config; raise ConfigError unless it has a module for drafts."""
+    """Return the Config; raise ConfigError if the model has no module for multi-token prediction."""
     if not has_mtp(config):
         raise ConfigError(
             "the model has no module that predicts further tokens (mtp): to read a checkpoint's module, open "
@@ -239,8 +244,8 @@ def check_mtp(config: Config) -> Decoder:
 def check_start(config: Config, batch: int, encoder_ids: np.ndarray | None) -> None:
     """Check the arguments of `start`.
 
-    Raises ConfigError for a model without a decoder, for a text without an encoder to read it, and for an
-    encoder without a text. Raises LimitError for a text with another number of rows.
+    Raises ConfigError if the model has no decoder, if it has no encoder but a text for one is given, or if it
+    has an encoder and no text is given. Raises LimitError if the text doesn't have `batch` rows.
     """
     if not isinstance(config.head, LM):
         raise ConfigError("a model without a decoder has no steps: use predict")
@@ -252,7 +257,7 @@ def check_start(config: Config, batch: int, encoder_ids: np.ndarray | None) -> N
 
 
 def check_predict(config: Config) -> None:
-    """Raise ConfigError for a model with a decoder."""
+    """Raise ConfigError if a model has a decoder and therefore can't run `predict`."""
     if isinstance(config.head, LM):
         raise ConfigError("a model with a decoder predicts step by step: use start and step")
 
@@ -260,9 +265,9 @@ def check_predict(config: Config) -> None:
 def check_text(
     config: Config, ids: np.ndarray, lengths: np.ndarray | None, token_types: np.ndarray | None
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray | None]:
-    """Check an encoder's text, and complete it: returns (ids, lengths, token_types), all int64.
+    """Check the text of an encoder and fill in defaults; return (ids, lengths, token_types), all int64.
 
-    For a model of sound, frames are given instead of ids.
+    For a speech model, `ids` contains frames or samples instead.
     """
     if isinstance(config, Decoder):
         raise ConfigError("this model has no encoder, so it can't encode a text")
@@ -282,7 +287,7 @@ def check_text(
 
 
 def _check_sound(config: Config, sound: np.ndarray, row: tuple[int | str, ...]) -> np.ndarray:
-    """The frames or samples of sounds. Raises LimitError unless the encoder has room for them."""
+    """Return frames or samples as floats; raise LimitError if the encoder has no room for them."""
     sound = np.asarray(sound)
     shape = (len(sound), *row) if sound.ndim else row
     fits = sound.ndim == len(row) + 1 and all(
@@ -301,8 +306,8 @@ def _check_sound(config: Config, sound: np.ndarray, row: tuple[int | str, ...]) 
 
 
 def check_put(cache: Cache, row: int, one: Cache) -> None:
-    """Check the arguments of `put`: raise LimitError unless the row is in the cache and the other cache has
-    exactly one row.
+    """Check the arguments of `put`: raise LimitError unless the row exists and the other cache has exactly
+    one row.
     """
     check_rows(len(cache.lengths), np.array([row]))
     if len(one.lengths) != 1:
@@ -310,7 +315,10 @@ def check_put(cache: Cache, row: int, one: Cache) -> None:
 
 
 def check_rows(batch: int, rows: np.ndarray) -> np.ndarray:
-    """Return the argument of `select` as int64; raise LimitError unless each is a row of the batch."""
+    """Check the row numbers that are passed to `select`, and return them as int64.
+
+    Raises LimitError if a number isn't a row of the batch.
+    """
     rows = np.asarray(rows, np.int64)
     if rows.ndim != 1 or len(rows) < 1 or rows.min() < 0 or rows.max() >= batch:
         raise LimitError(f"rows must be from 0 to {batch - 1}, got {rows.tolist()}")

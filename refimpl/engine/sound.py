@@ -1,6 +1,4 @@
-"""Convert samples to the input of an encoder of sound: a log-mel spectrogram (Whisper's), or the samples
-themselves, in windows.
-"""
+"""Convert samples of a sound to an encoder's input: Whisper's log-mel spectrogram, or windows of samples."""
 
 from __future__ import annotations
 
@@ -25,17 +23,17 @@ BLOCK, MARGIN = 3000, 3
 
 @cache
 def _filters(bands: int) -> np.ndarray:
-    """The bands' triangles over the frequencies of a window, from 0 Hz up."""
+    """Return the weights of each mel band's triangle over the frequencies of a window, from 0 Hz up."""
     edges = mel_frequencies(np.linspace(0, TOP, bands + 2))
     return mel_filters(np.linspace(0, RATE / 2, WINDOW // 2 + 1), edges)
 
 
 def features(sound: np.ndarray, *, bands: int) -> np.ndarray:
-    """Return the frames [T, bands], float32, of the samples [N]: 100 frames a second.
+    """Return the log-mel spectrogram [T, bands], float32, of samples [N]: 100 frames per second.
 
-    There are 16,000 samples a second, from −1 to 1. A sound of less than 30 s is filled up to 30 s with
-    silence. In a longer sound, the last samples may not fill a hop. Such samples get no frame of their own.
-    They are read only by the windows of earlier frames.
+    The input has 16,000 samples per second, from −1 to 1. A sound shorter than 30 s is extended to 30 s with
+    silence. The last samples of a longer sound may be fewer than one frame's step. They get no frame of their
+    own, and only the windows of earlier frames read them.
     """
     padded = np.pad(sound.astype(np.float64), (0, max(0, SECONDS * RATE - len(sound))))
     return _frames(_powers(padded), bands)
@@ -51,11 +49,12 @@ def _frames(powers: np.ndarray, bands: int) -> np.ndarray:
 
 
 class Spectrogram:
-    """The frames of a sound that is read in blocks. They equal those of `features`, but need less memory.
+    """The log-mel spectrogram of a sound that is read in blocks. It equals `features`, but needs less memory.
 
-    `blocks()` returns the samples from the beginning. It is called twice, since each frame depends on the
-    loudest frame of all. A sound that is shorter than a window of `size` frames is followed by silence.
-    `real` is the number of frames without that silence, and `total` is the number with it.
+    `blocks()` returns an iterator over the samples from the beginning. It is called twice, since each frame
+    depends on the loudest frame of the sound. A sound that is shorter than a window of `size` frames is
+    extended with silence. `real` is the number of frames without this silence, and `total` is the number with
+    it.
     """
 
     def __init__(self, blocks: Callable[[], Iterable[np.ndarray]], *, bands: int, size: int) -> None:
@@ -72,9 +71,10 @@ class Spectrogram:
         self._held, self._begin = np.zeros((0, bands), np.float32), 0
 
     def window(self, at: int) -> np.ndarray:
-        """Return the frames [size, bands] from frame `at` on, with zeros after the last frame.
+        """Return the frames [size, bands] that begin at frame `at`. Frames after the end of the sound are
+        zero.
 
-        Windows must be asked for in ascending order.
+        Windows must be requested in ascending order.
         """
         while True:
             gone = min(at - self._begin, len(self._held))
@@ -88,7 +88,7 @@ class Spectrogram:
         return np.pad(found, ((0, self.size - len(found)), (0, 0)))
 
     def _read(self, blocks: Iterable[np.ndarray]) -> Iterator[np.ndarray]:
-        """The powers of all frames, BLOCK at a time; only both ends of the sound are mirrored."""
+        """Yield the powers of all frames, BLOCK frames at a time. The sound is mirrored at both ends."""
         held, before = np.zeros(0), 0
         for block in self._padded(blocks):
             held = np.concatenate([held, block])
@@ -107,14 +107,15 @@ class Spectrogram:
 
 
 def normalized(samples: np.ndarray) -> np.ndarray:
-    """Return (x − mean) / sqrt(var + 10⁻⁷) of the samples [N], in float64, as wav2vec 2.0's extractor
-    does."""
+    """Return the samples [N] with mean 0 and variance 1: (x − mean) / sqrt(var + 10⁻⁷), computed in float64.
+
+    wav2vec 2.0's feature extractor does the same."""
     exact = samples.astype(np.float64)
     return (exact - exact.mean()) / np.sqrt(exact.var() + 1e-7)
 
 
 class Window(NamedTuple):
-    """A part of a sound that begins at sample `begin`. Only its samples from `before` to `end` count."""
+    """A part of a sound that begins at sample `begin`. Its transcript counts only from `before` to `end`."""
 
     samples: np.ndarray
     begin: int
@@ -124,12 +125,12 @@ class Window(NamedTuple):
 
 
 def windows(blocks: Iterable[np.ndarray], size: int, beside: int) -> Iterator[Window]:
-    """Yield windows of `size` samples; each begins 2 · `beside` samples before the end of the previous one.
+    """Split a sound into overlapping windows of `size` samples.
 
-    No more than one window and a block are in memory. Neighbouring windows overlap. The first of the two
-    counts up to the middle of the overlap, and the second counts from there on. The sound's first window
-    counts from the start of the sound. The last window counts to the end of the sound, and may be shorter
-    than `size`.
+    Each window begins 2 · `beside` samples before the end of the previous one. Of two neighbouring windows,
+    the first counts up to the middle of the overlap, and the second counts from there on. The sound's first
+    window counts from the start of the sound. The last window counts to the end of the sound, and may be
+    shorter than `size`. At most one window and one block are in memory.
     """
     held, begin = np.zeros(0), 0
     for block in blocks:

@@ -1,4 +1,4 @@
-"""The base class of engines that add something to another engine's step."""
+"""The base class of engines that wrap another engine and extend its `step`."""
 
 from __future__ import annotations
 
@@ -13,8 +13,9 @@ E = TypeVar("E", bound=Engine)
 
 
 class EngineWrapper(Generic[E]):
-    """An engine that passes every call except `step` on to another engine. A subclass defines a `step` that
-    calls the other engine's `step`.
+    """An engine that forwards every call to another engine, except `step`.
+
+    A subclass defines `step`, which calls the other engine's `step`.
     """
 
     def __init__(self, engine: E) -> None:
