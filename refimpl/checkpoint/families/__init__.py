@@ -1,20 +1,19 @@
-"""Model families: each family is one declarative file in this folder. Every file in the folder is found
-automatically.
+"""Model families: each family is one declarative file in this folder. tfm finds every file in the folder.
 
-A family states
+A family's file defines
 
     MODEL_TYPES      the model_type of its config.json
-    ARCHITECTURES    transformers' class -> task; the first is taken where config.json names none
+    ARCHITECTURES    transformers' class -> task; the first class is the default if config.json names none
     config           (keys, task) -> Config
     UNREAD_ARCHITECTURES
-                     why further classes aren't among them, if a reason helps
-    PREFIX           what checkpoints with a head put before the names of the trunk's tensors, "model." where
-                     it isn't stated; or several of these, of which the first that a name begins with counts
-    WEIGHTS          which tensor is which parameter, as a `weights.weight_map`; names without PREFIX. Heads
-                     of decoders that read whole texts are left out: they are `READING`
+                     why tfm doesn't read further classes, if a reason helps
+    PREFIX           what checkpoints with a head put before the names of the backbone's tensors; "model." by
+                     default. If there are several prefixes, the first that a name begins with counts
+    WEIGHTS          which tensor is which parameter, as a `weights.weight_map`, with names without PREFIX.
+                     The heads of decoders that read whole texts are in `READING`, for all families
     checkpoint_weights
-                     (keys) -> WEIGHTS of one checkpoint, where config.json numbers the layers
-    GGUF             its dialect in that format, if any: a table of config.json's keys, and a weight map
+                     (keys) -> WEIGHTS of one checkpoint, if config.json numbers the layers
+    GGUF             how GGUF stores the family, if it does: a table of config.json's keys, and a weight map
 """
 
 from __future__ import annotations
@@ -69,8 +68,8 @@ CLASS_SUFFIXES: dict[str, Task] = {
 
 
 def encoders(*names: str, without: Collection[Task] = ()) -> dict[str, Task]:
-    """Return an encoder's architectures with all heads except `without`. `names` are prefixes of
-    class names.
+    """Return the architectures of an encoder with all heads except `without`. `names` are prefixes of class
+    names.
     """
     tasks: dict[str, Task] = {end: task for end, task in CLASS_SUFFIXES.items() if task not in without}
     return {name + end: task for name in names for end, task in tasks.items()}
@@ -79,7 +78,9 @@ def encoders(*names: str, without: Collection[Task] = ()) -> dict[str, Task]:
 def decoders(
     name: str, lm: str = "ForCausalLM", tasks: Collection[Task] = ("classify", "tag", "answer")
 ) -> dict[str, Task]:
-    """Return the architectures of a decoder, which generates text, or reads whole texts for `tasks`."""
+    """Return the architectures of a decoder that generates text. For `tasks` the decoder reads whole texts
+    instead.
+    """
     architectures: dict[str, Task] = {name + lm: "lm"}
     architectures.update(
         (name + suffix, task) for suffix, task in CLASS_SUFFIXES.items() if task in ("pool", *tasks)
@@ -110,13 +111,13 @@ DENSE_MODULE = """
 
 @dataclass(frozen=True)
 class Gguf:
-    """A family in GGUF: its architecture's name, the table of its metadata, and its weight map.
+    """How GGUF stores a family: the architecture's name, the table of the metadata, and the weight map.
 
-    Where several families share the name, `keys` is a function that returns the table of the family in the
-    file. `task` is "pool" for encoders. `other` is the dialect of the family's encoder alone, or of a related
-    model of the same model_type, if GGUF has an architecture for it. `by_layer` are the keys of the metadata
-    that may hold an array with an element for each layer. The table then gets a list, or the number that all
-    layers have. `arrays` are the keys that hold another array.
+    If several families share the architecture's name, `keys` is a function that returns the table of the
+    family in the file. `task` is "pool" for encoders. `other` is another architecture of the same model_type,
+    if GGUF has one: the family's encoder alone, or a related model. `by_layer` are the keys of the metadata
+    that may contain an array with an element for each layer. The table then gets a list, or one number if it
+    is the same for all layers. `arrays` are the keys that contain another array.
     """
 
     architecture: str
@@ -129,13 +130,13 @@ class Gguf:
 
     @property
     def dialects(self) -> dict[str, Gguf]:
-        """This dialect and the `other` one, by their architectures."""
+        """The GGUF architectures of this family by name: this one and `other`."""
         return {self.architecture: self} | (self.other.dialects if self.other else {})
 
 
 @dataclass(frozen=True)
 class Family:
-    """The values that a file in this folder defines."""
+    """A model family: the names that its file in this folder defines."""
 
     MODEL_TYPES: tuple[str, ...]
     ARCHITECTURES: Mapping[str, Task]
@@ -149,7 +150,7 @@ class Family:
 
 @cache
 def families() -> dict[str, Family]:
-    """Return every family by model_type."""
+    """Return all families by model_type."""
     names, stated = sorted(module.name for module in pkgutil.iter_modules(__path__)), fields(Family)
     modules = (vars(importlib.import_module(f"{__name__}.{name}")) for name in names)
     found = [Family(**{f.name: module[f.name] for f in stated if f.name in module}) for module in modules]
@@ -157,10 +158,10 @@ def families() -> dict[str, Family]:
 
 
 def with_model_type(values: Mapping[str, Any]) -> Mapping[str, Any]:
-    """Return a config.json with a model_type. If it states none, this is the type that its class is named
-    after.
+    """Return the keys of a config.json with a model_type.
 
-    An example is the config.json of google/umt5-small.
+    If the file states no model_type, the result has the type that the file's class is named after. An example
+    is the config.json of google/umt5-small.
     """
     match values:
         case {"model_type": _}:
@@ -185,7 +186,7 @@ def read_config(
     mtp: bool = False,
     ignore: Collection[str] = (),
 ) -> tuple[Config, Family]:
-    """Return the Config that a config.json states, and its family.
+    """Read a config.json: return the Config that it states, and the model's family.
 
     Raises ConfigError for anything unknown except keys to `ignore`. `tensors` are the names of the weights
     beside config.json, if there are any. With `task`, the Config has the head for this task, whatever
@@ -220,7 +221,7 @@ def read_config(
 
 
 def _cuts(keys: Keys) -> tuple[int, ...] | None:
-    """The widths that vectors may be cut to; None for any."""
+    """Return the widths to which vectors may be cut, or None if any width is allowed."""
     stated = keys.get("matryoshka_dimensions", list, None, null=True) or ()
     if not all(type(width) is int for width in stated):
         raise keys.fail("matryoshka_dimensions", "whole numbers")
@@ -228,7 +229,7 @@ def _cuts(keys: Keys) -> tuple[int, ...] | None:
 
 
 def _with_module(config: Config, where: str, mtp: bool) -> Config:
-    """The Config with the module that predicts further tokens where it is asked for, otherwise without it."""
+    """Return the Config with or without the module that predicts further tokens, as `mtp` says."""
     stated = config.mtp if isinstance(config, Decoder) else None
     if mtp and stated is None:
         raise ConfigError(
@@ -240,10 +241,11 @@ def _with_module(config: Config, where: str, mtp: bool) -> Config:
 
 
 def _read_causally(config: Decoder, keys: Keys, task: Task) -> Config:
-    """The decoder, or for a task that reads whole texts the encoder that it becomes.
+    """Return the decoder, or the encoder that it becomes for a task that reads whole texts.
 
-    transformers' masks hide later tokens from each token unless `is_causal` is false. Its windows then count
-    the tokens on either side, where a causal window counts the token itself.
+    transformers hides later tokens from each token unless `is_causal` is false. With `is_causal` false, a
+    window of n tokens means n tokens on either side of a token. A causal window of n tokens includes the
+    token itself.
     """
     causal = keys.get("is_causal", bool, True)
     if task == "lm" and not causal:
@@ -268,8 +270,9 @@ def _read_causally(config: Decoder, keys: Keys, task: Task) -> Config:
 def identify(keys: Keys) -> tuple[Family, set[Task], Quantization | None]:
     """Return the family, the tasks and the weights' quantization that a config.json names.
 
-    The quantization is None for floats. Raises ConfigError for a model that tfm doesn't know or can't read.
-    This function needs no weights, so the error about weights in an unknown format can name their format.
+    The quantization is None for weights in floats. Raises ConfigError for a model that tfm doesn't know or
+    can't read. This function needs no weights, so an error about weights in an unknown format can name their
+    format.
     """
     keys = keys.replaced(with_model_type(keys.values))
     try:
@@ -289,14 +292,15 @@ def identify(keys: Keys) -> tuple[Family, set[Task], Quantization | None]:
 
 
 def _stores_outputs_first(family: Family) -> bool:
-    """Whether a family's matrices are [out, in], as those of quantizing libraries are."""
+    """Return whether a family stores matrices as [out, in], as quantizing libraries do."""
     projections = [line for line in family.WEIGHTS.lines if line.leaves[0].endswith((".wq", ".wo"))]
     return bool(projections) and all(STEPS["transpose"] in line.steps for line in projections)
 
 
 def _family(keys: Keys) -> tuple[Family, set[Task]]:
-    """The family of the model_type, and the tasks of the architectures. Raises ConfigError for what isn't
-    known.
+    """Return the family of a config.json's model_type, and the tasks of its architectures.
+
+    Raises ConfigError for an unknown model_type or architecture.
     """
     family = families().get(keys.get("model_type", str))
     if family is None:
@@ -338,25 +342,24 @@ def checkpoint_map(config: Config, family: Family) -> tuple[WeightMap, list[str]
 def read_leaves(
     config: Config, source: TensorSource, family: Family, elsewhere: Collection[str] = ()
 ) -> Leaves:
-    """Return the parameters of a Config that a family's checkpoint holds, except those that come from
-    `elsewhere`."""
+    """Return the parameters that a family's checkpoint contains. Parameters in `elsewhere` are left out."""
     return Leaves(config, source, *checkpoint_map(config, family), elsewhere)
 
 
 def families_of(architecture: str) -> list[Family]:
-    """Return the families whose models have this architecture in GGUF."""
+    """Return the families that GGUF stores under an architecture's name."""
     named = {id(f): f for f in families().values() if f.GGUF and architecture in f.GGUF.dialects}
     return list(named.values())
 
 
 def _by_layer(values: np.ndarray, layers: Any) -> Any:
-    """The elements of an array as a list, or the number that all layers have."""
+    """Return the elements of an array as a list, or one number if it is the same for all layers."""
     same = values.dtype != bool and len(values) == layers and len(set(values.tolist())) == 1
     return values.tolist()[0] if same else values.tolist()
 
 
 def read_gguf(source: GgufSource, *, mtp: bool = False, ignore: Collection[str] = ()) -> tuple[Config, Gguf]:
-    """Return the Config that a GGUF file's metadata state, and the metadata's dialect.
+    """Return the Config that the metadata of a GGUF file states, and how GGUF stores the model's family.
 
     `mtp` and `ignore` have the same meaning as in `read_config`.
     """
@@ -400,7 +403,9 @@ def read_gguf(source: GgufSource, *, mtp: bool = False, ignore: Collection[str] 
 
 
 def _read_dialect(dialect: Gguf, keys: Keys, source: TensorSource) -> Config:
-    """What the family's `config` reads of a file's metadata, and the head that the file states."""
+    """Return the Config of a GGUF file: what the family reads from the metadata, with the head that the file
+    states.
+    """
     table = dialect.keys(keys) if callable(dialect.keys) else dialect.keys
     stated = in_config_json(table, keys, source)
     task = "classify" if dialect.task == "pool" and labelled(keys, source) else dialect.task

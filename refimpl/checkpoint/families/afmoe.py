@@ -1,5 +1,6 @@
-"""Trinity (Arcee 2025): gated attention with a window in most layers and without positions in the others.
-Each sublayer has a norm before and after it. Experts are chosen by sigmoids and biases."""
+"""Trinity (Arcee 2025): gated attention, with sliding windows in most layers and no positions in the others.
+
+Each sublayer has a norm before and after it. A router with sigmoids and biases chooses the experts."""
 
 from dataclasses import replace
 

@@ -1,7 +1,7 @@
-"""ALBERT (Lan et al. 2020): BERT's encoder whose layers share their weights, with narrower embeddings.
+"""ALBERT (Lan et al. 2020): BERT's encoder with narrower embeddings. All layers share their weights.
 
-A bundle stores the shared weights once for each layer. Several groups of layers, or several layers in a
-group, are refused; no published checkpoint has them.
+A bundle stores the shared weights once for each layer. tfm refuses several groups of layers and several
+layers in a group; no published checkpoint has them.
 """
 
 from ...config import Dense, Embedding, EmbeddingProjection, Encoder, Learned

@@ -1,5 +1,5 @@
-"""The text part of Aya Vision (Dash et al. 2025): the decoder of Command R7B, or for the 32B model that of
-Command R."""
+"""The text part of Aya Vision (Dash et al. 2025): a decoder of Command R7B, or of Command R for the 32B
+model."""
 
 from ..config_readers.text_part import TextModel, sizes, text_part
 from . import Task, cohere

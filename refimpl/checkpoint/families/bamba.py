@@ -1,7 +1,7 @@
-"""Bamba (IBM, Princeton, CMU and UIUC 2024): Mamba 2's layers, and attention in a few of the layers.
+"""Bamba (IBM, Princeton, CMU and UIUC 2024): layers of Mamba 2, and attention in a few layers.
 
-Bamba's attention rotates half of each head. In GGUF its architecture is `granitehybrid`. Such a file is read
-only if whole heads are rotated: llama.cpp's converter orders the queries and keys as if whole heads were
+Bamba's attention rotates half of each head. In GGUF its architecture is `granitehybrid`. tfm reads such a
+file only if whole heads are rotated. llama.cpp's converter orders the queries and keys as if whole heads were
 rotated, so a file with half-rotated heads contains a wrong model.
 """
 

@@ -1,5 +1,5 @@
-"""BART (Lewis et al. 2020): an encoder and a decoder, and the parts that Marian, mBART, Pegasus and others
-share with it.
+"""BART (Lewis et al. 2020): an encoder and a decoder. This file also reads what Marian, mBART, Pegasus and
+other models share with BART.
 
 transformers has a class for each model type. The class decides where the norms are and how positions are
 made. Old configs repeat these decisions in keys that no class reads; here these keys must agree with the
@@ -50,8 +50,9 @@ def pair(
     """Return an encoder and a decoder of BART's form.
 
     `norms` is "pre" (before each sublayer and after the last layer) or "after" (after each residual sum).
-    `first` adds a norm after the embedding. Positions are sinusoidal (`waves`) or learned, from row `offset`
-    on. `contexts` are the context of the encoder and that of the decoder, if they differ.
+    `first` adds a norm after the embedding. Positions are sinusoidal if `waves` is given; otherwise they are
+    learned, and the first position has row `offset` of their table. `contexts` are the contexts of the
+    encoder and of the decoder, if they differ.
     """
     _check_old(keys, norms=norms, first=first, waves=waves is not None, offset=offset)
     width = keys.size("d_model")
@@ -91,7 +92,9 @@ def pair(
 
 
 def _check_old(keys: Keys, *, norms: str, first: bool, waves: bool, offset: int) -> None:
-    """Check the keys that no class reads, and those of training and of other heads."""
+    """Check the keys of old configs that no class reads, and mark the keys of training and of other heads as
+    known.
+    """
     for old_key in ("dropout", "activation_dropout", "classif_dropout", "init_std",
                 "encoder_layerdrop", "decoder_layerdrop"):  # fmt: skip
         keys.get(old_key, float, None)

@@ -1,4 +1,4 @@
-"""BERT (Devlin et al. 2019), also as MiniLM and many sentence encoders use it.
+"""BERT (Devlin et al. 2019), including MiniLM and many sentence encoders.
 
 Jina's BERT (Günther et al. 2023, jina-embeddings-v2) has the same model_type. Jina's BERT has no learned
 positions: scores fall with the distance in both directions (ALiBi). Its mlps are gated.
@@ -73,8 +73,10 @@ def _jinas(keys: Keys, embedding: Embedding, head: ReadingHead, task: Task, cont
 
 
 def bert_head(keys: Keys, task: Task, dense: Dense) -> ReadingHead:
-    """Return the head for a task: with a dense layer `dense` before predicted tokens, with a tanh before
-    labels and for vectors."""
+    """Return BERT's head for a task.
+
+    `dense` is the dense layer of the head for masked tokens. The heads for labels and vectors use a tanh
+    after a dense layer."""
     masked = MaskedLM(keys.get("tie_word_embeddings", bool, True), dense)
     return head(keys, task, masked=masked, classify=Dense("tanh"), pooler=Dense("tanh"))
 
@@ -92,7 +94,7 @@ def encoder(
     position: RelativeBias | None = None,
     activation: str = "gelu",
 ) -> Encoder:
-    """Return the encoder of BERT and of similar models. `activation` is the family's default."""
+    """Return the encoder of BERT or of a similar model. `activation` is the family's default activation."""
     keys.choice("position_embedding_type", {"absolute": None}, "absolute")
     heads, size, norm = keys.size("num_attention_heads"), head_size(keys), layer_norm(keys)
     kind = keys.choice("hidden_act", ACTIVATIONS, activation)
@@ -117,7 +119,7 @@ def build(
     context: int,
     positions: Learned | None = None,
 ) -> Encoder:
-    """Return an encoder of equal layers, with a norm after the embeddings and norms after the sublayers."""
+    """Return an encoder of equal layers, with a norm after the embeddings and a norm after each sublayer."""
     stack = Stack((Layer(attention, mlp),) * layers, None, positions, mlp.after)
     return Encoder(embedding, stack, head, context)
 
@@ -199,7 +201,7 @@ JINAS_WEIGHTS = (
 
 
 def _whole_head(keys: Keys, source: TensorSource) -> Any:
-    """Check that a classifier is whole."""
+    """Check that a file contains all tensors of a classifier, not only some."""
     if labelled(keys, source) and not {TYPES, "cls.weight"} <= {*source.names}:
         must = "1, 2 or 3: RoBERTa's classifier is whole, BERT's has lost its pooler, DistilBERT's its ReLU"
         raise keys.fail("pooling_type", must)

@@ -4,8 +4,8 @@ A text of up to (5 + 2 · num_random_blocks) · block_size tokens (704 in the pu
 attention. In transformers, a model that has once read such a text keeps full attention for all later texts,
 and all rows of a batch have the same kind of attention. Here each text has the result that a newly loaded
 model gives for the text by itself. The head for answers has an mlp of its own. transformers' class subtracts
-1e6 from the logits of the question. Here these logits stay unchanged, since answers are searched only in the
-context.
+1e6 from the logits of the question's tokens. Here these logits stay unchanged, because answers are searched
+only in the context.
 """
 
 from dataclasses import replace
@@ -72,7 +72,7 @@ def config(keys: Keys, task: Task) -> Encoder:
 
 
 def _mask(keys: Keys, context: int) -> Mask:
-    """Blocks, if there may be texts that are long enough for them."""
+    """Return the block-sparse mask, or full attention if no text can be long enough for blocks."""
     blocks = BigBirdBlocks(keys.size("block_size", 64), keys.get("num_random_blocks", int, 3))
     if not 0 <= blocks.random_blocks < 2**24:
         raise keys.fail("num_random_blocks", f"0 to {2**24 - 1}")

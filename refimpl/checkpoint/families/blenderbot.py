@@ -1,4 +1,4 @@
-"""Blenderbot (Roller et al. 2020): BART's form, with norms before sublayers and positions from row 0 on."""
+"""Blenderbot (Roller et al. 2020): BART's form, with norms before sublayers. The first position has row 0."""
 
 from ...config import EncoderDecoder
 from ..config_readers.keys import Keys

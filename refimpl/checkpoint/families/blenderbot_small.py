@@ -1,8 +1,8 @@
-"""Blenderbot Small (Roller et al. 2020, the model of 90 million parameters): BART's form, with positions from
-row 0 on.
+"""Blenderbot Small (Roller et al. 2020, the model of 90 million parameters): BART's form. The first position
+has row 0.
 
-In the decoder positions are added after the norm of the embedding. transformers 5 doesn't scale the decoder's
-tokens by `scale_embedding`. Earlier versions do, and so does the library that trained the model.
+The decoder adds positions after the norm of the embedding. transformers 5 doesn't scale the decoder's tokens
+by `scale_embedding`. Earlier versions do, and so does the library that trained the model.
 """
 
 from dataclasses import replace

@@ -1,7 +1,7 @@
 """CamemBERT (Martin et al. 2020): RoBERTa under another name.
 
-GGUF files of it aren't read. llama.cpp's converter treats it as a BERT and keeps the rows before the first
-position, so every position in such a file is wrong.
+tfm doesn't read GGUF files of CamemBERT. llama.cpp's converter treats the model as a BERT and keeps the rows
+before the first position, so every position in such a file is wrong.
 """
 
 from . import encoders

@@ -1,5 +1,6 @@
-"""CodeGen (Nijkamp et al. 2022): GPT-J. Its matrix of queries, values and keys has four parts, one for each
-training device, and each part has its own queries, values and keys."""
+"""CodeGen (Nijkamp et al. 2022): GPT-J with queries, values and keys in one matrix.
+
+The matrix has four parts, one for each training device. Each part has its own queries, values and keys."""
 
 from ...config import Decoder
 from ..config_readers.keys import Keys

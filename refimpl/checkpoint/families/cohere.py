@@ -1,5 +1,6 @@
-"""Cohere's Command R (2024): attention and mlp in parallel after one norm without bias, scaled logits, rotary
-positions that rotate neighbouring elements."""
+"""Cohere's Command R (2024): attention and mlp in parallel after one norm without bias, and scaled logits.
+
+Rotary positions rotate neighbouring elements."""
 
 from dataclasses import replace
 
@@ -24,8 +25,9 @@ def config(keys: Keys, task: Task) -> Decoder:
 
 
 def decoder(keys: Keys, *, theta: float, qk_norm: bool | None) -> Decoder:
-    """Return a decoder of equal layers with attention and mlp in parallel. `theta` is the family's default.
-    Rotary positions rotate neighbouring elements."""
+    """Return a decoder of equal layers with attention and mlp in parallel.
+
+    `theta` is the family's default for rotary positions, which rotate neighbouring elements."""
     keys.get("model_max_length", int, None)  # of the tokenizer
     heads, size = keys.size("num_attention_heads"), keys.size("head_dim", None) or head_size(keys)
     context = keys.size("max_position_embeddings", 8192)

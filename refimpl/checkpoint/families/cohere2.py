@@ -1,5 +1,5 @@
-"""Command R7B and Command A (Cohere 2024): Command R with a window in most layers, and without positions in
-the others."""
+"""Command R7B and Command A (Cohere 2024): Command R with sliding windows in most layers. The other layers
+have no positions."""
 
 from dataclasses import replace
 
@@ -25,9 +25,7 @@ def config(keys: Keys, task: Task) -> Decoder:
 
 
 def harmless_of_training(keys: Keys, every: int) -> None:
-    """Mark keys as known that no class of transformers reads. These keys state that each `every`-th layer has
-    no window.
-    """
+    """Mark keys as known that no class of transformers reads: every `every`-th layer has no window."""
     keys.get("cache_implementation", str, None)  # of transformers' generation
     # Of its trainer's code, which can do otherwise.
     keys.harmless(
@@ -38,7 +36,7 @@ def harmless_of_training(keys: Keys, every: int) -> None:
 
 
 def with_positions_in_windows(base: Decoder, masks: list[FullAttention | Window]) -> Decoder:
-    """Return the decoder with a mask for each layer. Only layers with a window have positions."""
+    """Return the decoder with one of `masks` in each layer. Only layers with a window have positions."""
     return map_attention(
         base,
         lambda i, attention: replace(

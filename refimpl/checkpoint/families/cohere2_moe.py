@@ -1,5 +1,6 @@
-"""Command A+ (Cohere 2026): Command A with experts, whose sum may be averaged with the output of a shared
-expert. Layers without experts, by default the first one, may have positions although they have no window."""
+"""Command A+ (Cohere 2026): Command A with experts. A shared expert's output may be averaged with their sum.
+
+Layers without experts, by default the first layer, may have positions although they have no window."""
 
 from dataclasses import replace
 
@@ -91,7 +92,9 @@ WEIGHTS = QWEN2.renamed({"mlp.shared_expert.": "mlp.shared_experts."})
 
 
 def _choice(keys: Keys, _: TensorSource) -> str:
-    """How experts are chosen. transformers' softmax is over the chosen ones, so their weights add up to 1."""
+    """Return how experts are chosen. transformers takes the softmax over the chosen experts, so weights add
+    up to 1.
+    """
     number, normed = keys.get(GATING, int, SIGMOID), keys.get("expert_weights_norm", bool, False)
     if number not in (SIGMOID, SOFTMAX) or (number == SOFTMAX and not normed):
         raise keys.fail(GATING, f"{SIGMOID}, or {SOFTMAX} if expert_weights_norm is true")

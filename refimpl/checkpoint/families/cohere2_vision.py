@@ -1,7 +1,7 @@
 """The text part of Command A Vision (Cohere 2025): Command A's decoder, with logits that aren't scaled.
 
-transformers' class has a head of its own over the text model's decoder, and this head ignores logit_scale.
-vLLM multiplies by it. Greedy texts are the same.
+transformers' class has its own head over the text model's decoder, and this head ignores logit_scale. vLLM
+multiplies logits by logit_scale. Greedy decoding gives the same texts.
 """
 
 from collections.abc import Callable
@@ -19,7 +19,7 @@ ARCHITECTURES: dict[str, Task] = {"Cohere2VisionForConditionalGeneration": "lm",
 
 
 def unscaled(text: Callable[[Keys, Task], Decoder]) -> Callable[[Keys, Task], Decoder]:
-    """Return a reader for a text model whose logits aren't scaled."""
+    """Return a function that reads a text model like `text`, but without a scale of logits."""
 
     def config(keys: Keys, task: Task) -> Decoder:
         keys.harmless(cache_implementation=(str, None))

@@ -1,6 +1,8 @@
-"""ConvBERT (Jiang et al. 2020): ELECTRA's encoder, half of whose heads are convolutions (`ops.convbert`).
+"""ConvBERT (Jiang et al. 2020): ELECTRA's encoder, in which convolutions replace half of the heads
+(`ops.convbert`).
 
-With groups an mlp's maps are a matrix for each group of channels: here one matrix with zeros.
+If an mlp has groups, the checkpoint stores a matrix for each group of channels. Here they are one matrix,
+filled up with zeros.
 """
 
 from dataclasses import replace

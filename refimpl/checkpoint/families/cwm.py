@@ -1,4 +1,4 @@
-"""Code World Model (Meta 2025): Llama 3's decoder with a window in three of four layers."""
+"""Code World Model (Meta 2025): Llama 3's decoder with sliding windows in three of four layers."""
 
 from ...config import Decoder
 from ..config_readers.decoder import decoder, with_masks

@@ -1,10 +1,9 @@
-"""DeBERTa (He et al. 2021): BERT's encoder with disentangled attention, in which distances have keys and
-queries too.
+"""DeBERTa (He et al. 2021): BERT's encoder with disentangled attention. Distances have keys and queries too.
 
 The paper's enhanced mask decoder adds absolute positions before the last layers. No head of transformers has
 this decoder (`z_steps` is 0 there), so tfm doesn't have it either. There are two heads for masked tokens,
-`cls` and the original `lm_predictions`. tfm reads the one that the file contains. If `legacy` names the other
-one, transformers fills it with random weights.
+`cls` and the original `lm_predictions`. tfm reads the head that the file contains. If `legacy` names the
+missing head, transformers fills it with random weights.
 """
 
 from ...config import (
@@ -42,7 +41,9 @@ def config(keys: Keys, task: Task) -> Encoder:
 
 
 def _terms(keys: Keys) -> tuple[str, ...]:
-    """The terms with positions, as a list or in a text with strokes between them."""
+    """Return the terms of attention with positions. Configs state them as a list, or as a text with strokes
+    between.
+    """
     stated = keys.values.get("pos_att_type")
     if isinstance(stated, str):
         keys.unused("pos_att_type")
@@ -55,7 +56,7 @@ def _terms(keys: Keys) -> tuple[str, ...]:
 
 
 def max_distance(keys: Keys) -> int:
-    """Return the distance from which on all distances share a vector. The default is the context."""
+    """Return the distance from which on all distances share one vector. The default is the context."""
     stated = keys.get("max_relative_positions", int, -1)
     return keys.size("max_position_embeddings", 512) if stated < 1 else keys.size("max_relative_positions")
 
@@ -69,7 +70,7 @@ def encoder(
     position_bias: bool = True,
     conv: NeighbourConv | None = None,
 ) -> Encoder:
-    """Return the encoder of all versions. `conv` is a convolution beside its first layer.
+    """Return the encoder of any version of DeBERTa. `conv` is a convolution beside its first layer.
 
     Without `relative_attention`, the terms that `pos_att_type` names still count for the scale of scores.
     """
@@ -110,7 +111,7 @@ def layer_norm(keys: Keys) -> LayerNorm:
 
 
 def _head(keys: Keys, task: Task, dense: Dense, width: int) -> ReadingHead:
-    """Labels of a text have a pooler before them, but vectors don't."""
+    """Return the head for a task. A pooler comes before the labels of a text, but not before vectors."""
     keys.harmless(z_steps=(0,))
     keys.unused("pooler_dropout", "cls_dropout", "padding_idx")
     keys.restated("pooler_hidden_size", width, f"the same as hidden_size ({width})")

@@ -1,6 +1,7 @@
-"""DeBERTa v2 and v3 (He et al. 2021, arXiv 2111.09543): DeBERTa whose far distances share vectors. These
-vectors are normalized, and one pair of matrices projects both tokens and distances. The largest models have a
-convolution beside the first layer.
+"""DeBERTa v2 and v3 (He et al. 2021, arXiv 2111.09543): DeBERTa with normalized vectors of distances.
+
+Far distances share vectors. One pair of matrices projects both tokens and distances. The largest models have
+a convolution beside the first layer.
 """
 
 from ...config import Distances, Encoder, NeighbourConv
@@ -25,7 +26,7 @@ def config(keys: Keys, task: Task) -> Encoder:
 
 
 def _distances(keys: Keys) -> Distances:
-    """With `position_buckets` distances share vectors up to the largest one."""
+    """Return how distances get vectors. With `position_buckets` far distances share vectors."""
     norms = [name.strip() for name in keys.get("norm_rel_ebd", str, "none").lower().split("|")]
     if not {*norms} <= {"none", "layer_norm"}:
         raise keys.fail("norm_rel_ebd", "none or layer_norm")

@@ -1,8 +1,9 @@
-"""DeepSeek-V2 (DeepSeek-AI 2024): latent attention, and experts beside shared ones. A token chooses only
+"""DeepSeek-V2 (DeepSeek-AI 2024): latent attention, and experts beside shared experts. A token chooses only
 among the experts of its best groups.
 
-In GGUF the norms of latents have the eps of the other norms, as llama.cpp computes them; a checkpoint's is
-1e-6. A group counts by its best expert, as in the paper; llama.cpp counts it by its two best experts.
+In GGUF the norms of latents have the same eps as the other norms, because llama.cpp computes them so. In a
+checkpoint this eps is 1e-6. As in the paper, a group's best expert decides whether the group is chosen; in
+llama.cpp its two best experts decide.
 """
 
 from collections.abc import Callable
@@ -77,7 +78,7 @@ def _mixture(keys: Keys, mlp: Gated) -> MoE:
 def latent_decoder(
     keys: Keys, *, context: int, rope_interleave: bool, positions: Callable[..., Rope | None] = rope
 ) -> Decoder:
-    """Return a decoder with latent attention and gated mlps in all layers. `positions` is an argument of
+    """Return a decoder with latent attention and gated mlps in all layers. `positions` is passed to
     `decoder`."""
     heads, rotated = keys.size("num_attention_heads"), keys.size("qk_rope_head_dim", 64)
     plain, values = keys.size("qk_nope_head_dim", 128), keys.size("v_head_dim", 128)
@@ -110,18 +111,20 @@ def latent_decoder(
 
 
 def with_latents(config: Decoder, attention: LatentAttention) -> Decoder:
-    """Return the decoder with latent attention in each layer."""
+    """Return the decoder with the given latent attention in each layer."""
     return map_layers(config, lambda _, layer: replace(layer, attention=attention))
 
 
 def _all_dims(keys: Keys) -> float:
-    """mscale_all_dim, which was checked as part of the rotary keys; 0 where there is none."""
+    """Return mscale_all_dim, which was checked as one of the rotary keys, or 0 if it is absent."""
     rotary = keys.values.get("rope_parameters") or keys.values.get("rope_scaling") or {}
     return rotary.get("mscale_all_dim") or 0
 
 
 def _scale(position: Rope | None, size: int, all_dims: float) -> float | None:
-    """The scale of scores with YaRN: its magnitude counts for the parts of heads that aren't rotated too."""
+    """Return the scale of attention scores with YaRN. YaRN's magnitude counts also for parts of heads not
+    rotated.
+    """
     if position is None or not isinstance(position.scaling, Yarn) or not all_dims:
         return None
     return size**-0.5 * yarn_magnitude(position.scaling.factor, all_dims) ** 2
@@ -151,12 +154,14 @@ GGUF_WEIGHTS = (
 
 
 def _end(keys: Keys) -> str:
-    """Newer files state a head's sizes apart, and call the latent a single head."""
+    """Return the end of the key that states a head's size. Newer files have another key, and call the latent
+    a head.
+    """
     return "_mla" if "attention.key_length_mla" in keys else ""
 
 
 def _plain(keys: Keys, _: TensorSource) -> int:
-    """The size of the part of a head that isn't rotated."""
+    """Return the size of the part of a head that isn't rotated."""
     key, rotated = f"attention.key_length{_end(keys)}", keys.size(ROTATED)
     if keys.size(key) <= rotated:
         raise keys.fail(key, f"greater than {ROTATED} ({rotated})")
@@ -164,7 +169,7 @@ def _plain(keys: Keys, _: TensorSource) -> int:
 
 
 def _latent_sizes(keys: Keys, _: TensorSource) -> Any:
-    """Check what newer files say of the latent."""
+    """Check the sizes that newer files state for the latent."""
     if _end(keys):
         rank, rotated = keys.size(RANK), keys.size(ROTATED)
         keys.restated("attention.key_length", rank + rotated, f"latent plus rotary key ({rank + rotated})")
@@ -173,7 +178,7 @@ def _latent_sizes(keys: Keys, _: TensorSource) -> Any:
 
 
 def latent_heads(keys: Keys, stated: int | None) -> Any:
-    """Check the number of key/value heads, if it is stated."""
+    """Check the number of key/value heads in a GGUF file, if the file states it."""
     heads = 1 if _end(keys) else keys.size("attention.head_count")
     if stated not in (None, heads):
         must = "1, the latent" if _end(keys) else f"the number of heads, {heads}"
@@ -182,7 +187,9 @@ def latent_heads(keys: Keys, stated: int | None) -> Any:
 
 
 def _scaling(keys: Keys, source: TensorSource) -> dict[str, Any]:
-    """With YaRN llama.cpp scales scores, and not the rotation, by a multiplier: a tenth of mscale_all_dim."""
+    """Return the rotary keys. With YaRN llama.cpp scales scores, not the rotation, by a tenth of
+    mscale_all_dim.
+    """
     stated = rope_scaling(keys, source, keys.size(ROTATED))
     keys.get(MULTIPLIER, float, 0.0)
     if stated["rope_type"] != "yarn":
@@ -222,8 +229,10 @@ V3 = {
 
 
 def table(keys: Keys) -> Table:
-    """Return GGUF's table of keys. DeepSeek-V3, which has the same architecture name, chooses experts by
-    sigmoids. No key states V2's softmax.
+    """Return GGUF's table of keys for the model in the file: DeepSeek-V2 or DeepSeek-V3.
+
+    Both models have the same architecture name. DeepSeek-V3 chooses experts by sigmoids; no key states V2's
+    softmax.
     """
     return V3 if keys.get("expert_gating_func", int, SOFTMAX) == SIGMOID else V2
 

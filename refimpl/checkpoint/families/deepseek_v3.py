@@ -1,9 +1,8 @@
 """DeepSeek-V3 and R1, Kimi K2, Moonlight (DeepSeek-AI 2024; Moonshot AI 2025): latent attention, and experts
-beside a shared one. The experts are chosen by sigmoids and biases, among the experts of a token's best
-groups.
+beside a shared expert. Sigmoids and biases choose the experts of a token among its best groups.
 
-The layer after the last, which predicts further tokens, is read if an option asks for it (`ops.mtp`). In GGUF
-the architecture is `deepseek2`, without this layer.
+tfm reads the layer after the last, which predicts further tokens, if an option asks for it (`ops.mtp`). In
+GGUF the architecture is `deepseek2`, without this layer.
 """
 
 from ...config import Decoder

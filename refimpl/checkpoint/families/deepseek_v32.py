@@ -2,8 +2,8 @@
 reads.
 
 DeepSeek's code computes the indexer's scores in 8 bits. Here the scores have the model's float type, as in
-transformers. Layers after the last, which predict further tokens, are left out, as in transformers and in
-GGUF.
+transformers. tfm leaves out the layers after the last, which predict further tokens, as transformers and GGUF
+do.
 """
 
 from collections.abc import Mapping
@@ -37,7 +37,7 @@ def indexed_decoder(
 ) -> Decoder:
     """Return a decoder with an indexer in each layer. `defaults` are values for keys that are missing.
 
-    `interleaved` says how the indexer's heads are rotated.
+    `interleaved` says whether rotary positions of the indexer's heads rotate neighbouring elements.
     """
     keys = keys.with_defaults(defaults)
     keys.harmless(
@@ -68,7 +68,7 @@ def indexed_decoder(
 
 
 def _with_indexer(base: Decoder, indexer: Indexer, keys: Keys) -> Decoder:
-    """The decoder with an indexer in each layer."""
+    """Return the decoder with the given indexer in each layer."""
 
     def indexed(attention: TokenMixer) -> LatentAttention:
         assert isinstance(attention, LatentAttention)
@@ -84,7 +84,9 @@ def _with_indexer(base: Decoder, indexer: Indexer, keys: Keys) -> Decoder:
 
 
 def _dense(keys: Keys, count: int) -> int:
-    """How many layers, the first, have no experts; `mlp_layer_types` overrules `first_k_dense_replace`."""
+    """Return how many of the first layers have no experts. `mlp_layer_types` overrules
+    `first_k_dense_replace`.
+    """
     dense = min(keys.get("first_k_dense_replace", int, 3), count)
     kinds = keys.get("mlp_layer_types", list, None)
     if kinds is None:

@@ -1,6 +1,6 @@
-"""DistilBERT (Sanh et al. 2019): BERT's encoder without token types, and other heads.
+"""DistilBERT (Sanh et al. 2019): BERT's encoder without token types, and with other heads.
 
-The checkpoint stores sinusoidal positions as a table, and the table is used.
+The checkpoint stores sinusoidal positions as a table, and tfm uses this table.
 """
 
 from ...config import Attention, Dense, Embedding, Encoder, Layer, LayerNorm, Learned, MaskedLM, Plain, Stack

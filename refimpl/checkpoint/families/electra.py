@@ -1,4 +1,5 @@
-"""ELECTRA (Clark et al. 2020): BERT's encoder, with embeddings whose width differs from that of the layers.
+"""ELECTRA (Clark et al. 2020): BERT's encoder. The width of the embeddings differs from the width of the
+layers.
 
 The generator has the head of a masked language model. The discriminator has one logit per token, which says
 whether the token was replaced. Here this logit is the second of two labels of each token, and the first

@@ -1,7 +1,7 @@
 """EmbeddingGemma 2, as text (Google 2026): Gemma 4's layers, in which tokens see both directions.
 
-Windows extend equally far in both directions. The per-layer input of a token depends only on its embedding.
-The mean of a text's vectors is projected to another width.
+Windows extend equally far in both directions. The per-layer input of a token depends only on the token's
+embedding. The mean of a text's vectors is projected to another width.
 """
 
 from dataclasses import replace

@@ -1,5 +1,5 @@
 """ERNIE 1 to 3 (Sun et al. 2019 to 2021): BERT, with optional task embeddings. The task is always the first
-one."""
+task."""
 
 from dataclasses import replace
 

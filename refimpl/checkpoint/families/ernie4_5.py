@@ -1,5 +1,6 @@
-"""ERNIE 4.5 0.3B (Baidu 2025): Llama's decoder with rotary positions that rotate neighbouring elements, and
-one key for all biases."""
+"""ERNIE 4.5 0.3B (Baidu 2025): Llama's decoder with rotary positions that rotate neighbouring elements.
+
+One key of config.json switches on the biases of all projections."""
 
 from ...config import Decoder
 from ..config_readers.decoder import decoder, interleaved

@@ -1,7 +1,6 @@
-"""ERNIE 4.5's mixtures (Baidu 2025): ERNIE 4.5 with experts in some layers, beside shared experts. The
-experts are chosen by a softmax and biases.
+"""ERNIE 4.5's mixtures (Baidu 2025): ERNIE 4.5 with experts in some layers, beside shared experts.
 
-The module that predicts further tokens is left out.
+A softmax and biases choose the experts. tfm leaves out the module that predicts further tokens.
 """
 
 from dataclasses import replace

@@ -1,8 +1,8 @@
 """ESM-1b and ESM-2, models of proteins (Rives et al. 2021, Lin et al. 2023): RoBERTa's encoder with norms
-before sublayers and learned or rotary positions. Masked tokens are treated as dropped, as in training
-(`token_dropout`).
+before sublayers, and with learned or rotary positions.
 
-transformers 5 saves one tensor of rotary frequencies, under the name of layer "*".
+The model treats masked tokens as if they had been dropped, as in training (`token_dropout`). transformers 5
+saves one tensor of rotary frequencies, under the name of layer "*".
 """
 
 from ...config import Attention, Dense, Embedding, Encoder, Plain, Rope, TokenDropout

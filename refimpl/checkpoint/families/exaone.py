@@ -1,4 +1,4 @@
-"""EXAONE 3 (LG AI Research 2024): Llama's decoder under other names of keys and weights."""
+"""EXAONE 3 (LG AI Research 2024): Llama's decoder, with other names of keys and weights."""
 
 from ...config import Decoder
 from ..config_readers.decoder import decoder

@@ -35,9 +35,10 @@ def config(keys: Keys, task: Task) -> Decoder:
 
 
 def with_windows(base: Decoder, keys: Keys) -> Decoder:
-    """Return the decoder with norms of queries and keys, and with windows in the layers that keys name.
+    """Return the decoder with norms of queries and keys, and with windows in the layers that config.json
+    names.
 
-    If there is a window, the layers without one have no positions.
+    If some layers have a window, the layers without a window have no positions.
     """
     window = read_window(keys, 4096, everywhere=False)
     if window is None or keys.get("layer_types", list, None) is not None:

@@ -1,5 +1,5 @@
-"""The text part of EXAONE 4.5 (LG AI Research 2026): EXAONE 4. The module that predicts further tokens is
-left out."""
+"""The text part of EXAONE 4.5 (LG AI Research 2026): EXAONE 4's decoder. tfm leaves out the module that
+predicts further tokens."""
 
 from ...config import Decoder
 from ..config_readers.keys import Keys

@@ -1,5 +1,6 @@
-"""K-EXAONE (LG AI Research 2026): EXAONE 4's attention, with norms before the sublayers. Some or all layers
-have DeepSeek-V3's experts. Modules that predict further tokens are left out."""
+"""K-EXAONE (LG AI Research 2026): EXAONE 4's attention, with norms before the sublayers.
+
+Some or all layers have DeepSeek-V3's experts. tfm leaves out the modules that predict further tokens."""
 
 from ...config import Decoder
 from ..config_readers.decoder import decoder

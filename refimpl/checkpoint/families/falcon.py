@@ -1,8 +1,9 @@
-"""Falcon (Almazrouei et al. 2023), both of its architectures.
+"""Falcon (Almazrouei et al. 2023), in both of its architectures.
 
-The older one has one key and value head for all query heads (7B), or one for each query head (RW, with ALiBi
-and the mlp after the attention). The newer one has one for each group of query heads, with attention and mlp
-in parallel, each after its own norm (40B) or both after a common one (11B).
+In the older architecture all query heads share one key/value head (7B), or each query head has its own (RW).
+RW uses ALiBi and has the mlp after the attention. In the newer architecture each group of query heads has one
+key/value head. Its attention and mlp are in parallel: each after its own norm (40B), or both after one norm
+(11B).
 """
 
 from ...config import (
@@ -62,7 +63,7 @@ def config(keys: Keys, task: Task) -> Decoder:
 
 
 def _groups(keys: Keys, heads: int) -> int:
-    """The number of key and value heads; the newer architecture ignores multi_query."""
+    """Return the number of key/value heads. The newer architecture ignores the key multi_query."""
     stated, shared = keys.size("num_kv_heads", None), keys.get("multi_query", bool, True, null=True)
     if keys.get("new_decoder_architecture", bool, False, null=True):
         return stated or heads
@@ -76,7 +77,7 @@ def _groups(keys: Keys, heads: int) -> int:
 
 
 def _norms(keys: Keys) -> tuple[int, bool]:
-    """The number of norms in a layer, and whether attention and mlp are parallel."""
+    """Return the number of norms in a layer, and whether attention and mlp are parallel."""
     new = keys.get("new_decoder_architecture", bool, False, null=True)
     parallel = bool(keys.get("parallel_attn", bool, True, null=True))
     norms = keys.size("num_ln_in_parallel_attn", None)

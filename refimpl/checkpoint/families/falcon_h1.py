@@ -1,4 +1,4 @@
-"""Falcon-H1 (TII 2025): in each layer attention and Mamba 2 in parallel on the same input.
+"""Falcon-H1 (TII 2025): attention and Mamba 2 in parallel in each layer, on the same input.
 
 Fixed multipliers scale the inputs or outputs of most projections. In training, these multipliers were tuned
 together with the learning rate of each part.
@@ -73,12 +73,12 @@ def _beside(keys: Keys) -> Beside:
 
 
 def _or_none(multiplier: float) -> float | None:
-    """The multiplier; None for 1."""
+    """Return the multiplier, or None for 1."""
     return None if multiplier == 1 else multiplier
 
 
 def _numbers(keys: Keys, key: str, count: int) -> tuple[float, ...]:
-    """Several multipliers, by default 1."""
+    """Return the `count` multipliers of a key. Each is 1 by default."""
     numbers = keys.get(key, list, None)
     if numbers is None:
         return (1.0,) * count

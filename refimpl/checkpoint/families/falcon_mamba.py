@@ -1,7 +1,6 @@
-"""Falcon Mamba (TII 2024): Mamba with norms without weights on the inputs from which steps, B and C are
-computed.
+"""Falcon Mamba (TII 2024): Mamba with norms on the inputs from which steps, B and C are computed.
 
-In GGUF its architecture is Mamba's.
+These norms have no weights. In GGUF the architecture is `mamba`, as for Mamba.
 """
 
 from dataclasses import replace

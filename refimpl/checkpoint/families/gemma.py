@@ -34,13 +34,15 @@ def config(keys: Keys, task: Task) -> Decoder:
 
 
 def check_causal(keys: Keys) -> None:
-    """Raise ConfigError for a Gemma whose tokens see later tokens."""
+    """Raise ConfigError for a Gemma model in which tokens see later tokens."""
     if keys.get("use_bidirectional_attention", bool, False, null=True):
         raise keys.fail("use_bidirectional_attention", "false: with true, tokens see later tokens")
 
 
 def add_one_to_norms(table: WeightMap) -> WeightMap:
-    """Return the weight map with one added to the norms' weights."""
+    """Return the weight map changed so that one is added to each norm weight, which the files store minus
+    one.
+    """
     return table.then("plus_one", lambda tensor: tensor.endswith("norm.weight"))
 
 

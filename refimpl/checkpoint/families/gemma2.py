@@ -1,5 +1,6 @@
-"""Gemma 2 (Riviere et al. 2024): norms before and after each sublayer, soft caps, and a window in every
-second layer."""
+"""Gemma 2 (Riviere et al. 2024): norms before and after each sublayer, and soft caps for scores and logits.
+
+Every second layer has a sliding window."""
 
 from collections.abc import Callable
 
@@ -59,7 +60,10 @@ def sandwich(
     logit_cap: float | None,
     qk_norm: bool = False,
 ) -> Decoder:
-    """Return the decoder of Gemma 2 and 3. A layer's type decides its mask and its rotary positions."""
+    """Return the decoder of Gemma 2 or 3, with norms before and after each sublayer.
+
+    A layer's type (`types`) decides its mask and its rotary positions.
+    """
     keys.get("cache_implementation", str, None)  # of transformers' generation
     activation = keys.choice("hidden_activation", ACTIVATIONS, "gelu_pytorch_tanh")
     if keys.get("hidden_act", str, None) and keys.choice("hidden_act", ACTIVATIONS) != activation:
@@ -111,8 +115,10 @@ GGUF_WEIGHTS = UNPERMUTED_QK_WEIGHTS + weight_map("""
 
 
 def scalar(largest: int) -> Row:
-    """Return the divisor of scores, which no key of GGUF states. It is the head size, or for the model with
-    `largest` layers the width divided by the number of heads, as in llama.cpp."""
+    """Return the divisor of attention scores for a GGUF file, which has no key for it.
+
+    As in llama.cpp, the divisor is the head size. For the model with `largest` layers it is the width divided
+    by the number of heads."""
 
     def read(keys: Keys, _: TensorSource) -> int:
         if layer_count(keys, "block_count") != largest:

@@ -1,5 +1,7 @@
-"""Gemma 3's text model (Kamath et al. 2025): Gemma 2 with normalized queries and keys instead of soft caps,
-and with another rotary theta in layers with a window. EmbeddingGemma's tokens see both directions."""
+"""Gemma 3's text model (Kamath et al. 2025): Gemma 2 with normalized queries and keys instead of soft caps.
+
+Layers with a window have another rotary theta. EmbeddingGemma, whose tokens see both directions, is read here
+too."""
 
 from dataclasses import replace
 
@@ -48,7 +50,9 @@ def config(keys: Keys, task: Task) -> Config:
 
 
 def _both_ways(decoder: Decoder, keys: Keys, task: Task) -> Config:
-    """The encoder that reads in both directions: half of a window is before a token, half after it."""
+    """Return an encoder that reads in both directions: half of a window is before a token, and half
+    after it.
+    """
 
     def halved(attention: Attention) -> Attention:
         window = attention.window

@@ -1,7 +1,7 @@
 """Gemma 3n (Google 2025), as text: Gemma 3's layers, each applied to one of several vectors of a token.
 
 Scores aren't scaled, and values are normalized. Each layer predicts and corrects all vectors of a token
-(`ops.altup`), has a learned residual beside its attention (`ops.laurel`) and a vector of its own for each
+(`ops.altup`). It has a learned residual beside its attention (`ops.laurel`) and a separate vector for each
 token (`ops.per_layer`). In the lower layers most hidden units are 0 (`ops.gaussian_topk`). The upper layers
 read the keys and values of the last lower layer with the same mask.
 
@@ -131,7 +131,9 @@ def _altup(keys: Keys, norm: RMSNorm) -> AltUp:
 
 
 def _sparsity(keys: Keys, layers: int) -> list[float | None]:
-    """The share of hidden units that are 0 in each layer; without the key 0.95 in the first ten of more."""
+    """Return the share of hidden units that are 0 in each layer. The default is 0.95 in the first ten of more
+    layers.
+    """
     shares = keys.get("activation_sparsity_pattern", list, None)
     if shares is None:
         sparse = 10 if layers > 10 else 0
@@ -164,7 +166,10 @@ READERS = "attention.shared_kv_layers"
 
 
 def _share(scale: float) -> float | None:
-    """The share of a normal distribution below this number, the shortest decimal that a float32 allows."""
+    """Return the share of a normal distribution that lies below `scale`.
+
+    The result is the shortest decimal number that fits float32.
+    """
     share = NormalDist().cdf(scale)
     shares = (round(share, digits) for digits in range(1, 16))
     near = (s for s in shares if 0 < s < 1 and abs(NormalDist().inv_cdf(s) - scale) < 2**-21 * abs(scale))
@@ -182,7 +187,9 @@ GGUF_STREAMS = weight_map("""
 
 
 def _sparsities(keys: Keys, _: TensorSource) -> list[float]:
-    """The share of hidden units that are 0 in each layer; the file has its quantile, −∞ for none."""
+    """Return the share of hidden units that are 0 in each layer. The file states a quantile, which is −∞ for
+    none.
+    """
     layers, stated = layer_count(keys, "block_count"), keys.values.get(SCALES)
     scales = keys.get(SCALES, list) if isinstance(stated, list) else [keys.get(SCALES, float)] * layers
     if len(scales) != layers or any(type(n) is not float or not n < 8 for n in scales):

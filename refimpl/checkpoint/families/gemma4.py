@@ -1,10 +1,10 @@
-"""Gemma 4 (Google 2026), as text: Gemma 3's layers, whose values are normalized too.
+"""Gemma 4 (Google 2026), as text: Gemma 3's layers, with normalized values.
 
-Scores aren't scaled, since the weights of the norms of queries and keys have learned their scale. Layers that
-see the whole text have another number and size of heads than those with a window. In these layers the slowest
-rotary pairs aren't rotated, and keys may serve as values too. Each layer multiplies its output by a learned
-number. In the smaller models, the upper layers read the keys and values of the last lower layer with the same
-mask, and each layer has a vector of its own for each token. Beside the mlp there may be a mixture of experts.
+Scores aren't scaled, because the norms of queries and keys have learned their scale. Layers that see the
+whole text have another number and size of heads than layers with a window. In them the slowest rotary pairs
+aren't rotated, and keys may serve as values too. Each layer multiplies its output by a learned number. In the
+smaller models, the upper layers read the keys and values of the last lower layer with the same mask, and each
+layer has a separate vector for each token. A mixture of experts may be beside the mlp.
 """
 
 from collections.abc import Mapping
@@ -80,7 +80,7 @@ def config(keys: Keys, task: Task) -> Decoder:
 
 
 def ignore_other_parts(keys: Keys) -> None:
-    """Mark keys as known that concern images and sound, and the tokens around them or in their places."""
+    """Mark keys as known that concern images and sound, or the tokens around them or in their place."""
     keys.unused(
         "vision_config", "audio_config", "boi_token_id", "eoi_token_id", "image_token_id", "video_token_id",
         "boa_token_id", "eoa_token_index", "eoa_token_id", "audio_token_id", "vision_soft_tokens_per_image",
@@ -88,7 +88,7 @@ def ignore_other_parts(keys: Keys) -> None:
 
 
 class Heads(NamedTuple):
-    """How many heads of keys and values a layer has, and their size."""
+    """The number of key/value heads of a layer, and the size of its heads."""
 
     kv_heads: int
     size: int
@@ -153,7 +153,7 @@ def _text(keys: Keys, task: Task) -> Decoder:
 
 
 def _mixture(keys: Keys, mlp: Gated) -> MoE | None:
-    """The mixture beside the mlp, which is its shared expert, if there is one."""
+    """Return the mixture of experts beside the mlp, or None. The mlp is the mixture's shared expert."""
     if not keys.get("enable_moe_block", bool, False):
         keys.unused("num_experts", "top_k_experts", "moe_intermediate_size")
         return None
@@ -171,7 +171,9 @@ def _mixture(keys: Keys, mlp: Gated) -> MoE | None:
 
 
 class Vectors(NamedTuple):
-    """The per-layer vectors of tokens: how many tokens have them, and their width."""
+    """The table of per-layer token vectors: the number of tokens that have vectors, and the vectors'
+    width.
+    """
 
     rows: int
     width: int
@@ -189,11 +191,11 @@ def _per_layer(keys: Keys) -> Vectors | None:
 
 
 def _heads(keys: Keys, types: list[str], same: bool) -> dict[str, Heads]:
-    """The heads of each type of layer that there is.
+    """Return the heads of each type of layer that the model has.
 
-    Those that see the whole text have `global_head_dim`, and where keys are values (`same`) also
-    `num_global_key_value_heads`. transformers writes what differs layer by layer, as `per_layer_config`, and
-    then reads neither key.
+    Layers that see the whole text have `global_head_dim`. If keys serve as values (`same`), they also have
+    `num_global_key_value_heads`. If transformers writes differences between layers as `per_layer_config`, it
+    reads neither key.
     """
     usual = Heads(keys.size("num_key_value_heads", 4), keys.size("head_dim", 256))
     by_layer = keys.get("per_layer_config", dict, None)
@@ -281,7 +283,7 @@ GGUF_UNREAD = weight_map("""
 
 
 def _sizes(keys: Keys) -> dict[str, int]:
-    """The size of heads by type of layer: `_swa` stands for those with a window."""
+    """Return the size of heads by type of layer. `_swa` in a key means layers with a window."""
     sizes = {}
     for kind, end in zip(LAYER_TYPES, ("", "_swa"), strict=True):
         sizes[kind] = size = keys.size(f"attention.key_length{end}")
@@ -300,8 +302,10 @@ def _heads_by_layer(keys: Keys, source: TensorSource) -> dict[str, dict[str, int
 
 
 def _rotary(keys: Keys, source: TensorSource) -> dict[str, dict[str, Any]]:
-    """Of heads that see the whole text, frequencies of pairs that aren't rotated are divided by nearly
-    infinity."""
+    """Return the rotary keys of each type of layer.
+
+    In layers that see the whole text, some pairs aren't rotated: the file divides their frequencies by a huge
+    number."""
     pairs = _sizes(keys)["full_attention"] // 2
     divisors = source.load(DIVISORS) if DIVISORS in source.names else np.zeros(0)
     turned = int(np.sum(divisors == 1))
@@ -319,7 +323,7 @@ def _rotary(keys: Keys, source: TensorSource) -> dict[str, dict[str, Any]]:
 
 
 def _same(keys: Keys, source: TensorSource) -> bool:
-    """Whether layers that see the whole text have no values of their own."""
+    """Return whether keys serve as values in layers that see the whole text."""
     types, names = TYPES.read(keys, source), set(source.names)
     own = types[: len(types) - keys.get(READERS, int, 0)]
     return any(
@@ -328,7 +332,7 @@ def _same(keys: Keys, source: TensorSource) -> bool:
 
 
 def _of_experts(key: str) -> Row:
-    """A key of a file that has experts."""
+    """Return the row of a key that only files with experts have."""
     return Row(lambda keys, source: keys.stated(key) if ROUTER in source.names else ABSENT, key)
 
 

@@ -1,5 +1,6 @@
-"""Gemma 4 12B (Google 2026), as text: Gemma 4's decoder, without experts and without per-layer vectors. The
-model reads images and sound without separate encoders."""
+"""Gemma 4 12B (Google 2026), as text: Gemma 4's decoder, without experts and per-layer vectors.
+
+The model reads images and sound without separate encoders."""
 
 from ...config import Decoder
 from ..config_readers.keys import Keys

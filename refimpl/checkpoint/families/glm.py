@@ -1,8 +1,8 @@
-"""GLM-4 9B (GLM Team 2024): Llama's decoder with fused gate and up projections and with biases of queries,
+"""GLM-4 9B (GLM Team 2024): Llama's decoder with fused gate and up projections, and with biases of queries,
 keys and values. The first half of each head is rotated, in pairs of neighbouring elements.
 
-In GGUF the architecture is chatglm, also for files of the earlier form, in which queries, keys and values are
-fused.
+In GGUF the architecture is chatglm. It is also the architecture of an earlier form with fused queries, keys
+and values.
 """
 
 from dataclasses import replace

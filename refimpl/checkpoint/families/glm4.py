@@ -18,7 +18,7 @@ def config(keys: Keys, task: Task) -> Decoder:
 
 
 def sandwiched(_: int, layer: Layer) -> Layer:
-    """Return the layer with its norms before sublayers repeated after them."""
+    """Return the layer with a second norm after each sublayer, of the same kind as the norm before it."""
     norm = layer.mlp.pre
     return replace(layer, attention=replace(layer.attention, post=norm), mlp=replace(layer.mlp, post=norm))
 

@@ -1,8 +1,8 @@
-"""GLM-4.5, 4.6 and 4.7 (GLM Team 2025): experts chosen by sigmoids, as in DeepSeek-V3, beside a shared
-expert. The first layers have no experts. Half of each head is rotated.
+"""GLM-4.5, 4.6 and 4.7 (GLM Team 2025): experts beside a shared expert, chosen by sigmoids as in DeepSeek-V3.
 
-The layer after the last, which predicts further tokens, is read if an option asks for it (`ops.mtp`), and
-left out otherwise. If there are several such layers, they are always left out.
+The first layers have no experts. Half of each head is rotated. tfm reads the layer after the last, which
+predicts further tokens, if an option asks for it (`ops.mtp`). If there are several such layers, tfm leaves
+them all out.
 """
 
 from collections.abc import Sequence
@@ -65,8 +65,9 @@ def config(keys: Keys, task: Task) -> Decoder:
 
 
 def sparse_layer(config: Decoder) -> Layer | None:
-    """Return the last layer if it has experts, since layers that predict further tokens always have
-    experts."""
+    """Return the last layer if it has experts, otherwise None.
+
+    Layers that predict further tokens always have experts, so their form is the last layer's."""
     return config.layers[-1] if isinstance(config.layers[-1].mlp, MoE) else None
 
 
@@ -80,8 +81,7 @@ def with_sigmoid_experts(
     sparse: int | Sequence[bool],
     renormalize: bool,
 ) -> Decoder:
-    """Return the decoder with experts in its `sparse` layers (`with_experts`), chosen by sigmoids and
-    biases."""
+    """Return the decoder with experts in its `sparse` layers. Sigmoids and biases choose the experts."""
     keys.get("output_router_logits", bool, False)  # of training
     mixture = partial(
         sigmoid_experts,
@@ -109,7 +109,10 @@ MTP_INPUT = weight_map("""
 
 
 def with_mtp_layer(base: WeightMap) -> WeightMap:
-    """Return the weight map with that layer. It comes before `base`, which would leave the layer out."""
+    """Return the weight map with the layer that predicts further tokens.
+
+    The lines for this layer come before `base`, which would leave the layer out.
+    """
     return base.of_mtp("layers.{n}.") + MTP_INPUT + base
 
 

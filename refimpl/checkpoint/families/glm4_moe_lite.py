@@ -1,5 +1,7 @@
 """GLM-4.7-Flash (Zhipu AI 2026): DeepSeek-V3's latent attention. Some or all layers have DeepSeek-V3's
-experts. The layer after the last, which predicts further tokens, is left out, as in transformers' class.
+experts.
+
+tfm leaves out the layer after the last, which predicts further tokens, as transformers' class does.
 """
 
 from ...config import Decoder

@@ -1,5 +1,4 @@
-"""The text part of GLM-4.1V and GLM-4.6V Flash (GLM-V Team 2025): GLM-4's decoder, with positions by
-M-RoPE."""
+"""The text part of GLM-4.1V and GLM-4.6V Flash (GLM-V Team 2025): GLM-4's decoder, with M-RoPE positions."""
 
 from dataclasses import replace
 from functools import partial
@@ -23,7 +22,7 @@ def config(keys: Keys, task: Task) -> Decoder:
 
 
 def image_text_model(keys: Keys, task: Task, models: dict[str, TextModel], default: str) -> Decoder:
-    """Read the text model of one of GLM's models that read images."""
+    """Read the text model of a GLM model that reads images."""
     ignore_image_keys(keys)
     keys.unused("image_start_token_id", "image_end_token_id", "video_start_token_id", "video_end_token_id")
     return text_model(keys, task, models, default, tied=False, either=True)

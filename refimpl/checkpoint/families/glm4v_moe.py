@@ -1,4 +1,4 @@
-"""The text part of GLM-4.5V and GLM-4.6V (GLM-V Team 2025): GLM-4.5's decoder, with positions by M-RoPE."""
+"""The text part of GLM-4.5V and GLM-4.6V (GLM-V Team 2025): GLM-4.5's decoder, with M-RoPE positions."""
 
 from dataclasses import replace
 

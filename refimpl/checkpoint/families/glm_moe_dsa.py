@@ -1,4 +1,4 @@
-"""GLM-5 (Zhipu AI 2026): DeepSeek-V3.2's layers. The indexer's heads are rotated in pairs of neighbouring
+"""GLM-5 (Zhipu AI 2026): DeepSeek-V3.2's layers. Rotary positions of the indexer's heads rotate neighbouring
 elements.
 
 A layer without an indexer uses the tokens that the nearest earlier indexer chose.
@@ -36,7 +36,7 @@ def config(keys: Keys, task: Task) -> Decoder:
     types = _indexer_types(keys, len(base.layers))
 
     def shared(i: int, layer: Layer) -> Layer:
-        """Return whether a layer has no indexer of its own. Such a layer's type isn't "full"."""
+        """Return the layer without its own indexer, unless its type is "full"."""
         if types[i] == "full":
             return layer
         latent: Any = layer.attention
@@ -46,11 +46,11 @@ def config(keys: Keys, task: Task) -> Decoder:
 
 
 def _indexer_types(keys: Keys, count: int) -> list[str]:
-    """Which layers have an indexer (full) and which share one: a list of them, otherwise a pattern, otherwise
-    a period.
+    """Return which layers have their own indexer ("full"), and which layers share one.
 
-    What comes first of these overrules the others. A list may be longer than the layers, as it may have the
-    types of modules after them, which are left out.
+    The config states this as a list, a pattern or a period. A list overrules a pattern, and a pattern
+    overrules a period. A list may be longer than the layers, because it may have the types of modules after
+    them, which are left out.
     """
     names = "indexer_types", "index_topk_pattern", "index_topk_freq"
     name = next((n for n in names[:2] if keys.values.get(n) is not None), names[2])
@@ -70,12 +70,14 @@ def _indexer_types(keys: Keys, count: int) -> list[str]:
 
 
 def _by_period(count: int, period: int, offset: int) -> list[str]:
-    """Types of `count` layers: those before `offset` have an indexer, and then each `period`th."""
+    """Return the types of `count` layers. The first `offset` layers have an indexer, and then every
+    `period`-th.
+    """
     return ["shared" if max(i - offset + 1, 0) % period else "full" for i in range(count)]
 
 
 def _types(keys: Keys, source: TensorSource) -> Any:
-    """Which layers have an indexer: true in the file."""
+    """Return the types of the layers in a GGUF file, which states true for each layer with an indexer."""
     full, count = keys.get(TYPES, list, None), trunk_layers(keys, source)
     if full is None:
         return ABSENT
@@ -87,7 +89,9 @@ def _types(keys: Keys, source: TensorSource) -> Any:
 
 
 def _period(newer: int) -> Row:
-    """Of files older than the key: llama.cpp knows GLM-5.2 by its context."""
+    """Return the row for the period in files older than its key. llama.cpp recognizes GLM-5.2 by its
+    context.
+    """
     return Row(lambda keys, _: newer if keys.size("context_length") >= 2**20 else 1)
 
 

@@ -1,5 +1,6 @@
-"""The text part of GLM-OCR (Zhipu AI 2026): the text part of GLM-4.1V, without biases. The layer after the
-last, which predicts further tokens, is left out, as in transformers' class.
+"""The text part of GLM-OCR (Zhipu AI 2026): the text part of GLM-4.1V, without biases.
+
+tfm leaves out the layer after the last, which predicts further tokens, as transformers' class does.
 """
 
 from ...config import Decoder

@@ -1,5 +1,6 @@
-"""GPT-2 (Radford et al. 2019): learned positions, norms before the sublayers, fused matrices that are stored
-with the input axis first."""
+"""GPT-2 (Radford et al. 2019): learned positions, norms before the sublayers, and fused matrices.
+
+The matrices are stored with the input axis first."""
 
 from ...config import LM, Attention, Decoder, Embedding, Layer, LayerNorm, Learned, Plain, Stack
 from ..config_readers.gguf_keys import COMMON, EPS, fixed
@@ -39,8 +40,9 @@ def config(keys: Keys, task: Task) -> Decoder:
 
 
 def sizes(keys: Keys, context: int) -> tuple[int, int, int, int, int]:
-    """Read width, heads, head size, layers and context, in either spelling of the keys. `context` is the
-    family's default."""
+    """Read width, heads, head size, layers and context, in either spelling of the keys.
+
+    `context` is the family's default context."""
     wide, many = keys.spelled("n_embd", "hidden_size"), keys.spelled("n_head", "num_attention_heads")
     layers = layer_count(keys, keys.spelled("n_layer", "num_hidden_layers"))
     context = keys.size(keys.spelled("n_positions", "max_position_embeddings"), context)
@@ -48,10 +50,9 @@ def sizes(keys: Keys, context: int) -> tuple[int, int, int, int, int]:
 
 
 def unused(keys: Keys) -> None:
-    """Mark keys as known that concern training and the heads that summarize a text, for GPT-2 and similar
-    models.
+    """Mark keys as known that concern training or heads that summarize a text, for GPT-2 and similar models.
 
-    n_ctx once gave the mask's size; n_positions gives it now.
+    The key n_ctx once stated the mask's size, which n_positions states now.
     """
     keys.unused("resid_pdrop", "embd_pdrop", "attn_pdrop", "n_ctx", "output_past", "_num_labels")
     keys.unused("summary_type", "summary_use_proj", "summary_activation", "summary_proj_to_labels")

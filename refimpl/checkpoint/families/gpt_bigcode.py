@@ -1,5 +1,5 @@
-"""GPT-BigCode (Ben Allal et al. 2023; Li et al. 2023): SantaCoder and StarCoder. It is GPT-2 with one key and
-value head for all query heads."""
+"""GPT-BigCode (Ben Allal et al. 2023; Li et al. 2023): SantaCoder and StarCoder. The model is GPT-2 with one
+key/value head for all query heads."""
 
 from ...config import LM, Attention, Decoder, Embedding, Layer, LayerNorm, Learned, Plain, Stack
 from ..config_readers.gguf_keys import COMMON, EPS, Row, fixed
@@ -51,7 +51,7 @@ WEIGHTS = GPT2.then("transpose", lambda tensor: ".c_" in tensor and tensor.endsw
 
 
 def _shared(keys: Keys, _: TensorSource) -> bool:
-    """Whether all heads share keys and values."""
+    """Return whether all query heads share one key/value head."""
     heads = keys.size("attention.head_count")
     count = keys.size("attention.head_count_kv", heads)
     if count not in (1, heads):

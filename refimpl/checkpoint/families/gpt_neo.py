@@ -1,5 +1,5 @@
-"""GPT-Neo (Black et al. 2021): GPT-2's decoder, with scores that aren't scaled and a window in every other
-layer."""
+"""GPT-Neo (Black et al. 2021): GPT-2's decoder without a scale of scores. Every other layer has a sliding
+window."""
 
 from dataclasses import replace
 
@@ -55,7 +55,9 @@ def config(keys: Keys, task: Task) -> Decoder:
 
 
 def _attention_layers(keys: Keys) -> list[str]:
-    """The kind of each layer: attention_types lists groups of kinds, each with how often it is repeated."""
+    """Return the kind of each layer. `attention_types` lists groups of kinds, and how often each group is
+    repeated.
+    """
     count = layer_count(keys, keys.spelled("num_layers", "num_hidden_layers"))
     groups, kinds = keys.get("attention_types", list, None), keys.get("attention_layers", list, None)
     if groups is not None or kinds is None:

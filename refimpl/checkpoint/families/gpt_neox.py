@@ -1,4 +1,4 @@
-"""GPT-NeoX and Pythia (Black et al. 2022): parallel attention and mlp, partial rotary positions."""
+"""GPT-NeoX and Pythia (Black et al. 2022): attention and mlp in parallel, and partial rotary positions."""
 
 from ...config import LM, Attention, Decoder, Embedding, Layer, LayerNorm, Plain, Stack
 from ..config_readers.gguf_keys import COMMON, EPS, fixed, has, optional, rotary

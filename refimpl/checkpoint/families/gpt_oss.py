@@ -1,9 +1,8 @@
-"""gpt-oss (OpenAI 2025): a sink in every head's softmax, windows in every other layer, and experts with
-biases and a clamped SwiGLU. The rows of gate and up alternate.
+"""gpt-oss (OpenAI 2025): a sink in every head's softmax, sliding windows in every other layer, and experts.
 
-In GGUF the ramp of YaRN ends at whole pairs, as llama.cpp computes it. The format can't state `truncate`,
-which the published models set to false. So a GGUF file of them holds a slightly different model, in llama.cpp
-too.
+The experts have biases and a clamped SwiGLU. The rows of gate and up alternate. In GGUF the ramp of YaRN ends
+at whole pairs, as llama.cpp computes it. GGUF can't state `truncate`, which the published models set to
+false. So a GGUF file of them contains a slightly different model, in llama.cpp too.
 """
 
 from dataclasses import replace

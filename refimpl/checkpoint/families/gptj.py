@@ -1,5 +1,6 @@
-"""GPT-J (Wang and Komatsuzaki 2021): attention and mlp in parallel after one norm, rotary positions that
-rotate neighbouring elements."""
+"""GPT-J (Wang and Komatsuzaki 2021): attention and mlp in parallel after one norm.
+
+Rotary positions rotate neighbouring elements."""
 
 from ...config import LM, Attention, Decoder, Embedding, Layer, LayerNorm, Plain, Rope, Stack
 from ..config_readers.keys import ACTIVATIONS, Keys

@@ -21,7 +21,7 @@ def config(keys: Keys, task: Task) -> Decoder:
 
 
 def granite(keys: Keys, *, mlp_bias: bool) -> Decoder:
-    """Return the decoder on which all Granites are based, with its multipliers."""
+    """Return the decoder that all Granite models are based on, with its multipliers."""
     base = decoder(keys, context=2048, mlp_bias=mlp_bias)
     return _with_multipliers(
         base,
@@ -35,7 +35,7 @@ def granite(keys: Keys, *, mlp_bias: bool) -> Decoder:
 def _with_multipliers(
     base: Decoder, *, embedding: float, scores: float | None, sublayers: float, logits: float
 ) -> Decoder:
-    """The decoder with its multipliers; logits are divided by theirs."""
+    """Return the decoder with multipliers. Logits are divided by theirs; other values are multiplied."""
     assert isinstance(base.head, LM)
     scaled = map_layers(
         base,
@@ -53,7 +53,7 @@ def _with_multipliers(
 
 
 def with_shared_expert(layer: Layer, width: int | None) -> Layer:
-    """Return the layer with a shared expert of this width in its mixture; with None, without one."""
+    """Return the layer with a shared expert of this `width` in its mixture. None means no shared expert."""
     mlp = layer.mlp
     assert isinstance(mlp, MoE)
     return replace(layer, mlp=replace(mlp, shared=width))
@@ -64,7 +64,7 @@ BY_LAYER = ("attention.head_count_kv",)
 
 
 def _positions(keys: Keys, _: TensorSource) -> str:
-    """Here a key of scalings says whether there are positions."""
+    """Return the type of positions. In GGUF a key of rotary scaling says whether the model has positions."""
     return "rope" if keys.get(ROTATED, bool, True) else "nope"
 
 
@@ -99,9 +99,10 @@ HYBRID_DENSE = {
 
 
 def table(keys: Keys) -> Table:
-    """Return GGUF's table for the family that the file contains, which may be a Granite 4 without state
-    layers. llama.cpp's converter gives all of these families one name. A Granite 4 without state layers still
-    has the sizes of state layers."""
+    """Return GGUF's table for the Granite family that the file contains.
+
+    llama.cpp's converter gives several families one architecture name. Among them are Granite 4 models
+    without state layers, and these files still have the sizes of state layers."""
     keys.unused(*(f"ssm.{size}" for size in STATE_SIZES))
     mixed, rotated = keys.get("expert_count", int, 0), keys.get(ROTATED, bool, True)
     if mixed:

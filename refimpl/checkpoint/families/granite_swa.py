@@ -1,5 +1,6 @@
-"""Granite with windows (IBM 2026): most layers have a window, and every head's softmax has a sink. Each layer
-has a rotary theta of its own; 0 means no positions."""
+"""Granite with windows (IBM 2026): most layers have a sliding window, and every head's softmax has a sink.
+
+Each layer has its own rotary theta; 0 means no positions."""
 
 from dataclasses import replace
 

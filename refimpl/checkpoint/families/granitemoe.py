@@ -22,14 +22,14 @@ def config(keys: Keys, task: Task) -> Decoder:
 
 
 def unused_in_training(keys: Keys) -> None:
-    """Mark keys as known that concern the router's training loss."""
+    """Mark keys as known that concern the router's loss in training."""
     keys.get("output_router_logits", bool, False)
     keys.get("router_aux_loss_coef", float, None)
     keys.harmless(normalization_function=("rmsnorm",), init_method=(str,))  # of its trainer's code
 
 
 def mixed(layer: Layer, experts: int, top: int) -> Layer:
-    """Return the layer with a mixture of experts instead of its mlp. Each expert has the mlp's width."""
+    """Return the layer with a mixture of experts instead of its mlp. Each expert is as wide as the mlp."""
     mlp = layer.mlp
     assert isinstance(mlp, Gated)
     return replace(layer, mlp=MoE(experts, top, mlp.width, mlp.activation, **mlp.norms_around))

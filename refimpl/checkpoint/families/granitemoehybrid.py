@@ -1,6 +1,6 @@
-"""Granite 4 (IBM 2025): Granite with a shared mlp, alone or beside experts.
+"""Granite 4 (IBM 2025): Granite with a shared mlp, with or without experts beside it.
 
-The models with an h in their names have Mamba 2's layers, and attention in a few of the layers.
+The models with an h in their names have layers of Mamba 2, and attention in a few layers.
 """
 
 from dataclasses import replace
@@ -42,7 +42,7 @@ def config(keys: Keys, task: Task) -> Decoder:
 
 
 def _places(keys: Keys) -> list[int]:
-    """The layers with a state in the place of attention, by default all."""
+    """Return the numbers of the layers with a state instead of attention: by default all layers."""
     kinds = keys.get(keys.spelled("layer_types", "layers_block_type"), list, None)
     layers = layer_count(keys)
     if kinds is None:
@@ -83,7 +83,9 @@ WEIGHTS += MIXER.renamed({".mixer.": ".mamba."})
 
 
 def table(keys: Keys) -> Table:
-    """Return GGUF's table for a model with state layers: these are the layers without key/value heads."""
+    """Return GGUF's table for a Granite 4 model with state layers, which have no key/value heads in the
+    file.
+    """
     if keys.get("expert_count", int, 0):
         return {**HYBRID_MOE, **STATES_TABLE}
     keys.unused("expert_used_count", SHARED)

@@ -1,4 +1,6 @@
-"""Granite's mixture with an expert that takes every token (IBM 2025)."""
+"""Granite's mixture with an expert that takes every token (IBM 2025). This expert is beside the chosen
+experts.
+"""
 
 from ...config import Decoder
 from ..config_readers.decoder import map_layers

@@ -1,7 +1,7 @@
-"""GTE (Zhang et al. 2024): BERT's encoder with rotary positions and gated mlps, whose output projection has a
-bias.
+"""GTE (Zhang et al. 2024): BERT's encoder with rotary positions and gated mlps.
 
-Checkpoints that use the code of Alibaba-NLP/new-impl also have keys for that code's other settings.
+The mlps' output projection has a bias. Checkpoints that use the code of Alibaba-NLP/new-impl also have keys
+for that code's other settings.
 """
 
 from ...config import Attention, Dense, Embedding, Encoder, Gated, MaskedLM, Rope
@@ -24,7 +24,7 @@ def config(keys: Keys, task: Task) -> Encoder:
 
 
 def encoder(keys: Keys, task: Task, position: Rope) -> Encoder:
-    """Return the encoder with these rotary positions."""
+    """Return GTE's encoder with the given rotary positions."""
     keys.harmless(
         layer_norm_type=("layer_norm",), position_embedding_type=("rope",), pack_qkv=(True,),
         logn_attention_scale=(False,), logn_attention_clip1=(False,),

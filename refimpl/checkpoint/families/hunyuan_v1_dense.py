@@ -1,5 +1,5 @@
 """Hunyuan's dense models of 2025 (Tencent) with 0.5 to 7 billion parameters, among them Hunyuan-MT and
-Hy-MT2. They are Llama with norms of queries and keys after the rotation."""
+Hy-MT2. They are Llama's decoder with norms of queries and keys after the rotation."""
 
 from dataclasses import replace
 
@@ -31,7 +31,9 @@ def config(keys: Keys, task: Task) -> Decoder:
 
 
 def _check_others(keys: Keys) -> None:
-    """Check the keys of Tencent's code that the class doesn't read: other members of the family, images."""
+    """Check the keys of Tencent's code for other models and for images, which transformers' class doesn't
+    read.
+    """
     keys.get("pretraining_tp", int, 1)  # slices of one product, summed: the same mathematics
     keys.harmless(
         use_qk_norm=(True,),
@@ -47,10 +49,9 @@ def _check_others(keys: Keys) -> None:
 
 
 def with_stretched_theta(keys: Keys) -> Keys:
-    """Return the keys with a larger theta instead of an `alpha`: theta · alpha^(K / (K − 2)), for heads of
-    size K.
+    """Replace the key `alpha` by a larger theta: theta · alpha^(K / (K − 2)), for heads of size K.
 
-    `alpha` comes with the rotary type "dynamic", but it doesn't depend on a text's length.
+    `alpha` comes with the rotary type "dynamic", but the result doesn't depend on a text's length.
     """
     values = dict(keys.values)
     for name in {"rope_scaling", "rope_parameters"} & values.keys():

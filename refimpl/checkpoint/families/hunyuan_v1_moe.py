@@ -1,4 +1,6 @@
-"""Hunyuan A13B (Tencent 2025): the dense models' layers, each with experts beside a shared one."""
+"""Hunyuan A13B (Tencent 2025): the layers of Hunyuan's dense models, with experts beside a shared expert in
+each.
+"""
 
 from typing import Any
 
@@ -46,7 +48,7 @@ def config(keys: Keys, task: Task) -> Decoder:
 
 
 def _by_layer(keys: Keys, key: str, default: int, layers: int) -> list[int]:
-    """A number of each layer: a list, or one for all."""
+    """Return a number for each layer. The key states a list, or one number for all layers."""
     stated: Any = keys.values.get(key)
     if not isinstance(stated, list):
         return [keys.size(key, default, null=True) or default] * layers

@@ -1,6 +1,7 @@
-"""Hunyuan 3 (Tencent 2026): Qwen 3's attention, and in some or all layers experts beside a shared one, chosen
-by sigmoids and biases. The layer after the last, which predicts further tokens, is left out, as in
-transformers' class."""
+"""Hunyuan 3 (Tencent 2026): Qwen 3's attention. Some or all layers have experts beside a shared expert.
+
+Sigmoids and biases choose the experts. tfm leaves out the layer after the last, which predicts further
+tokens, as transformers' class does."""
 
 from functools import partial
 

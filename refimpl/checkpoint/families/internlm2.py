@@ -1,8 +1,8 @@
 """InternLM 2 and 2.5 (Cai et al. 2024): Llama's decoder under other names, with fused queries, keys and
 values.
 
-transformers has no class for it. Keys and names come from the code that the checkpoints include. tfm never
-runs this code.
+transformers has no class for InternLM 2. Its keys and names come from the code that the checkpoints include.
+tfm never runs this code.
 """
 
 from functools import partial

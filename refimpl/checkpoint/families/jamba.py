@@ -1,4 +1,5 @@
-"""Jamba (AI21 2024): Mamba's layers, attention without positions in a few of the layers, and experts in some.
+"""Jamba (AI21 2024): layers of Mamba, and attention without positions in a few layers. Some layers have
+experts.
 
 The Mamba layers normalize the inputs from which steps, B and C are computed. The router's softmax covers all
 experts, and the weights of the chosen experts aren't divided by their sum.
@@ -82,7 +83,9 @@ def config(keys: Keys, task: Task) -> Decoder:
 
 
 def _places(keys: Keys) -> tuple[Container[int], Container[int]]:
-    """The layers with attention, and those with experts: a GGUF file lists them."""
+    """Return the numbers of the layers with attention, and of the layers with experts. A GGUF file lists
+    them.
+    """
     if not keys.of_gguf:
         return _every(keys, "attn_layer", 8, 4), _every(keys, "expert_layer", 2, 1)
     kinds, dense = keys.get("layer_types", list), keys.get("dense_layers", list)
@@ -91,7 +94,7 @@ def _places(keys: Keys) -> tuple[Container[int], Container[int]]:
 
 
 def _every(keys: Keys, name: str, period: int, offset: int) -> range:
-    """The numbers of the layers that two keys state: one of so many, from the first on."""
+    """Return the layer numbers that two keys state: every `period`-th layer from `offset` on."""
     period, offset = keys.size(f"{name}_period", period), keys.get(f"{name}_offset", int, offset)
     if not 0 <= offset < period:
         raise keys.fail(f"{name}_offset", f"at least 0 and below {name}_period ({period})")

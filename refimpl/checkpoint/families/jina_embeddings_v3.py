@@ -1,7 +1,8 @@
-"""Jina embeddings v3 (Sturua et al. 2024) as transformers has it: XLM-RoBERTa with rotary positions.
+"""Jina embeddings v3 (Sturua et al. 2024) in transformers' form: XLM-RoBERTa with rotary positions.
 
-There is an adapter for each task, in a directory of its own beside the model. The first checkpoint, whose
-weights contain all adapters, has the `model_type` of XLM-RoBERTa; that family refuses it.
+Each task has an adapter, in a separate directory beside the model. The first checkpoint, whose weights
+contain all adapters, has the `model_type` of XLM-RoBERTa. The family of XLM-RoBERTa refuses this
+checkpoint.
 """
 
 from ...config import Attention, Dense, Embedding, Encoder, LayerNorm, Plain

@@ -1,8 +1,8 @@
 """Kimi Linear (Kimi Team 2025, arXiv 2510.26692): Kimi delta attention, latent attention without positions in
 every fourth layer, and DeepSeek-V3's experts.
 
-In GGUF the norms of latents have the eps of the other norms, and the delta attention has as many heads as the
-latent attention, as llama.cpp computes them.
+GGUF files follow llama.cpp: the norms of latents have the same eps as the other norms, and delta attention
+has as many heads as latent attention.
 """
 
 from typing import Any
@@ -68,8 +68,9 @@ def config(keys: Keys, task: Task) -> Decoder:
 
 
 def _with_delta(base: Decoder, keys: Keys) -> Decoder:
-    """The decoder with Kimi delta attention; what `linear_attn_config` states overrules other keys, but for
-    the types of layers."""
+    """Return the decoder with Kimi delta attention.
+
+    `linear_attn_config` overrules other keys, except for the types of layers."""
     inner = Keys(keys.get("linear_attn_config", dict, None) or {}, f"{keys.where}: linear_attn_config")
     size = inner.size("head_dim", keys.size("linear_head_dim", 128))
     heads = inner.size("num_heads", keys.size("linear_num_heads", 32))
@@ -82,7 +83,7 @@ def _with_delta(base: Decoder, keys: Keys) -> Decoder:
 
 
 def _attends(inner: Keys, layers: int) -> list[bool]:
-    """Which layers attend: those of a list that counts from 1, or every fourth one."""
+    """Return which layers have attention: the layers in a list that counts from 1, or every fourth layer."""
     lists = [inner.get(f"{kind}_layers", list, None) for kind in ("full_attn", "kda")]
     if None in lists:
         return [i > 0 and i % 4 == 0 for i in range(layers)]
@@ -97,7 +98,10 @@ def _attends(inner: Keys, layers: int) -> list[bool]:
 
 
 def joined(leaf: str, tensor: str, steps: str) -> WeightMap:
-    """Join the weights that project or convolve queries, keys and values, which are stored separately."""
+    """Return a weight map that joins the separate weights of queries, keys and values into one parameter.
+
+    The weights project or convolve queries, keys and values.
+    """
     tensors = " + ".join(tensor.format(kind) for kind in "qkv")
     return weight_map(f"decoder.layers.{{i}}.attn.{leaf} <- {tensors} : {steps}")
 
@@ -142,7 +146,9 @@ GGUF_DELTA = (
 
 
 def _unused(keys: Keys, _: TensorSource) -> Any:
-    """The converter states the size of a head that isn't used, and of a rotation that isn't done."""
+    """Check keys that llama.cpp's converter writes but the model doesn't use: a head's size and a
+    rotation.
+    """
     rank, rotated = keys.size("attention.kv_lora_rank"), keys.size("rope.dimension_count")
     keys.restated("attention.key_length", rank + rotated, f"latent plus rotary key ({rank + rotated})")
     keys.unused("attention.value_length", "rope.freq_base")

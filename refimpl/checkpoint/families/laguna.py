@@ -1,5 +1,7 @@
-"""Laguna (Poolside 2026): windows, rotary positions by layer type, numbers of heads by layer, and a softplus
-gate on the heads' output. Experts beside a shared one are chosen by sigmoids and biases."""
+"""Laguna (Poolside 2026): sliding windows, and a softplus gate on the heads' output.
+
+Rotary positions depend on the layer's type, and the number of heads on the layer. Sigmoids and biases choose
+experts, which are beside a shared expert."""
 
 from dataclasses import replace
 
@@ -107,7 +109,9 @@ WEIGHTS = (
 
 
 def _gating(keys: Keys, source: TensorSource) -> str:
-    """Of what the gate is: of heads, or of their elements. The gate's rows tell; no key does."""
+    """Return whether the gate has a value for each head or for each element. The number of its rows tells
+    this.
+    """
     first = layer_sizes(keys, HEADS, layer_count(keys, "block_count"))[0]
     return "per-head" if gguf_rows(keys, source, "blk.0.attn_gate.weight") == first else "per-element"
 

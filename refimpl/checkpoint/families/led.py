@@ -1,15 +1,15 @@
-"""LED, Longformer's encoder before BART's decoder (Beltagy et al. 2020, §7, arXiv 2004.05150): summaries of
-texts of up to 16,384 tokens.
+"""LED, Longformer's encoder before BART's decoder (Beltagy et al. 2020, §7, arXiv 2004.05150), which
+summarizes texts of up to 16,384 tokens.
 
     encoder   each token sees a window around it (`ops.longformer`): T · window scores, not T · T
     decoder   each token sees all tokens before it, and all outputs of the encoder, without a window
 
-Encoder and decoder have separate learned positions, one for each position of their longest text. So each has
-a context of its own (`EncoderDecoder.encoder_context`). The first token has row 0, where BART's has row 2.
-Global tokens are an argument of transformers' classes, but its `generate` and its heads never pass any. So
-there are none here. The paper's authors recommend making the first token global for a summary. The files
-contain the projections for global tokens, which aren't read. transformers pads a text to a multiple of the
-widest window, which doesn't change the result.
+Encoder and decoder have separate tables of learned positions, so each has a separate context
+(`EncoderDecoder.encoder_context`). The first token has row 0 of the table; in BART it has row 2. Global
+tokens are an argument of transformers' classes, but its `generate` and its heads never pass any. So tfm has
+no global tokens here. The paper's authors recommend making the first token global for a summary. The files
+contain the projections for global tokens, which tfm doesn't read. transformers pads a text to a multiple of
+the widest window, which doesn't change the result.
 """
 
 from dataclasses import replace

@@ -1,4 +1,4 @@
-"""LFM2 (Liquid AI 2025): short convolutions, and attention with normalized heads in a few of the layers."""
+"""LFM2 (Liquid AI 2025): short convolutions, and attention with normalized heads in a few layers."""
 
 from dataclasses import replace
 
@@ -48,7 +48,10 @@ def hybrid(keys: Keys) -> Decoder:
 
 
 def _mlp_width(keys: Keys) -> int:
-    """The width of the mlps; the one stated may be that of one without a gate, which has as many weights."""
+    """Return the width of the mlps.
+
+    The config may state the width of an mlp without a gate that has as many weights.
+    """
     width = keys.size("block_ff_dim", None) or keys.size("intermediate_size")
     multiple, factor = (
         keys.size("block_multiple_of", 256),
@@ -63,7 +66,7 @@ def _mlp_width(keys: Keys) -> int:
 
 
 def _convolves(keys: Keys) -> list[bool]:
-    """Which layers have a convolution in the place of attention."""
+    """Return which layers have a convolution instead of attention."""
     layers, types = layer_count(keys), stated_types(keys, KINDS)
     attends = keys.get("full_attn_idxs", list, None)
     if types is None:
@@ -73,7 +76,9 @@ def _convolves(keys: Keys) -> list[bool]:
 
 
 def with_convolutions(config: Decoder, convolves: list[bool], length: int, *, bias: bool = False) -> Decoder:
-    """Return the decoder with a short convolution instead of attention in the marked layers."""
+    """Return the decoder with a short convolution instead of attention in the layers that `convolves`
+    marks.
+    """
 
     def mixed(i: int, layer: Layer) -> Layer:
         if not convolves[i]:

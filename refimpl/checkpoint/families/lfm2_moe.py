@@ -1,5 +1,6 @@
-"""LFM2 with experts (LFM2-8B-A1B, Liquid AI 2025) in all but its first layers, chosen by sigmoids and
-biases."""
+"""LFM2 with experts (LFM2-8B-A1B, Liquid AI 2025) in all layers except the first ones.
+
+Sigmoids and biases choose the experts."""
 
 from dataclasses import replace
 from functools import partial

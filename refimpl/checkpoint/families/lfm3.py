@@ -1,5 +1,6 @@
-"""LFM3 (Liquid AI 2026): longer convolutions than LFM2's, and attention with a gate for each head, with a
-window in some layers. The output of a sublayer is normalized before it is added.
+"""LFM3 (Liquid AI 2026): longer convolutions than LFM2's, and attention with a gate for each head.
+
+Some layers have a sliding window. The output of a sublayer is normalized before it is added.
 """
 
 from collections.abc import Mapping
@@ -66,7 +67,9 @@ def config(keys: Keys, task: Task) -> Decoder:
 
 
 def _types(keys: Keys) -> list[str]:
-    """What each layer has: by default a window in each fourth, and attention to all two after it."""
+    """Return the type of each layer. By default, layers 4, 8, … have attention with a window, layers 2, 6, …
+    have full attention, and the other layers are short convolutions.
+    """
     turn = ("sliding_attention", "conv", "full_attention", "conv")
     default = ["conv", *(turn[i % 4] for i in range(1, layer_count(keys)))]
     return stated_types(keys, KINDS) or default

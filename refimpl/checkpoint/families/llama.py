@@ -1,6 +1,6 @@
 """Llama, SmolLM2, TinyLlama, Vicuna and other models of Llama's form.
 
-Touvron et al. 2023; Dubey et al. 2024 for the rotary scaling of Llama 3.1.
+The sources are Touvron et al. 2023, and Dubey et al. 2024 for the rotary scaling of Llama 3.1.
 """
 
 from ...config import Decoder
@@ -63,7 +63,7 @@ MIXTRAL = {
 
 
 def table(keys: Keys) -> Table:
-    """Return GGUF's table for the family that the file contains, since several families share the name
+    """Return GGUF's table for the family that the file contains. Several families share the architecture
     `llama`."""
     if keys.get("expert_count", int, 0):
         return MIXTRAL

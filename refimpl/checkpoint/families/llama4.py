@@ -1,9 +1,9 @@
-"""Llama 4 (Meta 2025), as text: most layers see only their own chunk of the text and have rotary positions.
-The layers between them see all of it and have no positions (iRoPE).
+"""Llama 4 (Meta 2025), as text: most layers have rotary positions and see only one chunk of the text.
 
-Queries and keys are normalized after the rotation, without a weight. Queries of layers without a rotation are
-scaled by their position. Some or all layers have a mixture of a shared expert and one chosen expert. The
-router's sigmoid multiplies the chosen expert's input.
+The layers between them see the whole text and have no positions (iRoPE). Queries and keys are normalized
+after the rotation, without a weight. Queries of layers without a rotation are scaled by their position. Some
+or all layers have a mixture of a shared expert and one chosen expert. The router's sigmoid multiplies the
+chosen expert's input.
 """
 
 from collections.abc import Callable
@@ -83,7 +83,7 @@ def _text(keys: Keys, task: Task) -> Decoder:
 
 
 def _mixture(mlp: Gated, experts: int, top: int, width: int) -> MoE:
-    """Experts beside a shared one as wide as each."""
+    """Return a mixture of experts beside a shared expert of the same width."""
     return MoE(
         experts, top, width, mlp.activation, "sigmoid", renormalize=False, shared=width, weighs="input",
         **mlp.norms_around,
@@ -99,7 +99,7 @@ def _build(
     normed: bool,
     scale: QueryScale | None,
 ) -> Decoder:
-    """The decoder with these masks and mlps; layers that aren't rotated scale their queries."""
+    """Return the decoder with these masks and mlps. Layers that aren't rotated scale their queries."""
 
     def change(i: int, layer: Layer) -> Layer:
         a = layer.attention
@@ -120,7 +120,7 @@ def _build(
 
 
 def _mixed(keys: Keys, count: int) -> list[bool]:
-    """Which layers have experts: `moe_layers`, or each n-th."""
+    """Return which layers have experts: the layers of `moe_layers`, or every n-th layer."""
     every, stated = keys.size("interleave_moe_layer_step", 1), keys.get("moe_layers", list, None)
     if stated is None:
         return [(i + 1) % every == 0 for i in range(count)]
@@ -130,7 +130,7 @@ def _mixed(keys: Keys, count: int) -> list[bool]:
 
 
 def _masks(keys: Keys, rotated: list[bool]) -> list[FullAttention | Chunked]:
-    """The mask of each layer: `layer_types`, or chunks where it is rotated."""
+    """Return the mask of each layer, from `layer_types`. By default layers with a rotation see chunks."""
     size = keys.size("attention_chunk_size", 8192, null=True)
     kinds = ("full_attention", "chunked_attention")
     types = stated_types(keys, kinds)
@@ -165,7 +165,7 @@ GGUF_WEIGHTS = (
 
 
 def _scaling(keys: Keys, source: TensorSource) -> dict[str, Any]:
-    """Scout's has no frequencies between those that are kept and those that are divided."""
+    """Return the rotary keys. Scout's scaling divides a frequency or keeps it, with nothing in between."""
     stated = rope_scaling(keys, source, own_head_size(keys))
     if stated["rope_type"] == "llama3" and not set(source.load(DIVISORS).tolist()) - {1.0, stated["factor"]}:
         return {**stated, "high_freq_factor": 1.0}

@@ -1,5 +1,6 @@
 """The text part of LLaVA, LLaVA-NeXT, LLaVA-OneVision, InternVL and Mistral Small 3.1 (Liu et al. 2023). Such
-a model has a vision tower, a projector, and a decoder of Llama's form that `text_config` describes."""
+a model has a vision tower, a projector and a decoder. tfm reads the decoder, which `text_config` describes
+and which has Llama's form."""
 
 from ...config import Decoder
 from ..config_readers.keys import Keys

@@ -1,8 +1,8 @@
 """LongCat-Flash (Meituan 2025, arXiv 2509.01322): DeepSeek's latent attention with scaled latents, and a
-mixture with identities, whose result is added one layer later. Two layers here are one layer of the
-checkpoint.
+mixture of experts.
 
-Modules that predict further tokens are left out.
+Some experts return their input. The mixture's result is added one layer later. Two layers here are one layer
+of the checkpoint. tfm leaves out the modules that predict further tokens.
 """
 
 from dataclasses import replace

@@ -62,7 +62,7 @@ def config(keys: Keys, task: Task) -> Encoder:
 
 
 def windows(keys: Keys, layers: int) -> list[int]:
-    """Return the window of each layer: even numbers, with half of the window on each side of a token."""
+    """Return the size of each layer's window. Sizes are even: half of a window is on each side of a token."""
     if isinstance(keys.values.get("attention_window"), list):
         stated = keys.get("attention_window", list)
     else:

@@ -1,9 +1,9 @@
 """LongT5 (Guo et al. 2022, arXiv 2112.07916): T5's decoder after an encoder for long texts.
 
 The encoder's tokens see a window. With `encoder_attention_type` "transient-global" they also see sums over
-blocks of the text (`ops.longt5`). Everything else is T5's. No table limits the length. The published models
-were trained on 4,096 tokens and are used on 16,384, which is the encoder's context here. The decoder's
-context is T5's.
+blocks of the text (`ops.longt5`). Everything else is as in T5. No table limits the length. The published
+models were trained on 4,096 tokens and are used on 16,384 tokens, which is the encoder's context here. The
+decoder's context is the same as in T5.
 """
 
 from dataclasses import replace

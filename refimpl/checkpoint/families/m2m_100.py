@@ -1,7 +1,7 @@
 """M2M100 and NLLB-200 (Fan et al. 2020; NLLB Team et al. 2022): BART's form for a hundred languages and more.
 
 Norms come before the sublayers. Positions are sinusoidal and begin after the id of padding. Padding comes
-after a text, never within it; transformers gives it no position.
+after a text, never within it; transformers gives padding no position.
 """
 
 from dataclasses import replace

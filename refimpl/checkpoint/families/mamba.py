@@ -48,7 +48,9 @@ WEIGHTS = MIXER + ALONE
 
 
 def table(keys: Keys) -> Table:
-    """Return GGUF's table. Falcon Mamba, which has the same architecture name, has norms."""
+    """Return GGUF's table for Mamba or Falcon Mamba. Falcon Mamba has the same architecture name, and
+    norms.
+    """
     return FALCON if keys.get("ssm.dt_b_c_rms", bool, False) else MAMBA
 
 

@@ -1,6 +1,6 @@
-"""Marian's translators (Junczys-Dowmunt et al. 2018), a thousand of them by OPUS-MT.
+"""Marian's translators (Junczys-Dowmunt et al. 2018), of which OPUS-MT published a thousand.
 
-These models have BART's form with sinusoidal positions and without the norm of the embedding.
+These models have BART's form, with sinusoidal positions and without the norm of the embedding.
 """
 
 from ...config import EncoderDecoder, Sinusoidal

@@ -1,4 +1,4 @@
-"""Megatron's BERT (Shoeybi et al. 2019): BERT with norms before the sublayers, and one after the last
+"""Megatron's BERT (Shoeybi et al. 2019): BERT with norms before the sublayers, and a norm after the last
 layer."""
 
 from dataclasses import replace
@@ -28,8 +28,9 @@ def config(keys: Keys, task: Task) -> Encoder:
 
 
 def norms_before(base: Encoder, first: Norm | None = None) -> Encoder:
-    """Return the encoder with norms before the sublayers and after the last layer. `first` is the norm after
-    the embeddings."""
+    """Return the encoder with norms before the sublayers and a norm after the last layer.
+
+    `first` is the norm after the embeddings."""
     layers = tuple(
         replace(
             layer,

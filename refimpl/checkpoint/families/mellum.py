@@ -1,7 +1,7 @@
-"""Mellum 2 (JetBrains 2026): Qwen 3's mixture, with windows and dense layers in the layers that lists name,
-and with a rotary theta for each type of layer.
+"""Mellum 2 (JetBrains 2026): Qwen 3's mixture of experts, with a rotary theta for each type of layer.
 
-The module that predicts further tokens is left out.
+Lists in config.json name the layers with a sliding window and the layers without experts. tfm leaves out the
+module that predicts further tokens.
 """
 
 from dataclasses import replace

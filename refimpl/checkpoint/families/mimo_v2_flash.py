@@ -1,8 +1,8 @@
-"""MiMo-V2-Flash (Xiaomi 2025): GLM-4.5's experts without a shared one. Most layers have a window, twice as
-many key heads, and sinks. Values are narrower than keys.
+"""MiMo-V2-Flash (Xiaomi 2025): GLM-4.5's experts without a shared expert. Most layers have a sliding window.
 
-Here zeros make values as wide as keys, so that a cache has one size. For the published model, the cache grows
-by a fifth. The module that predicts further tokens is left out.
+Layers with a window have twice as many key heads, and sinks. Values are narrower than keys. Here zeros make
+values as wide as keys, so that a cache has one size. For the published model, the cache grows by a fifth. tfm
+leaves out the module that predicts further tokens.
 """
 
 from dataclasses import replace
@@ -103,7 +103,7 @@ def config(keys: Keys, task: Task) -> Decoder:
 
 
 def _in_transformers_words(keys: Keys) -> Keys:
-    """The publisher's keys by transformers' names; those that say what is always so are checked."""
+    """Rename the publisher's keys to transformers' names. Check the keys that must have one value."""
     keys.unused("attention_chunk_size", "output_router_logits")
     keys.harmless(
         add_swa_attention_sink_bias=(True,),
@@ -139,7 +139,7 @@ WEIGHTS = QWEN2.without(*NARROW) + weight_map("""
 
 
 def _kv_heads(keys: Keys, source: TensorSource) -> int:
-    """The number of key heads in layers without a window; those with one have twice as many."""
+    """Return the number of key heads in layers without a window. Layers with a window have twice as many."""
     types = TYPES.read(keys, source)
     heads = layer_sizes(keys, KV_HEADS, layer_count(keys, "block_count"))[: len(types)]
     one = heads[0] // (1 + LAYER_TYPES.index(types[0]))

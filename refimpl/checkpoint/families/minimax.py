@@ -37,7 +37,7 @@ def config(keys: Keys, task: Task) -> Decoder:
 
 
 def _mixed(i: int, layer: Layer, types: list[str]) -> Layer:
-    """The layer with lightning attention, if it is of that kind; the later it is, the slower it forgets."""
+    """Return the layer, with lightning attention if its type says so. Later layers forget more slowly."""
     a = layer.attention
     assert isinstance(a, Attention)
     assert isinstance(layer.mlp, MoE)
@@ -51,9 +51,9 @@ def _mixed(i: int, layer: Layer, types: list[str]) -> Layer:
 
 
 def _weighed(base: Decoder, types: list[str], shares: Mapping[str, tuple[float, float]]) -> Decoder:
-    """The decoder whose sublayers give α n + β y, of what their norm gave and what they made of it.
+    """Return the decoder in which a sublayer gives α n + β y, from its norm's output n and its own output y.
 
-    A norm reads each of these sums, so it may be n + (β/α) y, and the norm's eps divided by α².
+    A norm reads each of these sums. So the sum may be n + (β/α) y, if the norm's eps is divided by α².
     """
     before, of_mlp = shares["mlp"]
     mlp = of_mlp / before

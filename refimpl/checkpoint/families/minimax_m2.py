@@ -1,5 +1,6 @@
-"""MiniMax-M2 (MiniMax 2025): Mixtral's experts, chosen by sigmoids and biases. Norms cover all heads of
-queries and keys together, and part of each head is rotated."""
+"""MiniMax-M2 (MiniMax 2025): Mixtral's decoder, with experts chosen by sigmoids and biases.
+
+Norms cover all heads of queries and of keys together, and part of each head is rotated."""
 
 from ...config import Decoder, Rope
 from ..config_readers.decoder import decoder, sigmoid_experts, with_experts
@@ -46,8 +47,9 @@ def config(keys: Keys, task: Task) -> Decoder:
 
 
 def rotary_part(keys: Keys, head_size: int, context: int, *, theta: float) -> Rope:
-    """Read rotary positions of the first `rotary_dim` elements of a head. The keys may also state which share
-    of a head these elements are.
+    """Read rotary positions of the first `rotary_dim` elements of a head.
+
+    The config may state the number of these elements, or their share of a head.
     """
     dims = keys.size("rotary_dim", None)
     position = rope(keys, head_size, context, theta=theta, partial=1.0 if dims is None else dims / head_size)

@@ -1,4 +1,6 @@
-"""Ministral 8B (Mistral AI 2024): Mistral with a window in the layers that a list names."""
+"""Ministral 8B (Mistral AI 2024): Mistral's decoder. A list in config.json names the layers with a sliding
+window.
+"""
 
 from ...config import Decoder
 from ..config_readers.decoder import decoder, with_masks

@@ -1,7 +1,6 @@
 """Ministral 3 and Devstral 2 (Mistral AI 2025): Mistral with queries scaled by their position, and YaRN.
 
-In GGUF the architecture is mistral3, named after the model that reads images and has this decoder as its text
-part.
+In GGUF the architecture is mistral3, the name of a model that reads images and uses this decoder for text.
 """
 
 from collections.abc import Mapping
@@ -47,9 +46,10 @@ def config(keys: Keys, task: Task) -> Decoder:
 
 
 def with_query_scale(keys: Keys, default: Mapping[str, Any]) -> tuple[Keys, QueryScale | None]:
-    """Split the keys for the scale of queries from the rotary keys. Return the remaining keys, and the scale.
+    """Take the keys for the scale of queries out of the rotary keys. Return the remaining keys, and the
+    scale.
 
-    `default` are the rotary keys of a config without any.
+    `default` are the rotary keys of a config that states none.
     """
     old, new = keys.get("rope_scaling", dict, None), keys.get("rope_parameters", dict, None)
     if old and new and old != new:
@@ -66,8 +66,9 @@ def with_query_scale(keys: Keys, default: Mapping[str, Any]) -> tuple[Keys, Quer
 
 
 def query_scaling(keys: Keys, source: TensorSource, size: int) -> dict[str, Any]:
-    """Return the rotary keys with the scale of queries, in config.json's form. As in llama.cpp, the span is
-    YaRN's original context."""
+    """Return a GGUF file's rotary keys in config.json's form, with the scale of queries.
+
+    As in llama.cpp, the span is YaRN's original context."""
     beta = keys.get("attention.temperature_scale", float, 0.0)
     own = {"llama_4_scaling_beta": keys.positive("attention.temperature_scale") if beta else 0.0}
     trained = {ORIGINAL: keys.size(TRAINED, keys.size("context_length"))} if beta else {}
@@ -80,7 +81,9 @@ def query_scaling(keys: Keys, source: TensorSource, size: int) -> dict[str, Any]
 
 
 def _rotary(keys: Keys, source: TensorSource) -> dict[str, Any]:
-    """With a multiplier YaRN's magnitude is that of 1 over its own."""
+    """Return the rotary keys. With a multiplier, YaRN's magnitude is the magnitude for 1 divided by its
+    own.
+    """
     size, multiplier = own_head_size(keys), keys.get(MULTIPLIER, float, 0.0)
     share_of_dims(keys, size, partial=False)
     rotary = query_scaling(keys, source, size)

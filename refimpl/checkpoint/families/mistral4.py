@@ -1,8 +1,8 @@
 """Mistral Small 4 (Mistral AI 2026): DeepSeek's latent attention, with queries scaled by their position.
-Experts beside a shared one are chosen by a softmax among those of a token's best groups.
 
-In GGUF the norms of latents have the eps of the other norms, as llama.cpp computes them; a checkpoint's is
-1e-6.
+A softmax chooses experts among the best groups of a token; they are beside a shared expert. In GGUF the
+norms of latents have the same eps as the other norms, as llama.cpp computes them. In a checkpoint this eps
+is 1e-6.
 """
 
 import math
@@ -45,8 +45,10 @@ def config(keys: Keys, task: Task) -> Decoder:
 
 
 def _rotated_in_part(keys: Keys) -> Keys:
-    """The keys as DeepSeek's: there the size of a head is that of its rotated part, and here that of both,
-    of which a share, among the rotary keys, is rotated."""
+    """Convert the keys to DeepSeek's meaning of a head's size.
+
+    DeepSeek's key states the size of the rotated part. Mistral's key states the size of the whole head, and
+    its rotary keys state the share that is rotated."""
     rotated = keys.size("qk_rope_head_dim", 64)
     size = keys.size("qk_nope_head_dim") + rotated
     keys.restated("head_dim", size, f"qk_nope_head_dim + qk_rope_head_dim ({size})")
@@ -60,7 +62,7 @@ def _rotated_in_part(keys: Keys) -> Keys:
 
 
 def _scaled(config: Decoder, scale: QueryScale | None) -> Decoder:
-    """The decoder with this scale of queries in each layer."""
+    """Return the decoder with the given scale of queries in each layer."""
     changed: dict[str, Any] = {"query_scale": scale}
     return map_layers(config, lambda _, layer: replace(layer, attention=replace(layer.attention, **changed)))
 

@@ -1,6 +1,7 @@
-"""The text part of Llama 3.2 Vision (Meta 2024): Llama 3's decoder. Some of its layers read an image
-(`cross_attention_layers`). Without an image they do nothing, so they are left out, and the other layers are
-numbered without them. The embedding table has eight more rows, for ids that represent images."""
+"""The text part of Llama 3.2 Vision (Meta 2024): Llama 3's decoder, without the layers that read an image.
+
+Without an image these layers (`cross_attention_layers`) do nothing. So tfm leaves them out and numbers the
+other layers without them. The embedding table has eight more rows, for ids that represent images."""
 
 from ...config import Decoder
 from ..config_readers.decoder import decoder
@@ -19,7 +20,7 @@ CROSS = [3, 8, 13, 18, 23, 28, 33, 38]
 
 
 def _own_layers(keys: Keys) -> list[int]:
-    """The numbers of the layers that read tokens."""
+    """Return the numbers of the layers that read tokens, not images."""
     stated = keys.get("cross_attention_layers", list, None)
     cross = CROSS if stated is None else stated
     own = sorted(set(range(layer_count(keys))).difference(i for i in cross if type(i) is int))

@@ -2,7 +2,7 @@
 
 A token's vector is made from three rows of a small table. In the output, the same table multiplies the first
 elements of the vectors, and another table multiplies the other elements. Most models have factors and shifts
-in place of norms.
+instead of norms.
 """
 
 from ...config import (

@@ -1,7 +1,7 @@
-"""ModernBERT (Warner et al. 2024): norms before sublayers, rotary positions, gated mlps, and windows in most
-layers.
+"""ModernBERT (Warner et al. 2024): norms before sublayers, rotary positions, gated mlps, and sliding windows
+in most layers.
 
-The first norm comes after the embeddings, so the first attention has no norm of its own.
+The first norm comes after the embeddings, so the first attention has no separate norm.
 """
 
 from collections.abc import Callable
@@ -65,13 +65,14 @@ def config(keys: Keys, task: Task) -> Encoder:
 
 
 def _both_ways(size: int) -> Window:
-    """Half of a window is before a token, half after it, and the token itself in between."""
+    """Return a window of `size` tokens: half of them before a token, half after it, and the token itself."""
     return Window(size // 2 + 1)
 
 
 def read_layers(keys: Keys, window: Callable[[int], Window]) -> tuple[Embedding, Stack, Dense, int]:
-    """Read the embedding, the layers, the first part of the heads, and the context. `window` returns the mask
-    for a stated size.
+    """Read the embedding, the layers, the first part of the heads, and the context.
+
+    `window` returns the mask for a window's stated size.
     """
     _unused(keys)
     heads, size = keys.size("num_attention_heads"), head_size(keys)
@@ -111,7 +112,7 @@ def read_layers(keys: Keys, window: Callable[[int], Window]) -> tuple[Embedding,
 def _stack(
     attention: Attention, mlp: Gated, norm: LayerNorm, layers: list[tuple[Rope, FullAttention | Window]]
 ) -> Stack:
-    """A layer for each pair of rotary positions and mask."""
+    """Return a stack with a layer for each pair of rotary positions and mask."""
     attentions = [
         replace(attention, position=position, mask=mask, pre=norm if i else None)
         for i, (position, mask) in enumerate(layers)
@@ -120,7 +121,7 @@ def _stack(
 
 
 def _unused(keys: Keys) -> None:
-    """Keys of training, of kernels, of losses; and those that transformers leaves unread."""
+    """Mark keys as known that concern training, kernels or losses, or that transformers doesn't read."""
     keys.harmless(
         position_embedding_type=("absolute", "sans_pos"),
         local_attention_window=(keys.get("local_attention", int, 128),),
@@ -175,13 +176,13 @@ GGUF_WEIGHTS = (
 
 
 def _types(keys: Keys, _: TensorSource) -> list[str]:
-    """All layers but each so many have a window, if any is stated."""
+    """Return the type of each layer. If the file states a period, all layers but every n-th have a window."""
     every, stated = read_gguf_window_pattern(keys, 3), "attention.sliding_window" in keys
     return [LAYER_TYPES[stated and i % every != 0] for i in range(layer_count(keys, "block_count"))]
 
 
 def _pooling(keys: Keys, source: TensorSource) -> Any:
-    """What a classifier reads: the mean of vectors, or the first."""
+    """Return what a classifier reads: the mean of the vectors, or the first vector."""
     number = keys.get("classifier.pooling_type", int, None)
     if not labelled(keys, source):
         return ABSENT

@@ -1,7 +1,8 @@
 """ModernBERT's decoder (Weller et al. 2025, Ettin): ModernBERT's layers, in which each token sees the tokens
 before it.
 
-A window extends back over half of its stated size. A dense layer and a norm come before the output table.
+A window contains half of its stated size in earlier tokens. A dense layer and a norm come before the output
+table.
 """
 
 from dataclasses import replace

@@ -1,8 +1,8 @@
 """Moonshine (Jeffries et al. 2024): an encoder that reads the samples of a sound, and a decoder that writes
 the transcript.
 
-Sounds may have any length. Both stacks rotate a part of each head, and their norms have no bias. The
-decoder's mlps are gated, and the encoder's aren't.
+Sounds may have any length. Both stacks rotate a part of each head, and their norms have no bias. The mlps of
+the decoder are gated, and the mlps of the encoder aren't.
 """
 
 from __future__ import annotations

@@ -1,5 +1,5 @@
-"""MPNet (Song et al. 2020): BERT's encoder without token types, with T5's relative position biases beside
-learned positions.
+"""MPNet (Song et al. 2020): BERT's encoder without token types. It has learned positions and T5's relative
+biases.
 
 The first token has row 2 of the positions, whatever `pad_token_id` says, as in transformers' class.
 """

@@ -1,6 +1,7 @@
-"""MPT (MosaicML 2023): ALiBi, norms without biases, no other biases. Queries, keys and values are clipped.
+"""MPT (MosaicML 2023): ALiBi, no biases, and clipped queries, keys and values.
 
-alibi_bias_max is applied as in MosaicML's code and llama.cpp. transformers reads the key, but always uses 8.
+tfm applies alibi_bias_max as MosaicML's code and llama.cpp do. transformers reads the key, but always
+uses 8.
 """
 
 from ...config import LM, Alibi, Attention, Decoder, Embedding, Layer, LayerNorm, Plain, Stack

@@ -1,5 +1,7 @@
 """Nemotron 4 and Minitron (Parmar et al. 2024): LayerNorm with weights stored minus one, and an mlp without a
-gate with a squared ReLU. Half of each head is rotated."""
+gate.
+
+The mlp's activation is a squared ReLU. Half of each head is rotated."""
 
 from ...config import Attention, Decoder, LayerNorm, Plain
 from ..config_readers.decoder import build

@@ -1,11 +1,12 @@
-"""Nemotron-H, Nemotron Nano 2 and Nemotron 3 (NVIDIA 2025): Mamba 2's layers, attention without positions,
-and mlps without a gate with a squared ReLU, or mixtures of such mlps, in any order.
+"""Nemotron-H, Nemotron Nano 2 and Nemotron 3 (NVIDIA 2025): layers of Mamba 2, attention without positions,
+and mlps or mixtures of experts, in any order.
 
-Experts are chosen by sigmoids and biases, as in DeepSeek-V3, but have no gates. With a latent, they read and
-write narrower vectors. Checkpoints count each mixer, mlp and mixture as a layer. Here an mlp or mixture
-belongs to the layer of the mixer before it. Layers after the last, which predict further tokens, are left
-out. In GGUF, models with experts have the architecture `nemotron_h_moe`. There no layer has a dense mlp, and
-the layers that are left out are the last block.
+The mlps have no gate; their activation is a squared ReLU. Sigmoids and biases choose experts, as in
+DeepSeek-V3, but the experts have no gates. With a latent, they read and write narrower vectors. Checkpoints
+count each mixer, mlp and mixture as a layer. Here an mlp or mixture belongs to the layer of the mixer before
+it. tfm leaves out the layers after the last, which predict further tokens. In GGUF, models with experts have
+the architecture `nemotron_h_moe`. In such a file no layer has a dense mlp, and the layers to leave out are
+the last block.
 """
 
 from collections.abc import Mapping
@@ -63,8 +64,10 @@ KINDS = {"linear_attention": "mamba", "full_attention": "attention"} | {k: k for
 
 
 def config(keys: Keys, task: Task) -> Decoder:
-    """Read the config. Steps have no lower limit here. transformers applies time_step_min as a lower limit to
-    the steps of a prompt, but not to those of later tokens; NVIDIA's own code has no such limit."""
+    """Read the Config of a Nemotron-H model. The steps of Mamba 2 have no lower limit here.
+
+    transformers limits the steps of a prompt by time_step_min, but not the steps of later tokens. NVIDIA's
+    own code has no such limit."""
     check_steps(keys)
     keys.unused("time_step_rank", "rescale_prenorm_residual", "residual_in_fp32", "num_logits_to_keep")
     keys.unused("use_mamba_kernels", "mamba_ssm_cache_dtype", "expand", "hidden_dropout")
@@ -113,7 +116,7 @@ def config(keys: Keys, task: Task) -> Decoder:
 
 
 def _mixture(keys: Keys, mlp: Plain) -> MoE:
-    """Experts with an mlp's activation; only what all tokens take has its biases."""
+    """Return experts with the mlp's activation. Only the shared expert has biases."""
     scale = keys.positive("routed_scaling_factor", 1.0)
     assert not isinstance(mlp.activation, XIELU)
     return MoE(
@@ -137,7 +140,7 @@ def _mixture(keys: Keys, mlp: Plain) -> MoE:
 def _layers(
     kinds: list[str], mixers: Mapping[str, Attention | Mamba2], mlps: Mapping[str, Plain | MoE]
 ) -> tuple[Layer, ...]:
-    """The mixers, each with the mlp or mixture that follows it, if one does."""
+    """Return a layer for each mixer, with the mlp or mixture that follows it, if any."""
     return tuple(
         Layer(mixers[kind], mlps.get(after, NoMlp()))
         for kind, after in zip(kinds, [*kinds[1:], ""], strict=True)
@@ -146,13 +149,15 @@ def _layers(
 
 
 def _follow(kinds: list[str]) -> bool:
-    """Whether there are any, and each mlp or mixture stands after a mixer."""
+    """Return whether there are layers, and each mlp or mixture comes after a mixer."""
     before = ["mlp", *kinds]
     return bool(kinds) and all(a not in MLPS or b not in MLPS for a, b in zip(kinds, before, strict=False))
 
 
 def _kinds(keys: Keys) -> list[str]:
-    """What each layer of the checkpoint is, from either spelling; an mlp or mixture must follow a mixer."""
+    """Return the kind of each layer of the checkpoint, from either spelling. An mlp or mixture must follow a
+    mixer.
+    """
     key = keys.spelled("layers_block_type", "layer_types")
     named, pattern = keys.get(key, list, None), keys.get("hybrid_override_pattern", str, None)
     if named is None and pattern is None:
@@ -215,8 +220,11 @@ AND_AFTER = GGUF_WEIGHTS + weight_map("""
 
 
 def _blocks(keys: Keys, _: TensorSource) -> list[str]:
-    """A layer with a width is an mlp, or a mixture where there are experts; one with key/value heads attends,
-    others have a state. With experts those after the last are left out."""
+    """Return the kind of each block of a GGUF file.
+
+    A block with an mlp's width is an mlp, or a mixture if the model has experts. A block with key/value
+    heads is attention. Other blocks have a state. In files with experts, blocks after the last layer are
+    left out."""
     experts, after = keys.size("expert_count", None), keys.get(FURTHER, int, 0)
     sizes = (numbers_by_layer(keys, key) for key in (WIDTHS, KV_HEADS))
     return [
@@ -226,13 +234,13 @@ def _blocks(keys: Keys, _: TensorSource) -> list[str]:
 
 
 def _eps(keys: Keys, _: TensorSource) -> float:
-    """Where both are there, that of RMSNorm counts."""
+    """Return the eps of norms. If the file states two, the eps of RMSNorm counts."""
     eps = keys.positive(EPS)
     return keys.positive(RMS_EPS, eps)
 
 
 def _positionless(keys: Keys, _: TensorSource) -> Any:
-    """Check what is said of positions, which no layer has."""
+    """Check what the file states about positions, although no layer has positions."""
     keys.unused("rope.dimension_count", "rope.freq_base")
     keys.harmless(**{"rope.scaling.finetuned": (False,)})
     return ABSENT

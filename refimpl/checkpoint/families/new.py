@@ -1,4 +1,4 @@
-"""GTE: the model_type that the code of Alibaba-NLP/new-impl gives it, with a special rotary scaling.
+"""GTE: the family under the model_type of Alibaba-NLP/new-impl's code, with a special rotary scaling.
 
 The scaling multiplies theta by a factor and divides all frequencies by factor^(2 / head size), for texts of
 any length.

@@ -1,7 +1,7 @@
 """Nomic BERT (Nussbaum et al. 2024): BERT's encoder with rotary positions and gated mlps, without biases.
 
-The first checkpoints use GPT-2's names of keys. These checkpoints also state further settings of the code in
-their repository: mixtures of experts (nomic-embed-text-v2), norms before sublayers, other rotations. With
+The first checkpoints use GPT-2's names of keys. They also state further settings of the code in their
+repository: mixtures of experts (nomic-embed-text-v2), norms before sublayers, and other rotations. With
 `rotary_scaling_factor`, texts longer than `max_trained_positions` have a larger theta.
 """
 
@@ -63,7 +63,7 @@ def config(keys: Keys, task: Task) -> Encoder:
 
 
 def _positions(keys: Keys, size: int) -> tuple[int, Rope]:
-    """The longest text, and the rotation of a head of `size`."""
+    """Return the length of the longest text, and the rotary positions for heads of `size` elements."""
     context = keys.size(keys.spelled("max_position_embeddings", "n_positions"), 2048)
     names = keys.spelled("rope_theta", "rotary_emb_base"), "rotary_emb_fraction"
     position = rope(keys, size, context, theta=1000.0, names=names)

@@ -1,5 +1,6 @@
-"""OLMo 2 (OLMo Team 2025): norms only on the sublayers' outputs, and norms over all heads of queries and keys
-together."""
+"""OLMo 2 (OLMo Team 2025): norms only on the sublayers' outputs.
+
+A norm over all heads together also normalizes the queries, and another one the keys."""
 
 from dataclasses import replace
 from typing import Any
@@ -27,7 +28,7 @@ def config(keys: Keys, task: Task) -> Decoder:
 
 
 def after(_: int, layer: Layer) -> Layer:
-    """Return the layer with its norms on the sublayers' outputs, and with norms on queries and keys."""
+    """Return the layer with norms on the sublayers' outputs, and with norms on queries and keys."""
     norm = layer.mlp.pre
     assert norm is not None
     attention = replace(layer.attention, pre=None, post=norm, qk_norm=HeadNorm(norm, "all"))
@@ -49,7 +50,7 @@ GGUF_WEIGHTS = UNPERMUTED_QK_WEIGHTS + weight_map("""
 
 
 def _thetas(keys: Keys, source: TensorSource) -> dict[str, Any]:
-    """Positions of layers with a window aren't scaled."""
+    """Return the rotary keys. Positions of layers with a window aren't scaled."""
     theta, size = keys.positive(THETA, 10_000.0), own_head_size(keys)
     if keys.positive("rope.freq_base_swa", theta) != theta:
         raise keys.fail("rope.freq_base_swa", f"the same as {THETA} ({theta})")
@@ -70,7 +71,9 @@ OLMO3 = {
 
 
 def table(keys: Keys) -> Table:
-    """Return GGUF's table. A file of OLMo 3 also states a window, and which layers have it."""
+    """Return GGUF's table for OLMo 2 or 3. A file of OLMo 3 also states a window, and which layers have
+    it.
+    """
     return OLMO3 if "attention.sliding_window" in keys else OLMO2
 
 

@@ -1,5 +1,5 @@
-"""OLMo 3 (OLMo Team 2025): OLMo 2 with windows in three of four layers. Positions in these layers are never
-scaled.
+"""OLMo 3 (OLMo Team 2025): OLMo 2 with sliding windows in three of four layers. Positions in these layers are
+never scaled.
 
 In GGUF the architecture is olmo2.
 """

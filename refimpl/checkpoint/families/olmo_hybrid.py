@@ -1,7 +1,8 @@
-"""OLMo Hybrid (OLMo Team 2026): gated delta networks whose state transitions may have negative eigenvalues,
-and OLMo 2's attention in every fourth layer, with or without positions.
+"""OLMo Hybrid (OLMo Team 2026): gated delta networks, and OLMo 2's attention in every fourth layer.
 
-A layer with a gated delta network has its norms before the sublayers, a layer with attention after them.
+The state transitions of the gated delta networks may have negative eigenvalues. The attention may have no
+positions. Layers with a gated delta network have their norms before the sublayers. Layers with attention have
+their norms after the sublayers.
 """
 
 from dataclasses import replace
@@ -62,7 +63,7 @@ NAMES = {"linear_attn.norm.": "linear_attn.o_norm.", "linear_attn.out_proj.": "l
 
 
 def _joined(leaf: str, part: str, steps: str) -> WeightMap:
-    """What makes, or mixes, queries, keys and values, each stored apart."""
+    """Return a weight map that joins the separate weights of queries, keys and values into one parameter."""
     tensors = " + ".join(f"layers.{{i}}.linear_attn.{kind}_{part}.weight" for kind in "qkv")
     return weight_map(f"decoder.layers.{{i}}.attn.{leaf} <- {tensors} : {steps}")
 

@@ -1,5 +1,6 @@
-"""OLMoE (Muennighoff et al. 2024): a mixture of experts in each layer, and norms over all heads of queries
-and keys together."""
+"""OLMoE (Muennighoff et al. 2024): a mixture of experts in each layer.
+
+A norm over all heads together normalizes the queries, and another one the keys."""
 
 from dataclasses import replace
 
@@ -33,8 +34,9 @@ def config(keys: Keys, task: Task) -> Decoder:
 
 
 def with_joint_qk_norm(base: Decoder) -> Decoder:
-    """Return the decoder with norms over all heads of queries and keys together, of the same kind as the
-    sublayers' norms."""
+    """Return the decoder with norms over all heads of queries and of keys together.
+
+    These norms have the same kind as the sublayers' norms."""
     return map_attention(
         base, lambda _, a: replace(a, qk_norm=None if a.pre is None else HeadNorm(a.pre, "all"))
     )

@@ -1,4 +1,6 @@
-"""GPT (Radford et al. 2018): GPT-2 with norms after the residual sums, and none after the last layer."""
+"""GPT (Radford et al. 2018): GPT-2 with norms after the residual sums, and without a norm after the last
+layer.
+"""
 
 from dataclasses import replace
 

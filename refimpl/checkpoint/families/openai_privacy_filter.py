@@ -1,5 +1,7 @@
-"""OpenAI's privacy filter (2026): gpt-oss' layers as an encoder that labels tokens, with windows that reach
-in both directions. Rotary positions rotate neighbouring elements; gate and up are stored separately."""
+"""OpenAI's privacy filter (2026): gpt-oss' layers as an encoder that labels tokens.
+
+Windows extend in both directions. Rotary positions rotate neighbouring elements. Gate and up projections are
+stored separately."""
 
 from dataclasses import replace
 from typing import Any

@@ -1,7 +1,7 @@
-"""OPT (Zhang et al. 2022), and Galactica, which has its form.
+"""OPT (Zhang et al. 2022), and Galactica, which has the same form.
 
-Learned positions begin at row 2 of their table. Only the 350M model has its norms after the sublayers and
-token embeddings of half the width.
+Learned positions begin at row 2 of their table. Only the 350M model has its norms after the sublayers. Only
+its token embeddings have half the width.
 """
 
 from ...config import (

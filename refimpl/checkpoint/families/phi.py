@@ -1,5 +1,6 @@
-"""Phi 1, 1.5 and 2 (Gunasekar et al. 2023; Li et al. 2023): attention and mlp in parallel after one norm,
-part of each head rotated, biases everywhere."""
+"""Phi 1, 1.5 and 2 (Gunasekar et al. 2023; Li et al. 2023): attention and mlp in parallel after one norm.
+
+All projections have biases, and part of each head is rotated."""
 
 from ...config import LM, Attention, Decoder, Embedding, Layer, LayerNorm, Plain, Stack
 from ..config_readers.gguf_keys import EPS, PARTIAL, fixed, rotary, without

@@ -1,6 +1,8 @@
-"""Phi-3 and Phi-4-mini (Abdin et al. 2024): Llama's decoder with fused matrices, a window, LongRoPE.
+"""Phi-3 and Phi-4-mini (Abdin et al. 2024): Llama's decoder with fused matrices, a sliding window and
+LongRoPE.
 
-The context here is the original context, within which the short divisors apply (see `config_readers.rope`).
+The context here is the original context, within which the short divisors apply (see
+`config_readers.rope`).
 """
 
 from functools import partial

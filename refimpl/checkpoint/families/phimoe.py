@@ -2,8 +2,8 @@
 experts for each token, one after the other.
 
 The context here is the original context, within which the short divisors apply: see `config_readers.rope`.
-GGUF files aren't read: they state neither the jitter nor the magnitudes of rotations, and llama.cpp computes
-RMSNorms and a softmax over the two experts.
+tfm doesn't read GGUF files of this model. They state neither the jitter nor the magnitudes of rotations, and
+llama.cpp computes RMSNorms and a softmax over the two experts.
 """
 
 from dataclasses import replace
@@ -54,7 +54,9 @@ def config(keys: Keys, task: Task) -> Decoder:
 
 
 def _with_magnitude(keys: Keys) -> Keys:
-    """The keys whose scaling has the magnitude within the trained context by the name that others have."""
+    """Rename the key for the rotary scaling's magnitude within the trained context to the name that other
+    models use.
+    """
     values, outer = dict(keys.values), keys.size(ORIGINAL, None)
     for name in {"rope_scaling", "rope_parameters"} & values.keys():
         stated = keys.get(name, dict, None) or {}

@@ -1,5 +1,5 @@
-"""Qwen 2 (Yang et al. 2024): Llama's decoder with biases of queries, keys and values, and optional windows in
-upper layers."""
+"""Qwen 2 (Yang et al. 2024): Llama's decoder with biases of queries, keys and values. Upper layers may have
+sliding windows."""
 
 from dataclasses import replace
 
@@ -25,7 +25,9 @@ def config(keys: Keys, task: Task) -> Decoder:
 
 
 def windows(keys: Keys) -> list[FullAttention | Window]:
-    """Return the mask of each layer. If windows are used, the layers from max_window_layers on have one."""
+    """Return the mask of each layer. If windows are switched on, layers from max_window_layers on have a
+    window.
+    """
     used, full = keys.get("use_sliding_window", bool, False), keys.get("max_window_layers", int, 28)
     window = read_window(keys, 4096, everywhere=False)
     types = layer_types(keys, lambda i: used and window is not None and i >= full)

@@ -1,5 +1,5 @@
-"""The text part of Qwen2.5-Omni (Xu et al. 2025): the text model of its "thinker" part, which is
-Qwen2.5-VL's.
+"""The text part of Qwen2.5-Omni (Xu et al. 2025): the text model of the "thinker" part, the same as in
+Qwen2.5-VL.
 """
 
 from ...config import Decoder
@@ -26,8 +26,9 @@ def config(keys: Keys, task: Task) -> Decoder:
 
 
 def thinkers_text(keys: Keys, task: Task, text: TextModel, kind: str) -> Decoder:
-    """Read the text model of a thinker, from a thinker that was saved alone or from the whole model, which
-    also speaks."""
+    """Read the text model of a "thinker" part.
+
+    The checkpoint contains only the thinker, or the whole model, which also speaks."""
     if keys.get("model_type", str) != kind:
         return _text(keys, task, text, kind)
     keys.unused("talker_config", "token2wav_config", "code2wav_config")

@@ -1,6 +1,7 @@
-"""Qwen 2 MoE (Yang et al. 2024): layers with experts among dense ones, some with a window.
+"""Qwen 2 MoE (Yang et al. 2024): layers with experts among layers without experts, some with a sliding
+window.
 
-Each layer with experts has a shared expert with a gate of its own.
+Each layer with experts also has a shared expert, with a separate gate.
 """
 
 from dataclasses import replace
@@ -40,7 +41,7 @@ def config(keys: Keys, task: Task) -> Decoder:
 
 
 def _patterns(keys: Keys) -> list[FullAttention | Window]:
-    """The mask of each layer: by default every second one below max_window_layers has a window."""
+    """Return the mask of each layer. By default every second layer below max_window_layers has a window."""
     on, below = keys.get("use_sliding_window", bool, False), keys.get("max_window_layers", int, 28)
     types = layer_types(keys, lambda i: on and i % 2 == 0 and i < below)
     return layer_masks(keys, types, read_window(keys, 4096, everywhere=False), used=on)
@@ -49,8 +50,10 @@ def _patterns(keys: Keys) -> list[FullAttention | Window]:
 def with_experts(
     base: Decoder, keys: Keys, attention: Attention, masks: list[FullAttention | Window], mixture: MoE
 ) -> Decoder:
-    """Return the decoder with experts in its sparse layers: in every decoder_sparse_step-th layer except
-    those in mlp_only_layers. A config without experts has none."""
+    """Return the decoder with experts in every decoder_sparse_step-th layer, except the layers in
+    mlp_only_layers.
+
+    If the config states no experts, the decoder has none."""
     # Of training.
     keys.get("output_router_logits", bool, False)
     keys.get("router_aux_loss_coef", float, None)

@@ -1,4 +1,6 @@
-"""The text part of Qwen2-VL and Qwen2.5-VL (Wang et al. 2024): Qwen 2 with other defaults, and M-RoPE."""
+"""The text part of Qwen2-VL and Qwen2.5-VL (Wang et al. 2024): Qwen 2 with other defaults, and M-RoPE
+positions.
+"""
 
 from dataclasses import replace
 
@@ -34,8 +36,7 @@ def config(keys: Keys, task: Task) -> Decoder:
 
 
 def ignore_image_keys(keys: Keys) -> None:
-    """Mark keys as known that concern Qwen's vision towers, and the tokens around images or in their
-    places."""
+    """Mark keys as known that concern Qwen's vision towers, or the tokens around images or in their place."""
     keys.unused(
         "vision_config", "image_token_id", "video_token_id", "vision_start_token_id", "vision_end_token_id",
         "vision_token_id",

@@ -22,7 +22,7 @@ def config(keys: Keys, task: Task) -> Decoder:
 
 
 def with_qk_norm(base: Decoder) -> Decoder:
-    """Return the decoder with norms of queries and keys, of the same kind as the sublayers' norms."""
+    """Return the decoder with norms of queries and keys. They have the same kind as the sublayers' norms."""
     return map_attention(base, lambda _, a: replace(a, qk_norm=None if a.pre is None else HeadNorm(a.pre)))
 
 

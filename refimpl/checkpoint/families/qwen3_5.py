@@ -1,7 +1,7 @@
-"""Qwen 3.5 (Qwen 2026), as text: Qwen3-Next without experts, with positions by M-RoPE.
+"""Qwen 3.5 (Qwen 2026), as text: Qwen3-Next without experts, with M-RoPE positions.
 
 The checkpoints are of models that also read images. The projections of a gated delta network are stored
-separately instead of grouped by key head. In GGUF the value heads of the key heads alternate.
+separately, and not grouped by key head. In GGUF the value heads of different key heads alternate.
 """
 
 from ...config import Decoder
@@ -39,8 +39,9 @@ def config(keys: Keys, task: Task) -> Decoder:
 
 
 def text_or_images(keys: Keys, task: Task, text: TextModel, name: str) -> Decoder:
-    """Read the text model from its own config, whose model_type ends in _text, or from that of the model that
-    also reads images."""
+    """Read a text model from its own config, or from the config of a model that also reads images.
+
+    The model_type of a text model's own config ends in _text."""
     alone = f"{name}_text"
     if keys.get("model_type", str) == alone:
         return text.config(keys.with_defaults(text.defaults), task)
@@ -63,8 +64,9 @@ def _text(keys: Keys, task: Task) -> Decoder:
 
 
 def with_module(config: Decoder, keys: Keys) -> Decoder:
-    """Return the decoder with its module for further tokens, if config.json states one that shares the
-    model's embeddings."""
+    """Return the decoder with the module that predicts further tokens, if config.json states one.
+
+    The module must share the model's embeddings."""
     modules = keys.get("mtp_num_hidden_layers", int, 0)
     if keys.get("mtp_use_dedicated_embeddings", bool, False):
         modules = 0

@@ -1,4 +1,4 @@
-"""Qwen 3 MoE (Yang et al. 2025): normalized queries and keys, no shared expert."""
+"""Qwen 3 MoE (Yang et al. 2025): experts without a shared expert, and normalized queries and keys."""
 
 from ...config import Decoder, FullAttention, Gated, MoE, Window
 from ..config_readers.decoder import decoder
@@ -37,7 +37,7 @@ def config(keys: Keys, task: Task) -> Decoder:
 
 
 def _experts(keys: Keys) -> int:
-    """The number of experts: transformers reads num_experts, and writes num_local_experts."""
+    """Return the number of experts. transformers reads the key num_experts, and writes num_local_experts."""
     counts = {name: keys.get(name, int) for name in ("num_experts", "num_local_experts") if name in keys}
     if len(set(counts.values())) > 1:
         raise keys.fail("num_local_experts", f"the same as num_experts ({counts['num_experts']!r:.40})")

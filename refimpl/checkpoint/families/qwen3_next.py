@@ -1,6 +1,7 @@
 """Qwen3-Next (Qwen 2025): gated delta networks, and attention with a gate in every fourth layer.
 
-The attention of Qwen3-Next rotates a quarter of each head. The experts are those of Qwen 2 MoE.
+The attention of Qwen3-Next rotates a quarter of each head. The experts have the same form as in Qwen 2
+MoE.
 """
 
 from dataclasses import replace
@@ -59,8 +60,9 @@ def config(keys: Keys, task: Task) -> Decoder:
 
 
 def attending_layer(config: Decoder) -> Layer | None:
-    """Return a layer with attention, which the module for further tokens has too. Returns None if there is
-    none, or if the layers have different kinds of mlps.
+    """Return a layer with attention, which the module that predicts further tokens also uses.
+
+    Returns None if no layer has attention, or if the layers have different kinds of mlps.
     """
     mlps = {layer.mlp for layer in config.layers}
     attending = (layer for layer in config.layers if isinstance(layer.attention, Attention))
@@ -68,8 +70,9 @@ def attending_layer(config: Decoder) -> Layer | None:
 
 
 def gated_decoder(keys: Keys, *, kv_heads: int) -> Decoder:
-    """Return the decoder with attention in each layer, with a gate, norms of heads, and a part of each head
-    rotated."""
+    """Return the decoder with gated attention in each layer, before gated delta networks replace some of it.
+
+    Queries and keys have norms, and a part of each head is rotated."""
     keys.choice("hidden_act", {"silu": "silu"}, "silu")  # the convolutions' kernels know no other
     base = decoder(
         keys,
@@ -83,7 +86,7 @@ def gated_decoder(keys: Keys, *, kv_heads: int) -> Decoder:
 
 
 def gated(_: int, layer: Layer) -> Layer:
-    """Return the layer with an output gate and norms of heads."""
+    """Return the layer with an output gate for its attention and with norms of queries and keys."""
     a = layer.attention
     assert isinstance(a, Attention)
     assert a.pre is not None
@@ -91,7 +94,7 @@ def gated(_: int, layer: Layer) -> Layer:
 
 
 def with_delta(config: Decoder, keys: Keys) -> Decoder:
-    """Return the decoder with gated delta networks in the marked layers, by default in three of four."""
+    """Return the decoder with gated delta networks in some layers, by default in three of four."""
     attends = attending_layers(keys, _every(keys, layer_count(keys)))
     mixer = GatedDelta(
         heads=keys.size("linear_num_value_heads", 32),
@@ -105,13 +108,13 @@ def with_delta(config: Decoder, keys: Keys) -> Decoder:
 
 
 def _every(keys: Keys, layers: int) -> list[bool]:
-    """Which layers have attention: one of each so many."""
+    """Return which layers have attention: one of every n layers."""
     every = keys.size("full_attention_interval", 4)
     return [(i + 1) % every == 0 for i in range(layers)]
 
 
 def mixed(config: Decoder, mixer: GatedDelta, attends: list[bool]) -> Decoder:
-    """Return the decoder with this mixer in each layer that has no attention."""
+    """Return the decoder with `mixer` in each layer that doesn't have attention."""
 
     def change(i: int, layer: Layer) -> Layer:
         if attends[i]:
@@ -122,14 +125,15 @@ def mixed(config: Decoder, mixer: GatedDelta, attends: list[bool]) -> Decoder:
 
 
 def attending_layers(keys: Keys, default: list[bool]) -> list[bool]:
-    """Return which layers have attention. The others have a gated delta network."""
+    """Return which layers have attention. The other layers have a gated delta network."""
     types = stated_types(keys, KINDS)
     return default if types is None else [kind == "full_attention" for kind in types]
 
 
 def gated_weights(base: WeightMap) -> WeightMap:
-    """Return the weight map of a decoder whose queries are stored together with a gate. Norm weights are
-    stored minus one, except for those of a gated delta network."""
+    """Return the weight map of a decoder that stores queries together with a gate.
+
+    Norm weights are stored minus one, except in a gated delta network."""
     gates = weight_map("""
         decoder.layers.{i}.attn.wq, wg <- layers.{i}.self_attn.q_proj.weight : transpose gate_by_head
         decoder.layers.{i}.attn.bq, bg <- layers.{i}.self_attn.q_proj.bias : gate_by_head

@@ -1,5 +1,5 @@
-"""The text part of Qwen3-Omni (Xu et al. 2025): the text model of its "thinker" part, which is Qwen 3's
-mixture with positions by M-RoPE.
+"""The text part of Qwen3-Omni (Xu et al. 2025): the text model of the "thinker" part. It is Qwen 3 MoE with
+M-RoPE positions.
 """
 
 from ...config import Decoder

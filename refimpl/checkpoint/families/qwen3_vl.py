@@ -1,4 +1,4 @@
-"""The text part of Qwen3-VL: Qwen 3 without windows, positions by M-RoPE."""
+"""The text part of Qwen3-VL: Qwen 3 without windows, with M-RoPE positions."""
 
 from ...config import Decoder
 from ..config_readers.decoder import decoder

@@ -1,4 +1,4 @@
-"""The text part of Qwen3-VL with experts: Qwen 3 MoE without windows, positions by M-RoPE."""
+"""The text part of Qwen3-VL with experts: Qwen 3 MoE without windows, with M-RoPE positions."""
 
 from ...config import Decoder
 from ..config_readers.gguf_keys import SECTIONED

@@ -1,7 +1,8 @@
-"""RecurrentGemma (Botev et al. 2024): linear recurrent units, and attention with a window in some layers.
+"""RecurrentGemma (Botev et al. 2024): linear recurrent units, and attention with a sliding window in some
+layers.
 
-Everything else is as in Gemma, except biases. The embeddings' factor is a bfloat16 number, whatever the type
-of the weights.
+Everything else is as in Gemma, except biases. The factor of the embeddings is a bfloat16 number, whatever the
+type of the weights.
 """
 
 import math
@@ -56,7 +57,7 @@ def config(keys: Keys, task: Task) -> Decoder:
 
 
 def _kinds(keys: Keys) -> list[str]:
-    """The kind of each layer: `block_types` again and again."""
+    """Return the kind of each layer, by repeating `block_types`."""
     kinds, count = keys.get("block_types", list, KINDS), layer_count(keys, default=26)
     if not kinds or any(kind not in KINDS for kind in kinds):
         raise keys.fail("block_types", "a list of recurrent and attention")
@@ -64,7 +65,7 @@ def _kinds(keys: Keys) -> list[str]:
 
 
 def _bfloat16(x: float) -> float:
-    """Round a number to the nearest that bfloat16 has, with 8 bits."""
+    """Round a number to the nearest bfloat16 number, which has 8 bits of precision."""
     share, exponent = math.frexp(x)
     return math.ldexp(round(share * 256), exponent - 8)
 

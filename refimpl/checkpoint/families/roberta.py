@@ -1,7 +1,8 @@
 """RoBERTa and XLM-RoBERTa (Liu et al. 2019): BERT's encoder, with positions that begin after the padding's
 id.
 
-A padding token within a text has a position here, like any other token; in transformers it has none.
+A padding token within a text has a position here, like any other token. In transformers such a token has
+none.
 """
 
 from ...config import Dense, Embedding, Encoder, Learned
@@ -35,7 +36,7 @@ def config(keys: Keys, task: Task) -> Encoder:
 
 
 def after_padding(keys: Keys, rows: int) -> Learned:
-    """Return learned positions whose first row comes after the padding's id."""
+    """Return learned positions. Their first row comes after the row of the padding's id."""
     offset = keys.get("pad_token_id", int, 1) + 1
     if not 0 < offset < rows:
         raise keys.fail("pad_token_id", f"0 to {rows - 2}, because positions begin after it")

@@ -1,4 +1,4 @@
-"""RoBERTa with norms before the sublayers (Wettig et al. 2022), one after the last layer, and one after the
+"""RoBERTa with norms before the sublayers (Wettig et al. 2022), after the last layer and after the
 embeddings."""
 
 from ...config import Encoder

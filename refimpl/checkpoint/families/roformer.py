@@ -1,8 +1,7 @@
-"""RoFormer (Su et al. 2021): BERT's encoder with rotary positions. The width of its embeddings may differ
-from that of its layers.
+"""RoFormer (Su et al. 2021): BERT's encoder with rotary positions.
 
-Rotary positions rotate neighbouring elements, as in the paper. Checkpoints store the sines and cosines of all
-positions.
+The width of the embeddings may differ from the width of the layers. Rotary positions rotate neighbouring
+elements, as in the paper. Checkpoints store the sines and cosines of all positions.
 """
 
 from ...config import Attention, Dense, Embedding, EmbeddingProjection, Encoder, MaskedLM, Plain, Rope

@@ -1,4 +1,5 @@
 """Sarvam 30B (Sarvam AI 2026): GLM-4.5's layers with whole heads rotated and with norms of queries and keys.
+
 In the publisher's files, tensors and keys have other names.
 """
 

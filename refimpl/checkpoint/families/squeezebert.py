@@ -1,5 +1,5 @@
-"""SqueezeBERT (Iandola et al. 2020): BERT whose projections have four groups, except for attention's output
-projection.
+"""SqueezeBERT (Iandola et al. 2020): BERT, but its projections have four groups. Only attention's output
+projection has no groups.
 
 Each group projects a quarter of the inputs to a quarter of the outputs. Here the groups are one matrix,
 filled up with zeros.

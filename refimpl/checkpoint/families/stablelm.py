@@ -1,6 +1,6 @@
-"""StableLM (Bellagente et al. 2024): Llama's weights with LayerNorm and partial rotary positions.
+"""StableLM (Bellagente et al. 2024): Llama's decoder with LayerNorm and partial rotary positions.
 
-A norm for each head, and parallel attention and mlp under one norm, are optional.
+A norm for each head is optional. So is a layer with attention and mlp in parallel after one norm.
 """
 
 from dataclasses import replace
@@ -81,7 +81,7 @@ GGUF_WEIGHTS = UNPERMUTED_QK_WEIGHTS + weight_map("""
 
 
 def _parallel(keys: Keys, source: TensorSource) -> bool:
-    """Whether one norm is for both sublayers: many files' key says it wrongly."""
+    """Return whether both sublayers share one norm. The tensors show this, since many files' key is wrong."""
     keys.get("use_parallel_residual", bool, True)
     return "blk.0.ffn_norm.weight" not in source.names
 

@@ -1,5 +1,6 @@
-"""StarCoder 2 (Lozhkov et al. 2024): grouped heads, LayerNorm and an mlp without a gate. Either all
-projections have biases or none; all layers may have a window."""
+"""StarCoder 2 (Lozhkov et al. 2024): grouped heads, LayerNorm and an mlp without a gate.
+
+Either all projections have biases or none have. All layers may have a sliding window."""
 
 from ...config import Attention, Decoder, FullAttention, LayerNorm, Plain, Window
 from ..config_readers.decoder import build

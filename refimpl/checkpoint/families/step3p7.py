@@ -1,7 +1,7 @@
-"""The text part of Step 3.7 (StepFun 2026): Laguna's attention with a sigmoid gate, MiniMax-M2's experts
-beside a shared one, and in some layers limits for the values of hidden units.
+"""The text part of Step 3.7 (StepFun 2026): Laguna's attention with a sigmoid gate, and MiniMax-M2's experts
+beside a shared expert.
 
-Modules that predict further tokens are left out.
+Some layers limit the values of hidden units. tfm leaves out the modules that predict further tokens.
 """
 
 from collections.abc import Mapping, Sequence
@@ -120,7 +120,9 @@ def _text(keys: Keys, task: Task) -> Decoder:
 
 
 def _bounded(config: Decoder, keys: Keys) -> Decoder:
-    """The decoder with the bounds that keys state for experts, and for dense and shared mlps."""
+    """Return the decoder with the limits that config.json states for experts, and for dense and shared
+    mlps.
+    """
     count = len(config.layers)
     experts, others = (_limits(keys, f"swiglu_limits{which}", count) for which in ("", "_shared"))
 
@@ -145,7 +147,7 @@ def _limits(keys: Keys, key: str, layers: int) -> Sequence[float | None]:
 
 
 def _in_transformers_words(keys: Keys) -> Keys:
-    """StepFun's keys by transformers' names; those that say what is always so are checked."""
+    """Rename StepFun's keys to transformers' names. Check the keys that must have one value."""
     keys.unused("output_router_logits", "mtp_layer_types", "mtp_mlp_layer_types", "max_seq_len")
     keys.unused("num_nextn_predict_layers", "num_mtp_layers")
     keys.harmless(
@@ -185,7 +187,7 @@ def _in_transformers_words(keys: Keys) -> Keys:
 
 
 def _ropes(keys: Keys, lists: Mapping[str, list[Any]]) -> dict[str, dict[str, Any]]:
-    """The rotation of each type of layer, as its first layer has it; full attention may scale it."""
+    """Return the rotation of each type of layer, from the type's first layer. Full attention may scale it."""
     count, ropes = layer_count(keys), {}
     types, names = lists.get("layer_types") or LAYER_TYPES[:1] * count, {"rope_theta": "rope_theta"}
     names["partial_rotary_factors"] = "partial_rotary_factor"
@@ -225,7 +227,7 @@ WEIGHTS = (
 
 
 def _heads(kind: str) -> Row:
-    """The number of heads of a type of layers, which must be the same in all of them."""
+    """Return the row for the number of heads in one type of layers. It must be the same in all of them."""
 
     def read(keys: Keys, source: TensorSource) -> int | None:
         types = TYPES.read(keys, source)
@@ -239,8 +241,9 @@ def _heads(kind: str) -> Row:
 
 
 def _rotations(keys: Keys, source: TensorSource) -> dict[str, Any]:
-    """llama.cpp rotates half of the stated elements where there is no window. Divisors follow from a scaling
-    like Llama 3's; the rest of them is ones."""
+    """Return the rotary keys. llama.cpp rotates half of the stated elements in layers without a window.
+
+    The divisors follow from a scaling like Llama 3's; the rest of the divisors are ones."""
     size = own_head_size(keys)
     dims, context = keys.size("rope.dimension_count", size), keys.size("context_length")
     ropes = thetas(own_head_size, partial=True).read(keys, source)

@@ -1,10 +1,11 @@
 """T5, Flan-T5, mT5, ByT5, UL2 and UMT5 (Raffel et al. 2020): an encoder and a decoder, in versions 1.0 and
-1.1. In UMT5 each layer has relative biases of its own.
+1.1.
 
 The versions differ in the mlp (ReLU, or gated GELU) and in the output. In 1.0, the output table is the
 input's table, and logits are scaled by d_model^-½. 1.1 and mT5 have a separate output table and no scale. A
 config states the output of 1.0 by `tie_word_embeddings`, which is true by default. A config written by
 transformers 5 states it by `scale_decoder_outputs`. Then the tensors show whether there is an output table.
+In UMT5 each layer has separate relative biases.
 """
 
 from dataclasses import replace
@@ -77,9 +78,9 @@ def config(keys: Keys, task: Task) -> EncoderDecoder:
 
 
 def _mlp(keys: Keys, norm: RMSNorm, default: str) -> Gated | Plain:
-    """The mlp by its name: `relu`, `gated-silu`, …
+    """Return the mlp that a name such as `relu` or `gated-silu` describes.
 
-    A gated gelu is the tanh approximation, and the derived keys must say the same.
+    A gated gelu is the tanh approximation. The keys that transformers derives from the name must agree.
     """
     width = keys.size("d_ff")
     told = keys.get("feed_forward_proj", str, default)
@@ -97,7 +98,7 @@ def _mlp(keys: Keys, norm: RMSNorm, default: str) -> Gated | Plain:
 
 
 def _output(keys: Keys, new: bool, width: int) -> LM:
-    """Whether the output table is the input's, and the factor of the logits."""
+    """Return the output head: whether its table is the input's table, and the factor of the logits."""
     told = keys.get("tie_word_embeddings", bool, True)
     scaled = False if new else keys.get("scale_decoder_outputs", bool, told)
     if keys.tensors is not None:
@@ -162,7 +163,7 @@ GGUF_WEIGHTS = (
 
 
 def _kind(_: Keys, source: TensorSource) -> str:
-    """UMT5's layers have tables of positions of their own."""
+    """Return the model_type of a GGUF file. In UMT5 each layer has a separate table of relative positions."""
     own = {f"{side}.blk.1.attn_rel_b.weight" for side in ("enc", "dec")}
     return "t5" if own.isdisjoint(source.names) else "umt5"
 

@@ -1,9 +1,9 @@
 """T5Gemma (Zhang et al. 2025, arXiv 2504.06225): Gemma 2's layers as an encoder and a decoder.
 
-Encoder and decoder each have a table and sizes of their own. The encoder's tokens see both directions, and
-its windows extend equally far to both sides. transformers' classes with labels aren't supported, because they
-aren't consistent: in a batch they read the decoder's vector after the last token, and for a single text the
-vector before it.
+Encoder and decoder have separate embedding tables and sizes. The encoder's tokens see both directions, and
+its windows extend equally far to both sides. tfm doesn't support transformers' classes with labels, because
+they aren't consistent. In a batch they read the decoder's vector after the last token, and for a single text
+the vector before it.
 """
 
 from dataclasses import replace
@@ -55,7 +55,7 @@ def config(keys: Keys, task: Task) -> EncoderDecoder:
 
 
 def part(keys: Keys, side: str, task: Task) -> Decoder:
-    """Return the encoder or the decoder, as a Gemma 2 decoder."""
+    """Return the encoder or the decoder of T5Gemma, in the form of a Gemma 2 decoder."""
     own = Keys(keys.get(side, dict), f"{keys.where}: {side}", ignore=keys.ignore).with_defaults(DEFAULTS)
     own.choice("model_type", {"t5_gemma_module": None}, "t5_gemma_module")
     # transformers sets them by the other part and by the model's own keys.
@@ -67,7 +67,7 @@ def part(keys: Keys, side: str, task: Task) -> Decoder:
 
 
 def both_ways(_: int, layer: Layer) -> Layer:
-    """Return the layer with a window that extends equally far to the right."""
+    """Return the layer with a window that extends equally far in both directions."""
     a = layer.attention
     assert isinstance(a, Attention)
     return layer if a.window is None else replace(layer, attention=replace(a, mask=Window(a.window + 1)))

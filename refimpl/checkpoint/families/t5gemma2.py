@@ -1,7 +1,8 @@
 """The text part of T5Gemma 2 (Zhang et al. 2025, arXiv 2512.14856): Gemma 3's layers as encoder and decoder.
 
-The decoder has no cross-attention: its attention also reads the encoder's vectors, by the same maps, and
-makes one softmax of both. The token that ends an image has a vector of its own beside the table.
+The decoder has no separate cross-attention. Its attention reads the encoder's vectors too, by the same
+projections, and computes one softmax over both. The token that ends an image has a separate vector, which
+isn't in the table.
 """
 
 from dataclasses import replace
@@ -70,7 +71,7 @@ def _gemma3(keys: Keys, task: Task) -> Decoder:
 
 
 def _both_ways(layer: Layer) -> Layer:
-    """Return the layer with a window of as many tokens, half of them after the current one."""
+    """Return the layer with a window of the same size, half of it after the current token."""
     a = layer.attention
     assert isinstance(a, Attention)
     if a.window is None:

@@ -1,9 +1,9 @@
-"""wav2vec 2.0 (Baevski et al. 2020): an encoder of a recording's samples, which predicts a letter at each
+"""wav2vec 2.0 (Baevski et al. 2020): an encoder of a recording's samples. It predicts a letter at each
 position.
 
 Convolutions make one vector from every 20 milliseconds. Positions come from a convolution over many of these
-vectors, whose weight is stored as lengths and directions. Layers have their norms after the residual sums, or
-before the sublayers with `do_stable_layer_norm`.
+vectors; the files store its weight as lengths and directions. Layers have their norms after the residual
+sums, or before the sublayers with `do_stable_layer_norm`.
 """
 
 from __future__ import annotations
@@ -113,7 +113,7 @@ def config(keys: Keys, task: Task) -> Encoder:
 
 
 def _convolutions(keys: Keys) -> tuple[Convolution, ...]:
-    """The convolutions of the stem, from lists of their channels, lengths and strides."""
+    """Return the convolutions of the stem, from lists of their channels, lengths and strides."""
     usual = {
         "conv_dim": [512] * 7,
         "conv_kernel": [10, 3, 3, 3, 3, 2, 2],

@@ -1,8 +1,8 @@
 """Whisper and Distil-Whisper (Radford et al. 2022): an encoder of sound, and a decoder that writes what was
 said.
 
-The encoder reads a log-mel spectrogram of 30 seconds through two convolutions. Its sinusoidal positions are
-stored in the files as a table. Queries and values have biases, keys have none.
+The encoder reads a log-mel spectrogram of 30 seconds through two convolutions. The files store its sinusoidal
+positions as a table. Queries and values have biases, and keys have none.
 """
 
 from __future__ import annotations

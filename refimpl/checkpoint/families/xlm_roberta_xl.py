@@ -1,4 +1,4 @@
-"""XLM-RoBERTa XL (Goyal et al. 2021): RoBERTa with norms before the sublayers, and one after the last
+"""XLM-RoBERTa XL (Goyal et al. 2021): RoBERTa with norms before the sublayers, and a norm after the last
 layer."""
 
 from ...config import Encoder

@@ -1,12 +1,12 @@
 """XLNet (Yang et al. 2019, arXiv 1906.08237): an encoder with relative positions and segments.
 
-XLNet was trained to predict tokens in any order, with a second stream of vectors that contain a position but
-not its token. tfm doesn't support this stream (`XLNetLMHeadModel`). It predicts the positions that the call
-names, with a pass over the whole text for each, so no cache helps. tfm also doesn't support the search over
-pairs of ends in `XLNetForQuestionAnswering`. The memory of earlier segments is empty when a text is read at
-once, whatever `mem_len` and `reuse_len` say. No table limits the length. The published models were trained on
-512 tokens, and the context here is 4,096 tokens, since the memory for scores grows with the square of the
-length.
+XLNet was trained to predict tokens in any order. For this it has a second stream of vectors, which contain a
+position but not its token. tfm doesn't support this stream (`XLNetLMHeadModel`). The stream predicts the
+positions that the call names, with a pass over the whole text for each, so no cache helps. tfm also doesn't
+support the search over pairs of ends in `XLNetForQuestionAnswering`. The memory of earlier segments is empty
+if a text is read at once, whatever `mem_len` and `reuse_len` say. No table limits the length. The published
+models were trained on 512 tokens. The context here is 4,096 tokens, because the memory for scores grows with
+the square of the length.
 """
 
 from ...config import Dense, Embedding, Encoder, Layer, MaskedLM, Plain, Pooling, ReadingHead, Stack
@@ -59,7 +59,9 @@ def config(keys: Keys, task: Task) -> Encoder:
 
 
 def _head(keys: Keys, task: Task) -> ReadingHead:
-    """Labels of a text come after a summary: one vector, a map and an activation."""
+    """Return the head for a task. The labels of a text come after a summary: one vector, a dense layer, an
+    activation.
+    """
     if task != "classify":
         keys.unused("summary_type", "summary_use_proj", "summary_activation", "summary_proj_to_labels")
         return head(keys, task, masked=MaskedLM(True), classify=None)

@@ -1,9 +1,9 @@
-"""Zamba 2 (Glorioso et al. 2024): layers of Mamba 2, some of them behind a transformer block whose parameters
-several layers share.
+"""Zamba 2 (Glorioso et al. 2024): layers of Mamba 2. Some of them come after a transformer block, and several
+layers share the parameters of a block.
 
 There are `num_mem_blocks` such blocks, which the hybrid layers use in turn. The checkpoint stores a block in
-its first layer, and there for each of its layers the two factors of what this layer adds to its maps (LoRA).
-Their product is added when the checkpoint is read.
+the first layer that uses it. There it also stores, for each layer that uses the block, the two factors of an
+update to the block's projections (LoRA). The product of the factors is added when the checkpoint is read.
 """
 
 from ...config import LM, Attention, Decoder, Embedding, Gated, Layer, NoMlp, RMSNorm, Stack
@@ -22,8 +22,10 @@ KINDS = {"mamba": False, "linear_attention": False, "hybrid": True}
 
 
 def config(keys: Keys, task: Task) -> Decoder:
-    """Read the config. Steps have no lower limit here, as for Nemotron-H: transformers applies time_step_min
-    to the steps of a prompt, but not to those of later tokens."""
+    """Read the Config of a Zamba 2 model. The steps of Mamba 2 have no lower limit here.
+
+    As for Nemotron-H, transformers limits the steps of a prompt by time_step_min, but not the steps of later
+    tokens."""
     check_steps(keys)
     keys.unused("use_mamba_kernels", "use_mem_eff_path", "num_logits_to_keep", "attention_dropout")
     keys.unused("num_hidden_layers", "hybrid_layer_ids")  # layers_block_type says both
@@ -89,7 +91,7 @@ def _mamba(keys: Keys, width: int, *, bias: bool, norm: RMSNorm) -> Mamba2:
 
 
 def _hybrid(keys: Keys) -> list[bool]:
-    """Whether each layer is a hybrid one."""
+    """Return whether each layer is hybrid, that is, comes after a transformer block."""
     key = keys.spelled("layers_block_type", "layer_types")
     kinds = keys.get(key, list)
     if not kinds or any(not isinstance(kind, str) or kind not in KINDS for kind in kinds):
@@ -137,11 +139,11 @@ OTHERS = """
 
 
 def checkpoint_weights(keys: Keys) -> WeightMap:
-    """Return the map of a checkpoint.
+    """Return the weight map of a Zamba 2 checkpoint.
 
     A hybrid layer reads the block that the checkpoint stores in this layer, or in the first layer of the same
-    block. Without tie_word_embeddings transformers shares nothing: each layer has a block of its own, with
-    updates for other layers, which nothing reads.
+    block. Without tie_word_embeddings, transformers shares nothing. Then each layer has a separate block,
+    with updates for other layers, which nothing reads.
     """
     both = [i for i, hybrid in enumerate(_hybrid(keys)) if hybrid]
     blocks = keys.size("num_mem_blocks", 1)
