@@ -1,4 +1,5 @@
-"""`tfm-cli` takes arguments, and prints the result on stdout and everything else on stderr.
+"""The command line `tfm-cli`. It prints results on stdout and everything else on stderr.
 
-`main` runs a command. Each command is a file of `commands/`. Commands share the other files.
+`main` runs a command. Each command is a file in the folder `commands`. The other files of this folder are
+shared by the commands.
 """

@@ -1,4 +1,6 @@
-"""The process of `tfm-cli`, also started by `python -m tfm.cli`. Ctrl-C ends it with one line at any time."""
+"""The process of `tfm-cli`, which `python -m tfm.cli` also starts. At any time, Ctrl-C ends the process with
+one line.
+"""
 
 from __future__ import annotations
 
@@ -11,10 +13,10 @@ from typing import NoReturn
 
 
 def run() -> None:
-    """Run the command line and exit with its code, which is 130 after Ctrl-C.
+    """Run the command line and exit with its exit code, which is 130 after Ctrl-C.
 
-    During a command, Ctrl-C raises KeyboardInterrupt. Before and after a command there is nothing to undo, so
-    Ctrl-C ends the process at once, without a traceback.
+    During a command, Ctrl-C raises KeyboardInterrupt. Before and after a command, Ctrl-C ends the process at
+    once, without a traceback, because nothing must be undone.
     """
     listens = signal.getsignal(signal.SIGINT) is not signal.SIG_IGN  # as a shell has it for a job behind &
     if listens:

@@ -1,4 +1,4 @@
-"""The commands of a conversation, which begin with a slash."""
+"""The commands of a chat that begin with a slash."""
 
 from __future__ import annotations
 
@@ -34,9 +34,10 @@ To send a message that begins with a slash, type a space before the slash."""
 
 
 class ChatCommands:
-    """A conversation, the options of its answers, and the commands that change both.
+    """A chat's conversation, the options of its answers, and the slash commands that change both.
 
-    The typer options of the function `command` declare the options of generation. `options` has their values.
+    The typer options of the function `command` declare the options of generation. `options` contains their
+    values.
     """
 
     def __init__(
@@ -58,9 +59,9 @@ class ChatCommands:
         }
 
     def run(self, line: str) -> str:
-        """Carry out a line that begins with a slash, and return the text to show to the person.
+        """Run a line that begins with a slash, and return the text to show to the person.
 
-        Raises TfmError or typer's usage errors. In that case, nothing is changed.
+        Raises TfmError or typer's usage errors. After an error, nothing has changed.
         """
         name, _, rest = line.removeprefix("/").partition(" ")
         if name not in self._commands:
@@ -130,14 +131,14 @@ class ChatCommands:
         return f"read {len(messages)} messages"
 
     def _parted(self) -> tuple[list[Message], list[Message]]:
-        """The system message, if there is one, and the others."""
+        """Return the system message, if the conversation has one, and the other messages."""
         messages = self.conversation.messages
         count = int(bool(messages) and messages[0]["role"] == "system")
         return messages[:count], messages[count:]
 
     @staticmethod
     def _shown(options: Mapping[str, Any]) -> str:
-        """Options that are set, one a line, named as on the command line."""
+        """Return the options that are set, one per line, named as on the command line."""
         return "\n".join(
             f"{name.replace('_', '-')} {shlex.join(value) if isinstance(value, Sequence) else value}"
             for name, value in options.items()
@@ -146,13 +147,13 @@ class ChatCommands:
 
 
 def _none(rest: str) -> None:
-    """A usage error where something follows a command that takes nothing."""
+    """Raise a usage error if a command that takes no argument has one."""
     if rest:
         raise typer.BadParameter(f"write nothing after this command, got {rest!r:.60}")
 
 
 def _path(text: str) -> Path:
-    """The file that a command names."""
+    """Return the file that a command names."""
     if not text:
         raise typer.BadParameter("give a file after the command")
     return Path(text).expanduser()

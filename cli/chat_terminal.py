@@ -1,7 +1,7 @@
-"""The terminal of a conversation: a line editor, notes beside the answers, and Ctrl-C to stop an answer.
+"""The terminal of a chat: a line editor, notes between the answers, and Ctrl-C to stop an answer.
 
-The editor and the notes use stderr, so that stdout has only the answers. Only this file imports
-prompt_toolkit, and only when a person is there to type: the import takes a tenth of a second.
+The editor and the notes use stderr, so that stdout contains only the answers. Only this file imports
+prompt_toolkit, and only if a person types the messages, because the import takes a tenth of a second.
 """
 
 from __future__ import annotations
@@ -28,13 +28,15 @@ PROMPT, NOTE, ERROR = "bold fg:ansigreen", "fg:ansicyan", "fg:ansired"
 
 
 def is_interactive() -> bool:
-    """Whether a person can type: stdin and stderr are a terminal that can move its cursor."""
+    """Return whether a person can type messages: stdin and stderr must be a terminal that can move its
+    cursor.
+    """
     return sys.stdin.isatty() and sys.stderr.isatty() and os.environ.get("TERM") not in ("dumb", "unknown")
 
 
 def history_file() -> Path | None:
-    """Return the file that keeps typed messages: the file that TFM_HISTORY names, or a file in the user's
-    state folder.
+    """Return the file that stores typed messages: the file that TFM_HISTORY names, or otherwise a file in the
+    user's state folder.
 
     Returns None if TFM_HISTORY is empty.
     """
@@ -47,7 +49,7 @@ def history_file() -> Path | None:
 
 
 class ChatTerminal:
-    """Reads messages from a person, and shows notes."""
+    """A terminal that reads messages from a person, and shows notes to the person."""
 
     def __init__(self, history: Path | None) -> None:
         from prompt_toolkit import PromptSession
@@ -65,8 +67,8 @@ class ChatTerminal:
         self._session = session  # an annotation here would be one that the API pages can't read
 
     def _history(self, path: Path | None) -> History:
-        """The history of a file, which others can't read; without a file, or where it can't be written, that
-        of this run."""
+        """Return the history in a file that other users can't read. Without a file, or if the file can't be
+        written, return a history for this run only."""
         from prompt_toolkit.history import FileHistory, InMemoryHistory
 
         if path is None:
@@ -80,7 +82,7 @@ class ChatTerminal:
         return FileHistory(path)
 
     def read(self) -> str | None:
-        """Return the next message that isn't blank, or None at Ctrl-D."""
+        """Return the next message that isn't blank, or None after Ctrl-D."""
         while True:
             try:
                 text = self._session.prompt()
@@ -94,22 +96,22 @@ class ChatTerminal:
                 return text.encode("utf-8", "surrogatepass").decode("utf-8", "replace")
 
     def note(self, text: str, style: str = NOTE) -> None:
-        """Show lines that aren't part of an answer."""
+        """Print lines on stderr that aren't part of an answer."""
         from prompt_toolkit import print_formatted_text
         from prompt_toolkit.formatted_text import FormattedText
 
         print_formatted_text(FormattedText([(style, escape(text, keep="\n"))]), output=self._output)
 
     def error(self, message: str) -> None:
-        """Show an error as the command line does."""
+        """Print an error in the form of the command line's errors."""
         self.note(f"tfm-cli: {message}", ERROR)
 
 
 class Wrapping:
-    """Breaks a text that comes in parts into lines, before each word that doesn't fit on its line.
+    """Breaks a text that arrives in pieces into lines, before each word that doesn't fit on its line.
 
-    A word is held back until it is complete or as wide as a line. A character of double width, as in Chinese
-    or Japanese, counts as a word.
+    A word is held back until the word is complete or as wide as a line. A character of double width, as in
+    Chinese or Japanese, counts as a word.
     """
 
     def __init__(self) -> None:
@@ -117,11 +119,11 @@ class Wrapping:
         self._inside = False  # the beginning of the word has been shown
 
     def push(self, text: str) -> str:
-        """Add this text, and return the text that can be shown now."""
+        """Add a piece of text, and return the text that can be printed now."""
         return "".join(map(self._added, text))
 
     def finish(self) -> str:
-        """Return the text that was held back, at the end of a word."""
+        """Return the part of the last word that was held back, at the end of the text."""
         shown, self._inside = self._shown(), False
         return shown
 
@@ -143,7 +145,7 @@ class Wrapping:
         return shown
 
     def _shown(self) -> str:
-        """The word, or what has come of it, in its place."""
+        """Return the held-back word, or its beginning. A word that doesn't fit begins a new line."""
         word, self._word = self._word, ""
         columns, end = shutil.get_terminal_size().columns, self._column + _width(word)
         breaks = 0 < self._column < end and columns < end and not self._inside
@@ -153,14 +155,16 @@ class Wrapping:
 
 
 def _width(text: str) -> int:
-    """The columns of a terminal that a text takes."""
+    """Return how many columns of a terminal a text takes."""
     from prompt_toolkit.utils import get_cwidth
 
     return get_cwidth(text)
 
 
 def _keys() -> KeyBindings:
-    """Enter sends the message, Alt-Enter (or Escape, then Enter) begins a new line of it."""
+    """Return the key bindings: Enter sends the message, and Alt-Enter (or Escape, then Enter) begins a new
+    line.
+    """
     from prompt_toolkit.key_binding import KeyBindings
 
     keys = KeyBindings()
@@ -178,9 +182,9 @@ def _keys() -> KeyBindings:
 
 @contextmanager
 def silent_keys() -> Iterator[None]:
-    """Hide the keys that are pressed while nobody reads them, so that they don't appear inside an answer.
+    """Hide keys that are pressed during an answer, so that they don't appear inside the answer.
 
-    The keys are kept for the next message, even if Ctrl-C comes meanwhile.
+    The keys are kept for the next message, even after Ctrl-C.
     """
     try:
         import termios
@@ -201,9 +205,9 @@ def silent_keys() -> Iterator[None]:
 
 @contextmanager
 def ignored_interrupts() -> Iterator[None]:
-    """Ignore Ctrl-C, except while the line editor or an answer listens for it.
+    """Ignore Ctrl-C during a `with` block, except while the line editor or an answer handles Ctrl-C.
 
-    Anywhere else, Ctrl-C would interrupt a step in its middle.
+    At any other time, Ctrl-C would interrupt a step of the chat in its middle.
     """
     before = signal.signal(signal.SIGINT, lambda *_: None)
     try:
@@ -214,7 +218,7 @@ def ignored_interrupts() -> Iterator[None]:
 
 @contextmanager
 def stopped_by_interrupt(answer: TextStream) -> Iterator[list[bool]]:
-    """Let Ctrl-C stop the answer after the token that is being computed. The list is empty until then.
+    """Let Ctrl-C stop an answer after the current token. The yielded list is empty until Ctrl-C is pressed.
 
     If stopping takes long, a second Ctrl-C raises KeyboardInterrupt.
     """

@@ -1,4 +1,4 @@
-"""Prints results on stdout, everything else on stderr, and no characters that could control a terminal."""
+"""Print results on stdout and everything else on stderr, without characters that could control a terminal."""
 
 from __future__ import annotations
 
@@ -26,29 +26,31 @@ REWRITE_S = 0.1  # between two states of a line that is rewritten in place
 
 
 def _unsafe(character: str) -> bool:
-    """C0, DEL and C1 steer a terminal; bidirectional overrides and isolates reorder what it shows."""
+    """Return whether a character could control or mislead a terminal: C0, DEL and C1 control it, and
+    bidirectional overrides and isolates reorder the text.
+    """
     code = ord(character)
     return code < 0x20 or 0x7F <= code < 0xA0 or 0x202A <= code <= 0x202E or 0x2066 <= code <= 0x2069
 
 
 def escape(text: str, keep: str = "") -> str:
-    """Return the text with all characters escaped that could control a terminal, except those in `keep`."""
+    """Escape all characters of a text that could control a terminal, except the ones in `keep`."""
     return "".join(c.encode("unicode_escape").decode() if _unsafe(c) and c not in keep else c for c in text)
 
 
 def generated(text: str, raw: bool) -> str:
-    """Return a model's text for stdout. If stdout is a terminal, control characters are escaped."""
+    """Return a model's text for stdout. On a terminal, control characters are escaped."""
     return text if raw or not sys.stdout.isatty() else escape(text, keep="\n\t")
 
 
 def line(text: str, raw: bool) -> str:
-    """Return a model's text as a single line. Backslashes and control characters become Python escapes."""
+    """Return a model's text as a single line, with backslashes and control characters as Python escapes."""
     return text if raw else escape(text.replace("\\", "\\\\"))
 
 
 def out(text: str = "", end: str = "\n") -> None:
-    """Print the result, or a part of it, at once. If the reader has closed the pipe, exit with code 141, as
-    in a shell.
+    """Print a result, or a part of a result, at once. If the reader has closed the pipe, exit with code 141,
+    as shells do.
     """
     LINE.end()
     try:
@@ -61,7 +63,7 @@ def out(text: str = "", end: str = "\n") -> None:
 
 
 class _Line:
-    """The line of a terminal that is rewritten in place, until something else is printed below it."""
+    """A line at a terminal that is rewritten in place until something else is printed below the line."""
 
     def __init__(self) -> None:
         self.is_open = False
@@ -75,7 +77,7 @@ class _Line:
         self.is_open, self._width = True, len(text)
 
     def end(self) -> None:
-        """Keep the current line on the screen, and begin the next text below it."""
+        """Keep the current line on the screen, so that the next text begins below the line."""
         if self.is_open:
             sys.stderr.write("\n")
             sys.stderr.flush()
@@ -86,7 +88,7 @@ LINE = _Line()
 
 
 class _Detail:
-    """How much is said beside results: `verbose` is what --verbose says."""
+    """How many messages are printed besides results. `verbose` is the value of --verbose."""
 
     verbose = False
 
@@ -95,41 +97,44 @@ DETAIL = _Detail()
 
 
 def say(message: str = "") -> None:
-    """Print one line of progress or a warning."""
+    """Print a line of progress or a warning on stderr."""
     LINE.end()
     typer.echo(escape(message), err=True)
 
 
 def in_folder(path: Path | None) -> Path | None:
-    """Raise a usage error before the work begins, if the file's directory doesn't exist."""
+    """Check, before the work begins, that the directory of an output file exists. Raises a usage error if the
+    directory doesn't exist.
+    """
     if path is not None and not path.parent.is_dir():
         raise typer.BadParameter(f"{path.parent} must be an existing directory")
     return path
 
 
 def duration(seconds: float) -> str:
-    """Return a time in readable form: 45 s, 2 min 5 s."""
+    """Return a number of seconds as text, such as 45 s or 2 min 5 s."""
     minutes, rest = divmod(round(seconds), 60)
     return f"{minutes} min {rest} s" if minutes else f"{rest} s"
 
 
 def rewrites() -> bool:
-    """Whether a line on stderr can be rewritten in place. A terminal and a notebook can do that."""
+    """Return whether a line on stderr can be rewritten in place, as in a terminal or a notebook."""
     return sys.stderr.isatty() or type(sys.stderr).__module__.startswith("ipykernel")
 
 
 def work_in_one_line(what: str) -> Progress:
-    """Return a Progress that shows all stages of some work on one line. The line has the work's name `what`
-    and the current stage.
+    """Return a Progress that shows all stages of some work on one line: the work's name `what` and the
+    current stage.
 
-    If lines can't be rewritten in place, the Progress prints a line at the beginning, and then every QUIET_S
-    seconds a line with the progress so far. With --verbose, each stage has its own line, as in `progress`.
+    If lines can't be rewritten in place, the Progress prints one line at the beginning, and then every
+    QUIET_S seconds a line with the progress so far. With --verbose, each stage has its own line, as in
+    `progress`.
     """
     return progress() if DETAIL.verbose else _Work(what)
 
 
 class _Work:
-    """What `work_in_one_line` gives."""
+    """The Progress that `work_in_one_line` returns."""
 
     def __init__(self, what: str) -> None:
         self._what, self._stage, self._shown = what, "", 0.0
@@ -152,17 +157,17 @@ class _Work:
 
 
 def progress() -> Progress:
-    """Return a Progress that shows on stderr the stage, its share, the time taken and the time left.
+    """Return a Progress that shows on stderr the current stage, its share, the time taken and the time left.
 
-    At a terminal, a stage whose size is known has one line, which is rewritten in place. Elsewhere, one line
-    says that the stage begins, and then a line every QUIET_S seconds states the progress so far. A stage that
-    is already done when it is first reported isn't shown.
+    At a terminal, a stage with a known size has one line, which is rewritten in place. Elsewhere, one line
+    reports the beginning of the stage, and every QUIET_S seconds another line states the progress so far. A
+    stage that is already complete at its first report isn't shown.
     """
     return _Stages()
 
 
 class _Stages:
-    """What `progress` gives: a Progress with the stage that it was called with last."""
+    """The Progress that `progress` returns. It stores the stage of the last call."""
 
     def __init__(self) -> None:
         self._stage, self._done = "", 0
@@ -200,16 +205,16 @@ class _Stages:
 
 
 def out_json(value: object) -> None:
-    """Print the result as one JSON value, with a list of numbers on one line.
+    """Print a result as one JSON value, with each list of numbers on one line.
 
-    JSON has no NaN, so no result may contain NaN.
+    JSON has no NaN, so the result must not contain NaN.
     """
     text = json.dumps(value, indent=2, allow_nan=False)
     out(NUMBERS.sub(lambda match: f"[{' '.join(match[1].split())}]", text))
 
 
 def table(head: Sequence[str], rows: Sequence[Sequence[object]]) -> None:
-    """Print rows under a header. A column is right-aligned if all its cells begin with a digit."""
+    """Print rows below a header. A column is right-aligned if each of its cells begins with a digit."""
     cells = [[escape(str(cell)) for cell in row] for row in rows]
     widths = [max(len(line[i]) for line in [list(head), *cells]) for i in range(len(head))]
     right = [bool(cells) and all(row[i][:1].isdigit() for row in cells) for i in range(len(head))]
@@ -219,13 +224,13 @@ def table(head: Sequence[str], rows: Sequence[Sequence[object]]) -> None:
 
 
 def markdown_table(head: Sequence[str], rows: Sequence[Sequence[object]]) -> None:
-    """Print rows under a header, as a Markdown table."""
+    """Print rows and their header as a Markdown table."""
     for line in (head, ["---"] * len(head), *rows):
         out("| " + " | ".join(escape(str(cell)).replace("|", "\\|") for cell in line) + " |")
 
 
 def size(count: float) -> str:
-    """Return a number of bytes in readable form: 134.5 MB."""
+    """Return a number of bytes as text, such as 134.5 MB."""
     for unit in ("B", "kB", "MB", "GB"):
         if count < 1000:
             return f"{count:.0f} B" if unit == "B" else f"{count:.1f} {unit}"
@@ -234,12 +239,12 @@ def size(count: float) -> str:
 
 
 def shorten(text: str, room: int = 60) -> str:
-    """Return the text, or only its beginning if the text is too long for a table."""
+    """Return a text for a table cell. A text that is too long is cut."""
     return text if len(text) <= room else text[: room - 1] + "…"
 
 
 def speed(answer: TextStream) -> str:
-    """Return how long an answer took, in readable form."""
+    """Return how long an answer took, as text."""
     t = answer.timings
     read = t["prompt_tokens"] - t["cached_tokens"]
     return (
@@ -258,10 +263,10 @@ def out_answer(
     by: dict[str, str],
     tools: bool = False,
 ) -> None:
-    """Print an answer while it is generated, or at the end as one JSON object.
+    """Print an answer piece by piece while it is generated, or at the end as one JSON object.
 
-    Also print a note if the answer was cut off and, with --verbose, its speed. With `tools`, the answer may
-    contain calls.
+    Also print a note if the answer was cut off and, with --verbose, the speed of the generation. If `tools`
+    are given, the answer may contain calls.
     """
     for part in with_calls(answer) if tools else answer:
         if not as_json:
@@ -285,7 +290,9 @@ def out_answer(
 
 
 def with_calls(answer: TextStream) -> Iterator[str]:
-    """Yield thoughts and text as they come, and each call on a line of its own, as `name(arguments)`."""
+    """Yield the thoughts and the text of an answer as they are generated, and each call on a line of its own,
+    as `name(arguments)`.
+    """
     before, call = "", ""
     for kind, text in answer.events():
         if kind in ("thought", "text"):
@@ -301,8 +308,8 @@ def with_calls(answer: TextStream) -> Iterator[str]:
 def answer_fields(answer: TextStream | Completion, *, tools: bool = False) -> dict[str, object]:
     """Return the fields of an answer for JSON.
 
-    The fields include log-probabilities if these were requested. With `tools`, the fields include the
-    thoughts, the text beside them, and the calls.
+    The fields include log-probabilities if log-probabilities were requested. With `tools`, the fields include
+    the model's thoughts, its text and its calls.
     """
     fields: dict[str, object] = {
         "tokens": answer.tokens,

@@ -1,4 +1,4 @@
-"""Run a command with `--ray`: send the rows of a file to a cluster in blocks, and collect the results."""
+"""Run a command with `--ray`: send the rows of a file in blocks to a Ray cluster, and collect the results."""
 
 from __future__ import annotations
 
@@ -75,7 +75,7 @@ Workers = Annotated[
 
 @dataclass
 class Fleet:
-    """Options of a command that can compute the rows of a file on many machines."""
+    """The options of a command that can process the rows of a file on many machines."""
 
     ray: Ray = None
     out_dir: Out = None
@@ -85,7 +85,7 @@ class Fleet:
 
     @property
     def asked(self) -> bool:
-        """Whether the command should run on a cluster."""
+        """Whether the user asked to run the command on a cluster."""
         return self.ray is not None or self.out_dir is not None
 
 
@@ -100,10 +100,11 @@ def on_fleet(
     refused: Mapping[str, object],
     options: Mapping[str, Any],
 ) -> None:
-    """Compute the rows of a file on a cluster.
+    """Process the rows of a file on a cluster.
 
-    `options` are the keywords of the task's callable. `refused` are the options of the command that can't be
-    combined with `--ray`, as flags with their values.
+    `options` are the keyword arguments of the function that computes the task. `refused` maps the command's
+    options that can't be combined with `--ray` to their values. A usage error names such an option if its
+    value is set.
     """
     from ..refimpl.errors import ArgumentError
     from ..runtime.bundle.bundle import open_bundle

@@ -25,10 +25,10 @@ PATIENCE_S = 2  # with a pipe, before a person is told what is waited for
 def read(
     arguments: list[str] | None, file: Path | None, what: str = "text", *, stdin_is_other: bool = False
 ) -> list[str]:
-    """Read several texts: the arguments, or otherwise the lines of the file or of stdin.
+    """Read several texts from the arguments, or otherwise from the lines of the file or of stdin.
 
-    Raises a usage error if there are no texts, if they come from two places, or if one is blank. With
-    `stdin_is_other`, a text that is piped beside the arguments or the file isn't an error.
+    Raises a usage error if no texts are given, if texts come from two places, or if a text is blank. With
+    `stdin_is_other`, stdin may contain something else while the texts come from the arguments or the file.
     """
     if arguments and file is not None:
         raise typer.BadParameter(f"give each {what} as argument or in a --file, not both")
@@ -47,11 +47,11 @@ def read(
 
 
 def read_prompt(argument: str | None, file: Path | None, *, goes_on: bool = False) -> str:
-    """Read one text: the argument, or otherwise the whole file or all of stdin. A blank text is a usage
-    error.
+    """Read one text from the argument, or otherwise from the whole file or all of stdin. A blank text is a
+    usage error.
 
-    A text that is piped beside an argument is refused. With `goes_on`, it is appended to the argument
-    instead, after a blank line.
+    If an argument is given, a text that is also piped is a usage error. With `goes_on`, the piped text is
+    instead appended to the argument after a blank line.
     """
     if argument is not None and file is not None:
         raise typer.BadParameter("give the prompt as argument or as --file, not both")
@@ -67,11 +67,11 @@ def read_prompt(argument: str | None, file: Path | None, *, goes_on: bool = Fals
 
 
 def is_piped() -> bool:
-    """Return whether stdin has a text from the shell: a file, or a pipe that isn't empty. This waits until a
-    pipe has data or ends.
+    """Return whether the shell connected stdin to a text: a file, or a pipe that isn't empty. The function
+    waits until the pipe contains data or ends.
 
-    Returns False for a terminal, a device, or a silent socket, which other programs connect to stdin and
-    leave open.
+    Returns False for a terminal, a device, or a silent socket. Other programs connect such sockets to stdin
+    and leave them open.
     """
     try:
         mode = os.fstat(sys.stdin.fileno()).st_mode
@@ -84,12 +84,12 @@ def is_piped() -> bool:
 
 
 def _comes(seconds: float) -> bool:
-    """Whether stdin has something to read, or its end, within a time."""
+    """Return whether stdin contains data or ends within a time."""
     return os.name == "nt" or bool(select.select([sys.stdin], [], [], seconds)[0])  # it knows no pipes there
 
 
 def refuse_piped(what: str) -> None:
-    """Raise a usage error if a text is piped to a command that already has its texts, since the piped text
+    """Raise a usage error if a text is piped to a command that already has its texts, because the piped text
     would be ignored.
     """
     if is_piped():
@@ -99,7 +99,9 @@ def refuse_piped(what: str) -> None:
 
 
 def require_utf8(text: str, what: str) -> None:
-    """Raise a usage error for an argument with bytes that aren't UTF-8. Python reads them as surrogates."""
+    """Raise a usage error if an argument contains bytes that aren't UTF-8, which Python represents as
+    surrogates.
+    """
     try:
         text.encode()
     except UnicodeEncodeError as error:
@@ -109,15 +111,16 @@ def require_utf8(text: str, what: str) -> None:
 
 
 def lines(file: Path | None, what: str) -> list[str]:
-    """Read the lines of a file, or of stdin."""
+    """Return the lines of a file, or of stdin."""
     text = read_all(file, what, LINES)
     return text.split("\n") if text else []
 
 
 def read_all(file: Path | None, what: str, limit: int = PROMPT) -> str:
-    """Read all of a file or of stdin. Line ends become "\\n". The last one is removed, as in a shell's $(…).
+    r"""Return the whole text of a file or of stdin. Line ends become "\n", and the last line end is removed,
+    as in a shell's $(…).
 
-    Raises LimitError beyond `limit` bytes, because a device like /dev/zero has no end.
+    Raises LimitError for more than `limit` bytes, because a device such as /dev/zero never ends.
     """
     if file is None and sys.stdin.isatty():
         raise typer.BadParameter(f"the {what} is missing: give it as argument, with --file, or on stdin")
@@ -132,10 +135,9 @@ def read_all(file: Path | None, what: str, limit: int = PROMPT) -> str:
 
 
 def messages() -> Iterator[str]:
-    """Yield the lines of stdin that aren't blank, each as soon as it arrives.
+    """Yield each line of stdin that isn't blank, as soon as the line arrives.
 
-    Raises a usage error for a line that isn't UTF-8, and LimitError for one that is longer than a prompt may
-    be.
+    Raises a usage error if a line isn't UTF-8, and LimitError if a line is longer than a prompt may be.
     """
     for number, data in enumerate(iter(lambda: sys.stdin.buffer.readline(PROMPT + 1), b""), 1):
         if len(data) > PROMPT:
@@ -149,7 +151,9 @@ def messages() -> Iterator[str]:
 
 
 def _parsed(text: str, place: str, kind: type, must: str) -> Any:
-    """JSON of this kind; a usage error for another. `must` says what its `place` has to have."""
+    """Parse a text as JSON of this type, or raise a usage error. `must` says what the text at `place` must
+    contain.
+    """
     from ..refimpl.checkpoint.formats.strict_json import parse
     from ..refimpl.errors import ArgumentError
 
@@ -160,9 +164,9 @@ def _parsed(text: str, place: str, kind: type, must: str) -> Any:
 
 
 def read_schema(given: str) -> dict[str, Any]:
-    """Return the JSON schema that is given, or that is in the file of this name.
+    """Return a JSON schema, given as the schema itself or as the name of a file with the schema.
 
-    If the schema isn't supported, raises a usage error before a model is loaded.
+    Raises a usage error if the schema isn't supported, before a model is loaded.
     """
     from ..runtime.text.constraints import check, of_schema
 
@@ -180,9 +184,9 @@ def read_schema(given: str) -> dict[str, Any]:
 
 
 def read_tools(file: Path) -> list[dict[str, Any]]:
-    """Read the functions in a file, in the OpenAI API's form.
+    """Read the functions in a file, in the OpenAI API's format.
 
-    For functions in another form, raises a usage error before a model is loaded.
+    Raises a usage error if the format is wrong, before a model is loaded.
     """
     from ..runtime.text.chat_answers import schemas
 
@@ -192,14 +196,16 @@ def read_tools(file: Path) -> list[dict[str, Any]]:
 
 
 def read_grammar(file: Path) -> str:
-    """Read the grammar in a file. If the grammar isn't supported, raise a usage error before a model is
+    """Read the grammar in a file. Raises a usage error if the grammar isn't supported, before a model is
     loaded.
     """
     return check_language("grammar", read_all(file, "grammar", SCHEMA))
 
 
 def check_language(kind: Literal["grammar", "regex"], text: str) -> str:
-    """Return the text of a grammar or regular expression. Raise a usage error if it isn't supported."""
+    """Return the text of a grammar or regular expression unchanged. Raises a usage error if it isn't
+    supported.
+    """
     from ..runtime.text.constraints import Language, check
 
     check(Language(kind, text))

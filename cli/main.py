@@ -36,8 +36,8 @@ COMMANDS = tuple(sorted(module.name for module in pkgutil.iter_modules(commands.
 
 
 def application(names: Iterable[str] = COMMANDS) -> typer.Typer:
-    """Build the command line with only these commands, because each command takes time to import and to
-    build.
+    """Build the command line with the given commands only, because importing and building each command takes
+    time.
     """
     app = typer.Typer(
         name="tfm-cli",
@@ -58,7 +58,9 @@ def application(names: Iterable[str] = COMMANDS) -> typer.Typer:
 
 
 def _paragraphs(command: Callable[..., None]) -> str:
-    """A command's docstring with a line a paragraph, which the terminal breaks at its own width."""
+    """Return a command's docstring with each paragraph on one line, so that the terminal breaks lines at its
+    own width.
+    """
     return re.sub(r"(?<!\n)\n(?!\n)", " ", inspect.getdoc(command) or "")
 
 
@@ -76,14 +78,15 @@ def _options(
         typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version and exit."),
     ] = False,
 ) -> None:
-    """Options that come before a command."""
+    """Declare the options that come before a command."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line and return its exit code.
 
-    The code is 2 for a usage error, the class's code for a TfmError, 130 for Ctrl-C, 143 for SIGTERM, and 1
-    for anything else. With TFM_RAISE=1, the exception is raised instead.
+    The exit code is 2 for a usage error, and the error class's `exit_code` for a TfmError. It is 130 after
+    Ctrl-C, 143 after SIGTERM, and 1 after any other failure. If the environment variable TFM_RAISE is 1, the
+    exception is raised instead.
     """
     argv = list(sys.argv[1:] if arguments is None else arguments)
     if not _open_streams():
@@ -113,7 +116,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _stopped() -> int:
-    """Say that Ctrl-C has ended the command: whoever waited for minutes sees that nothing goes on."""
+    """Print that Ctrl-C has ended the command, so that the user sees that nothing goes on."""
     if sys.stderr.isatty():
         say()  # the terminal shows ^C behind what there was of a text
     say("tfm-cli: stopped")
@@ -121,9 +124,10 @@ def _stopped() -> int:
 
 
 def _open_streams() -> bool:
-    """Lead closed standard streams to /dev/null; False if stdout was closed.
+    """Connect closed standard streams to /dev/null, and return False if stdout was closed.
 
-    Otherwise the next file that is opened would get a closed stream's number, and what is written there.
+    Otherwise the next file that is opened would get the number of the closed stream, and would receive what
+    is written to this stream.
     """
     for number in range(3):
         try:
@@ -138,7 +142,7 @@ def _open_streams() -> bool:
 
 
 def _explain(error: BaseException) -> tuple[int, str]:
-    """The exit code of a failure and its message."""
+    """Return the exit code of a failure and its message."""
     package = error.name.split(".")[0] if isinstance(error, ImportError) and error.name else ""
     match error:
         case TfmError():
@@ -162,7 +166,9 @@ def _explain(error: BaseException) -> tuple[int, str]:
 
 
 def _removal(error: TfmError) -> str:
-    """How to get rid of a damaged file, if the error is of one in the cache."""
+    """Return the advice to remove a damaged file if the error is about a file in the cache, or otherwise an
+    empty text.
+    """
     if not isinstance(error, CheckpointError | BundleError | NumericError):
         return ""
     from ..runtime.hub.cache_dir import entry_in

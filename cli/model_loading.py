@@ -1,4 +1,4 @@
-"""Open a Model from its name, on any of the three engines."""
+"""Open a model by its name, on any of the three engines."""
 
 from __future__ import annotations
 
@@ -37,13 +37,14 @@ def load(
     adapter: AdapterChoice = None,
     ignore_keys: Collection[str] = (),
 ) -> Model:
-    """Load the model. If need be, fetch it, merge the adapter into it, and export it.
+    """Load a model. If necessary, fetch the model, merge the adapter into its weights, and export it.
 
-    Without `quant`, the NumPy and torch engines compute with a checkpoint's own weights. A bundle is run if
-    `quant` is given, and always on ONNX Runtime. The bundle is taken from the cache if it is there.
+    ONNX Runtime always runs a bundle. The NumPy and torch engines run a bundle if `quant` is given, and
+    otherwise compute with the checkpoint's own weights. The bundle comes from the cache if the cache contains
+    it.
 
-    `task` is the command that the model is for (see `runtime.tasks.base.check_task`). The task and the device
-    are checked before any work begins. Without a `task`, a model for any task is loaded.
+    `task` is the command that will use the model (see `runtime.tasks.base.check_task`). The task and the
+    device are checked before any work begins. Without `task`, a model for any task is loaded.
     """
     from ..refimpl.errors import DeviceError
 
@@ -73,7 +74,7 @@ def located_bundle(
     adapter: AdapterChoice = None,
     ignore_keys: Collection[str] = (),
 ) -> Path:
-    """Return the path of a model's bundle. If need be, fetch and export the model first; see `load`."""
+    """Return the path of a model's bundle. If necessary, fetch and export the model first, as `load` does."""
     check_device(device)
     if task is not None:
         check_catalogue(name, task)
@@ -83,9 +84,10 @@ def located_bundle(
 
 
 def computed_by(model: Model) -> dict[str, str]:
-    """Return which code computes the model, and whether a token's results have the same bits in any batch.
+    """Return the name of the code that computes the model, and whether a token's results have the same bits
+    in any batch.
 
-    The code is ONNX Runtime's operators, tfm's kernels, or another engine, by its name.
+    The code is ONNX Runtime's operators, tfm's kernels, or another engine.
     """
     from ..runtime.ort.engine import OrtEngine
 
@@ -94,8 +96,8 @@ def computed_by(model: Model) -> dict[str, str]:
 
 
 def check_device(device: str) -> None:
-    """Raise DeviceError for CUDA if CUDA doesn't start. This is checked before an export, because an export
-    takes minutes.
+    """Raise DeviceError if the device is CUDA and CUDA doesn't start. Call this function before an export,
+    because an export takes minutes.
     """
     if device == "cuda":
         from ..runtime.ort.providers import startable
@@ -104,7 +106,7 @@ def check_device(device: str) -> None:
 
 
 def is_here(name: str) -> bool:
-    """Return whether the model is on this machine and needn't be fetched."""
+    """Return whether the model is already on this machine, so that it needn't be fetched."""
     from ..runtime.hub.locate import is_stored
     from ..runtime.hub.model_names import is_fetched
 
@@ -112,13 +114,13 @@ def is_here(name: str) -> bool:
 
 
 def check_packages(name: str) -> None:
-    """Raise ExportError if the model would have to be fetched and then couldn't be exported."""
+    """Raise ExportError if the model must be fetched and this machine lacks the packages for an export."""
     if not is_here(name):
         require_export(name)
 
 
 def check_catalogue(name: str, task: str) -> None:
-    """Raise ConfigError if the model is known to be for another task. This check fetches nothing."""
+    """Raise ConfigError if the catalogue lists the model for another task. This check fetches nothing."""
     from ..refimpl.errors import ConfigError
     from ..runtime.hub.aliases import ALIASES
     from ..runtime.hub.model_names import CATALOGUE
@@ -135,7 +137,7 @@ def check_catalogue(name: str, task: str) -> None:
 
 
 def say_toy(name: str) -> None:
-    """Print a note if the model is one of the toy models that come with tfm."""
+    """Print a note if the model is one of tfm's own toy models."""
     from ..runtime.hub.model_names import packaged
 
     if packaged(name) is not None and not Path(name).exists():
@@ -148,7 +150,7 @@ def say_toy(name: str) -> None:
 def locate_weights(
     name: str, adapter: AdapterChoice = None, ignore_keys: Collection[str] = ()
 ) -> LocatedModel:
-    """Find the model of this name, with its adapter and the keys to ignore.
+    """Find the model with this name, and record its adapter and the keys to ignore.
 
     Raises CheckpointError for a config.json without weights.
     """
@@ -164,8 +166,8 @@ def locate_weights(
 def specified(
     name: str, adapter: AdapterChoice = None, ignore_keys: Collection[str] = ()
 ) -> tuple[Config, Tree, Tokenizer]:
-    """Return the parts of a model that the specification needs: Config, lazily loaded weights and
-    tokenizer.
+    """Return the parts of a model that the reference implementation needs: its Config, its lazily loaded
+    weights and its tokenizer.
     """
     from ..refimpl.checkpoint.tokenizers.tokenizer import read
     from ..refimpl.errors import CheckpointError
@@ -193,13 +195,14 @@ def bundle(
     *,
     bits: float | None = None,
 ) -> Path:
-    """Return the bundle of a model, and export the model if need be.
+    """Return the bundle of a model. If the cache doesn't contain the bundle, export the model.
 
-    `bits` is the budget of quant=auto, in bits for each number.
+    `bits` is the maximum average number of bits per weight for quant=auto.
 
     If the bundle in the cache has an older format, the model is exported again, and the old bundle is
-    removed. If another process is making the same bundle, this process waits for it. A `task` is checked
-    before an export. Raises BundleError for a bundle with another quantization or context.
+    removed. If another process is making the same bundle, this process waits for the bundle. A `task` is
+    checked before an export. Raises BundleError if the model is itself a bundle with another quantization or
+    context.
     """
     if source.kind == "bundle":
         if quant is not None or context is not None:
@@ -238,9 +241,9 @@ def bundle(
 
 
 def bundle_named(name: str) -> Path:
-    """Return the bundle at a path, or the bundle that the cache holds for a model's name.
+    """Return the bundle at a path, or the bundle in the cache for a model's name.
 
-    Raises BundleError if there is no such bundle, and a usage error if the cache has several.
+    Raises BundleError if no such bundle exists, and a usage error if the cache contains several.
     """
     if os.path.lexists(name):
         return Path(name)
@@ -264,9 +267,10 @@ def bundle_named(name: str) -> Path:
 
 
 def require_export(name: str) -> None:
-    """Raise ExportError unless the packages of the extra [export] are installed.
+    """Raise ExportError if the packages of the extra [export] aren't installed.
 
-    Running a bundle doesn't need them. If ONNX Runtime is missing too, the error also names its extra.
+    Running a bundle doesn't need these packages. If ONNX Runtime is missing too, the error also names the
+    extra for ONNX Runtime.
     """
     from importlib.util import find_spec
 
@@ -281,13 +285,13 @@ def require_export(name: str) -> None:
 
 
 def bundle_bytes(path: Path) -> int:
-    """Return the size of a bundle's files in bytes, including the files in its folders."""
+    """Return the total size of a bundle's files in bytes, including files in subfolders."""
     return sum(file.stat().st_size for file in path.rglob("*") if file.is_file())
 
 
 def written(path: Path) -> str:
-    """Describe a bundle that was just exported: its size, its quantization, its target and the result in its
-    certificate.
+    """Describe a bundle that was just exported: its size, its quantization, its target and the result of its
+    verification.
     """
     from ..runtime.bundle.bundle import open_bundle
     from ..runtime.verification.certificate import recorded
@@ -305,7 +309,9 @@ def written(path: Path) -> str:
 
 
 def kept(path: Path, files: Iterable[Path]) -> str:
-    """Describe how a bundle stores the weights: which formats it has kept or rounded to, and their sizes."""
+    """Describe how a bundle stores its weights: which formats were kept, which formats were rounded to, and
+    the size of each.
+    """
     from ..runtime.bundle.bundle import open_bundle
     from ..runtime.bundle.kept_weights import totals
 
@@ -316,7 +322,7 @@ def kept(path: Path, files: Iterable[Path]) -> str:
 
 
 def expect(opened: Bundle, quant: str | None, context: int | None) -> None:
-    """Raise BundleError if the bundle's quantization or context isn't the given one."""
+    """Raise BundleError if the bundle has another quantization or context than the given one."""
     from ..refimpl.errors import BundleError
 
     for what, actual, expected in (
@@ -330,14 +336,14 @@ def expect(opened: Bundle, quant: str | None, context: int | None) -> None:
 
 
 def opened_at(source: LocatedModel, *, mtp: bool = False) -> Checkpoint:
-    """Open the checkpoint of a located model, with its adapter and without the keys to ignore."""
+    """Open the checkpoint of a located model, with its adapter merged and the keys to ignore left out."""
     from ..refimpl.checkpoint.open import open_checkpoint
 
     return open_checkpoint(source.path, source.adapter, mtp=mtp, ignore_keys=source.ignore_keys)
 
 
 def with_notes(checkpoint: Checkpoint) -> Checkpoint:
-    """Print the checkpoint's notes, and return the checkpoint."""
+    """Print the checkpoint's notes for the user, and return the checkpoint."""
     for note in checkpoint.notes:
         say(f"note: {note}")
     return checkpoint
@@ -346,7 +352,9 @@ def with_notes(checkpoint: Checkpoint) -> Checkpoint:
 def open_for_export(
     source: LocatedModel, context: int | None = None, task: str | None = None, *, mtp: bool = False
 ) -> Checkpoint:
-    """Open a checkpoint, and check its task and its tokenizer, which the export itself doesn't use."""
+    """Open a checkpoint for an export, and check the checkpoint's task and tokenizer, which the export itself
+    doesn't use.
+    """
     from ..runtime.text.tokenizer import Tokenizer
 
     checkpoint = with_notes(opened_at(source, mtp=mtp)).for_context(context)
@@ -360,7 +368,9 @@ def open_for_export(
 
 
 def require_task(task: str, checkpoint: Checkpoint, name: str) -> None:
-    """Raise the error of `runtime.tasks.base.check_task`, if there is one, with the model's name in it."""
+    """Check that the model is for this task. Raises the error of `runtime.tasks.base.check_task` with the
+    model's name in the message.
+    """
     from ..refimpl.errors import CheckpointError, ConfigError
     from ..runtime.tasks.base import check_task
 
@@ -371,9 +381,10 @@ def require_task(task: str, checkpoint: Checkpoint, name: str) -> None:
 
 
 def module_of(model: Model, name: str) -> MTPDrafter:
-    """Return the drafter that uses the model's own module for drafts (`--draft mtp`).
+    """Return the drafter for `--draft mtp`, which drafts with the model's own module for multi-token
+    prediction.
 
-    If the bundle has no such module, raises a ConfigError that says what to do.
+    If the bundle contains no such module, raises a ConfigError that says what to do.
     """
     from ..refimpl.errors import ConfigError
 
@@ -387,7 +398,7 @@ def module_of(model: Model, name: str) -> MTPDrafter:
 
 
 def say_replaced_code(family: str) -> None:
-    """If a family of tfm replaces code from the model's repository, print which family does."""
+    """If the model's repository contains code that a family of tfm replaces, print the family's name."""
     from ..refimpl.checkpoint.custom_code import describe
 
     if family:
@@ -395,7 +406,7 @@ def say_replaced_code(family: str) -> None:
 
 
 def _target(device: str) -> str:
-    """The target of a device."""
+    """Return the name of the export target for a device."""
     from ..runtime.bundle import targets
 
     if device == "auto":
@@ -406,8 +417,8 @@ def _target(device: str) -> str:
 
 
 def _default_quant(source: LocatedModel, target: str, context: int | None) -> str:
-    """The default scheme of a model, which follows from its Config: a bundle in the cache has it too, and
-    opens faster than the checkpoint."""
+    """Return the default scheme of a model, which follows from its Config. A bundle in the cache states the
+    same Config, and opens faster than the checkpoint."""
     from ..runtime.bundle import schemes
     from ..runtime.bundle.bundle import open_bundle
     from ..runtime.bundle.targets import find
@@ -426,7 +437,9 @@ def _default_quant(source: LocatedModel, target: str, context: int | None) -> st
 def _on_arrays(
     source: LocatedModel, engine: str, quant: str | None, context: int | None, task: str | None
 ) -> Model:
-    """A checkpoint, or a bundle's weights to the integer, on the NumPy or the torch engine."""
+    """Load a model on the NumPy or the torch engine, with the checkpoint's weights or exactly the bundle's
+    weights.
+    """
     from ..refimpl.checkpoint.open import materialize
     from ..runtime.bundle.bundle import open_bundle
     from ..runtime.tasks import Model

@@ -1,4 +1,4 @@
-"""Options that several commands share, and the flags for the parameters that library errors name."""
+"""Declare the options that several commands share, and map the parameters in library errors to flags."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ THREAD_VARIABLES = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"
 
 
 def limit_threads(count: int | None) -> int | None:
-    """Limit the threads of NumPy and torch.
+    """Limit the number of threads that NumPy and torch use.
 
     Both libraries read the limit when they are imported, so call this function before importing them.
     """
@@ -58,13 +58,13 @@ CONTEXT = {"token_normalize_func": lambda name: ALIASES.get(name, name)}
 
 
 def set_verbose(verbose: bool) -> bool:
-    """Turn the messages of --verbose on or off."""
+    """Turn the additional messages of --verbose on or off."""
     DETAIL.verbose = verbose
     return verbose
 
 
 def catalogue() -> list[str]:
-    """Return the names that `tfm-cli models` lists, so that a shell can complete a model's name."""
+    """Return the names that `tfm-cli models` lists. A shell completes model names from this list."""
     from ..runtime.hub.aliases import ALIASES
     from ..runtime.hub.model_names import CATALOGUE
 
@@ -269,7 +269,7 @@ Prefix = Annotated[
 
 
 def json_object(text: str) -> dict[str, Any]:
-    """Parse an argument as a JSON object. Any other text is a usage error."""
+    """Parse an argument as a JSON object. Raises a usage error for any other text."""
     from ..refimpl.checkpoint.formats.strict_json import parse
     from ..refimpl.errors import ArgumentError
 
@@ -319,7 +319,9 @@ Tools = Annotated[
 
 
 def adapter_choice(adapter: Path | None, no_adapter: bool) -> AdapterChoice:
-    """Return the choice that --adapter and --no-adapter make together."""
+    """Return the adapter to merge according to --adapter and --no-adapter: a directory, False for none, or
+    None for the default.
+    """
     if adapter is not None and no_adapter:
         raise typer.BadParameter("--adapter and --no-adapter contradict each other: give only one of them")
     return False if no_adapter else adapter
@@ -327,7 +329,7 @@ def adapter_choice(adapter: Path | None, no_adapter: bool) -> AdapterChoice:
 
 @dataclass
 class Running:
-    """Options of a command that runs a model: how it is loaded, and where."""
+    """The options of a command that runs a model. They say how and on which device to load the model."""
 
     quant: Quantization = None
     adapter: Adapter = None
@@ -342,7 +344,7 @@ class Running:
         self.merged: AdapterChoice = adapter_choice(self.adapter, self.no_adapter)
 
     def load(self, name: str, task: str, context: int | None = None) -> tasks.Model:
-        """Load the model of this name for a task."""
+        """Load the model with this name for a task."""
         from .model_loading import load
 
         return load(
@@ -352,7 +354,7 @@ class Running:
 
 
 def grouped(command: Callable[..., None]) -> Callable[..., None]:
-    """Decorate a command: each field of a dataclass parameter, or of `TextOptions`, becomes an option."""
+    """Make each field of a command's dataclass parameters, or of `TextOptions`, an option of the command."""
     own = inspect.signature(command, eval_str=True).parameters
     parts = {name: _parts(one.annotation) for name, one in own.items()}
 
@@ -370,7 +372,7 @@ def grouped(command: Callable[..., None]) -> Callable[..., None]:
 
 
 def _parts(group: Any) -> list[inspect.Parameter]:
-    """The options of a group; none of another type."""
+    """Return the options that a parameter's type declares, or an empty list if it declares none."""
     if hasattr(group, "__dataclass_fields__"):
         return [*inspect.signature(group, eval_str=True).parameters.values()]
     if group is TextOptions:
@@ -379,7 +381,7 @@ def _parts(group: Any) -> list[inspect.Parameter]:
 
 
 def _parameter(name: str, option: Option) -> inspect.Parameter:
-    """An option of decoding as a command has it; the default is the model's or the library's."""
+    """Return a decoding option as a command's parameter. The default is left to the model or the library."""
     kind, words = option.type, option.help
     if bool in get_args(kind):
         kind = bool
@@ -442,14 +444,14 @@ PARAMETERS = re.compile("|".join(rf"(?<![\w.]){re.escape(name)}" for name in FLA
 
 
 def with_flags(message: str) -> str:
-    """Return a library's message, with flags in place of the parameters that it names."""
+    """Return a library's message with flags of the command line instead of the library's parameters."""
     return PARAMETERS.sub(lambda match: FLAGS[match[0]], message)
 
 
 def checked(given: TextOptions, **more: Any) -> tasks.GenerateOptions:
-    """Return the options of generation, checked before a model is fetched or loaded.
+    """Check the options of generation before a model is fetched or loaded, and return the options.
 
-    Options that are refused are usage errors.
+    Raises a usage error if an option is refused.
     """
     from ..refimpl.errors import LimitError
     from ..runtime.tasks.options import check
@@ -465,8 +467,8 @@ def checked(given: TextOptions, **more: Any) -> tasks.GenerateOptions:
 def static_layout(
     layout: LayoutName | None, batch: int | None, time: int | None, capacity: int | None
 ) -> BundleLayout | str | None:
-    """Return the requested layout, which is given by its name or by the sizes of fixed shapes. Returns None
-    if neither is given.
+    """Return the layout that the user asked for by its name or by the sizes of fixed shapes. Returns None if
+    neither is given.
     """
     if time is None:
         if batch is not None or capacity is not None:

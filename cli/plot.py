@@ -1,4 +1,4 @@
-"""Draw pictures with matplotlib (extra `[plot]`), which is imported only when needed."""
+"""Draw pictures with matplotlib (extra `[plot]`). matplotlib is imported only when a picture is drawn."""
 
 from __future__ import annotations
 
@@ -21,7 +21,9 @@ SUFFIXES = (".png", ".svg", ".pdf")
 
 
 def ready(path: Path | None) -> Path | None:
-    """Raise an error before the work begins, if the file's type is wrong or matplotlib is missing."""
+    """Check, before the work begins, that a picture can be drawn. Raises an error if the file's type is wrong
+    or matplotlib is missing.
+    """
     if path is not None:
         if path.suffix not in SUFFIXES:
             raise typer.BadParameter(
@@ -45,8 +47,8 @@ Plot = Annotated[
 
 
 def draw(path: Path, width: float, height: float, into: Callable[[Figure], None]) -> None:
-    """Let `into` draw a figure of this size in inches, and write the figure to a file, completely or not at
-    all.
+    """Draw a figure of this size in inches by calling `into`, and write the figure to a file, completely or
+    not at all.
     """
     from matplotlib.figure import Figure
 

@@ -1,6 +1,6 @@
-"""The page of `tfm-cli report`: one HTML file without scripts, which loads nothing from elsewhere.
+"""The page that `tfm-cli report` writes: one HTML file without scripts, which loads no other files.
 
-The page is built as a tree. Every text, including a model's, is escaped when the tree is written.
+The page is built as a tree. Every text, including a model's text, is escaped when the tree is written.
 """
 
 from __future__ import annotations
@@ -58,7 +58,7 @@ TOP = 1.15  # the share of a budget that the picture shows; larger errors are cu
 
 @dataclass(frozen=True)
 class LayerError:
-    """The layer's largest error as a share of its budget, and the part of the layer that has this error."""
+    """A layer's largest error as a share of its budget, and the part of the layer with this error."""
 
     layer: str
     share: float
@@ -67,10 +67,12 @@ class LayerError:
 
 @dataclass(frozen=True)
 class Facts:
-    """The facts that the page shows in addition to the report. A text instead of a value says why the value
-    is missing.
+    """Facts that the page shows in addition to the report. If a fact is a text instead of a value, the text
+    says why the value is missing.
 
-    sizes: names, with bytes. speed: names, with a figure and its unit. machine: the certificate's lines.
+    - `sizes`: names and sizes in bytes.
+    - `speed`: names and figures with their units.
+    - `machine`: lines about the machine, as in the certificate.
     """
 
     layers: Sequence[LayerError] | str
@@ -80,7 +82,7 @@ class Facts:
 
 
 def page(report: Report, facts: Facts) -> bytes:
-    """Return the page as UTF-8."""
+    """Return the HTML page as UTF-8 bytes."""
     head = _node(
         "head",
         _node("meta", charset="utf-8"),
@@ -107,7 +109,9 @@ def page(report: Report, facts: Facts) -> bytes:
 
 
 def _node(tag: str, *parts: Element | str | dict[str, str], **attributes: str) -> Element:
-    """An element of texts, other elements, and mappings of attributes whose names are no Python names."""
+    """Build an element from texts, other elements, and mappings of attributes whose names aren't valid in
+    Python.
+    """
     for part in parts:
         if isinstance(part, dict):
             attributes |= part
@@ -154,7 +158,7 @@ def _verdict(report: Report, facts: Facts) -> Element:
 
 
 def _where(layers: Sequence[LayerError]) -> str:
-    """Where the graph first differs from the specification."""
+    """Describe where the graph first differs from the specification."""
     for layer in layers:
         if not layer.share <= 1:
             return f"First divergence: {layer.part}, {_times(layer.share)} its budget; the layers are below."
@@ -177,7 +181,7 @@ def _layers(layers: Sequence[LayerError] | str) -> list[Element]:
 
 
 def _layer_picture(layers: Sequence[LayerError]) -> Element:
-    """Bars of shares, up to the dashed line of the budget."""
+    """Draw a bar for each layer's share of its budget, and the budget as a dashed line."""
     room, high = WIDTH - LEFT - 10, HEIGHT - FOOT - 10
     step = room / len(layers)
 
@@ -275,7 +279,7 @@ def _greedy_texts(report: Report) -> list[Element]:
 
 
 def _shared(one: str, other: str) -> int:
-    """How many characters two texts share at their beginning."""
+    """Return the number of characters that two texts have in common at their beginning."""
     pairs = enumerate(zip(one, other, strict=False))
     return next((i for i, (a, b) in pairs if a != b), min(len(one), len(other)))
 
@@ -312,7 +316,7 @@ def _all_checks(report: Report) -> list[Element]:
 
 
 def _path(check: str, row: Row) -> str:
-    """What a figure is of: the bundle's files, or the path that computed."""
+    """Return what a figure belongs to: the bundle's files, or the code path that computed the figure."""
     if check in CONTENT:
         return "Files, weights, graphs"
     return row.name.split(": ")[0] if row.name.startswith("kernels") else "ONNX Runtime's operators"

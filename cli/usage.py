@@ -1,6 +1,6 @@
 """Write the messages of usage errors.
 
-A message is typer's own, or it says how to write the command, which command has the option, or where to find
+A message is typer's own, or it shows how to write the command, which command has the option, or where to find
 help.
 """
 
@@ -57,7 +57,7 @@ def explain(error: TyperException, all_commands: Callable[[], TyperGroup]) -> st
 
 
 def _flags(group: TyperGroup, prefix: str = "") -> Iterator[tuple[str, set[str]]]:
-    """Each command and subcommand with its flags."""
+    """Yield each command and subcommand with its flags."""
     for name, command in sorted(group.commands.items()):
         if isinstance(command, TyperGroup):
             yield from _flags(command, f"{prefix}{name} ")
@@ -66,13 +66,13 @@ def _flags(group: TyperGroup, prefix: str = "") -> Iterator[tuple[str, set[str]]
 
 
 def _arguments(context: Context) -> list[str]:
-    """The names of a command's arguments, as its pages write them."""
+    """Return the names of a command's arguments, as the command's help page writes them."""
     params = context.command.params
     return [one.human_readable_name.upper() for one in params if isinstance(one, TyperArgument)]
 
 
 def _form(context: Context, *option: str) -> str:
-    """How a command is written with its arguments, and with this option."""
+    """Return the command line of a command with its arguments and the given option."""
     return f"`{' '.join((context.command_path, *_arguments(context), *option))}`"
 
 

@@ -1,8 +1,8 @@
-"""The commands, one in each file of this folder. The file's name is the command's.
+"""The commands of `tfm-cli`, one in each file of this folder. A command has its file's name.
 
-    command    the function, whose parameters are the options; or a Typer with commands of its own
-    GROUP      the group that `tfm-cli --help` lists it in, one of main.GROUPS
+    command    a function with the options as its parameters, or a Typer with subcommands
+    GROUP      the group of main.GROUPS in which `tfm-cli --help` lists the command
 
-The top of a file imports only what its help needs. torch, ONNX Runtime and NumPy are imported where they are
-used.
+The top of a file imports only what the command's help needs. torch, ONNX Runtime and NumPy are imported
+inside functions.
 """

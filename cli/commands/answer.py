@@ -1,4 +1,4 @@
-"""`tfm-cli answer`: finds the answer to a question in a text."""
+"""The command `tfm-cli answer`, which finds the answer to a question in a text."""
 
 from __future__ import annotations
 

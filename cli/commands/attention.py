@@ -1,4 +1,4 @@
-"""`tfm-cli attention`: shows the attention weights of a model's heads in a text."""
+"""The command `tfm-cli attention`, which shows the attention weights of a model's heads in a text."""
 
 from __future__ import annotations
 
@@ -109,13 +109,15 @@ def command(
 
 
 def labels(text: str, encoding: Encoding) -> list[str]:
-    """Return the characters of each token, or the token's piece of the vocabulary if it has no characters."""
+    """Return a label for each token: the token's characters in the text, or the token's piece in the
+    vocabulary if it covers no characters.
+    """
     pairs = zip(encoding.tokens, encoding.offsets, strict=True)
     return [escape(text[start:end].strip() or piece) for piece, (start, end) in pairs]
 
 
 def which_heads(layer: int | None, head: int | None, weights: Heads) -> str:
-    """Describe the heads whose mean is shown."""
+    """Describe which layers and heads the shown mean is taken over."""
     match layer, head:
         case None, None:
             return f"mean of {len(weights)} heads in {len({at for at, _ in weights})} layers"
@@ -128,9 +130,9 @@ def which_heads(layer: int | None, head: int | None, weights: Heads) -> str:
 
 
 def show_weights(names: list[str], weights: np.ndarray) -> None:
-    """Print the weights as a table in %.
+    """Print the attention weights as a table in percent.
 
-    The first token's column is set apart. Weights of tokens that aren't visible are left blank.
+    The first token's column is set apart. Weights of tokens that a query can't see are left blank.
     """
     percent = [["" if w == 0 else f"{100 * w:.0f}" for w in row] for row in weights.tolist()]
     table(
@@ -148,8 +150,8 @@ def show_weights(names: list[str], weights: np.ndarray) -> None:
 
 
 def show_view(view: View) -> None:
-    """Print the words to which a word attends: each word's mean share, and the head that attends to
-    it most.
+    """Print the words to which a word attends, with each word's mean share and the head that attends to it
+    most.
     """
     word = escape(view.word)
     if not view.looks_at:
@@ -164,22 +166,22 @@ def show_view(view: View) -> None:
 
 
 def head_of(seen: Seen) -> str:
-    """Describe the head that attends most to a word, and its share."""
+    """Describe the head that attends most to a word, and the head's share."""
     strongest = seen.strongest
     return f"layer {strongest.layer}, head {strongest.head}, {strongest.share:.1%}"
 
 
 def rest(view: View) -> str:
-    """Describe where the rest of the attention goes: to the word itself, or to the first or special
+    """Describe where the rest of a word's attention goes: to the word itself, or to the first or special
     tokens.
     """
     return f"{view.itself:.1%} stays on itself, {view.resting:.1%} goes to the first or a special token"
 
 
 def picture(figure: Figure, title: str, names: list[str], weights: np.ndarray) -> None:
-    """Draw a heat map, query by key.
+    """Draw the attention weights as a heat map with a row per query and a column per key.
 
-    The first key has a colour scale of its own: on a common scale, all other keys would look dark.
+    The first key has its own colour scale, because all other keys would look dark on a common scale.
     """
     step = max(1, len(names) // 60)
     parts = [slice(0, 1), slice(1, None)][: len(names)]

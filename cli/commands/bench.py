@@ -1,4 +1,4 @@
-"""`tfm-cli bench`: measures how fast a model is on this machine."""
+"""The command `tfm-cli bench`, which measures how fast a model runs on this machine."""
 
 from __future__ import annotations
 
@@ -149,7 +149,9 @@ def command(
 
 
 def require_decoder(source: LocatedModel) -> None:
-    """Raise ConfigError if the model isn't a decoder, before it is exported: only decoders have steps."""
+    """Raise ConfigError if the model isn't a decoder, before the model is exported. Only decoders have decode
+    steps to measure.
+    """
     from ...refimpl.config import Decoder
     from ...refimpl.errors import ConfigError
     from ...runtime.bundle.bundle import open_bundle
@@ -164,7 +166,7 @@ def require_decoder(source: LocatedModel) -> None:
 
 
 def speed_rows(name: str, opened: Bundle, settings: Sequence[Setting], new_tokens: int) -> list[Row]:
-    """Return two rows for each setting, with the test names of llama-bench."""
+    """Return two table rows for each setting, named like the tests of llama-bench."""
     from ...runtime.analysis.sizes import parameters
     from ...runtime.bundle.manifest import DATA
 
@@ -186,7 +188,7 @@ def speed_rows(name: str, opened: Bundle, settings: Sequence[Setting], new_token
 
 
 def figure(spread: Spread | None, digits: int = 2) -> str:
-    """Return "mean ± standard deviation" with `digits` decimals; after a single run, only the mean."""
+    """Return "mean ± standard deviation" with `digits` decimals, or only the mean for a single run."""
     if spread is None:
         return "unknown"
     deviation = "" if spread.std is None else f" ± {spread.std:.{digits}f}"

@@ -1,4 +1,4 @@
-"""`tfm-cli chat`: holds a conversation, at a terminal or line by line from a pipe."""
+"""The command `tfm-cli chat`, which holds a conversation at a terminal or line by line from a pipe."""
 
 from __future__ import annotations
 
@@ -103,7 +103,7 @@ def command(
 
 
 class Turns:
-    """Collects what a person says: a message, or, after an answer with calls, one result for each call."""
+    """The turns of a person in a chat: a message or, after an answer with calls, one result for each call."""
 
     def __init__(self, conversation: Conversation) -> None:
         self._conversation = conversation
@@ -111,7 +111,7 @@ class Turns:
         self._calls: Sequence[Message] = ()  # whose results these are
 
     def answer(self, text: str, options: GenerateOptions) -> TextStream | None:
-        """Return the answer to a text. Return None while a call still waits for its result."""
+        """Return the model's answer to a person's text, or None while a call waits for its result."""
         calls = self._conversation.calls
         if not calls:
             return self._conversation.say(text, **options)
@@ -124,13 +124,13 @@ class Turns:
 
 
 def waiting(calls: Sequence[Message]) -> str:
-    """Say which results the person should give next."""
+    """Return a note that says which results of calls the person should type next."""
     names = " and ".join(call["function"]["name"] for call in calls)
     return f"next, give the result of {names}, one message for each call"
 
 
 def describe(loaded: Model) -> str:
-    """Return the bundle's quantization if ONNX Runtime runs it, otherwise the name of the engine."""
+    """Return the bundle's quantization if ONNX Runtime runs the model, or otherwise the engine's name."""
     from ...runtime.ort.engine import OrtEngine
 
     engine = loaded.engine
@@ -140,7 +140,7 @@ def describe(loaded: Model) -> str:
 def talk(
     commands: ChatCommands, banner: str, no_escape: bool, *, verbose: bool = False, tools: bool = False
 ) -> None:
-    """Hold a conversation at a terminal, until Ctrl-D or /quit. An error is shown and doesn't end it."""
+    """Hold a conversation at a terminal until Ctrl-D or /quit. The conversation goes on after an error."""
     from ...refimpl.errors import TfmError
 
     terminal, turns = ChatTerminal(history_file()), Turns(commands.conversation)
@@ -173,9 +173,9 @@ def talk(
 
 
 def show(answer: TextStream, no_escape: bool, *, wrap: bool = False, tools: bool = False) -> None:
-    """Print an answer as it comes.
+    """Print an answer while it is generated.
 
-    With `wrap`, a line ends before a word that doesn't fit. With `tools`, the answer may have calls.
+    With `wrap`, lines are broken before a word that doesn't fit. With `tools`, the answer may contain calls.
     """
     wrapping = Wrapping() if wrap else None
     for part in with_calls(answer) if tools else answer:
@@ -185,7 +185,7 @@ def show(answer: TextStream, no_escape: bool, *, wrap: bool = False, tools: bool
 
 
 def cut(answer: TextStream) -> str:
-    """Say at which limit an answer was cut, and what to do about it."""
+    """Return a note that says which limit cut the answer, and what to do about the limit."""
     count = len(answer.tokens)
     if count < answer.max_new_tokens:
         return f"the context is full after {count} tokens of the answer: /undo or /clear makes room"

@@ -1,4 +1,4 @@
-"""`tfm-cli classify`: labels whole texts."""
+"""The command `tfm-cli classify`, which labels whole texts."""
 
 from __future__ import annotations
 

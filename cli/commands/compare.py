@@ -1,4 +1,4 @@
-"""`tfm-cli compare`: compares a model's quantizations by loss, bytes and speed."""
+"""The command `tfm-cli compare`, which compares a model's quantizations by loss, bytes and speed."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`tfm-cli context`: measures perplexity beyond the trained length."""
+"""The command `tfm-cli context`, which measures perplexity beyond the trained length."""
 
 from __future__ import annotations
 
@@ -148,9 +148,9 @@ def command(
 
 
 def as_object(found: Comparison) -> dict[str, object]:
-    """Return the comparison for JSON.
+    """Return the comparison as one object for JSON.
 
-    If two ways of stretching positions give the same rotations, both have the same figures.
+    If two ways to stretch positions give the same rotations, both have the same figures.
     """
     by_way = {name: found.by_way[first] for name, first in found.same.items()}
     return {
@@ -163,8 +163,8 @@ def as_object(found: Comparison) -> dict[str, object]:
 
 
 def show(found: Comparison) -> None:
-    """Print a table: a row for each part of the positions, and a column for each way of stretching positions
-    that was computed.
+    """Print a table with a row for each range of positions, and a column for each computed way to stretch
+    positions.
     """
     table(
         ("PERPLEXITY AT", *(name.upper() for name in found.by_way), ""),
@@ -180,8 +180,8 @@ def show(found: Comparison) -> None:
 
 
 def say_same(same: Mapping[str, str], length: int) -> None:
-    """Name the ways of stretching rotary positions that were left out. Each has the same positions as another
-    way, so its figures would be the same.
+    """Print which ways to stretch rotary positions were left out. Each of them gives the same positions as
+    another way, so its figures would be the same.
     """
     for first in dict.fromkeys(same.values()):
         others = [name for name, other in same.items() if other == first != name]
@@ -193,7 +193,7 @@ def say_same(same: Mapping[str, str], length: int) -> None:
 
 
 def picture(figure: Figure, found: Comparison) -> None:
-    """Draw perplexity by position, with one line for each way."""
+    """Draw perplexity by position, with one line for each way to stretch positions."""
     axes = figure.subplots()
     middles = [(start + end) / 2 for start, end in pairwise(found.edges)]
     for name, one in found.by_way.items():

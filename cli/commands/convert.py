@@ -1,4 +1,4 @@
-"""`tfm-cli convert`: rewrites a bundle for another runtime."""
+"""The command `tfm-cli convert`, which rewrites a bundle for another runtime."""
 
 from __future__ import annotations
 

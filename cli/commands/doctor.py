@@ -1,4 +1,4 @@
-"""`tfm-cli doctor`: tests what works on this machine."""
+"""The command `tfm-cli doctor`, which tests what works on this machine."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ BUILD_S = 600.0  # for compilers, where somebody asked for kernels and nothing e
 
 
 class Report(TypedDict):
-    """The report of `doctor`, by topic. The topic that says what works comes first."""
+    """The report of `tfm-cli doctor`, with one field per topic. `works` is the summary and comes first."""
 
     works: str
     problems: list[str]
@@ -109,7 +109,7 @@ def _say_runtimes(path: Path, *, as_json: bool) -> None:
 
 
 def report() -> Report:
-    """Return the complete report."""
+    """Return the complete report about this machine."""
     import platform
 
     from ...refimpl.errors import ExportError
@@ -120,7 +120,9 @@ def report() -> Report:
     from ...runtime.verification.certificate import INT8_FLAGS, int8_path
 
     def by_use(provider: tuple[str, str]) -> tuple[bool, bool]:
-        """Sort the providers that start first, and among these the ones that models run on."""
+        """Return the sort key of a provider: providers that start come first, and among these the ones that
+        run models.
+        """
         return provider[1] != STARTS, provider[0] not in PROVIDERS.values()
 
     versions, free = _versions(), hardware.memory()
@@ -148,7 +150,7 @@ def report() -> Report:
 
 
 def _works(providers: Mapping[str, str], kernels: Mapping[str, str]) -> str:
-    """In a sentence, where models run and by what."""
+    """Return a sentence that says where models run and which code computes them."""
     from ...runtime.ort.providers import STARTS
 
     by = f"tfm's kernels for {kernels['instructions']}" if "instructions" in kernels else "ONNX Runtime alone"
@@ -158,7 +160,7 @@ def _works(providers: Mapping[str, str], kernels: Mapping[str, str]) -> str:
 
 
 def _kernels() -> dict[str, str]:
-    """The library of kernels that runs here, or why none does and what to do."""
+    """Return the library of kernels that runs here, or why no library runs and what to do."""
     from ...runtime.kernels.compilers import available
     from ...runtime.kernels.library import Library, find
     from ...runtime.kernels.platforms import Platform
@@ -181,7 +183,7 @@ def _kernels() -> dict[str, str]:
 
 
 def _versions() -> dict[str, str]:
-    """The installed packages with their versions."""
+    """Return the installed packages with their versions."""
     from importlib.metadata import PackageNotFoundError, version
 
     versions = {}

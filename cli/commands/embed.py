@@ -1,4 +1,4 @@
-"""`tfm-cli embed`: computes embeddings of texts, and how similar the texts are."""
+"""The command `tfm-cli embed`, which computes embeddings of texts and the similarity of texts."""
 
 from __future__ import annotations
 
@@ -100,7 +100,7 @@ def command(
 
 
 def summarize(texts: Sequence[str], vectors: np.ndarray) -> None:
-    """Print each vector's dimension, norm and first numbers, and say how to get all of them."""
+    """Print the dimension, the norm and the first numbers of each vector, and say how to get all numbers."""
     import numpy as np
 
     table(

@@ -1,4 +1,4 @@
-"""`tfm-cli export`: exports a checkpoint as a bundle."""
+"""The command `tfm-cli export`, which exports a checkpoint as a bundle."""
 
 from __future__ import annotations
 

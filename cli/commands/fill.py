@@ -1,4 +1,4 @@
-"""`tfm-cli fill`: predicts the tokens for the masks in a text."""
+"""The command `tfm-cli fill`, which predicts the tokens for the masks in a text."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`tfm-cli generate`: generates text with a model."""
+"""The command `tfm-cli generate`, which generates text with a model."""
 
 from __future__ import annotations
 
@@ -210,7 +210,9 @@ def command(
 def drafter(
     draft: str, model: Model, name: str, load_model: Callable[[str], Model]
 ) -> Drafter | Literal[False]:
-    """Return the source of drafts that `--draft` asks for, for the model named `name`; False for `none`."""
+    """Return the drafter that `--draft` asks for, for the model with the name `name`. Returns False for
+    `--draft none`.
+    """
     if draft == "none":
         return False
     if draft == "prompt":
@@ -230,7 +232,7 @@ def drafter(
 
 
 def say_ends(answers: Sequence[Completion], limit: int, context: int, *, as_json: bool) -> None:
-    """Print how many answers were cut, either at the end of the context or after `limit` tokens."""
+    """Print how many answers were cut at the end of the context, and how many after `limit` tokens."""
     cut = [len(one.tokens) for one in answers if one.finish_reason == "length"]
     if clipped := sum(count < limit for count in cut):
         say(

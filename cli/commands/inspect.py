@@ -1,4 +1,6 @@
-"""`tfm-cli inspect`: shows a model's architecture and what it needs, from its headers alone."""
+"""The command `tfm-cli inspect`, which shows a model's architecture and sizes. It reads only the headers of
+the model's files.
+"""
 
 from __future__ import annotations
 
@@ -111,7 +113,7 @@ def command(
 
 
 def _shown(name: str, value: Any) -> str:
-    """A fact for a person."""
+    """Return a fact as text for a person."""
     match name:
         case "stored":
             total = sum(value.values())
@@ -144,7 +146,7 @@ def _shown(name: str, value: Any) -> str:
 
 
 def _read(source: LocatedModel, context: int | None) -> tuple[Config, dict[str, Any], str]:
-    """The Config, facts about the files beside it, and the kind of cache for ONNX Runtime."""
+    """Return the Config, facts about the other files, and the kind of cache on ONNX Runtime."""
     from ...runtime.bundle import operator_limits, targets
 
     facts: dict[str, Any] = {"name": source.name, "kind": source.kind}
@@ -226,7 +228,9 @@ def _read_config(path: Path) -> Config:
 
 
 def describe(config: Config) -> str:
-    """Describe the architecture in one line. If layers differ, describe the first one and say so."""
+    """Describe the architecture in one line. If the layers differ, describe the first layer and say that the
+    layers differ.
+    """
     from ...refimpl.config import EncoderDecoder, has_mtp, longer_context
 
     embedding, head = config.embedding, config.head

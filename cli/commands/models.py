@@ -1,4 +1,4 @@
-"""`tfm-cli models`: lists the catalogue and the cache."""
+"""The command `tfm-cli models`, which lists the models that tfm can fetch, and the cache."""
 
 from __future__ import annotations
 
@@ -66,7 +66,7 @@ def command(
 
 
 def _out_aliases() -> None:
-    """Print the aliases, those that fit this machine's memory first."""
+    """Print the aliases. Aliases of models that fit into this machine's memory come first."""
     from ...runtime.hardware import memory
     from ...runtime.hub.aliases import ALIASES
 

@@ -1,4 +1,4 @@
-"""`tfm-cli pull`: fetches a model."""
+"""The command `tfm-cli pull`, which fetches a model."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`tfm-cli report`: writes what `verify` found as a page for a browser."""
+"""The command `tfm-cli report`, which writes the results of `verify` as an HTML page."""
 
 from __future__ import annotations
 
@@ -77,7 +77,7 @@ def command(
 
 
 def _layers(bundle: Bundle) -> Sequence[LayerError] | str:
-    """The worst part of each layer, or why it isn't known."""
+    """Return each layer's part with the largest error, or a text that says why the errors are unknown."""
     from ...refimpl.errors import TfmError
     from ...runtime.verification.golden import load
     from ..report_page import LayerError
@@ -113,7 +113,7 @@ def _sizes(bundle: Bundle) -> list[tuple[str, int]]:
 
 
 def _speed(bundle: Bundle, progress: Progress) -> list[tuple[str, str]] | str:
-    """The median speed and memory of a few runs, or why they aren't measured."""
+    """Return the median speed and memory of a few runs, or a text that says why they weren't measured."""
     from ...refimpl.config import LM, Decoder
     from ...refimpl.errors import TfmError
     from ...runtime import hardware

@@ -1,7 +1,7 @@
-"""`tfm-cli scaling`: measures costs, and how far back attention and an LSTM reach.
+"""The command `tfm-cli scaling`, which measures costs, and how far back attention and an LSTM reach.
 
-The costs are those of attention and recurrences by length, of ring attention by processes, and of a
-softmax over many words.
+The costs are the time and memory of attention and recurrences by text length, of ring attention by number of
+processes, and of a softmax over many words.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ PROCESS_BYTES = 400e6  # that a process of a ring may need, torch included
 
 
 class Section(StrEnum):
-    """A part of the measurement."""
+    """A part of the measurement that `--section` selects."""
 
     LENGTH = "length"
     RING = "ring"
@@ -104,7 +104,7 @@ def command(
 
 
 def measure_words(until: float) -> dict[str, SoftmaxCost] | None:
-    """Return the costs of a full and an adaptive softmax, or None if memory would run out."""
+    """Measure the costs of a full and an adaptive softmax. Returns None if they don't fit into memory."""
     from ...runtime import hardware
     from ...runtime.analysis import word_softmax
 
@@ -116,9 +116,9 @@ def measure_words(until: float) -> dict[str, SoftmaxCost] | None:
 
 
 def measure_ring(seconds: float) -> list[RingCost] | None:
-    """Return the cost of each ring that fits into memory and the time limit.
+    """Measure the cost of each ring that fits into memory and into the time limit.
 
-    Returns None if none fits, or if torch is missing.
+    Returns None if no ring fits, or if torch is missing.
     """
     if find_spec("torch") is None:
         say("ring attention is left out, it needs torch: pip install 'tfm-cli[export]'")
@@ -144,7 +144,7 @@ def measure_ring(seconds: float) -> list[RingCost] | None:
 
 
 def say_stopped(lengths: Sequence[int], growth: dict[str, Growth]) -> None:
-    """Print which kinds end early, and why."""
+    """Print which measurements end before the longest text, and why."""
     for name, one in growth.items():
         if one.stopped is not None:
             say(f"{name} ends before {lengths[len(one.seconds)]} tokens: {one.stopped} would run out")
@@ -157,7 +157,7 @@ def as_object(
     words: dict[str, SoftmaxCost] | None,
     dependence: Dependence | None,
 ) -> dict[str, Any]:
-    """Return what was measured, for JSON."""
+    """Return all measurements as one object for JSON."""
     from ...runtime.analysis import scaling, word_softmax
 
     told: dict[str, Any] = {}
@@ -188,7 +188,9 @@ def as_object(
 
 
 def fitted(what: str, fit: Fit | None) -> dict[str, Any]:
-    """Describe a fit: its exponent, the exponent's interval, and the lengths that it was fitted to."""
+    """Describe a fitted power law: its exponent, the exponent's interval, and the lengths that were used for
+    the fit.
+    """
     if fit is None:
         return dict.fromkeys((f"{what}_exponent", f"{what}_interval", f"{what}_fitted"))
     interval, lengths = [fit.low, fit.high], [fit.first, fit.last]
@@ -196,7 +198,7 @@ def fitted(what: str, fit: Fit | None) -> dict[str, Any]:
 
 
 def show_growth(lengths: Sequence[int], growth: dict[str, Growth]) -> None:
-    """Print the cost by length."""
+    """Print the cost of each kind of layer by text length."""
     from ...runtime.analysis.scaling import WIDTH
 
     out(f"Cost by text length N: one head of width {WIDTH}, float32, one thread\n")
@@ -275,14 +277,16 @@ def show_dependence(dependence: Dependence) -> None:
 
 
 def shown(fit: Fit | None) -> str:
-    """Return an exponent as text for the table."""
+    """Format an exponent for the table."""
     return "too short" if fit is None else f"{fit.exponent:.2f} ± {fit.high - fit.exponent:.2f}"
 
 
 def picture(
     figure: Figure, lengths: Sequence[int], growth: dict[str, Growth] | None, dependence: Dependence | None
 ) -> None:
-    """Draw time and memory by length, and dependence by distance, each on logarithmic axes."""
+    """Draw time and memory by text length, and the dependence on earlier inputs by distance, on logarithmic
+    axes.
+    """
     axes = iter(figure.subplots(1, 2 * (growth is not None) + (dependence is not None), squeeze=False)[0])
     if growth is not None:
         for label, pick in (

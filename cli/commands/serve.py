@@ -1,4 +1,4 @@
-"""`tfm-cli serve`: serves models behind the OpenAI API."""
+"""The command `tfm-cli serve`, which serves models through the OpenAI and Anthropic APIs."""
 
 from __future__ import annotations
 
@@ -228,7 +228,7 @@ def command(
 
 
 def _named(argument: str) -> tuple[str, str]:
-    """The name that requests call a model by, and the model."""
+    """Return the name that requests use for a model, and the model."""
     if Path(argument).exists():
         return Path(argument).name, argument
     name, given, model = argument.partition("=")

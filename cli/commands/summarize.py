@@ -1,4 +1,4 @@
-"""`tfm-cli summarize`: summarizes a text."""
+"""The command `tfm-cli summarize`, which summarizes a text."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`tfm-cli tag`: finds entities in texts."""
+"""The command `tfm-cli tag`, which finds entities in texts."""
 
 from __future__ import annotations
 

@@ -1,4 +1,6 @@
-"""`tfm-cli tokenizer`: trains tokenizers, encodes text, writes tokens' bytes and compares vocabularies."""
+"""The command `tfm-cli tokenizer`, which trains tokenizers, encodes text, writes tokens' bytes and compares
+vocabularies.
+"""
 
 from __future__ import annotations
 
@@ -249,7 +251,7 @@ def compare(
 
 
 def picture(figure: Figure, rows: Sequence[Vocabulary]) -> None:
-    """Draw the size of a vocabulary against tokens per word. Characters have a line of their own."""
+    """Draw the vocabulary size against the tokens per word. Characters as tokens have a line of their own."""
     axes = figure.subplots()
     characters, *trained = rows
     sizes = [row.vocabulary for row in trained]
@@ -261,7 +263,7 @@ def picture(figure: Figure, rows: Sequence[Vocabulary]) -> None:
 
 
 def _tokenizer(name: str) -> Tokenizer:
-    """The tokenizer of a file or of a model."""
+    """Return the tokenizer of a file or of a model."""
     from ...refimpl.checkpoint.tokenizers.tokenizer import load, read
     from ...refimpl.errors import CheckpointError
 
@@ -288,7 +290,7 @@ def _tokenizer(name: str) -> Tokenizer:
 
 
 def _lines(files: Sequence[Path]) -> list[str]:
-    """The lines of files with their ends; CheckpointError for what isn't UTF-8."""
+    """Yield the lines of files with their line ends. Raises CheckpointError for text that isn't UTF-8."""
     from ...refimpl.checkpoint.formats.file_bytes import read_file
     from ...refimpl.errors import CheckpointError
 

@@ -1,4 +1,4 @@
-"""`tfm-cli transcribe`: transcribes audio, with the time of each segment."""
+"""The command `tfm-cli transcribe`, which transcribes audio and prints the time of each segment."""
 
 from __future__ import annotations
 
@@ -216,7 +216,7 @@ def command(
 
 
 def _frames(path: Path) -> np.ndarray:
-    """The spectrogram [T, C] of a file, for its picture."""
+    """Return the spectrogram [T, C] of an audio file, for the picture of the file."""
     import numpy as np
 
     from ...refimpl.engine.sound import HOP, RATE, features
@@ -236,10 +236,11 @@ def _rows(frames: np.ndarray) -> int:
 
 
 def picture(figure: Figure, frames: np.ndarray, said: list[Segment], looks: list[Look]) -> None:
-    """Draw the spectrogram with ROW seconds in a row, and each word at the time when it is said.
+    """Draw an audio file's spectrogram with ROW seconds in a row, and each word at the time when the word is
+    said.
 
-    With `looks`, each row also has a map: a line for each word, which is brighter where the decoder attended
-    more to the sound.
+    With `looks`, each row also contains a map with one line for each word. The line is brighter where the
+    decoder attended more to the sound.
     """
     from ...refimpl.engine.sound import HOP, RATE
 
@@ -265,7 +266,7 @@ def picture(figure: Figure, frames: np.ndarray, said: list[Segment], looks: list
 
 
 def _draw_looks(axes: Axes, looks: list[Look], begin: float) -> None:
-    """Draw which part of the sound the decoder looked at while it wrote each word of a row."""
+    """Draw to which part of the sound the decoder attended while it wrote each word of a row."""
     import numpy as np
 
     from ...refimpl.decoding.speech import STEP
@@ -286,14 +287,14 @@ def _draw_looks(axes: Axes, looks: list[Look], begin: float) -> None:
 
 
 def _noted(segments: Iterator[Segment], said: list[Segment]) -> Iterator[Segment]:
-    """The same segments, each of which is put down once it is known."""
+    """Yield the same segments, and record each segment as soon as it is complete."""
     for one in segments:
         said.append(one)
         yield one
 
 
 def _write(segments: Iterator[Segment], format: FormatName, write: Callable[[str], None]) -> None:
-    """Write each segment once it is known; Ctrl-C ends the text as if no more had been said."""
+    """Write each segment as soon as it is complete. Ctrl-C ends the output as if nothing more were said."""
     form, known = FORMATS[format], []
     write(form.begin)
     try:

@@ -1,4 +1,4 @@
-"""`tfm-cli translate`: translates a text."""
+"""The command `tfm-cli translate`, which translates a text."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`tfm-cli verify`: compares a bundle with the specification."""
+"""The command `tfm-cli verify`, which compares a bundle with the specification."""
 
 from __future__ import annotations
 
@@ -101,7 +101,7 @@ def command(
 
 
 def divergence(bundle: Path) -> str:
-    """Say where the graph first differs from the specification, if that can be found on this machine."""
+    """Describe where the graph first differs from the specification, if this machine can find the place."""
     from ...refimpl.errors import TfmError
     from ...runtime.bundle.bundle import open_bundle
     from ...runtime.verification.golden import load

@@ -1,7 +1,8 @@
-"""The package `tfm`: `refimpl`, `export`, `runtime` and `cli`. Each one is a folder of the repository.
+"""The package `tfm`, with the subpackages `refimpl`, `export`, `runtime` and `cli`. Each subpackage is a
+folder of the repository.
 
-This file has everything that belongs to the package itself: `tfm.load`, the entry point for Python, the
-classes that `tfm.load` returns and raises, and `tfm.__version__`. The package sends no data to anybody.
+This file defines the public entry point for Python, `tfm.load`, the classes that `tfm.load` returns and
+raises, and `tfm.__version__`. The package sends no data to anybody.
 """
 
 from __future__ import annotations as _annotations
@@ -65,21 +66,22 @@ def load(
 ) -> Model:
     """Load a model, ready to run: `tfm.load("smollm2-135m").chat("hi")`.
 
-    model: a path (a bundle, a directory with config.json and weights, a .gguf file), a name that
-        `tfm-cli models` lists, hf:ORG/NAME, or pypi:NAME.
-    device: cpu, cuda or auto. auto uses CUDA if CUDA starts, otherwise the CPU. threads: the number of
-    threads. The default is as many as this machine can use. quant: how weights are stored, see
-    docs/QUANTIZATION.md. The default is int8. For an encoder on the CPU,
-        it is int8-dynamic.
-    context: the largest number of tokens of a text, if it should differ from the trained length. adapter: the
-    directory of a LoRA adapter to merge. False ignores an adapter that is beside the model. ignore_keys: keys
-    of the model's files that tfm doesn't know and that have no effect on the model.
+    - `model`: a path (a bundle, a directory with config.json and weights, or a .gguf file), a name that
+      `tfm-cli models` lists, hf:ORG/NAME, or pypi:NAME.
+    - `device`: cpu, cuda or auto. auto uses CUDA if CUDA starts, otherwise the CPU.
+    - `threads`: the number of threads. The default is as many as this machine can use.
+    - `quant`: the quantization of the weights, see docs/QUANTIZATION.md. The default is int8, or int8-dynamic
+      for an encoder on the CPU.
+    - `context`: the maximum number of tokens in a text. The default is the model's trained length.
+    - `adapter`: the directory of a LoRA adapter to merge into the weights. False ignores an adapter that is
+      beside the model's files.
+    - `ignore_keys`: keys of the model's files that tfm doesn't know and that have no effect on the model.
 
-    The first call with a name fetches the model, and the first call with a checkpoint exports it. Both print
-    lines about it on stderr. Later calls find the bundle in the user's cache, as `tfm-cli` does.
+    The first call with a name fetches the model, and the first call with a checkpoint exports the checkpoint.
+    Both print their progress on stderr. Later calls use the bundle in the user's cache, as `tfm-cli` does.
 
-    The export needs the extra `[export]`. Running a model doesn't. All errors are `tfm.Error`s; the pages of
-    `tfm.refimpl.errors` say what each class is for.
+    The export needs the extra `[export]`. Running a model doesn't. All errors are `tfm.Error`s. The pages of
+    `tfm.refimpl.errors` say what each error class is for.
     """
     from tfm.cli.console import say  # importing the package costs nothing
     from tfm.cli.model_loading import bundle, check_device, check_packages, locate_weights
@@ -96,8 +98,8 @@ def load(
 if not _t.TYPE_CHECKING:  # which knows the names from above, and that there are no others
 
     def __getattr__(name: str) -> _t.Any:
-        """What is imported on first use; `__version__` as pyproject.toml states it, read from the installed
-        distribution (8 ms)."""
+        """Import a name of the package on first use. `__version__` is the version that pyproject.toml states,
+        read from the installed distribution (8 ms)."""
         import importlib
 
         if name == "__version__":
@@ -110,5 +112,5 @@ if not _t.TYPE_CHECKING:  # which knows the names from above, and that there are
 
 
 def __dir__() -> list[str]:
-    """Return the names that the package offers, and its folders."""
+    """Return the names that the package offers, including its subpackages."""
     return sorted([*__all__, "__version__", "cli", "export", "refimpl", "runtime"])

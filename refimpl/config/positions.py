@@ -101,7 +101,7 @@ class Llama3Scaling(RotaryScaling):
 class ProportionalScaling(RotaryScaling):
     """Partial rotation: only the first `turned` pairs of a head are rotated.
 
-    Their frequencies are the first of a head in which all pairs are rotated, divided by `factor`.
+    Each has the frequency that it would have if all pairs of the head were rotated, divided by `factor`.
     """
 
     turned: int

@@ -59,9 +59,7 @@ class SpeechTokens:
 
 
 class Limits(NamedTuple):
-    """Limits for trusting the text of a window. Beyond a limit, the window is decoded again. None means no
-    limit.
-    """
+    """Limits for trusting the text of a window. `doubts` applies these limits; None means no limit."""
 
     compression: float | None = None
     logprob: float | None = None

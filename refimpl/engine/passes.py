@@ -118,8 +118,8 @@ def read(given: Given, params: Any, *, config: Config) -> Any:
 
 @dataclass(frozen=True)
 class Pass:
-    """One of several passes: its inputs, a function that renames the parameters it reads, and the context
-    manager in which its ops run.
+    """One of several passes: its inputs, a function that returns what the pass reads as the parameter of this
+    name, and the context manager in which its ops run.
     """
 
     given: Given

@@ -287,7 +287,9 @@ def check_text(
 
 
 def _check_sound(config: Config, sound: np.ndarray, row: tuple[int | str, ...]) -> np.ndarray:
-    """Return frames or samples as floats; raise LimitError if the encoder has no room for them."""
+    """Return frames or samples as an array. Raises LimitError unless they are finite floats of this shape and
+    the encoder has room for them.
+    """
     sound = np.asarray(sound)
     shape = (len(sound), *row) if sound.ndim else row
     fits = sound.ndim == len(row) + 1 and all(
