@@ -24,6 +24,7 @@ from ...refimpl.engine.cache_kinds import CHUNK
 from ...refimpl.ops.linear_attention import LinearAttention, LinearState, attend_from
 from ...refimpl.ops.lstm import LstmWeights
 from ...refimpl.ops.ssd import ssd_quadratic
+from ...refimpl.ops.wkv import PADDING
 from .group_query_attention import AttentionLeaves, three_products
 from .ort_ops import MICROSOFT, linear
 
@@ -175,6 +176,49 @@ def in_parallel(
     return y, states.index_select(1, at[-1:]).squeeze(1)
 
 
+def wkv_chunk(
+    k: Tensor,
+    v: Tensor,
+    decay: Tensor,
+    bonus: Tensor,
+    numerator: Tensor,
+    denominator: Tensor,
+    exponent: Tensor,
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Compute the averages of a run without a loop, in rounds, each of which reaches twice as far back as the
+    one before.
+
+    After a round, a token has the sums of the tokens that it reaches, and what an earlier sum loses in their
+    place. The sums before the first token are none.
+    """
+    at = torch.arange(k.shape[1], device=k.device)
+    n, d, m, lost = _of_a_run(v), torch.ones_like(v), k, decay
+    for level in range((CHUNK - 1).bit_length()):
+        before = (at - 2**level).clamp(min=0)
+        there = (at >= 2**level)[:, None]
+        n0, d0, m0, lost0 = (a.index_select(1, before) for a in (n, d, m, lost))
+        n, d, m = _joined(n0, d0, torch.where(there, m0, PADDING) + lost, n, d, m)
+        lost = lost + torch.where(there, lost0, 0)
+    first = numerator.unsqueeze(1), denominator.unsqueeze(1), exponent.unsqueeze(1)
+    n, d, m = _joined(first[0], first[1], first[2] + lost, n, d, m)
+    # What a token reads: the sums after the token before it.
+    n0, d0, m0 = (torch.cat((a, b), 1)[:, : k.shape[1]] for a, b in zip(first, (n, d, m), strict=True))
+    ny, dy, _ = _joined(n0, d0, m0, v, torch.ones_like(v), k + bonus)
+    last = at[-1:]  # which index_select finds for any T
+    n, d, m = (a.index_select(1, last).squeeze(1) for a in (n, d, m))
+    return ny / dy, n, d, m
+
+
+def _joined(
+    n0: Tensor, d0: Tensor, m0: Tensor, n: Tensor, d: Tensor, m: Tensor
+) -> tuple[Tensor, Tensor, Tensor]:
+    """The sums n0 e^m0 + n e^m and d0 e^m0 + d e^m, and the larger of both exponents, by which they are
+    divided."""
+    most = torch.maximum(m0, m)
+    old, new = torch.exp(m0 - most), torch.exp(m - most)
+    return old * n0 + new * n, old * d0 + new * d, most
+
+
 def selective_scan_operator(
     x: Tensor, step: Tensor, rates: Tensor, b: Tensor, c: Tensor, state: Tensor
 ) -> tuple[Tensor, Tensor]:
@@ -210,4 +254,5 @@ EMITS = {
     "gated_delta_rule": gated_delta_chunk,
     "ssd_recurrent": ssd_quadratic,
     "selective_scan": selective_scan_chunk,
+    "wkv": wkv_chunk,
 }

@@ -49,6 +49,8 @@ class TokenMixer(Sublayer):
     keeps: ClassVar[Literal["tokens", "state", "nothing"]] = "nothing"
     # Whether a step computes several tokens at once, in parts of a power of two.
     in_parts: ClassVar[bool] = False
+    # Whether a graph joins the sums of tokens in an order that depends on where a run of tokens begins.
+    in_rounds: ClassVar[bool] = False
     # Whether it is one softmax over all tokens, whose weights `ops.attention.attention_weights` computes.
     has_map: ClassVar[bool] = False
     # The base of the wavelengths of sines and cosines that it computes itself, over the model's width.

@@ -26,6 +26,10 @@ no tokens of their own.
                         state [B, F, K]
     RgLruStates         conv [B, M, F]               the same of a linear recurrent unit, and a number of
                         state [B, F]                 each channel
+    TimeMixStates       shift [B, 1, D]              the last input of RWKV's time mixing, and three
+                        numerator, denominator,      numbers of each channel
+                        exponent [B, F]
+    ChannelMixStates    shift [B, 1, D]              the last input of its channel mixing
     HybridStates        k, v, conv, state            both, in a layer with attention and a state space
     Latents             latent [B, 1, L, C]          every token: its latent and its rotary key
       with an indexer   index [B, 1, L, P]           and its key for the indexer

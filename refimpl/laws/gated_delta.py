@@ -9,7 +9,7 @@ import numpy as np
 from . import Draw, Subject, law
 
 
-@law("gated_delta", "lightning", "mamba", "mamba2", "rg_lru")
+@law("gated_delta", "lightning", "mamba", "mamba2", "rg_lru", "time_mix", "channel_mix")
 def a_row_that_begins_knows_nothing(mixer: Subject, draw: Draw) -> None:
     """If a row has no tokens before the call, the content of its cache doesn't change the result."""
     call = draw(mixer.calls())

@@ -38,14 +38,14 @@ def a_tail_is_what_stood_before(causal_conv: Subject, draw: Draw) -> None:
     causal_conv.near(causal_conv(call), causal_conv(joined)[:, m:], call, joined)
 
 
-@law("short_conv", "gated_delta", "lightning", "mamba", "mamba2", "rg_lru")
+@law("short_conv", "gated_delta", "lightning", "mamba", "mamba2", "rg_lru", "time_mix", "channel_mix")
 def any_split_of_the_tokens_is_one_pass(mixer: Subject, draw: Draw) -> None:
     """Two calls over the parts of a text give the same outputs and states as one call over the whole text."""
     call = draw(mixer.calls(lengths=None, T=5))
     in_two(mixer, draw, call, lambda cut, cache: {"cache": cache, "past": call["past"] + cut})
 
 
-@law("short_conv", "gated_delta", "lightning", "mamba", "mamba2", "rg_lru")
+@law("short_conv", "gated_delta", "lightning", "mamba", "mamba2", "rg_lru", "time_mix", "channel_mix")
 def a_padded_row_is_the_row_alone(mixer: Subject, draw: Draw) -> None:
     """Padding at the end of a row changes neither the row's outputs nor its state."""
     call = draw(mixer.calls(lengths=True))

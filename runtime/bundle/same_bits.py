@@ -57,9 +57,12 @@ def promise(operators: Iterable[Operator], config: Config | None = None) -> Same
 
     A graph with merged attention makes no promise. Kernels split a softmax's sum over lanes. The lane of
     an encoder's key depends on how many places precede the key, and this number is the size of the cache.
+    Neither does a graph with a recurrence in rounds, which join tokens in another order in another run.
     """
     if config is not None and any(layer.merged for layer in config.layers):
         return SameBits("one softmax over two texts")
+    if config is not None and any(layer.attention.in_rounds for layer in config.layers):
+        return SameBits("a recurrence in rounds")
     others = {
         name for domain, name in operators if domain != DOMAIN and not (domain == "" and name in KEPT_BY_ONNX)
     }

@@ -74,6 +74,7 @@ from tfm.refimpl.config import (
     Yarn,
 )
 from tfm.refimpl.config.norms import Norms
+from tfm.refimpl.ops.channel_mix import ChannelMix
 from tfm.refimpl.ops.convbert import ConvBertAttention
 from tfm.refimpl.ops.disentangled import DisentangledAttention
 from tfm.refimpl.ops.gated_delta import GatedDelta
@@ -89,6 +90,7 @@ from tfm.refimpl.ops.mobilebert import MobileBertBottleneck
 from tfm.refimpl.ops.rg_lru import RgLru
 from tfm.refimpl.ops.shared_block import SharedBlock
 from tfm.refimpl.ops.short_conv import ShortConv
+from tfm.refimpl.ops.time_mix import TimeMix
 from tfm.refimpl.ops.xlnet import XLNetAttention
 
 CONTEXT = 32
@@ -320,6 +322,15 @@ linear_units = st.builds(
     st.sampled_from(("gelu_tanh", "silu")),
     **around,
 )
+
+
+def shifts(width: int) -> st.SearchStrategy[TokenMixer]:
+    """RWKV's two mixers, in a model of this width."""
+    return st.one_of(
+        *(st.builds(kind, st.integers(1, 6), st.just(width), **around) for kind in (TimeMix, ChannelMix))
+    )
+
+
 mamba2s = st.builds(
     lambda groups, share, *settings, **own: Mamba2(groups * share, groups, *settings, **own),
     st.integers(1, 2),
@@ -373,20 +384,20 @@ lstms = st.builds(LSTM, st.integers(1, 6), st.booleans(), st.booleans(), **aroun
 
 
 @st.composite
-def mixers(draw: st.DrawFn, shared: RelativeBias | None, heads: int) -> TokenMixer:
+def mixers(draw: st.DrawFn, shared: RelativeBias | None, heads: int, width: int) -> TokenMixer:
     """What a decoder's layer may mix tokens by: attention in half of the layers."""
     attention = attentions(shared, heads)
     states = linear_attentions, lstms, convolutions, gated_deltas, bounded_deltas, lightnings, linear_units
-    mixers = *states, latents, mamba2s, mambas, indexed, unrotated, shared_blocks
+    mixers = *states, latents, mamba2s, mambas, indexed, unrotated, shared_blocks, shifts(width)
     return draw(st.one_of(attention, attention, *mixers))
 
 
 @st.composite
 def stacks(
-    draw: st.DrawFn, *, width: int, crossed: bool = False, reads: bool = False, decodes: bool = False
+    draw: st.DrawFn, *, width: int, crossed: bool = False, reads: bool = False, decodes: int = 0
 ) -> Stack:
     """A stack whose positions have this width. With `crossed` its layers have cross-attention; with `reads`
-    it may be causal; with `decodes` it may have recurrences."""
+    it may be causal; with `decodes`, the width of its layers, it may have recurrences."""
     shared = draw(st.one_of(st.none(), st.just(RelativeBias(6, 9))))
     heads = draw(st.integers(1, 3))
     layers = []
@@ -394,7 +405,8 @@ def stacks(
         cross = draw(attentions(None, heads, cross=True)) if crossed else None
         parallel = not crossed and draw(st.booleans())
         residual = "input" if parallel else draw(st.sampled_from(("input", "norm")))
-        mixer, mlp = draw(mixers(shared, heads) if decodes else attentions(shared, heads)), draw(mlps)
+        mixer = draw(mixers(shared, heads, decodes) if decodes else attentions(shared, heads))
+        mlp = draw(mlps)
         parallel = parallel and not isinstance(mlp, NoMlp)
         scalar = draw(st.sampled_from((False, False, True)))
         layers.append(Layer(mixer, mlp, parallel, cross, residual, draw(shares), scalar=scalar))
@@ -473,7 +485,7 @@ def configs(draw: st.DrawFn) -> Decoder:
     """A decoder alone."""
     width, inner = draw(st.integers(1, 8)), draw(projections)
     embedding = Embedding(draw(st.integers(2, 12)), width, draw(scales), projection=inner)
-    stack = draw(stacks(width=entry(embedding), decodes=True))
+    stack = draw(stacks(width=entry(embedding), decodes=embedding.width))
     head = draw(lm_heads(embedding))
     return draw(sharing(Decoder(embedding, draw(multiplied(stack)), head, CONTEXT)))
 
@@ -792,7 +804,7 @@ def pairs(draw: st.DrawFn) -> EncoderDecoder:
     """An encoder and a decoder, with different depths and heads, perhaps with a table and a width each."""
     width, own = draw(st.integers(1, 8)), None
     embedding = Embedding(draw(st.integers(2, 12)), width, draw(scales))
-    decoder = draw(stacks(width=width, crossed=True, decodes=True))
+    decoder = draw(stacks(width=width, crossed=True, decodes=width))
     if draw(st.booleans()):
         decoder = draw(merged(decoder))
         embedding = replace(embedding, apart=draw(st.none() | st.integers(0, embedding.vocabulary - 1)))

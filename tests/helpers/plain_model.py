@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 from tfm.refimpl import config as c
+from tfm.refimpl.ops.channel_mix import ChannelMix
 from tfm.refimpl.ops.gated_delta import GatedDelta
 from tfm.refimpl.ops.latent_attention import LatentAttention
 from tfm.refimpl.ops.lightning import Lightning
@@ -24,6 +25,7 @@ from tfm.refimpl.ops.mamba2 import Mamba2
 from tfm.refimpl.ops.rg_lru import RgLru
 from tfm.refimpl.ops.shared_block import SharedBlock
 from tfm.refimpl.ops.short_conv import ShortConv
+from tfm.refimpl.ops.time_mix import TimeMix
 
 Vector = np.ndarray
 Vectors = list[np.ndarray]  # one of each token
@@ -32,7 +34,7 @@ Weights = dict[str, Any]
 ACTIVATIONS: dict[str, Callable[[Any], Any]] = {
     "relu": lambda x: np.where(x > 0, x, 0.0),
     "relu_squared": lambda x: np.where(x > 0, x * x, 0.0),
-    "sigmoid": lambda x: 1 / (1 + np.exp(-x)),
+    "sigmoid": lambda x: 1 / (1 + np.exp(np.minimum(-x, 700))),
     "silu": lambda x: x / (1 + np.exp(-x)),
     "quick_gelu": lambda x: x / (1 + np.exp(-1.702 * x)),
     "tanh": np.tanh,
@@ -361,6 +363,30 @@ def rg_lru(xs: Vectors, w: Weights, a: RgLru) -> Vectors:
     return out
 
 
+def with_earlier(xs: Vectors, share: Vector) -> Vectors:
+    """Each vector mixed with the one before it."""
+    return [share * x + (1 - share) * y for x, y in zip(xs, [0 * xs[0], *xs], strict=False)]
+
+
+def time_mix(xs: Vectors, w: Weights, a: TimeMix) -> Vectors:
+    """Each pair of tokens has a weight; the sum of these is 1."""
+    ks, vs, rs = ([x @ w[f"w{n}"] for x in with_earlier(xs, w[f"mix_{n}"])] for n in ("k", "v", "r"))
+    out = []
+    for t, r in enumerate(rs):
+        logs = [k - (t - 1 - s) * np.exp(w["log_rate"]) for s, k in enumerate(ks[:t])] + [ks[t] + w["bonus"]]
+        weights = np.exp(logs - np.max(logs, axis=0))
+        out.append(sigmoid(r) * (weights * vs[: t + 1]).sum(0) / weights.sum(0) @ w["wo"])
+    return out
+
+
+def channel_mix(xs: Vectors, w: Weights, a: ChannelMix) -> Vectors:
+    units, gates = with_earlier(xs, w["mix_units"]), with_earlier(xs, w["mix_gate"])
+    return [
+        sigmoid(g @ w["w_gate"]) * (ACTIVATIONS["relu_squared"](u @ w["w_units"]) @ w["w_down"])
+        for u, g in zip(units, gates, strict=True)
+    ]
+
+
 def mamba2(xs: Vectors, w: Weights, a: Mamba2) -> Vectors:
     width, keys = a.heads * a.head_size, a.groups * a.state_size
     of_z, of_v, of_b, of_c, of_dt = a.multipliers or (1.0,) * 5
@@ -578,6 +604,7 @@ def mixed(
     others: dict[type, Callable[..., Vectors]] = {
         LinearAttention: linear_attention, LSTM: lstm, ShortConv: short_conv, GatedDelta: gated_delta,
         Lightning: lightning, Mamba: mamba, Mamba2: mamba2, RgLru: rg_lru,
+        TimeMix: time_mix, ChannelMix: channel_mix,
     }  # fmt: skip
     return others[type(a)](xs, w, a)
 

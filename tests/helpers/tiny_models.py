@@ -66,6 +66,7 @@ from tfm.refimpl.config import (
     WaveStem,
     Window,
 )
+from tfm.refimpl.ops.channel_mix import ChannelMix
 from tfm.refimpl.ops.convbert import ConvBertAttention
 from tfm.refimpl.ops.disentangled import DisentangledAttention
 from tfm.refimpl.ops.gated_delta import GatedDelta
@@ -81,6 +82,7 @@ from tfm.refimpl.ops.mobilebert import MobileBertBottleneck
 from tfm.refimpl.ops.rg_lru import RgLru
 from tfm.refimpl.ops.shared_block import SharedBlock
 from tfm.refimpl.ops.short_conv import ShortConv
+from tfm.refimpl.ops.time_mix import TimeMix
 from tfm.refimpl.ops.xlnet import XLNetAttention
 from tfm.refimpl.params.random_weights import random_weights
 
@@ -334,6 +336,19 @@ def linear_units(context: int = 128, vocabulary: int = 97) -> Decoder:
     base = llama(layers=3, vocabulary=vocabulary, context=context)
     first, last = RgLru(3, 8, 3, pre=RMSNorm(1e-5)), RgLru(2, 10, 4, "silu", pre=RMSNorm(1e-5))
     return with_mixers(base, first, base.layers[1].attention, last)
+
+
+def time_mixes(context: int = 128, vocabulary: int = 97) -> Decoder:
+    """A decoder of RWKV's form: time mixing and channel mixing in turn, each a layer without an mlp. Sizes
+    differ in both pairs."""
+    base = llama(layers=3, vocabulary=vocabulary, context=context, tied=False)
+    width, norm = base.embedding.width, LayerNorm(1e-5)
+    mixers = (
+        TimeMix(40, width, pre=norm), ChannelMix(72, width, pre=norm),
+        TimeMix(56, width, pre=LayerNorm(1e-3)), ChannelMix(64, width, pre=norm),
+    )  # fmt: skip
+    stack = Stack(tuple(Layer(mixer, NoMlp()) for mixer in mixers), norm, first_norm=norm)
+    return replace(base, stack=stack)
 
 
 def shared_blocks(context: int = 128, vocabulary: int = 97) -> Decoder:

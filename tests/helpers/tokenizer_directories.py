@@ -125,7 +125,8 @@ CLASSES += [
     ("deberta-v2", "DebertaV2TokenizerFast", "albert"), ("big_bird", None, "albert"),
     ("longformer", None, "bytes"), ("mamba", None, "bytes"),
     ("whisper", "WhisperTokenizer", "whisper"), ("whisper", None, "whisper"), ("whisper", None, "bytes"),
-    ("falcon_mamba", None, "bytes"), ("jamba", "LlamaTokenizer", "bpe"), ("led", None, "bytes"),
+    ("falcon_mamba", None, "bytes"),
+    ("rwkv", None, "bytes"), ("jamba", "LlamaTokenizer", "bpe"), ("led", None, "bytes"),
     ("convbert", "ConvBertTokenizer", "wordpiece"),
 ]  # fmt: skip
 FLAGS = {

@@ -301,14 +301,14 @@ class Flatten(Step):
 
 
 class FirstRow(Step):
-    """Make a vector from a matrix with one row (BART)."""
+    """Make a vector from a matrix with one row (BART), which may have a further axis of one (RWKV)."""
 
     def shapes(self, result: Shape) -> tuple[Shape, ...]:
-        return ((1, *result),)
+        return (1, *result), (1, 1, *result)
 
     def apply(self, weight: Weight) -> Weight:
         assert isinstance(weight, np.ndarray)
-        return weight[0]
+        return weight.reshape(-1)
 
 
 @dataclass(frozen=True)

@@ -23,6 +23,7 @@ Placeholders in a line stand for numbers:
     {s}        the number of the parameter's sublayer, in checkpoints that count a mixer and an mlp as two
                layers (Nemotron-H); in a line of no layer how many there are
     {l} {half} the layer's number and its half of it, in checkpoints that count two layers as one (LongCat)
+    {nth}      the half counted from one (RWKV)
     {e}        the layer's experts, for `nothing` its identities; or the mlps inside of its mixer
     {x}        the streams of a token except the first
     {h}        in the tensor's name alone: the parameter's heads, whose tensors are stacked
@@ -48,7 +49,7 @@ written:
     plus_one      a norm's weight stored as its difference from one (Gemma)
     table         a matrix that may be stored as a vector where it has one row (GGUF)
     column        a matrix of one column stored as a vector
-    row           a vector stored as a matrix of one row (BART)
+    row           a vector stored as a matrix of one row (BART), or with more axes of one (RWKV)
     flatten       a vector stored as a matrix of one column, or of one row a group (Mamba 2 in GGUF), or with
                   more axes of one (Kimi Linear)
     keys_values   a head's part of a latent's map to keys and to values, head by head (DeepSeek)
@@ -321,7 +322,14 @@ def _written_out(line: Line, layers: tuple[Layer, ...], depth: int) -> Iterator[
         earlier = layers[:i] if of_layers else layers
         before = sum(1 if isinstance(other.mlp, NoMlp) else 2 for other in earlier)
         sublayer = before + (".mlp" in line.leaves[0])
-        numbers = {"{i}": i, "{n}": depth, "{s}": sublayer, "{l}": i // 2, "{half}": i % 2}
+        numbers = {
+            "{i}": i,
+            "{n}": depth,
+            "{s}": sublayer,
+            "{l}": i // 2,
+            "{half}": i % 2,
+            "{nth}": i % 2 + 1,
+        }
         if not of_experts:
             yield _rule(line, layer, numbers, ())
         elif mlps := layer.attention.inner_mlps():

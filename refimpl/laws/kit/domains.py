@@ -18,6 +18,7 @@ from .settings import GATES, LARGEST
 DOMAINS: dict[str, Callable[[np.ndarray], np.ndarray]] = {
     "projection": lambda a: np.clip(a, -3, 3),  # rows are standard normal: larger ones overflow exp
     "decay": lambda a: -abs(a),
+    "denominator": lambda a: 1 + abs(a),  # the largest of its terms is 1
     "k_scale": lambda a: a / 64,  # 8 bits reach twice as far as most numbers, and less far than some
     "v_scale": lambda a: a / 64,
     "conv": lambda a: a / (1 + abs(a).sum(0)),  # what a convolution gives is no larger than what it reads

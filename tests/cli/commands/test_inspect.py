@@ -164,6 +164,8 @@ def test_recurrences_are_named_and_keep_as_much_of_any_text(inspected):
             "3 heads of 8 recurrent units, convolution over 3 tokens",
             3 * 3 * 8,
         ),
+        tiny_models.time_mixes().layers[0]: ("time mixing in 40 channels", 48 + 3 * 40),
+        tiny_models.time_mixes().layers[1]: ("channel mixing through 72 units", 48),
         tiny_models.convolutions().layers[0]: ("convolution over 3 tokens in 40 channels", 2 * 40),
     }
     for layer, (name, count) in named.items():

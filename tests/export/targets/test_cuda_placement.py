@@ -156,6 +156,7 @@ REFUSED = {
     "Mamba 2": (tiny_models.state_spaces(), STATE),
     "linear recurrent units": (tiny_models.linear_units(), STATE),
     "shared blocks": (tiny_models.shared_blocks(), STATE),
+    "time mixing": (tiny_models.time_mixes(), STATE),
     "lightning": (tiny_models.ling(), STATE),
     "an indexer": (tiny_models.indexed(), CHOICE),
     "a module for drafts": (tiny_models.MODULES["attention"](), "drafts (mtp) was never tried on a GPU"),

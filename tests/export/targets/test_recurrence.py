@@ -20,6 +20,7 @@ from tfm.export.targets.recurrence import (
     selective_scan_chunk,
     selective_scan_operator,
     ssd_operator,
+    wkv_chunk,
 )
 from tfm.refimpl import laws
 from tfm.refimpl.engine.cache_kinds import CHUNK
@@ -28,6 +29,7 @@ from tfm.refimpl.ops.activation import precise_sigmoid
 from tfm.refimpl.ops.delta import gated_delta_rule
 from tfm.refimpl.ops.selective_scan import selective_scan
 from tfm.refimpl.ops.ssd import ssd_recurrent
+from tfm.refimpl.ops.wkv import NEVER, PADDING, wkv
 
 NAMES = ("q", "k", "v", "state", "decay", "beta")
 
@@ -79,6 +81,35 @@ def test_a_run_of_any_length_is_scanned_in_parallel(time: int):
 
 def test_more_tokens_than_a_run_has_are_not_scanned():
     got, _ = selective_scan_chunk(*map(torch.from_numpy, scan_arrays(CHUNK + 1)))
+    assert got.isnan().any()
+
+
+def average_arrays(time: int, scale: float) -> tuple[np.ndarray, ...]:
+    """Two rows of three channels: one after a text, the other from its first token on, with padding last."""
+    rng = np.random.default_rng(time)
+    k, v = rng.standard_normal((2, 2, time, 3))
+    k, decay = k * scale, np.broadcast_to(-np.exp(rng.normal(-2, 2, 3)), k.shape).copy()
+    k[1, time // 2 :], decay[1, time // 2 :] = PADDING, 0
+    none = np.zeros(3), np.ones(3), np.full(3, NEVER)
+    there = rng.standard_normal(3), 1 + rng.random(3), scale * rng.standard_normal(3)
+    return k, v, decay, rng.standard_normal(3), *(np.stack(pair) for pair in zip(there, none, strict=True))
+
+
+@pytest.mark.parametrize("scale", [1.0, 1000.0])
+@pytest.mark.parametrize("time", [1, 2, 3, 100, CHUNK])
+def test_a_run_of_any_length_is_averaged_in_rounds(time: int, scale: float):
+    """Also with keys whose exponentials are no numbers, and in a row in which no token is there."""
+    given = average_arrays(time, scale)
+    got = wkv_chunk(*map(torch.from_numpy, given))
+    for ours, expected in zip(got, wkv(*given), strict=True):
+        equal(ours[0].numpy(), expected[0])
+        real = slice(time // 2) if ours.ndim == 3 else slice(None)
+        equal(ours[1][real].numpy(), expected[1][real])
+        assert ours.isfinite().all()
+
+
+def test_more_tokens_than_a_run_has_are_not_averaged():
+    got, *_ = wkv_chunk(*map(torch.from_numpy, average_arrays(CHUNK + 1, 1.0)))
     assert got.isnan().any()
 
 

@@ -38,6 +38,7 @@ from tfm.refimpl.config import (
 )
 from tfm.refimpl.engine.numpy_engine import NumpyEngine
 from tfm.refimpl.errors import NumericError
+from tfm.refimpl.ops.channel_mix import ChannelMix
 from tfm.refimpl.ops.convbert import ConvBertAttention
 from tfm.refimpl.ops.disentangled import DisentangledAttention
 from tfm.refimpl.ops.gated_delta import GatedDelta
@@ -52,6 +53,7 @@ from tfm.refimpl.ops.mamba2 import Mamba2
 from tfm.refimpl.ops.rg_lru import RgLru
 from tfm.refimpl.ops.shared_block import SharedBlock
 from tfm.refimpl.ops.short_conv import ShortConv
+from tfm.refimpl.ops.time_mix import TimeMix
 from tfm.refimpl.ops.xlnet import XLNetAttention
 from tfm.refimpl.params.random_weights import random_weights
 from tfm.refimpl.params.shapes import parameter_shapes
@@ -119,7 +121,9 @@ def test_each_sublayer_has_all_possible_sites(config: Config):
             a
             for a in attentions
             if not (
-                isinstance(a, ConvBertAttention | ShortConv | GatedDelta | Mamba | RgLru)
+                isinstance(
+                    a, ConvBertAttention | ShortConv | GatedDelta | Mamba | RgLru | TimeMix | ChannelMix
+                )
                 or (isinstance(a, Mamba2) and a.norm is None)
             )
         ]
@@ -174,7 +178,7 @@ def readers(mixer: TokenMixer) -> int:
     counts = {
         Attention: 3, DisentangledAttention: 3, LinearAttention: 3, LSTM: 0, ShortConv: 1,
         GatedDelta: 4, Lightning: 2, RgLru: 2, Mamba: 2, LongT5Attention: 3, XLNetAttention: 3,
-        SharedBlock: 0,
+        SharedBlock: 0, TimeMix: 3, ChannelMix: 2,
     }  # fmt: skip
     if isinstance(mixer, LongformerAttention):
         return 3 if mixer.global_tokens is None else 6

@@ -83,6 +83,7 @@ from tfm.refimpl.config import (
 from tfm.refimpl.config.norms import Norms
 from tfm.refimpl.config.record import Record, kinds
 from tfm.refimpl.errors import ConfigError
+from tfm.refimpl.ops.channel_mix import ChannelMix
 from tfm.refimpl.ops.disentangled import DisentangledAttention
 from tfm.refimpl.ops.gated_delta import GatedDelta
 from tfm.refimpl.ops.latent_attention import LatentAttention
@@ -94,6 +95,7 @@ from tfm.refimpl.ops.mamba import Mamba
 from tfm.refimpl.ops.mamba2 import Mamba2
 from tfm.refimpl.ops.position_tables import position_tables
 from tfm.refimpl.ops.short_conv import ShortConv
+from tfm.refimpl.ops.time_mix import TimeMix
 from tfm.refimpl.ops.xlnet import XLNetAttention
 from tfm.refimpl.params.shapes import parameter_shapes
 from tfm.refimpl.params.tree import flatten, unflatten
@@ -458,6 +460,8 @@ WRONG: list[tuple[Any, str]] = [
     (lambda: layer(LLAMA, attention=Mamba2(2, 1, 8, 8, 1)), "layer 0 length convolution 2 256 1"),
     (lambda: layer(ENCODER, attention=Mamba2(2, 1, 8, 8)), "encoder layer 0 Mamba 2's decoder"),
     (lambda: layer(ENCODER, beside=Beside(Mamba2(2, 1, 8, 8))), "encoder layer 0 state beside decoder"),
+    (lambda: layer(LLAMA, attention=TimeMix(8, 15)), "inputs time mixing width 15"),
+    (lambda: layer(LLAMA, attention=ChannelMix(8, 15)), "inputs channel mixing width 15"),
     (
         lambda: layer(LLAMA, attention=LSTM(8), beside=Beside(Mamba2(2, 1, 8, 8))),
         "layer 0 state beside attention decoder",

@@ -1,6 +1,7 @@
 """The LSTM against torch.nn.LSTM in float64 and against ONNX Runtime's LSTM operator; short convolutions
 against torch's and LFM2's; gated delta networks against Qwen 3.5's, Kimi Linear's and Ling 3's; lightning
-attention against MiniMax's; linear recurrent units against RecurrentGemma's; state-space duality and its
+attention against MiniMax's; linear recurrent units against RecurrentGemma's; time and channel
+mixing against RWKV's; state-space duality and its
 layer against Mamba's and Mamba 2's."""
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from helpers.tolerances import equal
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from tfm.refimpl.ops import ssd
+from tfm.refimpl.ops.channel_mix import ChannelMixState, channel_mix
 from tfm.refimpl.ops.gated_delta import GatedDelta, gated_delta
 from tfm.refimpl.ops.lightning import Lightning, LightningState, lightning
 from tfm.refimpl.ops.lstm import LstmState, bidirectional_lstm, lstm, lstm_cell, lstm_layer
@@ -24,6 +26,8 @@ from tfm.refimpl.ops.mamba2 import Mamba2, mamba2
 from tfm.refimpl.ops.rg_lru import RgLru, RgLruState, rg_lru
 from tfm.refimpl.ops.selective_scan import selective_scan, selective_scan_chunked
 from tfm.refimpl.ops.short_conv import ConvState, MatrixState, causal_conv, short_conv
+from tfm.refimpl.ops.time_mix import TimeMixState, time_mix
+from tfm.refimpl.ops.wkv import NEVER, wkv
 from torch.nn import functional
 from transformers import (
     BailingHybridConfig,
@@ -34,6 +38,7 @@ from transformers import (
     MiniMaxConfig,
     Qwen3_5TextConfig,
     RecurrentGemmaConfig,
+    RwkvConfig,
 )
 from transformers.models.bailing_hybrid.modeling_bailing_hybrid import BailingHybridDeltaAttention
 from transformers.models.jamba.modeling_jamba import JambaMambaMixer
@@ -49,6 +54,11 @@ from transformers.models.mamba2.modeling_mamba2 import Mamba2Mixer, mamba2_chunk
 from transformers.models.minimax.modeling_minimax import MiniMaxLightningAttention
 from transformers.models.qwen3_5.modeling_qwen3_5 import Qwen3_5GatedDeltaNet
 from transformers.models.recurrent_gemma.modeling_recurrent_gemma import RecurrentGemmaRecurrentBlock
+from transformers.models.rwkv.modeling_rwkv import (
+    RwkvFeedForward,
+    RwkvSelfAttention,
+    rwkv_linear_attention_cpu,
+)
 
 seeds = st.integers(0, 2**32 - 1)
 scales = st.sampled_from((0.1, 1.0, 4.0))
@@ -340,6 +350,64 @@ def test_rg_lru_is_recurrent_gemmas(seed: int, heads: int, length: int, cut: int
     at = torch.arange(20).expand(2, 20)
     whole = in_float64(layer, t(x), position_ids=at, attention_mask=None, use_cache=False)[0]
     equal(np.concatenate([first, second], 1), whole)
+
+
+def rwkvs(seed: int) -> tuple[Any, Any]:
+    """Both sublayers of a block, with rates of decay of several sizes."""
+    config = RwkvConfig(
+        hidden_size=10, num_hidden_layers=1, attention_hidden_size=7, intermediate_size=13, vocab_size=9
+    )
+    layers = randomize(RwkvSelfAttention(config, 0), seed), randomize(RwkvFeedForward(config, 0), seed + 1)
+    layers[0].time_decay.data -= torch.arange(7)
+    return layers
+
+
+@given(seeds, st.integers(1, 19), st.sampled_from([0.1, 1.0, 60.0]))
+def test_wkv_is_rwkvs(seed: int, cut: int, scale: float):
+    """A text of 20 tokens at once there, in two calls here; keys whose exponentials overflow too."""
+    rng = np.random.default_rng(seed)
+    k, v = rng.standard_normal((2, 2, 20, 5)) * [[[[scale]]], [[[1]]]]
+    log_rate, bonus = rng.normal(-2, 2, 5), rng.standard_normal(5)
+    decay = np.broadcast_to(-np.exp(log_rate), k.shape)
+    none = np.zeros((2, 5)), np.ones((2, 5)), np.full((2, 5), NEVER)
+    first, *sums = wkv(k[:, :cut], v[:, :cut], decay[:, :cut], bonus, *none)
+    second, *sums = wkv(k[:, cut:], v[:, cut:], decay[:, cut:], bonus, *sums)
+    want, state = in_float64(rwkv_linear_attention_cpu, *map(t, (log_rate, bonus, k, v)), return_state=True)
+    for got, expected in zip((np.concatenate([first, second], 1), *sums), (want, *state), strict=True):
+        equal(got, expected)
+
+
+@settings(max_examples=20)
+@given(seeds, st.integers(1, 19))
+def test_time_mix_is_rwkvs(seed: int, cut: int):
+    """A text of 20 tokens at once there, in two calls here, after what another text left."""
+    layer, _ = rwkvs(seed)
+    stored = {name: weight.detach().numpy() for name, weight in layer.named_parameters()}
+    names = {"k": "key", "v": "value", "r": "receptance", "o": "output"}
+    ours: Any = {f"w{n}": stored[f"{name}.weight"].T for n, name in names.items()}
+    ours |= {f"mix_{n}": stored[f"time_mix_{name}"][0, 0] for n, name in names.items() if n != "o"}
+    ours |= {"log_rate": stored["time_decay"], "bonus": stored["time_first"]}
+    x = np.random.default_rng(seed).standard_normal((2, 20, 10))
+    garbage = TimeMixState(np.full((2, 1, 10), 9.0), *np.full((3, 2, 7), 9.0))
+    first, cache = time_mix(x[:, :cut], garbage, np.array([0, 0]), ours)
+    second, _ = time_mix(x[:, cut:], cache, np.array([cut, cut]), ours)
+    equal(np.concatenate([first, second], 1), in_float64(layer, t(x))[0])
+
+
+@settings(max_examples=20)
+@given(seeds, st.integers(1, 19))
+def test_channel_mix_is_rwkvs(seed: int, cut: int):
+    """A text of 20 tokens at once there, in two calls here, after what another text left."""
+    _, layer = rwkvs(seed)
+    stored = {name: weight.detach().numpy() for name, weight in layer.named_parameters()}
+    names = {"units": "key", "gate": "receptance", "down": "value"}
+    ours: Any = {f"w_{n}": stored[f"{name}.weight"].T for n, name in names.items()}
+    ours |= {f"mix_{n}": stored[f"time_mix_{name}"][0, 0] for n, name in names.items() if n != "down"}
+    x = np.random.default_rng(seed).standard_normal((2, 20, 10))
+    garbage = ChannelMixState(np.full((2, 1, 10), 9.0))
+    first, cache = channel_mix(x[:, :cut], garbage, np.array([0, 0]), ours)
+    second, _ = channel_mix(x[:, cut:], cache, np.array([cut, cut]), ours)
+    equal(np.concatenate([first, second], 1), in_float64(layer, t(x))[0])
 
 
 @given(seeds, st.sampled_from([(2, 4), (3, 3), (1, 2)]), st.integers(1, 70), st.integers(1, 40))

@@ -50,7 +50,7 @@ def decoders(draw: st.DrawFn) -> Decoder:
     """A decoder with a layer of each kind of mixer."""
     width, inner = draw(st.integers(5, 8)), draw(drawn_configs.projections)
     embedding = Embedding(draw(st.integers(9, 12)), width, draw(drawn_configs.scales), projection=inner)
-    stack = draw(drawn_configs.stacks(width=drawn_configs.entry(embedding), decodes=True))
+    stack = draw(drawn_configs.stacks(width=drawn_configs.entry(embedding), decodes=width))
     layers = [
         Layer(draw(mixer), draw(drawn_configs.mlps), scale=draw(drawn_configs.shares))
         for mixer in (
@@ -59,6 +59,7 @@ def decoders(draw: st.DrawFn) -> Decoder:
             drawn_configs.mamba2s, drawn_configs.mambas, drawn_configs.linear_units, drawn_configs.latents,
             drawn_configs.indexed, drawn_configs.unrotated, drawn_configs.attentions(None, 2),
             drawn_configs.attentions(None, 2), drawn_configs.shared_blocks,
+            drawn_configs.shifts(width), drawn_configs.shifts(width),
         )
     ]  # fmt: skip
     stack = draw(drawn_configs.multiplied(replace(stack, layers=(*stack.layers, *layers))))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import onnxruntime
 import pytest
+from helpers import tiny_models
 from onnx import TensorProto, helper
 from tfm.runtime.bundle.kernel_storage import DOMAIN, KERNELS
 from tfm.runtime.bundle.operators import OPERATORS
@@ -39,6 +40,12 @@ def test_one_operator_breaks_it(domain: str, name: str) -> None:
     assert promise([("", "Erf"), (domain, name), ("", "Mul")]).reason.startswith(
         ", ".join(sorted(["Erf", name]))
     )
+
+
+def test_sums_in_rounds_break_it() -> None:
+    """Also where all operators are kernels."""
+    assert promise(OURS, tiny_models.selective_scans())
+    assert promise(OURS, tiny_models.time_mixes()).reason == "a recurrence in rounds"
 
 
 # Of the operators of floats: how many inputs each has.

@@ -26,6 +26,7 @@ CONFIGS = {
     "channels that decay": tiny_models.kimi(LENGTH),
     "heads that fade": tiny_models.ling(LENGTH),
     "a block is shared": tiny_models.shared_blocks(LENGTH),
+    "time is mixed": tiny_models.time_mixes(LENGTH),
 }
 CELLS = [
     *((name, "ort-cpu") for name in CONFIGS),

@@ -122,6 +122,7 @@ REGISTERED: Mapping[str, str | None] = {
     "roberta": "RobertaTokenizer",
     "roberta-prelayernorm": "RobertaTokenizer",
     "roformer": "RoFormerTokenizer",
+    "rwkv": "GPTNeoXTokenizer",
     "smolvlm": AS_IS,
     "squeezebert": "BertTokenizer",
     "stablelm": AS_IS,
