@@ -22,7 +22,7 @@ from tfm.refimpl.errors import CheckpointError, ConfigError, TfmError
 from tfm.refimpl.ops.gated_delta import GatedDelta
 from tfm.refimpl.ops.latent_attention import LatentAttention
 from tfm.refimpl.ops.quant import dequantize, quantize
-from tfm.refimpl.params.tree import flatten
+from tfm.refimpl.params.tree import flatten, map_leaves
 
 # llama.cpp takes GELU from a table of float16.
 GELU = ("bloom", "falcon", "gemma", "gemma2", "gemma3", "gemma3n", "gemma4", "gpt2", "gptneox", "mpt", "phi2",
@@ -30,7 +30,9 @@ GELU = ("bloom", "falcon", "gemma", "gemma2", "gemma3", "gemma3n", "gemma4", "gp
 
 
 def logits(checkpoint: Checkpoint) -> np.ndarray:
-    engine = NumpyEngine(checkpoint.config, materialize(checkpoint.params))
+    """In float64, so that only llama.cpp's rounding is between the two, on any processor."""
+    params = map_leaves(lambda _, leaf: leaf.astype(np.float64), materialize(checkpoint.params))
+    engine = NumpyEngine(checkpoint.config, params)
     return engine.step(np.array([TOKENS]), engine.start(1), at=np.array([AT]))[0][0]
 
 
