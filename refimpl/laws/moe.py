@@ -163,9 +163,9 @@ def tokens_do_not_depend_on_each_other(moe: Subject, draw: Draw) -> None:
 
 @law("moe")
 def tokens_go_where_the_router_sends_them(moe: Subject, draw: Draw) -> None:
-    """Without a shared expert, `moe` returns the mixture with the routes of the logits x · router +
-    router_bias. The law computes the logits by einsum, and includes norms, a latent and factors of
-    experts, if there are any.
+    """Without a shared expert, `moe` sends each token to the experts that the logits x · router +
+    router_bias choose, and returns the weighted sum of their outputs. The law computes the logits by einsum.
+    It includes norms, a latent and factors of experts, if there are any.
     """
     latent = draw(st.sampled_from((None, True)))
     call = draw(moe.calls(capacity=None, shared=None, shared_gate=None, latent_down=latent))

@@ -50,7 +50,8 @@ def bigbird_attend(
     softcap: float | None = None,
 ) -> Float[Array, "B T H V"]:
     """Compute attention in which each key s counts c_s times: Σ_s c_s exp(score_s) v_s / Σ_s c_s
-    exp(score_s). The drawing at the top of the module shows the counts c.
+    exp(score_s). For queries of the middle blocks, a key of the first block counts 1 +
+    `random_blocks` times. Every other visible key counts once.
 
     Conventions: in a text of up to (5 + 2 · random_blocks) · block_size tokens, each token sees the whole
     text, since it would see nearly all blocks anyway. The last block may be shorter. Blocks are counted in

@@ -109,7 +109,7 @@ def channel_mix(
     past: Index[Array, " B", "< O+1"],
     weights: ChannelMixWeights,
 ) -> tuple[Float[Array, "B T D"], ChannelMixState]:
-    """Compute the sublayer of the module's formula.
+    """Compute RWKV's channel mixing: the token shift, the squared ReLU of the hidden units, and the gate.
 
     Conventions: a row with no token before the call begins with zeros, whatever its cache holds. Padding
     changes no state; outputs at padding are unspecified.

@@ -164,7 +164,7 @@ class DisentangledAttention(TokenMixer):
 
     @classmethod
     def drawn(cls, chosen: Mapping[str, Any], size: Mapping[str, int]) -> DisentangledAttention:
-        """Return settings that fit the arrays that the laws chose at random. A term is included if its
+        """Return settings that fit arrays drawn at random for a test of properties. A term is included if its
         projections are among the arrays. If projections are shared, both terms are included."""
         shared = chosen["shared"]
         return cls(

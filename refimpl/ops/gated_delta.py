@@ -198,8 +198,8 @@ def gated_delta(
     *,
     settings: GatedDelta,
 ) -> tuple[Float[Array, "B T D"], MatrixState]:
-    """Compute the sublayer that the module's docstring draws. `gated_delta_rule` continues from the
-    cache's state.
+    """Compute the token mixing of a gated delta network: projections, a causal convolution, the delta rule, a
+    norm, a gate, and the output projection. `gated_delta_rule` continues from the cache's state.
 
     Value head h reads with query head h // R and writes under key head h // R, R = H / G. Queries and keys
     are normalized: x / √(Σ x² + 1e-6). The output of each head is normalized by RMSNorm before the gate

@@ -312,7 +312,7 @@ class LatentAttention(TokenMixer):
 
     @classmethod
     def drawn(cls, chosen: Mapping[str, Any], size: Mapping[str, int]) -> LatentAttention:
-        """Return settings that fit the arrays that the laws chose at random. The settings include
+        """Return settings that fit arrays drawn at random for a test of properties. The settings include
         positions if there are angles.
         """
         position = None

@@ -148,8 +148,8 @@ def lightning(
     *,
     settings: Lightning,
 ) -> tuple[Float[Array, "B T D"], LightningState]:
-    """Compute the sublayer that the module's docstring draws. `ssd_recurrent` continues from the cache's
-    state.
+    """Compute lightning attention: projections with an activation, the decaying state, a norm, a gate, and
+    the output projection. `ssd_recurrent` continues from the cache's state.
 
     The activation is applied to queries, keys and values alike. RMSNorm normalizes all heads together,
     before the gate multiplies the result.

@@ -118,7 +118,7 @@ class LongformerAttention(TokenMixer):
 
     @classmethod
     def drawn(cls, chosen: Mapping[str, Any], size: Mapping[str, int]) -> LongformerAttention:
-        """Return settings that fit the arrays that the laws chose at random.
+        """Return settings that fit arrays drawn at random for a test of properties.
 
         The settings include global tokens if their projections are among the arrays. The question's tokens
         are global if the end of the question is given, otherwise the first token is global."""

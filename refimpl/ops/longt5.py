@@ -140,7 +140,7 @@ class LongT5Attention(TokenMixer):
 
     @classmethod
     def drawn(cls, chosen: Mapping[str, Any], size: Mapping[str, int]) -> LongT5Attention:
-        """Return settings that fit the arrays that the laws chose at random. The settings include
+        """Return settings that fit arrays drawn at random for a test of properties. The settings include
         summaries if their biases are given.
         """
         return cls(

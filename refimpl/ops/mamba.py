@@ -173,8 +173,8 @@ def mamba(
     *,
     settings: Mamba,
 ) -> tuple[Float[Array, "B T D"], ChannelState]:
-    """Compute the sublayer that the module's docstring draws. `selective_scan` continues from the cache's
-    state.
+    """Compute Mamba's token mixing: projections, a causal convolution, a selective scan, a gate, and the
+    output projection. `selective_scan` continues from the cache's state.
 
         u = silu(causal_conv(x wi)),    y = (scan(u, Δ, A, b, c) + skip ⊙ u) ⊙ silu(x wz) · wo
 

@@ -242,8 +242,8 @@ def mamba2(
     *,
     settings: Mamba2,
 ) -> tuple[Float[Array, "B T D"], MatrixState]:
-    """Compute the sublayer that the module's docstring draws. `ssd_recurrent` continues from the cache's
-    state.
+    """Compute Mamba 2's token mixing: projections, a causal convolution, the state space, a gated norm, and
+    the output projection. `ssd_recurrent` continues from the cache's state.
 
     Let z = silu(x wz). RMSNorm normalizes all heads of a group together, after or before the product with
     z:

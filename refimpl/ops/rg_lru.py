@@ -157,8 +157,8 @@ def rg_lru(
     *,
     settings: RgLru,
 ) -> tuple[Float[Array, "B T D"], RgLruState]:
-    """Compute the sublayer that the module's docstring draws. `ssd_recurrent` continues from the cache's
-    state.
+    """Compute the token mixing of a real-gated linear recurrent unit: projections, a causal convolution, the
+    recurrence, a gate, and the output projection. `ssd_recurrent` continues from the cache's state.
 
     1 − a² is computed as 2 tanh(L) / (1 + tanh(L)), which has all digits right even if a is near 1. A
     direct difference would have few right digits, and so would its root. For the same reason r is a

@@ -174,8 +174,9 @@ def shared_block(
     *,
     settings: SharedBlock,
 ) -> tuple[Array, HybridCache]:
-    """Compute the sublayer that the module's docstring draws over x [B, T, D], without its last sum.
-    Returns the output [B, T, D] and the new cache.
+    """Compute Zamba 2's hybrid layer for x [B, T, D], without adding its output to x: attention and an mlp
+    over x and `embedding`, then Mamba 2 over x plus the mlp's output. Returns the output [B, T, D] and the
+    new cache.
 
     `embedding` [B, T, D] are the vectors e of the same tokens. Conventions: as in `attention` and
     `mamba2`.

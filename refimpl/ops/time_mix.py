@@ -139,8 +139,8 @@ def time_mix(
     past: Index[Array, " B", "< O+1"],
     weights: TimeMixWeights,
 ) -> tuple[Float[Array, "B T D"], TimeMixState]:
-    """Compute the sublayer that the module's docstring draws. `wkv` continues from the cache's sums, with the
-    decay −exp(log_rate).
+    """Compute RWKV's time mixing: the token shift, keys, values and gates, their average, and the output
+    projection. `wkv` continues from the cache's sums, with the decay −exp(log_rate).
 
     Conventions: a row with no token before the call begins with zeros and no sums, whatever its cache holds.
     Padding changes no state; outputs at padding are unspecified.

@@ -46,7 +46,7 @@ def wkv(
     denominator: Float[Array, "B F"],
     exponent: Float[Array, "B F"],
 ) -> tuple[Float[Array, "B T F"], Float[Array, "B F"], Float[Array, "B F"], Float[Array, "B F"]]:
-    """Compute the average that the module's docstring states, token by token. The state before the call is
+    """Compute RWKV's average of the values so far, token by token. The state before the call is
     `numerator` · e^`exponent` and `denominator` · e^`exponent`. Returns y and the state after the last token.
 
     `decay` ≤ 0 is that of all earlier tokens when a token is added. Conventions: a token is read with its
