@@ -74,7 +74,9 @@ def layouts_lack() -> dict[str, str | None]:
 
 
 def without_exporter() -> list[RuntimeAnswer]:
-    """Return the answers of the runtimes that read another format, for a machine without tfm's exporter."""
+    """Return the answers for the runtimes that can't read a bundle unchanged. This machine lacks tfm's
+    exporter, which would write their formats.
+    """
     reasons = layouts_lack() | dict.fromkeys(NPUS)
     return [RuntimeAnswer(name, reason=lacks or NO_EXPORTER) for name, lacks in reasons.items()]
 

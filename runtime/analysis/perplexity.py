@@ -79,8 +79,8 @@ def ways(config: Decoder, length: int, factor: float) -> dict[str, Decoder]:
     """Return a dict from each method of stretching positions to the model, with its rotary positions
     stretched to `length` tokens by this method.
 
-    If a model's rotary positions are already scaled, only the same method can scale them further. Learned
-    positions can't be stretched, and the Config refuses them. All other positions need no stretching.
+    If a model's rotary positions are already scaled, only the same method can scale the positions further.
+    The Config refuses to stretch learned positions. All other positions need no stretching.
     """
     trained = config.context
     longer = replace(config, context=max(length, trained))
@@ -155,7 +155,7 @@ def compare(
 ) -> Comparison:
     """Measure the perplexity with each method over windows of one length.
 
-    If several methods give the same rotations, only the first of them is computed.
+    If several methods give the same rotations, only the first such method is computed.
     """
     positions, by_way = edges(trained, len(windows[0])), {}
     for name, config in models.items():

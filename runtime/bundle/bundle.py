@@ -176,8 +176,8 @@ class Bundle:
 
     @cached_property
     def _joined(self) -> dict[str, np.ndarray | Blocks]:
-        """The parameters of the group of several parameters that was read last, because callers read them one
-        after the other.
+        """The parameters of the latest group with several parameters. They are kept because callers read the
+        parameters of a group one after the other.
         """
         return {}
 
@@ -296,10 +296,11 @@ class Bundle:
 
 
 def open_bundle(path: Path | str, check_hashes: bool = False) -> Bundle:
-    """Open a bundle. If an export to its path was interrupted, first finish or undo this export.
+    """Open a bundle. If an export to its path was interrupted, the function first finishes or undoes the
+    export.
 
-    The function compares the hashes of the graphs with the manifest. With `check_hashes`, it compares the
-    hashes of all files. Raises BundleError if the directory breaks a rule of the format.
+    The hashes of the graphs are compared with the manifest. With `check_hashes`, the hashes of all files
+    are compared. Raises BundleError if the directory breaks a rule of the format.
     """
     path = Path(path)
     recover(path)

@@ -157,7 +157,7 @@ def error(weight: Array, blocks: Blocks, inputs: Inputs, weight_format: WeightFo
 
 
 def is_possible(weight: Array, blocks: Blocks, inputs: Inputs, weight_format: WeightFormat) -> bool:
-    """Return whether an export can have rounded a weight to these blocks.
+    """Return whether rounding with feedback can have given these blocks for a weight.
 
     The zero points must give the least error, and each code and each scale must be near the value that it
     rounds.

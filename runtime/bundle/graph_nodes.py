@@ -24,8 +24,8 @@ NUMPY = {number: np.dtype(name) for name, number in TYPES.items() if name not in
 class Node(NamedTuple):
     """A node of a graph. An unused input has an empty name.
 
-    `attributes` contains numbers, texts and lists of numbers. It contains only the attributes that the
-    file states. Every other attribute has the operator's default.
+    `attributes` contains numbers, texts and lists of numbers, but only for attributes that the file
+    states. Every other attribute has the operator's default.
     """
 
     operator: str

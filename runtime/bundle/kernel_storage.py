@@ -139,7 +139,12 @@ def is_tiled(group: Group) -> bool:
 
 
 def lowest(bits: int) -> int:
-    """Return how far the lowest number of a block is below the block's minimum, in multiples of the scale."""
+    """Return how many scales lie between the lowest weight that a block can represent and the block's
+    `minimum`.
+
+    A block's weights are minimum + scale · (code − middle), and the lowest code is 0, so the result is the
+    middle. With 8 bits the result is 16, because a bundle stores GGUF's 5-bit codes (0 to 31) in 8 bits.
+    """
     return 16 if bits == 8 else 2 ** (bits - 1)
 
 

@@ -253,8 +253,8 @@ def load(data: bytes, where: str) -> Manifest:
     """Parse the bytes of tfm.json and check that the fields agree. Raises BundleError if `dump` can't have
     written these bytes.
 
-    The error is an OtherFormatError, a kind of BundleError, if another version of tfm may have written
-    them.
+    If another version of tfm may have written the bytes, the error is an OtherFormatError, which is a kind
+    of BundleError.
     """
     try:
         value = parse(data, where, BundleError)

@@ -9,7 +9,7 @@ from .targets import CacheForm, FloatType, Target
 
 def refusals(target: Target, config: Config) -> tuple[str, ...]:
     """Return the reasons why a model can't use the target's fused operators, or why a GPU can't capture the
-    model's steps. No reasons give an empty tuple.
+    model's steps. The tuple is empty if there are no reasons.
     """
     reasons = (*group_query(config), *multi_head(config)) if target.fused else ()
     captured = capture(config) if target.device == "cuda" and "decoder" in config.stacks else None

@@ -98,8 +98,8 @@ def widened(blocks: Blocks, weight_format: WeightFormat) -> Blocks:
 
 
 def centered(blocks: Blocks) -> Blocks:
-    """Move the zero points of a GGUF file's blocks to the middle of the codes' range. The fast kernels need
-    them there.
+    """Move the zero points of a GGUF file's blocks to the middle of the codes' range, because the fast
+    kernels require centred zero points.
 
     Q4_1 has w = d·q + m. With q − 8 in place of q, this is d·(q − 8) + (m + 8·d). The new minimum m + 8·d
     is exact in float32 if d and m, which have 11 bits each, differ by a factor of less than 2^13. In Q4_K,

@@ -51,8 +51,8 @@ class PerBlock:
     """A format of integer codes in which `block` neighbouring weights along a product's input axis share one
     scale.
 
-    - `bits`: the bits of a code. Codes of 5 and 6 bits are stored in 8 bits, and only tfm's kernels read
-      them in 5 or 6 bits.
+    - `bits`: the bits of a code. Codes of 5 and 6 bits are stored in 8 bits; only tfm's kernels use the
+      smaller number.
     - `block`: the length of a block. Kernels multiply long blocks faster: with 8 bits, blocks of 64 save 17
       % of a layer's time compared with blocks of 32, and blocks of 128 save only 7 % more.
     - `attention_block`: the length of blocks in attention, if it differs from `block`.
@@ -136,8 +136,10 @@ class Scheme:
         return self.matrices.bits if isinstance(self.matrices, PerBlock) else 8
 
     def takes_table_bits(self, bits: int) -> bool:
-        """Return whether tables may have this number of bits. A table may always have 8 bits. It may have the
-        bits of the matrices' blocks if no budget chooses the formats.
+        """Return whether tables may have this number of bits.
+
+        Tables may have 8 bits. If no budget chooses the formats, tables may also have as many bits as the
+        matrices' blocks.
         """
         return bits == 8 or (bits == self.fewest_bits and not self.finer)
 
@@ -234,11 +236,12 @@ DEFAULTS = ("int8", "int8-dynamic")
 
 
 def default(config: Config, target: Target) -> Scheme:
-    """Return the default scheme of a model for a target, one of `DEFAULTS`.
+    """Return the default scheme of a model for a target: int8 or int8-dynamic.
 
-    An encoder computes many tokens at once, and 8 bits with one scale per column are the fastest format
-    for many tokens. A decoder spends most of its time reading weights. Blocks are read as fast as columns,
-    and they are more accurate. If the target refuses the preferred scheme, the other one is the default.
+    An encoder computes many tokens at once, and one scale per column (int8-dynamic) is the fastest format
+    for many tokens. A decoder spends most of its time reading weights. Blocks (int8) are read as fast as
+    columns and are more accurate. If the target refuses the better scheme for the model, the function
+    returns the other scheme.
     """
     blocks, columns = (SCHEMES[name] for name in DEFAULTS)
     first, second = (blocks, columns) if "decoder" in config.stacks else (columns, blocks)

@@ -131,8 +131,8 @@ def formats(
     smoothed_products = {name for site in shapes.post_norm_sites for name in site.consumers}
 
     def is_product(name: str) -> bool:
-        """Return whether the model multiplies by a parameter. It doesn't multiply by a table that it only
-        looks up.
+        """Return whether the model multiplies by a parameter. A table that the model only looks up isn't
+        multiplied.
         """
         read = name in (PER_LAYER, "encoder_embedding.table")
         return not read and (name != "embedding.table" or getattr(shapes.config.head, "tied", False))

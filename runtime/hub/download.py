@@ -78,8 +78,8 @@ def model_in(sizes: Mapping[str, int], where: str, choice: str | None = None) ->
     files.
 
     `sizes` gives the bytes of each file by its path (with /). `choice` is a path, a file's name, or the
-    part of a name between a dash or a dot and `.gguf`, such as Q4_K_M. Raises CheckpointError if there is
-    no such model. If there are several, the error lists them with their sizes.
+    part of a name between a dash or a dot and `.gguf`, such as Q4_K_M. Raises CheckpointError if no model
+    fits. If several models fit, the error lists the models with their sizes.
     """
     models = models_in(sizes)
     if not models:
@@ -103,8 +103,8 @@ def model_in(sizes: Mapping[str, int], where: str, choice: str | None = None) ->
 
 
 def beside_usual(names: Iterable[str]) -> list[str]:
-    """Return the other models if all models are GGUF and exactly one of them has the quantization USUAL.
-    Otherwise return an empty list.
+    """If all models are GGUF and exactly one model has the quantization USUAL, return the names of the models
+    beside this one. Otherwise return an empty list.
     """
     models = models_in(names)
     others = [model for model in models if not _is_chosen(model, USUAL)]

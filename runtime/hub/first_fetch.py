@@ -2,8 +2,8 @@
 
     CACHE/aliases/NAME.json    the commit, and the hash of each file
 
-The record stays when the model is removed. `tfm-cli pull NAME --update` replaces it by the repository's
-current files.
+The record stays when the model is removed. `tfm-cli pull NAME --update` fetches the repository's current
+files and replaces the record.
 """
 
 from __future__ import annotations

@@ -81,11 +81,11 @@ def size_of(path: Path) -> int:
 
 
 def begin_with(path: Path, copies: Iterable[Path], digest: str | None) -> None:
-    """Use one of these copies as the received bytes of a file, if its hash is `digest`. Then `fetch`
+    """Use one of these copies as the received bytes of a file, if the copy's hash is `digest`. Then `fetch`
     downloads nothing.
 
-    On the same disk, the copy gets a second name instead of being copied. This is safe, because no program
-    writes to a complete file.
+    On the same disk, the copy only gets a second name. This is safe, because no program writes to a
+    complete file.
     """
     if path.exists() or digest is None:
         return

@@ -42,12 +42,12 @@ def from_hub(
     - `choice`: which of the repository's models is fetched, as in `model_in`. Without a choice, the default
       among several GGUF models is USUAL.
     - `partial`: the folder in which received files stay until all files are complete.
-    - `compare`: a function that gets the hashes that the hub states, before any file is fetched. It raises
-      an error if these hashes aren't allowed.
+    - `compare`: a function that gets the hashes that the hub states, before any file is fetched. The
+      function raises an error if these hashes aren't allowed.
     - `fetched`: folders that may already contain some of the files.
 
-    Raises TransferError if the model can't be fetched, and CheckpointError or ConfigError if it is
-    refused.
+    Raises TransferError if the model can't be fetched, and CheckpointError or ConfigError if tfm refuses
+    the model.
     """
     os.environ["HF_HUB_DISABLE_TELEMETRY"] = "1"  # read when the client is imported
     try:

@@ -47,8 +47,8 @@ class Platform:
 
     @property
     def flags(self) -> tuple[str, ...]:
-        """Additional flags for the linker. Without them, macOS's linker would write the output's path into
-        the library.
+        """Additional flags for the linker. macOS's linker would otherwise write the output's path into the
+        library.
         """
         return (f"-Wl,-install_name,@rpath/{self.file}",) if self.system == "Darwin" else ()
 

@@ -13,7 +13,8 @@ from .device_buffer import DeviceBuffer
 
 @dataclass(frozen=True)
 class EncoderKV:
-    """An encoder's keys and values for the decoder. They never change, so caches may share their memory.
+    """An encoder's keys and values for the decoder. The arrays never change, so caches may share their
+    memory.
 
     - `buffers`: the arrays that `encoder_kinds` names, layer by layer.
     - `lengths` [B]: the lengths of the texts.

@@ -59,8 +59,8 @@ class OrtEngine:
     - `prepack`: without kernels, keep packed weights in the user's cache (`runtime.ort.prepacked_weights`).
     - `plain`: compute products of blocks in floating point, slowly, so that results can be compared to the
       last digits (`runtime.verification.verify`).
-    - `chunk`: the number of tokens that one run reads. It applies to layers with a window or with linear
-      attention and, without kernels, to caches of codes. With a chunk as long as the context, layers with a
+    - `chunk`: the number of tokens that one run reads if layers have a window or linear attention, or if the
+      cache contains codes and there are no kernels. With a chunk as long as the context, layers with a
       window drop no tokens.
     - `shown`: the values [B, T, N] inside the graphs that `inside` returns, as a dict from (the graph's
       file, the value's name) to N.

@@ -80,8 +80,11 @@ class KernelBackend:
     ) -> ort.InferenceSession:
         """Open a session over a graph of kernels.
 
-        `file` is the name of the graph's file, `content` is the bytes of the graph, and `tensors` gives
-        the places of its weights in kernels.data. `patterns` has the same meaning as in `options`.
+        - `file`: the name of the graph's file.
+        - `content`: the bytes of the graph.
+        - `tensors`: the places of the graph's weights in kernels.data.
+        - `threads`: the number of threads; None means all useful threads.
+        - `patterns`: allocate the values of a run as one block of memory from the second run on.
         """
         session_options = options(threads, patterns=patterns)
         _register(self.library, session_options)

@@ -54,9 +54,9 @@ class CacheBuffers:
     - `dropped`: a dict from each window to the number of tokens [B] of each row that its layers no longer
       hold.
     - `encoder_kv`: the keys and values of the encoder's texts.
-    - `bindings`: the engine's bindings for this step, and for the next step with the two sets exchanged. The
-      first step on these buffers makes them.
-    - `decode_steps`: the steps of one token per row. The first such step makes them.
+    - `bindings`: the engine's bindings for this step, and for the next step with the two sets exchanged;
+      None before the first step.
+    - `decode_steps`: the steps of one token per row; None before the first such step.
     - `exchanged`: the decode steps begin with the second set.
     """
 
@@ -245,8 +245,7 @@ def _write(layer: Layer, arrays: list[np.ndarray]) -> None:
 
 
 class OrtCache:
-    """The cache of a session. It contains `lengths` [B] tokens of each row, and has room for `capacity`
-    tokens per row.
+    """The cache of a session: `lengths` [B] tokens of each row, with room for `capacity` tokens per row.
 
     Only one step can use a cache object. After that step, the object is invalid.
     """

@@ -79,9 +79,9 @@ def session(
 ) -> ort.InferenceSession:
     """Open a session on the CPU over the packed weights of one of a bundle's graphs.
 
-    If the packed weights aren't in the user's cache yet, the function saves them there. If that fails, no
-    error is raised, because the bundle itself can still be opened. `patterns` has the same meaning as in
-    `session.options`.
+    If the packed weights aren't in the user's cache yet, the function saves the weights there. If that
+    fails, no error is raised, because the bundle itself can still be opened. `products` and `patterns`
+    have the same meaning as in `runtime.ort.session.options`.
     """
     bundle, own = bundle.resolve(), partial(options, threads, products=products, patterns=patterns)
     size = (bundle / DATA).stat().st_size

@@ -18,8 +18,8 @@ from .worker import Part
 
 
 class Answers:
-    """The streams of the answers to one request. Their slots are freed when the `with` block ends, even if an
-    error ends the block.
+    """The streams of the answers to one request. When a `with` block over this object ends, even by an error,
+    the answers' slots are freed.
     """
 
     def __init__(

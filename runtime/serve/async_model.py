@@ -142,7 +142,8 @@ class AsyncTextStream:
 
 
 class AsyncModel:
-    """A `Model` for asyncio that answers many requests at a time. Their texts share the steps of one engine.
+    """A `Model` for asyncio that answers many requests at a time. The texts of all requests share the steps
+    of one engine.
 
     At most `slots` texts are generated at a time, and at most `queue` requests wait. Any further request
     raises QueueFullError. With `max_wait`, a request that would wait for more than `max_wait` seconds also

@@ -31,7 +31,9 @@ class AsyncSegments:
         worker.submit(self._job)
 
     def cancel(self) -> None:
-        """End the transcription, whether it is waiting or running. If it has already ended, do nothing."""
+        """End the transcription, whether it is waiting or running. After the end of the transcription, do
+        nothing.
+        """
         self._worker.cancel(self._job)
 
     async def __aiter__(self) -> AsyncIterator[Segment]:

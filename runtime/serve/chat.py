@@ -83,8 +83,8 @@ class Chat(Generic[T]):
 
 
 def joined_systems(messages: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Join the system and developer messages at the beginning into one system message. Most chat templates
-    allow only one.
+    """Join the system and developer messages at the beginning into one system message, because most chat
+    templates allow only one system message.
     """
     count = next(
         (i for i, one in enumerate(messages) if one["role"] not in ("system", "developer")), len(messages)

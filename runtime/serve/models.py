@@ -39,8 +39,9 @@ H = TypeVar("H", bound=Head)
 class Served:
     """A served model: its name, context and endpoints, and its bundle's certificate with a fingerprint.
 
-    These fields are filled when the model is first loaded, and stay when it is unloaded. `users` is the
-    number of requests that use the model now. `idle_since` is the time at which the last request ended.
+    These fields are filled when the model is first loaded, and stay when the model is unloaded. `users` is
+    the number of requests that use the model now. `idle_since` is the time at which the last request
+    ended.
     """
 
     def __init__(self, name: str, load: Load, options: WorkerOptions) -> None:
@@ -58,7 +59,7 @@ class Served:
 
     @property
     def model(self) -> AsyncModel:
-        """The loaded model. It stays loaded at least as long as a request uses it."""
+        """The loaded model. The model stays loaded at least as long as a request uses it."""
         assert self._model is not None, f"{self.name} isn't loaded"
         return self._model
 
@@ -182,7 +183,7 @@ class Server:
 
     def _displaced(self) -> list[AsyncModel]:
         """Take the least recently used idle models out of use, so that one more model may be loaded. Returns
-        them.
+        the models that were taken out.
 
         Only the thread of requests may call this."""
         loaded = [served for served in self._served.values() if served.loaded]

@@ -62,7 +62,7 @@ TokenIds = Annotated[list[Annotated[int, Field(ge=0)]], Field(min_length=1)]
 
 
 class Part(BaseModel):
-    """A JSON object with these fields and no others. An unknown field is accepted only if its value is null,
+    """A JSON object that may have only these fields. An unknown field is accepted only if its value is null,
     because null has no effect.
     """
 

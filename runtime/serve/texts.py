@@ -121,8 +121,8 @@ class Continuing(NamedTuple):
 
 @taking(CompletionBody)
 async def completions(request: Request, body: CompletionBody) -> Response:
-    """`POST /v1/completions`: continue texts or token ids. A model with an encoder reads them with its
-    encoder."""
+    """`POST /v1/completions`: continue texts or token ids. If the model has an encoder, the encoder reads the
+    texts."""
     served, stated, answers, tokens = await begin_texts(request, body)
     count = body.n or 1
     echoes = [

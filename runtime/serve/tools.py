@@ -46,8 +46,8 @@ class Tools:
 
     @property
     def marks(self) -> frozenset[int]:
-        """The control tokens around calls and thoughts. They stay in the answers' texts, so that the parser
-        finds them.
+        """The control tokens that mark calls and thoughts. The answers' texts keep these tokens, so that the
+        parser finds the marks.
         """
         return self._answers.marks
 

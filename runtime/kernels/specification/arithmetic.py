@@ -218,8 +218,9 @@ def silu(x: Array) -> Array:
 
 
 def softplus(x: Array) -> Array:
-    """Return the softplus, ln(1 + e^x), as max(x, 0) + 2 s + s z Q(z) with s = e^-|x| / (2 + e^-|x|) and z =
-    s².
+    """Return the softplus, ln(1 + e^x), by the formula
+
+        max(x, 0) + 2 s + s z Q(z)   with s = e^-|x| / (2 + e^-|x|) and z = s²
 
     Q is a polynomial with the coefficients `ATANH`.
     """
@@ -269,8 +270,10 @@ def query_factors(positions: Array, *, beta: float, original_context: int, offse
 def sine(x: Array, quarters: int = 0) -> Array:
     """Return the sine of x + quarters · π / 2 in float64, for |x| up to 10⁶.
 
-    Let x = r + n π / 2 and z = r². Then sin r = r (1 - z/(2·3) (1 - z/(4·5) (1 - ..))) up to z⁸, and cos r
-    = 1 - z/(1·2) (1 - z/(3·4) (1 - ..)) up to z⁹.
+    The function writes x = r + n π / 2 and z = r², and uses two series:
+
+        sin r = r (1 - z/(2·3) (1 - z/(4·5) (1 - ..)))   up to z⁸
+        cos r = 1 - z/(1·2) (1 - z/(3·4) (1 - ..))       up to z⁹
     """
     n = np.rint(x * 0.6366197723675814)
     r = x - n * HALF_PI[0] - n * HALF_PI[1] - n * HALF_PI[2]

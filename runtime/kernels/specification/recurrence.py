@@ -30,7 +30,8 @@ def gated_delta_rule(
 def ssd_recurrent(x: Array, decay: Array, b: Array, c: Array, state: Array) -> tuple[Array, Array]:
     """Compute `gated_delta_rule` without beta and without the scale 1 / sqrt(K).
 
-    For heads with one value each and shared keys, compute `selective_scan`, whose sums have another order.
+    For heads with one value each and shared keys, compute `selective_scan`, because the kernels then sum
+    in that order.
     """
     share = x.shape[2] // b.shape[2]
     if x.shape[3] == b.shape[2] == 1:
