@@ -19,7 +19,7 @@ Question = tuple[str, str]  # a question and its context
 
 
 class Span(NamedTuple):
-    """An answer, its probability as `score`, and its position: the characters `start` … `end` of the context.
+    """An answer, its probability as `score`, and its position in the context: the characters `start` … `end`.
 
     An empty text means that the context has no answer.
     """
@@ -31,7 +31,10 @@ class Span(NamedTuple):
 
 
 class _Window(NamedTuple):
-    """A part of a context with the whole question, and the index of the question."""
+    """A row that the model reads: a whole question with a part of its context.
+
+    `question` is the index of the question.
+    """
 
     question: int
     row: Encoding
@@ -92,12 +95,17 @@ def answer(
 def windows(
     encoding: Encoding, context: int, window: int | None, stride: int | None, number: int
 ) -> list[Encoding]:
-    """Split question `number` with its context into rows that fit the model's context.
+    """Split the tokens of question `number` and its text into rows of at most `window` tokens.
 
-    whole     [CLS] question [SEP] c0 c1 c2 c3 c4 c5 c6 [SEP]
-    row 1     [CLS] question [SEP] c0 c1 c2 c3          [SEP]
-    row 2     [CLS] question [SEP]       c2 c3 c4 c5    [SEP]      stride 2
-    row 3     [CLS] question [SEP]             c4 c5 c6 [SEP]
+    Each row contains the whole question and a part of the text. Neighbouring rows share `stride` tokens of
+    the text. `context` is the largest number of tokens that the model can read. Raises LimitError if the text
+    has no tokens, if `window` is above `context`, or if a row that can't contain the whole text has room for
+    at most `stride` tokens of it.
+
+        whole     [CLS] question [SEP] c0 c1 c2 c3 c4 c5 c6 [SEP]
+        row 1     [CLS] question [SEP] c0 c1 c2 c3          [SEP]
+        row 2     [CLS] question [SEP]       c2 c3 c4 c5    [SEP]      stride 2
+        row 3     [CLS] question [SEP]             c4 c5 c6 [SEP]
     """
     if window is None:
         window = min(context, WINDOW)
@@ -148,7 +156,7 @@ def best_spans(
 
 
 def _probabilities(logits: np.ndarray, candidates: np.ndarray) -> np.ndarray:
-    """Probabilities over the tokens that are candidates; 0 for the others."""
+    """Return the softmax over the candidate tokens. The probability of all other tokens is 0."""
     probabilities = np.zeros(len(logits))
     probabilities[candidates] = softmax(logits[candidates])
     return probabilities

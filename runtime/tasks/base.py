@@ -41,9 +41,10 @@ def task_of(config: Config) -> str:
 
 
 def expect_head(config: Config, kind: type[H]) -> H:
-    """Return the head of a model of text.
+    """Return the head of a model that reads text.
 
-    Raises ConfigError, which names the task that the model is made for, unless the head is of this kind.
+    Raises ConfigError unless the head is an instance of `kind`. The error names the task that the model is
+    made for.
     """
     head = config.head
     if config.sound_shape is not None or not isinstance(head, kind):
@@ -59,9 +60,9 @@ def expect_hearing(config: Config) -> None:
 
 
 def head_of(task: str) -> type[configs.Head]:
-    """Return the head that a task needs.
+    """Return the class of head that a task needs.
 
-    A task is one of `TASKS`, or one of chat, translate and summarize, which generate text.
+    `task` is one of the names in `TASKS`, or one of chat, translate and summarize, which generate text.
     """
     return HEADS.get(task, LM)
 
@@ -108,9 +109,9 @@ def no_tokenizer() -> CheckpointError:
 def check_task(task: str, config: Config, source: ModelSource) -> None:
     """Check that a model can do a task, before an engine is made for the model.
 
-    `task` is a command: one of `TASKS`, chat, translate or summarize. Raises the errors that the task itself
-    would raise at the start. These are ConfigError for a model with another head, and CheckpointError if the
-    model's files lack something that the task needs.
+    `task` is a command: one of `TASKS`, chat, translate or summarize. The errors are those that the task
+    would raise at its start: ConfigError for a model with another head, and CheckpointError if the model's
+    files lack something that the task needs.
     """
     if task in ("translate", "summarize"):
         expect_both(config, task)
@@ -179,8 +180,8 @@ class TaskModel:
     def chat_template(self) -> ChatTemplate:
         """The chat template.
 
-        Raises ConfigError for a model of another task, or CheckpointError for a model without a chat
-        template.
+        Raises ConfigError if the model's head doesn't generate text, and CheckpointError if the model has no
+        chat template.
         """
         if self.template is None:
             self.expect(configs.LM)
@@ -189,14 +190,15 @@ class TaskModel:
 
     @cached_property
     def constraints(self) -> Constraints:
-        """The object that makes constraints: a constraint makes a text follow a formal language, such as the
-        documents of a JSON schema.
+        """The factory of constraints for this model. A constraint makes a generated text follow a formal
+        language, for example the documents of a JSON schema.
         """
         return Constraints(self.text, self.generation.eos)
 
     def expect(self, kind: type[H]) -> H:
         """Return the model's head.
 
-        Raises ConfigError, which names the task that the model is made for, unless the head is of this kind.
+        Raises ConfigError unless the head is an instance of `kind`. The error names the task that the model
+        is made for.
         """
         return expect_head(self.config, kind)

@@ -4,11 +4,12 @@ A step reads all weights whether it computes one token or eight, so further text
 nothing. Each text has its own sampler, random numbers and row of the cache, so its result doesn't depend on
 the other texts. Prompts are read in chunks between the steps:
 
-    row 0   [A A A A A][D][D]     [D]     [D]         A's prompt is read, then a token a step
-    row 1              [B B B B B]   [B B B B B][D]   B's in chunks, one between two steps
+    row 0   [A A A A A][D][D]     [D]     [D]         prompt A is read; each [D] decodes a token of the answer
+    row 1              [B B B B B]   [B B B B B][D]   prompt B is read in chunks, one between two steps
 
 The server calls `Batch.step` for each step. `Batch.run` generates a list of texts. A text that is generated
-alone is decoded speculatively, with drafts from its own tokens, if speculative decoding gives the same bits.
+alone is decoded speculatively, with drafts from its own tokens, if speculative decoding gives the same
+bits.
 """
 
 from __future__ import annotations
@@ -39,10 +40,9 @@ CHUNK = 128
 class Row:
     """A row of the cache: its sequence, the client that owns it, and how much of the prompt has been read.
 
-    `drafts` says whether drafts may be made for the row. If `prompt_logprobs` isn't None, it collects the
-    log-probabilities of all tokens of the prompt except the first, as these are read. Each comes with the
-    likeliest tokens at that position, as many as the sequence's `logprobs` says. A stop string in the row's
-    `text` ends the sequence.
+    `drafts` says whether drafts may be made for the row. If `prompt_logprobs` is a list, each token of the
+    prompt except the first adds an item to the list: the token's log-probability, and the `sequence.logprobs`
+    likeliest tokens at its position. A stop string in the row's `text` ends the sequence.
     """
 
     sequence: GeneratedSequence
@@ -117,8 +117,10 @@ class Outcome(NamedTuple, Generic[R]):
 
 
 def fit(one: GeneratedSequence, name: str, config: Config) -> None:
-    """Limit the sequence to the number of tokens that fit in the context. Raises LimitError if the prompt
-    itself doesn't fit.
+    """Limit the number of new tokens of a sequence, so that the prompt and the new tokens fit in the context.
+
+    Raises LimitError, which begins with `name`, if the prompt or the encoder's text doesn't fit or is
+    empty.
     """
     try:
         one.max_new_tokens = limit_new_tokens(config, len(one.prompt), one.max_new_tokens)
@@ -135,12 +137,13 @@ class Batch(Generic[R]):
     """The texts that an engine is generating, each with a row of the cache.
 
     If a prompt begins like one of `prefixes` or like another row of the same owner, the shared beginning
-    isn't read again. `drafting` is the engine for speculative decoding, if speculative decoding gives the
-    same bits. It is used only while a single text is generated, because several texts with drafts would each
-    need a step of their own.
+    isn't read again. `drafting` is an engine for speculative decoding, or None if speculative decoding might
+    change bits. The batch uses `drafting` only while a single text is generated, because several texts with
+    drafts would each need a step of their own.
 
-    A sequence leaves the batch at the step after its `finish_reason` is set, by its own rules or by a call of
-    `finish`. If the engine fails, `step` raises the exception, and the batch is empty afterwards.
+    A sequence leaves the batch at the first step after its `finish_reason` was set, by the sequence's own
+    rules or by a call of `finish`. If the engine fails, `step` raises the exception, and the batch is empty
+    afterwards.
     """
 
     def __init__(
@@ -160,8 +163,8 @@ class Batch(Generic[R]):
 
         All waiting prompts are read before the next step, since in a list of texts nobody waits for the first
         token of a single one. If a prompt doesn't fit in the context, an error is raised before any text is
-        begun. The error names the prompt by its position, counted from 1. Errors of single texts are raised
-        too.
+        begun. The error names the prompt by its position, counted from 1. An error of a single text is raised
+        too, and ends the run.
         """
         if size < 1:
             raise LimitError(f"a batch must have at least one row, got {size}")
@@ -209,7 +212,7 @@ class Batch(Generic[R]):
             raise
 
     def _arrange(self, joining: Sequence[R]) -> None:
-        """Rows of texts that ended go to those that join; then rows are added or taken away."""
+        """Give the rows of ended texts to joining texts, then add or remove rows of the cache."""
         if self._cache is not None and not joining and not any(row.ended for row in self._rows):
             return  # as in most steps
         self._reading.extend(joining)
@@ -236,7 +239,9 @@ class Batch(Generic[R]):
         self._cache = self._cache.truncate(lengths)
 
     def _start(self) -> Cache:
-        """An empty cache for the rows; an encoder reads their texts first."""
+        """Return an empty cache for the rows. If the model has an encoder, the encoder first reads the rows'
+        texts.
+        """
         sources = [row.sequence.encoder_ids for row in self._rows]
         texts = [np.asarray(source, np.int64) for source in sources if source is not None]
         if not texts:
@@ -245,7 +250,10 @@ class Batch(Generic[R]):
         return self._engine.start(len(texts), _padded(texts, lengths), lengths)
 
     def _keep_prefixes(self) -> None:
-        """Keep what texts that ended have in the cache; what an error ended may hold no numbers."""
+        """Copy the cache of each text that has just ended into the prefixes, for later prompts.
+
+        Texts that ended with an error are left out, because their cache may contain NaN.
+        """
         if self._prefixes is None or self._cache is None:
             return
         for i, row in enumerate(self._rows):
@@ -254,7 +262,9 @@ class Batch(Generic[R]):
                 self._prefixes.keep(row.owner, sequence.prompt, sequence.tokens, self._cache, i)
 
     def _go_on(self, row: R) -> None:
-        """Put into a row's cache what an earlier text, or another row, has of more of its prompt."""
+        """Copy the cache of more of a row's prompt from an earlier text or another row, if one of these
+        begins alike.
+        """
         if self._prefixes is None or not row.shares:
             return
         assert self._cache is not None
@@ -275,8 +285,11 @@ class Batch(Generic[R]):
             row.read = most
 
     def _read_prompts(self) -> Iterator[Outcome[R]]:
-        """The next chunk of a prompt; prompts take turns, so that a short one needn't wait for a long one.
-        Those that an encoder's texts begin with are short: they are read together."""
+        """Read the next chunk of one prompt, and yield the first outcome of each text whose prompt is
+        complete.
+
+        Prompts take turns, so that a short prompt needn't wait for a long one. Beside an encoder, a decoder's
+        prompts are short, so all waiting prompts are read together."""
         if not self._reading:
             return
         rows = [self._reading.popleft()]
@@ -299,7 +312,10 @@ class Batch(Generic[R]):
                 yield _sampled(row, of_row[-1])
 
     def _decode(self) -> Iterator[Outcome[R]]:
-        """The next token of each text that has one; with a draft, several of one that is alone."""
+        """Generate the next token of each text whose prompt was read, and yield the outcomes.
+
+        A text that is alone in the batch is decoded with drafts if it may be, and may get several tokens.
+        """
         tokens = {row: row.sequence.tokens[-1:] for row in self._rows if not (row.reads or row.ended)}
         if not tokens:
             return
@@ -312,7 +328,10 @@ class Batch(Generic[R]):
                 yield _sampled(row, logits[i, 0])
 
     def _speculate(self, engine: TimedEngine, row: R) -> Iterator[Outcome[R]]:
-        """The next tokens of a text that is alone. An error is the text's, and so may end the batch."""
+        """Generate the next tokens of the only text, with speculative decoding.
+
+        Any error here belongs to this text, so an error may end the whole batch.
+        """
         assert self._cache is not None
         if row.speculation is None:
             lookup = PromptLookup(cost=engine.cost)
@@ -325,8 +344,10 @@ class Batch(Generic[R]):
         self._cache = row.speculation.cache
 
     def _step(self, new: Mapping[R, Sequence[int]], *, each: bool = False) -> np.ndarray:
-        """Feed some rows their tokens: logits [B, 1, N] after the last ones, or [B, T, N] after each; other
-        rows have none."""
+        """Run one step of the engine on the new tokens of some rows, and return logits.
+
+        Shape: [B, 1, N], after the last new token of each row, or with `each` [B, T, N], after every new
+        token. Rows that `new` doesn't name get no tokens."""
         assert self._cache is not None
         parts = [new.get(row, ()) for row in self._rows]
         lengths = np.array([len(part) for part in parts], np.int64)
@@ -337,7 +358,9 @@ class Batch(Generic[R]):
 
 
 def outcome(row: R, token: int | None) -> Outcome[R]:
-    """Add a row's next token, and return the outcome. An error of the tokenizer ends the sequence."""
+    """Add a row's next token, and return the outcome. If the tokenizer fails, the sequence ends and the
+    outcome contains the error.
+    """
     try:
         return Outcome(row, token, row.push(token))
     except TfmError as error:
@@ -345,7 +368,9 @@ def outcome(row: R, token: int | None) -> Outcome[R]:
 
 
 def _sampled(row: R, logits: np.ndarray) -> Outcome[R]:
-    """The sequence's next token; an error is its own and ends no other text."""
+    """Sample the row's next token from its logits, and return the outcome. An error ends only this row's
+    text.
+    """
     try:
         token = row.sequence.sample(logits)
     except TfmError as error:
@@ -360,7 +385,7 @@ def _failed(row: R, error: TfmError) -> Outcome[R]:
 
 
 def _padded(parts: Sequence[Sequence[int] | np.ndarray], lengths: np.ndarray) -> np.ndarray:
-    """The parts as rows [B, T], with zeros behind their lengths."""
+    """Return the parts as the rows of an array [B, T], padded on the right with zeros."""
     rows = np.zeros((len(parts), lengths.max()), np.int64)
     for row, part, length in zip(rows, parts, lengths, strict=True):
         row[:length] = part

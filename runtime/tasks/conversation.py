@@ -1,4 +1,6 @@
-"""A chat with a model, that keeps the cache of earlier messages, so that they aren't computed again."""
+"""A chat with a model. The cache of earlier messages is kept, so that these messages aren't computed
+again.
+"""
 
 from __future__ import annotations
 
@@ -22,12 +24,12 @@ from .options import GenerateOptions, resolve
 class Conversation:
     """The messages of a chat, and the cache of the tokens that were read so far.
 
-    A template may render earlier messages differently once another message follows. So only the part of the
-    cache whose tokens match the new prompt is reused. `prefix` is a file with the cache of a text that begins
-    like the first prompt; if the file doesn't exist, it is written (`generate.prefix_cache`).
+    A template may render earlier messages differently once another message follows. So the cache is reused
+    only up to the first token that differs in the new prompt. `prefix` is a file with the cache of a text
+    that begins like the first prompt; if the file doesn't exist, it is written (`generate.prefix_cache`).
     `chat_template_kwargs` are variables of the chat template.
 
-    `tools` are functions that an answer may call, described as in the OpenAI API. `calls` has the calls for
+    `tools` are functions that an answer may call, described as in the OpenAI API. `calls` lists the calls for
     which the model expects results. `give_results` passes the results to the model and returns the next
     answer.
     """
@@ -84,10 +86,10 @@ class Conversation:
 
     @property
     def calls(self) -> Sequence[Message]:
-        """The tool calls of the last answer whose results are still missing, in the form that chat templates
-        read.
+        """The tool calls in the last answer that still have no results, in the form that chat templates read.
 
-        Each call has a `function` with its `name` and its `arguments`, an object.
+        Each call is a dict. Its `function` contains the `name` of the function and its `arguments`, again a
+        dict.
         """
         return self.messages[-1].get("tool_calls", ()) if self.messages else ()
 
@@ -126,7 +128,9 @@ class Conversation:
         return self._answer
 
     def _keep(self) -> None:
-        """Add the last answer to the conversation, once it was generated completely."""
+        """Add the last question and answer to the conversation if the answer has been generated
+        completely.
+        """
         answer = self._answer
         if answer is None or not answer.complete:
             return
@@ -136,8 +140,10 @@ class Conversation:
         self._ids = [*answer.prompt, *answer.tokens][:length]
 
     def _message(self, answer: TextStream) -> Message:
-        """An answer as templates read it: the arguments of a call are an object there, and ids have nine
-        letters and digits, as some want."""
+        """Return an answer as a message for chat templates.
+
+        In the message, the arguments of a call are a dict. The id of a call has nine letters and digits, as
+        some templates require."""
         if self._answers is None:
             return {"role": "assistant", "content": answer.text}
         thoughts, text, calls = answer.answer

@@ -17,8 +17,8 @@ Schema = Mapping[str, Any] | type[Any]
 
 
 def is_class(given: object) -> bool:
-    """Return whether `given` is a class that has a schema and parses its documents, as pydantic's
-    classes do.
+    """Return whether `given` is a class with pydantic's methods `model_json_schema` and
+    `model_validate_json`.
     """
     names = ("model_json_schema", "model_validate_json")
     return isinstance(given, type) and all(hasattr(given, name) for name in names)
@@ -27,13 +27,16 @@ def is_class(given: object) -> bool:
 def schema_of(given: Schema) -> Mapping[str, Any]:
     """Return the given schema, or the schema of a given class.
 
-    The schema of a class allows no fields that the class doesn't have.
+    The schema of a class allows only the fields that the class has, unless the class states
+    `additionalProperties` itself.
     """
     return given if isinstance(given, Mapping) else _closed(given.model_json_schema())
 
 
 def _closed(schema: Any) -> Any:
-    """The schema, with no keys that it doesn't name where it doesn't say whether others may come."""
+    """Return the schema with `"additionalProperties": false` in every object schema that lists its properties
+    and doesn't state `additionalProperties`.
+    """
     match schema:
         case dict():
             inner = {key: _closed(value) for key, value in schema.items()}
@@ -49,9 +52,9 @@ def _states_fields(schema: Mapping[str, Any]) -> bool:
 
 
 def parsed(text: str, given: Schema | None, finish_reason: FinishReason | None) -> Any:
-    """Parse a complete document: return an object of the given class, or the JSON value if a schema is given.
+    """Parse a complete document: return an object of the given class, or a JSON value if a schema is given.
 
-    Raises ArgumentError if no schema was given, LimitError for a document that was cut off. The class may
+    Raises ArgumentError if neither is given, and LimitError for a document that was cut off. The class may
     raise its own errors for values that its schema can't rule out.
     """
     if given is None:

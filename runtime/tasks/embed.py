@@ -21,6 +21,8 @@ def embed(model: TaskModel, texts: Texts, *, batch: int = BATCH, progress: Progr
 
 
 def similarity(a: np.ndarray, b: np.ndarray) -> np.ndarray:
-    """Return the cosine similarities [M, N] of vectors [M, D] and [N, D]; 0 if a vector has length 0."""
+    """Return the cosine similarities [M, N] of vectors [M, D] and [N, D]. The similarity to a vector of
+    length 0 is 0.
+    """
     lengths = np.linalg.norm(a, axis=1)[:, None] * np.linalg.norm(b, axis=1)
     return np.divide(a @ b.T, lengths, out=np.zeros_like(lengths), where=lengths > 0)

@@ -46,10 +46,11 @@ def singles(texts: str | Sequence[str]) -> list[str]:
 
 
 def encoded(model: TaskModel, texts: Texts, control_token: str | None = None) -> list[Encoding]:
-    """Return the tokens of each text; texts that are already tokens are returned unchanged.
+    """Return the tokens of each text or pair of texts. An Encoding is returned unchanged.
 
-    `control_token` is the only control token whose name in a text is read as the token. Raises LimitError for
-    a text without tokens, or with more tokens than fit in the model's context.
+    In the texts, only the name `control_token` becomes a control token. The names of all other control tokens
+    are read as plain text. Raises LimitError for a text without tokens, or with more tokens than fit in the
+    model's context.
     """
     rows = encodings(model, texts, control_token)
     for i, row in enumerate(rows):
@@ -61,7 +62,9 @@ def encoded(model: TaskModel, texts: Texts, control_token: str | None = None) ->
 
 
 def encodings(model: TaskModel, texts: Texts, control_token: str | None = None) -> list[Encoding]:
-    """Return the tokens of each text, without a limit on the number of tokens."""
+    """Return the tokens of each text or pair of texts, like `encoded`, but without a limit on the number of
+    tokens.
+    """
     if isinstance(texts, list) and texts and isinstance(texts[0], Encoding):
         return cast(list[Encoding], texts)
     encode = model.text.encode_with_offsets
@@ -87,8 +90,8 @@ def softmax(logits: np.ndarray) -> np.ndarray:
 def predicted(
     model: TaskModel, rows: Sequence[Encoding], batch: int = BATCH, progress: Progress = silent
 ) -> Iterator[tuple[int, np.ndarray]]:
-    """Yield (index, output of the head) for each row. The longest rows come first: if they fit in memory, all
-    rows do.
+    """Yield (index of the row, output of the head) for each row. The longest rows come first: if they fit in
+    memory, all rows do.
 
     If a head gives an output for each token, the output is cut to the row's own tokens, without padding. The
     arrays are views, so keeping one array keeps the output of its whole batch in memory.

@@ -17,7 +17,7 @@ BATCH = 8  # a head over the vocabulary makes far more numbers of a row than oth
 
 
 class Filling(NamedTuple):
-    """A token that may replace a mask, as text, and its probability."""
+    """A token that may replace a mask: its id `token`, its `text`, and its probability `score`."""
 
     token: int
     text: str
@@ -34,8 +34,9 @@ def fill(
 ) -> list[list[list[Filling]]]:
     """Return the `count` likeliest tokens for each mask of each text, the likeliest first.
 
-    Each mask is predicted independently, while the text's other masks stay masks. The mask token is the only
-    control token whose name in a text is read as the token.
+    Each mask is predicted independently, while the text's other masks stay masks. In the texts, only the name
+    of the mask token becomes a control token. The names of all other control tokens are read as plain
+    text.
     """
     model.expect(MaskedLM)
     mask = expect_mask(model.generation)
@@ -56,5 +57,5 @@ def fill(
 
 
 def _written(model: TaskModel, token: int) -> str:
-    """A token as text; special tokens decode to nothing, so their own name stands for them."""
+    """Return a token as text. A special token, which decodes to nothing, is returned as its name."""
     return model.text.decode([token]) or model.text.id_to_token(token)
