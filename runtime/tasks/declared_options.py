@@ -1,7 +1,8 @@
 """Options as keywords: check each by name and type, and show them in the signatures of functions.
 
 `**options: Unpack[GenerateOptions]` tells a type checker which options exist. But Python accepts any keyword
-at run time, and `help()` doesn't list the options. This module adds both.
+at run time, and `help()` doesn't list the options. This module checks the options at run time, and makes
+`help()` list them.
 """
 
 from __future__ import annotations
@@ -56,7 +57,8 @@ def given_values(given: Mapping[str, object], declared: type) -> dict[str, objec
 def spelled_out(declared: type) -> Callable[[F], F]:
     """Return a decorator for functions that take the options of a TypedDict as `**options`.
 
-    A decorated function's signature lists each option as a keyword, and its docstring describes them.
+    A decorated function's signature lists each option as a keyword, and its docstring describes the
+    options.
     """
 
     def decorate(function: F) -> F:

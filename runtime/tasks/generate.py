@@ -58,8 +58,8 @@ def generate(
 ) -> TextStream:
     """Return the answer to a text as a stream.
 
-    The parameters that say how the text becomes a prompt are those of `prompt_of`. `prefix` has the same
-    meaning as in `prefix_cache`, and `tools` as in `chat`.
+    See `prompt_of` for the parameters that make the text a prompt, and `chat` for `tools`. `prefix` is a file
+    with the cache of a text that begins like this one; see `prefix_cache`.
     """
     prompt = prompt_of(
         model,
@@ -78,13 +78,15 @@ def generate(
 
 
 def prefix_cache(model: TaskModel, prompt: Prompt, path: Path) -> Cache | None:
-    """Read a cache of the prompt's first tokens from a file. It covers the first tokens that the file and the
-    prompt share.
+    """Read a cache of the prompt's first tokens from a file. The cache covers the first tokens that the file
+    and the prompt share.
 
-    If the file doesn't exist, the model reads all tokens of the prompt except the last one, and their cache
-    is written to the file. Returns None if the file and the prompt share no first tokens. Raises the errors
-    of `runtime.ort.prefix_file`. Raises LimitError for an engine other than `OrtEngine`, or for a model with
-    an encoder.
+    If the file doesn't exist, the model reads all tokens of the prompt except the last one, and the cache of
+    these tokens is written to the file. Returns None for a prompt of one token. Also returns None if the
+    model has windows or recurrent layers, and so the file's cache can't be cut to the shared tokens.
+
+    Raises the errors of `runtime.ort.prefix_file`. Raises LimitError for an engine other than `OrtEngine`, or
+    for a model with an encoder.
     """
     engine = model.engine
     if not isinstance(engine, OrtEngine) or prompt.encoder_ids is not None:
@@ -134,8 +136,8 @@ def chat(
     and thoughts. If one of the tools is `strict`, the model can call only the given tools, and calls of a
     strict tool match its schema. An option such as `json_schema` constrains only the text outside of calls.
 
-    Raises CheckpointError for a model without a chat template. Raises ArgumentError for messages or tools of
-    another form, and for a variable that the template doesn't have.
+    Raises CheckpointError for a model without a chat template. Raises ArgumentError for malformed messages or
+    tools, and for a variable that the template doesn't have.
     """
     answers = answers_of(model, tools)
     ids = chat_ids(model, as_messages(messages), tools, answers, chat_template_kwargs)
@@ -146,8 +148,8 @@ def chat(
 def answers_of(model: TaskModel, tools: Sequence[Tool] | None) -> ChatAnswers | None:
     """Return the parser for answers that may call the tools, or None if `tools` is None.
 
-    `tools` are functions as the OpenAI API describes them. Raises ArgumentError for tools of another form,
-    and for a tokenizer that drops the marks around calls.
+    `tools` are functions as the OpenAI API describes them. Raises ArgumentError for malformed tools, and for
+    a tokenizer that drops the marks around calls.
     """
     if tools is None:
         return None
@@ -242,7 +244,7 @@ def prompt_ids(
 ) -> list[int]:
     """Return the ids of the prompt that asks a decoder for an answer.
 
-    With `raw`, or if the model has no chat template, these are the ids of the text itself, which the model
+    With `raw`, or if the model has no chat template, the prompt is the text itself, which the model
     continues.
     """
     if raw or model.template is None:
@@ -253,8 +255,10 @@ def prompt_ids(
 
 
 def generation_of(model: TaskModel, task: str | None = None) -> Generation:
-    """Return the checkpoint's generation options for a task that it defines, or for None its
-    general options.
+    """Return the checkpoint's options of generation for one of its tasks, or its general options if `task` is
+    None.
+
+    Raises LimitError for a task that the checkpoint doesn't define.
     """
     tasks = model.generation.tasks
     if task is None:
@@ -280,7 +284,11 @@ def sequence(model: TaskModel, prompt: Prompt, options: Options, index: int = 0)
 
 
 def _constraint(model: TaskModel, prompt: Prompt, options: Options) -> Constraint | None:
-    """What holds the text to a language, and its thoughts to a budget."""
+    """Return what constrains a text: a formal language, and a budget for the number of tokens in its
+    thoughts.
+
+    Returns None if the options ask for neither.
+    """
     language, budget = options.language, options.thinking_token_budget
     inner = None if language is None else model.constraints.constraint(language)
     if budget is None:
@@ -296,17 +304,16 @@ def _constraint(model: TaskModel, prompt: Prompt, options: Options) -> Constrain
 
 
 class TextStream:
-    """A text that is being generated. Iterate over its parts, only once, or print it, which waits until it is
-    complete.
+    """A text that is being generated. Iterate over the stream once to get the parts of the text, or print the
+    stream to wait for the whole text.
 
     `tokens` has the ids generated so far, and `text` has the text that was yielded so far. When the text is
     complete:
 
     - `complete` is true.
     - `finish_reason` says why the text ended.
-    - `timings` says how long it took.
-    - `cache` holds the prompt and all tokens but the last. It is None after beam search, whose cache has
-      several rows.
+    - `timings` says how long the generation took.
+    - `cache` contains the prompt and all new tokens except the last. After beam search, `cache` is None.
     """
 
     def __init__(
@@ -340,13 +347,13 @@ class TextStream:
         return next(self._parts)
 
     def __str__(self) -> str:
-        """Return the whole text, after generating the part that is missing."""
+        """Generate the rest of the text, and return the whole text."""
         for _ in self._parts:
             pass
         return self.text
 
     def __repr__(self) -> str:
-        """Return a description with the text so far; generates nothing."""
+        """Return a description with the text so far, without generating more of the text."""
         state = self.finish_reason or "not complete: iterate over it, or print it"
         return f"<TextStream {self.text!r}, {state}>"
 
@@ -365,7 +372,7 @@ class TextStream:
 
     @property
     def logprobs(self) -> list[TokenLogprob] | None:
-        """The log-probability of each of `tokens`, and the likeliest tokens at its position.
+        """For each of `tokens`, the log-probability and the likeliest tokens at the same position.
 
         The value is None unless the options ask for `logprobs`.
         """
@@ -375,14 +382,19 @@ class TextStream:
     def answer(self) -> Answer:
         """The thoughts, the text and the calls of a chat with `tools`.
 
-        Reading it generates the rest of the text first. Raises ArgumentError for a text without `tools`.
+        The first use of this property generates the rest of the text. Raises ArgumentError for a text without
+        `tools`.
         """
         if self._answers is None:
             raise ArgumentError("only a chat with tools is parsed as an answer: give tools")
         return self._answers.answer(self.prompt, str(self), self.finish_reason)
 
     def events(self) -> Iterator[Event]:
-        """Yield the pieces of `answer` as soon as each is certain: pieces of thoughts, text and calls."""
+        """Yield pieces of the answer's thoughts, text and calls, each as soon as later tokens can't change
+        it.
+
+        Raises ArgumentError for a text without `tools`.
+        """
         if self._answers is None:
             raise ArgumentError("only a chat with tools is parsed as an answer: give tools")
         parser = self._answers.parser(thinking=self._answers.thinks_after(self.prompt))
@@ -392,9 +404,9 @@ class TextStream:
 
     @property
     def parsed(self) -> Any:
-        """The parsed document of `json_schema`; see `documents.parsed`.
+        """The document that the option `json_schema` asked for, parsed by `documents.parsed`.
 
-        Reading it generates the rest of the text first.
+        The first use of this property generates the rest of the text.
         """
         text = str(self) if self._answers is None else self.answer.text
         return parsed(text, self._schema, self.finish_reason)
@@ -410,8 +422,10 @@ class TextStream:
 
     @property
     def timings(self) -> dict[str, float]:
-        """The seconds and the tokens per second of two phases: reading the prompt (until the first token),
-        and generating the tokens after it.
+        """How fast the text was generated: numbers of tokens, seconds, and tokens per second.
+
+        The phase until the first token (prefill) and the generation of the tokens after it (decode) are
+        measured separately.
         """
         begin, *tokens = self._times or [0.0]
         first_s = tokens[0] - begin if tokens else 0.0
@@ -430,7 +444,7 @@ class TextStream:
         }
 
     def ids(self) -> Iterator[int]:
-        """Yield the new ids one by one, for a model without a tokenizer."""
+        """Generate the text, and yield the new ids one by one. This needs no tokenizer."""
         self._times = [time.perf_counter()]
         tokens = self._decode(self.cache)
         self.cache = None
@@ -448,7 +462,10 @@ class TextStream:
             yield token
 
     def _decode(self, cache: Cache | None) -> Generator[int, None, Cache | None]:
-        """The decoding that the options select; its value is the cache, if it has one row with the text."""
+        """Run the kind of decoding that the options select, and yield the new ids.
+
+        The generator's return value is the cache, or None after beam search.
+        """
         engine, sequence, options = self._model.engine, self._sequence, self._options
         if isinstance(options.draft, MTPDrafter):
             if options.draft.engine is not engine:

@@ -26,10 +26,10 @@ BATCH = 8
 
 
 class Completion(NamedTuple):
-    """A generated text, its tokens, and the reason why it ended. `print` shows its text.
+    """A generated text, its tokens, and the reason why it ended. `print` shows the text.
 
-    The tokens' log-probabilities and the JSON schema are set if the options ask for them. With tools,
-    `answer` has the thoughts, text and calls. If the model has no tokenizer, the text is empty.
+    `logprobs` and `json_schema` are set if the options ask for them. With tools, `answer` has the thoughts,
+    text and calls. If the model has no tokenizer, the text is empty.
     """
 
     tokens: list[int]
@@ -44,7 +44,7 @@ class Completion(NamedTuple):
 
     @property
     def parsed(self) -> Any:
-        """The parsed document of `json_schema`; see `documents.parsed`."""
+        """The document that the option `json_schema` asked for, parsed by `documents.parsed`."""
         text = self.text if self.answer is None else self.answer.text
         return parsed(text, self.json_schema, self.finish_reason)
 
@@ -64,10 +64,10 @@ def generate_many(
     `answers` is the parser for answers that may call tools.
 
     The random numbers of a text come from `seed` and the text's number in `numbers`, by default its index.
-    These random numbers don't depend on the other texts or on the size of the batch. The text's logits don't
-    depend on these either, except for rounding. So if two tokens are nearly tied, a batch may choose another
-    one than the text alone. Raises LimitError for beam search and speculative decoding, which work only for
-    single texts.
+    Other texts and the size of the batch change neither these random numbers nor the text's logits, except
+    for rounding. So if two tokens are nearly tied, a text may get another token in a batch than alone.
+
+    Raises LimitError for beam search and speculative decoding, which work only for single texts.
     """
     if options.beams is not None or options.draft:
         raise LimitError(

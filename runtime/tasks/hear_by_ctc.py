@@ -1,9 +1,8 @@
 """Transcribe a sound with a CTC head: take the likeliest token of each position, without a decoder.
 
 A sound of any length is split into windows of as many positions as the model takes. Each window is normalized
-by itself. The windows overlap, and predictions too near to a window's ends are left out. transformers'
-pipeline does the same with `chunk_length_s`. So every position is predicted with enough sound before and
-after it.
+by itself. The windows overlap, and predictions too near to a window's ends are left out. So every position is
+predicted with enough sound before and after it. transformers' pipeline does the same with `chunk_length_s`.
 
     window 0   ├────────────────────┊┄┄┤                      ┄ is left out
     window 1                     ├┄┄┊──────────────┊┄┄┤
@@ -86,7 +85,10 @@ def _segment(
     *,
     words: bool,
 ) -> Segment:
-    """Words that were said together, as a segment; position 0 is at the sample `first`."""
+    """Return a segment of the words that were said together. Position 0 is at the sample `first`.
+
+    `sure` has the log-probability of the likeliest token of each position.
+    """
 
     def text(of: Heard) -> str:
         spelled = "".join(map(model.text.id_to_token, of.tokens))

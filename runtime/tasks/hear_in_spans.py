@@ -1,8 +1,9 @@
-"""Transcribe a sound with a decoder that writes no times: Moonshine.
+"""Transcribe a sound with a decoder that writes no timestamps, such as Moonshine's.
 
 Each span of a sound is transcribed by itself, and becomes a segment with the span's start and end. Its text
-is decoded greedily or with beams, as by transformers' `generate` with the same `max_length`. The text has at
-most 6.5 tokens for each second, so that a text that repeats itself ends. A span without a text is left out.
+is decoded greedily or with beams, as by transformers' `generate` with the same `max_length`. A text has at
+most 6.5 tokens for each second, so that a text that repeats itself ends. A span without a text is left
+out.
 """
 
 from __future__ import annotations
@@ -53,7 +54,7 @@ def written_segments(
 
 
 def _written(model: TaskModel, samples: Any, search: Mapping[str, Any]) -> tuple[list[int], float]:
-    """The tokens of a span, and their mean log-probability."""
+    """Transcribe one span. Return the tokens of its text, and their mean log-probability."""
     generation = model.generation
     most = max(1, int(len(samples) * PACE / RATE) - 1)
     if generation.max_new_tokens is not None:

@@ -18,12 +18,14 @@ from .options import Options
 def held(
     model: TaskModel, answers: ChatAnswers, prompt: list[int], options: Options
 ) -> tuple[list[int], Options]:
-    """Return the prompt's ids and the options for an answer that `answers` reads.
+    """Return the prompt's ids and the options, changed so that an answer follows the tools' schemas and the
+    options' language.
 
-    A language in the options constrains the text after the thoughts, except for tool calls. If no tool may be
-    called, a regular expression or a grammar constrains the whole answer. If the prompt then ends within
-    thoughts, ids that end the thoughts are added to the prompt. Raises LimitError for options that don't work
-    with such an answer.
+    `answers` is the parser that reads the answer. The options' language (`json_schema`, `regex` or `grammar`)
+    constrains the text after the thoughts, except for tool calls. If no tool may be called, a regular
+    expression or a grammar constrains the whole answer. If the prompt then ends within thoughts, ids that end
+    the thoughts are added to the prompt. Raises LimitError for options that don't work with such an
+    answer.
     """
     document, language = options.json_schema, options.language
     inner = None if language is None or document is not None else (language.kind, language.text)

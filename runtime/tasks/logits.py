@@ -11,9 +11,10 @@ from .base import TaskModel
 
 
 def logits(model: TaskModel, ids: ArrayLike, mask: ArrayLike | None = None) -> np.ndarray:
-    """Return logits [B, T, N] of ids [B, T] (or [T, N] of [T]), with logits of zero where `mask` is zero.
+    """Return logits [B, T, N] of ids [B, T], or [T, N] of [T]. N is the size of the vocabulary.
 
-    Masked tokens are treated as absent, whether on the left, on the right or in between.
+    Masked tokens, where `mask` is 0, are treated as absent: on the left, on the right or in between. The
+    logits at their positions are 0.
     """
     one_or_many = np.asarray(ids, np.int64)
     tokens = np.atleast_2d(one_or_many)
