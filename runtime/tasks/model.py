@@ -60,7 +60,7 @@ class ClosedEngine:
 
 
 class Model(TaskModel):
-    """A model with a method for each task. A task that the model's head can't do raises ConfigError.
+    """A model with a method for each task. A method raises ConfigError if the model's head can't do the task.
 
     Methods that generate text take options as keywords, and `help()` of such a method lists them all. A
     `with` block closes the model at its end.
@@ -165,7 +165,7 @@ class Model(TaskModel):
 
         Each answer is the one that `generate` returns for the text. The random numbers for a text come from
         `seed` and the text's number in `numbers`, which is by default the text's index. With `tools`, each
-        answer has an `answer`, as in `chat`.
+        completion has an `answer` with thoughts, text and calls.
         """
         if isinstance(prompts, str):
             raise ArgumentError(
@@ -191,7 +191,7 @@ class Model(TaskModel):
 
     @spelled_out(GenerateOptions)
     def generate_ids(self, ids: Sequence[int], **options: Unpack[GenerateOptions]) -> list[int]:
-        """Return the new ids after a prompt of ids, without a stop token.
+        """Return the ids that the model generates after a prompt of ids, without a stop token.
 
         If the model has an encoder, the encoder reads the prompt. A prompt of ids isn't treated as a chat, so
         decoding is greedy unless the model or an option asks for sampling or beams.
@@ -302,7 +302,7 @@ class Model(TaskModel):
     ) -> list[rerank.Ranked]:
         """Return the texts, the most relevant to the query first; see `rerank.rerank`.
 
-        With `top`, only that many of the most relevant texts are returned.
+        With `top`, only the `top` most relevant texts are returned.
         """
         return rerank.rerank(self, query, texts, top=top, batch=batch, progress=progress)
 
@@ -335,14 +335,17 @@ class Model(TaskModel):
         )  # fmt: skip
 
     def logits(self, ids: ArrayLike, mask: ArrayLike | None = None) -> np.ndarray:
-        """Return logits [B, T, N] of ids [B, T], or [T, N] of [T]; with zeros where `mask` is zero."""
+        """Return logits [B, T, N] of ids [B, T], or [T, N] of [T]. Where `mask` is 0, the logits are 0.
+
+        See `logits.logits`.
+        """
         return logits_of.logits(self, ids, mask)
 
     def prompt(self, text: str, *, raw: bool = False) -> list[int]:
         """Return the ids of the prompt that makes the model answer `text`.
 
-        With `raw`, or if the model has no chat template, these are the ids of the text itself, which the
-        model continues.
+        With `raw`, or if the model has no chat template, the prompt is the text itself, which the model
+        continues.
         """
         return generate.prompt_ids(self, text, raw=raw)
 
@@ -392,7 +395,8 @@ class Model(TaskModel):
         return generate_options.sampler(self.generation.defaults, **options)
 
     def drafter(self, other: TaskModel) -> DraftModel:
-        """Return a drafter: another model that guesses tokens for this model, for speculative decoding.
+        """Return a drafter for speculative decoding: `other` guesses tokens, and this model checks the
+        tokens.
 
         Raises LimitError unless both models have the same vocabulary.
         """
@@ -402,10 +406,11 @@ class Model(TaskModel):
         return DraftModel(other.engine, self.engine)
 
     def mtp_drafter(self) -> MTPDrafter:
-        """Return a drafter that guesses tokens with the model's own module for drafts (MTP), for speculative
-        decoding.
+        """Return a drafter for speculative decoding that guesses tokens with the model's own MTP module
+        (multi-token prediction).
 
-        Raises ConfigError if the bundle has no such module.
+        Raises ConfigError if the bundle has no MTP module, and LimitError if the engine can't run the
+        module.
         """
         if not isinstance(self.engine, MTPEngine):
             raise LimitError("this engine can't run a module for drafts (mtp)")
@@ -437,7 +442,7 @@ def load(
     threads: int | None = None,
     notify: Callable[[str], None] = lambda _: None,
 ) -> Model:
-    """Return the model of a bundle.
+    """Load the bundle at `path`, and return its model.
 
     The hashes of the bundle's files are checked while the session starts, unless they were checked before
     (`hub.checked_bundles`). `notify` is called with messages for the user, for example that the first start

@@ -47,8 +47,8 @@ CHAT_SAMPLING: SamplingOptions = {"temperature": 0.2, "top_p": 0.9, "repetition_
 
 
 class GenerateOptions(TextOptions, SamplingOptions, Choosing, TypedDict, total=False):
-    """All options of generation: those of `TextOptions`, and the options that need more than a decoder, such
-    as a tokenizer.
+    """All options of generation. They include `TextOptions`, and add options that need more than a decoder,
+    for example a tokenizer.
     """
 
     draft: Annotated[
@@ -204,8 +204,10 @@ def check(**options: Unpack[GenerateOptions]) -> None:
 
 
 def _given(stated: Mapping[str, object], declared: type) -> dict[str, object]:
-    """The options that are given, None for one that is switched off; temperature 0 is greedy, as every filter
-    leaves the likeliest token, and a string is the only one to stop at."""
+    """Return the options that were given, with a value of None for an option that is switched off.
+
+    Temperature 0 becomes `greedy`, and the other options of sampling are left out, because every filter keeps
+    the likeliest token. A single string in `stop` becomes a tuple."""
     known = options(declared)
     given = {
         name: None if value in known[name].switches else value
@@ -219,7 +221,7 @@ def _given(stated: Mapping[str, object], declared: type) -> dict[str, object]:
 
 
 def _stated(chosen: Mapping[str, object]) -> set[str]:
-    """The names of options that aren't switched off."""
+    """Return the names of the options that aren't switched off."""
     return {name for name, value in chosen.items() if value is not None}
 
 

@@ -2,7 +2,7 @@
 only from the first different token.
 
     kept        the system's text, a question, its answer       after the request that computed it
-    a prompt    the system's text, another question             copies the rows of what both share
+    a prompt    the system's text, another question             copies the cache of the shared beginning
 
 An owner's prompts are compared only with texts of the same owner. So nobody can find out from the time of an
 answer what another owner asked.
@@ -25,7 +25,7 @@ MOST = 64  # texts, since each is compared with a prompt
 
 @dataclass(frozen=True)
 class Prefix:
-    """Tokens that were read, and the cache of one row with these tokens."""
+    """The tokens of an earlier text, and a cache with one row that contains these tokens."""
 
     owner: str
     tokens: Sequence[int]
@@ -36,10 +36,10 @@ class Prefix:
 class Prefixes:
     """The caches of the most recently used texts, as many as fit into `limit` bytes.
 
-    If `chunk` is None, any number of tokens can be shared. This is for engines whose results for a token have
-    the same bits whatever other tokens are computed in the same step. With a `chunk`, a prompt is read in the
-    same chunks as it would be without kept texts. So only whole chunks of earlier prompts are shared, and no
-    answers.
+    If `chunk` is None, any number of tokens can be shared. Use None only for an engine that computes the same
+    bits for a token, whatever other tokens are computed in the same step. With a `chunk`, a prompt is read in
+    the same chunks as it would be without kept texts. So only whole chunks of earlier prompts are shared, and
+    no answers.
     """
 
     def __init__(self, limit: int = PREFIX_BYTES, chunk: int | None = None) -> None:
@@ -78,9 +78,11 @@ class Prefixes:
             self._kept.popitem(last=False)
 
     def shared(self, text: Sequence[int], answer: Sequence[int], length: int, prompt: Sequence[int]) -> int:
-        """Return how many first tokens a prompt shares with a text and its answer.
+        """Return how many first tokens a prompt can share with the cache of a text and its answer.
 
-        The text's cache holds `length` tokens. The prompt's last token isn't counted.
+        The cache contains the first `length` tokens of the text and the answer. The prompt's last token is
+        never shared. If `chunk` isn't None, only whole chunks of the text are shared, and nothing of the
+        answer.
         """
         if self.chunk is None:
             return min(common_prefix([*text, *answer][:length], prompt), len(prompt) - 1)
@@ -90,8 +92,9 @@ class Prefixes:
     def find(self, owner: str, prompt: Sequence[int], read: int = 0) -> tuple[int, Cache] | None:
         """Find this owner's earlier text that shares the most first tokens with a prompt.
 
-        Returns the number of shared tokens, without the prompt's last one, and the text's cache. Returns None
-        if no text shares more than `read` tokens, the number that the prompt's row has already read.
+        Returns the number of shared tokens and the text's cache. The prompt's last token is never shared.
+        Returns None if no text shares more than `read` tokens, the number that the prompt's row has already
+        read.
         """
         best, found = read, None
         for key, prefix in self._kept.items():

@@ -51,8 +51,8 @@ def rerank(
 
 
 def relevances(head: Classify, labels: Sequence[Sequence[Label]]) -> np.ndarray:
-    """Return the probability of each text's only label. For a regression, return the sigmoid of its
-    number.
+    """Return a score from 0 to 1 for each text: the probability of the only label, or the sigmoid of a
+    regression's number.
     """
     scores = np.array([one[0].score for one in labels], np.float64)
     return np.exp(-np.logaddexp(0, -scores)) if head.kind == "regression" else scores

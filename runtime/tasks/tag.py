@@ -1,4 +1,6 @@
-"""Token classification: a label for each token, or entities made of neighbouring tokens of one label."""
+"""Token classification: find a label for each token, or entities made of neighbouring tokens with the same
+label.
+"""
 
 from __future__ import annotations
 
@@ -22,7 +24,9 @@ P = TypeVar("P")
 
 
 class Entity(NamedTuple):
-    """A label, its probability as `score`, and the characters `start` … `end` of the text that it labels."""
+    """A labelled part of a text: the characters `start` … `end`, with a label and its probability as
+    `score`.
+    """
 
     label: str
     score: float
@@ -32,7 +36,7 @@ class Entity(NamedTuple):
 
 
 class _Part(NamedTuple):
-    """A token or a word: the labels' probabilities, and its characters."""
+    """A token or a word: the probability of each label, and the characters `start` … `end` of the text."""
 
     scores: np.ndarray
     start: int
@@ -48,16 +52,17 @@ def tag(
     batch: int = BATCH,
     progress: Progress = silent,
 ) -> list[list[Entity]]:
-    """Return the entities of each text, without those whose label is one of `outside`.
+    """Return the entities of each text. Entities with a label in `outside` are left out.
 
     `aggregation` says how tokens become entities, as in transformers' pipeline:
 
     - none: every token is an entity.
-    - simple: neighbouring tokens of one label are joined. B- begins a new entity, I- or no prefix continues
-      one.
+    - simple: neighbouring tokens of one label are joined. A label that begins with B- begins a new entity. A
+      label with I- or without a prefix continues an entity of the same label.
     - first, average, max: all tokens of a word get the same label, and are then joined as with simple. With
-      first, the word gets the label of its first token. With average, it is the label with the largest mean
-      probability over the word's tokens. With max, it is the label of the token with the highest probability.
+      first, the word gets the label of its first token. With average, the word gets the label with the
+      largest mean probability over its tokens. With max, the word gets the label of its token with the
+      highest probability.
 
     An entity's score is the mean score of its parts. If the tokenizer marks continuing tokens ("##"), these
     marks show where words begin; otherwise the spaces of the text do.
@@ -91,7 +96,7 @@ def tag(
 
 
 def _continues_word(model: TaskModel, text: str, token: int, start: int) -> bool:
-    """Whether a token belongs to the word of the token before it."""
+    """Return whether a token belongs to the same word as the token before it."""
     tokenizer = model.text
     if token in tokenizer.unknown_ids:
         return False
@@ -101,7 +106,9 @@ def _continues_word(model: TaskModel, text: str, token: int, start: int) -> bool
 
 
 def _continues_entity(before: str, label: str) -> bool:
-    """Whether a label belongs to the entity of the label before it."""
+    """Return whether a token with this label belongs to the same entity as the token before it, with label
+    `before`.
+    """
     return not label.startswith("B-") and _kind(before) == _kind(label)
 
 
@@ -110,7 +117,7 @@ def _kind(label: str) -> str:
 
 
 def _groups(parts: Sequence[P], continues: Sequence[bool]) -> list[list[P]]:
-    """Parts in lists; one that continues the part before it joins that part's list."""
+    """Group the parts into lists. A part that continues the part before it joins the same list."""
     groups: list[list[P]] = []
     for part, joined in zip(parts, continues, strict=True):
         if joined:

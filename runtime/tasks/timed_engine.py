@@ -1,4 +1,6 @@
-"""Measure the time that speculative decoding costs on this machine, while it runs."""
+"""Measure on this machine how long steps of several tokens take, so that drafts are made only while they save
+time.
+"""
 
 from __future__ import annotations
 
@@ -19,10 +21,10 @@ LONGEST_DRAFT = 11
 
 
 class TimedEngine(EngineWrapper[Engine]):
-    """An engine that measures the time of its small steps. Its `cost` is an argument of
+    """An engine that measures the time of its small steps. Pass its method `cost` to
     `refimpl.decoding.speculative.PromptLookup`.
 
-    `cost` decides whether tokens are drafted, and it depends on measured times. So use this engine only where
+    `cost` decides whether tokens are drafted, and depends on measured times. So use this engine only where
     speculative decoding gives the same bits (`runtime.bundle.same_bits`).
     """
 

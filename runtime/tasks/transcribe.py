@@ -63,9 +63,11 @@ OnAttention = Callable[[Sequence[Word], np.ndarray, float], None]
 
 
 class _Heard(NamedTuple):
-    """What a window was heard to say, at a temperature; `ended` says that the text has its last token, and
-    `begins` when each token was said, and what comes after the last one, where words were asked for. Then
-    `attention` [T, S] has the weights by which these times were found, averaged over heads."""
+    """The text that a model wrote for a window, at a temperature.
+
+    `ended` says that the model wrote the end token. If the times of words were asked for, `begins` has the
+    second at which each token was said, and the second of what follows the last token. `attention` [T, S]
+    then has the attention weights from which these times were found, averaged over heads."""
 
     tokens: list[int]
     ended: bool
@@ -100,25 +102,25 @@ def transcribe(
 ) -> Iterator[Segment]:
     """Yield the segments of a sound, each as soon as it is known.
 
-    `sound` is a file, samples [N] at 16,000 a second, or an iterator that gives samples [N] as they come. The
-    samples of an iterator are cut at short pauses, see `utterances`. A model with a CTC head (`hear_by_ctc`)
-    takes only the options `words` and `vad`. A model that writes no times (`hear_in_spans`) takes only `vad`
-    and `beams`. Such a model transcribes a file in spans of at most 29 seconds, cut where the sound is
-    quietest.
+    `sound` is a file, samples [N] at 16,000 samples a second, or an iterator that gives samples [N] as they
+    come. The samples of an iterator are cut at short pauses, see `utterances`. A model with a CTC head
+    (`hear_by_ctc`) takes only the options `words` and `vad`. A model that writes no times (`hear_in_spans`)
+    takes only `vad` and `beams`. Such a model transcribes a file in spans of at most 29 seconds, cut where
+    the sound is quietest.
 
     - `language`: a name or a code. By default it comes from the model's files, or is detected in the first
       window.
     - `task`: transcribe, or translate to English.
     - `condition`: the model also reads the text of the earlier windows. This keeps the style consistent, but
       an error may spread to later windows.
-    - `limits`, `temperatures`, `seed`: a window whose text is beyond `limits` is transcribed again at the
-      next of `temperatures`, with random numbers from `seed`. The segments' `doubts` are the doubts about the
-      last attempt. A window of silence is left out.
+    - `limits`, `temperatures`, `seed`: a window with a text beyond `limits` is transcribed again at the next
+      of `temperatures`, with random numbers from `seed`. The `doubts` of a segment name the limits that the
+      last attempt exceeded. A window of silence is left out.
     - `words`: segments have the times of their words. To find the times, the decoder reads each window's text
       once more.
     - `vad`: transcribe only the speech between long pauses, each utterance as a sound of its own.
     - `batch`: above 1, transcribe this many utterances at once. This implies `vad`, with utterances that fit
-      into a window. Not for an iterator.
+      into a window. Iterators and `condition` don't allow a batch above 1.
     - `beams`: the number of beams at temperature 0; by default, the number that the model's files ask for.
     - `best_of`: above temperature 0, sample this many texts and keep the one with the largest mean
       log-probability.
@@ -127,8 +129,8 @@ def transcribe(
       the heads that find the words' times. With an iterator, this includes texts that are thrown away because
       the utterance continues.
 
-    Raises ConfigError for a model that can't transcribe, CheckpointError if its files don't state how it
-    writes times, and LimitError for a sound or an option that the model can't take.
+    Raises ConfigError for a model that can't transcribe, CheckpointError if the model's files don't state how
+    the model writes times, and LimitError for a sound or an option that the model can't take.
     """
     expect_hearing(model.config)
     search = {"beams": 1, **model.generation.search, **({} if beams is None else {"beams": beams})}
@@ -203,7 +205,11 @@ def transcribe(
 def _as_it_comes(
     sound: Iterator[np.ndarray], hear: Callable[[int, np.ndarray], Iterator[Segment]], progress: Progress
 ) -> Iterator[Segment]:
-    """What `hear` gives for each utterance. It is heard when it may have ended, before it surely has."""
+    """Yield the segments of a live sound, one utterance after the other. `hear` transcribes an utterance.
+
+    Transcription starts as soon as an utterance may have ended, before the pause is long enough to be
+    sure.
+    """
     heard: Utterance | None = None
     said: list[Segment] = []
 
@@ -223,7 +229,7 @@ def _utterances(
     batch: int = 1,
     longest: float = LONGEST_OF_FILE,
 ) -> Iterator[Utterance] | None:
-    """Each utterance of a file; None for a sound that is heard as a whole."""
+    """Return the utterances of a sound, or None for a sound that is transcribed as a whole."""
     if not (vad or batch > 1):
         return None
     longest = LONGEST if batch > 1 else longest
@@ -231,9 +237,10 @@ def _utterances(
 
 
 def _language(speech: SpeechTokens, name: str | None) -> str | None:
-    """The code of a language that is named; None for an English-only model, whose prompts name no language.
+    """Return the code of the language that `name` names, or None if `name` is None.
 
-    Raises LimitError if the model doesn't transcribe the language.
+    For an English-only model the result is None, because its prompts don't name a language. Raises LimitError
+    if the model doesn't transcribe the language.
     """
     if name is None:
         return None
@@ -258,7 +265,7 @@ def _task(speech: SpeechTokens, name: str | None) -> int | None:
 
 @dataclass(frozen=True)
 class _Asked:
-    """Who hears, and what was asked, with the language's code and the id of the task."""
+    """A request to transcribe: the model, the language's code, the id of the task, and the options."""
 
     model: TaskModel
     speech: SpeechTokens
@@ -275,8 +282,10 @@ class _Asked:
 
 
 class _Sound:
-    """A sound that is heard window by window, the next one at frame `seek`, and what was said and isn't given
-    yet. It begins with the sample `first` of a longer one."""
+    """A sound that is transcribed window by window. The next window begins at frame `seek`.
+
+    `said` contains segments that are finished but weren't yielded yet. If the sound is a part of a longer
+    sound, `first` is the index of its first sample there."""
 
     def __init__(self, ask: _Asked, blocks: Blocks, first: int = 0) -> None:
         stem = ask.model.config.stem
@@ -290,14 +299,17 @@ class _Sound:
         self.rng = np.random.default_rng(ask.seed)
 
     def start(self) -> list[int]:
-        """The tokens with which each window's text begins."""
+        """Return the tokens with which each window's text begins."""
         ask = self.ask
         told = [] if self.language is None else [ask.speech.languages[self.language]]
         return [*ask.model.generation.prompt, *told, *([] if ask.task is None else [ask.task])]
 
     def earlier(self) -> list[int]:
-        """The tokens before the start tokens: the end of the text written so far, at most half of the context
-        long.
+        """Return the tokens before the start tokens: the end of the text written so far, at most half of the
+        context long.
+
+        Returns no tokens unless the user asked for `condition` and the last window was transcribed at a low
+        temperature.
         """
         ask = self.ask
         if not (ask.condition and self.before and self.calm):
@@ -309,7 +321,10 @@ class _Sound:
         return [ask.speech.previous, *self.before[-(ask.model.config.context // 2 - 1) :]]
 
     def take(self, heard: _Heard) -> None:
-        """Add the text of the window to the result, and continue with the next window."""
+        """Add the segments of the window's text to `said`, and move `seek` to the next window.
+
+        A window of silence adds no segments.
+        """
         model, first, seek = self.ask.model, self.ask.speech.first_timestamp, self.seek
         found, self.calm = heard.doubts(self.ask.limits), heard.temperature < CALM
         frames = min(self.frames.size, self.frames.total - seek)
@@ -343,7 +358,7 @@ class _Sound:
 
 
 def _segments(sounds: Sequence[_Sound], progress: Progress) -> Iterator[Segment]:
-    """What is said in sounds of which a window each is heard at once; those of the first one come first."""
+    """Transcribe several sounds, one window of each at once, and yield the segments sound by sound."""
     while going := [one for one in sounds if one.seek < one.frames.real]:
         progress("listening", going[0].seek, going[0].frames.real)
         _hear_next(going)
@@ -356,7 +371,11 @@ def _segments(sounds: Sequence[_Sound], progress: Progress) -> Iterator[Segment]
 
 
 def _hear_next(sounds: Sequence[_Sound]) -> None:
-    """Hear the next window of each sound, at the first temperature that leaves no doubts, or at the last."""
+    """Transcribe the next window of each sound.
+
+    The temperatures are tried in order until the text of a window leaves no doubts. The last temperature's
+    text is always taken.
+    """
     ask = sounds[0].ask
     windows = np.stack([one.frames.window(one.seek) for one in sounds])
     cache = ask.model.engine.start(len(sounds), windows)
@@ -382,7 +401,9 @@ def _hear_next(sounds: Sequence[_Sound]) -> None:
 
 
 def _detect(sounds: Sequence[_Sound], cache: Cache) -> Cache:
-    """Find the language of each sound whose first window this is; the cache, empty again."""
+    """Detect the language of each sound that has no language yet, from its present window. Return the emptied
+    cache.
+    """
     ask = sounds[0].ask
     logits, cache = ask.model.engine.step(np.array([ask.model.generation.prompt] * len(sounds)), cache)
     for one, row in zip(sounds, logits[:, 0], strict=True):
@@ -393,16 +414,21 @@ def _detect(sounds: Sequence[_Sound], cache: Cache) -> Cache:
 
 
 def _closed(tokens: list[int], first: int) -> list[int]:
-    """A segment's tokens without the timestamp from which the next window goes on."""
+    """Return a segment's tokens without the last one, if that is a timestamp with which the next window
+    begins.
+    """
     return tokens[:-1] if len(tokens) > 2 and tokens[-2] >= first else tokens
 
 
 def _token_begins(
     model: TaskModel, speech: SpeechTokens, cache: Cache, prompt: list[int], heard: _Heard, frames: int
 ) -> tuple[list[float], np.ndarray | None]:
-    """When each token of a window was said, in seconds from its begin, and what comes after the last one; and
-    the weights [T, S] that say so. Of the window only `frames` are sound. As in transformers the last token
-    that was written isn't read."""
+    """Return when each token of a window was said, in seconds from the window's begin, and the attention
+    weights [T, S] from which the times were computed.
+
+    The last time is the time of what follows the last token. Only the first `frames` frames of the window are
+    sound; the others are padding. As in transformers, the decoder doesn't read the last token that it
+    wrote."""
     engine = model.engine
     if not isinstance(engine, AttentiveEngine):
         raise LimitError(
@@ -425,8 +451,9 @@ def _token_begins(
 def _words(
     model: TaskModel, tokens: list[int], times: list[float], language: str | None
 ) -> list[tuple[Word, list[int]]]:
-    """The words of a segment with the places of their tokens, by when each token was said and what comes
-    after them."""
+    """Return the words of a segment, each with the indices of its tokens.
+
+    `times` are the seconds at which each token was said, and the second of what follows the last token."""
     (end,) = model.generation.eos  # all tokens that aren't of texts come after it
     places = [i for i, token in enumerate(tokens) if token < end]
     texts = [tokens[i] for i in places]
@@ -436,8 +463,10 @@ def _words(
 
 
 def _hear(sounds: Sequence[_Sound], cache: Cache, temperature: float) -> tuple[list[_Heard], Cache | None]:
-    """What the model writes of the windows that the cache holds, a row for each sound; and the cache, empty
-    again, or None if rows were given up once their texts had ended.
+    """Transcribe the windows in the cache, one row for each sound, at one temperature.
+
+    Also returns the cache, emptied so that it can be used again, or None if rows were removed from it when
+    their texts had ended.
     """
     ask = sounds[0].ask
     model, generation = ask.model, ask.model.generation
@@ -483,14 +512,17 @@ def _hear(sounds: Sequence[_Sound], cache: Cache, temperature: float) -> tuple[l
 
 
 def _likelihood(text: tuple[list[int], float], end: int) -> float:
-    """By which openai ranks texts (`MaximumLikelihoodRanker`): the last token's probability counts, but the
-    token doesn't count in the mean."""
+    """Return the number by which openai's code ranks sampled texts (`MaximumLikelihoodRanker`).
+
+    The number is the sum of all log-probabilities, divided by the number of tokens without the end token."""
     tokens, mean = text
     return mean * len(tokens) / max(1, len(tokens) - (tokens[-1] == end))
 
 
 def _penalties(model: TaskModel) -> Sampler:
-    """What the model's files do to logits; at which temperature a window is written is asked for."""
+    """Return a Sampler with the penalties that the model's files state, without a temperature: the caller
+    chooses the temperature.
+    """
     return Sampler(**{**model.generation.defaults, "temperature": None})
 
 
@@ -503,8 +535,11 @@ def _drawn(
     rules: Rules,
     temperature: float,
 ) -> tuple[list[tuple[list[int], float]], Cache | None]:
-    """At most `room` tokens after each first row of logits [B, N], and their mean log-probability; the cache,
-    or None if rows of it were given up.
+    """Sample a text of at most `room` tokens after each prompt. `rows` [B, N] are the logits of the first
+    tokens.
+
+    Temperature 0 is greedy. Returns each text with its mean log-probability, and the cache. The cache is None
+    if rows of ended texts were removed from it.
     """
     model = sounds[0].ask.model
     (end,) = model.generation.eos
@@ -540,10 +575,10 @@ def _searched(
     rules: Rules,
     options: Mapping[str, Any],
 ) -> tuple[list[int], float]:
-    """The likeliest text of several that are written side by side, and its mean log-probability.
+    """Return the likeliest text that beam search finds, and the text's mean log-probability.
 
-    The search adds what rules leave of probabilities; the mean is of those that are normalized again, as for
-    the other ways to write.
+    The search adds up log-probabilities that aren't normalized again after `rules` excluded tokens. The
+    returned mean is of normalized ones, as in greedy decoding and sampling.
     """
     left: dict[tuple[int, ...], float] = {}  # by the tokens before, the logarithm of what rules leave of 1
 

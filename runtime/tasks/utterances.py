@@ -1,12 +1,12 @@
 """Voice activity detection: cut a sound at its pauses into utterances, while it comes in.
 
     how likely    ▁▁▃▇█▇▃▇█▇▁▁▁▁▁▁▁▁▁▁▂██▇▇▁▁▁
-    utterances   └───────────────┘  └──────────┘      each with what is beside it
+    utterances   └───────────────┘  └──────────┘      each with some sound before and after the speech
 
-A model of speech says how likely somebody speaks in each chunk of 32 milliseconds. An utterance ends after a
-pause. Any shorter pause may become that pause, so the model starts to transcribe during it. If the pause
-becomes long enough, the text is known by then, or soon after. If the speaker continues, the text is thrown
-away.
+A voice model says how likely somebody speaks in each chunk of 32 milliseconds. An utterance ends at a pause
+that is long enough. Each pause may become long enough, so transcription starts while the pause is still
+short. If the pause becomes long enough, the text is known by then, or soon after. If the speaker continues,
+the text is thrown away.
 """
 
 from __future__ import annotations
@@ -95,7 +95,7 @@ def loud_spans(blocks: Iterable[np.ndarray], *, longest: float = LONGEST) -> Ite
 
 
 def _chunks(blocks: Iterable[np.ndarray]) -> Iterator[np.ndarray]:
-    """The samples, CHUNK at a time; what remains at the end is shorter."""
+    """Yield the samples in arrays of CHUNK samples. The last array may be shorter."""
     rest = np.zeros(0)
     for block in blocks:
         rest = np.concatenate([rest, block])
