@@ -1,5 +1,5 @@
-"""Which JSON types a function's schema allows for an argument. These types decide whether an unquoted value
-is a text or a number.
+"""Find the JSON types that a function's schema allows for an argument. These types decide whether an unquoted
+value is a text or a number.
 """
 
 from __future__ import annotations
@@ -20,8 +20,9 @@ def types_of_property(schema: Schema, key: str) -> frozenset[str] | None:
 
 
 def types_of(part: Schema, schema: Schema, seen: set[str] | None = None) -> frozenset[str] | None:
-    """Return the types that a part of a schema allows, or None if it allows any type. Each reference is
-    followed only once; `seen` are the references already followed.
+    """Return the JSON types that a part of a schema allows, or None if the part allows any type.
+
+    Each reference is followed only once; `seen` are the references already followed.
     """
     seen = set() if seen is None else seen
     if isinstance(reference := part.get("$ref"), str):

@@ -35,7 +35,9 @@ def started(
 
 
 def _folder(package: str) -> str:
-    """Where a package lies, without its import, which this process doesn't need."""
+    """Return the folder in which a package is installed. The package isn't imported, since this process
+    doesn't need it.
+    """
     found = importlib.util.find_spec(package)
     if found is None or found.origin is None:
         raise ModuleNotFoundError(f"No module named {package!r}", name=package)

@@ -1,9 +1,11 @@
 """Find the format in which a model writes its tool calls and thoughts, from the model's chat template.
 
-The template renders a conversation with known calls. The format is the one whose writer writes these calls
-exactly as the template does. If there is no such format, it is the first format whose parser finds the calls
-in the rendered text. If the template doesn't show calls, it is the first format with a sign that occurs in
-the template's source.
+The template renders a conversation with known calls. The model has the first format that passes one of these
+tests, tried in this order:
+
+- The format's writer writes the calls exactly as the template does.
+- The format's parser finds the calls in the rendered text.
+- A sign of the format occurs in the template's source.
 """
 
 from __future__ import annotations
@@ -37,15 +39,18 @@ USER = {"role": "user", "content": "hi"}
 
 
 def find_format(with_tools: str, without: str, render: Render) -> CallFormat:
-    """Return the format of a model with these templates, or TEXT if it has no calls. `render` is a function
-    that renders the first template.
+    """Return the format of a model with a template for chats with tools and one for chats without tools.
+
+    `render` renders messages with the template for tools. Returns TEXT if the model has no calls.
     """
     found = _format_of_calls(with_tools, render) if "tools" in with_tools else None
     return replace(found or TEXT, thoughts=thoughts_of(with_tools) or thoughts_of(without))
 
 
 def thoughts_of(source: str) -> Thoughts | None:
-    """Find the marks of thoughts in a template's text."""
+    """Return the marks of thoughts that a template's source contains, or None if it contains no such
+    marks.
+    """
     for thoughts in THOUGHTS:
         if (thoughts.begin if thoughts.anywhere else thoughts.end).strip() in source:
             return thoughts
@@ -62,7 +67,11 @@ def _format_of_calls(source: str, render: Render) -> CallFormat | None:
 
 
 def _shown(render: Render, arguments: Sequence[Mapping[str, Any]]) -> list[str] | None:
-    """What the template shows after the user's message, and after the beginning of an answer."""
+    """Return how the template renders calls with these arguments, or None if it can't render calls.
+
+    The first item is the text after the user's message, the second item the text after the beginning of an
+    answer.
+    """
     calls = [
         {"id": ID.format(i), "type": "function", "function": {"name": NAME, "arguments": each}}
         for i, each in enumerate(arguments)

@@ -15,7 +15,7 @@ from typing import Literal, TypedDict, Unpack
 
 @dataclass(frozen=True)
 class Values:
-    """The notation of values: JSON, except for what these fields change.
+    """How values are written: as JSON, except for what these fields change.
 
     `quotes` are the marks that begin and end a text; the writer uses the first one. `words` maps the
     notation's words for true, false and null to JSON's words.
@@ -47,8 +47,8 @@ class Parameters:
     """Arguments that are each written between marks. A text is written without quotes, any other value as
     JSON.
 
-    With `value_middle`, the mark before a value says that the value isn't a text. Without it, the function's
-    schema decides.
+    With `value_middle`, the mark before a value shows whether the value is a text. Without `value_middle`,
+    the function's schema decides.
     """
 
     before: str
@@ -70,10 +70,10 @@ class Item:
 
 @dataclass(frozen=True)
 class Marked:
-    """A call whose name is written between marks.
+    """A call with its name and arguments between marks.
 
-    One of `asides` follows the name, before `middle`. The writer uses the first of them. In these texts,
-    `{index}` means the call's number, and `{id}` means nine letters and digits.
+    One of `asides` follows the name, before `middle`. The writer uses the first aside. In an aside, `{index}`
+    means the call's number, and `{id}` means nine letters and digits.
     """
 
     before: str
@@ -96,14 +96,17 @@ class Thoughts:
 
 @dataclass(frozen=True)
 class CallFormat:
-    """A format of calls.
+    """A format in which a model writes tool calls, text and thoughts.
 
-    begin: marks, each of which begins calls. If one of them is empty, an answer may begin with calls without
-    a mark. opening, separator, closing: texts around and between the calls of one mark. Without a separator,
-    each call has a mark of its own. end: the mark after the calls. An answer may lack it. gap: text that is
-    written between the text and the calls, and between calls with marks of their own. text: marks that are
-    written around a text. silent: marks that never belong to the text. signs: texts by which a template is
-    recognized if it doesn't show a call in a conversation.
+    - `begin`: marks that each begin calls. If one of the marks is empty, an answer may begin with calls
+      without a mark.
+    - `opening`, `separator`, `closing`: texts before, between and after the calls of one mark. Without a
+      separator, each call has a mark of its own.
+    - `end`: the mark after the calls. An answer may lack this mark.
+    - `gap`: the text between the answer's text and the calls, and between calls with marks of their own.
+    - `text`: marks that are written before and after a text.
+    - `silent`: marks that never belong to the text.
+    - `signs`: texts by which a template is recognized if it doesn't show a call in a conversation.
     """
 
     name: str
@@ -120,7 +123,7 @@ class CallFormat:
     signs: tuple[str, ...] = ()
 
     def tokens_of(self, known: Mapping[str, int]) -> dict[str, int]:
-        """Return the known tokens that occur in the format's marks."""
+        """Return the tokens of `known` that occur in the format's marks, with their ids."""
         marks = [*_texts(self)]
         return {token: id for token, id in known.items() if any(token in mark for mark in marks)}
 
@@ -166,7 +169,7 @@ def _dsml(name: str, tag: str) -> CallFormat:
 
 
 def _functions(name: str, mark: str, pad: str, thoughts: Thoughts) -> CallFormat:
-    """`<function=…>` with `<parameter=…>` in it, between marks."""
+    """Return a format in which each call is `<function=…>` with `<parameter=…>` in it, between marks."""
     arguments = Parameters("<parameter=", f">{pad}", f"{pad}</parameter>\n")
     call = Marked("<function=", ">\n", arguments, "</function>")
     return CallFormat(
@@ -176,7 +179,7 @@ def _functions(name: str, mark: str, pad: str, thoughts: Thoughts) -> CallFormat
 
 
 def _keyed(name: str, pad: str) -> CallFormat:
-    """GLM's keys and values."""
+    """Return a format of GLM, in which each argument is a key and a value between marks."""
     arguments = Parameters("<arg_key>", f"</arg_key>{pad}<arg_value>", f"</arg_value>{pad}")
     call = Marked("", pad, arguments, "</tool_call>")
     return CallFormat(
@@ -192,7 +195,7 @@ class _Listed(TypedDict, total=False):
 
 
 def _listed(name: str, begin: str, end: str, gap: str, **more: Unpack[_Listed]) -> CallFormat:
-    """A list of objects between marks."""
+    """Return a format in which the calls are a list of JSON objects between marks."""
     return CallFormat(name, (begin,), Item(), "[", ", ", "]", end, gap, **more)
 
 

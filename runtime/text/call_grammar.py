@@ -1,5 +1,5 @@
-"""The grammar, in Lark's form, of answers in a format of calls. Each call must be complete, name one of the
-functions and follow its schema.
+"""Write a grammar, in Lark's form, of answers in a format of calls. Each call must be complete, name one of
+the functions and follow the function's schema.
 
 For arguments in JSON, the library (llguidance) enforces their schema. In other notations, arguments must come
 in the order of the schema's properties, and no further arguments are allowed. A schema for which this isn't
@@ -38,13 +38,15 @@ PYTHON_WORDS = {"boolean": '"True" | "False"', "null": '"None"'}
 
 @dataclass(frozen=True)
 class Asked:
-    """The rules that an answer must follow. Each function is a name and a schema. The schema None allows any
-    arguments.
+    """The rules that an answer must follow.
 
-    must_call: the answer consists of calls; otherwise it may also be a text. several: the answer may contain
-    more than one call. loose: functions that may have any arguments if the format can't express their schema.
-    document: text outside of calls is a document of this schema. of_language: text outside of calls is of
-    another language, called `@text` in the grammar. thinking: the answer begins within thoughts.
+    - `functions`: each function's name and schema. The schema None allows any arguments.
+    - `must_call`: the answer consists of calls; otherwise it may also be a text.
+    - `several`: the answer may contain more than one call.
+    - `loose`: functions that may have any arguments if the format can't express their schema.
+    - `document`: text outside of calls is a document of this schema.
+    - `of_language`: text outside of calls belongs to another language, which the grammar calls `@text`.
+    - `thinking`: the answer begins within thoughts.
     """
 
     functions: Sequence[tuple[str, Schema | None]] = ()
@@ -65,13 +67,15 @@ def grammar_of_answer(
     form: CallFormat, asked: Asked, tokens: Mapping[str, int], stops: frozenset[int] = frozenset()
 ) -> str:
     """Return the grammar of an answer. `tokens` are the tokens in the format's marks
-    (`CallFormat.tokens_of`). A mark in `stops` isn't part of the answer's text, since it ends the answer.
+    (`CallFormat.tokens_of`).
+
+    The answer's text contains no token of `stops`, since such a token ends the answer.
     """
     return _Grammar(form, tokens, stops).of(asked)
 
 
 class _Grammar:
-    """Rules by their names, as they come."""
+    """The rules of a grammar by their names, collected while the grammar is written."""
 
     def __init__(self, form: CallFormat, tokens: Mapping[str, int], stops: frozenset[int]) -> None:
         self._form, self._tokens, self._stops = form, tokens, stops
@@ -91,7 +95,7 @@ class _Grammar:
         return "\n".join([f"start: {start}", *(f"{name}: {rule}" for name, rule in self._rules.items())])
 
     def _rule(self, kind: str, body: str, attributes: str = "") -> str:
-        """The name of a rule, the same one for the same body."""
+        """Add a rule, and return the rule's name. Rules with the same kind and body share one name."""
         if (kind, body) not in self._names:
             self._length += len(body)
             if self._length > LONGEST:
@@ -105,7 +109,10 @@ class _Grammar:
     # The parts of an answer.
 
     def _thought(self, asked: Asked) -> str:
-        """What may come, or must where the answer begins in it, before the rest."""
+        """Return the grammar of thoughts before the rest of the answer, or an empty text if none is needed.
+
+        If the answer begins within thoughts, the mark that begins thoughts is left out.
+        """
         thoughts = self._form.thoughts
         if thoughts is None or (thoughts.anywhere and not asked.must_call and not asked.is_held):
             return ""
@@ -126,7 +133,7 @@ class _Grammar:
         return self._rule("main", " | ".join(choices))
 
     def _free(self, asked: Asked) -> list[str]:
-        """A text, and one with calls at its end."""
+        """Return the choices for an answer without constraints: a text, or a text with calls at its end."""
         form = self._form
         # Of two marks with the same end one is enough.
         begins = [
@@ -153,11 +160,11 @@ class _Grammar:
         return self._rule("SPACE", "/[ \\n]{0,4}/")
 
     def _bare_begin(self) -> str:
-        """How calls without a mark begin."""
+        """Return the first character of calls that have no mark before them."""
         return (self._form.opening.strip() or "{")[0]
 
     def _tokens_of_texts(self) -> set[int]:
-        """The tokens of marks that aren't of calls."""
+        """Return the ids of tokens in marks around texts and thoughts, which may occur outside of calls."""
         form = self._form
         marks = [*form.silent, *form.text]
         if form.thoughts is not None and form.thoughts.anywhere:
@@ -165,7 +172,7 @@ class _Grammar:
         return {id for token, id in self._tokens.items() if any(token in mark for mark in marks)}
 
     def _rest(self, asked: Asked) -> str:
-        """The calls after the first mark."""
+        """Return the grammar of everything after the first mark of calls."""
         form = self._form
         call = self._rule("calls", " | ".join(self._call(asked, *each) for each in asked.functions))
         more = asked.several and not self._ends_answer(form.end)
@@ -235,7 +242,11 @@ class _Grammar:
         write: Callable[[str, Schema, Schema, str], str],
         comma: str,
     ) -> str:
-        """Arguments beside each other; those of any names where there is no schema of them."""
+        """Return the grammar of arguments written one after the other. `write` writes the grammar of one
+        argument.
+
+        If the schema states no properties, arguments with any names are allowed.
+        """
         own, properties = _object(schema or {}, schema or {}, name, readable)
         if not properties and own.get("additionalProperties") is not False:
             one = write("", {}, {}, name)
@@ -247,7 +258,10 @@ class _Grammar:
         return self._in_order(written, comma)
 
     def _in_order(self, written: Sequence[tuple[str, bool]], comma: str) -> str:
-        """Parts of which some may be missing, with commas between those that are there."""
+        """Return the grammar of parts in this order, with a comma between the parts that are present.
+
+        Each part comes with whether it is required.
+        """
         first, more = "", ""  # what may follow from a part on, without or after an earlier one
         for part, required in reversed(written):
             part = self._rule("part", part)
@@ -260,7 +274,7 @@ class _Grammar:
         return first
 
     def _key(self, key: str) -> str:
-        """A key; where it is empty, any."""
+        """Return the grammar of a key. An empty `key` allows any key."""
         return _literal(key) if key else self._rule("KEY", "/[a-zA-Z_][a-zA-Z0-9_]{0,63}/")
 
     def _keyword(self, key: str, part: Schema, schema: Schema, where: str) -> str:
@@ -272,7 +286,9 @@ class _Grammar:
         return f'{self._key(key)} "=" ({" | ".join(words)})'
 
     def _parameter(self, marks: Parameters, key: str, part: Schema, schema: Schema, where: str) -> str:
-        """A value that stands as it is; `key` is any where it is empty."""
+        """Return the grammar of an argument between marks, with a text written without quotes. An empty `key`
+        allows any key.
+        """
         part = _mapping(part, where)
         types = types_of(part, schema)
         own = resolved(part, schema)
@@ -296,7 +312,11 @@ class _Grammar:
         return f"({text} | {as_value} {self._json(others)} {after})"
 
     def _noted(self, values: Values, part: Schema, schema: Schema, where: str, seen: dict[str, str]) -> str:
-        """A value of a schema in a notation that isn't JSON; a rule for each part that is referred to."""
+        """Return the grammar of a schema's values in a notation other than JSON.
+
+        Each part that the schema refers to gets a rule of its own. `seen` has the names of these rules by
+        reference.
+        """
         part = _mapping(part, where)
         reference = part.get("$ref")
         if isinstance(reference, str):
@@ -372,7 +392,10 @@ class _Grammar:
         return [part for part in self._pattern.split(mark) if part]
 
     def _mark(self, mark: str | None) -> str:
-        """A mark, in which tokens are tokens or spelled."""
+        """Return the grammar of a mark. A token in the mark may be generated as a token or as its characters.
+
+        Stop tokens are left out.
+        """
         written = []
         for part in self._parts(mark or ""):
             if part not in self._tokens:
@@ -382,8 +405,10 @@ class _Grammar:
         return " ".join(written)
 
     def _until(self, mark: str, text: str = "", others: Sequence[str] = ()) -> str:
-        """Any text without the mark, and the mark. The text before a token is `text`, if that is a rule;
-        `others` are what it isn't, in the form of rules."""
+        """Return the grammar of any text without the mark, followed by the mark.
+
+        If the mark begins with a token, the text before this token follows the rule `text`, if one is given.
+        `others` are further terms that the text must match."""
         spelled = " & ".join([f"/(?s:.*){_regex(mark)}/", *others])
         spelled = self._rule("until", spelled, "[lazy]")
         first = next((i for i, part in enumerate(self._parts(mark)) if part in self._tokens), None)
@@ -408,9 +433,10 @@ def _regex(text: str) -> str:
 def _object(
     part: Schema, schema: Schema, where: str, readable: re.Pattern[str]
 ) -> tuple[Schema, Mapping[str, Any]]:
-    """A schema of objects, and its properties, whose names are `readable`.
+    """Return a schema of objects, after following its reference, and the schema's properties.
 
-    Raises ArgumentError for what isn't followed.
+    Raises ArgumentError for keywords that the grammar can't express, and for names that don't match
+    `readable`.
     """
     own = resolved(part, schema)
     _check(own, OF_OBJECTS, where)
@@ -428,7 +454,7 @@ def _object(
 
 
 def _is_plain(part: Schema, schema: Schema, seen: set[str] | None = None) -> bool:
-    """Whether a part says types alone; each reference is followed once (`seen`)."""
+    """Return whether a part of a schema states only types. Each reference is followed once (`seen`)."""
     seen = set() if seen is None else seen
     if isinstance(reference := part.get("$ref"), str):
         if reference in seen:
@@ -441,7 +467,7 @@ def _is_plain(part: Schema, schema: Schema, seen: set[str] | None = None) -> boo
 
 
 def _values(part: Schema) -> list[Any]:
-    """The values that a part names."""
+    """Return the values in a part's `enum` or `const`."""
     stated = part.get("enum", [part["const"]] if "const" in part else [])
     return stated if isinstance(stated, list) else []
 
@@ -459,7 +485,7 @@ def _listed_parts(parts: object) -> list[Schema]:
 
 
 def _with_parts(part: Schema, schema: Schema) -> Schema:
-    """A part with those that it may refer to."""
+    """Return a part of a schema together with the definitions that it may refer to."""
     return {**part, **{word: schema[word] for word in ("$defs", "definitions") if word in schema}}
 
 
