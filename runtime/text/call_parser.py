@@ -2,8 +2,8 @@
 
 The joined events don't depend on how the text is cut into pieces. The name of a call is reported once its
 arguments begin. The arguments are reported as they are generated, as JSON. If the beginning of a call turns
-out not to be a call, it becomes text. If its name was already reported, an event `broken` cancels the call. A
-call that the end of the answer cuts off is broken too, and its text is dropped.
+out not to be a call, it becomes text. If the call's name was already reported, an event `broken` cancels the
+call. A call that the end of the answer cuts off is broken too, and its text is dropped.
 
 The time is linear in the length of the text, because text that was parsed as a call isn't parsed again.
 """
@@ -25,8 +25,8 @@ Kind = Literal["thought", "text", "name", "arguments", "end", "broken"]
 
 
 class Event(NamedTuple):
-    """A piece of an answer. `name` begins a call. The pieces of the call's `arguments` follow, and then
-    `end`, or `broken` if the call is invalid.
+    """A piece of an answer. An event `name` begins a call. Events `arguments` with pieces of the call's
+    arguments follow, and then an event `end`, or `broken` if the call is invalid.
     """
 
     kind: Kind
@@ -49,7 +49,9 @@ class Answer(NamedTuple):
 
 
 class AnswerParser(ValueReader):
-    """A parser for one answer. `functions` has the schemas of the functions that it may call, by name.
+    """A parser for one answer. `functions` has the schemas of the functions that the answer may call, by
+    name.
+
     `thinking` says that the prompt ends within thoughts."""
 
     def __init__(self, form: CallFormat, functions: Mapping[str, Schema], *, thinking: bool = False) -> None:
@@ -75,7 +77,9 @@ class AnswerParser(ValueReader):
         return self._read()
 
     def finish(self, *, cut: bool = False) -> list[Event]:
-        """Return the last events. `cut` says that the answer was cut off before the model ended it."""
+        """End the answer's text, and return the last events. `cut` says that the answer was cut off before
+        the model ended it.
+        """
         self._ended, self._cut = True, cut
         return self._read()
 
@@ -108,7 +112,7 @@ class AnswerParser(ValueReader):
             self._tell("text", self._blanks)
 
     def _think(self, end: str) -> Reading[None]:
-        """Thoughts, whose beginning is read, without blanks around them."""
+        """Read thoughts and the mark `end` after them, and report the thoughts without blanks around them."""
         yield from self._skip_blanks()
         blanks, marks, found = "", Marks([end.strip()]), None
         while found is None:
@@ -126,7 +130,9 @@ class AnswerParser(ValueReader):
         yield from self._skip_blanks()
 
     def _say_until_mark(self) -> Reading[re.Match[str] | None]:
-        """Tell the text before the next mark, which is read; None at the end."""
+        """Report the text before the next mark, and read the mark. Returns the mark, or None at the end of
+        the answer.
+        """
         while True:
             found, certain = self._find(self._marks)
             self._say(self._buffer[self._at : certain])
@@ -137,7 +143,7 @@ class AnswerParser(ValueReader):
             yield
 
     def _say(self, text: str) -> None:
-        """Tell a text, but for blanks at its end: they belong to a call that follows."""
+        """Report a text. Blanks at its end are held back, since they are dropped if a call follows."""
         text = self._blanks + text
         said = text.rstrip() if self._functions else text
         self._blanks = text[len(said) :]
@@ -145,7 +151,7 @@ class AnswerParser(ValueReader):
         self._tell("text", said)
 
     def _calls(self, start: int) -> Reading[None]:
-        """The calls after one mark, which begins at `start` and is read."""
+        """Read the calls after one mark. The mark begins at `start` and has already been read."""
         self._call_at = start
         try:
             yield from self._expect(self._form.opening)
@@ -168,7 +174,7 @@ class AnswerParser(ValueReader):
         return form.separator is not None and not apart and (yield from self._call_begins())
 
     def _call_begins(self) -> Reading[bool]:
-        """Whether what follows could be a call."""
+        """Return whether a call may begin here, without reading it."""
         assert isinstance(self._form.call, Marked)
         at, before = self._at, self._form.call.before
         if before:
@@ -180,7 +186,11 @@ class AnswerParser(ValueReader):
         return found
 
     def _give_up(self) -> None:
-        """What was read of a call is text; but nothing, where the answer is cut in what is surely a call."""
+        """Report what was read of an invalid call as text.
+
+        If the answer was cut off within something that is surely a call, the rest of the answer is dropped
+        instead.
+        """
         surely = self._begun or "" not in self._form.begin
         if self._begun:
             self._events.append(Event("broken"))
@@ -201,7 +211,7 @@ class AnswerParser(ValueReader):
         self._begun = True
 
     def _item(self, call: Item) -> Reading[None]:
-        """A call as an object of JSON, its parts in any order."""
+        """Read a call that is a JSON object with its keys in any order."""
         name, arguments, seen = "", "", set()
         yield from self._expect("{")
         while True:
@@ -259,7 +269,7 @@ class AnswerParser(ValueReader):
         yield from self._expect_one("{")
 
     def _expect_one(self, *marks: str) -> Reading[None]:
-        """One of these marks follows; it isn't read."""
+        """Raise UnreadableError unless one of these marks follows. The mark isn't read."""
         at = self._at
         for mark in marks:
             if (yield from self._next_is(mark)):
@@ -287,7 +297,9 @@ class AnswerParser(ValueReader):
         self._put("}")
 
     def _as_it_is(self, marks: Parameters, types: Collection[str] | None) -> Reading[None]:
-        """A value without quotes; `types` say what it may be."""
+        """Read a value without quotes, and report the value as JSON. `types` are the JSON types that the
+        value may have.
+        """
         if marks.middle.endswith("\n") and (yield from self._peek()) == "\n":
             self._at += 1
         end = Marks([marks.after.strip()], "\n" if marks.after.startswith("\n") else "")
@@ -306,7 +318,11 @@ class AnswerParser(ValueReader):
 
 
 def _may_be(value: str, types: Collection[str] | None) -> bool:
-    """Whether what could be a value of JSON is one, and not a text; quotes belong to a text."""
+    """Return whether a value that could be JSON is JSON, not a text.
+
+    If the argument may be a text, a value in quotes is a text, and so is a value of a type that isn't
+    allowed.
+    """
     own = type_of_json(value)
     if types is None or "string" in types:
         return "string" not in own and (types is None or not own.isdisjoint(types))
@@ -316,7 +332,10 @@ def _may_be(value: str, types: Collection[str] | None) -> bool:
 def read_answer(
     text: str, form: CallFormat, functions: Mapping[str, Schema], *, thinking: bool = False, cut: bool = False
 ) -> Answer:
-    """Parse a complete answer. A call that is broken becomes text."""
+    """Parse a complete answer. An invalid call becomes text.
+
+    With `cut`, a call that was cut off at the end of the answer is dropped.
+    """
     parser = AnswerParser(form, functions, thinking=thinking)
     return joined([*parser.feed(text), *parser.finish(cut=cut)])
 

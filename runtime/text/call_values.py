@@ -20,8 +20,9 @@ OTHERS = {"json": {}, "python": {"'": "'", "a": "\\u0007", "v": "\\u000b", "0": 
 
 
 class ValueReader(TextReader):
-    """A reader of a text that contains values. It passes the values' JSON piece by piece to `_tell_json`, or
-    captures it.
+    """Reads values in a text that comes in pieces, and converts the values to JSON.
+
+    The JSON is passed piece by piece to `_tell_json`, or captured.
     """
 
     def __init__(self) -> None:
@@ -38,7 +39,7 @@ class ValueReader(TextReader):
             self._captured.append(piece)
 
     def _capture(self, reading: Reading[None]) -> Reading[str]:
-        """The JSON that a reading puts, which isn't told."""
+        """Run a reading, and return the JSON that it makes instead of passing the JSON to `_tell_json`."""
         outer, self._captured = self._captured, []
         yield from reading
         inner, self._captured = self._captured, outer
@@ -59,7 +60,9 @@ class ValueReader(TextReader):
         self._put("}")
 
     def _pieces(self, end: Marks, *, escaped: bool = True) -> Reading[None]:
-        """The text before a mark, which is read."""
+        """Read the text before a mark piece by piece, then read the mark. With `escaped`, the pieces get
+        JSON's escapes.
+        """
         while True:
             found, certain = self._find(end)
             piece = self._buffer[self._at : certain]
@@ -114,7 +117,7 @@ class ValueReader(TextReader):
         self._put("]")
 
     def _key(self, values: Values, seen: set[str]) -> Reading[str]:
-        """A key as JSON has it, which isn't among those that were seen."""
+        """Read a key of an object, and return the key as JSON. Raises UnreadableError for a key in `seen`."""
         yield from self._skip_blanks()
         for quote in values.quotes:
             if (yield from self._next_is(quote)):
@@ -138,7 +141,7 @@ class ValueReader(TextReader):
         seen.add(key)
 
     def _string(self, values: Values, quote: str) -> Reading[None]:
-        """The rest of a text, after its quote."""
+        """Read the rest of a text after its first quote, and convert the text to JSON."""
         self._put('"')
         if values.escapes is None:
             yield from self._pieces(Marks([quote]))
@@ -158,7 +161,7 @@ class ValueReader(TextReader):
         self._put('"')
 
     def _escape(self, kind: str) -> Reading[None]:
-        """What follows a backslash."""
+        """Read the characters after a backslash, and convert the escape to JSON."""
         character = yield from self._peek()
         if not character:
             yield from self._wait()
@@ -184,7 +187,7 @@ class ValueReader(TextReader):
         return int(digits, 16)
 
     def _word(self, values: Values) -> Reading[None]:
-        """A number, or a word as true."""
+        """Read a number, or a word such as true, and convert it to JSON."""
         word = yield from self._run(WORD)
         word = values.words.get(word, word)
         if not (word in WORDS or NUMBER.fullmatch(word)):
@@ -209,7 +212,9 @@ class _Whole(ValueReader):
 
 
 def to_json(text: str) -> str | None:
-    """Convert a value in the notation of JSON or Python to JSON. Returns None if the value is neither."""
+    """Convert a value that is written as in JSON or Python to JSON. Returns None if the text is no such
+    value.
+    """
     return _Whole(text).json()
 
 
@@ -219,5 +224,7 @@ def inside(text: str) -> str:
 
 
 def _escape_of(code: int) -> str:
-    """A character by its number, as it stands in JSON: half of a pair stays an escape."""
+    """Return the character with this code point in the form that a JSON string has. Code points below 0x10000
+    are written as escapes, so half of a surrogate pair stays an escape.
+    """
     return f"\\u{code:04x}" if code < 0x10000 else inside(chr(code))

@@ -1,5 +1,5 @@
-"""Write answers in a model's format: thoughts, text and tool calls. Nothing checks whether the format can
-express them.
+"""Write answers in a model's format: thoughts, text and tool calls. The writer doesn't check whether the
+format can express an answer.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ ID = "call{:05}"  # nine letters and digits, as Mistral has them
 def write_answer(
     form: CallFormat, thoughts: str, text: str, calls: Sequence[tuple[str, Mapping[str, Any]]]
 ) -> str:
-    """Return an answer as text, from which `call_parser` reads the same answer again."""
+    """Return an answer as text in a format. `call_parser` reads the same answer from this text."""
     parts = []
     if thoughts and form.thoughts is not None:
         parts.append(f"{form.thoughts.begin}{thoughts}{form.thoughts.end}")
@@ -59,7 +59,7 @@ def _parameter(marks: Parameters, key: str, value: object) -> str:
 
 
 def write_value(values: Values, value: object) -> str:
-    """Return a value as text in a notation."""
+    """Return a value as text in the notation `values`."""
     if isinstance(value, str):
         quote = values.quotes[0]
         return f"{quote}{value}{quote}" if values.escapes is None else _json(value)

@@ -35,8 +35,8 @@ class ChatAnswers:
     """The parser for the answers of a model that may call `tools`. `functions` are the tools' schemas by
     name.
 
-    If `held` is true, calls are constrained by the grammar of `asked_calls` from their beginning on.
-    ArgumentError for tools of another form.
+    If `held` is true, a grammar made from `asked_calls` constrains each call from its beginning on. Raises
+    ArgumentError for malformed tools.
     """
 
     def __init__(
@@ -71,8 +71,8 @@ class ChatAnswers:
 
     @property
     def lost_mark(self) -> str | None:
-        """A mark around calls that is missing in decoded texts because the tokenizer drops it. It is None if
-        the tokenizer keeps all marks.
+        """A mark before calls that the tokenizer drops from decoded texts, or None if the tokenizer keeps all
+        of these marks.
         """
         for mark in filter(None, self.form.begin):
             ids = self._tokenizer.encode_template(mark)
@@ -124,15 +124,15 @@ class ChatAnswers:
 
 
 def _without_strict(tool: Tool) -> Tool:
-    """The tool as templates read it: `strict` says nothing to a model."""
+    """Return a tool without `strict`, in the form that templates take. `strict` means nothing to a model."""
     function = {key: value for key, value in tool["function"].items() if key != "strict"}
     return {**tool, "function": function}
 
 
 def schemas(tools: Sequence[Tool]) -> dict[str, Any]:
-    """Return the schemas of functions by name; a function without parameters takes no arguments.
+    """Return the schemas of functions by name. A function without parameters takes no arguments.
 
-    Raises ArgumentError for tools of another form.
+    Raises ArgumentError for malformed tools and for two tools with the same name.
     """
     made: dict[str, Any] = {}
     for i, tool in enumerate(tools):

@@ -1,5 +1,5 @@
-"""Read a text that comes in pieces. A function that reads stops and waits for more text if the meaning of the
-text so far isn't certain yet.
+"""Read a text that comes in pieces. A reading function pauses and waits for more text while the meaning of
+the text so far isn't certain.
 """
 
 from __future__ import annotations
@@ -17,11 +17,13 @@ BLANKS = re.compile(r"\s*")
 
 
 class UnreadableError(Exception):
-    """The text doesn't have the expected form."""
+    """Raised if a text doesn't have the expected form."""
 
 
 class Marks:
-    """Marks to search for. If the text has `before` directly in front of a mark, the match includes it."""
+    """Marks to search for in a text. If the text has `before` directly in front of a mark, the match includes
+    `before`.
+    """
 
     def __init__(self, marks: Sequence[str], before: str = "") -> None:
         self._marks = [*marks, *(before + mark for mark in marks if before)]
@@ -30,12 +32,12 @@ class Marks:
         self._longest = max(map(len, self._marks), default=0)
 
     def search(self, text: str, at: int) -> re.Match[str] | None:
-        """Find the next mark."""
+        """Return the first mark at or after the position `at`, or None."""
         return self._pattern.search(text, at)
 
     def partial(self, text: str, at: int) -> int:
-        """Return the position at which an incomplete mark may begin at the end of the text; the text's length
-        if there is none."""
+        """Return the position near the end of the text at which an incomplete mark may begin, or the text's
+        length if no mark may begin there."""
         for i in range(max(at, len(text) - self._longest + 1), len(text)):
             rest = text[i:]
             if any(len(mark) > len(rest) and mark.startswith(rest) for mark in self._marks):
@@ -52,7 +54,10 @@ class TextReader:
         self._short = False  # whether more was needed at the end
 
     def _find(self, marks: Marks) -> tuple[re.Match[str] | None, int]:
-        """The next mark, and where the text before it ends; without one, as much as can't begin one."""
+        """Return the next mark, or None, and the end of the text that is surely before any mark.
+
+        Without a next mark, characters at the end that may begin a mark aren't counted as text.
+        """
         found = marks.search(self._buffer, self._at)
         certain = len(self._buffer) if found is None else found.start()
         if not self._ended:
@@ -68,7 +73,7 @@ class TextReader:
         yield
 
     def _peek(self) -> Reading[str]:
-        """The next character; none at the end."""
+        """Return the next character without reading it. The result is empty at the end of the text."""
         while self._at >= len(self._buffer) and not self._ended:
             yield
         self._short |= self._at >= len(self._buffer)
@@ -82,7 +87,9 @@ class TextReader:
             yield
 
     def _next_is(self, mark: str) -> Reading[bool]:
-        """Whether a mark follows, blanks aside; it is read, otherwise nothing."""
+        """Read a mark if it follows, ignoring blanks, and return whether it does. Nothing is read
+        otherwise.
+        """
         at = self._at
         for word in mark.split():
             yield from self._skip_blanks()
@@ -102,7 +109,7 @@ class TextReader:
             raise UnreadableError
 
     def _run(self, pattern: re.Pattern[str]) -> Reading[str]:
-        """The characters of a pattern, as many as there are."""
+        """Read and return as many characters as match the pattern, after skipping blanks."""
         yield from self._skip_blanks()
         while _end(found := pattern.match(self._buffer, self._at), self._at) == len(self._buffer):
             if self._ended:
@@ -115,7 +122,7 @@ class TextReader:
         return found[0]
 
     def _until(self, mark: str) -> Reading[str]:
-        """A short text in one line before a mark, which is read."""
+        """Read a short text without line breaks and the mark after it, and return the text."""
         while (end := self._buffer.find(mark, self._at)) < 0:
             rest = self._buffer[self._at :]
             if len(rest) > LONGEST_ASIDE + len(mark) or "\n" in rest:
@@ -128,7 +135,7 @@ class TextReader:
         return text
 
     def _forget(self) -> None:
-        """What is read isn't kept: places in it have no meaning any more."""
+        """Drop the text that was read. Positions in the dropped text become invalid."""
         self._buffer, self._at = self._buffer[self._at :], 0
 
 
