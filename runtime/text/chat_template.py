@@ -3,8 +3,8 @@
 Jinja renders a template in a child process. A template gets the same variables as in transformers, including
 the keys of each message. Keys that are null are left out. A model's thoughts are passed under every name that
 templates use for them. If a template doesn't know the role developer, a developer's message becomes a system
-message. If a template shows messages only as lists of parts, as templates of models with images do, each
-message becomes a list of parts.
+message. If a template shows messages only as lists of parts, as templates of models with images do, the
+content of each message becomes a list of parts.
 """
 
 from __future__ import annotations
@@ -102,7 +102,11 @@ class ChatTemplate:
         return SHARED.render(source, {**usual, **self._special_tokens, **variables}, self._limits)
 
     def _checked(self, variables: Variables, source: str) -> Variables:
-        """Variables of a template, as a user states them."""
+        """Return the variables that a user passed for a template.
+
+        Raises ArgumentError for a variable that tfm sets itself, and for one that the template doesn't
+        have.
+        """
         for name in variables:
             if name in ("messages", "tools", "add_generation_prompt", *self._special_tokens):
                 raise ArgumentError(f"chat_template_kwargs can't have {name!r}: leave it out")
@@ -118,7 +122,7 @@ class ChatTemplate:
         return _uses(self._source, name)
 
     def _shown(self, message: Message, source: str) -> Message:
-        """A message as a template is given it."""
+        """Return a message in the form that the template takes."""
         shown = {key: item for key, item in message.items() if item is not None}
         if shown["role"] == "developer" and "developer" not in source:
             shown["role"] = "system"
@@ -130,7 +134,7 @@ class ChatTemplate:
         )
 
     def _wants_parts(self, source: str, role: str) -> bool:
-        """Whether a template shows a role's messages only where their content is a list of parts."""
+        """Return whether a template shows this role's messages only if their content is a list of parts."""
         if (source, role) not in self._takes_parts:
             may = role == "user" or self._wants_parts(source, "user")
             wants = may and not self._shows(source, role, MARK) and self._shows(source, role, _parts(MARK))
@@ -138,7 +142,9 @@ class ChatTemplate:
         return self._takes_parts[source, role]
 
     def _shows(self, source: str, role: str, content: object) -> bool:
-        """Whether a template shows a role's message of this content, which has MARK."""
+        """Return whether a template shows a message of this role with this content. The content contains
+        MARK.
+        """
         asked, message = {"role": "user", "content": _parts("hi")}, {"role": role, "content": content}
         messages = [message] if role == "user" else [message, asked] if role == "system" else [asked, message]
         try:
@@ -216,7 +222,7 @@ class ChatTemplate:
 
 
 def check_messages(messages: object) -> None:
-    """Raise ArgumentError unless this is a list of messages, each with a role and a content.
+    """Raise ArgumentError unless `messages` is a list of messages, each with a role and a content.
 
     Raises LimitError for a role that no template knows, or for a content that no tokenizer accepts.
     """
@@ -238,12 +244,12 @@ def _uses(source: str, name: str) -> bool:
 
 
 def _parts(text: str) -> list[dict[str, str]]:
-    """A message's content as a list of parts."""
+    """Return the text of a message as a list with one part."""
     return [{"type": "text", "text": text}]
 
 
 def _texts(value: object) -> Iterator[str]:
-    """All texts in a value of JSON, keys too."""
+    """Yield all texts in a JSON value, including the keys of objects."""
     match value:
         case str():
             yield value
@@ -257,7 +263,7 @@ def _texts(value: object) -> Iterator[str]:
 
 
 def common_prefix(a: Sequence[int], b: Sequence[int]) -> int:
-    """Return the length of the longest common prefix."""
+    """Return the length of the longest common prefix of two sequences of ids."""
     shorter = min(len(a), len(b))
     if a[:shorter] == b[:shorter]:  # as of a text that goes on: many times as fast
         return shorter

@@ -49,7 +49,9 @@ class Language(NamedTuple):
 
 
 def of_schema(schema: JsonSchema) -> Language:
-    """Return the language that consists of a schema's documents."""
+    """Return the language of all JSON documents that match a schema. Raises ArgumentError if the schema isn't
+    JSON.
+    """
     try:
         return Language("json_schema", json.dumps(schema, allow_nan=False))
     except (ValueError, TypeError, RecursionError) as error:
@@ -57,7 +59,9 @@ def of_schema(schema: JsonSchema) -> Language:
 
 
 def check(language: Language) -> None:
-    """Raise ArgumentError for a language that the library doesn't fully support, whatever the tokenizer."""
+    """Raise ArgumentError for a language that the library doesn't fully support. The check needs no
+    tokenizer.
+    """
     _compiled(LanguageProcess(), language)
 
 
@@ -111,7 +115,7 @@ class Constraints:
         self._compiled = lru_cache(KEPT)(partial(_compiled, process))
 
     def constraint(self, language: Language) -> ConstrainedText:
-        """Return a constraint for one text."""
+        """Return a constraint that makes one text follow this language."""
         return ConstrainedText(language.kind, self._compiled(language), self._vocabulary)
 
 
@@ -138,11 +142,13 @@ class ConstrainedText:
 
     @cached_property
     def _process(self) -> Connection:
-        """The text's own process, which begins with its first step: a text may wait long for its turn."""
+        """The process of this text. The process is forked only at the text's first step, since a text may
+        wait long for its turn.
+        """
         return self._language.copy()
 
     def _follow(self, tokens: Sequence[int]) -> None:
-        """Bring the process to the end of these tokens, and let it compute what may follow."""
+        """Move the process to the end of these tokens, and let it compute which tokens may follow."""
         same, read = common_prefix(self._read, tokens), len(self._read)
         if same == len(tokens) == read and read in self._complete:
             return
@@ -157,7 +163,9 @@ class ConstrainedText:
         self._complete[len(tokens)] = state == COMPLETE
 
     def _answer(self, ask: Callable[[], bytes]) -> bytes:
-        """The process's answer. Raises LimitError for one that says that it failed, or for none."""
+        """Return the process's answer. Raises LimitError if the process reports a failure or doesn't
+        answer.
+        """
         try:
             answer = ask()
         except EndedError as error:

@@ -23,7 +23,7 @@ class Encoding:
 
     - `offsets`: the characters (from, to) that each token stands for.
     - `word_ids`: the number of each token's word in its text.
-    - `type_ids`: the number of the segment for each token, which the model reads.
+    - `type_ids`: the segment number of each token, which the model reads.
     - `sequence_ids`: the number of the text that each token belongs to, 0 or 1.
 
     For tokens that the post-processor adds, `word_ids` and `sequence_ids` are None.
@@ -47,7 +47,9 @@ class Encoding:
         sequence: int,
         type_id: int,
     ) -> Encoding:
-        """Return the tokens of one text. All of them get this number of the text and this segment."""
+        """Return the encoding of one text. All tokens get the text number `sequence` and the segment number
+        `type_id`.
+        """
         return Encoding(ids, offsets, word_ids, [type_id] * len(ids), [sequence] * len(ids))
 
     def extend(self, other: Encoding) -> None:
@@ -76,11 +78,11 @@ class Encoding:
 
 
 class SecretSpelling:
-    """A copy of a tokenizer whose control tokens are spelled in a way that nobody can guess.
+    """A copy of a tokenizer that spells control tokens in a way that nobody can guess.
 
     A user's text goes through the usual normalizer, pre-tokenizer and model, but a "<|im_end|>" in it is
     treated as plain characters. A tokenizer's model may itself merge characters into a control token, for
-    example with a SentencePiece vocabulary. A separator between the characters prevents that.
+    example with a SentencePiece vocabulary. A separator between the characters prevents such a merge.
     """
 
     def __init__(
@@ -152,7 +154,9 @@ class SecretSpelling:
         return Encoding.of_text(ids, offsets, word_ids, 0, 0)
 
     def _spell(self, parts: Sequence[tuple[str, bool]]) -> tuple[str, list[tuple[int, int]]]:
-        """The joined text with secret spellings, and the original span of each of its characters."""
+        """Return the joined text with secret spellings, and for each of its characters the span in the
+        original text.
+        """
         text = ""
         spans: list[tuple[int, int]] = []
         start = 0  # of the part in the joined original

@@ -25,8 +25,8 @@ def form_of_explained(answers: CallFormat) -> CallFormat:
 def explained(
     messages: Sequence[Mapping[str, Any]], tools: Sequence[Mapping[str, Any]] | None
 ) -> list[dict[str, Any]]:
-    """Return the messages with the tools explained in the first one, and with calls and their results as
-    text."""
+    """Return the messages with the tools explained in the first message, and with calls and their results
+    written as text."""
     told: list[dict[str, Any]] = []
     for message in messages:
         plain = _plain(message)

@@ -3,9 +3,9 @@
 
 The library's time and memory can grow exponentially with the size of a language. This can happen even at a
 single step of a text, where the library's own limits don't apply. So the kernel ends a process that exceeds
-its limits. The first process reads the tokenizer. It forks a process for each language. That process compiles
-the language and then forks a process for each text. A fork costs about a millisecond, and a hostile language
-can't affect the processes of others. The program imports nothing of tfm, so that it starts in a few
+its limits. The first process reads the tokenizer, and forks a process for each language. A language's process
+compiles the language, and forks a process for each text. A fork costs about a millisecond, and a hostile
+language can't affect the processes of others. The program imports nothing of tfm, so that it starts in a few
 hundredths of a second.
 
 Requests and answers are sent over a socket, each preceded by its length. A step of a text has two answers.
@@ -39,7 +39,7 @@ FAILED, OPEN, COMPLETE = b"\0", b"\1", b"\2"  # how an answer to a step begins; 
 
 
 def send(connection: socket.socket, message: bytes) -> None:
-    """Send a request or an answer."""
+    """Send a request or an answer, preceded by its length in bytes."""
     connection.sendall(LENGTH.pack(len(message)) + message)
 
 
@@ -85,7 +85,10 @@ def follow(connection: socket.socket, settings: dict[str, Any]) -> None:
 
 
 def _copied(connection: socket.socket) -> socket.socket:
-    """Fork for each socket that comes over this one; returns in the copies alone, each with its own."""
+    """Fork this process for each socket that is received over the connection.
+
+    The function returns only in the forked processes, and returns the received socket.
+    """
     while True:
         _, sockets, _, _ = socket.recv_fds(connection, 1, 1)
         if not sockets:
@@ -97,7 +100,9 @@ def _copied(connection: socket.socket) -> socket.socket:
 
 
 def _compile(connection: socket.socket, tokenizer: Any, settings: dict[str, Any]) -> None:
-    """The process of a language: compile it, then fork for texts."""
+    """Run the process of a language: compile the language, fork a process for each text, and answer the
+    text's steps.
+    """
     request = receive(connection)
     if request is None:
         os._exit(0)
@@ -123,8 +128,10 @@ def _compile(connection: socket.socket, tokenizer: Any, settings: dict[str, Any]
 
 
 def _compiled(kind: str, text: str, inner: Any, tokenizer: Any) -> Any:
-    """The library's matcher of a language, None without a tokenizer. Raises ValueError for a language that it
-    can't follow in full. `@text` in it is of the `inner` language, a kind and a text.
+    """Return the library's matcher for a language, or None without a tokenizer.
+
+    `inner` is the kind and the text of the language that `@text` means. Raises ValueError for a language that
+    the library doesn't fully support.
     """
     import llguidance
 
@@ -161,7 +168,10 @@ def _consume(matcher: Any, request: bytes) -> None:
 
 
 def _sent(connection: socket.socket, matcher: Any, mask: bytes = b"") -> bool:
-    """Whether the matcher still follows its text, after an answer that says it and has the mask."""
+    """Send the state of the text, with the mask if one is given, or the error.
+
+    Returns whether the matcher still follows the text.
+    """
     failed = matcher.is_error()
     state = COMPLETE if matcher.is_stopped() else OPEN
     try:
@@ -172,7 +182,9 @@ def _sent(connection: socket.socket, matcher: Any, mask: bytes = b"") -> bool:
 
 
 def _limit_memory(more: int) -> None:
-    """Allow so much more address space, or what was allowed before if that is less."""
+    """Allow at most `more` bytes of address space beyond the present size. A lower limit from before
+    stays.
+    """
     import resource
 
     with open("/proc/self/statm") as file:

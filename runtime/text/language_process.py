@@ -1,5 +1,5 @@
-"""Compile formal languages and follow texts of them in child processes. A hostile language can crash only its
-own process, so only one request fails.
+"""Compile formal languages and follow the steps of texts in child processes. A hostile language can crash
+only its own process, so only one request fails.
 
 The program is `language_follower.py`. When tfm closes the connection or ends, a waiting child process finds
 its socket closed, and ends. A busy child process ends when its time limit is reached.
@@ -40,13 +40,13 @@ LIMITS = Limits()
 
 
 class EndedError(Exception):
-    """Raised if the process has ended or doesn't answer. The message, if there is one, says which
-    of the two.
+    """Raised if a child process has ended or doesn't answer in time. The message is empty if the process has
+    ended.
     """
 
 
 class Connection:
-    """A connection to a child process, which ends together with this object."""
+    """A connection to a child process. When this object is deleted, the process ends."""
 
     def __init__(self, connection: socket.socket) -> None:
         connection.settimeout(WAIT_S)
@@ -86,9 +86,10 @@ class Connection:
 
 
 class FirstProcess(Connection):
-    """The first process, which has read the tokenizer.
+    """The child process that has read the tokenizer. It forks a process for each language.
 
-    Raises ValueError for a tokenizer that the library can't read, TfmError if the process can't be started.
+    Raises ValueError for a tokenizer that the library can't read, TfmError if the process can't be
+    started.
     """
 
     def __init__(self, settings: Mapping[str, object]) -> None:
@@ -118,8 +119,8 @@ class FirstProcess(Connection):
         return self._owner == os.getpid() and self._child.poll() is None
 
     def compiled(self, kind: str, text: str, inner: tuple[str, str] | None = None) -> Connection:
-        """Return a process that has compiled this language. Raises ValueError for a language that the library
-        doesn't fully support.
+        """Return a connection to a process that has compiled this language. Raises ValueError for a language
+        that the library doesn't fully support.
         """
         process = self.copy()
         answer = json.loads(process.ask(json.dumps([kind, text, inner]).encode()))
@@ -129,7 +130,7 @@ class FirstProcess(Connection):
 
 
 class LanguageProcess:
-    """The first process. If it has ended, it is started again."""
+    """Compiles languages in a `FirstProcess`. If the process has ended, a new one is started."""
 
     def __init__(
         self,
@@ -138,7 +139,7 @@ class LanguageProcess:
         stop_ids: Sequence[int] = (),
         limits: Limits = LIMITS,
     ) -> None:
-        """Raises what `FirstProcess` raises."""
+        """Start the first process. Raises the same errors as `FirstProcess`."""
         self.limits = limits
         self._settings = {
             "tokenizer": tokenizer,
@@ -151,7 +152,7 @@ class LanguageProcess:
         self._first = FirstProcess(self._settings)
 
     def compiled(self, kind: str, text: str, inner: tuple[str, str] | None = None) -> Connection:
-        """Return a process that has compiled this language.
+        """Return a connection to a process that has compiled this language.
 
         Raises ValueError for a language that the library doesn't fully support, EndedError for a language
         that exceeds its limits, and TfmError if no process can be started.

@@ -45,7 +45,7 @@ def _is_text(value: object) -> bool:
 
 
 def _is_call(value: object) -> bool:
-    """Whether it is a call as templates read it."""
+    """Return whether a value is a tool call in the form that templates read."""
     match value:
         case {"id": str(), "function": {"name": str(), "arguments": dict()}}:
             return True

@@ -41,7 +41,11 @@ def spoken_words(tokens: Sequence[int], decode: Callable[[Sequence[int]], str], 
 
 
 def _characters(tokens: Sequence[int], decode: Callable[[Sequence[int]], str]) -> Words:
-    """The smallest runs of tokens that are whole characters, or that are none in the whole text either."""
+    """Split the tokens into the shortest runs that decode to whole characters. Return each run's text and
+    positions.
+
+    Bytes that make no character in the whole text either are a run too.
+    """
     whole, found, begin, done = decode(tokens), [], 0, 0
     for end in range(1, len(tokens) + 1):
         text = decode(tokens[begin:end])

@@ -28,15 +28,15 @@ class Segment:
     timestamps. `words` are set if the caller asked for them. The other fields describe the segment's window:
 
     - `language`: the language of the window, if the model has several languages.
-    - `logprob`: the mean log-probability of its tokens.
+    - `logprob`: the mean log-probability of the window's tokens.
     - `compression`: how often the tokens repeat themselves.
     - `no_speech`: the probability that nobody speaks.
     - `doubts`: the reasons to doubt the text, from `refimpl.decoding.speech.doubts`.
     - `seek`: the frame at which the window begins.
-    - `temperature`: the temperature at which its text was generated.
+    - `temperature`: the temperature at which the window's text was generated.
 
     A model with a CTC head has no windows of its own. For such a model, `seek` is the frame at which the
-    segment begins, and the figures about tokens are those of the segment.
+    segment begins, and the other fields describe only the segment.
     """
 
     start: float
@@ -69,14 +69,14 @@ def by_word(said: Segment) -> list[Segment]:
 
 
 def clock(seconds: float, point: str) -> str:
-    """Return hours, minutes, seconds and milliseconds as text: 00:01:02.500."""
+    """Return a time as text: hours, minutes, seconds, `point` and milliseconds, such as 00:01:02.500."""
     whole, milliseconds = divmod(round(seconds * 1000), 1000)
     minutes, second = divmod(whole, 60)
     return f"{minutes // 60:02d}:{minutes % 60:02d}:{second:02d}{point}{milliseconds:03d}"
 
 
 def _line(text: str) -> str:
-    """One line, without the arrow that subtitles have between times."""
+    """Return the text in one line. The arrow `-->`, which subtitles have between times, becomes `->`."""
     return " ".join(text.split()).replace("-->", "->")
 
 
@@ -104,7 +104,7 @@ def in_json(number: int, one: Segment) -> dict[str, object]:
 
 
 def _json(segments: Sequence[Segment]) -> str:
-    """All segments, as OpenAI's verbose_json has them."""
+    """Return all segments as JSON in the form of OpenAI's verbose_json."""
     found = [in_json(number, one) for number, one in enumerate(segments)]
     language = next((one.language for one in segments), None)
     text = "".join(one.text for one in segments).strip()
