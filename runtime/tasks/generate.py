@@ -523,7 +523,7 @@ class StreamedText:
         return self._certain_text(self._stream.push(token))
 
     def finish(self) -> str:
-        """After the last token, return the text that was still held back."""
+        """Return the text that was still held back. Call this after the last token."""
         if self.ended:
             return ""
         part = self._certain_text(self._stream.finish())

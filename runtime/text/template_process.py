@@ -1,8 +1,8 @@
 """Render chat templates in a child process. If a hostile template ends the child, only one request fails.
 
-The child runs `template_renderer.py`. It is started once and answers each request in about a millisecond.
-Ctrl-C at a terminal reaches only the parent process. The child ends when its parent does: it finds that its
-input has ended or, if it is busy, it reaches its time limit.
+The child runs `template_renderer.py`. tfm starts the child once, and the child answers each request in about
+a millisecond. Ctrl-C at a terminal reaches only the parent process. The child ends when its parent does: it
+finds that its input has ended or, if it is busy, it reaches its time limit.
 """
 
 from __future__ import annotations
@@ -105,7 +105,7 @@ class TemplateProcess:
             child.returncode = 0  # nothing for this process to wait for
 
     def _running(self) -> subprocess.Popen[bytes]:
-        """The child, started again if it ended."""
+        """Return the child. If the child isn't running, start a new one."""
         if self._child is None or self._child.poll() is not None:
             self._end()
             self._child = _started()
@@ -118,7 +118,9 @@ class TemplateProcess:
             child.communicate()
 
     def _ask(self, child: subprocess.Popen[bytes], request: bytes, limits: Limits) -> dict[str, Any]:
-        """The answer to a request."""
+        """Send a request to the child, and return the answer. Raises CheckpointError if the child ends
+        without an answer.
+        """
         if self._began_with is None:
             if _read(child, replace(limits, wait_s=START_S)) != {"text": ""}:
                 raise _no_child("it ended at once")
@@ -132,7 +134,7 @@ class TemplateProcess:
 
 
 def _started() -> subprocess.Popen[bytes]:
-    """A new child, not ready yet."""
+    """Start a new child, and return it without waiting until it is ready."""
     packages, pipe = ("jinja2", "markupsafe"), subprocess.PIPE
     try:
         return started(PROGRAM, packages, str(SYSTEM_LIMITS_MEMORY), stdin=pipe, stdout=pipe)
@@ -143,7 +145,9 @@ def _started() -> subprocess.Popen[bytes]:
 
 
 def _write(child: subprocess.Popen[bytes], request: bytes, limits: Limits) -> None:
-    """Give the child a request. Raises CheckpointError if it doesn't read it within the limit."""
+    """Send a request to the child. Raises CheckpointError if the child doesn't read the request within the
+    time limit.
+    """
     assert child.stdin is not None
     os.set_blocking(child.stdin.fileno(), False)  # a pipe holds less than a long request
     rest, until = memoryview(request), time.monotonic() + limits.wait_s
@@ -156,7 +160,10 @@ def _write(child: subprocess.Popen[bytes], request: bytes, limits: Limits) -> No
 
 
 def _read(child: subprocess.Popen[bytes], limits: Limits, began_with: int = 0) -> dict[str, Any] | None:
-    """A line of the child's, None if it ended. Raises CheckpointError if it goes beyond the limits."""
+    """Return the child's next answer, or None if the child has ended.
+
+    Raises CheckpointError if the child exceeds its limits.
+    """
     assert child.stdout is not None
     received, until = bytearray(), time.monotonic() + limits.wait_s
     most = 6 * limits.output + 4096  # bytes, where JSON writes each character as an escape
@@ -179,7 +186,7 @@ def _read(child: subprocess.Popen[bytes], limits: Limits, began_with: int = 0) -
 
 
 def _resident(pid: int) -> int:
-    """Bytes of memory that a process has."""
+    """Return how many bytes of memory a process uses."""
     try:
         listed = subprocess.run(["ps", "-o", "rss=", "-p", str(pid)], capture_output=True)
         return 1024 * int(listed.stdout or 0)  # nothing of one that just ended

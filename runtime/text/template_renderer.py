@@ -152,7 +152,7 @@ def tojson(
     separators: Sequence[str] | None = None,
     sort_keys: bool = False,
 ) -> str:
-    """The filter `tojson` of transformers, which doesn't escape for HTML."""
+    """Return a value as JSON, without escapes for HTML. This is the filter `tojson` of transformers."""
     pair = None if separators is None else (separators[0], separators[1])
     return json.dumps(value, ensure_ascii=ensure_ascii, indent=indent, separators=pair, sort_keys=sort_keys)
 
@@ -163,18 +163,20 @@ def raise_exception(reason: object) -> str:
 
 
 def strftime_now(format: str) -> str:
-    """Format the local time."""
+    """Return the local time as text in this format."""
     return datetime.datetime.now().strftime(format)
 
 
 def _memory_reader() -> Callable[[], int]:
-    """What says how many bytes this process's address space has, without opening a file each time."""
+    """Return a function that returns the size of this process's address space in bytes. The function opens no
+    file.
+    """
     statm = os.open("/proc/self/statm", os.O_RDONLY)
     return lambda: int(os.pread(statm, 100, 0).split()[0]) * resource.getpagesize()
 
 
 def _limit_memory(size: int) -> None:
-    """Allow this much address space, or what was allowed before if that is less."""
+    """Limit this process's address space to `size` bytes. A lower limit from before stays."""
     _, most = resource.getrlimit(resource.RLIMIT_AS)
     resource.setrlimit(
         resource.RLIMIT_AS, (size if most == resource.RLIM_INFINITY else min(size, most), most)

@@ -50,7 +50,7 @@ class Growth:
                 self._added = tuple(token["content"] for token in tokens if token["content"])
 
     def check(self, *texts: str) -> None:
-        """Raise LimitError if these texts together become too long."""
+        """Raise LimitError if the normalizer makes these texts, taken together, too long."""
         length = sum(map(len, texts))
         most = max(TIMES * length, SHORT)
         longest, added = float(length), 0.0
@@ -88,7 +88,9 @@ class Step(NamedTuple):
         return self.normalizer.normalize_str(text)
 
     def _in_parts(self, text: str, most: int) -> str:
-        """What the text becomes where each character does by itself."""
+        """Return the normalized text of a step that normalizes each character by itself. The text is
+        normalized part by part.
+        """
         done, size = "", max(1, int(SHORT / self.factor))
         for start in range(0, len(text), size):
             done += self.normalizer.normalize_str(text[start : start + size])
@@ -98,7 +100,9 @@ class Step(NamedTuple):
 
 @lru_cache(4)  # few texts need it, and of Gemma's tokens it takes 0.2 s
 def _borders(added: tuple[str, ...]) -> re.Pattern[str]:
-    """Where the library splits a text before it normalizes the parts."""
+    """Return a pattern of the added tokens. The library splits a text at these tokens before it normalizes
+    the parts.
+    """
     return re.compile("|".join(map(re.escape, sorted(added, key=len, reverse=True))) or "(?!)")
 
 
@@ -123,7 +127,7 @@ def check_decoder(definition: Any) -> None:
 
 
 def _bounds(definition: dict[str, Any]) -> tuple[float, int]:
-    """`factor` and `added` of a step."""
+    """Return `factor` and `added` of a step; see `Step`."""
     match definition:
         case {"type": "Prepend", "prepend": str(text)}:
             return 1, len(text)
@@ -137,19 +141,28 @@ def _bounds(definition: dict[str, Any]) -> tuple[float, int]:
 
 
 def _step(definition: dict[str, Any]) -> Step:
-    """A step of a normalizer; any exception of the library for what it doesn't know."""
+    """Make a step from a part of the normalizer's definition.
+
+    Raises any exception of the library if the library doesn't know the step.
+    """
     normalizer = tokenizers.Tokenizer.from_str(json.dumps({**EMPTY, "normalizer": definition})).normalizer
     return Step(definition, normalizer, *_bounds(definition))
 
 
 def _longest_rule(charsmap: bytes) -> int:
-    """Characters of the longest replacement: the bytes of a trie, the trie, and the replacements."""
+    """Return the number of characters of the longest replacement in a precompiled charsmap, at least 1.
+
+    A charsmap contains the size of a trie in bytes, the trie, and the replacements.
+    """
     rules = charsmap[4 + int.from_bytes(charsmap[:4], "little") :]
     return max(1, *(len(rule) for rule in rules.decode(errors="replace").split("\0")))
 
 
 def _leaves(definition: Any, key: str) -> Iterator[dict[str, Any]]:
-    """The steps that are no sequences, which have theirs under `key`; none of null and of a token's id."""
+    """Yield the single steps of a normalizer or decoder. A sequence has its steps under `key`.
+
+    A definition that isn't a JSON object, such as null or the id of a token, has no steps.
+    """
     if isinstance(definition, dict) and definition.get("type") == "Sequence":
         for one in definition[key]:
             yield from _leaves(one, key)
@@ -158,7 +171,11 @@ def _leaves(definition: Any, key: str) -> Iterator[dict[str, Any]]:
 
 
 def _stated(tokenizer_json: str, key: str) -> Iterator[Any]:
-    """What the key has in a tokenizer.json, of which a vocabulary isn't parsed unless it has escapes."""
+    """Yield the values of a key in a tokenizer.json.
+
+    To save time, the whole file is parsed only if it contains Unicode escapes. Otherwise the key is searched
+    for as text.
+    """
     if "\\u" in tokenizer_json:
         definition = parse(tokenizer_json, "tokenizer.json")
         yield definition.get(key) if isinstance(definition, dict) else None

@@ -33,16 +33,18 @@ def text_pieces(pieces: Collection[str], unused: Collection[str]) -> set[str]:
 
 
 def is_blank(piece: str) -> bool:
-    """Whether a piece is empty or only white space."""
+    """Return whether a piece is empty or only white space."""
     return not piece.replace(SPACE, " ").strip()
 
 
 def _other_tag(tag: str) -> str:
-    """The tag that ends what this one begins, or the other way round."""
+    """Return the closing tag for an opening tag, or the opening tag for a closing one."""
     return TAG.sub(lambda match: f"<{'' if match[1] else '/'}{match[2]}", tag)
 
 
 def _is_word(piece: str) -> bool:
-    """Whether there are only letters, digits, emoji and what stands between the parts of a word."""
+    """Return whether a piece consists of letters, digits, emoji and characters that join the parts of a
+    word.
+    """
     kinds = (unicodedata.category(character) for character in BETWEEN.sub("", piece))
     return all(kind[0] in "LMN" or kind == "So" for kind in kinds)

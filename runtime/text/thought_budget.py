@@ -45,8 +45,9 @@ class ThoughtBudget:
         *,
         thinking: bool = False,
     ) -> None:
-        """`shown` are the special tokens in the marks. `thinking` says that the prompt ends within
-        thoughts."""
+        """Prepare the constraint for one answer.
+
+        `shown` are the special tokens in the marks. `thinking` says that the prompt ends within thoughts."""
         self._budget, self._inner, self._tokenizer, self._shown = budget, inner, tokenizer, shown
         self._begin, self._end, self._anywhere = (
             thoughts.begin.strip(),
@@ -73,7 +74,9 @@ class ThoughtBudget:
         return self._inner is not None and self._inner.is_complete(tokens)
 
     def _state(self, tokens: Sequence[int]) -> State:
-        """The state after the tokens; those of a draft may be taken back."""
+        """Return the state after these tokens. States of tokens that were taken back, as in a rejected draft,
+        are removed.
+        """
         same = common_prefix(self._tokens, tokens)
         del self._tokens[same:], self._states[same + 1 :]
         for token in tokens[same:]:
@@ -82,7 +85,7 @@ class ThoughtBudget:
         return self._states[-1]
 
     def _next(self, state: State) -> State:
-        """The state after one more token, the last one read."""
+        """Return the state after the token that was added last, given the state before it."""
         count = len(self._tokens)
         if state.forced is not None:
             more = state.forced + 1 < len(self._ending)
@@ -97,7 +100,7 @@ class ThoughtBudget:
         return state._replace(thinks=not state.thinks, since=count) if found else state
 
     def _ended(self, state: State) -> State:
-        """The state; where the budget is used, the end must follow, as far as it isn't there."""
+        """Return the state. If the budget is used up, the state forces the next token of the ending marks."""
         if not state.thinks or state.used < self._budget:
             return state
         longest = min(len(self._ending), len(self._tokens) - state.since + 1)

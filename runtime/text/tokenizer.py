@@ -1,7 +1,9 @@
-"""Turn text into ids and back with the `tokenizers` library; each of its failures becomes a CheckpointError.
+"""Turn text into ids and back with the `tokenizers` library. Each failure of the library becomes a
+CheckpointError.
 
 A user's text never becomes a control token. Control tokens are the added tokens of tokenizer.json, except the
-unknown token and those that are text (`text_pieces`). The library panics on some malformed files.
+unknown token and the tokens that are plain text (`text_pieces`). The library panics on some malformed
+files.
 """
 
 from __future__ import annotations
@@ -68,10 +70,11 @@ def check_text(text: str) -> None:
 
 
 def _check_subword_prefix(text: str) -> None:
-    """Raises CheckpointError if the library would slice inside a character, which aborts the process.
+    """Raise CheckpointError if the library would slice inside a character, which aborts the process.
 
-    It removes `continuing_subword_prefix` from the second part of each merge without checking that it is
-    there. Only a file that has a prefix, or may have one behind escapes, is parsed a second time.
+    The library removes `continuing_subword_prefix` from the second part of each merge without checking that
+    the prefix is there. A file is parsed a second time only if it has such a prefix or contains escapes,
+    which may hide one.
     """
     if not re.search(r'continuing_subword_prefix"\s*:\s*"[^"]|\\u', text):
         return
@@ -90,8 +93,10 @@ def _check_subword_prefix(text: str) -> None:
 
 
 def _check_affixes(model: tokenizers.models.Model) -> None:
-    """Raises CheckpointError if the bytes of a prefix or suffix would be tokens of a text: the library puts
-    these beyond the text's end.
+    """Raise CheckpointError if the model combines byte fallback with a prefix or suffix of tokens.
+
+    The library could then make tokens from the bytes of the prefix or suffix, and place these tokens beyond
+    the text's end.
     """
     affixes = (getattr(model, name, None) for name in ("continuing_subword_prefix", "end_of_word_suffix"))
     if getattr(model, "byte_fallback", False) and any(affixes):
@@ -102,8 +107,8 @@ def _check_affixes(model: tokenizers.models.Model) -> None:
 
 
 class TemplatePart(NamedTuple):
-    """A part of the post-processor's template: a text, given by its number, or a token if `sequence` is
-    None."""
+    """A part of the post-processor's template: the text with the number `sequence`, or the token `id` if
+    `sequence` is None."""
 
     sequence: int | None
     id: int
@@ -111,10 +116,11 @@ class TemplatePart(NamedTuple):
 
 
 class Tokenizer:
-    """A tokenizer.json for a model of `vocabulary` logits.
+    """A tokenizer.json for a model with `vocabulary` logits.
 
-    An added token is a control token, not plain text, if it occurs in the chat template or in the settings'
-    `special_ids` (`text_pieces`).
+    `text_pieces` decides which added tokens are plain text; all others are control tokens. An added token
+    that occurs in the chat template or in the settings' `special_ids` is never plain text, unless it is blank
+    or the unknown token.
     """
 
     def __init__(
@@ -187,7 +193,7 @@ class Tokenizer:
         return self._tokenizer.get_vocab()
 
     def encode(self, text: str, *, add_special_tokens: bool = False) -> list[int]:
-        """Return the ids of a user's text, none of which is a control token.
+        """Return the ids of a user's text. No part of the text becomes a control token.
 
         `add_special_tokens` adds the post-processor's tokens around the text, often a begin token.
         """
@@ -200,7 +206,8 @@ class Tokenizer:
     ) -> Encoding:
         """Return the encoding of a user's text or of a pair of texts, with the post-processor's tokens.
 
-        `control_token` is the only control token whose name in the texts becomes the token.
+        In the texts, only the name `control_token` becomes a control token. The names of all other control
+        tokens are read as plain text.
         """
         texts = [self._encode(text, control_token)]
         if pair is not None:
@@ -227,7 +234,11 @@ class Tokenizer:
         return [part.id for part in parts]
 
     def _encode(self, text: str, control_token: str | None) -> Encoding:
-        """A text alone: the library's encoding, or, where that has control tokens, the secret spelling's."""
+        """Return the encoding of one text, without the post-processor's tokens.
+
+        If the library would make control tokens of the text, the tokenizer with secret spellings encodes the
+        text instead.
+        """
         check_text(text)
         with convert_errors("can't encode"):
             self._growth.check(text)
@@ -245,7 +256,7 @@ class Tokenizer:
         return bool(self._control_ids.intersection(self.encode_template(text)))
 
     def encode_template(self, text: str) -> list[int]:
-        """Return the ids of a template's own text, in which names of control tokens become these tokens."""
+        """Return the ids of a template's own text, in which names of control tokens become control tokens."""
         check_text(text)
         with convert_errors("can't encode"):
             self._growth.check(text)
@@ -253,7 +264,7 @@ class Tokenizer:
 
     def encode_parts(self, parts: Sequence[tuple[str, bool]]) -> list[int]:
         """Return the ids of the joined parts. A part is a pair: a text, and whether names of control tokens
-        in it become these tokens.
+        in the text become control tokens.
         """
         whole = "".join(text for text, _ in parts)
         check_text(whole)
@@ -277,7 +288,9 @@ class Tokenizer:
         return self._template(2)
 
     def _template(self, count: int) -> list[TemplatePart]:
-        """The post-processor's template for one text or for two, found by encoding a probe."""
+        """Return the post-processor's template for one text or for two (`count`), found by encoding a sample
+        text.
+        """
         with convert_errors("can't encode"):
             probe = ""
             for candidate in ("a", *self.get_vocab()):
@@ -325,9 +338,9 @@ class DecodeStream:
     """Turns token ids into text as soon as the text is certain; incomplete UTF-8 is held back.
 
     The joined chunks equal the text of all ids decoded at once. A chunk is the difference between two
-    decodings, both of which begin with the previous chunk's tokens, since a decoder may treat the first token
-    differently. If the decoder cleans up text, all tokens are decoded each time, and characters that may
-    still change are held back. Special tokens in `shown` become part of the text.
+    decodings. Both decodings begin with the previous chunk's tokens, since a decoder may treat the first
+    token differently. If the decoder cleans up text, all tokens are decoded each time, and characters that
+    may still change are held back. Special tokens in `shown` become part of the text.
     """
 
     def __init__(self, tokenizer: Tokenizer, shown: Collection[int] = ()) -> None:
@@ -346,7 +359,7 @@ class DecodeStream:
         return "" if text.endswith(REPLACEMENT_CHARACTER) else self._emit(text)
 
     def finish(self) -> str:
-        """Return the text that was still held back."""
+        """Return the text that was still held back. Call this after the last token."""
         return self._emit(self._tokenizer.decode(self._ids[self._previous_start :], self._shown))
 
     def _emit(self, text: str) -> str:
