@@ -109,7 +109,7 @@ def no_tokenizer() -> CheckpointError:
 def check_task(task: str, config: Config, source: ModelSource) -> None:
     """Check that a model can do a task, before an engine is made for the model.
 
-    `task` is a command: one of `TASKS`, chat, translate or summarize. The errors are those that the task
+    `task` is a command: one of `TASKS`, chat, translate or summarize. Raises the errors that the task itself
     would raise at its start: ConfigError for a model with another head, and CheckpointError if the model's
     files lack something that the task needs.
     """

@@ -69,7 +69,7 @@ class Row:
 
     @property
     def shares(self) -> bool:
-        """Whether this row and other rows may reuse each other's cache for prompts that begin alike.
+        """Return whether this row and other rows may reuse each other's cache for prompts that begin alike.
 
         This is true if the row has no error, if its cache depends only on the prompt's tokens, and if the
         logits of its prompt aren't needed.
@@ -194,7 +194,7 @@ class Batch(Generic[R]):
         return not (row.has_encoder and self.running)
 
     def step(self, joining: Sequence[R] = (), *, all_prompts: bool = False) -> Iterator[Outcome[R]]:
-        """Read a chunk of one prompt, then generate a token of each text whose prompt was read.
+        """Read a chunk of one prompt, then generate a token of each text that has read its whole prompt.
 
         Yields the outcomes. With `all_prompts`, all waiting prompts are read, not only a chunk of one. A text
         with a draft may get several tokens.
@@ -262,8 +262,8 @@ class Batch(Generic[R]):
                 self._prefixes.keep(row.owner, sequence.prompt, sequence.tokens, self._cache, i)
 
     def _go_on(self, row: R) -> None:
-        """Copy the cache of more of a row's prompt from an earlier text or another row, if one of these
-        begins alike.
+        """Copy into a row the cache of more of its prompt, if an earlier text or another row begins like this
+        prompt.
         """
         if self._prefixes is None or not row.shares:
             return
@@ -285,8 +285,8 @@ class Batch(Generic[R]):
             row.read = most
 
     def _read_prompts(self) -> Iterator[Outcome[R]]:
-        """Read the next chunk of one prompt, and yield the first outcome of each text whose prompt is
-        complete.
+        """Read the next chunk of one prompt. If the prompt is complete, yield the outcome with the text's
+        first token.
 
         Prompts take turns, so that a short prompt needn't wait for a long one. Beside an encoder, a decoder's
         prompts are short, so all waiting prompts are read together."""
@@ -312,9 +312,9 @@ class Batch(Generic[R]):
                 yield _sampled(row, of_row[-1])
 
     def _decode(self) -> Iterator[Outcome[R]]:
-        """Generate the next token of each text whose prompt was read, and yield the outcomes.
+        """Generate the next token of each text that has read its whole prompt, and yield the outcomes.
 
-        A text that is alone in the batch is decoded with drafts if it may be, and may get several tokens.
+        If the batch has only one text, and drafts may be made for it, the text may get several tokens.
         """
         tokens = {row: row.sequence.tokens[-1:] for row in self._rows if not (row.reads or row.ended)}
         if not tokens:

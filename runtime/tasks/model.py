@@ -163,9 +163,9 @@ class Model(TaskModel):
     ) -> list[generate_batch.Completion]:
         """Return the answers to many texts, computed `batch` at a time; see `generate_batch.generate_many`.
 
-        Each answer is the one that `generate` returns for the text. The random numbers for a text come from
-        `seed` and the text's number in `numbers`, which is by default the text's index. With `tools`, each
-        completion has an `answer` with thoughts, text and calls.
+        Each text gets the answer that `generate` would return, except for rounding. The random numbers for a
+        text come from `seed` and the text's number in `numbers`, which is by default the text's index. With
+        `tools`, each completion has an `answer` with thoughts, text and calls.
         """
         if isinstance(prompts, str):
             raise ArgumentError(

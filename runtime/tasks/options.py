@@ -1,4 +1,4 @@
-"""Options of generation: the user's options override those in the model's checkpoint."""
+"""Options of generation. The user's options override the options in the model's checkpoint."""
 
 from __future__ import annotations
 

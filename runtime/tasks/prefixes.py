@@ -49,7 +49,7 @@ class Prefixes:
 
     @property
     def nbytes(self) -> int:
-        """The number of bytes of all caches."""
+        """The size of all kept caches together, in bytes."""
         return sum(prefix.nbytes for prefix in [*self._kept.values()])
 
     def keep(self, owner: str, prompt: Sequence[int], answer: Sequence[int], cache: Cache, row: int) -> None:

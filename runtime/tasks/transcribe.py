@@ -66,8 +66,8 @@ class _Heard(NamedTuple):
     """The text that a model wrote for a window, at a temperature.
 
     `ended` says that the model wrote the end token. If the times of words were asked for, `begins` has the
-    second at which each token was said, and the second of what follows the last token. `attention` [T, S]
-    then has the attention weights from which these times were found, averaged over heads."""
+    time at which each token begins, and then the time at which the last token ends, in seconds. `attention`
+    [T, S] then has the attention weights from which these times were found, averaged over heads."""
 
     tokens: list[int]
     ended: bool
@@ -423,12 +423,12 @@ def _closed(tokens: list[int], first: int) -> list[int]:
 def _token_begins(
     model: TaskModel, speech: SpeechTokens, cache: Cache, prompt: list[int], heard: _Heard, frames: int
 ) -> tuple[list[float], np.ndarray | None]:
-    """Return when each token of a window was said, in seconds from the window's begin, and the attention
-    weights [T, S] from which the times were computed.
+    """Return when each token of a window begins, in seconds from the window's begin, and then when the last
+    token ends.
 
-    The last time is the time of what follows the last token. Only the first `frames` frames of the window are
-    sound; the others are padding. As in transformers, the decoder doesn't read the last token that it
-    wrote."""
+    Also returns the attention weights [T, S] from which the times were computed. Only the first `frames`
+    frames of the window are sound; the rest is padding. As in transformers, the decoder doesn't read the last
+    token that it wrote."""
     engine = model.engine
     if not isinstance(engine, AttentiveEngine):
         raise LimitError(
@@ -453,7 +453,7 @@ def _words(
 ) -> list[tuple[Word, list[int]]]:
     """Return the words of a segment, each with the indices of its tokens.
 
-    `times` are the seconds at which each token was said, and the second of what follows the last token."""
+    `times` are the seconds at which each token begins, and then the second at which the last token ends."""
     (end,) = model.generation.eos  # all tokens that aren't of texts come after it
     places = [i for i, token in enumerate(tokens) if token < end]
     texts = [tokens[i] for i in places]

@@ -59,7 +59,7 @@ class Asked:
 
     @property
     def is_held(self) -> bool:
-        """Whether text outside of calls must follow a schema or a language."""
+        """Return whether text outside of calls must follow a schema or a language."""
         return self.of_language or self.document is not None
 
 

@@ -104,7 +104,7 @@ class ChatTemplate:
     def _checked(self, variables: Variables, source: str) -> Variables:
         """Return the variables that a user passed for a template.
 
-        Raises ArgumentError for a variable that tfm sets itself, and for one that the template doesn't
+        Raises ArgumentError for a variable that tfm sets itself, and for a variable that the template doesn't
         have.
         """
         for name in variables:

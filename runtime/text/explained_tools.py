@@ -1,6 +1,4 @@
-"""Tools for a model whose chat template doesn't support them: messages explain the tools instead of the
-template.
-"""
+"""Explain tools to a model in its messages, because the model's chat template doesn't support tools."""
 
 from __future__ import annotations
 
@@ -16,7 +14,7 @@ FORM = BY_NAME["hermes"]
 
 
 def form_of_explained(answers: CallFormat) -> CallFormat:
-    """Return the format of tool calls for a model to which messages explain the tools. Thoughts keep the
+    """Return the format of tool calls for a model with tools explained in its messages. Thoughts keep the
     model's own marks.
     """
     return replace(FORM, thoughts=answers.thoughts)

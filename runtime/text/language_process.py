@@ -113,8 +113,10 @@ class FirstProcess(Connection):
 
     @property
     def runs(self) -> bool:
-        """Whether the process runs as a child of the current process. After a fork of tfm, it is still a
-        child of the old process, not of the new one.
+        """Return whether the process runs as a child of the current process.
+
+        After a fork of tfm, the result is False in the new process, since the process is still a child of the
+        old one.
         """
         return self._owner == os.getpid() and self._child.poll() is None
 

@@ -95,7 +95,7 @@ class TemplateProcess:
             self._end()
 
     def forget(self) -> None:
-        """Forget the child after a fork, since it belongs to the parent process."""
+        """Forget the child after a fork of this process, since the child belongs to the parent process."""
         child, self._child, self._began_with = self._child, None, None
         self._lock = threading.Lock()
         if child is not None:

@@ -136,7 +136,7 @@ class PlainNamespace(Namespace):
 
 
 class PlainDict:
-    """`dict` without the attributes of its type, since they give access to Python's internals."""
+    """`dict` without the attributes of its type, since such attributes give access to Python's internals."""
 
     def __call__(self, *args: Any, **kwargs: Any) -> dict[Any, Any]:
         return dict(*args, **kwargs)

@@ -2,7 +2,7 @@
 tokens.
 
 The flag `special` isn't enough: `<tool_call>`, `<think>`, and the marks of files and of fill-in-the-middle
-often aren't special. So the token's spelling decides. A token whose spelling isn't known is a control token.
+often aren't special. So the token's spelling decides. A token with an unknown spelling is a control token.
 """
 
 from __future__ import annotations

@@ -174,8 +174,8 @@ class Tokenizer:
     def to_json(self) -> str:
         """Return the tokenizer as the text of a tokenizer.json.
 
-        Each call makes the text again. The text isn't kept in memory, because it is rarely needed and
-        SmolLM2's takes 4.5 MB.
+        Each call makes the text again. The text isn't kept in memory, because it is rarely needed and takes
+        for example 4.5 MB for SmolLM2.
         """
         with convert_errors("can't be written"):
             return self._tokenizer.to_str()
@@ -273,7 +273,7 @@ class Tokenizer:
         return self._check_ids(self._secret_spelling.encode(parts).ids)
 
     def decode(self, ids: Sequence[int], shown: Collection[int] = ()) -> str:
-        """Return the text of ids, without special tokens except those in `shown`."""
+        """Return the text of ids. Special tokens are left out, except the tokens in `shown`."""
         if shown:
             ids = [id for id in ids if id in shown or id not in self._special_ids]
         with convert_errors("can't decode"):
