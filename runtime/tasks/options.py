@@ -47,8 +47,8 @@ CHAT_SAMPLING: SamplingOptions = {"temperature": 0.2, "top_p": 0.9, "repetition_
 
 
 class GenerateOptions(TextOptions, SamplingOptions, Choosing, TypedDict, total=False):
-    """All options of generation. They include `TextOptions`, and add options that need more than a decoder,
-    for example a tokenizer.
+    """All options of generation: the options in `TextOptions`, and options that need more than a decoder, for
+    example a tokenizer.
     """
 
     draft: Annotated[

@@ -86,7 +86,7 @@ class Connection:
 
 
 class FirstProcess(Connection):
-    """The child process that has read the tokenizer. It forks a process for each language.
+    """The child process that has read the tokenizer and forks a process for each language.
 
     Raises ValueError for a tokenizer that the library can't read, TfmError if the process can't be
     started.

@@ -13,7 +13,7 @@ FormatName = Literal["txt", "srt", "vtt", "json", "tsv"]
 
 
 class Word(NamedTuple):
-    """A word of a segment, with its punctuation. It is spoken from `start` to `end`, in seconds."""
+    """A word of a segment, with its punctuation, spoken from `start` to `end`, in seconds."""
 
     start: float
     end: float

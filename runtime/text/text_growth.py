@@ -65,7 +65,7 @@ class Growth:
 
 
 class Step(NamedTuple):
-    """One step of the normalizer. It turns N characters into at most `factor` · N + `added` characters."""
+    """A step of the normalizer that turns N characters into at most `factor` · N + `added` characters."""
 
     definition: dict[str, Any]
     normalizer: Any

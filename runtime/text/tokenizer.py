@@ -41,8 +41,8 @@ REPLACEMENT_CHARACTER = "\ufffd"  # decoders give it for bytes that aren't UTF-8
 def convert_errors(doing: str) -> Iterator[None]:
     """Turn failures of the library in a `with` block into CheckpointError.
 
-    This includes Rust's panics, which aren't of the class Exception. A panic also prints to stderr. So stderr
-    is closed during the block, and the user sees only one line.
+    Rust's panics, which aren't of the class Exception, are turned into CheckpointError too. A panic also
+    prints to stderr. So stderr is closed during the block, and the user sees only one line.
     """
     with silent_stderr():
         try:
