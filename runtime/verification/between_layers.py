@@ -1,4 +1,6 @@
-"""Find the values that a graph passes from layer to layer, by the weights of the norms next to them."""
+"""Find the values that a graph passes from layer to layer. The weights of norms show where these values
+are.
+"""
 
 from __future__ import annotations
 
@@ -14,7 +16,7 @@ from .streamed_reference import Place
 
 
 class Value(NamedTuple):
-    """A value [B, T, N] of a graph."""
+    """A value [B, T, N] of a graph: its name, and its last axis N as `width`."""
 
     name: str
     width: int
@@ -23,8 +25,10 @@ class Value(NamedTuple):
 def between_layers(data: bytes, config: Config, tensors: Mapping[str, Tensor]) -> dict[Place, Value]:
     """Return the values that the layers of a graph's stacks read, and the outputs of the stacks' last layers.
 
-    If a norm consists of several operators, the value next to it isn't found. The file must be one that
-    `graph_check` accepts. `tensors` are the stored tensors that the graph reads.
+    The key (stack, i) of the result means the input of the stack's layer i, and the stack's output if i is
+    the number of layers. Each value is found by the norm before or after it. If this norm consists of several
+    operators, the value isn't found. The file must be one that `graph_check` accepts. `tensors` are the
+    stored tensors that the graph reads.
     """
     norms: dict[str, Node] = {}
     for node in content(data).nodes:

@@ -1,4 +1,5 @@
-"""The certificate: the report of `verify` in a bundle, with the machine and the versions that made it.
+"""Write and read a bundle's certificate: the report of `verify`, with the machine and the package versions on
+which the checks ran.
 
 The certificate is written only if no check failed. A finished check need not be repeated while the manifest,
 the machine and the versions stay the same. So an interrupted full run continues where it stopped.
@@ -29,7 +30,7 @@ INT8_FLAGS = ("avx2", "avx512f", "avx512bw", "avx512_vnni", "avx_vnni", "amx_int
 
 
 def int8_path() -> str:
-    """Return the name of the instruction set that multiplies 8-bit integers on this machine."""
+    """Return the name of the kind of instructions with which this machine multiplies 8-bit integers."""
     available = hardware.flags()
     if hardware.saturates():
         return "x86 without VNNI: x64quantprecision=1, so that sums of 16 bits don't saturate"
@@ -39,7 +40,7 @@ def int8_path() -> str:
 
 
 def machine() -> dict[str, Any]:
-    """Return the properties of this machine on which results depend."""
+    """Return the properties of this machine that can change results."""
     return {
         "system": f"{platform.system()} {platform.machine()}",
         "processor": hardware.processor(),
@@ -81,7 +82,7 @@ def certify(bundle: Path, report: Report) -> dict[str, object]:
 
 
 def read(bundle: Path) -> dict[str, Any] | None:
-    """Return the content of a bundle's certificate; None if it is missing or not a valid certificate."""
+    """Return the content of a bundle's certificate. Return None if the bundle has no valid certificate."""
     path = bundle / CERTIFICATE
     if not path.exists():
         return None
@@ -93,7 +94,11 @@ def read(bundle: Path) -> dict[str, Any] | None:
 
 
 def recorded(bundle: Path) -> Report | None:
-    """Return the report in a bundle's certificate; None if there is none for this manifest and format."""
+    """Return the report in a bundle's certificate.
+
+    Return None if the certificate is missing or damaged, or if it is for another manifest or has another
+    format.
+    """
     content = read(bundle)
     if content is None or content.get("ok") is None:
         return None
@@ -106,7 +111,9 @@ def recorded(bundle: Path) -> Report | None:
 
 
 def finished_here(bundle: Path) -> dict[str, CheckResult]:
-    """Return the finished checks of the certificate, if it was made on this machine with these versions."""
+    """Return the finished checks of a bundle's certificate, by name. The result is empty if the certificate
+    was made on another machine or with other versions.
+    """
     content, report = read(bundle), recorded(bundle)
     if content is None or report is None:
         return {}

@@ -1,6 +1,7 @@
-"""Derive from a Config the numbers that its graphs must hold: each norm's eps, and other numbers of layers.
+"""Derive from a Config the numbers with which its graphs may compute, such as the eps of each norm.
 
-This module uses no code of `export`, since its numbers check what the exporter wrote (`graph_settings`).
+`graph_settings` compares these numbers with what the exporter wrote. So this module uses no code of
+`export`.
 """
 
 from __future__ import annotations
@@ -34,14 +35,16 @@ ACTIVATIONS = {"quick_gelu": (1.702,), "mish": (20.0,)}
 
 
 def stacks(config: Config) -> dict[str, Stack]:
-    """Return the stacks, by the first part of their parameters' names; a module for drafts is one of them."""
+    """Return the model's stacks of layers, by the name with which their parameters begin, such as `decoder`.
+    A module that drafts tokens (MTP) counts as a stack.
+    """
     module = {"mtp": config.mtp_decoder.stack} if has_mtp(config) else {}
     return {**config.stacks, **module}
 
 
 def shared_numbers(config: Config) -> Iterator[float]:
-    """Yield the numbers of the parts outside of layers, and the numbers that layers derive from the model's
-    width.
+    """Yield the numbers that don't belong to a single layer: numbers of parts outside of layers, and numbers
+    that layers derive from the model's width.
     """
     yield from numbers((config.embedding, config.text_embedding, config.head))
     for name, stack in stacks(config).items():
@@ -56,7 +59,7 @@ def shared_numbers(config: Config) -> Iterator[float]:
 
 
 def _frequencies(stack: Stack, width: int) -> Iterator[float]:
-    """Those of the sines and cosines that a graph computes itself."""
+    """Yield the frequencies of the sines and cosines that a graph computes itself."""
     thetas = [stack.positions.theta] if isinstance(stack.positions, Sinusoidal) else []
     thetas += [mixer.wavelengths for mixer in stack.mixers if mixer.wavelengths is not None]
     for theta in dict.fromkeys(thetas):
@@ -81,10 +84,10 @@ def integers(part: object) -> Iterator[int]:
 
 
 def compared_tokens(config: Config) -> Iterator[int]:
-    """Yield the tokens that a graph compares its own with.
+    """Yield the ids of special tokens that a graph compares with the tokens of its input.
 
-    They are one with a vector apart, a mask that is dropped, and the ends of a question and of what a head
-    pools.
+    These are a token with a vector of its own, a mask token that is dropped, a token that ends a question,
+    and a token that ends what a head pools.
     """
     embeddings = config.embedding, config.text_embedding
     masks = (one.token_dropout.mask for one in embeddings if one.token_dropout is not None)
@@ -94,10 +97,10 @@ def compared_tokens(config: Config) -> Iterator[int]:
 
 
 def distance_tables(config: Config) -> Iterator[tuple[int, ...]]:
-    """Yield the tables of integers that a graph may contain to look up something by distance, from 0 to the
-    largest distinct distance.
+    """Yield the tables of integers that a graph may contain to look up the row of a distance. A table begins
+    with the distance 0 and ends with the largest distance that has an element of its own.
 
-    The tables hold the buckets of relative biases, and the shared rows of disentangled attention.
+    The tables contain the buckets of relative biases, or the shared rows of disentangled attention.
     """
     here = np.zeros(1, np.int64)
     for stack in stacks(config).values():
@@ -118,7 +121,7 @@ def distance_tables(config: Config) -> Iterator[tuple[int, ...]]:
 def numbers(part: object) -> Iterator[float]:
     """Yield the numbers that a part of a Config computes with.
 
-    These are its own floats, the floats of its parts, and numbers derived from sizes.
+    These are the part's own floats, the floats of the parts inside it, and numbers derived from sizes.
     """
     if isinstance(part, tuple):
         for one in part:
@@ -137,8 +140,8 @@ def numbers(part: object) -> Iterator[float]:
 
 
 def epsilons(config: Config) -> dict[str, float]:
-    """Return the eps of each norm with a weight or a bias, by its parameter's name without `weight` or
-    `bias`."""
+    """Return the eps of each norm with a weight or a bias. A key is the name of the norm's parameter without
+    `weight` or `bias`."""
     found: dict[str, float] = {}
     if (table := config.embedding.per_layer) is not None:
         found["embedding.per_layer.norm"] = table.norm.eps

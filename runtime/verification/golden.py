@@ -7,17 +7,17 @@ encoder's head, with one row for each real token or for each text. Outputs may d
 `refimpl.error_budget`, which is computed from these terms over the whole output:
 
     A   the largest difference between the specification in float32 and in float64
-    J   how far the one in float64 moves when the embedded tokens move by one ulp
+    J   how far the outputs in float64 move when the embedded tokens move by one ulp
     u   one ulp of the largest number
 
 The terms are stored with few digits, rounded up (`rounded_up`).
 
 If tfm's kernels keep keys and values in float16, J is increased by the change in the specification's outputs
-when it does the same.
+when the specification also keeps them in float16.
 
-For a model in float16, A is measured with the residual stream rounded after each layer, and ulps are those of
-float16. For a quantized model, or a model with keys and values in few bits, the embedded tokens move by more
-than an ulp in J (`CODE_MOVE`).
+For a model in float16, A is measured with the residual stream rounded after each layer, and ulps are ulps of
+float16. For a quantized model, or a model with keys and values in few bits, J is measured with a larger move
+of the embedded tokens than one ulp (`CODE_MOVE`).
 """
 
 from __future__ import annotations
@@ -86,8 +86,9 @@ COLUMNS = 256  # logits that are stored of each row, beside the two best
 class Expected:
     """The specification's outputs, and the terms A, J and u from which each budget is computed.
 
-    `logits` has a column for each of the golden columns. If outputs are predictions of tokens, it has one
-    more column: log Σ exp of all logits.
+    `logits` has a column for each of the golden columns. If outputs are predictions of tokens, `logits` has
+    one more column: log Σ exp of all logits. `maximum` and `rms` each contain three terms: for the largest
+    difference, and for the root mean square.
     """
 
     logits: Array
@@ -96,7 +97,7 @@ class Expected:
 
     @property
     def budget(self) -> float:
-        """The largest allowed difference of two logits."""
+        """The largest allowed difference between an output and the specification's output."""
         return ErrorTerms(*self.maximum.tolist()).budget
 
     @property
@@ -109,11 +110,12 @@ class Expected:
 class Golden:
     """The golden arrays of a bundle.
 
-    - the fields from `tokens` to `token_types`: the model's `Inputs`.
+    - `tokens`, `lengths`, `encoder_ids`, `encoder_lengths`, `token_types`: the model's `Inputs`.
+    - `columns`: the columns of the outputs that are stored.
     - `own`: the outputs of the specification over the bundle's own weights.
     - `plain`: the same outputs with activations that aren't rounded to codes. Without codes, small errors
-      can't grow by rounding, so its budget is a thousand times tighter. None if no activation is rounded in
-      blocks.
+      can't grow by rounding, so the budget of `plain` is a thousand times tighter. None if no activation is
+      rounded in blocks.
     - `half` [2]: the largest change that a cache of float16 makes in `own`, and the root mean square of these
       changes. None if there is no such cache.
     - `floats`: the logits over the source's unquantized weights.
@@ -140,7 +142,7 @@ class Golden:
 
     @property
     def with_half_cache(self) -> Golden:
-        """Return the golden arrays with the budgets of a cache of float16, if there are any."""
+        """The golden arrays with budgets for a cache of float16. Without `half`, the arrays are unchanged."""
         if self.half is None:
             return self
         maximum, rms = (
@@ -173,21 +175,24 @@ class Golden:
 
     @property
     def own_kl(self) -> float:
-        """The KL divergence, as in `kl`, of the specification over the bundle's own weights."""
+        """KL(unquantized‖specification over the bundle's own weights), in nats a token, computed as in
+        `kl`.
+        """
         return self._kl(self.own.logits)
 
     def _kl(self, view: Float[Array, "M C"]) -> float:
         return kl_divergence(_log_shares(self.floats), _log_shares(view)) / len(view)
 
     def view(self, outputs: Float[Array, "M N"]) -> Float[Array, "M C"]:
-        """Return the part of a model's outputs that is stored and compared."""
+        """Return the columns of a model's outputs that are stored and compared."""
         return _view(outputs.astype(np.float64), self.columns, self.own.logits.shape[1] > len(self.columns))
 
 
 def read(arrays: Mapping[str, Array], config: Config) -> Golden:
-    """Make a Golden of a bundle's arrays.
+    """Make a `Golden` of a bundle's arrays.
 
-    BundleError names an array that is missing, unknown or of another shape.
+    Raises BundleError with the name of an array that is missing or unknown, or has a wrong type, shape or
+    value.
     """
     plain = {f"plain.{name}" for name in EXPECTED}
     has_plain = plain <= set(arrays)
@@ -214,7 +219,7 @@ def read(arrays: Mapping[str, Array], config: Config) -> Golden:
 
 
 def _model_inputs(config: Config) -> tuple[str, ...]:
-    """The inputs that a model has beside tokens."""
+    """Return the names of the golden arrays for a model's inputs other than `tokens` and `lengths`."""
     if config.stem is not None or (isinstance(config, EncoderDecoder) and isinstance(config.head, LM)):
         return ENCODER_IDS, ENCODER_LENGTHS
     if config.embedding.token_types is not None:
@@ -228,7 +233,7 @@ def load(bundle: Bundle) -> Golden:
 
 
 def stored(bundle: Bundle) -> dict[str, Array]:
-    """Return the golden arrays of a bundle by name. Raises BundleError if they can't be read."""
+    """Return the golden arrays that a bundle stores, by name. Raises BundleError if they can't be read."""
     return {
         FILES[file]: read_array(read_file(bundle.path / file, LIMITS[file], BundleError), file, BundleError)
         for file in bundle.manifest.files
@@ -237,7 +242,9 @@ def stored(bundle: Bundle) -> dict[str, Array]:
 
 
 def _check_arrays(arrays: Mapping[str, Array], config: Config) -> None:
-    """Raise BundleError for an array of another type or shape than `golden` makes of this config."""
+    """Raise BundleError if an array has another type, shape or range of values than the function `golden`
+    gives for this config.
+    """
 
     def require(name: str, kind: str, *shape: int | None, least: int = 0, below: int = 2**62) -> Array:
         array = arrays[name]
@@ -315,11 +322,12 @@ def golden(
 ) -> dict[str, Array]:
     """Compute the golden arrays for a model that computes in `dtype`.
 
-    `weights` are the source's weights, and `quantized` are the weights that the bundle will hold. With a
-    tokenizer, the tokens are those of a natural text, since outputs for random tokens can be so unstable that
-    their budget means nothing. If `like` is given, the inputs and columns are those of `like`. `on_cache` is
+    `weights` are the source's weights, and `quantized` are the weights that the bundle will store. With a
+    tokenizer, the tokens come from a natural text, because outputs for random tokens can be so unstable that
+    their budget means nothing. If `like` is given, its inputs and columns are used again. `on_cache` is
     called with the cache of each layer of a decoder, computed with the bundle's own weights. With a
-    `half_cache`, the result has `half`, which is meaningless if keys or values are too large for float16.
+    `half_cache`, the result includes the array `half`, which is meaningless if keys or values are too large
+    for float16.
     """
     rng = np.random.default_rng(SEED)
     precision = np.dtype(dtype)
@@ -386,11 +394,12 @@ def golden(
 
 
 def _make_inputs(config: Config, tokenizer: str | None, rng: np.random.Generator) -> Inputs:
-    """Two rows of tokens, the second padded; an encoder's text or token types where the model has them.
+    """Return the golden inputs: two rows of tokens, the second of them padded. A model with an encoder, or
+    with token types, also gets inputs for these.
 
-    A decoder's rows begin with the tokens that its tokenizer puts before a text, as in `metrics.fidelity`,
-    also where it writes what an encoder of sound hears. Such an encoder hears the text's first sentence, and
-    a tone.
+    Rows begin with the tokens that the tokenizer puts before a text, as in `metrics.fidelity`, if the model
+    is a decoder or reads sound. A model that reads sound gets the first sentence of TEXT as speech, and a
+    tone.
     """
     time = min(TOKENS, config.context)
     vocabulary = config.embedding.vocabulary
@@ -420,7 +429,11 @@ def _make_inputs(config: Config, tokenizer: str | None, rng: np.random.Generator
 
 
 def _runs(config: Config, weights: Tree, precision: np.dtype, half_cache: bool) -> list[Precision]:
-    """Runs for `own`, exact and rounded; for `plain`, if activations are rounded in blocks; for `half`."""
+    """Return the runs of the specification that compute the golden outputs.
+
+    The runs for `own` are exact and rounded. If activations are rounded in blocks, the same two runs follow
+    for `plain`. With a `half_cache`, one run follows for `half`.
+    """
     runs = own_runs(config, weights, precision)
     if activations(weights) == {"block"}:
         move = CODE_MOVE if config.rounds_cache else float(np.finfo(precision).eps)
@@ -431,7 +444,10 @@ def _runs(config: Config, weights: Tree, precision: np.dtype, half_cache: bool) 
 
 
 def own_runs(config: Config, weights: Tree, precision: np.dtype) -> list[Precision]:
-    """Return the outputs of the exact run, of its perturbed tries, and of the rounded run."""
+    """Return two runs of the specification over the bundle's own weights. The first computes in float64 and
+    includes perturbed copies of the batch. The second computes in float32 and rounds the residual stream to
+    `precision`.
+    """
     rounds = config.rounds_cache or activations(weights) - {"none"}
     move = CODE_MOVE if rounds else float(np.finfo(precision).eps)
     return [
@@ -441,33 +457,42 @@ def own_runs(config: Config, weights: Tree, precision: np.dtype) -> list[Precisi
 
 
 def activations(weights: Tree) -> set[str]:
-    """Return how products round their inputs, for the two kinds of matrices that schemes distinguish."""
+    """Return the values of `Blocks.activations` of two parameters: the token table, and the output projection
+    of the first layer.
+
+    These two stand for the two kinds of matrices that schemes distinguish. A parameter in floats adds no
+    value.
+    """
     stack = weights["decoder" if "decoder" in weights else "encoder"]
     two = weights["embedding"]["table"], stack["layers"][0]["attn"]["wo"]
     return {leaf.activations for leaf in two if isinstance(leaf, Blocks)}
 
 
 def real_positions(values: Array, lengths: Array) -> Array:
-    """Return the outputs at the real positions of rows [B]; outputs of whole texts have no positions."""
+    """Return the outputs [M, N] at the real positions of rows [B, T, N]. `lengths` [B] are the numbers of
+    real positions. Outputs of whole texts [B, N] are returned unchanged.
+    """
     return values if values.ndim == 2 else values[np.arange(values.shape[1])[None] < lengths[:, None]]
 
 
 def _columns(width: int, best: Array, rng: np.random.Generator) -> Array:
-    """The columns that are stored: all of a few, otherwise a fixed choice and the best ones."""
+    """Return which columns of the outputs are stored. These are all columns of a narrow output, otherwise
+    COLUMNS random ones and the best ones.
+    """
     if width <= COLUMNS:
         return np.arange(width)
     return np.unique(np.concatenate([rng.choice(width, COLUMNS, replace=False), best.reshape(-1)]))
 
 
 def _log_shares(view: Float[Array, "M C"]) -> Float[Array, "M C"]:
-    """Logarithms of the probabilities of the stored columns, and of all others together."""
+    """Return the logarithms of the probabilities of the stored columns, and of all other columns together."""
     logs = view[:, :-1] - view[:, -1:]
     rest = 1 - np.exp(logs).sum(axis=-1, keepdims=True)
     return np.concatenate([logs, np.log(np.maximum(rest, LEAST))], axis=-1)
 
 
 def _view(logits: Array, columns: Array, with_total: bool) -> Array:
-    """The columns and, `with_total`, log Σ exp of all logits."""
+    """Return the columns that are stored and, `with_total`, one more column: log Σ exp of all logits."""
     if not with_total:
         return logits[:, columns]
     top = logits.max(axis=-1, keepdims=True)
@@ -476,5 +501,5 @@ def _view(logits: Array, columns: Array, with_total: bool) -> Array:
 
 
 def rms(logits: Array, truth: Array) -> float:
-    """Return the root mean square of the differences."""
+    """Return the root mean square of the differences between two arrays."""
     return float(np.sqrt(np.mean(np.square(logits - truth, dtype=np.float64))))

@@ -1,8 +1,8 @@
-"""The sounds of golden inputs: a spoken sentence, and a rising tone.
+"""Make the sounds of golden inputs: a spoken sentence, and a rising tone.
 
-`golden_sound.wav` has SENTENCE in 16-bit PCM, as espeak-ng 1.52 speaks it with `-v en-gb -s 160`, resampled
-to 16,000 samples a second. The file was made for tfm and has tfm's licence. The licence of espeak-ng
-(GPL-3.0) covers the program, not the sounds that it makes.
+`golden_sound.wav` contains SENTENCE in 16-bit PCM, as espeak-ng 1.52 speaks it with `-v en-gb -s 160`,
+resampled to 16,000 samples a second. The file was made for tfm and has tfm's licence. The licence of
+espeak-ng (GPL-3.0) covers the program, not the sounds that it makes.
 """
 
 from __future__ import annotations
@@ -26,22 +26,24 @@ LOW, HIGH, SECONDS = 200.0, 2000.0, 4  # of the tone, in Hz
 
 
 def spoken() -> Float[Array, " N"]:
-    """Return the samples of SENTENCE, from −1 to 1, RATE a second."""
+    """Return the spoken SENTENCE as samples from −1 to 1, with RATE samples a second."""
     with wave.open(str(FILE)) as file:
         return np.frombuffer(file.readframes(file.getnframes()), "<i2") / 2**15
 
 
 def tone() -> Float[Array, " N"]:
-    """Return 0.3 sin φ(t), RATE samples a second, whose frequency rises from LOW to HIGH evenly."""
+    """Return a tone as samples 0.3 sin φ(t), with RATE samples a second. The frequency of the tone rises
+    evenly from LOW to HIGH.
+    """
     at = np.arange(SECONDS * RATE) / RATE
     return 0.3 * np.sin(2 * np.pi * (LOW * at + (HIGH - LOW) / (2 * SECONDS) * at**2))
 
 
 def golden_sounds(config: Config, count: int) -> Array:
-    """Return the model's input for the sentence and for the tone: frames [2, T, C], or samples [2, N].
+    """Return the sentence and the tone as the input of a model: frames [2, T, C], or samples [2, N].
 
-    The sounds have the model's fixed number of positions, or `count` positions if the model takes sounds of
-    any length.
+    The input has the model's fixed number of positions. If the model takes sounds of any length, the input
+    has `count` positions.
     """
     assert config.stem is not None
     length, *bands = (
