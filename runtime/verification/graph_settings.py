@@ -1,18 +1,20 @@
 """Compare the settings in a graph with the Config's: norms, attention, activations and other numbers.
 
-The layer of a node is found by the stored tensors that the node reads, whose names are the Config's
-parameters, and by the inputs and outputs for caches and rotary tables. This module uses neither the names of
-nodes nor code of `export`.
+The layer of a node is found by the stored tensors that the node reads, which have the names of the Config's
+parameters, and by the graph's inputs and outputs for caches and rotary tables. This module uses neither the
+names of nodes nor code of `export`. It compares:
 
-    eps of norms           one by one, by the norm's weight; also where a norm is written out
-    attention's operators  heads, scale, window, soft cap, causal or not, rotation, its cosines, whose keys
-    products with blocks   sizes, bits, whether their inputs are rounded, and that all is of one weight
-    activations of mlps    the operators that they are made of
-    tables of distances    row by row, and that the largest distance is the last row
-    what Equal compares    a token with one of the Config's, an expert's number with that of its weights, and
-    integers with          other rows with their places
-    any other float        must be a number of its layer, of the next one, or of what isn't in a layer; one
-    and integers of masks  before any weight, as a mask's, a number of the Config
+    eps of norms           each eps, found by the norm's weight, even if a norm consists of several operators
+    attention's operators  heads, scale, window, soft cap, whether causal, rotation, the cosines that are
+                           read, and the layer that made the keys
+    products with blocks   sizes, bits, whether inputs are rounded, and that all inputs are of one weight
+    activations of mlps    the operators that compute them
+    tables of distances    each row, and that the largest distance has the last row
+    integers that Equal    One integer must be a token of the Config or the number of the expert that it
+    compares with          chooses rows for. Several integers must count up from 0.
+    any other float        The Config must state it for its layer, the next layer or the parts outside of
+                           layers. For a float before any weight, all layers count.
+    integers of masks      The Config must state the integer, or the integer before or after it.
 """
 
 from __future__ import annotations
@@ -81,7 +83,10 @@ EXPERT = re.compile(r"\.experts\.(\d+)")
 
 
 class Place(NamedTuple):
-    """The latest stored tensor before a value: the node that read it, and its parameter."""
+    """The place of a value in the model: the latest stored tensor from which the value is computed.
+
+    `leaf` is the name of this tensor, and `order` is the index of the node that reads this tensor.
+    """
 
     order: int
     leaf: str
@@ -104,7 +109,10 @@ def different_settings(
 
 
 class _Settings:
-    """One graph beside its Config."""
+    """The settings of one graph, which are compared with a Config's.
+
+    `compared` counts the settings compared so far. `different` describes the settings that differ.
+    """
 
     def __init__(self, data: bytes, graph: Graph, bundle: Bundle, tensors: Mapping[str, Tensor]) -> None:
         config = bundle.config
@@ -131,7 +139,9 @@ class _Settings:
             self._place(order, node)
 
     def _place(self, order: int, node: Node) -> None:
-        """Where a node's outputs belong: to the weight that it reads, otherwise to the latest before it."""
+        """Record the place of a node's outputs: the stored tensor that the node reads, otherwise the latest
+        place of its inputs.
+        """
         own = next((leaf for name in node.inputs if (leaf := self.leaf(name))), "")
         before = max((self.places.get(name, NOWHERE) for name in node.inputs), default=NOWHERE)
         place = Place(order, own) if own else before
@@ -146,8 +156,8 @@ class _Settings:
                 self.tables[name] = tables
 
     def leaf(self, name: str) -> str:
-        """Return the name of the stored tensor that a value is, in whatever shape, or an empty text for any
-        other value.
+        """Return the name of the stored tensor that a value is, whatever the value's shape. For any other
+        value, return an empty text.
         """
         if name not in self.leaves:
             computed = name in self.places or name in self.tables or name in self.numbers or not name
@@ -155,12 +165,12 @@ class _Settings:
         return self.leaves[name]
 
     def place(self, node: Node) -> Place:
-        """Return the place of a node in the model."""
+        """Return the place of a node's outputs in the model."""
         return self.places.get(next(filter(None, node.outputs)), NOWHERE)
 
     def layer(self, leaf: str) -> tuple[Stack, int, Layer] | None:
-        """Return the stack, the number and the layer that a parameter belongs to, or None if it isn't in a
-        layer.
+        """Return the stack of a parameter, the index of its layer and the layer. Return None for a parameter
+        outside of layers.
         """
         match leaf.split(".", 3):
             case [stack, "layers", number, _]:
@@ -170,13 +180,13 @@ class _Settings:
                 return None
 
     def compare(self, where: str, found: object, wanted: object) -> None:
-        """Compare one setting. Numbers are compared in float32."""
+        """Compare one setting, and record it if it differs. Numbers are compared in float32."""
         if isinstance(found, float) and isinstance(wanted, float):
             found, wanted = float(np.float32(found)), float(np.float32(wanted))
         self.require(found == wanted, f"{where} is {_shown(found)} for {_shown(wanted)}")
 
     def require(self, equal: bool, different: str) -> None:
-        """Count one setting, and record the difference if it isn't equal."""
+        """Count one setting as compared. If it isn't `equal`, record the text `different`."""
         self.compared += 1
         if not equal:
             self.different.append(different)
@@ -204,11 +214,11 @@ class _Settings:
                         self.require(mlp in self.seen, f"{mlp}: no activation")
 
     def _computes_with(self, leaf: str) -> bool:
-        """Whether this graph does with a parameter of the model."""
+        """Return whether this graph computes with a parameter of the model."""
         return leaf in self.shapes and self.graph.owns(leaf)
 
     def _norm(self, node: Node) -> None:
-        """A norm that is one operator, with a stored weight or bias or without."""
+        """Compare the eps of a norm that is one operator, with or without a stored weight or bias."""
         own = next((leaf for name in node.inputs[1:] if (leaf := self.leaf(name))), "")
         key = own.removesuffix(".weight").removesuffix(".bias") if own else self._norm_behind(node)
         found = node.attributes.get("epsilon", 1e-5)
@@ -219,7 +229,9 @@ class _Settings:
             self._is_allowed(node, "epsilon", np.float32(found))
 
     def _norm_behind(self, node: Node) -> str:
-        """The norm whose weight multiplies what a node begins; empty where there is none."""
+        """Return the name of the norm that a node is a part of, found by the norm's weight, which a later
+        node reads. Return an empty text if the node is a part of no norm.
+        """
         values, known = list(node.outputs), set(node.outputs)
         while values:
             for reader in self.readers.get(values.pop(), ()):
@@ -233,7 +245,11 @@ class _Settings:
         return ""
 
     def _attention_at(self, node: Node) -> tuple[str, Stack, int, Layer] | None:
-        """Name and place of an attention: that of its queries."""
+        """Return the name of the layer of an attention operator, with the layer's stack, index and settings.
+        The layer is found by the operator's queries.
+
+        Return None, and record a difference, if the queries come from no layer.
+        """
         leaf = self.places.get(node.inputs[0], NOWHERE).leaf
         found = self.layer(leaf)
         self.require(found is not None, f"{node.operator} has queries of no layer")
@@ -283,7 +299,9 @@ class _Settings:
         return ", ".join(sorted(self.tables.get(name, {"computed ones"})))
 
     def _rope(self, a: Attention) -> str:
-        """The input with the cosines of an attention; empty where it has none."""
+        """Return the name of the graph's input with the cosines of an attention. Return an empty text for an
+        attention without rotary positions.
+        """
         return f"cos.{self.config.ropes.index(a.position)}" if isinstance(a.position, Rope) else ""
 
     def _heads(self, name: str, node: Node, a: Attention) -> None:
@@ -307,7 +325,9 @@ class _Settings:
             self._is_allowed(node, "scale", np.float32(node.attributes.get("scale", 0.0)))
 
     def _activation(self, node: Node) -> None:
-        """An operator of activations in an mlp that has one."""
+        """Compare an operator that computes an activation in an mlp with the mlp's activation in the Config.
+        Other operators are ignored.
+        """
         operator = node.operator
         if operator == "Gelu" and node.attributes.get("approximate") == "tanh":
             operator = "Gelu tanh"
@@ -327,7 +347,9 @@ class _Settings:
                 self.require(operator in made_of, f"{mlp}: {operator} for {kind}")
 
     def _product(self, node: Node) -> None:
-        """A product with blocks, or a table's rows: their sizes, and whether the input is rounded."""
+        """Compare a product with a quantized matrix, or a look-up in a quantized table: sizes, bits, and
+        whether the input is rounded.
+        """
         leaf = next((leaf for name in node.inputs if (leaf := self.leaf(name))), "")
         group = self.groups.get(leaf.rpartition(".")[0])
         if group is None or (form := group.format) is None:
@@ -344,7 +366,9 @@ class _Settings:
                 self.compare(f"{group.name}: {name}", found, wanted)
 
     def _others(self, node: Node) -> None:
-        """Numbers of any other node: the eps of a norm that is written out, and what the Config states."""
+        """Compare the numbers of any other node with the Config's, and the eps of norms that consist of
+        several operators.
+        """
         for name, value in node.attributes.items():
             if isinstance(value, float):
                 self._is_allowed(node, name, np.float32(value))
@@ -368,7 +392,9 @@ class _Settings:
                 self._compared(node, place, values.ravel().tolist())
 
     def _compared(self, node: Node, place: int, values: list[int]) -> None:
-        """What integers are equal to: the places of a row, the number of an expert, a token, or 0."""
+        """Compare the integers that an `Equal` operator reads. They must be the positions of a row, the
+        number of an expert, a special token of the Config, or 0.
+        """
         if len(values) != 1:
             self.compare(f"{node.outputs[0]}: places", values, [*range(len(values))])
         elif expert := self._expert_behind(node):
@@ -378,7 +404,9 @@ class _Settings:
             self._stated(node, f"input {place}", values[0], values[0] in self.tokens.union(others))
 
     def _expert_behind(self, node: Node) -> str:
-        """The expert that gets the rows which a comparison in a layer chooses; empty where there is none."""
+        """Return the number, as text, of the expert that gets the rows that a comparison chooses. Return an
+        empty text if there is no such expert, or if the node isn't in a layer.
+        """
         if self.layer(self.place(node).leaf) is None:
             return ""
         values, known = [*node.outputs], {*node.outputs}
@@ -391,7 +419,9 @@ class _Settings:
         return ""
 
     def _table_of_distances(self, node: Node, rows: Array) -> None:
-        """A table that the graph itself holds, and the largest distance that is looked up."""
+        """Compare a table of distances in the graph with the Config's tables. The largest distance that is
+        looked up must be the last row of the table.
+        """
         same = tuple(rows.tolist()) in distance_tables(self.config)
         self.require(same, f"{node.outputs[0]}: its distances have other rows")
         made = {name: other for other in self.nodes for name in other.outputs}
@@ -403,7 +433,9 @@ class _Settings:
         self.compare(f"{node.outputs[0]}: largest distance", found, [len(rows) - 1])
 
     def _eps_of(self, node: Node) -> str:
-        """The norm whose eps a sum adds; empty for another sum."""
+        """Return the name of the norm if an addition adds the norm's eps. Return an empty text for any other
+        addition.
+        """
         (output,) = node.outputs
         roots = all(reader.operator == "Sqrt" for reader in self.readers.get(output, ()))
         return self._norm_behind(node) if roots else ""
@@ -417,21 +449,29 @@ class _Settings:
         self._stated(node, name, number, beyond or stated)
 
     def _of_codes(self, leaf: str) -> frozenset[float]:
-        """The numbers that take rows of a table out of its codes: two of 4 bits are in a byte, and codes
-        without zero points lie around the middle."""
+        """Return the numbers with which a graph turns the codes of a quantized table into values.
+
+        Two codes of 4 bits are in one byte, so 16 and 1/16 split it. Codes without zero points have the
+        middle of their range subtracted."""
         group = self.groups.get(leaf.rpartition(".")[0])
         if group is None or (form := group.format) is None:
             return frozenset()
         return frozenset({16.0, 1 / 16, 2.0 ** (form.bits - 1)})
 
     def _stated(self, node: Node, name: str, value: float, stated: bool) -> None:
-        """A number that the Config may state."""
+        """Count a number of a node as compared. If it isn't `stated`, record that the Config doesn't state
+        it.
+        """
         leaf = self.place(node).leaf or "before any weight"
         self.require(stated, f"{leaf}: {name} of {node.operator} is {_shown(value)}, none of the Config's")
 
     def _allowed(self, leaf: str, dtype: np.dtype) -> frozenset[float]:
-        """The numbers of a parameter's layer and the next one, whose own first weight may come later, and of
-        what isn't in a layer; elsewhere all."""
+        """Return the absolute values that a float of this dtype may have at a place of the graph. `leaf` is
+        the parameter of the place.
+
+        If the parameter is in a layer, these are the numbers of its layer, of the next layer and of the parts
+        outside of layers. The next layer counts because its first weight may be read later than its first
+        numbers. Otherwise the numbers of all layers count."""
         at = self.layer(leaf)
         key = (leaf.split(".", 1)[0], -1 if at is None else at[1], dtype.str)
         if key not in self.allowed:
@@ -451,13 +491,16 @@ class _Settings:
 
 
 def _matrix(group: str) -> str:
-    """What a product multiplies with: a group of parameters, or the same of all experts."""
+    """Return the name of a group of parameters without the number of an expert, so that all experts have the
+    same name.
+    """
     return EXPERT.sub("", group)
 
 
 def _activations(layer: Layer) -> dict[str, Activation]:
-    """The activation of each mlp of a layer, by the name of the mlp's parameters; only of those that have one
-    by themselves."""
+    """Return the activations of a layer's mlps, by the names of the mlps' parameters.
+
+    Only a `Gated` or `Plain` mlp is included, and only if a name states its activation."""
     inner = {f"attn.mlps.{i}": mlp for i, mlp in enumerate(layer.attention.inner_mlps())}
     return {
         name: mlp.activation

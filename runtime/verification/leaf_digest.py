@@ -1,4 +1,6 @@
-"""Compute a parameter's digest, to compare a bundle's weights with the weights that its export rounded."""
+"""Compute the digest of a parameter, so that a bundle's weights can be compared with those that its export
+rounded.
+"""
 
 from __future__ import annotations
 
@@ -17,11 +19,11 @@ TILE = 64  # columns of a matrix that are copied at a time
 
 
 def digest(leaf: Array | Blocks, dtype: np.dtype) -> bytes:
-    """Return the SHA-256 of a parameter in the bundle's types.
+    """Return the SHA-256 of a parameter in the bundle's types. `dtype` is the bundle's float type.
 
     For blocks, the digest covers the codes, scales, zero points and minima, the static scales and zero points
-    of a product's input and output, and the factors of a smoothed input. It doesn't depend on the order of
-    the array in memory. A few rows are hashed at a time.
+    of a product's input and output, and the factors of a smoothed input. The digest doesn't depend on the
+    order of the array in memory. A few rows are hashed at a time.
     """
     if isinstance(leaf, Blocks):
         parts = [
@@ -49,10 +51,10 @@ def digest(leaf: Array | Blocks, dtype: np.dtype) -> bytes:
 
 
 def _row_major(rows: Array, dtype: DTypeLike) -> Array:
-    """A copy of the rows in C order, made in tiles of columns.
+    """Return a copy of the rows in C order, made in tiles of columns.
 
-    Where the rows lie column by column in memory, one of them touches as many lines of the processor's cache
-    as it has numbers; a tile uses each line whole.
+    If the rows are stored column by column, each number of a row is in another line of the processor's cache.
+    A tile of columns uses each line whole.
     """
     copy = np.empty(rows.shape, dtype)
     for start in range(0, rows.shape[-1], TILE):

@@ -26,11 +26,11 @@ Pair = tuple[str, str]
 
 @dataclass(frozen=True)
 class Fidelity:
-    """Means over the `positions` of a text.
+    """How close a model's predictions are to a reference's, as means over the `positions` of a text.
 
     - kl: KL(reference‖model) in nats.
     - agreement: the share of positions with the same best token.
-    - perplexities: over the tokens that follow another token.
+    - perplexity, reference_perplexity: measured over the tokens that follow another token.
     """
 
     kl: float
@@ -48,9 +48,10 @@ def log_softmax(logits: Float[Array, "M N"]) -> Float[Array, "M N"]:
 
 
 def kl_divergence(truth: Float[Array, "M N"], model: Float[Array, "M N"]) -> float:
-    """Return KL(truth‖model) = Σ p (log p − log q) in nats, summed over all rows of log-probabilities.
+    """Return KL(truth‖model) = Σ p (log p − log q) in nats, summed over all rows. The arguments are
+    log-probabilities.
 
-    q − p, whose sum is 0, is added to each term. With d = log q − log p, a term is then p (exp d − 1 − d),
+    q − p, which sums to 0, is added to each term. With d = log q − log p, a term is then p (exp d − 1 − d),
     which is never negative. So even if d is small, the sum isn't lost in float64's rounding errors.
     """
     total = 0.0
@@ -70,7 +71,9 @@ def fidelity(
     before: Sequence[int] = (),
     enough: Callable[[int], bool] = lambda done: False,
 ) -> Fidelity:
-    """Return the fidelity of one engine against one reference; see `fidelities`."""
+    """Return how close the predictions of one engine are to a reference's over the text `ids`; see
+    `fidelities`.
+    """
     engines, pair = {"model": engine, "reference": reference}, ("reference", "model")
     return fidelities(engines, [pair], ids, window, before=before, enough=enough)[pair]
 
@@ -88,15 +91,15 @@ def fidelities(
 
     A pair names the reference first. Each window begins with `before`, the tokens that the tokenizer puts
     before a text; predictions for these tokens don't count. Without these tokens, a model that was trained
-    with them behaves differently than users ever see it. It may even be so unstable that rounding decides how
-    far apart two engines are. An example is Gemma 3 270M in int8, with two sets of weights that differ in the
-    last digit of their scales. Without the tokens, the two sets had KL divergences of 0.0085 and 0.025 over
-    512 tokens. With the tokens, they had 0.0038 and 0.0040.
+    with them behaves differently than users ever see it. Such a model may even be so unstable that rounding
+    decides how far apart two engines are. An example is Gemma 3 270M in int8, with two sets of weights that
+    differ in the last digit of their scales. Without the tokens, the two sets had KL divergences of 0.0085
+    and 0.025 over 512 tokens. With the tokens, they had 0.0038 and 0.0040.
 
     All engines get the text's own tokens (teacher forcing), so that one early difference doesn't change all
-    that follows. An encoder, if there is one, reads the window first. `enough` is called after each chunk of
-    a window with the number of compared positions; True ends the comparison. Raises LimitError for a window
-    that has no room for a text.
+    that follows. An encoder, if there is one, reads the window first. `enough` is called with the number of
+    compared positions after each chunk of a window. The comparison ends when `enough` returns True. Raises
+    LimitError for a window that has no room for a text.
     """
     text = np.asarray(ids, np.int64)
     kl, same, nll = dict.fromkeys(pairs, 0.0), dict.fromkeys(pairs, 0), dict.fromkeys(engines, 0.0)
@@ -145,17 +148,18 @@ def fidelities(
 def _step(
     engines: Mapping[str, Engine], caches: Mapping[str, Cache], tokens: Array, at: Array, name: str
 ) -> tuple[Array, Cache]:
-    """The logarithms of an engine's predictions, and its cache."""
+    """Return the log-probabilities that one engine predicts at these tokens, and the engine's new cache."""
     logits, cache = engines[name].step(tokens[None], caches[name], at=at)
     return log_softmax(logits[0]), cache
 
 
 @dataclass(frozen=True)
 class Likeness:
-    """The similarity of two encoders' outputs over `texts`: the cosine similarity of their rows, and the RMS
-    error.
+    """How similar the outputs of two encoders are over `texts`.
 
-    If the head predicts tokens, kl and agreement are as in `Fidelity`, over all positions.
+    `cosine` is the mean and `lowest` the lowest cosine similarity of their rows. `rms` is the root mean
+    square of their differences. If the head predicts tokens, `kl` and `agreement` are as in `Fidelity`, over
+    all positions.
     """
 
     cosine: float
@@ -175,7 +179,8 @@ def likeness(
 ) -> Likeness:
     """Run both encoders over texts, one at a time, and compare the outputs of their heads row by row.
 
-    `enough` is called after each text with the number of compared texts; True ends the comparison.
+    `enough` is called after each text with the number of compared texts. The comparison ends when `enough`
+    returns True.
     """
     predicts_tokens = engine.config.head.predicts_tokens
     cosines: list[np.ndarray] = []
@@ -205,11 +210,11 @@ def likeness(
 
 
 def row_cosines(output: Float[Array, "M N"], truth: Float[Array, "M N"]) -> Float[Array, " M"]:
-    """Return the cosine similarity of each row of two outputs."""
+    """Return the cosine similarity of each row of `output` with the same row of `truth`."""
     norms = np.sqrt((output * output).sum(-1) * (truth * truth).sum(-1))
     return (output * truth).sum(-1) / norms
 
 
 def _rows(output: Array) -> Array:
-    """An output [..., N] in float64 as rows [M, N]."""
+    """Return an output [..., N] as rows [M, N] in float64."""
     return output.astype(np.float64).reshape(-1, output.shape[-1])

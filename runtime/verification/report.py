@@ -1,4 +1,4 @@
-"""The report of `verify`: one result for each check, one row for each figure."""
+"""Define the report of `verify`, which has one result for each check and one row for each figure."""
 
 from __future__ import annotations
 
@@ -34,14 +34,14 @@ class Row:
 
     @property
     def result(self) -> str:
-        """The result of the row, in a word or two."""
+        """The result of the row in a word or two: ok, FAILED, measured, or why there is no result."""
         if self.ok is not None:
             return "ok" if self.ok else "FAILED"
         return self.missing or ("not checked" if self.figure is None else "measured")
 
     @property
     def used(self) -> float | None:
-        """The share of the budget that the figure uses."""
+        """The figure divided by its budget. None for a row without a budget or a number."""
         if not self.budget or not isinstance(self.figure, int | float):
             return None
         return self.figure / self.budget
@@ -58,7 +58,10 @@ def now() -> str:
 
 
 def moment(date: str) -> datetime:
-    """Parse a time that `now` returned. Raises ValueError for any other text."""
+    """Return the time that an ISO 8601 text states, such as the texts that `now` returns.
+
+    Raises ValueError for any other text, and for a time without a time zone.
+    """
     stated = datetime.fromisoformat(date)
     if stated.tzinfo is None:
         raise ValueError(f"a date must have a time zone, got {date!r:.40}")
@@ -67,10 +70,10 @@ def moment(date: str) -> datetime:
 
 @dataclass(frozen=True)
 class Basis:
-    """The data with which a bundle was compared: the SHA-256 of its source (and adapter), and the SHA-256 of
-    the text.
+    """The data that a bundle was compared with. `source` is the SHA-256 of the source (and adapter), and
+    `text` is the SHA-256 of the text.
 
-    A hash is None if the bundle wasn't compared with such a source or text.
+    A hash is None if the bundle wasn't compared with a source or text.
     """
 
     source: str | None = None
@@ -79,7 +82,9 @@ class Basis:
 
 @dataclass(frozen=True)
 class CheckResult:
-    """The result of one check, with its basis and date. `finished` says that the check reached its end."""
+    """The result of one check, with the data that the bundle was compared with (`basis`) and the date.
+    `finished` says whether the check reached its end.
+    """
 
     name: str
     rows: tuple[Row, ...]
@@ -90,7 +95,7 @@ class CheckResult:
 
 @dataclass(frozen=True)
 class Report:
-    """All results in the order of the checks, the model that was checked, and what the checks ran on.
+    """The results of all checks in order, with the model that was checked and the device of the checks.
 
     `notes` are further facts about the model that the user should know.
     """
@@ -112,12 +117,12 @@ class Report:
 
     @property
     def failed(self) -> list[Row]:
-        """The rows that are not ok."""
+        """The rows that failed their check."""
         return [row for row in self.rows if row.ok is False]
 
     @property
     def unchecked(self) -> list[Row]:
-        """The rows that couldn't be measured completely; the row's `missing` or note gives the reason.
+        """The rows that couldn't be measured completely. A row's `missing` or `note` gives the reason.
 
         Rows that are for other processors are left out.
         """
@@ -126,19 +131,19 @@ class Report:
 
     @property
     def full(self) -> bool:
-        """Whether all checks ran. If not, some are left to a later full run."""
+        """Whether no check was left to a later full run."""
         return all(row.missing != NOT_YET for row in self.rows)
 
     def check(self, name: str) -> CheckResult | None:
-        """Return the result of the check with this name; None if it didn't run."""
+        """Return the result of the check with this name. Return None if the report has no such check."""
         return next((check for check in self.checks if check.name == name), None)
 
     def row(self, name: str) -> Row | None:
-        """Return the row with this name; None if there is none."""
+        """Return the row with this name. Return None if the report has no such row."""
         return next((row for row in self.rows if row.name == name), None)
 
     def to_json(self) -> dict[str, object]:
-        """Return the report as a value for `json.dumps`; infinities and NaN become strings."""
+        """Return the report as a value for `json.dumps`. Infinities and NaN become texts."""
         return {
             "ok": not self.failed,
             "date": self.date,
@@ -193,7 +198,9 @@ Record = TypeVar("Record", Row, Basis, CheckResult, Report)
 
 
 def _checked(record: Record) -> Record:
-    """The record, if each field has its annotation's type: a certificate may come from a stranger."""
+    """Return the record. Raises TypeError if a field hasn't its annotation's type, since a certificate may
+    come from a stranger.
+    """
     for name, kind in get_type_hints(type(record)).items():
         value = getattr(record, name)
         items = value if isinstance(value, tuple) else ()

@@ -30,11 +30,11 @@ DOUBLE = Precision(np.dtype(np.float64))
 
 
 def budget_over_text(specification: NumpyEngine, budget: float, figure: Figure) -> float:
-    """Return 4 · (A + J), or `budget` if that is larger.
+    """Return the error budget of a figure over a text, 4 · (A + J), or `budget` if that is larger.
 
-    The figure is a distance between outputs, with products of blocks in floating point. A is the figure for
-    the specification in float64. J is the largest figure of three tries in which the numbers of the embedding
-    tables are moved by an ulp.
+    `figure` computes the distance between an engine's outputs and the specification's, with products of
+    blocks in floating point. A is the figure for the specification in float64. J is the largest figure of
+    three tries in which the numbers of the embedding tables are moved by an ulp.
     """
 
     def changed(change: Callable[[str, Leaf], Leaf]) -> NumpyEngine:
@@ -57,9 +57,10 @@ def budget_over_text(specification: NumpyEngine, budget: float, figure: Figure) 
 
 
 def kl_budget_over_text(specification: NumpyEngine, budget: float, kl: Figure) -> float:
-    """Return the budget for a KL divergence. `budget` is the budget of the logits.
+    """Return the largest allowed KL divergence over a text. `budget` is the error budget of the logits.
 
-    A divergence grows with the square of the logits' differences, so its root is used as the distance.
+    A divergence grows with the square of the logits' differences, so the root of the divergence is used as
+    the distance.
     """
     own = budget_over_text(specification, 0.0, lambda engine: kl(engine) ** 0.5) ** 2
     return max(kl_budget(budget), own)

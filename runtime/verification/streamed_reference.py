@@ -1,7 +1,7 @@
 """Compute the specification's outputs in several precisions, loading each parameter only once for all runs.
 
 Of the embedding tables, only the rows for the text's tokens stay in memory. So whatever the size of the
-model, memory never holds more than one layer, with one of its parameters also in float64.
+model, memory never contains more than one layer, with one of the layer's parameters also in float64.
 """
 
 from __future__ import annotations
@@ -52,15 +52,16 @@ TABLES = ("embedding.table", "encoder_embedding.table", "embedding.per_layer.tab
 
 @dataclass(frozen=True)
 class Precision:
-    """One run of the specification. It computes in `dtype`, and rounds the residual stream to the type
+    """One run of the specification. The run computes in `dtype`, and rounds the residual stream to the type
     `stream` after each layer.
 
-    The run also computes `tries` perturbed copies of the batch: each number of their embeddings is multiplied
-    by 1 + `move` or 1 − `move`, at random. All copies share the converted weights, since rows don't depend on
-    each other. `plain` keeps activations unrounded where blocks would round them to codes. `disturbed` names
-    what is off in a run (`DISTURBED`): codes next to a tie are the other one, or sigmoids are off by as much
-    as ONNX Runtime's. With a `half_cache`, keys and values are rounded to float16. If they are too large for
-    float16, the outputs can't be used for a comparison.
+    The run also computes `tries` perturbed copies of the batch. In a copy, each number of the embeddings is
+    multiplied by 1 + `move` or 1 − `move`, at random. All copies share the converted weights, because rows
+    don't depend on each other. `plain` keeps activations unrounded where blocks would round them to codes.
+    `disturbed` names an error that the run makes on purpose (`DISTURBED`): codes next to a tie are rounded
+    the other way, or sigmoids are off by as much as ONNX Runtime's. With a `half_cache`, keys and values are
+    rounded to float16. If keys or values are too large for float16, the outputs can't be used for a
+    comparison.
     """
 
     dtype: np.dtype
@@ -72,13 +73,13 @@ class Precision:
     half_cache: bool = False
 
     def repeat(self, inputs: Inputs) -> Inputs:
-        """Return the batch together with its copies."""
+        """Return the inputs of the batch, followed by the same inputs once for each perturbed copy."""
         arrays = (getattr(inputs, field.name) for field in fields(inputs))
         times = 1 + self.tries
         return Inputs(*(None if a is None else np.tile(a, (times,) + (1,) * (a.ndim - 1)) for a in arrays))
 
     def copies(self, x: Array) -> Array:
-        """Return the vectors of the batch, and the perturbed vectors of its copies."""
+        """Return the vectors of the batch, followed by the perturbed vectors of each copy."""
         rng = np.random.default_rng(SEED)
         return np.concatenate([x, *(moved(x, self.move, rng) for _ in range(self.tries))])
 
@@ -87,7 +88,9 @@ class Precision:
         return x if self.stream is None else x.astype(self.stream).astype(self.dtype)
 
     def cast(self, leaf: Leaf) -> Leaf:
-        """Return a parameter in this run's type."""
+        """Return a parameter in this run's type. With `plain`, products with the parameter don't round their
+        inputs.
+        """
         if not isinstance(leaf, Blocks):
             return leaf.astype(self.dtype, copy=False)
         names = ("scale", "minimum", "input_scale", "output_scale")
@@ -149,8 +152,10 @@ def _replaced(
     on_block: Callable[[Place, Array], None],
     reads: Mapping[Place, Array],
 ) -> dict[str, Callable[..., Any]]:
-    """The ops in which a run differs from the specification: those that read tables, known by their names,
-    layers that read other vectors, and those after which the stream is moved or rounded."""
+    """Return the functions that replace ops of the specification in one run, by the name of the op.
+
+    They read only some rows of a table, let a layer read other vectors (`reads`), or perturb and round the
+    residual stream."""
     layers = ((name, i) for name, stack in config.stacks.items() for i in range(len(stack.layers)))
 
     def embed(tokens: Array, at: Array, *weights: Any, **settings: Any) -> Array:
@@ -192,7 +197,9 @@ def _replaced(
         return body(embeddings.embedding)(tokens, table)
 
     def by_rows(product: Callable[[Leaf, slice], Array], table: str) -> Array:
-        """Return logits. A few rows of the table at a time are converted to the run's type."""
+        """Return logits. `product` computes them for some rows of the table, which are converted to the run's
+        type a few rows at a time.
+        """
         whole = once(table)
         parts = (slice(start, start + ROWS) for start in range(0, whole.shape[0], ROWS))
         return np.concatenate([product(run.cast(_rows(whole, part)), part) for part in parts], axis=-1)
@@ -214,26 +221,32 @@ def _replaced(
 
 
 def _rows_by_ties(x: Array) -> tuple[Array, Array]:
-    """`quantize_rows`, with ties the other way."""
+    """Return the codes and scales of `quantize_rows`, with numbers next to a tie rounded the other way."""
     codes, scale = body(quantize_rows)(x)
     return _ties_turned(codes, x / scale), scale
 
 
 def _blocks_by_ties(x: Array, *, block: int) -> tuple[Array, Array]:
-    """`quantize_activations`, with ties the other way."""
+    """Return the codes and scales of `quantize_activations`, with numbers next to a tie rounded the other
+    way.
+    """
     codes, scale = body(quantize_activations)(x, block=block)
     each = np.repeat(np.where(scale == 0, 1, scale), block, axis=1)
     return _ties_turned(codes, x / each[:, : x.shape[1]]), scale
 
 
 def _ties_turned(codes: Array, steps: Array) -> Array:
-    """Codes of numbers, which are `steps` scales large; where two codes are nearly as near, the other one."""
+    """Return the codes, with codes of numbers next to a tie replaced by the second nearest code. `steps` are
+    the numbers divided by their scales, before rounding.
+    """
     off = steps - codes
     return codes + np.where(np.abs(off) > 0.5 - TIE, np.sign(off), 0).astype(codes.dtype)
 
 
 def _coarse_sigmoid(x: Array) -> Array:
-    """`sigmoid`, off upwards and downwards in turn: a norm undoes what is off alike."""
+    """Return `sigmoid`, with errors that are positive and negative in turn. A norm would remove an error that
+    is the same in all numbers.
+    """
     return body(sigmoid)(x) + (COARSE * (-1.0) ** np.arange(x.shape[-1])).astype(x.dtype)
 
 
@@ -246,7 +259,7 @@ DISTURBED: dict[str, dict[str, Callable[..., Any]]] = {
 
 
 def _rows(table: Leaf, index: Array | slice) -> Leaf:
-    """Some rows of a table."""
+    """Return some rows of a table."""
     if not isinstance(table, Blocks):
         return table[index]
     names = ("codes", "scale", "zero", "minimum")

@@ -31,12 +31,14 @@ def found(row: Row) -> str:
 
 
 def used(row: Row) -> str:
-    """Return, as text, which share of the largest allowed figure the figure is."""
+    """Return as text how much of its budget a row's figure uses: a percentage, or from 10 on the number of
+    times.
+    """
     return "" if row.used is None else f"{row.used:.0%}" if row.used < 10 else f"{row.used:.0f} times"
 
 
 def sentence(row: Row) -> str:
-    """Return a row as a part of a sentence: what was found, and what is allowed."""
+    """Return a row as a part of a sentence: the name, the figure, and the largest allowed figure."""
     text = f"{row.name}: {found(row) or row.note}"
     if row.budget is not None:
         text += f", of at most {figure(row.budget, row.unit)}"
@@ -45,7 +47,7 @@ def sentence(row: Row) -> str:
 
 
 def day(date: str) -> str:
-    """Return a date in ISO 8601 as text, such as "26 November 2026"."""
+    """Return an ISO 8601 date as text, such as "26 November 2026"."""
     return f"{moment(date).day} {moment(date):%B %Y}"
 
 
@@ -62,12 +64,12 @@ def verdict(report: Report) -> list[str]:
 
 
 def title(report: Report) -> str:
-    """Return which model was verified, and in which form."""
+    """Return a text with the model that was verified, its quantization and its target."""
     return f"{report.model} in {report.quant} for {report.target}"
 
 
 def judgement(report: Report) -> str:
-    """Return PASSED or FAILED, in a few words."""
+    """Return PASSED or FAILED and, for PASSED, in a few words which checks passed."""
     if report.failed:
         return "FAILED"
     if any(row.missing == NOT_REACHED for row in report.rows):
@@ -119,7 +121,7 @@ def _details(report: Report) -> list[str]:
 
 
 def _earlier(report: Report) -> list[str]:
-    """What an earlier run found, and this one took from the certificate."""
+    """Return sentences with the dates and figures that this run took from an earlier run's certificate."""
     begin = moment(report.date) - timedelta(seconds=report.seconds + 1)
     earlier = [check for check in report.checks if check.finished and moment(check.date) < begin]
     names: dict[str, list[str]] = {}
@@ -129,14 +131,14 @@ def _earlier(report: Report) -> list[str]:
 
 
 def nearest(report: Report) -> Row | None:
-    """Return the row that uses the largest share of its budget."""
+    """Return the row that uses the largest share of its budget. Return None if no row has a budget."""
     rows = [row for row in report.rows if row.used is not None]
     return max(rows, key=lambda row: row.used or 0, default=None)
 
 
 def to_the_bit(report: Report) -> str:
-    """Return a text that says over how many tokens the logits have the specification's bits, and on which
-    backends. The text is empty if none do.
+    """Return a text that says over how many tokens logits have the specification's bits, and on which
+    backends. The text is empty if no backend's logits have these bits.
     """
     rows = [row for row in report.rows if EQUAL in row.name and row.ok]
     paths = dict.fromkeys(row.name.partition(": ")[0] for row in rows)
@@ -144,8 +146,8 @@ def to_the_bit(report: Report) -> str:
 
 
 def vector_cost(report: Report) -> str:
-    """Return a text that says how near the embeddings are to those of the unquantized model, if that was
-    measured.
+    """Return a text that says how near the embeddings are to the unquantized model's. The text is empty if
+    this wasn't measured.
     """
     if (row := report.row(COSINE)) is None or not isinstance(row.figure, float):
         return ""
@@ -156,7 +158,7 @@ def vector_cost(report: Report) -> str:
 def prediction_cost(report: Report) -> str:
     """Return a text that says how far predictions on the golden tokens are from the unquantized model's.
 
-    The figure comes from the worst backend that ran. The text is empty if no backend rounds.
+    The figure comes from the worst backend that ran. The text is empty if no backend's predictions differ.
     """
     rows = [row for row in report.rows if row.name.endswith(BACKEND_KL)]
     kl = max((row.figure for row in rows if isinstance(row.figure, float)), default=0.0)
@@ -167,7 +169,9 @@ def prediction_cost(report: Report) -> str:
 
 
 def text_cost(report: Report) -> str:
-    """Return a text with perplexity, KL divergence and agreement over a text, if they were measured."""
+    """Return a text with the perplexity, KL divergence and agreement over a text, as far as they were
+    measured.
+    """
     parts = []
     if (row := report.row(PERPLEXITY)) is not None and row.figure is not None:
         reference = report.row(REFERENCE_PERPLEXITY)
@@ -181,7 +185,9 @@ def text_cost(report: Report) -> str:
 
 
 def _open(report: Report) -> list[str]:
-    """What was not checked, and why, in one line."""
+    """Return a list with one sentence that says what wasn't checked and why. The list is empty if everything
+    was checked.
+    """
     names: dict[str, list[str]] = {}
     for row in report.unchecked:
         why = f"{row.missing} {row.note}".strip() if row.missing == NOT_REACHED else row.note or row.missing

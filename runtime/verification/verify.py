@@ -2,8 +2,9 @@
 
 The specification's outputs on a few tokens are stored in the bundle, so that a device needs neither torch nor
 the source. The quick checks compare files, weights and these outputs. The long checks compare predictions
-over a text, and greedily generated texts. With the source, they also compare weights and predictions with it.
-`python -m tfm.runtime.verification.verify BUNDLE` prints the report as JSON.
+over a text, and greedily generated texts. If the source is given, the long checks also compare weights and
+predictions with the source's. `python -m tfm.runtime.verification.verify BUNDLE` prints the report as
+JSON.
 """
 
 from __future__ import annotations
@@ -63,11 +64,11 @@ def verify(
     text, aren't repeated.
 
     If a check is impossible on this machine, isn't reached within `seconds`, or is left to a full run, the
-    report has a row that says so. If a check fails, the report has a row whose `ok` is False. `adapter` is
-    merged into the source's weights, as it was merged into the bundle's. During the checks, NumPy's products
-    run in one thread each, in the whole process.
+    report has a row that says so. If a check fails, the report has a row with `ok` False. `adapter` is merged
+    into the source's weights, because the bundle's weights include it too. During the checks, NumPy's
+    products run in one thread each, in the whole process.
 
-    Raises BundleError if there is no bundle at all, or one of another format. Raises CheckpointError for a
+    Raises BundleError if the path has no bundle, or a bundle of another format. Raises CheckpointError for a
     source that can't be read or has another config or adapter. Raises VerifyError for a text that can't be
     used.
     """
@@ -118,7 +119,9 @@ def verify(
 
 
 def _notes(bundle: Bundle) -> tuple[str, ...]:
-    """What a person should know of the model: whose code computes it, and which keys were ignored."""
+    """Return notes for the user about the model: that the repository's own code was replaced, and which keys
+    were ignored.
+    """
     source = bundle.manifest.source
     code = (describe(source.code_replaced_by),) if source.code_replaced_by else ()
     keys = ", ".join(source.ignored_keys)
@@ -126,7 +129,9 @@ def _notes(bundle: Bundle) -> tuple[str, ...]:
 
 
 def _open_source(source: Path | str, adapter: AdapterChoice, bundle: Bundle) -> Checkpoint:
-    """The checkpoint that the bundle was made from."""
+    """Open the checkpoint that the bundle was made from. Raises CheckpointError if the config or the adapter
+    differs.
+    """
     from ...refimpl.checkpoint.open import open_checkpoint  # imports all families
 
     merged = bundle.manifest.adapter
@@ -144,14 +149,16 @@ def _open_source(source: Path | str, adapter: AdapterChoice, bundle: Bundle) -> 
 
 
 def _checks_of(bundle: Bundle) -> dict[str, Check]:
-    """The checks that apply to a bundle."""
+    """Return the checks that apply to a bundle, by name."""
     return {name: check for name, check in CHECKS.items() if check.applies(bundle)}
 
 
 def _run_checks(
     context: VerifyContext, full: bool, seconds: float, progress: Progress
 ) -> Iterator[CheckResult]:
-    """The results of all checks, in order; what is known of an earlier run is taken from its certificate."""
+    """Yield the results of all checks in order. Results that an earlier run already found come from its
+    certificate.
+    """
     basis = _basis(context) if full else Basis()
     known = _known_results(context.bundle, basis if full else None)
     checks = _checks_of(context.bundle)
@@ -180,7 +187,7 @@ def _run_checks(
 
 
 class _LongStage:
-    """Reports a long check as a stage of its own."""
+    """Reports the progress of one long check as a stage of its own."""
 
     def __init__(self, name: str, progress: Progress) -> None:
         self._name, self._progress, self._total = name, progress, 1
@@ -222,9 +229,11 @@ def _not_yet(name: str) -> CheckResult:
 
 
 def _known_results(bundle: Bundle, basis: Basis | None) -> dict[str, CheckResult]:
-    """Results of long checks that need not be computed again; without a basis, on whichever they were found.
+    """Return the results of long checks in the certificate that need not be computed again, by name.
 
-    Whoever asks for a full run after a complete one wants it computed again.
+    With a basis, only results with this basis count. If every long check has such a result, the dict is
+    empty: a user who asks for a full run after a complete one wants it computed again. Without a basis, all
+    results count.
     """
     finished = finished_here(bundle.path)
     long = [name for name, check in _checks_of(bundle).items() if check.full]
@@ -236,7 +245,7 @@ def _known_results(bundle: Bundle, basis: Basis | None) -> dict[str, CheckResult
 
 
 def _basis(context: VerifyContext) -> Basis:
-    """What the long checks compare with."""
+    """Return the hashes of the source and the text that the long checks compare the bundle with."""
     source, text = context.source, context.text
     parts = [] if source is None else [source.source, source.adapter_source]
     hashes = [part["sha256"] for part in parts if part is not None]
@@ -261,8 +270,8 @@ def _read(path: Path) -> str:
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Verify a bundle in the process that `export` starts, and print the report as JSON. The exit codes are
-    those of tfm-cli.
+    """Verify a bundle in the process that `export` starts, and print the report as JSON. Return an exit code
+    as tfm-cli does.
     """
     parser = argparse.ArgumentParser(prog="python -m tfm.runtime.verification.verify")
     parser.add_argument("bundle", type=Path)
