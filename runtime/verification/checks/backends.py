@@ -1,5 +1,5 @@
-"""Compare each backend's outputs for the golden tokens with the unquantized model; the report has a row for
-each backend.
+"""Compare the outputs of each backend for the golden tokens with the unquantized model's. The report gets a
+row for each backend.
 """
 
 from __future__ import annotations
@@ -28,13 +28,12 @@ def is_quantized(bundle: Bundle) -> bool:
 
 
 def check_backends(context: VerifyContext) -> Iterator[Row]:
-    """Yield a row for each backend, which states how far the backend's outputs are from those of the
-    unquantized model.
+    """Yield a row for each backend with the distance between its outputs and the unquantized model's outputs.
 
-    Earlier checks have run the backends. If none could run, for example without a GPU, the row has the
-    outputs of NumPy's specification for the quantized weights. The row's note states how many of the
-    likeliest tokens match the specification's. It also has the beginning of the outputs' SHA-256: backends
-    with equal hashes computed the same bits.
+    Earlier checks have run the backends. If no backend could run, for example without a GPU, the row has the
+    distance for NumPy's specification with the quantized weights. The note of a backend's row contains the
+    beginning of the outputs' SHA-256: backends with equal hashes computed the same bits. If the model
+    predicts tokens, the note also states how many of the likeliest tokens match the specification's.
     """
     golden, config = context.golden, context.bundle.config
     predicts = isinstance(config.head, LM | MaskedLM)

@@ -38,7 +38,8 @@ def quick_rows(context: VerifyContext, engines: Mapping[str, OrtEngine]) -> Iter
     """Check quickly that the kernels' logits have exactly the specified bits.
 
     Two sets of logits are compared: the logits over 64 tokens, and the logits of one token after 600 earlier
-    tokens with random keys and values. `engines` is a dict whose keys begin the names of the engines' rows.
+    tokens with random keys and values. The names of an engine's rows begin with the engine's key in
+    `engines`.
     """
     reference = _reference(context)
     yield from _over_tokens(context, engines, reference, ROWS, IN_ROWS)
@@ -50,7 +51,8 @@ def quick_rows(context: VerifyContext, engines: Mapping[str, OrtEngine]) -> Iter
 def encoder_rows(context: VerifyContext, engines: Mapping[str, OrtEngine]) -> Iterator[Row]:
     """Check that the outputs of an encoder's head have exactly the specified bits.
 
-    The outputs are those for the tokens of two texts, or for the positions of two sounds.
+    The encoder reads two texts or two sounds, and the outputs at all positions are compared. The names of an
+    engine's rows begin with the engine's key in `engines`.
     """
     config = context.bundle.config
     ids, lengths = _drawn_inputs(config, ROWS)
@@ -67,14 +69,14 @@ def encoder_rows(context: VerifyContext, engines: Mapping[str, OrtEngine]) -> It
 
 
 def _drawn_texts(config: Config, rows: Sequence[int]) -> tuple[Array, Array]:
-    """Tokens [B, T], and how many of each row are real."""
+    """Return random tokens [B, T], and the number of real tokens in each row [B]."""
     lengths = np.minimum(rows, config.context)
     shape = len(lengths), lengths.max()
     return np.random.default_rng(SEED).integers(0, config.embedding.vocabulary, shape), lengths
 
 
 def _drawn_inputs(config: Config, rows: Sequence[int]) -> tuple[Array, Array]:
-    """What an encoder reads: texts, or sounds, and how many positions of each are real."""
+    """Return random texts or sounds for an encoder, and the number of real positions in each row [B]."""
     if config.stem is None:
         return _drawn_texts(config, rows)
     sounds = noise(config, np.random.default_rng(SEED), len(rows), min(rows[0], config.context))
@@ -82,7 +84,9 @@ def _drawn_inputs(config: Config, rows: Sequence[int]) -> tuple[Array, Array]:
 
 
 def _begun(engine: OrtEngine | KernelReference, rows: Sequence[int]) -> Any:
-    """An empty cache of an engine; an encoder has read texts, in the opposite order of lengths."""
+    """Return an engine's empty cache for these rows. If the model has an encoder, the encoder first reads
+    random inputs with the rows' lengths in reverse order.
+    """
     if not isinstance(engine.config, EncoderDecoder):
         return engine.start(len(rows))
     ids, lengths = _drawn_inputs(engine.config, rows)
@@ -91,7 +95,7 @@ def _begun(engine: OrtEngine | KernelReference, rows: Sequence[int]) -> Any:
 
 def text_rows(context: VerifyContext, engines: Mapping[str, OrtEngine]) -> Iterator[Row]:
     """Check that the logits over 600 tokens have exactly the specified bits. If the model's context is
-    shorter, check as many tokens as it has.
+    shorter, check as many tokens as the context has.
     """
     yield from _over_tokens(context, engines, _reference(context), TEXT, IN_TEXT)
 
@@ -103,7 +107,11 @@ def _reference(context: VerifyContext) -> KernelReference:
 
 @dataclass
 class _Reading:
-    """What an engine has read; how many tokens have other bits, by how much, and where the first is."""
+    """The comparison of one engine's logits with the specified ones, while the engine reads tokens.
+
+    `others` counts the tokens with other bits. `away` is the largest difference. `first` says where the first
+    difference is.
+    """
 
     engine: OrtEngine
     cache: OrtCache
@@ -112,7 +120,9 @@ class _Reading:
     first: str = ""
 
     def read(self, tokens: Array, lengths: Array, chunks: Sequence[int]) -> Array:
-        """Return the logits [B, T, N] of the tokens [B, T], of which `lengths` [B] are real."""
+        """Read tokens [B, T] in chunks of these lengths, and return their logits [B, T, N]. `lengths` [B] are
+        the numbers of real tokens.
+        """
         parts, start = [], 0
         for size in chunks:
             part = tokens[:, start : start + size]
@@ -132,8 +142,8 @@ class _Reading:
         reference: KernelReference,
         kept: ArrayCache,
     ) -> None:
-        """Count the tokens whose logits [B, T, N] have other bits than specified. The tokens come after
-        `past` earlier ones.
+        """Count the tokens with logits [B, T, N] that have other bits than specified. `past` is the number of
+        tokens before these.
         """
         real = np.arange(logits.shape[1]) < lengths[:, None]
         other = (_bits(logits) != _bits(expected)).any(-1) & real
@@ -147,7 +157,9 @@ class _Reading:
         self.away = max(self.away, float(np.abs(logits - expected)[other].max()))
 
     def _first_layer(self, reference: KernelReference, kept: ArrayCache, row: int) -> str:
-        """The first layer that keeps other keys, values or states of a row."""
+        """Return a text that names the first layer with other keys, values or states than specified in this
+        row of the cache.
+        """
         dropped, arrays = self.cache.copy(row).content()
         found, length = iter(arrays), int(kept.lengths[row])
         for i, (kind, layer, scales) in enumerate(
@@ -165,7 +177,7 @@ class _Reading:
         return "all layers keep the same, so it is behind what the last one keeps"
 
     def row(self, name: str, count: int, missing: str = "") -> Row:
-        """Return the row with the result for this number of tokens."""
+        """Return the report's row with the result over `count` tokens."""
         note = f"{self.first}; by up to {self.away:.2g} logits" if self.others else ""
         ok = False if self.others else None if missing else True
         return Row(name, count - self.others, unit="tokens", ok=ok, note=note, of=count, missing=missing)
@@ -178,7 +190,11 @@ def _over_tokens(
     rows: Sequence[int],
     pieces: Sequence[Sequence[int]],
 ) -> Iterator[Row]:
-    """Logits of drawn tokens, read in pieces in turn, by each engine in chunks of a piece."""
+    """Compare the logits of random tokens, and yield a row for each engine.
+
+    The elements of `pieces` are used in turn until all tokens are read. The specification reads the tokens of
+    one element at once. The engines read the same tokens in chunks with the lengths in this element.
+    """
     ids, lengths = _drawn_texts(context.bundle.config, rows)
     readings = {name: _Reading(engine, _begun(engine, rows)) for name, engine in engines.items()}
     cache, start, total = _begun(reference, rows), 0, ids.shape[1]
@@ -202,12 +218,14 @@ def _over_tokens(
 
 
 def _every(tokens: Array) -> Array:
-    """All places of a step [B, T]."""
+    """Return the indices of all positions in a step [B, T]."""
     return np.tile(np.arange(tokens.shape[1]), (len(tokens), 1))
 
 
 def _after_drawn(engines: Mapping[str, OrtEngine], reference: KernelReference, past: int) -> Iterator[Row]:
-    """Logits of a token after `past` others, whose keys and values, or states, are drawn."""
+    """Compare the logits of one token after `past` earlier tokens with random keys and values, or random
+    states. Yield a row for each engine.
+    """
     rng = np.random.default_rng(SEED)
     drawn = [_drawn(kind, past, rng) for kind in reference.kinds]
     layers = [
@@ -224,7 +242,7 @@ def _after_drawn(engines: Mapping[str, OrtEngine], reference: KernelReference, p
 
 
 def _drawn(kind: CacheKind, past: int, rng: np.random.Generator) -> list[Array]:
-    """What a layer keeps of so many tokens."""
+    """Return random arrays for the cache of one layer after `past` tokens."""
 
     def array(shape: tuple[int, ...], dtype: np.dtype) -> Array:
         if dtype.kind in "iu":
@@ -235,7 +253,9 @@ def _drawn(kind: CacheKind, past: int, rng: np.random.Generator) -> list[Array]:
 
 
 def _scales(reference: KernelReference) -> Iterator[Sequence[Array | None]]:
-    """Those of codes, of each array of each layer."""
+    """Yield for each layer the scales of each array of the layer's cache. A scale is None for an array
+    without codes.
+    """
     for layer, kind in zip(reference.params["decoder"]["layers"], reference.kinds, strict=True):
         leaves: Any = layer["attn"]
         names = ("k_scale", "v_scale") if kind.has_codes else (None,) * len(kind.arrays)
@@ -243,7 +263,9 @@ def _scales(reference: KernelReference) -> Iterator[Sequence[Array | None]]:
 
 
 def _as_read(array: Array, scale: Array | None) -> Array:
-    """Keys or values [1, G, L, K] as the specification keeps them: codes times their scale."""
+    """Return keys or values [1, G, L, K] as the specification stores them: codes times their scale. Without a
+    scale, return the array itself.
+    """
     if scale is None:
         return array
     codes = unpack_nibbles(array) if array.dtype == np.uint8 else array
@@ -251,7 +273,9 @@ def _as_read(array: Array, scale: Array | None) -> Array:
 
 
 def _filled(engine: OrtEngine, past: int, drawn: list[list[Array]]) -> OrtCache:
-    """An engine's cache with what is drawn; layers with a window have the latest tokens of it alone."""
+    """Return an engine's cache after `past` tokens, filled with random arrays. Layers with a window get only
+    the latest tokens.
+    """
     arrays, dropped = [], {}
     for kind, layer in zip(engine.kinds, drawn, strict=True):
         if kind.window is None:

@@ -23,8 +23,8 @@ if TYPE_CHECKING:
 
 
 def check_window_caches(context: VerifyContext) -> Iterator[Row]:
-    """Check that a cache that drops tokens outside of windows gives the same logits as a cache that keeps all
-    tokens.
+    """Check that two caches give the same logits: one that drops tokens outside of windows, and one that
+    keeps all tokens.
     """
     bundle = context.bundle
     config = bundle.config
@@ -52,7 +52,7 @@ def check_window_caches(context: VerifyContext) -> Iterator[Row]:
 
 
 def check_stated_cost(context: VerifyContext) -> Iterator[Row]:
-    """Check that the cost of keys and values in 4 bits is within its limit. The export measured this cost."""
+    """Check that the cost of keys and values in 4 bits, which the export measured, is within its limit."""
     name = "KL divergence over the text of its scales, of the cache in int4"
     cost = context.bundle.manifest.cache_kl
     assert cost is not None
@@ -60,8 +60,8 @@ def check_stated_cost(context: VerifyContext) -> Iterator[Row]:
 
 
 def check_quantized_cache(context: VerifyContext) -> Iterator[Row]:
-    """Measure the cost of keys and values in few bits: compare the specification with them to the
-    specification with full precision.
+    """Measure the cost of keys and values in few bits: the KL divergence from the specification with keys and
+    values in floats.
 
     Products are computed in floating point. Otherwise some activations would be rounded to other codes, and
     that would outweigh the effect of the cache.

@@ -1,4 +1,4 @@
-"""The context that all checks share, and the record of a check."""
+"""Define the context that all checks share, and the record that describes a check."""
 
 from __future__ import annotations
 
@@ -22,7 +22,8 @@ if TYPE_CHECKING:
 
 @dataclass
 class VerifyContext:
-    """The bundle, what it is compared with, and the time limit (`time.monotonic`).
+    """The data that all checks share: the bundle, its source, a text, the device, and the time limit `until`
+    (of `time.monotonic`).
 
     `advance` is called with the finished amount of a long check and its total amount. `backends` maps each
     backend to its outputs for all golden tokens at once, or to the reason why the backend couldn't run. The
@@ -42,7 +43,7 @@ class VerifyContext:
         return time.monotonic() > self.until
 
     def is_over(self, done: int, total: int) -> bool:
-        """Report how much of a long check is done, and return True if the time limit has been reached."""
+        """Report how much of a long check is done. Return True if the time limit has been reached."""
         self.advance(done, total)
         return self.out_of_time()
 
@@ -53,7 +54,7 @@ class VerifyContext:
 
     @cached_property
     def engine(self) -> OrtEngine:
-        """The bundle on ONNX Runtime. Raises DeviceError if the device is missing."""
+        """The engine that runs the bundle on ONNX Runtime. Raises DeviceError if the device is missing."""
         from ...ort.engine import OrtEngine
 
         return OrtEngine(self.bundle, self.device, self.threads)
@@ -63,11 +64,14 @@ class VerifyContext:
 class Check:
     """A check of `verify`.
 
-    The record has a description in a few words, and says whether only a full run does the check. It also has
-    the option that requests the check, and says to which bundles the check applies.
+    - subject: a description in a few words.
+    - full: whether only a full run does the check.
+    - asked_by: the option that requests the check.
+    - applies: returns whether the check applies to a bundle.
 
     `run` yields one row per figure. A long check watches the time limit itself. `run` raises DeviceError if
-    the device is missing; then the check counts as not done. It raises another TfmError if the bundle fails.
+    the device is missing; then the check counts as not done. `run` raises another TfmError if the bundle
+    fails.
     """
 
     run: Callable[[VerifyContext], Iterator[Row]]

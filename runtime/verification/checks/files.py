@@ -1,4 +1,4 @@
-"""Check that the bundle's files are those that were exported, and that its certificate belongs to them."""
+"""Check that the bundle's files are the exported ones, and that the certificate belongs to these files."""
 
 from __future__ import annotations
 
@@ -12,7 +12,9 @@ from .context import VerifyContext
 
 
 def check_hashes(context: VerifyContext) -> Iterator[Row]:
-    """Check that every file has the manifest's hash, and that a certificate names this manifest's hash."""
+    """Check that every file has the hash that the manifest states, and that a certificate states the
+    manifest's own hash.
+    """
     bundle = context.bundle
     bundle.check_hashes()
     yield Row("hashes of all files", len(bundle.manifest.files), unit="files", ok=True)

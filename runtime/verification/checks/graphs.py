@@ -18,8 +18,8 @@ SHOWN = 3  # as many differences are told
 
 
 def check_graphs(context: VerifyContext) -> Iterator[Row]:
-    """Check every graph of the target's operators and every graph over kernels, even a graph that can't run
-    on this machine.
+    """Check the settings of every graph: the graphs of the target's operators and the graphs over tfm's
+    kernels. This includes graphs that can't run on this machine.
     """
     bundle = context.bundle
     for graph in bundle.graphs:
@@ -35,7 +35,7 @@ def check_graphs(context: VerifyContext) -> Iterator[Row]:
 
 
 def _row(file: str, data: bytes, graph: Graph, bundle: Bundle, tensors: Mapping[str, Tensor]) -> Row:
-    """How many settings of a graph are the Config's."""
+    """Return a row that counts how many settings of a graph equal the Config's."""
     different, total = different_settings(data, graph, bundle, tensors)
     name, note = f"{file}: settings equal the Config's", "; ".join(different[:SHOWN])
     return Row(name, total - len(different), unit="settings", ok=not different, note=note, of=total)

@@ -29,7 +29,7 @@ TEXT_TOKENS = 24
 
 
 def check_greedy_tokens(context: VerifyContext) -> Iterator[Row]:
-    """Check on each backend that each chosen token is the one that the specification chooses after the same
+    """Check that each token that a backend chooses greedily is the specification's choice after the same
     tokens.
 
     Another token is allowed if its logit and the best logit, both in the specification, differ by no more
@@ -112,7 +112,7 @@ def _sequence(context: VerifyContext, ids: list[int], count: int) -> GeneratedSe
 def _specified_tokens(
     context: VerifyContext, reference: NumpyEngine, ids: list[int], count: int
 ) -> list[int]:
-    """The specification's greedy tokens after a prompt."""
+    """Return at most `count` tokens that the specification chooses greedily after a prompt."""
     sequence = _sequence(context, ids, count)
     if recurrent(cache_kinds(context.bundle.config)):  # it can't take tokens back
         return list(generate(reference, sequence))

@@ -1,5 +1,5 @@
-"""Check the bundle over tfm's own kernels. If the graph promises the same bits, the check is to the bit,
-otherwise within the usual budgets.
+"""Check the bundle over tfm's own kernels. If the graph promises the specification's bits, the outputs must
+have the same bits. Otherwise they must be within the usual budgets.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ SUBJECT, TEXT_SUBJECT = "outputs over tfm's own kernels", "kernels to the bit ov
 
 
 def has_kernels(bundle: Bundle) -> bool:
-    """Return whether a bundle can run on kernels."""
+    """Return whether the bundle has graphs that run on tfm's kernels."""
     return not kernel_backend.without_graphs(bundle)
 
 
@@ -39,7 +39,9 @@ class OnKernels(NamedTuple):
 
 
 def on_kernels(context: VerifyContext) -> OnKernels | str:
-    """Return the bundle over kernels, or a line that says why there is none."""
+    """Return the engine that runs the bundle over tfm's kernels, with its backend. If this machine can't run
+    the kernels, return the reason as text.
+    """
     from ...ort.engine import OrtEngine
 
     library = kernel_backend.library_for(context.bundle)
@@ -56,8 +58,8 @@ def all_backends(context: VerifyContext) -> dict[str, tuple[OrtEngine, Golden]]:
     """Return the engines of the bundle: over ONNX Runtime's operators and, if this machine can run them, over
     tfm's kernels.
 
-    Each comes with the golden outputs that limit its errors. The keys of the result are the beginnings of the
-    names of the engines' rows.
+    Each engine comes with the golden outputs that limit its errors. The names of an engine's rows begin with
+    the engine's key in the result.
     """
     backends = {"": (context.engine, context.golden)}
     if has_kernels(context.bundle):
@@ -68,9 +70,9 @@ def all_backends(context: VerifyContext) -> dict[str, tuple[OrtEngine, Golden]]:
 
 
 def check_kernels(context: VerifyContext) -> Iterator[Row]:
-    """Check the kernels quickly.
+    """Check quickly the outputs of the bundle over tfm's kernels.
 
-    If the graph promises the same bits, logits are compared to the bit, with each instruction set of this
+    If the graph promises the same bits, outputs are compared to the bit, with each instruction set of this
     processor. Otherwise outputs for the golden tokens are checked as in `check_golden_outputs`, with the
     instruction set that runs by default.
     """
@@ -104,8 +106,10 @@ def check_text_to_the_bit(context: VerifyContext) -> Iterator[Row]:
 
 
 def _by_set(context: VerifyContext, found: OnKernels) -> Iterator[tuple[str, OrtEngine]]:
-    """The bundle over kernels, by the name of each backend: first with the instruction set that is used, then
-    with the others that this processor has. For one that it lacks `context.backends` says so."""
+    """Yield the engine over tfm's kernels for each instruction set, with the name of the backend. The
+    instruction set that runs by default comes first.
+
+    If the processor lacks an instruction set, `context.backends` gets an entry that says so."""
     from ...ort.engine import OrtEngine
 
     yield found.backend.name, found.engine

@@ -4,10 +4,11 @@ The input is the one that the layer reads in the graph, so errors don't accumula
 reads an encoder makes its keys and values from the output of the encoder's last layer in the graph. Each
 token has a budget of its own:
 
-    4 · (A + J + u + the most that a token's numbers move in each of two disturbed runs)
+    4 · (A + J + u + D₁ + D₂)
+    D₁, D₂   the largest move of the token's numbers in two runs that are disturbed on purpose
 
-In one run, codes next to a tie become the other one. In the other, sigmoids are off by as much as ONNX
-Runtime's: a norm of gates that are nearly closed magnifies what these are off by.
+In the first run, codes next to a tie are rounded the other way. In the second run, sigmoids are off by as
+much as ONNX Runtime's, because a norm of gates that are nearly closed magnifies this error.
 """
 
 from __future__ import annotations
@@ -43,9 +44,10 @@ SUBJECT = "layers, each by itself"
 
 
 def check_layers(context: VerifyContext) -> Iterator[Row]:
-    """Check the layers of the graph of ONNX Runtime's operators.
+    """Check each layer of the graph that uses ONNX Runtime's operators.
 
-    The layers of the graph over kernels are checked too, unless its logits are compared to the bit.
+    The layers of the graph over kernels are checked too, unless the logits over kernels are compared to the
+    bit.
     """
     from ...ort.engine import OrtEngine
 
@@ -82,7 +84,7 @@ def _rows(
     *,
     half: bool = False,
 ) -> Iterator[Row]:
-    """A row for each layer whose inputs and output are found in the graphs' files."""
+    """Yield a row for each layer whose inputs and output can be found in the graphs' files."""
     bundle, golden = context.bundle, context.golden
     config, text = bundle.config, golden.inputs
     if config.sound_shape is not None:  # a second sound would take as long, and says little more
@@ -139,11 +141,13 @@ def _rows(
 
 
 def _runs(config: Config, params: Tree, dtype: np.dtype, half: bool) -> list[Precision]:
-    """Runs whose difference is A, and the specification undisturbed and with each disturbance.
+    """Return the runs of the specification that give the budgets of layers. The difference of the first two
+    is A. The third run is undisturbed, and one run follows for each disturbance.
 
-    The first two don't round activations to codes, so A and J have no flips and stay small. One sample of A
-    tells little of a layer whose numbers cancel: each try gives another one. Other values that are rounded to
-    codes aren't disturbed. There the first two round as the specification does, and J has flips.
+    The first two runs don't round activations to codes. So no code flips in them, and A and J stay small.
+    They also compute perturbed copies, because a single sample of A says little if the numbers of a layer
+    cancel. Other values that are rounded to codes aren't disturbed. If a model has such values, the first two
+    runs round as the specification does, and codes may flip in J.
     """
     exact, rounded = (replace(run, half_cache=half) for run in own_runs(config, params, dtype))
     plain = not (half or config.rounds_cache or "static" in activations(params))
