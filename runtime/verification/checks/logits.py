@@ -33,9 +33,9 @@ def check_session(context: VerifyContext) -> Iterator[Row]:
 
 
 def float_products_here(context: VerifyContext) -> OrtEngine | None:
-    """Return the graph's engine with products of blocks in float.
+    """Return an engine that runs the graph with products of blocks in float.
 
-    Returns None if no product rounds its input, or if the bundle isn't for the CPU.
+    Return None if no product rounds its input, or if the bundle doesn't run on the CPU.
     """
     from ...ort.engine import OrtEngine
 
@@ -45,8 +45,8 @@ def float_products_here(context: VerifyContext) -> OrtEngine | None:
 
 
 def check_float_products(context: VerifyContext) -> Iterator[Row]:
-    """Check the graph with products of blocks in floating point. There no input is rounded to a code, so the
-    budget is tight.
+    """Check the graph's outputs with products of blocks in floating point. In these products no input is
+    rounded to a code, so the budget is tight.
     """
     expected, engine = context.golden.plain, float_products_here(context)
     if expected is None or engine is None:
@@ -57,16 +57,16 @@ def check_float_products(context: VerifyContext) -> Iterator[Row]:
 
 
 def check_golden_outputs(context: VerifyContext) -> Iterator[Row]:
-    """Check the outputs for the golden tokens. The tokens are given all at once, and in each other possible
-    way, such as in chunks.
+    """Check the graph's outputs for the golden tokens, given all at once and in each other possible way, such
+    as in chunks.
     """
     backend = ORT if context.golden.plain is None else INTEGER_PRODUCTS
     yield from golden_rows(context, context.engine, context.golden, backend)
 
 
 def golden_rows(context: VerifyContext, engine: OrtEngine, golden: Golden, backend: str) -> Iterator[Row]:
-    """Check an engine's outputs for the golden tokens. The tokens are given all at once, and in each other
-    possible way, such as in chunks.
+    """Check an engine's outputs for the golden tokens, given all at once and in each other possible way, such
+    as in chunks.
 
     `backend` is the engine's name in `context.backends`.
     """
@@ -102,7 +102,9 @@ def output_unit(config: Config) -> str:
 
 
 def _best_tokens(outputs: Array, golden: Golden) -> Row:
-    """The likeliest token at each golden token is the specification's, or the two are nearly tied."""
+    """Return a row that counts how many of the likeliest tokens are the specification's. Another token is
+    allowed if the two tokens are nearly tied.
+    """
     chosen, best = outputs.argmax(-1), golden.best[:, 0]
     different = np.flatnonzero(chosen != best)
     most = 2 * golden.own.budget  # each of two logits may be off by a budget

@@ -1,4 +1,4 @@
-"""Check that a module for drafts (MTP) predicts the same as the specification's module, from the same
+"""Check that a module for drafts (MTP) makes the same predictions as the specification's module from the same
 vectors.
 """
 
@@ -15,12 +15,12 @@ SUBJECT = "the module for drafts (mtp)"
 
 
 def check_module(context: VerifyContext) -> Iterator[Row]:
-    """Check the module's logits after the last token of the golden tokens' first row.
+    """Check the logits of the module for drafts after the last golden token of the first row.
 
-    The module reads pairs of a token and a vector. In one run it reads all pairs at once. In another run it
-    reads the last pair by itself, after the others. The specification runs only the module, so the vectors
-    come from the bundle's graph, whose logits other checks compare. The budget is the same as for the model's
-    own logits.
+    The module reads pairs of a token and a vector. In one run the module reads all pairs at once. In another
+    run it reads the last pair by itself, after the others. The specification runs only the module, so the
+    vectors come from the bundle's graph; other checks compare the logits of this graph. The budget is the
+    same as for the model's own logits.
     """
     name, golden = f"{SUBJECT}: largest error", context.golden
     tokens = golden.tokens[:1, : int(golden.lengths[0])]

@@ -47,12 +47,14 @@ def predict(engine: Engine, golden: Golden, rows: slice = ALL_ROWS, padding: int
 
 
 def _widened(tokens: Array, padding: int) -> Array:
-    """The rows, followed by their own first tokens again as padding."""
+    """Return the rows with padding at the end: each row's own first tokens again."""
     return np.concatenate([tokens, tokens[:, :padding]], axis=1)
 
 
 def start(engine: Engine, golden: Golden, rows: slice) -> Cache:
-    """Return a cache for these rows. If the model has an encoder, it first reads the rows' encoder text."""
+    """Return a cache for these golden rows. If the model has an encoder, the encoder first reads its golden
+    input.
+    """
     count = len(golden.tokens[rows])
     if golden.encoder_ids is None or golden.encoder_lengths is None:
         return engine.start(count)
@@ -62,7 +64,9 @@ def start(engine: Engine, golden: Golden, rows: slice) -> Cache:
 def run_in_chunks(
     engine: Engine, golden: Golden, chunks: Sequence[int], rows: slice = ALL_ROWS
 ) -> Float[Array, "M N"]:
-    """Return logits at the real positions of the golden tokens, computed in chunks of these lengths."""
+    """Return logits at the real positions of the golden tokens, computed in chunks. `chunks` are the lengths
+    of the chunks.
+    """
     tokens, lengths = golden.tokens[rows], golden.lengths[rows]
     cache = start(engine, golden, rows)
     begin = 0

@@ -1,13 +1,13 @@
 """Limit how far predictions over a text may be from a reference's, for weights in few bits.
 
-The budget of the golden tokens limits logits, so the limit that it gives for a KL divergence is above that of
-any model. The specification gives a sharper limit over the text itself, because it can also compute products
-in float with the same weights.
+The budget of the golden tokens limits logits. The limit that follows for a KL divergence is too loose: every
+model is below it. The specification gives a sharper limit over the text itself, because it can also compute
+products in float with the same weights.
 
     limit = (√D + 2·√N + √F)²
     D = KL(reference ‖ products in float)          what the weights' rounding costs; N without a source
     N = KL(specification ‖ products in float)      what the rounding of products' inputs costs
-    F = the bound of `kl_budget` for products in float, or 0 where N is larger anyway
+    F = the bound of `kl_budget` for products in float, or 0 if no such bound is stored and N is larger
 
 The root of a small KL divergence is a distance, so roots add. Both a correct engine and the specification
 round the same numbers, but some numbers get different codes. So a correct engine is about √N away from
@@ -42,8 +42,8 @@ REFERENCE, SPECIFICATION, FLOATS = "reference", "specification", "products in fl
 
 
 def float_products(bundle: Bundle, config: Config | None = None) -> NumpyEngine:
-    """Return the specification over the bundle's weights with products in floating point, so that no input is
-    rounded.
+    """Return the specification over the bundle's weights, with products in floating point that don't round
+    their inputs.
     """
 
     def load(name: str) -> Array | Blocks:
@@ -55,8 +55,8 @@ def float_products(bundle: Bundle, config: Config | None = None) -> NumpyEngine:
 
 
 def yardsticks(context: VerifyContext, reference: NumpyEngine) -> dict[str, NumpyEngine]:
-    """Return the reference engine and, for weights in few bits, the further engines that are needed to
-    compute the limit.
+    """Return the engines from which `rounding_limit` is computed, by name: the reference and, for weights in
+    few bits, further engines.
     """
     bundle = context.bundle
     if not bundle.manifest.schemes:
@@ -68,12 +68,17 @@ def yardsticks(context: VerifyContext, reference: NumpyEngine) -> dict[str, Nump
 
 
 def pairs(engines: Collection[str]) -> list[Pair]:
-    """Return the pairs of `yardsticks` whose KL divergences give the limit."""
+    """Return the pairs of these engines that must be compared to compute `rounding_limit`. The names are
+    those of `yardsticks`.
+    """
     return [(name, FLOATS) for name in (REFERENCE, SPECIFICATION) if name in engines and FLOATS in engines]
 
 
 def rounding_limit(kls: Mapping[Pair, float], golden: Golden) -> float:
-    """Return the largest KL divergence from the reference that rounding can explain, in nats a token."""
+    """Return the largest KL divergence from the reference that rounding can explain, in nats a token.
+
+    `kls` are the KL divergences of the `pairs`.
+    """
     weights = kls[REFERENCE, FLOATS]
     inputs = kls.get((SPECIFICATION, FLOATS), weights)
     sharp = golden.own if golden.plain is None and inputs == 0 else golden.plain

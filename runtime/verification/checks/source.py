@@ -1,4 +1,4 @@
-"""Check that everything that a bundle copied from its source is equal to the original.
+"""Check that everything that a bundle copied from its source equals the original.
 
 These are the weights, tokenizer, templates, settings, licence, and the golden outputs of the unquantized
 weights.
@@ -40,7 +40,7 @@ NOISE = 1e-6
 
 
 def check_source(context: VerifyContext) -> Iterator[Row]:
-    """Check everything that the bundle took from its source."""
+    """Check that everything that the bundle took from its source equals the source."""
     source, bundle = context.source, context.bundle
     if source is None:
         yield Row(WEIGHTS, note="no source given")
@@ -59,7 +59,7 @@ def check_source(context: VerifyContext) -> Iterator[Row]:
 
 
 def _row(name: str, unit: str, own: Mapping[str, Any], wanted: Mapping[str, Any]) -> Row:
-    """How many of all parts are equal, and the first that aren't."""
+    """Return a row that counts how many parts are equal, and names the first different ones."""
     parts = [*dict.fromkeys((*wanted, *own))]
     different = [part for part in parts if own.get(part) != wanted.get(part)]
     note = f"different: {', '.join(different[:SHOWN])}" if different else ""
@@ -67,7 +67,7 @@ def _row(name: str, unit: str, own: Mapping[str, Any], wanted: Mapping[str, Any]
 
 
 def tokenizer_parts(model: ModelSource) -> dict[str, str]:
-    """Return the parts of a tokenizer.json as texts. Two texts are equal if the parts mean the same.
+    """Return the parts of a model's tokenizer.json as texts. Parts that mean the same have the same text.
 
     For example, a vocabulary may be in any order, and merges may be pairs or texts. A file that can't be
     split into parts is returned as one part.
@@ -89,8 +89,10 @@ def tokenizer_parts(model: ModelSource) -> dict[str, str]:
 
 
 def _pair(merge: Any) -> Any:
-    """A merge as its two tokens; unchanged where it is a text that no space parts once, or that the library
-    passes over as the first line of a merges.txt."""
+    """Return a merge as a list of its two tokens.
+
+    A text is returned unchanged if it doesn't contain exactly one space. A text that begins with #version is
+    also unchanged, because the tokenizers library ignores it as the first line of a merges.txt."""
     is_text = isinstance(merge, str) and merge.count(" ") == 1 and not merge.startswith("#version")
     return merge.split(" ") if is_text else merge
 
@@ -101,14 +103,18 @@ def _templates(model: ModelSource) -> dict[str, str]:
 
 
 def _settings(model: ModelSource) -> dict[str, Any]:
-    """How the model wants to be run, end tokens first of all, and the names of its labels."""
+    """Return the settings with which the model generates, such as the end tokens, and the names of its
+    labels.
+    """
     generation = model.generation
     stated = {f"generation.{field.name}": getattr(generation, field.name) for field in fields(generation)}
     return {**stated, "labels": model.labels}
 
 
 def licence_row(bundle: Bundle, source: ExportSource) -> Row:
-    """Check that the stated licence, and the files of licences and notices, equal the source's."""
+    """Check that the bundle states the source's licence and contains the same files of licences and
+    notices.
+    """
     name, notices, licence = "licence equals the source's", bundle.manifest.notices, source.licence
     if notices and not licence.files and not source.path.is_dir():
         return Row(name, note="other files lie beside the source, so no licence there is known to be its own")
@@ -118,7 +124,9 @@ def licence_row(bundle: Bundle, source: ExportSource) -> Row:
 
 
 def _golden(context: VerifyContext, source: ExportSource) -> Row:
-    """The outputs for the golden tokens over unquantized weights, which figures of loss are measured from."""
+    """Check the golden outputs of the unquantized weights, from which the cost of quantization is
+    measured.
+    """
     golden, exact = context.golden, [Precision(np.dtype(np.float64))]
     (floats,) = outputs(source.config, source.params, golden.inputs, exact)
     view = golden.view(golden.real(floats))
@@ -127,7 +135,9 @@ def _golden(context: VerifyContext, source: ExportSource) -> Row:
 
 
 def _own_golden(context: VerifyContext) -> Row:
-    """What golden arrays say of the bundle's own weights, computed again."""
+    """Check the golden arrays of the bundle's own weights: compute the arrays again and count the equal
+    ones.
+    """
     bundle, known = context.bundle, context.golden
     half = known.half is not None
     again = golden_outputs.golden(
@@ -145,10 +155,11 @@ def _own_golden(context: VerifyContext) -> Row:
 
 
 def _equal(name: str, stated: Array, again: Mapping[str, Array], limit: float) -> bool:
-    """Whether an array is what was computed again, but for the order of sums in float64.
+    """Return whether a stored golden array equals the array that was computed again. Differences from the
+    order of sums in float64 are allowed.
 
-    The term A of a budget comes from sums in float32, which follow the processor. It must be within the
-    budget computed again, as any right result in float32 is.
+    The term A of a budget comes from sums in float32, which depend on the processor. So the stored A need
+    only be within the budget that was computed again, as any correct result in float32 is.
     """
     computed = again[name]
     if name == "best":  # equal ones may change places

@@ -1,6 +1,7 @@
-"""The table of all checks, in the order in which they run.
+"""List all checks of `verify` in the order in which they run.
 
-Cheap checks come first, and so do checks whose failure explains the failure of later checks.
+Cheap checks come first. If the failure of a check explains the failures of others, it comes before the
+others.
 """
 
 from __future__ import annotations

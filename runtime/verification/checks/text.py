@@ -44,7 +44,8 @@ def check_text(context: VerifyContext) -> Iterator[Row]:
     """Compare outputs over a text that both models read. If both have the same weights, a budget limits the
     difference.
 
-    The reference is the specification over the source's weights or, without a source, over the bundle's.
+    The reference is the specification over the source's weights. Without a source, it uses the bundle's
+    weights.
     """
     bundle, source = context.bundle, context.source
     generates = isinstance(bundle.config.head, LM)
@@ -62,7 +63,7 @@ def check_text(context: VerifyContext) -> Iterator[Row]:
 
 
 def why_no_texts(context: VerifyContext) -> str:
-    """Return why the bundle can't be compared on texts; the result is empty if it can."""
+    """Return the reason why the bundle can't be compared on texts. Return an empty text if it can."""
     if context.bundle.tokenizer is None:
         return "the bundle has no tokenizer"
     if context.source is None and context.bundle.dtype == "float16":
@@ -71,7 +72,9 @@ def why_no_texts(context: VerifyContext) -> str:
 
 
 def reference_engine(context: VerifyContext) -> NumpyEngine:
-    """Return the specification over the source's weights or, without a source, over the bundle's."""
+    """Return the specification over the source's weights. Without a source, return the specification over the
+    bundle's weights.
+    """
     if context.source is None:
         return NumpyEngine(context.bundle.config, context.bundle.params())
     return NumpyEngine(context.source.config, context.source.params)
@@ -85,7 +88,7 @@ def bundle_tokenizer(bundle: Bundle) -> Tokenizer:
 
 
 def window_of_text(config: Config, tokenizer: Tokenizer) -> tuple[int, list[int]]:
-    """Return the number of tokens in a window, and the special tokens with which each window begins.
+    """Return the number of tokens in a window of text, and the special tokens with which each window begins.
 
     Only a decoder without an encoder has such tokens at the beginning of its windows.
     """
@@ -97,7 +100,7 @@ def window_of_text(config: Config, tokenizer: Tokenizer) -> tuple[int, list[int]
 def _compare_predictions(
     context: VerifyContext, reference: NumpyEngine, tokenizer: Tokenizer, text: str, note: str, exact: bool
 ) -> Iterator[Row]:
-    """Predictions of the next token, on each backend that computes the bundle."""
+    """Compare predictions of the next token over a text. Yield rows for each backend that runs the bundle."""
     ids = tokenizer.encode(text)
     if not ids:
         yield Row(KL, note="the text has no token")
@@ -137,7 +140,9 @@ def _compare_predictions(
 def _float_divergence(
     context: VerifyContext, specification: NumpyEngine, kl: float, kl_of: Figure, note: str
 ) -> Row:
-    """The same graph with products in float, against the specification's: no code flips, so it is sharp."""
+    """Return a row with the KL divergence between the graph and the specification, both with products in
+    float. No input is rounded to a code, so the budget is tight.
+    """
     assert context.golden.plain is not None
     budget = kl_budget(context.golden.plain.budget)
     if kl > budget:
@@ -155,8 +160,10 @@ def _divergence(
     note: str,
     exact: bool,
 ) -> Row:
-    """A backend's KL divergence: of weights in few bits within what rounding explains, of the same weights in
-    floats within what the golden budget allows."""
+    """Return a row with a backend's KL divergence from the reference.
+
+    For weights in few bits, the divergence must be within what rounding explains. For the same weights in
+    floats, it must be within the budget of the golden outputs."""
     budget = np.inf
     if context.bundle.manifest.schemes:
         budget = rounding_limit(kls, golden)
@@ -174,7 +181,9 @@ def _divergence(
 def _compare_encoders(
     context: VerifyContext, reference: NumpyEngine, tokenizer: Tokenizer, text: str, note: str, exact: bool
 ) -> Iterator[Row]:
-    """Outputs of an encoder's head, sentence by sentence, on each backend that computes the bundle."""
+    """Compare the outputs of an encoder's head, sentence by sentence. Yield rows for each backend that runs
+    the bundle.
+    """
     sentences = [s for s in re.split(r"(?<=[.!?])\s+", text) if s.strip()]
     texts = [tokenizer.encode(s, add_special_tokens=True)[: reference.config.context] for s in sentences]
     texts = [ids for ids in texts if ids]

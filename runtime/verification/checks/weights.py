@@ -1,4 +1,4 @@
-"""Check that the bundle's weights are exactly those of the specification and of the source.
+"""Check that the bundle's weights are exactly the specification's and the source's.
 
 The specification's weights are compared by their digests in the golden arrays. The source's weights are
 quantized again and compared with the bundle's.
@@ -28,7 +28,9 @@ if TYPE_CHECKING:
 
 
 def check_digests(context: VerifyContext) -> Iterator[Row]:
-    """Check that the weights in the file have the digests of those used for the golden outputs."""
+    """Check that the bundle's weights have the same digests as the weights from which the golden outputs were
+    computed.
+    """
     row_name = "weights equal the specification's"
     names = list(context.bundle.plan.shapes)
     dtype = np.dtype(context.bundle.dtype)
@@ -44,7 +46,7 @@ def check_digests(context: VerifyContext) -> Iterator[Row]:
 
 
 def compare_weights(context: VerifyContext, row_name: str, source: WeightSource) -> Iterator[Row]:
-    """Check that the source's weights, smoothed and quantized again, are the bundle's."""
+    """Check that the source's weights, smoothed and quantized again, equal the bundle's weights."""
     bundle = context.bundle
     # Of the source's config: the scales of a quantized cache may come from a text and not from the source.
     names = list(source.shapes)
@@ -79,17 +81,19 @@ def compare_weights(context: VerifyContext, row_name: str, source: WeightSource)
 
 
 def _count(row_name: str, total: int, different: list[str]) -> Row:
-    """How many of all parameters are equal, and the first that aren't."""
+    """Return a row that counts how many parameters are equal, and names the first different ones."""
     note = f"different: {', '.join(different[:3])}" if different else ""
     equal = total - len(different)
     return Row(row_name, equal, unit="weights", ok=not different, note=note, of=total)
 
 
 def _smoothing_factors(source: WeightSource, bundle: Bundle) -> dict[smooth.SmoothingSite, Array]:
-    """The factors by which the bundle's activations are smoothed, found by comparing it with the source.
+    """Return the factors by which the bundle's activations are smoothed, found by comparing the bundle with
+    the source.
 
-    Where a product divides its own input, it holds the factors. Elsewhere the parameters that make the input
-    were divided by them: source over bundle is the factor, a power of two.
+    If a product divides its own input, the bundle stores the factors beside the product's weight. Otherwise
+    the parameters that make the input were divided by the factors, which are powers of two. Then a factor is
+    the source's number divided by the bundle's.
     """
     factors: dict[smooth.SmoothingSite, Array] = {}
     plan = replace(bundle.plan, shapes=source.shapes)
@@ -120,7 +124,7 @@ def _smoothing_factors(source: WeightSource, bundle: Bundle) -> dict[smooth.Smoo
 def _equals_source(
     source: WeightSource, name: str, weight: Array, weight_format: WeightFormat | None, leaf: Array | Blocks
 ) -> bool:
-    """Whether the bundle's parameter is the source's weight in this format."""
+    """Return whether the bundle's parameter `leaf` equals the source's `weight` in this format."""
     if weight_format is None or not isinstance(leaf, Blocks):
         return not isinstance(leaf, Blocks) and np.array_equal(weight.astype(leaf.dtype), leaf)
     if weight_format.searched:
@@ -141,7 +145,7 @@ def _equals_source(
 
 
 def _equal(expected: Array | None, part: Array | None) -> bool:
-    """Whether two parts of blocks are equal in the bundle's type, or both absent."""
+    """Return whether two parts of blocks are equal in the bundle's type. Two absent parts are equal."""
     if expected is None or part is None:
         return expected is part
     return np.array_equal(expected.astype(part.dtype), part)

@@ -44,12 +44,14 @@ def check_words(context: VerifyContext) -> Iterator[Row]:
 
 
 def words_of(text: str) -> list[str]:
-    """Return the words of a text without case and punctuation."""
+    """Return the words of a text in lower case and without punctuation."""
     return re.findall(r"[\w']+", text.lower())
 
 
 def changes(before: Sequence[str], after: Sequence[str]) -> int:
-    """Return how many words must be changed, added or left out (Levenshtein)."""
+    """Return how many words must be changed, added or left out to turn one list of words into the other
+    (Levenshtein).
+    """
     row = [*range(len(after) + 1)]
     for i, one in enumerate(before, 1):
         aslant, row[0] = row[0], i
