@@ -1,4 +1,5 @@
-"""adapter_config.json of the peft library: the settings of a LoRA adapter. Other kinds are refused by name.
+"""Read adapter_config.json of the peft library: the settings of a LoRA adapter. Other kinds of adapters are
+refused by name.
 
 A key that changes numbers is applied or refused. An unknown key is an error, as in config.json.
 """
@@ -56,7 +57,9 @@ HARMLESS: dict[str, Any] = {
 
 
 def read_adapter_config(values: Mapping[str, Any], where: str) -> LoraSettings:
-    """Return the settings of an adapter_config.json; raise ConfigError for those that can't be applied."""
+    """Return the settings of an adapter_config.json. Raises ConfigError for a setting that can't be
+    applied.
+    """
     keys = Keys(values, where)
     keys.choice("peft_type", {"LORA": None})
     task = keys.get("task_type", str, None)
@@ -95,7 +98,11 @@ def read_adapter_config(values: Mapping[str, Any], where: str) -> LoraSettings:
 
 
 def _targets(keys: Keys) -> ModuleNames | None:
-    """The modules that are adapted; None for all-linear, which the tensors show."""
+    """Return the names of the modules that the adapter changes.
+
+    Return None if target_modules is all-linear or absent. Then the names of the adapter's tensors show which
+    modules it changes.
+    """
     if keys.values.get("target_modules") == ALL_LINEAR:
         keys.unused("target_modules")
         return None
@@ -103,7 +110,9 @@ def _targets(keys: Keys) -> ModuleNames | None:
 
 
 def _modules(keys: Keys, key: str) -> ModuleNames | None:
-    """Endings of names, or one pattern for whole names; None if the key is null or absent."""
+    """Return the modules that a key names, by the endings of their names or by a pattern for whole names.
+    Return None if the key is null or absent.
+    """
     stated = keys.values.get(key)
     if isinstance(stated, str):
         return ModuleNames(pattern=NamePattern(keys.get(key, str), f"{keys.where}: {key}"))
@@ -112,7 +121,9 @@ def _modules(keys: Keys, key: str) -> ModuleNames | None:
 
 
 def _names(keys: Keys, key: str) -> tuple[str, ...]:
-    """A list of names, or one name; none where the key is null or absent."""
+    """Return the names that a key states as one text or as a list. Return no names if the key is null or
+    absent.
+    """
     stated = keys.values.get(key)
     if isinstance(stated, str):
         return (keys.get(key, str),)

@@ -49,10 +49,10 @@ def decoder(
 ) -> Decoder:
     """Return a decoder of Llama's form with equal layers.
 
-    `context`, `theta`, `eps`, `head` and `tied` are the family's defaults. Without `kv_heads` and
-    `attention_bias` the usual keys are read, with Llama's defaults. `norm` replaces RMSNorm, if no key with
-    the usual name states the norm. `positions` is the function `rope`, or a `functools.partial` of it with
-    the family's own settings.
+    `context`, `theta`, `eps`, `head` (the head size) and `tied` are the family's defaults. Without `kv_heads`
+    and `attention_bias` the usual keys are read, with Llama's defaults. `norm` replaces the RMSNorm of the
+    usual key, for families that state their norm in another way. `positions` is the function `rope`, or a
+    `functools.partial` of it with the family's own settings.
     """
     if kv_heads is None:
         kv_heads = keys.size("num_key_value_heads", None)
@@ -89,7 +89,7 @@ def decoder(
 def build(
     *, vocabulary: int, width: int, layers: int, attention: Attention, mlp: Mlp, tied: bool, context: int
 ) -> Decoder:
-    """Return a decoder of equal layers, with a norm like the layers' after the last layer."""
+    """Return a decoder of equal layers. The norm after the last layer is like the norm before each mlp."""
     return Decoder(
         embedding=Embedding(vocabulary, width),
         stack=Stack((Layer(attention, mlp),) * layers, mlp.pre),
@@ -109,7 +109,8 @@ def with_experts(
 ) -> Decoder:
     """Return the decoder with mixtures of experts, made from its gated mlp, in some layers.
 
-    The layers with experts are all layers from index `sparse` on, or the layers that the list `sparse` marks.
+    An integer `sparse` is the index of the first layer with experts. A list `sparse` says for each layer
+    whether it has experts.
     """
     dense = config.layers[0].mlp
     assert isinstance(dense, Gated)
@@ -130,9 +131,11 @@ def sigmoid_experts(
     shared: int = 0,
     groups: ExpertGroups = ONE_GROUP,
 ) -> MoE:
-    """Return experts of `width`, chosen by sigmoids and biases, in place of a gated mlp (DeepSeek-V3).
+    """Return a mixture of experts in place of a gated mlp. Sigmoids and biases choose the experts
+    (DeepSeek-V3).
 
-    The `shared` experts, which take all tokens, become one expert with the width of all of them together.
+    There are `experts` experts of width `width`, and each token is sent to `top` of them. The `shared`
+    experts, which process every token, become one expert with their total width.
     """
     return MoE(
         experts,
@@ -150,9 +153,9 @@ def sigmoid_experts(
 
 
 def with_mtp(config: Decoder, modules: int, layer: Layer | None) -> Decoder:
-    """Return the decoder with a module for drafts that is like this layer, if config.json states one module.
+    """Return the decoder with a module for drafts (MTP) made of this layer, if config.json states one module.
 
-    If config.json states no module, or several, the decoder has none.
+    If config.json states no module, or several, the decoder is returned unchanged.
     """
     norm = config.stack.final_norm
     if modules != 1 or layer is None or not isinstance(norm, RMSNorm):

@@ -1,4 +1,4 @@
-"""The keys of generation_config.json, which an old config.json may contain too."""
+"""List the keys of generation_config.json, which an old config.json may contain too."""
 
 from __future__ import annotations
 

@@ -1,4 +1,6 @@
-"""Heads of encoders in GGUF: the metadata state a pooling, or the tensors include a classifier."""
+"""Read the heads of encoders from GGUF. Either the metadata state a pooling, or the tensors include a
+classifier.
+"""
 
 from __future__ import annotations
 
@@ -18,12 +20,18 @@ OUT = "cls.output.weight"
 
 
 def labelled(keys: Keys, source: TensorSource) -> bool:
-    """Return whether the file has a classifier. The pooling may say so, or may be absent."""
+    """Return whether a GGUF file has a classifier: it contains the classifier's output tensor, and its
+    metadata state no pooling of vectors.
+    """
     return OUT in source.names and keys.values.get("pooling_type", RANK) not in POOLINGS
 
 
 def _labels(keys: Keys, source: TensorSource) -> Any:
-    """The number of labels; their names may be those of a head that the file doesn't hold."""
+    """Return the number of labels of the file's classifier, or ABSENT if the file has no classifier.
+
+    Names of labels don't show that there is a classifier, because a file may state names for a head that it
+    doesn't contain.
+    """
     names = keys.get("classifier.output_labels", list, None)
     if not labelled(keys, source):
         return ABSENT
@@ -41,7 +49,9 @@ CLASSES: Table = {
 
 
 def gguf_reading(decoder: Decoder, keys: Keys) -> Config:
-    """Return the encoder that a decoder becomes if the file states how its vectors are pooled."""
+    """Return the decoder as an encoder, with the pooling of vectors that a GGUF file states. If the file
+    states no pooling, return the decoder itself.
+    """
     if "pooling_type" not in keys:
         keys.harmless(**{"attention.causal": (True,)})
         return decoder
@@ -55,7 +65,9 @@ def gguf_reading(decoder: Decoder, keys: Keys) -> Config:
 
 
 def gguf_pooled(config: Encoder, keys: Keys, source: TensorSource) -> Encoder:
-    """Return an encoder whose vectors are pooled as the file says, unless the file has a classifier."""
+    """Return the encoder with the pooling of vectors that a GGUF file states. An encoder with a classifier is
+    returned unchanged.
+    """
     if keys.get("attention.causal", bool, False):
         raise keys.fail("attention.causal", "false: with true, tokens don't see later tokens")
     if not isinstance(config.head, Classify):
@@ -66,7 +78,7 @@ def gguf_pooled(config: Encoder, keys: Keys, source: TensorSource) -> Encoder:
 
 
 def pooled(config: Encoder, keys: Keys, projections: tuple[Dense, ...] = ()) -> Encoder:
-    """Return the encoder with the pooling that the file states."""
+    """Return the encoder with the pooling that the GGUF file states and these projections after it."""
     number = keys.get("pooling_type", int)
     if number not in POOLINGS:
         raise keys.fail("pooling_type", f"one of {', '.join(map(str, POOLINGS))}")
@@ -74,7 +86,9 @@ def pooled(config: Encoder, keys: Keys, projections: tuple[Dense, ...] = ()) -> 
 
 
 def gguf_projections(keys: Keys, source: TensorSource, width: int) -> tuple[Dense, ...]:
-    """Return the Dense modules of a sentence encoder: llama.cpp has two, without biases and activations."""
+    """Return the Dense modules after the pooling of a sentence encoder. A GGUF file has at most two, without
+    biases and activations, as llama.cpp reads them.
+    """
     projections: list[Dense] = []
     for name in ("dense_2", "dense_3"):
         if f"{name}.weight" not in source.names:

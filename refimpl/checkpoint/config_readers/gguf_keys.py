@@ -1,13 +1,13 @@
 """Translate GGUF's metadata into config.json's keys. One table per architecture says where each key comes
 from.
 
-    "hidden_size": "embedding_length"                          the key of the metadata, which must be there
-    "sliding_window": optional("attention.sliding_window")     left out where the file leaves it out
-    "vocab_size": Row(embedding_rows)                          what several keys, or tensors, say
+    "hidden_size": "embedding_length"                          a key of the metadata, which must be present
+    "sliding_window": optional("attention.sliding_window")     a key that the file may leave out
+    "vocab_size": Row(embedding_rows)                          computed from several keys, or from tensors
 
 So a family's `config` reads both formats, and its errors name the keys that the file has. The table also
 states llama.cpp's constants, and llama.cpp's defaults if they differ from transformers' defaults. A row that
-is only checked has the name that the metadata use. Whether there are biases can be seen only from the
+only checks a key has the key's name in the metadata. Whether there are biases can be seen only from the
 tensors' names, which `Keys.shows` reports.
 """
 
@@ -36,7 +36,10 @@ GATING = "expert_gating_func"
 
 @dataclass(frozen=True)
 class Row:
-    """The rule for reading a key. `key` is the key of the metadata, which error messages name."""
+    """A row of a table: the function `read` that computes the value of a key of config.json from a GGUF file.
+
+    `key` is the key of the metadata, which error messages name.
+    """
 
     read: Callable[[Keys, TensorSource], Any]
     key: str | None = None
@@ -46,7 +49,9 @@ Table = Mapping[str, str | Row]
 
 
 def in_config_json(table: Table, keys: Keys, source: TensorSource) -> Keys:
-    """Return the keys of config.json that a table makes from metadata and tensors. Raises ConfigError."""
+    """Return the keys of config.json that a table computes from a GGUF file's metadata and tensors. Raises
+    ConfigError for a missing or wrong value.
+    """
     rows = {name: required(row) if isinstance(row, str) else row for name, row in table.items()}
     values = {name: row.read(keys, source) for name, row in rows.items()}
     stated = {name: value for name, value in values.items() if value is not ABSENT}
@@ -54,19 +59,19 @@ def in_config_json(table: Table, keys: Keys, source: TensorSource) -> Keys:
 
 
 def required(key: str) -> Row:
-    """Return a row for a key that must be present."""
+    """Return a `Row` that reads a key of the metadata that must be present."""
     return Row(lambda keys, _: keys.stated(key), key)
 
 
 def optional(key: str, default: Any = ABSENT) -> Row:
-    """Return a row for a key that llama.cpp doesn't require, with its default. Without a default, a missing
-    key is left out.
+    """Return a `Row` that reads a key of the metadata that llama.cpp doesn't require, with its default.
+    Without a default, a missing key is left out.
     """
     return Row(lambda keys, _: keys.stated(key, default), key)
 
 
 def fixed(value: Any) -> Row:
-    """Return a row for a value that is a constant in llama.cpp."""
+    """Return a `Row` that gives a value that is a constant in llama.cpp."""
     return Row(lambda *_: value)
 
 
@@ -76,18 +81,18 @@ def without(table: Table, *names: str) -> Table:
 
 
 def lacks(tensor: str) -> Row:
-    """Return a row for whether the file has no tensor with this name."""
+    """Return a `Row` that gives True if the file has no tensor with this name."""
     return Row(lambda _, source: tensor not in source.names)
 
 
 def has(*tensors: str) -> Row:
-    """Return a row for whether the file has a tensor with one of these names."""
+    """Return a `Row` that gives True if the file has a tensor with one of these names."""
     return Row(lambda _, source: not set(tensors).isdisjoint(source.names))
 
 
 def unused(key: str, kind: type, *default: Any) -> Row:
-    """Return a row for a key that is checked for its type only and has no effect. Without a default, it must
-    be present."""
+    """Return a `Row` that checks only the type of a key of the metadata and gives no value. Without a
+    default, the key must be present."""
 
     def read(keys: Keys, _: TensorSource) -> Any:
         keys.get(key, kind, *default)
@@ -97,7 +102,9 @@ def unused(key: str, kind: type, *default: Any) -> Row:
 
 
 def only(key: str, *values: Any) -> Row:
-    """Return a row for a key that must have one of these values if it is present."""
+    """Return a `Row` that checks that a key of the metadata has one of these values, or is absent. It gives
+    no value.
+    """
 
     def read(keys: Keys, _: TensorSource) -> Any:
         keys.harmless(**{key: values})
@@ -107,12 +114,14 @@ def only(key: str, *values: Any) -> Row:
 
 
 def rows_of(tensor: str) -> Row:
-    """Return the number of rows of a matrix, for a size that no key states. The matrix must be present."""
+    """Return a `Row` that gives the number of rows of a matrix, for a size that no key states. The matrix
+    must be present.
+    """
     return Row(lambda keys, source: gguf_rows(keys, source, tensor))
 
 
 def either(*keys: str) -> Row:
-    """Return a row for the first of these keys that is present. At least one must be present."""
+    """Return a `Row` that reads the first of these keys that is present. At least one must be present."""
     return Row(lambda own, _: own.stated(next((k for k in keys if k in own), keys[0])), keys[0])
 
 
@@ -122,8 +131,10 @@ def rotary(
     partial: bool = False,
     names: tuple[str, str] = ("rope_theta", "partial_rotary_factor"),
 ) -> dict[str, Row]:
-    """Return the keys of rotary positions for heads of this `size`. With `partial`, only a part of each head
-    may be rotated. `names` are the names in config.json."""
+    """Return the rows of rotary positions. `size` computes the size of a head.
+
+    With `partial`, the file may state that only a part of each head is rotated. `names` are the keys of
+    config.json for theta and for the rotated part."""
     return {
         names[0]: optional(THETA, 10_000.0),
         "rope_scaling": Row(lambda keys, source: rope_scaling(keys, source, size(keys))),
@@ -134,8 +145,8 @@ def rotary(
 
 
 def layers_with_heads(kinds: tuple[str, str] = ("linear_attention", "full_attention")) -> dict[str, Row]:
-    """Return rows for a model in which layers without key/value heads are of another kind. All other layers
-    have the same number of heads.
+    """Return rows for a model with two kinds of layers. Layers of the first kind have no key/value heads, and
+    all others have the same number.
 
     `kinds` are config.json's names of the two kinds.
     """
@@ -147,7 +158,7 @@ def layers_with_heads(kinds: tuple[str, str] = ("linear_attention", "full_attent
 
 
 def sliding_layers(every: int, *, windowless: bool = False, trunk: bool = False, first: bool = False) -> Row:
-    """Return a row for the type of each layer: with a window or without.
+    """Return a `Row` that gives the type of each layer: with a window or without.
 
     Either a list marks the layers with a window, or all layers have a window except the last of every N
     layers. With `first`, the exception is the first of every N layers. N is `every` if the file doesn't state
@@ -165,14 +176,14 @@ def sliding_layers(every: int, *, windowless: bool = False, trunk: bool = False,
 
 
 def experts(count: str = "num_experts", top: str = "num_experts_per_tok") -> dict[str, str | Row]:
-    """Return rows for the number of experts and the number that a token uses, under these names of
+    """Return rows for the number of experts and the number of experts that a token uses, under these names of
     config.json."""
     return {count: Row(lambda keys, _: keys.size("expert_count"), "expert_count"), top: "expert_used_count"}
 
 
 def scores(*allowed: int, default: int | None = None) -> Row:
-    """Check the function that makes the scores of experts, by llama.cpp's number for it. `default` is the
-    number if no key states one.
+    """Return a `Row` that checks which function makes the scores of experts. The function must have one of
+    the `allowed` numbers of llama.cpp. `default` is the number if no key states one.
     """
 
     def read(keys: Keys, _: TensorSource) -> Any:
@@ -184,10 +195,10 @@ def scores(*allowed: int, default: int | None = None) -> Row:
 
 
 def experts_width(dense: Callable[[int, int], int], *keys: str) -> Row:
-    """Return a row for the width of an expert. If no key states it, `dense` computes it.
+    """Return a `Row` that gives the width of an expert. If no key states this width, `dense` computes it.
 
-    `dense` takes the dense width, which the first present key of `keys` states, and the number of chosen
-    experts.
+    The arguments of `dense` are the width of a dense mlp and the number of experts that a token uses. The
+    first key of `keys` that is present states the width of a dense mlp.
     """
 
     def read(own: Keys, _: TensorSource) -> int:
@@ -199,7 +210,7 @@ def experts_width(dense: Callable[[int, int], int], *keys: str) -> Row:
 
 
 def layers_without(tensor: str) -> Row:
-    """Return the layers that have no tensor of this name."""
+    """Return a `Row` that gives the indices of the layers that have no tensor of this name."""
 
     def read(keys: Keys, source: TensorSource) -> list[int]:
         names = set(source.names)
@@ -209,8 +220,8 @@ def layers_without(tensor: str) -> Row:
 
 
 def mlp_types(tensor: str = "ffn_gate_inp.weight") -> Row:
-    """Return which layers have experts: the layers with a router, whatever the file says about leading dense
-    layers.
+    """Return a `Row` that gives the type of each layer's mlp: "sparse" if the layer has the router's tensor,
+    otherwise "dense". What the file says about leading dense layers is ignored.
     """
 
     def read(keys: Keys, source: TensorSource) -> list[str]:
@@ -222,7 +233,8 @@ def mlp_types(tensor: str = "ffn_gate_inp.weight") -> Row:
 
 
 def always(key: str, value: bool | float, *, told: bool = True) -> Row:
-    """Return a row for a value that is a constant in llama.cpp. If the file states it, it must be the same.
+    """Return a `Row` for a value that is a constant in llama.cpp. If the file states another value, the `Row`
+    raises ConfigError.
 
     `told` says whether config.json has a key for the value.
     """
@@ -236,7 +248,9 @@ def always(key: str, value: bool | float, *, told: bool = True) -> Row:
 
 
 def quotient(key: str, by: str) -> Row:
-    """Return one size divided by another, which must divide it."""
+    """Return a `Row` that gives the size of the key `key` divided by the size of the key `by`. It raises
+    ConfigError if there is a remainder.
+    """
 
     def read(keys: Keys, _: TensorSource) -> int:
         size, part = keys.size(key), keys.size(by)
@@ -248,18 +262,19 @@ def quotient(key: str, by: str) -> Row:
 
 
 def somewhere(tensor: str) -> Row:
-    """Return a row for whether any layer has a tensor with this name. All layers are searched, since the
-    first layer may be of another kind.
+    """Return a `Row` that gives True if any layer has a tensor with this name. All layers are searched, since
+    the first layer may be of another kind.
     """
     return Row(lambda _, source: any(name.endswith(f".{tensor}") for name in source.names))
 
 
 def thetas(size: Callable[[Keys], int], near: float | None = None, *, partial: bool = False) -> Row:
-    """Return a row for rotary positions by type of layer. Layers with a window have a theta of their own, and
-    no scaling.
+    """Return a `Row` that gives the rotary positions of each type of layer. Layers with a window have a theta
+    of their own, and no scaling.
 
-    If no key states the theta of these layers, it is `near`, or otherwise that of the other layers. With
-    `partial`, only a part of each head may be rotated, and the part may differ between the types of layers.
+    If no key states the theta of layers with a window, it is `near`. Without `near`, it is the theta of the
+    other layers. With `partial`, only a part of each head may be rotated, and the part may differ between the
+    types of layers.
     """
 
     def read(keys: Keys, source: TensorSource) -> dict[str, Any]:
@@ -278,7 +293,9 @@ def thetas(size: Callable[[Keys], int], near: float | None = None, *, partial: b
 
 
 def trunk_layers(keys: Keys, _: TensorSource) -> int:
-    """Return the number of layers without those that predict further tokens; `block_count` includes these."""
+    """Return the number of layers of the backbone: `block_count` without the layers that predict further
+    tokens.
+    """
     further, count = keys.get(FURTHER, int, 0), layer_count(keys, "block_count")
     if not 0 <= further < count:
         raise keys.fail(FURTHER, f"0 or more, and fewer than block_count ({count})")
@@ -286,14 +303,16 @@ def trunk_layers(keys: Keys, _: TensorSource) -> int:
 
 
 def agreeing(key: str, other: str) -> Row:
-    """Return a row for a key that newer converters also write under another name. The two values
-    must agree.
+    """Return a `Row` that reads a key of the metadata that newer converters also write under the name
+    `other`. If both are present, their values must agree.
     """
     return Row(lambda keys, _: keys.stated(keys.spelled(key, other)), key)
 
 
 def restated(key: str, size: Callable[[Keys], int]) -> Row:
-    """Return a row for a size that follows from other sizes. If the file states it, it must be the same."""
+    """Return a `Row` that checks a size that follows from other sizes. If the file states the size, it must
+    equal `size`. The `Row` gives no value.
+    """
 
     def read(keys: Keys, _: TensorSource) -> Any:
         keys.restated(key, size(keys), f"{size(keys)}")

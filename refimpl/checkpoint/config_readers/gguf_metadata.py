@@ -22,13 +22,17 @@ def embedding_rows(keys: Keys, source: TensorSource) -> int:
 
 
 def rows(source: TensorSource, name: str) -> int:
-    """Return the number of a table's rows: 1 for a vector, since llama.cpp's tools drop an axis of size 1."""
+    """Return the number of rows of a table in a GGUF file. A vector is one row, since llama.cpp's tools drop
+    an axis of size 1.
+    """
     shape = source.shape(name)
     return shape[0] if len(shape) > 1 else 1
 
 
 def gguf_rows(keys: Keys, source: TensorSource, name: str) -> int:
-    """Return the number of rows of a matrix, which must be there, since no key states this number."""
+    """Return the number of rows of a matrix in a GGUF file, for a size that no key states. Raises ConfigError
+    if there is no such matrix.
+    """
     shape = source.shape(name) if name in source.names else ()
     if len(shape) != 2:
         raise ConfigError(f"{keys.where}: {name} must be a matrix, got shape {list(shape)}")
@@ -41,7 +45,7 @@ SAMPLING = {option.gguf: option.key for option in options(SamplerOptions).values
 
 
 def as_config_json(metadata: Mapping[str, Any], architecture: str) -> dict[str, Any]:
-    """Return special ids, label names and sampling settings in the form of config.json."""
+    """Return the special ids, label names and sampling settings of a GGUF file in the form of config.json."""
     ends = (metadata.get(f"tokenizer.ggml.{name}_token_id") for name in ("eos", "eot", "eom"))
     labels = metadata.get(f"{architecture}.classifier.output_labels")
     return {
@@ -54,7 +58,10 @@ def as_config_json(metadata: Mapping[str, Any], architecture: str) -> dict[str, 
 
 
 def _sampling(metadata: Mapping[str, Any]) -> dict[str, Any]:
-    """How the file asks to sample; a temperature of 0 is greedy there, and a negative top_k is none."""
+    """Return the sampling settings that a GGUF file states, under the keys of generation_config.json.
+
+    In GGUF, a temperature of 0 means greedy decoding, and a negative top_k means no limit.
+    """
     keys = {f"general.sampling.{name}": key for name, key in SAMPLING.items()}
     stated = {key: metadata[name] for name, key in keys.items() if name in metadata}
     if not stated:
@@ -68,15 +75,18 @@ def _sampling(metadata: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def read_gguf_window_pattern(keys: Keys, default: int) -> int:
-    """Return N if one of every N layers sees the whole text and the other layers have a window."""
+    """Return the number N that the metadata state for windows: one of every N layers sees the whole text, and
+    the other layers have a window.
+    """
     return keys.size("attention.sliding_window_pattern", default)
 
 
 def read_gguf_sliding_layers(keys: Keys, layers: int, default: int, *, first: bool = False) -> list[bool]:
-    """Return which layers have a window: those that a list marks, or all but one of every N layers.
+    """Return for each layer whether it has a window. Either a list in the metadata marks these layers, or all
+    layers have a window except one of every N.
 
     The exception is the last of every N layers, or with `first` the first of them. A list may also have 1 for
-    true and 0 for false. It may have further elements for layers that predict further tokens.
+    true and 0 for false. A list may have further elements for layers that predict further tokens.
     """
     key = "attention.sliding_window_pattern"
     if not isinstance(keys.values.get(key), list):
@@ -92,8 +102,8 @@ def read_gguf_sliding_layers(keys: Keys, layers: int, default: int, *, first: bo
 
 
 def numbers_by_layer(keys: Keys, key: str, *, some: bool = False) -> list[int]:
-    """Return a key's number for each layer. All numbers that aren't 0 are the same. With `some`, at least one
-    isn't 0.
+    """Return a key's number for each layer. Each number must be 0 or the same number as in the other layers.
+    With `some`, at least one number must not be 0.
     """
     layers, stated = layer_count(keys, "block_count"), keys.values.get(key)
     numbers = keys.get(key, list) if isinstance(stated, list) else [keys.get(key, int)] * layers
@@ -104,7 +114,9 @@ def numbers_by_layer(keys: Keys, key: str, *, some: bool = False) -> list[int]:
 
 
 def kv_heads_by_layer(keys: Keys) -> list[int]:
-    """Return each layer's number of key/value heads: 0 without attention, the same in all other layers."""
+    """Return the number of key/value heads of each layer. It is 0 for a layer without attention, and the same
+    for all other layers.
+    """
     return numbers_by_layer(keys, "attention.head_count_kv", some=True)
 
 
@@ -114,7 +126,9 @@ def gguf_head_size(keys: Keys) -> int:
 
 
 def own_head_size(keys: Keys) -> int:
-    """Return the head size, which a key may state. Values must have the same size."""
+    """Return the size of a head that a key states, or otherwise the width divided by the number of heads.
+    Raises ConfigError if values have another size.
+    """
     size = keys.size("attention.key_length", None) or gguf_head_size(keys)
     keys.restated("attention.value_length", size, f"the head's size ({size})")
     return size

@@ -1,4 +1,6 @@
-"""Rotary positions in GGUF: metadata state the numbers, and tensors contain divisors of frequencies."""
+"""Read rotary positions from GGUF. Metadata state the numbers, and tensors contain divisors of
+frequencies.
+"""
 
 from __future__ import annotations
 
@@ -18,8 +20,10 @@ SHORT, LONG, DIVISORS = "rope_factors_short.weight", "rope_factors_long.weight",
 
 
 def rope_scaling(keys: Keys, source: TensorSource, head_size: int) -> Any:
-    """Return the scaling in config.json's form. LongRoPE and Llama 3.1 store the scaling as tensors with a
-    divisor for each pair; other scalings are numbers in the metadata.
+    """Return the scaling of rotary positions in config.json's form.
+
+    LongRoPE and Llama 3.1 store the scaling as tensors with a divisor for each pair. Other scalings are
+    numbers in the metadata.
     """
     keys.get("rope.scaling.finetuned", bool, True)
     kind = keys.choice("rope.scaling.type", SCALING_TYPES, "linear")  # llama.cpp's default with a factor
@@ -52,8 +56,8 @@ def rope_scaling(keys: Keys, source: TensorSource, head_size: int) -> Any:
 
 
 def share_of_dims(keys: Keys, head_size: int, *, partial: bool, key: str = "rope.dimension_count") -> Any:
-    """Return the rotated share of each head, from the number of rotated elements. The share must be 1 unless
-    `partial` is set.
+    """Return which share of each head is rotated, computed from the number of rotated elements. Without
+    `partial`, the share must be 1.
     """
     dims = keys.size(key, head_size)
     if dims > head_size or (dims < head_size and not partial):
@@ -67,8 +71,8 @@ def share_of_dims(keys: Keys, head_size: int, *, partial: bool, key: str = "rope
 
 
 def check_sections(keys: Keys) -> Any:
-    """Check M-RoPE's sections of a head's pairs. The sections are for time, height, width and a fourth one
-    that texts don't use.
+    """Check that M-RoPE's sections of a head's pairs are valid. The sections are for time, height, width and
+    a fourth one that texts don't use.
 
     The tokens of a text have three equal coordinates, so the sections don't change the result.
     """
@@ -79,7 +83,7 @@ def check_sections(keys: Keys) -> Any:
 
 
 def divisors(keys: Keys, source: TensorSource, name: str, pairs: int) -> tuple[float, ...]:
-    """Return the divisor of each pair's frequency, from a tensor that must be present."""
+    """Return the divisor of each pair's frequency from the tensor `name`, which must be present."""
     found = source.load(name) if name in source.names else np.zeros(0)
     if not pairs or found.shape != (pairs,) or not np.isfinite(found).all() or not found.min() > 0:
         raise ConfigError(f"{keys.where}: {name} must have {pairs} positive divisors, got {found.shape}")

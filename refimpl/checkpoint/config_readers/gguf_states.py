@@ -1,4 +1,6 @@
-"""Mamba's and Mamba 2's layers in GGUF. Only the tensors' names show whether there are biases and norms."""
+"""Define tables and weight maps for Mamba's and Mamba 2's layers in GGUF. Only the tensors' names show
+whether there are biases and norms.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Weight maps of GGUF files that several families share."""
+"""Define weight maps for GGUF files that several families share."""
 
 from __future__ import annotations
 

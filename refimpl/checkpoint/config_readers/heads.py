@@ -1,4 +1,4 @@
-"""Read from config.json the heads of models that read whole texts: their labels, and how scores are computed
+"""Read the heads of models that read whole texts from config.json: their labels, and how scores are computed
 from logits.
 """
 
@@ -44,8 +44,8 @@ STARTS = {"bart": (2,), "led": (2,), "mt5": (0,), "umt5": (0,)}
 
 
 def labels(keys: Keys) -> int:
-    """Return the number of a head's labels: the number in `id2label`, or two if the config doesn't
-    state it.
+    """Return the number of a head's labels: the number of names in `id2label`, otherwise `num_labels`,
+    otherwise two.
     """
     named, count = keys.get("id2label", dict, None), keys.size("num_labels", None)
     if named is None:
@@ -56,10 +56,10 @@ def labels(keys: Keys) -> int:
 
 
 def problem_type(keys: Keys, count: int) -> ProblemType:
-    """Return how the logits of `count` labels are read: by a softmax, by a sigmoid for each label, or
-    unchanged.
+    """Return how the logits of `count` labels become scores: by a softmax ("single"), by a sigmoid for each
+    label ("multi"), or unchanged ("regression").
 
-    If the config has no key for this, the rule is that of transformers' pipeline: a sigmoid for one label,
+    If the config has no key for this, the rule of transformers' pipeline applies: a sigmoid for one label,
     otherwise a softmax. A cross-encoder of the sentence-transformers library names a torch module instead.
     Older versions use another key for this name, which is read if the newer key is absent.
     """
@@ -89,8 +89,9 @@ def head(
 ) -> ReadingHead:
     """Return the head of an encoder for a task.
 
-    `token` is the dense layer before the logits of each token. `late` is the option of `Classify`. A model
-    without a pooler returns the mean of its vectors.
+    `masked` is the head that predicts masked tokens. `classify` is the dense layer before the logits of a
+    text, and `token` the one before the logits of each token. `late` is the option of `Classify`. Without a
+    `pooler`, an embedding is the mean of the vectors.
     """
     if keys.get("is_decoder", bool, False):
         raise keys.fail("is_decoder", "false: with true, tokens don't see later tokens")
@@ -119,7 +120,7 @@ def _answer(keys: Keys, dense: Dense | None) -> QuestionAnswering:
 
 
 def reading(config: Config, keys: Keys, task: str, *, causal: bool = True) -> Config:
-    """Turn a model that generates into one that reads whole texts, with the head of a task, and return it.
+    """Return a model that reads whole texts, made of a model that generates. The head is the one for `task`.
 
     In a model with an encoder and a decoder, only the encoder computes embeddings and labels of tokens. All
     other tasks use both. In a decoder the vector of the last token, which sees all other tokens, represents
@@ -155,7 +156,9 @@ def reading(config: Config, keys: Keys, task: str, *, causal: bool = True) -> Co
 
 
 def _last_token(keys: Keys, task: str, embedding: Embedding) -> ReadingHead:
-    """The head of a lone decoder that reads whole texts."""
+    """Return the head for a task of a decoder that reads whole texts. The last token's vector represents a
+    text.
+    """
     projection = embedding.projection
     dense = None if projection is None else Dense(None, bias=False, width=projection.width)
     match task:

@@ -1,5 +1,5 @@
-"""The keys of a config file. Each key must be read or be known as harmless, because an unread key could mean
-that the model computes something else.
+"""Read the keys of a config file. Each key must be read or be known as harmless, because an unread key could
+mean that the model computes something else.
 """
 
 from __future__ import annotations
@@ -88,10 +88,10 @@ ACTIVATIONS: dict[str, Activation] = {
 class Keys:
     """The keys of a config file, with a record of the keys that were read. Unread keys must be harmless.
 
-    `tensors` are the names of the checkpoint's tensors, if any. They decide questions that a config leaves
-    open. `ignore` are keys that the caller asks to ignore, or None if no caller can name any. Keys that were
-    made from a GGUF file also have the names that the metadata use, and the names of the tensors of the
-    layers.
+    `tensors` are the names of the checkpoint's tensors, if known. These names decide questions that a config
+    leaves open. `ignore` are keys that the caller asks to ignore, or None if no caller can name any. Keys
+    that were made from a GGUF file also know the names of the metadata, and the names of the layers'
+    tensors.
     """
 
     def __init__(
@@ -116,25 +116,29 @@ class Keys:
 
     @property
     def in_vain(self) -> int:
-        """The number of keys that readers asked for but that are missing."""
+        """The number of keys that readers asked for but the file doesn't have."""
         return len(self._read - self.values.keys())
 
     def replaced(self, values: Mapping[str, Any]) -> Keys:
-        """Return `Keys` with other values and the same record, so that a key that is read there counts as
-        read here too.
+        """Return `Keys` with other values and the same record of read keys. A key that is read from the
+        result also counts as read here.
         """
         keys = Keys(values, self.where, self.tensors, self.ignore)
         keys._read, keys._names, keys._of_layers = self._read, self._names, self._of_layers
         return keys
 
     def with_defaults(self, defaults: Mapping[str, Any]) -> Keys:
-        """Return these keys, with a family's defaults for keys that the file doesn't state."""
+        """Return `Keys` with these values, and with a family's defaults for keys that the file doesn't
+        state.
+        """
         return self.replaced({**defaults, **self.values})
 
     def in_config_json(
         self, values: Mapping[str, Any], names: Mapping[str, str], tensors: Collection[str]
     ) -> Keys:
-        """Return the values of a GGUF file's metadata and tensors under the keys of config.json."""
+        """Return `Keys` with the `values` of a GGUF file under the keys of config.json. `names` maps a key to
+        its name in the metadata, and `tensors` are the names of the file's tensors.
+        """
         keys = Keys(values, self.where)
         keys._names = names
         keys._of_layers = frozenset(_LAYER.sub("", name) for name in tensors)
@@ -146,8 +150,8 @@ class Keys:
         return self._of_layers is not None
 
     def shows(self, tensor: str, *, stated: bool) -> bool:
-        """Return whether a GGUF file has this tensor in its layers. For the keys of a config.json, return
-        `stated`.
+        """Return whether the layers of a GGUF file have a tensor with this name. For the keys of a
+        config.json, return `stated`.
         """
         return stated if self._of_layers is None else tensor in self._of_layers
 
@@ -163,8 +167,8 @@ class Keys:
         return self.get(key, type(self.values.get(key)), default)
 
     def get(self, key: str, kind: type, default: Any = _REQUIRED, *, null: bool = False) -> Any:
-        """Return the key's value. With `null`, the value may be null. Raise ConfigError if it isn't of this
-        kind.
+        """Return the key's value. Raise ConfigError if the value isn't of this `kind`, or if the key is
+        missing and has no default. With `null`, the value may be null.
         """
         self._read.add(key)
         if key not in self.values:
@@ -181,27 +185,29 @@ class Keys:
         return value
 
     def size(self, key: str, default: Any = _REQUIRED, *, null: bool = False) -> Any:
-        """Return an integer of at least 1, and below 2^63 so that arithmetic with it can't overflow."""
+        """Return the key's value, which must be an integer of at least 1. It must be below 2^63 so that
+        arithmetic with it can't overflow.
+        """
         value = self.get(key, int, default, null=null)
         if value is not None and not 1 <= value < 2**63:
             raise self.fail(key, "at least 1 and below 2^63")
         return value
 
     def restated(self, key: str, size: int, must: str) -> None:
-        """Check a size that follows from other sizes: if the key is present, its value must be the same."""
+        """Check a size that follows from other sizes: if the key is present, its value must equal `size`."""
         if self.size(key, size) != size:
             raise self.fail(key, must)
 
     def positive(self, key: str, default: Any = _REQUIRED, *, null: bool = False) -> Any:
-        """Return a finite number greater than 0."""
+        """Return the key's value, which must be a finite number greater than 0."""
         value = self.get(key, float, default, null=null)
         if value is not None and not 0 < value < math.inf:
             raise self.fail(key, "greater than 0, and finite")
         return value
 
     def choice(self, key: str, choices: Mapping[str, Any], default: Any = _REQUIRED) -> Any:
-        """Return the entry of `choices` that the key's value names. For any other value, raise ConfigError,
-        which lists the allowed names.
+        """Return the entry of `choices` that the key's value names. For any other value, raise a ConfigError
+        that lists the allowed names.
         """
         value = self.get(key, str, default)
         if value not in choices:
@@ -209,11 +215,13 @@ class Keys:
         return choices[value]
 
     def unused(self, *keys: str) -> None:
-        """Mark keys as read that don't matter at any value, such as keys of training or of other heads."""
+        """Mark keys as read although their values don't matter, such as keys of training or of other
+        heads.
+        """
         self._read.update(keys)
 
     def harmless(self, **allowed: tuple[Any, ...]) -> None:
-        """Mark keys as read that don't matter at the `allowed` values or types; any other value raises
+        """Mark keys as read that don't matter at the `allowed` values or types. Any other value raises
         ConfigError.
         """
         for key in sorted(allowed.keys() & self.values.keys()):
@@ -221,8 +229,8 @@ class Keys:
             self._check(key, allowed[key])
 
     def at_other_values(self, allowed: Mapping[str, tuple[Any, ...]]) -> tuple[str, ...]:
-        """Mark keys as read. Return the keys whose value, or type of value, isn't among the
-        `allowed` ones.
+        """Mark the keys of `allowed` as read. Return the keys with a value that is neither an allowed value
+        nor of an allowed type.
         """
         found = sorted(allowed.keys() & self.values.keys())
         self._read.update(found)
@@ -234,7 +242,9 @@ class Keys:
             raise self.fail(key, " or ".join(words))
 
     def spelled(self, key: str, *others: str) -> str:
-        """Return the spelling of a key that the file uses; if it uses several, their values must agree."""
+        """Return which of several spellings of a key the file uses. If the file uses several, their values
+        must agree.
+        """
         present = [name for name in (key, *others) if name in self.values]
         self._read.update(present)
         for other in present[1:]:
@@ -243,9 +253,10 @@ class Keys:
         return present[0] if present else key
 
     def finish(self, harmless: Mapping[str, Any] = HARMLESS) -> None:
-        """Raise ConfigError for a key that wasn't read, unless it is harmless at its value or to be ignored.
+        """Raise ConfigError for a key that wasn't read. Harmless keys with a harmless value and keys that the
+        caller asks to ignore are allowed.
 
-        Also raise ConfigError for a key that the caller asks to ignore although it was read.
+        Also raise ConfigError for a key that the caller asks to ignore although a reader read it.
         """
         if known := sorted(self._read & {*(self.ignore or ())} & self.values.keys()):
             raise ConfigError(
@@ -259,7 +270,7 @@ class Keys:
 
 
 def unknown(where: str, key: str, ignore: Collection[str] | None) -> ConfigError:
-    """Return the error for an unknown key. Where a caller can name keys to ignore, the error says how."""
+    """Return the error for an unknown key. If a caller can name keys to ignore, the error says how."""
     advice = "" if ignore is None else f"; if you know that it doesn't, ignore it with ignore_keys={key}"
     return ConfigError(
         f"{where}: unknown key {key!r:.80}, which may change what the model computes{advice:.120}"
@@ -267,7 +278,7 @@ def unknown(where: str, key: str, ignore: Collection[str] | None) -> ConfigError
 
 
 def _is(value: Any, allowed: Any) -> bool:
-    """Whether a value is the one that is allowed, or of the type that is; whole numbers are numbers too."""
+    """Return whether a value equals `allowed`, or is of the type `allowed`. Integers also count as floats."""
     if isinstance(allowed, type):
         return type(value) is allowed or (allowed is float and type(value) is int)
     return value == allowed

@@ -13,14 +13,16 @@ SPARSE = ("dense", "sparse")
 
 
 def layer_count(keys: Keys, key: str = "num_hidden_layers", default: int | None = None) -> int:
-    """Return the number of layers; an absurdly large number is cut to a smaller one that the Config still
+    """Return the number of layers. An absurdly large number is cut to a smaller one that the Config still
     refuses, so that building the layers is cheap.
     """
     return min(keys.size(key) if default is None else keys.size(key, None) or default, 2**16)
 
 
 def layer_sizes(keys: Keys, key: str, layers: int) -> list[int]:
-    """Return a size for each layer; the file states one number for all layers, or a list."""
+    """Return the size that a key states for each layer. The file states one number for all layers, or a
+    list.
+    """
     if not isinstance(keys.values.get(key), list):
         return [keys.size(key)] * layers
     sizes = keys.get(key, list)
@@ -30,7 +32,9 @@ def layer_sizes(keys: Keys, key: str, layers: int) -> list[int]:
 
 
 def head_size(keys: Keys, width: str = "hidden_size", heads: str = "num_attention_heads") -> int:
-    """Return a head's size: the width divided by the number of heads. `width` and `heads` name the keys."""
+    """Return the size of a head: the width divided by the number of heads. The arguments `width` and `heads`
+    are the names of the keys.
+    """
     total, count = keys.size(width), keys.size(heads)
     if total % count:
         raise keys.fail(width, f"a multiple of {keys.name(heads)} ({count!r:.40})")
@@ -38,7 +42,7 @@ def head_size(keys: Keys, width: str = "hidden_size", heads: str = "num_attentio
 
 
 def stated_types(keys: Keys, kinds: Sequence[str], key: str = "layer_types") -> list[str] | None:
-    """Return the type of each layer, one of `kinds`; None if the key doesn't state types."""
+    """Return the type that a key states for each layer, one of `kinds`. Return None if the key is missing."""
     types = keys.get(key, list, None)
     if types is not None and (len(types) != layer_count(keys) or any(kind not in kinds for kind in types)):
         raise keys.fail(key, f"a list of {layer_count(keys)} entries, each one of {', '.join(kinds)}")
@@ -46,31 +50,36 @@ def stated_types(keys: Keys, kinds: Sequence[str], key: str = "layer_types") -> 
 
 
 def stated_sparse(keys: Keys) -> list[bool] | None:
-    """Return which layers have experts by mlp_layer_types; None if the key is missing."""
+    """Return for each layer whether the key mlp_layer_types states experts. Return None if the key is
+    missing.
+    """
     types = stated_types(keys, SPARSE, "mlp_layer_types")
     return None if types is None else [kind == "sparse" for kind in types]
 
 
 def sparse_layers(keys: Keys, first: int) -> list[bool]:
-    """Return which layers have experts.
+    """Return for each layer whether it has experts.
 
-    These are the layers of mlp_layer_types, or all from first_k_dense_replace on, by default `first`."""
+    The key mlp_layer_types states this. Without this key, the layers from first_k_dense_replace on have
+    experts. `first` is the default of first_k_dense_replace."""
     first, stated = keys.get("first_k_dense_replace", int, first), stated_sparse(keys)
     return [i >= first for i in range(layer_count(keys))] if stated is None else stated
 
 
 def layer_types(keys: Keys, slides: Callable[[int], bool]) -> list[str]:
-    """Return the type of each layer; `slides` says whether layer i, counted from 0, has a window by the
-    family's default.
+    """Return the type of each layer. If the file doesn't state types, `slides(i)` says whether layer i,
+    counted from 0, has a window.
     """
     types = stated_types(keys, LAYER_TYPES)
     return [LAYER_TYPES[slides(i)] for i in range(layer_count(keys))] if types is None else types
 
 
 def rotated_layers(keys: Keys, marks: list[Any] | None) -> list[bool]:
-    """Return which layers have rotary positions.
+    """Return for each layer whether it has rotary positions.
 
-    These are the layers marked 1 in no_rope_layers (contrary to the key's name), or all except every n-th."""
+    `marks` is the value of no_rope_layers, with a 1 for each layer that has rotary positions (contrary to the
+    key's name). If `marks` is None, all layers have them except the last of every n layers;
+    no_rope_layer_interval states n."""
     every, count = keys.size("no_rope_layer_interval", 4), layer_count(keys)
     if marks is None:
         return [(i + 1) % every != 0 for i in range(count)]
@@ -80,7 +89,7 @@ def rotated_layers(keys: Keys, marks: list[Any] | None) -> list[bool]:
 
 
 def read_window(keys: Keys, default: int | None = None, *, everywhere: bool = True) -> int | None:
-    """Return how many tokens a layer with a window sees; None if there is no window.
+    """Return how many tokens a layer with a window sees. Return None if there is no window.
 
     If `everywhere` is False, only some layers or none may have a window, and any number is accepted here.
     `layer_masks` checks this number if a layer has a window.
@@ -93,8 +102,8 @@ def read_window(keys: Keys, default: int | None = None, *, everywhere: bool = Tr
 def layer_masks(
     keys: Keys, types: list[str], window: int | None, *, used: bool = True
 ) -> list[FullAttention | Window]:
-    """Return each layer's mask, which depends on the layer's type. The window is that of `read_window`.
-    `used` says whether windows are used at all.
+    """Return the mask of each layer, which depends on the layer's type. `window` is the result of
+    `read_window`. `used` says whether windows are used at all.
     """
     if "sliding_attention" not in types:
         return [FullAttention()] * len(types)
@@ -108,10 +117,11 @@ def layer_masks(
 def kv_sources(
     keys: Keys, types: list[str], default: int, key: str = "num_kv_shared_layers"
 ) -> list[int | None]:
-    """Return for each layer the index of the layer whose keys and values it reads, or None.
+    """Return for each layer the index of another layer from which it takes keys and values. Return None for a
+    layer that makes its own.
 
-    Each of the topmost layers reads the keys and values of the last layer of the same type below all of them.
-    `key` states how many layers do so, and its default is `default`.
+    Each of the topmost layers takes the keys and values of the last layer of the same type below all of them.
+    `key` states how many layers do so, and `default` is used if the key is missing.
     """
     count = keys.get(key, int, default)
     if not 0 <= count < len(types):
