@@ -1,4 +1,4 @@
-"""Mamba's layers in config.json and in checkpoints: the code that families with such layers share."""
+"""Read Mamba's layers from config.json, and map their weights. Families with such layers share this code."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ from .keys import Keys
 
 
 def context(keys: Keys) -> int:
-    """Return the context of a stack of Mamba layers. config.json has no key for it, and the state doesn't
-    grow with the text."""
+    """Return the context of a stack of Mamba layers. config.json has no key for this number, and the state
+    doesn't grow with the text, so the context is 2^20 tokens. GGUF states a context."""
     return keys.size("max_position_embeddings") if keys.of_gguf else 2**20
 
 
@@ -22,8 +22,8 @@ def step_rank(keys: Keys, key: str, width: int) -> int:
 
 
 def convolved(keys: Keys) -> None:
-    """Mark keys as known that say how a scan is computed. Raises ConfigError if the convolution's activation
-    isn't SiLU.
+    """Mark the keys that say how a scan is computed as read. Raises ConfigError if the convolution's
+    activation isn't SiLU.
     """
     keys.unused("use_mambapy", "use_associative_scan", "use_mamba_kernels")
     keys.choice("hidden_act", {"silu": "silu", "swish": "silu"}, "silu")

@@ -1,4 +1,6 @@
-"""Mamba 2's layers in config.json and in checkpoints: the code that families with such layers share."""
+"""Read Mamba 2's layers from config.json, and map their weights. Families with such layers share this
+code.
+"""
 
 from __future__ import annotations
 
@@ -18,10 +20,10 @@ UNLIMITED = ([0.0, {"__float__": "Infinity"}], [0.0, math.inf], None)
 
 
 def check_steps(keys: Keys) -> None:
-    """Mark keys as known that say how steps were initialized in training. Raises ConfigError for a limit of
-    the steps' size.
+    """Mark the keys that say how steps were initialized in training as read. Raises ConfigError for a limit
+    of the steps' size.
 
-    transformers applies such a limit to the steps of a prompt, but not to those of later tokens.
+    transformers applies such a limit to the steps of a prompt, but not to the steps of later tokens.
     """
     keys.unused("time_step_min", "time_step_max", "time_step_floor", "chunk_size", "mamba_chunk_size")
     limit: Any = keys.values.get("time_step_limit")
@@ -33,8 +35,10 @@ def check_steps(keys: Keys) -> None:
 
 
 def with_mamba2(config: Decoder, keys: Keys, places: Collection[int]) -> Decoder:
-    """Return the decoder with Mamba 2 instead of attention in the layers `places`. Keys with the prefix
-    mamba_ state the settings of Mamba 2. Its norms have the eps of the decoder's other norms.
+    """Return the decoder with Mamba 2 instead of attention in the layers `places`.
+
+    Keys with the prefix mamba_ state the settings of Mamba 2. The norms of Mamba 2 have the eps of the
+    decoder's other norms.
     """
     norm = config.layers[0].attention.pre
     assert isinstance(norm, RMSNorm)
@@ -45,8 +49,10 @@ def with_mamba2(config: Decoder, keys: Keys, places: Collection[int]) -> Decoder
 
 
 def mamba_mixer(keys: Keys, width: int, eps: float) -> Mamba2:
-    """Return the Mamba 2 mixer that keys with the prefix mamba_ state. Its heads together have this width. It
-    has no norm before it, and its output projection has no bias."""
+    """Return the Mamba 2 mixer that the keys with the prefix mamba_ state.
+
+    `width` is the width of all heads together. The mixer has no norm before it, and its output projection has
+    no bias."""
     check_steps(keys)
     keys.choice("hidden_act", {"silu": "silu", "swish": "silu"}, "silu")  # its convolutions have no other
     heads = keys.size("mamba_n_heads", 128)

@@ -47,9 +47,10 @@ CACHE_SCALES = frozenset({"k_scale", "v_scale"})
 
 
 def read_quantization(keys: Keys) -> Quantization | None:
-    """Return the quantization that a config.json states for its weights; None if the weights are floats.
+    """Return the quantization that a config.json states for its weights. Return None if the weights are
+    floats.
 
-    Raises ConfigError for a method that tfm doesn't read, or a setting that it doesn't know.
+    Raises ConfigError for a method or a setting that tfm doesn't support.
     """
     stated = keys.get("quantization_config", dict, None)
     if stated is None:
@@ -66,7 +67,9 @@ def read_quantization(keys: Keys) -> Quantization | None:
 
 
 def with_modelopt(values: dict[str, Any], beside: dict[str, Any] | None, where: str) -> dict[str, Any]:
-    """Return a config.json with the settings that modelopt's older files have in hf_quant_config.json."""
+    """Return a config.json that includes the quantization settings of hf_quant_config.json (`beside`), where
+    modelopt's older files state them.
+    """
     if beside is None or values.get("quantization_config") is not None:
         return values
     keys = Keys(beside, where)
@@ -103,9 +106,11 @@ def _gptq_settings(keys: Keys) -> Settings:
 
 
 def _gptq_overrides(keys: Keys) -> Iterator[tuple[NamePattern, Settings]]:
-    """The settings of modules whose names begin with what a pattern matches, as GPTQModel finds them.
+    """Yield the settings of modules that differ from the other modules' settings. A pattern names the modules
+    by the beginnings of their names, as in GPTQModel.
 
-    Patterns after -: are of modules left as floats: the tensors' names say the same.
+    Patterns that begin with -: are ignored. They name modules that are left as floats, and the tensors' names
+    say the same.
     """
     dynamic = keys.get("dynamic", dict, None) or {}
     for stated in dynamic:
@@ -134,7 +139,9 @@ def _awq(keys: Keys) -> Quantization:
 
 
 def _auto_round(keys: Keys) -> Quantization:
-    """AutoRound's own name for GPTQ's and AWQ's packings (Cheng et al. 2023, arXiv:2309.05516)."""
+    """Read the settings of AutoRound, which stores weights in GPTQ's or AWQ's packing (Cheng et al. 2023,
+    arXiv:2309.05516).
+    """
     # Of the search for codes, of who made them, and of kernels.
     keys.unused(
         "amp", "autoround_version", "backend", "batch_size", "dataset", "provider", "seqlen", "nsamples"
@@ -171,8 +178,9 @@ def _auto_round(keys: Keys) -> Quantization:
 
 
 def _auto_round_overrides(keys: Keys, settings: Settings) -> Iterator[tuple[NamePattern, Settings]]:
-    """The settings of modules that are named in full. Those of 16 bits are left as floats: the tensors' names
-    say the same."""
+    """Yield the settings of modules that differ from `settings`. The file must name such a module in full.
+
+    Modules of 16 bits are ignored. They are left as floats, and the tensors' names say the same."""
     stated = keys.get("extra_config", dict, None) or {}
     for name in stated:
         inner = _inner(keys, "extra_config", stated, name)
@@ -191,7 +199,7 @@ def _auto_round_overrides(keys: Keys, settings: Settings) -> Iterator[tuple[Name
 
 
 def _of_all(keys: Keys) -> dict[str, Any]:
-    """The settings that a module may have otherwise."""
+    """Return the settings for all modules that a single module may override."""
     return {key: keys.values[key] for key in ("bits", "group_size")}
 
 
@@ -280,14 +288,16 @@ def _compressed_tensors(keys: Keys) -> Quantization:
 
 
 def _inner(keys: Keys, key: str, values: Mapping[str, Any], name: str) -> Keys:
-    """The keys of an object within an object."""
+    """Return the keys of the object `name` inside `values`, which is the value of `key`."""
     if not isinstance(values[name], dict):
         raise keys.fail(key, "an object of objects")
     return Keys(values[name], f"{keys.where}: {key}: {name:.80}")
 
 
 def _scheme(keys: Keys, packing: str, notes: list[str]) -> Scheme:
-    """One config group; a note is added where its inputs are quantized."""
+    """Read one config group of compressed-tensors. If the group's inputs are quantized, add a note to
+    `notes`.
+    """
     keys.harmless(output_activations=(None,))
     targets = keys.get("targets", list)
     if not all(isinstance(target, str) for target in targets):
@@ -324,7 +334,11 @@ def _scheme(keys: Keys, packing: str, notes: list[str]) -> Scheme:
 
 
 def _scale_sharing(keys: Keys, packing: str) -> tuple[int | None, tuple[int, int] | None]:
-    """How many inputs share a scale, None for all, and which block of 8-bit floats does, None for none."""
+    """Return how many inputs share a scale, and the size of a block of 8-bit floats that shares a scale.
+
+    The first is None if all inputs of an output share a scale. The second is None if the weights have no such
+    blocks.
+    """
     size = _group_size(keys, default=-1) if keys.values.get("group_size") is not None else None
     keys.unused("group_size")
     implied = "channel" if keys.values.get("group_size") == -1 else "tensor" if size is None else "group"
@@ -342,13 +356,13 @@ def _scale_sharing(keys: Keys, packing: str) -> tuple[int | None, tuple[int, int
 
 
 def _cache_notes(keys: Keys, *names: str) -> tuple[str, ...]:
-    """A note where keys and values are quantized too."""
+    """Return a note if one of these keys says that keys and values are quantized too."""
     keys.unused(*names)
     return (FLOAT_CACHE,) if any(keys.values.get(name) is not None for name in names) else ()
 
 
 def _group_size(keys: Keys, key: str = "group_size", default: int | None = None) -> int | None:
-    """How many inputs share a scale, None for all of them."""
+    """Return how many inputs share a scale. Return None if all inputs share one."""
     size = keys.get(key, int) if default is None else keys.get(key, int, default)
     if size != -1 and not 1 <= size < 2**31:
         raise keys.fail(key, "-1, or at least 1")
@@ -356,7 +370,9 @@ def _group_size(keys: Keys, key: str = "group_size", default: int | None = None)
 
 
 def _block(keys: Keys, key: str) -> tuple[int, int] | None:
-    """Rows and columns that share a scale."""
+    """Return the numbers of rows and columns in a block that shares a scale. Return None if the key is
+    missing.
+    """
     size = keys.get(key, list, None)
     if size is None:
         return None
@@ -366,7 +382,9 @@ def _block(keys: Keys, key: str) -> tuple[int, int] | None:
 
 
 def _floats(keys: Keys, *others: str) -> tuple[str, ...]:
-    """The modules that aren't quantized: those of each list, which libraries name differently."""
+    """Return the names of the modules that aren't quantized. They are listed under modules_to_not_convert and
+    the keys `others`, since libraries use different keys.
+    """
     names: list[str] = []
     for key in ("modules_to_not_convert", *others):
         listed = keys.get(key, list, None) or []

@@ -1,9 +1,9 @@
-"""Rotary positions in config.json: rope_theta with rope_scaling, or rope_parameters.
+"""Read rotary positions from config.json, where rope_theta with rope_scaling states them, or rope_parameters.
 
 In transformers the frequencies of two kinds depend on the length of the text so far: `dynamic` stretches them
 past max_position_embeddings, and `longrope` changes its divisors past the original context. In tfm the
 frequencies depend on the Config's context. A family therefore states `exact_context` as its context: every
-text within it is rotated as in transformers.
+text within this context is rotated as in transformers.
 """
 
 from __future__ import annotations
@@ -42,7 +42,8 @@ def rope(
     kinds: Mapping[str, str] = ROPE_TYPES,
     names: tuple[str, str] = ("rope_theta", "partial_rotary_factor"),
 ) -> Rope:
-    """Return the rotary positions of all layers, from either spelling.
+    """Return the rotary positions of all layers, which rope_theta with rope_scaling states, or
+    rope_parameters.
 
     `context` is max_position_embeddings. `theta`, `partial` and `original` (the trained context) are the
     family's defaults. Without `partial`, the family rotates whole heads. `names` are the keys of theta and of
@@ -64,7 +65,9 @@ def rope(
 
 
 def _rotated(where: str, key: str, head_size: int, share: float, partial: float | None) -> int:
-    """How many numbers of a head are rotated, a share of them; all of a family without `partial`."""
+    """Return how many elements of a head are rotated. `share` is the rotated share of a head, and must be 1
+    for a family without `partial`.
+    """
     if share != 1 if partial is None else not 0 < share <= 1:
         must = "1: heads are rotated whole" if partial is None else "above 0 and at most 1"
         raise ConfigError(f"{where}: {key} must be {must}, got {share!r:.80}")
@@ -74,10 +77,11 @@ def _rotated(where: str, key: str, head_size: int, share: float, partial: float 
 def _both(
     keys: Keys, old: Mapping[str, Any], new: Mapping[str, Any], default: float | None
 ) -> dict[str, Any]:
-    """What rope_scaling and rope_parameters state together, which must be the same but for their spelling.
+    """Return what rope_scaling and rope_parameters state together. Both must state the same, except for the
+    spelling of keys.
 
-    Either may leave theta to the key beside them. Without that the older one's `default` counts in
-    transformers, so another theta in the newer one alone is refused.
+    Either may leave theta to the top-level key. If this key is missing too, transformers uses its `default`
+    for rope_scaling. So a different theta in rope_parameters alone is refused.
     """
     one, other = (
         {"rope_type" if key == "type" else key: v for key, v in each.items()} for each in (old, new)
@@ -98,10 +102,10 @@ def ropes(
     *,
     scaled: tuple[str, ...],
 ) -> dict[str, Rope]:
-    """Return the rotary positions of each type of layer, as Gemma 3 and ModernBERT have them.
+    """Return the rotary positions of each type of layer, for models like Gemma 3 and ModernBERT.
 
-    For each type, `thetas` has the older key of the type's theta and the family's default. rope_parameters
-    holds a dict for each type; the older rope_scaling applies to the types `scaled`.
+    For each type, `thetas` gives the older key of the type's theta and the family's default. rope_parameters
+    contains a dict for each type. The older rope_scaling applies only to the types in `scaled`.
     """
     old, new = keys.get("rope_scaling", dict, None) or {}, keys.get("rope_parameters", dict, None) or {}
     if old and new:
@@ -127,7 +131,7 @@ def nested_ropes(
     theta: float = 10_000.0,
     partial: float | None = None,
 ) -> dict[str, Rope]:
-    """Return the rotary positions of each type of layer, where each type has its own head size (Gemma 4).
+    """Return the rotary positions of each type of layer, if each type has its own head size (Gemma 4).
 
     Only rope_parameters states these positions, with a dict for each type. `defaults` is used if a config has
     no rope_parameters. `theta` is used if a dict has no theta. `partial` is the rotated share of a head if a
@@ -152,7 +156,7 @@ def _of_type(
     kinds: Mapping[str, str],
     partial: float | None = None,
 ) -> Rope:
-    """The rotary positions of one of several types of layers."""
+    """Return the rotary positions of one of several types of layers."""
     # transformers looks for it beside the types, where it isn't allowed.
     if not inner.get("truncate", bool, True):
         raise inner.fail("truncate", "true if the model has several types of layers")
@@ -175,7 +179,9 @@ def exact_context(context: int, *ropes: Rope | None) -> int:
 
 
 def _one(outer_value: Any, inner: Keys, key: str, default: Any) -> Any:
-    """A number that may be in rope_parameters, outside of it, or in both with the same value."""
+    """Return a number that may be stated in rope_parameters, outside of it, or in both with the same
+    value.
+    """
     inner_value = inner.positive(key, None)
     if inner_value is not None and outer_value is not None and inner_value != outer_value:
         raise inner.fail(key, f"the same as {key} at the top level ({outer_value})")
@@ -210,7 +216,7 @@ def _rope(
 
 
 def _scaling(inner: Keys, kind: str, context: int, original: int | None, dims: int) -> Scaling | None:
-    """The scaling of a type; keys of other types are left unread."""
+    """Return the scaling of this kind; None for the default kind. Keys of other kinds are left unread."""
     match kind:
         case "default":
             return None
@@ -235,8 +241,8 @@ def _scaling(inner: Keys, kind: str, context: int, original: int | None, dims: i
 
 
 def _yarn(inner: Keys, context: int, original: int) -> Yarn:
-    """YaRN: a factor of null is the ratio of the contexts; of two mscales the ratio of their magnitudes
-    counts."""
+    """Return YaRN's scaling. If the factor is null, it is the context divided by the original context. If
+    both mscales are stated, the magnitude is the ratio of their magnitudes."""
     factor = inner.get("factor", float, null=True)
     factor = context / original if factor is None else inner.positive("factor")
     magnitude = inner.positive("attention_factor", None)
@@ -254,7 +260,9 @@ def _yarn(inner: Keys, context: int, original: int) -> Yarn:
 
 
 def _proportional(inner: Keys, dims: int) -> ProportionalScaling:
-    """The part of a head's pairs that are rotated; at least one must be."""
+    """Return the proportional scaling, which rotates only a share of a head's pairs. The share must be at
+    least one pair.
+    """
     share = inner.positive("partial_rotary_factor", 1.0)
     turned = int(min(share, 1.0) * min(dims, LIMITS["width"]) // 2)
     if share > 1 or not turned:
@@ -266,23 +274,27 @@ def _proportional(inner: Keys, dims: int) -> ProportionalScaling:
 
 
 def _mscale(inner: Keys, key: str) -> float | None:
-    """A scale of the magnitude; 0 says that there is none."""
+    """Return the scale of a magnitude of YaRN. Return None if the key is missing or 0, which means that there
+    is no scale.
+    """
     return None if inner.get(key, float, None) == 0 else inner.positive(key, None)
 
 
 def yarn_magnitude(factor: float, scale: float) -> float:
-    """Return YaRN's factor of attention, its `mscale`: 1 + 0.1 · scale · ln(factor)."""
+    """Return YaRN's magnitude, which config files call `attention_factor` or `mscale`: 1 + 0.1 · scale ·
+    ln(factor). A factor below 1 counts as 1.
+    """
     return 1 + 0.1 * scale * math.log(max(factor, 1.0))
 
 
 def magnitude_ratio(factor: float, scale: float, other: float) -> float:
-    """Return the ratio of two magnitudes of YaRN."""
+    """Return YaRN's magnitude for `scale` divided by YaRN's magnitude for `other`."""
     return yarn_magnitude(factor, scale) / yarn_magnitude(factor, other)
 
 
 def _longrope(inner: Keys, context: int, original: int) -> LongRope:
-    """LongRoPE: the magnitude is sqrt(1 + ln(factor) / ln(original)) where none is stated (Ding et al.
-    2024)."""
+    """Return LongRoPE's scaling. If no magnitude is stated, it is sqrt(1 + ln(factor) / ln(original)) (Ding
+    et al. 2024)."""
     factor = inner.positive("factor", None) or context / original
     magnitude = inner.positive("attention_factor", None)
     if magnitude is None and factor > 1:

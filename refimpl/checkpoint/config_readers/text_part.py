@@ -20,8 +20,8 @@ Model = TypeVar("Model", bound=Config)
 
 @dataclass(frozen=True)
 class TextModel(Generic[Model]):
-    """The reader of a text model's keys, and the defaults of transformers' class that the reader doesn't
-    have.
+    """How to read one type of text model: the `config` function of its family, and the `defaults` of
+    transformers' class that `config` doesn't have.
     """
 
     config: Callable[[Keys, Any], Model]
@@ -29,7 +29,7 @@ class TextModel(Generic[Model]):
 
 
 def sizes(vocabulary: int, width: int, *, mlp: int, layers: int, heads: int, **more: Any) -> dict[str, Any]:
-    """Return a class's default sizes, by the names that config.json has for them."""
+    """Return the default sizes of a transformers class under config.json's keys."""
     named = {"vocab_size": vocabulary, "hidden_size": width, "intermediate_size": mlp}
     return {**named, "num_hidden_layers": layers, "num_attention_heads": heads, **more}
 
@@ -44,7 +44,8 @@ def text_model(
     either: bool = False,
     flat: bool = False,
 ) -> Model:
-    """Return the text model that a config states. Its model_type, by default `default`, is a key of `models`.
+    """Return the text model that a config states. `models` maps each supported model_type to its reader, and
+    `default` is the model_type if text_config states none.
 
     `tied` is the class's default for the output table. With `either`, the text model's own key can also tie
     the output table to the token table. `flat` says that older files have no text_config, and have the text
@@ -73,8 +74,8 @@ def text_model(
 def text_part(
     models: Mapping[str, TextModel[Model]], default: str, *, tied: bool, unused: Sequence[str]
 ) -> Callable[[Keys, Any], Model]:
-    """Return the `config` function of a family. The model's other parts have the keys `unused`, and
-    `text_model` reads all other keys.
+    """Return the `config` function of a family. The function ignores the keys `unused` of the model's other
+    parts, and reads all other keys by `text_model`.
     """
 
     def config(keys: Keys, task: Any) -> Model:
@@ -85,7 +86,9 @@ def text_part(
 
 
 def _tied(keys: Keys, text: Keys, *, tied: bool, either: bool) -> bool:
-    """Whether the output table is the input's. Where keys don't agree on it, or are silent, tensors tell."""
+    """Return whether the output table is the token table. If the keys disagree or are missing, the names of
+    the tensors decide.
+    """
     own, inner = (each.get("tie_word_embeddings", bool, None) for each in (keys, text))
     if own == inner and own is not None:
         return own
@@ -95,9 +98,10 @@ def _tied(keys: Keys, text: Keys, *, tied: bool, either: bool) -> bool:
 
 
 def _check_restated(keys: Keys, text: Keys) -> None:
-    """Check that keys of the text model, where they stand outside of text_config too, say the same there.
+    """Check that keys of the text model have the same value inside and outside of text_config, if they are in
+    both.
 
-    Where windows are switched off, only one of two places may say how large they would be.
+    If windows are switched off, the two sizes of windows may differ.
     """
     off = text.values.get("use_sliding_window") is False
     for key in sorted((keys.unread & text.values.keys()) - UNREAD.keys()):
@@ -107,7 +111,7 @@ def _check_restated(keys: Keys, text: Keys) -> None:
 
 
 def without_sections(keys: Keys, theta: float) -> Keys:
-    """Return the keys with plain rotary positions in place of M-RoPE; `theta` is the class's default.
+    """Return the keys with plain rotary positions in place of M-RoPE. `theta` is the class's default.
 
     M-RoPE rotates each section of a head's pairs by a different coordinate of the token: time, height or
     width (Wang et al. 2024, Qwen2-VL, §2.1). In text all three coordinates of a token are equal.
@@ -136,8 +140,8 @@ def without_sections(keys: Keys, theta: float) -> Keys:
 
 
 def with_text_ids(config_json: Mapping[str, Any]) -> Mapping[str, Any]:
-    """Return a config.json with the special ids of its text model, if the model's own config doesn't state
-    them.
+    """Return a config.json that includes the special ids of its text model, unless the config.json states
+    them itself.
     """
     text = config_json.get("text_config")
     ids = {key: text[key] for key in IDS if key in text} if isinstance(text, dict) else {}

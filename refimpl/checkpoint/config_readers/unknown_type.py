@@ -33,8 +33,8 @@ UNTOLD = 4  # keys that a family doesn't know: from so many on it is no kin
 
 
 def describe(values: Mapping[str, Any], families: Mapping[str, Any]) -> str:
-    """Return the end of the error about a config.json whose model_type isn't among the `families`: what the
-    model is, which supported types are near, and what to use instead.
+    """Return the end of an error message about a config.json with a model_type that isn't among the
+    `families`. It says what the model is, which supported types are near, and what to use instead.
     """
     if SOUNDS & values.keys():
         return f"It is an audio model. {INSTEAD}"
@@ -58,7 +58,9 @@ def describe(values: Mapping[str, Any], families: Mapping[str, Any]) -> str:
 
 
 def parts(values: Mapping[str, Any], above: str = "") -> Iterator[tuple[str, Mapping[str, Any]]]:
-    """Yield the configs of a model's parts within its config, each with its path; text parts come first."""
+    """Yield the configs of a model's parts within its config, each with the path of its keys. Text parts come
+    first.
+    """
     for key in sorted(values, key=lambda key: (not key.startswith(("text", "llm", "language")), key)):
         if isinstance(part := values[key], Mapping) and key.endswith("_config") and above.count(".") < 2:
             yield above + key, part
@@ -66,10 +68,11 @@ def parts(values: Mapping[str, Any], above: str = "") -> Iterator[tuple[str, Map
 
 
 def nearest(values: Mapping[str, Any], families: Mapping[str, Any]) -> str:
-    """Return a text that names the families whose `config` accepts these keys, and the keys that each family
-    leaves unread.
+    """Return a text that names the families that can read these keys, and the keys that each family leaves
+    unread.
 
-    The order: fewest unread keys first, then fewest missing keys, then similar names.
+    Families with the fewest unread keys come first, then families with the fewest missing keys, then families
+    with similar names.
     """
     kind, named = str(values.get("model_type")), values.get("architectures")
     classes = re.findall(r"For[A-Z]\w+$", str(named[0])) if isinstance(named, list) and named else []
