@@ -476,8 +476,8 @@ def real_positions(values: Array, lengths: Array) -> Array:
 
 
 def _columns(width: int, best: Array, rng: np.random.Generator) -> Array:
-    """Return which columns of the outputs are stored. These are all columns of a narrow output, otherwise
-    COLUMNS random ones and the best ones.
+    """Return which columns of the outputs are stored: all columns of a narrow output, otherwise COLUMNS
+    random ones and the best ones.
     """
     if width <= COLUMNS:
         return np.arange(width)

@@ -2,7 +2,7 @@
 
 The layer of a node is found by the stored tensors that the node reads, which have the names of the Config's
 parameters, and by the graph's inputs and outputs for caches and rotary tables. This module uses neither the
-names of nodes nor code of `export`. It compares:
+names of nodes nor code of `export`. These settings are compared:
 
     eps of norms           each eps, found by the norm's weight, even if a norm consists of several operators
     attention's operators  heads, scale, window, soft cap, whether causal, rotation, the cosines that are
@@ -392,8 +392,8 @@ class _Settings:
                 self._compared(node, place, values.ravel().tolist())
 
     def _compared(self, node: Node, place: int, values: list[int]) -> None:
-        """Compare the integers that an `Equal` operator reads. They must be the positions of a row, the
-        number of an expert, a special token of the Config, or 0.
+        """Compare the integers that an `Equal` operator reads. These integers must be the positions of a row,
+        the number of an expert, a special token of the Config, or 0.
         """
         if len(values) != 1:
             self.compare(f"{node.outputs[0]}: places", values, [*range(len(values))])

@@ -1,4 +1,4 @@
-"""Compute the digest of a parameter, so that a bundle's weights can be compared with those that its export
+"""Compute the digest of a parameter, to compare a bundle's weights with the weights that its export
 rounded.
 """
 

@@ -102,8 +102,8 @@ def unused(key: str, kind: type, *default: Any) -> Row:
 
 
 def only(key: str, *values: Any) -> Row:
-    """Return a `Row` that checks that a key of the metadata has one of these values, or is absent. It gives
-    no value.
+    """Return a `Row` that checks that a key of the metadata has one of these values, or is absent. The `Row`
+    gives no value.
     """
 
     def read(keys: Keys, _: TensorSource) -> Any:
@@ -248,8 +248,8 @@ def always(key: str, value: bool | float, *, told: bool = True) -> Row:
 
 
 def quotient(key: str, by: str) -> Row:
-    """Return a `Row` that gives the size of the key `key` divided by the size of the key `by`. It raises
-    ConfigError if there is a remainder.
+    """Return a `Row` that gives the size of the key `key` divided by the size of the key `by`. The `Row`
+    raises ConfigError if there is a remainder.
     """
 
     def read(keys: Keys, _: TensorSource) -> int:

@@ -114,8 +114,8 @@ def numbers_by_layer(keys: Keys, key: str, *, some: bool = False) -> list[int]:
 
 
 def kv_heads_by_layer(keys: Keys) -> list[int]:
-    """Return the number of key/value heads of each layer. It is 0 for a layer without attention, and the same
-    for all other layers.
+    """Return the number of key/value heads of each layer. This number is 0 for a layer without attention, and
+    the same for all other layers.
     """
     return numbers_by_layer(keys, "attention.head_count_kv", some=True)
 

@@ -185,8 +185,8 @@ class Keys:
         return value
 
     def size(self, key: str, default: Any = _REQUIRED, *, null: bool = False) -> Any:
-        """Return the key's value, which must be an integer of at least 1. It must be below 2^63 so that
-        arithmetic with it can't overflow.
+        """Return the key's value, which must be an integer of at least 1 and below 2^63. This limit prevents
+        overflows in arithmetic with the value.
         """
         value = self.get(key, int, default, null=null)
         if value is not None and not 1 <= value < 2**63:

@@ -109,8 +109,8 @@ def _gptq_overrides(keys: Keys) -> Iterator[tuple[NamePattern, Settings]]:
     """Yield the settings of modules that differ from the other modules' settings. A pattern names the modules
     by the beginnings of their names, as in GPTQModel.
 
-    Patterns that begin with -: are ignored. They name modules that are left as floats, and the tensors' names
-    say the same.
+    Patterns that begin with -: are ignored, because such a pattern names modules that are left as floats, and
+    the tensors' names say the same.
     """
     dynamic = keys.get("dynamic", dict, None) or {}
     for stated in dynamic:
@@ -180,7 +180,7 @@ def _auto_round(keys: Keys) -> Quantization:
 def _auto_round_overrides(keys: Keys, settings: Settings) -> Iterator[tuple[NamePattern, Settings]]:
     """Yield the settings of modules that differ from `settings`. The file must name such a module in full.
 
-    Modules of 16 bits are ignored. They are left as floats, and the tensors' names say the same."""
+    Modules of 16 bits are ignored: these modules are left as floats, and the tensors' names say the same."""
     stated = keys.get("extra_config", dict, None) or {}
     for name in stated:
         inner = _inner(keys, "extra_config", stated, name)
@@ -382,8 +382,8 @@ def _block(keys: Keys, key: str) -> tuple[int, int] | None:
 
 
 def _floats(keys: Keys, *others: str) -> tuple[str, ...]:
-    """Return the names of the modules that aren't quantized. They are listed under modules_to_not_convert and
-    the keys `others`, since libraries use different keys.
+    """Return the names of the modules that aren't quantized. Config files list these modules under
+    modules_to_not_convert or the keys `others`, since libraries use different keys.
     """
     names: list[str] = []
     for key in ("modules_to_not_convert", *others):

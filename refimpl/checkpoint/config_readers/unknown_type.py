@@ -1,4 +1,6 @@
-"""Describe a model whose model_type isn't supported: its kind, its text part, and similar families."""
+"""Describe a model with an unsupported model_type: the kind of the model, its text part, and similar
+families.
+"""
 
 from __future__ import annotations
 
@@ -34,7 +36,7 @@ UNTOLD = 4  # keys that a family doesn't know: from so many on it is no kin
 
 def describe(values: Mapping[str, Any], families: Mapping[str, Any]) -> str:
     """Return the end of an error message about a config.json with a model_type that isn't among the
-    `families`. It says what the model is, which supported types are near, and what to use instead.
+    `families`. This text says what the model is, which supported types are near, and what to use instead.
     """
     if SOUNDS & values.keys():
         return f"It is an audio model. {INSTEAD}"

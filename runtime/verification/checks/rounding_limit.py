@@ -68,8 +68,8 @@ def yardsticks(context: VerifyContext, reference: NumpyEngine) -> dict[str, Nump
 
 
 def pairs(engines: Collection[str]) -> list[Pair]:
-    """Return the pairs of these engines that must be compared to compute `rounding_limit`. The names are
-    those of `yardsticks`.
+    """Return the pairs of engines with the KL divergences that `rounding_limit` needs. `engines` are the
+    names that `yardsticks` returns.
     """
     return [(name, FLOATS) for name in (REFERENCE, SPECIFICATION) if name in engines and FLOATS in engines]
 
