@@ -86,8 +86,8 @@ def pooled(config: Encoder, keys: Keys, projections: tuple[Dense, ...] = ()) -> 
 
 
 def gguf_projections(keys: Keys, source: TensorSource, width: int) -> tuple[Dense, ...]:
-    """Return the Dense modules after the pooling of a sentence encoder. A GGUF file has at most two, without
-    biases and activations, as llama.cpp reads them.
+    """Return the Dense modules after the pooling of a sentence encoder. A GGUF file has at most two such
+    modules, without biases and activations, as llama.cpp reads them.
     """
     projections: list[Dense] = []
     for name in ("dense_2", "dense_3"):

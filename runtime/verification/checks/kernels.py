@@ -55,11 +55,11 @@ def on_kernels(context: VerifyContext) -> OnKernels | str:
 
 
 def all_backends(context: VerifyContext) -> dict[str, tuple[OrtEngine, Golden]]:
-    """Return the engines of the bundle: over ONNX Runtime's operators and, if this machine can run them, over
-    tfm's kernels.
+    """Return the engines that run the bundle: one over ONNX Runtime's operators and, if this machine can run
+    tfm's kernels, one over these kernels.
 
-    Each engine comes with the golden outputs that limit its errors. The names of an engine's rows begin with
-    the engine's key in the result.
+    Each engine comes with the golden outputs that limit the engine's errors. The names of an engine's rows
+    begin with the engine's key in the result.
     """
     backends = {"": (context.engine, context.golden)}
     if has_kernels(context.bundle):
