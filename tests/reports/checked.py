@@ -33,7 +33,7 @@ from tfm.refimpl.checkpoint import families as folder
 from tfm.refimpl.checkpoint.families import CLASS_SUFFIXES, families
 from tfm.refimpl.errors import TfmError
 
-from reports.promised_bits import stopped
+from reports.promised_bits import SCHEMES, stopped
 
 FILE = Path(__file__).parents[1] / "families" / "checked.json"
 QUANTS = ("fp32", "int8", "int8-dynamic")
@@ -158,13 +158,23 @@ def known_as(name: str) -> str:
     return re.split(r" \(|: |\. |\.$|, as text", " ".join(text.split()), maxsplit=1)[0]
 
 
+def promised(bits: dict[str, str]) -> str:
+    """Whether the same bits are promised, or what prevents it: one text if it is the same in all schemes."""
+    whole = {scheme: bits.get(scheme, "not checked") for scheme in SCHEMES}
+    told = {scheme: reason.removesuffix(" of ONNX Runtime") or "yes" for scheme, reason in whole.items()}
+    alike = {text: [s for s in SCHEMES if told[s] == text] for text in told.values()}
+    if len(alike) == 1:
+        return told[SCHEMES[0]]
+    return "; ".join(f"{', '.join(schemes)}: {text}" for text, schemes in alike.items())
+
+
 def table(report: dict[str, Any]) -> str:
     """FAMILIES.md's table, in Markdown."""
     rows = [
         f"| {code(name)} | {known_as(name)} | {', '.join(r['tasks'])} | {r['drawn']} | {r['error']:.0e} "
         f"| {code(r['gguf'])} | {r['exported']} of {len(ROWS[name].models)} "
         f"| {', '.join(form for form, types in CALLS.items() if name in types.split())} "
-        f"| {'yes' if r.get('bits') == '' else r.get('bits', '').removesuffix(' of ONNX Runtime')} |"
+        f"| {promised(r['bits'])} |"
         for name, r in sorted(report["families"].items())
     ]
     heads = "`model_type`, models, tasks, configs, worst error, GGUF, int8 and int8-dynamic, calls, same bits"

@@ -2,8 +2,8 @@
 
     PYTHONPATH=tests python -m reports.promised_bits [--schemes int8 int8-dynamic int4] [NAME ...]
 
-Prints the table for the tiny models of tests/helpers. `reports.checked --bits` asks it for families, in int8.
-No weights are needed.
+Prints the table for the tiny models of tests/helpers. `reports.checked --bits` asks it for families. No
+weights are needed.
 """
 
 # ruff: noqa: T201  (a script: what it prints is its result)
@@ -29,13 +29,15 @@ from tfm.runtime.bundle.same_bits import promise
 from reports.false_alarms import configs as tiny_configs
 from reports.layouts import shown
 
+SCHEMES = ("int8", "int8-dynamic", "int4")
 configs = cache(shown)
 
 
-def stopped(name: str) -> str:
-    """Why the same bits aren't promised, and nothing where they are: of the first published config of a
-    family, or else its usual one."""
-    return stopped_config(_smaller(configs()[name][0]), "int8")
+def stopped(name: str) -> dict[str, str]:
+    """By scheme, why the same bits aren't promised, and nothing where they are: of the first published config
+    of a family, or else its usual one."""
+    config = _smaller(configs()[name][0])
+    return {scheme: stopped_config(config, scheme) for scheme in SCHEMES}
 
 
 def stopped_config(config: Config, scheme: str) -> str:
@@ -71,7 +73,7 @@ def _with_few_experts(layer: Layer) -> Layer:
 def main() -> None:
     parser, models = argparse.ArgumentParser(description=__doc__), tiny_configs()
     parser.add_argument("names", nargs="*", default=list(models))
-    parser.add_argument("--schemes", nargs="+", default=["int8", "int8-dynamic", "int4"])
+    parser.add_argument("--schemes", nargs="+", default=SCHEMES)
     options = parser.parse_args()
     print(f"| tiny model | {' | '.join(f'`{scheme}`' for scheme in options.schemes)} |")
     print(f"|---|{'---|' * len(options.schemes)}")

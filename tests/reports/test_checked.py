@@ -13,9 +13,11 @@ from families import ROWS
 from hypothesis import strategies as st
 from tfm.refimpl.checkpoint.families import families
 from tfm.refimpl.errors import ConfigError
+from tfm.runtime.bundle.same_bits import KEPT_BY_ONNX
 from tfm.runtime.text.call_formats import BY_NAME
 
 from reports import checked
+from reports.promised_bits import SCHEMES
 
 REPORT: dict[str, Any] = json.loads(checked.FILE.read_text())
 FAMILIES: dict[str, dict[str, Any]] = REPORT["families"]
@@ -29,7 +31,10 @@ def test_every_family_has_its_row_and_no_other():
 def test_a_row_is_of_the_family_as_it_is(name: str):
     row, dialect = FAMILIES[name], families()[name].GGUF
     assert row["tasks"] == checked.tasks(name)
-    assert "bits" in row, "somebody has checked the same bits"
+    assert {"int8"} <= row["bits"].keys() <= {*SCHEMES}, "somebody has checked the same bits"
+    # An operator that keeps bits by now stops nobody: --bits makes the row anew.
+    stops = {word.strip(",") for reason in row["bits"].values() for word in reason.split()}
+    assert not stops & KEPT_BY_ONNX
     assert row["gguf"] == (None if dialect is None else ", ".join(dialect.dialects))
     assert row["exported"] >= len(ROWS[name].models), "each head went all the way"
     assert row["error"] <= REPORT["budget"] == checked.LARGEST_ERROR
@@ -48,6 +53,14 @@ def test_forms_of_calls_are_of_types_that_are_read():
     """All forms but that of DeepSeek V4, whose type isn't."""
     assert set(checked.CALLS) == set(BY_NAME) - {"deepseek-v4"}
     assert {name for types in checked.CALLS.values() for name in types.split()} <= set(families())
+
+
+def test_the_same_bits_are_told_once_or_by_scheme():
+    bits = dict.fromkeys(SCHEMES, "Cos, Sin of ONNX Runtime")
+    assert checked.promised(bits) == "Cos, Sin"
+    assert checked.promised(dict.fromkeys(SCHEMES, "")) == "yes"
+    assert checked.promised(bits | {"int8": ""}) == "int8: yes; int8-dynamic, int4: Cos, Sin"
+    assert checked.promised({"int8": ""}) == "int8: yes; int8-dynamic, int4: not checked"
 
 
 def test_the_page_shows_it():
