@@ -3,8 +3,9 @@ tokenizer.json.
 
 The model is read as if transformers had written it. tfm makes config.json and generation_config.json from
 these files, and gives each variable the name of transformers' tensor. No file says whether the model has
-several languages, or what the latest first timestamp is. tfm finds the former as CTranslate2's own reader
-does, and takes the latter from OpenAI's code.
+several languages, or what the latest first timestamp is. For both, tfm uses the values that CTranslate2's
+reader and OpenAI's code share. A model with a vocabulary of at least 51,865 tokens has several languages. The
+latest first timestamp has the index 50, which is 1 s.
 """
 
 from __future__ import annotations

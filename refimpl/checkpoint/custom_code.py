@@ -17,5 +17,7 @@ def replaced_by(values: Mapping[str, Any]) -> str:
 
 
 def describe(family: str) -> str:
-    """Return a note that tfm uses `family` in place of the repository's own code, which was not run."""
+    """Return a note for the user: the repository's own code was not run, and tfm uses the family `family`
+    instead.
+    """
     return f"the repository's own code ({' or '.join(KEYS)}) was not run: tfm's family {family} stands for it"

@@ -130,11 +130,14 @@ class Checkpoint:
     def for_context(self, context: int | None) -> Checkpoint:
         """Return the same checkpoint for texts of up to `context` tokens.
 
-        Raises ConfigError if the model has fewer positions. Some position scalings depend on a length; they
-        use `context` for every text. LongRoPE uses its long divisors if `context` is above the original
-        context. Dynamic NTK then uses a larger theta. So positions of shorter texts are rotated differently
-        than in transformers. Shorter means shorter than the original context for LongRoPE, and shorter than
-        `context` for dynamic NTK.
+        Raises ConfigError if the model has fewer positions. Two position scalings depend on a length, for
+        which tfm takes `context`, whatever the length of a text is. If `context` is above the original
+        context, LongRoPE uses its long divisors, and dynamic NTK uses a theta that grows with `context`.
+
+        transformers instead takes the length of each text. So if `context` is above the original context, tfm
+        rotates some texts differently than transformers: with LongRoPE the texts of at most the original
+        context, with dynamic NTK the texts of fewer than `context` tokens. All other texts are rotated as
+        transformers rotates them in one pass over the whole text.
         """
         return self if context is None else replace(self, config=replace(self.config, context=context))
 

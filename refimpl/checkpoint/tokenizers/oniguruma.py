@@ -48,8 +48,10 @@ def character_class(ranges: Ranges) -> str:
 class _Reader:
     """A recursive descent parser of a pattern.
 
-    Each method returns a translation, the least number of characters that it matches, and the number of its
-    unbounded repetitions.
+    `alternatives` and `_sequence` return three values: a translation for `re`, the least number of characters
+    that the translation matches, and the number of its unbounded repetitions. For several alternatives, the
+    last number is the largest number of one alternative. `_atom` also returns whether the atom is one
+    character or class, which any quantifier may follow.
     """
 
     def __init__(self, pattern: str, where: str) -> None:

@@ -49,8 +49,9 @@ class Unigram:
     def sample(self, word: str, alpha: float, uniforms: Sequence[float]) -> list[Token]:
         """Sample a segmentation of a word with probability ∝ P^alpha, and return its tokens.
 
-        Each piece uses one number of `uniforms`, from 0 to 1. The distribution is the paper's. The library
-        multiplies sums by alpha again at each piece, which gives the same distribution only for alpha 1.
+        Each piece uses one number of `uniforms`, which are in [0, 1). The distribution is equation 9 of the
+        paper (Kudo 2018). The tokenizers library samples from this distribution only if alpha is 1, because
+        it multiplies the sums by alpha again at each piece.
         """
         return self.tokens(word, self.lattice(word).sample(alpha, uniforms))
 

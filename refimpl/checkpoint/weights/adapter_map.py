@@ -20,10 +20,11 @@ from .weight_map import Rule, WeightMap
 
 
 class AdapterMap:
-    """An adapter's changes to the parameters of a Config, and the `shapes` of the changed model.
+    """The changes that an adapter makes to the parameters of a Config.
 
-    Raises CheckpointError for a tensor that belongs to no parameter, has a wrong shape, or contradicts the
-    settings.
+    `changes` maps the name of each changed parameter to its change. `shapes` are the shapes of all parameters
+    of the changed model. Raises CheckpointError for a tensor that belongs to no parameter, has a wrong shape,
+    or contradicts adapter_config.json.
     """
 
     def __init__(
@@ -54,7 +55,9 @@ class AdapterMap:
                 self._update(rule, update)
 
     def _stripped(self, name: str) -> str:
-        """A tensor's name without what stands before the names of the trunk."""
+        """Return a tensor's name without the prefix that a checkpoint writes before the names of the
+        backbone.
+        """
         return name.removeprefix(next(filter(name.startswith, self._prefixes), ""))
 
     def _readers_of(self, name: str) -> list[Rule]:
@@ -70,25 +73,33 @@ class AdapterMap:
         return rules
 
     def _names(self, leaf: str, use: str = "read") -> set[str]:
-        """The names under which checkpoints have a parameter, or with `compare` have it again."""
+        """Return the names of the tensors from which a checkpoint's parameter is read. If `use` is "compare",
+        return the names of the tensors that repeat the parameter.
+        """
         rules = [rule for rule in self._rules if rule.use == use and rule.leaves[0] == leaf]
         return {names[0] for rule in rules for names in rule.choices}
 
     def _touched(self, names: Collection[str]) -> list[str]:
-        """The weights among `names` that the adapter replaces or updates, as the adapter names them."""
+        """Return the names, as the adapter writes them, of the weights among `names` that the adapter
+        replaces or updates.
+        """
         touched = [*self._tensors.replaced, *(f"{module}.weight" for module in self._tensors.updates)]
         return [name for name in touched if self._stripped(name) in names]
 
     def _replaces_one_use(self, name: str) -> bool:
-        """Whether a tensor replaces the weight of one module, not the weight that several share."""
+        """Return whether a tensor replaces the weight of one module only. False means that the tensor
+        replaces a weight that several modules share.
+        """
         return self._settings.saves(name.rpartition(".")[0]) and name not in self._tensors.of_base_layers
 
     def _untied(self, config: Config) -> Config:
-        """The config with an output table of its own, where the adapter changes one use of a shared table.
+        """Return the Config with a separate output table if the adapter changes only one use of a table that
+        input and output share.
 
-        peft wraps the module of one use and leaves the other as it is, unless `ensure_weight_tying` says that
-        the output follows. A tensor that is neither an update nor of `modules_to_save` replaces the shared
-        table.
+        peft wraps the module of one use and doesn't change the module of the other use, unless
+        `ensure_weight_tying` says that the output follows. A tensor that is neither an update nor in
+        `modules_to_save` replaces the shared table. Raises CheckpointError if the adapter changes a table
+        that the encoder and the decoder share.
         """
         inputs, outputs = self._names(INPUT_TABLE), self._names(OUTPUT_TABLE)
         copies = self._names(INPUT_TABLE, "compare") - outputs
@@ -121,7 +132,9 @@ class AdapterMap:
             self.changes[leaf] = Change(rule.steps, split, tensor)
 
     def _replace_shared(self) -> None:
-        """The tensor that replaces a shared table is also the output's, which the adapter unties."""
+        """Let a tensor that replaces the shared table replace the output table too, because the adapter
+        separates the two tables.
+        """
         for name, tensor in self._tensors.replaced.items():
             is_input = self._stripped(name) in self._names(INPUT_TABLE)
             if is_input and not self._replaces_one_use(name) and OUTPUT_TABLE not in self.changes:
@@ -156,7 +169,9 @@ class AdapterMap:
             self.changes[leaf] = replace(change, update=update, scale=scale, steps=rule.steps, split=split)
 
     def _check_settings(self, update: LowRank) -> None:
-        """Raise CheckpointError if the settings say something else than the tensors of a module."""
+        """Raise CheckpointError if adapter_config.json contradicts the tensors of a module: it doesn't name
+        the module, or its rank or its use of DoRA differs.
+        """
         settings, module = self._settings, update.module
         # With `ensure_weight_tying` peft adapts the output too, without naming it.
         follows = settings.keeps_ties and self._stripped(f"{module}.weight") in self._names(OUTPUT_TABLE)

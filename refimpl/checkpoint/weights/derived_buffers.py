@@ -1,7 +1,7 @@
 """Buffers that a checkpoint may store although they follow from the Config: frequencies, positions, masks.
 
-Stored buffers must equal the values that tfm computes. For rotary frequencies that don't, `loader.Leaves`
-makes a note instead of an error.
+A stored buffer must equal the value that tfm computes. If stored rotary frequencies differ, `loader.Leaves`
+adds a note instead of raising an error.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from ...ops.position_tables import position_tables
 
 
 def _inv_freq(config: Config) -> np.ndarray:
-    """Rotary frequencies of the first layer that has them: the angles at position 1."""
+    """Return the rotary frequencies of the first layer with rotary positions, as the angles at position 1."""
     if not config.ropes:
         return np.zeros(0)
     cos, sin = position_tables(np.array([1]), config=config)[config.ropes[0]]
@@ -25,7 +25,9 @@ def _inv_freq(config: Config) -> np.ndarray:
 
 
 def _rope_freqs(config: Config) -> np.ndarray:
-    """What divides the plain frequencies to give the scaled ones: GGUF's form of a scaling."""
+    """Return the divisors that turn plain rotary frequencies into scaled frequencies. GGUF stores a position
+    scaling in this form.
+    """
     if not config.ropes:
         return np.zeros(0)
     rope = config.ropes[0]
@@ -34,9 +36,9 @@ def _rope_freqs(config: Config) -> np.ndarray:
 
 
 def _waves(config: Config) -> np.ndarray:
-    """Sinusoidal positions, which older checkpoints of Marian, Pegasus and M2M100 store as a table.
+    """Return the table of sinusoidal positions, which older checkpoints of Marian, Pegasus and M2M100 store.
 
-    M2M100's has a row for padding before that of the first position, all zeros.
+    In M2M100's table, the row before the first position is for padding and contains zeros.
     """
     positions = [*config.stacks.values()][-1].positions
     if not isinstance(positions, Sinusoidal):
@@ -54,7 +56,9 @@ def _wave_rows(config: Config) -> int:
 
 
 def _rotary_waves(config: Config) -> np.ndarray:
-    """Sines and cosines of the first layer's rotation at every position, which RoFormer stores as a table."""
+    """Return the sines and cosines of the first layer's rotation at every position. RoFormer stores them as a
+    table.
+    """
     if not config.ropes:
         return np.zeros(0)
     rope = config.ropes[0]
@@ -72,7 +76,7 @@ def _position_rows(config: Config) -> int:
 
 
 def _divisors(config: Config) -> tuple[np.ndarray, np.ndarray]:
-    """LongRoPE's short and long divisors, none where no layer has them."""
+    """Return LongRoPE's short and long divisors. Both are empty if no layer uses LongRoPE."""
     scalings = [rope.scaling for rope in config.ropes if isinstance(rope.scaling, LongRope)]
     return (
         (np.array(scalings[0].short), np.array(scalings[0].long)) if scalings else (np.zeros(0), np.zeros(0))
@@ -97,14 +101,18 @@ LARGE: dict[str, Callable[[Config], tuple[int, ...]]] = {
 
 
 def _fade(config: Config, got: np.ndarray) -> bool:
-    """How fast the heads of some layer fade (MiniMax); tables of powers beside them aren't read."""
+    """Return whether `got` equals the decay rates of the heads of some layer (MiniMax). The tables of powers
+    of these rates, which MiniMax also stores, aren't read.
+    """
     mixers = [mixer for stack in config.stacks.values() for mixer in stack.mixers]
     rates = (getattr(mixer, "slope_rate", ()) for mixer in mixers)
     return any(got.size == len(own) and np.allclose(got.reshape(-1), own, rtol=1e-2) for own in rates)
 
 
 def _causal(config: Config, got: np.ndarray) -> bool:
-    """Which token sees which in some layer, as GPT-2, GPT-NeoX and GPT-Neo stored it in each."""
+    """Return whether `got` equals the causal mask of some layer. GPT-2, GPT-NeoX and GPT-Neo store the mask
+    in each layer.
+    """
     at = np.arange(config.context)
     windows = {a.window for stack in config.stacks.values() for a in stack.attentions}
     return got.shape == (1, 1, len(at), len(at)) and any(
@@ -113,19 +121,25 @@ def _causal(config: Config, got: np.ndarray) -> bool:
 
 
 def _masked_score(config: Config, got: np.ndarray) -> bool:
-    """The score of what isn't seen: any number so low that its softmax is 0 to all purposes."""
+    """Return whether `got` is a single score for masked positions: any number up to −10⁴, since the softmax
+    of such a score is practically 0.
+    """
     return got.size == 1 and got.item() <= -1e4
 
 
 def _xielu_beta(config: Config, got: np.ndarray) -> bool:
-    """The slope of xIELU at 0, which is a constant of its definition."""
+    """Return whether `got` is the slope at 0 of an xIELU in the Config, which is a constant of the
+    activation.
+    """
     mlps = (layer.mlp for stack in config.stacks.values() for layer in stack.layers)
     betas = {m.activation.beta for m in mlps if isinstance(m, Plain) and isinstance(m.activation, XIELU)}
     return got.size == 1 and got.item() in betas
 
 
 def _xielu_eps(config: Config, got: np.ndarray) -> bool:
-    """Where xIELU's exponential ends, as near as bfloat16 has it."""
+    """Return whether `got` is eps, the upper bound of the input to xIELU's exponential, within the precision
+    of bfloat16.
+    """
     return got.size == 1 and abs(got.item() / XIELU.eps - 1) < 2**-8
 
 

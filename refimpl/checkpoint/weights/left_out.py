@@ -18,8 +18,8 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class LeftOut:
-    """The number of tensors of a part, and their size in bytes; for quantized tensors, scales
-    aren't counted.
+    """The number of tensors in a part of a checkpoint that tfm doesn't read, and their size in bytes. The
+    scales of quantized tensors don't count.
     """
 
     tensors: int
@@ -32,7 +32,9 @@ class LeftOut:
 
 
 def _bits(kind: str) -> int:
-    """The bits of a number: of the file's own types, or as the name of a quantizing library's says, INT8."""
+    """Return how many bits a number of the type `kind` takes. `kind` is a type of the file, such as F16, or a
+    name from a quantizing library, such as INT8.
+    """
     if kind in KINDS:
         return KINDS[kind].record.itemsize * 8 // KINDS[kind].size
     digits = re.search(r"\d+", kind)
@@ -40,7 +42,9 @@ def _bits(kind: str) -> int:
 
 
 def describe(parts: Mapping[str, LeftOut]) -> str:
-    """Return a note for the user on parts that are left out, by the prefix of their tensors' names."""
+    """Return a note that tells the user which parts of the model aren't read. `parts` are keyed by the prefix
+    of their tensors' names.
+    """
     listed = ", ".join(
         f"{name} ({part.tensors} tensor{'s' * (part.tensors != 1)}, {part.bytes / 1e6:.1f} MB)"
         for name, part in parts.items()

@@ -1,4 +1,4 @@
-"""The strict loader: it finds every parameter exactly once by a weight map, and leaves no tensor unread."""
+"""Load weights strictly: find every parameter exactly once by a weight map, and leave no tensor unread."""
 
 from __future__ import annotations
 
@@ -23,7 +23,9 @@ from .weight_map import Rule, WeightMap
 
 
 def check_finite(name: str, weight: np.ndarray | Blocks) -> None:
-    """Raise NumericError if a parameter has a NaN or an infinity; the error names the first one."""
+    """Raise NumericError if a parameter contains a NaN or an infinity. The error names the first such
+    number.
+    """
     if isinstance(weight, Blocks):
         check_finite(f"{name} (scale)", weight.scale)
         if weight.minimum is not None:
@@ -36,13 +38,16 @@ def check_finite(name: str, weight: np.ndarray | Blocks) -> None:
 
 
 def _existing(rule: Rule, unread: Container[str]) -> tuple[str, ...]:
-    """The first choice of tensors that is there, otherwise the first of all."""
+    """Return the first choice of tensors that is in the checkpoint and unread. If there is none, return the
+    first choice of the rule.
+    """
     return next((names for names in rule.choices if names[0] in unread), rule.tensors)
 
 
 def applied(steps: Sequence[Step], split: Split | None, weight: Weight) -> Weight:
-    """Apply the steps of a map to a stored tensor, and return the resulting parameter. With `split`, return
-    one of several parameters.
+    """Apply the steps of a weight map to a stored tensor, and return the resulting parameter.
+
+    If the tensor contains several fused parameters, `split` selects the columns of one parameter.
     """
     for step in steps:
         weight = step.apply(weight)
@@ -50,8 +55,11 @@ def applied(steps: Sequence[Step], split: Split | None, weight: Weight) -> Weigh
 
 
 def leaf_parts(rule: Rule, shapes: Mapping[str, Shape]) -> tuple[list[Shape], list[tuple[str, Split | None]]]:
-    """Return the shapes that a rule's tensors may have, the usual one first, and the parameters made of
-    them."""
+    """Return two lists for a rule: the shapes that its stored tensor may have, and the parameters that are
+    made of the tensor.
+
+    The usual shape comes first. Each parameter is its name with the columns to take, or with None if the
+    tensor contains only this parameter."""
     ends = np.cumsum([shapes[leaf][-1] for leaf in rule.leaves]).tolist()
     allowed = stored_shapes(rule.steps, (*shapes[rule.leaves[0]][:-1], ends[-1]))
     splits = [Split(start, stop) if len(rule.leaves) > 1 else None for start, stop in pairwise([0, *ends])]
@@ -59,20 +67,22 @@ def leaf_parts(rule: Rule, shapes: Mapping[str, Shape]) -> tuple[list[Shape], li
 
 
 class OtherTableError(CheckpointError):
-    """The output table differs from the token table, although the Config says that the two are the same."""
+    """The error for an output table that differs from the token table, although the Config says that the two
+    are the same.
+    """
 
 
 class Leaves:
     """The parameters that a Config needs, read from a TensorSource by a weight map. Each parameter is made
     when it is needed.
 
-    `elsewhere` are parameters that something else provides, so they aren't read from the source.
+    `elsewhere` names parameters that something else provides, so they aren't read from the source.
 
     Raises CheckpointError unless every parameter is found exactly once with its shape, and every tensor of
-    the source is read or equals the value that tfm computes. Raises its subclass OtherTableError if the
-    source has a separate output table although the Config ties it to the token table. Rotary frequencies that
-    differ from the Config's are only reported in `notes`: as in transformers, the Config's frequencies are
-    used.
+    the source is read, left out by the map, or equal to the value that tfm computes. Raises the subclass
+    OtherTableError if the source has a separate output table although the Config ties the output table to the
+    token table. If rotary frequencies differ from the Config's frequencies, `notes` reports it, and the
+    Config's frequencies are used as in transformers.
     """
 
     def __init__(
@@ -98,7 +108,7 @@ class Leaves:
             rule = replace(rule, choices=(_existing(rule, unread),))
             tensor = rule.tensors[0]
             if rule.use == "compare":
-                # A line for a leaf of the tree that the Config hasn't says nothing, as one that is read.
+                # Ignore lines for parameters that this Config doesn't have.
                 if "." not in rule.leaves[0] or rule.leaves[0] in self.shapes:
                     compared.append(rule)
             elif rule.use == "left out":
@@ -109,8 +119,8 @@ class Leaves:
             elif rule.use == "unused":
                 unused[tensor] = None
             elif self._needed(rule):
-                # Several experts read their parts of one tensor: it counts as unread until the first has.
-                # Layers that share a tensor all read the whole of it.
+                # Several experts read their parts of one tensor, so a part may be of a tensor already read.
+                # Layers that share a tensor all read the whole tensor.
                 available = present if rule.part or rule.shared or rule.tied else unread
                 if missing := [name for name in rule.tensors if name not in available]:
                     absent = dict.fromkeys(rule.leaves, missing[0]) | absent
@@ -141,12 +151,16 @@ class Leaves:
             )
 
     def _needed(self, rule: Rule) -> bool:
-        """Whether parameters of a rule are needed, and none of them has been found in another tensor."""
+        """Return whether the Config needs parameters of a rule, and none of these parameters has been found
+        in another tensor.
+        """
         needed = [leaf for leaf in rule.leaves if leaf in self.shapes]
         return bool(needed) and not any(leaf in self._reads for leaf in needed)
 
     def _adds_nothing(self, name: str) -> bool:
-        """Whether a tensor is a bias of zeros beside GPTQ's codes: older writers give every module one."""
+        """Return whether a tensor is a bias of zeros beside a weight in GPTQ's format. Older writers of GPTQ
+        give every module such a bias.
+        """
         weight = f"{name.removesuffix('.bias')}.weight"
         return (
             name.endswith(".bias")
@@ -156,7 +170,9 @@ class Leaves:
         )
 
     def _found(self, rule: Rule) -> None:
-        """Check the tensors that a rule reads, and note which parameters they are."""
+        """Check the types and shapes of the tensors that a rule reads, and record which parameters are made
+        of them.
+        """
         allowed, parts = leaf_parts(rule, self.shapes)
         for name in rule.tensors:
             if (kind := self._source.kind(name)) in READABLE_INTEGERS:
@@ -189,9 +205,11 @@ class Leaves:
             self._reads[leaf] = (rule, split)
 
     def _compare(self, rule: Rule) -> None:
-        """A tensor that states again what we know: a tied output table, a rotary frequency."""
+        """Check a tensor that repeats what tfm already knows, such as a tied output table or rotary
+        frequencies.
+        """
         name, tensor = rule.leaves[0], rule.tensors[0]
-        # A table as large as the config says is made only where the file holds as many numbers.
+        # A table of the Config's size is made only if the file's tensor has the same shape.
         if name in LARGE and self._source.shape(tensor) != LARGE[name](self._config):
             raise CheckpointError(
                 f"tensor {tensor!r} must equal {name}, but their shapes differ: does it belong to another "
@@ -221,7 +239,9 @@ class Leaves:
         return tuple(self.shapes)
 
     def load(self, name: str) -> np.ndarray:
-        """Return the parameter as float32 in tfm's orientation. Raise NumericError if it isn't finite."""
+        """Return the parameter as float32 in tfm's orientation. Raises NumericError if the parameter isn't
+        finite.
+        """
         rule, split = self._reads[name]
         tensors = [self._source.load(tensor, rule.part) for tensor in rule.tensors]
         stored = tensors[0]
@@ -234,7 +254,9 @@ class Leaves:
         return weight
 
     def native(self, name: str) -> Blocks | None:
-        """Return the parameter in the file's own blocks; None if the file doesn't store it in blocks."""
+        """Return the parameter in the blocks that the file stores, or None if the file stores it without
+        blocks or its steps can't change blocks.
+        """
         rule, split = self._reads[name]
         blocks = None if rule.joined or rule.updated else self._source.native(rule.tensors[0], rule.part)
         if blocks is None or not all(step.takes(blocks) for step in rule.steps):

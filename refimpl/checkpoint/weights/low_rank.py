@@ -1,4 +1,6 @@
-"""Merges low-rank updates of matrices: those of an adapter, and those that a checkpoint itself stores."""
+"""Merge low-rank updates into matrices: the updates of an adapter, and the updates that a checkpoint itself
+stores.
+"""
 
 from __future__ import annotations
 
@@ -14,7 +16,12 @@ def merge(
     scale: float = 1.0,
     magnitude: np.ndarray | None = None,
 ) -> np.ndarray:
-    """Return the merged weight [out, in] in float32, from A [r, in], B [out, r] and, with DoRA, m [out]."""
+    """Return W + scale · B A [out, in] in float32: a weight with its low-rank update. With DoRA, each row is
+    scaled so that its norm is m.
+
+    `weight` is W [out, in], `down` is A [r, in], `up` is B [out, r]. `magnitude` is m [out], or None without
+    DoRA. The sums are computed in float64.
+    """
     merged = np.empty(weight.shape, np.float32)
     exact_down = down.astype(np.float64)
     rows = max(1, SLICE // weight.shape[1])

@@ -1,15 +1,16 @@
-"""Merges an adapter into the weights of its base, parameter by parameter, while the weights are read.
+"""Merge an adapter into the weights of its base model, parameter by parameter, while the weights are read.
 
     W' = W + s B A                          (Hu et al. 2021, arXiv:2106.09685, equation 3)
     W' = m (W + s B A) / |W + s B A|        (DoRA, Liu et al. 2024, arXiv:2402.09353, equation 5)
 
-W is [out, in], B [out, r], A [r, in]; m has one number for each output, and the norm of an output is over its
-inputs. The inputs of an embedding table are its rows, and its outputs are its columns, as in peft.
+W is [out, in], B is [out, r], A is [r, in], and m has one number for each output. The norm of an output is
+taken over its inputs. The inputs of an embedding table are its rows, and its outputs are its columns, as in
+peft.
 
 **Conventions.** A and B have the checkpoint's form, the parameter has tfm's form. All steps between the two
 forms (transposing, ungrouping heads, splitting a fused tensor) only reorder outputs. So B goes through these
 steps like a weight with r inputs, and m like a weight with one input. Sums, products and the norm are
-computed in float64, in slices of bounded size, and rounded once to float32: merging loses at most half an
+computed in float64, in slices of bounded size, and rounded once to float32. So merging loses at most half an
 ulp.
 """
 
@@ -32,7 +33,9 @@ INPUT_TABLE, OUTPUT_TABLE = "embedding.table", "head.table"
 
 @dataclass(frozen=True)
 class Change:
-    """An adapter's change to one parameter: another tensor replaces it, an update is merged, or both."""
+    """An adapter's change to one parameter: another tensor replaces the parameter, an update is merged into
+    it, or both.
+    """
 
     steps: tuple[Step, ...]
     split: Split | None
@@ -42,11 +45,11 @@ class Change:
 
 
 class MergedLeaves:
-    """The parameters of a base with an adapter's changes. As with `Leaves`, each parameter is made when it is
-    needed.
+    """The parameters of a base model with an adapter's changes. As with `Leaves`, each parameter is made when
+    it is needed.
 
-    If the base has one table for input and output and the adapter changes the output table, the output table
-    begins as a copy.
+    If the base model shares one table between input and output, and the adapter changes the output table, the
+    output table is a changed copy of the shared table.
     """
 
     def __init__(
@@ -62,7 +65,7 @@ class MergedLeaves:
 
     @property
     def changed(self) -> tuple[str, ...]:
-        """The parameters that the adapter changes."""
+        """The names of the parameters that the adapter changes."""
         return tuple(self._changes)
 
     def kind(self, name: str) -> str:
@@ -73,15 +76,21 @@ class MergedLeaves:
         return self._base.kind(self._of_base(name))
 
     def _of_base(self, name: str) -> str:
-        """The base's parameter that the adapter changes."""
+        """Return the name of the base model's parameter from which a parameter is made. An output table that
+        the base model doesn't have is made from the input table.
+        """
         return INPUT_TABLE if name == OUTPUT_TABLE and name not in self._base.names else name
 
     def native(self, name: str) -> Blocks | None:
-        """Return the parameter in the file's own blocks; None if the adapter changes the parameter."""
+        """Return the parameter in the blocks that the file stores, or None if the file stores it without
+        blocks or the adapter changes it.
+        """
         return None if name in self._changes else self._base.native(self._of_base(name))
 
     def load(self, name: str) -> np.ndarray:
-        """Return the parameter as float32 in tfm's orientation. Raise NumericError if it isn't finite."""
+        """Return the parameter as float32 in tfm's orientation. Raises NumericError if the parameter isn't
+        finite.
+        """
         change = self._changes.get(name)
         if change is None or change.replacement is None:
             weight = self._base.load(self._of_base(name))
@@ -97,8 +106,10 @@ class MergedLeaves:
         axis = 0 if name == OUTPUT_TABLE else 1
 
         def in_our_order(outputs: np.ndarray) -> np.ndarray:
-            """Return the numbers [out, n] for the outputs of the parameter, in the parameter's order, from
-            those for the checkpoint's outputs.
+            """Reorder the rows of `outputs` [out, n] from the checkpoint's order of outputs to the
+            parameter's order.
+
+            The result has only the rows for the outputs of this parameter.
             """
             transposes = sum(isinstance(step, Transpose) for step in change.steps)
             stored = outputs if (axis + transposes) % 2 == 0 else outputs.T

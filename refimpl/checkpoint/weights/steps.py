@@ -1,8 +1,9 @@
-"""The steps that turn a stored tensor into a parameter. Each step knows the stored shape and the change.
+"""The steps that turn a stored tensor into a parameter. Each step states the stored shape and makes one
+change.
 
-`shapes` takes the shape of a step's result, and returns the shapes that its input may have, the usual one
-first. The loader compares these shapes with the file before it reads any numbers. `apply` makes the change,
-on an array or, where that makes sense, on the blocks of a quantized matrix.
+`shapes` takes the shape of a step's result, and returns the shapes that its input may have, the usual shape
+first. The loader compares these shapes with the file before it reads any numbers. `apply` makes the change on
+an array. Some steps can also change the blocks of a quantized matrix.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ Weight = TypeVar("Weight", np.ndarray, Blocks)
 
 
 def _each_array(weight: Weight, change: Callable[[np.ndarray], np.ndarray]) -> Weight:
-    """The same change to a matrix, or to each array of a quantized one."""
+    """Apply the same change to a matrix, or to each array of a quantized matrix."""
     if isinstance(weight, np.ndarray):
         return change(weight)
     arrays = {f.name: getattr(weight, f.name) for f in fields(weight)}
@@ -30,8 +31,11 @@ def _each_array(weight: Weight, change: Callable[[np.ndarray], np.ndarray]) -> W
 
 
 def _by_kind(weight: Weight, groups: int, ends: Sequence[int]) -> Weight:
-    """Columns that are stored for one group after the other, each with several kinds that end at `ends`: each
-    kind comes out for all groups together."""
+    """Reorder columns that are stored group by group, so that they are sorted by kind.
+
+    The columns of each group have several kinds, such as queries, keys and values. Within a group, `ends` are
+    the columns at which a kind ends. In the result, the columns of the first kind of all groups come first,
+    then the second kind, and so on."""
     columns = np.arange(weight.shape[-1]).reshape(groups, -1)
     order = np.concatenate([part.reshape(-1) for part in np.split(columns, ends, axis=1)])
     return _each_array(weight, lambda a: a[..., order])
@@ -39,14 +43,18 @@ def _by_kind(weight: Weight, groups: int, ends: Sequence[int]) -> Weight:
 
 @dataclass(frozen=True)
 class Step:
-    """One change that is made to a stored tensor when it is read."""
+    """One change to a stored tensor, which is made when the tensor is read."""
 
     def bound(self, leaf: str, mixer: TokenMixer) -> Step:
-        """Return the step for a parameter of a layer with this attention, or another mixer."""
+        """Return the step with the settings of `mixer`, such as its number of heads, for the parameter named
+        `leaf`.
+        """
         return self
 
     def _with(self, mixer: TokenMixer, **settings: str) -> Step:
-        """The step with these settings of a mixer; without them where the mixer hasn't all of them."""
+        """Return the step with fields set from a mixer. `settings` names the mixer's attribute for each
+        field. If the mixer lacks any of these attributes, return the step unchanged.
+        """
         if not all(hasattr(mixer, name) for name in settings.values()):
             return self
         return replace(self, **{field: getattr(mixer, name) for field, name in settings.items()})
@@ -56,8 +64,8 @@ class Step:
         return (result,)
 
     def settled(self, usual: bool) -> Step:
-        """Return the step for a file whose tensor has the usual shape. If `usual` is false, return it for a
-        file whose tensor has another shape.
+        """Return the step for the shape that the file's tensor has. `usual` says whether this is the first
+        shape that `shapes` returns.
         """
         return self
 
@@ -81,8 +89,8 @@ class Transpose(Step):
 
 @dataclass(frozen=True)
 class EitherOrder(Transpose):
-    """Read a linear map whose output axis comes first in some files and last in others. The shape tells
-    which.
+    """Read a linear map that some files store with its output axis first, and other files with its output
+    axis last. The stored shape tells which axis is first.
 
     In a square map the output axis is first, as transformers reads it.
     """
@@ -101,8 +109,10 @@ class EitherOrder(Transpose):
 
 @dataclass(frozen=True)
 class Unpermute(Step):
-    """Reorder query or key rows that are stored as pairs (2j, 2j + 1) for an interleaved rotation, as Llama's
-    are in GGUF."""
+    """Reorder query or key rows that are stored for an interleaved rotation, as in GGUF files of Llama.
+
+    In the file, rows 2j and 2j + 1 of a head are rotated as a pair. In the result, a pair is row j of the
+    head's first half and row j of its second half."""
 
     heads: int = 0
 
@@ -119,10 +129,11 @@ class Unpermute(Step):
 
 @dataclass(frozen=True)
 class Ungroup(Step):
-    """Separate queries, keys and values that are fused group by group, [G, R + 2, K]: GPT-NeoX, BLOOM (R = 1)
-    and Falcon.
+    """Separate queries, keys and values that are fused group by group, as [G, R + 2, K]. GPT-NeoX, BLOOM
+    (both R = 1) and Falcon store them so.
 
-    The result has all queries first, then all keys, then all values.
+    G is the number of groups, R the number of query heads in a group, and K the head size. The result has all
+    queries first, then all keys, then all values.
     """
 
     kv_heads: int = 0
@@ -138,8 +149,10 @@ class Ungroup(Step):
 
 @dataclass(frozen=True)
 class GateByHead(Step):
-    """Separate queries and gates that are stored head by head, [H, 2, K] (Qwen3-Next): all queries come
-    first, then all gates."""
+    """Separate queries and gates that are stored head by head, as [H, 2, K] (Qwen3-Next). In the result, all
+    queries come first, then all gates.
+
+    H is the number of heads, and K the head size."""
 
     head_size: int = 0
 
@@ -152,11 +165,11 @@ class GateByHead(Step):
 
 @dataclass(frozen=True)
 class ByKeyHead(Step):
-    """Reorder the columns of a gated delta network's queries, keys, values and output gates, or the columns
-    of its rates.
+    """Reorder the columns of a gated delta network, which the file stores key head by key head (Qwen3-Next).
 
-    The columns are stored one key head after the other, each with the value heads that share it: [G, K + K +
-    R·V + R·V], or the rates [G, R + R]. The result has each kind for all heads together.
+    Each of the G key heads has its own queries and keys of size K, and the values and output gates of the R
+    value heads that share it, of size V each: [G, K + K + R·V + R·V]. The two rates of each value head are
+    stored alike: [G, R + R]. The result has all queries first, then all keys, and so on.
     """
 
     key_heads: int = 0
@@ -176,11 +189,11 @@ class ByKeyHead(Step):
 
 @dataclass(frozen=True)
 class ValuesByKeyHead(Step):
-    """Reorder the value heads of a gated delta network (Qwen 3.5 in GGUF). The file alternates between the
-    key heads; afterwards the value heads of one key head are neighbours. The value heads are columns of a
-    matrix, or rows of the output projection.
+    """Reorder the value heads of a gated delta network so that the value heads of one key head are neighbours
+    (Qwen 3.5 in GGUF).
 
-    The first `before` columns, which belong to queries and keys, aren't moved.
+    The file stores one value head of each key head in turn. The value heads are columns of a matrix, or rows
+    of the output projection. The first `before` columns, which belong to queries and keys, aren't moved.
     """
 
     heads: int = 1
@@ -210,8 +223,10 @@ class ValuesByKeyHead(Step):
 
 
 class FourParts(Step):
-    """Reorder three matrices that are stored side by side in each of four parts of the columns (CodeGen), so
-    that the parts of each matrix are neighbours."""
+    """Separate three matrices that are stored side by side in each of four parts of the columns (CodeGen).
+
+    In the result, all columns of the first matrix come first, then all columns of the second, then the
+    third."""
 
     def apply(self, weight: Weight) -> Weight:
         third = weight.shape[-1] // 12
@@ -219,7 +234,9 @@ class FourParts(Step):
 
 
 class NegatedExp(Step):
-    """Recover a parameter whose negated exponential is stored: the decay rates of a state in GGUF."""
+    """Recover a parameter from its negated exponential, which the file stores. GGUF stores the decay rates of
+    recurrent states in this form.
+    """
 
     def apply(self, weight: Weight) -> Weight:
         assert isinstance(weight, np.ndarray)
@@ -228,7 +245,9 @@ class NegatedExp(Step):
 
 
 class Exp(Step):
-    """Recover a parameter whose exponential is stored: the rates of Ling 3's bounded decays in GGUF."""
+    """Recover a parameter from its exponential, which the file stores. GGUF stores the rates of Ling 3's
+    bounded decays in this form.
+    """
 
     def apply(self, weight: Weight) -> Weight:
         assert isinstance(weight, np.ndarray)
@@ -237,8 +256,8 @@ class Exp(Step):
 
 
 class InTurn(Step):
-    """Separate two matrices, or two biases, whose columns alternate in the file: gate and up of gpt-oss'
-    experts.
+    """Separate two matrices, or two biases, that are stored with alternating columns: gate and up projection
+    of the experts of gpt-oss.
 
     The result has all columns of the first, and then all columns of the second.
     """
@@ -249,7 +268,7 @@ class InTurn(Step):
 
 
 class PlusOne(Step):
-    """Add one to a norm's weight that is stored as its difference from one (Gemma)."""
+    """Add one to the weight of a norm, because the file stores the weight's difference from one (Gemma)."""
 
     def apply(self, weight: Weight) -> Weight:
         assert isinstance(weight, np.ndarray)
@@ -257,8 +276,8 @@ class PlusOne(Step):
 
 
 class MaybeVector(Step):
-    """Restore the axis of a matrix with one row that may be stored as a vector, since llama.cpp's tools drop
-    such an axis."""
+    """Make a matrix with one row from a vector, since llama.cpp's tools drop an axis of size 1. Larger
+    matrices are unchanged."""
 
     def shapes(self, result: Shape) -> tuple[Shape, ...]:
         return (result, result[1:]) if result[0] == 1 else (result,)
@@ -268,8 +287,9 @@ class MaybeVector(Step):
 
 
 class AddColumn(Step):
-    """Make a matrix of one column from a vector, or from one row, in which newer versions of llama.cpp's
-    converter store it."""
+    """Make a matrix with one column from a vector, or from a matrix with one row.
+
+    Newer versions of llama.cpp's converter store the matrix as one row."""
 
     def shapes(self, result: Shape) -> tuple[Shape, ...]:
         return (result[:-1], (1, *result[:-1]))
@@ -281,8 +301,8 @@ class AddColumn(Step):
 
 @dataclass(frozen=True)
 class Flatten(Step):
-    """Make a vector from a matrix with one column, or with one row for each of `groups` of heads (parameters
-    of Mamba 2 in GGUF)."""
+    """Make a vector from a matrix with one column, or from a matrix with one row per group of heads. Mamba 2
+    stores such parameters in GGUF."""
 
     groups: int | None = None
 
@@ -301,7 +321,7 @@ class Flatten(Step):
 
 
 class FirstRow(Step):
-    """Make a vector from a matrix with one row (BART), which may have a further axis of one (RWKV)."""
+    """Make a vector from a matrix with one row (BART). The file may store a further axis of size 1 (RWKV)."""
 
     def shapes(self, result: Shape) -> tuple[Shape, ...]:
         return (1, *result), (1, 1, *result)
@@ -313,8 +333,11 @@ class FirstRow(Step):
 
 @dataclass(frozen=True)
 class KeysThenValues(Step):
-    """Reorder a projection from a latent to keys and values, stored by head as [H, U + V] (DeepSeek): all
-    keys come first, then all values."""
+    """Reorder the columns of a projection from a latent to keys and values, which the file stores head by
+    head as [H, U + V] (DeepSeek).
+
+    H is the number of heads, U the key size and V the value size. In the result, all keys come first, then
+    all values."""
 
     heads: int = 0
     key_size: int = 0
@@ -328,7 +351,7 @@ class KeysThenValues(Step):
 
 @dataclass(frozen=True)
 class ByHead(Step):
-    """Make a projection [C, H·F] from one that is stored as [H, C, F]."""
+    """Make a projection [C, H·F] from a tensor [H, C, F] with one matrix for each of H heads."""
 
     heads: int = 0
 
@@ -345,8 +368,8 @@ class ByHead(Step):
 
 @dataclass(frozen=True)
 class MergeHeads(Step):
-    """Join the heads of a tensor [..., H, K], which are stored along an axis of their own (XLNet), side by
-    side."""
+    """Make a tensor [..., H·K] from a tensor [..., H, K], which stores the heads along a separate axis
+    (XLNet)."""
 
     heads: int = 1
 
@@ -373,7 +396,9 @@ class Swap(Step):
 
 
 class Taps(Step):
-    """Read the kernel of a depthwise convolution in the form of torch's Conv1d."""
+    """Read the kernel of a depthwise convolution, which is stored in the form of torch's Conv1d, [channels,
+    1, taps]. The result is [taps, channels].
+    """
 
     def shapes(self, result: Shape) -> tuple[Shape, ...]:
         return ((result[1], 1, result[0]),)
@@ -385,10 +410,10 @@ class Taps(Step):
 
 @dataclass(frozen=True)
 class Kernel(Step):
-    """Read the kernel of a convolution in the form of torch's Conv1d, [F, D, length]. Without a `length`, F
-    is D.
+    """Read the kernel of a convolution, which is stored in the form of torch's Conv1d, [F, D, length].
 
-    The result has one matrix [inputs, outputs] for each tap, stacked along the first axis.
+    F is the number of outputs, and D the number of inputs. Without a `length`, F must equal D. The result has
+    one matrix [inputs, outputs] for each position of the kernel, stacked along the first axis.
     """
 
     length: int | None = None
@@ -404,8 +429,8 @@ class Kernel(Step):
 
 
 class FourGroups(Step):
-    """Make a matrix, with zeros elsewhere, from a kernel [F, D / 4, 1] of a convolution in four groups
-    (SqueezeBERT)."""
+    """Make one matrix [D, F] from a kernel [F, D / 4, 1] of a convolution in four groups (SqueezeBERT).
+    Elements between different groups are zeros."""
 
     def shapes(self, result: Shape) -> tuple[Shape, ...]:
         return ((result[1], result[0] // 4, 1),)
@@ -421,8 +446,8 @@ class FourGroups(Step):
 
 
 class ByGroup(Transpose):
-    """Make one matrix, with zeros elsewhere, from a linear map that may be stored as a matrix [D / G, F / G]
-    for each of G groups of channels (ConvBERT).
+    """Make one matrix [D, F] from a linear map that the file may store as G matrices [D / G, F / G], one for
+    each group of channels (ConvBERT). Elements between different groups are zeros.
     """
 
     def shapes(self, result: Shape) -> tuple[Shape, ...]:
@@ -442,7 +467,7 @@ class ByGroup(Transpose):
 
 @dataclass(frozen=True)
 class NarrowValues(Step):
-    """Add zeros after each value head, since value heads are narrower than key heads (MiMo-V2-Flash)."""
+    """Add zeros after each value head, so that value heads are as wide as key heads (MiMo-V2-Flash)."""
 
     head_size: int = 0
     value_size: int | None = None
@@ -468,7 +493,9 @@ class NarrowValues(Step):
 
 
 class FewerRows(Step):
-    """Drop the eight rows after the vocabulary's, which are for ids of images (Llama 3.2 Vision)."""
+    """Drop the last eight rows of a table, which follow the vocabulary's rows and are for ids of images
+    (Llama 3.2 Vision).
+    """
 
     def shapes(self, result: Shape) -> tuple[Shape, ...]:
         return ((result[0] + 8, *result[1:]),)
@@ -482,7 +509,9 @@ class FewerRows(Step):
 
 
 class ZerosAfter(Step):
-    """Add a bias of zeros after a bias, for a projection that has none (DeBERTa's keys)."""
+    """Add zeros after a stored bias, as the bias of a second projection that has no bias in the file
+    (DeBERTa's keys).
+    """
 
     def shapes(self, result: Shape) -> tuple[Shape, ...]:
         return ((result[0] // 2,),)
@@ -493,8 +522,8 @@ class ZerosAfter(Step):
 
 
 class ZeroFirst(Step):
-    """Add a row of zeros before a matrix's rows, or a zero before a bias: the logit of the first, implicit
-    label (ELECTRA).
+    """Add a row of zeros before a matrix, or a zero before a bias. They give a first, implicit label the
+    logit 0 (ELECTRA).
 
     The softmax of a logit and a zero is the logit's sigmoid.
     """
@@ -509,8 +538,8 @@ class ZeroFirst(Step):
 
 @dataclass(frozen=True)
 class Part(Step):
-    """Take one of `count` parts along the first axis, such as one expert from a tensor with all experts of a
-    layer.
+    """Take one of `count` parts along the first axis. An example is one expert from a tensor that contains
+    all experts of a layer.
 
     The source reads only this part from the file, so the step itself does nothing.
     """
@@ -526,7 +555,9 @@ class Part(Step):
 
 
 class StackRows(Step):
-    """Stack several tensors, one for each head, as the rows of one parameter."""
+    """Stack several tensors, one for each head, as the rows of one parameter. The loader stacks the tensors,
+    so the step itself does nothing.
+    """
 
     def shapes(self, result: Shape) -> tuple[Shape, ...]:
         return (result[1:],)

@@ -1,69 +1,76 @@
-"""Weight maps say which tensors of a checkpoint make which parameter. They are written in a small notation:
+"""Weight maps say which tensors of a checkpoint make which parameter. They are written in a small notation,
+in which a leaf is a parameter named by its path:
 
-    leaf <- tensor                     this tensor is that leaf
-    leaf, leaf <- tensor : step …      a fused tensor, split along its last axis by the leaves' sizes;
-                                       parameters after the first are named by their last part
-    leaf == tensor                     if this tensor exists, it must equal what we have or compute
-    nothing <- tensor                  if this tensor exists, it belongs to a head that isn't used
-    left out <- tower.*                the tensors whose names begin so are a part that isn't read
-    leaf <- tensor + tensor : step …   several tensors, stored one below the other before the steps
-    leaf <- tensor + up @ down : step …  a matrix, and the product of two narrow ones that is added to it
-    leaf <- te(nsor|xt)                the first of these names that exists: tensor, else text
-    {wq,wk} <- {q,k}_proj              a line for each: wq <- q_proj, wk <- k_proj
-    for Classify, Tag:                 the lines after it, to the end of the text, are of these heads; with
-                                       another head their tensors are unused
-    with mtp:                          the lines after it are of a Config that has a module for drafts;
-                                       without one they say nothing
+    leaf <- tensor                     This tensor is the parameter.
+    leaf, leaf <- tensor : step …      The tensor contains several parameters. It is split along its last axis
+                                       by the sizes of the parameters. Parameters after the first are named
+                                       by the last part of their path.
+    leaf == tensor                     If this tensor exists, it must equal the parameter, or a value of this
+                                       name that tfm computes.
+    nothing <- tensor                  If this tensor exists, it belongs to a head that isn't used.
+    left out <- tower.*                Tensors with this beginning belong to a part that isn't read.
+    leaf <- tensor + tensor : step …   Several tensors are stacked along the first axis before the steps.
+    leaf <- tensor + up @ down : step …  The product of two narrow matrices is added to a matrix.
+    leaf <- te(nsor|xt)                The first of these names that exists is read: tensor, else text.
+    {wq,wk} <- {q,k}_proj              This is two lines: wq <- q_proj, and wk <- k_proj.
+    for Classify, Tag:                 The lines after it are for these heads, until the next such line or the
+                                       end of the text. With another head their tensors are unused.
+    with mtp:                          The lines after it, to the end of the text, are for a Config with a
+                                       multi-token prediction module (MTP). Other Configs ignore the lines.
 
 Placeholders in a line stand for numbers:
 
-    {i}        the layers of the parameter's stack, for `nothing` those of the tensor's; if the layers
-               share a tensor, only the parameter has it
-    {n}        the number of layers; for a parameter of a module for drafts that of its decoder
+    {i}        a layer of the parameter's stack, or with `nothing` a layer of the tensor's stack. If only the
+               parameter has {i}, the layers share the tensor.
+    {n}        the number of layers. For a parameter of an MTP module, the number of the decoder's layers.
     {s}        the number of the parameter's sublayer, in checkpoints that count a mixer and an mlp as two
-               layers (Nemotron-H); in a line of no layer how many there are
-    {l} {half} the layer's number and its half of it, in checkpoints that count two layers as one (LongCat)
-    {nth}      the half counted from one (RWKV)
-    {e}        the layer's experts, for `nothing` its identities; or the mlps inside of its mixer
-    {x}        the streams of a token except the first
-    {h}        in the tensor's name alone: the parameter's heads, whose tensors are stacked
+               layers (Nemotron-H). In a line without layers, the number of all sublayers.
+    {l} {half} a pair of layers and the layer's place in the pair, 0 or 1, in checkpoints that count two
+               layers as one (LongCat)
+    {nth}      the layer's place in the pair, 1 or 2 (RWKV)
+    {e}        an expert of the layer, or an mlp inside of its mixer. With `nothing`, an identity of the
+               layer, which is a choice of the router without an expert.
+    {x}        a stream of a token except the first (AltUp)
+    {h}        a head of the parameter. Only the tensor has {h}, and the heads' tensors are stacked.
 
-`tensor[{e}]` is the part for one expert of a tensor that holds all experts. `tensor[{x}]` is the part for one
-stream of a tensor that holds all these streams. If some files store a parameter alone and others store it
-fused, there is a line for each form. A line for a parameter that a Config doesn't need is ignored. `* <- *`
-reads parameters under tfm's own names.
+`tensor[{e}]` is the part for one expert of a tensor that contains all experts. `tensor[{x}]` is the part for
+one stream of a tensor that contains all these streams. If some files store a parameter alone and others store
+it fused, there is a line for each form. A line for a parameter that a Config doesn't need is ignored. `* <-
+*` reads parameters under tfm's own names.
 
-The steps are those of `refimpl.checkpoint.weights.steps`. They are applied in the order in which they are
-written:
+The steps are defined in `refimpl.checkpoint.weights.steps`. They are applied in the order in which they are
+written. Each step names the form in which the file stores the parameter:
 
-    transpose     a linear map stored output first
-    either_order  a linear map that some files store output first, some input first
-    unpermute     query and key rows stored as pairs for an interleaved rotation (Llama in GGUF)
-    grouped       queries, keys and values fused group by group, [G, R + 2, K]
-    gate_by_head  queries and a gate stored head by head (Qwen3-Next)
-    by_key_head   queries, keys, values and gates, or rates, stored by key head (Qwen3-Next)
-    four_parts    three matrices side by side in each of four parts (CodeGen)
-    values_by_key_head  value heads stored one of each key head in turn (Qwen 3.5 in GGUF)
-    negated_exp   a parameter stored as its exponential, negated
-    in_turn       two matrices or biases stored column by column in turn (gpt-oss)
-    plus_one      a norm's weight stored as its difference from one (Gemma)
-    table         a matrix that may be stored as a vector where it has one row (GGUF)
-    column        a matrix of one column stored as a vector
-    row           a vector stored as a matrix of one row (BART), or with more axes of one (RWKV)
-    flatten       a vector stored as a matrix of one column, or of one row a group (Mamba 2 in GGUF), or with
-                  more axes of one (Kimi Linear)
-    keys_values   a head's part of a latent's map to keys and to values, head by head (DeepSeek)
-    by_head       a map that is stored as one matrix [C, F] for each head
-    swap          the last two axes in the other order
-    taps          the kernel of a convolution of each channel on its own, [F, 1, length]
+    transpose     a linear map, output axis first
+    either_order  a linear map, output axis first in some files and last in others
+    unpermute     query and key rows, as pairs for an interleaved rotation (Llama in GGUF)
+    grouped       queries, keys and values, fused group by group, [G, R + 2, K]
+    gate_by_head  queries and a gate, head by head (Qwen3-Next)
+    by_key_head   queries, keys, values and gates, or rates, key head by key head (Qwen3-Next)
+    four_parts    three matrices, side by side in each of four parts (CodeGen)
+    values_by_key_head  value heads, one of each key head in turn (Qwen 3.5 in GGUF)
+    negated_exp   the negated exponential of the parameter
+    exp           the exponential of the parameter (Ling 3 in GGUF)
+    in_turn       two matrices or biases, with alternating columns (gpt-oss)
+    plus_one      a norm's weight, as its difference from one (Gemma)
+    table         a matrix, or a vector if the matrix has one row (GGUF)
+    column        a matrix with one column, as a vector
+    row           a vector, as a matrix with one row (BART), or with further axes of size 1 (RWKV)
+    flatten       a vector, as a matrix with one column, or with one row for each group (Mamba 2 in GGUF), or
+                  with further axes of size 1 (Kimi Linear)
+    keys_values   a map from a latent to keys and values, head by head (DeepSeek)
+    by_head       a map, as one matrix [C, F] for each head
+    merge_heads   heads along an axis of their own (XLNet)
+    swap          a tensor with its last two axes in the other order
+    taps          the kernel of a depthwise convolution, [F, 1, length]
     kernel        the kernel of a convolution that mixes channels, [D, D, length]
-    one_tap, three_taps  the same of one tap or of three, [F, D, 1] or [F, D, 3]
+    one_tap, three_taps  the kernel of a convolution of length 1 or 3, [F, D, 1] or [F, D, 3]
     four_groups   the kernel of a convolution in four groups, [F, D / 4, 1] (SqueezeBERT)
-    by_group      a linear map that may be stored as a matrix for each group of channels (ConvBERT)
-    narrow        heads of values that are narrower than those of keys, each followed by zeros (MiMo-V2-Flash)
-    zeros_after   a bias, and then one of zeros, of a map that has none (DeBERTa)
-    fewer_rows    a table with eight rows after those of the vocabulary (Llama 3.2 Vision)
-    zero_first    a row of zeros, or a zero, before what is stored (ELECTRA's discriminator)
+    by_group      a linear map, in some files as a matrix for each group of channels (ConvBERT)
+    narrow        value heads that are narrower than key heads; zeros are added to each (MiMo-V2-Flash)
+    zeros_after   a bias; zeros are added for a second map that has no bias (DeBERTa)
+    fewer_rows    a table with eight rows after the vocabulary's rows (Llama 3.2 Vision)
+    zero_first    a matrix or bias; a row of zeros or a zero is added before it (ELECTRA's discriminator)
 
 Maps are immutable values. `weight_map(text)` makes a map from text, `+` joins two maps, and `renamed`,
 `without` and `then` return a changed map. The lines of a decoder are also used for a decoder that doesn't
@@ -93,12 +100,13 @@ Use = Literal["read", "compare", "unused", "left out"]
 
 @dataclass(frozen=True)
 class Line:
-    """One line of a map, with the placeholders `{i}`, `{e}`, `{x}` and `{h}` not yet filled in.
+    """One line of a weight map, before the placeholders such as `{i}` and `{e}` are filled in.
 
-    `tensors` are names in the order in which they are looked for, or with `joined` the parts of one tensor.
-    With `holds_all`, the tensors hold the parts of all experts or of all streams. A `heads` of None means any
-    head. Lines with `of_mtp` are for a Config with a module for drafts. With `updated`, the tensors are a
-    matrix and the two factors of its update. With `tied`, other lines may read the same tensors.
+    `tensors` are alternative names, in the order in which they are looked for. With `joined`, they are
+    instead the parts of one tensor. With `updated`, they are a matrix and the two factors of its update. With
+    `holds_all`, a tensor contains the parts of all experts or of all streams. If `heads` is None, the line is
+    for any head. A line with `of_mtp` is for a Config with a multi-token prediction module. With `tied`,
+    other lines may read the same tensors.
     """
 
     leaves: tuple[str, ...]
@@ -115,12 +123,12 @@ class Line:
 
 @dataclass(frozen=True)
 class Rule:
-    """One line written out for a layer or an expert. Each of `choices` names tensors that make the
-    parameters.
+    """One line of a weight map, written out for one layer or expert.
 
-    With `shared`, other parameters are made of the same tensors too. With `joined`, the tensors of a choice
-    are parts of one tensor. With `updated`, they are a matrix and the two factors of its update. With `tied`,
-    other layers may read them as parameters of their own.
+    Each of `choices` names tensors from which the parameters `leaves` can be made. With `joined`, the tensors
+    of a choice are parts of one tensor. With `updated`, they are a matrix and the two factors of its update.
+    With `shared`, other parameters are made from the same tensors too. With `tied`, other layers may read the
+    tensors as parameters of their own.
     """
 
     leaves: tuple[str, ...]
@@ -134,7 +142,7 @@ class Rule:
 
     @property
     def tensors(self) -> tuple[str, ...]:
-        """The tensors of the first choice."""
+        """The names of the tensors of the first choice."""
         return self.choices[0]
 
     @property
@@ -144,13 +152,13 @@ class Rule:
 
     @property
     def part(self) -> int | None:
-        """The part of the tensor that is read, or None for the whole tensor."""
+        """The index of the part of the tensor that is read, or None for the whole tensor."""
         return next((step.index for step in self.steps if isinstance(step, Part)), None)
 
 
 @dataclass(frozen=True)
 class WeightMap:
-    """The lines of a map, in order."""
+    """A weight map: its lines, in order."""
 
     lines: tuple[Line, ...]
 
@@ -158,7 +166,9 @@ class WeightMap:
         return WeightMap(self.lines + other.lines)
 
     def renamed(self, names: Mapping[str, str]) -> WeightMap:
-        """Return the map with parts of the names of parameters and tensors replaced."""
+        """Return the map with changed names of parameters and tensors. `names` maps parts of names to their
+        replacements.
+        """
 
         def new(name: str) -> str:
             for old, replacement in names.items():
@@ -177,7 +187,11 @@ class WeightMap:
         return WeightMap(tuple(line for line in self.lines if line.leaves[0] not in leaves))
 
     def numbered(self, layers: Sequence[int]) -> WeightMap:
-        """Return the map of a decoder of equal layers whose checkpoint gives the layers these numbers."""
+        """Return the map for a checkpoint that gives the decoder's layers other numbers. `layers[i]` is the
+        checkpoint's number of layer i.
+
+        All layers must have the same parameters.
+        """
         return WeightMap(
             tuple(
                 replace(
@@ -191,7 +205,7 @@ class WeightMap:
         )
 
     def tied(self) -> WeightMap:
-        """Return the map with lines whose tensors other lines may read too."""
+        """Return the map with every line marked as `tied`, so that other lines may read the same tensors."""
         return WeightMap(tuple(replace(line, tied=True) for line in self.lines))
 
     def then(self, step: str, where: Callable[[str], bool]) -> WeightMap:
@@ -204,7 +218,8 @@ class WeightMap:
         )
 
     def of_mtp(self, layer: str) -> WeightMap:
-        """Return the lines of a decoder's layers for the layer of its module for drafts.
+        """Return the lines for the layer of a multi-token prediction module, made from the lines of a
+        decoder's layers.
 
         The names of this layer's tensors begin with `layer`."""
         lines = [line for line in self.lines if line.leaves[0].startswith("decoder.layers.{i}.")]
@@ -218,11 +233,11 @@ class WeightMap:
         return any(line.leaves == EVERYTHING for line in self.lines)
 
     def has(self, stack: str) -> bool:
-        """Return whether any line makes a parameter of the stack."""
+        """Return whether any line makes a parameter of the stack, such as "encoder"."""
         return any(line.leaves[0].startswith(f"{stack}.") for line in self.lines)
 
     def rules(self, config: Config) -> Iterator[Rule]:
-        """Yield the lines with their placeholders filled in for a Config."""
+        """Yield the lines of the map for a Config, with their placeholders filled in."""
         *_, last = config.stacks
         reads = config.stacks[last].causal or not self.has(last)
         mtp = config.mtp if isinstance(config, Decoder) else None
@@ -248,7 +263,9 @@ class WeightMap:
 
 
 def weight_map(text: str) -> WeightMap:
-    """Return the map that the text states. Raise ValueError for text that isn't in the notation."""
+    """Return the map that the text states. Raises ValueError for text that isn't in the notation of this
+    module.
+    """
     lines: list[Line] = []
     heads, of_mtp = None, False
     for line in filter(None, map(str.strip, text.splitlines())):
@@ -266,7 +283,9 @@ def weight_map(text: str) -> WeightMap:
 
 
 def _each(text: str) -> list[str]:
-    """The lines that one with groups stands for: with the first name of each group, the second, and so on."""
+    """Return the lines that a line with groups such as `{q,k}` abbreviates: the first line takes the first
+    name of each group, the second line the second name, and so on.
+    """
     plain, *parts = re.split(r"\{([^{}]*,[^{}]*)\}", text)
     groups = [group.split(",") for group in parts[::2]]
     if len({len(group) for group in groups}) > 1:
@@ -298,15 +317,15 @@ def _line(text: str, heads: frozenset[str] | None) -> Line:
 
 
 def _choices(tensor: str) -> tuple[str, ...]:
-    """The names that one with a choice stands for, in order: a(b|c)d is abd, then acd."""
+    """Return the names that a name with a choice abbreviates, in order: `a(b|c)d` gives abd, then acd."""
     before, _, remaining = tensor.partition("(")
     inside, _, after = remaining.partition(")")
     return tuple(before + choice + after for choice in inside.split("|"))
 
 
 def _written_out(line: Line, layers: tuple[Layer, ...], depth: int) -> Iterator[Rule]:
-    """A rule for each layer and expert, or stream, of the line, where a decoder or encoder has `depth`
-    layers."""
+    """Yield a rule for each layer, expert or stream that the line is about. `depth` is the number of layers
+    of the decoder or encoder."""
     names = (*line.leaves, *line.tensors)
     of_layers = any(number in name for name in names for number in ("{i}", "{l}"))
     of_experts = any(EXPERT in name for name in names)
