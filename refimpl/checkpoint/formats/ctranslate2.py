@@ -1,9 +1,10 @@
-"""model.bin of CTranslate2, version 6: named variables in one little-endian file.
+"""Read model.bin of CTranslate2, version 6: named variables in one little-endian file.
 
     u32 6  text specification  u32 its revision
-    u32 how many variables; each:  text name  u8 axes  u32 each  u8 type  u32 bytes  the numbers, row-major
-    u32 how many aliases; each:    text name  text: the variable that it is another name of
-    text: u16 length with the zero, the bytes, a zero
+    u32 number of variables; for each:  text name  u8 number of axes  u32 size of each axis  u8 type
+                                        u32 number of bytes  the numbers, row-major
+    u32 number of aliases; for each:    text alias  text name of the variable
+    A text is: u16 length including the zero byte, the bytes, a zero byte
 
 If a variable NAME of int8 or int16 codes has a variable NAME_scale, the two are a weight: code / scale. There
 is one scale, or one scale for each part along the first axis. Every length and count is compared with the
@@ -34,7 +35,9 @@ SCALE = "_scale"
 
 @dataclass(frozen=True)
 class Variable:
-    """A variable of the file: its type and shape, and the byte at which it begins."""
+    """A variable of the file. `kind` is its number format, and `begin` is the position of its first byte in
+    the file.
+    """
 
     name: str
     kind: str
@@ -43,7 +46,9 @@ class Variable:
 
 
 class CTranslate2File:
-    """The variables of one file by name, including aliases. Numbers are read only when they are needed."""
+    """The variables of a CTranslate2 file by name, including aliases. The numbers of a variable are read only
+    when they are needed.
+    """
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -81,7 +86,9 @@ class CTranslate2File:
         return self.variables[name]
 
     def number(self, name: str) -> int:
-        """Return the value of a variable that is one whole number."""
+        """Return the value of a variable that is a single whole number. Raises CheckpointError for any other
+        variable.
+        """
         variable = self[name]
         if variable.shape or variable.kind not in CODES:
             raise CheckpointError(
@@ -91,7 +98,7 @@ class CTranslate2File:
         return self._bytes(variable, 0, 1).view(CODES[variable.kind])[0].item()
 
     def weight(self, name: str, begin: int, end: int) -> np.ndarray:
-        """Return the parts `begin` to `end` of a weight along its first axis, as float32."""
+        """Return the parts `begin` to `end` (excluded) of a weight along its first axis, as float32."""
         variable = self[name]
         data, shape = self._bytes(variable, begin, end), (end - begin, *variable.shape[1:])
         if variable.kind not in CODES:
@@ -108,7 +115,7 @@ class CTranslate2File:
             return data.view(CODES[variable.kind]).reshape(shape).astype(np.float32) / divisors
 
     def _bytes(self, variable: Variable, begin: int, end: int) -> np.ndarray:
-        """The bytes of some parts along the first axis."""
+        """Return the bytes of the parts `begin` to `end` (excluded) of a variable along its first axis."""
         size = math.prod(variable.shape[1:]) * KINDS[variable.kind].record.itemsize
         return self._file.read(variable.begin + begin * size, variable.begin + end * size)
 
@@ -130,7 +137,7 @@ def _text(cursor: Cursor) -> str:
 
 
 def _variable(cursor: Cursor) -> Variable:
-    """The next variable; its numbers are passed over."""
+    """Read the description of the next variable, and move past its numbers."""
     name = _text(cursor)
     what = f"variable {name!r:.80}"
     axes = cursor.number("<B", what)

@@ -7,14 +7,14 @@ import struct
 from ...errors import CheckpointError
 from .file_bytes import FileBytes
 
-# What is kept of a file's description may take in memory beyond the file's own size: a string of one letter
-# takes 58 bytes.
+# A file's description may take this much more memory than the file's size: a string of one letter takes 58
+# bytes.
 ROOM = 40 * 2**20
 WINDOW = 2**18  # bytes that are read at a time
 
 
 class Cursor:
-    """A reader of a file's bytes from `at` to `end`; `part` names this part of the file in messages."""
+    """A reader of a file's bytes from `at` to `end`. Errors name this part of the file `part`."""
 
     def __init__(self, file: FileBytes, part: str, at: int = 0, end: int | None = None) -> None:
         self.file, self.part, self.at = file, part, at
@@ -26,14 +26,16 @@ class Cursor:
         return CheckpointError(f"{self.file.path}: {message}")
 
     def hold(self, size: int, what: str) -> None:
-        """Count memory that stays in use. Raises CheckpointError beyond the limit."""
+        """Count `size` bytes of memory that stay in use. Raises CheckpointError if more memory than the limit
+        has been counted.
+        """
         self._room -= size
         if self._room < 0:
             allowed = (ROOM + len(self.file)) // 2**20
             raise self.fail(f"{self.part} may take at most {allowed} MB of memory, but {what} takes more")
 
     def take(self, size: int, what: str) -> bytes:
-        """Return the next `size` bytes; raise CheckpointError if fewer are left."""
+        """Return the next `size` bytes. Raises CheckpointError if fewer bytes are left."""
         left = self.end - self.at
         if size > left:
             raise self.fail(
@@ -47,5 +49,5 @@ class Cursor:
         return self.window[begin : begin + size]
 
     def number(self, form: str, what: str) -> int:
-        """Return the next number. Its form is one of Python's `struct` formats."""
+        """Read and return the next number. `form` is its format in Python's `struct` module."""
         return struct.unpack(form, self.take(struct.calcsize(form), what))[0]

@@ -40,7 +40,7 @@ def _copy(b: Any, out: Array) -> None:
 
 
 def _looked_up(table: Array) -> Callable[[Any, Array], None]:
-    """Codes of 8 bits, each the place of its value in a table."""
+    """Return a decoder of 8-bit codes. Each code is the index of its value in `table`."""
 
     def decode(b: Any, out: Array) -> None:
         np.take(table, b["x"], out=out)
@@ -69,7 +69,9 @@ KINDS |= {name: Kind(1, np.dtype((np.void, size)), None) for name, size in INTEG
 
 
 def widen(raw: Array, kind: str, shape: tuple[int, ...]) -> Array:
-    """Return the float32 array that raw bytes encode; a view of the bytes if they are float32 already."""
+    """Return the float32 array that raw bytes encode. If the bytes are float32 already, the result is a view
+    of them.
+    """
     if kind == "F32":
         return np.require(raw.view("<f4"), np.float32, "A").reshape(shape)
     stored = KINDS[kind]
@@ -86,7 +88,10 @@ def widen(raw: Array, kind: str, shape: tuple[int, ...]) -> Array:
 
 
 def slab(begin: int, end: int, shape: tuple[int, ...], part: int | None) -> tuple[int, int, tuple[int, ...]]:
-    """Return begin, end and shape of one part along the first axis, or of the whole."""
+    """Return where one part of a tensor along its first axis begins and ends in bytes, and the part's shape.
+
+    If `part` is None, return the same for the whole tensor.
+    """
     if part is None:
         return begin, end, shape
     size = (end - begin) // shape[0]
@@ -96,9 +101,10 @@ def slab(begin: int, end: int, shape: tuple[int, ...], part: int | None) -> tupl
 def native(raw: Array, kind: str, shape: tuple[int, ...]) -> Blocks | None:
     """Return a matrix [F, D] with the file's own codes and scales, in blocks along axis 1.
 
-    The result is None if `kind` has no codes. Codes of up to four bits are stored in four bits, and all
-    others in eight. The middle of their range is at 2^(bits−1). A scale of more than `LONGEST` codes is
-    repeated.
+    Returns None if `kind` has no codes, or if the tensor isn't a matrix. Codes of up to four bits become
+    codes of four bits, and all other codes become codes of eight bits. The middle of the codes' range is at
+    2^(bits−1). If one scale is for more than `LONGEST` codes, the scale is repeated, so that each block has
+    at most `LONGEST` codes.
     """
     if kind not in BLOCK_TYPES or len(shape) != 2 or not raw.size:
         return None

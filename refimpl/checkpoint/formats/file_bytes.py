@@ -1,4 +1,4 @@
-"""The bytes of a file, read only when they are needed.
+"""Read the bytes of a file only when they are needed.
 
 The file isn't mapped into memory. If a mapped file is cut short while it is read, the system ends the process
 with a signal that no `except` can catch. A read that returns too few bytes is an ordinary error instead.
@@ -19,9 +19,9 @@ from . import sha256
 
 
 class FileBytes:
-    """The bytes of a regular file, which stays open. Failures are raised as `error`.
+    """The bytes of a regular file, which stays open. All failures raise the error class `error`.
 
-    Raises `error` for a file that can't be opened, or isn't a regular file. The file is opened without
+    Raises `error` for a file that can't be opened, or that isn't a regular file. The file is opened without
     blocking, so that a pipe in a model's directory can't hang the reader.
     """
 
@@ -77,7 +77,7 @@ class FileBytes:
 
 
 def read_file(path: Path, limit: int, error: type[TfmError] = CheckpointError) -> bytes:
-    """Return the bytes of a small file; raise `error` if it is larger than `limit`."""
+    """Return the bytes of a small file. Raises `error` if the file has more than `limit` bytes."""
     file = FileBytes(path, error)
     if len(file) > limit:
         raise error(f"{path}: may have at most {limit} bytes, but it has {len(file)}")

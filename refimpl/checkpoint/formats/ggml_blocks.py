@@ -1,8 +1,9 @@
 """The blocks of llama.cpp: a few small integers under shared scales, w = scale · code + minimum.
 
-The blocks are the structs in ggml-common.h. The floats computed from their parts equal those of gguf's own
-dequantizer bit for bit, so the order of the operations is part of the format. The codes of IQ4 and FP4 are
-indices of a list of 16 numbers; those of IQ1 to IQ3 are indices of a grid of vectors (`ggml_grids`).
+The blocks are the structs in ggml-common.h. The floats computed from their parts equal the floats of gguf's
+own dequantizer bit for bit, so the order of the operations is part of the format. The codes of IQ4 and FP4
+are indices of a list of 16 numbers. The codes of IQ1 to IQ3 are indices of a grid of vectors
+(`ggml_grids`).
 """
 
 from __future__ import annotations
@@ -20,9 +21,10 @@ Array = np.ndarray
 
 
 class Parts(NamedTuple):
-    """n records: codes [n, size], signed or unsigned 8-bit; scale and minimum [n, blocks], float32.
+    """The codes and scales of n records. `codes` are signed or unsigned 8-bit integers [n, size]. `scale` and
+    `minimum` are float32 [n, blocks].
 
-    A record's codes are divided equally among its scales, in order.
+    The codes of a record are divided equally among its scales, in order.
     """
 
     codes: Array
@@ -32,7 +34,9 @@ class Parts(NamedTuple):
 
 @dataclass(frozen=True)
 class BlockType:
-    """A type of block: a `record` contains `size` weights, each with a code of `bits` bits."""
+    """A type of block. Each record of the dtype `record` contains `size` weights, with a code of `bits` bits
+    for each weight.
+    """
 
     size: int
     bits: int
@@ -41,12 +45,12 @@ class BlockType:
 
     @property
     def bits_per_weight(self) -> float:
-        """The number of bits per weight in the file, shared scales included."""
+        """The number of bits per weight in the file, including shared scales."""
         return 8 * self.record.itemsize / self.size
 
 
 def floats(parts: Parts, out: Array) -> None:
-    """Decode blocks: out = scale · code + minimum, float32 [n, size]."""
+    """Decode blocks into `out`, float32 [n, size]: out = scale · code + minimum."""
     shape = (*parts.scale.shape, -1)
     shared = out.reshape(shape)
     np.multiply(parts.scale[..., None], parts.codes.reshape(shape), out=shared)
@@ -55,7 +59,11 @@ def floats(parts: Parts, out: Array) -> None:
 
 
 def _fields(packed: Array, width: int, bits: int) -> Array:
-    """Unpack [n, bytes] into [n, bytes · 8/bits]: `width` low fields, then `width` higher ones, …"""
+    """Unpack bytes [n, bytes] into fields of `bits` bits each, [n, bytes · 8 / bits].
+
+    Each group of `width` bytes gives the lowest field of every byte, then the next higher field of every
+    byte, and so on.
+    """
     shifts = np.arange(0, 8, bits, dtype=np.uint8)[:, None]
     parts = packed.reshape(len(packed), -1, 1, width) >> shifts
     parts &= np.uint8(2**bits - 1)
@@ -63,7 +71,7 @@ def _fields(packed: Array, width: int, bits: int) -> Array:
 
 
 def _less(codes: Array, middle: int) -> Array:
-    """Unsigned codes minus their middle."""
+    """Return unsigned codes minus `middle`, as signed codes."""
     return codes.view(np.int8) - np.int8(middle)
 
 
@@ -115,7 +123,9 @@ def _q3_k(b: Any) -> Parts:
 
 
 def _six_bits(b: Any) -> tuple[Array, Array]:
-    """Scales and minima of Q4_K and Q5_K: eight of each, six bits wide, in twelve bytes."""
+    """Return the scales and minima of Q4_K and Q5_K. Twelve bytes contain eight scales and eight minima of
+    six bits each.
+    """
     low, middle, high = b["s"][:, :4], b["s"][:, 4:8], b["s"][:, 8:]
     scale = np.concatenate([low & 63, (high & 15) | (low >> 2 & 48)], axis=1)
     minimum = np.concatenate([middle & 63, (high >> 4) | (middle >> 2 & 48)], axis=1)
@@ -136,8 +146,10 @@ def _q6_k(b: Any) -> Parts:
 
 
 def _tq1_0(b: Any) -> Parts:
-    """Five digits of base 3 in a byte, which is the fraction byte / 256: times 3, the first stands before the
-    point."""
+    """Decode TQ1_0, which stores five digits of base 3 in a byte.
+
+    The byte is read as the fraction byte / 256, in base 3. Multiplying the fraction by 3 gives the first
+    digit as the integer part, and the other digits as the remaining fraction."""
     powers = np.uint8(3) ** np.arange(5, dtype=np.uint8)[:, None]
     groups = ((b["q"][:, :32], 5), (b["q"][:, 32:], 5), (b["high"], 4))
     rest = [(packed[:, None] * powers[:digits]).reshape(len(b), -1) for packed, digits in groups]
@@ -154,7 +166,9 @@ FP4 = (2 * E2M1).astype(np.int8)
 
 
 def _half_of_fp8() -> Array:
-    """Half of each 8-bit float of four bits of exponent and three of mantissa, without its sign; 127 is 0."""
+    """Return a table with half of the value of each 8-bit float. The float has four bits of exponent and
+    three bits of mantissa, and its sign is ignored. The code 127 means 0.
+    """
     byte = np.arange(256)
     exponent, mantissa = byte >> 3 & 15, byte & 7
     values = np.ldexp(mantissa + 8.0 * (exponent > 0), np.maximum(exponent, 1) - 11)
@@ -187,25 +201,33 @@ def _iq4_xs(b: Any) -> Parts:
 
 
 def _signed(codes: Array, signs: Array) -> Array:
-    """Codes [n, 256], negative where a bit of `signs` [n, 32] is set, low bits first."""
+    """Return codes [n, 256], negated where the bit of `signs` [n, 32] is set. The low bit of a byte comes
+    first.
+    """
     negative = np.unpackbits(np.ascontiguousarray(signs), axis=1, bitorder="little")
     return codes.reshape(negative.shape) * (1 - 2 * negative.view(np.int8))
 
 
 def _even(seven: Array) -> Array:
-    """Eight signs of which seven are stored: an even number is negative."""
+    """Complete groups of eight sign bits from the seven bits that are stored. The eighth bit makes the number
+    of negative signs even.
+    """
     seven = seven.astype(np.uint8)
     return seven | (np.bitwise_count(seven) & 1) << 7
 
 
 def _signs_and_scale(words: Array) -> tuple[Array, Array]:
-    """Of words of 32 bits [n, 8]: four times seven signs, as bytes [n, 32], and s + 1/2 for the high bits."""
+    """Split 32-bit words [n, 8] into signs and scales.
+
+    The low 28 bits of a word are four groups of seven signs, which give bytes [n, 32] with eight signs each.
+    The high four bits are a number s, which gives the scale s + 1/2 [n, 8].
+    """
     seven = words[..., None] >> np.arange(0, 28, 7, dtype=np.uint32) & 127
     return _even(seven).reshape(len(words), -1), (words >> 28).astype(np.float32) + np.float32(0.5)
 
 
 def _nibbles_and_half(packed: Array) -> Array:
-    """s + 1/2 for 4-bit scales s."""
+    """Return s + 1/2 for each 4-bit scale s of the packed bytes."""
     return _fields(packed, 1, 4).astype(np.float32) + np.float32(0.5)
 
 
@@ -238,7 +260,9 @@ def _iq3_s(b: Any) -> Parts:
 
 
 def _eighths(index: Array, negative: Array) -> Array:
-    """Eight times what IQ1 means: the grid's −1, 0 and 1, plus or minus an eighth for eight neighbours."""
+    """Return eight times the values of IQ1's codes. Eight neighbouring values are a vector of −1, 0 and 1
+    from the grid, plus 1/8, or minus 1/8 if `negative` is 1.
+    """
     codes = 8 * grids.IQ1.points[index]
     codes += (1 - 2 * negative.view(np.int8))[..., None]
     return codes.reshape(len(index), -1)
@@ -253,7 +277,9 @@ def _iq1_s(b: Any) -> Parts:
 
 
 def _iq1_m(b: Any) -> Parts:
-    """The only type whose scale of float16 stands in parts: four bits on top of each word of 3-bit scales."""
+    """Decode IQ1_M, the only type that stores its float16 scale in four parts. Each part is the top four bits
+    of a word of 3-bit scales.
+    """
     words, high = b["words"], _fields(b["high"], 1, 4)
     d = np.bitwise_or.reduce((words & 0xF000) >> np.array([12, 8, 4, 0], np.uint16), axis=1)
     odd = 2 * (words[..., None] >> np.arange(0, 12, 3, dtype=np.uint16) & 7) + 1

@@ -1,9 +1,10 @@
-"""The grids of llama.cpp's IQ types: sets of vectors. A code is the index of a vector in its grid.
+"""The grids of llama.cpp's IQ types. A grid is a set of vectors, and a code is the index of a vector in its
+grid.
 
 A vector's entries are `values[digit]`, and its number is Σ_i digit_i · base^i for the base len(values). All
 grids of ggml-common.h list their vectors in the order of these numbers. So one bit per number, set if the
-grid has this vector, describes a grid. `members` has these bits, low bits first, compressed by zlib and
-written in base 85.
+grid contains this vector, describes a grid. `members` contains these bits, low bits first, compressed by zlib
+and written in base 85.
 """
 
 from __future__ import annotations
@@ -18,7 +19,9 @@ import numpy as np
 
 @dataclass(frozen=True)
 class Grid:
-    """A set of vectors with `width` entries, each of which is one of `values`."""
+    """A set of vectors with `width` entries. Each entry is one of `values`, and `members` encodes which
+    vectors are in the set.
+    """
 
     values: tuple[int, ...]
     width: int
@@ -26,7 +29,7 @@ class Grid:
 
     @cached_property
     def points(self) -> np.ndarray:
-        """Return the vectors [count, width], int8."""
+        """The vectors of the grid, int8 [count, width], in the order of their codes."""
         bits = np.frombuffer(zlib.decompress(base64.b85decode(self.members)), np.uint8)
         numbers = np.flatnonzero(np.unpackbits(bits, bitorder="little"))
         base = len(self.values)

@@ -1,14 +1,14 @@
 """GGUF v2 and v3: metadata and tensors in one little-endian file.
 
-    "GGUF"  u32 version  u64 tensors  u64 pairs
-    pairs:   string key, u32 type, value            string = u64 length + bytes
-    tensors: string name, u32 dimensions (fastest first), u64 each, u32 type, u64 offset
-    padding to general.alignment (32), then the data, each tensor padded to it
+    "GGUF"  u32 version  u64 number of tensors  u64 number of pairs
+    pairs:    string key, u32 type, value           A string is: u64 length, bytes
+    tensors:  string name, u32 number of axes, u64 size of each axis (fastest first), u32 type, u64 offset
+    padding to general.alignment (32), then the data, with each tensor padded to the alignment
 
-Every count, length and offset MUST fit the rest of the file before anything is allocated for it, since files
-of a few bytes have made other readers allocate gigabytes. Each key and name occurs once, arrays aren't
-nested, and tensors follow each other without gaps or overlap. The file's size limits the memory that all of
-the metadata take.
+Every count, length and offset MUST fit the rest of the file before memory is allocated for it, since files of
+a few bytes have made other readers allocate gigabytes. Each key and name occurs once, arrays aren't nested,
+and tensors follow each other without gaps or overlap. The memory that all metadata may take is limited by the
+file's size.
 """
 
 from __future__ import annotations
@@ -50,7 +50,9 @@ BEYOND = {True: 9 + 49 - sys.getsizeof(""), False: 9 + 76 - sys.getsizeof("Ġ")}
 
 
 class _Cursor(Cursor):
-    """Reads what the format is made of, within bounds of items."""
+    """A reader of GGUF's strings, values and arrays. It limits how many items all arrays of the file have
+    together.
+    """
 
     def __init__(self, file: FileBytes) -> None:
         super().__init__(file, "the metadata")
@@ -68,8 +70,8 @@ class _Cursor(Cursor):
         return text
 
     def value(self, name: str) -> Any:
-        """Return a value: a number, a bool or a string. An array becomes a list of strings or a
-        NumPy array.
+        """Read the value of the key `name`: a number, a bool or a string. An array becomes a list of strings
+        or a NumPy array.
         """
         key = f"{name!r:.80}"
         self.hold(PAIR, key)
@@ -103,7 +105,11 @@ class _Cursor(Cursor):
         return found
 
     def _from_window(self, most: int, key: str) -> list[str]:
-        """The next strings, as many as lie in the window: a vocabulary has hundreds of thousands."""
+        """Read the next strings that are completely in the window, the bytes that have been read already.
+        Read at most `most` strings.
+
+        This is fast, because a vocabulary has hundreds of thousands of strings.
+        """
         found: list[str] = []
         window, at = self.window, self.at - self.window_begin
         end, unpack, memory = len(window), struct.Struct("<Q").unpack_from, 0
@@ -133,7 +139,9 @@ class _Cursor(Cursor):
 
 
 class GGUF:
-    """Metadata and tensors of one file. A tensor is read only when it is needed; shapes are row-major."""
+    """The metadata and tensors of one GGUF file. A tensor is read only when it is needed. Shapes are
+    row-major.
+    """
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -186,7 +194,9 @@ class GGUF:
         return value
 
     def _tensor(self, cursor: _Cursor, name: str, at: int) -> tuple[str, tuple[int, ...], int, int]:
-        """(kind, shape, begin, end) of the next tensor, which must begin at `at`."""
+        """Read the description of the next tensor, which must begin at byte `at` of the data. Return its
+        kind, its shape, and where it begins and ends.
+        """
         what = f"tensor {name!r}"
         dimensions = cursor.number("<I", what)
         if dimensions > 4:
@@ -233,9 +243,11 @@ class GGUF:
         return self._file.read(self._start + begin, self._start + end), kind, shape
 
     def load(self, name: str, part: int | None = None) -> np.ndarray:
-        """Return the tensor as float32, or one part along its first axis."""
+        """Return the tensor as float32. If `part` is given, return only this index of the first axis."""
         return widen(*self._raw(name, part))
 
     def native(self, name: str, part: int | None = None) -> Blocks | None:
-        """Return the matrix in the file's own blocks; None if the matrix isn't stored in blocks."""
+        """Return a matrix in the blocks that the file stores, or None if the file stores it without blocks.
+        If `part` is given, return only this index of the tensor's first axis.
+        """
         return native(*self._raw(name, part))

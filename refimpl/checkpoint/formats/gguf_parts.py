@@ -1,4 +1,4 @@
-"""Find the files of GGUF models by their names, for models in one file or several. No file is opened."""
+"""Find the files of GGUF models by their names. A model has one file or several. No file is opened."""
 
 from __future__ import annotations
 
@@ -39,7 +39,8 @@ def parts_of(path: Path) -> list[Path]:
 
 
 def models_of(names: Iterable[str]) -> dict[str, list[str]]:
-    """Return the GGUF models among paths: the file or the first part of each model, with all of its files.
+    """Return the GGUF models among file names. The result maps the first file of each model to all of its
+    files.
 
     An image encoder's file, which llama.cpp's converter names mmproj, isn't a model.
     """

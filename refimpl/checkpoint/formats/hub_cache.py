@@ -1,8 +1,10 @@
 """Read a directory with the layout of the Hugging Face hub client's cache.
 
-models--ORG--NAME/refs/main             the commit of a branch, as text
-models--ORG--NAME/snapshots/COMMIT/…    the repository's files, as links into blobs
-models--ORG--NAME/blobs/…               what they hold
+A repository is called ORG/NAME, and COMMIT is the hash of one of its commits:
+
+    models--ORG--NAME/refs/main             the commit of a branch, as text
+    models--ORG--NAME/snapshots/COMMIT/…    the repository's files, as links into blobs
+    models--ORG--NAME/blobs/…               the contents of these files
 """
 
 from __future__ import annotations
@@ -19,7 +21,8 @@ SNAPSHOTS, MAIN = "snapshots", "refs/main"
 
 
 def model_in_cache(path: Path) -> Path:
-    """Return the path of a repository's model in such a cache: the snapshot's directory, or its .gguf file.
+    """Return the path of the model in a repository's folder of the hub client's cache. The result is the
+    snapshot's directory, or its .gguf file.
 
     Any other path is returned unchanged. Raises CheckpointError if there are several snapshots and
     `refs/main` names none of them, if a snapshot contains several GGUF models, or for a link that leads out
@@ -42,7 +45,9 @@ def model_in_cache(path: Path) -> Path:
 
 
 def repository_of(snapshot: Path) -> str | None:
-    """Return ORG/NAME of a snapshot's directory; None for any other directory."""
+    """Return the name ORG/NAME of the repository that a snapshot's directory belongs to, or None for any
+    other directory.
+    """
     repository = snapshot.parent.parent.name
     if snapshot.parent.name != SNAPSHOTS or not repository.startswith("models--"):
         return None

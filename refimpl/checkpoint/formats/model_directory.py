@@ -1,5 +1,5 @@
 """Read the files of a model directory. Their size is limited, and no file outside the directory is read. The
-files that are found are recorded.
+directory records which files were found.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from .file_bytes import read_file
 from .strict_json import parse
 
 KILO = 1024
-# What the sentence-transformers library says of an encoder: it takes the first of them that is there.
+# The settings of an encoder in sentence-transformers, which reads the first of these files that exists.
 ENCODERS = tuple(
     f"sentence_{kind}_config.json"
     for kind in ("bert", "roberta", "distilbert", "camembert", "albert", "xlm-roberta", "xlnet")
@@ -46,17 +46,19 @@ LIMITS = {
 
 
 class Directory:
-    """A model directory. `files` are the files found in it so far, by name."""
+    """A model directory. `files` maps the names of the files found so far to their paths."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
         self.files: dict[str, Path] = {}
 
     def find(self, name: str, folder: str = "") -> Path | None:
-        """Return the path of a file in the directory, or in a folder of it; None if there is no such file.
+        """Return the path of a file in the directory or in its folder `folder`, or None if there is no such
+        file.
 
-        A link may point within the directory, or into the `blobs` folder of the hub cache entry whose
-        snapshot the directory is. Raises CheckpointError for a name or a link that leads elsewhere.
+        A link may point within the directory. If the directory is a snapshot in the hub's cache, a link may
+        also point into the `blobs` folder of the repository. Raises CheckpointError for a name or a link that
+        leads elsewhere.
         """
         for part in (name, *([folder] if folder else [])):
             if not re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9_.\-]{0,254}", part):
@@ -80,8 +82,8 @@ class Directory:
         return target
 
     def text(self, name: str, folder: str = "") -> str | None:
-        """Return the text of a file; None if there is no such file. Raise CheckpointError if it
-        isn't UTF-8.
+        """Return the text of a file, or None if there is no such file. Raises CheckpointError if the file
+        isn't UTF-8 or is too large.
         """
         file = self.find(name, folder)
         try:
@@ -90,14 +92,14 @@ class Directory:
             raise CheckpointError(f"{self.path / folder / name}: must be UTF-8") from None
 
     def value(self, name: str, folder: str = "") -> Any:
-        """Return the JSON value of a file; None if there is no such file."""
+        """Return the JSON value of a file, or None if there is no such file."""
         text = self.text(name, folder)
         where, tagged = str(self.path / folder / name), name == "config.json"
         return None if text is None else parse(text, where, tagged=tagged)
 
     def object(self, name: str, folder: str = "") -> dict[str, Any] | None:
-        """Return the JSON object of a file; None if there is no such file. Raises CheckpointError for any
-        other value.
+        """Return the JSON object of a file, or None if there is no such file. Raises CheckpointError for any
+        other JSON value.
         """
         value = self.value(name, folder)
         if value is not None and not isinstance(value, dict):
@@ -107,8 +109,10 @@ class Directory:
     def chat_templates(self, about: dict[str, Any]) -> dict[str, str]:
         """Return the chat templates by name: `default`, and `tool_use` for chats with tools.
 
-        The templates may be files of their own. They may be in tokenizer_config.json (`about`), as one text
-        or as a list of named texts. Or a processor's chat_template.json may have one template.
+        Separate template files come first. If there is no default template among them, the templates of
+        tokenizer_config.json (`about`) are added, which are one text or a list of named texts. If there is
+        still no default template, the template of chat_template.json is used, which belongs to a
+        processor.
         """
         files = {
             "default": self.text("chat_template.jinja"),
@@ -123,7 +127,7 @@ class Directory:
         return found
 
     def _templates(self, stated: dict[str, Any], name: str) -> dict[str, Any]:
-        """The templates that an object states."""
+        """Return the templates in the JSON object `stated`. Errors name its file `name`."""
         value, where = stated.get("chat_template"), self.path / name
         if not isinstance(value, list):
             value = [{"name": "default", "template": value}]
@@ -140,10 +144,10 @@ class Directory:
 
 
 def _is_there(path: Path) -> bool:
-    """Whether the path leads to something; OSError where that can't be told.
+    """Return whether the path leads to a file or folder. Raises OSError if the system can't tell.
 
-    `Path.exists` says False of a loop of links too, and in newer Pythons of a folder that may not be
-    searched.
+    `Path.exists` also returns False for a loop of links, and in newer Pythons for a path in a folder that may
+    not be searched.
     """
     try:
         path.stat()

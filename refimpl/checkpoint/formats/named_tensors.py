@@ -1,11 +1,13 @@
-"""Tables of tensors by name, between files and callers. Each table reads the tensors of another one:
+"""Tables of tensors by name, between files and callers. Each table reads its tensors from another source:
 
-joined          several sources as one
-stripped        names without a prefix
-prefixed        names with one
-WeightNormed    directions and lengths of weights as the weights
-Rescaled        a GGUF file's weights, multiplied by the scales beside them
-LayerNumbers    arrays of a GGUF file's metadata as tensors
+    joined          makes one table of several sources
+    stripped        removes a prefix from the names
+    prefixed        adds a prefix to the names
+    WeightNormed    makes weights from their directions and lengths
+    Rescaled        multiplies the weights of a GGUF file by the scales beside them
+    LayerNumbers    makes tensors from arrays in a GGUF file's metadata
+
+`Tensors` makes a TensorSource from such a table.
 """
 
 from __future__ import annotations
@@ -20,13 +22,13 @@ from ...errors import CheckpointError
 from ...ops.quant import Blocks
 from .tensor_source import GgufSource, TensorSource
 
-# Name -> the source that has the tensor, and its name there.
+# Maps a name to the source that contains the tensor, and to the tensor's name in that source.
 Table = Mapping[str, tuple[Any, str]]
 
 
 class Tensors:
-    """The tensors of a table as a TensorSource; they are a RawSource if the table's sources are
-    RawSources.
+    """The tensors of a table as a TensorSource. If all sources of the table are RawSources, the result is a
+    RawSource too.
     """
 
     def __init__(self, table: Table) -> None:
@@ -53,23 +55,26 @@ class Tensors:
         return source.native(own, part)
 
     def raw(self, name: str, part: int | None = None) -> np.ndarray:
-        """Return a tensor of whole numbers as it is stored, or one part along its first axis."""
+        """Return a tensor of whole numbers as it is stored. If `part` is given, return only this index of the
+        first axis.
+        """
         source, own = self._table[name]
         return source.raw(own, part)
 
 
 def joined(sources: Sequence[TensorSource]) -> Table:
-    """Return several sources as one; each name may be in only one of them."""
+    """Return a table with the tensors of several sources. Each name may be in only one of the sources."""
     return {name: (source, name) for source in sources for name in source.names}
 
 
 def prefixed(source: TensorSource, prefix: str) -> Table:
-    """Return a source with a prefix before each of its names."""
+    """Return a table with the tensors of a source, with a prefix before each name."""
     return {prefix + name: (source, name) for name in source.names}
 
 
 def stripped(source: TensorSource, prefixes: Sequence[str]) -> Table:
-    """Return a source without prefixes in its names: each name loses the first of `prefixes` it begins with.
+    """Return a table with the tensors of a source, with shorter names: each name loses the first of
+    `prefixes` with which it begins.
 
     Raises CheckpointError if two names become the same.
     """
@@ -83,9 +88,9 @@ def stripped(source: TensorSource, prefixes: Sequence[str]) -> Table:
 
 
 class WeightNormed(Tensors):
-    """Weights that torch's weight_norm stores as directions v and lengths g, as the weights g · v / ‖v‖.
+    """The weights g · v / ‖v‖ that torch's weight_norm stores as lengths g and directions v.
 
-        X.weight_g, X.weight_v, or X.parametrizations.weight.original0 and original1
+        X.weight_g and X.weight_v, or X.parametrizations.weight.original0 and original1
 
     ‖v‖ is computed over the axes along which g has only one number (Salimans & Kingma 2016), in float64.
     Raises CheckpointError if the shapes don't fit each other, or if the weight itself is present too.
@@ -131,21 +136,22 @@ class WeightNormed(Tensors):
 
 
 WEIGHT, SCALE, INPUT_SCALE = ".weight", ".scale", ".input_scale"
-# Scales that are weights of the architecture's own: of Gemma 4 the norm before a router, and the factors of
-# what experts give.
+# Scales that are parameters of the architecture itself: in Gemma 4 the norm before the router, and the
+# factors of the experts' outputs.
 OWN = {"gemma4": ("ffn_gate_inp", "ffn_down_exps")}
 
 
 class Rescaled(Tensors):
-    """A GGUF file's weights, multiplied by their scales: w = scale · stored. The scales are no longer tensors
-    of the table.
+    """A GGUF file's weights, multiplied by their scales: w = scale · stored. The table doesn't contain the
+    scales as tensors.
 
         X.weight       [F, D], or [E, F, D] for the experts of a mixture
-        X.scale        float32 [1], or [E]: NVFP4's scale of the whole tensor, and other formats' as well
-        X.input_scale  float32 [1]: by which devices with such products round their input; nothing is rounded
-                       here
+        X.scale        float32 [1] or [E], the scale of a whole tensor: of NVFP4, and also of other formats
+        X.input_scale  float32 [1], with which some devices round their input before such a product; tfm rounds
+                       no input here
 
-    llama.cpp multiplies a product in this way. Raises CheckpointError for a scale of another type or shape.
+    llama.cpp multiplies a product in this way. Raises CheckpointError for a scale of another type or
+    shape.
     """
 
     def __init__(self, source: GgufSource) -> None:
@@ -175,7 +181,9 @@ class Rescaled(Tensors):
         super().__init__({name: (source, name) for name in source.names if name not in hidden})
 
     def _scale(self, name: str, part: int | None) -> np.ndarray | None:
-        """The scale of a tensor or of its part, [1], or [E, 1, 1] for all experts; None without one."""
+        """Return the scale of a tensor or of one part of it, [1]. The scale of a tensor with all experts is
+        [E, 1, 1]. Returns None for a tensor without a scale.
+        """
         scale = self._scales.get(name)
         if scale is None or len(scale) == 1:
             return scale
@@ -201,10 +209,10 @@ OPS = ("xielu.",)
 
 
 class LayerNumbers(Tensors):
-    """A GGUF file whose metadata has arrays of numbers for an op. The array under KEY has one number for each
-    layer.
+    """A GGUF file whose metadata contains arrays of parameters of an op. The array of a key KEY has one
+    number for each layer.
 
-    The numbers KEY[i] become tensors KEY.i, float32 [1], and are removed from the metadata:
+    The number KEY[i] becomes the tensor KEY.i, float32 [1]. The arrays are removed from the metadata:
 
         xielu.alpha_p, xielu.alpha_n, xielu.beta, xielu.eps    the curves of xIELU (Apertus)
     """
@@ -221,7 +229,7 @@ class LayerNumbers(Tensors):
 
 
 class _Numbers:
-    """The numbers of an array as tensors of one number."""
+    """The numbers of an array as tensors KEY.0, KEY.1, … of one number each."""
 
     def __init__(self, key: str, array: np.ndarray) -> None:
         self._numbers = {f"{key}.{i}": array[i : i + 1] for i in range(len(array))}

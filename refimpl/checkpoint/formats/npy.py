@@ -1,6 +1,6 @@
-"""An array of numbers in an .npy file, as `np.save` writes it, row-major.
+r"""Read an array of numbers from an .npy file, as `np.save` writes it, row-major.
 
-    "\\x93NUMPY" 1 0   u16 length   {'descr': '<f8', 'fortran_order': False, 'shape': (2, 12), }   padding
+    "\x93NUMPY" 1 0   u16 length   {'descr': '<f8', 'fortran_order': False, 'shape': (2, 12), }   padding
     the numbers
 
 NumPy's own reader parses the header as Python. Here the header must be exactly the text that `np.save`
@@ -24,7 +24,9 @@ HEADER = re.compile(
 
 
 def read_array(data: bytes, where: str, error: type[TfmError] = CheckpointError) -> np.ndarray:
-    """Return the array; raise `error` for anything that isn't such a file."""
+    """Return the array in the bytes of an .npy file. Raises `error` for anything that `np.save` doesn't write
+    for an array of numbers in row-major order.
+    """
     header = HEADER.match(data)
     if header is None:
         raise error(f"{where}: must be an .npy file of numbers in row-major order")

@@ -1,12 +1,12 @@
 """Read plain values from a pickle, with an interpreter that can't run any code.
 
 A pickle is a program for a machine with a stack and a memo (PEP 307). Python's own machine imports the
-classes and functions that the program names, and calls them. The machine here knows only the instructions
-that make numbers, texts, lists, tuples and dicts. The name of a class or function stays a `Name`, which must
-be in a fixed list. If a pickle "calls" a name, a function of tfm is called instead. Any other instruction or
-name raises an error that mentions it.
+classes and functions that the program names, and calls them. The machine here has only the instructions that
+make numbers, texts, lists, tuples and dicts. The name of a class or function stays a `Name`, and must be in a
+fixed list. If a pickle "calls" a name, a function of tfm is called instead. Any other instruction or name
+raises an error that mentions it.
 
-Values may contain each other many times over, so no code here prints, compares or hashes a container.
+A value may contain another value many times, so no code here prints, compares or hashes a container.
 """
 
 from __future__ import annotations
@@ -24,13 +24,15 @@ MAX_TEXT, MAX_NAME = 2**16, 200
 
 @dataclass(frozen=True)
 class Name:
-    """A class or function that a pickle names, `module.name`. It is never imported."""
+    """The name of a class or function in a pickle, as `module.name`. The class or function is never
+    imported.
+    """
 
     text: str
 
 
 _MARK = object()
-# What instructions are called in Python's pickletools, for those that are known and not carried out.
+# The instructions that raise an error, with their names in Python's pickletools.
 REFUSED = {
     "0": "POP", "1": "POP_MARK", "2": "DUP", "F": "FLOAT", "I": "INT", "L": "LONG", "S": "STRING",
     "V": "UNICODE", "P": "PERSID", "d": "DICT", "l": "LIST", "g": "GET", "p": "PUT", "i": "INST", "o": "OBJ",
@@ -51,7 +53,7 @@ _TUPLES = {"\x85": 1, "\x86": 2, "\x87": 3}
 
 
 class PickleReader:
-    """Reads pickles of protocol 2 one after the other.
+    """A reader of pickles of protocol 2, one after the other in a file.
 
     `calls` are the names that a pickle may contain. Each name has a function that turns the tuple of
     arguments into the value of a call, or None if the name can't be called. `persistent` returns the value of
@@ -69,7 +71,9 @@ class PickleReader:
         self._memo: dict[int, Any] = {}
 
     def read(self) -> Any:
-        """Return the value of the next pickle. Raises CheckpointError."""
+        """Return the value of the next pickle. Raises CheckpointError for a damaged pickle, or a pickle that
+        needs more than plain values.
+        """
         self._stack, self._memo = [], {}
         while (code := self._byte()) != ".":
             self._cursor.hold(STEP, "a value")
@@ -119,7 +123,7 @@ class PickleReader:
             raise self._fail("must have texts in UTF-8") from None
 
     def _line(self) -> str:
-        """The bytes up to the end of a line, which a name has."""
+        """Read the rest of the line, which is the name of a module, class or function."""
         line = ""
         while (letter := self._byte()) != "\n":
             line += letter
@@ -213,7 +217,9 @@ class PickleReader:
         self._stack.append(call(arguments))
 
     def _build(self) -> None:
-        """The state of an OrderedDict, the modules' versions: attributes, which nobody reads."""
+        """Drop the attributes that a pickle sets on an OrderedDict, such as the versions of modules, because
+        nobody reads them.
+        """
         self._pop(dict)
         self._stack.append(self._pop(dict))
 

@@ -1,4 +1,4 @@
-"""safetensors: a length, a JSON header, then the tensors' bytes, end to end.
+"""Read and write safetensors files: a length, a JSON header, then the tensors' bytes, end to end.
 
     u64  n ≤ 100,000,000 and ≤ what is left of the file
     n    bytes of JSON, starting with "{": name -> {"dtype", "shape", "data_offsets": [begin, end]},
@@ -35,7 +35,7 @@ CODES = {"U8": "u1", "I8": "i1", "I32": "<i4", "I64": "<i8"}
 
 
 class SafeTensors:
-    """The tensors of one file, by name. A tensor is read only when it is needed."""
+    """The tensors of one safetensors file, by name. A tensor is read only when it is needed."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -106,13 +106,15 @@ class SafeTensors:
         return self._entries[name][1]
 
     def load(self, name: str, part: int | None = None) -> np.ndarray:
-        """Return the tensor as float32, or one part along its first axis."""
+        """Return the tensor as float32. If `part` is given, return only this index of the first axis."""
         require_readable(self.kind(name), f"{self.path}: {name!r:.80}")
         data, shape = self._bytes(name, part)
         return as_float32(data, self.kind(name), shape)
 
     def raw(self, name: str, part: int | None = None) -> np.ndarray:
-        """Return a tensor of whole numbers as it is stored, or one part along its first axis."""
+        """Return a tensor of whole numbers as it is stored. If `part` is given, return only this index of the
+        first axis.
+        """
         data, shape = self._bytes(name, part)
         return data.view(CODES[self.kind(name)]).reshape(shape)
 
@@ -122,18 +124,22 @@ class SafeTensors:
         return self._file.read(self._start + begin, self._start + end), shape
 
     def native(self, name: str, part: int | None = None) -> Blocks | None:
-        """Return None: a safetensors file has no blocks of its own."""
+        """Return None, because a safetensors file stores no blocks."""
         return None
 
 
 def require_readable(kind: str, where: str) -> None:
-    """Raise CheckpointError unless a tensor has floats, or whole numbers of a type that models have."""
+    """Raise CheckpointError unless `kind` is a float type, or a type of whole numbers in which models store
+    masks and positions. The error begins with `where`.
+    """
     if kind not in READABLE:
         raise CheckpointError(f"{where} must be one of {', '.join(READABLE)}, got {kind}")
 
 
 def as_float32(data: np.ndarray, kind: str, shape: tuple[int, ...]) -> np.ndarray:
-    """Return the numbers of a readable kind that these bytes encode."""
+    """Return the numbers that these bytes encode, as float32. `kind` must be a type that `require_readable`
+    accepts.
+    """
     if kind in READABLE_INTEGERS:
         return data.view(READABLE_INTEGERS[kind]).astype(np.float32).reshape(shape)
     return widen(data, kind, shape)
@@ -150,7 +156,9 @@ def _metadata(value: Any, path: Path) -> None:
 
 
 def save(path: Path, tensors: Mapping[str, np.ndarray]) -> None:
-    """Write float32 and float16 arrays, sorted by name, so that the same tensors give the same bytes."""
+    """Write float32 and float16 arrays to a safetensors file. They are sorted by name, so that the same
+    tensors give the same bytes.
+    """
     names = {np.dtype("<f4"): "F32", np.dtype("<f2"): "F16"}
     header: dict[str, Any] = {}
     at = 0

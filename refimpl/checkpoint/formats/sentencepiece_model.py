@@ -1,15 +1,15 @@
-"""SentencePiece models (.model, .spm): pieces with scores, and the rules by which texts are normalized.
+"""Read SentencePiece models (.model, .spm): pieces with scores, and the rules by which texts are normalized.
 
 A file is one protobuf message (sentencepiece_model.proto):
 
-    1  pieces           repeated:  1 text   2 score, float   3 type
-    2  how it was made  3 type of model   35 byte_fallback   40 unk_id  41 bos_id  42 eos_id   45 to 47 texts
-                        of these
-    3  normalizer       2 charsmap   3 add_dummy_prefix   4 remove_extra_whitespaces   5 escape_whitespaces
+    1  pieces      repeated:  1 text   2 score, float   3 type
+    2  trainer     3 type of model   35 byte_fallback   40 unk_id   41 bos_id   42 eos_id
+                   45 unk_piece   46 bos_piece   47 eos_piece
+    3  normalizer  2 charsmap   3 add_dummy_prefix   4 remove_extra_whitespaces   5 escape_whitespaces
 
 Fields that aren't listed say how the model was trained, and are skipped. In protobuf a field begins with a
-number of up to ten bytes, whose low three bits say how its value is stored. Every length MUST fit in what is
-left.
+number of up to ten bytes. The low three bits of this number say how the field's value is stored. Every length
+MUST fit in the rest of the file.
 """
 
 from __future__ import annotations
@@ -33,8 +33,10 @@ _VARINT, _FIXED64, _BYTES, _FIXED32 = 0, 1, 2, 5  # how values are stored
 
 @dataclass(frozen=True)
 class SentencePieceModel:
-    """The pieces by id, and the settings that determine ids. `kind` is UNIGRAM or BPE; an id of -1 means that
-    there is none."""
+    """The pieces of a SentencePiece model by id, and the settings that determine ids.
+
+    `kind` is the type of the model, such as UNIGRAM or BPE. An id of -1 means that the model has no such
+    piece."""
 
     where: str
     pieces: list[str]
@@ -55,7 +57,7 @@ class SentencePieceModel:
 
 
 class _Message:
-    """Fields of a protobuf message, which lies in a file from one byte to another."""
+    """The bytes of a protobuf message, with methods that read the fields between two positions."""
 
     def __init__(self, data: bytes, where: str) -> None:
         self.data, self.where = data, where
@@ -64,8 +66,10 @@ class _Message:
         return CheckpointError(f"{self.where}: must be a SentencePiece model: {message}")
 
     def fields(self, at: int, end: int) -> Iterator[tuple[int, int, Any]]:
-        """Yield the fields as (number, wire type, value). The value of a field of bytes is where the bytes
-        begin and end.
+        """Yield the fields between two positions as (number, wire type, value).
+
+        The value of a varint is a number. Any other value is a pair of positions, where its bytes begin and
+        end.
         """
         while at < end:
             key, at = self.varint(at, end)
@@ -105,8 +109,10 @@ class _Message:
             raise self.fail("texts must be UTF-8") from None
 
     def values(self, span: tuple[int, int], kinds: dict[int, int]) -> dict[int, Any]:
-        """Return the last value of each known field. Raises CheckpointError for a field that is stored in
-        another form.
+        """Return the last value of each field in `kinds`, which maps the numbers of fields to wire types.
+        Other fields are skipped.
+
+        Raises CheckpointError if one of these fields has another wire type.
         """
         values: dict[int, Any] = {}
         for number, stored, value in self.fields(*span):
@@ -135,7 +141,9 @@ _NORMALIZER = {2: _BYTES, 3: _VARINT, 4: _VARINT, 5: _VARINT}
 
 
 def read_sentencepiece(path: Path) -> SentencePieceModel:
-    """Return the model of a file. Raises CheckpointError for anything that isn't a complete model."""
+    """Return the SentencePiece model of a file. Raises CheckpointError for anything that isn't a complete
+    model.
+    """
     message = _Message(read_file(path, LARGEST), str(path))
     pieces: list[str] = []
     scores: list[float] = []
@@ -171,7 +179,9 @@ def _model(
     trainer: dict[int, Any],
     normalizer: dict[int, Any],
 ) -> SentencePieceModel:
-    """The model, with SentencePiece's defaults for what isn't stated."""
+    """Return the model that these pieces and fields state. Settings that the file doesn't state have
+    SentencePiece's defaults.
+    """
     ids = []
     for number, default in ((40, 0), (41, 1), (42, 2)):
         stated = trainer.get(number, default)

@@ -1,7 +1,8 @@
-"""SHA-256 of few bytes without OpenSSL.
+"""Compute the SHA-256 of small data without OpenSSL.
 
 `hashlib` loads OpenSSL, which takes 4 MB of memory. A run of a bundle needs OpenSSL for nothing else. CPython
-also has its own implementation, which is five to ten times slower. So only large data is hashed with OpenSSL.
+also has its own implementation, which is five to ten times slower. So only large data is hashed with
+OpenSSL.
 """
 
 from __future__ import annotations

@@ -15,7 +15,7 @@ import numpy as np
 
 
 def _values(exponent_bits: int, mantissa_bits: int, bias: int) -> np.ndarray:
-    """The value of every code, sign included, with infinities and NaN left to the caller."""
+    """Return the value of every code in order, including the sign. The caller inserts infinities and NaN."""
     codes = np.arange(2 ** (1 + exponent_bits + mantissa_bits))
     mantissa = codes % 2**mantissa_bits / 2**mantissa_bits
     exponent = codes >> mantissa_bits & 2**exponent_bits - 1

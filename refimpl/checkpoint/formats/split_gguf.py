@@ -1,7 +1,9 @@
-"""GGUF models in several files, NAME-00001-of-00003.gguf and so on, as llama.cpp's gguf-split writes them.
+"""Read GGUF models in several files, NAME-00001-of-00003.gguf and so on, as llama.cpp's gguf-split writes
+them.
 
-Each part is a GGUF file with tensors of its own. The first has the metadata; all have `split.no` (from 0),
-`split.count` and `split.tensors.count`, the number of tensors in all of them.
+Each part is a GGUF file with tensors of its own, and the first part contains the metadata. Each part states
+`split.no` (its number from 0), `split.count` (the number of parts) and `split.tensors.count` (the number of
+tensors in all parts).
 """
 
 from __future__ import annotations
@@ -17,7 +19,7 @@ from .named_tensors import Tensors, joined
 
 
 class SplitGguf(Tensors):
-    """The parts of a model as one file. `path` is the path of the first part."""
+    """All parts of a GGUF model, read like one file. `path` is the path of the first part."""
 
     def __init__(self, parts: list[GGUF]) -> None:
         super().__init__(joined(parts))
@@ -38,7 +40,9 @@ class SplitGguf(Tensors):
 
 
 def open_gguf(path: Path) -> GGUF | SplitGguf:
-    """Open a GGUF file, or all parts of the model whose first part it is. Raises CheckpointError."""
+    """Open a GGUF file. If the file is the first part of a model, open all parts. Raises CheckpointError for
+    a damaged or missing part.
+    """
     files = parts_of(path)
     if len(files) == 1:
         return GGUF(path)

@@ -1,4 +1,6 @@
-"""A reader of untrusted JSON: no duplicate keys, no NaN, bounded depth. Every failure is a TfmError."""
+"""Read untrusted JSON: it must have no duplicate keys, no NaN and a bounded depth. Every failure is a
+TfmError.
+"""
 
 from __future__ import annotations
 
@@ -13,11 +15,12 @@ DEPTH = 32
 def parse(
     data: bytes | str, where: str, error: type[TfmError] = CheckpointError, *, tagged: bool = False
 ) -> Any:
-    """Return the value of the text, or raise `error` with one line that names `where`.
+    """Return the value of a JSON text, or raise `error` with one line that names `where`.
 
     Python's own parser keeps the last of two equal keys, accepts NaN and 1e999, and raises RecursionError for
-    deep nesting. This reader refuses all of these. With `tagged`, Infinity and NaN are read in the form that
-    transformers also writes, `{"__float__": "Infinity"}`. Their values are never floats.
+    deep nesting. This reader refuses all of these. With `tagged`, Infinity and NaN are read as an object such
+    as `{"__float__": "Infinity"}`, a form that transformers also writes. The reader never returns them as
+    floats.
     """
 
     def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

@@ -1,4 +1,6 @@
-"""Files of named tensors, in the form in which the loader of weights reads them."""
+"""Interfaces of files with named tensors, as the loader of weights reads them, and functions that find such
+files.
+"""
 
 from __future__ import annotations
 
@@ -31,7 +33,7 @@ CONVERT = (
 
 
 class TensorSource(Protocol):
-    """A file of named tensors: SafeTensors, TorchFile, GGUF, or several shards as one."""
+    """The interface of a file with named tensors: SafeTensors, TorchFile, GGUF, or several files as one."""
 
     @property
     def names(self) -> tuple[str, ...]: ...
@@ -42,7 +44,7 @@ class TensorSource(Protocol):
 
 
 class GgufSource(TensorSource, Protocol):
-    """A GGUF file: tensors, and metadata that contain the config."""
+    """The interface of a GGUF file: tensors, and metadata that contain the config."""
 
     @property
     def path(self) -> Path: ...
@@ -51,13 +53,15 @@ class GgufSource(TensorSource, Protocol):
 
 
 class RawSource(TensorSource, Protocol):
-    """A file whose tensors can also be read in their stored form, without conversion."""
+    """The interface of a file whose tensors can also be read in their stored form, without conversion to
+    float32.
+    """
 
     def raw(self, name: str, part: int | None = None) -> np.ndarray: ...
 
 
 def is_weights(name: str) -> bool:
-    """Return whether a file with this name holds weights that tfm reads, or their index."""
+    """Return whether a file with this name contains weights that tfm reads, or an index of such files."""
     endings = (".safetensors", ".safetensors.index.json", TORCH_INDEX)
     return name.endswith(endings) or name == CTRANSLATE2 or TORCH_FILE.fullmatch(name) is not None
 
@@ -72,7 +76,9 @@ def not_opened(path: Path) -> CheckpointError:
 
 
 def missing_weights(path: Path) -> CheckpointError:
-    """Return the error for a model directory, or its config.json, without weights that tfm may open."""
+    """Return the error for a model directory that contains no weights that tfm may open. `path` is the
+    directory or a file in it, such as config.json.
+    """
     directory = path if path.is_dir() else path.parent
     code = sorted(
         file.name for file in directory.glob("*") if file.suffix in CODE and not is_weights(file.name)
@@ -85,10 +91,11 @@ def missing_weights(path: Path) -> CheckpointError:
 
 
 def shards(directory: Directory, folder: str = "") -> list[SafeTensors | TorchFile]:
-    """Return the files of a directory's weights, which hold exactly the tensors that their index lists.
+    """Return the weight files of a model directory. Raises CheckpointError if there are none, or if their
+    tensors aren't exactly the tensors that their index lists.
 
-    With `folder` the weights are one file in that folder of the directory. If there are both safetensors and
-    torch files, the safetensors files are used.
+    With `folder`, the weights must be a single file in that folder of the directory. If there are both
+    safetensors and torch files, the safetensors files are used.
     """
     from .safetensors import SafeTensors  # readers, which nobody needs who asks for names alone
     from .torch_file import TorchFile
@@ -107,7 +114,9 @@ def shards(directory: Directory, folder: str = "") -> list[SafeTensors | TorchFi
 def _indexed(
     directory: Directory, stated: Mapping[str, Any], index: str, kind: type[SafeTensors] | type[TorchFile]
 ) -> list[SafeTensors | TorchFile]:
-    """The files that an index names."""
+    """Return the weight files that the index `stated` names. Raises CheckpointError if the index and the
+    files disagree.
+    """
     where, named = directory.path / index, stated.get("weight_map")
     if not isinstance(named, dict) or not all(isinstance(v, str) for v in named.values()):
         raise CheckpointError(f"{where}: weight_map must map names to files, got {named!r:.80}")

@@ -1,14 +1,16 @@
-"""pytorch_model.bin: a state_dict that torch.save wrote, read without torch and without running its code.
+"""Read pytorch_model.bin: a state_dict that torch.save wrote. It is read without torch and without running
+its code.
 
-    since torch 1.6    a zip, entries stored as they are:  NAME/data.pkl   a pickle: names -> tensors
-                                                           NAME/data/KEY   the numbers of a storage
-                                                           NAME/byteorder  "little"
+    since torch 1.6    a zip with uncompressed entries:   NAME/data.pkl   a pickle: names -> tensors
+                                                          NAME/data/KEY   the numbers of a storage
+                                                          NAME/byteorder  "little"
     before             pickles one after the other: a magic number, the protocol 1001, sizes of C's types, the
-                       names -> tensors, the keys of the storages; then of each storage u64 count, the numbers
+                       names -> tensors, the keys of the storages; then for each storage u64 count, the numbers
 
-A tensor is a storage, an offset, a shape and strides, in elements. Several tensors may share a storage, and
-each tensor MUST lie within its storage. The pickle may contain only the names that `_Tensors.calls` lists
-(`pickle_values`). A file that needs other names isn't a state_dict of plain tensors.
+A tensor is a storage, an offset, a shape and strides. Offset and strides count elements. Several tensors may
+share a storage, and each tensor MUST lie within its storage. The pickle may contain only the names that
+`_Tensors.calls` lists (`pickle_values`). A file that needs other names isn't a state_dict of plain
+tensors.
 """
 
 from __future__ import annotations
@@ -37,13 +39,13 @@ STORAGES = {
     "torch.LongStorage": "I64",
 }  # fmt: skip
 MAX_AXES, LARGEST = 8, 2**48
-# Tied weights share a storage, so that tensors may together be larger than the file, but not by any factor.
+# Tied weights share a storage, so all tensors together may be larger than the file, by at most this factor.
 SHARED = 8
 
 
 @dataclass(frozen=True)
 class _Storage:
-    """Numbers of one kind that tensors lie in."""
+    """A storage: `count` numbers of one kind in the file, of which tensors are views."""
 
     kind: str
     key: str
@@ -56,7 +58,7 @@ class _Storage:
 
 @dataclass(frozen=True)
 class _Tensor:
-    """A view of a storage; offset and strides count elements."""
+    """A view of a storage. `offset` and `strides` count elements."""
 
     storage: _Storage
     offset: int
@@ -65,14 +67,14 @@ class _Tensor:
 
     @property
     def span(self) -> int:
-        """Return how many elements lie between the first and the last element."""
+        """The number of elements of the storage from the tensor's first element to its last."""
         if 0 in self.shape:
             return 0
         return 1 + sum((size - 1) * stride for size, stride in zip(self.shape, self.strides, strict=True))
 
     @property
     def contiguous(self) -> bool:
-        """Return whether the elements are contiguous in row-major order."""
+        """Whether the elements are contiguous in row-major order."""
         want = 1
         for size, stride in zip(reversed(self.shape), reversed(self.strides), strict=True):
             if size != 1 and stride != want:
@@ -86,7 +88,9 @@ class _Tensor:
 
 
 class _Tensors:
-    """What the names of a state_dict's pickle stand for."""
+    """The functions that make tensors and storages from the calls in a state_dict's pickle. Code of torch
+    isn't run.
+    """
 
     def __init__(self, where: str) -> None:
         self._where = where
@@ -104,8 +108,10 @@ class _Tensors:
         return CheckpointError(f"{self._where}: the pickle must have {must}")
 
     def storage(self, stated: Any) -> _Storage:
-        """Return the storage that a persistent id refers to. The id is ("storage", class, key, device,
-        count), and before torch 1.6 also has a view.
+        """Return the storage that a persistent id refers to.
+
+        The id is ("storage", class, key, device, count). Before torch 1.6, the id may end with a view, which
+        must be None.
         """
         match stated:
             case ("storage", Name(text=name), str(key), str(), int(count), *view) if (
@@ -164,7 +170,7 @@ def _whole(value: Any) -> bool:
 
 
 class TorchFile:
-    """The tensors of one file, by name. A tensor is read only when it is needed.
+    """The tensors of one file of torch.save, by name. A tensor is read only when it is needed.
 
     Raises CheckpointError for any other file, and for a file whose pickle contains anything other than
     tensors.
@@ -185,7 +191,9 @@ class TorchFile:
             )
 
     def _read_zip(self, named: _Tensors) -> tuple[dict[str, _Tensor], dict[str, int]]:
-        """The tensors, and where the numbers of each storage begin."""
+        """Read a file of torch 1.6 or later. Return the tensors by name, and by key the position of the first
+        byte of each storage.
+        """
         entries = stored_entries(self._file)
         folders = [name.removesuffix("/data.pkl") for name in entries if name.endswith("/data.pkl")]
         if len(folders) != 1:
@@ -214,7 +222,9 @@ class TorchFile:
         return tensors, begins
 
     def _read_pickles(self, named: _Tensors) -> tuple[dict[str, _Tensor], dict[str, int]]:
-        """The same of the older form."""
+        """Read a file of torch before 1.6. Return the tensors by name, and by key the position of the first
+        byte of each storage.
+        """
         cursor = Cursor(self._file, "the pickle")
         pickles = PickleReader(cursor, named.calls, named.storage)
         magic, version, system = pickles.read(), pickles.read(), pickles.read()
@@ -244,7 +254,9 @@ class TorchFile:
         )
 
     def _checked(self, values: Any) -> dict[str, _Tensor]:
-        """The tensors by name, which together aren't larger than the file by any factor."""
+        """Return the tensors by name. Raises CheckpointError for other values, or if all tensors together
+        have more than `SHARED` times the file's size.
+        """
         if type(values) is not dict:
             raise CheckpointError(
                 f"{self.path}: must contain tensors by name, but it is a {type(values).__name__}"
@@ -276,13 +288,15 @@ class TorchFile:
         return self._tensors[name].shape
 
     def load(self, name: str, part: int | None = None) -> np.ndarray:
-        """Return the tensor as float32, or one part along its first axis."""
+        """Return the tensor as float32. If `part` is given, return only this index of the first axis."""
         tensor = self._view(name, part)
         require_readable(tensor.storage.kind, f"{self.path}: {name!r:.80}")
         return as_float32(self._bytes(tensor), tensor.storage.kind, tensor.shape)
 
     def raw(self, name: str, part: int | None = None) -> np.ndarray:
-        """Return a tensor of whole numbers as it is stored, or one part along its first axis."""
+        """Return a tensor of whole numbers as it is stored. If `part` is given, return only this index of the
+        first axis.
+        """
         tensor = self._view(name, part)
         return self._bytes(tensor).view(CODES[tensor.storage.kind]).reshape(tensor.shape)
 
@@ -290,7 +304,7 @@ class TorchFile:
         return self._tensors[name] if part is None else self._tensors[name].part(part)
 
     def _bytes(self, tensor: _Tensor) -> np.ndarray:
-        """The bytes of a tensor's elements, row-major."""
+        """Return the bytes of a tensor's elements in row-major order."""
         size = KINDS[tensor.storage.kind].record.itemsize
         begin = self._begins[tensor.storage.key] + tensor.offset * size
         data = self._file.read(begin, begin + tensor.span * size)
@@ -302,5 +316,5 @@ class TorchFile:
         return np.ascontiguousarray(view).reshape(-1).view(np.uint8)
 
     def native(self, name: str, part: int | None = None) -> Blocks | None:
-        """Return None: a torch file has no blocks of its own."""
+        """Return None, because a torch file stores no blocks."""
         return None

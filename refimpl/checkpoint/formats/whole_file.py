@@ -9,8 +9,8 @@ from pathlib import Path
 def write_whole(path: Path, data: bytes, *, mode: int = 0o666) -> None:
     """Write the bytes to a file beside `path`, wait until they are on disk, and rename this file to `path`.
 
-    `mode` has the file's permissions; the process's umask still removes some of them. After a failure, such
-    as a full disk, the old file is still there. Raises OSError.
+    `mode` is the file's permissions, from which the process's umask is still removed. After a failure, such
+    as a full disk, the old file at `path` is still there. Raises OSError.
     """
     new = path.with_name(f".{path.name}.{os.getpid()}")
     try:

@@ -1,8 +1,9 @@
-"""Find the places of a zip archive's entries in the file, for archives whose entries are stored uncompressed.
+r"""Find where the contents of a zip archive's entries are in the file. All entries must be stored
+uncompressed.
 
-    entries:    "PK\\3\\4" … u16 name, u16 extra, name, extra, then the bytes
-    directory:  "PK\\1\\2" … of each entry: method, sizes, name, where it begins (APPNOTE.TXT 4.3.12)
-    end:        "PK\\6\\6" … and "PK\\6\\7" …, the 64-bit numbers, then "PK\\5\\6" … and a comment
+    entries:    "PK\3\4" … u16 length of name, u16 length of extra, name, extra, then the bytes
+    directory:  "PK\1\2" … for each entry: method, sizes, name, where it begins (APPNOTE.TXT 4.3.12)
+    end:        "PK\6\6" … and "PK\6\7" …, the 64-bit numbers, then "PK\5\6" … and a comment
 
 Nothing is unpacked. An entry that is compressed or encrypted, or that isn't before the directory, is an
 error. Checksums aren't compared, since entries are read in parts.
@@ -27,9 +28,10 @@ _END = struct.Struct("<4s4x2H2IH")
 
 
 def stored_entries(file: FileBytes) -> dict[str, tuple[int, int]]:
-    """Return the first and last byte of each entry's content, by the entry's name.
+    """Return for each entry of a zip archive where its content begins and ends in the file. The end is the
+    position after the last byte.
 
-    Raises CheckpointError for anything that isn't a complete archive of this form.
+    Raises CheckpointError for anything but a complete archive of uncompressed, unencrypted entries.
     """
     count, begin, end = _end_of_archive(file)
     cursor = Cursor(file, "the zip's directory", begin, end)
@@ -45,7 +47,7 @@ def stored_entries(file: FileBytes) -> dict[str, tuple[int, int]]:
 
 
 def _end_of_archive(file: FileBytes) -> tuple[int, int, int]:
-    """How many entries there are, and the first and last byte of the directory."""
+    """Return the number of entries, and where the directory of the archive begins and ends in the file."""
     cursor = Cursor(file, "the zip's end")
     tail = max(len(file) - LARGEST_COMMENT - _END.size, 0)
     data = file.read(tail, len(file)).tobytes()
@@ -72,7 +74,7 @@ def _end_of_archive(file: FileBytes) -> tuple[int, int, int]:
 
 
 def _directory_entry(cursor: Cursor) -> tuple[str, int, int]:
-    """The name, the size and the first byte of the next entry."""
+    """Read the next entry of the directory. Return its name, its size, and where it begins in the file."""
     what = "the zip's directory"
     fields = _DIRECTORY.unpack(cursor.take(_DIRECTORY.size, what))
     mark, flags, method, packed, size, name_size, extra_size, comment_size, at = fields
@@ -95,7 +97,7 @@ def _directory_entry(cursor: Cursor) -> tuple[str, int, int]:
 
 
 def _large_numbers(extra: bytes):
-    """The 64-bit numbers of an entry, in the extra field of kind 1."""
+    """Yield the 64-bit numbers of an entry, which are in its extra field of kind 1."""
     while len(extra) >= 4:
         kind, size = struct.unpack_from("<2H", extra)
         if kind == 1:
@@ -104,7 +106,9 @@ def _large_numbers(extra: bytes):
 
 
 def _content(file: FileBytes, name: str, size: int, at: int, directory: int) -> tuple[int, int]:
-    """The first and last byte of an entry's content."""
+    """Return where an entry's content begins and ends in the file. Raises CheckpointError if it isn't before
+    the directory.
+    """
     what = f"{file.path}: the zip's entry {name!r:.80}"
     header = (
         file.read(at, at + _LOCAL.size).tobytes() if at + _LOCAL.size <= directory else bytes(_LOCAL.size)

@@ -1,7 +1,7 @@
 """Adapters: small files of tensors that change a model's weights, in the form of the peft library.
 
 The input is adapter_model.safetensors, and the settings that `config_readers.adapter_config` reads. The
-output is the low-rank updates and the replaced tensors of each module, which `weights.merge` applies.
+output is the low-rank updates and the replacing tensors of each module, which `weights.merge` applies.
 """
 
 from __future__ import annotations
@@ -18,5 +18,7 @@ AdapterChoice = Path | str | Literal[False] | None
 
 
 def lies_beside(base: Path) -> bool:
-    """Return whether the directory of a model holds an adapter; `base` is the directory or its .gguf file."""
+    """Return whether the directory of a model contains an adapter. `base` is the directory or a .gguf file in
+    it.
+    """
     return Directory(base if base.is_dir() else base.parent).find(SETTINGS) is not None

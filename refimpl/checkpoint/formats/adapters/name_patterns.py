@@ -1,12 +1,13 @@
-"""Patterns of module names in an adapter's settings: a small part of regular expressions, matched in limited
-time.
+r"""Patterns of module names in an adapter's settings. They are a small part of regular expressions, and are
+matched in limited time.
 
-peft gives such a pattern to Python's `re`, where patterns like `(a|a)*b` take time that doubles with each
-letter of a name. Here the matcher keeps the set of all positions in the pattern that it can have reached. So
-the work grows only with the length of the name times the length of the pattern, and a budget limits it.
+peft gives such a pattern to Python's `re`. There, a pattern like `(a|a)*b` takes time that doubles with each
+letter of a name. The matcher here keeps the set of all positions in the name that it can have reached. So the
+work grows only with the length of the name times the length of the pattern, and a budget limits the work.
 
-Supported are letters, `.`, `\\.`, `\\d`, `\\w`, `[…]`, `[^…]`, `(…)`, `(?:…)`, `|`, `*`, `+`, `?`, `{m}`,
-`{m,}`, `{m,n}`, each also lazy, `^`, `$` and `\\b`. Anything else is refused by name.
+A pattern may contain letters, `.`, `\.`, `\d`, `\w`, `[…]`, `[^…]`, `(…)`, `(?:…)`, `|`, `*`, `+`, `?`,
+`{m}`, `{m,}`, `{m,n}`, `^`, `$` and `\b`. Repetitions may also be lazy. Anything else raises an error that
+names it.
 """
 
 from __future__ import annotations
@@ -30,7 +31,9 @@ CLASSES = {"d": DIGITS, "w": WORD}
 
 @dataclass(frozen=True)
 class Characters:
-    """A pattern for one character of this set, or with `negated` for one character outside of it."""
+    """A pattern that matches one of `characters`, or with `negated` any one character that isn't in
+    `characters`.
+    """
 
     characters: frozenset[str]
     negated: bool = False
@@ -55,21 +58,21 @@ class Repeat:
 
 @dataclass(frozen=True)
 class Edge:
-    """A pattern for the beginning of the name, or for its end."""
+    """A pattern that matches the beginning of the name, or with `end` the end of the name."""
 
     end: bool
 
 
 @dataclass(frozen=True)
 class WordBoundary:
-    """A pattern for a position with a letter, a digit or `_` on only one side."""
+    """A pattern that matches a position with a letter, a digit or `_` on exactly one side."""
 
 
 Node = Characters | Sequence | Alternatives | Repeat | Edge | WordBoundary
 
 
 class NamePattern:
-    """One pattern. Raises ConfigError for syntax that isn't supported."""
+    """A pattern of module names. Raises ConfigError for syntax that isn't supported."""
 
     def __init__(self, text: str, where: str) -> None:
         if len(text) > LENGTH:
@@ -78,8 +81,8 @@ class NamePattern:
         self._node = _Reader(text, where).read()
 
     def matches(self, name: str, work: Work, *, suffix: bool) -> bool:
-        """Return whether the pattern matches the name. With `suffix`, it may also match the rest of the name
-        after any dot.
+        """Return whether the pattern matches the whole name. With `suffix`, it may instead match everything
+        after some dot of the name.
         """
         if self._plain is not None:
             work.spend(1)
@@ -89,7 +92,7 @@ class NamePattern:
 
 
 class Work:
-    """Counts the steps of matching. Raises LimitError beyond `STEPS`."""
+    """A counter of the steps that matching takes. Raises LimitError after `STEPS` steps."""
 
     def __init__(self, where: str) -> None:
         self._where, self._left = where, STEPS
@@ -104,7 +107,9 @@ class Work:
 
 
 def _matches_plain(pattern: str, name: str, suffix: bool) -> bool:
-    """A pattern of letters and dots, which is most of them: a dot matches any character."""
+    """Return whether a pattern of letters, digits, hyphens and dots matches the name. A dot matches any
+    character. Most patterns have this form.
+    """
     letters = pattern.removeprefix("^").removesuffix("$")
     start = len(name) - len(letters)
     inside = suffix and not pattern.startswith("^") and start > 0 and name[start - 1] == "."
@@ -114,7 +119,7 @@ def _matches_plain(pattern: str, name: str, suffix: bool) -> bool:
 
 
 def _ends(node: Node, name: str, starts: set[int], work: Work) -> set[int]:
-    """The positions after `node`, for all positions before it."""
+    """Return the positions in the name at which a match of `node` can end if it begins at one of `starts`."""
     work.spend(len(starts) + 1)
     match node:
         case Characters(characters, negated):
@@ -145,7 +150,7 @@ def _ends(node: Node, name: str, starts: set[int], work: Work) -> set[int]:
 
 
 class _Reader:
-    """Reads a pattern from left to right."""
+    """A parser that reads a pattern from left to right."""
 
     def __init__(self, text: str, where: str) -> None:
         self._text, self._where, self._at = text, where, 0
@@ -208,7 +213,7 @@ class _Reader:
         return Characters(self._characters())
 
     def _characters(self) -> frozenset[str]:
-        """A letter, or what an escape stands for."""
+        """Read one letter, or one escape with a backslash. Return the characters that it matches."""
         character = self._next()
         if character != "\\":
             return frozenset(character)
@@ -228,7 +233,9 @@ class _Reader:
         return Characters(characters, negated)
 
     def _range(self) -> frozenset[str]:
-        """A character of a class, or a range of them."""
+        """Read one character of a class `[…]`, or one range such as `a-z`. Return the characters that it
+        matches.
+        """
         first = self._characters()
         after = self._text[self._at : self._at + 2]
         if len(after) < 2 or after[0] != "-" or after[1] == "]":
@@ -253,7 +260,9 @@ class _Reader:
         return node
 
     def _once(self, node: Repeat) -> Node:
-        """The repetition; a lazy one matches the same names."""
+        """Read the `?` that makes a repetition lazy, and return the repetition. A lazy repetition matches the
+        same names. Raises ConfigError if a second repetition follows.
+        """
         self._take("?")
         if self._at < len(self._text) and self._text[self._at] in "*+?{":
             raise self._fail("one repetition after a part")

@@ -1,4 +1,4 @@
-"""The settings of a LoRA adapter: which modules it changes, with which rank and scale."""
+"""The settings of a LoRA adapter: which modules the adapter changes, with which rank and scale."""
 
 from __future__ import annotations
 
@@ -15,7 +15,9 @@ ALL_LINEAR = "all-linear"
 
 @dataclass(frozen=True)
 class ModuleNames:
-    """Module names as peft states them: endings of names after a dot, or one pattern for whole names."""
+    """Module names as peft states them: either endings of names, which begin after a dot, or one pattern for
+    whole names.
+    """
 
     endings: frozenset[str] = frozenset()
     pattern: NamePattern | None = None
@@ -31,10 +33,10 @@ class ModuleNames:
 class LoraSettings:
     """The settings in adapter_config.json that change numbers.
 
-    `task` is the task of the adapted model, or None for the task of its base. If `targets` is None, any
+    `task` is the task of the adapted model, or None for the task of its base model. If `targets` is None, any
     module may be adapted. `saved` are endings of the names of modules that are stored whole. `layers` are the
-    indices of the layers that are adapted, None for all. `layer_lists` are the names of the lists that
-    contain these layers, empty for any list.
+    indices of the adapted layers, or None for all layers. `layer_lists` are the names of the lists that
+    contain these layers. If `layer_lists` is empty, any list may contain them.
     """
 
     base: str | None
@@ -56,17 +58,17 @@ class LoraSettings:
         return int(_first(self.ranks, module, work, self.rank))
 
     def scale_of(self, module: str, work: Work) -> float:
-        """Return the factor that a module's update is multiplied by.
+        """Return the factor by which a module's update is multiplied.
 
-        alpha / r (Hu et al. 2021, arXiv:2106.09685, section 4.1), or alpha / sqrt(r) if the adapter is
-        rank-stabilized (Kalajdzievski 2023, arXiv:2312.03732).
+        The factor is alpha / r (Hu et al. 2021, arXiv:2106.09685, section 4.1). It is alpha / sqrt(r) if the
+        adapter is rank-stabilized (Kalajdzievski 2023, arXiv:2312.03732).
         """
         rank = self.rank_of(module, work)
         alpha = _first(self.alphas, module, work, self.alpha)
         return alpha / (math.sqrt(rank) if self.rank_stabilized else rank)
 
     def adapts(self, module: str, work: Work) -> bool:
-        """Return whether the settings name the module as one with a low-rank update."""
+        """Return whether the settings say that the module has a low-rank update."""
         whole = any(f".{name}." in f".{module}." for name in self.saved)
         if whole or self.excluded.have(module, work):
             return False
@@ -80,19 +82,24 @@ class LoraSettings:
         return _layer(module, self.layer_lists) in self.layers
 
     def saves(self, module: str) -> bool:
-        """Return whether the module is stored whole. As in peft, endings of names needn't begin at a dot."""
+        """Return whether the module is stored whole. As in peft, the endings of names in `saved` needn't
+        begin after a dot.
+        """
         return any(module.endswith(ending) for ending in self.saved)
 
 
 def _first(numbers: Numbers, module: str, work: Work, default: float) -> float:
-    """The number of the first pattern that matches the module's name from a dot on."""
+    """Return the number of the first pattern that matches the module's name, or the part of the name after
+    some dot. If no pattern matches, return `default`.
+    """
     return next((n for pattern, n in numbers if pattern.matches(module, work, suffix=True)), default)
 
 
 def _layer(module: str, lists: tuple[str, ...]) -> int | None:
-    """The number of the module's layer: the first in its name that follows a list of layers.
+    """Return the number of the module's layer: the first number in the module's name that follows the name of
+    a list of layers.
 
-    Without names of lists, peft wants something before the list.
+    If `lists` is empty, any list is accepted, but as in peft something must come before the list.
     """
     parts = module.split(".")
     for name in lists or (None,):

@@ -1,13 +1,13 @@
-"""An adapter's tensors as peft writes them: low-rank updates of modules, and tensors that replace those of
+"""An adapter's tensors as peft writes them: low-rank updates of modules, and tensors that replace tensors of
 the base model.
 
-base_model.model.MODULE.lora_A.weight              [r, in]
-base_model.model.MODULE.lora_B.weight              [out, r]
-base_model.model.MODULE.lora_embedding_A           [r, rows], a table's
-base_model.model.MODULE.lora_embedding_B           [columns, r]
-base_model.model.MODULE.lora_magnitude_vector      [out], DoRA's
-base_model.model.MODULE.weight, .bias              instead of the base's (modules_to_save, bias)
-base_model.model.MODULE.base_layer.weight, .bias   the same, of a module that has an update too
+    base_model.model.MODULE.lora_A.weight              [r, in]
+    base_model.model.MODULE.lora_B.weight              [out, r]
+    base_model.model.MODULE.lora_embedding_A           [r, rows], for an embedding table
+    base_model.model.MODULE.lora_embedding_B           [columns, r]
+    base_model.model.MODULE.lora_magnitude_vector      [out], only with DoRA
+    base_model.model.MODULE.weight, .bias              replaces the base's tensor (modules_to_save, bias)
+    base_model.model.MODULE.base_layer.weight, .bias   replaces it too, if the module also has an update
 """
 
 from __future__ import annotations
@@ -38,9 +38,9 @@ PARTS = {
 
 @dataclass(frozen=True)
 class LowRank:
-    """The names of the tensors of one module's update.
+    """The low-rank update of one module, as the names of its tensors.
 
-    With `of_table` the module is an embedding table: each of its rows counts as an input."""
+    With `of_table` the module is an embedding table, and each row of the table counts as an input."""
 
     module: str
     down: str
@@ -50,8 +50,8 @@ class LowRank:
 
 
 class AdapterTensors:
-    """The tensors of an adapter. `updates` is a dict by module, and `replaced` is a dict by the name of the
-    base's tensor.
+    """The tensors of an adapter. `updates` maps the names of modules to their low-rank updates. `replaced`
+    maps the names of the base model's tensors to the names of the adapter's tensors that replace them.
 
     Raises CheckpointError for a tensor that is neither an update nor a replacement, for an incomplete update,
     or for shapes that contradict each other.
@@ -75,7 +75,7 @@ class AdapterTensors:
                 raise self._fail(name, f"the only {PARTS[ending]} tensor of its module")
             parts[module][PARTS[ending]] = name
         for name in [name for name in self.replaced if ".original_module." in f".{name}"]:
-            # What a saved module stands for: peft's `bias` writes it too, and nothing reads it.
+            # The module that a saved module replaces: peft's `bias` writes it too, and nothing reads it.
             if name.replace("original_module.", "") not in self.replaced:
                 raise self._fail(self.replaced[name], "accompanied by the module that is saved in its place")
             del self.replaced[name]
