@@ -147,8 +147,8 @@ class Rescaled(Tensors):
 
         X.weight       [F, D], or [E, F, D] for the experts of a mixture
         X.scale        float32 [1] or [E], the scale of a whole tensor: of NVFP4, and also of other formats
-        X.input_scale  float32 [1], with which some devices round their input before such a product; tfm rounds
-                       no input here
+        X.input_scale  float32 [1], with which some devices round their input before such a product; tfm
+                       rounds no input here
 
     llama.cpp multiplies a product in this way. Raises CheckpointError for a scale of another type or
     shape.

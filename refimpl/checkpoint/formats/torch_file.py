@@ -5,7 +5,8 @@ its code.
                                                           NAME/data/KEY   the numbers of a storage
                                                           NAME/byteorder  "little"
     before             pickles one after the other: a magic number, the protocol 1001, sizes of C's types, the
-                       names -> tensors, the keys of the storages; then for each storage u64 count, the numbers
+                       names -> tensors, the keys of the storages; then for each storage u64 count and the
+                       numbers
 
 A tensor is a storage, an offset, a shape and strides. Offset and strides count elements. Several tensors may
 share a storage, and each tensor MUST lie within its storage. The pickle may contain only the names that
