@@ -3,8 +3,8 @@ libraries.
 
     w[f, d] = scale[f, g] · (code[f, d] − zero[f, g]),  g = group[d]
 
-The difference is a whole number of at most nine bits and a scale has at most 11 (float16), so the product is
-exact in float32; with scales of float32 it is rounded once.
+The difference is a whole number of at most nine bits, and a float16 scale has at most 11 significant bits. So
+the product is exact in float32. With float32 scales the product is rounded once.
 """
 
 from __future__ import annotations
@@ -25,8 +25,8 @@ USUAL = 128  # the length of the parts that a longer group is cut into
 
 @dataclass(frozen=True, eq=False)
 class Affine:
-    """A quantized matrix: codes of `bits` bits [F, D], scale and zero [F, C], and the group of each column
-    [D]."""
+    """A quantized matrix with F outputs and D inputs. It stores codes of `bits` bits [F, D], scale and zero
+    point of each group [F, C], and the group of each input [D]."""
 
     codes: np.ndarray
     scale: np.ndarray
@@ -49,11 +49,11 @@ class Affine:
     def blocks(self) -> Blocks | None:
         """Return the same values in blocks of neighbouring inputs, with unchanged scales.
 
-        The result is None if groups aren't neighbouring inputs, or have a length or a zero point that blocks
-        can't have. Codes of up to 4 bits are stored in 4 bits, and all others in 8. The values of the codes
-        are unchanged, with one exception: if all groups have the same zero point and there is room, the codes
-        are shifted so that the zero point is in the middle. A group that is too long is cut into blocks with
-        the same scale.
+        Returns None if groups aren't neighbouring inputs, or if blocks can't have the length or a zero point
+        of the groups. Codes of up to 4 bits become codes of 4 bits, and all other codes become codes of 8
+        bits. The values of the codes are unchanged, with one exception: if all groups have the same zero
+        point and there is room, the codes are shifted so that the zero point is in the middle. A group that
+        is too long is cut into blocks with the same scale.
         """
         bits = 4 if self.bits <= 4 else 8
         length, count = self.codes.shape[1], self.scale.shape[1]
@@ -80,7 +80,9 @@ class Affine:
 
 
 def _block(size: int, count: int) -> int | None:
-    """The length of blocks for `count` groups of `size` columns."""
+    """Return the length of the blocks into which `count` groups of `size` columns are cut, or None if no
+    length fits.
+    """
     if size <= LONGEST and size >= SHORTEST and size & (size - 1) == 0:
         return size
     # A group that is alone may end in a short block.
@@ -88,16 +90,16 @@ def _block(size: int, count: int) -> int | None:
 
 
 def groups(length: int, group_size: int | None) -> tuple[np.ndarray, int]:
-    """Return the group of each column, if neighbouring columns form a group, and the number of groups. A
-    group size of None means one group.
+    """Return the group of each of `length` columns, and the number of groups, if neighbouring columns form a
+    group. A `group_size` of None means one group.
     """
     size = group_size or max(1, length)
     return np.arange(length) // size, -(-length // size)
 
 
 def checked_groups(group: np.ndarray, count: int, name: str) -> np.ndarray:
-    """Return the group of each column as the file states it. Raises CheckpointError for a group that doesn't
-    exist.
+    """Return `group`, the group of each column, as the file states it. Raises CheckpointError for a group
+    that isn't from 0 to count − 1.
     """
     if group.size and not (group.min() >= 0 and group.max() < count):
         at = int(np.argmax((group < 0) | (group >= count)))
@@ -109,7 +111,9 @@ def checked_groups(group: np.ndarray, count: int, name: str) -> np.ndarray:
 
 @dataclass(frozen=True, eq=False)
 class AffineWeight:
-    """A stored weight of this form. It is read from the file at each access."""
+    """A stored weight with a scale and a zero point per group (`Affine`). It is read from the file at each
+    access.
+    """
 
     kind: str
     shape: Shape

@@ -8,7 +8,8 @@ A module X of D inputs and F outputs, with codes of 4 bits in C groups of neighb
 
     w[f, d] = scales[g, f] · (qweight[d, f] − qzeros[g, f]),  g = d // group size
 
-**Conventions.** A word's fields hold the outputs 0, 2, 4, 6, 1, 3, 5, 7 of its eight, the lowest bits first.
+**Conventions.** Each word contains the codes of eight outputs. From the lowest bits on, they are the codes of
+outputs 0, 2, 4, 6, 1, 3, 5 and 7.
 """
 
 from __future__ import annotations
@@ -29,7 +30,7 @@ SHIFTS = BITS * np.array([0, 4, 1, 5, 2, 6, 3, 7], np.uint32)
 
 @dataclass(frozen=True)
 class Awq:
-    """The format with its settings. A `group_size` of None means that all inputs are one group."""
+    """AWQ's format with its settings. A `group_size` of None means that all inputs are one group."""
 
     group_size: int | None
 

@@ -12,8 +12,8 @@ For `bitlinear`, s is 1 / scale. Trained weights (quantization_mode "online") ar
     s = 1 / a,  a = 1 / max(mean |w|, 1e-5),  code - 1 = clip(rint(w * a), -1, 1)
 
 **Conventions.** The mean is computed in float64 and rounded to float32; torch's own may differ by an ulp. The
-rest is float32; rint rounds halves to even. In "online" checkpoints the layers' projections are rounded,
-whose names end in `_proj`. Embeddings and the output matrix aren't rounded.
+rest is float32; rint rounds halves to even. In "online" checkpoints, the layers' projections are rounded.
+Their names end in `_proj`. Embeddings and the output matrix aren't rounded.
 """
 
 from __future__ import annotations
@@ -36,8 +36,8 @@ WHOLE = ("embed_tokens", "lm_head")
 
 @dataclass(frozen=True)
 class BitNet:
-    """The format. `divides` means that weights are divided by the scale. `online` means that floats are
-    rounded.
+    """BitNet's format. `divides` means that weights are divided by the stored scale. `online` means that the
+    file stores floats, which are rounded when they are read.
     """
 
     divides: bool = False
@@ -71,7 +71,9 @@ class BitNet:
 
 
 def _is_map(name: str) -> bool:
-    """Whether a matrix is rounded; CheckpointError where that can't be told."""
+    """Return whether BitNet rounds the matrix with this name. Raises CheckpointError for a name that tfm
+    doesn't know.
+    """
     module = name.removesuffix(".weight").rpartition(".")[2]
     if not module.endswith("_proj") and module not in WHOLE:
         raise CheckpointError(f"tfm doesn't know whether BitNet rounds tensor {name!r:.120}")
@@ -79,7 +81,7 @@ def _is_map(name: str) -> bool:
 
 
 def _trained(source: RawSource, name: str) -> AffineWeight:
-    """A weight that is rounded when it is read."""
+    """Return a weight that the file stores as floats, and that is rounded to −1, 0 and 1 when it is read."""
     shape = check(source, name, FLOATS)
 
     def read() -> Affine:
@@ -94,7 +96,7 @@ def _trained(source: RawSource, name: str) -> AffineWeight:
 
 
 def _ternary(codes: np.ndarray, step: np.ndarray) -> Affine:
-    """Codes [F, D] of 0 to 2, and one step [1]."""
+    """Return the matrix with the values (code − 1) · step, for codes [F, D] from 0 to 2 and one step [1]."""
     rows, columns = codes.shape
     return Affine(
         codes=codes + np.uint8(ZERO - 1),

@@ -1,8 +1,9 @@
-"""bitsandbytes: 4 bits of NF4 or FP4 in blocks (Dettmers et al. 2023, arXiv:2305.14314), and int8 by output.
+"""bitsandbytes: 4-bit codes of NF4 or FP4 in blocks (Dettmers et al. 2023, arXiv:2305.14314), and int8 codes
+with a scale for each output.
 
-A weight X of 4 bits and n numbers, row-major, in blocks of B (64):
+A weight X of n numbers in 4 bits, row-major, in blocks of B (64):
 
-    X                  U8 [n / 2, 1]     two codes to a byte, the one in the high bits first
+    X                  U8 [n / 2, 1]     two codes in a byte, the first code in the high bits
     X.quant_map        F32 [16]          value of each code
     X.absmax           F32 [n / B]       scale of each block
     X.quant_state.bitsandbytes__nf4 (or …__fp4)  U8, JSON: shape, blocksize, quant_type, …
@@ -20,7 +21,8 @@ A weight X.weight in int8 (Dettmers et al. 2022, arXiv:2208.07339):
     w[f, d] = X.weight[f, d] · SCB[f] · (1 / 127)
 
 **Conventions.** Blocks continue from one row to the next. Each product and sum is rounded to float32, from
-left to right. The quant_map must be the standard one of the type, since the library's kernels assume it.
+left to right. The quant_map must be the standard table of NF4 or FP4, since the library's kernels assume
+it.
 """
 
 from __future__ import annotations
@@ -61,7 +63,7 @@ INVERSE = np.float32(1 / 127)
 
 @dataclass(frozen=True)
 class Bitsandbytes:
-    """The format. The tensors beside a weight show whether it has 4 bits or is int8."""
+    """bitsandbytes' format. The tensors beside a weight show whether the weight has 4 bits or is int8."""
 
     def weights(self, source: RawSource) -> Iterator[tuple[str, FourBits | Int8]]:
         for name in source.names:
@@ -75,7 +77,7 @@ class Bitsandbytes:
 
 @dataclass(frozen=True, eq=False)
 class FourBits:
-    """A weight in NF4 or FP4."""
+    """A weight that bitsandbytes stores in NF4 or FP4."""
 
     source: RawSource
     name: str
@@ -155,7 +157,7 @@ def _four_bits(source: RawSource, name: str, state: str, kind: str) -> FourBits:
 
 
 def _state(source: RawSource, name: str) -> Mapping[str, Any]:
-    """The JSON object in a tensor of bytes."""
+    """Return the JSON object that is stored in a tensor of bytes."""
     shape = source.shape(name)
     if len(shape) != 1 or shape[0] > LARGEST_STATE:
         raise CheckpointError(f"tensor {name!r:.120} must be JSON of at most {LARGEST_STATE} bytes")
@@ -180,7 +182,7 @@ def _size(stated: Mapping[str, Any], key: str, name: str) -> int:
 
 @dataclass(frozen=True, eq=False)
 class Int8:
-    """A weight in int8."""
+    """A weight that bitsandbytes stores in int8, with a scale for each output."""
 
     source: RawSource
     name: str
@@ -198,7 +200,9 @@ class Int8:
         return weight
 
     def native(self, part: int | None = None) -> Blocks | None:
-        """Return the codes with the scales SCB / 127. Products with these scales differ in the last bit."""
+        """Return the stored codes in blocks with the scales SCB / 127. Products with these scales may differ
+        from `load` in the last bit.
+        """
         codes = self.source.raw(self.name).view(np.uint8) ^ np.uint8(128)
         scale = self.source.load(self.scale)[:, None] * INVERSE
         group, _ = groups(codes.shape[1], None)

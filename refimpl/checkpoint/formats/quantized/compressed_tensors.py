@@ -8,12 +8,13 @@
 
     w[f, d] = weight_scale[f, g] · (weight[f, d] − weight_zero_point[f, g])
 
-with C = 1 for the strategies "tensor" and "channel" and g = d // group_size for "group", or weight_g_idx[d]
-where that is there and not −1. naive-quantized is int-quantized or float-quantized, by type. Source: the
-library's compressors.
+g is the group of input d, and C is the number of groups. For the strategies "tensor" and "channel", C is 1.
+For "group", g is d // group_size, or weight_g_idx[d] if this tensor exists and isn't −1. naive-quantized is
+int-quantized or float-quantized, by type. Source: the library's compressors.
 
 **Conventions.** Packed codes and zero points have 2^(b−1) added, see `packed`. A missing zero point means 0.
-Only 4 and 8 bits are read in packed form, because older versions packed other numbers of bits in another way.
+Only 4 and 8 bits are read in packed form, because older versions packed other numbers of bits in another
+way.
 """
 
 from __future__ import annotations
@@ -37,11 +38,11 @@ LINEAR = "Linear"
 
 @dataclass(frozen=True)
 class Scheme:
-    """The form in which the modules of one config group are stored, and the group's modules: names, patterns,
-    or every linear module.
+    """One config group of compressed-tensors: how its modules are stored, and which modules it is for.
 
-    A `group_size` of None means that all inputs of an output share a scale. `block` is the size of the block
-    that shares a scale, for 8-bit floats.
+    `names` and `patterns` say which modules the group is for. The name "Linear" means every linear module. A
+    `group_size` of None means that all inputs of an output share a scale. For 8-bit floats, `block` is the
+    size of the block that shares a scale.
     """
 
     packing: str
@@ -53,8 +54,8 @@ class Scheme:
     patterns: tuple[NamePattern, ...]
 
     def rank(self, module: str, work: Work) -> int | None:
-        """Return how specific the best matching target is for this module: 0 is the most specific. Returns
-        None if no target matches the module.
+        """Return how specifically the scheme names this module: 0 by its name, 1 by a pattern, 2 as any
+        linear module. Returns None if the scheme isn't for the module.
         """
         if module in self.names:
             return 0
@@ -65,7 +66,7 @@ class Scheme:
 
 @dataclass(frozen=True)
 class CompressedTensors:
-    """The format with its schemes."""
+    """compressed-tensors' format, with a scheme for each config group of the checkpoint."""
 
     schemes: tuple[Scheme, ...]
 

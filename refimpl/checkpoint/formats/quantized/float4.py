@@ -1,12 +1,13 @@
 """Weights in 4-bit floats (E2M1) with a scale for each block of neighbouring inputs: MXFP4 and NVFP4.
 
-MXFP4, blocks of 32 (OCP Microscaling Formats 1.0); s is an exponent, E8M0:
+In the formulas, e is the value of a 4-bit code, and s is the scale of its block. MXFP4 has blocks of 32 (OCP
+Microscaling Formats 1.0), and s is an exponent (E8M0):
 
     w = e · 2^(s − 127)
     gpt-oss      X_blocks U8 [E, F, D / 32, 16], X_scales U8 [E, F, D / 32]
     compressed-tensors   X.weight_packed U8 [F, D / 2], X.weight_scale U8 [F, D / 32]
 
-NVFP4, blocks of 16; s is of E4M3 and there is a scale for the whole weight:
+NVFP4 has blocks of 16. s is an E4M3 float, and there is a further scale for the whole weight:
 
     modelopt     w = e · (s · scale_2)   X.weight U8 [F, D / 2], X.weight_scale F8_E4M3 [F, D / 16],
                                          X.weight_scale_2 F32 [] or [1]
@@ -14,7 +15,7 @@ NVFP4, blocks of 16; s is of E4M3 and there is a scale for the whole weight:
                                          X.weight_global_scale F32 [1]
 
 **Conventions.** In a byte, the number in the low bits comes first. The scale is rounded to float32, and then
-the product. MXFP4's product is exact. gpt-oss' experts are transposed: X is [E, D, F].
+the product. MXFP4's product is exact. The experts of gpt-oss are transposed: the weight X is [E, D, F].
 """
 
 from __future__ import annotations
@@ -39,9 +40,11 @@ CHUNK = 2**14  # rows of bytes, 16 each, that are decoded at a time
 
 @dataclass(frozen=True, eq=False)
 class Float4Weight:
-    """A stored weight: `codes(part)` returns packed bytes [F, D / 2], `scales(part)` returns float32 [F, C].
+    """A stored weight of 4-bit floats. `codes(part)` returns packed bytes [F, D / 2], and `scales(part)`
+    returns float32 [F, C].
 
-    With `turned`, the weight is the transpose of this matrix, and is read in parts.
+    With `turned`, the weight is the transpose of this matrix. Such a weight is stacked for several experts,
+    and `part` is an expert.
     """
 
     kind: str
@@ -66,7 +69,11 @@ class Float4Weight:
         return out.T if self.turned else out
 
     def native(self, part: int | None = None) -> Blocks | None:
-        """Return the same values as 8-bit codes: twice the 4-bit number, with half the scale."""
+        """Return the same values in blocks of 8-bit codes: each code is twice the 4-bit number, and each
+        scale is halved.
+
+        Returns None for several experts together.
+        """
         if len(self.shape) - (part is not None) != 2:
             return None
         codes = DOUBLED[fields(self.codes(part), HALVES, 4)]
@@ -77,7 +84,7 @@ class Float4Weight:
 
 @dataclass(frozen=True)
 class Mxfp4Experts:
-    """gpt-oss' experts: `X_blocks` and `X_scales` together are the weight X."""
+    """The MXFP4 format of gpt-oss' experts: `X_blocks` and `X_scales` together are the weight X."""
 
     def weights(self, source: RawSource) -> Iterator[tuple[str, Float4Weight]]:
         for blocks in source.names:
@@ -106,7 +113,7 @@ class Mxfp4Experts:
 
 
 def mxfp4(source: RawSource, module: str) -> Float4Weight:
-    """Return a weight in compressed-tensors' MXFP4."""
+    """Return the weight of a module that compressed-tensors stores in MXFP4."""
     packed, scale = f"{module}.weight_packed", f"{module}.weight_scale"
     shape = _shape(source, packed, MX_BLOCK)
     check(source, scale, ("U8",), (shape[0], shape[1] // MX_BLOCK))
@@ -121,8 +128,11 @@ def mxfp4(source: RawSource, module: str) -> Float4Weight:
 
 
 def nvfp4(source: RawSource, packed: str, global_scale: str, *, divides: bool) -> Float4Weight:
-    """Return a weight in NVFP4 with its codes in `packed`. `divides` means that scales are divided by the
-    global scale."""
+    """Return a weight in NVFP4. `packed` and `global_scale` name the tensors of its codes and of the scale of
+    the whole weight.
+
+    The blocks' scales are divided by the global scale if `divides` is true, and multiplied by it
+    otherwise."""
     scale = f"{packed.rpartition('.')[0]}.weight_scale"
     shape = _shape(source, packed, NV_BLOCK)
     check(source, scale, ("F8_E4M3",), (shape[0], shape[1] // NV_BLOCK))
@@ -146,7 +156,7 @@ def nvfp4(source: RawSource, packed: str, global_scale: str, *, divides: bool) -
 
 @dataclass(frozen=True)
 class ModeloptNvfp4:
-    """modelopt's NVFP4. It applies to the modules that have a weight_scale_2."""
+    """modelopt's NVFP4 format. Each module with a tensor weight_scale_2 has a weight in this format."""
 
     def weights(self, source: RawSource) -> Iterator[tuple[str, Float4Weight]]:
         for module in modules(source, "weight_scale_2"):
@@ -155,7 +165,7 @@ class ModeloptNvfp4:
 
 
 def _shape(source: RawSource, packed: str, block: int) -> Shape:
-    """The shape of the weight that packed bytes hold."""
+    """Return the shape of the weight that the tensor `packed` contains, two numbers in a byte."""
     rows, size = check(source, packed, ("U8",))
     if 2 * size % block:
         raise CheckpointError(

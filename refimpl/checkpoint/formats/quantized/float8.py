@@ -1,8 +1,8 @@
-"""Weights in 8-bit floats with scales: per tensor, output or block.
+"""Weights in 8-bit floats with scales: one for the tensor, for each output or for each block.
 
     X.weight        F8_E4M3 or F8_E5M2 [F, D]
     X.weight_scale  or X.weight_scale_inv, float or F8_E8M0:
-                    [], [1] or [1, 1]          one for all
+                    [], [1] or [1, 1]          one for the whole tensor
                     [F] or [F, 1]              one for each output
                     [⌈F / a⌉, ⌈D / b⌉]         one for each block [a, b]
 
@@ -29,8 +29,8 @@ SCALES = ("weight_scale_inv", "weight_scale")
 
 @dataclass(frozen=True)
 class Float8:
-    """The format. `block` is the size of the block that shares a scale, if scales aren't given per tensor or
-    per output.
+    """The format of weights in 8-bit floats. `block` is the size [a, b] of the blocks that share a scale, or
+    None if scales are only for tensors or outputs.
     """
 
     block: Shape | None = None
@@ -54,7 +54,9 @@ class Float8:
         return ScaledWeight(source, name, scale, blocks[source.shape(scale)])
 
     def _blocks(self, shape: Shape) -> dict[Shape, Shape]:
-        """The shapes that scales may have, and the block that one is for."""
+        """Return the shapes that the tensor of scales may have. Each shape maps to the size of the block that
+        one scale is for.
+        """
         rows, columns = shape
         blocks = {}
         if self.block is not None:

@@ -5,7 +5,7 @@ A module X of D inputs and F outputs, with codes of b bits in C groups:
     X.qweight  I32 [D · b / 32, F]    codes, packed along D
     X.qzeros   I32 [C, F · b / 32]    zero points, packed along F
     X.scales   float [C, F]
-    X.g_idx    I32 [D]                the group of each input; without it neighbours are a group
+    X.g_idx    I32 [D]                the group of each input; if it is missing, neighbours form a group
 
     w[f, d] = scales[g, f] · (qweight[d, f] − zero[g, f]),  g = g_idx[d]
 
@@ -32,8 +32,8 @@ from .weight import FLOATS, check, modules
 
 @dataclass(frozen=True)
 class Settings:
-    """The settings that may differ between modules. A `group_size` of None means that all inputs are one
-    group."""
+    """The settings of GPTQ that may differ between modules. A `group_size` of None means that all inputs are
+    one group."""
 
     bits: int
     group_size: int | None
@@ -41,8 +41,8 @@ class Settings:
 
 @dataclass(frozen=True)
 class Gptq:
-    """The format with its settings. Modules whose names match a pattern have the settings of the first
-    pattern that matches.
+    """GPTQ's format with its settings. A module's settings are the settings of the first pattern in
+    `overrides` that matches the module's name, or else `settings`.
     """
 
     settings: Settings

@@ -1,7 +1,7 @@
-"""Integers of a few bits, packed densely into 32-bit words, low bits first.
+"""Unpack integers of a few bits, which are packed densely into 32-bit words, low bits first.
 
-Element i of a row begins at bit i · bits of that row, and may continue in the next word. GPTQ's libraries
-(their 3 bits too) and compressed-tensors pack in this way.
+Element i of a row begins at bit i · bits of the row, and may continue in the next word. GPTQ's libraries
+(also for 3 bits) and compressed-tensors pack in this way.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ CHUNK = 2**20  # bits that are spread out at a time
 
 
 def unpack(words: np.ndarray, bits: int, count: int) -> np.ndarray:
-    """Return the first `count` elements of each row of words [n, m], as uint8 [n, count]."""
+    """Return the first `count` elements of each row of packed words [n, m], as uint8 [n, count]."""
     packed = np.ascontiguousarray(words).view(np.uint8)
     if bits == 8:
         return packed[:, :count]
@@ -28,8 +28,8 @@ def unpack(words: np.ndarray, bits: int, count: int) -> np.ndarray:
 
 
 def fields(packed: np.ndarray, shifts: np.ndarray, bits: int) -> np.ndarray:
-    """Unpack the bit fields that begin at `shifts` from each unsigned number: [n, m] -> uint8 [n, m ·
-    len(shifts)]."""
+    """Unpack bit fields from unsigned numbers [n, m]: one field of `bits` bits begins at each bit in
+    `shifts`. Return uint8 [n, m · len(shifts)]."""
     parts = np.empty((*packed.shape, len(shifts)), np.uint8)
     for i, shift in enumerate(shifts):
         np.bitwise_and(packed >> shift, 2**bits - 1, out=parts[..., i], casting="unsafe")

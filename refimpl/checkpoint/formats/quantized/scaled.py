@@ -1,4 +1,4 @@
-"""Floats with a scale for each block [a, b] of the matrix: 8-bit floats, and BitNet's unpacked weights.
+"""Floats with one scale for each block [a, b] of the matrix: 8-bit floats, and BitNet's unpacked weights.
 
     w[f, d] = weight[f, d] · scale[f // a, d // b]
 
@@ -19,7 +19,7 @@ from .weight import Shape
 
 @dataclass(frozen=True, eq=False)
 class ScaledWeight:
-    """A stored weight with scales. It is read from the file at each access."""
+    """A stored weight of floats with one scale for each block. It is read from the file at each access."""
 
     source: RawSource
     name: str

@@ -1,4 +1,6 @@
-"""A file with quantized weights as a TensorSource: each weight has its name in a float checkpoint."""
+"""Read a file with quantized weights as a TensorSource. Each weight has the name that it would have in a
+float checkpoint.
+"""
 
 from __future__ import annotations
 
@@ -11,7 +13,7 @@ from .weight import Quantization
 
 
 class Quantized:
-    """The tensors of `source`, with quantized weights in place of the tensors that hold them.
+    """The tensors of `source`, with each quantized weight in place of the tensors in which it is stored.
 
     Raises CheckpointError if a quantized weight lacks a tensor or has a tensor of another type or shape, or
     if there is no quantized weight at all.

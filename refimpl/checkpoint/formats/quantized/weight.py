@@ -1,4 +1,4 @@
-"""One stored weight: the interface that each format implements, and checks that all formats share."""
+"""The interface of a quantized weight, which each format implements, and checks that all formats share."""
 
 from __future__ import annotations
 
@@ -17,7 +17,9 @@ Shape = tuple[int, ...]
 
 
 class StoredWeight(Protocol):
-    """A quantized weight; `kind` is the name of its type, `tensors` are the tensors that hold it."""
+    """A quantized weight. `kind` is the name of its type, and `tensors` names the tensors in which it is
+    stored.
+    """
 
     @property
     def kind(self) -> str: ...
@@ -29,19 +31,19 @@ class StoredWeight(Protocol):
     @property
     def tensors(self) -> Collection[str]: ...
     def load(self, part: int | None = None) -> np.ndarray:
-        """Return the weight as float32, or one part along its first axis."""
+        """Return the weight as float32. If `part` is given, return only this index of the first axis."""
         ...
 
     def native(self, part: int | None = None) -> Blocks | None:
-        """Return the weight in blocks with exactly its values, or None if blocks can't represent these
-        values.
+        """Return the weight as blocks of codes with scales, without changing its values. Returns None if
+        blocks can't represent the weight.
         """
         ...
 
 
 class Form(Protocol):
-    """A quantized format, which finds its weights among a file's tensors under the names that a checkpoint of
-    floats would have."""
+    """A quantized format. `weights` finds the format's weights in a file, and yields each with its name in a
+    float checkpoint."""
 
     def weights(self, source: RawSource) -> Iterator[tuple[str, StoredWeight]]: ...
 
@@ -51,7 +53,7 @@ class Quantization:
     """The quantization that a checkpoint states.
 
     `unused` are the last parts of tensor names. Tensors with such names say how inputs or caches are rounded,
-    and aren't used. `floats` are the modules that aren't quantized according to the checkpoint. `notes` are
+    and aren't used. `floats` are the modules that the checkpoint states as not quantized. `notes` are texts
     for the user.
     """
 
@@ -62,15 +64,15 @@ class Quantization:
 
 
 def modules(source: TensorSource, suffix: str) -> Iterator[str]:
-    """Yield the names of modules that have a tensor `suffix`."""
+    """Yield the names of the modules that have a tensor with this suffix, such as "qweight"."""
     return (name.removesuffix(f".{suffix}") for name in source.names if name.endswith(f".{suffix}"))
 
 
 def check(source: TensorSource, name: str, kinds: Collection[str], shape: Shape | None = None) -> Shape:
     """Return the shape of a tensor that a stored weight needs.
 
-    Raises CheckpointError unless the tensor is of one of these kinds and, if `shape` is given, has this
-    shape."""
+    Raises CheckpointError if the tensor is missing, if its type isn't in `kinds`, or if it doesn't have the
+    shape `shape`. If `shape` is None, the tensor must be a matrix."""
     if name not in source.names:
         raise CheckpointError(f"tensor {name!r:.120} is missing: a quantized weight needs it")
     kind, got = source.kind(name), source.shape(name)
