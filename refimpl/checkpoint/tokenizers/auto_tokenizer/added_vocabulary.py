@@ -1,5 +1,5 @@
-"""The added tokens of a tokenizer, with the ids that the `tokenizers` library gives to tokens that settings
-add."""
+"""The added tokens of a tokenizer. Tokens that settings add get the same ids as in the `tokenizers`
+library."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ FLAGS = ("single_word", "lstrip", "rstrip", "normalized", "special")
 
 @dataclass(frozen=True)
 class NewToken:
-    """A token to add, which has no id yet. A `normalized` of None means that the token is normalized unless
-    it is special.
+    """A token to add, which has no id yet. A `normalized` of None means that the token is found in the
+    normalized text unless it is special.
     """
 
     content: str
@@ -32,7 +32,9 @@ class NewToken:
 
 
 def read_new_token(value: Any, where: str) -> NewToken:
-    """Read a token as the files write it: an object with `content` and some of the flags."""
+    """Read a token as a tokenizer's files write it: an object with `content` and some of the flags. Raises
+    CheckpointError for anything else.
+    """
     if not isinstance(value, dict) or value.keys() - {"content", *FLAGS}:
         raise CheckpointError(f"{where} must be an object of content, {', '.join(FLAGS)}, got {value!r:.120}")
     content = value.get("content")
@@ -61,7 +63,7 @@ def read_stated_tokens(definition: Mapping[str, Any], where: str) -> list[tuple[
 
 
 class AddedVocabulary:
-    """The added tokens beside a model's vocabulary of `size` tokens.
+    """The added tokens of a tokenizer, beside its model's vocabulary of `size` tokens.
 
     A token that is added again keeps its id and gets the new flags, except that a special token stays
     special. A new token gets the model's id if the model has the token, otherwise the next free id.
@@ -77,7 +79,7 @@ class AddedVocabulary:
         return content in self._tokens
 
     def add(self, token: NewToken) -> None:
-        """Add a token. An empty token is ignored, as in the library."""
+        """Add a token. An empty token is ignored, as in the `tokenizers` library."""
         if not token.content:
             return
         id = self.id(token.content)
@@ -89,13 +91,13 @@ class AddedVocabulary:
         self._tokens[token.content] = (id, token)
 
     def id(self, content: str) -> int | None:
-        """Return the id of a token. Returns None if neither the model nor the added tokens have it."""
+        """Return the id of a token, or None if neither the model nor the added tokens have the token."""
         if content in self._tokens:
             return self._tokens[content][0]
         return self._model_vocabulary.get(content)
 
     def model_id(self, content: str) -> int | None:
-        """Return the model's id for a token, or None."""
+        """Return the id of a token in the model's vocabulary, or None if the model doesn't have the token."""
         return self._model_vocabulary.get(content)
 
     def as_json(self) -> list[dict[str, Any]]:

@@ -1,4 +1,4 @@
-"""Apply the settings of a directory to its tokenizer.json."""
+"""Apply the settings in a model directory to its tokenizer.json."""
 
 from __future__ import annotations
 
@@ -23,9 +23,10 @@ CLEAN_UP_BPE = "clean_up_tokenization_spaces_for_bpe_even_though_it_will_corrupt
 
 @dataclass(frozen=True)
 class AppliedTokenizer:
-    """A tokenizer.json that needs no other settings, and the special tokens by name: `bos_token` and others.
+    """A tokenizer that needs no other settings. `text` is its tokenizer.json, and `special_tokens` maps names
+    such as `bos_token` to tokens.
 
-    `notes` name parts of the file that transformers doesn't use.
+    `notes` tell the user about parts of the original file that transformers doesn't use.
     """
 
     text: str
@@ -61,7 +62,8 @@ def apply_settings(text: str, files: SettingFiles, model_type: str) -> AppliedTo
 def tokenizer_of(
     vocabulary: Vocabulary, files: SettingFiles, model_type: str, made_by: TokenizerClass | None
 ) -> AppliedTokenizer:
-    """Return AutoTokenizer's tokenizer for a vocabulary and the files beside it, without a tokenizer.json.
+    """Return the tokenizer that AutoTokenizer makes from a vocabulary and the files beside it, without a
+    tokenizer.json.
 
     Raises CheckpointError for the same reasons as `apply_settings`.
     """
@@ -89,14 +91,20 @@ def tokenizer_of(
 
 @dataclass(frozen=True)
 class _Around:
-    """Whether the first and the last token are put around a text, or the class has a template of its own."""
+    """Which tokens are put around a text if there is no tokenizer.json.
+
+    `flags` say whether `bos_token` is put before the text and `eos_token` after it. With `own_template`, the
+    class's own template is used instead.
+    """
 
     flags: Mapping[str, bool]
     own_template: bool
 
 
 def _tokens_around(files: SettingFiles, made_by: TokenizerClass | None) -> _Around:
-    """What the settings say, which a tokenizer.json says itself."""
+    """Return which tokens the settings put around a text. A directory with a tokenizer.json doesn't need
+    this, because that file says it.
+    """
     config = files.tokenizer_config or {}
     flags = {"bos_token": made_by is not None and made_by.adds_bos, "eos_token": False}
     stated = {name: bool(config[f"add_{name}"]) for name in flags if f"add_{name}" in config}
@@ -113,9 +121,10 @@ def _applied(
     where: str,
     around: _Around | None = None,
 ) -> tuple[Component, dict[str, str]]:
-    """The definition with the settings, and the special tokens by name.
+    """Return a tokenizer.json with the settings applied, and its special tokens by name.
 
-    `around` are tokens to put around a text, where the definition doesn't say.
+    `around` says which tokens are put around a text. If `around` is None, the post-processor of `definition`
+    or the class says it.
     """
     named = _named_tokens(settings, made_by, definition)
     vocabulary = read_vocabulary_of(definition, where)
@@ -143,7 +152,9 @@ def _applied(
 def _dropped_steps(
     stated: Any, rebuilt: Component | None, made_by: TokenizerClass, where: str
 ) -> tuple[str, ...]:
-    """A note where the class leaves out steps of the file's pre-tokenizer, which the model may need."""
+    """Return a note for the user if the class leaves out steps of the file's pre-tokenizer, which the model
+    may need.
+    """
     dropped = sorted(_steps(stated) - _steps(rebuilt))
     if not dropped:
         return ()
@@ -161,7 +172,9 @@ def _steps(pre_tokenizer: Any) -> set[str]:
 
 
 def _says_anything(text: str, files: SettingFiles) -> bool:
-    """Whether any file names tokens or cleans up, or tokenizer.json a token for padding."""
+    """Return whether the files may change the tokenizer. They may if a file names tokens or asks for
+    clean-up, or if tokenizer.json states a token for padding.
+    """
     if files.special_tokens_map or files.added_tokens or re.search(r'"padding"\s*:\s*\{', text):
         return True
     return any(
@@ -175,7 +188,9 @@ def _says_anything(text: str, files: SettingFiles) -> bool:
 
 
 def _source(definition: Mapping[str, Any], made_by: TokenizerClass, where: str) -> SourceFile:
-    """What a class takes of the file. Raises CheckpointError if it has a model of another type."""
+    """Return the parts of a tokenizer.json that a class uses. Raises CheckpointError if the file's model
+    isn't of the type that the class makes.
+    """
     model = definition.get("model")
     kind = model.get("type", made_by.model) if isinstance(model, dict) else None
     if not isinstance(model, dict) or kind != made_by.model:
@@ -201,7 +216,7 @@ def _source(definition: Mapping[str, Any], made_by: TokenizerClass, where: str) 
 def _named_tokens(
     settings: Settings, made_by: TokenizerClass | None, definition: Mapping[str, Any]
 ) -> dict[str, Special]:
-    """The special tokens that have names: first the usual seven, then those of other names."""
+    """Return the special tokens that have names. The usual seven names, such as `bos_token`, come first."""
     values = dict(settings.values)
     if made_by is not None:
         values = {**made_by.defaults, **values}
@@ -221,7 +236,7 @@ def _named_tokens(
 
 
 def _extra_tokens(settings: Settings, made_by: TokenizerClass | None) -> list[Special]:
-    """The special tokens that have no name."""
+    """Return the special tokens that have no names."""
     additional = settings.values.get(ADDITIONAL) if made_by is None else made_by.additional(settings)
     return settings.values.get(EXTRA, additional) or []
 
@@ -229,7 +244,9 @@ def _extra_tokens(settings: Settings, made_by: TokenizerClass | None) -> list[Sp
 def _add_tokens(
     vocabulary: AddedVocabulary, settings: Settings, named: Mapping[str, Special], extra: Sequence[Special]
 ) -> None:
-    """`added_tokens_decoder` by id, then the special tokens that aren't there yet."""
+    """Add the tokens of `added_tokens_decoder` by id, then the special tokens that the vocabulary doesn't
+    have yet.
+    """
     special = {str(token) for token in named.values()}
     new: list[Special] = [settings.added[id] for id in sorted(settings.added)]
     there = {str(token) for token in new}
@@ -250,14 +267,18 @@ def _add_tokens(
 
 
 def _flags_of(token: Special) -> Special:
-    """A token with the flags that the library takes for its own when it compares two of them."""
+    """Return a token with its flag `normalized` filled in, as the `tokenizers` library does before it
+    compares two tokens.
+    """
     if isinstance(token, str) or token.normalized is not None:
         return token
     return replace(token, normalized=not token.special)
 
 
 def _decoder(applied: Mapping[str, Any], settings: Settings) -> Component | None:
-    """The decoder, with the clean-up of a decoded text after it if the settings ask for it."""
+    """Return the decoder. If the settings ask for it, the decoder ends with the clean-up of the decoded
+    text.
+    """
     decoder, model = applied.get("decoder"), applied.get("model")
     if not settings.nullable_flag("clean_up_tokenization_spaces", False):
         return decoder

@@ -1,4 +1,6 @@
-"""Find the tokenizer class with which transformers reads a directory (`AutoTokenizer.from_pretrained`)."""
+"""Find the tokenizer class with which transformers reads a model directory
+(`AutoTokenizer.from_pretrained`).
+"""
 
 from __future__ import annotations
 
@@ -9,8 +11,8 @@ from ....errors import CheckpointError
 from .classes import CLASSES, TokenizerClass
 from .settings import SettingFiles
 
-# The class that is registered for a model_type; None is the class that takes tokenizer.json as it is. For a
-# type that isn't here, such as llama, the directory names its own.
+# The class that transformers registers for a model_type. None is the class that uses tokenizer.json
+# unchanged. For a type that isn't listed, such as llama, the directory names the class.
 AS_IS = None
 REGISTERED: Mapping[str, str | None] = {
     "albert": "AlbertTokenizer",
@@ -135,7 +137,7 @@ REGISTERED: Mapping[str, str | None] = {
     "xlm-roberta-xl": AS_IS,
     "xlnet": "XLNetTokenizer",
 }
-# Many of their directories name a wrong class, so transformers takes the registered one in any case.
+# Many directories of these types name a wrong class, so transformers always takes the registered class.
 ANYWAY = (
     "ernie4_5",
     "ernie4_5_moe",
@@ -158,7 +160,7 @@ ANYWAY = (
     "smolvlm",
 )
 GENERIC = ("TokenizersBackend", "PreTrainedTokenizer", "PythonBackend", "BloomTokenizer")
-# Names that transformers takes for others.
+# Names for which transformers uses the class of another name.
 ALIASES = {
     **dict.fromkeys(
         (
@@ -176,7 +178,7 @@ ALIASES = {
     ),
     "Phi3Tokenizer": "LlamaTokenizer",
 }
-# Classes that make parts of their own too, of families that aren't here; their names end in Tokenizer.
+# Classes that also make parts of their own, and that tfm doesn't have. Their names end in Tokenizer.
 OTHERS = (
     "Barthez", "Bartpho", "BertGeneration", "BertJapanese", "Bertweet", "BioGpt",
     "BlenderbotSmall", "Blenderbot", "ByT5", "CLIP", "CTRL", "Canine", "Clvp", "CodeGen",
@@ -196,10 +198,11 @@ def _has_own_code(config: Mapping[str, Any]) -> bool:
 
 
 def choose_class(files: SettingFiles, model_type: str, tokenizer_json: str) -> TokenizerClass | None:
-    """Return the class for a directory. None means the class that reads tokenizer.json unchanged.
+    """Return the tokenizer class with which transformers reads a directory, or None for the class that uses
+    tokenizer.json unchanged.
 
-    That class is also used for names that transformers doesn't know. Raises CheckpointError for a class with
-    components of its own that tfm doesn't know.
+    None is also returned for names that transformers doesn't know. Raises CheckpointError for a class with
+    components of its own that tfm doesn't have.
     """
     config = files.tokenizer_config or {}
     stated = config.get("tokenizer_class") or files.config_class
@@ -215,7 +218,7 @@ def choose_class(files: SettingFiles, model_type: str, tokenizer_json: str) -> T
             )
         name = REGISTERED.get(model_type) if name is None else name
     elif name == "LlamaTokenizer" and model_type not in ANYWAY and '"ByteLevel"' in tokenizer_json:
-        return None  # Llama 3's, which this class would read as Llama 2's
+        return None  # a tokenizer of Llama 3, which this class would read as one of Llama 2
     elif model_type in REGISTERED:
         registered = REGISTERED[model_type]
         if registered is None:

@@ -1,7 +1,8 @@
 """transformers' tokenizer classes that make parts of a tokenizer from their own options.
 
-Such a class takes only the vocabulary, the merges, the post-processor and a charsmap from tokenizer.json. Its
-normalizer, pre-tokenizer and decoder are its own, so those in the file have no effect.
+Such a class takes only the vocabulary, the merges, the post-processor and a charsmap from tokenizer.json. The
+class makes its own normalizer, pre-tokenizer and decoder, so the file's normalizer, pre-tokenizer and decoder
+have no effect.
 """
 
 from __future__ import annotations
@@ -94,8 +95,8 @@ WHISPER_NAMES = (
 
 @dataclass(frozen=True)
 class SourceFile:
-    """The parts that a class takes from tokenizer.json: the vocabulary, the merges and the normalizer's
-    charsmap.
+    """The parts that a tokenizer class takes from tokenizer.json: the vocabulary, the merges and the
+    normalizer's charsmap.
     """
 
     where: str
@@ -106,7 +107,7 @@ class SourceFile:
 
 @dataclass(frozen=True)
 class Pipeline:
-    """The components that a class makes for a tokenizer."""
+    """The components of a tokenizer.json that a tokenizer class makes."""
 
     model: Component
     normalizer: Component | None
@@ -115,7 +116,7 @@ class Pipeline:
 
 
 class Tokens:
-    """The special tokens of a tokenizer, by name, once they all have ids."""
+    """The special tokens of a tokenizer, by name, after all of them have got ids."""
 
     def __init__(self, where: str, named: Mapping[str, Special], vocabulary: AddedVocabulary) -> None:
         self._where = where
@@ -123,34 +124,38 @@ class Tokens:
         self._vocabulary = vocabulary
 
     def has(self, name: str) -> bool:
-        """Return whether there is a token of this name."""
+        """Return whether there is a special token with this name."""
         return name in self._named
 
     def content(self, name: str) -> str:
-        """Return the content of a named token, which must exist."""
+        """Return the text of the special token with this name. Raises CheckpointError if there is none."""
         return _required(self._where, self._named, name)
 
     def known(self, content: str) -> str:
-        """Return the token, or the unknown token if there is no such token."""
+        """Return `content` if the vocabulary has this token, otherwise the unknown token."""
         return self.content("unk_token") if self._vocabulary.id(content) is None else content
 
     def id(self, content: str) -> int:
-        """Return the id of a token; the id of the unknown token if there is no such token."""
+        """Return the id of a token, or the id of the unknown token if the vocabulary doesn't have the
+        token.
+        """
         id = self._vocabulary.id(self.known(content))
         if id is None:
             raise CheckpointError(f"{self._where}: unk_token must not be empty")
         return id
 
     def model_id(self, content: str) -> int:
-        """Return the id of a token that the model itself must have."""
+        """Return the id of a token in the model's vocabulary. Raises CheckpointError if the model doesn't
+        have the token.
+        """
         id = self._vocabulary.model_id(content)
         if id is None:
             raise CheckpointError(f"{self._where}: model.vocab must have {content!r:.60}")
         return id
 
     def around(self, flags: Mapping[str, bool]) -> Component:
-        """Return a template with bos before each text and eos after it. Tokens that don't exist are
-        left out.
+        """Return a template with bos before each text and eos after it. `flags` say for `bos_token` and
+        `eos_token` whether they are used. Tokens that don't exist are left out.
         """
 
         def of(text: str, segment: int) -> list[tuple[str, int]]:
@@ -162,10 +167,11 @@ class Tokens:
     def template(
         self, single: Sequence[tuple[str, int]], pair: Sequence[tuple[str, int]], *, spaces: bool = False
     ) -> Component:
-        """Return a template of (token, segment); `$A` and `$B` are the texts.
+        """Return a template for a single text and for a pair of texts, each a list of (token, segment). `$A`
+        and `$B` are the texts.
 
-        Raises CheckpointError for a token that the library would read as something else. A token may contain
-        spaces only if the class writes the template as a list.
+        Raises CheckpointError for a token that the `tokenizers` library would read as something else. A token
+        may contain spaces only if `spaces` is true, for a class that writes the template as a list.
         """
         special = dict.fromkeys(token for token, _ in (*single, *pair) if token not in ("$A", "$B"))
         for token in special:
@@ -203,7 +209,7 @@ def _file_says(settings: Settings, tokens: Tokens, stated: Component | None) -> 
 
 
 def _no_more(settings: Settings) -> list[Special] | None:
-    """What the settings say."""
+    """Return only the additional special tokens that the settings state."""
     return settings.values.get(ADDITIONAL)
 
 
@@ -217,20 +223,20 @@ def _added_as_they_are(named: Sequence[Special], extra: Sequence[Special]) -> li
 
 @dataclass(frozen=True)
 class TokenizerClass:
-    """One of transformers' classes.
+    """A tokenizer class of transformers, and how it makes the parts of a tokenizer.
 
     `model` is the type of model that the class makes. `defaults` are the class's special tokens, which are
-    used if the settings name none (null means no token). `additional` are further tokens that it adds.
-    `added_again` are tokens whose flags it changes at the end. `mask_flags` are the flags of a mask that is
-    named without flags. With `names_have_flags`, all named tokens have flags. If no flags are stated, they
-    are the usual ones.
+    used if the settings name none (null means no token). `additional` returns further tokens that the class
+    adds. `added_again` returns tokens that the class adds once more at the end, with other flags.
+    `mask_flags` are the flags of a mask that is named without flags. With `names_have_flags`, a special token
+    that is named without flags gets the usual flags.
 
     Without a tokenizer.json, the vocabulary is in `file`, and `reorder` puts a SentencePiece model's pieces
-    in the class's order. The tokens around a text then follow the flags add_bos_token and add_eos_token; If
-    add_bos_token isn't stated, it is `adds_bos`. An exception is a class with its own template, which is used
-    always, or only with a tokenizer.json, or only if no flag is stated. With `keeps_file`, all parts of a
-    tokenizer.json stay except the tokens around a text. transformers rebuilds these parts only for classes
-    that have an `__init__` of their own.
+    in the class's order. The tokens around a text then follow the flags add_bos_token and add_eos_token.
+    `adds_bos` is the default of add_bos_token. `own_template` says when the class's own template is used
+    instead of the flags: always, only with a tokenizer.json, or only if no flag is stated. With `keeps_file`,
+    all parts of a tokenizer.json stay except the tokens around a text. transformers rebuilds these parts only
+    for classes that have an `__init__` of their own.
     """
 
     name: str
@@ -266,7 +272,9 @@ def _bpe(file: SourceFile, **options: Any) -> Component:
 
 
 def _affixed_bpe(file: SourceFile) -> Component:
-    """Of byte-level classes; empty affixes are the same as none."""
+    """Return the BPE model of a byte-level class. Its affixes are empty, which means the same as no
+    affixes.
+    """
     return _bpe(file, continuing_subword_prefix="", end_of_word_suffix="")
 
 
@@ -301,7 +309,9 @@ def _pre_tokenizers(*steps: Component) -> Component:
 
 
 def _words(scheme: Component) -> Component:
-    """Words between spaces, each with the mark of a scheme."""
+    """Return a pre-tokenizer that splits a text at white space and then applies `scheme`, which marks the
+    beginning of each word.
+    """
     return _pre_tokenizers({"type": "WhitespaceSplit"}, scheme)
 
 
@@ -351,7 +361,9 @@ def _bert_template(settings: Settings, tokens: Tokens, stated: Component | None)
 
 
 def _esm(settings: Settings, named: Mapping[str, Special], file: SourceFile) -> Pipeline:
-    """The longest tokens of the vocabulary, wherever they stand; other words are unknown."""
+    """Make ESM's components, which split a text into the longest tokens of the vocabulary at any place. Other
+    words are unknown.
+    """
     letters = "|".join(re.escape(token) for token in sorted(file.vocabulary, key=len, reverse=True) if token)
     split = {"type": "Split", "pattern": {"Regex": letters}, "behavior": "Isolated", "invert": False}
     return replace(
@@ -395,14 +407,18 @@ def _mpnet_template(settings: Settings, tokens: Tokens, stated: Component | None
 
 
 def whisper_language(name: str) -> str:
-    """Return the code of a language by its name in English; any other text is returned unchanged."""
+    """Return the code of a language, such as "de", by its name in English. Any other text is returned in
+    lower case.
+    """
     pairs = [pair.partition(" ") for pair in f"{WHISPER_LANGUAGES}, {WHISPER_NAMES}".split(", ")]
     return {name: code for code, _, name in pairs}.get(name.lower(), name.lower())
 
 
 def _whisper_template(settings: Settings, tokens: Tokens, stated: Component | None) -> Component:
-    """What a decoder writes begins with a start, the language and the task where they are stated, and says
-    that no times follow."""
+    """Return Whisper's template, which begins as the decoder's output begins.
+
+    The first token is the start. The language and the task follow if the settings state them. Unless the
+    settings ask for timestamps, the last token before the text says that no timestamps follow."""
     start = "<|startoftranscript|>"
     before = [start]
     if language := settings.text("language", "").lower():
@@ -430,7 +446,7 @@ def _gpt_neox(settings: Settings, named: Mapping[str, Special], file: SourceFile
 
 
 def _no_template(settings: Settings, tokens: Tokens, stated: Component | None) -> None:
-    """Nothing around a text, whatever the file says."""
+    """Return None, so that no token is put around a text, whatever the file says."""
 
 
 def _qwen(settings: Settings, named: Mapping[str, Special], file: SourceFile, *, pattern: str) -> Pipeline:
@@ -445,7 +461,7 @@ def _qwen(settings: Settings, named: Mapping[str, Special], file: SourceFile, *,
 
 
 def _plain_special(named: Sequence[Special], extra: Sequence[Special]) -> list[NewToken]:
-    """All special tokens, without the flags that the settings give them."""
+    """Return all special tokens, without the flags that the settings give them."""
     return [NewToken(str(token), special=True) for token in (*named, *extra)]
 
 
@@ -461,7 +477,7 @@ def _cohere(settings: Settings, named: Mapping[str, Special], file: SourceFile) 
 
 
 def _all_special(named: Sequence[Special], extra: Sequence[Special]) -> list[NewToken]:
-    """All special tokens flagged as such, those with flags with their other ones."""
+    """Return all tokens with the flag `special`. Their other flags are unchanged."""
     return [
         NewToken(token, normalized=False, special=True)
         if isinstance(token, str)
@@ -492,7 +508,9 @@ def _code_llama(settings: Settings, named: Mapping[str, Special], file: SourceFi
 
 
 def _of_pieces(file: SourceFile, scheme: str, strips: bool, **unknown: str) -> Pipeline:
-    """SentencePiece's BPE with bytes; its decoder strips a space where a prefix was added."""
+    """Make the components of SentencePiece's BPE with byte fallback. With `strips`, the decoder removes the
+    space that was added before a text.
+    """
     model = _bpe(file, fuse_unk=True, byte_fallback=True, **unknown)
     return Pipeline(model, None, _metaspace(scheme, split=False), _sentencepiece_decoder(strips))
 
@@ -571,7 +589,9 @@ def _albert(settings: Settings, named: Mapping[str, Special], file: SourceFile) 
 
 
 def _albert_template(settings: Settings, tokens: Tokens, stated: Component | None) -> Component:
-    """The tokens have these names in the template, whatever they are."""
+    """Return ALBERT's template. In the template the tokens are named [CLS] and [SEP], whatever the cls and
+    sep tokens are.
+    """
     ids = {"[CLS]": tokens.model_id(tokens.content("cls_token"))}
     ids["[SEP]"] = tokens.model_id(tokens.content("sep_token"))
     single = [("[CLS]", 0), ("$A", 0), ("[SEP]", 0)]
@@ -678,7 +698,9 @@ def _mbart_additional(settings: Settings) -> list[Special]:
 def _mbart_template(
     settings: Settings, tokens: Tokens, stated: Component | None, *, before: bool = False
 ) -> Component:
-    """The language behind the end token, or before the text."""
+    """Return mBART's template, with the token of the language after the end token. With `before`, this token
+    is before the text instead.
+    """
     language, end = _language(settings), tokens.content("eos_token")
     single, pair = (
         _same_segment(language, *texts, end) if before else _same_segment(*texts, end, language)
@@ -721,9 +743,10 @@ def _nllb_additional(settings: Settings) -> list[Special]:
 
 
 def _nllb_template(settings: Settings, tokens: Tokens, stated: Component | None) -> Component:
-    """The language before the text, or after its end as older models were trained (legacy_behaviour).
+    """Return NLLB's template, with the token of the language before the text. With `legacy_behaviour`, this
+    token is after the end token, as older models were trained.
 
-    As in the class, a language that has no token is the unknown token.
+    As in transformers' class, the unknown token stands for a language that has no token.
     """
     language, end = settings.text("src_lang", "eng_Latn"), tokens.content("eos_token")
     before, after = ([], [end, language]) if settings.flag("legacy_behaviour", False) else ([language], [end])
@@ -733,7 +756,9 @@ def _nllb_template(settings: Settings, tokens: Tokens, stated: Component | None)
 
 
 def _language(settings: Settings) -> str:
-    """The language of the text, whose token is put beside it."""
+    """Return the language of the text, `src_lang`, which is also the language's token. Raises CheckpointError
+    for a language that mBART doesn't have.
+    """
     language = settings.text("src_lang", "en_XX")
     if language not in MBART50_LANGUAGES:
         raise CheckpointError(
@@ -743,7 +768,11 @@ def _language(settings: Settings) -> str:
 
 
 def _fairseq_pieces(first: str, languages: Sequence[str] = ()) -> Callable[[Settings, Pieces], Pieces]:
-    """fairseq's order: four special tokens instead of the model's three, then languages and a mask."""
+    """Return a function that puts pieces in fairseq's order.
+
+    Four special tokens replace the model's first three pieces. The tokens of the languages and a mask are
+    added at the end.
+    """
     front = ((first, "<s>"), ("pad_token", "<pad>"), ("eos_token", "</s>"), ("unk_token", "<unk>"))
 
     def pieces_of(settings: Settings, pieces: Pieces) -> Pieces:
@@ -757,7 +786,9 @@ def _fairseq_pieces(first: str, languages: Sequence[str] = ()) -> Callable[[Sett
 
 
 def _camembert_pieces(settings: Settings, pieces: Pieces) -> Pieces:
-    """CamemBERT's own order; the model's unknown piece, never chosen, stays under another name."""
+    """Put pieces in CamemBERT's order. The name of the model's own unknown piece is `<unk>NOTUSED`, and its
+    score is so low that the piece is never chosen.
+    """
     pad, unknown, mask = (
         str(settings.values.get(name, default))
         for name, default in (("pad_token", "<pad>"), ("unk_token", "<unk>"), ("mask_token", "<mask>"))
@@ -767,12 +798,14 @@ def _camembert_pieces(settings: Settings, pieces: Pieces) -> Pieces:
 
 
 def _t5_pieces(settings: Settings, pieces: Pieces) -> Pieces:
-    """T5's sentinels follow, the last one first."""
+    """Add T5's sentinels, `<extra_id_0>` and so on, after the pieces. The last sentinel comes first."""
     return [*pieces, *((f"<extra_id_{i}>", 0.0) for i in reversed(range(settings.count("extra_ids", 100))))]
 
 
 def _pegasus_pieces(settings: Settings, pieces: Pieces) -> Pieces:
-    """Padding, end and masks, then tokens that only pretraining had, instead of the model's two."""
+    """Put Pegasus' special tokens in place of the model's first two pieces: padding, end and masks, then
+    tokens that only pretraining used.
+    """
     tokens = [
         str(settings.values.get(name, default))
         for name, default in (("pad_token", "<pad>"), ("eos_token", "</s>"))

@@ -1,4 +1,5 @@
-"""`clean_up_tokenization_spaces` as steps of a decoder: spaces around English punctuation are removed.
+"""Express `clean_up_tokenization_spaces` as steps of a decoder, which remove spaces around English
+punctuation.
 
 The clean-up changes the whole decoded text, one replacement after the other (transformers'
 `PreTrainedTokenizerBase.clean_up_tokenization`). So the tokens are joined first.
@@ -16,19 +17,21 @@ STEPS: tuple[dict[str, Any], ...] = (
     {"type": "Fuse"},
     *({"type": "Replace", "pattern": {"String": old}, "content": new} for old, new in REPLACEMENTS),
 )
-# How many characters at the end of a text may still change when it goes on: " n '" before " t".
+# How many characters at the end of a text may still change when more text follows: " n '" before " t".
 UNSETTLED = 4
-# A decoder that puts a space between any two tokens, as the library does where it has none: it looks for a
-# prefix that is in no vocabulary.
+# A decoder that puts a space between any two tokens, as the library does without a decoder. Its prefix is in
+# no vocabulary.
 SPACES_BETWEEN: dict[str, Any] = {"type": "WordPiece", "prefix": "\U0010fffd", "cleanup": False}
 
 
 def cleaned_up(decoder: dict[str, Any] | None) -> dict[str, Any]:
-    """Return a decoder that runs this decoder and then the clean-up."""
+    """Return a decoder that runs `decoder` and then cleans up the decoded text. If `decoder` is None, tokens
+    are joined with spaces first.
+    """
     return {"type": "Sequence", "decoders": [decoder or SPACES_BETWEEN, *STEPS]}
 
 
 def cleans_up(decoder: Any) -> bool:
-    """Whether a decoder ends with the clean-up."""
+    """Return whether a decoder ends with the steps that clean up a decoded text."""
     steps = decoder.get("decoders") if isinstance(decoder, dict) else None
     return isinstance(steps, list) and steps[-len(STEPS) :] == list(STEPS)

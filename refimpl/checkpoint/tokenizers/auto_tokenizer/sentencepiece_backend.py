@@ -19,9 +19,11 @@ UNDERSCORE = "\u2581"
 
 
 def made_by_model(model: SentencePieceModel, vocabulary: Vocabulary, settings: Settings) -> dict[str, Any]:
-    """Return the parts of a tokenizer.json. The model's special tokens are added to the settings by name.
+    """Return the parts of a tokenizer.json that follow from a SentencePiece model. The model's special tokens
+    are added to the settings by name.
 
-    `added_tokens_decoder` renames pieces, so that a piece that is only a placeholder has the token's name.
+    In a BPE model, the settings' `added_tokens_decoder` renames pieces, so that a piece that is only a
+    placeholder gets the token's name.
     """
     if model.kind not in (BPE, UNIGRAM):
         raise CheckpointError(f"{model.where}: must be a BPE or Unigram model, got type {model.kind}")
@@ -53,7 +55,7 @@ def made_by_model(model: SentencePieceModel, vocabulary: Vocabulary, settings: S
 
 
 def _bpe(model: SentencePieceModel, names: list[str], user_defined: bool) -> dict[str, Any]:
-    """Normal pieces are merged, the best score first."""
+    """Return the BPE model. Its merges make the normal pieces, the piece with the best score first."""
     ids = {name: id for id, name in enumerate(names)}
     normal = {
         name: (model.scores[id], id)

@@ -1,7 +1,7 @@
-"""tokenizer_config.json, special_tokens_map.json and added_tokens.json as one set of settings.
+"""Read tokenizer_config.json, special_tokens_map.json and added_tokens.json as one set of settings.
 
 tokenizer_config.json has priority. The other two files are older forms. They are read only if
-tokenizer_config.json has no `added_tokens_decoder`; in that case, special_tokens_map.json has priority over
+tokenizer_config.json has no `added_tokens_decoder`. In that case, special_tokens_map.json has priority over
 tokenizer_config.json.
 """
 
@@ -20,7 +20,7 @@ EXTRA, ADDITIONAL = "extra_special_tokens", "additional_special_tokens"
 NAMED = "model_specific_special_tokens"
 Special: TypeAlias = str | NewToken
 
-# transformers drops these where there is a tokenizer.json, whose post-processor says it.
+# transformers drops these keys if there is a tokenizer.json, since its post-processor says the same.
 DROPPED = ("add_bos_token", "add_eos_token", "tokenizer_class", "init_inputs", "chat_template")
 
 
@@ -28,7 +28,7 @@ DROPPED = ("add_bos_token", "add_eos_token", "tokenizer_class", "init_inputs", "
 class SettingFiles:
     """The contents of the files beside tokenizer.json. A file that is missing is None.
 
-    `folder` is used in messages. `config_class` is config.json's `tokenizer_class`.
+    `folder` is the directory's path, for messages. `config_class` is the `tokenizer_class` of config.json.
     """
 
     folder: str
@@ -44,9 +44,10 @@ class SettingFiles:
 
 @dataclass
 class Settings:
-    """The arguments of one of transformers' classes: its options by name, and the tokens to add, by id.
+    """The arguments for one of transformers' tokenizer classes. `values` are its options by name, and `added`
+    are the tokens to add, by id.
 
-    `named` are special tokens whose names aren't among the usual seven.
+    `named` are special tokens with names other than the usual seven, such as `bos_token`.
     """
 
     where: str
@@ -66,14 +67,14 @@ class Settings:
         return None if self.values.get(name, default) is None else self.flag(name, bool(default))
 
     def text(self, name: str, default: str) -> str:
-        """Return a setting that is a text; null means the default."""
+        """Return a setting that is a text. If it is null or missing, return the default."""
         value = self.values.get(name)
         if value is not None and not isinstance(value, str):
             raise CheckpointError(f"{self.where}: {name} must be a text, got {value!r:.60}")
         return default if value is None else value
 
     def count(self, name: str, default: int) -> int:
-        """Return a setting that is a whole number."""
+        """Return a setting that is a whole number from 0 to 65,536."""
         value = self.values.get(name, default)
         if type(value) is not int or not 0 <= value <= 2**16:
             raise CheckpointError(f"{self.where}: {name} must be a whole number, got {value!r:.60}")
@@ -81,7 +82,7 @@ class Settings:
 
 
 def read_settings(files: SettingFiles, definition: Mapping[str, Any], model_type: str) -> Settings:
-    """Return the settings of a directory.
+    """Return the tokenizer's settings in a model directory.
 
     Raises CheckpointError for a setting that transformers refuses, or that no tokenizer.json can express.
     """
@@ -113,7 +114,7 @@ def read_settings(files: SettingFiles, definition: Mapping[str, Any], model_type
 
 
 def _refuse(config: Mapping[str, Any], where: str, model_type: str) -> None:
-    """Settings that change ids in a way that no tokenizer.json can say."""
+    """Raise CheckpointError for settings that change ids in a way that no tokenizer.json can express."""
     if config.get("split_special_tokens"):
         raise CheckpointError(
             f"{where}: split_special_tokens must be false: the model's control tokens would be read as text"
@@ -132,7 +133,7 @@ def _refuse(config: Mapping[str, Any], where: str, model_type: str) -> None:
 
 
 def _read_decoder(value: Any, where: str) -> dict[int, NewToken]:
-    """`{"id": {"content": …, flags}}`."""
+    """Read an `added_tokens_decoder`, `{"id": {"content": …, flags}}`, and return the tokens by id."""
     if not isinstance(value, dict):
         raise CheckpointError(f"{where} must be an object, got {value!r:.60}")
     tokens: dict[int, NewToken] = {}
@@ -144,7 +145,9 @@ def _read_decoder(value: Any, where: str) -> dict[int, NewToken]:
 
 
 def _read_older_files(settings: Settings, files: SettingFiles, definition: Mapping[str, Any]) -> None:
-    """special_tokens_map.json, added_tokens.json, and the added tokens of tokenizer.json itself."""
+    """Add to the settings the tokens of special_tokens_map.json, of added_tokens.json, and of tokenizer.json
+    itself.
+    """
     where = f"{files.folder}/special_tokens_map.json"
     for key, value in (files.special_tokens_map or {}).items():
         if isinstance(value, bool | int | float):
@@ -185,7 +188,7 @@ def _tokens_by_name(value: Mapping[str, Any], where: str) -> dict[str, Special]:
 
 
 def _read_special(value: Any, where: str) -> Special:
-    """A token as a text, or as an object that says that it is an AddedToken."""
+    """Read a special token, which is a text, or an object marked as an AddedToken."""
     if isinstance(value, dict) and value.get("__type") == "AddedToken":
         return read_new_token({k: v for k, v in value.items() if k != "__type"}, where)
     if isinstance(value, Special):
@@ -196,7 +199,9 @@ def _read_special(value: Any, where: str) -> Special:
 
 
 def _convert_special_tokens(settings: Settings) -> None:
-    """Objects become tokens, and names of added tokens these tokens with their flags."""
+    """Replace the objects in the settings by tokens. A name of an added token is replaced by this token with
+    its flags.
+    """
     values, where = settings.values, settings.where
     by_content = {token.content: token for token in settings.added.values()}
     for key in [key for key in values if key.endswith("_token")]:

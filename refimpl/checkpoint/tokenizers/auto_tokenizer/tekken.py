@@ -1,8 +1,8 @@
-"""Mistral's tekken.json: the bytes of each token in the order of the merges, and special tokens.
+"""Read Mistral's tekken.json: the bytes of each token in the order of the merges, and special tokens.
 
 The tokenizer is byte-level BPE without a list of merges (tiktoken's form). Two neighbours are merged if their
-concatenation is a token; the pair with the lowest rank comes first. Special tokens come before all others, so
-they have the lowest ids.
+concatenation is a token. The pair whose concatenation has the lowest rank is merged first. Special tokens
+have the lowest ids, before all other tokens.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from ..normalizers import BYTE_TO_UNICODE
 from ..vocabulary import MAX_VOCABULARY
 from .vocabulary_files import splits_of
 
-# Files of before 2025 don't state them.
+# The first special tokens, which files from before 2025 don't state.
 FIRST_SPECIAL = (
     "<unk>", "<s>", "</s>", "[INST]", "[/INST]", "[AVAILABLE_TOOLS]", "[/AVAILABLE_TOOLS]", "[TOOL_RESULTS]",
     "[/TOOL_RESULTS]", "[TOOL_CALLS]", "[IMG]", "<pad>", "[IMG_BREAK]", "[IMG_END]", "[PREFIX]", "[MIDDLE]",
@@ -27,8 +27,8 @@ NAMED = {"bos_token": "<s>", "eos_token": "</s>", "unk_token": "<unk>", "pad_tok
 
 
 def of_tekken(text: str, where: str) -> tuple[dict[str, Any], dict[str, str]]:
-    """Return the tokenizer.json of a tekken.json, and its special tokens by name. The tokenizer puts `<s>`
-    before a text."""
+    """Return the tokenizer.json that is equal to a tekken.json, and its special tokens by name. The tokenizer
+    puts `<s>` before a text."""
     stated = parse(text, where)
     config = stated.get("config") if isinstance(stated, dict) else None
     if not isinstance(config, dict) or not isinstance(config.get("pattern"), str):
@@ -69,7 +69,9 @@ def of_tekken(text: str, where: str) -> tuple[dict[str, Any], dict[str, str]]:
 
 
 def _special_tokens(stated: dict[str, Any], config: dict[str, Any], where: str) -> list[str]:
-    """The special tokens by their ids, with names for those that have none."""
+    """Return the special tokens in the order of their ids. A token that the file doesn't name is called
+    `<SPECIAL_N>`.
+    """
     listed = stated.get("special_tokens")
     entries = [{"rank": i, "token_str": t} for i, t in enumerate(FIRST_SPECIAL)] if listed is None else listed
     tokens = {}
@@ -89,7 +91,9 @@ def _special_tokens(stated: dict[str, Any], config: dict[str, Any], where: str) 
 
 
 def _tokens(stated: dict[str, Any], size: int | None, special: int, where: str) -> list[str]:
-    """The other tokens by their ranks, spelled in byte-level BPE's alphabet."""
+    """Return the tokens that aren't special, in the order of their ranks, spelled in byte-level BPE's
+    alphabet.
+    """
     entries = stated.get("vocab")
     if not isinstance(entries, list):
         raise CheckpointError(f"{where}: vocab must be a list, got {entries!r:.60}")

@@ -1,7 +1,8 @@
-"""Vocabularies from before tokenizer.json: vocab.txt, vocab.json with merges.txt, and SentencePiece models.
+"""Read vocabularies from before tokenizer.json: vocab.txt, vocab.json with merges.txt, and SentencePiece
+models.
 
-These files contain only tokens. transformers' class determines the rest of the tokenizer. If no class is
-named, the SentencePiece model determines it.
+These files contain only tokens. The tokenizer class of transformers determines the rest of the tokenizer. If
+no class is named, the SentencePiece model determines the rest.
 """
 
 from __future__ import annotations
@@ -23,9 +24,10 @@ LONGEST_PIECE = 256  # letters; SentencePiece's own limit is 16: merges are foun
 
 @dataclass(frozen=True)
 class Vocabulary:
-    """The contents of such files in the form of a tokenizer.json's model.
+    """The contents of vocabulary files, in the form of the model in a tokenizer.json.
 
-    `added` are the pieces of a SentencePiece model that are added tokens too. `sentencepiece` is that model.
+    `sentencepiece` is the SentencePiece model that was read, if any. `added` are the pieces of this model
+    that are also added tokens.
     """
 
     where: str
@@ -37,14 +39,14 @@ class Vocabulary:
 
 
 def of_lines(text: str, where: str) -> Vocabulary:
-    """Read a vocab.txt, with one token on each line and trailing white space removed. A token that occurs
-    twice gets its last line as id."""
+    """Read a vocab.txt, with one token on each line. White space at the end of a line is removed. The id of a
+    token that occurs twice is its last line."""
     return Vocabulary(where, {line.rstrip("".join(SPACES)): id for id, line in enumerate(_lines(text))})
 
 
 def of_merges(text: str, merges: str | None, where: str) -> Vocabulary:
-    """Read a vocab.json and a merges.txt: the id of each token, and the pairs of tokens to merge in order of
-    priority."""
+    """Read a vocab.json and a merges.txt. They contain the id of each token, and the pairs of tokens to merge
+    in order of priority."""
     tokens = parse(text, where)
     if not isinstance(tokens, dict) or not all(type(id) is int and id >= 0 for id in tokens.values()):
         raise CheckpointError(f"{where}: must be an object of tokens with ids from 0, got {tokens!r:.60}")
@@ -62,10 +64,11 @@ def of_merges(text: str, merges: str | None, where: str) -> Vocabulary:
 
 
 def of_sentencepiece(model: SentencePieceModel, kind: str | None) -> Vocabulary:
-    """Read a SentencePiece model. The class that reads it, if there is one, needs a tokenizer of this kind,
-    BPE or Unigram.
+    """Read a SentencePiece model. `kind`, "BPE" or "Unigram", is the type that the tokenizer class needs, or
+    None without a class.
 
-    BPE's merges follow from the order of the pieces: all splits of a piece into two other pieces.
+    The merges of BPE follow from the order of the pieces: they are all splits of a piece into two other
+    pieces. Raises CheckpointError for a model of another type.
     """
     if kind is not None and model.kind != {"BPE": BPE, "Unigram": UNIGRAM}.get(kind):
         raise CheckpointError(f"{model.where}: must be a {kind} model for this class of tokenizer")
@@ -84,8 +87,8 @@ def of_sentencepiece(model: SentencePieceModel, kind: str | None) -> Vocabulary:
 
 
 def splits_of(piece: str, others: Mapping[str, Any], where: str) -> list[tuple[str, str]]:
-    """Return all splits of a piece into two other pieces. Raises CheckpointError for a piece that is too
-    long.
+    """Return all splits of a piece into two pieces that are in `others`. Raises CheckpointError for a piece
+    that is too long.
     """
     if len(piece) > LONGEST_PIECE:
         raise CheckpointError(f"{where}: pieces may have at most {LONGEST_PIECE} letters, got {piece!r:.40}")

@@ -1,5 +1,5 @@
-"""Tokenizers of GGUF files.
+"""Read the tokenizers of GGUF files.
 
 The input is the metadata of a GGUF file. The output is the text of the original model's tokenizer.json, and
-the chat template. There is one module per kind of tokenizer.
+the chat template. There is one module for each kind of tokenizer.
 """

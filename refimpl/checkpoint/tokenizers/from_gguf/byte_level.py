@@ -1,4 +1,4 @@
-"""Byte-level BPE (Radford et al. 2019) in GGUF: the file contains the merges and the name of the
+"""Read byte-level BPE (Radford et al. 2019) from GGUF. The file contains the merges and the name of the
 pre-tokenizer."""
 
 from __future__ import annotations
@@ -11,8 +11,9 @@ from .vocabulary import Vocabulary, tokenizer_json
 
 
 def byte_level(vocabulary: Vocabulary) -> dict[str, Any]:
-    """Return the tokenizer.json. An unknown pre-tokenizer, or a merge of anything other than tokens, raises
-    an error.
+    """Return the tokenizer.json of a byte-level BPE in a GGUF file.
+
+    Raises CheckpointError for an unknown pre-tokenizer, and for a merge of anything other than tokens.
     """
     name = vocabulary.get("pre", str, "default")
     if name not in PRE_TOKENIZERS:
@@ -53,7 +54,9 @@ def _post_processor(vocabulary: Vocabulary, name: str, pre_tokenizer: PreTokeniz
 
 
 def _mask_ids(vocabulary: Vocabulary, pre_tokenizer: PreTokenizer) -> list[int | None]:
-    """The mask of an encoder includes the space before it; not every file says which token it is."""
+    """Return the id of an encoder's mask, which includes the space before it. If the file doesn't say which
+    token is the mask, it is the token with the usual name.
+    """
     if pre_tokenizer.template == "bos_eos":
         return []
     usual = vocabulary.ids.get("<mask>" if pre_tokenizer.template == "roberta" else "[MASK]")

@@ -1,6 +1,6 @@
-"""Post-processor templates: the special tokens around texts, determined by the flags and ids of a GGUF file.
+"""Make post-processor templates, the special tokens around texts, from the flags and ids in a GGUF file.
 
-A GGUF file doesn't contain the template itself. Flags that contradict the usual template of this kind of
+A GGUF file doesn't contain the template itself. Flags that contradict the usual template of the kind of
 tokenizer are an error.
 """
 
@@ -15,7 +15,9 @@ Part: TypeAlias = tuple[int | str, int]  # (a token's id or a text, "A" or "B"; 
 
 
 def template(vocabulary: Vocabulary, single: Sequence[Part], pair: Sequence[Part]) -> dict[str, Any] | None:
-    """Return the post-processor for one text and for a pair. Returns None if it adds no token."""
+    """Return the post-processor that makes `single` of one text and `pair` of two texts. Returns None if it
+    adds no token.
+    """
     tokens = {i: vocabulary.tokens[i] for i, _ in pair if isinstance(i, int)}
     if not tokens:
         return None
@@ -38,8 +40,9 @@ def template(vocabulary: Vocabulary, single: Sequence[Part], pair: Sequence[Part
 def bos_eos_template(
     vocabulary: Vocabulary, *, bos: bool, eos: bool, second: int = 1
 ) -> dict[str, Any] | None:
-    """Return a template with bos before and eos after each text, if the flags say so. `bos` and `eos` are the
-    flags' defaults."""
+    """Return a template with bos before each text and eos after each text, if the file's flags say so.
+
+    `bos` and `eos` are the defaults of the flags. `second` is the segment of a pair's second text."""
 
     def around(text: str, segment: int) -> list[Part]:
         before = [vocabulary.token_id("bos")] if vocabulary.get("add_bos_token", bool, bos) else []
@@ -51,7 +54,10 @@ def bos_eos_template(
 
 
 def cls_sep_ids(vocabulary: Vocabulary, kind: str) -> tuple[int, int]:
-    """Return the ids of the tokens around an encoder's text: cls, which is bos, and sep, which is eos."""
+    """Return the ids of the tokens around an encoder's text: cls, which is bos, and sep, which is eos.
+
+    Raises CheckpointError if the file's flags or ids say otherwise. The error names the tokenizer `kind`.
+    """
     for flag in ("add_bos_token", "add_eos_token"):
         if (got := vocabulary.get(flag, bool, None)) is not True:
             raise vocabulary.fail(f"{flag} must be true for {kind}, got {got}")
@@ -65,8 +71,10 @@ def cls_sep_ids(vocabulary: Vocabulary, kind: str) -> tuple[int, int]:
 
 
 def roberta_ids(vocabulary: Vocabulary, kind: str) -> tuple[int, int]:
-    """Return the ids of cls and sep in <s> A </s></s> B </s>. Raises CheckpointError if `add_sep_token`
-    denies the second separator.
+    """Return the ids of cls and sep for RoBERTa's template, <s> A </s></s> B </s>.
+
+    Raises CheckpointError if the file's flag `add_sep_token` is false, since it denies the second
+    separator.
     """
     if vocabulary.get("add_sep_token", bool, True) is not True:
         raise vocabulary.fail(f"add_sep_token must be true for {kind}, got False")

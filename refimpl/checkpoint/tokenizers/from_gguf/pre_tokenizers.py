@@ -1,8 +1,9 @@
-"""Pre-tokenizers of byte-level tokenizers: `tokenizer.ggml.pre` has only their names.
+"""Pre-tokenizers of byte-level tokenizers by name. A GGUF file contains only the name, `tokenizer.ggml.pre`.
 
-Each pre-tokenizer here is the one in the models' own tokenizer.json. llama.cpp's expressions are sometimes
-only approximations of it. An unlisted name is an error, since a wrong pre-tokenizer silently gives wrong ids.
-"default" is llama.cpp's guess for files without a name; no model has it in its own tokenizer.json.
+Each pre-tokenizer here is from the tokenizer.json of the models that use it. llama.cpp's regular expressions
+sometimes only approximate it. An unlisted name is an error, since a wrong pre-tokenizer silently gives wrong
+ids. "default" is llama.cpp's guess for files without a name, and isn't listed, because no model has it in its
+own tokenizer.json.
 """
 
 from __future__ import annotations
@@ -13,7 +14,9 @@ Template: TypeAlias = Literal["bos_eos", "roberta", "bert"]
 
 
 class PreTokenizer(NamedTuple):
-    """The steps of a pre-tokenizer, and the other settings that its name implies."""
+    """The steps of a pre-tokenizer, and the other settings of a tokenizer that follow from the
+    pre-tokenizer's name.
+    """
 
     steps: list[dict[str, Any]]
     normalizer: str | None = None
@@ -42,7 +45,9 @@ _UPPER, _LOWER = r"[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]", r"[\p{Ll}\p{Lm}\p{Lo}\p{M}]
 
 
 def _cased(after: str) -> str:
-    """Words that are split before a capital, with an optional ending."""
+    """Return a regular expression for words. A capital after small letters begins a new word. `after` is an
+    expression for what may follow at the end of a word.
+    """
     start = r"[^\r\n\p{L}\p{N}]?"
     return rf"{start}{_UPPER}*{_LOWER}+{after}|{start}{_UPPER}+{_LOWER}*{after}"
 
@@ -54,14 +59,14 @@ _CL100K = [_split(rf"{_ENGLISH}|{_WORDS}|\p{{N}}{{1,3}}|{_REST}"), _byte_level(F
 _O200K = [_split(rf"{_cased(f'{_ENGLISH}?')}|\p{{N}}{{1,3}}|{_REST_SLASH}"), _byte_level(False)]
 _QWEN2 = [_split(rf"{_ENGLISH}|{_WORDS}|\p{{N}}|{_REST}"), _byte_level(False)]
 _TEKKEN = [_split(rf"{_cased('')}|\p{{N}}|{_REST_SLASH}"), _byte_level(False)]
-# The digits' step separates the space before a number, which llama.cpp's expressions don't.
+# The step for digits separates the space before a number. llama.cpp's expressions don't.
 _FALCON = [
     {"type": "Punctuation", "behavior": "Contiguous"},
     BYTE_LEVEL,
     _digits(False),
     _split("[0-9][0-9][0-9]"),
 ]
-# The inner brackets are a nested class; llama.cpp, which has none, drops them.
+# The inner brackets are a nested class. llama.cpp has no nested classes and drops the brackets.
 _BLOOM = [_split(r" ?[^(\s|[.,!?…。，、।۔،])]+"), _byte_level(False)]
 _DEEPSEEK = [
     _split(r"[\r\n]"),
@@ -86,7 +91,7 @@ PRE_TOKENIZERS: dict[str, PreTokenizer] = {
         ("llama-bpe", "llama3", "llama-v3"), PreTokenizer(_CL100K, ignore_merges=True, add_bos=True)
     ),
     "smaug-bpe": PreTokenizer(_CL100K, ignore_merges=True),  # SmolLM3: Llama 3's, without bos
-    # OLMo 2 and 3, Phi 4 and Granite 4: dbrx. llama.cpp's other names of it are those of the GLMs.
+    # OLMo 2 and 3, Phi 4 and Granite 4: dbrx. llama.cpp also calls it by the names of the GLMs.
     **dict.fromkeys(("dbrx", "chatglm-bpe", "glm4"), PreTokenizer(_CL100K)),
     **dict.fromkeys(("gpt-4o", "llama4", "minimax-m2"), PreTokenizer(_O200K)),  # Phi 4 mini: gpt-4o
     **dict.fromkeys(("qwen2", "deepseek-r1-qwen", "stablelm2"), PreTokenizer(_QWEN2, "NFC")),

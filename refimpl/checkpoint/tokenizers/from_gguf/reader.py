@@ -24,10 +24,11 @@ TEMPLATE_LIMIT = 256 * 1024
 
 
 def tokenizer(metadata: Mapping[str, Any], vocabulary: int, where: str) -> str | None:
-    """Return the tokenizer.json of a GGUF file's metadata; None if the metadata have no tokenizer.
+    """Return the text of the tokenizer.json that follows from a GGUF file's metadata, or None if the metadata
+    contain no tokenizer.
 
-    Raises CheckpointError for an unknown kind, a token that occurs twice, more tokens than the embedding has
-    rows, and a merge of anything other than tokens.
+    `vocabulary` is the number of rows of the embedding. Raises CheckpointError for an unknown kind, a token
+    that occurs twice, more tokens than the embedding has rows, and a merge of anything other than tokens.
     """
     kind = metadata.get("tokenizer.ggml.model")
     if kind in (None, "none", "no_vocab"):  # llama.cpp's names for it
@@ -42,8 +43,8 @@ def tokenizer(metadata: Mapping[str, Any], vocabulary: int, where: str) -> str |
 
 
 def chat_template(metadata: Mapping[str, Any], where: str, kind: str = "") -> str | None:
-    """Return the chat template, or None. With the `kind` `.tool_use`, return the template for chats with
-    tools.
+    """Return the chat template in a GGUF file's metadata, or None if there is none. If `kind` is ".tool_use",
+    return the template for chats with tools.
 
     Raises CheckpointError if the template isn't a text of at most 256 KB.
     """

@@ -1,6 +1,8 @@
-"""SentencePiece's BPE (Kudo & Richardson 2018): "▁" for a space, unknown characters as bytes.
+"""Read SentencePiece's BPE (Kudo & Richardson 2018) from GGUF. It writes "▁" for a space, and unknown
+characters as bytes.
 
-The file has no merges: they follow from the scores of the pieces. Only Gemma 4's file has them.
+The file contains no merges, because they follow from the scores of the pieces. Only Gemma 4's file contains
+merges.
 """
 
 from __future__ import annotations
@@ -17,22 +19,26 @@ PHI3 = ("<unk>", "<s>", "<|endoftext|>")
 
 
 def sentencepiece(vocabulary: Vocabulary) -> dict[str, Any]:
-    """Return the tokenizer.json. A space is put before the text, unless the file says that there is none, as
-    Gemma's files do.
+    """Return the tokenizer.json of a SentencePiece BPE in a GGUF file. A space is put before the text, unless
+    the file says otherwise, as Gemma's files do.
     """
     _spell_spaces(vocabulary)
     return _definition(vocabulary, _merges(vocabulary), prefix=vocabulary.get("add_space_prefix", bool, True))
 
 
 def gemma4(vocabulary: Vocabulary) -> dict[str, Any]:
-    """Return the tokenizer.json of Gemma 4: no space is put before the text, and merges are in the file."""
+    """Return the tokenizer.json of Gemma 4. No space is put before the text, and the merges are in the
+    file.
+    """
     if vocabulary.get("add_space_prefix", bool, False):
         raise vocabulary.fail("add_space_prefix must be false for gemma4, got True")
     return _definition(vocabulary, vocabulary.merges(), prefix=False)
 
 
 def _spell_spaces(vocabulary: Vocabulary) -> None:
-    """User-defined pieces are found in a text as it was typed. Files of before July 2024 have "▁" in them."""
+    """Write user-defined pieces with spaces, because they are looked for in the text before spaces become
+    "▁". Files from before July 2024 spell them with "▁".
+    """
     spelled = [token.replace("▁", " ") for token in vocabulary.tokens]
     vocabulary.tokens = [
         new if kind == USER_DEFINED and new not in vocabulary.ids else token
@@ -42,7 +48,7 @@ def _spell_spaces(vocabulary: Vocabulary) -> None:
 
 
 def _definition(vocabulary: Vocabulary, merges: Sequence[Sequence[str]], *, prefix: bool) -> dict[str, Any]:
-    """The tokenizer.json with these merges; with `prefix` a space is put before the text."""
+    """Return the tokenizer.json with these merges. With `prefix`, a space is put before the text."""
     tokens, types = vocabulary.tokens, vocabulary.types
     phi3 = vocabulary.architecture == "phi3"
     rstrip = [i for i, token in enumerate(tokens) if phi3 and token not in PHI3]
@@ -68,7 +74,9 @@ def _definition(vocabulary: Vocabulary, merges: Sequence[Sequence[str]], *, pref
 
 
 def _merges(vocabulary: Vocabulary) -> list[tuple[str, str]]:
-    """Every split of a piece into two pieces, best score first, then the longest left part first."""
+    """Return every split of a piece into two pieces. The piece with the best score comes first, and of its
+    splits the split with the longest left part.
+    """
     merges = []
     for token, kind, score in zip(vocabulary.tokens, vocabulary.types, vocabulary.scores(), strict=True):
         if kind in (CONTROL, UNKNOWN, BYTE):

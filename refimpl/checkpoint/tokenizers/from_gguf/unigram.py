@@ -1,8 +1,8 @@
-"""SentencePiece's Unigram (Kudo 2018) as T5, mT5 and XLM-RoBERTa use it.
+"""Read SentencePiece's Unigram (Kudo 2018) from GGUF, as T5, mT5 and XLM-RoBERTa use it.
 
-Words are separated by white space and begin with "▁". The file has the pieces of the model's tokenizer.json,
-with XLM-RoBERTa's ids. It lacks tokens that no SentencePiece model contains: T5's sentinels are rows without
-a name, and XLM-RoBERTa's mask has only an id.
+Words are separated by white space and begin with "▁". The file contains the pieces of the model's
+tokenizer.json, with XLM-RoBERTa's ids. The file lacks tokens that no SentencePiece model contains: T5's
+sentinels are rows without a name, and XLM-RoBERTa's mask has only an id.
 """
 
 from __future__ import annotations
@@ -20,10 +20,11 @@ CHARSMAP_BYTES = 2**20  # the rules of NFKC, which all of these models have, tak
 
 
 def unigram(vocabulary: Vocabulary) -> dict[str, Any]:
-    """Return the tokenizer.json.
+    """Return the tokenizer.json of a SentencePiece Unigram in a GGUF file.
 
-    Only files of encoders state a number of token types. This number distinguishes XLM-RoBERTa's tokenizer
-    from T5's. The flags must agree with the number.
+    Only the files of encoders state a number of token types. So a file with this number has XLM-RoBERTa's
+    tokenizer, and a file without it has T5's. Raises CheckpointError if the file's flags don't agree with
+    this.
     """
     mask = None
     if vocabulary.get("token_type_count", int, None) is None:
@@ -59,7 +60,9 @@ def unigram(vocabulary: Vocabulary) -> dict[str, Any]:
 
 
 def _pieces(vocabulary: Vocabulary, mask: int | None) -> tuple[list[str], list[int], list[float]]:
-    """Tokens, types and scores of the original, without the padding of the embedding."""
+    """Return the tokens, types and scores of the original tokenizer, without the rows that only pad the
+    embedding.
+    """
     tokens, types = list(vocabulary.tokens), list(vocabulary.types)
     scores = list(vocabulary.scores())
     if mask is not None and types[mask] == UNUSED:
@@ -87,7 +90,7 @@ def _get_flag(vocabulary: Vocabulary, key: str) -> bool:
 
 
 def _t5(vocabulary: Vocabulary) -> dict[str, Any] | None:
-    """A </s>, and A </s> B </s>, all of segment 0."""
+    """Return T5's template: A </s> for one text, and A </s> B </s> for a pair, both of segment 0."""
     for flag in ("add_bos_token", "add_sep_token"):
         if vocabulary.get(flag, bool, False):
             raise vocabulary.fail(f"{flag} must be false for T5, which has no token_type_count, got True")
@@ -97,10 +100,11 @@ def _t5(vocabulary: Vocabulary) -> dict[str, Any] | None:
 
 
 def _xlm_roberta(vocabulary: Vocabulary) -> dict[str, Any] | None:
-    """<s> A </s></s> B </s>, all of segment 0.
+    """Return XLM-RoBERTa's template: <s> A </s> for one text, and <s> A </s></s> B </s> for a pair, both of
+    segment 0.
 
-    `remove_extra_whitespaces` is ignored: without a SentencePiece model the converter writes another flag
-    there.
+    The file's `remove_extra_whitespaces` is ignored, because without a SentencePiece model the converter
+    writes another flag there.
     """
     cls, sep = roberta_ids(vocabulary, "XLM-RoBERTa")
     single = [(cls, 0), ("A", 0), (sep, 0)]
@@ -108,7 +112,9 @@ def _xlm_roberta(vocabulary: Vocabulary) -> dict[str, Any] | None:
 
 
 def _normalizer(vocabulary: Vocabulary) -> dict[str, Any] | None:
-    """The normalizer of `precompiled_charsmap`, a list of bytes, signed or unsigned."""
+    """Return the normalizer that the file's `precompiled_charsmap` states, or None if the file has none. The
+    charsmap is an array of signed or unsigned bytes.
+    """
     if not vocabulary.has("precompiled_charsmap"):
         return None
     values = vocabulary.get_numbers("precompiled_charsmap", int)

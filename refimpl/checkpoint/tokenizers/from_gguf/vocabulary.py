@@ -1,4 +1,4 @@
-"""The tokens of a GGUF file; each key is checked when it is read."""
+"""Read the tokens of a GGUF file. Each key is checked when it is read."""
 
 from __future__ import annotations
 
@@ -13,7 +13,9 @@ UNKNOWN, CONTROL, USER_DEFINED, UNUSED, BYTE = 2, 3, 4, 5, 6  # llama.cpp's toke
 
 
 class Vocabulary:
-    """The tokens of a GGUF file by id, with their types. Errors name the file and the key."""
+    """The tokens of a GGUF file by id, with their types. Methods read other keys that begin with
+    `tokenizer.ggml.`. Errors name the file and the key.
+    """
 
     def __init__(self, metadata: Mapping[str, Any], rows: int, where: str) -> None:
         self._metadata, self._where = metadata, where
@@ -31,25 +33,29 @@ class Vocabulary:
         return CheckpointError(f"{self._where}: tokenizer.ggml.{message}")
 
     def get(self, key: str, kind: type, default: Any) -> Any:
-        """Return the value of a key, or `default` if the file doesn't have it."""
+        """Return the value of a key, or `default` if the file doesn't have the key. Raises CheckpointError if
+        the value isn't of the type `kind`.
+        """
         value = self._metadata.get(f"tokenizer.ggml.{key}", default)
         if value is not default and type(value) is not kind:
             raise self.fail(f"{key} must be of type {kind.__name__}, got {value!r:.40}")
         return value
 
     def has(self, key: str) -> bool:
-        """Whether the file has this key."""
+        """Return whether the file has this key."""
         return f"tokenizer.ggml.{key}" in self._metadata
 
     def get_strings(self, key: str) -> list[str]:
-        """Read a list of strings."""
+        """Return the list of strings under a key. Raises CheckpointError for any other value."""
         values = self._metadata.get(f"tokenizer.ggml.{key}")
         if not isinstance(values, list) or not all(type(value) is str for value in values):
             raise self.fail(f"{key} must be a list of str")
         return values
 
     def get_numbers(self, key: str, kind: type[int] | type[float], length: int | None = None) -> np.ndarray:
-        """Read an array of integers or of floats."""
+        """Return the array of integers or of floats under a key. Raises CheckpointError for another type, or
+        if the array doesn't have `length` items.
+        """
         values = self._metadata.get(f"tokenizer.ggml.{key}")
         if not isinstance(values, np.ndarray) or values.dtype.kind not in {int: "iu", float: "f"}[kind]:
             raise self.fail(f"{key} must be an array of {kind.__name__}")
@@ -58,7 +64,9 @@ class Vocabulary:
         return values
 
     def scores(self) -> list[float]:
-        """Read the score of each token. Scores must be finite, since NaNs have no order."""
+        """Return the score of each token. Raises CheckpointError for a score that isn't finite, since NaNs
+        have no order.
+        """
         scores = self.get_numbers("scores", float, len(self.tokens))
         if not np.isfinite(scores).all():
             i = int(np.argmin(np.isfinite(scores)))
@@ -66,7 +74,9 @@ class Vocabulary:
         return scores.tolist()
 
     def merges(self) -> list[list[str]]:
-        """Read the two tokens of each merge, in order. A merge of anything else than tokens is an error."""
+        """Return the two tokens of each merge, in order. Raises CheckpointError unless each merge joins two
+        tokens into a third token.
+        """
         merges = [merge.split(" ") for merge in self.get_strings("merges")]
         for merge in merges:
             if len(merge) != 2 or not all(part in self.ids for part in (*merge, "".join(merge))):
@@ -74,8 +84,10 @@ class Vocabulary:
         return merges
 
     def token_id(self, name: str, default: int | None = -1) -> int | None:
-        """Return the id of the token that the file calls bos, eos, mask … A `default` of None means that
-        there is no such token by default."""
+        """Return the id of the token that the file calls `name`, such as bos, eos or mask. If the file
+        doesn't state the id, use `default`; None means that there is no such token.
+
+        Raises CheckpointError for an id that no token has, such as the default −1."""
         i = self.get(f"{name}_token_id", int, default)
         if i is not None and not 0 <= i < len(self.tokens):
             raise self.fail(f"{name}_token_id must be 0 to {len(self.tokens) - 1}, got {i}")
@@ -90,7 +102,8 @@ def tokenizer_json(
     rstrip: Collection[int] = (),
     **parts: Any,
 ) -> dict[str, Any]:
-    """Return a tokenizer.json made of these parts. Control and user-defined tokens become added tokens.
+    """Return a tokenizer.json with these tokens and these further parts. Control, unknown and user-defined
+    tokens become added tokens.
 
     `lstrip` and `rstrip` are the ids of tokens that include the white space before or after them.
     """

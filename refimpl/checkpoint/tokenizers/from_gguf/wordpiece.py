@@ -1,5 +1,5 @@
-"""BERT's WordPiece in GGUF, which puts "▁" before tokens that begin a word and drops the "##" of all other
-tokens.
+"""Read BERT's WordPiece from GGUF. The file writes "▁" before tokens that begin a word, and drops the "##" of
+all other tokens.
 """
 
 from __future__ import annotations
@@ -11,10 +11,11 @@ from .vocabulary import CONTROL, UNKNOWN, USER_DEFINED, Vocabulary, tokenizer_js
 
 
 def wordpiece(vocabulary: Vocabulary) -> dict[str, Any]:
-    """Return the tokenizer.json, with "##" put back.
+    """Return the tokenizer.json of a WordPiece in a GGUF file, with "##" put back.
 
-    Older converters didn't write whether the model lowercases, and llama.cpp always lowercased. A token with
-    capitals shows that a model doesn't lowercase.
+    Older converters didn't write whether the model lowercases texts, and llama.cpp always lowercased them. So
+    the default is to lowercase. Raises CheckpointError if a token has capitals although the model
+    lowercases.
     """
     lower = vocabulary.get("normalizer.lowercase", bool, True)
     tokens, types = list(vocabulary.tokens), vocabulary.types
