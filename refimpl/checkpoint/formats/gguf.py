@@ -50,7 +50,7 @@ BEYOND = {True: 9 + 49 - sys.getsizeof(""), False: 9 + 76 - sys.getsizeof("Ġ")}
 
 
 class _Cursor(Cursor):
-    """A reader of GGUF's strings, values and arrays. It limits how many items all arrays of the file have
+    """A reader of GGUF's strings, values and arrays, which limits how many items all arrays of the file have
     together.
     """
 
@@ -108,7 +108,8 @@ class _Cursor(Cursor):
         """Read the next strings that are completely in the window, the bytes that have been read already.
         Read at most `most` strings.
 
-        This is fast, because a vocabulary has hundreds of thousands of strings.
+        Reading from the window is fast, which matters because a vocabulary has hundreds of thousands of
+        strings.
         """
         found: list[str] = []
         window, at = self.window, self.at - self.window_begin

@@ -15,8 +15,8 @@ MAX_PARTS = 1000
 def parts_of(path: Path) -> list[Path]:
     """Return the files of a GGUF model: one file, or all parts if `path` is the first of several.
 
-    The name of the first part states their number. Raises CheckpointError if `path` is a later part, or if a
-    part is missing.
+    The name of the first part states the number of parts. Raises CheckpointError if `path` is a later part,
+    or if a part is missing.
     """
     match = PART.fullmatch(path.name)
     if match is None or match[3] == "00001":

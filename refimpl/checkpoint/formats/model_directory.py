@@ -1,5 +1,5 @@
-"""Read the files of a model directory. Their size is limited, and no file outside the directory is read. The
-directory records which files were found.
+"""Read the files of a model directory. The size of each file is limited, and no file outside the directory is
+read. The directory records which files were found.
 """
 
 from __future__ import annotations

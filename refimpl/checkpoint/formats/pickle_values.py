@@ -57,7 +57,8 @@ class PickleReader:
 
     `calls` are the names that a pickle may contain. Each name has a function that turns the tuple of
     arguments into the value of a call, or None if the name can't be called. `persistent` returns the value of
-    a persistent id, which refers to something outside the pickle. Both may raise CheckpointError.
+    a persistent id, which refers to something outside the pickle. All these functions may raise
+    CheckpointError.
     """
 
     def __init__(

@@ -156,7 +156,7 @@ def _metadata(value: Any, path: Path) -> None:
 
 
 def save(path: Path, tensors: Mapping[str, np.ndarray]) -> None:
-    """Write float32 and float16 arrays to a safetensors file. They are sorted by name, so that the same
+    """Write float32 and float16 arrays to a safetensors file. The arrays are sorted by name, so that the same
     tensors give the same bytes.
     """
     names = {np.dtype("<f4"): "F32", np.dtype("<f2"): "F16"}

@@ -37,7 +37,7 @@ def new(size: int) -> Hash:
 
 
 def sha256_of(data: bytes) -> Hash:
-    """Return the hash object of these bytes."""
+    """Return a hash object to which these bytes have been added."""
     digest = new(len(data))
     digest.update(data)
     return digest

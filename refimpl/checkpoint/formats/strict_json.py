@@ -18,9 +18,9 @@ def parse(
     """Return the value of a JSON text, or raise `error` with one line that names `where`.
 
     Python's own parser keeps the last of two equal keys, accepts NaN and 1e999, and raises RecursionError for
-    deep nesting. This reader refuses all of these. With `tagged`, Infinity and NaN are read as an object such
-    as `{"__float__": "Infinity"}`, a form that transformers also writes. The reader never returns them as
-    floats.
+    deep nesting. This reader raises `error` for duplicate keys, for numbers that aren't finite, and for deep
+    nesting. With `tagged`, Infinity and NaN are read as an object such as `{"__float__": "Infinity"}`, a form
+    that transformers also writes. The reader never returns them as floats.
     """
 
     def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

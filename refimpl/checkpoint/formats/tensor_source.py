@@ -67,7 +67,7 @@ def is_weights(name: str) -> bool:
 
 
 def not_opened(path: Path) -> CheckpointError:
-    """Return the error for a path that is itself a file of a format that can run code."""
+    """Return the error for a path that isn't a directory, but a file of a format that can run code."""
     if TORCH_FILE.fullmatch(path.name):
         return CheckpointError(
             f"{path}: give the directory of this file instead, which must have config.json"

@@ -1,5 +1,5 @@
-"""Read pytorch_model.bin: a state_dict that torch.save wrote. It is read without torch and without running
-its code.
+"""Read pytorch_model.bin, a state_dict that torch.save wrote, without torch and without running code from the
+file.
 
     since torch 1.6    a zip with uncompressed entries:   NAME/data.pkl   a pickle: names -> tensors
                                                           NAME/data/KEY   the numbers of a storage
@@ -84,7 +84,7 @@ class _Tensor:
         return True
 
     def part(self, index: int) -> _Tensor:
-        """Return one part along the first axis."""
+        """Return the part of the tensor at this index of its first axis."""
         return _Tensor(self.storage, self.offset + index * self.strides[0], self.shape[1:], self.strides[1:])
 
 

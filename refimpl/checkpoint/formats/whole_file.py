@@ -1,4 +1,4 @@
-"""Write a file completely or not at all."""
+"""Write a file so that a failure never leaves half of it."""
 
 from __future__ import annotations
 

@@ -76,7 +76,7 @@ def _position_rows(config: Config) -> int:
 
 
 def _divisors(config: Config) -> tuple[np.ndarray, np.ndarray]:
-    """Return LongRoPE's short and long divisors. Both are empty if no layer uses LongRoPE."""
+    """Return LongRoPE's short and long divisors. The two arrays are empty if no layer uses LongRoPE."""
     scalings = [rope.scaling for rope in config.ropes if isinstance(rope.scaling, LongRope)]
     return (
         (np.array(scalings[0].short), np.array(scalings[0].long)) if scalings else (np.zeros(0), np.zeros(0))

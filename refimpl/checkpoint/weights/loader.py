@@ -79,10 +79,10 @@ class Leaves:
     `elsewhere` names parameters that something else provides, so they aren't read from the source.
 
     Raises CheckpointError unless every parameter is found exactly once with its shape, and every tensor of
-    the source is read, left out by the map, or equal to the value that tfm computes. Raises the subclass
-    OtherTableError if the source has a separate output table although the Config ties the output table to the
-    token table. If rotary frequencies differ from the Config's frequencies, `notes` reports it, and the
-    Config's frequencies are used as in transformers.
+    the source is read, left out or unused by the map, or equal to the value that tfm computes. Raises the
+    subclass OtherTableError if the source has a separate output table although the Config ties the output
+    table to the token table. If the source's rotary frequencies differ from the Config's, `notes` reports the
+    difference, and the Config's frequencies are used as in transformers.
     """
 
     def __init__(

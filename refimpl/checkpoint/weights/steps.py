@@ -522,7 +522,7 @@ class ZerosAfter(Step):
 
 
 class ZeroFirst(Step):
-    """Add a row of zeros before a matrix, or a zero before a bias. They give a first, implicit label the
+    """Add a row of zeros before a matrix, or a zero before a bias. The zeros give a first, implicit label the
     logit 0 (ELECTRA).
 
     The softmax of a logit and a zero is the logit's sigmoid.

@@ -183,7 +183,7 @@ class WeightMap:
         )
 
     def without(self, *leaves: str) -> WeightMap:
-        """Return the map without the lines of these parameters."""
+        """Return the map without the lines that make these parameters."""
         return WeightMap(tuple(line for line in self.lines if line.leaves[0] not in leaves))
 
     def numbered(self, layers: Sequence[int]) -> WeightMap:
@@ -209,7 +209,9 @@ class WeightMap:
         return WeightMap(tuple(replace(line, tied=True) for line in self.lines))
 
     def then(self, step: str, where: Callable[[str], bool]) -> WeightMap:
-        """Return the map with one more step at the end of each line whose tensor's name satisfies `where`."""
+        """Return the map with one more step at the end of each line for which `where`, given the tensor's
+        name, returns true.
+        """
         return WeightMap(
             tuple(
                 replace(line, steps=(*line.steps, STEPS[step])) if where(line.tensors[0]) else line

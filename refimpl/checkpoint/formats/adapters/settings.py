@@ -60,7 +60,7 @@ class LoraSettings:
     def scale_of(self, module: str, work: Work) -> float:
         """Return the factor by which a module's update is multiplied.
 
-        The factor is alpha / r (Hu et al. 2021, arXiv:2106.09685, section 4.1). It is alpha / sqrt(r) if the
+        The factor is alpha / r (Hu et al. 2021, arXiv:2106.09685, section 4.1), or alpha / sqrt(r) if the
         adapter is rank-stabilized (Kalajdzievski 2023, arXiv:2312.03732).
         """
         rank = self.rank_of(module, work)

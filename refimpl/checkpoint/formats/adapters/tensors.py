@@ -125,5 +125,5 @@ class AdapterTensors:
         return self._file.shape(name)
 
     def load(self, name: str) -> np.ndarray:
-        """Return the tensor as float32."""
+        """Return the tensor with this name as float32."""
         return self._file.load(name)

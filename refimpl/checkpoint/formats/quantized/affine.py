@@ -25,8 +25,8 @@ USUAL = 128  # the length of the parts that a longer group is cut into
 
 @dataclass(frozen=True, eq=False)
 class Affine:
-    """A quantized matrix with F outputs and D inputs. It stores codes of `bits` bits [F, D], scale and zero
-    point of each group [F, C], and the group of each input [D]."""
+    """A quantized matrix with F outputs and D inputs: codes of `bits` bits [F, D], the scale and zero point
+    of each group [F, C], and the group of each input [D]."""
 
     codes: np.ndarray
     scale: np.ndarray
@@ -111,8 +111,8 @@ def checked_groups(group: np.ndarray, count: int, name: str) -> np.ndarray:
 
 @dataclass(frozen=True, eq=False)
 class AffineWeight:
-    """A stored weight with a scale and a zero point per group (`Affine`). It is read from the file at each
-    access.
+    """A stored weight with a scale and a zero point per group (`Affine`). Each access reads the weight from
+    the file.
     """
 
     kind: str

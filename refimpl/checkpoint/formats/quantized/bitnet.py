@@ -12,8 +12,8 @@ For `bitlinear`, s is 1 / scale. Trained weights (quantization_mode "online") ar
     s = 1 / a,  a = 1 / max(mean |w|, 1e-5),  code - 1 = clip(rint(w * a), -1, 1)
 
 **Conventions.** The mean is computed in float64 and rounded to float32; torch's own may differ by an ulp. The
-rest is float32; rint rounds halves to even. In "online" checkpoints, the layers' projections are rounded.
-Their names end in `_proj`. Embeddings and the output matrix aren't rounded.
+rest is float32; rint rounds halves to even. In "online" checkpoints, only the layers' projections are
+rounded, which have names that end in `_proj`. Embeddings and the output matrix aren't rounded.
 """
 
 from __future__ import annotations

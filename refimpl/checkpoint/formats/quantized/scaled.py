@@ -19,7 +19,7 @@ from .weight import Shape
 
 @dataclass(frozen=True, eq=False)
 class ScaledWeight:
-    """A stored weight of floats with one scale for each block. It is read from the file at each access."""
+    """A stored weight of floats with one scale for each block. Each access reads the weight from the file."""
 
     source: RawSource
     name: str

@@ -25,7 +25,7 @@ class StoredWeight(Protocol):
     def kind(self) -> str: ...
     @property
     def shape(self) -> Shape:
-        """The weight's shape in a checkpoint of floats."""
+        """The shape that the weight would have in a checkpoint of floats."""
         ...
 
     @property

@@ -48,7 +48,7 @@ def read_new_token(value: Any, where: str) -> NewToken:
 
 
 def read_stated_tokens(definition: Mapping[str, Any], where: str) -> list[tuple[int, NewToken]]:
-    """Read the `added_tokens` of a tokenizer.json, each with its stated id."""
+    """Read the `added_tokens` of a tokenizer.json. Return each token with the id that the file states."""
     stated = definition.get("added_tokens", [])
     if not isinstance(stated, list):
         raise CheckpointError(f"{where}: added_tokens must be a list, got {stated!r:.60}")
@@ -120,7 +120,7 @@ class AddedVocabulary:
 
 
 def read_vocabulary_of(definition: Mapping[str, Any], where: str) -> AddedVocabulary:
-    """Return the vocabulary of a tokenizer.json, before any token is added."""
+    """Return the vocabulary of the model in a tokenizer.json, as an AddedVocabulary without added tokens."""
     model = definition.get("model")
     vocabulary = model.get("vocab") if isinstance(model, dict) else None
     if isinstance(vocabulary, list):

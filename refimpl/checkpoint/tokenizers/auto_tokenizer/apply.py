@@ -172,8 +172,8 @@ def _steps(pre_tokenizer: Any) -> set[str]:
 
 
 def _says_anything(text: str, files: SettingFiles) -> bool:
-    """Return whether the files may change the tokenizer. They may if a file names tokens or asks for
-    clean-up, or if tokenizer.json states a token for padding.
+    """Return whether the files may change the tokenizer: a file names tokens or asks for clean-up, or
+    tokenizer.json states a token for padding.
     """
     if files.special_tokens_map or files.added_tokens or re.search(r'"padding"\s*:\s*\{', text):
         return True

@@ -272,7 +272,7 @@ def _bpe(file: SourceFile, **options: Any) -> Component:
 
 
 def _affixed_bpe(file: SourceFile) -> Component:
-    """Return the BPE model of a byte-level class. Its affixes are empty, which means the same as no
+    """Return the BPE model of a byte-level class. The model states empty affixes, which mean the same as no
     affixes.
     """
     return _bpe(file, continuing_subword_prefix="", end_of_word_suffix="")
@@ -477,7 +477,7 @@ def _cohere(settings: Settings, named: Mapping[str, Special], file: SourceFile) 
 
 
 def _all_special(named: Sequence[Special], extra: Sequence[Special]) -> list[NewToken]:
-    """Return all tokens with the flag `special`. Their other flags are unchanged."""
+    """Return all tokens with the flag `special`, and with their other flags unchanged."""
     return [
         NewToken(token, normalized=False, special=True)
         if isinstance(token, str)

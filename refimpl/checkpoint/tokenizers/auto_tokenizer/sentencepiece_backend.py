@@ -55,7 +55,9 @@ def made_by_model(model: SentencePieceModel, vocabulary: Vocabulary, settings: S
 
 
 def _bpe(model: SentencePieceModel, names: list[str], user_defined: bool) -> dict[str, Any]:
-    """Return the BPE model. Its merges make the normal pieces, the piece with the best score first."""
+    """Return the BPE model. Its list of merges begins with the merges that make the piece with the best
+    score. Only normal pieces are made.
+    """
     ids = {name: id for id, name in enumerate(names)}
     normal = {
         name: (model.scores[id], id)

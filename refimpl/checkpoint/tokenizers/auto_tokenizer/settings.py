@@ -1,8 +1,8 @@
 """Read tokenizer_config.json, special_tokens_map.json and added_tokens.json as one set of settings.
 
-tokenizer_config.json has priority. The other two files are older forms. They are read only if
-tokenizer_config.json has no `added_tokens_decoder`. In that case, special_tokens_map.json has priority over
-tokenizer_config.json.
+tokenizer_config.json has priority. special_tokens_map.json and added_tokens.json are older forms, and are
+read only if tokenizer_config.json has no `added_tokens_decoder`. In that case, special_tokens_map.json has
+priority over tokenizer_config.json.
 """
 
 from __future__ import annotations

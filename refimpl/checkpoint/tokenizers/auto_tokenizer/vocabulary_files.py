@@ -45,8 +45,8 @@ def of_lines(text: str, where: str) -> Vocabulary:
 
 
 def of_merges(text: str, merges: str | None, where: str) -> Vocabulary:
-    """Read a vocab.json and a merges.txt. They contain the id of each token, and the pairs of tokens to merge
-    in order of priority."""
+    """Read the id of each token from a vocab.json, and the pairs of tokens to merge, in order of priority,
+    from a merges.txt."""
     tokens = parse(text, where)
     if not isinstance(tokens, dict) or not all(type(id) is int and id >= 0 for id in tokens.values()):
         raise CheckpointError(f"{where}: must be an object of tokens with ids from 0, got {tokens!r:.60}")

@@ -1,4 +1,4 @@
-"""Read SentencePiece's BPE (Kudo & Richardson 2018) from GGUF. It writes "▁" for a space, and unknown
+"""Read SentencePiece's BPE (Kudo & Richardson 2018) from GGUF. This BPE writes "▁" for a space, and unknown
 characters as bytes.
 
 The file contains no merges, because they follow from the scores of the pieces. Only Gemma 4's file contains
