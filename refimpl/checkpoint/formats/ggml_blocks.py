@@ -166,8 +166,8 @@ FP4 = (2 * E2M1).astype(np.int8)
 
 
 def _half_of_fp8() -> Array:
-    """Return a table with half of the value of each 8-bit float. The float has four bits of exponent and
-    three bits of mantissa, and its sign is ignored. The code 127 means 0.
+    """Return a table with half of the value of each 8-bit float, for the scales of NVFP4. Such a float has
+    four bits of exponent and three bits of mantissa, and its sign is ignored. The code 127 means 0.
     """
     byte = np.arange(256)
     exponent, mantissa = byte >> 3 & 15, byte & 7

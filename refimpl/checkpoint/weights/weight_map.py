@@ -35,8 +35,8 @@ Placeholders in a line stand for numbers:
 
 `tensor[{e}]` is the part for one expert of a tensor that contains all experts. `tensor[{x}]` is the part for
 one stream of a tensor that contains all these streams. If some files store a parameter alone and others store
-it fused, there is a line for each form. A line for a parameter that a Config doesn't need is ignored. `* <-
-*` reads parameters under tfm's own names.
+it fused, there is a line for each form. A line for a parameter that a Config doesn't need is ignored. The
+line `* <- *` reads all parameters under tfm's own names.
 
 The steps are defined in `refimpl.checkpoint.weights.steps`. They are applied in the order in which they are
 written. Each step names the form in which the file stores the parameter:

@@ -1,5 +1,5 @@
-r"""Patterns of module names in an adapter's settings: a small part of regular expressions, which is matched in
-limited time.
+r"""Patterns of module names in an adapter's settings: a small part of regular expressions, which is matched
+in limited time.
 
 peft gives such a pattern to Python's `re`. There, a pattern like `(a|a)*b` takes time that doubles with each
 letter of a name. The matcher here keeps the set of all positions in the name that it can have reached. So the
