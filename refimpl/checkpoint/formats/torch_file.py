@@ -46,7 +46,7 @@ SHARED = 8
 
 @dataclass(frozen=True)
 class _Storage:
-    """A storage: `count` numbers of one kind in the file, of which tensors are views."""
+    """A storage: `count` numbers of one kind in the file. Tensors are views of a storage."""
 
     kind: str
     key: str

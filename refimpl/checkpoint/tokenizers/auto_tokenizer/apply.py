@@ -91,7 +91,7 @@ def tokenizer_of(
 
 @dataclass(frozen=True)
 class _Around:
-    """Which tokens are put around a text if there is no tokenizer.json.
+    """A choice of the tokens that are put around a text if there is no tokenizer.json.
 
     `flags` say whether `bos_token` is put before the text and `eos_token` after it. With `own_template`, the
     class's own template is used instead.

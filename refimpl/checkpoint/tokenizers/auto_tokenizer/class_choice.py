@@ -202,7 +202,7 @@ def choose_class(files: SettingFiles, model_type: str, tokenizer_json: str) -> T
     tokenizer.json unchanged.
 
     None is also returned for names that transformers doesn't know. Raises CheckpointError for a class with
-    components of its own that tfm doesn't have.
+    components of its own that tfm doesn't have, and for an unknown class with its code in the repository.
     """
     config = files.tokenizer_config or {}
     stated = config.get("tokenizer_class") or files.config_class

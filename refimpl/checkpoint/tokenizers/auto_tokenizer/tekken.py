@@ -27,8 +27,8 @@ NAMED = {"bos_token": "<s>", "eos_token": "</s>", "unk_token": "<unk>", "pad_tok
 
 
 def of_tekken(text: str, where: str) -> tuple[dict[str, Any], dict[str, str]]:
-    """Return the tokenizer.json that is equal to a tekken.json, and its special tokens by name. The tokenizer
-    puts `<s>` before a text."""
+    """Return the tokenizer.json that gives the same ids as a tekken.json, and the special tokens by name. The
+    tokenizer puts `<s>` before a text."""
     stated = parse(text, where)
     config = stated.get("config") if isinstance(stated, dict) else None
     if not isinstance(config, dict) or not isinstance(config.get("pattern"), str):

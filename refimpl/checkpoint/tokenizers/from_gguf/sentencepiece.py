@@ -74,8 +74,8 @@ def _definition(vocabulary: Vocabulary, merges: Sequence[Sequence[str]], *, pref
 
 
 def _merges(vocabulary: Vocabulary) -> list[tuple[str, str]]:
-    """Return every split of a piece into two pieces. The piece with the best score comes first, and of its
-    splits the split with the longest left part.
+    """Return every split of a piece into two pieces. The splits of the piece with the best score come first.
+    The splits of one piece are sorted so that the longest left part comes first.
     """
     merges = []
     for token, kind, score in zip(vocabulary.tokens, vocabulary.types, vocabulary.scores(), strict=True):
