@@ -83,7 +83,7 @@ OVERHEAD_BYTES = 4 * 2**20  # graph, golden inputs, manifest and certificate of 
 
 @dataclass(frozen=True)
 class _Export:
-    """A checkpoint, and everything that the options of its export decide."""
+    """The state of one export: the checkpoint, and everything that the export's options decide."""
 
     checkpoint: ExportSource
     plan: Plan
@@ -98,7 +98,7 @@ class _Export:
 
     @property
     def half_cache(self) -> bool:
-        """Whether tfm's kernels keep keys and values in float16."""
+        """Return whether tfm's kernels keep keys and values in float16."""
         return self.plan.may_halve_cache(self.plan.cache) and not self.float32_cache
 
     @property
@@ -129,22 +129,22 @@ def export(
     verify: bool = True,
     progress: Progress = silent,
 ) -> None:
-    """Write the bundle of a checkpoint to `out`. A bundle that is already there is replaced.
+    """Write the bundle of a checkpoint to `out`. A bundle that already exists at `out` is replaced.
 
-    `target` is the name of a record in `runtime.bundle.targets`, and `quant` is the name of one in
+    `target` is the name of a record in `runtime.bundle.targets`, and `quant` is the name of a record in
     `runtime.bundle.schemes`. Without a `quant`, the scheme is `schemes.default`. With quant="auto", a
     `budget` chooses the format of each matrix.
 
     With `kv` int8 or int4, keys and values are kept in 8 or 4 bits. The scales of keys and values come from
-    the calibration's text, or otherwise from a text that comes with tfm. Over this text, int4 may cost at
-    most 0.05 nats per token.
+    the calibration's text, or otherwise from a text that comes with tfm. With int4, the KL divergence over
+    this text may be at most 0.05 nats per token.
 
-    `verify` runs the quick checks of `runtime.verification`. The certificate states that the long checks
-    haven't been run yet.
+    If `verify` is true, the quick checks of `runtime.verification` run. The certificate states that the long
+    checks haven't been run yet.
 
-    Raises ExportError if the target can't have that quantization or cache, if `out` is something other than a
-    bundle, if another process is writing it, or if there is no room. Raises NumericError for a number that
-    isn't finite, and VerifyError if the result differs from the specification.
+    Raises ExportError if the target doesn't support that quantization or cache, if `out` is something other
+    than a bundle, if another process is writing to `out`, or if the disk is too full. Raises NumericError if
+    a weight isn't finite, and VerifyError if the bundle's outputs differ from those of the specification.
     """
     target_record = targets.find(target)
     if quant is None:
@@ -205,7 +205,11 @@ def calibrate(
     calibration: Calibration | None,
     progress: Progress,
 ) -> CalibrationResult:
-    """Run the model, and return the ranges, smoothing factors or importances that a scheme needs."""
+    """Run the model on a text, and return the measurements that a scheme needs: ranges, smoothing factors or
+    importances.
+
+    If the scheme needs none, the model isn't run.
+    """
     sites = plans.smoothed_sites(scheme, plan)
     if not (scheme.calibrated or scheme.searches or sites):
         return plans.NOT_CALIBRATED
@@ -222,7 +226,12 @@ def calibrate(
 def _searched(
     checkpoint: ExportSource, plan: Plan, given: Path | None, progress: Progress
 ) -> CalibrationResult:
-    """The text that matrices of 4 bits are rounded over, and what matters to the leaves that can't be so."""
+    """Return the text over which matrices of fewer than 8 bits are rounded with feedback, or the importance
+    of each matrix's inputs if there can't be feedback.
+
+    Without feedback, the result also states the reason. Raises ExportError if the user gave a text that would
+    then have no use.
+    """
     from .quantization.calibrate import importance, rounding_text, without_feedback
 
     left = {name for name, one in plan.formats.items() if one.searched}
@@ -239,10 +248,12 @@ def _searched(
 
 
 def _within(job: _Export, budget: Budget, given: Path | None, path: Path, progress: Progress) -> _Export:
-    """The export with the formats that a budget chooses, its weights written.
+    """Choose the format of each unit within a budget, write the weights in these formats, and return the
+    export with both.
 
-    The losses of units are estimates, and together they lose more or less than their sum. So where a KL
-    divergence is asked for, formats are chosen once more for what the whole was found to lose.
+    The loss of each unit is an estimate, and the loss of the whole model is more or less than the sum of
+    these losses. So with a budget of KL divergence, the formats are chosen again after the loss of the whole
+    model has been measured.
     """
     from .quantization import auto
     from .quantization.calibrate import importance, without_feedback
@@ -290,7 +301,7 @@ def _within(job: _Export, budget: Budget, given: Path | None, path: Path, progre
 
 
 def _write(job: _Export, folder: Path, write_graphs: Callable[[InKernels], None], progress: Progress) -> None:
-    """Write all files but the certificate, the manifest last."""
+    """Write all files of the bundle except the certificate. The manifest is written last."""
     checkpoint = job.checkpoint
     # Products are rounded otherwise when threads share them, and a bundle's bytes must not follow that.
     with threadpool_limits(1, "blas"):
@@ -326,14 +337,20 @@ def _write(job: _Export, folder: Path, write_graphs: Callable[[InKernels], None]
 
 
 def _note_largest(largest: list[tuple[float, str]], layer: int, cache: MixerCache) -> None:
-    """The largest magnitudes among a layer's keys and values, each with what it is."""
+    """Append the largest magnitude of a layer's keys, and the largest of its values, to the list `largest`.
+    Each number comes with a text that names the layer.
+
+    Caches of other kinds than keys and values add nothing.
+    """
     if isinstance(cache, KVCache):
         sides = (("key", cache.keys), ("value", cache.values))
         largest += ((float(np.abs(side).max()), f"layer {layer} has a {name}") for name, side in sides)
 
 
 def _why_float32(job: _Export, largest: list[tuple[float, str]]) -> str:
-    """Why keys and values would not be safe in float16; empty where they are, or can't be."""
+    """Return the reason why keys and values would be too large for float16. Return "" if they fit float16, or
+    if the kernels don't keep them in float16 anyway.
+    """
     number, what = max(largest, default=(0.0, ""))
     if not job.half_cache or number < SAFE_IN_FLOAT16:
         return ""
@@ -342,8 +359,11 @@ def _why_float32(job: _Export, largest: list[tuple[float, str]]) -> str:
 
 @contextmanager
 def _kernels(plan: Plan, progress: Progress) -> Iterator[Callable[[], None]]:
-    """Build the library for this machine beside the block, which calls what it is given to wait for it: so
-    the bundle is checked with it and runs on it at once."""
+    """Compile the kernels' library for this machine while a `with` block runs. The block gets a function that
+    waits for the library.
+
+    So the bundle can be checked with these kernels, and run with them at once. If compiling fails, the
+    function reports the error, and ONNX Runtime's operators are used instead of the kernels."""
     if not plan.has_kernels or library.is_off():
         yield lambda: None
         return
@@ -400,7 +420,11 @@ def _manifest(job: _Export, files: dict[str, File]) -> Manifest:
 
 
 def _source(checkpoint: ExportSource) -> Tree:
-    """The source's weights; tables, of which some rows at a time are read, in its own blocks if it can."""
+    """Return the checkpoint's weights, each loaded when it is read.
+
+    Only some rows of a token table are read at a time. So a token table stays in the checkpoint's own blocks
+    if the checkpoint stores blocks.
+    """
 
     def load(name: str) -> np.ndarray | Blocks:
         blocks = checkpoint.native(name) if name in TABLES else None
@@ -410,7 +434,9 @@ def _source(checkpoint: ExportSource) -> Tree:
 
 
 def _stored(job: _Export, folder: Path) -> Tree:
-    """The weights, quantized ones as they stand in the data file: to round them again would take longer."""
+    """Return the weights as the bundle stores them. Quantized weights are read from the data file, because
+    quantizing them again would take longer.
+    """
     bundle = Bundle(folder, _manifest(job, {}))
 
     def load(name: str) -> np.ndarray | Blocks:
@@ -420,9 +446,10 @@ def _stored(job: _Export, folder: Path) -> Tree:
 
 
 def _weights(job: _Export, path: Path, progress: Progress) -> dict[str, KernelForm]:
-    """Write the data file; returns the groups that kernels have in another form than the stored one.
+    """Write the data file, and return the form of each group that the kernels read in another form than the
+    stored one.
 
-    Raises ExportError for a quantized parameter that its tensors don't give again.
+    Raises ExportError if a quantized parameter can't be restored exactly from its stored tensors.
     """
     plan, text = job.plan, job.calibrated.text
     left, forms = dict(plan.groups), dict[str, KernelForm]()
@@ -458,7 +485,11 @@ def _weights(job: _Export, path: Path, progress: Progress) -> dict[str, KernelFo
 
 
 def _stored_group(job: _Export, group: Group) -> dict[str, np.ndarray]:
-    """A group's tensors; what they were made of is gone then, which a table of gigabytes needs."""
+    """Return the tensors that store a group of parameters. The parameters themselves are freed on return,
+    because a table may take gigabytes.
+
+    Raises ExportError if the parameters can't be restored exactly from the tensors.
+    """
     leaves = {name: job.leaf(name) for name in group.leaves}
     stored = weight_storage.store(group, leaves)
     for name, leaf in weight_storage.restore(group, stored).items():
@@ -468,7 +499,9 @@ def _stored_group(job: _Export, group: Group) -> dict[str, np.ndarray]:
 
 
 def _same_blocks(restored: np.ndarray | Blocks, leaf: np.ndarray | Blocks) -> bool:
-    """Whether two parameters have the same codes, scales, zero points and minima, if they have codes."""
+    """Return whether two quantized parameters have equal codes, scales, zero points and minima. If a
+    parameter isn't quantized, only the types of both are compared.
+    """
     if not isinstance(restored, Blocks) or not isinstance(leaf, Blocks):
         return type(restored) is type(leaf)
     return all(
@@ -477,7 +510,7 @@ def _same_blocks(restored: np.ndarray | Blocks, leaf: np.ndarray | Blocks) -> bo
 
 
 def _equal(a: np.ndarray | None, b: np.ndarray | None) -> bool:
-    """Whether two matrices are equal, some rows at a time."""
+    """Return whether two matrices are equal. A few rows are compared at a time, to save memory."""
     if a is None or b is None or a.shape != b.shape:
         return a is b
     rows = range(0, len(a), ROWS)
@@ -485,7 +518,7 @@ def _equal(a: np.ndarray | None, b: np.ndarray | None) -> bool:
 
 
 def _write_uncertified(folder: Path) -> None:
-    """Write a certificate that says that nothing was checked."""
+    """Write a certificate which states that nothing was checked."""
     stated = {"format": certificate.FORMAT, "manifest": manifest_hash(folder)}
     note = {**stated, "ok": None, "not_checked": ["all: verify=False"]}
     (folder / CERTIFICATE).write_text(json.dumps(note, indent=1) + "\n", encoding="utf-8")
@@ -506,7 +539,10 @@ def _describe(path: Path) -> File:
 
 
 def _verify(path: Path) -> None:
-    """Run the quick checks in another process: this one has torch in its memory."""
+    """Run the quick checks of a bundle in another process, because torch takes memory in this process.
+
+    Raises VerifyError if a check fails.
+    """
     command = [sys.executable, "-P", "-m", "tfm.runtime.verification.verify", str(path)]
     done = subprocess.run(command, capture_output=True, text=True)
     if done.returncode == 0:

@@ -1,5 +1,5 @@
-"""The directory to which a bundle is written. Only an earlier bundle is replaced, and nothing incomplete
-remains.
+"""Prepare the directory to which a bundle is written. An export replaces only an earlier bundle, and never
+leaves incomplete files.
 """
 
 from __future__ import annotations
@@ -24,10 +24,11 @@ from ..runtime.bundle.manifest import CERTIFICATE, MANIFEST
 
 @contextmanager
 def new_bundle(out: Path, needed_bytes: int) -> Iterator[Path]:
-    """Yield a folder that becomes `out` at the end of the block, completely or not at all.
+    """Yield a temporary folder for a bundle. At the end of the `with` block, the folder becomes `out`,
+    completely or not at all.
 
-    Raises ExportError if `out` is something other than a bundle, if another process is writing it, or if
-    there is no room, before or during the block. SIGTERM ends the block as Ctrl-C does.
+    Raises ExportError if `out` is something other than a bundle, if another process is writing to `out`, or
+    if the disk is too full before or during the block. SIGTERM ends the block as Ctrl-C does.
     """
     _check_replaceable(out)
     with _stopping(), _full_disk(out, needed_bytes), replacing(out) as folder:
@@ -37,7 +38,7 @@ def new_bundle(out: Path, needed_bytes: int) -> Iterator[Path]:
 
 
 def _check_replaceable(out: Path) -> None:
-    """Raise ExportError unless `out` can be replaced without losing anything."""
+    """Raise ExportError unless `out` is missing, empty, or a bundle without files of the user."""
     if not out.exists():
         return
     if not out.is_dir():
@@ -56,7 +57,11 @@ def _check_replaceable(out: Path) -> None:
 
 
 def _notices(out: Path) -> set[str]:
-    """The licences and notices that a bundle's manifest lists; others are somebody's own files."""
+    """Return the names of the licences and notices that the bundle's manifest lists. A notice that isn't
+    listed belongs to the user.
+
+    If the manifest can't be read, the result is empty.
+    """
     try:
         return set(filter(is_notice, json.loads((out / MANIFEST).read_bytes())["files"]))
     except (OSError, ValueError, KeyError, TypeError, RecursionError):
@@ -65,7 +70,9 @@ def _notices(out: Path) -> set[str]:
 
 @contextmanager
 def _full_disk(out: Path, needed_bytes: int) -> Iterator[None]:
-    """Turn a full disk, a quota or a limit on files into an ExportError with both numbers."""
+    """Turn an OSError of the `with` block into an ExportError that says what to do. For a full disk or an
+    exceeded quota, the message states the needed and the free bytes.
+    """
     try:
         yield
     except OSError as error:
@@ -86,7 +93,9 @@ def _no_room(needed_bytes: int, free: int, why: str = "") -> str:
 
 @contextmanager
 def _stopping() -> Iterator[None]:
-    """Let SIGTERM end the block as Ctrl-C does, so that incomplete files are removed."""
+    """Make SIGTERM end the `with` block with an exception, as Ctrl-C does, so that incomplete files are
+    removed.
+    """
 
     def stop(number: int, frame: FrameType | None) -> None:
         sys.exit(128 + number)

@@ -1,8 +1,8 @@
-"""Ring attention over torch.distributed: each process holds a part of the sequence.
+"""Compute ring attention over torch.distributed, where each process stores a part of the sequence.
 
 Each rank sends its block of keys and values to the next rank, and receives the block of the previous rank.
-Meanwhile it computes with the block that it has. The same code runs on gloo and on nccl.
-`refimpl/ops/ring.py` specifies it with simulated ranks.
+During the transfer, a rank computes attention to the block that it already received. The same code runs on
+gloo and on nccl. `refimpl/ops/ring.py` specifies ring attention with simulated ranks.
 """
 
 from __future__ import annotations
@@ -33,12 +33,12 @@ def ring_attend(
     scale: float | None = None,
     softcap: float | None = None,
 ) -> Float[Array, "B T H V"]:
-    """Compute `attend` over the tokens of all ranks of the group. Each rank gets the results for its own
-    tokens.
+    """Compute the op `attend` over the tokens of all ranks of the group. Each rank gets the results for its
+    own tokens.
 
     `positions` are the positions of this rank's tokens in the text. T may differ from rank to rank and may be
-    0. Every rank of the group must call this function. Raises ConfigError on all ranks if their shapes don't
-    fit, and DeviceError if a neighbour is lost, after the timeout of the process group.
+    0. Every rank of the group must call this function. Raises ConfigError on all ranks if the shapes of two
+    ranks don't fit. Raises DeviceError if a neighbour is lost, after the timeout of the process group.
     """
     rank, count = distributed.get_rank(group), distributed.get_world_size(group)
     block = [k.contiguous(), v.contiguous(), positions.contiguous()]
@@ -70,7 +70,7 @@ def ring_attend(
 
 
 def _lengths(q: Array, block: list[Array], group: distributed.ProcessGroup | None) -> list[int]:
-    """The number of tokens of each rank. Raises ConfigError if the shapes of two ranks don't fit."""
+    """Return the number of tokens of each rank. Raises ConfigError if the shapes of two ranks don't fit."""
     k, v, positions = block
     shapes = [q.shape[0], q.shape[2], *k.shape[2:], v.shape[3], q.element_size()]
     sizes = torch.tensor([len(positions), *shapes], device=q.device)
@@ -90,7 +90,11 @@ def _lengths(q: Array, block: list[Array], group: distributed.ProcessGroup | Non
 def _exchange(
     block: list[Array], lengths: list[int], source: int, group: distributed.ProcessGroup | None
 ) -> tuple[list[distributed.Work], list[Array]]:
-    """Start to send the block of rank `source` to the next rank, and to receive the next block."""
+    """Start to send `block` to the next rank, and to receive the next block from the previous rank. `source`
+    is the rank on which `block` began.
+
+    Returns the transfers, and the arrays that they fill.
+    """
     rank, count = distributed.get_rank(group), distributed.get_world_size(group)
     size = lengths[(source - 1) % count]
     k, v, positions = block

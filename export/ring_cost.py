@@ -1,4 +1,4 @@
-"""Measures the cost of ring attention over 1, 2, 4, … processes: time, and the memory of each process."""
+"""Measure the cost of ring attention over 1, 2, 4, … processes: the time, and the memory of each process."""
 
 from __future__ import annotations
 
@@ -27,10 +27,12 @@ CALLS = 3  # the median counts
 
 @dataclass(frozen=True)
 class RingCost:
-    """The cost of ring attention: the slowest rank's seconds, the part of this time in which it computed, and
-    the largest number of bytes that a rank needs for its inputs and its attention.
+    """The cost of ring attention over several processes.
 
-    `bytes_a_rank` is None if the system doesn't report it.
+    - `seconds`: how long a call takes on the slowest rank.
+    - `computing_s`: how many seconds of a call the busiest rank computes.
+    - `bytes_a_rank`: the most memory that a rank needs for its inputs and its attention. None if the system
+      doesn't report memory.
     """
 
     processes: int
@@ -42,8 +44,12 @@ class RingCost:
 
 @dataclass(frozen=True)
 class RankCost:
-    """The cost of one rank: the seconds of each call, the part of them in which it computed, and the increase
-    of its peak memory in bytes.
+    """The cost of ring attention on one rank.
+
+    - `seconds`: how long each call takes.
+    - `computing_s`: in how many of these seconds the rank computes.
+    - `peak_rise`: by how many bytes the peak memory of the process grows. None if the system doesn't
+      report memory.
     """
 
     seconds: list[float]
@@ -52,7 +58,8 @@ class RankCost:
 
 
 def ring_cost(processes: int, tokens: int, timeout: float) -> RingCost | None:
-    """Return the cost for a text of this many tokens, with one thread for each process.
+    """Measure and return the cost of ring attention over a text of `tokens` tokens. Each process uses one
+    thread.
 
     Returns None if the measurement takes more than `timeout` seconds, including the start of the processes.
     Raises DeviceError if a process ends early.
@@ -83,7 +90,9 @@ def ring_cost(processes: int, tokens: int, timeout: float) -> RingCost | None:
 
 @contextmanager
 def _started(processes: int, tokens: int, folder: Path, timeout: float) -> Iterator[list[Connection]]:
-    """One connection to each rank; at the end no process is left."""
+    """Start one process for each rank, and yield a connection to each. All processes are killed at the end of
+    the `with` block.
+    """
     context, ranks, connections = get_context("spawn"), [], []
     try:
         # Ranks inherit that Ctrl-C is ignored, and are ended here: while they import torch it is a traceback.
@@ -108,7 +117,9 @@ def _started(processes: int, tokens: int, folder: Path, timeout: float) -> Itera
 def _run_rank(
     rank: int, processes: int, tokens: int, meeting: str, timeout: float, sender: Connection
 ) -> None:
-    """Send the result of `measure_rank`, or what went wrong."""
+    """Run as the process of one rank, and send the result of `measure_rank`, or a text that describes the
+    error.
+    """
     torch.set_num_threads(1)
     try:
         distributed.init_process_group(
@@ -124,7 +135,7 @@ def _run_rank(
 
 
 def measure_rank(rank: int, processes: int, tokens: int) -> RankCost:
-    """Return the cost of this rank in a process group."""
+    """Measure and return the cost of ring attention on this rank. The process group must exist already."""
     before = peak_memory()
     positions = torch.arange(tokens)[rank::processes]
     q, k, v = (torch.randn(1, len(positions), HEADS, WIDTH) for _ in range(3))

@@ -11,13 +11,14 @@ from ..runtime.bundle.manifest import TOKENIZER
 
 
 def quick_to_load(text: str) -> str:
-    """Return the same tokenizer with tokens in the order of their bytes and merges as texts, "left right".
+    """Return an equal tokenizer.json that loads faster. Tokens are in the order of their bytes, and each
+    merge is one text, "left right".
 
     The library puts tokens into a search tree, and copies merges twice if they are written as pairs. With
     this form, SmolLM2's tokenizer loads in 48 ms instead of 80, and takes 19 MB less.
 
-    The text is returned unchanged if it isn't certain that the new one means the same: if tfm's reader can't
-    parse it as JSON, or if two tokens have the same id.
+    The text is returned unchanged if the new text might mean something else: if tfm's reader can't parse the
+    text as JSON, or if two tokens have the same id.
     """
     try:
         definition = parse(text, TOKENIZER)
@@ -37,9 +38,11 @@ def quick_to_load(text: str) -> str:
 
 
 def _as_texts(merges: Any) -> Any:
-    """Merges as texts; unchanged where one isn't a pair of tokens that a space could part.
+    """Return a tokenizer's merges as texts "left right".
 
-    The library passes over a text that begins as the first line of a merges.txt does.
+    The merges are returned unchanged if one isn't a pair of tokens, if a token contains a space, or if a text
+    would begin with "#version". The library ignores a text with this beginning, because a merges.txt begins
+    so.
     """
     if not isinstance(merges, list):
         return merges
@@ -51,7 +54,9 @@ def _as_texts(merges: Any) -> Any:
 
 
 def _is_unicode(text: str) -> bool:
-    """Whether a text has no half of a character, which JSON can state and UTF-8 can't."""
+    """Return whether a text can be encoded as UTF-8. JSON can state half of a surrogate pair, but UTF-8
+    can't.
+    """
     try:
         text.encode()
     except UnicodeEncodeError:

@@ -1,4 +1,4 @@
-"""The ops' implementations in PyTorch, which the files of `export/ops` register."""
+"""A table of the ops' implementations in PyTorch. The files of `export/ops` fill the table."""
 
 from __future__ import annotations
 
@@ -15,10 +15,11 @@ TORCH: dict[str, Callable[..., Any]] = {}  # name of an op -> its body
 
 
 def torch_body(function: F) -> F:
-    """Register the body of the op that has this name, in the file of this name. Returns the op itself.
+    """Register a function as the PyTorch implementation of an op, and return the op.
 
-    The body takes the op's parameters, with the same names and defaults. Only the op's own annotations state
-    shapes.
+    The op has the function's name, and is in the file of `refimpl/ops` that has the same name as the
+    function's file. The function must take the op's parameters, with the same names and defaults. Only the
+    op's own annotations state shapes.
     """
     name, file = function.__name__, function.__module__.rpartition(".")[2]
     op = getattr(importlib.import_module(f"{ops.__name__}.{file}"), name)
@@ -30,7 +31,7 @@ def torch_body(function: F) -> F:
 
 
 def _parameters(function: Callable[..., Any]) -> str:
-    """A function's parameters without annotations."""
+    """Return a function's parameters as a text, without annotations."""
     signature, empty = inspect.signature(function), inspect.Signature.empty
     bare = [parameter.replace(annotation=empty) for parameter in signature.parameters.values()]
     return str(inspect.Signature(bare))

@@ -1,4 +1,6 @@
-"""The torch engine: the specification over tensors, run eagerly over the same cache."""
+"""The PyTorch engine runs the specification over tensors, eagerly, with the same cache as the NumPy
+engine.
+"""
 
 from __future__ import annotations
 
@@ -18,8 +20,9 @@ from .dispatch import on_torch
 
 
 def tensors(leaf: np.ndarray | Blocks) -> Any:
-    """Return a parameter of the specification's tree with tensors instead of arrays. They share the arrays'
-    memory where torch allows it.
+    """Return a parameter of the specification with tensors in place of its NumPy arrays.
+
+    The tensors share the arrays' memory if torch allows it.
     """
     if isinstance(leaf, Blocks):
         values = {f.name: getattr(leaf, f.name) for f in fields(leaf)}
@@ -50,8 +53,8 @@ def to_torch(value: Any) -> Any:
 
 
 class TorchEngine(ArrayEngine):
-    """An engine that runs `ops.model` and `ops.encoder` over tensors. Arrays become tensors and tensors
-    become arrays without a copy.
+    """An engine that runs `ops.model` and `ops.encoder` over PyTorch tensors. NumPy arrays become tensors,
+    and tensors become arrays, without a copy.
     """
 
     def __init__(self, config: Config, params: Any) -> None:
