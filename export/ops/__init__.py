@@ -1,11 +1,11 @@
-"""Bodies of the ops of `refimpl.ops` in PyTorch, in a form that can be exported. Each file registers its own
-bodies.
+"""Implement the ops of `refimpl.ops` in PyTorch, in a form that can be exported to ONNX. Importing a file
+registers the implementations in it.
 
-A body has the name and the signature of its op. The docstring of a body says how it computes, often just by
-the name of the ONNX operator that it becomes.
+An implementation (a body) has the name and the signature of its op. Its docstring says how it computes, and
+which ONNX operators it becomes in a graph.
 
 While a graph is traced, sizes that come from weights and from a cache's heads are plain numbers. The sizes of
-batch, time, capacity and output positions stay dynamic, so no body may depend on their values.
+batch, time, capacity and output positions stay dynamic, so no implementation may depend on their values.
 """
 
 import importlib

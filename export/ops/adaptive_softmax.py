@@ -1,4 +1,6 @@
-"""Adaptive softmax: a large vocabulary as a short list of frequent words and clusters of rare ones."""
+"""Implement the log softmax that adaptive softmax needs in PyTorch. Adaptive softmax splits a large
+vocabulary into a short list of frequent words and clusters of rare words.
+"""
 
 from __future__ import annotations
 
@@ -10,5 +12,5 @@ from ..torch_bodies import torch_body
 
 @torch_body
 def log_softmax(logits: Tensor) -> Tensor:
-    """Exported to ONNX as LogSoftmax."""
+    """Compute the logarithm of the softmax over the last axis, as a LogSoftmax in ONNX."""
     return functional.log_softmax(logits, -1)

@@ -1,4 +1,6 @@
-"""Attention: every query takes a weighted mean of the values that it may see."""
+"""Implement attention in PyTorch: the result of each query is a weighted mean of the values that the query
+may see.
+"""
 
 from __future__ import annotations
 
@@ -10,10 +12,11 @@ from ..torch_bodies import torch_body
 
 @torch_body
 def softmax(scores: Tensor, mask: Tensor | None = None, sink: Tensor | None = None) -> Tensor:
-    """Exported to ONNX as Softmax. Masked scores are set to the lowest finite number before the softmax, and
-    masked weights to zero after it.
+    """Compute the softmax of each row of scores, as a Softmax in ONNX. Before the softmax, masked scores are
+    set to the lowest finite number. After the softmax, masked weights are set to zero.
 
-    A sink is one more column of scores, the first, so that no key's place depends on the number of keys.
+    A sink is an additional score, and its weight is dropped. The sink is the first column, so that no key's
+    column depends on the number of keys.
     """
     if mask is not None:
         scores = scores.masked_fill(~mask, torch.finfo(scores.dtype).min)
@@ -35,7 +38,11 @@ def attention_weights(
     scale: float | None = None,
     softcap: float | None = None,
 ) -> Tensor:
-    """Split the query heads into an axis of groups and one of members. Keys broadcast over the members."""
+    """Compute each query's softmax weights for all keys [B, H, T, S].
+
+    Several query heads share one key head. So the query heads are split into an axis of groups and an axis of
+    members, and the keys broadcast over the members.
+    """
     size = q.shape[-1]
     q = q * (size**-0.5 if scale is None else scale)
     grouped = q.transpose(1, 2).unflatten(1, (k.shape[2], -1))
@@ -61,8 +68,10 @@ def attend(
     scale: float | None = None,
     softcap: float | None = None,
 ) -> Tensor:
-    """Split the heads of the weights in the same way as the heads of the queries. Values broadcast over a
-    group's members.
+    """Compute the mean of the values for each query, weighted by `attention_weights`.
+
+    Several query heads share one value head. So the weights' heads are split into groups and members, and the
+    values broadcast over the members.
     """
     weights = attention_weights(q, k, mask, bias, sink_logits, scale=scale, softcap=softcap)
     grouped = weights.unflatten(1, (v.shape[2], -1)) @ v.transpose(1, 2).unsqueeze(2)

@@ -1,4 +1,4 @@
-"""Window attention in banded form: only the scores inside the window are computed."""
+"""Implement window attention in PyTorch, in banded form: only the scores inside the window are computed."""
 
 from __future__ import annotations
 
@@ -22,8 +22,8 @@ def banded_attend(
     scale: float | None = None,
     softcap: float | None = None,
 ) -> Tensor:
-    """Split the queries into chunks as long as the band. For each chunk, gather the keys around it by
-    position.
+    """Compute attention within a window. The queries are split into chunks of band[0] tokens. For each chunk,
+    the keys and values around the chunk are gathered by their positions.
     """
     t, size, g = q.shape[1], q.shape[3], k.shape[2]
     before, after = band

@@ -1,4 +1,6 @@
-"""Biases of scores that depend on the distance between query and key: ALiBi and T5's."""
+"""Implement biases of attention scores in PyTorch: ALiBi's and T5's, which depend on the distance between
+query and key.
+"""
 
 from __future__ import annotations
 
@@ -13,7 +15,9 @@ from ..torch_bodies import torch_body
 
 @torch_body
 def alibi_slopes(heads: Tensor, *, max_bias: float = 8.0) -> Tensor:
-    """Compute powers of two: integer steps for the first heads, half steps for the others."""
+    """Return ALiBi's slope of each head: 2^(−max_bias · s / P), where P is the largest power of two up to H.
+    The step s is 1, 2, 3, … for the first P heads, and 0.5, 1.5, 2.5, … for the other heads.
+    """
     power = 1
     while 2 * power <= heads.shape[0]:
         power *= 2
@@ -24,8 +28,8 @@ def alibi_slopes(heads: Tensor, *, max_bias: float = 8.0) -> Tensor:
 
 @torch_body
 def alibi_bias(slopes: Tensor, queries: Tensor, keys: Tensor) -> Tensor:
-    """Multiply the slopes by the negative distance, which is the smaller of the two differences of the
-    positions.
+    """Return ALiBi's bias of each score: the head's slope times the negative distance of query and key. The
+    negative distance is the smaller one of key − query and query − key.
     """
     ahead = keys - queries.unsqueeze(-1)
     nearer = torch.minimum(ahead, -ahead).to(slopes.dtype)
@@ -36,7 +40,9 @@ def alibi_bias(slopes: Tensor, queries: Tensor, keys: Tensor) -> Tensor:
 def relative_buckets(
     queries: Tensor, keys: Tensor, *, buckets: int, max_distance: int, bidirectional: bool
 ) -> Tensor:
-    """Look up the bucket of each distance in a constant table, which goes up to the largest distance."""
+    """Return the bucket of the distance between each query and each key. The bucket is looked up in a
+    constant table, which contains the distances up to `max_distance`.
+    """
     count = buckets // 2 if bidirectional else buckets
     exact = count // 2
 
@@ -55,5 +61,5 @@ def relative_buckets(
 
 @torch_body
 def relative_bias(bucket_ids: Tensor, table: Tensor) -> Tensor:
-    """Exported to ONNX as Gather."""
+    """Return the table's bias for each head and each score's bucket, as a Gather in ONNX."""
     return functional.embedding(bucket_ids, table).permute(0, 3, 1, 2)

@@ -1,4 +1,6 @@
-"""BigBird's attention: blocks of tokens see their neighbours and the first and last block."""
+"""Implement BigBird's attention in PyTorch: blocks of tokens see their neighbours, the first block and the
+last block.
+"""
 
 from __future__ import annotations
 
@@ -25,10 +27,10 @@ def bigbird_attend(
     scale: float | None = None,
     softcap: float | None = None,
 ) -> Tensor:
-    """Compute three results, and take one of them for each token.
+    """Compute BigBird's attention in three ways, and take one of the three results for each token.
 
-    The three results are for the blocks at the ends of the text, for the blocks between them, and for a short
-    text as a whole.
+    The first result is for tokens in the first and the last block of a text. The second is for tokens in the
+    blocks between. The third is for short texts, where each token sees the whole text.
     """
     size, limit = block_size, BigBirdBlocks(block_size, random_blocks).longest_whole
     at = torch.arange(q.shape[1], device=q.device)
@@ -58,7 +60,9 @@ def bigbird_attend(
 
 
 def ends(a: Tensor, last: Tensor, size: int) -> tuple[Tensor, Tensor]:
-    """Return the first block of each row and its last block, each [B, A, G, K]."""
+    """Return the vectors in the first block of each row and in its last block, each [B, A, G, K] for blocks
+    of A tokens.
+    """
     inside = torch.arange(size, device=a.device)
     # The index of the last token as a tensor, which a GPU takes as it is, and not as a number of the shape.
     end = torch.arange(a.shape[1], device=a.device)[-1:]
@@ -69,10 +73,11 @@ def ends(a: Tensor, last: Tensor, size: int) -> tuple[Tensor, Tensor]:
 def middle(
     q: Tensor, k: Tensor, v: Tensor, lengths: Tensor, last: Tensor, *, size: int, extra: int
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
-    """Return all queries in blocks, each with the keys of five blocks: the first, three near ones, the last.
+    """Cut all queries into blocks, and gather for each block the keys and values of five blocks: the first
+    block, three near blocks, and the last block.
 
-    Every block is treated as a block between the ends. The results are arguments for `attend`, with blocks as
-    rows: queries, keys and values, the mask, and the bias.
+    Every block is treated as a block between the first and the last one. The results are arguments for
+    `attend`, with blocks as batch rows: queries, keys, values, the mask, and the bias.
     """
     at = torch.arange(q.shape[1], device=q.device)
     starts = size * torch.arange(q.shape[1] // size + 2, device=q.device).unsqueeze(1)
@@ -81,7 +86,9 @@ def middle(
     places, block = torch.minimum(near.clamp(min=0), at[-1:]), near.div(size, rounding_mode="floor")
 
     def five(a: Tensor) -> Tensor:
-        """Return the keys or values of five blocks for each block of queries, [B · n, 5 · A, G, K]."""
+        """Return the keys or values [B · n, 5 · A, G, K] that each of the n blocks of queries sees: the
+        tokens of five blocks.
+        """
         first, final = (part.unsqueeze(1).expand(-1, n, -1, -1, -1) for part in ends(a, last, size))
         return torch.cat([first, a[:, places], final], 2).flatten(0, 1)
 

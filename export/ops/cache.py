@@ -1,5 +1,5 @@
-"""Caches: data that a layer keeps about earlier tokens, so that it is computed only once. In this file, they
-are the keys and values of all tokens.
+"""Implement the cache in PyTorch: a layer keeps the keys and values of earlier tokens, so that they are
+computed only once.
 """
 
 from __future__ import annotations
@@ -12,7 +12,9 @@ from ..torch_bodies import torch_body
 
 @torch_body
 def append(past: Tensor, new: Tensor, start: Tensor) -> Tensor:
-    """Exported to ONNX as ScatterElements along the cache's time axis."""
+    """Write the new entries of each row b into a copy of the cache, from place start[b] on, and return the
+    copy. In ONNX, this is a ScatterElements along the cache's time axis.
+    """
     entries = new.transpose(1, 2)
     at = start[:, None] + torch.arange(new.shape[1], device=new.device)
     return past.scatter(2, at[:, None, :, None].expand_as(entries), entries)

@@ -1,4 +1,4 @@
-"""One-dimensional convolutions."""
+"""Implement one-dimensional convolutions in PyTorch."""
 
 from __future__ import annotations
 
@@ -10,5 +10,7 @@ from ..torch_bodies import torch_body
 
 @torch_body
 def conv1d(x: Tensor, kernel: Tensor, bias: Tensor | None = None, *, stride: int, groups: int) -> Tensor:
-    """Exported to ONNX as Conv, whose inputs have channels before time."""
+    """Compute a convolution over the tokens, as a Conv in ONNX. Conv has channels before time, so the axes
+    are swapped before and after.
+    """
     return functional.conv1d(x.mT, kernel, bias, stride=stride, groups=groups).mT

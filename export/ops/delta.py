@@ -1,5 +1,4 @@
-"""Linear attention with decay and the delta rule: the four rules of ONNX's LinearAttention, and the gated
-delta rule token by token and in chunks."""
+"""Implement linear attention with decay and the delta rule in PyTorch, token by token."""
 
 from __future__ import annotations
 
@@ -21,7 +20,9 @@ def delta_attend(
     *,
     scale: float | None = None,
 ) -> tuple[Tensor, Tensor]:
-    """Exported to ONNX as a Scan over the tokens."""
+    """Compute linear attention with a state that each token decays, updates and reads, as a Scan over the
+    tokens in ONNX.
+    """
     inputs = {"q": q.unflatten(2, (k.shape[2], -1)), "k": k, "v": v, "decay": decay, "beta": beta}
     there = {n: a.transpose(0, 1) for n, a in inputs.items() if a is not None}
 

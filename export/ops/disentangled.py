@@ -1,4 +1,6 @@
-"""Disentangled attention: scores have separate terms for the content of two tokens and for their distance."""
+"""Implement disentangled attention in PyTorch: scores have separate terms for the contents of two tokens and
+for the distance between them.
+"""
 
 from __future__ import annotations
 
@@ -12,7 +14,10 @@ from ..torch_bodies import torch_body
 
 @torch_body
 def distance_rows(queries: Tensor, keys: Tensor, *, span: int, log_until: int | None = None) -> Tensor:
-    """Subtract and clamp. If distances share rows, look up each distance in a table."""
+    """Return the table row of the distance between each query and each key: the distance plus `span`, clamped
+    to the table. If `log_until` is given, large distances share rows, which are looked up in a constant
+    table.
+    """
     behind = queries.unsqueeze(1) - keys
     if log_until is None:
         return (behind + span).clamp(0, 2 * span - 1)
@@ -39,7 +44,9 @@ def distance_scores(
     *,
     scale: float | None = None,
 ) -> Tensor:
-    """Compute for each term a product with all distances. Each pair of tokens gathers its own value."""
+    """Return the sum of the score terms that depend on the distance between two tokens. Each term is a matrix
+    product with all rows of distances, from which each pair of tokens gathers its own value.
+    """
     factor = q.shape[3] ** -0.5 if scale is None else scale
     shape = q.shape[0], q.shape[2], q.shape[1], k.shape[1]
     scores = None

@@ -1,4 +1,6 @@
-"""Flash attention: exact attention in tiles; the full matrix of scores is never in memory."""
+"""Implement flash attention in PyTorch: exact attention in tiles, so that the full matrix of scores is never
+in memory.
+"""
 
 from __future__ import annotations
 
@@ -21,7 +23,9 @@ def flash_attend(
     scale: float | None = None,
     softcap: float | None = None,
 ) -> tuple[Tensor, Tensor]:
-    """Scan over tiles of keys. Each step computes the scores of all queries for one tile."""
+    """Compute exact attention by a Scan over tiles of keys. Each step computes the scores of all queries for
+    one tile. Returns the outputs and the log-sum-exp of each query's scores.
+    """
     t, s = q.shape[1], k.shape[1]
     queries, keys, values = _queries(q, k.shape[2]), _keys(k), _keys(v)
     last = torch.arange(t, device=q.device) + (s - t)
@@ -47,7 +51,9 @@ def flash_attend(
 
 @torch_body
 def merge(out: Tensor, lse: Tensor, other: Tensor, other_lse: Tensor) -> tuple[Tensor, Tensor]:
-    """Weight both partial results relative to the larger log-sum-exp."""
+    """Combine two partial results of attention over different keys. Each result is weighted by its
+    log-sum-exp relative to the larger one.
+    """
     top = torch.maximum(lse, other_lse)
     base = _finite(top)
     a, b = torch.exp(lse - base), torch.exp(other_lse - base)
@@ -61,22 +67,24 @@ def _finite(x: Tensor) -> Tensor:
 
 
 def _queries(x: Tensor, groups: int) -> Tensor:
-    """[B, T, H, K] -> [B, G, R, T, K]."""
+    """Reshape queries from [B, T, H, K] to [B, G, R, T, K], where G is `groups` and H = G·R."""
     return x.unflatten(2, (groups, -1)).permute(0, 2, 3, 1, 4)
 
 
 def _keys(x: Tensor) -> Tensor:
-    """[B, S, G, K] -> [B, G, 1, S, K]."""
+    """Reshape keys or values from [B, S, G, K] to [B, G, 1, S, K]."""
     return x.transpose(1, 2).unsqueeze(2)
 
 
 def _heads(x: Tensor) -> Tensor:
-    """[B, G, R, T, V] -> [B, T, G·R, V]."""
+    """Reshape outputs from [B, G, R, T, V] to [B, T, G·R, V]."""
     return x.permute(0, 3, 1, 2, 4).flatten(2, 3)
 
 
 def _seen(masks: list[Tensor], at: Tensor, real: Tensor, last: Tensor, causal: bool) -> Tensor:
-    """Which keys of a tile each query sees, up to its `last` key: [B or 1, 1, 1, T, tile]."""
+    """Return which keys of a tile each query sees, [B or 1, 1, 1, T, tile]. `at` are the keys' indices, and
+    `real` says which of these exist. If `causal`, `last` is the last key that each query sees.
+    """
     seen = (at <= last.unsqueeze(-1)) & real if causal else real.expand(last.shape[0], -1)
     for mask in masks:
         seen = seen & mask.index_select(2, at)
@@ -84,7 +92,9 @@ def _seen(masks: list[Tensor], at: Tensor, real: Tensor, last: Tensor, causal: b
 
 
 def _scores(q: Tensor, k: Tensor, seen: Tensor | None, scale: float | None, softcap: float | None) -> Tensor:
-    """scale · q kᵀ, soft-capped; −∞ for keys that aren't visible."""
+    """Return the scores scale · q kᵀ with the soft cap applied. Scores of keys that a query doesn't see are
+    −∞.
+    """
     scores = q @ k.transpose(-1, -2) * (q.shape[-1] ** -0.5 if scale is None else scale)
     if softcap is not None:
         scores = softcap * torch.tanh(scores / softcap)

@@ -1,4 +1,6 @@
-"""The lightning indexer: a cheap score of all earlier tokens selects the few that attention sees."""
+"""Implement the lightning indexer in PyTorch: a cheap score of all earlier tokens selects the few tokens that
+attention sees.
+"""
 
 from __future__ import annotations
 
@@ -11,8 +13,8 @@ from ..torch_bodies import torch_body
 
 @torch_body
 def index_scores(q: Tensor, k: Tensor, weights: Tensor) -> Tensor:
-    """Compute the scores as one product, whose rows are pairs of head and query. A second product sums over
-    the heads.
+    """Return the indexer's score of each key for each query. One product with all keys has a row for each
+    pair of head and query, and a second product sums over the heads.
     """
     products = (q.flatten(1, 2) @ k.mT).unflatten(1, q.shape[1:3]).relu()
     return (weights.unsqueeze(2) @ products).squeeze(2)
@@ -20,11 +22,11 @@ def index_scores(q: Tensor, k: Tensor, weights: Tensor) -> Tensor:
 
 @torch_body
 def best_keys(scores: Tensor, mask: Tensor, *, topk: int) -> Tensor:
-    """Take all keys whose score is above the topk-th highest score. Then take the first keys with exactly
-    that score, until `topk` keys are taken.
+    """Return which `topk` keys each query sees. These are all keys whose score is above the topk-th highest
+    score, and then the first keys with exactly this score.
 
-    Among equal scores, torch.topk takes any, so only the values that it returns are used. It needs at least
-    `topk` keys, so `topk` hidden keys are appended.
+    Among equal scores, torch.topk takes any, so only the values that torch.topk returns are used. torch.topk
+    needs at least `topk` keys, so `topk` hidden keys are appended.
     """
     hidden = scores.masked_fill(~mask, -torch.inf)
     lowest = functional.pad(hidden, (0, topk), value=-torch.inf).topk(topk, dim=-1).values[..., -1:]

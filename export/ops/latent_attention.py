@@ -1,6 +1,7 @@
-"""Multi-head latent attention: one short vector is kept of a token.
+"""Implement multi-head latent attention in PyTorch: the cache stores one short vector for each token, the
+latent.
 
-Each head makes its keys and values from this vector.
+Each head computes its keys and values from the latents.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from ..torch_bodies import torch_body
 
 
 def _by_head(weight: Tensor, heads: int) -> Tensor:
-    """[C, H·F] as [H, C, F]."""
+    """Split a matrix [C, H·F] into one matrix for each head, [H, C, F]."""
     return weight.unflatten(1, (heads, weight.shape[1] // heads)).transpose(0, 1)
 
 
@@ -29,7 +30,9 @@ def expanded_attend(
     *,
     scale: float | None = None,
 ) -> Tensor:
-    """Compute one product for each head. The rotary key, which all heads share, is repeated."""
+    """Compute attention after the latents were expanded to keys and values, by one product for each head. All
+    heads share the rotary key, which is repeated for each head.
+    """
     h, rank = q.shape[2], wk_b.shape[0]
     latent = latents[..., :rank].unsqueeze(1)
     k, v = (latent @ _by_head(w, h) for w in (wk_b, wv_b))
@@ -47,7 +50,9 @@ def absorbed_attend(
     *,
     scale: float | None = None,
 ) -> Tensor:
-    """Compute one product with the latents, which all heads share. Its rows are pairs of head and token."""
+    """Compute attention directly over the latents, without keys and values for each head. All heads share the
+    latents, so the scores are one product, with a row for each pair of head and token.
+    """
     h, rank = q.shape[2], wk_b.shape[0]
     wk = _by_head(wk_b, h)
     plain, rotated = (
@@ -62,11 +67,11 @@ def absorbed_attend(
 
 @torch_body
 def chosen_latents(latents: Tensor, mask: Tensor, *, topk: int) -> tuple[Tensor, Tensor]:
-    """Return at most as many latents as T tokens can see together. A single token reads few latents of a long
-    text; a prompt reads all of them.
+    """Return the latents that at least one token sees, and the mask for these latents. A single token reads
+    at most `topk` latents of a long text; a prompt reads all latents.
 
-    One graph serves both cases, so the number of latents follows from the shapes. The latents that any token
-    sees come first in the order of topk. The mask hides the latents after these.
+    One graph serves both cases, so the number of latents follows from the shapes: T · `topk`, but at most
+    all. If fewer latents are seen, others fill up the rest, and the mask hides them.
     """
     count = cast("int", torch.sym_min(latents.shape[1], mask.shape[1] * topk))
     places = mask.any(1).to(latents.dtype).topk(count, dim=-1).indices

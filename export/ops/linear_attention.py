@@ -1,5 +1,5 @@
-"""Linear attention: it uses φ(q)·φ(k) instead of exp(q·k), so that a cache keeps sums over the keys instead
-of the keys.
+"""Implement linear attention in PyTorch: φ(q)·φ(k) replaces exp(q·k), so a cache stores sums over the keys
+instead of the keys.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from ..torch_bodies import torch_body
 
 @torch_body
 def elu_features(x: Tensor) -> Tensor:
-    """Compute by torch's elu."""
+    """Compute φ(x) = elu(x) + 1 for each element."""
     return torch.nn.functional.elu(x) + 1
 
 
@@ -20,10 +20,11 @@ def elu_features(x: Tensor) -> Tensor:
 def linear_recurrent(
     q: Tensor, k: Tensor, v: Tensor, state: Tensor, norm: Tensor
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Compute all tokens of the call as one chunk: the masked products between these tokens, and one product
-    with the earlier sums.
+    """Compute causal linear attention over all tokens of the call as one chunk. This takes masked products
+    between these tokens, and one product with the sums over earlier tokens.
 
-    So the graph needs no loop, but the engine must keep the chunks short.
+    So the graph needs no loop. But memory grows with the square of the number of tokens, so the engine must
+    keep chunks short.
     """
     k, v = k.transpose(1, 2), v.transpose(1, 2)
     at = torch.arange(q.shape[1], device=q.device)

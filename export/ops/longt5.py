@@ -1,4 +1,6 @@
-"""LongT5's attention: T5's attention within a window, and attention to the sums of blocks of the text."""
+"""Implement LongT5's attention in PyTorch: T5's attention within a window, and attention to the sums of
+blocks of the text.
+"""
 
 from __future__ import annotations
 
@@ -15,8 +17,10 @@ from ..torch_bodies import torch_body
 
 @torch_body
 def sums_of_blocks(x: Tensor, lengths: Tensor, *, size: int) -> Tensor:
-    """Return the sums of whole blocks, and two further sums that no token sees. Tokens after the last whole
-    block are added to that block.
+    """Return the sum of the vectors in each block of `size` tokens. Tokens after the last whole block are
+    added to the sum of that block.
+
+    The result ends with two further sums, which no token sees.
     """
     t = x.shape[1]
     blocks = torch.arange(t // size + 2, device=x.device)
@@ -38,10 +42,10 @@ def near_and_far(
     *,
     settings: LongT5Attention,
 ) -> Tensor:
-    """Split the queries into tiles of radius + 1 tokens. A tile sees its own keys, the keys of both
-    neighbouring tiles, and the keys of all summaries.
+    """Compute attention to near tokens and to summaries of blocks. The queries are split into tiles of radius
+    + 1 tokens. A tile sees its own keys, the keys of both neighbouring tiles, and the keys of all summaries.
 
-    Axes are swapped by indexing, because for a copied transpose an exporter would have to know which axis is
+    Axes are swapped by indexing. For a copied transpose, an exporter would have to know which axis is
     longer.
     """
     q, k, v = projected
@@ -61,7 +65,7 @@ def near_and_far(
     scores = some_q @ some_k.transpose(-1, -2) + biases.near[:, apart.clamp(-radius, radius) + radius]
 
     def in_order(tiled: Tensor) -> Tensor:
-        """Return tiles [B · n, H, tile, ...] in the order of tokens, [B, H, T, ...]."""
+        """Put the tiles [B · n, H, tile, ...] into the order of tokens, [B, H, T, ...]."""
         return tiled.unflatten(0, (rows, count))[:, tokens // tile, head.unsqueeze(1), tokens % tile]
 
     if (size := settings.global_block_size) is None:
@@ -83,7 +87,9 @@ def near_and_far(
 def _far_bias(
     lengths: Tensor, biases: DistanceBiases, tokens: Tensor, blocks: Tensor, *, settings: LongT5Attention
 ) -> Tensor:
-    """The bias of each token and block [B, H, T, G], the lowest number where the row has no such block."""
+    """Return the bias [B, H, T, G] of each token's score for each block's summary. If the row doesn't have
+    the block, the bias is the lowest finite number.
+    """
     size, table = settings.global_block_size, biases.far
     assert size is not None
     assert table is not None

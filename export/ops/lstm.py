@@ -1,4 +1,4 @@
-"""Long short-term memory (LSTM): a recurrence with gates."""
+"""Implement long short-term memory (LSTM) in PyTorch, a recurrence with gates."""
 
 from __future__ import annotations
 
@@ -12,7 +12,9 @@ from ..torch_bodies import torch_body
 
 
 def _step(gates: Tensor, c: Tensor, peephole: Tensor | None = None) -> tuple[Tensor, Tensor]:
-    """The new h and c from the four pre-activations of the gates."""
+    """Compute one step of an LSTM: return the new output h and the new cell c. `gates` contains the sums to
+    which the four gates' nonlinearities are applied.
+    """
     i, f, g, o = gates.chunk(4, -1)
     seen = None if peephole is None else peephole.chunk(3)
     if seen is not None:
@@ -33,10 +35,10 @@ def lstm(
     *,
     reverse: bool = False,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Scan over the tokens, because a Python loop would fix the number of tokens in the graph. One product
-    projects all inputs.
+    """Compute an LSTM as a Scan over the tokens. One product projects the inputs of all tokens beforehand.
 
-    The exporter would unroll torch's own LSTM.
+    A Python loop would fix the number of tokens in the graph, and the exporter would unroll torch's own
+    LSTM.
     """
     batch, tokens = x.shape[:2]
     wh, bias, peephole = weights["wh"], weights.get("bias"), weights.get("peephole")

@@ -1,4 +1,4 @@
-"""Mixture of experts: a router sends each token to a few of many mlps."""
+"""Implement mixtures of experts in PyTorch: a router sends each token to a few of many mlps."""
 
 from __future__ import annotations
 
@@ -28,7 +28,9 @@ def route(
     groups: ExpertGroups = ONE_GROUP,
     sum_eps: float | None = None,
 ) -> tuple[Tensor, Tensor]:
-    """Choose the best experts. Experts of groups that aren't chosen are masked first."""
+    """Choose the `top` best experts of each token, and return their indices and weights. If experts are in
+    groups, all experts outside the best groups are masked first.
+    """
     scores = softmax(logits) if score == "softmax" else precise_sigmoid(logits)
     choice = logits if bias is None else scores + bias
     if groups.count > 1:
@@ -51,7 +53,9 @@ def route(
 
 @torch_body
 def sparse_mixer(logits: Tensor, *, top: int, jitter: float) -> tuple[Tensor, Tensor]:
-    """Choose one expert after the other."""
+    """Choose `top` experts of each token one after the other, and return their indices and weights. An
+    expert's weight is a softmax over the experts that aren't chosen yet and have logits near its own.
+    """
     left, index, weights = logits, [], []
     experts = torch.arange(logits.shape[1], device=logits.device)
     for _ in range(top):
@@ -65,7 +69,9 @@ def sparse_mixer(logits: Tensor, *, top: int, jitter: float) -> tuple[Tensor, Te
 
 
 def _best(values: Tensor, count: int) -> Tensor:
-    """`count` times the best remaining one: of equal ones argmax takes the first, topk any."""
+    """Return the indices of the `count` largest values of each row, the largest first. Of equal values, the
+    first index comes first, which argmax ensures and topk doesn't.
+    """
     best, experts = [], torch.arange(values.shape[1], device=values.device)
     for _ in range(count):
         best.append(values.argmax(1, keepdim=True))
@@ -75,7 +81,9 @@ def _best(values: Tensor, count: int) -> Tensor:
 
 @torch_body
 def within_capacity(index: Tensor, capacity: Tensor) -> Tensor:
-    """Rank each choice among all choices of the same expert, by a running count."""
+    """Return which choices fit into the capacity of their expert. A running count ranks each choice among all
+    choices of the same expert.
+    """
     queue = index.mT.flatten()
     count = functional.one_hot(queue, capacity.shape[0]).cumsum(0)
     place = count.gather(1, queue.unsqueeze(1)).squeeze(1)
@@ -93,8 +101,8 @@ def mixture(
     kind: Gate,
     weighs: Literal["output", "input"] = "output",
 ) -> Tensor:
-    """Put every expert into the graph. Each expert gathers the tokens that are routed to it, which may be
-    none.
+    """Compute the weighted sum of the chosen experts, with every expert in the graph. Each expert gathers the
+    tokens that are routed to it, which may be none.
 
     Half-precision results are summed in float32, because ONNX Runtime can't scatter-add float16.
     """
@@ -107,7 +115,9 @@ def mixture(
 
 
 def no_sum(x: Tensor) -> Tensor:
-    """Return zeros, to which the rows of experts are added."""
+    """Return zeros with the shape of x, to which the experts' outputs are added. They are float32 if x is
+    float16.
+    """
     return torch.zeros_like(x, dtype=torch.float32 if x.dtype == torch.float16 else x.dtype)
 
 
@@ -120,7 +130,9 @@ def expert_rows(
     kind: Gate,
     weighs: Literal["output", "input"],
 ) -> tuple[Tensor, Tensor]:
-    """Return the tokens that chose an expert, and the expert's output for each."""
+    """Return the indices of the tokens that chose an expert, and the expert's output for each of these
+    tokens.
+    """
     # Rows of what NonZero gives: columns are transposed first, and ONNX Runtime's optimizer takes time that
     # grows with the square of a graph's transposes, one for each expert.
     token, choice = torch.nonzero(chosen).mT.unbind(0)

@@ -1,4 +1,6 @@
-"""Positions: vectors added to those of the tokens, or rotations of pairs of a head's elements (rotary)."""
+"""Implement positions in PyTorch: vectors that are added to the tokens' vectors, or rotations of pairs of a
+head's elements (rotary positions).
+"""
 
 from __future__ import annotations
 
@@ -10,8 +12,8 @@ from ..torch_bodies import torch_body
 
 @torch_body
 def sinusoidal(positions: Tensor, frequencies: Tensor, *, interleaved: bool = False) -> Tensor:
-    """Put sines and cosines on an axis of their own, before or after the axis of the pairs, and flatten both
-    axes into one.
+    """Return the sines and cosines of position · frequency as vectors. All sines come first and then all
+    cosines, or they alternate if `interleaved`.
     """
     angles = positions.to(frequencies.dtype).unsqueeze(-1) * frequencies
     return torch.stack([angles.sin(), angles.cos()], -1 if interleaved else -2).flatten(-2)
@@ -19,13 +21,17 @@ def sinusoidal(positions: Tensor, frequencies: Tensor, *, interleaved: bool = Fa
 
 @torch_body
 def rope_frequencies(pairs: Tensor, *, theta: float) -> Tensor:
-    """Compute 1 / theta^(j / J) in float64."""
+    """Return the rotary frequency 1 / theta^(j / J) of each pair j of a head. The result is computed in
+    float64.
+    """
     return 1 / theta ** (pairs.double() / pairs.shape[0])
 
 
 @torch_body
 def rotate(x: Tensor, cos: Tensor, sin: Tensor, *, interleaved: bool = False) -> Tensor:
-    """Put pairs on their own axis, (…, J, 2) or (…, 2, J), rotate them, and flatten the axis again."""
+    """Rotate each pair of a head's elements by its angle. The pairs are put on an axis of their own, (…, J,
+    2) or (…, 2, J), and this axis is flattened again after the rotation.
+    """
     pairs = cos.shape[-1]
     turned, unrotated = x[..., : 2 * pairs], x[..., 2 * pairs :]
     axis, sizes = (-1, (pairs, 2)) if interleaved else (-2, (2, pairs))
@@ -37,6 +43,8 @@ def rotate(x: Tensor, cos: Tensor, sin: Tensor, *, interleaved: bool = False) ->
 
 @torch_body
 def query_factors(positions: Tensor, *, beta: float, original_context: int, offset: int = 0) -> Tensor:
-    """Compute the logarithm of a whole number in float64."""
+    """Return the factor that multiplies each query: 1 + beta · ln(1 + ⌊(position + offset) /
+    original_context⌋). The logarithm is computed in float64.
+    """
     spans = torch.div(positions + offset, original_context, rounding_mode="floor") + 1
     return spans.double().log() * beta + 1

@@ -1,5 +1,5 @@
-"""The KV cache in 8 or 4 bits: numbers are quantized when they are written, and read back as codes times
-scale.
+"""Implement the KV cache in 8 or 4 bits in PyTorch. Numbers are quantized when they are written, and read as
+codes times scale.
 """
 
 from __future__ import annotations
@@ -13,13 +13,15 @@ from ..torch_bodies import torch_body
 
 @torch_body
 def round_by_channel(x: Tensor, scale: Tensor, *, bits: int) -> Tensor:
-    """Compute what QuantizeLinear and DequantizeLinear would return."""
+    """Round x to codes of `bits` bits times the channel's scale. The result is the same as that of
+    QuantizeLinear and DequantizeLinear.
+    """
     return _by_channel(x, scale, bits) * scale
 
 
 @torch_body
 def hadamard(x: Tensor) -> Tensor:
-    """Multiply by a constant matrix."""
+    """Rotate the last axis of x by multiplying it by a constant Hadamard matrix."""
     return x @ torch.from_numpy(hadamard_matrix(x.shape[-1])).to(x)
 
 

@@ -1,4 +1,6 @@
-"""The selective scan: every channel keeps a few numbers, and each number decays at a rate of its own."""
+"""Implement the selective scan in PyTorch: every channel keeps a few numbers, and each number decays at a
+rate of its own.
+"""
 
 from __future__ import annotations
 
@@ -13,7 +15,9 @@ from ..torch_bodies import torch_body
 def selective_scan(
     x: Tensor, step: Tensor, rates: Tensor, b: Tensor, c: Tensor, state: Tensor
 ) -> tuple[Tensor, Tensor]:
-    """Exported to ONNX as a Scan over the tokens."""
+    """Compute the selective scan over the tokens, as a Scan in ONNX. Returns the outputs and the last
+    state.
+    """
 
     def one(state: Tensor, step: Tensor, value: Tensor, b: Tensor, c: Tensor, rates: Tensor) -> list[Tensor]:
         state = torch.exp(step.unsqueeze(2) * rates) * state + value.unsqueeze(2) * b.unsqueeze(1)

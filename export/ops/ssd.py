@@ -1,4 +1,6 @@
-"""State-space duality: a recurrence, an attention with a decaying mask, and both by turns."""
+"""Implement state-space duality in PyTorch: the same function as a recurrence, and as attention with a
+decaying mask.
+"""
 
 from __future__ import annotations
 
@@ -11,15 +13,17 @@ from ..torch_bodies import torch_body
 
 @torch_body
 def ssd_recurrent(x: Tensor, decay: Tensor, b: Tensor, c: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:
-    """Scan over the tokens: linear attention with decay, with repeated keys and queries."""
+    """Compute the state-space recurrence by a Scan over the tokens. It equals linear attention with decay,
+    with b as keys and c as queries, repeated for all heads of a group.
+    """
     b, c = (a.repeat_interleave(x.shape[2] // a.shape[2], dim=2) for a in (b, c))
     return delta_attend(c, b, x, state, decay.unsqueeze(-1).expand(b.shape), scale=1.0)
 
 
 @torch_body
 def ssd_quadratic(x: Tensor, decay: Tensor, b: Tensor, c: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:
-    """Compute the result by matrix products, without a loop. The scores C Bᵀ are computed once for all heads
-    of a group.
+    """Compute the state-space recurrence by matrix products, without a loop. The scores C Bᵀ are computed
+    once for all heads of a group.
     """
     groups, share = b.shape[2], x.shape[2] // b.shape[2]
     b, c, decay = b.transpose(1, 2), c.transpose(1, 2), decay.transpose(1, 2)

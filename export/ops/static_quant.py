@@ -1,4 +1,4 @@
-"""Quantization with given scales, in torch."""
+"""Implement quantization with given scales in PyTorch."""
 
 from __future__ import annotations
 
@@ -10,7 +10,9 @@ from ..torch_bodies import torch_body
 
 @torch_body
 def static_quantize(x: Tensor, scale: Tensor, zero: Tensor, *, bits: int, signed: bool) -> Tensor:
-    """Divide, round, add the zero point and clamp."""
+    """Quantize x to codes of `bits` bits with a given scale: divide by the scale, round, add the zero point
+    and clamp. If the scale is 0, the code is the zero point.
+    """
     low = -(2 ** (bits - 1)) if signed else 0
     silent = scale == 0
     steps = torch.round(x / scale.masked_fill(silent, 1)).masked_fill(silent, 0)
@@ -19,5 +21,5 @@ def static_quantize(x: Tensor, scale: Tensor, zero: Tensor, *, bits: int, signed
 
 @torch_body
 def static_dequantize(codes: Tensor, scale: Tensor, zero: Tensor) -> Tensor:
-    """Multiply centred codes with their scales."""
+    """Return the numbers that the codes represent: (code − zero) · scale."""
     return (codes - zero).to(scale.dtype) * scale

@@ -1,4 +1,6 @@
-"""The average of RWKV: each channel averages the values of all tokens so far, and older tokens fade."""
+"""Implement RWKV's average in PyTorch: each channel averages the values of all tokens so far, and older
+tokens count less.
+"""
 
 from __future__ import annotations
 
@@ -19,7 +21,9 @@ def wkv(
     denominator: Tensor,
     exponent: Tensor,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Exported to ONNX as a Scan over the tokens."""
+    """Compute RWKV's weighted average at each token, as a Scan over the tokens in ONNX. Returns the averages
+    and the last state.
+    """
 
     def one(
         numerator: Tensor,
