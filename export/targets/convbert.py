@@ -1,5 +1,5 @@
-"""ConvBERT's attention over joined matrices. No ONNX operator computes a convolution whose kernel is
-different for each token.
+"""Compute ConvBERT's attention with basic operators, over joined matrices for queries, keys and values. No
+ONNX operator computes a convolution that has a different kernel for each token.
 """
 
 from __future__ import annotations

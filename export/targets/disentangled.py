@@ -1,4 +1,6 @@
-"""Disentangled attention as MultiHeadAttention. The terms with positions become a bias of its scores."""
+"""Compute disentangled attention with ONNX Runtime's MultiHeadAttention. The score terms with positions
+become a bias of the scores.
+"""
 
 from __future__ import annotations
 
@@ -14,7 +16,7 @@ from .ort_ops import Leaf, linear
 
 
 class DisentangledLeaves(AttentionLeaves):
-    """The parameters of the sublayer in the form that this target stores."""
+    """The parameters of a disentangled attention sublayer in the form that this target stores."""
 
     wk_pos: NotRequired[Leaf]
     wq_pos: NotRequired[Leaf]
@@ -53,5 +55,5 @@ def disentangled_attention(
 
 
 def _heads(x: Tensor | None, settings: DisentangledAttention) -> Tensor | None:
-    """The rows of a table [1, W, H·K] in heads."""
+    """Split the rows of a table [1, W, H·K] into heads, [W, H, K]. Return None if there is no table."""
     return None if x is None else x[0].unflatten(-1, (-1, settings.head_size))

@@ -1,4 +1,4 @@
-"""The functions that replace ops while a graph for a target is traced."""
+"""Choose the functions that replace ops while a graph for a target is traced."""
 
 from __future__ import annotations
 
@@ -26,14 +26,15 @@ Emits = Mapping[str, Callable[..., Any]]
 
 
 def emits(target: Target, config: Config) -> Emits:
-    """Return the target's replacements of ops in one graph, where the target's operators support
-    the Config.
+    """Return the functions that replace ops in a graph for this target, by the names of the ops.
+
+    A fused operator replaces an op only if the operator supports this Config.
     """
     return _ort(config) if target.fused else standard.EMITS
 
 
 def _ort(config: Config) -> Emits:
-    """ONNX Runtime's fused operators."""
+    """Return the functions that replace ops by ONNX Runtime's operators."""
     gqa, mha = group_query_attention, multi_head_attention
     group_query, multi_head = not operator_limits.group_query(config), not operator_limits.multi_head(config)
     operator = gqa.GroupQueryAttention(whole="decoder" not in config.stacks)

@@ -1,4 +1,4 @@
-"""A decoder's attention as ONNX Runtime's GroupQueryAttention, which writes the cache in place."""
+"""Compute a decoder's attention with ONNX Runtime's GroupQueryAttention, which writes the cache in place."""
 
 from __future__ import annotations
 
@@ -52,7 +52,9 @@ class AttentionLeaves(TypedDict):
 
 
 class SharedAttentionLeaves(TypedDict):
-    """A sublayer that reads another layer's cache, and so has no matrices for keys and values of its own."""
+    """The parameters of an attention sublayer that reads another layer's cache, so it has no matrices for
+    keys and values.
+    """
 
     wq: Leaf
     wo: Leaf
@@ -67,15 +69,18 @@ class SharedAttentionLeaves(TypedDict):
 
 
 class RowLengths(NamedTuple):
-    """The lengths of rows that the operator needs: where each row's last token is, and the longest row."""
+    """Two inputs of GroupQueryAttention: `seqlens` [B] is the index of each row's last token in the cache,
+    and `total` is the length of the longest row.
+    """
 
     seqlens: Tensor
     total: Tensor
 
 
 class Places(NamedTuple):
-    """The lengths of rows in the cache, and the positions of the new tokens, if these differ from the tokens'
-    places in the cache.
+    """The lengths of rows in the cache, and the positions of the new tokens in the text.
+
+    The positions are None if they equal the tokens' places in the cache.
     """
 
     lengths: RowLengths
@@ -85,8 +90,8 @@ class Places(NamedTuple):
 def three_products(
     x: Tensor, weights: AttentionLeaves, *, clip: float | None
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Return queries, keys and values [B, T, H·K], clipped, from separate matrices. Keys may serve as values
-    too.
+    """Multiply x by separate matrices for queries, keys and values, and clip the results, each [B, T, H·K].
+    If there is no matrix for values, the keys are also the values.
     """
     assert "wq" in weights
     assert "wk" in weights
@@ -97,7 +102,9 @@ def three_products(
 
 
 def joined_products(x: Tensor, weights: Any) -> tuple[Tensor, ...]:
-    """Return queries, keys and values [B, T, H·K], from joined or separate matrices."""
+    """Multiply x by one joined matrix, or by three matrices, and return the queries, keys and values, each
+    [B, T, H·K].
+    """
     if "wqkv" in weights:
         return linear(x, weights["wqkv"], weights.get("bqkv")).chunk(3, dim=-1)
     return three_products(x, weights, clip=None)
@@ -106,9 +113,11 @@ def joined_products(x: Tensor, weights: Any) -> tuple[Tensor, ...]:
 def _project(
     x: Tensor, at: Tensor, weights: AttentionLeaves, rotary: Rotary | None, *, settings: Attention
 ) -> tuple[Tensor, Tensor | None, Tensor | None, Rotary | None]:
-    """Queries, keys and values at the positions `at` [B, T], and the rotation that is left to the operator.
+    """Return the queries, keys and values of the tokens at the positions `at` [B, T], and the rotation that
+    the operator still has to apply.
 
-    They are normalized; or there are only queries, which then contain all three side by side.
+    If nothing has to be normalized or scaled, a joined product isn't split. Then the queries contain keys and
+    values side by side, and keys and values are None.
     """
     a = settings
     widths = [a.heads * a.head_size, a.kv_heads * a.head_size, a.kv_heads * a.head_size]
@@ -132,9 +141,10 @@ def _project(
 
 
 class GroupQueryAttention:
-    """The attention of all layers of a graph. The layers share the lengths of rows.
+    """Replaces the attention of all layers of a graph. The layers share the lengths of rows, which are
+    computed once.
 
-    With `whole`, the graph reads whole texts: no row has anything in the cache.
+    If `whole`, the graph reads whole texts, so no row has earlier tokens in the cache.
     """
 
     def __init__(self, whole: bool = False) -> None:
@@ -154,10 +164,11 @@ class GroupQueryAttention:
         window_lengths: Mapping[int, Tensor] = MappingProxyType({}),
         row_lengths: Mapping[int | None, RowLengths] = MappingProxyType({}),
     ) -> tuple[Tensor, KVCache]:
-        """`window_lengths` gives for each window how many tokens of each row its layers' caches hold.
+        """Compute an attention sublayer over its cache. Returns the output and the new cache.
 
-        `row_lengths` gives the operator's length inputs, if they are already computed: for these windows, and
-        under None for the other layers.
+        `window_lengths` maps each window to the number of tokens [B] that the caches of layers with this
+        window contain. `row_lengths` maps each window, and None for layers without one, to the length inputs
+        of the operator, if they are graph inputs.
         """
         assert bias is None, "scores with a bias are refused, see operator_limits"
         batch, time, _ = x.shape
@@ -192,8 +203,8 @@ class GroupQueryAttention:
     ) -> Tensor:
         """Compute the attention of a layer that reads another layer's cache.
 
-        The operator gets no new keys and values, so it writes nothing. It has no outputs for a cache, so it
-        copies nothing.
+        The operator gets no new keys and values, so it writes nothing to the cache. It has no outputs for a
+        cache, so it copies nothing.
         """
         batch, time, _ = x.shape
         a = settings
@@ -225,7 +236,9 @@ class GroupQueryAttention:
         *,
         settings: Attention,
     ) -> Places:
-        """Where the tokens at the positions `at` [B, T] are in the cache."""
+        """Return where the tokens at the positions `at` [B, T] are in the cache. If old tokens were dropped
+        from the cache of a window, these places differ from the positions.
+        """
         window, positions = settings.window, None
         if window is not None and (window in window_lengths or window in row_lengths):
             # The cache begins with the latest tokens that its window may still need, so places in it aren't
@@ -237,7 +250,9 @@ class GroupQueryAttention:
         return Places(self._row_lengths(past, at) if own is None else own, positions)
 
     def _row_lengths(self, past: Tensor, at: Tensor) -> RowLengths:
-        """Computed in the graph; all layers read the same tokens, whose positions are `at` [B, T]."""
+        """Compute the operator's length inputs in the graph for tokens at the positions `at` [B, T]. All
+        layers with the same `past` share the result.
+        """
         time = at.shape[1]
         for known, lengths in self._computed:
             if known is past:
@@ -289,8 +304,10 @@ def _attributes(cache: KVCache, rotary: Rotary | None, *, settings: Attention) -
 
 
 def project(x: Tensor, weights: AttentionLeaves, *, settings: Attention) -> tuple[Tensor, Tensor, Tensor]:
-    """Return the specification's queries, keys and values, of parameters in their stored form, for layers
-    that the operator doesn't support.
+    """Return queries, keys and values in heads, as the specification's `project` does, from parameters in
+    this target's stored form.
+
+    It is used for layers that GroupQueryAttention doesn't support.
     """
     a = settings
     if "wqkv" in weights:

@@ -1,5 +1,5 @@
-"""Longformer's attention over joined matrices. No attention operator supports its mask, so basic operators
-compute it.
+"""Compute Longformer's attention with basic operators, over joined matrices for queries, keys and values. No
+attention operator supports Longformer's mask.
 """
 
 from __future__ import annotations

@@ -1,5 +1,5 @@
-"""LongT5's attention over joined matrices. No attention operator supports its summaries, so basic operators
-compute it.
+"""Compute LongT5's attention with basic operators, over joined matrices for queries, keys and values. No
+attention operator supports LongT5's summaries.
 """
 
 from __future__ import annotations

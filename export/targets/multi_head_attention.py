@@ -1,9 +1,9 @@
-"""Attention over a whole text as ONNX Runtime's MultiHeadAttention: an encoder's self-attention, or a
-decoder's cross-attention.
+"""Compute attention over a whole text with ONNX Runtime's MultiHeadAttention. This is an encoder's
+self-attention or a decoder's cross-attention.
 
 The operator hides keys by adding a large negative number to their scores. The number is finite (`hidden`), so
-that a query without visible keys gives a mean instead of NaN. NaN would spread to its neighbours in the next
-layer.
+that a query without visible keys gives a mean instead of NaN. NaN would spread to neighbouring tokens in the
+next layer.
 """
 
 from __future__ import annotations
@@ -48,7 +48,9 @@ class CrossKeyLeaves(TypedDict):
 
 
 class CrossAttentionLeaves(TypedDict):
-    """The parameters of cross-attention for queries and output."""
+    """The parameters of cross-attention that map the decoder's vectors to queries, and the heads' results to
+    the output.
+    """
 
     wq: Leaf
     wo: Leaf
@@ -66,9 +68,11 @@ def multi_head(
     causal: bool = False,
     bqkv: Tensor | None = None,
 ) -> Tensor:
-    """Return the attention of q [B, T, H·K], in which each row sees the first `lengths` keys and values.
+    """Compute attention with the operator MultiHeadAttention, [B, T, H·K]. Each query in q [B, T, H·K] sees
+    the first `lengths` keys of its row.
 
-    Keys and values have the same form, or [B, H, S, K].
+    The keys and values are [B, S, H·K] or [B, H, S, K]. If `bqkv` is given, the operator adds this bias to
+    queries, keys and values.
     """
     return onnx.symbolic(
         "com.microsoft::MultiHeadAttention",
@@ -90,7 +94,9 @@ def _scale(settings: Attention) -> float:
 
 
 def _adds_bias(weights: AttentionLeaves, rotary: Rotary | None, settings: Attention) -> bool:
-    """Whether the operator may add the joined bias: that is faster than adding it before heads are split."""
+    """Return whether MultiHeadAttention can add the joined bias of queries, keys and values. This is faster
+    than adding the bias before heads are split.
+    """
     a = settings
     plain = a.clip is None and a.query_scale is None and rotary is None
     plain = plain and a.qk_norm is None and a.value_norm is None
@@ -105,7 +111,9 @@ def _project(
     settings: Attention,
     late: bool = False,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Queries, keys and values in heads, rotated; with `late` the operator adds their joined bias."""
+    """Return queries, keys and values in heads, normalized and rotated. With `late`, their joined bias is
+    left out, because the operator adds it.
+    """
     a = settings
     if "wqkv" in weights:
         joined, bqkv = linear(x, weights["wqkv"]), weights.get("bqkv")
@@ -126,7 +134,9 @@ def _project(
 
 
 def _near(time: int, *, settings: Attention, causal: bool) -> Tensor:
-    """Which tokens of the text see each other, [1, T, T], without padding."""
+    """Return which tokens of a text see each other by the mask of the settings, [1, T, T]. Padding isn't
+    considered.
+    """
     at = torch.arange(time)
     return seen_by(at.unsqueeze(0), at, settings=settings, causal=causal)
 
@@ -176,8 +186,8 @@ def self_attention_in_parts(
     settings: Attention,
     causal: bool = False,
 ) -> Tensor:
-    """Compute a layer that the operator doesn't support: with basic operators, over the parameters in their
-    stored form.
+    """Compute a self-attention sublayer that MultiHeadAttention doesn't support. It uses basic operators,
+    over the parameters in this target's stored form.
     """
     q, k, v = _project(x, weights, rotary, settings=settings)
     if isinstance(settings.mask, BigBirdBlocks):
@@ -214,8 +224,8 @@ def cross_attention(
 def cross_attention_in_parts(
     x: Tensor, encoder_kv: EncoderKV, weights: CrossAttentionLeaves, *, settings: Attention
 ) -> Tensor:
-    """Compute a layer that the operator doesn't support: with basic operators, over the parameters in their
-    stored form.
+    """Compute a cross-attention sublayer that MultiHeadAttention doesn't support. It uses basic operators,
+    over the parameters in this target's stored form.
     """
     q = linear(x, weights["wq"], weights.get("bq")).unflatten(-1, (-1, settings.head_size))
     seen = padding_mask(torch.arange(encoder_kv.keys.shape[2]), encoder_kv.lengths)

@@ -1,7 +1,7 @@
-"""ONNX Runtime's operators in place of ops: products, tables and gated mlps.
+"""Replace products, tables and gated mlps by ONNX Runtime's operators.
 
-MatMulNBits multiplies packed codes, and products with the same input are merged. A replacement has the
-signature of the op that it replaces. Its parameters have the form in which this target stores them
+MatMulNBits multiplies packed codes, and products with the same input are merged. A function here has the
+signature of the op that it replaces. The function's parameters have the form in which this target stores them
 (`runtime.bundle.weight_storage`): packed, and joined if several of them multiply the same input.
 """
 
@@ -48,10 +48,11 @@ def _nbits(x: Tensor, weight: NBits, packed: Tensor) -> Tensor:
 
 
 def block_sums(x: Tensor, block: int) -> Tensor:
-    """Return the sums of the last axis, block by block. The product with the minima uses these sums.
+    """Return the sums of x over each block of the last axis. A product adds these sums times the minima of
+    the weight's blocks.
 
-    The sums are products with ones. ONNX Runtime's ReduceSum doesn't reduce the shape of an empty input, such
-    as that of an expert that no token chose.
+    The sums are computed as products with ones. ONNX Runtime's ReduceSum doesn't reduce the shape of an empty
+    input, such as the input of an expert that no token chose.
     """
     filler = -x.shape[-1] % block
     if filler:
@@ -60,7 +61,9 @@ def block_sums(x: Tensor, block: int) -> Tensor:
 
 
 def _minima(x: Tensor, minimum: Tensor, block: int) -> Tensor:
-    """The minima's share of a product; they are float32 on every target, so that no weight changes."""
+    """Return what the minima of a weight's blocks add to the product of x and the weight. Minima are float32
+    on every target, so that no weight changes.
+    """
     return (block_sums(x.to(minimum.dtype), block) @ minimum).to(x.dtype)
 
 
@@ -70,15 +73,18 @@ def row_scale(x: Tensor) -> Tensor:
 
 
 def row_input(x: Tensor, weight: RowQuantized) -> tuple[Tensor, Tensor]:
-    """Return the input of a product, multiplied by the input's factors, and the scales of its rows."""
+    """Return the input of a product, multiplied by the weight's input factors if it has any, and the scale of
+    each row.
+    """
     x = x if weight.input_factor is None else x * weight.input_factor
     return x, row_scale(x)
 
 
 def row_codes(x: Tensor, scale: Tensor) -> Tensor:
-    """Return codes with one scale for each row, with `MIDDLE` added.
+    """Return the 8-bit codes of x with one scale for each row. The zero point is `MIDDLE`, so `MIDDLE` is
+    added to every code.
 
-    A row counts as one block, which halves the time of Div.
+    Each row is one block of QuantizeLinear, which halves the time of the division.
     """
     return onnx.symbolic(
         "::QuantizeLinear",

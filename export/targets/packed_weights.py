@@ -1,4 +1,5 @@
-"""The types of weight parameters in a graph, by which a target's replacements distinguish them.
+"""Define the types of weight parameters in a graph. A target's functions distinguish parameters by these
+types.
 
 `runtime.bundle.weight_storage` writes the tensors. The name of a parameter's field is the last part of its
 tensor's name.
@@ -13,11 +14,11 @@ import torch
 
 @dataclass(frozen=True, eq=False)
 class NBits:
-    """A matrix packed for MatMulNBits and GatherBlockQuantized: [F, C, blob]; a table is [N, C·blob].
+    """A matrix packed for MatMulNBits, [F, C, blob], or a table packed for GatherBlockQuantized, [N, C·blob].
 
-    scale is [F, C], zero is packed [F, …], and minimum is [C, F]. The minimum of a table is [N, C].
-    `rounds_input` says that a product quantizes its input in 8-bit blocks. `length` is the size of the
-    blocked axis.
+    - `scale` is [F, C], `zero` is packed [F, …], and `minimum` is [C, F]. For a table, `minimum` is [N, C].
+    - `rounds_input`: a product with the matrix quantizes its input in 8-bit blocks.
+    - `length`: the size of the axis that is cut into blocks.
     """
 
     packed: torch.Tensor
@@ -32,11 +33,11 @@ class NBits:
 
 @dataclass(frozen=True, eq=False)
 class RowQuantized:
-    """Signed 8-bit codes [D, F] with one scale [F] for each column. A table is stored transposed, as [D, N]
-    and [N].
+    """A matrix of signed 8-bit codes [D, F] with one scale [F] for each column. A table is stored transposed,
+    as codes [D, N] and scales [N].
 
-    Activations get one scale for each row. If there are factors [D], the channels are multiplied by them
-    first.
+    A product with the matrix quantizes its input with one scale for each row. If there are factors [D], the
+    input's channels are multiplied by them first.
     """
 
     codes: torch.Tensor
@@ -46,11 +47,11 @@ class RowQuantized:
 
 @dataclass(frozen=True, eq=False)
 class Static:
-    """Signed 8-bit codes [D, F] with one scale [F] for each column, or [N, D] and [N] for the rows of a
-    table.
+    """A matrix of signed 8-bit codes [D, F] with one scale [F] for each column, or a table of codes [N, D]
+    with one scale [N] for each row.
 
-    The input of their product is quantized too, with the stored scale and zero point. So is the output, if a
-    scale and a zero point are stored for it. A zero point has the type of its codes.
+    A product quantizes its input too, with the stored scale and zero point. It also quantizes its output if
+    `output_scale` and `output_zero` are given. Codes have the type of their zero point.
     """
 
     codes: torch.Tensor
@@ -63,9 +64,10 @@ class Static:
 
 @dataclass(frozen=True, eq=False)
 class Blocked:
-    """Codes [D, F] for DequantizeLinear, or [N, D] for a table. Products are computed in floats.
+    """A matrix of codes [D, F], or a table [N, D], that DequantizeLinear turns into floats. Products are
+    computed in floats.
 
-    Codes are signed if `zero` is None, unsigned otherwise.
+    Codes are signed if `zero` is None, and unsigned otherwise.
     """
 
     codes: torch.Tensor

@@ -1,6 +1,6 @@
-"""Recurrences in a bundle's graph, which has no loops.
+"""Compute recurrences in a bundle's graph without loops.
 
-An LSTM is ONNX's LSTM operator. Linear attention is computed as one chunk. Rules that update a state are
+An LSTM becomes ONNX's LSTM operator. Linear attention is computed as one chunk. Rules that update a state are
 computed as one chunk or by ONNX Runtime's operator.
 
 Convolutions over few tokens stay products and sums, which tfm's own kernels replace by one node
@@ -32,8 +32,8 @@ from .ort_ops import MICROSOFT, linear
 def lstm(
     x: Tensor, weights: LstmWeights, h0: Tensor, c0: Tensor, lengths: Tensor
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Use ONNX's LSTM. That operator forgets the initial state of a row without tokens, so here the state of
-    such a row is restored.
+    """Compute an LSTM with ONNX's LSTM operator. The operator loses the initial state of a row without
+    tokens, so this function restores the state.
     """
     batch, time, _ = x.shape
     width = weights["wh"].shape[0]
@@ -53,7 +53,7 @@ def lstm(
 
 
 def _gates_as_rows(a: Tensor) -> Tensor:
-    """Rows of the gates i, f, g, o in ONNX's order i, o, f, g."""
+    """Reorder the rows of the gates i, f, g, o into ONNX's order i, o, f, g."""
     i, f, g, o = a.chunk(4)
     return torch.cat((i, o, f, g))
 
@@ -61,7 +61,9 @@ def _gates_as_rows(a: Tensor) -> Tensor:
 def linear_attention(
     x: Tensor, cache: LinearState, past: Tensor, weights: AttentionLeaves, *, settings: LinearAttention
 ) -> tuple[Tensor, LinearState]:
-    """Compute the op by its usual formula, over the parameters in their stored form."""
+    """Compute the sublayer of linear attention as the specification does, over the parameters in this
+    target's stored form.
+    """
     a = settings
     if "wqkv" in weights:
         widths = [a.heads * a.head_size, a.kv_heads * a.head_size, a.kv_heads * a.head_size]
@@ -76,12 +78,14 @@ def linear_attention(
 def gated_delta_chunk(
     q: Tensor, k: Tensor, v: Tensor, state: Tensor, decay: Tensor, beta: Tensor
 ) -> tuple[Tensor, Tensor]:
-    """Compute the tokens of a run as one chunk."""
+    """Compute the gated delta rule over the tokens of a run as one chunk."""
     return one_chunk(q, k, v, state, decay, _of_a_run(beta), longest=CHUNK)
 
 
 def _of_a_run(a: Tensor) -> Tensor:
-    """The numbers [B, T, …]; more tokens than a run may have give NaN, not something wrong."""
+    """Return the numbers [B, T, …] unchanged if a run may have T tokens. Otherwise return NaN, so that the
+    result isn't silently wrong.
+    """
     count = torch.arange(a.shape[1])[-1:] + 1
     return torch.where(count <= CHUNK, a, torch.nan)
 
@@ -93,9 +97,10 @@ def one_chunk(
 
     Decays are [B, T, H] or [B, T, H, K]. The second form needs T · T · K temporary numbers for each head.
 
-    The inverse of a lower triangle with ones on its diagonal is made from those of its two halves, [[P, 0],
-    [C, Q]]⁻¹ = [[P⁻¹, 0], [−Q⁻¹ C P⁻¹, Q⁻¹]], for all blocks of 1, 2, 4, … tokens at a time. Unlike in a
-    series of powers, the intermediate results are numbers of the inverse itself, which stay small.
+    The chunk needs the inverse of a lower triangular matrix with ones on its diagonal. The inverse is made
+    from the inverses of the matrix's two halves, [[P, 0], [C, Q]]⁻¹ = [[P⁻¹, 0], [−Q⁻¹ C P⁻¹, Q⁻¹]], for all
+    blocks of 1, 2, 4, … tokens at a time. Unlike in a series of powers, the intermediate results are numbers
+    of the inverse itself, which stay small.
     """
     q, k, v = (a.transpose(1, 2) for a in (q * q.shape[3] ** -0.5, k, v))
     decay, beta = _by_channel(decay).transpose(1, 2), beta.transpose(1, 2).unsqueeze(-1)
@@ -120,12 +125,12 @@ def one_chunk(
 
 
 def _by_channel(decay: Tensor) -> Tensor:
-    """Decays [B, T, H, K], or [B, T, H, 1] where a head has one."""
+    """Return decays as [B, T, H, K], or as [B, T, H, 1] if each head has one decay."""
     return decay.unsqueeze(-1) if decay.dim() == 3 else decay
 
 
 def _decayed_products(a: Tensor, keys: Tensor, between: Tensor) -> Tensor:
-    """Σ_c a_tc k_sc between_tsc of each head, for `between` [B, H, T, T, K] or [B, H, T, T, 1]."""
+    """Compute Σ_c a_tc k_sc between_tsc for each head. `between` is [B, H, T, T, K] or [B, H, T, T, 1]."""
     if between.shape[-1] == 1:
         return (a @ keys.mT) * between.squeeze(-1)
     return (a.unsqueeze(-2) * keys.unsqueeze(2) * between).sum(-1)
@@ -134,15 +139,17 @@ def _decayed_products(a: Tensor, keys: Tensor, between: Tensor) -> Tensor:
 def gated_delta_operator(
     q: Tensor, k: Tensor, v: Tensor, state: Tensor, decay: Tensor, beta: Tensor
 ) -> tuple[Tensor, Tensor]:
-    """Use the rule with decay and correction (the gated delta rule), scaled by 1/√K. Each channel may have a
-    decay of its own.
+    """Compute the gated delta rule, scaled by 1/√K, with ONNX Runtime's LinearAttention. Each channel of a
+    key may have a decay of its own.
     """
     scale, decay = q.shape[3] ** -0.5, decay.flatten(2)
     return _linear_attention(q, k, v, state, decay, beta, rule="gated_delta", scale=scale)
 
 
 def ssd_operator(x: Tensor, decay: Tensor, b: Tensor, c: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:
-    """Use the rule with decay alone, over the keys and queries of each head."""
+    """Compute the state-space recurrence with ONNX Runtime's LinearAttention, by its rule with decay alone.
+    Keys and queries are repeated for each head.
+    """
     b, c = (a.repeat_interleave(x.shape[2] // a.shape[2], dim=2) for a in (b, c))
     return _linear_attention(c, b, x, state, decay, rule="gated", scale=1.0)
 
@@ -150,17 +157,17 @@ def ssd_operator(x: Tensor, decay: Tensor, b: Tensor, c: Tensor, state: Tensor) 
 def selective_scan_chunk(
     x: Tensor, step: Tensor, rates: Tensor, b: Tensor, c: Tensor, state: Tensor
 ) -> tuple[Tensor, Tensor]:
-    """Compute the tokens of a run in parallel."""
+    """Compute the selective scan over the tokens of a run in parallel."""
     return in_parallel(_of_a_run(x), step, rates, b, c, state, longest=CHUNK)
 
 
 def in_parallel(
     x: Tensor, step: Tensor, rates: Tensor, b: Tensor, c: Tensor, state: Tensor, *, longest: int
 ) -> tuple[Tensor, Tensor]:
-    """Compute the scan over T tokens, at most `longest`, without a loop, in rounds, each of which reaches
-    twice as far back as the one before.
+    """Compute the selective scan over T tokens without a loop. T may be `longest` at most. The function works
+    in rounds, and each round reaches twice as far back as the round before.
 
-    A map before the first token is the identity, h → h.
+    Each token maps a state h to a new state. Before the first token, the map is the identity.
     """
     kept = torch.exp(step.unsqueeze(3) * rates)
     written = (step * x).unsqueeze(3) * b.unsqueeze(2)
@@ -185,11 +192,11 @@ def wkv_chunk(
     denominator: Tensor,
     exponent: Tensor,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Compute the averages of a run without a loop, in rounds, each of which reaches twice as far back as the
-    one before.
+    """Compute RWKV's averages over the tokens of a run without a loop. The function works in rounds, and each
+    round reaches twice as far back as the round before.
 
-    After a round, a token has the sums of the tokens that it reaches, and what an earlier sum loses in their
-    place. The sums before the first token are none.
+    After a round, each token has the sums over the tokens that it reaches so far, and the decay of an earlier
+    sum over these tokens. Before the first token, the sums are empty.
     """
     at = torch.arange(k.shape[1], device=k.device)
     n, d, m, lost = _of_a_run(v), torch.ones_like(v), k, decay
@@ -212,8 +219,8 @@ def wkv_chunk(
 def _joined(
     n0: Tensor, d0: Tensor, m0: Tensor, n: Tensor, d: Tensor, m: Tensor
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """The sums n0 e^m0 + n e^m and d0 e^m0 + d e^m, and the larger of both exponents, by which they are
-    divided."""
+    """Return the sums n0 e^m0 + n e^m and d0 e^m0 + d e^m, both divided by e^M, and M, the larger exponent of
+    m0 and m."""
     most = torch.maximum(m0, m)
     old, new = torch.exp(m0 - most), torch.exp(m - most)
     return old * n0 + new * n, old * d0 + new * d, most
@@ -222,8 +229,8 @@ def _joined(
 def selective_scan_operator(
     x: Tensor, step: Tensor, rates: Tensor, b: Tensor, c: Tensor, state: Tensor
 ) -> tuple[Tensor, Tensor]:
-    """Use the rule with decay alone. Each channel is a head whose value is a single number, and all heads
-    share one key.
+    """Compute the selective scan with ONNX Runtime's LinearAttention, by its rule with decay alone. Each
+    channel is a head with a single number as its value, and all heads share one key.
     """
     decay = (step.unsqueeze(3) * rates).flatten(2)
     values, state = (step * x).unsqueeze(3), state.unsqueeze(3)
@@ -235,7 +242,9 @@ def selective_scan_operator(
 def _linear_attention(
     q: Tensor, k: Tensor, v: Tensor, state: Tensor, *rates: Tensor, rule: str, scale: float
 ) -> tuple[Tensor, Tensor]:
-    """ONNX Runtime's LinearAttention, which goes token by token; heads of values may share one of keys."""
+    """Compute a recurrence with ONNX Runtime's LinearAttention, which goes token by token. Several heads of
+    values may share one head of keys.
+    """
     batch, time, heads, size = v.shape
     y, after = onnx.symbolic_multi_out(
         "com.microsoft::LinearAttention",

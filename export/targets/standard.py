@@ -1,7 +1,8 @@
-"""Target `standard`: only operators of ai.onnx, for any runtime.
+"""Define the functions that replace ops for the target `standard`, which uses only operators of ai.onnx, so
+that any runtime can run its graphs.
 
-The ops' bodies in PyTorch are already exported as ai.onnx operators. Only quantized weights and float16 need
-replacements. In float16, norms and softmax are computed in float32.
+The ops' implementations in PyTorch are already exported as ai.onnx operators. Only quantized weights and
+float16 need replacements. In float16, norms and softmax are computed in float32.
 """
 
 from __future__ import annotations
@@ -27,7 +28,9 @@ Leaf = Tensor | Blocked | RowQuantized | Static
 
 
 def _in_bytes(codes: Tensor, weight: Blocked) -> Tensor:
-    """Codes, or zero points, in 8 bits each: few operators take 4-bit types, and those slowly."""
+    """Return codes or zero points with 8 bits each. Few operators take 4-bit types, and those that do are
+    slow.
+    """
     if weight.bits == 8:
         return codes
     to = TensorProto.INT8 if weight.zero is None else TensorProto.UINT8
@@ -35,11 +38,12 @@ def _in_bytes(codes: Tensor, weight: Blocked) -> Tensor:
 
 
 def _dequantize(weight: Blocked, axis: int) -> Tensor:
-    """The weight in floats, blocked along an axis.
+    """Return a weight as floats. `axis` is the axis that is cut into blocks.
 
-    From DequantizeLinear and MatMul alone ONNX Runtime makes MatMulNBits, which rounds the product's input to
-    codes unless an option of the session says no. So a matrix has its blocks in an axis of their own in
-    between. OpenVINO wants whole blocks there.
+    From DequantizeLinear and MatMul alone, ONNX Runtime would make MatMulNBits, which rounds the product's
+    input to codes unless an option of the session forbids this. So the blocks of a matrix get an axis of
+    their own before DequantizeLinear, and the result is reshaped. OpenVINO needs whole blocks in such an
+    axis, so a weight with a shorter last block is dequantized by arithmetic.
     """
     codes, zero, shape = weight.codes, weight.zero, weight.codes.shape
     if shape[axis] % weight.block:
@@ -61,7 +65,9 @@ def _dequantize(weight: Blocked, axis: int) -> Tensor:
 
 
 def _times_scales(codes: Tensor, scale: Tensor, zero: Tensor | None, block: int, axis: int) -> Tensor:
-    """The same in arithmetic, for tensors of any length."""
+    """Dequantize codes with basic arithmetic: (code − zero) · scale. The axis may have any length, so the
+    last block may be short.
+    """
 
     def of_each(per_block: Tensor) -> Tensor:
         return per_block.repeat_interleave(block, dim=axis).narrow(axis, 0, codes.shape[axis])
@@ -73,9 +79,10 @@ def _times_scales(codes: Tensor, scale: Tensor, zero: Tensor | None, block: int,
 
 
 def row_codes(x: Tensor, scale: Tensor) -> tuple[Tensor, Tensor]:
-    """Return codes with one scale for each row, and their zero point.
+    """Return the 8-bit codes of x with one scale for each row, and their zero point.
 
-    Rows are divided by their scales first, because few runtimes allow scales that are computed at run time.
+    Rows are divided by their scales before QuantizeLinear, because few runtimes allow scales that are
+    computed at run time.
     """
     one, middle = torch.tensor(1.0), torch.tensor(MIDDLE, dtype=torch.uint8)
     operands = x / scale, one, middle
@@ -95,10 +102,12 @@ def _row(x: Tensor, weight: RowQuantized) -> Tensor:
 
 
 def _static(x: Tensor, weight: Static, axis: int) -> Tensor:
-    """QuantizeLinear and DequantizeLinear of the input, DequantizeLinear of the weight, a MatMul, and
-    QuantizeLinear and DequantizeLinear of the output where it is rounded.
+    """Compute a product of integers in the form that compilers for devices recognize and fuse into one
+    integer product.
 
-    Compilers for devices fuse them into one integer product.
+    The input goes through QuantizeLinear and DequantizeLinear, and the weight through DequantizeLinear, into
+    a MatMul. If the weight has an output scale, the output goes through QuantizeLinear and DequantizeLinear
+    too.
     """
     x = _rounded(x, weight.input_scale, weight.input_zero)
     w = onnx.symbolic(
@@ -115,7 +124,9 @@ def _static(x: Tensor, weight: Static, axis: int) -> Tensor:
 
 
 def _rounded(x: Tensor, scale: Tensor, zero: Tensor) -> Tensor:
-    """QuantizeLinear and DequantizeLinear, to codes of the zero point's type."""
+    """Round x to codes and back, with QuantizeLinear and DequantizeLinear. The codes have the type of the
+    zero point.
+    """
     codes = onnx.symbolic("::QuantizeLinear", (x, scale, zero), dtype=zero.dtype, shape=x.shape)
     return onnx.symbolic("::DequantizeLinear", (codes, scale, zero), dtype=x.dtype, shape=x.shape)
 
@@ -175,7 +186,9 @@ def unembedding(x: Tensor, table: Leaf) -> Tensor:
 
 
 def _in_float32(function: Callable[..., Any]) -> Callable[..., Any]:
-    """The body in float32, its result rounded back to the first argument's type."""
+    """Return a function that computes an op's PyTorch implementation in float32. The result is rounded back
+    to the type of the first argument.
+    """
 
     def wide(value: Any) -> Any:
         return value.float() if isinstance(value, Tensor) and value.is_floating_point() else value

@@ -1,4 +1,6 @@
-"""XLNet's attention as MultiHeadAttention. The terms for distances and segments are a bias of the scores."""
+"""Compute XLNet's attention with ONNX Runtime's MultiHeadAttention. The score terms for distances and
+segments become a bias of the scores.
+"""
 
 from __future__ import annotations
 
