@@ -1,5 +1,5 @@
-"""Build one graph of a bundle: trace it, optimize it, check it, and point it to its weights in the
-data file.
+"""Build one graph of a bundle: trace the graph, optimize it, check it, and point its weights to the data
+file.
 """
 
 from __future__ import annotations
@@ -19,7 +19,8 @@ from .trace import quiet, trace
 def build(
     plan: Plan, graph: Graph, *, data: Path, about: Mapping[str, str], opset: int | None = None
 ) -> ir.Model:
-    """Return one graph of the planned model. It reads the tensors in `data` and has the properties `about`.
+    """Build and return one graph of the planned model. The graph reads its weights from the file `data`, and
+    has the properties `about`.
 
     Raises ExportError if the exporter made a dynamic axis constant, dropped an initializer, or copied an
     initializer's data into the graph.

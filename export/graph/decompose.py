@@ -1,9 +1,9 @@
-"""Decompose the operators of a captured program that ONNX lacks, without tracing the program again.
+"""Replace the operators of a captured PyTorch program that ONNX lacks, without tracing the program again.
 
-The exporter lets torch decompose a program, and this traces the program two more times, which is more than
-half of an export's time. Few operators of a program need decomposing, and most of these are views that only
-state a shape in another way. Here, these operators are replaced in place. All other operators stay as torch
-would have left them.
+The exporter lets torch decompose a program. For this, torch traces the program two more times, which takes
+more than half of an export's time. But few operators of a program need decomposing, and most of these are
+views that only state a shape in another way. This module replaces these operators in place. All other
+operators stay as torch would have left them.
 """
 
 from __future__ import annotations
@@ -27,7 +27,9 @@ ASSERTIONS = frozenset([aten._assert_scalar.default, aten._assert_tensor_metadat
 
 
 def _cast(x: Any, dtype: int) -> Any:
-    """`aten.to.dtype` in ONNX; the exporter knows only what it is decomposed to."""
+    """Return ONNX's Cast for torch's operator `aten.to.dtype`. The exporter itself can only translate the
+    operators into which torch decomposes `aten.to.dtype`.
+    """
     return op.Cast(x, to=dtype)
 
 
@@ -36,10 +38,11 @@ TRANSLATED: dict[Any, Callable[..., Any]] = {aten.to.dtype: _cast}
 
 
 def decompose(program: ExportedProgram, table: Container[Any]) -> bool:
-    """Replace the operators of `RULES` that the exporter's table decomposes.
+    """Replace the operators that `RULES` can replace and the exporter's table decomposes. Returns False if
+    operators without a rule remain.
 
-    The outputs and their names stay the same. A length that depends on the inputs is taken from the node that
-    first computed it. Returns False if operators without a rule remain.
+    The outputs and their names stay the same. If several nodes compute the same length from the inputs, all
+    readers get the first of these nodes.
     """
     if not all(node.target in RULES or _stays(node.target, table) for node in program.graph.nodes):
         return False
@@ -55,10 +58,10 @@ def decompose(program: ExportedProgram, table: Container[Any]) -> bool:
 
 
 def _stays(target: Any, table: Container[Any]) -> bool:
-    """Would torch's decomposition leave the operator as it is?
+    """Return whether torch's decomposition would leave the operator as it is.
 
-    It writes out what is in the table, and each composite operator that may return a view of its input. What
-    holds graphs of its own, as `scan` does, it takes apart as well.
+    torch decomposes the operators in the table, and composite operators that may return a view of their
+    input. It also takes apart operators that contain graphs of their own, such as `scan`.
     """
     if not isinstance(target, OpOverload):
         return not isinstance(target, HigherOrderOperator)
@@ -70,13 +73,17 @@ def _stays(target: Any, table: Container[Any]) -> bool:
 
 
 def _first(node: fx.Node, lengths: dict[Any, fx.Node]) -> fx.Node:
-    """The node itself; where it computes a length, the first node that computes that."""
+    """Return the first node that computes the same length as the given node. If the node doesn't compute a
+    length, the node itself is returned.
+    """
     value = node.meta.get("val")
     return lengths.setdefault(value.node.expr, node) if isinstance(value, torch.SymInt) else node
 
 
 class _Place:
-    """Where a node stands: new nodes go in front of it, and the lengths in front of it are known."""
+    """The place of a node in a program. New nodes are inserted before the node, and `lengths` contains the
+    lengths that are computed before it.
+    """
 
     def __init__(self, node: fx.Node, lengths: dict[Any, fx.Node]) -> None:
         self.node = node
@@ -91,11 +98,15 @@ class _Place:
         return _first(made, self.lengths)
 
     def becomes(self, function: Callable[..., Any], *args: Any, **options: Any) -> None:
-        """Replace the node's operator. The node keeps its name, which may be the name of an output."""
+        """Replace the node's operator and arguments. The node keeps its name, which may be the name of an
+        output.
+        """
         self.node.target, self.node.args, self.node.kwargs = function, args, options
 
     def shape(self, x: fx.Node) -> list[Any]:
-        """Return the shape of a value, as numbers and nodes."""
+        """Return the shape of x. A size is a number, or a node that computes the size if it depends on the
+        inputs.
+        """
         return [
             self.lengths.get(length.node.expr) or self.new(aten.sym_size.int, x, axis)
             if isinstance(length, torch.SymInt)

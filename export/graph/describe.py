@@ -1,8 +1,10 @@
-"""Describe a graph, by names, texts and properties, for readers who have only the file.
+"""Give the nodes and values of a graph names, descriptions and properties, for readers who have only the
+file.
 
-A node's name begins with the weight that the node reads, or otherwise with the part of the model whose values
-it reads. The node's operator follows: decoder.layers.0.attn.wqkv.MatMulNBits,
-decoder.layers.0.attn.GroupQueryAttention. The node's first output has the same name.
+A node's name begins with the name of the weight that the node reads. A node without a weight gets the name of
+the part of the model that computes its inputs. The node's operator follows:
+decoder.layers.0.attn.wqkv.MatMulNBits, decoder.layers.0.attn.GroupQueryAttention. The node's first output has
+the same name.
 """
 
 from __future__ import annotations
@@ -19,7 +21,9 @@ from ...runtime.bundle.weight_storage import Group
 
 
 def name_nodes(model: ir.Model, groups: Mapping[str, Group], tensors: Mapping[str, Tensor]) -> None:
-    """Name nodes and the values between them. Inputs, outputs and weights keep their names."""
+    """Name the nodes of a graph and the values between nodes. Inputs, outputs and weights keep their
+    names.
+    """
     # Of the latest weight before a node: its place and its part.
     parts: dict[ir.Node | None, tuple[int, str]] = {}
     seen: Counter[str] = Counter()
@@ -40,7 +44,9 @@ def name_nodes(model: ir.Model, groups: Mapping[str, Group], tensors: Mapping[st
 
 
 def _leaf(name: str, groups: Mapping[str, Group], tensors: Mapping[str, Tensor]) -> str:
-    """The group that a stored tensor belongs to; empty for a number of the graph itself."""
+    """Return the name of the group to which a stored tensor belongs. Return "" if the bundle doesn't store a
+    tensor of this name.
+    """
     stored = stored_name(name, tensors)
     if stored is None or stored in groups:
         return stored or ""
@@ -48,7 +54,9 @@ def _leaf(name: str, groups: Mapping[str, Group], tensors: Mapping[str, Tensor])
 
 
 def explain(model: ir.Model, about: Mapping[str, str]) -> None:
-    """Add a description to each input and output, and add to the graph which model it belongs to."""
+    """Add a description to each input and output of the graph, and add the properties `about`, which say
+    which model the graph belongs to.
+    """
     model.metadata_props.update(about)
     for value in (*model.graph.inputs, *model.graph.outputs):
         value.doc_string = meaning(str(value.name))

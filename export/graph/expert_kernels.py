@@ -1,4 +1,5 @@
-"""Mixtures of experts in the graph over tfm's kernels: one node computes the products of all chosen experts.
+"""Replace the nodes of a mixture of experts by tfm's kernels: one node computes the products of all chosen
+experts.
 
 The exported graph has nodes for each expert, including experts that get no token:
 
@@ -8,7 +9,8 @@ The exported graph has nodes for each expert, including experts that get no toke
 
 The kernels' graph has one node for the first products of all experts (ExpertLinear, or with SiLU gates
 ExpertSwiGLU). Then come the nodes that were between the products of one expert, and then ExpertSum, which
-adds in the same order. Mixtures of any other form stay unchanged.
+adds the experts' outputs in the same order as the exported graph. Mixtures of any other form stay
+unchanged.
 """
 
 from __future__ import annotations
@@ -28,7 +30,7 @@ BETWEEN = frozenset({*ELEMENTWISE, "Gelu", "Relu", "Sigmoid", "Split", "SwiGLU",
 
 
 class Expert(NamedTuple):
-    """The part of a graph that computes one expert."""
+    """The nodes and values of a graph that compute one expert."""
 
     number: int
     first: list[ir.Node]  # its products of the chosen rows
@@ -39,14 +41,14 @@ class Expert(NamedTuple):
 
 
 def replace_all(graph: ir.Graph) -> None:
-    """Replace all mixtures of this form by kernels."""
+    """Replace all mixtures of experts in the graph by kernels. Mixtures of an unknown form stay unchanged."""
     for node in list(graph):
         if node.op_type == "ScatterND" and not _goes_on(node):
             _replace(graph, node)
 
 
 def _goes_on(node: ir.Node) -> bool:
-    """Whether the next expert's rows are added to what a node gives."""
+    """Return whether another expert's rows are added to the output of this ScatterND."""
     (value,) = node.outputs
     return any(use.node.op_type == "ScatterND" and use.node.inputs[0] is value for use in value.uses())
 
@@ -80,7 +82,9 @@ def _replace(graph: ir.Graph, end: ir.Node) -> None:
 def _put(
     graph: ir.Graph, node: ir.Node, operator: str, inputs: list[ir.Value | None], products: Sequence[ir.Node]
 ) -> None:
-    """Put the kernel of products in the place of a node."""
+    """Replace a node by a kernel that computes one product of every expert. `products` are the experts'
+    products, in the order of the experts.
+    """
     sizes = {name: attribute.value for name, attribute in products[0].attributes.items()}
     zeros, bias, minimum, _, table = _optional(products[0])
     for product in products:
@@ -97,12 +101,16 @@ def _put(
 
 
 def _optional(product: ir.Node) -> Sequence[ir.Value | None]:
-    """Zero points, bias, minima, factors and table of a product."""
+    """Return the optional inputs of a product: zero points, bias, minima, factors and table. A missing input
+    is None.
+    """
     return [*product.inputs[3:], *[None] * 5][:5]
 
 
 def _expert(scatter: ir.Node) -> Expert | None:
-    """What ends with rows that a node adds."""
+    """Return the expert whose rows this ScatterND adds. Return None if the nodes before it don't have the
+    form of an expert.
+    """
     reduction = scatter.attributes.get("reduction")
     weighed = made_by(scatter.inputs[2], "Mul")
     if reduction is None or reduction.value != "add" or weighed is None:
@@ -129,13 +137,19 @@ def _expert(scatter: ir.Node) -> Expert | None:
 
 
 def _reshaped(value: ir.Value | None, operator: str) -> ir.Value | None:
-    """What a value is with an axis more, or an axis less."""
+    """Return the input of the node that computes a value, if the node is this operator (Squeeze, Unsqueeze or
+    Reshape). Otherwise return None.
+    """
     node = made_by(value, operator)
     return None if node is None else node.inputs[0]
 
 
 def _choice(value: ir.Value | None, row: int) -> tuple[ir.Value | None, int | None]:
-    """`index` and the expert, where a value is a row of the places at which `index` names it."""
+    """Return `index` and the number of the expert, if the value contains places at which `index` equals this
+    number. Row 0 contains the tokens of these places, and row 1 the choices.
+
+    Return (None, None) for any other value.
+    """
     part = made_by(_reshaped(value, "Squeeze"), "Slice")
     if part is None or [constant(v) for v in part.inputs[1:4]] != [[row], [row + 1], [0]]:
         return None, None
@@ -148,19 +162,25 @@ def _choice(value: ir.Value | None, row: int) -> tuple[ir.Value | None, int | No
 
 
 def _product(value: ir.Value | None) -> ir.Node | None:
-    """The product with blocks that a value is, if it is all that reads it."""
+    """Return the kernel of a product with blocks that computes a value, or None if another node computes the
+    value.
+    """
     node = None if value is None else value.producer()
     return node if node is not None and node.domain == DOMAIN and node.op_type in OPERATORS else None
 
 
 def _shape(product: ir.Node) -> Hashable:
-    """What the products of all experts must have in common."""
+    """Return the properties of a product that must be equal for all experts: the operator, its sizes, and
+    which optional inputs are missing.
+    """
     sizes = sorted((name, attribute.value) for name, attribute in product.attributes.items())
     return product.op_type, tuple(sizes), tuple(value is None for value in _optional(product))
 
 
 class Rows:
-    """Values that are computed from the rows of x that are routed to an expert."""
+    """The computation between an expert's first products and its last product. Its input are the rows of x
+    that are routed to the expert.
+    """
 
     def __init__(self, token: ir.Value | None) -> None:
         self.token = token
@@ -169,8 +189,8 @@ class Rows:
         self.between: list[ir.Value] = []
 
     def form(self, value: ir.Value | None) -> Hashable:
-        """Return the steps by which a value is computed from only the products of these rows. Returns None if
-        the value depends on anything else. The value may be absent.
+        """Return the steps by which a value is computed from products of the expert's rows. Returns None if
+        the value depends on anything else besides constants, and "absent" if there is no value.
         """
         if value is None:
             return "absent"

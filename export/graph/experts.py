@@ -1,13 +1,13 @@
-"""Experts of a mixture: one expert is traced, and then repeated in the graph.
+"""Trace one expert of a mixture, and then repeat the expert in the graph.
 
     ExpertNumber(y)  ->  e
     index == e  ->  products of expert 0 over its tokens, added to y  ->  z
     EveryExpert(z, y, e)
 
-A program has this form if all experts of a mixture are stored in the same form. `repeat_all` removes the two
-operators. The nodes between them are repeated for each expert, with its number and its weights, and each
-expert adds to the output of the expert before it. Tracing takes a third of a second for an expert, and models
-have thousands.
+A program has this form if all experts of a mixture are stored in the same form. `repeat_all` removes the
+operators ExpertNumber and EveryExpert. The nodes between them are repeated for each expert, with the expert's
+number and weights. Each expert adds to the output of the expert before it. Tracing takes a third of a second
+for an expert, and models have thousands of experts.
 """
 
 from __future__ import annotations
@@ -49,8 +49,10 @@ def mixture(
     kind: Gate,
     weighs: Literal["output", "input"] = "output",
 ) -> torch.Tensor:
-    """Replace the op `mixture`: write one expert between the two operators, or write all experts if they
-    aren't stored in the same form.
+    """Replace the op `mixture` while a graph is traced. A single expert is written between the operators
+    ExpertNumber and EveryExpert, and `repeat_all` repeats it later.
+
+    If there are several experts, they aren't stored in the same form, and all of them are written.
     """
     if len(experts) > 1:
         return body(moe.mixture)(x, index, weights, experts, fits, kind=kind, weighs=weighs)
@@ -77,8 +79,8 @@ def stored_alike(groups: Mapping[str, Group]) -> set[str]:
 
 
 def traced(named: Mapping[str, T], alike: Collection[str]) -> dict[str, T]:
-    """Return the parameters or tensors that tracing needs: those of repeated experts are left out, except the
-    first expert's.
+    """Return the parameters or tensors that tracing needs. In the lists `alike`, only the first expert is
+    needed, because the others are repeated from it.
     """
 
     def repeats(name: str) -> bool:
@@ -89,10 +91,10 @@ def traced(named: Mapping[str, T], alike: Collection[str]) -> dict[str, T]:
 
 
 def repeat_all(model: ir.Model, tensors: Mapping[str, Tensor]) -> None:
-    """Repeat each mixture's traced expert for all of its experts that are stored.
+    """Repeat the traced expert of each mixture for all experts that the bundle stores.
 
     Needs: initializers named as the bundle stores them. Ensures: one initializer for each stored tensor of
-    these mixtures. Raises ExportError if something outside of an expert reads its weights.
+    these mixtures. Raises ExportError if something outside of an expert reads the expert's weights.
     """
     counts: dict[str, int] = {}
     for name in tensors:
@@ -113,8 +115,8 @@ def repeat_all(model: ir.Model, tensors: Mapping[str, Tensor]) -> None:
 
 
 class Expert:
-    """The part of a graph that is repeated for each expert: its nodes in order, and the weights that these
-    nodes read.
+    """The part of a graph that is repeated for each expert: nodes in order, and the weights that these nodes
+    read.
     """
 
     def __init__(self, marker: ir.Node) -> None:
@@ -124,7 +126,9 @@ class Expert:
         self.values = {*marker.inputs, *marker.outputs}
 
     def take(self, node: ir.Node) -> None:
-        """Add the node, if it reads the expert's number, its weights, or values computed from them."""
+        """Add the node to the expert, if the node reads the expert's number, its weights, or values computed
+        from them.
+        """
         leaves = {value: None for value in node.inputs if value is not None and _is_leaf(value)}
         if leaves or not self.values.isdisjoint(node.inputs):
             self.nodes[node] = None
@@ -157,7 +161,7 @@ def _repeat(graph: ir.Graph, one: Expert, every: ir.Node, counts: Mapping[str, i
 
 
 def _number(graph: ir.Graph, e: int) -> ir.Value:
-    """The constant of an expert's number."""
+    """Return a constant with the number `e` of an expert."""
     name = f"expert.{e}"
     if name not in graph.initializers:
         tensor = ir.tensor(np.array(e, np.int64), name=name)
@@ -166,7 +170,7 @@ def _number(graph: ir.Graph, e: int) -> ir.Value:
 
 
 def _leaf(graph: ir.Graph, first: ir.Value, e: int) -> ir.Value:
-    """A weight of expert 0, of another expert."""
+    """Add to the graph the weight of expert `e` that corresponds to a weight `first` of expert 0."""
     name = EXPERT.sub(rf"\g<1>.{e}.\g<3>", str(first.name))
     leaf = ir.Value(name=name, type=first.type, shape=first.shape)
     graph.initializers.add(leaf)
@@ -174,7 +178,9 @@ def _leaf(graph: ir.Graph, first: ir.Value, e: int) -> ir.Value:
 
 
 def _copy(node: ir.Node, values: dict[ir.Value, ir.Value], e: int) -> ir.Node:
-    """The node over other values, to which those that it gives are added."""
+    """Return a copy of a node for expert `e`. Its inputs are replaced by `values`, to which its outputs are
+    added.
+    """
     inputs = [None if value is None else values.get(value, value) for value in node.inputs]
     count = len(node.outputs)
     copy = ir.Node(node.domain, node.op_type, inputs, node.attributes.values(), num_outputs=count)
@@ -186,7 +192,9 @@ def _copy(node: ir.Node, values: dict[ir.Value, ir.Value], e: int) -> ir.Node:
 
 
 def _length(axis: int | ir.SymbolicDim, e: int) -> int | str | None:
-    """A length, which another expert has another one of where it depends on the choices."""
+    """Return the length of an axis for expert `e`. If the length depends on which tokens chose the expert,
+    its name gets the expert's number.
+    """
     if isinstance(axis, int) or axis.value is None:
         return axis if isinstance(axis, int) else None
     return LENGTH.sub(rf"\g<0>_{e}", str(axis.value))

@@ -1,5 +1,5 @@
-"""The graph over tfm's own kernels, made from the graph for ort-cpu. These nodes are replaced by kernels
-(right):
+"""Make the graph over tfm's own kernels from the graph for ort-cpu. The nodes on the left are replaced by the
+kernels on the right:
 
     MatMulNBits(x, packed, scale, zero?)
     [+ sums of x's blocks @ minimum] [+ bias]          BlockLinear(x, packed, scale, zero?, bias?, minimum?,
@@ -68,11 +68,11 @@ def over_kernels(
     half_cache: bool,
     thetas: Collection[float] = (),
 ) -> ir.Model:
-    """Return a copy of a graph in which kernels compute. The copy reads `tensors`, which are the tensors of
-    kernels.data in these forms.
+    """Return a copy of a graph in which tfm's kernels replace ONNX Runtime's operators. The copy reads its
+    weights from kernels.data, as `tensors` and `forms` describe.
 
-    With a `half_cache`, the kernels keep keys and values in float16. `thetas` are those of positions that the
-    graph computes as sines.
+    With `half_cache`, the kernels keep keys and values in float16. `thetas` are the thetas of positions whose
+    sines the graph computes.
     """
     copy = ir.from_proto(ir.to_proto(model))
     tiled = {
@@ -115,7 +115,9 @@ def over_kernels(
 
 
 def _replace_blocks(graph: ir.Graph, node: ir.Node, packed: ir.Value, group: Group, form: KernelForm) -> None:
-    """A product with blocks, their minima and the bias after it, or the rows of a table."""
+    """Replace a product with a blockwise quantized weight by a kernel, including the minima and the bias
+    after it. Or replace the lookup of rows in such a table.
+    """
     assert group.format is not None
     operator, bias = "BlockGather", []
     inputs = [*node.inputs, None][:4]
@@ -145,9 +147,11 @@ def _replace_blocks(graph: ir.Graph, node: ir.Node, packed: ir.Value, group: Gro
 
 
 def _minima_after(graph: ir.Graph, node: ir.Node, minimum: ir.Value) -> list[ir.Node]:
-    """The nodes after a product with blocks, or after rows of a table, up to the one that adds their minima.
+    """Return the nodes after a product with blocks, or after a lookup in a table, up to the node that adds
+    the minima of the blocks.
 
-    A Sum that adds something else too becomes that Add and one of the rest.
+    If a Sum adds the minima and something else, it is replaced by two Adds, and the first one adds the
+    minima.
     """
     after = []
     while True:
@@ -172,7 +176,9 @@ def _minima_after(graph: ir.Graph, node: ir.Node, minimum: ir.Value) -> list[ir.
 
 
 def _is_of(value: ir.Value | None, minimum: ir.Value) -> bool:
-    """Whether a value is of stored minima: rows of them for tokens, or their products with sums."""
+    """Return whether a value is computed from the stored minima: as rows for tokens, or as their product with
+    sums.
+    """
     while value is not None and value is not minimum:
         node = value.producer()
         value = None if node is None else node.inputs[1 if node.op_type == "MatMul" else 0]
@@ -180,7 +186,9 @@ def _is_of(value: ir.Value | None, minimum: ir.Value) -> bool:
 
 
 def _replace_rows(graph: ir.Graph, node: ir.Node, codes: ir.Value, group: Group) -> None:
-    """A product whose input has one scale a row: from the input in floats to the bias, or to GELU."""
+    """Replace a product that quantizes each row of its input with one scale. The kernel takes the input in
+    floats, and includes the bias and a GELU after the product.
+    """
     x = _producer(node.inputs[0]).inputs[0]
     factor = graph.initializers.get(f"{group.name}.input_factor")
     if factor is not None:
@@ -204,14 +212,14 @@ def _put(
     inputs: Sequence[ir.Value | None],
     attributes: Mapping[str, Any],
 ) -> None:
-    """Put a kernel in the place of nodes, of which the last one has its output."""
+    """Replace nodes by one kernel. The kernel's output replaces the output of the last node."""
     first, last = replaced[0], replaced[-1]
     new = ir.node(operator, inputs, attributes, domain=DOMAIN, name=first.name)
     put(graph, new, last, replaced[::-1], last.outputs)
 
 
 def _producer(value: ir.Value | None) -> ir.Node:
-    """The node that computes a value of the graph's own."""
+    """Return the node that computes a value. The value must not be an input of the graph or a weight."""
     assert value is not None
     node = value.producer()
     assert node is not None
@@ -237,7 +245,9 @@ def _replace_attention(graph: ir.Graph, node: ir.Node, *, half_cache: bool) -> N
 
 
 def _replace_multi_head(graph: ir.Graph, node: ir.Node) -> None:
-    """Put the kernel in the place of attention over whole texts, and its bias into the product before it."""
+    """Replace attention over whole texts by a kernel. The bias of queries, keys and values moves into the
+    product before it.
+    """
     q, k, v, bias, lengths, added = [*node.inputs, None][:6]
     assert q is not None
     assert k is not None
@@ -268,7 +278,9 @@ def _replace_multi_head(graph: ir.Graph, node: ir.Node) -> None:
 
 
 def _before_heads(value: ir.Value) -> ir.Value:
-    """The value before it was cut into heads and put together again."""
+    """Return the value before Reshapes that split it into heads and joined the heads again. Other values are
+    returned unchanged.
+    """
     first = value
     while (node := first.producer()) is not None and node.op_type == "Reshape" and node.inputs[0] is not None:
         first = node.inputs[0]
@@ -276,7 +288,9 @@ def _before_heads(value: ir.Value) -> ir.Value:
 
 
 def _replace_swiglu(graph: ir.Graph, node: ir.Node) -> None:
-    """silu(gate) * up, where gate and up are the halves of one product."""
+    """Replace silu(gate) * up by a kernel, where gate and up are the halves of one product. If possible, the
+    kernel includes the product.
+    """
     if len(node.outputs) != 2:
         return
     gate, up = node.outputs
@@ -305,7 +319,9 @@ def _replace_swiglu(graph: ir.Graph, node: ir.Node) -> None:
 
 
 def _replace_pointwise(graph: ir.Graph, node: ir.Node) -> None:
-    """A function of each number; a number times its Sigmoid is one."""
+    """Replace a function of single numbers by a kernel. A number times its Sigmoid counts as one function,
+    SiLU.
+    """
     operator, x = node.op_type, node.inputs[0] if node.inputs else None
     if operator == "Log" and node.outputs[0].dtype == ir.DataType.DOUBLE and made_by(x, "Cast") is not None:
         _put(graph, [node], "Log", [x], {})
@@ -327,8 +343,8 @@ def _replace_pointwise(graph: ir.Graph, node: ir.Node) -> None:
 
 
 def _replace_wave(graph: ir.Graph, node: ir.Node, thetas: Collection[float]) -> None:
-    """The sine or cosine of a position times frequencies, which become those that kernels are specified with:
-    libraries' powers differ in their last bits."""
+    """Replace the sine or cosine of position times frequency by a kernel. The frequencies are replaced by the
+    kernels' specified ones, because the powers that libraries compute differ in their last bits."""
     product = made_by(node.inputs[0], "Mul")
     if product is None or node.outputs[0].dtype != ir.DataType.DOUBLE:
         return
@@ -345,7 +361,7 @@ def _replace_wave(graph: ir.Graph, node: ir.Node, thetas: Collection[float]) -> 
 
 
 def _divide_one(graph: ir.Graph, node: ir.Node) -> None:
-    """1 / x as a quotient: of a Reciprocal nobody says how it is rounded."""
+    """Replace a Reciprocal of x by the Div 1 / x. Nothing specifies how a Reciprocal rounds."""
     (y,) = node.outputs
     one = ir.Value(name=f"{y.name}.one", const_value=ir.tensor(np.float32(1)))
     graph.register_initializer(one)
@@ -353,7 +369,9 @@ def _divide_one(graph: ir.Graph, node: ir.Node) -> None:
 
 
 def _replace_of_row(graph: ir.Graph, node: ir.Node) -> None:
-    """What is computed of whole rows of floats: a softmax, a sum, or products with a stored matrix."""
+    """Replace a function of whole rows of floats by a kernel: a softmax, a sum, or a product with a stored
+    matrix. A sum over the tokens is replaced too.
+    """
     x, *others = node.inputs or [None]
     if x is None or x.shape is None:
         return
@@ -376,9 +394,11 @@ def _replace_of_row(graph: ir.Graph, node: ir.Node) -> None:
 
 
 def _replace_products(graph: ir.Graph) -> None:
-    """Products of attention that is written out.
+    """Replace the products of attention that is computed by basic operators.
 
-    For whole texts ONNX Runtime's own are faster. They stay where other operators break the promise anyway.
+    In a graph that reads whole texts, the products are replaced only if all other operators ensure that a
+    token's bits don't depend on other tokens. Otherwise ONNX Runtime's products stay, because they are
+    faster.
     """
     products = [node for node in graph if node.domain == "" and node.op_type == "MatMul"]
     others = ((node.domain, node.op_type) for node in graph if node not in products)
@@ -390,8 +410,8 @@ def _replace_products(graph: ir.Graph) -> None:
 
 
 def _replace_norm(graph: ir.Graph, node: ir.Node) -> None:
-    """The norm of the last axis by stored weights, or by none, with the sum that it is of, which others read
-    too."""
+    """Replace a norm over the last axis, with stored weights or without weights. If the norm's input is a
+    sum, the kernel computes the sum too, and returns it for other readers."""
     x, weight, *bias = node.inputs
     assert x is not None
     assert weight is not None
@@ -414,7 +434,9 @@ def _replace_norm(graph: ir.Graph, node: ir.Node) -> None:
 
 
 def _blocks(node: ir.Node) -> ir.Value | None:
-    """The input of a node that holds its blocks' codes; None if it multiplies with none and reads none."""
+    """Return the input of a node that contains the codes of a quantized weight. Return None if the node
+    doesn't read such a weight.
+    """
     match node.op_type:
         case "MatMulNBits" | "MatMulIntegerToFloat":
             return node.inputs[1]
@@ -424,26 +446,28 @@ def _blocks(node: ir.Node) -> ir.Value | None:
 
 
 def _weights(node: ir.Node, tensors: Mapping[str, Tensor]) -> str:
-    """The stored tensor of a node's blocks, which the product of a table has in another shape; empty if it
-    has none."""
+    """Return the name of the stored tensor with the codes that a node reads, or "" if the node reads none. A
+    product with a table may read the tensor in another shape."""
     value = _blocks(node)
     return "" if value is None else stored_name(str(value.name), tensors) or ""
 
 
 def _stored_weight(graph: ir.Graph, name: str, dtype: ir.DataType) -> ir.Value:
-    """The initializer that is the stored tensor itself."""
+    """Return the initializer for a stored tensor. Add it to the graph if it is missing."""
     if name not in graph.initializers:
         graph.initializers.add(ir.Value(name=name, type=ir.TensorType(dtype)))
     return graph.initializers[name]
 
 
 def _stored(add: ir.Node) -> list[ir.Value]:
-    """What a node adds that is stored."""
+    """Return the inputs of an Add that are stored weights."""
     return [value for value in add.inputs if value is not None and value.is_initializer()]
 
 
 def _bias_after(node: ir.Node) -> ir.Node | None:
-    """The Add of a stored vector, where it is all that reads a product."""
+    """Return the Add after a node if it adds a stored vector and nothing else reads the node's output.
+    Otherwise return None.
+    """
     uses = list(node.outputs[0].uses())
     if len(uses) != 1 or uses[0].node.op_type != "Add":
         return None

@@ -1,5 +1,5 @@
-"""The nn.Module that is traced. The module owns the weights, and its forward method computes one graph of the
-model.
+"""Define the nn.Module that is traced. The module owns the weights, and its forward method computes one graph
+of the model.
 """
 
 from __future__ import annotations
@@ -24,10 +24,10 @@ from ..targets.group_query_attention import RowLengths
 
 
 class Weights(nn.Module):
-    """Nested weights as nested modules, so that buffers have their dotted names.
+    """A tree of weights as nested modules, so that each weight is a buffer with its dotted name.
 
-    A level is a dict, a list, or a dataclass with tensors among its fields (a quantized parameter). `tree`
-    returns the weights in their original form, with the module's own tensors.
+    A level of the tree is a dict, a list, or a dataclass with tensors among its fields (a quantized
+    parameter). `tree` returns the weights in their original form, with the module's own tensors.
     """
 
     def __init__(self, tree: Any) -> None:
@@ -59,7 +59,7 @@ def _items(tree: Any) -> list[tuple[str, Any]]:
 
 
 class GraphModule(nn.Module):
-    """One graph of a model over the weights that it owns.
+    """A module that computes one graph of a model over its own weights.
 
     `forward` takes tensors in the order of the graph's inputs, and returns tensors in the order of the
     graph's outputs. A float16 model returns its logits, or its head's outputs, in float32. Caches keep their
@@ -77,7 +77,9 @@ class GraphModule(nn.Module):
 
     @property
     def _decoder(self) -> Config:
-        """What ports follow from: the Config, or its module as a decoder of one layer."""
+        """Return the Config that determines the graph's inputs and outputs. For the graph of a multi-token
+        prediction module, this is a decoder of one layer.
+        """
         if self.graph.file == MTP:
             assert isinstance(self.config, Decoder)
             return self.config.mtp_decoder
@@ -163,12 +165,14 @@ class GraphModule(nn.Module):
 
 
 def _arrays(inputs: Mapping[str, torch.Tensor], kinds: Sequence[CacheKind]) -> list[list[torch.Tensor]]:
-    """The arrays of each layer's kind, among a graph's inputs."""
+    """Return the cache arrays of each layer, taken from the graph's inputs by their names."""
     return [[inputs[f"{array.name}.{i}"] for array in kind.arrays] for i, kind in enumerate(kinds)]
 
 
 def _best(logits: torch.Tensor) -> torch.Tensor:
-    """The first token of the largest logit, -1 where the sum isn't finite."""
+    """Return the id of the largest logit, the lowest id if several are equal. Return -1 if the sum of the
+    logits isn't finite.
+    """
     largest = torch.finfo(logits.dtype).max
     return torch.where(logits.sum(-1).abs() <= largest, logits.argmax(-1), -1)
 

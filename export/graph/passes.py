@@ -1,4 +1,4 @@
-"""Passes over a traced graph: they simplify it, strip notes, name and place weights, and finally check the
+"""Change a traced graph by passes: simplify it, strip notes, name and place weights, and finally check the
 graph.
 """
 
@@ -28,10 +28,11 @@ FLOATS = {"float32": ir.DataType.FLOAT, "float16": ir.DataType.FLOAT16}
 
 
 def name_weights(model: ir.Model, stored: Mapping[str, Tensor]) -> None:
-    """Give the initializers the names under which the bundle stores them, and leave them without values.
+    """Give the graph's weights the names under which the bundle stores them, and remove their values.
 
     Needs: a traced model, whose weights are named `leaves.NAME`. Ensures: one initializer for each stored
-    name, with its type and without a value. Raises ExportError for a weight that isn't stored, or isn't used.
+    name, with its type and without a value. Raises ExportError if a weight isn't stored, or if the graph
+    doesn't use a stored weight.
     """
     traced = list(model.graph.initializers.items())
     for name, value in traced:
@@ -47,7 +48,7 @@ def name_weights(model: ir.Model, stored: Mapping[str, Tensor]) -> None:
 
 
 def optimize(model: ir.Model, stored: Collection[str]) -> None:
-    """Fold constants, compute equal expressions once, and leave Identity nodes out.
+    """Simplify the graph: fold constants, compute equal expressions once, and remove Identity nodes.
 
     Needs: stored weights without values. If they had values, the optimizer would fold expressions of weights
     into constants inside the graph. It would also merge small weights that are equal, such as two norms whose
@@ -64,10 +65,12 @@ def optimize(model: ir.Model, stored: Collection[str]) -> None:
 
 @contextmanager
 def rules_by_operator() -> Iterator[None]:
-    """Try each of the optimizer's rules only at nodes of the operator with which its pattern begins.
+    """During a `with` block, make the optimizer try each of its rules only at nodes whose operator can match
+    the rule.
 
     The optimizer tries all 46 rules at every node, and one of the rules searches the whole graph each time. A
-    rule never matches at a node of another operator, so nothing is lost.
+    rule's pattern begins with an operator, and never matches at a node of another operator. So nothing is
+    lost.
     """
     rules = rewriter._DEFAULT_REWRITE_RULES
     rewriter._DEFAULT_REWRITE_RULES = tuple(map(_at_its_operator, rules))
@@ -91,8 +94,8 @@ def _at_its_operator(rule: Any) -> Any:
 
 
 def sum_three(model: ir.Model) -> None:
-    """Replace residual + (a + b) by Sum(residual, a, b). Here a + b is a product in two parts: packed codes
-    and minima.
+    """Replace residual + (a + b) by Sum(residual, a, b), if a + b is a product in two parts: packed codes and
+    minima.
 
     A small operator of ONNX Runtime costs more than its arithmetic. Ensures: the same values.
     """
@@ -112,7 +115,8 @@ def sum_three(model: ir.Model) -> None:
 
 
 def view_weights(model: ir.Model, stored: Collection[str]) -> None:
-    """Replace the Reshape of a stored weight by an initializer over the same bytes (`runtime.bundle.views`).
+    """Replace each Reshape of a stored weight by an initializer that reads the same bytes in the new shape
+    (`runtime.bundle.views`).
 
     Ensures: the weight itself stays if other nodes read it.
     """
@@ -132,8 +136,8 @@ def view_weights(model: ir.Model, stored: Collection[str]) -> None:
 
 
 def strip_notes(model: ir.Model) -> None:
-    """Remove the exporter's notes. The notes name source lines, and a bundle's bytes must not depend on
-    source lines.
+    """Remove the exporter's notes from the graph. The notes name source lines, and a bundle's bytes must not
+    depend on source lines.
     """
     for node in model.graph:
         node.metadata_props.clear()
@@ -151,8 +155,8 @@ def strip_notes(model: ir.Model) -> None:
 
 
 def check(model: ir.Model, graph: Graph, stored: Mapping[str, Tensor]) -> None:
-    """Raise ExportError if an input's axis became a constant, if a stored weight is gone, or if there is an
-    operator that no bundle may have.
+    """Raise ExportError if an input's axis became a constant, if a stored weight is missing from the graph,
+    or if the graph contains an operator that no bundle may have.
     """
     axes = {value.name: [str(axis) for axis in value.shape or ()] for value in model.graph.inputs}
     for port in graph.inputs:
@@ -168,11 +172,11 @@ def check(model: ir.Model, graph: Graph, stored: Mapping[str, Tensor]) -> None:
 
 
 def check_in_place(model: ir.Model) -> None:
-    """Raise ExportError if a step may write a cache's array before all of its readers have run.
+    """Raise ExportError if a step may overwrite a cache array before all nodes that read the array have run.
 
-    The arrays are inputs of the graph. In a shared cache, the output NAME_out.I has the same memory as the
-    input NAME.I. Only the nodes on which a node's inputs depend are certain to run before it. A node that
-    writes may read the array itself if its operator is in `IN_PLACE`.
+    Cache arrays are inputs of the graph. In a shared cache, the output NAME_out.I uses the same memory as the
+    input NAME.I. Only the nodes on which a node's inputs depend are certain to run before this node. The node
+    that writes an array may read the array itself if its operator is in `IN_PLACE`.
     """
     outputs = {value.name: value for value in model.graph.outputs}
     for value in model.graph.inputs:
@@ -199,7 +203,7 @@ def _type(tensor: Tensor) -> ir.DataType:
 
 
 def point_weights(model: ir.Model, tensors: Mapping[str, Tensor], data: Path) -> None:
-    """Let each stored weight point to its bytes in the data file.
+    """Point each stored weight of the graph to its bytes in the data file.
 
     This is the last pass, so that no other pass reads a weight.
     """

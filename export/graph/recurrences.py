@@ -1,4 +1,5 @@
-"""Layers that keep a state, in the graph over tfm's kernels: a convolution, and linear attention with decay.
+"""Replace the nodes of layers that keep a state by tfm's kernels: convolutions, and linear attention with
+decay.
 
 The exported graph computes both from many small nodes, and copies each state. The kernels write the state in
 place:
@@ -23,7 +24,7 @@ MOST_KEYS = 256  # kernels.h: `LinearAttentionCall`
 
 
 class Part(NamedTuple):
-    """A part of a token's vector: the value [B, T, ..] that contains the part, and the index at which the
+    """A part of each token's vector: the value [B, T, ..] that contains the part, and the index at which the
     part begins.
     """
 
@@ -32,7 +33,9 @@ class Part(NamedTuple):
 
 
 def replace_all(graph: ir.Graph) -> None:
-    """Replace all convolutions and linear attentions of this form by kernels."""
+    """Replace all convolutions and linear attentions in the graph by kernels. Those of an unknown form stay
+    unchanged.
+    """
     for node in list(graph):
         if node.op_type == "GatherElements":
             _replace_convolution(graph, node)
@@ -42,7 +45,9 @@ def replace_all(graph: ir.Graph) -> None:
 
 
 def _kept(value: ir.Value | None, graph: ir.Graph) -> ir.Value | None:
-    """The graph's input that a value is, zeros in rows with no token before; None for another value."""
+    """Return the graph input that contains a layer's state, if the value is this state with zeros for rows
+    that have no earlier token. Return None for any other value.
+    """
     begun = made_by(value, "Where")
     if begun is None:
         return None
@@ -56,7 +61,7 @@ def _kept(value: ir.Value | None, graph: ir.Graph) -> ir.Value | None:
 
 
 def _next_of(kept: ir.Value, output: ir.Value, graph: ir.Graph) -> bool:
-    """Whether a value is the graph's output that is kept in the place of this input."""
+    """Return whether `output` is the graph output that replaces the state `kept` in the next step."""
     name, _, layer = str(kept.name).partition(".")
     return output in graph.outputs and output.name == f"{name}_out.{layer}"
 
@@ -103,8 +108,8 @@ def _replace_convolution(graph: ir.Graph, gather: ir.Node) -> None:
 
 
 class Term(NamedTuple):
-    """One product of a convolution: row `token` of the convolution's weights times the inputs of `tokens`
-    tokens, from that token on.
+    """One product of a convolution: row `token` of the convolution's weights times the inputs from that token
+    on. `tokens` is the number of these inputs.
     """
 
     product: ir.Node
@@ -114,7 +119,9 @@ class Term(NamedTuple):
 
 
 def _term(node: ir.Node) -> Term | None:
-    """The term that a Slice of the joined inputs begins."""
+    """Return the term of a convolution that begins with this Slice. Return None if the nodes don't have this
+    form.
+    """
     if node.op_type != "Slice" or constant(node.inputs[3]) != [1] or constant(node.inputs[4]) != [1]:
         return None
     start, product = constant(node.inputs[1]), only_reader(node.outputs[0], "Mul")
@@ -130,12 +137,14 @@ def _term(node: ir.Node) -> Term | None:
 
 
 def _time(value: ir.Value) -> object:
-    """The axis of tokens."""
+    """Return the length of a value's axis of tokens, which is axis 1."""
     return None if value.shape is None else value.shape[1]
 
 
 def _from_lengths(value: ir.Value | None, count: int, graph: ir.Graph) -> bool:
-    """Whether indices of so many entries count from the graph's `lengths` on."""
+    """Return whether the value contains the indices `lengths`, `lengths` + 1, … of each row, `count` in
+    all.
+    """
     for operator in ("Expand", "Unsqueeze"):
         node = made_by(value, operator)
         if node is None:
@@ -181,7 +190,10 @@ def _replace_attention(graph: ir.Graph, node: ir.Node) -> None:
 
 
 def _rates(decay: ir.Value | None) -> tuple[ir.Value, ir.Value] | None:
-    """`step` and `a_log` of the decay -exp(a_log) * step, which heads or numbers of keys have."""
+    """Return `step` and `a_log` if the decay is -exp(a_log) * step. Return None for any other decay.
+
+    `a_log` has one number for each head, or one for each number of a key.
+    """
     product = made_by(_unshaped(decay), "Mul")
     if product is None:
         return None
@@ -203,7 +215,9 @@ def _rates(decay: ir.Value | None) -> tuple[ir.Value, ir.Value] | None:
 
 
 def _unshaped(value: ir.Value | None) -> ir.Value | None:
-    """The value of which this one has all numbers in their order, in another shape."""
+    """Return the value from which only Reshape, Squeeze and Unsqueeze make this value. So it contains the
+    same numbers in the same order.
+    """
     while value is not None and (node := value.producer()) is not None:
         if node.op_type not in ("Reshape", "Unsqueeze", "Squeeze"):
             break
@@ -212,8 +226,11 @@ def _unshaped(value: ir.Value | None) -> ir.Value | None:
 
 
 class Heads(NamedTuple):
-    """Heads of keys or queries: where they are, and how many heads of values share one of them. If the heads
-    are divided by their length, `unit` is the number added to the sum of squares. Otherwise `unit` is 0.
+    """The heads of keys or queries: their place in each token's vector, and how many heads of values share
+    one of them.
+
+    If each head is divided by its length, `unit` is the number that is added to the sum of squares. Otherwise
+    `unit` is 0.
     """
 
     part: Part
@@ -244,7 +261,9 @@ def _heads(value: ir.Value | None) -> Heads | None:
 
 
 def _unit(product: ir.Node) -> tuple[ir.Value, float] | None:
-    """x and u of x / sqrt(sum of x^2 + u), heads by heads."""
+    """Return x and u if the product is x / sqrt(Σ x² + u), with the sum over each head. Otherwise return
+    None.
+    """
     x, inverse = product.inputs
     chain: list[ir.Node] = []
     for operator in ("Reciprocal", "Sqrt", "Add", "ReduceSum", "Mul"):
@@ -261,7 +280,9 @@ def _unit(product: ir.Node) -> tuple[ir.Value, float] | None:
 
 
 def _part(value: ir.Value) -> Part | None:
-    """What a value is of the one that a Split along the last of three axes cuts."""
+    """Return the part of a larger value that this value is, if a Split along the last of three axes cuts the
+    larger value. Otherwise return None.
+    """
     base = _unshaped(value)
     split = made_by(base, "Split")
     if split is None or split.inputs[0] is None or split.attributes["axis"].value not in (2, -1):

@@ -1,4 +1,4 @@
-"""Helpers for replacing nodes of a graph by kernels, whatever the kernel."""
+"""Helpers that replace nodes of a graph by kernels."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from onnx_ir import convenience
 def put(
     graph: ir.Graph, new: ir.Node, after: ir.Node, replaced: Sequence[ir.Node], old: Sequence[ir.Value]
 ) -> None:
-    """Insert a new node after another node, and remove the nodes that it replaces. The new node's outputs get
-    the names of the old values.
+    """Insert the node `new` after the node `after`, and remove the nodes `replaced`. The new node's outputs
+    replace the values `old` and get their names.
     """
     for output, before in zip(new.outputs, old, strict=True):
         output.name = before.name
@@ -21,20 +21,24 @@ def put(
 
 
 def given(inputs: Sequence[ir.Value | None]) -> Sequence[ir.Value | None]:
-    """Return the inputs without the absent ones at the end."""
+    """Return the inputs without the missing ones (None) at the end."""
     while inputs and inputs[-1] is None:
         inputs = inputs[:-1]
     return inputs
 
 
 def only_reader(value: ir.Value, operator: str) -> ir.Node | None:
-    """Return the node of that operator, if it is the only reader of the value."""
+    """Return the only node that reads the value, if there is one and it has this operator. Otherwise return
+    None.
+    """
     uses = list(value.uses())
     return uses[0].node if len(uses) == 1 and uses[0].node.op_type == operator else None
 
 
 def silu_of(value: ir.Value) -> tuple[ir.Node, ir.Node] | None:
-    """Return a value's Sigmoid and the product of both, if nothing else reads the value or its Sigmoid."""
+    """Return the Sigmoid of a value, and the product of value and Sigmoid. Return None if anything else reads
+    the value or the Sigmoid.
+    """
     readers = {use.node.op_type: use.node for use in value.uses()}
     if set(readers) != {"Sigmoid", "Mul"} or len(list(value.uses())) != 2:
         return None
@@ -43,7 +47,9 @@ def silu_of(value: ir.Value) -> tuple[ir.Node, ir.Node] | None:
 
 
 def precise_silu_of(value: ir.Value) -> ir.Node | None:
-    """Return the product of a value with its `precise_sigmoid`, if nothing else reads the value."""
+    """Return the product of a value and its `precise_sigmoid`. Return None if anything else reads the
+    value.
+    """
     readers = {use.node.op_type: use.node for use in value.uses()}
     if set(readers) != {"Abs", "GreaterOrEqual", "Mul"} or len(list(value.uses())) != 3:
         return None
@@ -53,7 +59,7 @@ def precise_silu_of(value: ir.Value) -> ir.Node | None:
 
 
 def precise_sigmoid_of(gate: ir.Node) -> ir.Value | None:
-    """Return the value x if this Div computes `precise_sigmoid` of x."""
+    """Return x if this Div computes `precise_sigmoid` of x. Otherwise return None."""
     above, total = made_by(gate.inputs[0], "Where"), made_by(gate.inputs[1], "Add")
     if above is None or total is None:
         return None
@@ -69,13 +75,15 @@ def precise_sigmoid_of(gate: ir.Node) -> ir.Value | None:
 
 
 def made_by(value: ir.Value | None, operator: str) -> ir.Node | None:
-    """Return the node that computes a value, if it has that operator."""
+    """Return the node that computes a value, if the node has this operator. Otherwise return None."""
     node = None if value is None else value.producer()
     return node if node is not None and node.op_type == operator else None
 
 
 def constant(value: ir.Value | None) -> list[float] | None:
-    """Return the numbers of a constant of the graph itself."""
+    """Return the numbers of a constant that is stored in the graph itself. Return None for any other
+    value.
+    """
     if value is None or value.const_value is None or isinstance(value.const_value, ir.ExternalTensor):
         return None
     return np.ravel(value.const_value.numpy()).tolist()

@@ -3,12 +3,12 @@
     GatherBlockQuantized(packed, ids, scale, zero?)
         ->  (Gather(blocks, ids) - Gather(zero, ids)) * Gather(scale, ids)
 
-`blocks` is the table's shape for MatMulNBits, [N, C, blob]. GatherBlockQuantized only takes [N, C·blob]. In
-a bundle, both shapes have the same bytes (`runtime.bundle.views`), but ONNX Runtime's own file format would
-store them twice, once for each initializer. The numbers are the same to the bit.
+`blocks` is the table in the shape that MatMulNBits takes, [N, C, blob]. GatherBlockQuantized only takes [N,
+C·blob]. In a bundle, both shapes have the same bytes (`runtime.bundle.views`), but ONNX Runtime's own file
+format would store them twice, once for each initializer. The new nodes compute the same numbers to the bit.
 
-**Conventions**: a byte holds two codes of 4 bits, the lower one first. They are separated by floating-point
-arithmetic, which every runtime has. Without zero points, the middle code means 0.
+**Conventions**: a byte contains two codes of 4 bits, the lower one first. The codes are separated by
+floating-point arithmetic, which every runtime supports. Without zero points, the middle code means 0.
 """
 
 from __future__ import annotations
@@ -28,7 +28,8 @@ Axis = int | str | ir.SymbolicDim
 
 
 def read_once(model: ir.Model, groups: Mapping[str, Group], tensors: Mapping[str, Tensor]) -> ir.Model:
-    """Return the graph. If a table has two shapes in it, return a copy in which the table has only one shape.
+    """Return a graph in which each table has only one shape. If no table had two shapes, this is the given
+    graph; otherwise it is a copy.
 
     Needs: `value_info` of all values. Ensures: an initializer for each stored tensor.
     """
@@ -44,7 +45,9 @@ def read_once(model: ir.Model, groups: Mapping[str, Group], tensors: Mapping[str
 
 
 def _shared(graph: ir.Graph, tensors: Mapping[str, Tensor]) -> list[tuple[ir.Node, ir.Value]]:
-    """The nodes that look rows up in a table of a product, with the blocks that the product reads."""
+    """Return the nodes that look up rows in a table that a product reads too, each with the product's view of
+    the table.
+    """
     products = {
         stored_name(str(node.inputs[1].name), tensors): node.inputs[1]
         for node in graph
@@ -54,13 +57,15 @@ def _shared(graph: ir.Graph, tensors: Mapping[str, Tensor]) -> list[tuple[ir.Nod
 
 
 def _table(node: ir.Node) -> str | None:
-    """The stored table that a node looks rows up in; None for another operator."""
+    """Return the name of the stored table in which a node looks up rows. Return None if the node has another
+    operator.
+    """
     table = node.inputs[0] if node.op_type == "GatherBlockQuantized" else None
     return None if table is None else table.name
 
 
 def _look_up(graph: ir.Graph, node: ir.Node, blocks: ir.Value) -> None:
-    """Put arithmetic over a product's blocks in the place of a node that looks rows up."""
+    """Replace a lookup in a table by arithmetic over the blocks that a product reads."""
     ids, scale, zero = [*node.inputs[1:], None][:3]
     (found,) = node.outputs
     assert ids is not None
@@ -91,7 +96,7 @@ def _look_up(graph: ir.Graph, node: ir.Node, blocks: ir.Value) -> None:
 
 
 class _Rows:
-    """Nodes that compute with rows of tables, [B, T, ...]."""
+    """Collects new nodes that compute with rows of tables, [B, T, ...]."""
 
     def __init__(self, graph: ir.Graph, floats: ir.DataType) -> None:
         self.graph, self.floats = graph, floats
@@ -105,7 +110,7 @@ class _Rows:
         dtype: ir.DataType | None = None,
         **attributes: int,
     ) -> ir.Value:
-        """Add a node, and return its value. By default it is of float type."""
+        """Add a node, and return its output. Without a `dtype`, the output has the table's float type."""
         self.nodes.append(ir.node(operator, inputs, attributes))
         (value,) = self.nodes[-1].outputs
         value.name = f"rows.{id(value)}"  # until the graph's nodes are named
@@ -113,13 +118,15 @@ class _Rows:
         return value
 
     def gather(self, table: ir.Value, ids: ir.Value) -> ir.Value:
-        """Return rows of a table."""
+        """Add a Gather, and return the rows of a table with these ids."""
         assert table.shape is not None
         assert ids.shape is not None
         return self.node("Gather", [table, ids], (*ids.shape, *table.shape[1:]), table.dtype, axis=0)
 
     def codes(self, packed: ir.Value, bits: int) -> ir.Value:
-        """Return codes of `bits` bits as floats. The last axis has all codes that its bytes hold."""
+        """Add nodes that unpack codes of `bits` bits, and return the codes as floats. The last axis contains
+        all codes of the packed bytes.
+        """
         assert packed.shape is not None
         *places, count = shape = tuple(packed.shape)
         assert isinstance(count, int)
@@ -132,17 +139,17 @@ class _Rows:
         return self.reshape(pairs, *places, 2 * count)
 
     def column(self, x: ir.Value) -> ir.Value:
-        """Add an axis of length 1 at the end."""
+        """Add an axis of length 1 at the end, and return the result."""
         assert x.shape is not None
         return self.node("Unsqueeze", [x, self.constant([-1])], (*x.shape, 1))
 
     def reshape(self, x: ir.Value, *shape: Axis) -> ir.Value:
-        """Join the last axes into one. The axes before them stay unchanged."""
+        """Join the last axes into one, and return the result. The axes before them stay unchanged."""
         assert isinstance(shape[-1], int)
         return self.node("Reshape", [x, self.constant([*[0] * (len(shape) - 1), shape[-1]])], shape)
 
     def constant(self, value: float | list[int]) -> ir.Value:
-        """Return a constant: a float, or a list of sizes or axes."""
+        """Add a constant to the graph, and return it: a float, or a list of sizes or axes."""
         dtype = np.int64 if isinstance(value, list) else self.floats.numpy()
         name = f"rows.{value}"
         if name not in self.graph.initializers:

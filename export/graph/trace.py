@@ -1,7 +1,7 @@
 """Trace a module with a target's operators into an ONNX graph without weights.
 
-The graph is traced with fake tensors of the stored shapes. The exporter never sees a weight, so even a large
-model only needs the memory of its graph.
+The graph is traced with fake tensors, which have the stored shapes but no data. The exporter never sees a
+weight, so even a large model only needs the memory of its graph.
 """
 
 from __future__ import annotations
@@ -55,11 +55,11 @@ def trace(
     dtype: str,
     opset: int,
 ) -> ir.Model:
-    """Return one graph of the model over the parameters of `groups`, stored as `tensors`, with target
+    """Trace one graph of the model and return it. The functions in `emits` replace ops by the target's
     operators.
 
     Needs: only the groups and tensors of this graph. Ensures: inputs and outputs have the names of the
-    graph's ports, and their axes stay dynamic where the exporter keeps them dynamic. Each tensor is an
+    graph's ports, and their axes stay dynamic unless the exporter made them constant. Each tensor is an
     initializer `leaves.NAME` without a value.
     """
     with FakeTensorMode():
@@ -86,7 +86,9 @@ def trace(
 
 
 def _leaf(group: Group, fakes: Mapping[str, torch.Tensor]) -> Any:
-    """The parameter, over fake tensors, of a group of stored tensors."""
+    """Return the parameter that a group of stored tensors represents, with fake tensors in place of the
+    stored ones.
+    """
     weight_format = group.format
     if weight_format is None:
         return fakes[group.name]
@@ -129,7 +131,7 @@ def _leaf(group: Group, fakes: Mapping[str, torch.Tensor]) -> Any:
 
 
 def _inputs(config: Config, graph: Graph, dtype: torch.dtype) -> tuple[torch.Tensor, ...]:
-    """Arguments of `GraphModule.forward` for tracing."""
+    """Return tensors of zeros as arguments of `GraphModule.forward` for tracing."""
     sizes = _sizes(config, graph)
     return tuple(
         torch.zeros(
@@ -141,7 +143,9 @@ def _inputs(config: Config, graph: Graph, dtype: torch.dtype) -> tuple[torch.Ten
 
 
 def _sizes(config: Config, graph: Graph) -> dict[str, int]:
-    """A size for each dynamic axis; so many samples give as many positions as a text has tokens."""
+    """Return the size of each dynamic axis for tracing. The number of samples of a sound is enough for as
+    many positions as a text has tokens.
+    """
     axes = dict.fromkeys(axis for port in graph.inputs for axis in port.axes if isinstance(axis, str))
     others = [axis for axis in axes if axis not in SIZES]
     heard = {} if config.stem is None else {"samples": config.stem.least(SIZES["time"]) + 1}
@@ -149,7 +153,7 @@ def _sizes(config: Config, graph: Graph) -> dict[str, int]:
 
 
 def _dynamic(config: Config, graph: Graph) -> tuple[dict[int, Any], ...]:
-    """The dynamic axes of each input, with their names."""
+    """Return the dynamic axes of each input, as a dict from the axis to its name and bounds."""
     dims = {axis: torch.export.Dim(axis) for axis in _sizes(config, graph)}
     if config.stem is not None:
         dims["samples"] = torch.export.Dim("samples", min=config.stem.least(2))
@@ -160,8 +164,8 @@ def _dynamic(config: Config, graph: Graph) -> tuple[dict[int, Any], ...]:
 
 @contextmanager
 def decomposed_in_place() -> Iterator[None]:
-    """Make the exporter use `decompose`, so that it traces a program again only if an operator has no rule
-    there.
+    """During a `with` block, make the exporter use `decompose`, which doesn't trace a program again. If
+    `decompose` has no rule for an operator, the exporter traces the program again as usual.
     """
     trace_again = ExportedProgram.run_decompositions
 
@@ -178,10 +182,11 @@ def decomposed_in_place() -> Iterator[None]:
 
 @contextmanager
 def promoted_in_place() -> Iterator[None]:
-    """Make the exporter cast arguments to a common type without computing known values again. This saves a
-    quarter of an export's time.
+    """During a `with` block, make the exporter cast arguments to a common type without computing known values
+    again. This saves a quarter of an export's time.
 
-    This changes internals of torch 2.13. An exporter with other internals stays unchanged, and is slower.
+    The function changes internals of torch 2.13. If torch has other internals, the exporter stays unchanged
+    and is slower.
     """
     try:
         from torch.onnx._internal.fx.passes import type_promotion
@@ -211,8 +216,8 @@ def promoted_in_place() -> Iterator[None]:
 
 @contextmanager
 def unnoted() -> Iterator[None]:
-    """Make the exporter omit the notes of source lines at a program's nodes. This saves a tenth of an
-    export's time, and no bundle has such notes.
+    """During a `with` block, make the exporter omit the notes of source lines at a program's nodes. This
+    saves a tenth of an export's time, and bundles don't contain such notes anyway.
     """
     before, fx_config.do_not_emit_stack_traces = fx_config.do_not_emit_stack_traces, True
     try:
@@ -223,7 +228,7 @@ def unnoted() -> Iterator[None]:
 
 @contextmanager
 def quiet() -> Iterator[None]:
-    """Silence the logs of the exporter and of the optimizer while this context is open."""
+    """During a `with` block, silence the logs of the exporter and of the optimizer."""
     loggers = [logging.getLogger(name) for name in ("torch.onnx", "onnx_ir")]
     levels = [logger.level for logger in loggers]
     for logger in loggers:

@@ -1,11 +1,12 @@
-"""Write the graph files of a bundle. For a large model, another process writes them while this one computes.
+"""Write the graph files of a bundle. For a large model, another process writes the graphs while this process
+computes.
 
 Tracing takes seconds and needs no weights. Calibration and golden outputs take seconds and need no graph.
 Both hold Python's interpreter lock, so threads wouldn't help.
 
-`python -m tfm.export.graph.write` is the other process. It reads a line of JSON, builds the graphs, reads the
-facts about the weights' numbers that the kernels' graphs need, and writes these graphs. The process ends when
-its parent does, because its input ends then.
+`python -m tfm.export.graph.write` is the other process. It reads a line of JSON and builds the graphs. Then
+it reads the facts about the weights' values that the kernels' graphs need, and writes these graphs. The
+process ends when its parent ends, because its input ends then.
 """
 
 from __future__ import annotations
@@ -42,7 +43,7 @@ LARGE = 32 * 2**20
 class GraphFiles:
     """The data from which the graphs of a bundle are built, and the folder to which they are written.
 
-    `about` are the graphs' properties, which say which model the graphs belong to.
+    `about` contains the graphs' properties, which say which model the graphs belong to.
     """
 
     plan: Plan
@@ -51,7 +52,7 @@ class GraphFiles:
     about: Mapping[str, str]
 
     def to_json(self) -> str:
-        """Return the value as one line of JSON. `from_json` makes an equal value from the line."""
+        """Return this object as one line of JSON. `from_json` makes an equal object from the line."""
         plan = self.plan
         value = {"config": to_json(plan.config), "target": plan.target.name, "dtype": plan.dtype}
         value["formats"] = {leaf: asdict(form) for leaf, form in plan.formats.items()}
@@ -67,17 +68,17 @@ class GraphFiles:
 
 
 def properties(source: SourceCheckpoint, quant: str, tfm: str) -> dict[str, str]:
-    """Return the properties that say which model a graph belongs to, and which program made it."""
+    """Return a graph's properties: which model the graph belongs to, and which version of tfm made it."""
     stated = {"model": source.name, "model_sha256": source.sha256, "quantization": quant}
     stated |= {"licence": source.licence, "tfm": tfm}
     return {name: text for name, text in stated.items() if text}
 
 
 def write(files: GraphFiles, in_kernels: Callable[[], InKernels] = InKernels) -> None:
-    """Build the graphs and write them. Raises ExportError if a stored weight has no graph.
+    """Build all graphs of a bundle and write them. Raises ExportError if no graph reads a stored weight.
 
-    `in_kernels` returns the facts about the weights' numbers that the kernels' graphs need. This function is
-    called when all other graphs have been written.
+    `in_kernels` returns the facts about the weights' values that the kernels' graphs need. It is called after
+    all other graphs have been written.
     """
     import onnx_ir  # it brings torch along, which a checkpoint with an error needn't wait for
 
@@ -112,11 +113,12 @@ def write(files: GraphFiles, in_kernels: Callable[[], InKernels] = InKernels) ->
 
 @contextmanager
 def writing(files: GraphFiles) -> Iterator[Callable[[InKernels], None]]:
-    """Start to build the graphs of a large model during a `with` block. The block gets a function, which it
-    calls to finish and write the graphs.
+    """During a `with` block, build the graphs of a large model in another process. The block gets a function,
+    and calls it to finish and write the graphs.
 
-    The function takes the facts about the weights' numbers that the kernels' graphs need, which may be known
-    late. It raises the errors of `write`. If the block ends before the call, the process is stopped.
+    The function takes the facts about the weights' values that the kernels' graphs need, and raises the
+    errors of `write`. If the block ends without calling the function, the process is stopped. A small model's
+    graphs are built only when the function is called.
     """
     if files.plan.size < LARGE:
         yield lambda in_kernels: write(files, lambda: in_kernels)
@@ -144,7 +146,7 @@ def writing(files: GraphFiles) -> Iterator[Callable[[InKernels], None]]:
 
 
 def _finish(child: subprocess.Popen[str], notes: IO[str]) -> None:
-    """Wait for the process. Raises ExportError if it ended with an error."""
+    """Wait for the process that writes the graphs. Raises ExportError if the process failed."""
     assert child.stdout is not None
     if error := child.stdout.read():
         raise ExportError(error)
@@ -155,7 +157,7 @@ def _finish(child: subprocess.Popen[str], notes: IO[str]) -> None:
 
 
 def _follow_parent(lines: SimpleQueue[str]) -> None:
-    """Put each line of the parent's there, and end when it ends."""
+    """Put each line that the parent process sends into the queue. End this process when the parent ends."""
     # The file itself: a thread that waits in sys.stdin would hold the interpreter's end up.
     file, rest = sys.stdin.fileno(), b""
     while part := os.read(file, 2**16):
