@@ -33,7 +33,7 @@ class Part(NamedTuple):
 
 
 def replace_all(graph: ir.Graph) -> None:
-    """Replace all convolutions and linear attentions in the graph by kernels. Those of an unknown form stay
+    """Replace all convolutions and linear attentions in the graph by kernels. Nodes of an unknown form stay
     unchanged.
     """
     for node in list(graph):

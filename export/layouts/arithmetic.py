@@ -1,8 +1,8 @@
 """Rewrite a graph of fixed shapes without comparisons, choices, or reads and writes at computed positions.
 
-NNAPI has none of these operators and CoreML has few, so each such operator cuts a graph into parts. Here
-these operators are written as arithmetic, with 1 for true and 0 for false. Below, a and b are whole numbers,
-and p[t] are positions in a table or cache X of L rows:
+NNAPI has none of these operators and CoreML has few, so each such operator cuts a graph into parts. This
+module writes these operators as arithmetic, with 1 for true and 0 for false. Below, a and b are whole
+numbers, and p[t] are positions in a table or cache X of L rows:
 
     a <= b                     clip(b - a + 1, 0, 1)
     not a; a and b; a or b     1 - a; a * b; max(a, b)
@@ -14,9 +14,9 @@ A layer norm, which NNAPI lacks too, is written as its means, quotient and root.
 product with ones.
 
 **Conventions**: differences are computed between whole numbers, so that the clipped results are right in
-float16 too. Masked scores are -3e4 instead of the lowest float, which float16 doesn't have. The exponential
-of -3e4 beside any score above -2.9e4 is 0. A place beyond the last row reads zeros, and nothing is written
-there.
+float16 too. Masked scores are -3e4, because float16 can't represent the lowest float32. The exponential of
+-3e4 beside any score above -2.9e4 is 0. At a position beyond the last row, a read gives zeros and a write
+does nothing.
 """
 
 from __future__ import annotations
@@ -36,9 +36,10 @@ MOVES = ("Concat", "Expand", "Identity", "Reshape", "Slice", "Squeeze", "Transpo
 
 
 def rewrite(model: ir.Model) -> None:
-    """Rewrite operators of the graph as arithmetic. Needs fixed shapes. Ensures the same values.
+    """Rewrite comparisons, choices, and reads and writes at computed positions as arithmetic. Needs fixed
+    shapes. Ensures the same values.
 
-    If an operator that isn't listed here computes with a Boolean, all Booleans stay unchanged.
+    If an operator that can't be rewritten computes with a Boolean, all Booleans stay unchanged.
     """
     writers = dict(PLACES)
     if all(_is_known(node) for node in model.graph if _has_booleans(node)):
@@ -55,7 +56,9 @@ def _has_booleans(node: ir.Node) -> bool:
 
 
 def _is_known(node: ir.Node) -> bool:
-    """Whether an operator on booleans has its arithmetic: comparisons of whole numbers, choices of floats."""
+    """Return whether an operator with Boolean inputs or outputs can be written as arithmetic. A comparison
+    must be of whole numbers, and a choice of floats.
+    """
     if node.op_type in COMPARISONS:
         return all(value is not None and value.dtype in WHOLE for value in node.inputs)
     if node.op_type == "Where":
@@ -64,7 +67,7 @@ def _is_known(node: ir.Node) -> bool:
 
 
 def _number_booleans(graph: ir.Graph) -> None:
-    """Make floats of the constants, and state that the values are."""
+    """Turn Boolean constants into floats, and declare all Boolean values as floats."""
     for value in graph.initializers.values():
         if value.dtype == ir.DataType.BOOL and value.const_value is not None:
             value.const_value = ir.tensor(value.const_value.numpy().astype(np.float32), name=value.name)
@@ -74,14 +77,16 @@ def _number_booleans(graph: ir.Graph) -> None:
 
 
 class _Writer:
-    """A graph, and what is written in the place of one of its nodes after another."""
+    """Adds nodes to a graph. The nodes replace one node of the graph after another."""
 
     def __init__(self, graph: ir.Graph) -> None:
         self._graph, self._tape = graph, Tape()
         self._constants: dict[tuple[str, tuple[int, ...], bytes], ir.Value] = {}
 
     def replace(self, node: ir.Node, write: Callable[[_Writer, ir.Node], ir.Value | None]) -> None:
-        """Replace a node's output by the value that `write` returns, if it returns one."""
+        """Replace a node by the nodes that `write` adds. If `write` returns None, the node stays
+        unchanged.
+        """
         self._tape = Tape()
         new = write(self, node)
         if new is None:
@@ -106,12 +111,12 @@ class _Writer:
         return self._constants[key]
 
     def number(self, value: float, like: ir.Value | None = None) -> ir.Value:
-        """Return a constant number with the float type of another value."""
+        """Return a constant number. It has the float type of `like`, or is a float32."""
         dtype = np.dtype(np.float32) if like is None or like.dtype is None else like.dtype.numpy()
         return self.constant(np.array(value, dtype))
 
     def cast(self, value: ir.Value, like: ir.Value) -> ir.Value:
-        """Cast a float32 to the type of another value."""
+        """Cast a float32 value to the type of `like`."""
         same = like.dtype in (None, ir.DataType.FLOAT)
         return value if same else self.op("Cast", value, to=like.dtype)
 
@@ -119,11 +124,11 @@ class _Writer:
         return self.op("Clip", value, self.number(0), self.number(1))
 
     def difference(self, a: ir.Value, b: ir.Value) -> ir.Value:
-        """Return the difference of two whole numbers, as a float."""
+        """Return a − b as a float, for two whole numbers."""
         return self.op("Cast", self.op("Sub", a, b), to=ir.DataType.FLOAT)
 
     def inverse(self, value: ir.Value, like: ir.Value | None = None) -> ir.Value:
-        """Return 1 minus a value. The value has the type of `like`, or is a float32."""
+        """Return 1 − value. The value has the type of `like`, or is a float32."""
         return self.op("Sub", self.number(1, like), value)
 
     def equal(self, a: ir.Value, b: ir.Value) -> ir.Value:
@@ -160,7 +165,9 @@ def _where(g: _Writer, node: ir.Node) -> ir.Value:
 
 
 def _column(node: ir.Node) -> ir.Value | None:
-    """The places [..., W, 1] of rows that are read or written whole, in a table [..., L, D]."""
+    """Return the positions [..., W, 1] at which a node reads or writes whole rows of a table [..., L, D].
+    Return None if the node doesn't use whole rows.
+    """
     table, index, *_ = _inputs(node)
     expand, axis, rank = index.producer(), node.attributes.get_int("axis", 0), len(_shape(table))
     if expand is None or expand.op_type != "Expand" or axis % rank != rank - 2:
@@ -177,13 +184,15 @@ def _gather_elements(g: _Writer, node: ir.Node) -> ir.Value | None:
 
 
 def _rows(g: _Writer, table: ir.Value, places: ir.Value) -> ir.Value:
-    """The rows of a table [..., L, D] at places [..., W, 1]."""
+    """Return the rows of a table [..., L, D] at the positions [..., W, 1]."""
     every = g.constant(np.arange(_shape(table)[-2]))
     return g.op("MatMul", g.cast(g.equal(places, every), table), table)
 
 
 def _gather(g: _Writer, node: ir.Node) -> ir.Value | None:
-    """Of a table's rows at computed places; tokens, an input, stay places in a table that may be long."""
+    """Rewrite a Gather of a table's rows at computed positions. If the positions are an input of the graph,
+    such as tokens, the Gather stays, because the table may be long.
+    """
     table, index = _inputs(node)
     if index.producer() is None or node.attributes.get_int("axis", 0) or len(_shape(table)) != 2:
         return None
@@ -204,7 +213,7 @@ def _scatter_elements(g: _Writer, node: ir.Node) -> ir.Value | None:
 
 
 def _expand(g: _Writer, node: ir.Node) -> ir.Value | None:
-    """A product with ones, along the axes that grow."""
+    """Rewrite an Expand as a product with ones, along the axes that grow."""
     x = _inputs(node)[0]
     if x.dtype is None or not x.dtype.is_floating_point():
         return None
@@ -215,7 +224,9 @@ def _expand(g: _Writer, node: ir.Node) -> ir.Value | None:
 
 
 def _layer_norm(g: _Writer, node: ir.Node) -> ir.Value | None:
-    """In the form from which ONNX Runtime and QNN make one operator again."""
+    """Rewrite a layer norm with basic operators, in the form that ONNX Runtime and QNN recognize and fuse
+    into one operator.
+    """
     x, weight, *bias = _inputs(node)
     if node.attributes.get_int("axis", -1) % len(_shape(x)) != len(_shape(x)) - 1:
         return None

@@ -1,4 +1,4 @@
-"""Write a bundle in a layout, completely or not at all."""
+"""Write a bundle in a layout for another runtime, completely or not at all."""
 
 from __future__ import annotations
 
@@ -24,8 +24,8 @@ LAYOUTS: dict[str, BundleLayout] = {
 
 
 def find(name: str | BundleLayout) -> BundleLayout:
-    """Return the layout with this name; a layout that is given itself is returned unchanged. Raises
-    ExportError if there is none.
+    """Return the layout with this name. A `BundleLayout` is returned unchanged. Raises ExportError if there
+    is no layout with the name.
     """
     if isinstance(name, BundleLayout):
         return name
@@ -35,7 +35,7 @@ def find(name: str | BundleLayout) -> BundleLayout:
 
 
 def check(layout: BundleLayout, config: Config, target: Target, out: Path) -> None:
-    """Raise ExportError if the layout doesn't cover the model, or if something in `out` would be lost."""
+    """Raise ExportError if the layout doesn't cover the model, or if `out` already contains something."""
     if has_mtp(config):
         raise ExportError(
             f"a module for drafts (mtp) can't be written for {layout.name}: export the model without it"
@@ -48,11 +48,11 @@ def check(layout: BundleLayout, config: Config, target: Target, out: Path) -> No
 
 @contextmanager
 def converting(layout: str | BundleLayout, config: Config, target: str, out: Path) -> Iterator[Path]:
-    """Give a `with` block a path for a bundle of this Config and target. After the block, convert that bundle
-    to `out`.
+    """Give a `with` block a path to which the block must write a bundle of this Config and target. After the
+    block, convert the bundle to `out`.
 
-    Errors that `convert` would raise for this Config and target are raised before the block, so that no work
-    is lost.
+    If `convert` would refuse this Config and target, the error is raised before the block, so that no work is
+    lost.
     """
     check(find(layout), config, targets.find(target), out)
     out.parent.mkdir(parents=True, exist_ok=True)
@@ -62,13 +62,13 @@ def converting(layout: str | BundleLayout, config: Config, target: str, out: Pat
 
 
 def convert(path: Path, out: Path, layout: str | BundleLayout) -> Bundle:
-    """Write the bundle at `path` to `out` in a layout, and return the bundle.
+    """Write the bundle at `path` to `out` in a layout, and return the opened bundle.
 
     The layout is a name in `LAYOUTS` or a `BundleLayout`. The bundle's manifest, certificate and golden
     inputs are written to a folder `tfm`, and its licence and notices beside the model.
 
-    Raises ExportError if the layout doesn't cover the model, or if `out` isn't empty. Raises BundleError for
-    a bundle whose files aren't those that were exported.
+    Raises ExportError if the layout doesn't cover the model, or if `out` isn't empty. Raises BundleError if
+    files of the bundle were changed after the export.
     """
     found = find(layout)
     bundle = open_bundle(path)

@@ -1,7 +1,7 @@
 """Copy a bundle's weights into another directory, and append tensors that were inputs of the bundle's graph.
 
-The copy shares the bundle's blocks on disk if the file system can do that. A link wouldn't work, because onnx
-refuses data that has several names.
+The copy shares the bundle's blocks on disk if the file system supports this. A link wouldn't work, because
+onnx refuses a data file with several names.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ def copy(source: Path, target: Path) -> None:
 
 
 def extract(source: Path, target: Path, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Copy some tensors of a data file to another data file, and return their places in that file.
+    """Copy some tensors from one data file to another, and return the tensors' places in the new file.
 
     Each tensor begins at the next multiple of 4096 bytes.
     """
@@ -58,7 +58,9 @@ def extract(source: Path, target: Path, tensors: Mapping[str, Tensor]) -> dict[s
 
 
 def append(path: Path, arrays: Mapping[str, np.ndarray]) -> dict[str, Tensor]:
-    """Append arrays to a data file, each at the next multiple of 4096 bytes, and return their places."""
+    """Append arrays to a data file, each at the next multiple of 4096 bytes, and return the arrays' places in
+    the file.
+    """
     places = {}
     with open(path, "ab") as file:
         for name, array in arrays.items():

@@ -1,23 +1,26 @@
-"""A decoder's graph with the inputs and outputs that other runtimes expect.
+"""Write a decoder's graph with the inputs and outputs that other runtimes expect.
 
-    input_ids [B, T]        the new tokens; `attention_mask` [B, S] has a 1 for each real token so far, these
-                            included, so there were S − T columns before them
-    past_key_values.I.key   a layer's keys [B, G, P, K] of what came before, and .value; first [B, G, 0, K]
-    logits                  [B, 1, N] of each row's last real token, or [B, T, N] of all
-    present.I.key           keys [B, G, S, K], and .value: the next step's past
+    input_ids [B, T]             the new tokens
+    attention_mask [B, S]        1 for each real token so far, including the new tokens. So S − T columns
+                                 belong to earlier tokens
+    past_key_values.I.key        keys [B, G, P, K] of earlier tokens in layer I. In the first step P is 0
+    past_key_values.I.value      values, in the same form
+    logits                       [B, 1, N] of each row's last real token, or [B, T, N] of all tokens
+    present.I.key and .value     keys and values [B, G, S, K], which are the past of the next step
 
-The rotary tables are inputs of a bundle's graph. Here, they become weights, for the model's whole context.
+In a bundle's graph, the rotary tables are inputs. This module makes them weights, for the model's whole
+context.
 
 **Conventions**: a row may have padding on either side, or between its tokens. The real tokens are moved to
-the front of the row, in their order, so that the row's cache holds them without gaps. `past` counts the 1s
+the front of the row, in their order, so that the row's cache contains them without gaps. `past` counts the 1s
 before the new tokens:
 
     input_ids       p p a b      attention_mask  0 0 1 1      tokens  a b p p    past 0
     next step       c                            0 0 1 1 1    tokens  c          past 2
 
-A copied cache gets room for the new tokens before they are written into it. GroupQueryAttention makes room
-itself. If the cache isn't empty, GroupQueryAttention takes several new tokens only for a batch of one row.
-ONNX Runtime refuses more rows.
+If the bundle's graph copies the cache, the cache gets room for the new tokens before they are written into
+it. GroupQueryAttention makes room itself. If the cache isn't empty, GroupQueryAttention takes several new
+tokens only for a batch of one row. ONNX Runtime refuses more rows.
 """
 
 from __future__ import annotations
@@ -39,7 +42,7 @@ PAST_AXIS, TOTAL_AXIS = "past_sequence_length", "total_sequence_length"
 
 
 def refusal(config: Config, target: Target) -> str | None:
-    """Return the reason why a model's graph can't have these inputs and outputs, or None if it can."""
+    """Return the reason why a model can't have a graph of this form, or None if it can."""
     if not isinstance(config, Decoder):
         return "the model isn't a decoder alone, which is all that these files are made for"
     if reason := target_refusal(target):
@@ -59,17 +62,17 @@ def refusal(config: Config, target: Target) -> str | None:
 
 
 def attention(config: Config) -> Attention:
-    """Return the settings of attention whose number of heads and size of heads all layers share. `refusal`
-    refuses models with other layers.
+    """Return the settings of a decoder's attention in its first layer. All layers have the same number and
+    size of heads, because `refusal` refuses other models.
     """
     return config.stacks["decoder"].attentions[0]
 
 
 def write(bundle: Bundle, path: Path, *, data: str, every_position: bool) -> None:
-    """Write the graph to `path`, and its weights to `data` beside it.
+    """Write the graph to `path`, and its weights to a file `data` beside it.
 
-    With `every_position`, the graph outputs logits at all positions. Otherwise, it outputs those of each
-    row's last token.
+    With `every_position`, the graph outputs logits at all positions. Otherwise, it outputs only the logits of
+    each row's last token.
     """
     ports = Ports(bundle)
     ids, total = _replace_inputs(ports, every_position=every_position)
@@ -83,9 +86,10 @@ def write(bundle: Bundle, path: Path, *, data: str, every_position: bool) -> Non
 
 
 def _replace_inputs(ports: Ports, *, every_position: bool) -> tuple[ir.Value, ir.Value]:
-    """Compute tokens, `past` and `at` from `input_ids` and `attention_mask`, which take their places.
+    """Replace the graph's inputs tokens, `past` and `at` by values that are computed from `input_ids` and
+    `attention_mask`.
 
-    Gives the ids, and how many columns the mask has.
+    Returns `input_ids`, and the number of columns of the mask.
     """
     op, zero, one, axis = ports.op, ports.constant(0), ports.constant(1), ports.constant([1])
     ids, mask = ports.input("input_ids", "batch", "time"), ports.input("attention_mask", "batch", TOTAL_AXIS)
@@ -108,7 +112,7 @@ def _replace_inputs(ports: Ports, *, every_position: bool) -> tuple[ir.Value, ir
 
 
 def _make_room(ports: Ports, ids: ir.Value, config: Config) -> None:
-    """Let a cache that has room for the new tokens stand for each of the cache's inputs."""
+    """Replace each input for a cache by a larger cache, which has room for the new tokens."""
     sizes = attention(config)
     shape = "batch", sizes.kv_heads, PAST_AXIS, sizes.head_size
     for i in range(len(config.layers)):
@@ -119,7 +123,7 @@ def _make_room(ports: Ports, ids: ir.Value, config: Config) -> None:
 
 
 def _rename(graph: ir.Graph, layers: int, *, every_position: bool) -> None:
-    """Give the cache's arrays the names and axes that runtimes look for."""
+    """Give the cache's inputs and outputs the names and axes that other runtimes expect."""
     values = {value.name: value for value in (*graph.inputs, *graph.outputs)}
     for i in range(layers):
         for old, new in (("k", KEY), ("v", VALUE), ("k_out", NEW_KEY), ("v_out", NEW_VALUE)):

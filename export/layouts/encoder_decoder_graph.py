@@ -1,27 +1,30 @@
-"""The graphs of a decoder that reads an encoder, with the inputs and outputs that other runtimes expect.
+"""Write the graphs of a decoder that reads an encoder, with the inputs and outputs that other runtimes
+expect.
 
-The encoder's graph is that of `encoder_graph`, with `last_hidden_state` as its only output. The decoder's
-graph has the form that is called merged, because one graph serves the first step and all others:
+The encoder's graph has the form of `encoder_graph`, with `last_hidden_state` as its only output. The
+decoder's graph has the form that is called merged, because one graph serves the first step and all others:
 
-    input_ids [B, T]               the new tokens, no padding among them
-    encoder_hidden_states          [B, S, D], what the encoder gave, and encoder_attention_mask [B, S]
-    past_key_values.I.decoder.key  a layer's own keys [B, G, P, K] so far, and .value; first [B, G, 0, K]
-    past_key_values.I.encoder.key  its keys of the text [B, G, S, K], and .value; first [B, G, 0, K]
-    use_cache_branch [1]           whether these hold something: then the text's are what a step gave
-    logits                         [B, 1, N] of the last token, or [B, T, N] of all
-    present.I.decoder.key          [B, G, P + T, K], and .value: the next step's past
-    present.I.encoder.key          [B, G, S, K], and .value, likewise
+    input_ids [B, T]               the new tokens, without padding
+    encoder_hidden_states          [B, S, D], the encoder's output
+    encoder_attention_mask [B, S]  1 for each real token of the encoder's text
+    past_key_values.I.decoder.key  layer I's keys [B, G, P, K] of earlier tokens. In the first step P is 0
+    past_key_values.I.encoder.key  layer I's keys [B, G, S, K] of the text. In the first step S is 0
+    use_cache_branch [1]           false in the first step. Later, the keys of the text must be those that
+                                   an earlier step returned
+    logits                         [B, 1, N] of the last token, or [B, T, N] of all tokens
+    present.I.decoder.key          keys [B, G, P + T, K], which are the past of the next step
+    present.I.encoder.key          keys [B, G, S, K] of the text, which are the past of the next step
 
-An encoder of audio reads input_features [B, C, 2·S]. Its decoder has no mask, because all of the audio is
-real.
+For each .key there is a .value of the same form. An encoder of audio reads input_features [B, C, 2·S]. Its
+decoder has no mask, because all of the audio is real.
 
 **Conventions**: a text may have padding on either side, or between its tokens. The real rows of
 `encoder_hidden_states` are moved to the front before keys are computed from them, so the text's keys have no
 gaps. One branch of an If does this, only in the first step. The other branch passes the keys on, which copies
 them.
 
-A bundle's encoder computes these keys in its own graph. Here, the decoder computes them, because the runtimes
-pass `last_hidden_state` from the encoder to the decoder.
+In a bundle, the encoder's graph computes the keys and values of the text. Here, the decoder's graph computes
+them, because the runtimes pass `last_hidden_state` from the encoder to the decoder.
 """
 
 from __future__ import annotations
@@ -50,7 +53,7 @@ PREFIX = "encoder_hidden_states."
 
 
 def refusal(config: Config, target: Target) -> str | None:
-    """Return the reason why a model's graphs can't have these inputs and outputs, or None if they can."""
+    """Return the reason why a model can't have graphs of this form, or None if it can."""
     if not isinstance(config, EncoderDecoder) or not isinstance(config.head, LM):
         return "the model isn't a decoder that reads an encoder and generates"
     if reason := target_refusal(target):
@@ -72,24 +75,30 @@ def refusal(config: Config, target: Target) -> str | None:
 
 
 def _sizes(config: EncoderDecoder) -> set[tuple[int, int]]:
-    """Heads of keys and values, and their size, of each attention of the decoder."""
+    """Return all pairs (number of key and value heads, size of a head) that occur in the decoder's
+    attentions.
+    """
     assert isinstance(config.decoder, Stack)
     both = [(layer.attention, layer.cross) for layer in config.decoder.layers]
     return {(a.kv_heads, a.head_size) for pair in both for a in pair if isinstance(a, Attention)}
 
 
 def heads(config: Config) -> tuple[int, int]:
-    """Return the number of key and value heads, and their size. All layers have the same (see `refusal`)."""
+    """Return the number of key and value heads and the size of a head, which are the same in all layers of
+    the decoder (see `refusal`).
+    """
     assert isinstance(config, EncoderDecoder)
     (sizes,) = _sizes(config)
     return sizes
 
 
 def write(bundle: Bundle, encoder: Path, decoder: Path, *, every_position: bool) -> None:
-    """Write the graphs to these paths. Beside each graph X, write the weights that it reads to X_data.
+    """Write the encoder's and the decoder's graph to these paths. The weights that a graph X reads are
+    written to X_data beside it.
 
-    With `every_position`, the graph outputs logits at all positions. Otherwise, it outputs those of the last
-    token. Raises ExportError if the encoder's values that the decoder reads can't be found in the graph.
+    With `every_position`, the decoder's graph outputs logits at all positions. Otherwise, it outputs only the
+    logits of the last token. Raises ExportError if the encoder's values that the decoder reads can't be found
+    in the graph.
     """
     encoder_graph.write(bundle, encoder, data=f"{encoder.name}_data")
     ports = Ports(bundle)
@@ -129,8 +138,8 @@ def write(bundle: Bundle, encoder: Path, decoder: Path, *, every_position: bool)
 def _inputs(
     ports: Ports, config: Config
 ) -> tuple[ir.Value, ir.Value, ir.Value | None, ir.Value, dict[str, ir.Value]]:
-    """Ids, the encoder's output, its mask if that read a text, the condition, and the past by the names of a
-    bundle's ports."""
+    """Add the decoder's new inputs and return them: the ids, the encoder's output, its mask (None for audio),
+    the condition `use_cache_branch`, and the cache arrays by the names that the bundle gives them."""
     dtype = ports.old["k.0"].dtype
     assert dtype is not None
     kv_heads, size = heads(config)
@@ -149,8 +158,8 @@ def _inputs(
 
 
 def replace_inputs(ports: Ports, ids: ir.Value, key: ir.Value, *, every_position: bool) -> None:
-    """Replace `past` by the length of a layer's keys, the same in each row, and replace `at` by the position
-    of the logits.
+    """Replace the input `past` by the length of a layer's keys, and the input `at` by the positions of the
+    logits. All rows have the same `past`.
     """
     op, zero, one = ports.op, ports.constant([0]), ports.constant([1])
     batch, time = op("Shape", ids, start=0, end=1), ports.length(ids)
@@ -169,15 +178,17 @@ def replace_inputs(ports: Ports, ids: ir.Value, key: ir.Value, *, every_position
 
 
 def lengths(ports: Ports, value: ir.Value, axis: int) -> ir.Value:
-    """Return the length of the encoded audio for each row. It is the size of an axis, since the audio has no
-    padding.
+    """Return the length of the encoded audio for each row [B]. The length is the size of an axis, since audio
+    has no padding.
     """
     batch, time = (ports.op("Shape", value, start=i, end=i + 1) for i in (0, axis))
     return ports.op("Expand", time, batch)
 
 
 def _without_gaps(ports: Ports, states: ir.Value, mask: ir.Value | None) -> ir.Value:
-    """The encoder's output for real tokens in front of that for padding."""
+    """Move the encoder's vectors of real tokens to the front of each row. Without a mask, return the vectors
+    unchanged.
+    """
     if mask is None:
         return states
     order = ports.order(mask, ports.length(mask))
@@ -185,9 +196,10 @@ def _without_gaps(ports: Ports, states: ir.Value, mask: ir.Value | None) -> ir.V
 
 
 def _computed(ports: Ports, source: ir.Model, states: ir.Value, config: Config) -> list[ir.Value]:
-    """The text's keys and values, by the nodes that compute them of the states in the encoder's graph.
+    """Copy the nodes of the encoder's graph that compute keys and values from the encoder's vectors into the
+    decoder's graph. Return the keys and values that they compute from `states`.
 
-    Raises ExportError if these read something else of the text than its states and its sizes.
+    Raises ExportError if these nodes read anything else of the text than the vectors and their sizes.
     """
     graph = source.graph
     inputs = {str(value.name): value for value in graph.inputs}
@@ -207,7 +219,11 @@ def _computed(ports: Ports, source: ir.Model, states: ir.Value, config: Config) 
 
 
 def _text_sizes(ports: Ports, node: ir.Node, states: ir.Value) -> ir.Value:
-    """The sizes that a node reads of one of the encoder's inputs, of its output's axes of the same names."""
+    """Return the sizes that a Shape node reads from an input of the encoder. They are read from the encoder's
+    output instead, at the axes with the same names.
+
+    Raises ExportError if the node reads anything else.
+    """
     (value, *_) = node.inputs
     assert value is not None
     assert value.shape is not None
@@ -221,7 +237,7 @@ def _text_sizes(ports: Ports, node: ir.Node, states: ir.Value) -> ir.Value:
 
 
 def _after(graph: ir.Graph, states: ir.Value) -> list[ir.Node]:
-    """The nodes that compute the outputs of the states, in order."""
+    """Return the nodes that compute the graph's outputs from `states`, in order."""
     needed: set[ir.Node] = set()
     todo = list(graph.outputs)
     while todo:
@@ -233,9 +249,9 @@ def _after(graph: ir.Graph, states: ir.Value) -> list[ir.Node]:
 
 
 def _own(ports: Ports, value: ir.Value) -> ir.Value:
-    """A weight or constant of the encoder's graph, in the decoder's.
+    """Copy a weight or constant of the encoder's graph into the decoder's graph, and return the copy.
 
-    Raises ExportError if the value is none.
+    Raises ExportError if the value is neither a weight nor a constant.
     """
     if not value.is_initializer():
         raise ExportError(f"{value.name} must be a weight: please report this")
@@ -249,7 +265,9 @@ def _own(ports: Ports, value: ir.Value) -> ir.Value:
 
 
 def _name_outputs(ports: Ports, config: Config, read: dict[str, ir.Value], *, every_position: bool) -> None:
-    """Conventional names and axes, in the order of the inputs."""
+    """Give the decoder's outputs the names and axes that other runtimes expect, in the order of the
+    inputs.
+    """
     graph = ports.graph
     old = {str(value.name): value for value in graph.outputs}
     logits = old["logits"]

@@ -1,13 +1,18 @@
-"""An encoder's graph with the inputs and outputs that other runtimes expect.
+"""Write an encoder's graph with the inputs and outputs that other runtimes expect.
 
-    input_ids [B, T]      with `attention_mask` [B, T], 1 for each real token, and `token_type_ids` where the
-                          model has them
-    last_hidden_state     [B, T, D] of a model of embeddings, and `sentence_embedding`, which is what `embed`
-                          gives: pooled, and normalized where the model does that; alone, of an encoder that
-                          a decoder reads, which may read a sound: input_features [B, C, 2·T]
-    logits                of a masked language model or of tags [B, T, N], of labels of whole texts [B, N]
+    input_ids [B, T]         the tokens
+    attention_mask [B, T]    1 for each real token
+    token_type_ids [B, T]    if the model has token types
+    input_features           [B, C, 2·T], the only input if the model reads a sound
+    last_hidden_state        [B, T, D], the tokens' vectors, if the model computes embeddings or a decoder
+                             reads the encoder
+    sentence_embedding       [B, D], if the model computes embeddings: the result of `embed`, which is pooled,
+                             and normalized if the model does that
+    logits                   [B, T, N] of a masked language model or of tags, or [B, N] of labels of whole
+                             texts
 
-The rotary tables are inputs of a bundle's graph. Here, they become weights, for the model's whole context.
+In a bundle's graph, the rotary tables are inputs. This module makes them weights, for the model's whole
+context.
 
 **Conventions**: a row may have padding on either side, or between its tokens. The real tokens are moved to
 the front of the row. The result for each token is moved back to the token's original position. At padding,
@@ -32,7 +37,7 @@ NORMS = ("LayerNormalization", "RMSNormalization")
 
 
 def refusal(config: Config, target: Target) -> str | None:
-    """Return the reason why a model's graph can't have these inputs and outputs, or None if it can."""
+    """Return the reason why a model can't have a graph of this form, or None if it can."""
     if "decoder" in config.stacks:
         return "the model isn't an encoder alone, which is all that these files are made for"
     if reason := target_refusal(target):
@@ -43,9 +48,10 @@ def refusal(config: Config, target: Target) -> str | None:
 
 
 def write(bundle: Bundle, path: Path, *, data: str) -> None:
-    """Write the graph to `path`, and its weights to `data` beside it.
+    """Write the graph to `path`, and its weights to a file `data` beside it.
 
-    Raises ExportError if the vectors that are pooled, or that a decoder reads, can't be found.
+    Raises ExportError if the tokens' vectors, which are pooled or which a decoder reads, can't be found in
+    the graph.
     """
     ports = Ports(bundle, ENCODER if "decoder" in bundle.config.stacks else GRAPH)
     if bundle.config.sound_shape is not None:
@@ -70,8 +76,8 @@ def write(bundle: Bundle, path: Path, *, data: str) -> None:
 
 
 def heard(ports: Ports, name: str, config: Config) -> ir.Value:
-    """Return the vectors [B, T, D] of a sound. The sound is a graph input [B, C, 2·T] with this name. Its
-    last axis is time.
+    """Add an input [B, C, 2·T] for a sound, and return the encoder's vectors [B, T, D] for it. The last axis
+    of the input is time.
     """
     assert config.sound_shape is not None
     size, bands = config.sound_shape
@@ -82,7 +88,9 @@ def heard(ports: Ports, name: str, config: Config) -> ir.Value:
 
 
 def _name_outputs(ports: Ports, config: Config, tokens: ir.Value, mask: ir.Value) -> None:
-    """Conventional names for what the head computes, each token's at the place where the token was."""
+    """Name the graph's outputs as other runtimes expect. Move the result for each token back to the token's
+    original position.
+    """
     output, *_ = ports.graph.outputs
     if isinstance(config.head, Classify):
         output.name = "logits"
@@ -105,7 +113,8 @@ def _name_outputs(ports: Ports, config: Config, tokens: ir.Value, mask: ir.Value
 
 
 def keep_sums(graph: ir.Graph) -> None:
-    """Replace each Add before a norm by Sum, which computes the same and isn't fused with the norm.
+    """Replace each Add before a layer norm by a Sum, which computes the same. ONNX Runtime fuses an Add with
+    the norm, but not a Sum.
 
     tfm's own session switches this fusion off (`runtime.ort.session`). The fusion is slower, and its results
     differ in their last digits, so that some activations are rounded to other codes. For MiniLM in
@@ -118,10 +127,10 @@ def keep_sums(graph: ir.Graph) -> None:
 
 
 def states(graph: ir.Graph, tokens: ir.Value, width: int, time: int | str = "time") -> ir.Value:
-    """Return the last norm's vectors [B, T, D] of all tokens, which a head pools or a decoder reads.
+    """Return the output [B, T, D] of the encoder's last norm, which a head pools or a decoder reads.
 
-    Raises ExportError if the output depends on the tokens in any other way, for example in a model without a
-    norm at the end.
+    Raises ExportError if the graph's outputs depend on the tokens in any other way, for example in a model
+    without a norm at the end.
     """
     norms = [node.outputs[0] for node in graph if node.op_type in NORMS]
     shape = ["batch", str(time), str(width)]

@@ -1,16 +1,16 @@
-"""Files for onnxruntime-genai, https://github.com/microsoft/onnxruntime-genai.
+"""Write a bundle for onnxruntime-genai, https://github.com/microsoft/onnxruntime-genai.
 
     genai_config.json       sizes, names of inputs and outputs, special tokens, how tokens are chosen
-    model.onnx              the graph of `decoder_graph`, logits at each row's last token
+    model.onnx              the graph of `decoder_graph`, with logits at each row's last token
     model.onnx.data         the bundle's weights, and the rotary tables
-    tokenizer.json          with tokenizer_config.json, where the bundle has them
+    tokenizer.json          with tokenizer_config.json, if the bundle has a tokenizer
 
-A speech model such as Whisper has other files instead of model.onnx: the graphs of `genai_hearing`,
+A speech model such as Whisper has other files instead of model.onnx. These are the graphs of `genai_hearing`,
 encoder.onnx and decoder.onnx, and audio_processor_config.json, which says how audio becomes frames.
 
 A decoder's `type` is "llama" for every family. In genai, this type only says that the graph is a decoder with
-a cache of keys and values. The family's own computation is in the graph. Sampling options that genai doesn't
-have are left out.
+a cache of keys and values. The family's own computation is in the graph. Sampling options that genai lacks
+are left out.
 
 genai pads the prompts of a batch on the right with `pad_token_id`, and recognizes padding by that id. So if
 one of several prompts ends in real tokens with this id, genai drops them. genai treats padding on the left as
@@ -36,7 +36,7 @@ SEARCH = ("temperature", "top_k", "top_p", "repetition_penalty")
 
 
 def refusal(config: Config, target: Target) -> str | None:
-    """Return the reason why a model can't have the layout, or None if it can."""
+    """Return the reason why a model can't be written for onnxruntime-genai, or None if it can."""
     if isinstance(config, EncoderDecoder):
         if config.sound_shape is None:
             return "of models with an encoder it takes only Whisper, and Marian with a recurrent decoder"
@@ -110,7 +110,7 @@ def genai_config(bundle: Bundle) -> dict[str, Any]:
 
 
 def _encoder(bundle: Bundle) -> dict[str, Any]:
-    """What genai_config.json says of an encoder of sound."""
+    """Return the part of genai_config.json that describes a speech model's encoder."""
     stack = bundle.config.stacks["encoder"]
     attention = stack.attentions[0]
     cross = {

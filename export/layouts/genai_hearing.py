@@ -1,9 +1,9 @@
-"""The graphs of a speech model, with the inputs and outputs that onnxruntime-genai expects for Whisper.
+"""Write the graphs of a speech model, with the inputs and outputs that onnxruntime-genai expects for Whisper.
 
     encoder.onnx   audio_features [B, C, 2·S] -> hidden_states [B, S, D], and for each layer of the decoder
                    present_key_cross_I [B, G, S, K] and present_value_cross_I
-    decoder.onnx   input_ids [B, T], past_key_self_I [B, G, P, K], past_key_cross_I and values likewise
-                   -> logits [B, 1, N] of the last token, present_key_self_I [B, G, P + T, K] and values
+    decoder.onnx   input_ids [B, T], past_key_self_I [B, G, P, K], past_key_cross_I, and values in the same
+                   form -> logits [B, 1, N] of the last token, present_key_self_I [B, G, P + T, K] and values
 
 As in a bundle, the encoder computes the keys and values that the decoder reads.
 """
@@ -24,14 +24,16 @@ FEATURES, STATES = "audio_features", "hidden_states"
 
 
 def name(when: str, side: str, of: str, layer: int | str = "%d") -> str:
-    """Return the name of an input or output: past or present, key or value, self or cross. By default, it is
-    the name pattern for all layers.
+    """Return the name of a cache input or output. `when` is past or present, `side` is key or value, and `of`
+    is self or cross.
+
+    By default, the layer is "%d", which makes the name a pattern for all layers.
     """
     return f"{when}_{side}_{of}_{layer}"
 
 
 def write_encoder(bundle: Bundle, path: Path) -> None:
-    """Write the encoder's graph to `path`, and its weights beside it."""
+    """Write the encoder's graph to `path`, and its weights to a file beside it."""
     ports = Ports(bundle, ENCODER)
     vectors = encoder_graph.heard(ports, FEATURES, bundle.config)
     old = {str(value.name): value for value in ports.graph.outputs}
@@ -45,7 +47,7 @@ def write_encoder(bundle: Bundle, path: Path) -> None:
 
 
 def write_decoder(bundle: Bundle, path: Path) -> None:
-    """Write the decoder's graph to `path`, and its weights beside it."""
+    """Write the decoder's graph to `path`, and its weights to a file beside it."""
     ports, config = Ports(bundle), bundle.config
     assert config.sound_shape is not None
     kv_heads, size = encoder_decoder_graph.heads(config)

@@ -1,4 +1,4 @@
-"""Write the JSON files that libraries expect beside a model from a hub."""
+"""Write the JSON files that libraries expect beside a model from the Hugging Face hub."""
 
 from __future__ import annotations
 
@@ -48,15 +48,18 @@ def write_json(path: Path, value: Any) -> None:
 
 
 def pad_id(bundle: Bundle) -> int:
-    """Return the token that fills up the rows of a batch: usually the first end token, otherwise 0."""
+    """Return the id of the token that fills up the rows of a batch: the first end token, or 0 if the model
+    has no end token.
+    """
     return next(iter(bundle.generation.eos), 0)
 
 
 def tokenizer_config(bundle: Bundle) -> dict[str, Any] | None:
-    """Return tokenizer_config.json: special tokens and chat template. Returns None if the bundle has no
-    tokenizer.
+    """Return the content of tokenizer_config.json: special tokens and chat template. Returns None if the
+    bundle has no tokenizer.
 
-    The tokenizer class named there is the one that uses any tokenizer.json unchanged.
+    The file names the tokenizer class that uses any tokenizer.json unchanged. For a speech model, it names
+    Whisper's class.
     """
     if bundle.tokenizer is None:
         return None
@@ -81,7 +84,9 @@ def tokenizer_config(bundle: Bundle) -> dict[str, Any] | None:
 
 
 def _templates(bundle: Bundle) -> str | list[dict[str, str]] | None:
-    """The chat template, or both by name where there is another one for tools."""
+    """Return the chat template. If the bundle has another template for tools, return a list of both with
+    their names.
+    """
     if bundle.chat_template is None or bundle.tool_use_template is None:
         return bundle.chat_template
     templates = {"default": bundle.chat_template, "tool_use": bundle.tool_use_template}
@@ -89,12 +94,12 @@ def _templates(bundle: Bundle) -> str | list[dict[str, str]] | None:
 
 
 def config(bundle: Bundle) -> dict[str, Any]:
-    """Return config.json: sizes, special tokens and labels.
+    """Return the content of config.json: sizes, special tokens and labels.
 
     The field `model_type` chooses the class that runs the graph. The model's own computation is in the graph.
     So there is one type for all decoders, one for all encoders, and one for all decoders that read an
-    encoder. The type for decoders is Gemma's, because every library accepts a stated size of heads for Gemma,
-    and none gives its graph positions as an input.
+    encoder. The type for decoders is Gemma's. For Gemma, every library accepts a stated head size, and no
+    library passes positions to the graph.
     """
     config, generation = bundle.config, bundle.generation
     if isinstance(config, EncoderDecoder) and isinstance(config.head, LM):
@@ -127,8 +132,8 @@ def config(bundle: Bundle) -> dict[str, Any]:
 
 
 def _reader(bundle: Bundle, config: EncoderDecoder) -> dict[str, Any]:
-    """config.json of a decoder that reads an encoder, as Whisper's if it hears, otherwise as T5's; its sizes
-    are those of the cache.
+    """Return the content of config.json for a decoder that reads an encoder. A model that reads audio is
+    described as a Whisper, any other model as a T5. The stated sizes are those of the cache.
     """
     kv_heads, size = encoder_decoder_graph.heads(config)
     generation, encoder = bundle.generation, config.stacks["encoder"]
@@ -166,7 +171,7 @@ def _reader(bundle: Bundle, config: EncoderDecoder) -> dict[str, Any]:
 
 
 def _options(generation: Generation) -> dict[str, Any]:
-    """How tokens are to be chosen, in the words of a generation_config.json."""
+    """Return the options for choosing tokens, with the names that generation_config.json gives them."""
     stated = generation.defaults | generation.search | {"max_new_tokens": generation.max_new_tokens}
     options = {OPTIONS.get(name, name): value for name, value in stated.items()}
     if first := options.pop("forced_tokens", ()):
@@ -176,7 +181,9 @@ def _options(generation: Generation) -> dict[str, Any]:
 
 
 def generation_config(bundle: Bundle) -> dict[str, Any]:
-    """Return generation_config.json: the special tokens, and the checkpoint's own sampling options."""
+    """Return the content of generation_config.json: the special tokens, and the checkpoint's own sampling
+    options.
+    """
     generation = bundle.generation
     ids = {
         "bos_token_id": generation.bos,
@@ -190,7 +197,7 @@ def generation_config(bundle: Bundle) -> dict[str, Any]:
 
 
 def _speech(generation: Generation, context: int) -> dict[str, Any]:
-    """What a generation_config.json says of a model that hears."""
+    """Return the entries of generation_config.json that only a speech model has."""
     most, speech = generation.max_new_tokens, generation.speech
     if most is not None and speech is None:
         most += 1  # the first token of a decoder counts there, but no token of a Whisper's prompt does
@@ -216,7 +223,7 @@ def _speech(generation: Generation, context: int) -> dict[str, Any]:
 
 
 def preprocessor_config(frames: tuple[int, int]) -> dict[str, Any]:
-    """Return preprocessor_config.json: how audio is converted to the encoder's input
+    """Return the content of preprocessor_config.json: how audio is converted to the encoder's input
     (`engine.sound.features`).
     """
     size, bands = frames
@@ -237,8 +244,8 @@ def preprocessor_config(frames: tuple[int, int]) -> dict[str, Any]:
 
 
 def write(bundle: Bundle, folder: Path, more: dict[str, Any]) -> None:
-    """Write config.json, which also gets the fields in `more`, and the files for the tokenizer and for
-    generation.
+    """Write config.json, with the additional fields in `more`, and the files for the tokenizer, generation
+    and audio that the model needs.
     """
     write_json(folder / "config.json", config(bundle) | more)
     if (tokenizer := tokenizer_config(bundle)) is not None:

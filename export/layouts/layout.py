@@ -1,4 +1,4 @@
-"""The record of a layout: its name, which models it refuses, and which files it writes."""
+"""Define the record of a layout: its name, which models it refuses, and which files it writes."""
 
 from __future__ import annotations
 
@@ -14,14 +14,15 @@ from ...runtime.bundle.targets import Target
 
 @dataclass(frozen=True)
 class BundleLayout:
-    """One runtime's form of a bundle.
+    """The form in which one runtime reads a model: which models the runtime can run, and which files are
+    written for it.
 
     `refusal` returns the reason why the layout can't be used for a model of this Config, exported for this
     target. It returns None if the layout can be used. `write` writes the files into an empty directory.
 
-    `options` are the sampling and search options that the runtime supports, under the names that Sampler and
-    beam search give them. None means that the runtime supports all of them. If a model asks for any other
-    option, the option isn't written, because the runtime would ignore it.
+    `options` are the sampling and search options that the runtime supports, under tfm's names for them. None
+    means that the runtime supports all options. If a model asks for any other option, the option isn't
+    written, because the runtime would ignore it.
 
     `must_end` says that the runtime needs an end token. For a model without one, the runtime ends a text at
     token 0, the padding token.
@@ -34,8 +35,8 @@ class BundleLayout:
     must_end: bool = False
 
     def stated(self, generation: Generation) -> Generation:
-        """Return the sampling options that the runtime's files state, for the model itself and for
-        its tasks.
+        """Return the generation settings without the options that the runtime lacks, for the model itself and
+        for its tasks.
         """
         options = self.options
         if options is None:
@@ -48,8 +49,10 @@ class BundleLayout:
         return replace(generation, defaults=defaults, search=search, tasks=tasks)
 
     def left_out(self, generation: Generation) -> str | None:
-        """Return a line that names the options that the model asks for and the runtime lacks, or None if it
-        lacks none.
+        """Return a line that names the options that the model asks for and the runtime lacks. Return None if
+        the runtime supports all of them.
+
+        The line also says if the runtime needs an end token that the model lacks.
         """
         lost, lines = [], []
         for one in (generation, *generation.tasks.values()):

@@ -1,7 +1,8 @@
-"""Show how mobile frameworks cut a graph of fixed shapes into parts, according to ONNX Runtime's checker.
+"""Show into how many parts mobile frameworks cut a graph of fixed shapes, according to ONNX Runtime's
+checker.
 
-The checker knows operators, shapes and ranks, but not each operator's further conditions. The checker
-recommends a framework if one part has more than three quarters of the nodes.
+The checker considers operators, shapes and ranks, but not the further conditions of each operator. The
+checker recommends a framework if one part has more than three quarters of the nodes.
 """
 
 from __future__ import annotations
@@ -17,10 +18,12 @@ ML_PROGRAM = "coreml_supported_mlprogram_ops.md"
 
 @dataclass(frozen=True)
 class Parts:
-    """The number of parts that a framework computes, the number of nodes in them, the number of all nodes,
-    and the operators of the nodes outside these parts.
+    """How much of a graph a mobile framework can compute, according to ONNX Runtime's checker.
 
-    `advice` is the checker's: yes, maybe or no.
+    - `count`: the number of parts of the graph that the framework computes.
+    - `nodes`: the number of nodes in these parts, and `all_nodes`: the number of nodes in the graph.
+    - `others`: the operators of the nodes outside these parts.
+    - `advice`: whether the checker recommends the framework: yes, maybe or no.
     """
 
     count: int
@@ -36,7 +39,8 @@ class Parts:
 
 
 def partitions(model: ir.Model) -> dict[str, Parts]:
-    """Return the parts for each framework: Android's NNAPI, and Apple's CoreML in the form of an ML Program.
+    """Return which parts of a graph each framework can compute: Android's NNAPI, and Apple's CoreML in the
+    form of an ML Program.
 
     Needs `value_info` of all values.
     """

@@ -1,9 +1,10 @@
-"""Files for optimum, https://github.com/huggingface/optimum-onnx: its ORTModel classes, in Python.
+"""Write a bundle for optimum, https://github.com/huggingface/optimum-onnx, whose ORTModel classes run it in
+Python.
 
-config.json       sizes and labels
-model.onnx        the graph of `decoder_graph`, logits at all positions, or `encoder_graph`
-model.onnx_data   the bundle's weights, and the rotary tables
-tokenizer.json    with tokenizer_config.json, and for a decoder generation_config.json
+    config.json       sizes and labels
+    model.onnx        the graph of `decoder_graph` with logits at all positions, or of `encoder_graph`
+    model.onnx_data   the bundle's weights, and the rotary tables
+    tokenizer.json    with tokenizer_config.json, and for a decoder generation_config.json
 
 A decoder that reads an encoder has other files instead of model.onnx: the graphs of `encoder_decoder_graph`,
 encoder_model.onnx and decoder_model_merged.onnx, and their weights beside them.

@@ -1,4 +1,6 @@
-"""Code that the graphs of all layouts share: new inputs, rows without gaps, tables as weights."""
+"""Change the inputs of a bundle's graph. All layouts use this code for new inputs, rows without gaps, and
+tables as weights.
+"""
 
 from __future__ import annotations
 
@@ -43,7 +45,8 @@ class Ports:
         return self._nodes[-1].outputs[-1]
 
     def copy(self, node: ir.Node, values: Mapping[ir.Value, ir.Value], prefix: str) -> Sequence[ir.Value]:
-        """Copy a node of another graph, with these values in place of its inputs, and return its outputs.
+        """Copy a node of another graph into this graph, and return the copy's outputs. `values` says which
+        value replaces each input.
 
         The names of the node and its outputs get a prefix. Shapes aren't copied, because axes with the same
         name may have different sizes in the two graphs.
@@ -63,8 +66,8 @@ class Ports:
         return new.outputs
 
     def choose(self, condition: ir.Value, yes: Branch, no: Branch) -> tuple[ir.Value, ...]:
-        """Return the values that `yes` adds to the graph if the condition is true, or otherwise those that
-        `no` adds.
+        """Add an If with two branches, and return its outputs. `yes` adds the nodes for a true condition and
+        returns their values; `no` does so for a false one.
         """
         graphs = [self._branch("then_branch", yes), self._branch("else_branch", no)]
         branches = [ir.AttrGraph(str(graph.name), graph) for graph in graphs]
@@ -72,7 +75,9 @@ class Ports:
         return tuple(self._nodes[-1].outputs)
 
     def _branch(self, name: str, write: Branch) -> ir.Graph:
-        """The nodes that a function adds, as a graph of its own, which may read values of this one."""
+        """Return the nodes that a function adds as a graph of its own. This graph may read values of the main
+        graph.
+        """
         outer, self._nodes = self._nodes, []
         values = write()
         nodes, self._nodes = self._nodes, outer
@@ -80,7 +85,7 @@ class Ports:
         return ir.Graph([], values, nodes=nodes, name=name)
 
     def constant(self, value: int | list[int]) -> ir.Value:
-        """Return a constant: a whole number, or a list of them."""
+        """Return a constant: a whole number, or a list of whole numbers."""
         name = f"ports.{value}"
         if name not in self.graph.initializers:
             tensor = ir.tensor(np.array(value, np.int64), name=name)
@@ -88,12 +93,12 @@ class Ports:
         return self.graph.initializers[name]
 
     def input(self, name: str, *axes: str | int, dtype: ir.DataType = ir.DataType.INT64) -> ir.Value:
-        """Add an input and return it. By default, its type and shape are those of ids or a mask."""
+        """Add an input to the graph and return it. By default, its type is the int64 of ids and masks."""
         self._new.append(ir.Value(name=name, type=ir.TensorType(dtype), shape=ir.Shape(axes)))
         return self._new[-1]
 
     def length(self, value: ir.Value) -> ir.Value:
-        """Return the number of columns of a value, as a list of one number."""
+        """Return the number of columns of a value (the size of axis 1), as a list of one number."""
         return self.op("Shape", value, start=1, end=2)
 
     def order(self, is_real: ir.Value, time: ir.Value) -> ir.Value:
@@ -105,7 +110,9 @@ class Ports:
         return self.op("TopK", keys, time, outputs=2, axis=1)
 
     def grown(self, past: ir.Value, ids: ir.Value) -> ir.Value:
-        """Return a cache with room for the new tokens. A graph with a copied cache writes them into it."""
+        """Return a copy of a cache with room for the new tokens. A graph that copies its cache writes the new
+        tokens there.
+        """
         before, size = self.op("Shape", past, start=0, end=2), self.op("Shape", past, start=3, end=4)
         shape = self.op("Concat", before, self.length(ids), size, axis=0)
         assert past.dtype is not None
@@ -113,13 +120,17 @@ class Ports:
         return self.op("Concat", past, self.op("ConstantOfShape", shape, value=zero), axis=2)
 
     def replace(self, name: str, value: ir.Value) -> None:
-        """Replace an input by a new value, if the graph has the input."""
+        """Replace an input of the graph by a new value. If the graph doesn't have this input, nothing
+        changes.
+        """
         if name in self.old:
             self.old[name].replace_all_uses_with(value)
             self.graph.inputs.remove(self.old[name])
 
     def replace_tables(self, time: ir.Value | None = None) -> None:
-        """Replace inputs by rotary tables for the whole context: by their first `time` rows, or by all."""
+        """Replace the inputs for rotary tables by weights, which cover the model's whole context. With
+        `time`, the graph reads only the first `time` rows.
+        """
         config = self._bundle.config
         tables = position_tables(np.arange(config.context), config=config)
         for i, rope in enumerate(config.ropes):
@@ -132,8 +143,8 @@ class Ports:
                 self.replace(name, table if time is None else self.op("Slice", table, axis, time, axis))
 
     def save(self, path: Path, data: str) -> None:
-        """Write the graph to `path`, and to `data` beside it the weights that it reads and then the
-        tables."""
+        """Write the graph to `path`. Write the weights that the graph reads, and then the tables, to a file
+        `data` beside it."""
         weights, stored = path.parent / data, self._bundle.manifest.tensors
         self._add_nodes()
         common.RemoveUnusedNodesPass()(self._model)
@@ -154,7 +165,7 @@ class Ports:
         return self.graph.initializers[name]
 
     def _add_nodes(self) -> None:
-        """Add the new inputs and nodes, and name nodes, values and axes."""
+        """Add the new inputs and nodes to the graph, and give all nodes, values and axes names."""
         _name(self._nodes, "ports")
         self.graph.inputs[:0] = self._new
         self.graph.extend(self._nodes)
@@ -165,14 +176,18 @@ class Ports:
                 value.shape = ir.Shape([AXES.get(str(axis), axis) for axis in value.shape])
 
     def _describe(self) -> None:
-        """Say which certificate goes with the file; a bundle's own graph can't, as that one has its hash."""
+        """Store the hash of the bundle's certificate in the graph's properties.
+
+        The bundle's own graph can't have this property, because the certificate depends on the graph's
+        hash.
+        """
         if (certificate := self._bundle.path / CERTIFICATE).exists():
             digest = FileBytes(certificate, BundleError).sha256()
             self._model.metadata_props["certificate_sha256"] = digest
 
 
 def _name(nodes: Sequence[ir.Node], prefix: str) -> None:
-    """Name the nodes and values that have no names yet."""
+    """Name the nodes and values that have no names yet. The names begin with the prefix."""
     for i, node in enumerate(nodes):
         node.name = node.name or f"{prefix}.{node.op_type}.{i}"
         for output in node.outputs:

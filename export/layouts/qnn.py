@@ -1,4 +1,5 @@
-"""What Qualcomm's provider (QNN) requires of a graph with fixed shapes, according to its documentation.
+"""Find out what Qualcomm's execution provider (QNN) can compute of a graph with fixed shapes, according to
+its documentation.
 
 Source: docs/execution_providers/QNN-ExecutionProvider.md of onnxruntime-qnn, "Supported ONNX operators" and
 "Model requirements", and its builders of Gather and of quantizers. The operators listed as left to the CPU
@@ -32,10 +33,13 @@ PRODUCTS = ("MatMul", "Gemm")
 
 @dataclass(frozen=True)
 class Reading:
-    """What the provider makes of a graph: what it refuses (one line each), how many of the products are of
-    integers, and which operators it leaves to the CPU.
+    """How Qualcomm's provider would run a graph.
 
-    A product is of integers if both its inputs come out of DequantizeLinear and its output goes into
+    - `refused`: what the provider refuses, one line each.
+    - `products` and `of_integers`: the number of products, and how many of them are computed with integers.
+    - `on_cpu`: the operators that the provider leaves to the CPU, with their numbers.
+
+    A product is computed with integers if both its inputs come from DequantizeLinear and its output goes into
     QuantizeLinear. Other products are computed in float16. For these, a weight with a scale for each column
     or block is converted to floats on the CPU at each run.
     """
@@ -52,7 +56,7 @@ class Reading:
 
 
 def read(model: ir.Model) -> Reading:
-    """Return what the provider makes of a graph. All values of the graph must have shapes."""
+    """Return how Qualcomm's provider would run a graph. All values of the graph must have shapes."""
     products = [node for node in model.graph if node.op_type in PRODUCTS]
     on_cpu = Counter(node.op_type for node in model.graph if _left_to_cpu(node))
     return Reading(
@@ -64,7 +68,7 @@ def read(model: ir.Model) -> Reading:
 
 
 def _left_to_cpu(node: ir.Node) -> bool:
-    """Whether the provider leaves a node of its operators to the CPU."""
+    """Return whether the provider leaves a node to the CPU, although it supports the node's operator."""
     given, made = node.inputs[0] if node.inputs else None, node.outputs[0]
     in_bytes = given is not None and given.dtype in (ir.DataType.INT8, ir.DataType.UINT8)
     match node.op_type:
@@ -94,13 +98,15 @@ def _of_integers(product: ir.Node) -> bool:
 
 
 def _producer(value: ir.Value | None) -> ir.Node | None:
-    """The node that a value comes from; the provider transposes codes instead of a weight, as a table is."""
+    """Return the node that computes a value, or None. A Transpose in between is skipped, because the provider
+    transposes the codes instead of the weight.
+    """
     node = None if value is None else value.producer()
     return _producer(node.inputs[0]) if node is not None and node.op_type == "Transpose" else node
 
 
 def _users(value: ir.Value) -> list[ir.Node]:
-    """The nodes that read a value, transposed or not."""
+    """Return the nodes that read a value, directly or after a Transpose."""
     users = [user for user, _ in value.uses()]
     return [
         reader

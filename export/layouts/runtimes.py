@@ -1,4 +1,4 @@
-"""Find which runtimes can run a bundle in a form other than its own: in a layout, or with fixed shapes."""
+"""Find out which runtimes can run a bundle after it is converted: to a layout, or to fixed shapes."""
 
 from __future__ import annotations
 
@@ -18,7 +18,9 @@ TIME, CAPACITY = 64, 2048
 
 
 def of_layouts(bundle: Bundle) -> list[RuntimeAnswer]:
-    """Return the answers of the runtimes that open a layout, which `tfm-cli convert` makes."""
+    """Return, for each runtime that a layout serves, how it runs the bundle or why it can't. `tfm-cli
+    convert` writes the layouts.
+    """
     answers = []
     for name, lacks in layouts_lack().items():
         if reason := find(name).refusal(bundle.config, targets.find(bundle.target)) or lacks:
@@ -30,7 +32,7 @@ def of_layouts(bundle: Bundle) -> list[RuntimeAnswer]:
 
 
 def of_fixed_shapes(bundle: Bundle) -> list[RuntimeAnswer]:
-    """Return how much of the graph with fixed shapes mobile frameworks and NPUs can compute."""
+    """Return how much of the graph with fixed shapes each mobile framework and NPU can compute."""
     context = bundle.config.context
     capacity = min(CAPACITY, context) if "decoder" in bundle.config.stacks else None
     sizes = static.Sizes(batch=1, time=min(TIME, context), capacity=capacity)

@@ -1,12 +1,13 @@
-"""A standard graph with fixed shapes, as NPUs and mobile runtimes need it.
+"""Write a bundle's graph of the target standard with fixed shapes, which NPUs and mobile runtimes need.
 
-    model.onnx        the bundle's graph; each axis has its size
+    model.onnx        the bundle's graph with a fixed size for each axis
     model.onnx.data   the bundle's weights
-    tokenizer.json    as in the bundle, and its chat templates
-    encoder.onnx      of Whisper: frames of a sound, which always has one size; the others are the decoder's
+    tokenizer.json    as in the bundle, with its chat templates
+    encoder.onnx      only for Whisper: the encoder, which reads frames of a sound. model.onnx is then the
+                      decoder. The number of frames is fixed anyway
 
-The graph takes `time` tokens per run. A shorter row is filled up on the right. The logits are those at the
-single position `at`.
+The graph takes `time` tokens per run. A shorter row is filled up on the right. The graph outputs logits at
+the single position `at`.
 
 A decoder's cache has room for `capacity` tokens, including padding. So a text may have capacity − time + 1
 tokens. Rotary tables are inputs, with a row for each token of the cache.
@@ -38,7 +39,9 @@ from .layout import BundleLayout
 
 @dataclass(frozen=True)
 class Sizes:
-    """Rows, tokens per run, and, for a plain decoder, the number of tokens for which its cache has room."""
+    """The fixed sizes of a graph: the number of rows, and the number of tokens per run. `capacity` is the
+    number of tokens for which a decoder's cache has room.
+    """
 
     batch: int
     time: int
@@ -51,7 +54,7 @@ class Sizes:
 
 
 def layout(sizes: Sizes) -> BundleLayout:
-    """Return the layout whose graph has these sizes."""
+    """Return the layout that writes graphs with these sizes."""
     return BundleLayout("fixed shapes", partial(refusal, sizes), partial(write, sizes))
 
 
@@ -83,16 +86,18 @@ def refusal(sizes: Sizes, config: Config, target: Target) -> str | None:
 
 
 def write(sizes: Sizes, bundle: Bundle, folder: Path) -> None:
-    """Write the graph and its weights. Raises ExportError if an axis still has no fixed size."""
+    """Write the bundle's graphs with fixed sizes, and their weights. Raises ExportError if an axis still has
+    no fixed size.
+    """
     copy(bundle.path / DATA, folder / DATA)
     for file, model in graphs(sizes, bundle, folder / DATA).items():
         ir.save(model, folder / file)
 
 
 def graphs(sizes: Sizes, bundle: Bundle, data: Path) -> dict[str, ir.Model]:
-    """Return the bundle's graphs with these sizes, by file name. Their weights are in the given data file.
+    """Return the bundle's graphs with fixed sizes, by file name. Their weights are read from the file `data`.
 
-    Raises ExportError as `write` does.
+    Raises ExportError if an axis still has no fixed size.
     """
     found, heard = {}, bundle.config.sound_shape
     axes = sizes.axes() | ({} if heard is None else {"text": heard[0] // 2})
@@ -104,8 +109,8 @@ def graphs(sizes: Sizes, bundle: Bundle, data: Path) -> dict[str, ir.Model]:
 
 
 def fix(model: ir.Model, sizes: Mapping[str, int], stored: Mapping[str, object]) -> None:
-    """Give each axis its size, and fold all values that are then constant. Raises ExportError for an axis
-    without a size.
+    """Give each axis of the graph a fixed size, and fold all values that are then constant. Raises
+    ExportError if an axis still has no fixed size.
     """
     for value in (*model.graph.inputs, *model.graph.outputs):
         assert value.shape is not None
@@ -129,7 +134,9 @@ def fix(model: ir.Model, sizes: Mapping[str, int], stored: Mapping[str, object])
 
 
 def _widen(model: ir.Model) -> None:
-    """Casts of bytes to floats, by way of int32: Qualcomm's provider makes 1.0 of 255 otherwise."""
+    """Insert a cast to int32 before each cast of bytes to floats. Without it, Qualcomm's provider turns 255
+    into 1.0.
+    """
     for node in [node for node in model.graph if node.op_type == "Cast"]:
         given, to = node.inputs[0], node.outputs[0].dtype
         if given is None or given.dtype != ir.DataType.UINT8 or to is None or not to.is_floating_point():
@@ -142,7 +149,7 @@ def _widen(model: ir.Model) -> None:
 
 
 def _divide(model: ir.Model) -> None:
-    """1 / x where Reciprocal stands, which NNAPI doesn't have, and CoreML has with an epsilon."""
+    """Replace each Reciprocal of x by the Div 1 / x. NNAPI lacks Reciprocal, and CoreML's adds an epsilon."""
     nodes = [node for node in model.graph if node.op_type == "Reciprocal"]
     if not nodes:
         return

@@ -1,19 +1,20 @@
-"""Files for transformers.js, https://github.com/huggingface/transformers.js, in Node or a browser.
+"""Write a bundle for transformers.js, https://github.com/huggingface/transformers.js, in Node or a browser.
 
     config.json             sizes, labels, and under "transformers.js_config" which file to open
-    onnx/model_X.onnx       the graph of `decoder_graph`, logits at each row's last token, or `encoder_graph`
+    onnx/model_X.onnx       the graph of `decoder_graph` with logits at each row's last token, or of
+                            `encoder_graph`
     onnx/model_X.onnx_data  the bundle's weights, and the rotary tables
     tokenizer.json          with tokenizer_config.json, and for a decoder generation_config.json
 
 A decoder that reads an encoder has the graphs of `encoder_decoder_graph` instead of model_X.onnx:
 
-    onnx/encoder_model_X.onnx, onnx/decoder_model_merged_X.onnx, and beside each its weights, X.onnx_data
+    onnx/encoder_model_X.onnx, onnx/decoder_model_merged_X.onnx, and the weights of each in NAME.onnx_data
 
-X is _quantized for 8 bits, _q4 for int4, and nothing for floats.
+_X is _quantized for 8 bits, _q4 for int4, and nothing for floats.
 
-In Node, the tokens are those of ONNX Runtime on a CPU. In a browser, WebAssembly computes products of blocks
-in floats, whatever the graph asks for. So for `--quant` int8, int4, keep and int8-dynamic, a browser may
-generate other tokens than those that the certificate describes.
+In Node, the tokens are the same as those of ONNX Runtime on a CPU. In a browser, WebAssembly computes
+products of blocks in floats, whatever the graph asks for. So for `--quant` int8, int4, keep and int8-dynamic,
+a browser may generate other tokens than those that the certificate describes.
 """
 
 from __future__ import annotations
@@ -65,8 +66,8 @@ def write(bundle: Bundle, folder: Path) -> None:
 
 
 def write_graphs(bundle: Bundle, folder: Path, suffix: str, *, every_position: bool) -> None:
-    """Write a model's one or two graphs X.onnx, where X ends with `suffix`. The weights of a graph X.onnx are
-    in X.onnx_data.
+    """Write the graphs of a model: one graph, or an encoder and a decoder. The file names are NAME.onnx,
+    where NAME ends with `suffix`. Each graph's weights are in NAME.onnx_data.
     """
     stacks = bundle.config.stacks
     if "decoder" in stacks and "encoder" in stacks:
