@@ -1,5 +1,5 @@
-"""Find in a decoder's graph the values that the specification observes, by the names of the weights beside
-them.
+"""Find the values of a decoder's graph that the specification observes. They are found by the names of the
+weights that the neighbouring nodes read.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ NORMS = ("RMSNormalization", "LayerNormalization")
 
 
 class _Graph:
-    """A graph's nodes by the values that they read and make."""
+    """A graph with tables of which node makes each value and which nodes read it."""
 
     def __init__(self, graph: onnx.GraphProto) -> None:
         self.weights = [value.name for value in graph.initializer]
@@ -29,7 +29,9 @@ class _Graph:
                 self._uses.setdefault(name, []).append(node)
 
     def product(self, *leaves: str) -> onnx.NodeProto:
-        """Return the node that multiplies activations by one of these parameters."""
+        """Return the node that multiplies activations by one of these parameters. Raises BundleError if there
+        is none.
+        """
         prefixes = tuple(f"{leaf}." for leaf in leaves)
         names = [name for name in self.weights if name.startswith(prefixes) or name in leaves]
         # Minima are multiplied in a smaller product of their own.
@@ -46,7 +48,7 @@ class _Graph:
         raise BundleError(f"{GRAPH} has no product with {' or '.join(leaves)}: export the model again")
 
     def product_input(self, node: onnx.NodeProto) -> str:
-        """Return the input of a product, before the input is rounded to codes."""
+        """Return the name of a product's input, before the input is rounded to codes."""
         name = node.input[0]
         for quantizer in CODES:  # one pair: before it may stand that of another product's output
             if name in self.makers and self.makers[name].op_type == quantizer:
@@ -56,7 +58,9 @@ class _Graph:
         return name
 
     def normed(self, weight: str) -> str | None:
-        """Return the output of the norm that has this weight, or None if no such norm is found."""
+        """Return the name of the output of the norm that has this weight, or None if no such norm is
+        found.
+        """
         cast = next(iter(self._casts(weight)), weight)
         users = self._uses.get(cast, [])
         if len(users) != 1 or users[0].op_type not in (*NORMS, "Mul"):
@@ -67,8 +71,8 @@ class _Graph:
     def before_norm(self, value: str) -> str | None:
         """Return the input of the norm that computes a value, or None if another operator computes the value.
 
-        A norm has casts on both sides or on neither side. If it has none after it, a cast before it doesn't
-        belong to it.
+        A norm has casts on both sides or on neither side. If no cast follows the norm, a cast before the norm
+        doesn't belong to it.
         """
         made = self._uncast(value)
         node = self.makers.get(made)
@@ -79,7 +83,7 @@ class _Graph:
         return node.input[0] if made == value else self._uncast(node.input[0])
 
     def _is_normed(self, value: str) -> bool:
-        """Whether a value is x · 1/√(mean of x²), as standard operators compute a norm."""
+        """Return whether a value is x · 1/√(mean of x²), which is how standard operators compute a norm."""
         node = self.makers.get(value)
         if node is None or node.op_type != "Mul":
             return False
@@ -95,11 +99,11 @@ class _Graph:
 
 
 def graph_values(graph: onnx.GraphProto, config: Config) -> dict[str, str]:
-    """Return the graph's name for each value that the specification observes, for those values that are
-    found.
+    """Find the values that the specification observes in a decoder's graph. Return a dict from the
+    specification's name for each found value to the graph's name.
 
     A sublayer's input is found from the parameter of its norm or of its first product. The norm reads the
-    residual stream. If two observed names belong to the same value, the first name is kept.
+    residual stream. If two observed values are the same value of the graph, only the first is returned.
     """
     nodes, stack, found = _Graph(graph), config.stacks["decoder"], dict[str, str]()
 

@@ -38,7 +38,9 @@ Values = dict[str, Array]
 
 @dataclass(frozen=True)
 class Part:
-    """A part of the graph, with its largest error and its budget. `note` may say more about the cause."""
+    """A part of the graph, with its largest error and its budget for errors. `note` may say more about the
+    cause.
+    """
 
     name: str
     error: float
@@ -51,10 +53,10 @@ class Part:
 
 
 def locate(bundle: Bundle, tokens: Array) -> list[Part]:
-    """Run the tokens [B, T], and return the parts of the graph that can be found, in the order of a forward
-    pass.
+    """Run a bundle's graph in parts over the tokens [B, T], and return the parts with their errors, in the
+    order of a forward pass.
 
-    Raises BundleError for a model with an encoder.
+    Parts that can't be found in the graph are left out. Raises BundleError for a model with an encoder.
     """
     config = bundle.config
     if not isinstance(config, Decoder):
@@ -78,14 +80,16 @@ def locate(bundle: Bundle, tokens: Array) -> list[Part]:
 
 
 def first(parts: list[Part]) -> Part | None:
-    """Return the first part whose error exceeds its budget."""
+    """Return the first part whose error exceeds its budget. Return None if there is no such part."""
     return next((part for part in parts if not part.ok), None)
 
 
 def _run_parts(
     bundle: Bundle, model: onnx.ModelProto, cuts: dict[str, str], truth: Values, tokens: Array
 ) -> Values:
-    """The output of each part of the graph, with the specification's values as its inputs."""
+    """Run each part of the graph with the specification's values as its inputs, and return the parts'
+    outputs.
+    """
     graph, inner = model.graph, {value for name, value in cuts.items() if name != "logits"}
     kind = onnx.helper.np_dtype_to_tensor_dtype(np.dtype(bundle.dtype))
     for node in graph.node:
@@ -124,8 +128,8 @@ def _run_parts(
 
 
 def _compare_as_standard(call: AttentionCall, budget: float) -> str:
-    """Says whether the fused operator or its inputs are wrong, by the same attention in standard
-    operators."""
+    """Return a text that says whether the fused attention operator or its inputs are wrong. For this, the
+    same attention is computed with standard operators."""
     (q, k, v, cache, past, rotary, terms), settings, given = call
     cos, sin = (None, None) if rotary is None else rotary
     arrays = [q, k, v, *cache, past, cos, sin, *terms]

@@ -1,5 +1,5 @@
-"""Compute a decoder's values at the cuts of its graph, and their budgets. Each value is computed from the
-values before it.
+"""Compute the values at which a decoder's graph is cut, and a budget for the error of each value. Each value
+is computed from the values before it.
 """
 
 from __future__ import annotations
@@ -32,7 +32,9 @@ DOUBLE = Precision(np.dtype(np.float64))
 
 @dataclass
 class Reference:
-    """Values by name in the order of a forward pass, their budgets, and the attention calls by layer."""
+    """The specification's values by name, in the order of a forward pass, with a budget for the error of
+    each. `attentions` contains the call of attention in each layer.
+    """
 
     values: dict[str, Array] = field(default_factory=dict)
     budgets: dict[str, float] = field(default_factory=dict)
@@ -43,14 +45,14 @@ def reference_values(
     config: Config, params: Tree, tokens: Array, wanted: Collection[str], dtype: np.dtype
 ) -> Reference:
     """Return the values named in `wanted` and the logits, as the specification computes them for the tokens
-    [B, T].
+    [B, T], and a budget for the error of each value.
 
     A value is computed from the values before it, which are rounded to `dtype`. So errors don't accumulate.
     Equal numbers round to equal codes. So even quantized models must stay within budgets of floating-point
     rounding.
 
     The budgets are computed without rounding activations to codes, except for products that round their
-    outputs: such products round sums whose last digits differ between implementations.
+    outputs. Such products round sums whose last digits differ between implementations.
     """
     reference, eps = Reference(), float(np.finfo(dtype).eps)
     values, rounds, codes = reference.values, dict[str, bool](), False
@@ -115,5 +117,5 @@ def reference_values(
 
 
 def rounds_output(leaf: Any) -> bool:
-    """Whether a product with this parameter rounds its result to codes."""
+    """Return whether a product with this parameter rounds its result to codes."""
     return isinstance(leaf, Blocks) and leaf.output_scale is not None

@@ -1,7 +1,8 @@
 """Record the inputs and outputs of all products of a model, and its decoder's keys and values, over a text.
 
-All windows of the text go through the model side by side. So a parameter is loaded once, and memory holds one
-layer's weights and the text's vectors. A decoder with cross-attention reads the same window as its encoder.
+All windows of the text go through the model side by side. So a parameter is loaded once, and memory contains
+only one layer's weights and the vectors of the text. A decoder with cross-attention reads the same window as
+its encoder.
 """
 
 from __future__ import annotations
@@ -37,8 +38,8 @@ OnCache = Callable[[int, np.ndarray, np.ndarray], None]
 
 @contextmanager
 def one_thread() -> Iterator[None]:
-    """Compute with one thread during a `with` block. Sums depend on the number of threads, and a bundle's
-    bytes must not depend on it.
+    """During a `with` block, compute with one thread. Sums depend on the number of threads, and a bundle's
+    bytes must not depend on this number.
     """
     before = torch.get_num_threads()
     torch.set_num_threads(1)
@@ -60,8 +61,10 @@ def record(
     on_cache: OnCache = lambda layer, keys, values: None,
     on_layer: OnLayer = lambda done, total: None,
 ) -> None:
-    """Call `on_input` with the input of every product of the model, `on_output` with its output, and
-    `on_cache` with the keys and values of every layer of its decoder."""
+    """Run the model over the windows of a text, and report what its products compute.
+
+    Calls `on_input` with the input of every product, `on_output` with the output of every product, and
+    `on_cache` with the keys and values of every decoder layer. Calls `on_layer` after each layer."""
     together = SideBySide(config, lambda function, numbers: [function(i) for i in numbers])
     called: dict[int, str] = {}  # id of a leaf -> its name, while an op runs
 
@@ -89,7 +92,7 @@ def record(
             return output(table, x @ loaded(table).mT)
 
         def logits(x: torch.Tensor, table: str, bias: Any, **settings: Any) -> torch.Tensor:
-            """Compute the logits only if outputs are recorded, since nobody else reads them."""
+            """Compute the logits only if outputs are recorded, because nothing else reads the logits."""
             if on_output is not None:
                 return product(x, table)
             read.append((x, [table]))

@@ -1,20 +1,24 @@
-"""quant=auto: choose a format for each matrix within a budget, by the loss that the model has with the
-format.
+"""Choose a format for each matrix within a budget, for quant=auto. Formats are compared by how much each
+increases the loss of the model.
 
-    measured   one pass over a text for each unit (`Plan.units`), rounded to nearest in its format of the
-               fewest bytes
-    scaled     to the formats as they will be rounded: a small loss is a quadratic form of the rounding error
-    chosen     `refimpl.calibrate.budget`
+The choice takes three steps:
 
-If codes compensate each other's errors (`bundle.feedback`), the form is tr(Eᵀ H E) of some columns, where
-E = ŵ − w. Otherwise, it is Σ E².
+- The loss is measured by one pass over a text for each unit (`Plan.units`). In this pass, the unit is rounded
+  to nearest in its format with the fewest bytes.
+- The losses of the unit's other formats are scaled from this one, because a small loss is a quadratic form of
+  the rounding error.
+- `refimpl.calibrate.budget` chooses the formats.
+
+If codes compensate each other's errors (`bundle.feedback`), the quadratic form is tr(Eᵀ H E) of some columns,
+where E = ŵ − w. Otherwise, it is Σ E².
 
 A budget counts the bytes of the weights that a decode step reads (`Plan.read_size`). On ort-cpu these are the
 bytes of kernels.data. There, codes of 5 and 6 bits take 5 and 6 bits, and scales take 16. In model.onnx.data,
 such codes take 8 bits and scales take 32.
 
 Losses are rounded to three digits before formats are chosen, so that the last digits of a processor's sums
-rarely matter. On one machine, the same input gives the same plan; on another machine, it nearly always does.
+rarely matter. On one machine, the same input gives the same plan; on another machine, it nearly always
+does.
 """
 
 from __future__ import annotations
@@ -58,7 +62,7 @@ MOST_PRODUCTS = 4_000_000_000_000
 @dataclass(frozen=True)
 class Texts:
     """The rows of tokens over which losses are measured, and the rows over which matrices are rounded with
-    feedback, if any.
+    feedback. Without feedback, `rounded` is None.
 
     If there are enough rows, the two sets have no row in common.
     """
@@ -68,11 +72,11 @@ class Texts:
 
 
 def texts(checkpoint: ExportSource, given: Path | None, why: str, products: int, progress: Progress) -> Texts:
-    """Return the rows of a text: the given text or, in this order, a text that the model samples, a text of
-    tfm's own, or random tokens.
+    """Return the rows of tokens over which formats are compared. The rows come from the given text or, in
+    this order, from a text that the model samples, from a text that comes with tfm, or from random tokens.
 
     `why` is the reason why matrices can't be rounded over a text (`calibrate.without_feedback`). `products`
-    is how many products all passes together compute for a token.
+    is how many multiplications all passes together compute for a token.
     """
     length = calibrate.DRAWN_LENGTH
     most = max(length, min(MEASURED_TOKENS, MOST_PRODUCTS // products))
@@ -89,10 +93,12 @@ def texts(checkpoint: ExportSource, given: Path | None, why: str, products: int,
 
 @dataclass(frozen=True)
 class Offers:
-    """The formats in which each unit can be stored. Formats with fewer bytes come first.
+    """The formats in which each unit can be stored. A unit's formats with fewer bytes come first.
 
-    `forms` are the forms that a unit's groups have in kernels.data with each format. `bytes` are their bytes
-    in kernels.data, or in model.onnx.data if the target has no kernels. `errors` are Σ(ŵ − w)².
+    - `forms`: the forms of a unit's groups in kernels.data with each format.
+    - `bytes`: the bytes of a unit with each format, in kernels.data, or in model.onnx.data if the target has
+      no kernels.
+    - `errors`: the sum Σ(ŵ − w)² over a unit's weights with each format.
     """
 
     plan: Plan  # each unit in its format of the fewest bytes
@@ -102,21 +108,25 @@ class Offers:
     errors: Mapping[str, Sequence[float]]
 
     def with_formats(self, chosen: Mapping[str, int]) -> Plan:
-        """Return the plan in which each unit has its chosen format."""
+        """Return the plan in which each unit has its chosen format. `chosen` maps a unit to the index of its
+        format.
+        """
         formats = dict(self.plan.formats)
         for unit, k in chosen.items():
             formats |= self.formats[unit][k]
         return replace(self.plan, formats=formats)
 
     def size(self, chosen: Mapping[str, int]) -> int:
-        """Return the bytes that a budget counts, if each unit has its chosen format."""
+        """Return the number of bytes that a budget counts, if each unit has its chosen format."""
         forms: dict[str, KernelForm] = {}
         for unit, k in chosen.items():
             forms |= self.forms[unit][k]
         return self.with_formats(chosen).read_size(forms)
 
     def require_room(self, budget: Budget) -> None:
-        """Raise ExportError if the budget is smaller than the smallest plan."""
+        """Raise ExportError if the budget is smaller than the smallest plan. A budget of KL divergence is
+        never refused here.
+        """
         numbers, least = self.plan.shapes.numbers, self.size(dict.fromkeys(self.formats, 0))
         if budget.kind == "kl" or least <= budget.room(numbers):
             return
@@ -129,18 +139,18 @@ class Offers:
 
 @dataclass(frozen=True)
 class Choices(Offers):
-    """The formats in which each unit can be stored, with the loss of each."""
+    """The formats in which each unit can be stored, with the bytes and the loss of each format."""
 
     options: Mapping[str, Sequence[Option]]
 
     @property
     def finest(self) -> dict[str, int]:
-        """Return, for each unit, the format with the lowest loss."""
+        """Return the index of the format with the lowest loss for each unit."""
         return {name: solver.hull(options)[-1] for name, options in self.options.items()}
 
     def within(self, budget: Budget) -> dict[str, int]:
-        """Return a choice of formats for all units that stays within the budget. For a `kl` budget, the
-        units' losses are summed.
+        """Return a choice of formats for all units that stays within the budget. For a budget of KL
+        divergence, the units' losses are added up.
         """
         if budget.kind == "kl":
             return solver.within_loss(self.options, budget.amount)
@@ -158,7 +168,9 @@ class Choices(Offers):
 
 
 def offers(checkpoint: ExportSource, plans: Sequence[Plan], progress: Progress) -> Offers:
-    """Return the formats in which each unit can be stored: the formats that it has in these plans."""
+    """Round each unit to every format that it has in these plans, and return these formats with their bytes
+    and rounding errors.
+    """
     formats, forms, sizes, errors = {}, {}, {}, {}
     stage, units = "rounding each group of weights to all formats", plans[0].units
     for done, (unit, leaves) in enumerate(units.items()):
@@ -176,7 +188,9 @@ def offers(checkpoint: ExportSource, plans: Sequence[Plan], progress: Progress) 
 def _offer(
     checkpoint: ExportSource, plan: Plan, formats: Formats
 ) -> tuple[int, float, Formats, dict[str, KernelForm]]:
-    """Bytes and Σ(ŵ − w)² of a unit in these formats, the formats, and the forms that kernels then have."""
+    """Return the bytes of a unit in these formats, its rounding error Σ(ŵ − w)², the formats, and the forms
+    of its groups in kernels.data.
+    """
     plan, error, forms = replace(plan, formats=formats), 0.0, dict[str, KernelForm]()
     for group in plan.groups_of(formats).values():
         leaves = {name: leaf(checkpoint, name, formats[name], plan.dtype) for name in group.leaves}
@@ -191,7 +205,7 @@ def _offer(
 
 def choices(checkpoint: ExportSource, offers: Offers, texts: Texts, progress: Progress) -> Choices:
     """Return the offered formats with their losses. Only the loss of each unit's smallest format is measured;
-    the others are scaled from it.
+    the losses of the other formats are scaled from it.
     """
     text = texts.measured
     stage = f"measuring what each of {len(offers.formats)} groups of weights costs, over {text.size} tokens"
@@ -220,9 +234,10 @@ def choices(checkpoint: ExportSource, offers: Offers, texts: Texts, progress: Pr
 def _shares_with_feedback(
     checkpoint: ExportSource, offers: Offers, text: Array, progress: Progress
 ) -> dict[str, list[float]]:
-    """What each of a unit's formats loses, as a share of its first one rounded to nearest.
+    """Return the loss of each format of a unit if it is rounded with feedback, as a share of the loss of the
+    first format rounded to nearest.
 
-    Columns don't depend on each other, so `SAMPLED` ones of each weight stand for all.
+    Columns don't depend on each other, so only `SAMPLED` columns of each weight are rounded.
     """
     shares: dict[str, list[float]] = {}
     stage = f"rounding {SAMPLED} columns of each matrix to all formats, over {text.size} tokens"
@@ -244,7 +259,7 @@ def _shares_with_feedback(
 
 
 def _sampled(weight: Array, name: str) -> Array:
-    """Columns of a matrix [D, F], or rows of a table [N, D], at equal distances."""
+    """Return at most `SAMPLED` columns of a matrix [D, F], or rows of a table [N, D], at equal distances."""
     axis = 0 if is_table(name) else 1
     count = weight.shape[axis]
     return weight.take(np.arange(min(count, SAMPLED)) * count // min(count, SAMPLED), axis=axis)
@@ -257,7 +272,9 @@ def _error(
     *,
     compensating: bool,
 ) -> float:
-    """tr(Eᵀ H E) of weights in these formats; 0 of a file's own blocks."""
+    """Return the sum of tr(Eᵀ H E) over weights that are rounded to these formats, where E is the rounding
+    error. Weights that keep the file's own blocks add 0.
+    """
     total = 0.0
     for name, weight in weights.items():
         form, read = formats[name], inputs[name]
@@ -273,7 +290,7 @@ def _error(
 
 
 def _rounded(checkpoint: ExportSource, name: str, form: WeightFormat, dtype: str) -> Array:
-    """A parameter as it is in a format, each number rounded to the nearest."""
+    """Return a parameter as floats after it was rounded to a format, each number to the nearest code."""
     return checkpoint.leaf(name) if form.native else _floats(leaf(checkpoint, name, form, dtype))
 
 
@@ -293,12 +310,12 @@ def fitted(
     measured: Callable[[T], float],
 ) -> T:
     """Choose each unit's format within the budget, and return the result of calling `written` with the
-    choices.
+    choice.
 
     A budget of KL divergence applies to the loss of the whole model, which `measured` returns. As long as
     that loss is well below or above the budget, the limit for the sum of the units' losses is raised or
-    lowered in proportion. In the end, the smallest choice within the budget is written, or the most accurate
-    one if none was within it.
+    lowered in proportion. In the end, the smallest choice within the budget is written. If no choice was
+    within the budget, the most accurate choice is tried.
 
     Raises ExportError if no choice is within the budget.
     """
@@ -340,8 +357,8 @@ def whole(
     text: Array,
     progress: Progress,
 ) -> float:
-    """Return the model's loss if the parameters of these names have their `stored` values. Products are
-    computed in floating point.
+    """Return the model's loss over a text if the parameters `names` have the values that `stored` returns.
+    Products are computed in floating point.
     """
 
     stage = f"measuring the whole over {text.size} tokens"

@@ -1,6 +1,6 @@
 """Run the model to choose quantization parameters: ranges, smoothing factors, importance, cache scales.
 
-The model reads windows of the text side by side. The windows don't see each other. So memory holds one
+The model reads windows of the text side by side, and no window sees another. So memory contains only one
 layer's weights, the vectors of the text, and observers of fixed size (`refimpl.calibrate`).
 """
 
@@ -60,9 +60,11 @@ MOST_BYTES = WINDOW * MOST_WINDOWS * 64
 def static_scales(
     checkpoint: ExportSource, plan: Plan, calibration: Calibration, scheme: Scheme, progress: Progress
 ) -> CalibrationResult:
-    """Return the smoothing factors, and the scale and zero point of each product's input in the smoothed
-    model. If the scheme rounds outputs, the result also has the scale and zero point of each product's
-    output.
+    """Measure the ranges of activations over the calibration text. Return the smoothing factors, and the
+    scale and zero point of each product's input in the smoothed model.
+
+    If the scheme rounds outputs, the result also contains the scale and zero point of each product's output.
+    Raises ExportError if no token of the text reaches a product, such as one of an expert.
     """
     columns = scheme.matrices
     assert isinstance(columns, PerColumn)
@@ -125,7 +127,9 @@ def _factors(
     alpha: float,
     on_layer: OnLayer,
 ) -> dict[smooth.SmoothingSite, Array]:
-    """The factors of these sites, powers of two, from the activations of the model over `windows`."""
+    """Measure the activations of the model over `windows`, and return the smoothing factors of the sites. The
+    factors are powers of two.
+    """
     largest: dict[str, Array] = {}
 
     def observe(names: tuple[str, ...], x: Array) -> None:
@@ -146,8 +150,8 @@ def _factors(
 def smoothing_factors(
     checkpoint: ExportSource, sites: Sequence[smooth.SmoothingSite], progress: Progress
 ) -> dict[smooth.SmoothingSite, Array]:
-    """Return smoothing factors for a model whose products also round their inputs. The factors are measured
-    over random tokens, as in `importance`.
+    """Return smoothing factors for a model whose products also round their inputs. The activations are
+    measured over random tokens, as in `importance`.
 
     On SmolLM2, 128 tokens are as good as 512. For int8-dynamic, the KL divergence at alpha 0.4, 0.5, 0.6,
     0.75 is 0.0217, 0.0180, 0.0206, 0.0355. For int8, it is 0.0034 at 0.5 and 0.0032 at 0.6.
@@ -164,7 +168,8 @@ def _random_tokens(checkpoint: ExportSource, count: int) -> list[int]:
 
 
 def importance(checkpoint: ExportSource, progress: Progress) -> dict[str, Array]:
-    """Return the mean squares of the inputs of each parameter's product, while the model reads random tokens.
+    """Run the model on random tokens, and return the mean square of each coordinate of the input by which
+    each parameter is multiplied.
 
     Which coordinates are large depends more on the model than on the text. On SmolLM2 with a 4-bit table, the
     KL divergence is 0.44 without importance, 0.376 with random tokens, and 0.342 with a text, which every
@@ -187,8 +192,8 @@ def importance(checkpoint: ExportSource, progress: Progress) -> dict[str, Array]
 def without_feedback(checkpoint: ExportSource, text: Path | None) -> str:
     """Return the reason why matrices of 4 bits can't be rounded with feedback, or "" if they can.
 
-    One reason is a large decoder without a given text. Sampling a text with it would take minutes, and memory
-    for its float weights.
+    For example, a large decoder needs a given text. To sample a text with such a decoder would take minutes,
+    and memory for its float weights.
     """
     config, shapes = checkpoint.config, checkpoint.shapes
     if any(".experts." in name for name in shapes):
@@ -203,8 +208,8 @@ def without_feedback(checkpoint: ExportSource, text: Path | None) -> str:
 
 
 def rounding_text(checkpoint: ExportSource, text: Path | None, progress: Progress) -> Array:
-    """Return rows of tokens [R, T] for rounding with feedback. They come from a given text, or otherwise the
-    decoder samples them.
+    """Return rows of tokens [R, T] for rounding with feedback. The rows come from the given text. Without a
+    text, the decoder samples the rows.
 
     On IgLM, the KL divergence is 0.0286 without feedback. It is 0.0076 with feedback over 8,192 tokens that
     IgLM sampled after random first tokens.
@@ -237,7 +242,7 @@ def rounding_text(checkpoint: ExportSource, text: Path | None, progress: Progres
 
 
 def text_rows(checkpoint: ExportSource, text: Path) -> Array:
-    """Return the first tokens of a text in rows of one length [R, T]."""
+    """Return the first tokens of a text as rows of equal length [R, T]."""
     windows = _windows(checkpoint, text, DRAWN_LENGTH, DRAWN_TOKENS)
     return np.array([window for window in windows if len(window) == len(windows[0])])
 
@@ -245,7 +250,7 @@ def text_rows(checkpoint: ExportSource, text: Path) -> Array:
 def with_cache_scales(
     checkpoint: ExportSource, kv: Literal["int8", "int4"], text: Path | None, progress: Progress
 ) -> ExportSource:
-    """Return the model with keys and values in 8 or 4 bits.
+    """Return the checkpoint with keys and values in 8 or 4 bits, with scales that are measured over a text.
 
     In 8 bits, a channel's scale is CACHE_RANGE · max|x| / 127. In 4 bits, the scale is the share in
     CACHE_SHARES with the least squared error, and values are rotated first. On SmolLM2, over another text of
@@ -256,7 +261,8 @@ def with_cache_scales(
     those of real texts. If the checkpoint has scales, they are kept.
 
     On SmolLM2 with its weights in float32, the KL divergence with a range of 1, 1.25, 1.5, 2 is 0.0094,
-    0.0023, 0.0012, 0.0020. After ten times as long a text, it is 0.0028, 0.0012, 0.0015 with the first three.
+    0.0023, 0.0012, 0.0020. After ten times as long a text, it is 0.0028, 0.0012, 0.0015 with the first
+    three.
     """
     windows = _windows(checkpoint, TEXT if text is None else text)
     scales: dict[str, Array] = {}
@@ -290,8 +296,8 @@ def with_cache_scales(
 
 
 def least_scale(x: Array, largest: Array) -> Array:
-    """Return scales [G, K] for storing numbers [T, G, K] in 4 bits. Each channel's scale is the share of its
-    range with the least error.
+    """Return the scales [G, K] with which the numbers x [T, G, K] have the least error in 4 bits. Each
+    channel's scale is one of the shares `CACHE_SHARES` of `largest`, the scale for its largest magnitude.
     """
     candidates = [(share * largest).astype(np.float32) for share in CACHE_SHARES]
     rounded = [round_by_channel(x[None], scale, bits=4)[0] for scale in candidates]
@@ -300,8 +306,8 @@ def least_scale(x: Array, largest: Array) -> Array:
 
 
 def cache_kl(checkpoint: ExportSource, text: Path | None, progress: Progress) -> float:
-    """Return the cost of keys and values in 4 bits: KL(the model ‖ the model with 4-bit keys and values), in
-    nats per token.
+    """Measure and return the cost of keys and values in 4 bits: KL(the model ‖ the model with 4-bit keys and
+    values), in nats per token.
 
     The cost is measured over the first window of the text. Raises ExportError if the cost exceeds
     CACHE_BUDGET.
@@ -326,11 +332,14 @@ def cache_kl(checkpoint: ExportSource, text: Path | None, progress: Progress) ->
 def _windows(
     checkpoint: ExportSource, path: Path, length: int = WINDOW, most: int = WINDOW * MOST_WINDOWS
 ) -> list[list[int]]:
-    """The first `most` tokens of a text in windows of a `length`, with the tokens that the model expects
-    around a text, or for a decoder alone before it. ExportError where there are none.
+    """Return the first `most` tokens of a text, in windows of at most `length` tokens. Each window begins
+    with the tokens that the model expects before a text. For a model that isn't a decoder, it also ends with
+    the tokens expected after a text.
 
-    Keys of the first token are often larger than all others: with keys and values in 8 bits Gemma 3 270M has
-    a KL divergence of 0.0062 where no window began so, of 0.0015 where each does.
+    Raises ExportError if the text is empty or not UTF-8, or if the checkpoint has no tokenizer.
+
+    Keys of the first token are often larger than all others. So with keys and values in 8 bits, Gemma 3 270M
+    has a KL divergence of 0.0015 if each window begins with these tokens, and of 0.0062 if none does.
     """
     config = checkpoint.config
     tokenizer = read_tokenizer(checkpoint, config)
@@ -348,7 +357,7 @@ def _windows(
         raise ExportError(f"{path}: the calibration text must not be empty")
 
     def with_tokens(part: list[int]) -> list[int]:
-        """Return a part of the text, with the tokens that the model reads before a text."""
+        """Return a part of the text, with the tokens that the model expects around a text."""
         if isinstance(config, Decoder):
             return tokenizer.before_text + part
         return tokenizer.with_special_tokens(part)

@@ -1,4 +1,4 @@
-"""Check which options of an export can be combined, make the plan that follows from them, and convert each
+"""Check which options of an export can be combined, plan the format of each parameter, and convert each
 parameter to its format.
 
 `runtime.bundle.schemes` defines the schemes; `runtime.bundle.rounding` rounds weights.
@@ -32,7 +32,7 @@ SIZES = ("B", "kB", "MB", "GB")
 
 @dataclass(frozen=True)
 class Calibration:
-    """The options for measuring the ranges of activations: the text, the method, and the alpha of
+    """The user's options for measuring the ranges of activations: the text, the method, and the alpha of
     smoothing.
     """
 
@@ -51,7 +51,9 @@ class Calibration:
 
 @dataclass(frozen=True)
 class Budget:
-    """A limit on the bytes of the weights, on their bits for each number, or on the model's KL divergence."""
+    """The user's limit for quant=auto: the bytes of the weights, their bits per number, or the model's KL
+    divergence.
+    """
 
     amount: float
     kind: Literal["bytes", "bits", "kl"] = "bytes"
@@ -63,7 +65,7 @@ class Budget:
 
     @staticmethod
     def of(text: str) -> Budget:
-        """Parse a budget: 700MB, 1.5GB, kl=0.01. Raises ExportError for another text."""
+        """Parse a budget such as 700MB, 1.5GB or kl=0.01. Raises ExportError for any other text."""
         number, factor, kind = text, 1, "bytes"
         if text.startswith("kl="):
             number, kind = text.removeprefix("kl="), "kl"
@@ -79,14 +81,14 @@ class Budget:
             ) from None
 
     def room(self, numbers: int) -> int:
-        """Return the number of whole bytes for a model of this many numbers. The result is None for a budget
-        of KL divergence.
+        """Return how many whole bytes the budget allows for a model with `numbers` numbers. For a budget of
+        KL divergence, the result has no meaning.
         """
         return int(self.amount * numbers / 8 if self.kind == "bits" else self.amount)
 
     @property
     def option(self) -> str:
-        """Return the option that asked for the budget, with its value."""
+        """Return the name and value of the option that sets the budget, such as bits=4.5."""
         return f"bits={self.amount:g}" if self.kind == "bits" else f"budget={self}"
 
     def __str__(self) -> str:
@@ -99,14 +101,15 @@ class Budget:
 
 @dataclass(frozen=True)
 class CalibrationResult:
-    """Results of running the model.
+    """What was measured by running the model.
 
-    For each parameter's product, these are the scale and zero point of its input, those of its output if the
-    output is rounded, its smoothing factors, and the importance of each coordinate of its input (the mean
-    square).
-
-    Weights of 4, 5 and 6 bits are rounded with feedback over a `text` [R, T], one layer at a time, with the
-    `compensations` of that layer. If that isn't possible, `without_feedback` says why.
+    - `inputs` and `outputs`: the scale and zero point of each product's input, and of its output if the
+      output is rounded.
+    - `factors`: the smoothing factors.
+    - `importance`: the mean square of each coordinate of a product's input.
+    - `text` [R, T]: the tokens over which weights of 4, 5 and 6 bits are rounded with feedback, one layer
+      at a time. `compensations` are the statistics of the current layer's inputs.
+    - `without_feedback`: the reason why weights can't be rounded with feedback, or "" if they can.
     """
 
     inputs: Mapping[str, tuple[np.ndarray, np.ndarray]] = field(default_factory=dict)
@@ -122,7 +125,9 @@ NOT_CALIBRATED = CalibrationResult()
 
 
 def check_calibration(scheme: Scheme, calibration: Calibration | None, kv: str = "float") -> None:
-    """Raise ExportError if a scheme lacks its calibration, or has one that it doesn't use."""
+    """Raise ExportError if a scheme needs a calibration and there is none, or if there is one that the scheme
+    doesn't use.
+    """
     if scheme.calibrated and calibration is None:
         raise ExportError(
             f"quant={scheme.name} needs calibration: a text like those that the model will read, "
@@ -143,8 +148,8 @@ def check_calibration(scheme: Scheme, calibration: Calibration | None, kv: str =
 
 
 def check_budget(scheme: Scheme, budget: Budget | None, config: Config) -> None:
-    """Raise ExportError if a scheme lacks its budget, has one that it doesn't use, or doesn't allow this
-    budget.
+    """Raise ExportError if a scheme needs a budget and there is none, if the scheme doesn't use a budget, or
+    if the budget can't be measured for this model.
     """
     if (budget is None) == bool(scheme.finer):
         takers = _names(other for other in SCHEMES.values() if other.finer)
@@ -196,10 +201,11 @@ def check_cache(config: Config, kv: str, target: Target) -> None:
 def plan(
     checkpoint: ExportSource, scheme: Scheme, target: Target, *, table_bits: int = 8, strict: bool = False
 ) -> Plan:
-    """Return the plan of an export. Raises ExportError for a format that isn't possible.
+    """Return the plan of an export: the format of each parameter. Raises ExportError if the target or the
+    model doesn't support a format.
 
-    `table_bits` are the bits of token tables. With `strict`, every matrix must have the checkpoint's own
-    blocks.
+    `table_bits` is the number of bits for token tables. With `strict`, every matrix must keep the
+    checkpoint's own blocks.
     """
     check_target(scheme, target)
     config = checkpoint.config
@@ -250,8 +256,8 @@ def plan(
 
 
 def with_sources(made: Plan, checkpoint: ExportSource) -> Plan:
-    """Return the plan with the type in which the checkpoint stores each parameter, if blocks of the
-    checkpoint are kept."""
+    """Return the plan with the type in which the checkpoint stores each parameter. If no blocks of the
+    checkpoint are kept, the plan stays unchanged."""
     if not any(one.native for one in made.formats.values()):
         return made
     formats = {name: replace(one, source=checkpoint.kind(name)) for name, one in made.formats.items()}
@@ -259,7 +265,9 @@ def with_sources(made: Plan, checkpoint: ExportSource) -> Plan:
 
 
 def each(checkpoint: ExportSource, scheme: Scheme, target: Target) -> list[Plan]:
-    """Return the plans from whose formats a budget can choose. The plan with the fewest bytes comes first."""
+    """Return one plan for each format that a budget can choose. The plan with the fewest bytes comes
+    first.
+    """
     made = []
     for one in (scheme, *scheme.finer):
         native = (_keepable(checkpoint, one, target),) if one.keeps_blocks else ()
@@ -268,7 +276,9 @@ def each(checkpoint: ExportSource, scheme: Scheme, target: Target) -> list[Plan]
 
 
 def smoothed_sites(scheme: Scheme, made: Plan) -> tuple[smooth.SmoothingSite, ...]:
-    """Return the activations to smooth in a plan."""
+    """Return the places in the model at which activations are smoothed in a plan. If the scheme doesn't
+    smooth, there are none.
+    """
     return (*made.smoothable, *made.divided) if scheme.smooths else ()
 
 
@@ -279,8 +289,8 @@ def leaf(
     dtype: str,
     calibrated: CalibrationResult = NOT_CALIBRATED,
 ) -> np.ndarray | Blocks:
-    """Return one parameter of the checkpoint in its format. Raises NumericError if a number doesn't fit
-    `dtype`.
+    """Return one parameter of the checkpoint in its planned format. Raises NumericError if a number doesn't
+    fit `dtype`.
     """
     if weight_format is not None and weight_format.native:
         native_blocks = _centered(checkpoint, name)
@@ -314,16 +324,19 @@ def leaf(
 
 
 def _centered(checkpoint: ExportSource, name: str) -> Blocks | None:
-    """The checkpoint's own blocks of a parameter, their zero points in the middle."""
+    """Return the checkpoint's own blocks of a parameter, with zero points in the middle of the codes' range.
+    Return None if the checkpoint doesn't store blocks.
+    """
     native_blocks = checkpoint.native(name)
     return None if native_blocks is None else rounding.centered(native_blocks)
 
 
 def _is_mostly_kept(made: Plan, scheme: Scheme) -> bool:
-    """Whether a file is in 4 bits already: most numbers of the matrices stay in its own blocks of so many.
+    """Return whether a plan for 4 bits keeps the file's own blocks for most numbers of the matrices.
 
-    The others have more bits since they matter more: rounding only these, an eighth of Qwen2.5-Coder 1.5B in
-    Q4_K_M, to 4 bits gives a KL divergence of 0.012.
+    The other matrices of such a file have more bits because they matter more. For example, in Qwen2.5-Coder
+    1.5B in Q4_K_M they are an eighth of the numbers, and rounding only these to 4 bits gives a KL divergence
+    of 0.012.
     """
     sizes = {True: 0, False: 0}
     for name, one in made.formats.items():
@@ -335,11 +348,13 @@ def _is_mostly_kept(made: Plan, scheme: Scheme) -> bool:
 def _keepable(
     checkpoint: ExportSource, scheme: Scheme, target: Target, *, all_matrices: bool = False
 ) -> weight_formats.NativeBlocks:
-    """The checkpoint's own blocks of a parameter, where the scheme may keep them.
+    """Return a function that returns a parameter's own blocks in the checkpoint if the scheme may keep them,
+    and None otherwise.
 
-    Blocks that would be widened, and those of more bits than the scheme gives a parameter, stay only with
-    `keep` and with `all_matrices`: other schemes have longer ones, which are faster. In float16 the product
-    of two scales, as Q4_K has, would be rounded, so these blocks don't stay either.
+    Blocks that would be widened, or that have more bits than the scheme gives the parameter, are kept only by
+    the scheme `keep` or with `all_matrices`. Other schemes use longer blocks, which are faster. One exception
+    are the types in `LOOKED_UP`, which schemes of 4 bits keep on ort-cpu. Blocks with two scales, such as
+    Q4_K, aren't kept in float16, because the product of the scales would be rounded.
     """
     dtype = float_type(scheme, target)
 
@@ -366,7 +381,9 @@ def _names(schemes: Iterable[Scheme]) -> str:
 
 
 def _cast(array: np.ndarray, dtype: str, name: str) -> np.ndarray:
-    """The array in the bundle's float type; NumericError where a finite number is too large for float16."""
+    """Convert an array to the bundle's float type. Raises NumericError if a finite number is too large for
+    float16.
+    """
     with np.errstate(over="ignore"):
         cast = array.astype(dtype, copy=False)
     if dtype == "float16" and np.isinf(cast).any():

@@ -3,9 +3,10 @@
 A unit's loss is measured, not estimated: for each unit, the model reads the rows once more, with that unit's
 weights rounded and all other weights unchanged.
 
-All these passes go through the model side by side with one pass in which nothing is rounded. A pass shares
-the values of that one until it reaches its unit. So a pass computes half of the layers on average, each
-weight is loaded and rounded once, and memory holds one layer's weights beside the vectors of each pass.
+All these passes go through the model side by side with a first pass, in which nothing is rounded. A pass
+shares the values of the first pass until it reaches its unit. So a pass computes half of the layers on
+average, each weight is loaded and rounded once, and memory contains only one layer's weights and the vectors
+of each pass.
 """
 
 from __future__ import annotations
@@ -36,9 +37,9 @@ OUTPUTS = ("lm_logits", "adaptive_log_probs", "predict")
 def losses(
     source: WeightSource, text: Int[Array, "R T"], units: Mapping[str, Changed], on_layer: OnLayer
 ) -> dict[str, float]:
-    """Return for each unit the model's loss over the rows of a text if only this unit is changed.
+    """Return the loss of the model over the rows of a text for each unit, if only this unit is changed.
 
-    If the model predicts tokens, the loss is a KL divergence in nats a token. Otherwise, it is Σ|y − ŷ|² /
+    If the model predicts tokens, the loss is a KL divergence in nats per token. Otherwise, it is Σ|y − ŷ|² /
     Σ|y|² of the outputs y. The loss of a unit that no token reaches, such as an unused expert, is 0. The sums
     don't depend on how many threads the machine has.
     """
@@ -49,8 +50,8 @@ def losses(
     truth: list[Array] = []
 
     def each(function: Callable[[int], Any], numbers: range) -> list[Any]:
-        """Apply a function to the first pass, and to the passes that have reached their unit. All other
-        passes share the first pass's result.
+        """Call a function for the first pass, and for the passes that have reached their unit. All other
+        passes get the first pass's result.
         """
         asked.clear()
         first = function(0)
