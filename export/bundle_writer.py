@@ -1,7 +1,7 @@
 """Write a checkpoint as a bundle directory, completely or not at all.
 
 The weights are streamed one parameter at a time into model.onnx.data. The graph is traced from the
-parameters' shapes alone. So memory holds only a few parameters, whatever the size of the model.
+parameters' shapes alone. So only a few parameters are in memory at a time, whatever the size of the model.
 
 Everything is written into a temporary directory, verified there by another process, and then renamed
 (`runtime.bundle.atomic_dir`).
@@ -539,7 +539,8 @@ def _describe(path: Path) -> File:
 
 
 def _verify(path: Path) -> None:
-    """Run the quick checks of a bundle in another process, because torch takes memory in this process.
+    """Run the quick checks of a bundle in another process, which doesn't have torch in its memory as this
+    process does.
 
     Raises VerifyError if a check fails.
     """

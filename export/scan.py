@@ -1,4 +1,6 @@
-"""Loop over an axis whose length is known only when the graph runs. In a graph, the loop is ONNX's Scan."""
+"""Loop over an axis with a length that is known only when the graph runs. In a graph, the loop is ONNX's
+Scan.
+"""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
-"""Find the values of a decoder's graph that the specification observes. They are found by the names of the
-weights that the neighbouring nodes read.
+"""Find the values of a decoder's graph that the specification observes, by the names of the weights that the
+neighbouring nodes read.
 """
 
 from __future__ import annotations

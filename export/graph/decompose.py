@@ -60,8 +60,8 @@ def decompose(program: ExportedProgram, table: Container[Any]) -> bool:
 def _stays(target: Any, table: Container[Any]) -> bool:
     """Return whether torch's decomposition would leave the operator as it is.
 
-    torch decomposes the operators in the table, and composite operators that may return a view of their
-    input. It also takes apart operators that contain graphs of their own, such as `scan`.
+    torch decomposes the operators in the table, composite operators that may return a view of their input,
+    and operators that contain graphs of their own, such as `scan`.
     """
     if not isinstance(target, OpOverload):
         return not isinstance(target, HigherOrderOperator)

@@ -178,8 +178,8 @@ def _shape(product: ir.Node) -> Hashable:
 
 
 class Rows:
-    """The computation between an expert's first products and its last product. Its input are the rows of x
-    that are routed to the expert.
+    """The computation that leads from the rows of x that are routed to an expert to the input of the expert's
+    last product.
     """
 
     def __init__(self, token: ir.Value | None) -> None:

@@ -178,8 +178,8 @@ def _leaf(graph: ir.Graph, first: ir.Value, e: int) -> ir.Value:
 
 
 def _copy(node: ir.Node, values: dict[ir.Value, ir.Value], e: int) -> ir.Node:
-    """Return a copy of a node for expert `e`. Its inputs are replaced by `values`, to which its outputs are
-    added.
+    """Return a copy of a node for expert `e`. The dict `values` says which value replaces each input, and the
+    function adds the copy's outputs to it.
     """
     inputs = [None if value is None else values.get(value, value) for value in node.inputs]
     count = len(node.outputs)

@@ -50,9 +50,9 @@ def name_weights(model: ir.Model, stored: Mapping[str, Tensor]) -> None:
 def optimize(model: ir.Model, stored: Collection[str]) -> None:
     """Simplify the graph: fold constants, compute equal expressions once, and remove Identity nodes.
 
-    Needs: stored weights without values. If they had values, the optimizer would fold expressions of weights
-    into constants inside the graph. It would also merge small weights that are equal, such as two norms whose
-    weights are all ones. Ensures: the weights stay as they were.
+    Needs: stored weights without values. If weights had values, the optimizer would fold expressions of
+    weights into constants inside the graph. The optimizer would also merge small weights that are equal, such
+    as two norms whose weights are all ones. Ensures: the weights stay as they were.
     """
     with rules_by_operator():
         onnxscript.optimizer.optimize_ir(

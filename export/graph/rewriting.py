@@ -1,4 +1,4 @@
-"""Helpers that replace nodes of a graph by kernels."""
+"""Provide helpers that replace nodes of a graph by kernels."""
 
 from __future__ import annotations
 

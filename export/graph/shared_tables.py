@@ -96,7 +96,9 @@ def _look_up(graph: ir.Graph, node: ir.Node, blocks: ir.Value) -> None:
 
 
 class _Rows:
-    """Collects new nodes that compute with rows of tables, [B, T, ...]."""
+    """A list of new nodes that compute with rows of tables, [B, T, ...]. Each method adds the nodes of one
+    computation and returns their result.
+    """
 
     def __init__(self, graph: ir.Graph, floats: ir.DataType) -> None:
         self.graph, self.floats = graph, floats

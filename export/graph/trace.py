@@ -58,9 +58,9 @@ def trace(
     """Trace one graph of the model and return it. The functions in `emits` replace ops by the target's
     operators.
 
-    Needs: only the groups and tensors of this graph. Ensures: inputs and outputs have the names of the
-    graph's ports, and their axes stay dynamic unless the exporter made them constant. Each tensor is an
-    initializer `leaves.NAME` without a value.
+    Needs: only the groups and tensors of this graph. Ensures: the traced graph's inputs and outputs have the
+    names that `graph` gives them, and their axes stay dynamic unless the exporter made them constant. Each
+    tensor is an initializer `leaves.NAME` without a value.
     """
     with FakeTensorMode():
         fakes = {name: torch.empty(t.shape, dtype=DTYPES[t.dtype]) for name, t in tensors.items()}

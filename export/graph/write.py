@@ -4,9 +4,9 @@ computes.
 Tracing takes seconds and needs no weights. Calibration and golden outputs take seconds and need no graph.
 Both hold Python's interpreter lock, so threads wouldn't help.
 
-`python -m tfm.export.graph.write` is the other process. It reads a line of JSON and builds the graphs. Then
-it reads the facts about the weights' values that the kernels' graphs need, and writes these graphs. The
-process ends when its parent ends, because its input ends then.
+`python -m tfm.export.graph.write` is the other process. This process reads a line of JSON and builds the
+graphs. Then it reads the facts about the weights' values that the kernels' graphs need, and writes these
+graphs. The process ends when its parent ends, because its input ends then.
 """
 
 from __future__ import annotations
@@ -75,10 +75,11 @@ def properties(source: SourceCheckpoint, quant: str, tfm: str) -> dict[str, str]
 
 
 def write(files: GraphFiles, in_kernels: Callable[[], InKernels] = InKernels) -> None:
-    """Build all graphs of a bundle and write them. Raises ExportError if no graph reads a stored weight.
+    """Build all graphs of a bundle and write them. Raises ExportError if a stored weight isn't used by any
+    graph.
 
-    `in_kernels` returns the facts about the weights' values that the kernels' graphs need. It is called after
-    all other graphs have been written.
+    The function `in_kernels` returns the facts about the weights' values that the kernels' graphs need.
+    `in_kernels` is called after all other graphs have been written.
     """
     import onnx_ir  # it brings torch along, which a checkpoint with an error needn't wait for
 

@@ -77,7 +77,7 @@ def _number_booleans(graph: ir.Graph) -> None:
 
 
 class _Writer:
-    """Adds nodes to a graph. The nodes replace one node of the graph after another."""
+    """Replaces nodes of a graph, one after the other, by new nodes. The methods add these new nodes."""
 
     def __init__(self, graph: ir.Graph) -> None:
         self._graph, self._tape = graph, Tape()
@@ -111,7 +111,7 @@ class _Writer:
         return self._constants[key]
 
     def number(self, value: float, like: ir.Value | None = None) -> ir.Value:
-        """Return a constant number. It has the float type of `like`, or is a float32."""
+        """Return a constant number with the float type of `like`. Without `like`, the type is float32."""
         dtype = np.dtype(np.float32) if like is None or like.dtype is None else like.dtype.numpy()
         return self.constant(np.array(value, dtype))
 
@@ -128,7 +128,7 @@ class _Writer:
         return self.op("Cast", self.op("Sub", a, b), to=ir.DataType.FLOAT)
 
     def inverse(self, value: ir.Value, like: ir.Value | None = None) -> ir.Value:
-        """Return 1 − value. The value has the type of `like`, or is a float32."""
+        """Return 1 − value. The value must have the type of `like`. Without `like`, it must be a float32."""
         return self.op("Sub", self.number(1, like), value)
 
     def equal(self, a: ir.Value, b: ir.Value) -> ir.Value:

@@ -24,8 +24,8 @@ CANNOT = (errno.EXDEV, errno.ENOSYS, errno.EOPNOTSUPP, errno.EINVAL)
 
 
 def copy(source: Path, target: Path) -> None:
-    """Copy a file. If the file system can share blocks between files, the copy is made without reading the
-    data.
+    """Copy a file. If the file system can share disk blocks between files, the copy is made without reading
+    the data.
     """
     if hasattr(os, "copy_file_range"):
         try:

@@ -42,7 +42,9 @@ PAST_AXIS, TOTAL_AXIS = "past_sequence_length", "total_sequence_length"
 
 
 def refusal(config: Config, target: Target) -> str | None:
-    """Return the reason why a model can't have a graph of this form, or None if it can."""
+    """Return the reason why a decoder's graph can't be written with these inputs and outputs for this model
+    and target. Return None if it can.
+    """
     if not isinstance(config, Decoder):
         return "the model isn't a decoder alone, which is all that these files are made for"
     if reason := target_refusal(target):

@@ -53,7 +53,9 @@ PREFIX = "encoder_hidden_states."
 
 
 def refusal(config: Config, target: Target) -> str | None:
-    """Return the reason why a model can't have graphs of this form, or None if it can."""
+    """Return the reason why the graphs of a decoder that reads an encoder can't be written for this model and
+    target. Return None if they can.
+    """
     if not isinstance(config, EncoderDecoder) or not isinstance(config.head, LM):
         return "the model isn't a decoder that reads an encoder and generates"
     if reason := target_refusal(target):
@@ -219,10 +221,10 @@ def _computed(ports: Ports, source: ir.Model, states: ir.Value, config: Config) 
 
 
 def _text_sizes(ports: Ports, node: ir.Node, states: ir.Value) -> ir.Value:
-    """Return the sizes that a Shape node reads from an input of the encoder. They are read from the encoder's
-    output instead, at the axes with the same names.
+    """Return the sizes that a Shape node of the encoder's graph computes from an input. Here, the sizes are
+    read from the encoder's output, at the axes with the same names.
 
-    Raises ExportError if the node reads anything else.
+    Raises ExportError if the node computes anything but such sizes.
     """
     (value, *_) = node.inputs
     assert value is not None

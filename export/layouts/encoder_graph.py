@@ -37,7 +37,9 @@ NORMS = ("LayerNormalization", "RMSNormalization")
 
 
 def refusal(config: Config, target: Target) -> str | None:
-    """Return the reason why a model can't have a graph of this form, or None if it can."""
+    """Return the reason why an encoder's graph can't be written with other runtimes' inputs and outputs for
+    this model and target. Return None if it can.
+    """
     if "decoder" in config.stacks:
         return "the model isn't an encoder alone, which is all that these files are made for"
     if reason := target_refusal(target):

@@ -133,7 +133,7 @@ def config(bundle: Bundle) -> dict[str, Any]:
 
 def _reader(bundle: Bundle, config: EncoderDecoder) -> dict[str, Any]:
     """Return the content of config.json for a decoder that reads an encoder. A model that reads audio is
-    described as a Whisper, any other model as a T5. The stated sizes are those of the cache.
+    described as a Whisper, any other model as a T5. The stated sizes are the cache's sizes.
     """
     kv_heads, size = encoder_decoder_graph.heads(config)
     generation, encoder = bundle.generation, config.stacks["encoder"]

@@ -18,7 +18,7 @@ class BundleLayout:
     written for it.
 
     `refusal` returns the reason why the layout can't be used for a model of this Config, exported for this
-    target. It returns None if the layout can be used. `write` writes the files into an empty directory.
+    target, or None if the layout can be used. `write` writes the files into an empty directory.
 
     `options` are the sampling and search options that the runtime supports, under tfm's names for them. None
     means that the runtime supports all options. If a model asks for any other option, the option isn't

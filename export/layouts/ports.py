@@ -75,8 +75,8 @@ class Ports:
         return tuple(self._nodes[-1].outputs)
 
     def _branch(self, name: str, write: Branch) -> ir.Graph:
-        """Return the nodes that a function adds as a graph of its own. This graph may read values of the main
-        graph.
+        """Run a function that adds nodes, and return these nodes as a graph of its own. The new graph may
+        read values of the main graph.
         """
         outer, self._nodes = self._nodes, []
         values = write()

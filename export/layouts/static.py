@@ -95,7 +95,8 @@ def write(sizes: Sizes, bundle: Bundle, folder: Path) -> None:
 
 
 def graphs(sizes: Sizes, bundle: Bundle, data: Path) -> dict[str, ir.Model]:
-    """Return the bundle's graphs with fixed sizes, by file name. Their weights are read from the file `data`.
+    """Return the bundle's graphs with fixed sizes, by file name. The graphs read their weights from the file
+    `data`.
 
     Raises ExportError if an axis still has no fixed size.
     """

@@ -22,7 +22,7 @@ def index_scores(q: Tensor, k: Tensor, weights: Tensor) -> Tensor:
 
 @torch_body
 def best_keys(scores: Tensor, mask: Tensor, *, topk: int) -> Tensor:
-    """Return which `topk` keys each query sees. These are all keys whose score is above the topk-th highest
+    """Return which keys each query sees, at most `topk`: all keys whose score is above the topk-th highest
     score, and then the first keys with exactly this score.
 
     Among equal scores, torch.topk takes any, so only the values that torch.topk returns are used. torch.topk

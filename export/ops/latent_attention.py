@@ -67,11 +67,11 @@ def absorbed_attend(
 
 @torch_body
 def chosen_latents(latents: Tensor, mask: Tensor, *, topk: int) -> tuple[Tensor, Tensor]:
-    """Return the latents that at least one token sees, and the mask for these latents. A single token reads
-    at most `topk` latents of a long text; a prompt reads all latents.
+    """Return the latents that at least one of T tokens sees, and the mask for these latents. A single token
+    reads at most `topk` latents of a long text; a prompt reads all latents.
 
-    One graph serves both cases, so the number of latents follows from the shapes: T · `topk`, but at most
-    all. If fewer latents are seen, others fill up the rest, and the mask hides them.
+    One graph serves both cases, so the number of latents follows from the shapes: T · `topk`, but no more
+    than there are. If the tokens see fewer latents, hidden latents fill up the rest.
     """
     count = cast("int", torch.sym_min(latents.shape[1], mask.shape[1] * topk))
     places = mask.any(1).to(latents.dtype).topk(count, dim=-1).indices

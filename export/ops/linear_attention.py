@@ -20,8 +20,8 @@ def elu_features(x: Tensor) -> Tensor:
 def linear_recurrent(
     q: Tensor, k: Tensor, v: Tensor, state: Tensor, norm: Tensor
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Compute causal linear attention over all tokens of the call as one chunk. This takes masked products
-    between these tokens, and one product with the sums over earlier tokens.
+    """Compute causal linear attention over all tokens of the call as one chunk, by masked products between
+    these tokens and one product with the sums over earlier tokens.
 
     So the graph needs no loop. But memory grows with the square of the number of tokens, so the engine must
     keep chunks short.

@@ -115,8 +115,8 @@ def mixture(
 
 
 def no_sum(x: Tensor) -> Tensor:
-    """Return zeros with the shape of x, to which the experts' outputs are added. They are float32 if x is
-    float16.
+    """Return zeros with the shape of x, to which the experts' outputs are added. The zeros are float32 if x
+    is float16.
     """
     return torch.zeros_like(x, dtype=torch.float32 if x.dtype == torch.float16 else x.dtype)
 

@@ -13,8 +13,8 @@ from ..torch_bodies import torch_body
 
 @torch_body
 def round_by_channel(x: Tensor, scale: Tensor, *, bits: int) -> Tensor:
-    """Round x to codes of `bits` bits times the channel's scale. The result is the same as that of
-    QuantizeLinear and DequantizeLinear.
+    """Round x to codes of `bits` bits times the channel's scale, as QuantizeLinear and DequantizeLinear would
+    do.
     """
     return _by_channel(x, scale, bits) * scale
 

@@ -13,8 +13,8 @@ from ..torch_bodies import torch_body
 
 @torch_body
 def ssd_recurrent(x: Tensor, decay: Tensor, b: Tensor, c: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:
-    """Compute the state-space recurrence by a Scan over the tokens. It equals linear attention with decay,
-    with b as keys and c as queries, repeated for all heads of a group.
+    """Compute the state-space recurrence by a Scan over the tokens. The recurrence equals linear attention
+    with decay, with b as keys and c as queries, repeated for all heads of a group.
     """
     b, c = (a.repeat_interleave(x.shape[2] // a.shape[2], dim=2) for a in (b, c))
     return delta_attend(c, b, x, state, decay.unsqueeze(-1).expand(b.shape), scale=1.0)

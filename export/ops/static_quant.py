@@ -1,4 +1,4 @@
-"""Implement quantization with given scales in PyTorch."""
+"""Implement quantization in PyTorch with scales that were chosen before the run."""
 
 from __future__ import annotations
 

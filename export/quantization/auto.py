@@ -5,8 +5,8 @@ The choice takes three steps:
 
 - The loss is measured by one pass over a text for each unit (`Plan.units`). In this pass, the unit is rounded
   to nearest in its format with the fewest bytes.
-- The losses of the unit's other formats are scaled from this one, because a small loss is a quadratic form of
-  the rounding error.
+- The losses of the unit's other formats are computed from the measured loss, because a small loss is a
+  quadratic form of the rounding error.
 - `refimpl.calibrate.budget` chooses the formats.
 
 If codes compensate each other's errors (`bundle.feedback`), the quadratic form is tr(Eᵀ H E) of some columns,
@@ -124,8 +124,8 @@ class Offers:
         return self.with_formats(chosen).read_size(forms)
 
     def require_room(self, budget: Budget) -> None:
-        """Raise ExportError if the budget is smaller than the smallest plan. A budget of KL divergence is
-        never refused here.
+        """Raise ExportError if the budget is smaller than the smallest plan. A budget of KL divergence never
+        raises this error.
         """
         numbers, least = self.plan.shapes.numbers, self.size(dict.fromkeys(self.formats, 0))
         if budget.kind == "kl" or least <= budget.room(numbers):

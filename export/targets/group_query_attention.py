@@ -141,8 +141,8 @@ def _project(
 
 
 class GroupQueryAttention:
-    """Replaces the attention of all layers of a graph. The layers share the lengths of rows, which are
-    computed once.
+    """Computes the attention of all layers of a graph with ONNX Runtime's GroupQueryAttention. The layers
+    share the lengths of rows, which the graph computes once.
 
     If `whole`, the graph reads whole texts, so no row has earlier tokens in the cache.
     """
@@ -203,8 +203,8 @@ class GroupQueryAttention:
     ) -> Tensor:
         """Compute the attention of a layer that reads another layer's cache.
 
-        The operator gets no new keys and values, so it writes nothing to the cache. It has no outputs for a
-        cache, so it copies nothing.
+        The operator gets no new keys and values, so it writes nothing to the cache. Since the operator has no
+        outputs for a cache, it copies nothing.
         """
         batch, time, _ = x.shape
         a = settings
@@ -307,7 +307,7 @@ def project(x: Tensor, weights: AttentionLeaves, *, settings: Attention) -> tupl
     """Return queries, keys and values in heads, as the specification's `project` does, from parameters in
     this target's stored form.
 
-    It is used for layers that GroupQueryAttention doesn't support.
+    This function is used for layers that GroupQueryAttention doesn't support.
     """
     a = settings
     if "wqkv" in weights:

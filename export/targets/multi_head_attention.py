@@ -186,8 +186,8 @@ def self_attention_in_parts(
     settings: Attention,
     causal: bool = False,
 ) -> Tensor:
-    """Compute a self-attention sublayer that MultiHeadAttention doesn't support. It uses basic operators,
-    over the parameters in this target's stored form.
+    """Compute a self-attention sublayer that MultiHeadAttention doesn't support, with basic operators over
+    the parameters in this target's stored form.
     """
     q, k, v = _project(x, weights, rotary, settings=settings)
     if isinstance(settings.mask, BigBirdBlocks):
@@ -224,8 +224,8 @@ def cross_attention(
 def cross_attention_in_parts(
     x: Tensor, encoder_kv: EncoderKV, weights: CrossAttentionLeaves, *, settings: Attention
 ) -> Tensor:
-    """Compute a cross-attention sublayer that MultiHeadAttention doesn't support. It uses basic operators,
-    over the parameters in this target's stored form.
+    """Compute a cross-attention sublayer that MultiHeadAttention doesn't support, with basic operators over
+    the parameters in this target's stored form.
     """
     q = linear(x, weights["wq"], weights.get("bq")).unflatten(-1, (-1, settings.head_size))
     seen = padding_mask(torch.arange(encoder_kv.keys.shape[2]), encoder_kv.lengths)

@@ -50,8 +50,9 @@ class Static:
     """A matrix of signed 8-bit codes [D, F] with one scale [F] for each column, or a table of codes [N, D]
     with one scale [N] for each row.
 
-    A product quantizes its input too, with the stored scale and zero point. It also quantizes its output if
-    `output_scale` and `output_zero` are given. Codes have the type of their zero point.
+    A product with the matrix quantizes its input too, with the stored scale and zero point. If `output_scale`
+    and `output_zero` are given, the product also quantizes its output. Codes have the type of their zero
+    point.
     """
 
     codes: torch.Tensor

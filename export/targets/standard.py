@@ -28,7 +28,7 @@ Leaf = Tensor | Blocked | RowQuantized | Static
 
 
 def _in_bytes(codes: Tensor, weight: Blocked) -> Tensor:
-    """Return codes or zero points with 8 bits each. Few operators take 4-bit types, and those that do are
+    """Return codes or zero points with 8 bits each. Few operators take 4-bit types, and these operators are
     slow.
     """
     if weight.bits == 8:
