@@ -26,9 +26,11 @@ from threadpoolctl import threadpool_limits
 
 from ..refimpl.checkpoint.protocol import ExportSource
 from ..refimpl.config import KVFormat
+from ..refimpl.engine.cache_kinds import Halved
 from ..refimpl.errors import ExportError, VerifyError
 from ..refimpl.ops.block import MixerCache
 from ..refimpl.ops.cache import KVCache
+from ..refimpl.ops.cross_attention import EncoderKV
 from ..refimpl.ops.quant import Blocks
 from ..refimpl.params.tree import Tree
 from ..runtime.bundle import (
@@ -97,9 +99,9 @@ class _Export:
     chosen: Chosen | None = None  # what a budget chose the formats by
 
     @property
-    def half_cache(self) -> bool:
-        """Return whether tfm's kernels keep keys and values in float16."""
-        return self.plan.may_halve_cache(self.plan.cache) and not self.float32_cache
+    def halved(self) -> Halved:
+        """Return which keys and values tfm's kernels keep in float16."""
+        return "" if self.float32_cache else self.plan.may_halve(self.plan.cache)
 
     @property
     def needed_bytes(self) -> int:
@@ -318,16 +320,16 @@ def _write(job: _Export, folder: Path, write_graphs: Callable[[InKernels], None]
             checkpoint.tokenizer,
             progress,
             partial(_note_largest, largest),
-            half_cache=job.half_cache,
+            halved=job.halved,
         )
     job = replace(job, float32_cache=_why_float32(job, largest))
-    if not job.half_cache:
+    if not job.halved:
         arrays.pop(golden_files.HALF, None)
     if job.calibrated.text is not None:
         arrays[golden_files.ROUNDING] = job.calibrated.text
     write_golden(folder, arrays)
     progress("building the ONNX graph", 0, 0)
-    write_graphs(InKernels(job.half_cache, forms))
+    write_graphs(InKernels(job.halved, forms))
     write_texts(folder, checkpoint.tokenizer, checkpoint.chat_template, checkpoint.tool_use_template)
     for name, data in checkpoint.licence.files.items():
         (folder / name).write_bytes(data)
@@ -336,15 +338,17 @@ def _write(job: _Export, folder: Path, write_graphs: Callable[[InKernels], None]
     (folder / MANIFEST).write_text(manifest.dump(_manifest(job, files)), encoding="utf-8")
 
 
-def _note_largest(largest: list[tuple[float, str]], layer: int, cache: MixerCache) -> None:
+def _note_largest(largest: list[tuple[float, str]], layer: int, cache: MixerCache | EncoderKV) -> None:
     """Append the largest magnitude of a layer's keys, and the largest of its values, to the list `largest`.
     Each number comes with a text that names the layer.
 
     Caches of other kinds than keys and values add nothing.
     """
-    if isinstance(cache, KVCache):
-        sides = (("key", cache.keys), ("value", cache.values))
-        largest += ((float(np.abs(side).max()), f"layer {layer} has a {name}") for name, side in sides)
+    if isinstance(cache, KVCache | EncoderKV):
+        sides, what = (("key", cache.keys), ("value", cache.values)), "has a"
+        if isinstance(cache, EncoderKV):
+            what = "reads an encoder's"
+        largest += ((float(np.abs(side).max()), f"layer {layer} {what} {name}") for name, side in sides)
 
 
 def _why_float32(job: _Export, largest: list[tuple[float, str]]) -> str:
@@ -352,7 +356,7 @@ def _why_float32(job: _Export, largest: list[tuple[float, str]]) -> str:
     if the kernels don't keep them in float16 anyway.
     """
     number, what = max(largest, default=(0.0, ""))
-    if not job.half_cache or number < SAFE_IN_FLOAT16:
+    if not job.halved or number < SAFE_IN_FLOAT16:
         return ""
     return f"a cache of float16 in tfm's kernels: {what} of {number:.2g}, must be below {SAFE_IN_FLOAT16:.0f}"
 
@@ -411,7 +415,8 @@ def _manifest(job: _Export, files: dict[str, File]) -> Manifest:
         source=job.source,
         files=files,
         cache_kl=job.cache_kl,
-        kernel_cache="float16" if job.half_cache else None,
+        kernel_cache="float16" if job.halved else None,
+        kernel_encoder="float16" if job.halved == "all" else None,
         kernel_minima=plan.has_minima,
         kernel_forms=dict(job.forms or {}),
         chosen=job.chosen,

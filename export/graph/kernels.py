@@ -42,6 +42,7 @@ import onnx_ir as ir
 from onnx_ir import convenience
 from onnx_ir.passes import common
 
+from ...refimpl.engine.cache_kinds import Halved
 from ...runtime.bundle import kernel_storage
 from ...runtime.bundle.kernel_storage import DOMAIN, KernelForm
 from ...runtime.bundle.plan import Tensor
@@ -65,13 +66,13 @@ def over_kernels(
     tensors: Mapping[str, Tensor],
     folder: Path,
     *,
-    half_cache: bool,
+    halved: Halved,
     thetas: Collection[float] = (),
 ) -> ir.Model:
     """Return a copy of a graph in which tfm's kernels replace ONNX Runtime's operators. The copy reads its
     weights from kernels.data, as `tensors` and `forms` describe.
 
-    With `half_cache`, the kernels keep keys and values in float16. `thetas` are the thetas of positions whose
+    `halved` says which keys and values the kernels keep in float16. `thetas` are the thetas of positions whose
     sines the graph computes.
     """
     copy = ir.from_proto(ir.to_proto(model))
@@ -83,7 +84,7 @@ def over_kernels(
     keeps = any(value.name == "past" for value in copy.graph.inputs)
     for node in list(copy.graph):
         if node.op_type == "GroupQueryAttention" and keeps:  # the kernel writes to a cache that is kept
-            _replace_attention(copy.graph, node, half_cache=half_cache)
+            _replace_attention(copy.graph, node, half=bool(halved))
         elif (name := _weights(node, tensors)) in tiled:
             packed, group = _stored_weight(copy.graph, name, ir.DataType.UINT8), tiled[name]
             if node.op_type == "MatMulIntegerToFloat":
@@ -99,6 +100,8 @@ def over_kernels(
             _replace_norm(copy.graph, node)
         elif node.op_type == "MultiHeadAttention":
             _replace_multi_head(copy.graph, node)
+    if halved == "all":
+        _halve_encoder_kv(copy.graph)
     expert_kernels.replace_all(copy.graph)
     for node in list(copy.graph):
         if node.op_type in ("Cos", "Sin"):
@@ -226,7 +229,7 @@ def _producer(value: ir.Value | None) -> ir.Node:
     return node
 
 
-def _replace_attention(graph: ir.Graph, node: ir.Node, *, half_cache: bool) -> None:
+def _replace_attention(graph: ir.Graph, node: ir.Node, *, half: bool) -> None:
     q, k, v, keys, values, last, _, *rest = [*node.inputs, *[None] * 7][:14]
     cos, sin, positions, _, sinks, k_scale, v_scale = rest
     defaults = {"local_window_size": -1, "rotary_interleaved": 0, "softcap": 0.0}
@@ -239,7 +242,7 @@ def _replace_attention(graph: ir.Graph, node: ir.Node, *, half_cache: bool) -> N
     inputs = (q, keys, values, last, k, v, cos, sin, positions, sinks, k_scale, v_scale)
     new = ir.node("Attention", inputs, defaults | stated, domain=DOMAIN, num_outputs=3, name=node.name)
     put(graph, new, node, [node], node.outputs)
-    if half_cache:
+    if half:
         for value in (keys, values, *new.outputs[1:]):
             value.dtype = ir.DataType.FLOAT16
 
@@ -275,6 +278,32 @@ def _replace_multi_head(graph: ir.Graph, node: ir.Node) -> None:
         product.replace_input_with(4, bias)
     attributes = {name: node.attributes[name].value for name in ("num_heads", "scale", "unidirectional")}
     _put(graph, [node], "TextAttention", given([*inputs, added]), attributes)
+
+
+def _halve_encoder_kv(graph: ir.Graph) -> None:
+    """Make an encoder's keys and values float16, where its graph gives them and where a decoder's reads
+    them."""
+    kinds = ("encoder_k.", "encoder_v.")
+    for i, value in enumerate(graph.outputs):
+        if value.name is not None and value.name.startswith(kinds):
+            cast = ir.node("Cast", [value], {"to": int(ir.DataType.FLOAT16)}, name=f"{value.name}.half")
+            (half,) = cast.outputs
+            half.name, half.shape, half.dtype = value.name, value.shape, ir.DataType.FLOAT16
+            value.name = f"{value.name}.float32"
+            graph.insert_after(_producer(value), cast)
+            graph.outputs[i] = half
+    for value in graph.inputs:
+        if value.name is None or not value.name.startswith(kinds):
+            continue
+        value.dtype = ir.DataType.FLOAT16
+        others = [use for use in value.uses() if use.node.op_type != "TextAttention"]
+        if others:
+            cast = ir.node("Cast", [value], {"to": int(ir.DataType.FLOAT)}, name=f"{value.name}.float32")
+            (whole,) = cast.outputs
+            whole.name, whole.shape, whole.dtype = f"{value.name}.float32", value.shape, ir.DataType.FLOAT
+            graph.insert_before(graph[0], cast)
+            for node, index in others:
+                node.replace_input_with(index, whole)
 
 
 def _before_heads(value: ir.Value) -> ir.Value:

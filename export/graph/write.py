@@ -100,15 +100,13 @@ def write(files: GraphFiles, in_kernels: Callable[[], InKernels] = InKernels) ->
         onnx_ir.save(model, files.folder / part.file)
     if not plan.has_kernels:
         return
-    half_cache, forms = in_kernels()
+    halved, forms = in_kernels()
     places = plan.kernel_tensors(forms)
     positions = (stack.positions for stack in plan.config.stacks.values())
     thetas = {one.theta for one in positions if isinstance(one, Sinusoidal)}
     for part, model in models.items():
         groups, tensors = part.owned(plan.groups), part.owned(places)
-        graph = over_kernels(
-            model, groups, forms, tensors, files.folder, half_cache=half_cache, thetas=thetas
-        )
+        graph = over_kernels(model, groups, forms, tensors, files.folder, halved=halved, thetas=thetas)
         onnx_ir.save(graph, files.folder / kernel_storage.GRAPHS[part.file])
 
 
@@ -138,7 +136,7 @@ def writing(files: GraphFiles) -> Iterator[Callable[[InKernels], None]]:
             def finish(in_kernels: InKernels) -> None:
                 forms = {name: asdict(form) for name, form in in_kernels.forms.items()}
                 with suppress(BrokenPipeError):  # it has ended, and says why
-                    print(json.dumps([in_kernels.half_cache, forms]), file=child.stdin, flush=True)
+                    print(json.dumps([in_kernels.halved, forms]), file=child.stdin, flush=True)
                 _finish(child, notes)
 
             yield finish
@@ -169,8 +167,8 @@ def _follow_parent(lines: SimpleQueue[str]) -> None:
 
 
 def _in_kernels(text: str) -> InKernels:
-    half_cache, forms = json.loads(text)
-    return InKernels(half_cache, {name: KernelForm(**stated) for name, stated in forms.items()})
+    halved, forms = json.loads(text)
+    return InKernels(halved, {name: KernelForm(**stated) for name, stated in forms.items()})
 
 
 def _main() -> None:

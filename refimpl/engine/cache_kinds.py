@@ -43,6 +43,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 
@@ -53,10 +54,14 @@ from ..ops.cache_kind import CHUNK, SLACK, Arrays, ArrayType, CacheArray, CacheK
 from ..ops.shared_attention import SharedKV
 
 __all__ = [
-    "CHUNK", "SLACK", "ArrayType", "Arrays", "CacheArray", "CacheKind", "EncoderKeysValues",
+    "CHUNK", "SLACK", "ArrayType", "Arrays", "CacheArray", "CacheKind", "EncoderKeysValues", "Halved",
     "KeysValues", "NothingKept", "array_names", "cache_kinds", "check_lengths", "encoder_kinds", "floor",
     "layer_kind", "recurrent", "retained", "windows",
 ]  # fmt: skip
+
+
+# Which floats are stored as float16: none, keys and values of a decoder's cache, or those of an encoder too.
+Halved = Literal["", "cache", "all"]
 
 
 @dataclass(frozen=True)
@@ -83,6 +88,7 @@ class EncoderKeysValues(CacheKind):
 
     kv_heads: int
     head_size: int
+    dtype: ArrayType | None = None
 
     @property
     def tokens_axis(self) -> str:
@@ -91,7 +97,7 @@ class EncoderKeysValues(CacheKind):
     @property
     def arrays(self) -> tuple[CacheArray, ...]:
         axes = ("batch", self.kv_heads, self.tokens_axis, self.head_size)
-        return CacheArray("encoder_k", axes), CacheArray("encoder_v", axes)
+        return CacheArray("encoder_k", axes, self.dtype), CacheArray("encoder_v", axes, self.dtype)
 
     def empty(self, batch: int, capacity: int, dtype: np.dtype) -> KVCache:
         raise LimitError(
@@ -128,12 +134,13 @@ def layer_kind(layer: Layer, context: int, *, windowed: bool = False, half: bool
     return KeysValues(attention.kv_heads, attention.head_size, kv, window)
 
 
-def encoder_kinds(config: Config) -> tuple[CacheKind, ...]:
+def encoder_kinds(config: Config, *, half: bool = False) -> tuple[CacheKind, ...]:
     """Return for each decoder layer the kind that caches the encoder's text. The tuple is empty without an
-    encoder.
+    encoder. With `half`, keys and values are stored as float16.
     """
     crosses = [layer.cross for layer in config.layers]
-    return tuple(EncoderKeysValues(c.kv_heads, c.head_size) for c in crosses if c is not None)
+    dtype: ArrayType | None = "float16" if half else None
+    return tuple(EncoderKeysValues(c.kv_heads, c.head_size, dtype) for c in crosses if c is not None)
 
 
 def recurrent(kinds: Iterable[CacheKind]) -> bool:

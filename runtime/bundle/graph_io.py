@@ -50,7 +50,15 @@ from dataclasses import dataclass
 from typing import Literal, NamedTuple, TypeVar
 
 from ...refimpl.config import Config, has_mtp
-from ...refimpl.engine.cache_kinds import ArrayType, CacheKind, cache_kinds, encoder_kinds, recurrent, windows
+from ...refimpl.engine.cache_kinds import (
+    ArrayType,
+    CacheKind,
+    Halved,
+    cache_kinds,
+    encoder_kinds,
+    recurrent,
+    windows,
+)
 
 T = TypeVar("T")
 GRAPH, ENCODER, MTP = "model.onnx", "encoder.onnx", "mtp.onnx"
@@ -154,35 +162,39 @@ class Graph:
 
 
 def graphs(
-    config: Config, windowed: bool = False, half: bool = False, row_lengths: bool = False
+    config: Config, windowed: bool = False, halved: Halved = "", row_lengths: bool = False
 ) -> tuple[Graph, ...]:
     """Return the graphs of a model, in the order in which they run.
 
     - `windowed`: layers with a window cache only the latest tokens.
-    - `half`: keys and values are float16.
+    - `halved`: which keys and values are float16.
     - `row_lengths`: the graph gets the lengths of rows that GroupQueryAttention needs as inputs.
     """
     result = []
     if "encoder" in config.stacks:
         alone = "decoder" not in config.stacks
         outputs = (
-            (Port("predictions", _predictions(config)),) if alone else _encoder_kv(config, _read(config))
+            (Port("predictions", _predictions(config)),)
+            if alone
+            else _encoder_kv(config, _read(config), halved)
         )
         file = GRAPH if alone else ENCODER
         inputs = tuple(_encoder_inputs(config))
         result.append(Graph(file, True, inputs, tuple(outputs), config.text_tables))
     if "decoder" in config.stacks:
         logits = Port("logits", ("batch", "wanted", config.embedding.vocabulary))
-        kinds = cache_kinds(config, windowed=windowed, half=half)
+        kinds = cache_kinds(config, windowed=windowed, half=bool(halved))
         best = (Port("best", ("batch", "wanted"), "int64"),) if row_lengths else ()
         module = config.mtp_decoder if has_mtp(config) else None
         hidden = ("batch", "time", config.embedding.width)
         vectors = () if module is None else (Port("hidden_out", hidden),)
         outputs = (logits, *best, *vectors, *_arrays(kinds, "_out"))
-        result.append(Graph(GRAPH, False, tuple(_decoder_inputs(config, kinds, row_lengths)), outputs))
+        result.append(
+            Graph(GRAPH, False, tuple(_decoder_inputs(config, kinds, row_lengths, halved)), outputs)
+        )
         if module is not None:
-            kinds = cache_kinds(module, windowed=windowed, half=half)
-            tokens, *inputs = _decoder_inputs(module, kinds, row_lengths)
+            kinds = cache_kinds(module, windowed=windowed, half=bool(halved))
+            tokens, *inputs = _decoder_inputs(module, kinds, row_lengths, halved)
             outputs = (logits, *vectors, *_arrays(kinds, "_out"))
             result.append(Graph(MTP, False, (tokens, Port("hidden", hidden), *inputs), outputs))
     return tuple(result)
@@ -217,7 +229,9 @@ def _encoder_inputs(config: Config) -> list[Port]:
     return [*inputs, *_tables(config, ("encoder", "reader"), "time")]
 
 
-def _decoder_inputs(config: Config, kinds: tuple[CacheKind, ...], row_lengths: bool) -> list[Port]:
+def _decoder_inputs(
+    config: Config, kinds: tuple[CacheKind, ...], row_lengths: bool, halved: Halved
+) -> list[Port]:
     counts = [Port(f"window_length.{window}", ("batch",), "int64") for window in windows(kinds)]
     if row_lengths:
         names = [row_length_names(window) for window in (None, *windows(kinds))]
@@ -233,7 +247,7 @@ def _decoder_inputs(config: Config, kinds: tuple[CacheKind, ...], row_lengths: b
         *counts,
     ]
     if "encoder" in config.stacks:
-        inputs += [*_encoder_kv(config, "text"), Port("encoder_lengths", ("batch",), "int64")]
+        inputs += [*_encoder_kv(config, "text", halved), Port("encoder_lengths", ("batch",), "int64")]
     return inputs
 
 
@@ -254,10 +268,10 @@ def _arrays(kinds: tuple[CacheKind, ...], suffix: str = "") -> list[Port]:
     ]
 
 
-def _encoder_kv(config: Config, length: str | int) -> list[Port]:
+def _encoder_kv(config: Config, length: str | int, halved: Halved) -> list[Port]:
     """Return the ports of the keys and values that a decoder reads of an encoder's text. `length` is the name
     or the size of the text's axis."""
-    ports = _arrays(encoder_kinds(config))
+    ports = _arrays(encoder_kinds(config, half=halved == "all"))
     return [port._replace(axes=tuple(length if a == "text" else a for a in port.axes)) for port in ports]
 
 

@@ -47,6 +47,7 @@ from typing import Literal, NamedTuple
 import numpy as np
 
 from ...refimpl.calibrate.coded_scales import coded_scales
+from ...refimpl.engine.cache_kinds import Halved
 from ...refimpl.errors import BundleError
 from . import weight_storage
 from .graph_io import ENCODER, GRAPH, MTP
@@ -121,11 +122,11 @@ class KernelForm:
 class InKernels(NamedTuple):
     """Choices for the kernels that depend on the values of the weights.
 
-    - `half_cache`: the kernels keep keys and values in float16.
+    - `halved`: which keys and values the kernels keep in float16.
     - `forms`: a dict from each group that the kernels read in another form than the stored one to this form.
     """
 
-    half_cache: bool = False
+    halved: Halved = ""
     forms: Mapping[str, KernelForm] = MappingProxyType({})
 
 

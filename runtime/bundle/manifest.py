@@ -37,6 +37,7 @@ adapter may be absent. A name in braces is a field of an object.
     cache_kl     the loss from keys and values in 4 bits: the KL divergence in nats per token, over the text
                  from which their scales come; only if kv is "int4", and absent in older bundles
     kernel_cache "float16" if the graph over tfm's own kernels keeps keys and values in float16, else absent
+    kernel_encoder "float16" if these graphs also keep an encoder's keys and values in it, else absent
     kernel_minima true if tfm's own kernels add minima, else absent. In older bundles the field is absent,
                  because their graphs over kernels add minima by operators of ONNX Runtime; tfm doesn't use
                  these graphs
@@ -81,7 +82,7 @@ from ...refimpl.config.typed_json import read
 from ...refimpl.decoding.beam import BeamSearch
 from ...refimpl.decoding.options import BEAMS, STOPS
 from ...refimpl.decoding.sampler import TOKEN_OPTIONS, Sampler
-from ...refimpl.engine.cache_kinds import cache_kinds, recurrent, windows
+from ...refimpl.engine.cache_kinds import Halved, cache_kinds, recurrent, windows
 from ...refimpl.errors import BundleError, ConfigError, TfmError
 from ...refimpl.params.parameter_shapes import ParameterShapes
 from . import golden_files, kernel_storage, targets
@@ -190,6 +191,7 @@ class Manifest:
     files: dict[str, File]
     cache_kl: float | None = field(default=None, metadata={"optional": True})
     kernel_cache: Literal["float16"] | None = field(default=None, metadata={"optional": True})
+    kernel_encoder: Literal["float16"] | None = field(default=None, metadata={"optional": True})
     kernel_minima: bool = field(default=False, metadata={"optional": True})
     kernel_forms: dict[str, KernelForm] = field(default_factory=dict, metadata={"optional": True})
     half_scales: tuple[str, ...] = field(default=(), metadata={"optional": True})
@@ -214,9 +216,9 @@ class Manifest:
         return halves | self.kernel_forms
 
     @property
-    def half_cache(self) -> bool:
-        """True if the graph over tfm's kernels keeps keys and values in float16."""
-        return self.kernel_cache == "float16"
+    def halved(self) -> Halved:
+        """Which keys and values the graphs over tfm's kernels keep in float16."""
+        return "" if self.kernel_cache is None else "cache" if self.kernel_encoder is None else "all"
 
     @property
     def notices(self) -> list[str]:
@@ -354,8 +356,11 @@ def _check_cache(m: Manifest, target: Target) -> None:
 
 def _check_kernels(m: Manifest) -> None:
     """Raise ValueError if the fields about kernels name weights that the kernels don't read."""
-    if m.kernel_cache is not None and not m.plan.may_halve_cache(m.cache):
+    may_halve = m.plan.may_halve(m.cache)
+    if m.kernel_cache is not None and not may_halve:
         raise ValueError("kernel_cache must be absent if the kernels' cache has no floats")
+    if m.kernel_encoder is not None and (m.kernel_cache is None or may_halve != "all"):
+        raise ValueError("kernel_encoder must be absent without kernel_cache or without cross-attention")
     if m.kernel_minima and not m.plan.has_minima:
         raise ValueError("kernel_minima must be absent if the kernels have no minima")
     in_blocks = {name: group for name, group in m.plan.groups.items() if kernel_storage.has_scales(group)}

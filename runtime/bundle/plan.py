@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from functools import cached_property, partial
 
 from ...refimpl.config import Config, SmoothingSite
+from ...refimpl.engine.cache_kinds import Halved
 from ...refimpl.params.parameter_shapes import ParameterShapes
 from . import kernel_storage, operator_limits, schemes, weight_formats, weight_storage
 from .graph_io import Graph, graphs
@@ -176,11 +177,14 @@ class Plan:
             return []
         return [kernel_storage.GRAPHS[graph.file] for graph in graphs(self.config)]
 
-    def may_halve_cache(self, cache: CacheForm) -> bool:
-        """Return whether graphs over tfm's kernels may keep keys and values in float16. This needs a shared
-        or windowed cache of floats.
+    def may_halve(self, cache: CacheForm) -> Halved:
+        """Return which keys and values graphs over tfm's kernels may keep in float16. This needs a shared or
+        windowed cache of floats. Merged attention reads an encoder's keys and values as float32.
         """
-        return self.has_kernels and cache in ("shared", "windowed") and not self.config.rounds_cache
+        if not self.has_kernels or cache not in ("shared", "windowed") or self.config.rounds_cache:
+            return ""
+        reads = [layer for layer in self.config.layers if layer.cross is not None]
+        return "all" if reads and not any(layer.merged for layer in reads) else "cache"
 
     def kernel_tensors(self, forms: Mapping[str, KernelForm]) -> dict[str, Tensor]:
         """Return the type, shape and place of each tensor in kernels.data, by name. `forms` gives the

@@ -18,7 +18,7 @@ import numpy as np
 import onnxruntime as ort
 
 from ...refimpl.config import Config, Decoder
-from ...refimpl.engine.cache_kinds import CHUNK, CacheKind, cache_kinds, recurrent
+from ...refimpl.engine.cache_kinds import CHUNK, CacheKind, Halved, cache_kinds, recurrent
 from ...refimpl.engine.numpy_engine import NumpyEngine
 from ...refimpl.engine.passes import Text
 from ...refimpl.engine.protocol import (
@@ -31,7 +31,7 @@ from ...refimpl.engine.protocol import (
     foreign_cache_error,
 )
 from ..bundle import kernel_storage, operator_limits
-from ..bundle.bundle import Bundle, manifest_hash
+from ..bundle.bundle import Bundle, is_finite, manifest_hash
 from ..bundle.graph_io import ENCODER, GRAPH, MTP, Graph, graphs
 from ..bundle.same_bits import Operator, SameBits, promise
 from .chunked_step import StepArrays, in_chunks
@@ -41,7 +41,7 @@ from .encoder_kv import EncoderKV
 from .encoder_session import TOKENS_PER_RUN, EncoderSession, runs
 from .graph_changes import set_integer, with_outputs
 from .io_binding import DecoderSession
-from .kernel_backend import KernelBackend, run_error
+from .kernel_backend import KernelBackend, run_error, too_large_error
 from .kv_cache import CacheBuffers, OrtCache, empty
 from .prepacked_weights import session as prepacked
 from .session import ORT_ERRORS, choose, one_line, open_session, options
@@ -93,9 +93,9 @@ class OrtEngine:
         # A shared cache is written in place, and so is a windowed one; a copied one isn't.
         self.shared = bundle.cache != "copied"
         windowed = bundle.cache == "windowed"
-        half = kernels is not None and bundle.manifest.half_cache
-        self._windowed, self._half = windowed, half
-        self.kinds = cache_kinds(self.config, windowed=windowed, half=half)
+        halved: Halved = "" if kernels is None else bundle.manifest.halved
+        self._windowed, self._half = windowed, bool(halved)
+        self.kinds = cache_kinds(self.config, windowed=windowed, half=bool(halved))
         self._shown = shown
         codes = kernels is None and any(kind.has_codes for kind in self.kinds)
         self._in_chunks = codes or any(kind.in_chunks for kind in self.kinds)
@@ -130,7 +130,7 @@ class OrtEngine:
             opts = options(threads, path, products=bundle.products, patterns=patterns)
             return open_session(path, on, opts, model, capture=capture)
 
-        parts = bundle.graphs if kernels is None else graphs(self.config, windowed, half)
+        parts = bundle.graphs if kernels is None else graphs(self.config, windowed, halved)
         modules = [graph for graph in parts if graph.file == MTP]
         self._open_mtp: Callable[[], tuple[ort.InferenceSession, Graph]] | None = None
         if modules:
@@ -173,8 +173,14 @@ class OrtEngine:
         assert self._encoder is not None
         ids, lengths, _ = check_text(self.config, encoder_ids, encoder_lengths, None)
         shapes = self._encoder.shapes(ids)
-        outputs = {name: zeros(shape, self.dtype, self.device) for name, shape in shapes.items()}
+        outputs = {
+            port.name: zeros(shapes[port.name], np.dtype(port.dtype or self.dtype), self.device)
+            for port in self._encoder.graph.outputs
+        }
         self._encoder.run(ids, lengths, None, outputs)
+        halves = (port.name for port in self._encoder.graph.outputs if port.dtype == "float16")
+        if not all(is_finite(outputs[name].read()) for name in halves):
+            raise too_large_error()
         on_device = DeviceBuffer(lengths.copy(), self.device)
         return EncoderKV(list(outputs.values()), on_device, np.arange(len(ids)))
 

@@ -121,6 +121,11 @@ def run_error(model: Path, error: Exception) -> TfmError:
     """
     if TOO_LARGE not in str(error):
         return in_one_line(f"{model} can't be run", error)
+    return too_large_error()
+
+
+def too_large_error() -> NumericError:
+    """Return the error for a key or value that the kernels' cache can't hold."""
     return NumericError(
         f"{TOO_LARGE}, being too large for float16, or not finite: {SWITCH}=0 takes ONNX Runtime's operators"
     )
@@ -259,7 +264,7 @@ def same_bits(bundle: Bundle) -> SameBits:
     """
     if isinstance(library_for(bundle), str):
         return SameBits("no kernels compute it here")
-    parts = graphs(bundle.config, bundle.cache == "windowed", bundle.manifest.half_cache)
+    parts = graphs(bundle.config, bundle.cache == "windowed", bundle.manifest.halved)
     operators = (operator for graph in parts for operator in bundle.kernel_graph(graph)[1])
     return promise(operators, bundle.config)
 

@@ -31,6 +31,7 @@ import numpy as np
 from ...refimpl.checkpoint.formats.file_bytes import read_file
 from ...refimpl.checkpoint.formats.npy import read_array
 from ...refimpl.config import LM, Config, Decoder, EncoderDecoder
+from ...refimpl.engine.cache_kinds import Halved
 from ...refimpl.error_budget import (
     CODE_MOVE,
     TRIES,
@@ -317,7 +318,7 @@ def golden(
     progress: Progress = silent,
     on_cache: OnCache = lambda layer, cache: None,
     *,
-    half_cache: bool = False,
+    halved: Halved = "",
     like: Golden | None = None,
 ) -> dict[str, Array]:
     """Compute the golden arrays for a model that computes in `dtype`.
@@ -326,7 +327,7 @@ def golden(
     tokenizer, the tokens come from a natural text, because outputs for random tokens can be so unstable that
     their budget means nothing. If `like` is given, its inputs and columns are used again. `on_cache` is
     called with the cache of each layer of a decoder, computed with the bundle's own weights. With a
-    `half_cache`, the result includes the array `half`, which is meaningless if keys or values are too large
+    `halved`, the result includes the array `half`, which is meaningless if keys or values are too large
     for float16.
     """
     rng = np.random.default_rng(SEED)
@@ -341,7 +342,7 @@ def golden(
     stage, passes = "computing reference results", 1 if quantized is None else 2
     progress(stage, 0, 1)
     results = outputs(
-        config, own, inputs, _runs(config, own, precision, half_cache), add_digest,
+        config, own, inputs, _runs(config, own, precision, halved), add_digest,
         lambda done, total: progress(stage, done, passes * total), on_cache,
     )  # fmt: skip
     # Leaves that no golden token goes through have digests too, such as those of a module for drafts.
@@ -378,9 +379,9 @@ def golden(
     arrays |= {name: array for name, array in optional.items() if array is not None}
     distances = {"maximum": largest_difference, "rms": rms}
     eps = float(np.finfo(precision).eps)
-    if half_cache:
-        halved = real_positions(results.pop(), inputs.lengths)
-        arrays[HALF] = np.array([rounded_up(distance(halved, logits)) for distance in distances.values()])
+    if halved:
+        of_half = real_positions(results.pop(), inputs.lengths)
+        arrays[HALF] = np.array([rounded_up(distance(of_half, logits)) for distance in distances.values()])
     for i in range(0, len(results), 2):
         kind = ("own", "plain")[i // 2]
         copies = [real_positions(copy, inputs.lengths) for copy in np.split(results[i], 1 + TRIES)]
@@ -428,18 +429,18 @@ def _make_inputs(config: Config, tokenizer: str | None, rng: np.random.Generator
     return Inputs(tokens, lengths)
 
 
-def _runs(config: Config, weights: Tree, precision: np.dtype, half_cache: bool) -> list[Precision]:
+def _runs(config: Config, weights: Tree, precision: np.dtype, halved: Halved) -> list[Precision]:
     """Return the runs of the specification that compute the golden outputs.
 
     The runs for `own` are exact and rounded. If activations are rounded in blocks, the same two runs follow
-    for `plain`. With a `half_cache`, one run follows for `half`.
+    for `plain`. If anything is `halved`, one run follows for `half`.
     """
     runs = own_runs(config, weights, precision)
     if activations(weights) == {"block"}:
         move = CODE_MOVE if config.rounds_cache else float(np.finfo(precision).eps)
         runs += [replace(run, move=move if run.tries else 0, plain=True) for run in runs]
-    if half_cache:
-        runs.append(Precision(np.dtype(np.float64), half_cache=True))
+    if halved:
+        runs.append(Precision(np.dtype(np.float64), halved=halved))
     return runs
 
 

@@ -9,24 +9,28 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields, replace
 from functools import partial
+from itertools import count
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from ...refimpl.config import LM, Config
+from ...refimpl.engine.cache_kinds import Halved
 from ...refimpl.engine.passes import OnLayer, Pass, SideBySide, given
 from ...refimpl.engine.passes import Text as Inputs
 from ...refimpl.error_budget import CODE_MOVE, moved
-from ...refimpl.ops import altup, model
+from ...refimpl.ops import altup, encoder, model
 from ...refimpl.ops import block as blocks
 from ...refimpl.ops import embedding as embeddings
 from ...refimpl.ops import head as heads
 from ...refimpl.ops.activation import sigmoid
 from ...refimpl.ops.block import MixerCache
+from ...refimpl.ops.cross_attention import EncoderKV
 from ...refimpl.ops.dispatch import body, use
 from ...refimpl.ops.quant import Blocks, quantize_activations, quantize_rows
 from ...refimpl.params.tree import Tree, leaf_of
+from ..kernels.specification.ops import HALVED
 from ..parallel import in_threads
 
 if TYPE_CHECKING:
@@ -34,7 +38,7 @@ if TYPE_CHECKING:
 
     Leaf = Array | Blocks
     OnLeaf = Callable[[str, Leaf], None]
-    OnCache = Callable[[int, MixerCache], None]
+    OnCache = Callable[[int, MixerCache | EncoderKV], None]
     # Called with the number of a run, a layer, and what the layer gives.
     OnBlock = Callable[[int, "Place", Array], None]
 
@@ -59,8 +63,8 @@ class Precision:
     multiplied by 1 + `move` or 1 − `move`, at random. All copies share the converted weights, because rows
     don't depend on each other. `plain` keeps activations unrounded where blocks would round them to codes.
     `disturbed` names an error that the run makes on purpose (`DISTURBED`): codes next to a tie are rounded
-    the other way, or sigmoids are off by as much as ONNX Runtime's. With a `half_cache`, keys and values are
-    rounded to float16. If keys or values are too large for float16, the outputs can't be used for a
+    the other way, or sigmoids are off by as much as ONNX Runtime's. `halved` says which keys and values are
+    rounded to float16. If these are too large for float16, the outputs can't be used for a
     comparison.
     """
 
@@ -70,7 +74,7 @@ class Precision:
     move: float = 0
     plain: bool = False
     disturbed: str | None = None
-    half_cache: bool = False
+    halved: Halved = ""
 
     def repeat(self, inputs: Inputs) -> Inputs:
         """Return the inputs of the batch, followed by the same inputs once for each perturbed copy."""
@@ -116,7 +120,8 @@ def outputs(
 
     - `on_leaf` is called once for each parameter, with its name and value.
     - `on_layer` is called with the number of layers computed so far, and the number of all layers.
-    - `on_cache` is called with the cache of each layer of a decoder in the first run.
+    - `on_cache` is called with the cache of each layer of a decoder in the first run, and with the encoder's
+      keys and values that the layer reads.
     - `on_block` is called with the output of each layer, in each run.
 
     `reads` maps places to vectors [B, T, D]. A layer in `reads` reads these vectors instead of the output of
@@ -136,8 +141,10 @@ def outputs(
         return together.once(name, lambda: load(name) if rows is None else _rows(load(name), rows))
 
     def one_pass(i: int, run: Precision) -> Pass:
-        taken = given(run.repeat(inputs), run.dtype, config=config, half=run.half_cache)
+        taken = given(run.repeat(inputs), run.dtype, config=config, half=bool(run.halved))
         table = _replaced(config, run, once, partial(on_block, i), reads)
+        if i == 0:
+            table |= _observed(on_cache)
         return Pass(taken, lambda name: name if name in TABLES else run.cast(once(name)), lambda: use(table))
 
     passes = [one_pass(i, run) for i, run in enumerate(runs)]
@@ -173,10 +180,10 @@ def _replaced(
     def block(x: Array, *arguments: Any, **settings: Any) -> tuple[Array, MixerCache, blocks.Passed]:
         name, i = layer = next(layers)
         # What is too large for float16 gives infinity here, and then nothing that anybody compares.
-        with np.errstate(all="ignore" if run.half_cache else None):
+        with np.errstate(all="ignore" if run.halved else None):
             y, cache, passed = body(blocks.block)(read(layer, x), *arguments, **settings)
         on_block(layer, y)
-        y = np.where(np.isfinite(y), y, 0) if run.half_cache else run.round(y)
+        y = np.where(np.isfinite(y), y, 0) if run.halved else run.round(y)
         return read((name, i + 1), y), cache, passed
 
     def encoder_block(x: Array, lengths: Array, *arguments: Any, **settings: Any) -> Array:
@@ -216,8 +223,21 @@ def _replaced(
 
     own = (embed, block, encoder_block, embedding, unembedding, lm_logits)
     changed = {function.__name__: function for function in own}
+    changed |= HALVED if run.halved == "all" else {}
     changed |= DISTURBED[run.disturbed] if run.disturbed else {}
     return changed | {"enter_streams": rounded(altup.enter_streams)}
+
+
+def _observed(on_cache: OnCache) -> dict[str, Callable[..., Any]]:
+    """The op that makes an encoder's keys and values for a layer, which are shown to `on_cache`."""
+    layers = count()
+
+    def layer_kv(*arguments: Any, **settings: Any) -> EncoderKV:
+        read = body(encoder.layer_kv)(*arguments, **settings)
+        on_cache(next(layers), read)
+        return read
+
+    return {encoder.layer_kv.__name__: layer_kv}
 
 
 def _rows_by_ties(x: Array) -> tuple[Array, Array]:

@@ -27,7 +27,7 @@ from tfm.refimpl.checkpoint.open import open_checkpoint
 checkpoint, ready, out = open_checkpoint(sys.argv[1]), Path(sys.argv[2]), Path(sys.argv[3])
 graphs = sorted(ready.glob("*.onnx"))
 copied = lambda folder: [shutil.copy(graph, folder) for graph in graphs]
-bundle_writer.writing = lambda files: nullcontext(lambda half_cache: copied(files.folder))
+bundle_writer.writing = lambda files: nullcontext(lambda halved: copied(files.folder))
 print("begun", flush=True)
 bundle_writer.export(checkpoint, out, quant=ready.name, verify=False)
 """

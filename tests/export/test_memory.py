@@ -21,7 +21,7 @@ from pathlib import Path
 from tfm.export import bundle_writer
 from tfm.refimpl.checkpoint.open import open_checkpoint
 write = lambda files: (files.folder / "model.onnx").write_bytes(b"g")
-bundle_writer.writing = lambda files: nullcontext(lambda half_cache: write(files))
+bundle_writer.writing = lambda files: nullcontext(lambda halved: write(files))
 bundle_writer.export(open_checkpoint(sys.argv[1]), Path(sys.argv[2]), quant=sys.argv[3], verify=False)
 """
 ONE = {"OPENBLAS_NUM_THREADS": "1"}  # many small products: threads would only wait for each other

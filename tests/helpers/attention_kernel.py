@@ -144,7 +144,7 @@ def attempt(
 
 @dataclass(frozen=True)
 class TextCall:
-    """Attention over whole texts: queries [B, T, H, K], keys and values [B, S, G, K]."""
+    """Attention over whole texts: queries [B, T, H, K]; keys and values [B, S, G, K], also in float16."""
 
     q: Array
     k: Array
@@ -173,7 +173,7 @@ def run_text(kernels: Kernels, call: TextCall, runner: Runner = in_order) -> Arr
         at[-1], (texts, heads_of_bias), pairs = bias.ctypes.data, bias.shape[:2], tokens * capacity
         steps = [(texts > 1) * heads_of_bias * pairs, (heads_of_bias > 1) * pairs]
     sizes = (batch, tokens, heads, groups, size, capacity, 0, 0, 0)
-    options = (False, call.causal, call.by_head, call.scale, 0, 0)
+    options = (False, call.causal, call.by_head, call.scale, 0, CACHE_TYPES[call.k.dtype])
     c = AttentionCall(*at, *strides, *steps, *sizes, *options)
     needed = kernels.attention_scratch(ctypes.addressof(c))
     scratch = guarded(needed)

@@ -54,7 +54,7 @@ def feeds(bundle: Bundle, tokens: np.ndarray, lengths: np.ndarray) -> dict[str, 
 
 def _graph(bundle: Bundle) -> Graph:
     windowed = bundle.manifest.cache == "windowed"
-    (graph,) = graphs(bundle.config, windowed, half=bundle.manifest.half_cache)
+    (graph,) = graphs(bundle.config, windowed, halved=bundle.manifest.halved)
     assert graph.file == GRAPH
     return graph
 

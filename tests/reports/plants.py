@@ -208,9 +208,9 @@ def rewritten(rng: Rng, path: Path) -> str:
     """One number of any stored tensor, and golden outputs that follow."""
     what = tensors(tables=None)(rng, path)
     bundle, source = open_bundle(path), open_checkpoint(path.parent / "model")
-    half = bundle.manifest.half_cache
+    halved = bundle.manifest.halved
     arrays = golden_outputs(
-        bundle.config, source.params, bundle.params(), bundle.dtype, bundle.tokenizer, half_cache=half
+        bundle.config, source.params, bundle.params(), bundle.dtype, bundle.tokenizer, halved=halved
     )
     for name, array in arrays.items():
         np.save(

@@ -43,7 +43,7 @@ def row(name: str, bundle: Bundle, count: int, emulated: Emulated | None) -> str
     tokens = rng.integers(0, bundle.config.embedding.vocabulary, (2, int(lengths.max())))
     expected, name_of_expected = None, ""
     if OrtEngine(bundle, "cpu", 1, kernels=here).same_bits:
-        reference = KernelReference(bundle.config, bundle.params(), half_cache=bundle.manifest.half_cache)
+        reference = KernelReference(bundle.config, bundle.params(), halved=bundle.manifest.halved)
         expected, name_of_expected = computed(reference, tokens, lengths), "equal"
     total, there = int(lengths.sum()), available(load(here.library.path))
     found = []

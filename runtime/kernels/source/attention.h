@@ -126,10 +126,10 @@ struct Attend {
     CacheRow value(size_t b, size_t g, int64_t position) const {
         return call.lengths ? place(call.v, call.v_stride, b, g, position) : place(call.values, call.v_scale, b, g, position);
     }
-    CacheRow place(const float *tokens, size_t stride, size_t b, size_t g, int64_t position) const {
+    CacheRow place(const void *tokens, size_t stride, size_t b, size_t g, int64_t position) const {
         size_t size = call.head_size, at = size_t(position);
         size_t row = call.by_head ? ((b * call.kv_heads + g) * call.capacity + at) * size : (b * call.capacity + at) * stride + g * size;
-        return {(void *)(tokens + row), size, CacheType::FLOAT32, nullptr};
+        return {(char *)tokens + bytes_of(call.cache, row), size, call.cache, nullptr};
     }
     CacheRow place(void *cache, const float *scale, size_t b, size_t g, int64_t position) const {
         size_t row = (b * call.kv_heads + g) * call.capacity + size_t(position - origin(b)), size = call.head_size;
@@ -184,9 +184,9 @@ bool append(const Attend &job, size_t b, size_t t, size_t g, float *rotated) {
     const AttentionCall &call = job.call;
     size_t token = b * call.tokens + t, size = call.head_size;
     int64_t position = job.position(b, t);
-    rotate(call, call.k + token * call.k_stride + g * size, position, rotated);
+    rotate(call, (const float *)call.k + token * call.k_stride + g * size, position, rotated);
     bool key = job.key(b, g, position).write<Set>(rotated);
-    return job.value(b, g, position).write<Set>(call.v + token * call.v_stride + g * size) && key;
+    return job.value(b, g, position).write<Set>((const float *)call.v + token * call.v_stride + g * size) && key;
 }
 
 // One item's rows and memory.
@@ -398,7 +398,7 @@ bool fits(const AttentionCall &c) {
     if (has_codes(c.cache) && !(c.k_scale && c.v_scale)) return false;
     for (int b = 0; b < c.batch && c.lengths; b++)
         if (c.lengths[b] < 0 || c.lengths[b] > c.capacity) return false;
-    if (c.lengths) return !c.pairs && !c.window;
+    if (c.lengths) return !c.pairs && !c.window && !has_codes(c.cache);
     if (c.bias || c.causal || c.by_head) return false;
     for (int b = 0; b < c.batch && c.tokens; b++) {
         int64_t past = int64_t(c.last[b]) + 1 - c.tokens;

@@ -77,7 +77,8 @@ inline bool has_codes(CacheType type) { return type >= CacheType::INT8; }
 // window. `by_head` says that k and v are [batch, kv_heads, capacity, head_size]. `bias` is added to scores after the cap.
 // A key with a bias of -1e30 or less isn't seen.
 struct AttentionCall {
-    const float *q, *k, *v;  // [batch, tokens], with heads side by side
+    const float *q;        // [batch, tokens], with heads side by side, and so are k and v
+    const void *k, *v;     // of float32; with `lengths` of type `cache`, which isn't a type of codes
     void *keys, *values;     // [batch, kv_heads, capacity, head_size] of type `cache`, written in place
     const float *k_scale, *v_scale;  // [kv_heads, head_size] if the cache stores codes, else null
     float *y;                // [batch, tokens, heads, head_size]

@@ -426,10 +426,10 @@ ort::Status *attention(void *made, ort::Context *context) {
     for (int64_t one : sizes)
         if (one > INT32_MAX) return wrong("sizes must be below 2^31");
     call.batch = int32_t(batch), call.tokens = int32_t(tokens), call.head_size = int32_t(size), call.capacity = int32_t(cache[2]);
-    call.q = (const float *)in[Q].data, call.k = (const float *)in[K].data, call.v = (const float *)in[V].data;
+    call.q = (const float *)in[Q].data, call.k = in[K].data, call.v = in[V].data;
     call.q_stride = size_t(H * size), call.k_stride = call.v_stride = size_t(G * size);
     if (!SHARED && !alone) {
-        call.k = call.q + H * size, call.v = call.k + G * size;
+        call.k = call.q + H * size, call.v = call.q + (H + G) * size;
         call.q_stride = call.k_stride = call.v_stride = size_t(joined[2]);
     }
     call.last = (const int32_t *)in[LAST].data, call.positions = (const int64_t *)in[POSITIONS].data;
@@ -448,9 +448,11 @@ ort::Status *attention(void *made, ort::Context *context) {
     return nullptr;
 }
 
-// Attention over whole texts, without a cache.
+// Attention over whole texts, without a cache: keys and values that are inputs have the type TYPE.
+template <CacheType TYPE>
 ort::Status *create_text_attention(const ort::Op *, const ort::Api *, const ort::Info *info, void **made) {
     AttentionNode node;
+    node.call.cache = TYPE;
     int64_t heads, causal = 0;
     TRY(api->KernelInfoGetAttribute_int64(info, "num_heads", &heads));
     TRY(api->KernelInfoGetAttribute_float(info, "scale", &node.call.scale));
@@ -470,6 +472,7 @@ ort::Status *text_attention(void *made, ort::Context *context) {
     for (size_t i = 0; i < COUNT; i++) TRY(in[i].read(context, i));
     if (in[Q].rank != 3) return wrong("q must have 3 axes");
     bool alone = in[K].data && in[V].data;
+    if (!alone && call.cache != CacheType::FLOAT32) return wrong("k and v of float16 must be inputs");
     int64_t batch = in[Q].shape[0], tokens = in[Q].shape[1], beside = alone ? 1 : 3, H = call.heads, size = in[Q].shape[2] / (beside * H);
     bool by_head = alone && in[K].rank == 4;
     int64_t keys = !alone ? tokens : in[K].rank > 2 ? in[K].shape[by_head ? 2 : 1] : 0;
@@ -487,8 +490,8 @@ ort::Status *text_attention(void *made, ort::Context *context) {
     }
     if (batch > INT32_MAX || tokens > INT32_MAX || keys > INT32_MAX || size > INT32_MAX) return wrong("sizes must be below 2^31");
     call.batch = int32_t(batch), call.tokens = int32_t(tokens), call.capacity = int32_t(keys), call.head_size = int32_t(size);
-    call.q = (const float *)in[Q].data, call.k = (const float *)in[K].data, call.v = (const float *)in[V].data;
-    if (!alone) call.k = call.q + H * size, call.v = call.k + H * size;
+    call.q = (const float *)in[Q].data, call.k = in[K].data, call.v = in[V].data;
+    if (!alone) call.k = call.q + H * size, call.v = call.q + 2 * H * size;
     call.q_stride = size_t(beside * H * size), call.k_stride = call.v_stride = by_head ? size_t(size) : call.q_stride;
     call.by_head = by_head, call.bias = (const float *)in[BIAS].data;
     call.lengths = (const int32_t *)in[LENGTHS].data;
@@ -848,7 +851,8 @@ const ort::Type ATTEND_FLOAT32[] = ATTEND(ort::FLOAT), ATTEND_FLOAT16[] = ATTEND
 #define SHARED_ATTEND(CACHE) \
     {ort::FLOAT, CACHE, CACHE, ort::INT32, ort::FLOAT, ort::FLOAT, ort::INT64, ort::FLOAT}
 const ort::Type SHARED_FLOAT32[] = SHARED_ATTEND(ort::FLOAT), SHARED_FLOAT16[] = SHARED_ATTEND(ort::FLOAT16);
-const ort::Type TEXT_ATTEND[] = {ort::FLOAT, ort::INT32, ort::FLOAT, ort::FLOAT, ort::FLOAT};
+#define TEXT_ATTEND(TYPE) {ort::FLOAT, ort::INT32, TYPE, TYPE, ort::FLOAT}
+const ort::Type TEXT_FLOAT32[] = TEXT_ATTEND(ort::FLOAT), TEXT_FLOAT16[] = TEXT_ATTEND(ort::FLOAT16);
 const ort::Type CONVOLVE[] = {ort::FLOAT, ort::FLOAT, ort::FLOAT, ort::INT64, ort::INT64, ort::FLOAT};
 const ort::Type RECUR[] = {ort::FLOAT, ort::FLOAT, ort::FLOAT, ort::FLOAT, ort::FLOAT, ort::FLOAT, ort::INT64, ort::FLOAT};
 const ort::Type EXPERTS[] = {ort::FLOAT, ort::INT64, ort::ANY}, WEIGHED_EXPERTS[] = {ort::FLOAT, ort::INT64, ort::FLOAT, ort::ANY};
@@ -884,7 +888,8 @@ const Op ops[] = {
     {"RMSNorm", FLOATS, 2, 1, 1, create_norm, norm<false, false>},
     {"AddLayerNorm", FLOATS, 4, 2, 2, create_norm, norm<true, true>},
     {"LayerNorm", FLOATS, 3, 2, 1, create_norm, norm<false, true>},
-    {"TextAttention", TEXT_ATTEND, 5, 3, 1, create_text_attention, text_attention},
+    {"TextAttention", TEXT_FLOAT32, 5, 3, 1, create_text_attention<CacheType::FLOAT32>, text_attention},
+    {"TextAttention", TEXT_FLOAT16, 5, 3, 1, create_text_attention<CacheType::FLOAT16>, text_attention},
     {"Attention", ATTEND_FLOAT32, 12, 8, 3, create_attention<CacheType::FLOAT32>, attention<false>},
     {"Attention", ATTEND_FLOAT16, 12, 8, 3, create_attention<CacheType::FLOAT16>, attention<false>},
     {"Attention", ATTEND_INT8, 12, 8, 3, create_attention<CacheType::INT8>, attention<false>},

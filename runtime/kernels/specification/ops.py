@@ -150,6 +150,19 @@ WRITTEN_OUT: Mapping[str, Callable[..., Any]] = MappingProxyType(
 )
 
 
+def _half_cross_keys(*arguments: Any, **settings: Any) -> tuple[Array, Array]:
+    """Keys and values of an encoder's output, rounded to float16; too large ones are infinite."""
+    keys, values = body(cross_attention.cross_keys)(*arguments, **settings)
+    with np.errstate(over="ignore"):
+        return keys.astype(np.float16).astype(keys.dtype), values.astype(np.float16).astype(values.dtype)
+
+
+# What differs where an encoder's keys and values are float16.
+HALVED: Mapping[str, Callable[..., Any]] = MappingProxyType(
+    {cross_attention.cross_keys.__name__: _half_cross_keys}
+)
+
+
 def _with(op: Callable[..., Any], ops: Mapping[str, Callable[..., Any]]) -> dict[str, Callable[..., Any]]:
     """Return a table with one op, which runs with the table `ops`."""
 

@@ -102,7 +102,7 @@ def text_rows(context: VerifyContext, engines: Mapping[str, OrtEngine]) -> Itera
 
 def _reference(context: VerifyContext) -> KernelReference:
     bundle = context.bundle
-    return KernelReference(bundle.config, bundle.params(), half_cache=bundle.manifest.half_cache)
+    return KernelReference(bundle.config, bundle.params(), halved=bundle.manifest.halved)
 
 
 @dataclass

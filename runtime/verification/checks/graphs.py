@@ -28,7 +28,7 @@ def check_graphs(context: VerifyContext) -> Iterator[Row]:
         yield _row(graph.file, data, graph, bundle, bundle.manifest.tensors)
     if kernel_backend.without_graphs(bundle):
         return
-    for graph in graphs(bundle.config, bundle.cache == "windowed", bundle.manifest.half_cache):
+    for graph in graphs(bundle.config, bundle.cache == "windowed", bundle.manifest.halved):
         data, _ = bundle.kernel_graph(graph)
         file = kernel_storage.GRAPHS[graph.file]
         yield _row(file, data, graph, bundle, bundle.kernel_tensors)

@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from ....refimpl.config import Config
+from ....refimpl.engine.cache_kinds import Halved
 from ....refimpl.error_budget import FACTOR, error_terms, largest_difference
 from ....refimpl.params.tree import Tree
 from ...bundle.graph_io import MTP, graphs
@@ -65,14 +66,16 @@ def check_layers(context: VerifyContext) -> Iterator[Row]:
     found = on_kernels(context) if has_kernels(bundle) else ""
     if not isinstance(found, OnKernels) or found.engine.same_bits:
         return
-    half, backend = bundle.manifest.half_cache, found.backend
-    parts = [graph for graph in graphs(bundle.config, bundle.cache == "windowed", half) if graph.file != MTP]
+    halved, backend = bundle.manifest.halved, found.backend
+    parts = [
+        graph for graph in graphs(bundle.config, bundle.cache == "windowed", halved) if graph.file != MTP
+    ]
     data = {graph.file: bundle.kernel_graph(graph)[0] for graph in parts}
 
     def over_kernels(shown: Shown) -> OrtEngine:
         return OrtEngine(bundle, "cpu", context.threads, kernels=backend, shown=shown)
 
-    yield from _rows(context, f"{backend.name}: ", data, bundle.kernel_tensors, over_kernels, half=half)
+    yield from _rows(context, f"{backend.name}: ", data, bundle.kernel_tensors, over_kernels, halved=halved)
 
 
 def _rows(
@@ -82,7 +85,7 @@ def _rows(
     tensors: Mapping[str, Tensor],
     opened: Callable[[Shown], OrtEngine],
     *,
-    half: bool = False,
+    halved: Halved = "",
 ) -> Iterator[Row]:
     """Yield a row for each layer whose inputs and output can be found in the graphs' files."""
     bundle, golden = context.bundle, context.golden
@@ -110,7 +113,7 @@ def _rows(
     inside = engine.inside(text)
     read = {place: inside[file, value.name] for place, (file, value) in values.items()}
     params, dtype = bundle.params(), np.dtype(bundle.dtype)
-    runs = _runs(config, params, dtype, half)
+    runs = _runs(config, params, dtype, halved)
     eps = float(np.finfo(dtype).eps)
     gave: dict[int, Array] = {}
     rows: list[Row] = []
@@ -140,7 +143,7 @@ def _rows(
     yield from rows
 
 
-def _runs(config: Config, params: Tree, dtype: np.dtype, half: bool) -> list[Precision]:
+def _runs(config: Config, params: Tree, dtype: np.dtype, halved: Halved) -> list[Precision]:
     """Return the runs of the specification that give the budgets of layers. The difference of the first two
     is A. The third run is undisturbed, and one run follows for each disturbance.
 
@@ -149,8 +152,8 @@ def _runs(config: Config, params: Tree, dtype: np.dtype, half: bool) -> list[Pre
     cancel. Other values that are rounded to codes aren't disturbed. If a model has such values, the first two
     runs round as the specification does, and codes may flip in J.
     """
-    exact, rounded = (replace(run, half_cache=half) for run in own_runs(config, params, dtype))
-    plain = not (half or config.rounds_cache or "static" in activations(params))
+    exact, rounded = (replace(run, halved=halved) for run in own_runs(config, params, dtype))
+    plain = not (halved or config.rounds_cache or "static" in activations(params))
     move = float(np.finfo(dtype).eps) if plain else exact.move
     smooth = [replace(run, tries=exact.tries, move=move, plain=plain) for run in (exact, rounded)]
     return [*smooth, *(replace(exact, tries=0, disturbed=one) for one in (None, *DISTURBED))]

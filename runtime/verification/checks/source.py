@@ -139,9 +139,9 @@ def _own_golden(context: VerifyContext) -> Row:
     ones.
     """
     bundle, known = context.bundle, context.golden
-    half = known.half is not None
+    halved = bundle.manifest.halved if known.half is not None else ""
     again = golden_outputs.golden(
-        bundle.config, bundle.params(), dtype=bundle.dtype, half_cache=half, like=known
+        bundle.config, bundle.params(), dtype=bundle.dtype, halved=halved, like=known
     )
     arrays = {name: array for name, array in golden_outputs.stored(bundle).items() if name in again}
     del arrays["floats"]  # these are the source's

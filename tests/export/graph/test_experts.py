@@ -123,7 +123,7 @@ def test_experts_with_minima_have_kernels():
     plan = replace(plan, formats=dict.fromkeys(plan.formats, kept))
     [graph] = graphs(config, windowed=False)
     made = build(plan, graph, data=Path("data"), about={})
-    over = over_kernels(made, plan.groups, {}, plan.kernel_tensors({}), Path(), half_cache=False)
+    over = over_kernels(made, plan.groups, {}, plan.kernel_tensors({}), Path(), halved="")
     operators = [node.op_type for node in over.graph]
     assert [name for name in operators if name.startswith("Expert")] == ["ExpertLinear", "ExpertSum"]
     assert "ScatterND" not in operators

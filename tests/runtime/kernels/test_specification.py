@@ -23,7 +23,7 @@ pytestmark = pytest.mark.usefixtures("kernels_on")
 def test_logits_are_specified_to_the_bit(tmp_path: Path) -> None:
     bundle = exported(tmp_path, tiny_models.mixed_windows(context=700), quant="int4")
     engine = OrtEngine(bundle, "cpu", 1, kernels=kernel_backend.choose(bundle))
-    reference = KernelReference(bundle.config, bundle.params(), half_cache=bundle.manifest.half_cache)
+    reference = KernelReference(bundle.config, bundle.params(), halved=bundle.manifest.halved)
     count = 140
     ids = np.random.default_rng(7).integers(0, bundle.config.embedding.vocabulary, (1, count))
 

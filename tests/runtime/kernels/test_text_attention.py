@@ -43,6 +43,8 @@ def calls(draw: st.DrawFn, same_heads: bool = False) -> TextCall:
         bias = normal(draw(st.sampled_from([1, batch])), draw(st.sampled_from([1, heads])), tokens, keys)
         bias = np.where(_far(tokens, keys, draw(st.sampled_from([600, 3]))), np.float32(-1e30), bias)
         bias[..., lengths.max() :] = np.nan
+    if not joined and draw(st.booleans()):
+        k, v = k.astype(np.float16), v.astype(np.float16)
     options = {"joined": joined, "by_head": not joined and draw(st.booleans())}
     options["causal"] = not same_heads and draw(st.booleans())
     return TextCall(q, k, v, lengths, bias, scale=draw(st.sampled_from([size**-0.5, 0.25])), **options)
@@ -54,7 +56,7 @@ def _far(tokens: int, keys: int, reach: int) -> Array:
 
 
 def specified(call: TextCall, change: Any = lambda a: a, attend: Any = attend) -> Array:
-    q, k, v = (change(np.nan_to_num(a)) for a in (call.q, call.k, call.v))
+    q, k, v = (change(np.nan_to_num(a).astype(np.float32)) for a in (call.q, call.k, call.v))
     at, bias = np.arange(k.shape[1]), call.bias
     mask = padding_mask(at, call.lengths).reshape(len(q), 1, -1)
     mask = np.broadcast_to(mask, (len(q), q.shape[1], k.shape[1]))
@@ -140,12 +142,17 @@ def example(joined: bool) -> TextCall:
     return TextCall(q, k, v, np.array([65, 7]), scale=0.2, joined=joined)
 
 
-@pytest.mark.parametrize("joined", [False, True])
+@pytest.mark.parametrize(("joined", "dtype"), [(False, np.float32), (False, np.float16), (True, np.float32)])
 @pytest.mark.parametrize("shape", [(1, 3), (2, 1), None])
 def test_the_operator_has_the_same_bits(
-    kernels_library: Path, instruction_sets: list[Kernels], joined: bool, shape: tuple[int, int] | None
+    kernels_library: Path,
+    instruction_sets: list[Kernels],
+    joined: bool,
+    dtype: type,
+    shape: tuple[int, int] | None,
 ):
     call = example(joined)
+    call = replace(call, k=call.k.astype(dtype), v=call.v.astype(dtype))
     if shape is not None:
         bias = np.random.default_rng(1).standard_normal((*shape, 65, 65)).astype(np.float32)
         call = replace(call, bias=bias, causal=shape[0] == 1, by_head=not joined)

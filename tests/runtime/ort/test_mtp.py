@@ -88,7 +88,7 @@ def test_a_module_is_the_specifications(bundles: Callable[..., Path], name: str,
         engines.append(OrtEngine(bundle, kernels=kernels))
     for engine in engines:
         allowed = stored.own.budget
-        if bundle.manifest.half_cache and engine is not engines[0]:
+        if bundle.manifest.halved and engine is not engines[0]:
             allowed += float(np.load(path / "golden" / "half.npy")[0])
         at = np.arange(12)[None]
         logits, hidden, _ = engine.step_with_hidden(ids, engine.start(1), at)

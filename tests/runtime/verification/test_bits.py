@@ -255,12 +255,12 @@ def test_a_row_says_where_the_first_other_bits_are(bundles, monkeypatch: pytest.
     bundle = bundles("biases", "ort-cpu", "int8")
 
     def other(context: VerifyContext) -> KernelReference:
-        reference = KernelReference(context.bundle.config, context.bundle.params(), half_cache=True)
+        reference = KernelReference(context.bundle.config, context.bundle.params(), halved="cache")
         layers = [dict(layer) for layer in reference.params["decoder"]["layers"]]
         layers[1]["attn"] = dict(layers[1]["attn"]) | {"bk": layers[1]["attn"]["bk"] + np.float32(0.01)}
         decoder = dict(reference.params["decoder"]) | {"layers": layers}
         return KernelReference(
-            context.bundle.config, dict(reference.params) | {"decoder": decoder}, half_cache=True
+            context.bundle.config, dict(reference.params) | {"decoder": decoder}, halved="cache"
         )
 
     monkeypatch.setattr(bits, "_reference", other)

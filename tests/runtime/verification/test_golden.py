@@ -142,7 +142,7 @@ def test_rows_of_a_decoder_begin_as_its_texts_do():
 def test_half_is_what_a_cache_of_float16_changes():
     config = tiny_models.llama()
     tree = tiny_models.weights(config)
-    held = read(golden(config, tree, half_cache=True), config)
+    held = read(golden(config, tree, halved="cache"), config)
     assert held.half is not None
     logits = []
     for half in (False, True):
