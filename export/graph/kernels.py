@@ -72,8 +72,8 @@ def over_kernels(
     """Return a copy of a graph in which tfm's kernels replace ONNX Runtime's operators. The copy reads its
     weights from kernels.data, as `tensors` and `forms` describe.
 
-    `halved` says which keys and values the kernels keep in float16. `thetas` are the thetas of positions whose
-    sines the graph computes.
+    `halved` says which keys and values the kernels keep in float16. `thetas` are the thetas of positions
+    whose sines the graph computes.
     """
     copy = ir.from_proto(ir.to_proto(model))
     tiled = {
