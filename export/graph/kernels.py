@@ -281,8 +281,9 @@ def _replace_multi_head(graph: ir.Graph, node: ir.Node) -> None:
 
 
 def _halve_encoder_kv(graph: ir.Graph) -> None:
-    """Make an encoder's keys and values float16, where its graph gives them and where a decoder's reads
-    them."""
+    """Store an encoder's keys and values in float16: the encoder's graph returns float16, and the decoder's
+    graph reads float16. Operators other than TextAttention get these keys and values back in float32.
+    """
     kinds = ("encoder_k.", "encoder_v.")
     for i, value in enumerate(graph.outputs):
         if value.name is not None and value.name.startswith(kinds):

@@ -217,7 +217,7 @@ class Manifest:
 
     @property
     def halved(self) -> Halved:
-        """Which keys and values the graphs over tfm's kernels keep in float16."""
+        """Return which keys and values the graphs over tfm's kernels keep in float16."""
         return "" if self.kernel_cache is None else "cache" if self.kernel_encoder is None else "all"
 
     @property

@@ -229,7 +229,7 @@ def _replaced(
 
 
 def _observed(on_cache: OnCache) -> dict[str, Callable[..., Any]]:
-    """The op that makes an encoder's keys and values for a layer, which are shown to `on_cache`."""
+    """Return the op that makes an encoder's keys and values for a layer and passes them to `on_cache`."""
     layers = count()
 
     def layer_kv(*arguments: Any, **settings: Any) -> EncoderKV:

@@ -157,7 +157,7 @@ def _half_cross_keys(*arguments: Any, **settings: Any) -> tuple[Array, Array]:
         return keys.astype(np.float16).astype(keys.dtype), values.astype(np.float16).astype(values.dtype)
 
 
-# What differs where an encoder's keys and values are float16.
+# The ops that replace others of the same name if an encoder's keys and values are float16.
 HALVED: Mapping[str, Callable[..., Any]] = MappingProxyType(
     {cross_attention.cross_keys.__name__: _half_cross_keys}
 )
