@@ -116,7 +116,8 @@ class Choosing(TypedDict, total=False):
     temperature: Annotated[
         float | None,
         Option(
-            "The sampling temperature. Higher values make the text more random. With 0, decoding is greedy.",
+            "The sampling temperature: above 1, texts are more random; below 1, less random. With 0, decoding "
+            "is greedy.",
             POSITIVE, draws=True, metavar="T", requests={"ge": 0}, key="temperature", gguf="temp",
         ),
     ]  # fmt: skip
@@ -242,7 +243,8 @@ class SamplingOptions(Choosing, TypedDict, total=False):
     greedy: Annotated[
         bool | None,
         Option(
-            "Always choose the likeliest token. Penalties and rules in the model's files still apply.",
+            "Always choose the likeliest token, even if the model's files ask for sampling. Penalties and "
+            "rules in the files still apply.",
             metavar="-",
         ),
     ]
