@@ -116,8 +116,8 @@ class Choosing(TypedDict, total=False):
     temperature: Annotated[
         float | None,
         Option(
-            "The sampling temperature: above 1, texts are more random; below 1, less random. With 0, decoding "
-            "is greedy.",
+            "The sampling temperature: above 1, texts are more random; below 1, less random. With 0, "
+            "decoding is greedy.",
             POSITIVE, draws=True, metavar="T", requests={"ge": 0}, key="temperature", gguf="temp",
         ),
     ]  # fmt: skip
