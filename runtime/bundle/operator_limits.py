@@ -22,11 +22,11 @@ def capture(config: Config) -> str | None:
     A replay reads and writes the same memory as the captured step, with the same shapes.
     """
     if group_query(config):
-        return "a copied cache is written to another place by each step"
+        return "each step writes a copied cache to another place in memory"
     if recurrent(cache_kinds(config)):
-        return "ONNX Runtime runs a step several times to capture it, and each would move a state on"
+        return "ONNX Runtime runs a step several times to capture it, and each run would change the state"
     if any(isinstance(layer.mlp, MoE) for layer in config.layers):
-        return "how many tokens an expert gets is known while the step runs"
+        return "the number of tokens for each expert is known only while the step runs"
     return None
 
 
@@ -57,7 +57,7 @@ def recurrence(target: Target, config: Config, floats: FloatType) -> str | None:
     if not recurrent(kinds):
         return None
     if floats == "float16" and any(kind.adds_up for kind in kinds):
-        return "a recurrence adds up its rounding token by token, for which float16 has too few bits"
+        return "the rounding errors of a recurrence in float16 would add up from token to token"
     return None
 
 

@@ -109,7 +109,7 @@ def problems(config: Config, placements: Mapping[str, Placement]) -> list[str]:
 
     copied = sum(len(placement.copied) for placement in placements.values())
     on_cpu = {name for placement in placements.values() for name in placement.on_cpu} - SIZES
-    found = [f"{copied} values are copied"] * bool(copied)
+    found = [f"values are copied ({copied})"] * bool(copied)
     found += [f"on the CPU: {', '.join(sorted(on_cpu))}"] * bool(on_cpu)
     if "decoder" in config.stacks and operator_limits.capture(config) is None:
         step = placements[GRAPH]

@@ -136,7 +136,7 @@ def table() -> str:
                 if one["cache"] == cache:
                     classes[one["found"].split(":")[0]].append(model)
             for found, models in classes.items():
-                form = f"{found}, {'with a cache' if cache else 'a text is one run, under each head'}"
+                form = f"{'a decoder with a cache' if cache else 'a text in one run, each head'}: {found}"
                 cells[form].append(f"{name} ({', '.join(models)})" if len(classes) > 1 else name)
     return listed(dict(sorted(cells.items())))
 

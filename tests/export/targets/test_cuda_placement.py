@@ -147,7 +147,7 @@ MODELS = {
     "pool and project": encoder(Pool("last", DENSE, unit=True, projections=(Dense("tanh", width=12),))),
 }
 
-STATE, CHOICE = "a recurrence adds up its rounding", "an indexer's scores are too near"
+STATE, CHOICE = "the rounding errors of a recurrence", "an indexer's scores are too near"
 REFUSED = {
     "linear attention and an LSTM": (tiny_models.recurrent(), STATE),
     "gated deltas": (tiny_models.gated_deltas(), STATE),
