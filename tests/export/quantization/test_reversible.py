@@ -293,7 +293,7 @@ def line(kind: str, tmp_path: Path) -> str:
         folder.mkdir()
         *_, bits, in_kernels = integers_through_a_bundle(kind, folder)
         of_file = width + (16 + width) / 32
-    back = "but for −0, which is 0" if kind in BUT_ZEROS else "yes"
+    back = "all but −0, which becomes 0" if kind in BUT_ZEROS else "yes"
     return f"| {kind} | {of_file:.4g} | {bits:.4g} | {in_kernels:.4g} | {back} |"
 
 
