@@ -99,7 +99,7 @@ class ChatCommands:
         try:
             name, *values = shlex.split(rest) or [""]
         except ValueError as error:
-            raise typer.BadParameter(f"{rest:.60}: {error}") from None
+            raise typer.BadParameter(f"/set {rest:.60}: {error}") from None
         if not name:
             return self._shown(self.options) or "you set no option: all have the model's own values"
         flag = f"--{name.removeprefix('--')}"
@@ -149,11 +149,11 @@ class ChatCommands:
 def _none(rest: str) -> None:
     """Raise a usage error if a command that takes no argument has one."""
     if rest:
-        raise typer.BadParameter(f"write nothing after this command, got {rest!r:.60}")
+        raise typer.BadParameter(f"/clear and /undo take no argument, got {rest!r:.60}")
 
 
 def _path(text: str) -> Path:
     """Return the file that a command names."""
     if not text:
-        raise typer.BadParameter("give a file after the command")
+        raise typer.BadParameter("/save and /load need the name of a file: write it after the command")
     return Path(text).expanduser()

@@ -159,7 +159,7 @@ def _parsed(text: str, place: str, kind: type, must: str) -> Any:
 
     value = parse(text, place, ArgumentError)
     if not isinstance(value, kind):
-        raise ArgumentError(f"{place} must have {must}, got {value!r:.80}")
+        raise ArgumentError(f"{place} must contain {must}, got {value!r:.80}")
     return value
 
 

@@ -154,11 +154,11 @@ def _explain(error: BaseException) -> tuple[int, str]:
         case OSError():
             return 1, str(error)
         case ImportError() if package in EXPORT_PACKAGES:
-            return 1, f"this needs {error.name}: pip install 'tfm-cli[export]'"
+            return 1, f"this command needs {error.name}: pip install 'tfm-cli[export]'"
         case ImportError() if package in SERVE_PACKAGES:
-            return 1, f"this needs {error.name}: pip install 'tfm-cli[serve]'"
+            return 1, f"this command needs {error.name}: pip install 'tfm-cli[serve]'"
         case ImportError() if package in RAY_PACKAGES:
-            return 1, f"this needs {error.name}: pip install 'tfm-cli[ray]'"
+            return 1, f"this command needs {error.name}: pip install 'tfm-cli[ray]'"
         case ImportError() if package == "matplotlib":
             return 1, "a picture needs matplotlib: pip install 'tfm-cli[plot]'"
         case _:

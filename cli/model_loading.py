@@ -182,7 +182,7 @@ def specified(
         params = opened.params
     say_replaced_code(opened.code_replaced_by)
     if opened.tokenizer is None:
-        raise CheckpointError(f"{name} must have a tokenizer")
+        raise CheckpointError(f"the model {name} has no tokenizer.json, which this command needs")
     return opened.config, params, read(opened.tokenizer, name)
 
 
@@ -326,12 +326,12 @@ def expect(opened: Bundle, quant: str | None, context: int | None) -> None:
     from ..refimpl.errors import BundleError
 
     for what, actual, expected in (
-        ("", opened.quant, quant),
-        ("a context of ", opened.config.context, context),
+        ("the quantization", opened.quant, quant),
+        ("the context length", opened.config.context, context),
     ):
         if expected not in (None, actual):
             raise BundleError(
-                f"{opened.path} has {what}{actual}, not {expected}: export the checkpoint again"
+                f"the bundle {opened.path} has {what} {actual}, not {expected}: export the checkpoint again"
             )
 
 
@@ -392,8 +392,8 @@ def module_of(model: Model, name: str) -> MTPDrafter:
         return model.mtp_drafter()
     except ConfigError:
         raise ConfigError(
-            f"{name}: --draft mtp needs a bundle with the model's module that predicts further tokens: "
-            "`tfm-cli export MODEL OUT --mtp` makes one of a checkpoint that has it"
+            f"{name}: --draft mtp needs a bundle with the module that predicts further tokens: export a "
+            "checkpoint that has this module with `tfm-cli export MODEL OUT --mtp`"
         ) from None
 
 

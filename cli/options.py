@@ -274,12 +274,12 @@ def json_object(text: str) -> dict[str, Any]:
     from ..refimpl.errors import ArgumentError
 
     try:
-        value = parse(text, "it", ArgumentError)
+        value = parse(text, "the value", ArgumentError)
     except ArgumentError as error:
         raise typer.BadParameter(str(error)) from None
     if not isinstance(value, dict):
         raise typer.BadParameter(
-            f'it must be a JSON object such as {{"enable_thinking": false}}, got {text:.60}'
+            f'the value must be a JSON object such as {{"enable_thinking": false}}, got {text:.60}'
         )
     return value
 

@@ -79,10 +79,10 @@ def command(
     if questions is not None:
         # With the questions in a file, the one argument that is left is the text.
         if context is not None:
-            raise typer.BadParameter("give the question as argument or --questions, not both")
+            raise typer.BadParameter("give the question as argument or with --questions, not both")
         question, context = None, question
     elif question is None:
-        raise typer.BadParameter("give a question: as argument, or with --questions")
+        raise typer.BadParameter("the question is missing: give it as argument, or with --questions")
     asked = None if question is None else [question]
     all_questions = read(asked, questions, "question", stdin_is_other=context is None and file is None)
     if context is not None and file is not None:

@@ -142,7 +142,7 @@ def command(
             frontier.measure(label, path, reference, read_text, count, new_tokens, repeats, progress())
         )
     if not points:
-        raise ExportError(f"{model} has none of these quantizations")
+        raise ExportError(f"{model} can't be exported in any of the quantizations {', '.join(left_out)}")
     best = frontier.frontier(points)
     loss = "KL" if checkpoint.config.head.predicts_tokens else "1 - COSINE"
     if plot is not None:

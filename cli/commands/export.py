@@ -200,7 +200,7 @@ def command(
     if budget is not None and bits is not None:
         raise typer.BadParameter("give --budget or --bits, not both")
     if table not in (4, 8):
-        raise typer.BadParameter(f"--table must be 4 or 8, got {table}")
+        raise typer.BadParameter(f"--table must be 4 or 8 bits, got {table}")
     wanted = static_layout(layout, batch, time, capacity)
     require_export(model)
     source = locate(model, progress())

@@ -169,7 +169,7 @@ def command(
             "--control-tokens needs --raw: in a chat, the chat template writes the special tokens"
         )
     if tools is not None and (raw or (batch is not None and not as_json)):
-        raise typer.BadParameter("--tools can't be used with --raw; with --batch it needs --json")
+        raise typer.BadParameter("--tools can't be used with --raw, and --tools with --batch needs --json")
     functions = None if tools is None else read_tools(tools)
     from ..model_loading import computed_by, locate_weights
 

@@ -73,7 +73,8 @@ def command(
     _write(file, page(report, Facts(layers, _sizes(opened), speeds, _machine())))
     out(str(file))
     if report.failed:
-        raise VerifyError(f"{bundle}: out of budget: {', '.join(row.name for row in report.failed)}")
+        names = ", ".join(row.name for row in report.failed)
+        raise VerifyError(f"{bundle}: the bundle failed these checks: {names}")
 
 
 def _layers(bundle: Bundle) -> Sequence[LayerError] | str:

@@ -196,8 +196,8 @@ def command(
         )
     if ignore_key and len(named) > 1:
         raise typer.BadParameter(
-            "--ignore-key is for a server of one model: export the model with --ignore-key, and serve its "
-            "bundle"
+            f"--ignore-key needs a server of one model, but {len(named)} are given: export each model with "
+            "--ignore-key, and serve the bundles"
         )
     loads: dict[str, partial[Model]] = {}
     settings, ignored = (engine, quant, device, threads, context), ignore_key or ()
@@ -206,7 +206,9 @@ def command(
     with http.listen(host, port) as listening:  # before minutes of export: the port may be taken
         for served, name in named:
             if served in loads:
-                raise typer.BadParameter(f"two models are named {served}: rename one of them")
+                raise typer.BadParameter(
+                    f"two models are named {served}: give one of them as NAME=MODEL, with another name"
+                )
             loads[served] = by_model[name]
         server = Server(
             loads,

@@ -87,7 +87,7 @@ def train(
     """
     for file in files:
         if not file.is_file():
-            raise typer.BadParameter(f"{file} must be a text file; --out names the file to write")
+            raise typer.BadParameter(f"{file} must be an existing text file (--out names the file to write)")
     from ...refimpl.checkpoint.tokenizers import training
     from ...refimpl.checkpoint.tokenizers.tokenizer import save
 
@@ -285,7 +285,7 @@ def _tokenizer(name: str) -> Tokenizer:
     is_bundle = source.kind == "bundle"
     opened = open_bundle(source.path) if is_bundle else open_checkpoint(source.path, adapter=False)
     if opened.tokenizer is None:
-        raise CheckpointError(f"{name} must have a tokenizer")
+        raise CheckpointError(f"the model {name} has no tokenizer.json, which this command needs")
     return read(opened.tokenizer, name)
 
 
@@ -299,5 +299,7 @@ def _lines(files: Sequence[Path]) -> list[str]:
         try:
             lines += io.StringIO(read_file(file, TEXT_BYTES).decode(), newline="\n")
         except UnicodeDecodeError as error:
-            raise CheckpointError(f"{file}: must be UTF-8, but byte {error.start} isn't") from None
+            raise CheckpointError(
+                f"{file}: must be UTF-8, but the byte at offset {error.start} isn't"
+            ) from None
     return lines

@@ -161,8 +161,8 @@ def command(
 
     if live != (file == [STDIN]) or (live and sys.stdin.isatty()):
         raise typer.BadParameter(
-            "--live transcribes what another program writes to stdin: arecord -f S16_LE -r 16000 -c 1 | "
-            "tfm-cli transcribe - --live"
+            "--live and the file name - must be given together, to transcribe a sound that another program "
+            "writes to stdin: arecord -f S16_LE -r 16000 -c 1 | tfm-cli transcribe - --live"
         )
     if live and batch > 1:
         raise typer.BadParameter("--live transcribes one utterance at a time: leave out --batch")
@@ -225,7 +225,9 @@ def _frames(path: Path) -> np.ndarray:
     samples = np.concatenate([*samples_of(path)()])
     if len(samples) > ROW * ROWS * RATE:
         minutes = len(samples) / RATE / 60
-        raise typer.BadParameter(f"--plot draws at most {ROW * ROWS // 60} minutes, got {minutes:.0f}")
+        raise typer.BadParameter(
+            f"--plot draws at most {ROW * ROWS // 60} minutes of sound, but {path} has {minutes:.0f} minutes"
+        )
     return features(samples, bands=80)[: max(1, len(samples) // HOP)]
 
 

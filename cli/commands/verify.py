@@ -97,7 +97,7 @@ def command(
             out(with_flags(escape(line)))
     if report.failed:
         names = ", ".join(row.name for row in report.failed)
-        raise VerifyError(f"{bundle}: out of budget: {names}{divergence(path)}")
+        raise VerifyError(f"{bundle}: the bundle failed these checks: {names}{divergence(path)}")
 
 
 def divergence(bundle: Path) -> str:
