@@ -159,46 +159,47 @@ class _Check:
             opset = read(self.data, OPSET, span)
             domain, version = opset["domain"] or "", opset["version"] or 0
             if domain not in self.operators or not 1 <= version <= LAST_VERSION:
-                raise ValueError(f"operator set {domain!r:.80}, {version} isn't known")
+                raise ValueError(f"operator set {domain!r:.80} of version {version} isn't one that tfm uses")
             self.imported.add(domain)
         for span in model["metadata_props"]:
             read(self.data, ENTRY, span)
         if model["graph"] is None:
-            raise ValueError("it contains no graph")
+            raise ValueError("the file contains no graph")
         content = read(self.data, GRAPH, model["graph"])
         self.ports(content["input"], self.graph.inputs, 3)
         self.known.update(port.name for port in self.graph.inputs)
         for span in content["initializer"]:
             self.add(self.tensor(span))
         if missing := self.tensors.keys() - self.read:
-            raise ValueError(f"it doesn't read the tensor {min(missing)}")
+            raise ValueError(f"the graph doesn't read the tensor {min(missing)}, which tfm.json lists")
         if len(content["node"]) > NODES:
-            raise ValueError(f"it may have at most {NODES} nodes, but it has {len(content['node'])}")
+            raise ValueError(f"the graph may have at most {NODES} nodes, but it has {len(content['node'])}")
         for span in content["node"]:
             self.node(span)
         for span in content["value_info"]:
             self.value(span)
         self.ports(content["output"], self.graph.outputs, 2)  # its axes are for ONNX Runtime to find
         if lost := [port.name for port in self.graph.outputs if port.name not in self.known]:
-            raise ValueError(f"output {lost[0]} is never computed")
+            raise ValueError(f"no node computes the output {lost[0]}")
 
     def add(self, name: str | None) -> None:
         if not name or name in self.known:
-            raise ValueError(f"two values must not have the same name, {name!r:.80}")
+            raise ValueError(f"each value must have a name of its own, got {name!r:.80}")
         self.known.add(name)
 
     def ports(self, spans: list[tuple[int, int]], ports: tuple[Port, ...], count: int) -> None:
         """Check that the graph declares exactly these inputs or outputs, in this order. Of name, type and
         axes, the first `count` are compared.
         """
+        what = "output" if ports is self.graph.outputs else "input"
         for port, span in zip(ports, spans, strict=False):
             float_type = "float32" if port.name in ("logits", "predictions") else self.dtype
             wanted = (port.name, TYPES[port.dtype or float_type], port.axes)
             value = self.value(span)
             if value[:count] != wanted[:count]:
-                raise ValueError(f"an input or output must be {wanted}, got {value!s:.80}")
+                raise ValueError(f"an {what} must have name, type and axes {wanted}, got {value!s:.80}")
         if len(spans) != len(ports):
-            raise ValueError(f"it must have {len(ports)} inputs or outputs here, but it has {len(spans)}")
+            raise ValueError(f"the graph must have {len(ports)} {what}s, but it has {len(spans)}")
 
     def value(self, span: tuple[int, int]) -> tuple[str, int, tuple[str | int, ...]]:
         """Return the name, element type and axes of a tensor that the graph declares."""
@@ -242,7 +243,7 @@ class _Check:
         crashes on a Split with more outputs.
         """
         if (stated := read(self.data, ATTRIBUTE, span)["i"]) != count:
-            raise ValueError(f"Split must have num_outputs {count}, got {stated}")
+            raise ValueError(f"a Split node with {count} outputs must have num_outputs {count}, got {stated}")
 
     def attribute(self, span: tuple[int, int]) -> None:
         value = read(self.data, ATTRIBUTE, span)
@@ -259,28 +260,30 @@ class _Check:
         tensor = read(self.data, TENSOR, span)
         name, kind, shape = tensor["name"], tensor["data_type"] or 0, tuple(tensor["dims"])
         if len(shape) > 8:
-            raise ValueError(f"{name!r:.80} may have at most 8 axes, but it has {len(shape)}")
+            raise ValueError(f"tensor {name!r:.80} may have at most 8 axes, but it has {len(shape)}")
         if tensor["data_location"] != EXTERNAL:
             bits = BITS.get(kind)
             content = tensor["raw_data"] or b""
             size = len(content)
             if bits is None or tensor["external_data"] or -(-math.prod(shape) * bits // 8) != size:
                 raise ValueError(
-                    f"{name!r:.80} of type {kind} and shape {shape!s:.80} can't have {size} bytes"
+                    f"tensor {name!r:.80} of type {kind} and shape {shape!s:.80} can't have {size} bytes"
                 )
             if kind == TYPES["int64"]:
                 _check_integers(name, np.frombuffer(content, "<u8").tolist())
             return name
         entries = [read(self.data, ENTRY, entry) for entry in tensor["external_data"]]
-        lies = {entry["key"]: entry["value"] for entry in entries}
+        found = {entry["key"]: entry["value"] for entry in entries}
         stated, base = place(name or "", self.tensors), stored_name(name or "", self.tensors)
         if stated is None or base is None:
-            raise ValueError(f"{name!r:.80} isn't one of the manifest's tensors for this graph")
+            raise ValueError(f"tensor {name!r:.80} isn't one that tfm.json lists for this graph")
         wanted = {"location": self.file, "offset": str(stated.offset), "length": str(stated.length)}
-        if len(entries) != len(wanted) or lies != wanted or tensor["raw_data"] is not None:
-            raise ValueError(f"{name} must lie at {wanted}, got {lies!s:.120}")
+        if len(entries) != len(wanted) or found != wanted or tensor["raw_data"] is not None:
+            raise ValueError(f"tensor {name} must be stored at {wanted}, got {found!s:.120}")
         if (kind, shape) != (TYPES[stated.dtype], stated.shape):
-            raise ValueError(f"{name} must be {stated.dtype} {list(stated.shape)}, got {kind} {shape!s:.80}")
+            raise ValueError(
+                f"tensor {name} must be {stated.dtype} {list(stated.shape)}, got type {kind} {shape!s:.80}"
+            )
         self.read.add(base)
         return name
 
@@ -291,4 +294,4 @@ def _check_integers(name: str | None, values: list[int]) -> None:
     """
     for value in values:
         if min(value, 2**64 - value) > LARGEST and value != TO_THE_END:
-            raise ValueError(f"{name!r:.80} may hold integers up to {LARGEST}, got {value}")
+            raise ValueError(f"the integers of {name!r:.80} may be at most {LARGEST}, got {value}")

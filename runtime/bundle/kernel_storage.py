@@ -337,12 +337,13 @@ def store(group: Group, stored: Mapping[str, Array], forms: Mapping[str, KernelF
     table = _table(group, stored) if own.table else None
     if own.table and table is None:
         raise BundleError(
-            f"{parts['packed']} must contain at most 16 different codes, but it has more: export the "
-            "model again"
+            f"weight {parts['packed']} must contain at most 16 different quantized integers, but it contains "
+            "more: export the model again"
         )
     if not own.table and own.bits < bits and own.bits < _fewest_bits(group, stored):
         raise BundleError(
-            f"{parts['packed']} must hold codes of {own.bits} bits, but it has others: export the model again"
+            f"weight {parts['packed']} must contain quantized integers of {own.bits} bits, but some need "
+            "more: export the model again"
         )
     places = np.arange(256, dtype=np.uint8) - np.uint8(2 ** (bits - 1) - 2 ** (own.bits - 1))
     if table is not None:
@@ -360,15 +361,16 @@ def store(group: Group, stored: Mapping[str, Array], forms: Mapping[str, KernelF
     if own.scales == "codes":
         if (coded := _coded(group, stored, own.bits)) is None:
             raise BundleError(
-                f"{parts['scale']} must hold codes times float16 numbers, but it has others: export the "
-                "model again"
+                f"weight {parts['scale']} must contain integers times float16 numbers, but it contains other "
+                "numbers: export the model again"
             )
         (scale, *others), factors = ([part[i] for part in coded] for i in (0, 1))
         minimum = others[0] if others else None
     elif own.scales == "float16":
         if (halves := _halves(group, stored, own.bits)) is None:
             raise BundleError(
-                f"{parts['scale']} must hold float16 numbers, but it has others: export the model again"
+                f"weight {parts['scale']} must contain float16 numbers, but it contains other numbers: "
+                "export the model again"
             )
         scale, minimum = halves
     result[parts["scale"]] = _by_tile(scale, tiles)

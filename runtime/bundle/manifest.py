@@ -283,7 +283,7 @@ def _other_format(value: dict[str, Any], stated: int) -> str:
     option = f" --quant {quant}" if isinstance(quant, str) and re.fullmatch(r"[a-z0-9-]{1,20}", quant) else ""
     return (
         f"must be a bundle of format {FORMAT}, got {stated}: an older tfm wrote it; export it again with "
-        f"`tfm-cli export MODEL OUT{option}`, where MODEL is the checkpoint that it was made from"
+        f"`tfm-cli export MODEL OUT{option}`, where MODEL is the bundle's checkpoint"
     )
 
 
@@ -306,12 +306,16 @@ def _check(m: Manifest) -> None:
     if m.tensors != expected:
         odd = next(n for n in (*expected, *m.tensors) if expected.get(n) != m.tensors.get(n))
         got = m.tensors.get(odd)
-        raise ValueError(f"tensors.{odd:.80} must be {expected.get(odd)} by config and schemes, got {got}")
+        raise ValueError(
+            f"tensors.{odd:.80} must be {expected.get(odd)}, as config and schemes say, got {got}"
+        )
     _check_kernels(m)
     _check_files(m)
     count = m.config.head.labels if isinstance(m.config.head, Classify | Tag) else 0
     if len(set(m.labels)) != len(m.labels) or len(m.labels) != count:
-        raise ValueError(f"labels must be {count} different names by the config, got {list(m.labels)!r:.80}")
+        raise ValueError(
+            f"labels must be {count} different names, as config says, got {list(m.labels)!r:.80}"
+        )
     _check_source(m.source)
     _check_chosen(m)
     for name, task in m.generation.tasks.items():
@@ -328,11 +332,13 @@ def _check_schemes(m: Manifest, target: Target) -> None:
     shapes = m.plan.shapes
     for name, weight_format in m.schemes.items():
         if len(shapes.get(name, ())) != 2:
-            raise ValueError(f"schemes.{name:.80} isn't a matrix of this config")
+            raise ValueError(f"schemes.{name:.80} must name a matrix of the model that config describes")
         if not _possible(weight_format, shapes[name][int(is_table(name))], target):
-            raise ValueError(f"schemes.{name} can't be {weight_format}")
+            raise ValueError(f"schemes.{name} can't be {weight_format} with target {m.target}")
         if not re.fullmatch(r"[A-Z0-9_]{0,20}", weight_format.source):
-            raise ValueError(f"schemes.{name}.source must name a type, got {weight_format.source!r:.40}")
+            raise ValueError(
+                f"schemes.{name}.source must name a type of weights, got {weight_format.source!r:.40}"
+            )
 
 
 def _check_cache(m: Manifest, target: Target) -> None:
@@ -340,11 +346,11 @@ def _check_cache(m: Manifest, target: Target) -> None:
     if recurrent(cache_kinds(m.config)) and m.cache == "windowed":
         raise ValueError("cache can't be windowed if a layer is recurrent")
     if (m.cache == "none") != (not isinstance(m.config.head, LM)):
-        raise ValueError(f"cache must be none if and only if there is no decoder, got {m.cache}")
+        raise ValueError(f"cache must be none if and only if the model generates no text, got {m.cache}")
     if m.config.rounds_cache and (target.float_cache is not None or m.cache == "copied"):
         raise ValueError(
-            f"kv can't be {m.config.kv} on {m.target} in a {m.cache} cache: "
-            "only ort-cpu writes codes in place"
+            f"kv can't be {m.config.kv} with target {m.target} and cache {m.cache}: only ort-cpu writes "
+            "quantized keys and values in place"
         )
     if (m.cache_kl is None) == (m.config.kv == "int4") or not 0 <= (m.cache_kl or 0) < math.inf:
         raise ValueError(
@@ -358,22 +364,31 @@ def _check_kernels(m: Manifest) -> None:
     """Raise ValueError if the fields about kernels name weights that the kernels don't read."""
     may_halve = m.plan.may_halve(m.cache)
     if m.kernel_cache is not None and not may_halve:
-        raise ValueError("kernel_cache must be absent if the kernels' cache has no floats")
+        raise ValueError(
+            f"kernel_cache must be absent, got {m.kernel_cache}: this bundle's kernels don't store keys and "
+            "values as floats in place"
+        )
     if m.kernel_encoder is not None and (m.kernel_cache is None or may_halve != "all"):
-        raise ValueError("kernel_encoder must be absent without kernel_cache or without cross-attention")
+        raise ValueError(
+            f"kernel_encoder must be absent, got {m.kernel_encoder}: it needs a model with cross-attention, and "
+            "the field kernel_cache"
+        )
     if m.kernel_minima and not m.plan.has_minima:
-        raise ValueError("kernel_minima must be absent if the kernels have no minima")
+        raise ValueError(
+            "kernel_minima must be absent, because no weight of this bundle's kernels has minima"
+        )
     in_blocks = {name: group for name, group in m.plan.groups.items() if kernel_storage.has_scales(group)}
     if not m.plan.has_kernels or m.dtype != "float32":
         in_blocks = {}
     for field_name, named in (("half_scales", m.half_scales), ("kernel_forms", tuple(m.kernel_forms))):
         if list(named) != [name for name in in_blocks if name in named]:
             raise ValueError(
-                f"{field_name} must name weights of kernels in blocks, in order, got {named!s:.80}"
+                f"{field_name} must name weights that kernels read in blocks, in the order of the model, got "
+                f"{named!s:.80}"
             )
     for name, form in m.kernel_forms.items():
         if not kernel_storage.is_possible(in_blocks[name], form):
-            raise ValueError(f"kernel_forms.{name} can't be {form}")
+            raise ValueError(f"kernel_forms.{name} can't be {form} for the format of this weight")
 
 
 def _check_files(m: Manifest) -> None:
@@ -393,7 +408,7 @@ def _check_files(m: Manifest) -> None:
             f"{DATA} must have {m.plan.size} bytes according to tensors, but files says {m.files[DATA].size}"
         )
     if len(m.notices) > MOST:
-        raise ValueError(f"files may hold at most {MOST} licences and notices, but it holds {len(m.notices)}")
+        raise ValueError(f"files may list at most {MOST} licences and notices, got {len(m.notices)}")
 
 
 def _check_source(source: SourceCheckpoint) -> None:
@@ -403,11 +418,15 @@ def _check_source(source: SourceCheckpoint) -> None:
     if not source.licence.isprintable() or len(source.licence) > LONGEST:
         raise ValueError(f"source.licence must be a printable line of at most {LONGEST} characters")
     if not re.fullmatch(r"[a-z0-9_-]{0,40}", source.code_replaced_by):
-        raise ValueError(f"source.code_replaced_by must name a family, got {source.code_replaced_by!r:.80}")
+        raise ValueError(
+            f"source.code_replaced_by must name a model family, got {source.code_replaced_by!r:.80}"
+        )
     if odd := [part for part in source.left_out if not re.fullmatch(r"\w[\w.]{0,79}", part, re.ASCII)]:
-        raise ValueError(f"source.left_out must map names of tensors, got {odd[0]!r:.80}")
+        raise ValueError(f"the keys of source.left_out must be names of tensors, got {odd[0]!r:.80}")
     if odd := [key for key in source.ignored_keys if not key.isprintable() or len(key) > LONGEST]:
-        raise ValueError(f"source.ignored_keys must be printable lines, got {odd[0]!r:.80}")
+        raise ValueError(
+            f"source.ignored_keys must be printable lines of at most {LONGEST} characters, got {odd[0]!r:.80}"
+        )
 
 
 def _check_chosen(m: Manifest) -> None:
@@ -417,13 +436,17 @@ def _check_chosen(m: Manifest) -> None:
     if m.quant != "auto":
         raise ValueError(f"chosen must be absent with quant {m.quant:.40}, since only auto chooses formats")
     if list(m.chosen.losses) != list(m.plan.units):
-        raise ValueError("chosen.losses must name the units of quantized weights, in order")
+        raise ValueError(
+            "the keys of chosen.losses must be the groups of weights with one format, in the model's order"
+        )
     if min([m.chosen.measured, *m.chosen.losses.values()]) < 0:
         raise ValueError("chosen.losses and chosen.measured must be numbers of at least 0")
     if m.chosen.tokens < 1:
         raise ValueError("chosen.tokens must be at least 1, got 0")
     if not re.fullmatch(r"[a-z0-9=.+ -]{1,40}", m.chosen.budget):
-        raise ValueError(f"chosen.budget must say what was asked for, got {m.chosen.budget!r:.80}")
+        raise ValueError(
+            f"chosen.budget must be a budget such as kl=0.01 or 4.5 bits, got {m.chosen.budget!r:.80}"
+        )
 
 
 def _possible(weight_format: WeightFormat, length: int, target: Target) -> bool:
@@ -465,8 +488,8 @@ def _check_generation(g: Generation, config: Config) -> None:
         ids += g.speech.tasks.values()
         if g.speech.no_speech < 0:
             raise ValueError(
-                "generation.speech must have a token for silence, with a lower id than the token for no "
-                "timestamps"
+                "generation.speech.no_timestamps must be at least 1, because the token before it means "
+                f"silence, got {g.speech.no_timestamps}"
             )
         if odd := [one for one in g.speech.alignment_heads if not is_head(one, config)]:
             raise ValueError(f"generation.speech.alignment_heads must be heads of the decoder, got {odd[0]}")
@@ -474,11 +497,13 @@ def _check_generation(g: Generation, config: Config) -> None:
         ids += [g.ctc.blank, g.ctc.delimiter]
     for token in ids:
         if token is not None and token >= vocabulary:
-            raise ValueError(f"generation's ids must be below {vocabulary}, got {token}")
+            raise ValueError(
+                f"generation's token ids must be below the vocabulary of {vocabulary}, got {token}"
+            )
     if g.max_new_tokens == 0:
         raise ValueError("generation.max_new_tokens must be null or at least 1, got 0")
     if odd := sorted(g.search.keys() - {"beams", "length_penalty", "early_stopping", "renormalize"}):
-        raise ValueError(f"generation.search.{odd[0]:.80} is unknown")
+        raise ValueError(f"generation.search.{odd[0]:.80} is an unknown field")
     search: dict[str, Any] = {"beams": 1, **g.search}
     if not BEAMS.holds(search["beams"]):
         raise ValueError(f"generation.search.beams must be {BEAMS.words}, got {search['beams']!r:.40}")
@@ -486,4 +511,4 @@ def _check_generation(g: Generation, config: Config) -> None:
     if not STOPS.holds(g.stop):
         raise ValueError(f"generation.stop must be {STOPS.words}, got {g.stop!r:.80}")
     if odd := [name for name in g.left_out if name not in KEYS]:
-        raise ValueError(f"generation.left_out must name options, got {odd[0]!r:.80}")
+        raise ValueError(f"generation.left_out must name options of generation, got {odd[0]!r:.80}")

@@ -46,7 +46,7 @@ def read(data: bytes, schema: Schema, span: tuple[int, int]) -> dict[str, Any]:
     for tag, begin, end in _fields(data, *span):
         field = by_tag.get(tag)
         if field is None:
-            raise ValueError(f"field {tag >> 3} of kind {tag & 7} isn't known")
+            raise ValueError(f"protobuf field {tag >> 3} of wire type {tag & 7} isn't one that tfm writes")
         if field.kind == "text":
             value: Any = data[begin:end].decode("utf-8")
         elif field.kind == "bytes":
@@ -58,7 +58,7 @@ def read(data: bytes, schema: Schema, span: tuple[int, int]) -> dict[str, Any]:
         elif values[field.name] is None:
             values[field.name] = value
         else:
-            raise ValueError(f"{field.name} may occur once")
+            raise ValueError(f"protobuf field {field.name} may occur only once")
     return values
 
 
@@ -81,9 +81,9 @@ def _fields(data: bytes, at: int, end: int) -> Iterator[tuple[int, int, int]]:
         elif kind in (1, 5):
             size = 8 if kind == 1 else 4
         else:
-            raise ValueError(f"a field may be of kind 0, 1, 2 or 5, got {kind}")
+            raise ValueError(f"a protobuf field must have wire type 0, 1, 2 or 5, got {kind}")
         if size > end - at:
-            raise ValueError(f"a field needs {size} bytes, but {end - at} are left")
+            raise ValueError(f"a protobuf field needs {size} bytes, but {end - at} are left")
         yield tag, at, at + size
         at += size
 
@@ -98,4 +98,4 @@ def _number(data: bytes, at: int, end: int) -> tuple[int, int]:
         value |= (byte & 127) << 7 * i
         if byte < 128:
             return value, at + i + 1
-    raise ValueError("a number must end within 10 bytes and within its message")
+    raise ValueError("a protobuf number must end within 10 bytes and within its message")

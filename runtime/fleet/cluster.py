@@ -42,7 +42,9 @@ def connected(address: str) -> Iterator[None]:
         with silent_stderr():  # it says there what it does
             ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR, **started)
     except (ConnectionError, ValueError, RuntimeError) as error:
-        raise DeviceError(f"no Ray cluster at {address!r:.80}: {str(error).splitlines()[0]:.200}") from None
+        raise DeviceError(
+            f"can't connect to a Ray cluster at {address!r:.80}: {str(error).splitlines()[0]:.200}"
+        ) from None
     if threading.current_thread() is threading.main_thread():
         signal.signal(signal.SIGTERM, on_sigterm)  # Ray has put its own in this place
     try:

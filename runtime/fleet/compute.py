@@ -29,7 +29,7 @@ class ComputeBlock:
     ) -> None:
         if identity(bundle) != expected:
             raise BundleError(
-                f"{bundle} must be the same bundle on every machine as where the job was started"
+                f"the bundle {bundle} must be the same on every machine, but it differs on this machine"
             )
         self._task = TASKS[task](bundle, column=TEXT, **options)
         self._rows = rows

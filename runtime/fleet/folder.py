@@ -67,7 +67,7 @@ def opened(path: Path, job: Job) -> Iterator[ResultFolder]:
         if MANIFEST not in names:
             if names:
                 raise ExportError(
-                    f"{path} must be new, empty or the folder of this job, but it has {names[0]!r:.80}"
+                    f"the folder {path} must be new, empty or of this job, but it contains {names[0]!r:.80}"
                 )
             data = json.dumps(job.manifest, indent=1).encode()
             write_whole(path / MANIFEST, data)
@@ -75,7 +75,9 @@ def opened(path: Path, job: Job) -> Iterator[ResultFolder]:
         folder = ResultFolder(path, job)
         for name in names:
             if BLOCK.fullmatch(name) and not name.endswith(f"-{job.digest}.{job.format}"):
-                raise ExportError(f"{path} has {name}, which belongs to another job: choose another folder")
+                raise ExportError(
+                    f"the folder {path} contains {name}, which belongs to another job: choose another folder"
+                )
         yield folder
 
 
@@ -90,6 +92,6 @@ def _expect(path: Path, job: Job) -> None:
         what = next(key for key in sorted({*theirs, *ours}) if theirs.get(key) != ours.get(key))
         theirs, ours = theirs.get(what), ours.get(what)
     raise ExportError(
-        f"{path} belongs to another job, whose {what} is {theirs!r:.80}, not {ours!r:.80}: choose another "
+        f"the folder {path} belongs to a job with {what} {theirs!r:.80}, not {ours!r:.80}: choose another "
         "folder"
     )

@@ -69,7 +69,9 @@ class Forward:
         except ClientDisconnect:
             return
         except TimeoutError:
-            late = RequestError(f"the body took more than {self._limits.read_s:g} s", status=408)
+            late = RequestError(
+                f"the request's body must arrive within {self._limits.read_s:g} s", status=408
+            )
             await response_to(late)(scope, receive, send)
             return
         passed = {name: scope[name] for name in PASSED if name in scope}
@@ -86,7 +88,7 @@ class Forward:
                     await answer.end(error)
                     return
                 self._count(outcome)
-        gone = RequestError("two replicas ended while they had the request: try again later", status=503)
+        gone = RequestError("two replicas ended while they computed the request: try again later", status=503)
         await response_to(gone)(scope, receive, send)
 
     async def _messages(self, scope: Scope, body: bytes) -> AsyncIterator[Message]:

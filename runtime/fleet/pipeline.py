@@ -40,7 +40,7 @@ def run(
     with opened(out, job) as folder:
         sizes = [len(block) for block in blocks(job.file, job.column, job.rows)]
         if not sizes:
-            raise ArgumentError(f"{job.file.name} has no rows")
+            raise ArgumentError(f"the file {job.file.name} must have rows, but it has none")
         missing = {number for number in range(len(sizes)) if not folder.has(number)}
         if missing:
             total, done = sum(sizes[number] for number in missing), 0

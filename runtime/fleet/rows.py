@@ -48,7 +48,7 @@ def texts(path: Path, column: str) -> Iterator[str]:
             value.encode()
         except UnicodeEncodeError:  # "\ud800" in JSON
             raise ArgumentError(
-                f"{path.name}, row {number}: {column!r:.80} has half a surrogate pair"
+                f"{path.name}, row {number}: {column!r:.80} must be Unicode, but it has half a surrogate pair"
             ) from None
         yield value
 

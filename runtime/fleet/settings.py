@@ -69,6 +69,7 @@ class Settings:
         named = {path.name: path for path in paths}
         if len(named) < len(paths):
             raise ArgumentError(
-                "two bundles have folders of the same name, by which models are named: rename one"
+                "bundle must list folders with different names, because a folder's name is the model's name: "
+                "rename one folder"
             )
         return named

@@ -117,7 +117,7 @@ def require_room(folder: Path, need: int) -> None:
     if (free := shutil.disk_usage(folder).free) < need:
         sizes = f"needs {need / 1e6:.1f} MB for this model, but only {free / 1e6:.1f} MB are free"
         raise ExportError(
-            f"the cache {cache_dir()} {sizes}: make room, or set TFM_CACHE to use another folder"
+            f"the cache {cache_dir()} {sizes}: free disk space, or set TFM_CACHE to use another folder"
         )
 
 

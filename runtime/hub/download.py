@@ -96,9 +96,9 @@ def model_in(sizes: Mapping[str, int], where: str, choice: str | None = None) ->
         megabytes = [sum(sizes[file] for file in models[model]) / 1e6 for model in few]
         prefix = f"{where}:" if on_hub else ""
         listed = ", ".join(f"{prefix}{n} ({mb:,.0f} MB)" for n, mb in zip(names, megabytes, strict=True))
-        has = f"{where} has {len(few)} models" if chosen else f"{where} has no {choice!r:.80}"
+        has = f"{where} has {len(few)} models" if chosen else f"{where} has no model {choice!r:.80}"
         how = "choose one of" if on_hub else "it must have only one of"
-        raise CheckpointError(f"{has}, {how} {shorten(listed, 600, placeholder=' …')}")
+        raise CheckpointError(f"{has}: {how} {shorten(listed, 600, placeholder=' …')}")
     return chosen[0], models[chosen[0]]
 
 
@@ -157,7 +157,7 @@ def _resumed(requirement: str, size: int, partial: Path, progress: Progress) -> 
         if not size_of(wheel):
             return None
         raise TransferError(
-            f"{requirement} can't be fetched: {cause_of(error)}; is the network there? {GOES_ON}"
+            f"{requirement} can't be fetched: {cause_of(error)}; does this machine have a network? {GOES_ON}"
         ) from None
     return wheel
 

@@ -136,7 +136,7 @@ def fetch(
         if digest is not None and not has_digest(part, digest):
             part.unlink()
             raise TransferError(
-                f"{path.name} must have the hash {digest}, but it came with another: try again"
+                f"the download {path.name} must have the hash {digest}, but it has another hash: try again"
             )
     part.rename(path)
 
@@ -171,7 +171,7 @@ class _Part(io.FileIO):
     def write(self, data: bytes) -> int:  # pyright: ignore[reportIncompatibleMethodOverride]
         if self._size is not None and self.tell() + len(data) > self._size:
             raise CheckpointError(
-                f"{Path(str(self.name)).stem} may have at most {self._size} bytes, but more came"
+                f"the download {Path(str(self.name)).stem} may have at most {self._size} bytes, but more came"
             )
         rest = memoryview(data)
         while rest:

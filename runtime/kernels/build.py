@@ -49,7 +49,7 @@ def build(
     """
     platform = platform or Platform.here()
     if not platform.known:
-        raise ExportError(f"kernels don't support {platform}")
+        raise ExportError(f"tfm's kernels don't support {platform}")
     wanted, without = library.key(platform), ()
     private = out is None
     if out is None:

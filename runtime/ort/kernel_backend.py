@@ -127,7 +127,8 @@ def run_error(model: Path, error: Exception) -> TfmError:
 def too_large_error() -> NumericError:
     """Return the error for a key or value that the kernels' cache can't hold."""
     return NumericError(
-        f"{TOO_LARGE}, being too large for float16, or not finite: {SWITCH}=0 takes ONNX Runtime's operators"
+        f"{TOO_LARGE}, because the number is too large for float16 or not finite: set {SWITCH}=0 to use ONNX "
+        "Runtime's operators"
     )
 
 
@@ -164,7 +165,7 @@ def prepared(
         drop_orphans(folder.parent)
         folder.parent.mkdir(parents=True, exist_ok=True)
         if (free := shutil.disk_usage(folder.parent).free) < SPACE * size:
-            raise OSError(errno.ENOSPC, f"they need {size} bytes, but {free} are free")
+            raise OSError(errno.ENOSPC, f"the weights need {size} bytes, but {free} bytes are free")
         notify(f"preparing {size / 1e6:.1f} MB of weights for this processor, once")
         with replacing(folder) as new:
             write(bundle, new)
@@ -176,7 +177,7 @@ def prepared(
 
 def no_room(error: OSError) -> str:
     """Return one line that says why the user's cache can't store the kernels' weights."""
-    return f"the cache {cache_dir()} can't hold their weights: {error.strerror}"
+    return f"the cache {cache_dir()} can't store the kernels' weights: {error.strerror}"
 
 
 def library_for(bundle: Bundle, notify: Callable[[str], None] = lambda _: None) -> Library | str:
@@ -230,7 +231,9 @@ def _register(library: Library, session_options: ort.SessionOptions) -> None:
     with one_line("the kernels can't be registered", DeviceError):
         session_options.register_custom_ops_library(str(library.path))
     if not loaded.tfm_has_api():
-        raise DeviceError(f"ONNX Runtime {ort.__version__} lacks version 17 of its C interface")
+        raise DeviceError(
+            f"ONNX Runtime {ort.__version__} lacks version 17 of the C interface, which the kernels need"
+        )
 
 
 def cache_type(bundle: Bundle) -> CacheType | None:

@@ -73,7 +73,7 @@ def read(path: Path, engine: OrtEngine) -> tuple[list[int], OrtCache]:
 
     def next_bytes(begin: int, count: int) -> np.ndarray:
         if begin + count + DIGEST > len(file):
-            raise ArgumentError(f"{path}: isn't a prefix that `--prefix` wrote, or was cut short")
+            raise ArgumentError(f"{path}: isn't a file that `--prefix` wrote, or was cut short")
         data = file.read(begin, begin + count)
         digest.update(data.data)
         return data
@@ -82,7 +82,7 @@ def read(path: Path, engine: OrtEngine) -> tuple[list[int], OrtCache]:
     first = next_bytes(0, start).tobytes()
     length = int.from_bytes(first[len(MAGIC) :], "little")
     if first[: len(MAGIC)] != MAGIC or length > HEADER:
-        raise ArgumentError(f"{path}: isn't a prefix that `--prefix` wrote")
+        raise ArgumentError(f"{path}: isn't a file that `--prefix` wrote")
     header = _header(parse(next_bytes(start, length).tobytes(), str(path), ArgumentError), path, engine)
     cache = engine.start(1).grow(len(header.tokens))
     try:
@@ -93,7 +93,7 @@ def read(path: Path, engine: OrtEngine) -> tuple[list[int], OrtCache]:
     at = start + length
     if at + sum(sizes) + DIGEST != len(file):
         raise ArgumentError(
-            f"{path}: {len(header.tokens)} tokens need {at + sum(sizes) + DIGEST} bytes, but it has "
+            f"{path}: must have {at + sum(sizes) + DIGEST} bytes for {len(header.tokens)} tokens, but it has "
             f"{len(file)}"
         )
     arrays = []
@@ -103,7 +103,9 @@ def read(path: Path, engine: OrtEngine) -> tuple[list[int], OrtCache]:
     if file.read(at, at + DIGEST).tobytes() != digest.digest():
         raise ArgumentError(f"{path}: is damaged (its SHA-256 differs): remove it")
     if not all(is_finite(array) for array in arrays if array.dtype.kind == "f"):
-        raise ArgumentError(f"{path}: numbers must be finite, but it holds NaN or infinity: remove it")
+        raise ArgumentError(
+            f"{path}: must contain finite numbers, but it contains NaN or infinity: remove it"
+        )
     return header.tokens, cache.filled(len(header.tokens), header.dropped, arrays)
 
 
@@ -112,7 +114,7 @@ def _header(value: Any, path: Path, engine: OrtEngine) -> Header:
     written it, or if its bundle or backend is another one.
     """
     if not isinstance(value, dict) or value.keys() != set(Header._fields):
-        raise ArgumentError(f"{path}: its header must have {', '.join(Header._fields)}")
+        raise ArgumentError(f"{path}: the header must have the fields {', '.join(Header._fields)}")
     if value["bundle"] != engine.bundle_hash:
         raise ArgumentError(f"{path}: was written with another bundle: name another file, or remove it")
     if value["backend"] != engine.backend:
@@ -123,12 +125,16 @@ def _header(value: Any, path: Path, engine: OrtEngine) -> Header:
     tokens, dropped = value["tokens"], value["dropped"]
     config = engine.config
     if not _integers(tokens, config.embedding.vocabulary) or not 1 <= len(tokens) <= config.context:
-        raise ArgumentError(f"{path}: tokens must be 1 to {config.context} ids of the model")
+        raise ArgumentError(
+            f"{path}: tokens in the header must be 1 to {config.context} token ids of the model"
+        )
     windows = {str(kind.window): kind.window for kind in engine.kinds if kind.window is not None}
     if not isinstance(dropped, dict) or dropped.keys() != windows.keys():
-        raise ArgumentError(f"{path}: dropped must name the windows {', '.join(windows) or '(none)'}")
+        raise ArgumentError(
+            f"{path}: dropped in the header must have the keys {', '.join(windows) or '(none)'}"
+        )
     if not _integers(list(dropped.values()), len(tokens) + 1):
-        raise ArgumentError(f"{path}: dropped must be numbers of tokens")
+        raise ArgumentError(f"{path}: dropped in the header must be numbers of tokens, at most {len(tokens)}")
     return Header(value["bundle"], value["backend"], tokens, {windows[w]: n for w, n in dropped.items()})
 
 

@@ -38,7 +38,7 @@ def startable(device: str) -> Device:
     else:
         problem = f"its provider {result}"
     if device == "cuda":
-        raise DeviceError(f"CUDA can't start here, {problem}; use device=cpu")
+        raise DeviceError(f"CUDA can't start on this machine, {problem}; use device=cpu")
     return "cpu"
 
 

@@ -115,11 +115,11 @@ def choose(device: str, target: str, notify: Callable[[str], None] = lambda _: N
         chosen = device  # pyright: ignore[reportAssignmentType]
     if made_for is not None and made_for != chosen:
         raise BundleError(
-            f"the bundle was made for {made_for} (target {target}); requested device: {chosen}; "
-            f"export it again with target={targets.for_device(chosen).name}"
+            f"the bundle was made for {made_for} (target {target}), but the requested device is {chosen}: "
+            f"export the model again with target={targets.for_device(chosen).name}"
         )
     if chosen == "cuda" and (lacking := missing_for_cuda()):
-        raise DeviceError(f"CUDA can't start here, missing: {', '.join(lacking)}")
+        raise DeviceError(f"CUDA can't start on this machine, missing: {', '.join(lacking)}")
     return chosen
 
 

@@ -57,7 +57,7 @@ class Block(Said):
     @classmethod
     def _is_known(cls, value: str) -> str:
         if not any(value in own for own in OWN.values()):
-            raise ValueError(f"this server doesn't support {value!r:.40}")
+            raise ValueError(f"this server doesn't support content of type {value!r:.40}")
         return value
 
 

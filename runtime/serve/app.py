@@ -105,7 +105,9 @@ class KnownHosts:
             return
         host = Headers(scope=scope).get("host", "")
         names = ", ".join(self._hosts)
-        error = RequestError(f"the Host header must be one of {names}, got {host!r:.80}: add --allowed-host")
+        error = RequestError(
+            f"the Host header must be one of {names}, got {host!r:.80}: allow this host with --allowed-host"
+        )
         await (await handle(Request(scope), error))(scope, receive, send)
 
 
@@ -133,7 +135,9 @@ class Keys(AuthenticationBackend):
         scheme, _, token = given.partition(" ")
         matches = [hmac.compare_digest(token.strip().encode(), key) for key in self._keys]
         if scheme.lower() != "bearer" or not any(matches):
-            raise AuthenticationError("missing or wrong API key: send Authorization: Bearer KEY")
+            raise AuthenticationError(
+                "the API key is missing or wrong: send the header Authorization: Bearer KEY"
+            )
         number = matches.index(True) + 1
         record_of(conn)["key"] = number
         return AuthCredentials(), SimpleUser(str(number))
@@ -187,7 +191,9 @@ def certificate(_: Request, served: Served) -> JSONResponse:
     """`GET /certificate?model=NAME`: return the certificate that `tfm-cli verify` wrote into the model's
     bundle."""
     if served.certificate is None:
-        raise RequestError(f"{served.name} has no certificate: `tfm-cli verify` writes it", status=404)
+        raise RequestError(
+            f"the model {served.name} has no certificate: `tfm-cli verify` writes one", status=404
+        )
     return JSONResponse(served.certificate)
 
 

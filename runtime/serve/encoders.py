@@ -103,10 +103,9 @@ async def embedded(request: Request, served: Served, body: EmbeddedBody) -> tupl
     whole = head.outputs(sizes.width, sizes.vocabulary)
     width = body.dimensions or whole
     if width != whole and (width > whole or (head.cuts is not None and width not in head.cuts)):
-        others = ", ".join(map(str, head.cuts or ())) or "no others"
+        others = "any smaller number" if head.cuts is None else ", ".join(map(str, head.cuts))
         raise RequestError(
-            f"dimensions must be the model's {whole}, got {width}: its files allow {others} for shorter "
-            "vectors",
+            f"dimensions must be the model's {whole}{others and f' or {others}'}, got {width}",
             param="dimensions",
         )
     rows, tokens = await _read(request, served, body.rows)
@@ -136,7 +135,7 @@ async def rerank(request: Request, body: RerankBody) -> JSONResponse:
     label.
     """
     served = await server_of(request).use(request, body.model)
-    head = served.expect(Classify, "rerank, which takes a classifier with one label")
+    head = served.expect(Classify, "rerank, for which a classifier with one label is needed")
     if len(served.model.model.labels) != 1:
         raise RequestError(
             f"{served.name} can't rerank: reranking needs a model with one label, but this one has "

@@ -64,7 +64,7 @@ def parse_form(body: bytes, boundary: bytes) -> Form:
         elif name != key and isinstance(listed := form.setdefault(key, []), list) and isinstance(value, str):
             listed.append(value)
         else:
-            raise RequestError(f"{key:.40}: must be given once", param=key)
+            raise RequestError(f"{key:.40}: the form must have this field only once", param=key)
     return form
 
 
@@ -85,4 +85,4 @@ def _text(value: bytes, name: str) -> str:
     try:
         return value.decode()
     except UnicodeDecodeError:
-        raise RequestError(f"{name:.40}: must be a text in UTF-8", param=name) from None
+        raise RequestError(f"{name:.40}: the text must be UTF-8", param=name) from None

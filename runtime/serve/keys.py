@@ -18,6 +18,7 @@ def read_keys(file: Path) -> list[str]:
     keys = [line.strip() for line in text.splitlines() if line.strip()]
     if not keys or len(text) > KEY_BYTES or not all(key.isascii() and key.isprintable() for key in keys):
         raise ArgumentError(
-            f"{file} must have one key on each line, of at most {KEY_BYTES} characters of printable ASCII"
+            f"{file} must have one API key of printable ASCII on each line, and at most {KEY_BYTES} "
+            "characters in all"
         )
     return keys

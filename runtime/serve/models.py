@@ -77,11 +77,13 @@ class Served:
     def expect_hearing(self) -> None:
         """Raise RequestError with the routes that the model answers, if the model can't transcribe sounds."""
         if self.model.model.config.sound_shape is None:
-            raise self._other("hear")
+            raise self._other("transcribe sounds")
 
     def _other(self, doing: str) -> RequestError:
         answered = " or ".join(self.endpoints or ())
-        return RequestError(f"{self.name} can't {doing}: it answers {answered}", param="model")
+        return RequestError(
+            f"the model {self.name} can't {doing}: use {answered} with this model", param="model"
+        )
 
     def load(self) -> AsyncModel:
         """Load the model. Raises ConfigError if the server has no routes for the model's task."""
@@ -154,7 +156,7 @@ class Server:
             return next(iter(self._served.values()))
         names = ", ".join(map(repr, self.models))
         if not name:
-            raise RequestError(f"name a model: this server has {names}", param="model")
+            raise RequestError(f"the request must name a model: this server has {names}", param="model")
         if name not in self.models:
             raise RequestError(
                 f"unknown model {name!r:.80}: this server has {names}",

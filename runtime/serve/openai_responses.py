@@ -48,7 +48,7 @@ class ItemPart(Said):
     @classmethod
     def _is_text(cls, value: str) -> str:
         if value not in TEXTS:
-            raise ValueError(f"this server accepts only text, got {value!r:.40}")
+            raise ValueError(f"this server accepts only content that is text, got the type {value!r:.40}")
         return value
 
 
@@ -85,7 +85,7 @@ class Item(Said):
     @classmethod
     def _is_known(cls, value: str) -> str:
         if value not in ITEMS:
-            raise ValueError(f"this server doesn't support {value!r:.40}")
+            raise ValueError(f"this server doesn't support items of type {value!r:.40}")
         return value
 
 

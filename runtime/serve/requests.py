@@ -122,7 +122,7 @@ class StructuredOutputs(Part):
     @model_validator(mode="after")
     def _one(self) -> StructuredOutputs:
         if sum(value is not None for value in (self.json_, self.regex, self.choice, self.grammar)) != 1:
-            raise ValueError("must have exactly one of json, regex, choice and grammar")
+            raise ValueError("the object must have exactly one of the fields json, regex, choice and grammar")
         return self
 
     def constraint(self) -> GenerateOptions:
@@ -171,7 +171,7 @@ class Sampling(stating(Harmless, *SENT)):
     @classmethod
     def _few(cls, value: Any) -> Any:
         if isinstance(value, list) and len(value) > MOST_STOPS:
-            raise ValueError(f"at most {MOST_STOPS} texts, got {len(value)}")
+            raise ValueError(f"the list of stop texts may have at most {MOST_STOPS} texts, got {len(value)}")
         return value
 
     @model_validator(mode="after")
@@ -245,7 +245,9 @@ class Message(Part):
     def _is_text(cls, value: Any) -> Any:
         for part in value if isinstance(value, list) else ():
             if isinstance(part, dict) and part.get("type") != "text":
-                raise ValueError(f"this server accepts only text, got {part.get('type')!r:.40}")
+                raise ValueError(
+                    f"this server accepts only content of type 'text', got {part.get('type')!r:.40}"
+                )
         return value
 
     @model_validator(mode="after")
@@ -504,7 +506,7 @@ async def _received(request: HttpRequest, limits: Limits, most: int) -> bytes:
                 if len(received) > most:
                     raise RequestError(f"the body is larger than the limit of {most} bytes", status=413)
     except TimeoutError:
-        raise RequestError(f"the body took more than {limits.read_s:g} s", status=408) from None
+        raise RequestError(f"the request's body must arrive within {limits.read_s:g} s", status=408) from None
     return bytes(received)
 
 

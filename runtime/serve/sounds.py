@@ -54,7 +54,10 @@ async def transcriptions(request: Request, body: TranscriptionBody) -> Response:
     """`POST /v1/audio/transcriptions`: transcribe a sound."""
     words = "word" in body.timestamp_granularities
     if words and body.response_format != "verbose_json":
-        raise RequestError("words need response_format verbose_json", param="timestamp_granularities")
+        raise RequestError(
+            "timestamp_granularities with word needs response_format verbose_json",
+            param="timestamp_granularities",
+        )
     return await _answer(request, body, "transcribe", stream=body.stream, language=body.language, words=words)
 
 

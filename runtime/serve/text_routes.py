@@ -29,7 +29,7 @@ class TokenizeBody(Body):
     @model_validator(mode="after")
     def _one(self) -> TokenizeBody:
         if (self.content is None) == (self.prompt is None):
-            raise ValueError("must have one of content and prompt")
+            raise ValueError("the request must have exactly one of the fields content and prompt")
         return self
 
 

@@ -92,7 +92,7 @@ async def question(request: Request, body: ChatBody, thinks: bool | str | None =
     served.expect(LM, "generate texts")
     if not isinstance(model.config, Decoder):
         raise RequestError(
-            f"{served.name} has an encoder and can't chat: send its text to /v1/completions",
+            f"the model {served.name} has an encoder, so it can't chat: send the text to /v1/completions",
             param="model",
         )
     _check_room(served, body.n or 1)
@@ -143,7 +143,9 @@ async def begin_texts(request: Request, body: CompletionBody) -> Continuing:
     stated = body.prompts()
     _check_room(served, len(stated) * (body.n or 1))
     if body.echo and not isinstance(model.config, Decoder):
-        raise RequestError(f"{served.name} doesn't continue its prompt: leave out echo", param="echo")
+        raise RequestError(
+            f"echo needs a model without an encoder, but {served.name} has one: leave out echo", param="echo"
+        )
     prompts = [await _continued(served, prompt) for prompt in stated]
     options = resolve(model.generation, chat=False, **options_of(body, model))
     await while_connected(request, served.model.prepare(options))
@@ -160,7 +162,7 @@ def _check_room(served: Served, answers: int) -> None:
     most = served.model.worker.slots + served.model.worker.queue
     if answers > most:
         raise RequestError(
-            f"n and prompt: this server accepts at most {most} answers at a time, got {answers}"
+            f"n and prompt ask for {answers} answers, but this server accepts at most {most} in a request"
         )
 
 

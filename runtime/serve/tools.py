@@ -39,8 +39,8 @@ class Tools:
         self._thinking = False
         if offered and (mark := self._answers.lost_mark):
             raise RequestError(
-                f"{served.name} can't call tools: its calls begin with {mark!r}, which its tokenizer doesn't "
-                "keep",
+                f"the model {served.name} can't call tools: its calls begin with {mark!r}, but its tokenizer "
+                "removes this mark from texts",
                 param="tools",
             )
 

@@ -176,14 +176,14 @@ class Worker:
             room = self.queue + self._free - len(self._waiting)
             if len(requests) > room:
                 raise QueueFullError(
-                    f"the queue must have room for {len(requests)} requests, but {max(room, 0)} places are "
-                    "free"
+                    f"the queue must have room for {len(requests)} texts, but it has room for "
+                    f"{max(room, 0)}: try again later"
                 )
             wait = self.expected_wait
             if self.max_wait is not None and wait > self.max_wait:
                 would = f"the server is busy: this request would wait about {wait:.1f} s"
                 raise QueueFullError(
-                    f"{would}, but at most {self.max_wait:g} s are allowed; try again later", wait
+                    f"{would}, but at most {self.max_wait:g} s are allowed: try again later", wait
                 )
             self._waiting.extend(requests)
             self._changed.notify()

@@ -69,7 +69,10 @@ def answer(
     model.expect(QuestionAnswering)
     pairs = [questions] if isinstance(questions, tuple) else questions
     if count < 1 or longest < 1:
-        raise LimitError(f"count and the longest answer must be at least 1, got {count} and {longest}")
+        raise LimitError(
+            f"the count of answers and the tokens of the longest answer must be at least 1, got {count} and "
+            f"{longest}"
+        )
     parts: list[_Window] = []
     for i, (question, context) in enumerate(pairs):
         encoding = model.text.encode_with_offsets(question, context)
@@ -114,12 +117,11 @@ def windows(
     of_context = [i for i, text in enumerate(encoding.sequence_ids) if text == 1]
     room = window - (len(encoding.ids) - len(of_context))
     if not of_context:
-        raise LimitError(f"context {number} has no tokens: give a text")
+        raise LimitError(f"the text of question {number} has no tokens: give a text that isn't empty")
     if window > context or stride < 0 or (room <= stride and room < len(of_context)):
         raise LimitError(
-            f"question {number} takes {window - room} tokens and leaves {room} of a window of {window}. "
-            f"This rest must be more than the stride {stride}, and the window at most the model's context, "
-            f"{context}"
+            f"question {number} takes {window - room} tokens and leaves {room} of a window of {window} for "
+            f"the text: leave more tokens than the stride of {stride}, in a window of at most {context}"
         )
     before, after = range(of_context[0]), range(of_context[-1] + 1, len(encoding.ids))
     rows = []

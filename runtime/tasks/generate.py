@@ -90,7 +90,7 @@ def prefix_cache(model: TaskModel, prompt: Prompt, path: Path) -> Cache | None:
     """
     engine = model.engine
     if not isinstance(engine, OrtEngine) or prompt.encoder_ids is not None:
-        raise LimitError("a prefix file needs a decoder on ONNX Runtime")
+        raise LimitError("a prefix file needs a model without an encoder, and the engine onnx")
     *first, _ = prompt.ids
     if not first:
         return None
@@ -158,7 +158,8 @@ def answers_of(model: TaskModel, tools: Sequence[Tool] | None) -> ChatAnswers | 
     answers = ChatAnswers(model.chat_template, model.text, tools)
     if answers.functions and (mark := answers.lost_mark):
         raise ArgumentError(
-            f"the model can't call tools: its calls begin with {mark!r}, which its tokenizer doesn't keep"
+            f"the model can't call tools: its calls begin with {mark!r}, but its tokenizer removes this mark "
+            "from texts"
         )
     return answers
 
@@ -208,13 +209,15 @@ def prompt_of(
         )
     model.expect(LM)
     for_templates = {
-        "system is a message": system,
-        "tools are": tools,
-        "chat_template_kwargs are": chat_template_kwargs,
+        "system": system,
+        "tools": tools,
+        "chat_template_kwargs": chat_template_kwargs,
     }
     for what, value in for_templates.items():
         if value and not is_chat(model, raw=raw):
-            raise ArgumentError(f"{what} for a model's chat template, which isn't used here")
+            raise ArgumentError(
+                f"{what} needs a chat template, but the model has none, or raw=True turns the template off"
+            )
     if control_tokens and not raw:
         raise ArgumentError(
             "control_tokens needs raw=True: in a chat, the chat template writes control tokens"
@@ -264,7 +267,9 @@ def generation_of(model: TaskModel, task: str | None = None) -> Generation:
     if task is None:
         return model.generation
     if task not in tasks:
-        raise LimitError(f"the model names the tasks {', '.join(tasks) or 'none'}, got {task!r:.60}")
+        raise LimitError(
+            f"task must be one of the model's tasks ({', '.join(tasks) or 'none'}), got {task!r:.60}"
+        )
     return tasks[task]
 
 
@@ -386,7 +391,7 @@ class TextStream:
         `tools`.
         """
         if self._answers is None:
-            raise ArgumentError("only a chat with tools is parsed as an answer: give tools")
+            raise ArgumentError("answer needs a chat with tools: give tools")
         return self._answers.answer(self.prompt, str(self), self.finish_reason)
 
     def events(self) -> Iterator[Event]:
@@ -396,7 +401,7 @@ class TextStream:
         Raises ArgumentError for a text without `tools`.
         """
         if self._answers is None:
-            raise ArgumentError("only a chat with tools is parsed as an answer: give tools")
+            raise ArgumentError("events() needs a chat with tools: give tools")
         parser = self._answers.parser(thinking=self._answers.thinks_after(self.prompt))
         for part in self:
             yield from parser.feed(part)

@@ -53,7 +53,7 @@ def heard_segments(
     # A window's last positions reach beyond its samples: the next one has them.
     beside = max(context // BESIDE, context - stem.positions(size))
     if context <= 2 * beside:
-        raise LimitError(f"a context of this model must be at least {2 * beside + 1}, got {context}")
+        raise LimitError(f"the model's context must be at least {2 * beside + 1} positions, got {context}")
     likeliest, sure = np.zeros(0, np.int64), np.zeros(0)  # of the positions from the sample `first` on
     follows = False
     for window in windows(blocks(), size, beside * stem.stride):

@@ -402,7 +402,7 @@ class Model(TaskModel):
         """
         vocabularies = [None if m.tokenizer is None else m.tokenizer.get_vocab() for m in (self, other)]
         if vocabularies[0] != vocabularies[1]:
-            raise LimitError("a draft model must have the model's own tokenizer")
+            raise LimitError("a draft model must have the same tokenizer as the model that checks its tokens")
         return DraftModel(other.engine, self.engine)
 
     def mtp_drafter(self) -> MTPDrafter:
@@ -413,7 +413,9 @@ class Model(TaskModel):
         module.
         """
         if not isinstance(self.engine, MTPEngine):
-            raise LimitError("this engine can't run a module for drafts (mtp)")
+            raise LimitError(
+                "this engine can't run the model's module for drafts (mtp): use the engine onnx or numpy"
+            )
         return MTPDrafter(self.engine)
 
     def start(

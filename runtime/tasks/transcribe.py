@@ -145,8 +145,8 @@ def transcribe(
             **({"beams": (beams or 1, 1)} if spells else {"words": (words, False)}),
         }  # fmt: skip
         if odd := [name for name, (value, only) in given.items() if value != only]:
-            needed = "generates text; this one has a CTC head" if spells else "writes times, as Whisper does"
-            raise LimitError(f"{odd[0]} needs a model that {needed}: leave it out")
+            needed = "generates text, not one with a CTC head" if spells else "writes times, as Whisper does"
+            raise LimitError(f"{odd[0]} needs a model that {needed}: leave out {odd[0]}")
 
         def hear(first: int, samples: np.ndarray) -> Iterator[Segment]:
             if spells:
@@ -170,7 +170,9 @@ def transcribe(
             "the model's timestamps aren't known: its generation_config.json must name no_timestamps_token_id"
         )
     if len(model.generation.eos) != 1:
-        raise CheckpointError(f"the model must name one eos_token_id, got {list(model.generation.eos)}")
+        raise CheckpointError(
+            f"the model's files must name one eos_token_id, got {list(model.generation.eos)}"
+        )
     if batch < 1:
         raise LimitError(f"batch must be at least 1, got {batch}")
     if batch > 1 and isinstance(sound, Iterator):

@@ -28,7 +28,9 @@ def translate(
     if named:
         task = f"translation_{origin}_to_{to}"
         if task not in named:
-            raise LimitError(f"the model can translate {', '.join(named)}, got from {origin} to {to}")
+            raise LimitError(
+                f"the model has only the tasks {', '.join(named)}, and can't translate from {origin} to {to}"
+            )
         return generate(model, text, task=task, **options)
     generation, source = directed(model.generation, prompt_of(model, text).encoder_ids or (), origin, to)
     resolved = resolve(generation, chat=False, **options)

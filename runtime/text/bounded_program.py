@@ -26,7 +26,7 @@ def started(
     Raises ModuleNotFoundError for a package that isn't installed, OSError if no process can be started.
     """
     if not POSIX:
-        raise OSError("this system can't limit its time")
+        raise OSError("this system can't limit the time of a process")
     command = [sys.executable, "-I", "-S", str(program), *arguments, *map(_folder, packages)]
     # In a process group of its own, a terminal doesn't interrupt it.
     return subprocess.Popen(

@@ -181,7 +181,9 @@ class ChatTemplate:
                 return text
             before, mark, _ = text.rpartition(MARK)
             if not mark:
-                raise LimitError("the chat template doesn't show the last message, so it can't be continued")
+                raise LimitError(
+                    "the last message can't be continued, because the chat template leaves out its text"
+                )
             return before + contents[-1]
 
         check_messages(messages)
@@ -216,8 +218,8 @@ class ChatTemplate:
             if length == len(text) and "".join(part for part, _ in parts) == text:
                 return self._tokenizer.encode_parts(parts)
         raise LimitError(
-            "a message must not contain a control token, since this template changes messages; it has one: "
-            "remove it from the message"
+            "a message must not contain a control token, because this chat template changes messages: remove "
+            "the control token"
         )
 
 

@@ -135,7 +135,8 @@ class SecretSpelling:
             for start, end in reversed(merged):
                 if end - start < 2:
                     raise LimitError(
-                        f"the text has a control token that can't be written as text: {text[start:end]!r}"
+                        f"the text must not contain the control token {text[start:end]!r}, because the "
+                        "tokenizer has no other tokens for these characters"
                     )
                 # After the first character, at no character of the original text.
                 boundary = spans[start][1]

@@ -110,7 +110,7 @@ def _check_length(length: int, most: int) -> None:
     if length > most:
         raise LimitError(
             f"tokenizer.json's normalizer may make a text at most {TIMES} times as long, or {SHORT} "
-            "characters long, but it becomes longer"
+            "characters long, but this text becomes longer"
         )
 
 
@@ -121,8 +121,8 @@ def check_decoder(definition: Any) -> None:
     steps = [leaf for leaf in _leaves(definition, "decoders") if leaf["type"] == "Replace"]
     if (factor := math.prod(_bounds(step)[0] for step in steps)) > DECODED:
         raise LimitError(
-            f"tokenizer.json: a decoder may turn one character into at most {DECODED}, but this one may "
-            f"make {factor:.0f} of it"
+            f"tokenizer.json: a decoder may turn one character into at most {DECODED} characters, but this "
+            f"decoder may turn one into {factor:.0f}"
         )
 
 

@@ -319,7 +319,8 @@ class Tokenizer:
     def _check_ids(self, ids: list[int]) -> list[int]:
         if ids and max(ids) >= self.vocabulary:
             raise CheckpointError(
-                f"tokenizer.json: ids must be below the model's vocabulary {self.vocabulary}, got {max(ids)}"
+                f"tokenizer.json: token ids must be below the model's vocabulary {self.vocabulary}, got "
+                f"{max(ids)}"
             )
         return ids
 

@@ -201,7 +201,9 @@ def read(arrays: Mapping[str, Array], config: Config) -> Golden:
     names = (set(arrays) - plain if has_plain else set(arrays)) - {HALF, ROUNDING}
     if wrong := sorted(names ^ required):
         wrong_names = ", ".join(f"{name:.40}" for name in wrong[:5])
-        raise BundleError(f"{FOLDER} must hold {', '.join(sorted(required))}; wrong: {wrong_names}; {AGAIN}")
+        raise BundleError(
+            f"{FOLDER} must contain {', '.join(sorted(required))}; missing or unknown: {wrong_names}; {AGAIN}"
+        )
     _check_arrays(arrays, config)
 
     def read_expected(kind: str) -> Expected:
@@ -259,7 +261,8 @@ def _check_arrays(arrays: Mapping[str, Array], config: Config) -> None:
             )
         if kind == "i" and array.size and not (array.min() >= least and array.max() < below):
             raise BundleError(
-                f"{file_of(name)}: must have values from {least} to {below - 1}, got others; {AGAIN}"
+                f"{file_of(name)}: must have values from {least} to {below - 1}, got {array.min()} to "
+                f"{array.max()}; {AGAIN}"
             )
         return array
 
@@ -272,7 +275,9 @@ def _check_arrays(arrays: Mapping[str, Array], config: Config) -> None:
         row = [None if isinstance(size, str) else size for size in config.sound_shape]
         sound = require(ENCODER_IDS, "f", rows, *row)
         if not np.isfinite(sound).all():
-            raise BundleError(f"{file_of(ENCODER_IDS)}: must have finite values, got others; {AGAIN}")
+            raise BundleError(
+                f"{file_of(ENCODER_IDS)}: must have finite values, got NaN or infinity; {AGAIN}"
+            )
         positions = config.positions(sound.shape[1])
         require(ENCODER_LENGTHS, "i", rows, least=positions, below=positions + 1)
         if "decoder" not in config.stacks and (positions != time or lengths.min() < time):
@@ -301,7 +306,7 @@ def _check_arrays(arrays: Mapping[str, Array], config: Config) -> None:
         if not (1 <= time <= config.context and 1 <= rows * time <= MOST_ROUNDING):
             raise BundleError(
                 f"{file_of(ROUNDING)}: must have 1 to {MOST_ROUNDING} tokens in rows of at most "
-                f"{config.context}, got {rows} of {time}"
+                f"{config.context}, got {rows} rows of {time}"
             )
     for kind in ("own", "plain") if "plain.logits" in arrays else ("own",):
         require(f"{kind}.logits", "f", predictions, stored)

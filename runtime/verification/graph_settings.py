@@ -183,7 +183,7 @@ class _Settings:
         """Compare one setting, and record it if it differs. Numbers are compared in float32."""
         if isinstance(found, float) and isinstance(wanted, float):
             found, wanted = float(np.float32(found)), float(np.float32(wanted))
-        self.require(found == wanted, f"{where} is {_shown(found)} for {_shown(wanted)}")
+        self.require(found == wanted, f"{where} is {_shown(found)}, but the Config says {_shown(wanted)}")
 
     def require(self, equal: bool, different: str) -> None:
         """Count one setting as compared. If it isn't `equal`, record the text `different`."""
@@ -205,13 +205,13 @@ class _Settings:
                 self._others(node)
         for leaf in self.epsilons:
             if any(map(self._computes_with, (leaf, f"{leaf}.weight", f"{leaf}.bias"))):
-                self.require(leaf in self.seen, f"{leaf}: no norm has its weight")
+                self.require(leaf in self.seen, f"{leaf}: no norm of the graph reads this weight")
         for name, stack in self.stacks.items():
             for i, layer in enumerate(stack.layers):
                 for part in _activations(layer):
                     mlp = f"{name}.layers.{i}.{part}"
                     if self._computes_with(f"{mlp}.up"):
-                        self.require(mlp in self.seen, f"{mlp}: no activation")
+                        self.require(mlp in self.seen, f"{mlp}: the graph computes no activation of this mlp")
 
     def _computes_with(self, leaf: str) -> bool:
         """Return whether this graph computes with a parameter of the model."""
@@ -252,7 +252,7 @@ class _Settings:
         """
         leaf = self.places.get(node.inputs[0], NOWHERE).leaf
         found = self.layer(leaf)
-        self.require(found is not None, f"{node.operator} has queries of no layer")
+        self.require(found is not None, f"the queries of a node {node.operator} come from no layer")
         if found is None:
             return None
         stack, i, layer = found
@@ -263,7 +263,10 @@ class _Settings:
             return
         name, _, i, layer = at
         a = layer.attention.softmax_attention
-        self.require(a is not None, f"{name}: {node.operator} for {type(layer.attention).__name__}")
+        self.require(
+            a is not None,
+            f"{name}: the graph has {node.operator}, but the Config says {type(layer.attention).__name__}",
+        )
         if a is None:
             return
         keys, cosines = CACHED[node.operator]
@@ -275,7 +278,7 @@ class _Settings:
             port = read.replace("_out.", ".")  # a cache that isn't shared holds new keys after a layer
             self.compare(f"{name}: keys", port, f"k.{i if a.kv_layer is None else a.kv_layer}")
             if node.operator == "Attention" and self.kinds[i].window is not None:
-                why = f"{name}: no positions, an older tfm wrote it: export it again"
+                why = f"{name}: {node.operator} reads no positions, as an older tfm wrote it: export it again"
                 self.require(any(node.inputs[POSITIONS : POSITIONS + 1]), why)
         self._heads(f"{name}.attn", node, a)
         stated = node.attributes
@@ -317,7 +320,10 @@ class _Settings:
         self.compare(f"{name}: unidirectional", node.attributes.get("unidirectional", 0), int(causal))
         if node.operator == "MultiHeadAttention":
             hidden = node.attributes.get("mask_filter_value", -1e4)
-            self.require(hidden <= -HIDDEN, f"{name}: padding is hidden by {_shown(hidden)}")
+            self.require(
+                hidden <= -HIDDEN,
+                f"{name}: mask_filter_value must be at most {_shown(-HIDDEN)}, got {_shown(hidden)}",
+            )
         if isinstance(a, Attention):
             self._heads(f"{name}.{'cross' if crosses else 'attn'}", node, a)
         else:
@@ -344,7 +350,9 @@ class _Settings:
                 made_of = MADE_OF[kind]
                 if getattr(at[2].mlp, "sparsity", None) is not None:
                     made_of |= {"Relu"}  # of the gates above their limit
-                self.require(operator in made_of, f"{mlp}: {operator} for {kind}")
+                self.require(
+                    operator in made_of, f"{mlp}: the graph has {operator}, but the Config says {kind}"
+                )
 
     def _product(self, node: Node) -> None:
         """Compare a product with a quantized matrix, or a look-up in a quantized table: sizes, bits, and
@@ -357,7 +365,9 @@ class _Settings:
         for name in node.inputs:
             other = self.groups.get(self.leaf(name).rpartition(".")[0], group)
             is_own = other.format is None or _matrix(other.name) == _matrix(group.name)
-            self.require(is_own, f"{group.name}: {node.operator} reads {name}")
+            self.require(
+                is_own, f"{group.name}: {node.operator} also reads {name}, which is part of another weight"
+            )
         level = 4 if form.activations == "block" else 0
         bits = self.forms.get(group.name, form).bits if node.operator in KERNELS else form.bits
         sizes = {"K": group.length, "N": group.width, "bits": bits, "block_size": form.block}
@@ -423,7 +433,7 @@ class _Settings:
         looked up must be the last row of the table.
         """
         same = tuple(rows.tolist()) in distance_tables(self.config)
-        self.require(same, f"{node.outputs[0]}: its distances have other rows")
+        self.require(same, f"{node.outputs[0]}: the table of distances has other rows than the Config's")
         made = {name: other for other in self.nodes for name in other.outputs}
         index = made.get(node.inputs[1])
         while index is not None and index.operator in ("Unsqueeze", "Cast", "Reshape"):
@@ -463,7 +473,9 @@ class _Settings:
         it.
         """
         leaf = self.place(node).leaf or "before any weight"
-        self.require(stated, f"{leaf}: {name} of {node.operator} is {_shown(value)}, none of the Config's")
+        self.require(
+            stated, f"{leaf}: {name} of {node.operator} is {_shown(value)}, which the Config doesn't state"
+        )
 
     def _allowed(self, leaf: str, dtype: np.dtype) -> frozenset[float]:
         """Return the absolute values that a float of this dtype may have at a place of the graph. `leaf` is

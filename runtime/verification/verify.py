@@ -137,8 +137,8 @@ def _open_source(source: Path | str, adapter: AdapterChoice, bundle: Bundle) -> 
     merged = bundle.manifest.adapter
     if merged is not None and not adapter:
         raise CheckpointError(
-            f"{bundle.path}: the adapter {merged.name!r:.200} is merged into its weights: give it with "
-            "adapter=DIR"
+            f"{bundle.path}: the adapter {merged.name!r:.200} is merged into the weights: give this "
+            "adapter with adapter=DIR"
         )
     mtp, ignored = has_mtp(bundle.config), bundle.manifest.source.ignored_keys
     checkpoint = open_checkpoint(source, adapter, mtp=mtp, ignore_keys=ignored)

@@ -63,7 +63,7 @@ def test_a_full_queue_is_429_with_when_to_try_again() -> None:
             assert answer.json()["error"]["type"] == "rate_limit_error"
             assert worker.running + worker.waiting == 3
             never = http.post("/v1/chat/completions", json={**CHAT, "n": 4})
-            assert (never.status_code, "at most 3 answers at a time" in never.text) == (400, True)
+            assert (never.status_code, "at most 3 in a request" in never.text) == (400, True)
             gate.open()
             assert first.result().status_code == 200
 

@@ -65,9 +65,9 @@ def test_an_invalid_field_is_named(http: httpx.Client, change: dict[str, Any], p
     [
         (
             {"messages": [{"role": "user", "content": [{"type": "image_url", "image_url": {"url": "a"}}]}]},
-            "messages.0.content: this server accepts only text, got 'image_url'",
+            "messages.0.content: this server accepts only content of type 'text', got 'image_url'",
         ),
-        ({"stop": ["a"] * 6}, "stop: at most 4 texts, got 6"),
+        ({"stop": ["a"] * 6}, "stop: the list of stop texts may have at most 4 texts, got 6"),
         ({"mirostat": 2}, "mirostat: unknown field"),
     ],
 )
