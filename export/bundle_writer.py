@@ -499,7 +499,7 @@ def _stored_group(job: _Export, group: Group) -> dict[str, np.ndarray]:
     stored = weight_storage.store(group, leaves)
     for name, leaf in weight_storage.restore(group, stored).items():
         if not _same_blocks(leaf, leaves[name]):
-            raise ExportError(f"{name} isn't stored without loss: please report this")
+            raise ExportError(f"the weight {name} isn't stored without loss: please report this")
     return stored
 
 

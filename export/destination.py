@@ -52,7 +52,7 @@ def _check_replaceable(out: Path) -> None:
     if names and (MANIFEST not in names or others):
         odd = sorted(others or names)[0]
         raise ExportError(
-            f"{out}: only a bundle may be replaced, but it holds {odd!r:.80}; choose another place"
+            f"{out}: only a bundle may be replaced, but the folder contains {odd!r:.80}; choose another place"
         )
 
 
@@ -77,7 +77,7 @@ def _full_disk(out: Path, needed_bytes: int) -> Iterator[None]:
         yield
     except OSError as error:
         if error.errno == errno.EFBIG:
-            why = f"needs {needed_bytes / 1e6:.1f} MB, and a limit keeps files smaller: raise it (ulimit -f)"
+            why = f"needs {needed_bytes / 1e6:.1f} MB, but files may be only smaller: raise `ulimit -f`"
         elif error.errno in (errno.ENOSPC, errno.EDQUOT):
             free = shutil.disk_usage(out.resolve().parent).free
             why = _no_room(needed_bytes, free, f" ({error.strerror})")

@@ -62,9 +62,9 @@ def ring_attend(
                 transfer.wait()
             block = next_block
     except (RuntimeError, distributed.DistError) as error:
-        reason = f"rank {rank} of {count} lost the ring: {error}"
+        reason = f"rank {rank} of {count} can't exchange keys and values with the other ranks: {error}"
         raise DeviceError(
-            f"{' '.join(reason.split())}; every rank must run, and must call this exactly once"
+            f"{' '.join(reason.split())}; start every rank, and call ring_attend exactly once in each rank"
         ) from error
     return out
 
@@ -79,7 +79,7 @@ def _lengths(q: Array, block: list[Array], group: distributed.ProcessGroup | Non
     rows = [row.tolist() for row in gathered]
     for rank, row in enumerate(rows):
         if row[1:] != rows[0][1:]:
-            names = "batch, query heads, key heads, key size, value size, bytes a number"
+            names = "batch, query heads, key heads, key size, value size, bytes per number"
             raise ConfigError(
                 f"all ranks of a ring must have the same {names}: rank {rank} has {row[1:]}, rank 0 "
                 f"{rows[0][1:]}"

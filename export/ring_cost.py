@@ -73,7 +73,7 @@ def ring_cost(processes: int, tokens: int, timeout: float) -> RingCost | None:
             try:
                 answer = connection.recv()
             except EOFError:
-                answer = "it was ended"
+                answer = "its process was ended"
             if isinstance(answer, str):
                 raise DeviceError(f"rank {rank} of a ring of {processes} must give its result: {answer}")
             answers.append(answer)

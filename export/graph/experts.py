@@ -147,7 +147,9 @@ def _repeat(graph: ir.Graph, one: Expert, every: ir.Node, counts: Mapping[str, i
     assert number is not None
     paths = {EXPERT.sub(r"\1", str(leaf.name)) for leaf in one.leaves}
     if len(paths) != 1 or any(use.node not in one.nodes for leaf in one.leaves for use in leaf.uses()):
-        raise ExportError(f"only the expert itself may read its weights, in {', '.join(sorted(paths))}")
+        raise ExportError(
+            f"in {', '.join(sorted(paths))}, a node outside of an expert reads the expert's weights"
+        )
     [path] = paths
     last, copies = added, []
     for e in range(1, counts[path]):

@@ -162,7 +162,7 @@ def check(model: ir.Model, graph: Graph, stored: Mapping[str, Tensor]) -> None:
     for port in graph.inputs:
         expected = [str(axis) for axis in port.axes]
         if axes.get(port.name) != expected:
-            raise ExportError(f"graph input {port.name} must be {expected}, got {axes.get(port.name)}")
+            raise ExportError(f"graph input {port.name} must have axes {expected}, got {axes.get(port.name)}")
     operators = {(node.domain, node.op_type) for node in model.graph.all_nodes()}
     if odd := sorted(name for domain, name in operators if name not in OPERATORS.get(domain, ())):
         raise ExportError(f"the graph has operators that a bundle may not have: {', '.join(odd)}")
@@ -195,7 +195,9 @@ def check_in_place(model: ir.Model) -> None:
         # Shape reads none of the numbers.
         late = {use.node for use in value.uses() if use.node.op_type != "Shape"} - before
         if late - ({writer} if writer.op_type in IN_PLACE else set()):
-            raise ExportError(f"a step may write {value.name} before it is read")
+            raise ExportError(
+                f"a node may overwrite the input {value.name} before other nodes have read this input"
+            )
 
 
 def _type(tensor: Tensor) -> ir.DataType:

@@ -38,7 +38,7 @@ def check(layout: BundleLayout, config: Config, target: Target, out: Path) -> No
     """Raise ExportError if the layout doesn't cover the model, or if `out` already contains something."""
     if has_mtp(config):
         raise ExportError(
-            f"a module for drafts (mtp) can't be written for {layout.name}: export the model without it"
+            f"a module for drafts (mtp) can't be written for {layout.name}: export the model without mtp"
         )
     if reason := layout.refusal(config, target):
         raise ExportError(f"this model can't be written for {layout.name}: {reason}")

@@ -232,7 +232,7 @@ def _text_sizes(ports: Ports, node: ir.Node, states: ir.Value) -> ir.Value:
     axes = [str(axis) for axis in value.shape]
     axes = axes[node.attributes.get_int("start", 0) : node.attributes.get_int("end", len(axes))]
     if node.op_type != "Shape" or not set(axes) <= set(STATE_AXES):
-        raise ExportError(f"{node.name} must read only sizes of {value.name}: please report this")
+        raise ExportError(f"node {node.name} must read only sizes of {value.name}: please report this")
     places = [STATE_AXES.index(axis) for axis in axes]
     sizes = [ports.op("Shape", states, start=i, end=i + 1) for i in places]
     return sizes[0] if len(sizes) == 1 else ports.op("Concat", *sizes, axis=0)
@@ -256,7 +256,7 @@ def _own(ports: Ports, value: ir.Value) -> ir.Value:
     Raises ExportError if the value is neither a weight nor a constant.
     """
     if not value.is_initializer():
-        raise ExportError(f"{value.name} must be a weight: please report this")
+        raise ExportError(f"value {value.name} of the encoder's graph must be a weight: please report this")
     constant = value.const_value
     stored = isinstance(constant, ir.ExternalTensor)
     name = str(value.name) if stored else f"{PREFIX}{value.name}"

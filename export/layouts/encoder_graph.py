@@ -146,6 +146,6 @@ def states(graph: ir.Graph, tokens: ir.Value, width: int, time: int | str = "tim
         seen.add(value)
     if not found or tokens in seen:
         raise ExportError(
-            "the model has no norm after its last layer, by which its tokens' vectors are found"
+            "the model must have a norm after its last layer, which gives the tokens' vectors: it has none"
         )
     return found[-1]

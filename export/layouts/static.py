@@ -130,7 +130,7 @@ def fix(model: ir.Model, sizes: Mapping[str, int], stored: Mapping[str, object])
         for value in node.outputs:
             if value.name and (value.shape is None or not value.shape.is_static()):
                 raise ExportError(
-                    f"{value.name} must have a fixed shape, got {value.shape}: please report this"
+                    f"value {value.name} must have a fixed shape, got {value.shape}: please report this"
                 )
 
 

@@ -98,8 +98,8 @@ def static_scales(
     )
     if idle := [names[0] for names in observed if tokens[names] == 0]:
         raise ExportError(
-            f"{calibration.text}: no token of this text reaches {idle[0]}, so its input has no range; "
-            "calibrate with a longer text"
+            f"{calibration.text}: no token of this text reaches {idle[0]}, so the range of this weight's "
+            "input is unknown; calibrate with a longer text"
         )
     bits = columns.activation_bits
 

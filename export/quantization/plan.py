@@ -193,8 +193,8 @@ def check_cache(config: Config, kv: str, target: Target) -> None:
             raise ExportError(f"kv={kv} isn't supported for models with recurrent layers")
         if any(layer.kv_layer is not None for layer in config.layers):
             raise ExportError(
-                f"kv={kv} isn't supported for layers that read another layer's keys and values: for codes, "
-                "GroupQueryAttention would return a copy for each layer that reads them"
+                f"kv={kv} isn't supported for layers that read another layer's keys and values, "
+                "because GroupQueryAttention would copy quantized keys and values for each of these layers"
             )
 
 
@@ -244,8 +244,8 @@ def plan(
     rounded = [name for name, one in made.formats.items() if not one.native]
     if strict and rounded:
         raise ExportError(
-            f"strict=True: {rounded[0]} isn't in blocks that can be kept; the checkpoint stores it as "
-            f"{checkpoint.kind(rounded[0])}; without strict=True, it gets 8-bit blocks"
+            f"strict=True needs blocks that can be kept, but the checkpoint stores {rounded[0]} as "
+            f"{checkpoint.kind(rounded[0])}; without strict=True, this weight gets 8-bit blocks"
         )
     if len(rounded) == len(made.formats):
         raise ExportError(
@@ -388,5 +388,7 @@ def _cast(array: np.ndarray, dtype: str, name: str) -> np.ndarray:
         cast = array.astype(dtype, copy=False)
     if dtype == "float16" and np.isinf(cast).any():
         index = tuple(int(i) for i in np.argwhere(np.isinf(cast))[0])
-        raise NumericError(f"{name}{list(index)} must fit float16, but it is {array[index]}; use quant=fp32")
+        raise NumericError(
+            f"the weight {name}{list(index)} must fit float16, but it is {array[index]}; use quant=fp32"
+        )
     return cast

@@ -58,7 +58,7 @@ def open_adapter(path: Path | str) -> Adapter:
     directory = Directory(path)
     raw = directory.object(SETTINGS) if path.is_dir() else None
     if raw is None:
-        raise CheckpointError(f"{path}: an adapter is a directory with {SETTINGS} and {TENSORS}")
+        raise CheckpointError(f"{path}: an adapter must be a directory with {SETTINGS} and {TENSORS}")
     settings = read_adapter_config(raw, str(path / SETTINGS))
     if (file := directory.find(TENSORS)) is not None:
         tensors = AdapterTensors(SafeTensors(file))
@@ -175,7 +175,9 @@ def merge_gguf(
     """
     task = adapter.settings.task
     if task not in (None, HEADS[type(config.head)]):
-        raise CheckpointError(f"{where}: the adapter's task_type must match the file, but it is for {task}")
+        raise CheckpointError(
+            f"{where}: the adapter must be for the model's task, but its task_type is for {task}"
+        )
     problem: CheckpointError | None = None
     for family in families_of(architecture):
         weights, prefixes = checkpoint_map(config, family)

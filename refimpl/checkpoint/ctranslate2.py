@@ -222,8 +222,8 @@ def _tokens(directory: Directory) -> dict[str, int]:
     stated = directory.object("tokenizer.json")
     if stated is None:
         raise CheckpointError(
-            f"{directory.path}: tokenizer.json must be beside {CTRANSLATE2}: copy that of the model from "
-            "which it was converted, such as openai/whisper-tiny"
+            f"{directory.path}: tokenizer.json must be beside {CTRANSLATE2}: copy this file from "
+            "the original model, such as openai/whisper-tiny"
         )
     added = [token for token in stated.get("added_tokens") or () if isinstance(token, dict)]
     pairs = [(token.get("content"), token.get("id")) for token in added]

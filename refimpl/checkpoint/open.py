@@ -230,7 +230,8 @@ def _chosen(path: Path, choice: AdapterChoice, *, mtp: bool) -> Adapter | None:
     adapter = chosen(path, choice)
     if mtp and adapter is not None:
         raise ConfigError(
-            f"{path}: mtp can't be used with an adapter: the module was trained for the model without one"
+            f"{path}: mtp can't be used with an adapter: the module was trained for the model without an "
+            "adapter"
         )
     return adapter
 

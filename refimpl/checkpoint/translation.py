@@ -31,7 +31,7 @@ def directed(
         tokens = set(languages.codes.values())
         if languages.place == "text" or not tokens & set(text):
             raise LimitError(
-                "this model takes only the language of the translation, not that of the text: leave "
+                "this model takes only the language of the translation, not the language of the text: leave "
                 f"{source!r:.40} out"
             )
         text = [token if one in tokens else one for one in text]

@@ -224,7 +224,7 @@ class MaskedLM(ReadingHead):
     def check(self, width: int, tables: int, vocabulary: int) -> None:
         super().check(width, tables, vocabulary)
         own = self.further is None or self.further == self.inner(width) - tables
-        need(own, f"further must be how much wider vectors are than the tables, got {self.further}")
+        need(own, f"further must be the width of vectors minus the width of the tables, got {self.further}")
 
 
 class CTC(ReadingHead):

@@ -187,7 +187,7 @@ class SampleStem(Stem):
         need(
             fits,
             f"{at}a vector must cover at most {most} samples, and begin at most {most} samples after the "
-            "one before it",
+            "vector before",
         )
 
     def integers(self) -> Iterator[int]:

@@ -61,13 +61,17 @@ def check(
     within("context", context, LIMITS["context"])
     if encoder_context is not None:
         within("the encoder's context", encoder_context, LIMITS["context"])
-        need("reader" not in stacks, "a reader reads the encoder's text, so encoder_context must not be set")
+        need(
+            "reader" not in stacks,
+            "the stack reader reads the encoder's text, so encoder_context must not be set",
+        )
     for kind, rows in (("token types", embedding.token_types), ("task types", embedding.task_types)):
         if rows is not None:
             within(kind, rows, LIMITS["vocabulary"])
     need(
         head.generates == ("decoder" in stacks),
-        f"a decoder's head must be LM, and an encoder's must be another one, got {type(head).__name__}",
+        "the head of a decoder must be LM, and the head of an encoder must not be LM, got "
+        f"{type(head).__name__}",
     )
     types = embedding.token_types or embedding.task_types
     need(
@@ -88,7 +92,10 @@ def check(
     )
     if embedding.apart is not None:
         within("the token with a vector of its own", embedding.apart, embedding.vocabulary - 1, 0)
-        need(embedding.projection is None, "a vector beside the table needs a table of the model's width")
+        need(
+            embedding.projection is None,
+            "a token with a vector of its own (apart) needs a table of the model's width, so no projection",
+        )
     table_width = embedding.width
     if embedding.projection is not None:
         table_width = embedding.projection.width
@@ -185,7 +192,7 @@ def _check_stack(name: str, stack: Stack, embedding: Embedding, context: int, *,
         _check_mixers(at, layer, name, stack.layers[:i], both_ways=name != "decoder" and not stack.causal)
         _check_residuals(at, layer, decodes=name == "decoder")
         layer.mlp.check(at, parallel=layer.parallel)
-        needs = "must be there, as the model has an encoder" if crossed else "needs a decoder with an encoder"
+        needs = "is missing, but the model has an encoder" if crossed else "needs a decoder with an encoder"
         need((layer.cross is not None) == crossed, f"{at}cross-attention {needs}")
         if layer.merged:
             _check_merged(at, layer, name)

@@ -170,8 +170,8 @@ def read_prompt(
     cached = int(cache.lengths[0])
     if cached >= len(prompt):
         raise LimitError(
-            f"at least one token of the prompt must not be in the cache, but it holds {cached} of "
-            f"{len(prompt)}"
+            "at least one token of the prompt must not be in the cache, but the cache contains "
+            f"{cached} of {len(prompt)} tokens"
         )
     return prefill(engine, prompt[cached:], cache, chunk)
 

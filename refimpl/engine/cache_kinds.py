@@ -189,7 +189,8 @@ def check_lengths(
         if len(short):
             row = int(short[0])
             raise LimitError(
-                f"row {row} can be cut to {least[row]} tokens or more, or to none, got {lengths[row]}: "
+                f"row {row} of the cache can be cut to {least[row]} tokens or more, or to none, got "
+                f"{lengths[row]}: "
                 f"{kind.why_not_shorter()}"
             )
     return lengths

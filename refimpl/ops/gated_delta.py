@@ -137,7 +137,7 @@ class GatedDelta(TokenMixer):
         divisible = self.heads % self.key_heads == 0
         need(divisible, f"{at}heads must be a multiple of key_heads, got {self.heads} and {self.key_heads}")
         channels = self.max_decay is None or self.fine
-        need(channels, f"{at}max_decay is for decays of each channel, got one a head")
+        need(channels, f"{at}max_decay needs a decay for each channel, got one decay for each head")
 
     def sizes(self, width: int) -> Mapping[str, float]:
         heads = {"H": self.heads, "G": self.key_heads, "K": self.key_size, "V": self.value_size}

@@ -214,7 +214,10 @@ class LatentAttention(TokenMixer):
             need(self.indexer is None, f"{at}an indexer needs attention with positions")
         else:
             self.position.check(at, LIMITS["width"])
-            need(self.shared_size is None, f"{at}shared_size is for attention without positions, got both")
+            need(
+                self.shared_size is None,
+                f"{at}shared_size needs attention without positions, got {self.position}",
+            )
         if isinstance(self.indexer, Indexer):
             need(
                 self.query_rank is not None,

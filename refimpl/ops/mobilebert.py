@@ -105,7 +105,7 @@ class MobileBertBottleneck(TokenMixer):
         for mlp in self.mlps:
             mlp.check(f"{at}mlp of the bottleneck: ", parallel=False)
             alone = mlp.placed_norms.keys() == {"after"}
-            need(alone, f"{at}an mlp of the bottleneck must have the norm after it alone")
+            need(alone, f"{at}an mlp of the bottleneck must have a norm after the mlp, and no other norm")
 
     def sizes(self, width: int) -> Mapping[str, float]:
         return {"H": self.heads, "K": self.head_size}

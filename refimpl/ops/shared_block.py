@@ -79,7 +79,7 @@ class SharedBlock(TokenMixer):
         parts = {"attention": self.attention, "mlp": self.mlp, "mamba": self.mamba}
         for name, part in parts.items():
             alone = isinstance(part.pre, RMSNorm) and len(part.placed_norms) == 1
-            need(alone, f"{at}{name} of a shared block must have an RMSNorm before it alone")
+            need(alone, f"{at}{name} of a shared block must have an RMSNorm before {name}, and no other norm")
         self.attention.check(f"{at}attention of a shared block: ")
         self.mlp.check(f"{at}mlp of a shared block: ", parallel=False)
         self.mamba.check(f"{at}Mamba 2 of a shared block: ")
@@ -89,7 +89,10 @@ class SharedBlock(TokenMixer):
         plain = (mlp.gate_scale, mlp.scale, mlp.sparsity, mlp.down_norm) == (None,) * 4
         need(plain, f"{at}mlp of a shared block can't have scales, sparsity or a norm inside, got {mlp}")
         own = list(self.attention.leaves())
-        need(own == ["wk", "wv"], f"{at}attention of a shared block must have its maps alone, got {own}")
+        need(
+            own == ["wk", "wv"],
+            f"{at}attention of a shared block must have only the weights wk and wv of its own, got {own}",
+        )
 
     def sizes(self, width: int) -> Mapping[str, float]:
         a = self.attention

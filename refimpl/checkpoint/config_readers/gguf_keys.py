@@ -188,7 +188,7 @@ def scores(*allowed: int, default: int | None = None) -> Row:
 
     def read(keys: Keys, _: TensorSource) -> Any:
         if keys.get(GATING, int, *(() if default is None else (default,))) not in allowed:
-            raise keys.fail(GATING, " or ".join(f"{n}, {SCORES[n]}" for n in allowed))
+            raise keys.fail(GATING, " or ".join(f"{n} ({SCORES[n]})" for n in allowed))
         return ABSENT
 
     return Row(read)
@@ -241,7 +241,7 @@ def always(key: str, value: bool | float, *, told: bool = True) -> Row:
 
     def read(keys: Keys, _: TensorSource) -> Any:
         if keys.get(key, type(value), value) != value:
-            raise keys.fail(key, f"{str(value).lower()}, as llama.cpp runs it")
+            raise keys.fail(key, f"{str(value).lower()}, because llama.cpp always uses this value")
         return value if told else ABSENT
 
     return Row(read, key)

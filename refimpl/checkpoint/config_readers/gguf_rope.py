@@ -78,7 +78,7 @@ def check_sections(keys: Keys) -> Any:
     """
     sections = keys.get(SECTIONS, list)
     if not 3 <= len(sections) <= 4 or any(type(n) is not int or n < 0 for n in sections) or any(sections[3:]):
-        raise keys.fail(SECTIONS, "three whole numbers, or four of which the last is 0")
+        raise keys.fail(SECTIONS, "a list of three whole numbers, or of four with a last 0")
     return ABSENT
 
 

@@ -194,7 +194,10 @@ def _auto_round_overrides(keys: Keys, settings: Settings) -> Iterator[tuple[Name
         if own == settings:
             continue
         if re.fullmatch(r"[\w.-]+", name, re.ASCII) is None:
-            raise ConfigError(f"{inner.where}: a module with its own settings must be named in full")
+            raise ConfigError(
+                f"{inner.where}: the name of a module with its own settings must not be a pattern, got "
+                f"{name!r:.80}"
+            )
         yield NamePattern(name.replace(".", r"\."), inner.where), own
 
 
@@ -314,7 +317,7 @@ def _scheme(keys: Keys, packing: str, notes: list[str]) -> Scheme:
     if (kind, bits) not in PACKINGS.get(named, ()):
         known = ", ".join(f"{name} of {b}-bit {k}s" for name, forms in PACKINGS.items() for k, b in forms)
         raise ConfigError(
-            f"{keys.where}: format must be one of {known}, got {named!r:.40} of {bits}-bit {kind}s"
+            f"{keys.where}: format must be one of {known}, got {named!r:.40} with {bits}-bit {kind}s"
         )
     group_size, block = _scale_sharing(weights, named)
     symmetric = weights.get("symmetric", bool, True)

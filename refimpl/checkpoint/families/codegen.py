@@ -18,7 +18,8 @@ def config(keys: Keys, task: Task) -> Decoder:
     base = gptj(keys, task)
     if base.embedding.width % 4:
         raise keys.fail(
-            keys.spelled("n_embd", "hidden_size"), "a multiple of 4, since its matrices have 4 parts"
+            keys.spelled("n_embd", "hidden_size"),
+            "a multiple of 4, since the matrix of queries, keys and values has 4 parts",
         )
     return base
 

@@ -23,7 +23,7 @@ def config(keys: Keys, task: Task) -> Encoder:
     width, ratio, groups = keys.size("hidden_size"), keys.size("head_ratio", 2), keys.size("num_groups", 1)
     heads = max(keys.size("num_attention_heads") // ratio, 1)
     if width % (2 * heads):
-        raise keys.fail("hidden_size", f"a multiple of {2 * heads}, the heads of both kinds")
+        raise keys.fail("hidden_size", f"a multiple of {2 * heads}, the number of heads of both kinds")
     if width % groups or keys.size("intermediate_size") % groups:
         raise keys.fail("num_groups", "a divisor of hidden_size and intermediate_size")
     kernel = keys.size("conv_kernel_size", 9)

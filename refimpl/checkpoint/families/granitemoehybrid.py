@@ -48,7 +48,9 @@ def _places(keys: Keys) -> list[int]:
     if kinds is None:
         return [*range(layers)]
     if len(kinds) != layers or any(kind not in (*ATTENTION, *STATES) for kind in kinds):
-        raise keys.fail("layer_types", f"a list of {layers}, each {' or '.join((*ATTENTION, *STATES))}")
+        raise keys.fail(
+            "layer_types", f"a list of {layers} entries, each {' or '.join((*ATTENTION, *STATES))}"
+        )
     return [i for i, kind in enumerate(kinds) if kind in STATES]
 
 

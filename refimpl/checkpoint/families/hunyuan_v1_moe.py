@@ -53,7 +53,7 @@ def _by_layer(keys: Keys, key: str, default: int, layers: int) -> list[int]:
     if not isinstance(stated, list):
         return [keys.size(key, default, null=True) or default] * layers
     if len(stated) != layers or any(type(one) is not int or one < 1 for one in stated):
-        raise keys.fail(key, f"a positive number, or a list of {layers}")
+        raise keys.fail(key, f"a positive number, or a list of {layers} such numbers")
     return keys.get(key, list)
 
 

@@ -25,7 +25,9 @@ THETAS = {"full_attention": ("rope_theta", THETA), "sliding_attention": ("rope_t
 def config(keys: Keys, task: Task) -> Decoder:
     # Older versions of transformers give it to all layers, newer ones to those without a window.
     if keys.positive("rope_theta", THETA) != THETA:
-        raise keys.fail("rope_theta", f"{THETA}, or rope_parameters must give each type of layer its own")
+        raise keys.fail(
+            "rope_theta", f"{THETA}, or rope_parameters must give each type of layer its own rope_theta"
+        )
     types = layer_types(keys, lambda i: (i + 1) % 4 != 0)
     masks = layer_masks(keys, types, read_window(keys, 4096, everywhere=False))
     context = keys.size("max_position_embeddings", 2048)

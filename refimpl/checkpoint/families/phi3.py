@@ -28,7 +28,7 @@ def config(keys: Keys, task: Task) -> Decoder:
         keys.get(key, float, None)
     for key in ("attention_bias", "mlp_bias"):
         if keys.get(key, bool, False):
-            raise keys.fail(key, "false: Phi-3 has none")
+            raise keys.fail(key, "false: Phi-3 has no biases")
     # Phi-4-mini's, read by no class: every layer attends in full, positions aren't interpolated.
     keys.harmless(full_attn_mod=(1,), interpolate_factor=(1,))
     return decoder(

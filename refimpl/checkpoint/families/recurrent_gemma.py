@@ -60,7 +60,7 @@ def _kinds(keys: Keys) -> list[str]:
     """Return the kind of each layer, by repeating `block_types`."""
     kinds, count = keys.get("block_types", list, KINDS), layer_count(keys, default=26)
     if not kinds or any(kind not in KINDS for kind in kinds):
-        raise keys.fail("block_types", "a list of recurrent and attention")
+        raise keys.fail("block_types", "a list of layers, each recurrent or attention")
     return [kinds[i % len(kinds)] for i in range(count)]
 
 

@@ -234,7 +234,7 @@ def _heads(kind: str) -> Row:
         heads = layer_sizes(keys, HEADS, layer_count(keys, "block_count"))
         found = {number for number, own in zip(heads, types, strict=False) if own == kind}
         if len(found) > 1:
-            raise keys.fail(HEADS, "the same in all layers with a window, and in all layers without one")
+            raise keys.fail(HEADS, "the same in all layers with a window, and in all layers without a window")
         return found.pop() if found else heads[0]
 
     return Row(read, HEADS)

@@ -42,7 +42,9 @@ def config(keys: Keys, task: Task) -> EncoderDecoder:
         contexts = (min(contexts),) * 2  # such scalings depend on a length, which is one in a model
     embedding = replace(decoder.embedding, apart=end if end < decoder.embedding.vocabulary else None)
     if encoder.embedding != decoder.embedding:
-        raise keys.fail("encoder", "a text_config with the decoder's hidden_size and vocab_size")
+        raise keys.fail(
+            "encoder", "an object with a text_config that has the decoder's hidden_size and vocab_size"
+        )
     tied = keys.get("tie_word_embeddings", bool, True)
     return EncoderDecoder(
         embedding=embedding,

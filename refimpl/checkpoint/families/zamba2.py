@@ -37,7 +37,7 @@ def config(keys: Keys, task: Task) -> Decoder:
     # The class computes these from the width, whatever the file says.
     keys.unused("attention_hidden_size", "attention_head_dim", "head_dim", "kv_channels", "num_query_groups")
     if not size:
-        raise keys.fail("num_attention_heads", f"at most twice hidden_size, {2 * width}")
+        raise keys.fail("num_attention_heads", f"at most twice hidden_size ({2 * width})")
     position = None
     if keys.get("use_mem_rope", bool, False):
         position = rope(keys, size, context)
@@ -53,7 +53,7 @@ def config(keys: Keys, task: Task) -> Decoder:
         pre=norm,
     )
     if keys.get("use_shared_attention_adapter", bool, False) and attention.kv_heads != heads:
-        raise keys.fail("num_key_value_heads", f"num_attention_heads, {heads}, with adapters of attention")
+        raise keys.fail("num_key_value_heads", f"num_attention_heads ({heads}) if attention has adapters")
     mlp = Gated(
         keys.size("intermediate_size", 4 * width, null=True) or 4 * width,
         keys.choice("hidden_act", ACTIVATIONS, "gelu"),
@@ -74,7 +74,7 @@ def config(keys: Keys, task: Task) -> Decoder:
 def _mamba(keys: Keys, width: int, *, bias: bool, norm: RMSNorm) -> Mamba2:
     expanded, heads = width * keys.size("mamba_expand", 2), keys.size("n_mamba_heads", 8)
     if expanded % heads:
-        raise keys.fail("n_mamba_heads", f"a divisor of the total width of the heads, {expanded}")
+        raise keys.fail("n_mamba_heads", f"a divisor of the total width of the heads ({expanded})")
     keys.restated(
         "mamba_headdim", expanded // heads, f"{expanded // heads}, the width of all heads by their number"
     )
@@ -95,7 +95,7 @@ def _hybrid(keys: Keys) -> list[bool]:
     key = keys.spelled("layers_block_type", "layer_types")
     kinds = keys.get(key, list)
     if not kinds or any(not isinstance(kind, str) or kind not in KINDS for kind in kinds):
-        raise keys.fail(key, f"a list of layers, each {', '.join(KINDS)}")
+        raise keys.fail(key, f"a list of layers, each {' or '.join(KINDS)}")
     return [KINDS[kind] for kind in kinds[: 2**16]]
 
 

@@ -215,10 +215,11 @@ class GGUF:
         kind = KINDS[TENSORS[number]]
         size = math.prod(shape)
         if size > 8 * cursor.end or max(shape, default=1) > 2**48:
-            raise cursor.fail(f"{what} claims shape {list(shape)}, which is more than the file can hold")
+            raise cursor.fail(f"{what} claims shape {list(shape)}, which is more than the file can contain")
         if (shape[-1] if shape else 1) % kind.size:
             raise cursor.fail(
-                f"{what}: rows of {TENSORS[number]} come in blocks of {kind.size}, got {list(shape)}"
+                f"{what}: rows of {TENSORS[number]} must have a multiple of {kind.size} numbers, got shape "
+                f"{list(shape)}"
             )
         offset = cursor.number("<Q", what)
         if offset != at:

@@ -23,7 +23,7 @@ def parts_of(path: Path) -> list[Path]:
         return [path]
     first = path.with_name(f"{match[1]}-00001-of-{match[3]}.gguf")
     if path.name != first.name:
-        raise CheckpointError(f"{path}: is a part of a model: name the first one, {first.name}")
+        raise CheckpointError(f"{path}: is a part of a model: name the first part, {first.name}")
     if not 1 < int(match[3]) <= MAX_PARTS:
         raise CheckpointError(
             f"{path}: a model may have at most {MAX_PARTS} parts, but the file's name says {int(match[3])}"
@@ -33,7 +33,7 @@ def parts_of(path: Path) -> list[Path]:
     ]
     if missing := [file.name for file in files if not file.is_file()]:
         raise CheckpointError(
-            f"{path}: {len(missing)} of its parts are missing beside it, first {missing[0]}"
+            f"{path}: {len(missing)} parts of this model are missing in the same folder, first {missing[0]}"
         )
     return files
 

@@ -75,7 +75,9 @@ class Directory:
             raise CheckpointError(f"{stated}: can't be opened: its links form a loop") from None
         blobs = home.parent.parent / "blobs" if home.parent.name == "snapshots" else home
         if target.parent not in (home / folder, home, blobs):
-            raise CheckpointError(f"{stated}: links out of the model's directory, to {target}")
+            raise CheckpointError(
+                f"{stated}: must not link out of the model's directory, but it links to {target}"
+            )
         if not there:
             return None
         self.files[stated.relative_to(self.path).as_posix()] = target

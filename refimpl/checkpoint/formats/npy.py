@@ -34,7 +34,7 @@ def read_array(data: bytes, where: str, error: type[TfmError] = CheckpointError)
     try:
         shape = tuple(int(size) for size in header[2].split(b",") if size.strip())
         if math.prod(shape) * dtype.itemsize != left:
-            raise ValueError(f"it has {left} bytes of {dtype}")
+            raise ValueError(f"the file has {left} bytes of {dtype}")
         return np.frombuffer(data, dtype, offset=header.end()).reshape(shape)
     except ValueError as problem:
         shape_text = header[2].decode()

@@ -85,7 +85,7 @@ class SafeTensors:
         begin, end = offsets
         if not begin <= end <= self._size:
             raise CheckpointError(
-                f"{at}: data_offsets {offsets} must lie in the {self._size} bytes of data: truncated?"
+                f"{at}: data_offsets {offsets} must be within the {self._size} bytes of data: truncated?"
             )
         need = math.prod(shape) * KINDS[kind].record.itemsize
         if need != end - begin:

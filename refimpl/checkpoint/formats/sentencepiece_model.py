@@ -187,7 +187,7 @@ def _model(
         stated = trainer.get(number, default)
         id = -1 if stated >= 2**31 else stated  # -1 takes all ten bytes
         if id >= len(pieces[0]):
-            raise message.fail(f"its special ids must be ids of its {len(pieces[0])} pieces, got {id}")
+            raise message.fail(f"the special ids must be ids of the {len(pieces[0])} pieces, got {id}")
         ids.append(id)
     texts = [
         message.text(trainer[number]) if number in trainer else default

@@ -126,6 +126,7 @@ def _indexed(
     pairs = {(name, file) for file, shard in files.items() for name in shard.names}
     if odd := sorted(pairs ^ set(named.items())):
         raise CheckpointError(
-            f"{where}: weight_map and the files disagree on {odd[0][0]!r:.80} in {odd[0][1]}"
+            f"{where}: weight_map and the files must name the same tensors, but only one of them names "
+            f"{odd[0][0]!r:.80} in {odd[0][1]}"
         )
     return list(files.values())

@@ -251,7 +251,7 @@ class TorchFile:
     def _misplaced(self, key: str, storage: _Storage, there: int) -> CheckpointError:
         return CheckpointError(
             f"{self.path}: storage {key!r:.40} of {storage.count} {storage.kind} needs {storage.size} bytes, "
-            f"but {max(there, 0)} are there: truncated or damaged"
+            f"but the file has {max(there, 0)} bytes for this storage: truncated or damaged"
         )
 
     def _checked(self, values: Any) -> dict[str, _Tensor]:

@@ -63,13 +63,13 @@ def _end_of_archive(file: FileBytes) -> tuple[int, int, int]:
         if mark == b"PK\6\7":
             end -= _LOCATOR.size
             if at + _END64.size > end:
-                raise cursor.fail(f"the zip's directory must lie before byte {end}: damaged")
+                raise cursor.fail(f"the zip's directory must be before byte {end}: damaged")
             mark, count, total, size, begin = _END64.unpack(file.read(at, at + _END64.size).tobytes())
             if mark != b"PK\6\6" or count != total:
                 raise cursor.fail("a zip must be one file that ends in its directory: damaged")
             end = at
     if begin + size != end or count * _DIRECTORY.size > size:
-        raise cursor.fail(f"the zip's directory of {count} entries must lie before byte {end}: damaged")
+        raise cursor.fail(f"the zip's directory of {count} entries must end at byte {end}: damaged")
     return count, begin, end
 
 

@@ -53,7 +53,7 @@ def read_added_tokens(value: Any, vocabulary: dict[str, int], size: int) -> list
     for i, item in enumerate(value):
         token = _read_token(item, f"added_tokens[{i}]")
         if token.content in tokens:
-            raise CheckpointError(f"added_tokens[{i}]: {token.content!r:.60} must occur once")
+            raise CheckpointError(f"added_tokens[{i}]: {token.content!r:.60} must occur only once")
         expected = vocabulary.get(token.content, next_id)
         if token.content not in vocabulary:
             next_id += 1

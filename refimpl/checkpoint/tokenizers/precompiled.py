@@ -116,7 +116,9 @@ def read_charsmap(value: Any, where: str) -> Callable[[str], str | None]:
 
     def unit(at: int) -> int:
         if at >= len(units):
-            raise CheckpointError(f"{where}: a node points to unit {at} of {len(units)}")
+            raise CheckpointError(
+                f"{where}: a node of the charsmap points to unit {at}, but there are only {len(units)}"
+            )
         return units[at]
 
     def offset(node: int) -> int:
@@ -135,7 +137,9 @@ def read_charsmap(value: Any, where: str) -> Callable[[str], str | None]:
                 try:
                     return texts[place : end if end >= 0 else None].decode()
                 except UnicodeDecodeError:
-                    raise CheckpointError(f"{where}: a rule points into a character") from None
+                    raise CheckpointError(
+                        f"{where}: a rule of the charsmap must begin at a character, not inside of one"
+                    ) from None
         return None
 
     return find

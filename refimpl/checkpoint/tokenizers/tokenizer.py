@@ -57,7 +57,7 @@ class Tokenizer:
 
     def __init__(self, definition: dict[str, Any]) -> None:
         if unknown := sorted(definition.keys() - KEYS):
-            raise CheckpointError(f"tokenizer.json has no key {unknown[0]!r:.60}")
+            raise CheckpointError(f"unknown key {unknown[0]!r:.60}, which a tokenizer.json can't have")
         if definition.get("version", "1.0") != "1.0":
             raise CheckpointError(f"version must be '1.0', got {definition['version']!r:.40}")
         self.definition = definition

@@ -49,7 +49,8 @@ def train(
         least = len(BYTE_TO_UNICODE) + len(special_tokens)
         if vocab_size < least:
             raise LimitError(
-                f"a vocabulary of {vocab_size} must have room for {least} bytes and special tokens"
+                f"the vocabulary must have at least {least} tokens, for all bytes and the special tokens, "
+                f"got {vocab_size}"
             )
         vocabulary, merges = bpe_training.train(
             words,

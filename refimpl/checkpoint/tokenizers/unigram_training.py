@@ -49,7 +49,10 @@ def train(
     """
     required = sorted({character for word in words for character in word} | set(initial_alphabet))
     if len(required) > vocab_size - len(special_tokens):
-        raise LimitError(f"a vocabulary of {vocab_size} must have room for {len(required)} characters")
+        raise LimitError(
+            f"the vocabulary must have at least {len(required) + len(special_tokens)} tokens, for all "
+            f"characters and the special tokens, got {vocab_size}"
+        )
     pieces = [UNKNOWN, *seed_pieces(words, max_piece_length, seed_size)]
     first, target = len(pieces), vocab_size * 11 // 10
     while True:

@@ -147,7 +147,8 @@ class Leaves:
         if unread:
             first = next(iter(unread))
             raise CheckpointError(
-                f"tensors that this family doesn't know: {len(unread)}, first {first!r:.80}"
+                f"the checkpoint has {len(unread)} tensors that this model family doesn't know, first "
+                f"{first!r:.80}"
             )
 
     def _needed(self, rule: Rule) -> bool:

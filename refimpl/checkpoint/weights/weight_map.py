@@ -291,7 +291,7 @@ def _each(text: str) -> list[str]:
     plain, *parts = re.split(r"\{([^{}]*,[^{}]*)\}", text)
     groups = [group.split(",") for group in parts[::2]]
     if len({len(group) for group in groups}) > 1:
-        raise ValueError(f"{text!r}: the groups of a line must have as many names")
+        raise ValueError(f"{text!r}: the groups of a line must have equally many names")
     rows = zip(*groups, strict=True) if groups else [()]
     return [plain + "".join(chain(*zip(names, parts[1::2], strict=True))) for names in rows]
 
@@ -300,7 +300,7 @@ def _line(text: str, heads: frozenset[str] | None) -> Line:
     stated, _, words = text.partition(" : ")
     match = re.fullmatch("(.+) (<-|==) (.+)", stated)
     if match is None:
-        raise ValueError(f"{text!r}: a line must be leaf <- tensor or leaf == tensor")
+        raise ValueError(f"{text!r}: a line must be PARAMETER <- TENSOR or PARAMETER == TENSOR")
     steps = words.split()
     if unknown := [word for word in steps if word not in STEPS]:
         raise ValueError(f"{text!r}: a step must be one of {', '.join(STEPS)}, got {unknown[0]!r}")
@@ -308,7 +308,7 @@ def _line(text: str, heads: frozenset[str] | None) -> Line:
     siblings = (f"{first.rpartition('.')[0]}.{other}" for other in others)
     tensor, part, trailing = match[3].partition("[")
     if part and trailing not in (f"{EXPERT}]", f"{STREAM}]"):
-        raise ValueError(f"{text!r}: [{EXPERT}] or [{STREAM}] must stand last")
+        raise ValueError(f"{text!r}: [{EXPERT}] or [{STREAM}] must come last")
     named: dict[str, Use] = {NOTHING: "unused", LEFT_OUT: "left out"}
     use = "compare" if match[2] == "==" else named.get(first, "read")
     parsed = tuple(STEPS[word] for word in steps)

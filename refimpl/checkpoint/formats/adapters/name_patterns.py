@@ -163,7 +163,7 @@ class _Reader:
 
     def _fail(self, must: str) -> ConfigError:
         rest = self._text[self._at : self._at + 20]
-        return ConfigError(f"{self._where}: {self._text!r:.80} must have {must}, at {rest!r}")
+        return ConfigError(f"{self._where}: the pattern {self._text!r:.80} must have {must}, at {rest!r}")
 
     def _take(self, text: str) -> bool:
         found = self._text.startswith(text, self._at)
@@ -172,7 +172,7 @@ class _Reader:
 
     def _next(self) -> str:
         if self._at == len(self._text):
-            raise self._fail("more after this")
+            raise self._fail("a character after the last one")
         self._at += 1
         return self._text[self._at - 1]
 

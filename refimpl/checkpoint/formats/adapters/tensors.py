@@ -84,7 +84,7 @@ class AdapterTensors:
             raise CheckpointError(f"{file.path}: an adapter must contain tensors, but it contains none")
 
     def _fail(self, name: str, must: str) -> CheckpointError:
-        return CheckpointError(f"{self._file.path}: {name!r:.120} must be {must}")
+        return CheckpointError(f"{self._file.path}: tensor {name!r:.120} must be {must}")
 
     def _replace(self, inner: str, name: str) -> None:
         module, _, leaf = inner.rpartition(".")
@@ -93,7 +93,7 @@ class AdapterTensors:
         if of_base := module.endswith(".base_layer"):
             inner = f"{module.removesuffix('.base_layer')}.{leaf}"
         if inner in self.replaced:
-            raise self._fail(name, "stored once")
+            raise self._fail(name, "stored only once")
         self.replaced[inner] = name
         if of_base:
             self.of_base_layers.add(inner)
@@ -115,7 +115,9 @@ class AdapterTensors:
             )
         of_table = [".lora_embedding_" in parts[part] for part in (DOWN, UP)]
         if of_table[0] != of_table[1]:
-            raise self._fail(parts[UP], "of a table if and only if the other tensor of its module is")
+            raise self._fail(
+                parts[UP], "part of a table if and only if the other tensor of its module is part of one"
+            )
         return LowRank(module, parts[DOWN], parts[UP], magnitude, of_table[0])
 
     def kind(self, name: str) -> str:

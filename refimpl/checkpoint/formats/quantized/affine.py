@@ -104,7 +104,7 @@ def checked_groups(group: np.ndarray, count: int, name: str) -> np.ndarray:
     if group.size and not (group.min() >= 0 and group.max() < count):
         at = int(np.argmax((group < 0) | (group >= count)))
         raise CheckpointError(
-            f"{name}[{at}] must be a group from 0 to {count - 1}, but it is {int(group[at])}"
+            f"tensor {name}[{at}] must be a group from 0 to {count - 1}, but it is {int(group[at])}"
         )
     return group
 

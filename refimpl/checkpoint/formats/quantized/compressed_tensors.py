@@ -103,7 +103,7 @@ def _packed(source: RawSource, module: str, scheme: Scheme) -> AffineWeight:
     outputs, inputs = (int(size) for size in source.raw(names["shape"]))
     if outputs != rows or not 0 < inputs <= 32 * words or -(-inputs * bits // 32) != words:
         raise CheckpointError(
-            f"tensor {names['packed']!r:.120} must contain {bits}-bit codes in weight_shape, "
+            f"tensor {names['packed']!r:.120} must contain {bits}-bit integers in weight_shape, "
             f"{[outputs, inputs]}, but it has shape {[rows, words]}"
         )
     neighbours, count = groups(inputs, scheme.group_size)

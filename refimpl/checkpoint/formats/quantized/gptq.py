@@ -60,7 +60,7 @@ class Gptq:
         words, outputs = check(source, f"{module}.qweight", ("I32",))
         if words * 32 % bits or outputs * bits % 32:
             raise CheckpointError(
-                f"tensor '{module}.qweight' must contain whole words of {bits}-bit codes, but it has shape "
+                f"tensor '{module}.qweight' must contain whole words of {bits}-bit integers, but has shape "
                 f"{[words, outputs]}"
             )
         inputs = words * 32 // bits

@@ -24,7 +24,8 @@ class Quantized:
         self._weights = dict(quantization.form.weights(source))
         if not self._weights:
             raise CheckpointError(
-                "quantization_config says that weights are quantized, but none is: is it another model's?"
+                "quantization_config says that weights are quantized, but none is: does config.json belong "
+                "to another model?"
             )
         for name in self._weights:
             if any(f".{module}." in f".{name}" for module in quantization.floats):

@@ -200,7 +200,7 @@ def _source(definition: Mapping[str, Any], made_by: TokenizerClass, where: str) 
         )
     vocabulary = model.get("vocab")
     if isinstance(vocabulary, list) != (made_by.model == "Unigram"):
-        raise CheckpointError(f"{where}: model.vocab must be that of a {made_by.model} model")
+        raise CheckpointError(f"{where}: model.vocab must be the vocabulary of a {made_by.model} model")
     normalizer = definition.get("normalizer")
     steps = [normalizer]
     if isinstance(normalizer, dict) and normalizer.get("type") == "Sequence":

@@ -150,7 +150,7 @@ class Tokens:
         """
         id = self._vocabulary.model_id(content)
         if id is None:
-            raise CheckpointError(f"{self._where}: model.vocab must have {content!r:.60}")
+            raise CheckpointError(f"{self._where}: model.vocab must have the token {content!r:.60}")
         return id
 
     def around(self, flags: Mapping[str, bool]) -> Component:

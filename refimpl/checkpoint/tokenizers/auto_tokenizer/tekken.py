@@ -107,7 +107,7 @@ def _spelled(entries: list[Any], where: str) -> Iterator[str]:
     for rank, entry in enumerate(entries):
         try:
             if entry["rank"] != rank:
-                raise ValueError("its rank must be its place in the list")
+                raise ValueError(f"rank must be {rank}, the index in vocab, got {entry['rank']!r:.40}")
             data = base64.b64decode(entry["token_bytes"], validate=True)
         except (KeyError, TypeError, ValueError) as error:
             raise CheckpointError(f"{where}: vocab[{rank}] isn't a token: {error!s:.80}") from None

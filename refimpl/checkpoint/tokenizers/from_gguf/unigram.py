@@ -67,7 +67,7 @@ def _pieces(vocabulary: Vocabulary, mask: int | None) -> tuple[list[str], list[i
     scores = list(vocabulary.scores())
     if mask is not None and types[mask] == UNUSED:
         if "<mask>" in vocabulary.ids:
-            raise vocabulary.fail(f"mask_token_id must be that of <mask>, got {mask}")
+            raise vocabulary.fail(f"mask_token_id must be the id of <mask>, got {mask}")
         tokens[mask], types[mask], scores[mask] = "<mask>", CONTROL, 0.0
     while (
         types and types[-1] == UNUSED
@@ -75,7 +75,9 @@ def _pieces(vocabulary: Vocabulary, mask: int | None) -> tuple[list[str], list[i
         del tokens[-1], types[-1], scores[-1]
     for i, kind in enumerate(types):
         if kind == UNUSED:
-            raise vocabulary.fail(f"token_type may be {UNUSED} only at the end, got it for token {i}")
+            raise vocabulary.fail(
+                f"token_type may be {UNUSED} (unused) only for the last tokens, got {UNUSED} for token {i}"
+            )
         if kind == USER_DEFINED:  # the original has 0, the converter writes -1000
             scores[i] = 0.0
             types[i] = CONTROL if tokens[i].startswith("<extra_id_") else USER_DEFINED

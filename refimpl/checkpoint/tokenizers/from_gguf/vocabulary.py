@@ -22,7 +22,9 @@ class Vocabulary:
         self.architecture = metadata.get("general.architecture")
         self.tokens = self.get_strings("tokens")
         if not 1 <= len(self.tokens) <= rows:
-            raise self.fail(f"tokens must be 1 to {rows}, the rows of the table, got {len(self.tokens)}")
+            raise self.fail(
+                f"tokens must be a list of 1 to {rows} tokens, the rows of the table, got {len(self.tokens)}"
+            )
         self.ids = {token: i for i, token in enumerate(self.tokens)}
         if len(self.ids) < len(self.tokens):
             duplicate = next(token for i, token in enumerate(self.tokens) if self.ids[token] != i)
