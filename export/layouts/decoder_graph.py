@@ -46,17 +46,17 @@ def refusal(config: Config, target: Target) -> str | None:
     and target. Return None if it can.
     """
     if not isinstance(config, Decoder):
-        return "the model isn't a decoder alone, which is all that these files are made for"
+        return "the model must be a decoder without an encoder"
     if reason := target_refusal(target):
         return reason
     if recurrent(cache_kinds(config)):
-        return "each layer must keep keys and values, some of this model's keep a recurrence's state"
+        return "each layer must cache keys and values, but some layers of this model cache a recurrent state"
     if config.rounds_cache:
-        return "its cache must hold floats, this one holds codes: export with kv=float"
+        return "keys and values must be cached as floats, but this model quantizes them: export with kv=float"
     if any(layer.kv_layer is not None for layer in config.layers):
-        return "each layer must keep keys and values, some of this model's read those of others"
+        return "each layer must cache its own keys and values, but some layers of this model read others'"
     if not all(type(kind) is KeysValues for kind in cache_kinds(config)):
-        return "each layer must keep keys and values, some of this model's keep something else"
+        return "each layer must cache keys and values, but some layers of this model cache something else"
     sizes = {(a.kv_heads, a.head_size) for a in config.stack.attentions}
     if len(sizes) > 1:
         return f"all layers must have the same heads, got (kv_heads, head_size) of {sorted(sizes)}"

@@ -57,15 +57,15 @@ def refusal(config: Config, target: Target) -> str | None:
     target. Return None if they can.
     """
     if not isinstance(config, EncoderDecoder) or not isinstance(config.head, LM):
-        return "the model isn't a decoder that reads an encoder and generates"
+        return "the model must have an encoder and a decoder that generates text"
     if reason := target_refusal(target):
         return reason
     if isinstance(config.stem, SampleStem):
-        return "the encoder must read a text or frames of a sound, this one reads samples"
+        return "the encoder must read a text or frames of a sound, but this encoder reads samples"
     if recurrent(cache_kinds(config)):
-        return "its cache must be keys and values"
+        return "each layer must cache keys and values, but some layers of this model cache a recurrent state"
     if config.rounds_cache:
-        return "its cache must hold floats, this one holds codes: export with kv=float"
+        return "keys and values must be cached as floats, but this model quantizes them: export with kv=float"
     if config.embedding.token_types is not None:
         return "the encoder's tokens have types, which these runtimes don't pass"
     if len(sizes := _sizes(config)) > 1:

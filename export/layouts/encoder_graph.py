@@ -41,11 +41,13 @@ def refusal(config: Config, target: Target) -> str | None:
     this model and target. Return None if it can.
     """
     if "decoder" in config.stacks:
-        return "the model isn't an encoder alone, which is all that these files are made for"
+        return "the model must be an encoder without a decoder"
     if reason := target_refusal(target):
         return reason
     if not isinstance(config.head, MaskedLM | Tag | Classify | Pool):
-        return f"the head must be for embeddings, words, tags or labels, it is {type(config.head).__name__}"
+        return (
+            f"the head must be for embeddings, words, tags or labels, but it is {type(config.head).__name__}"
+        )
     return None
 
 

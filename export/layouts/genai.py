@@ -39,9 +39,9 @@ def refusal(config: Config, target: Target) -> str | None:
     """Return the reason why a model can't be written for onnxruntime-genai, or None if it can."""
     if isinstance(config, EncoderDecoder):
         if config.sound_shape is None:
-            return "of models with an encoder it takes only Whisper, and Marian with a recurrent decoder"
+            return "genai runs no model with an encoder except Whisper, and Marian with a recurrent decoder"
         if (size := config.sound_shape[0]) != FRAMES:
-            return f"a model that hears must read {FRAMES} frames, this one reads {size}"
+            return f"a sound must have {FRAMES} frames, but this model reads {size}"
         return encoder_decoder_graph.refusal(config, target)
     return decoder_graph.refusal(config, target)
 

@@ -71,7 +71,7 @@ def target_refusal(target: Target) -> str | None:
     if target.device != "cpu":
         # Of a standard graph's blocks ONNX Runtime makes integer products, unless a session's option says no.
         return (
-            f"it is made of bundles for ort-cpu or ort-web, this one is for {target.name}: "
-            "export for target=ort-cpu"
+            f"the bundle must be for ort-cpu or ort-web, but it is for {target.name}: export for "
+            "target=ort-cpu"
         )
     return None

@@ -62,10 +62,11 @@ def refusal(sizes: Sizes, config: Config, target: Target) -> str | None:
     """Return the reason why a model's graph can't have these sizes, or None if it can."""
     if target.name != "standard":
         return (
-            f"NPUs take operators of ai.onnx alone, this one is for {target.name}: export for target=standard"
+            f"NPUs take only operators of ai.onnx, but the bundle is for target={target.name}: export for "
+            "target=standard"
         )
     if isinstance(config.stem, SampleStem):
-        return "a sound that the model reads as samples has no fixed number of them"
+        return "a sound that the model reads as samples has no fixed number of samples"
     if len(config.stacks) > 1 and "decoder" in config.stacks and config.sound_shape is None:
         return "the decoder reads an encoder, whose text has a length of its own"
     if min(sizes.axes().values()) < 1:
@@ -73,15 +74,15 @@ def refusal(sizes: Sizes, config: Config, target: Target) -> str | None:
     if "decoder" not in config.stacks:
         longest, tokens = config.context, "time"
         if sizes.capacity is not None:
-            return "capacity is for a decoder's cache, which this model hasn't: leave it out"
+            return "capacity is for the cache of a decoder, which this model doesn't have: leave out capacity"
     else:
         longest, tokens = sizes.capacity or config.context, "time (by capacity)"
         if sizes.capacity is None:
-            return "a decoder's cache must have its capacity: state it"
+            return "capacity is missing: it is the number of tokens for which a decoder's cache has room"
         if sizes.capacity > config.context:
-            return f"capacity may be the context ({config.context}), got {sizes.capacity}"
+            return f"capacity may be at most the context ({config.context} tokens), got {sizes.capacity}"
     if sizes.time > longest:
-        return f"{tokens} may be {longest}, got {sizes.time}"
+        return f"{tokens} may be at most {longest} tokens, got {sizes.time}"
     return None
 
 

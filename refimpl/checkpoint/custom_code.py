@@ -20,4 +20,4 @@ def describe(family: str) -> str:
     """Return a note for the user: the repository's own code was not run, and tfm uses the family `family`
     instead.
     """
-    return f"the repository's own code ({' or '.join(KEYS)}) was not run: tfm's family {family} stands for it"
+    return f"the repository's own code ({' or '.join(KEYS)}) was not run: tfm used its own family {family}"

@@ -370,7 +370,7 @@ def _check_kernels(m: Manifest) -> None:
         )
     if m.kernel_encoder is not None and (m.kernel_cache is None or may_halve != "all"):
         raise ValueError(
-            f"kernel_encoder must be absent, got {m.kernel_encoder}: it needs a model with cross-attention, and "
+            f"kernel_encoder must be absent, got {m.kernel_encoder}: this field needs cross-attention and "
             "the field kernel_cache"
         )
     if m.kernel_minima and not m.plan.has_minima:

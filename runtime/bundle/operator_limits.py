@@ -78,7 +78,7 @@ def untried(target: Target, config: Config) -> str | None:
     if target.device != "cuda":
         return None
     if has_mtp(config):
-        return "a module for drafts (mtp) was never tried on a GPU: export the model without it"
+        return "a module for drafts (mtp) was never tried on a GPU: export the model without mtp"
     return None
 
 
@@ -87,13 +87,13 @@ def group_query(config: Config) -> list[str]:
     list if it can.
     """
     for i, layer in enumerate(config.layers):
-        merged = "its softmax also has the keys of an encoder's text" if layer.merged else None
+        merged = "the softmax also has the keys of an encoder's text" if layer.merged else None
         reason = merged or layer.attention.group_query_limit()
         if reason is None:
             continue
         reasons = [f"GroupQueryAttention in layer {i}: {reason}"]
         if windows(cache_kinds(config, windowed=True)) and not recurrent(cache_kinds(config)):
-            reasons.append("caches as short as windows: they need GroupQueryAttention")
+            reasons.append("caches as short as windows need GroupQueryAttention")
         return reasons
     return []
 

@@ -155,7 +155,7 @@ class Scheme:
 BLOCKS_ON_THE_WEB = (
     "WebAssembly makes floats of blocks at each step; use quant=int8-dynamic, or target=ort-cpu for blocks"
 )
-INTEGER_PRODUCTS_ON_CPU = "its integer products run on the CPU there; use quant=int8"
+INTEGER_PRODUCTS_ON_CPU = "CUDA's provider runs integer products on the CPU; use quant=int8"
 STATIC_SCALES = "one scale for all rows is for devices that can't do better"
 ONLY_ON_STANDARD = {
     "ort-cpu": f"{STATIC_SCALES}; use target=standard, or quant=int8-dynamic",

@@ -84,10 +84,15 @@ _ALL = (
         floats="float16",
         fused=True,
         row_lengths=True,
-        float_cache="it was never tried on a GPU",
+        float_cache="quantized keys and values were never tried on a GPU",
     ),
     Target("ort-web", opset=23, storage=COLUMNS, device="cpu", fused=True),
-    Target("standard", opset=21, storage=DEQUANTIZED, float_cache="its attention reads a cache of floats"),
+    Target(
+        "standard",
+        opset=21,
+        storage=DEQUANTIZED,
+        float_cache="the attention of this target reads keys and values as floats",
+    ),
 )
 TARGETS: dict[str, Target] = {target.name: target for target in _ALL}
 

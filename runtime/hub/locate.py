@@ -213,7 +213,7 @@ def _download(name: str, partial: Path, folder: Path, progress: Progress, *, upd
         match = HUB.fullmatch(address(name))
         assert match is not None  # model_path refuses other names
         if address(name) != name:
-            progress(f"{name} stands for {address(name)}", 0, 0)
+            progress(f"{name} is short for {address(name)}", 0, 0)
         model, digest, hashes = from_hub(
             match[1], match[2], match[3], partial, files, progress,
             lambda hashes: None if update else first_fetch.compare(name, hashes),

@@ -105,8 +105,8 @@ class AdapterMap:
         copies = self._names(INPUT_TABLE, "compare") - outputs
         if copies and (touched := self._touched(inputs | copies)):
             raise CheckpointError(
-                f"the adapter's {touched[0]!r:.120} can't change the token table, because the encoder and the "
-                "decoder share this table"
+                f"the adapter's {touched[0]!r:.120} can't change the token table, because the encoder and "
+                "the decoder share this table"
             )
         head = config.head
         if not isinstance(head, LM | MaskedLM) or not head.tied:

@@ -485,7 +485,7 @@ def test_commands_say_what_stands_for_code_of_the_repositorys_own(
     ):
         file.write_text(json.dumps(change(json.loads(file.read_text()))))
     monkeypatch.setattr("tfm.export.bundle_writer.export", lambda _, out, **__: shutil.copytree(bundle, out))
-    note = "(auto_map or custom_pipelines) was not run: tfm's family tfm stands for it\n"
+    note = "(auto_map or custom_pipelines) was not run: tfm used its own family tfm\n"
     for command in (
         ("export", model, tmp_path / "out"),
         ("inspect", model),

@@ -137,7 +137,7 @@ def test_what_a_layout_doesnt_cover_is_said_before_there_is_work(
     refused = tfm("export", checkpoint, out, "--layout", "genai", "--target", "standard")
     refused.failed(7, "genai", "--target", "ort-cpu")
     refused = tfm("export", checkpoint, out, "--layout", "genai", "--kv", "int8")
-    refused.failed(7, "codes", "--kv float")
+    refused.failed(7, "quantizes", "--kv float")
     config = tiny_models.encoder_decoder()
     save_checkpoint(tmp_path / "pair", config, tiny_models.weights(config))
     tfm("export", tmp_path / "pair", out, "--layout", "genai").failed(7, "Whisper")

@@ -158,12 +158,12 @@ def test_the_file_says_what_it_is(bundle: Bundle, tmp_path: Path):
 
 
 REFUSED = {
-    "a decoder alone": (tiny_models.encoder(), "ort-cpu"),
-    "decoder alone, which": (tiny_models.encoder_decoder(), "ort-cpu"),
+    "a decoder without an encoder": (tiny_models.encoder(), "ort-cpu"),
+    "must be a decoder": (tiny_models.encoder_decoder(), "ort-cpu"),
     "export for target=ort-cpu": (CONFIG, "standard"),
     "for ort-cuda": (CONFIG, "ort-cuda"),
-    "keep a recurrence's state": (tiny_models.recurrent(), "ort-cpu"),
-    "keep something else": (tiny_models.latents(), "ort-cpu"),
+    "cache a recurrent state": (tiny_models.recurrent(), "ort-cpu"),
+    "cache something else": (tiny_models.latents(), "ort-cpu"),
     "kv=float": (CONFIG.with_kv("int8"), "ort-cpu"),
     "the same heads": (tiny_models.mixed_windows(), "ort-cpu"),
 }

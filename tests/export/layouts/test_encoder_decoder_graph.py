@@ -227,9 +227,9 @@ def test_what_a_runtime_doesnt_choose_by_is_left_out_and_said():
 
 TYPES = replace(CONFIGS["copied"], embedding=replace(CONFIGS["copied"].embedding, token_types=2))
 REFUSED = {
-    "isn't a decoder that reads": (tiny_models.llama(), "ort-cpu"),
-    "reads an encoder and generates": (tiny_models.reading_decoder(), "ort-cpu"),
-    "this one is for standard": (CONFIGS["copied"], "standard"),
+    "must have an encoder and a decoder": (tiny_models.llama(), "ort-cpu"),
+    "a decoder that generates text": (tiny_models.reading_decoder(), "ort-cpu"),
+    "but it is for standard": (CONFIGS["copied"], "standard"),
     "kv=float": (CONFIGS["shared"].with_kv("int8"), "ort-cpu"),
     "tokens have types": (TYPES, "ort-cpu"),
     "must have the same heads": (tiny_models.rotary_encoder_decoder(), "ort-cpu"),
@@ -246,7 +246,7 @@ def test_genai_refuses_them():
     for config, words in (
         (CONFIGS["copied"], "Marian with a recurrent decoder"),
         (HEARING, "3000 frames"),
-        (tiny_models.writing(), "3000 frames, this one reads samples"),
+        (tiny_models.writing(), "3000 frames, but this model reads samples"),
     ):
         assert words in (genai.LAYOUT.refusal(config, targets.find("ort-cpu")) or "")
 

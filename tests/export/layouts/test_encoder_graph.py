@@ -111,9 +111,9 @@ def test_config_json_has_the_heads_and_segments_of_xlnets_attention(tmp_path: Pa
 
 
 REFUSED = {
-    "an encoder alone": (tiny_models.llama(), "ort-cpu"),
-    "this one is for ort-cuda": (rotary(Pool()), "ort-cuda"),
-    "this one is for standard": (rotary(Pool()), "standard"),
+    "an encoder without a decoder": (tiny_models.llama(), "ort-cpu"),
+    "but it is for ort-cuda": (rotary(Pool()), "ort-cuda"),
+    "but it is for standard": (rotary(Pool()), "standard"),
     "it is QuestionAnswering": (rotary(QuestionAnswering()), "ort-cpu"),
 }
 

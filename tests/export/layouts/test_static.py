@@ -252,11 +252,11 @@ REFUSED = {
     "no fixed number": (tiny_models.spelling(), "standard", Sizes(1, 4)),
     "reads an encoder": (tiny_models.encoder_decoder(), "standard", SIZES),
     "at least 1": (DECODER, "standard", Sizes(0, 4, 24)),
-    "must have its capacity": (DECODER, "standard", Sizes(1, 4)),
-    "may be the context (64), got 65": (DECODER, "standard", Sizes(1, 4, 65)),
-    "time (by capacity) may be 24, got 25": (DECODER, "standard", Sizes(1, 25, 24)),
-    "leave it out": (ENCODER, "standard", Sizes(1, 4, 24)),
-    "time may be": (ENCODER, "standard", Sizes(1, 10**4)),
+    "capacity is missing": (DECODER, "standard", Sizes(1, 4)),
+    "may be at most the context (64 tokens), got 65": (DECODER, "standard", Sizes(1, 4, 65)),
+    "time (by capacity) may be at most 24 tokens, got 25": (DECODER, "standard", Sizes(1, 25, 24)),
+    "leave out capacity": (ENCODER, "standard", Sizes(1, 4, 24)),
+    "time may be at most": (ENCODER, "standard", Sizes(1, 10**4)),
 }
 
 

@@ -362,7 +362,7 @@ ZIPS: dict[str, tuple[bytes, str]] = {
         "must begin at byte 2147483648",
     ),
     "a directory that isn't one": (change(SOUND, DIRECTORY, 0, "<I", 7), "must have an entry before byte"),
-    "a directory elsewhere": (change(SOUND, END, 16, "<I", 7), "must lie before byte"),
+    "a directory elsewhere": (change(SOUND, END, 16, "<I", 7), "must end at byte"),
     "a directory of 65,535 entries": (
         change(change(SOUND, END, 8, "<H", 2**16 - 1), END, 10, "<H", 2**16 - 1),
         "directory of 65535 entries must lie before",
@@ -426,7 +426,7 @@ def test_a_zip_with_numbers_of_64_bits(tmp_path):
     np.testing.assert_array_equal(TorchFile(path).load("w"), np.zeros((2, 2), np.float32), strict=True)
     sound = path.read_bytes()
     for mark, at, words in (
-        (b"PK\6\7", 8, "must lie before byte"),
+        (b"PK\6\7", 8, "must be before byte"),
         (b"PK\6\6", 32, "must be one file"),
         (b"PK\6\6", 48, "lie before"),
     ):
