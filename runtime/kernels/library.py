@@ -175,12 +175,12 @@ def find(progress: Progress = silent, instruction_set: str | None = None) -> Lib
     unknown instruction set.
     """
     if is_off():
-        return Unavailable(f"{SWITCH}=0 switches them off")
+        return Unavailable(f"{SWITCH}=0 switches the kernels off")
     if instruction_set is None:
         instruction_set = forced()
     platform = Platform.here()
     if not platform.known:
-        return Unavailable(f"they aren't written for {platform}")
+        return Unavailable(f"the kernels aren't written for {platform}")
     record = read_record(PACKAGED, key(platform))
     path = library_in(PACKAGED, record, platform)
     if path is None:
@@ -190,7 +190,7 @@ def find(progress: Progress = silent, instruction_set: str | None = None) -> Lib
             return Unavailable(f"{stranger} must belong to this user, and nobody else may write it")
         record = read_record(folder, wanted)
         if record is not None and record.failure:
-            return Unavailable(f"building them failed: {record.failure}", buildable=True)
+            return Unavailable(f"building the kernels failed: {record.failure}", buildable=True)
         path = library_in(folder, record, platform)
     if path is None or record is None:
         return Unavailable("no library was built for this machine", buildable=True)

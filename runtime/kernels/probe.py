@@ -75,21 +75,21 @@ def attempt(library: Path, wanted: str = "") -> Result:
     try:
         child = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, timeout=ANSWER_S)
     except (OSError, subprocess.TimeoutExpired) as error:
-        return Result("fails", f"they couldn't be tried: {error}")
+        return Result("fails", f"the kernels couldn't be tried: {error}")
     if -child.returncode in FROM_OUTSIDE:
-        return Result("fails", "the process that tried them was ended")
+        return Result("fails", "the process that tried the kernels was ended")
     if child.returncode != 0:
         code = child.returncode
         how = signal.Signals(-code).name if code < 0 else f"exit code {code}"
-        return Result("crashes", f"trying them on {hardware.processor()} crashed a process ({how})")
+        return Result("crashes", f"trying the kernels on {hardware.processor()} crashed a process ({how})")
     answer = json.loads(child.stdout)
     if "failure" in answer:
         return Result("fails", f"the library can't be loaded: {answer['failure']}")
     if not answer["instruction_set"]:
-        lacks = f"lacks {wanted}" if wanted else "has none of their instruction sets"
+        lacks = f"lacks {wanted}" if wanted else "has none of the kernels' instruction sets"
         return Result("unfit", f"this processor, {hardware.processor()}, {lacks}")
     if answer["product"] != "right":
-        return Result("unfit", f"they compute a wrong product on {hardware.processor()}")
+        return Result("unfit", f"the kernels compute a wrong product on {hardware.processor()}")
     return Result("runs", answer["instruction_set"])
 
 

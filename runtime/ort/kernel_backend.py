@@ -251,7 +251,7 @@ def without_graphs(bundle: Bundle) -> str:
     """Return the reason why tfm's kernels can't run a bundle on any machine; an empty text if they can."""
     names = bundle.plan.kernel_graphs
     if not names:
-        return "they are for weights in blocks on ort-cpu"
+        return "the kernels are for weights in blocks on ort-cpu"
     if names[0] not in bundle.manifest.files:
         return f"an older tfm wrote the bundle, without {names[0]}: export it again"
     if bundle.plan.has_minima and not bundle.manifest.kernel_minima:

@@ -160,7 +160,7 @@ def test_a_failure_is_remembered_until_something_changes(compiler, tmp_path, doe
             build()
         assert str(failure.value) == told
     assert runs(tmp_path) == 1
-    assert library.find() == library.Unavailable(f"building them failed: fake 1: {reason}", True)
+    assert library.find() == library.Unavailable(f"building the kernels failed: fake 1: {reason}", True)
     with pytest.raises(ExportError):
         build(retry=True)
     assert runs(tmp_path) == 2

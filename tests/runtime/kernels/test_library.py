@@ -87,7 +87,7 @@ def test_the_real_library_says_what_it_uses(cached, kernels_library):
     instruction_set = ctypes.CDLL(str(kernels_library)).tfm_instruction_set
     instruction_set.restype = ctypes.c_char_p
     if (name := instruction_set()) is None:
-        reason = f"this processor, {hardware.processor()}, has none of their instruction sets"
+        reason = f"this processor, {hardware.processor()}, has none of the kernels' instruction sets"
         assert find() == Unavailable(reason)
     else:
         assert find() == Library(path, name.decode())
@@ -221,7 +221,7 @@ def test_a_crash_switches_them_off_and_is_told_once(cached, compiled, tries):
     found = [find(lambda stage, *_: told.append(stage)) for _ in range(2)]
     assert isinstance(found[0], Unavailable)
     assert found[0] == found[1]
-    assert found[0].reason == f"trying them on {hardware.processor()} crashed a process (SIGILL)"
+    assert found[0].reason == f"trying the kernels on {hardware.processor()} crashed a process (SIGILL)"
     assert not found[0].buildable
     assert told == [f"kernels are switched off: {found[0].reason}"]
     assert len(tries) == 1
@@ -233,7 +233,7 @@ def test_a_crash_switches_them_off_and_is_told_once(cached, compiled, tries):
         ("int nothing;", "the library can't be loaded: .*tfm_instruction_set", 2),
         (
             'extern "C" { void tfm_kernels() {} const char *tfm_instruction_set() { return nullptr; } }',
-            "this processor, .*, has none of their instruction sets$",
+            "this processor, .*, has none of the kernels' instruction sets$",
             1,
         ),
         (
@@ -241,7 +241,7 @@ def test_a_crash_switches_them_off_and_is_told_once(cached, compiled, tries):
             "size_t scratch(void *, size_t) { return 0; } void linear() {}\n"
             "struct { const char *name; void (*linear)(); size_t (*scratch)(void *, size_t); } set\n"
             '= {"x", linear, scratch}; void *tfm_kernels(const char *) { return &set; } }',
-            "they compute a wrong product on ",
+            "the kernels compute a wrong product on ",
             1,
         ),
     ],
@@ -260,7 +260,7 @@ def test_a_process_that_others_ended_is_tried_again(cached, stranger, tries, mon
     program = tmp_path / "program.py"
     program.write_text("import os, signal\nos.kill(os.getpid(), signal.SIGKILL)\n")
     monkeypatch.setattr(probe, "PROGRAM", program)
-    assert [find(), find()] == [Unavailable("the process that tried them was ended")] * 2
+    assert [find(), find()] == [Unavailable("the process that tried the kernels was ended")] * 2
     assert len(tries) == 2
     assert list(cached.parent.iterdir()) == [cached]
 
@@ -268,7 +268,7 @@ def test_a_process_that_others_ended_is_tried_again(cached, stranger, tries, mon
 def test_the_switch(cached, stranger, monkeypatch, loads):
     path = install(cached, stranger)
     monkeypatch.setenv("TFM_KERNELS", "0")
-    assert find() == Unavailable("TFM_KERNELS=0 switches them off")
+    assert find() == Unavailable("TFM_KERNELS=0 switches the kernels off")
     assert loads == []
     monkeypatch.setenv("TFM_KERNELS", "1")
     assert find() == Library(path, "avx2")
@@ -293,7 +293,7 @@ def test_an_instruction_set_by_name(cached, kernels_library, monkeypatch):
 
 def test_other_machines_have_none(cached, monkeypatch):
     monkeypatch.setattr(Platform, "here", staticmethod(lambda: Platform("Linux", "riscv64")))
-    assert find() == Unavailable("they aren't written for Linux riscv64")
+    assert find() == Unavailable("the kernels aren't written for Linux riscv64")
 
 
 def test_a_library_is_hashed_again_once_it_changes(cached, stranger, loads, monkeypatch):

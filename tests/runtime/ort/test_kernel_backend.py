@@ -475,7 +475,7 @@ def test_bundles_without_kernels_say_why(bundles, tmp_path: Path, monkeypatch: p
     export(checkpoint, tmp_path / "fp32", quant="fp32", verify=False)
     assert not (tmp_path / "fp32" / "kernels.onnx").exists()
     reason = kernel_backend.choose(open_bundle(tmp_path / "fp32"))
-    assert reason == "they are for weights in blocks on ort-cpu"
+    assert reason == "the kernels are for weights in blocks on ort-cpu"
     # One as an older tfm wrote it.
     export(checkpoint, tmp_path / "old", quant="int8", verify=False)
     for name in ("kernels.onnx", "certificate.json"):
@@ -526,7 +526,7 @@ def test_load_takes_kernels(bundles, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TFM_KERNELS", "0")
     assert runtime.load(path).engine.backend == "ONNX Runtime"
     (row,) = (row for row in verify(path).rows if row.name == check.SUBJECT)
-    assert (row.result, row.note) == ("not checked", "TFM_KERNELS=0 switches them off")
+    assert (row.result, row.note) == ("not checked", "TFM_KERNELS=0 switches the kernels off")
 
 
 def test_a_cache_is_float16_unless_numbers_are_large(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
