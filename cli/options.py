@@ -428,7 +428,7 @@ FLAGS = {
     "takes no grammar": "takes no --grammar",
     "strict=True": "--strict",
     "raw=True": "--raw",
-    "system needs": "--system needs",
+    "system must": "--system must",
     "chat_template_kwargs": "--chat-template-kwargs",
     "budget=": "--budget ",
     "budget must": "--budget must",

@@ -464,7 +464,7 @@ def test_a_cache_without_room_is_a_reason(bundles, monkeypatch: pytest.MonkeyPat
     assert "bytes, but 1 are free" in reason
     (tmp_path / "file").write_text("")
     monkeypatch.setenv("TFM_CACHE", str(tmp_path / "file"))
-    assert "can't hold their weights" in str(kernel_backend.choose(bundle))
+    assert "can't store the kernels' weights" in str(kernel_backend.choose(bundle))
     monkeypatch.setenv("TFM_KERNELS", library.instruction_set)
     with refused(DeviceError, "cache", "weights"):
         kernel_backend.choose(bundle)

@@ -82,11 +82,11 @@ def test_a_model_for_another_task_is_refused(http: httpx.Client) -> None:
         (
             "/v1/chat/completions",
             {**CHAT, "model": "pool"},
-            "pool can't generate texts: it answers /v1/embeddings",
+            "pool can't generate texts: use /v1/embeddings",
         ),
-        ("/v1/completions", {"model": "pool", "prompt": [1], "echo": True}, "it answers /v1/embeddings"),
-        ("/v1/embeddings", {"model": "tiny", "input": "a"}, "it answers /v1/chat/completions"),
-        ("/v1/classify", {"model": "tiny", "input": "a"}, "it answers /v1/chat/completions"),
+        ("/v1/completions", {"model": "pool", "prompt": [1], "echo": True}, "use /v1/embeddings"),
+        ("/v1/embeddings", {"model": "tiny", "input": "a"}, "use /v1/chat/completions"),
+        ("/v1/classify", {"model": "tiny", "input": "a"}, "use /v1/chat/completions"),
         ("/v1/rerank", {"model": "pool", "query": "a", "documents": ["a"]}, "pool can't rerank"),
         ("/v1/rerank", {"model": "labels", "query": "a", "documents": ["b"]}, "label"),
     ):

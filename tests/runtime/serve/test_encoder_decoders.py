@@ -93,7 +93,7 @@ def test_what_is_refused(served: tuple[httpx.Client, Server]) -> None:
         (
             "/chat/completions",
             {"model": "tiny", "messages": serving.messages(0)},
-            "send its text to /v1/completions",
+            "send the text to /v1/completions",
         ),
         ("/completions", {**completion, "echo": True}, "leave out echo"),
         ("/completions", {**completion, "prompt": "the cat " * 40}, "the model reads 1 to 64"),

@@ -108,7 +108,7 @@ FILE = {"file": wav()}
         ({"model": "ears", "language": "german"}, FILE, 400, None, ("language", "german")),
         ({"model": "ears", "timestamp_granularities[]": "word"}, FILE, 400, "timestamp_granularities", ()),
         ({"model": "none"}, FILE, 404, "model", ("ears",)),
-        ({"model": "tiny"}, FILE, 400, "model", ("hear", "/v1/chat/completions")),
+        ({"model": "tiny"}, FILE, 400, "model", ("transcribe", "/v1/chat/completions")),
         ({"model": "ears"}, {"file": ("a.wav", b"RIFF of nothing")}, 400, "file", ("file: must be a wav",)),
         ({"model": "ears", "stream": "true"}, {"file": ("a.wav", b"no")}, 400, "file", ("file: must be",)),
         ({"model": "ears"}, {"file": ("a.wav", bytes(2**20))}, 413, None, (str(2**20),)),
