@@ -472,7 +472,9 @@ def static_layout(
     """
     if time is None:
         if batch is not None or capacity is not None:
-            raise typer.BadParameter("--batch and --capacity need --time N: add it, or leave them out")
+            raise typer.BadParameter(
+                "--batch and --capacity need --time N: add --time, or leave out --batch and --capacity"
+            )
         return layout
     if layout is not None:
         raise typer.BadParameter(

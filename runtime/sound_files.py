@@ -130,7 +130,7 @@ def _expect_whole(format: str, log: str, path: Path) -> None:
             27 + page[26] + sum(page[27 : 27 + page[26]]) if len(page) > 26 else 27
         )  # header, table, packets
         if len(page) < size or not page[5] & 4:  # the flag of a stream's last page
-            raise LimitError(f"{path}: the last page of its stream is missing: the file was truncated")
+            raise LimitError(f"{path}: the last page of the stream is missing: the file was truncated")
     cut = re.search(r"^data : (\d+) \(should be (\d+)\)$", log, re.M)
     if cut is not None and int(cut[2]) < int(cut[1]) < UNKNOWN:
         raise LimitError(

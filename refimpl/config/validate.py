@@ -303,7 +303,10 @@ def _check_cross(at: str, c: Attention) -> None:
 def _check_merged(at: str, layer: Layer, name: str) -> None:
     a, c = layer.attention, layer.cross
     fits = name == "decoder" and isinstance(a, Attention) and layer.beside is None
-    need(fits, f"{at}attention merged with cross-attention must be a decoder's, with nothing beside it")
+    need(
+        fits,
+        f"{at}attention merged with cross-attention must be in a decoder, with no mixer beside attention",
+    )
     assert isinstance(a, Attention)
     keys = a.merged_keys
     need(c == keys, f"{at}merged cross-attention must have the attention's keys, {keys}, got {c}")

@@ -42,7 +42,7 @@ def attention_maps(
     if a layer has no attention.
     """
     if config.sound_shape is not None:
-        raise ConfigError("attention weights need a model that reads text, but this one reads sounds")
+        raise ConfigError("attention weights need a model that reads text, but this model reads sounds")
     wanted = next(iter(config.stacks.values())).layers[:layers]
     for i, layer in enumerate(wanted):
         if not layer.attention.has_map:

@@ -56,7 +56,8 @@ def recover(path: Path | str) -> None:
         # A place that can't be written can't be repaired, but what stands in it may be read.
         if not path.exists() and _left(path, "old"):
             raise BundleError(
-                f"{path}: an interrupted export can't be finished: {error.strerror}; make its folder writable"
+                f"{path}: an interrupted export can't be finished: {error.strerror}; make the folder "
+                f"{path.parent} writable"
             ) from None
 
 
@@ -172,7 +173,8 @@ def locked(path: Path) -> Iterator[None]:
         except BlockingIOError:
             os.close(fd)
             raise BusyError(
-                f"{path}: another process is writing it; wait until it has finished, or choose another place"
+                f"{path}: another process is writing here; wait until that process has finished, or choose "
+                "another place"
             ) from None
         except BaseException:
             os.close(fd)

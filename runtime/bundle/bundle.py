@@ -306,7 +306,8 @@ def open_bundle(path: Path | str, check_hashes: bool = False) -> Bundle:
     recover(path)
     if (path / IN_LAYOUT / MANIFEST).exists() and not (path / MANIFEST).exists():
         raise BundleError(
-            f"{path}: is a model for another runtime; give the path of the bundle that it was made from"
+            f"{path}: is a model for another runtime; give the path of the bundle from which this model was "
+            "made"
         )
     if not path.is_dir() or not any((path / name).exists() for name in manifest.NAMES):
         if (path / "config.json").exists():
@@ -365,7 +366,7 @@ def _check_hash(path: Path, name: str, file: File) -> None:
 
 def _compare(path: Path, got: str, file: File) -> None:
     if got != file.sha256:
-        raise BundleError(f"{path}: its bytes aren't those that were exported (SHA-256 differs); {AGAIN}")
+        raise BundleError(f"{path}: the file's bytes aren't the exported bytes (SHA-256 differs); {AGAIN}")
 
 
 def _check_data(path: Path, file: File, tensors: Mapping[str, Tensor]) -> None:

@@ -119,7 +119,7 @@ def _header(value: Any, path: Path, engine: OrtEngine) -> Header:
         raise ArgumentError(f"{path}: was written with another bundle: name another file, or remove it")
     if value["backend"] != engine.backend:
         raise ArgumentError(
-            f"{path}: was computed by {value['backend']!r:.60}, but here {engine.backend} computes: "
+            f"{path}: was computed by {value['backend']!r:.60}, but this run computes with {engine.backend}: "
             "name another file, or remove it"
         )
     tokens, dropped = value["tokens"], value["dropped"]

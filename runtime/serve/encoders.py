@@ -138,7 +138,7 @@ async def rerank(request: Request, body: RerankBody) -> JSONResponse:
     head = served.expect(Classify, "rerank, for which a classifier with one label is needed")
     if len(served.model.model.labels) != 1:
         raise RequestError(
-            f"{served.name} can't rerank: reranking needs a model with one label, but this one has "
+            f"{served.name} can't rerank: reranking needs a model with one label, but this model has "
             f"{len(served.model.model.labels)}: use /v1/classify"
         )
     pairs: list[Pair] = [(body.query, document) for document in body.documents]

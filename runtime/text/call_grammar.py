@@ -353,7 +353,7 @@ class _Grammar:
         types = types_of({"type": part["type"]}, {}) if "type" in part else None
         allowed = [each for each in _values(part) if types is None or not types.isdisjoint(type_of(each))]
         if not allowed:
-            raise _refused(where, "no value of the type that it states")
+            raise _refused(where, "no value of the stated type")
         return f"({' | '.join(self._mark(write_value(values, each)) for each in allowed)})"
 
     def _noted_object(

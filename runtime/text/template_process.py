@@ -179,7 +179,7 @@ def _read(child: subprocess.Popen[bytes], limits: Limits, began_with: int = 0) -
                 if len(received) > most:
                     raise _failure(f"its process answered with more than {most} bytes")
             elif left == 0:
-                raise _failure(f"it took more than {limits.wait_s:g} s")
+                raise _failure(f"rendering took more than {limits.wait_s:g} s")
             elif not SYSTEM_LIMITS_MEMORY and _resident(child.pid) > began_with + limits.memory:
                 raise _failure(_too_large(limits))
     return json.loads(received)
@@ -191,7 +191,7 @@ def _resident(pid: int) -> int:
         listed = subprocess.run(["ps", "-o", "rss=", "-p", str(pid)], capture_output=True)
         return 1024 * int(listed.stdout or 0)  # nothing of one that just ended
     except (OSError, ValueError) as error:
-        raise _no_child(f"nothing tells its memory: {error}") from None
+        raise _no_child(f"the memory of the child process can't be read: {error}") from None
 
 
 def _cause_of_death(code: int, limits: Limits) -> str:

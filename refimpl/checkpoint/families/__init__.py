@@ -368,8 +368,8 @@ def read_gguf(source: GgufSource, *, mtp: bool = False, ignore: Collection[str] 
     single = {key: value for key, value in source.metadata.items() if not isinstance(value, np.ndarray)}
     if single.get("general.architecture") == "clip":
         raise ConfigError(
-            f"{where}: this is only the vision or audio part of a model (mmproj), which tfm doesn't read: "
-            "give the .gguf file of its text model"
+            f"{where}: the file is only the vision or audio part of a model (mmproj), which tfm doesn't "
+            "read: give the .gguf file of its text model"
         )
     dialect = Keys(single, where).choice("general.architecture", by_architecture)
     prefix = dialect.architecture + "."
