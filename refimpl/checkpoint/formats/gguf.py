@@ -218,7 +218,7 @@ class GGUF:
             raise cursor.fail(f"{what} claims shape {list(shape)}, which is more than the file can contain")
         if (shape[-1] if shape else 1) % kind.size:
             raise cursor.fail(
-                f"{what}: rows of {TENSORS[number]} must have a multiple of {kind.size} numbers, got shape "
+                f"{what}: rows of {TENSORS[number]} must be whole blocks of {kind.size} numbers, got shape "
                 f"{list(shape)}"
             )
         offset = cursor.number("<Q", what)

@@ -147,7 +147,7 @@ class Leaves:
         if unread:
             first = next(iter(unread))
             raise CheckpointError(
-                f"the checkpoint has {len(unread)} tensors that this model family doesn't know, first "
+                f"the checkpoint has tensors that this model family doesn't know: {len(unread)}, first "
                 f"{first!r:.80}"
             )
 

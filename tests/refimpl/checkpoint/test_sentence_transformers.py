@@ -326,7 +326,7 @@ def test_links_out_of_the_directory_are_refused(folder, tmp_path_factory, link):
     outside = tmp_path_factory.mktemp("outside") / "there"
     (folder / link).rename(outside)
     (folder / link).symlink_to(outside)
-    with refused(TfmError, "links", "directory"):
+    with refused(TfmError, "directory", "links"):
         open_checkpoint(folder)
 
 

@@ -67,7 +67,7 @@ def test_gguf_files(cache, tmp_path):
     (snapshot / "m.Q4_0.gguf").unlink()
     (snapshot / "m.Q8_0.gguf").unlink()
     (snapshot / "m.Q8_0.gguf").symlink_to(tmp_path / "elsewhere")
-    with refused(CheckpointError, "links", "directory"):
+    with refused(CheckpointError, "directory", "links"):
         open_checkpoint(cache)
 
 

@@ -39,11 +39,11 @@ HOSTILE = {
     "columns": (npy(np.asfortranarray(np.ones((2, 3)))), "row-major order"),
     "big-endian": (npy(np.ones(2, ">f8")), "of numbers"),
     "no type": (PLAIN.replace(b"<f8", b"<f1"), "of numbers"),
-    "claims more": (PLAIN.replace(b"(4,)", b"(5,)"), r"can't have the shape \(5,\): it has 32 bytes"),
+    "claims more": (PLAIN.replace(b"(4,)", b"(5,)"), r"can't have the shape \(5,\): the file has 32 bytes"),
     "claims 2^60": (PLAIN.replace(b"(4,)", b"(1152921504606846976,)"), "can't have the shape"),
     "claims 10^40 of nothing": (npy(np.zeros(0)).replace(b"(0,)", b"(0,1" + b"0" * 40 + b")"), "can't have"),
     "no size": (PLAIN.replace(b"(4,)", b"(4 4)"), "can't have the shape"),
-    "cut short": (PLAIN[:-3], "it has 29 bytes"),
+    "cut short": (PLAIN[:-3], "the file has 29 bytes"),
     "header cut short": (PLAIN[:40], "of numbers"),
 }
 

@@ -190,7 +190,10 @@ PICKLES: dict[str, tuple[bytes, str]] = {
         of(tensor(storage("../0", 4), 0, (2,), (1,))),
         "'../0' of 4 F32|must list",
     ),
-    "a storage of another size": (of(tensor(storage("0", 5), 0, (2,), (1,))), "20 bytes, but 16 are"),
+    "a storage of another size": (
+        of(tensor(storage("0", 5), 0, (2,), (1,))),
+        "20 bytes, but the file has 16 bytes",
+    ),
     "a storage of two sizes": (
         state_dict({"a": GOOD, "b": tensor(storage("0", 2, "Long"), 0, (2,), (1,))}),
         "the same class and count wherever it names storage '0'",
@@ -365,7 +368,7 @@ ZIPS: dict[str, tuple[bytes, str]] = {
     "a directory elsewhere": (change(SOUND, END, 16, "<I", 7), "must end at byte"),
     "a directory of 65,535 entries": (
         change(change(SOUND, END, 8, "<H", 2**16 - 1), END, 10, "<H", 2**16 - 1),
-        "directory of 65535 entries must lie before",
+        "directory of 65535 entries must end at",
     ),
     "fewer entries than there are": (
         change(change(SOUND, END, 8, "<H", 1), END, 10, "<H", 1),
@@ -384,8 +387,11 @@ ZIPS: dict[str, tuple[bytes, str]] = {
     ),
     "older, without keys": (older(of(GOOD), {}), "must list the storages"),
     "older, with more keys": (older(of(GOOD), {"0": FOUR, "1": FOUR}), "must list the storages"),
-    "older, of another count": (older(of(GOOD), {"0": bytes(12)}), "needs 16 bytes, but 12 are there"),
-    "older, cut short": (older(of(GOOD), {"0": FOUR})[:-1], "needs 16 bytes, but 15 are there"),
+    "older, of another count": (
+        older(of(GOOD), {"0": bytes(12)}),
+        "needs 16 bytes, but the file has 12 bytes",
+    ),
+    "older, cut short": (older(of(GOOD), {"0": FOUR})[:-1], "needs 16 bytes, but the file has 15 bytes"),
 }
 
 
@@ -428,7 +434,7 @@ def test_a_zip_with_numbers_of_64_bits(tmp_path):
     for mark, at, words in (
         (b"PK\6\7", 8, "must be before byte"),
         (b"PK\6\6", 32, "must be one file"),
-        (b"PK\6\6", 48, "lie before"),
+        (b"PK\6\6", 48, "must end at"),
     ):
         assert words in refusal(path, change(sound, mark, at, "<Q", 2**62))
 

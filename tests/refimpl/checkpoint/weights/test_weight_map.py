@@ -24,7 +24,7 @@ TEXT = """
         ("a <- b : transpsoe", "step.*'transpsoe'"),
         ("a <- b : transpose sideways", "got 'sideways'"),
         ("a b", "line.*<-.*=="),
-        ("a <- b[{e}].weight", "stand.*last"),
+        ("a <- b[{e}].weight", "come.*last"),
         ("{a,b} <- {c,d,e}", "{c,d,e}.*groups"),
         ("for Answer:", r"head.*'Classify'.*'LM'.*\['Answer'\]"),
     ],
