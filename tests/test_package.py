@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import sys
 import tomllib
@@ -74,9 +75,10 @@ def test_without_onnx_runtime_one_sentence_says_what_to_install(there: str, tmp_
             env={**os.environ, "TFM_CACHE": str(tmp_path)},
         )
         assert (run.returncode, run.stdout, run.stderr.count("\n")) == (6, "", 1)
-        assert "ONNX Runtime can't be imported" in run.stderr
+        assert re.search("ONNX Runtime .*imported", run.stderr)
         assert "pip install 'tfm-cli[cpu]', or 'tfm-cli[cuda]'" in run.stderr
-        assert ("pip uninstall onnxruntime onnxruntime-gpu" in run.stderr) == (there != "None")
+        uninstalled = re.findall("pip uninstall ([a-z -]+)", run.stderr)
+        assert uninstalled == ["onnxruntime onnxruntime-gpu"] * (there != "None")
     assert list(tmp_path.iterdir()) == []
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,7 @@ import torch
 from helpers import gguf_writer
 from helpers.hf_oracle import make_model
 from helpers.peft_oracle import change_settings, compare_with_peft, write_adapter
-from helpers.refused import refused
+from helpers.refused import pattern, refused
 from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
 from safetensors.numpy import load_file, save_file
@@ -305,7 +306,7 @@ def test_a_base_of_another_name_is_a_note(copied: Path):
     change_settings(copied / "adapter", base_model_name_or_path="some/base-7b")
     (copied / "adapter" / "tokenizer.json").write_text("{}")
     first, second = merged(copied).notes
-    assert first == "the adapter says that its base is 'some/base-7b', the base given is 'base'"
+    assert re.search(pattern("adapter", "'some/base-7b'", "given", "'base'"), first)
     assert "tokenizer" in second
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import random
+import re
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -74,8 +75,8 @@ def test_no_row_is_lost_where_an_actor_and_a_node_are_killed(python: Path, bundl
 def test_parquet_that_cant_be_read_is_one_line(python: Path, tmp_path: Path):
     told = json.loads(peers.run([python, JOBS, "parquet"], {"folder": str(tmp_path)}).splitlines()[-1])
     assert told["x text"] == ["c", "d"]
-    assert "one column 'text', but it has 2" in told["text text"]
-    assert "one column 'text', but it has ['x\\n', 'y']" in told["x\n y"]
+    assert re.search("one column 'text', .* 2", told["text text"])
+    assert re.search(r"one column 'text', .* \['x\\n', 'y'\]", told["x\n y"])
     refused = [one for one in told["damaged"] if isinstance(one, str)]
     assert len(refused) > 50
     assert [one for one in refused if len(one.splitlines()) != 1] == []

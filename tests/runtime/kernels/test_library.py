@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 from helpers.kernels import available as available_sets
 from helpers.kernels import load
-from helpers.refused import refused
+from helpers.refused import pattern, refused
 from tfm.refimpl.errors import DeviceError
 from tfm.runtime import hardware
 from tfm.runtime.hub import checked_bundles
@@ -221,9 +221,10 @@ def test_a_crash_switches_them_off_and_is_told_once(cached, compiled, tries):
     found = [find(lambda stage, *_: told.append(stage)) for _ in range(2)]
     assert isinstance(found[0], Unavailable)
     assert found[0] == found[1]
-    assert found[0].reason == f"trying the kernels on {hardware.processor()} crashed a process (SIGILL)"
+    assert re.search(pattern(hardware.processor(), "crashed", "SIGILL"), found[0].reason)
     assert not found[0].buildable
-    assert told == [f"kernels are switched off: {found[0].reason}"]
+    [line] = told
+    assert re.search(pattern("kernels", "off", found[0].reason), line)
     assert len(tries) == 1
 
 
@@ -260,7 +261,10 @@ def test_a_process_that_others_ended_is_tried_again(cached, stranger, tries, mon
     program = tmp_path / "program.py"
     program.write_text("import os, signal\nos.kill(os.getpid(), signal.SIGKILL)\n")
     monkeypatch.setattr(probe, "PROGRAM", program)
-    assert [find(), find()] == [Unavailable("the process that tried the kernels was ended")] * 2
+    for found in (find(), find()):
+        assert isinstance(found, Unavailable)
+        assert re.search("process .* ended", found.reason)
+        assert not found.buildable
     assert len(tries) == 2
     assert list(cached.parent.iterdir()) == [cached]
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ctypes
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -67,7 +68,7 @@ def test_device_is_what_was_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(session, "missing_for_cuda", lambda: ["libcuda.so.1 (the NVIDIA driver)"])
     assert session.choose("cpu", "standard") == session.choose("cpu", "ort-cpu") == "cpu"
     assert session.choose("auto", "standard", told.append) == "cpu"
-    assert told == ["device auto: cpu"]
+    assert [line.split()[-1] for line in told] == ["cpu"]
     with refused(DeviceError, "libcuda.so.1", "NVIDIA"):
         session.choose("cuda", "standard")
     with refused(DeviceError, "libcuda.so.1"):
@@ -80,7 +81,7 @@ def test_device_is_what_was_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
         session.choose("tpu", "standard")
     monkeypatch.setattr(session, "missing_for_cuda", list)
     assert session.choose("auto", "standard", told.append) == session.choose("cuda", "ort-cuda") == "cuda"
-    assert told[-1] == "device auto: cuda"
+    assert [line.split()[-1] for line in told] == ["cpu", "cuda"]
 
 
 def test_what_cuda_lacks_is_named(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> None:
@@ -95,11 +96,11 @@ def test_what_cuda_lacks_is_named(monkeypatch: pytest.MonkeyPatch, capfd: pytest
     assert session.missing_for_cuda() == ["libcuda.so.1 (the NVIDIA driver)"]  # the others wouldn't help
     installed.add("libcuda.so.1")
     lacking = session.missing_for_cuda()
-    assert lacking[0] == "libcublasLt.so.13 (pip install nvidia-cublas)"
+    assert re.fullmatch(r"libcublasLt\.so\.13 \(pip install .*nvidia-cublas\)", lacking[0])
     assert not any("cudart" in name for name in lacking)
     monkeypatch.setattr(ort, "get_available_providers", lambda: ["CPUExecutionProvider"])
     [build] = session.missing_for_cuda()
-    assert build.endswith("(pip uninstall onnxruntime, then pip install 'tfm-cli[cuda]')")
+    assert re.search(r"pip uninstall onnxruntime, .*pip install 'tfm-cli\[cuda\]'", build)
     assert capfd.readouterr() == ("", "")
 
 

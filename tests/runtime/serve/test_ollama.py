@@ -176,5 +176,5 @@ def test_texts_become_tokens_and_texts_again(agent: Any) -> None:
 )
 def test_a_wrong_base_path_is_told_the_right_one(agent: Any, path: str, meant: str) -> None:
     http, _ = agent
-    assert http.post(path, json={}).json()["error"]["message"].endswith(f"did you mean {meant}?")
+    assert http.post(path, json={}).json()["error"]["message"].endswith(f" mean {meant}?")
     assert "mean" not in http.get("/nowhere").text

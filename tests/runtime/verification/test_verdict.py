@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import replace
 
 import pytest
@@ -22,6 +23,7 @@ from tfm.runtime.verification.verdict import (
 )
 
 DATE = "2026-11-26T05:00:00+00:00"
+TITLE = "m.gguf in int8 for ort-cpu, 26 November 2026: "
 WHOLE = judged("whole: largest error", 0.117, 0.52, "logits")
 COUNT = Row("greedy tokens", 30, unit="tokens", ok=True, of=32)
 
@@ -57,30 +59,30 @@ def test_what_is_equal_to_the_bit_is_told_of_each_path():
         for name, ok in (("avx2", True), ("amx", True), ("neon", False))
         for what, count, of in (("over 64 tokens", 64 if ok else 63, 64), ("after 600 drawn tokens", 1, 1))
     ]
-    assert "Equal to the bit over 64 tokens: kernels (avx2), kernels (amx)." in verdict(report(*rows))
-    assert "; equal to the bit over 64 tokens: kernels (avx2), " in summary(report(*rows))
+    assert f"{EQUAL.capitalize()} over 64 tokens: kernels (avx2), kernels (amx)." in verdict(report(*rows))
+    assert summary(report(*rows)).endswith(f"; {EQUAL} over 64 tokens: kernels (avx2), kernels (amx)")
     assert EQUAL not in summary(report(WHOLE))
 
 
 def test_embeddings_that_lost_much_are_told_with_a_remedy():
-    near = "the embeddings' mean cosine with the unquantized model's is "
     assert vector_cost(report(WHOLE)) == ""
-    assert vector_cost(report(Row(COSINE, 0.9991))) == f"{near}0.999"
-    assert vector_cost(report(Row(COSINE, 0.9607))) == f"{near}0.961; int8 stays nearer"
-    assert f"On the golden tokens {near}0.999." in verdict(report(Row(COSINE, 0.9991)))
+    near = vector_cost(report(Row(COSINE, 0.9991)))
+    assert re.search(r"embeddings.* cosine .* 0\.999$", near)
+    assert re.search(r" 0\.961; int8 .*nearer", vector_cost(report(Row(COSINE, 0.9607))))
+    assert any(line.endswith(f" {near}.") for line in verdict(report(Row(COSINE, 0.9991))))
 
 
 def test_what_quantization_costs_is_told_with_a_remedy():
     """The worst of the paths that ran counts; nothing is told where none rounds."""
     figures = {"kernels": 0.0311, "floats": 0.012, "cuda": None}
     paths = [Row(f"{name}{BACKEND_KL}", kl) for name, kl in figures.items()]
-    told = "predictions are up to 0.0311 nats a token from the unquantized model's"
-    assert prediction_cost(report(*paths)) == told
-    assert f"On the golden tokens {told}." in verdict(report(*paths))
+    told = prediction_cost(report(*paths))
+    assert re.search("predictions .* 0.0311 nats .*unquantized", told)
+    assert any(line.endswith(f" {told}.") for line in verdict(report(*paths)))
     assert prediction_cost(report(WHOLE)) == ""
     much = Row(f"kernels{BACKEND_KL}", 0.2)
-    assert prediction_cost(replace(report(*paths, much), quant="int4")).endswith("; keep and int8 lose less")
-    assert not prediction_cost(report(*paths, much)).endswith("less"), "int8 has no better one"
+    assert re.search("; keep .*int8 .*less", prediction_cost(replace(report(*paths, much), quant="int4")))
+    assert ";" not in prediction_cost(report(*paths, much)), "int8 has no better one"
 
 
 def test_a_verdict_that_passed():
@@ -97,9 +99,8 @@ def test_a_verdict_that_passed():
         Row("texts", note="full=True checks it", missing=NOT_YET),
         Row("cache", note="in 5 s", missing=NOT_REACHED),
     )
-    title = "m.gguf in int8 for ort-cpu, 26 November 2026: "
     assert verdict(report(*rows, notes=("the repository's own code was not run",))) == [
-        f"{title}PASSED the checks that were reached. These checks found no difference from the "
+        f"{TITLE}PASSED the checks that were reached. These checks found no difference from the "
         "specification beyond rounding.",
         f"Least room to a limit: {WHOLE.name}, 0.117 logits of the 0.52 logits that are allowed (22%).",
         "Over a text: perplexity 21.46 (the specification's is 21.39), KL divergence 0.0031 nats a token, "
@@ -108,14 +109,15 @@ def test_a_verdict_that_passed():
         "checks it); cache (not reached in 5 s).",
         "Note: the repository's own code was not run.",
     ]
-    assert verdict(report(WHOLE))[0].startswith(f"{title}PASSED all checks. ")
+    assert verdict(report(WHOLE))[0].startswith(f"{TITLE}PASSED all checks. ")
 
 
 def test_a_verdict_that_failed():
-    worse = [judged(f"x{i}", 3.0, 0.1, "logits", "of a row") for i in range(5)]
+    worse = [judged(f"x{i}", 3.0, 0.1, "logits", "row 7") for i in range(5)]
     lines = verdict(report(WHOLE, *worse))
-    assert lines[0].endswith("FAILED. It doesn't compute what the specification says; don't use it.")
-    assert lines[1] == "Failed: x0: 3 logits, of at most 0.1 logits (30 times) (of a row)."
+    assert lines[0].startswith(f"{TITLE}FAILED. ")
+    assert "PASSED" not in lines[0]
+    assert re.fullmatch(r"Failed: x0: 3 logits, .* 0\.1 logits \(30 times\) \(row 7\)\.", lines[1])
     assert lines[5] == "Failed: 1 more figures."
     assert len(lines) == 6
     assert sentence(Row("hashes", note="other bytes", ok=False)) == "hashes: other bytes"
@@ -124,7 +126,7 @@ def test_a_verdict_that_failed():
 
 def test_what_an_earlier_run_found_is_said():
     (line,) = [x for x in verdict(report(WHOLE, date="2026-11-25T05:00:00+00:00")) if "earlier" in x]
-    assert line == "Found by an earlier run, 25 November 2026: whole: largest error."
+    assert line.endswith(f" 25 November 2026: {WHOLE.name}.")
     nothing = report(Row("weights", note="no source given"), date="2026-11-25T05:00:00+00:00")
     assert not any("earlier" in line for line in verdict(nothing))
     assert "earlier" not in " ".join(verdict(report(WHOLE)))
@@ -134,6 +136,6 @@ def test_a_certificate_in_a_line():
     assert summary(None) == "no"
     assert summary(report(WHOLE)) == "26 November 2026: PASSED all checks"
     not_run = report(WHOLE, Row("weights", note="no source given"))
-    assert summary(not_run) == "26 November 2026: PASSED all checks that could run"
+    assert re.fullmatch("26 November 2026: PASSED .* could .*", summary(not_run))
     later = report(WHOLE, Row("greedy texts", missing=NOT_YET))
-    assert summary(later) == "26 November 2026: PASSED the quick checks; not checked yet: greedy texts"
+    assert re.fullmatch(f"26 November 2026: PASSED .*quick.*; {NOT_YET}: greedy texts", summary(later))

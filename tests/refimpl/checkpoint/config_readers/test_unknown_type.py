@@ -2,33 +2,35 @@
 
 import pytest
 from helpers.refused import refused
+from tfm.refimpl.checkpoint.config_readers.unknown_type import INSTEAD, NEAR, NONE_NEAR
 from tfm.refimpl.checkpoint.families import read_config
 from tfm.refimpl.errors import ConfigError
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 
 
 @pytest.mark.parametrize(
-    ("kind", "said"),
+    ("kind", "told", "advice"),
     [
-        ("wavlm", "audio"),
-        ("vit", "image"),
-        ("voxtral", "text_config llama"),
-        ("paligemma", "later"),
-        ("switch_transformers", "capacity"),
-        ("lilt", "page"),
-        ("canine", "characters"),
-        ("qwen4_exp", "text_config No"),
-        ("hunyuan_vl", "text_config hunyuan_v1_dense"),
-        ("colmodernvbert", "vlm_config.text_config modernbert"),
-        ("flex_olmo", "olmoe"),
-        ("diffllama", "glm lambda_std_dev"),
-        ("zamba", "text No"),
+        ("wavlm", "audio", INSTEAD),
+        ("vit", "image", INSTEAD),
+        ("voxtral", "text_config llama", "separate"),
+        ("paligemma", "later", INSTEAD),
+        ("switch_transformers", "capacity", INSTEAD),
+        ("lilt", "page", INSTEAD),
+        ("canine", "characters", INSTEAD),
+        ("qwen4_exp", "text_config", NONE_NEAR),
+        ("hunyuan_vl", "text_config", NEAR.format("hunyuan_v1_dense, hunyuan_v1_moe")),
+        ("colmodernvbert", "vlm_config.text_config modernbert", "separate"),
+        ("flex_olmo", "text", NEAR.format("olmoe, qwen3_moe")),
+        ("diffllama", "text", NEAR.format("glm (except lambda_std_dev), glm4 (except")),
+        ("zamba", "text", NONE_NEAR),
     ],
 )
-def test_what_a_model_is_and_what_is_near(kind, said):
+def test_what_a_model_is_and_what_is_near(kind, told, advice):
     values = CONFIG_MAPPING[kind]().to_dict() | {"model_type": kind}
-    with refused(ConfigError, kind, *said.split()):
+    with refused(ConfigError, kind, *told.split(), advice) as error:
         read_config(values)
+    assert (INSTEAD in str(error.value)) == (advice != "separate")
 
 
 def test_kin_have_the_class_that_is_named():
