@@ -16,7 +16,7 @@ later tokens overwrite them.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal, NamedTuple, Protocol, Self
+from typing import TYPE_CHECKING, Literal, NamedTuple
 
 import numpy as np
 
@@ -26,23 +26,6 @@ from .dispatch import op
 
 if TYPE_CHECKING:
     from ..axes import Array, Float, Index
-
-
-class LayerCache(Protocol):
-    """The methods that every kind of layer cache has."""
-
-    @property
-    def nbytes(self) -> int:
-        """The size of the cache in bytes."""
-        ...
-
-    def select(self, rows: Array) -> Self:
-        """Return a cache of the batch rows with the given numbers, in the given order."""
-        ...
-
-    def grow(self, capacity: int) -> Self:
-        """Return a cache with the same tokens and with room for `capacity` tokens per row."""
-        ...
 
 
 class KVCache(NamedTuple):
