@@ -8,7 +8,7 @@ from ...config import Dense, Embedding, EmbeddingProjection, Encoder, Learned
 from ..config_readers.keys import ACTIVATIONS, Keys
 from ..weights.weight_map import weight_map
 from . import Task, encoders
-from .bert import bert_head, encoder, layer_norm
+from .bert import OUTPUTS, bert_head, encoder, layer_norm
 
 MODEL_TYPES = ("albert",)
 ARCHITECTURES: dict[str, Task] = {**encoders("Albert"), "AlbertForPreTraining": "masked"}
@@ -39,7 +39,8 @@ def config(keys: Keys, task: Task) -> Encoder:
     )
 
 
-WEIGHTS = weight_map("""
+WEIGHTS = (
+    weight_map("""
     embedding.{table,token_types} <- embeddings.{word,token_type}_embeddings.weight
     embedding.project <- encoder.embedding_hidden_mapping_in.weight : transpose
     embedding.project_bias <- encoder.embedding_hidden_mapping_in.bias
@@ -65,10 +66,6 @@ WEIGHTS = weight_map("""
     embedding.table == predictions.decoder.weight
     head.bias <- predictions.(decoder.bias|bias)
     head.bias == predictions.bias
-    for Classify, Tag:
-    head.out.weight <- classifier.weight : transpose
-    head.out.bias <- classifier.bias
-    for QuestionAnswering:
-    head.out.weight <- qa_outputs.weight : transpose
-    head.out.bias <- qa_outputs.bias
 """).renamed({"LAYER": "encoder.albert_layer_groups.0.albert_layers.0"})
+    + OUTPUTS
+)

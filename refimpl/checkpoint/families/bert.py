@@ -158,12 +158,7 @@ PREDICTIONS = weight_map("""
     head.bias <- cls.predictions.(decoder.bias|bias)
     head.bias == cls.predictions.bias
 """)
-HEADS = PREDICTIONS + weight_map("""
-    nothing <- pooler.dense.{weight,bias}
-    nothing <- cls.seq_relationship.{weight,bias}
-    for Pool, Classify:
-    head.dense.weight <- pooler.dense.weight : transpose
-    head.dense.bias <- pooler.dense.bias
+OUTPUTS = weight_map("""
     for Classify, Tag:
     head.out.weight <- classifier.weight : transpose
     head.out.bias <- classifier.bias
@@ -171,6 +166,17 @@ HEADS = PREDICTIONS + weight_map("""
     head.out.weight <- qa_outputs.weight : transpose
     head.out.bias <- qa_outputs.bias
 """)
+HEADS = (
+    PREDICTIONS
+    + weight_map("""
+    nothing <- pooler.dense.{weight,bias}
+    nothing <- cls.seq_relationship.{weight,bias}
+    for Pool, Classify:
+    head.dense.weight <- pooler.dense.weight : transpose
+    head.dense.bias <- pooler.dense.bias
+""")
+    + OUTPUTS
+)
 WEIGHTS = GATED + TRUNK + HEADS
 TYPES = "token_types.weight"
 

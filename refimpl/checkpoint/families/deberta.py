@@ -27,7 +27,7 @@ from ..config_readers.keys import ACTIVATIONS, Keys
 from ..config_readers.layers import head_size, layer_count
 from ..weights.weight_map import weight_map
 from . import Task, encoders
-from .bert import PREDICTIONS, TRUNK
+from .bert import OUTPUTS, PREDICTIONS, TRUNK
 
 MODEL_TYPES = ("deberta",)
 ARCHITECTURES = encoders("Deberta")
@@ -140,13 +140,8 @@ HEADS = (
     for Classify:
     head.dense.weight <- pooler.dense.weight : transpose
     head.dense.bias <- pooler.dense.bias
-    for Classify, Tag:
-    head.out.weight <- classifier.weight : transpose
-    head.out.bias <- classifier.bias
-    for QuestionAnswering:
-    head.out.weight <- qa_outputs.weight : transpose
-    head.out.bias <- qa_outputs.bias
 """)
+    + OUTPUTS
 )
 WEIGHTS = (
     weight_map("""

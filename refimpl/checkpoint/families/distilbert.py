@@ -9,7 +9,7 @@ from ..config_readers.keys import ACTIVATIONS, Keys
 from ..config_readers.layers import head_size, layer_count
 from ..weights.weight_map import weight_map
 from . import Task, encoders
-from .bert import ENCODER
+from .bert import ENCODER, OUTPUTS
 
 MODEL_TYPES = ("distilbert",)
 ARCHITECTURES = encoders("DistilBert")
@@ -36,7 +36,8 @@ def config(keys: Keys, task: Task) -> Encoder:
     )
 
 
-WEIGHTS = weight_map("""
+WEIGHTS = (
+    weight_map("""
     embedding.table <- embeddings.word_embeddings.weight
     encoder.positions <- embeddings.position_embeddings.weight
     encoder.first_norm.{weight,bias} <- embeddings.LayerNorm.{weight,bias}
@@ -57,10 +58,6 @@ WEIGHTS = weight_map("""
     for Classify:
     head.dense.weight <- pre_classifier.weight : transpose
     head.dense.bias <- pre_classifier.bias
-    for Classify, Tag:
-    head.out.weight <- classifier.weight : transpose
-    head.out.bias <- classifier.bias
-    for QuestionAnswering:
-    head.out.weight <- qa_outputs.weight : transpose
-    head.out.bias <- qa_outputs.bias
 """)
+    + OUTPUTS
+)
