@@ -22,6 +22,7 @@ def pip(monkeypatch):
 
     class Pip:
         calls: list[list[str]] = []  # noqa: RUF012
+        name = "pkg-1.0-py3-none-any.whl"
         content: bytes | dict[str, bytes] = b""
         code = 0
         leaves = True
@@ -35,7 +36,7 @@ def pip(monkeypatch):
             assert options["stdin"] is subprocess.DEVNULL
             if self.code == 0 and self.leaves:
                 content = self.content if isinstance(self.content, bytes) else self.content[command[-1]]
-                Path(command[command.index("-d") + 1], "pkg-1.0-py3-none-any.whl").write_bytes(content)
+                Path(command[command.index("-d") + 1], self.name).write_bytes(content)
             return subprocess.CompletedProcess(command, self.code, "", self.errors)
 
     fake = Pip()
