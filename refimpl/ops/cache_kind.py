@@ -71,6 +71,7 @@ class CacheKind(ABC):
     holds: ClassVar[type]  # the cache of `ops` over the arrays
     recurrent = False  # whether a step changes arrays that have no axis of tokens, so that padding must not
     adds_up = False  # whether rounding errors of all tokens add up
+    costly_runs = False  # whether a run's memory grows with its tokens' square, or holds a state for each
 
     @property
     @abstractmethod
@@ -91,9 +92,9 @@ class CacheKind(ABC):
     @property
     def in_chunks(self) -> bool:
         """Whether ONNX Runtime must read a long text in several runs, because the cache's arrays have no
-        room for the whole text.
+        room for the whole text, or because a run of the whole text would need too much memory.
         """
-        return self.window is not None
+        return self.window is not None or self.costly_runs
 
     @property
     def has_codes(self) -> bool:
@@ -202,6 +203,7 @@ class RecurrentState(CacheKind):
 
     recurrent = True
     adds_up = True
+    costly_runs = True
 
     def floor(self, lengths: np.ndarray, dropped: np.ndarray) -> np.ndarray:
         return lengths

@@ -58,7 +58,7 @@ class ChannelMixStates(RecurrentState):
     """The kind of cache of channel mixing: the last vector of `inputs` numbers."""
 
     holds = ChannelMixState
-    adds_up = False
+    adds_up = costly_runs = False
 
     inputs: int
 

@@ -73,13 +73,6 @@ class LightningStates(RecurrentState):
     head_size: int
 
     @property
-    def in_chunks(self) -> bool:
-        """Always true: ONNX Runtime reads a long text in several runs. Each run is computed as one chunk,
-        and a chunk's memory grows with the square of its number of tokens.
-        """
-        return True
-
-    @property
     def arrays(self) -> tuple[CacheArray, ...]:
         return (CacheArray("state", ("batch", self.heads, self.head_size, self.head_size)),)
 

@@ -62,13 +62,6 @@ class LinearSums(RecurrentState):
     head_size: int
 
     @property
-    def in_chunks(self) -> bool:
-        """Always true: ONNX Runtime reads a long text in several runs, because a run's memory grows with
-        the square of its number of tokens.
-        """
-        return True
-
-    @property
     def arrays(self) -> tuple[CacheArray, ...]:
         axes = ("batch", self.kv_heads, self.head_size)
         return CacheArray("state", (*axes, self.head_size)), CacheArray("norm", axes)

@@ -61,6 +61,7 @@ class LstmStates(RecurrentState):
     """The kind of cache of an LSTM: its output and its cell after the last token."""
 
     holds = LstmState
+    costly_runs = False
 
     width: int
 

@@ -94,13 +94,6 @@ class ChannelStates(RecurrentState):
     state_size: int
 
     @property
-    def in_chunks(self) -> bool:
-        """Always true: ONNX Runtime reads a long text in several runs, because a run stores the states of
-        all its tokens in memory at once.
-        """
-        return True
-
-    @property
     def arrays(self) -> tuple[CacheArray, ...]:
         state = CacheArray("state", ("batch", self.channels, self.state_size))
         return CacheArray("conv", ("batch", self.count, self.channels)), state

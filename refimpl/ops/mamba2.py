@@ -121,10 +121,6 @@ class HybridStates(RecurrentState):
     states: MatrixStates
 
     @property
-    def in_chunks(self) -> bool:
-        return self.attention.in_chunks or self.states.in_chunks
-
-    @property
     def arrays(self) -> tuple[CacheArray, ...]:
         return (*self.attention.arrays, *self.states.arrays)
 

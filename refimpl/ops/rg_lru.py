@@ -91,13 +91,6 @@ class RgLruStates(RecurrentState):
     channels: int
 
     @property
-    def in_chunks(self) -> bool:
-        """Always true: ONNX Runtime reads a long text in several runs. Each run is computed as one chunk,
-        and a chunk's memory grows with the square of its number of tokens.
-        """
-        return True
-
-    @property
     def arrays(self) -> tuple[CacheArray, ...]:
         state = CacheArray("state", ("batch", self.channels))
         return CacheArray("conv", ("batch", self.count, self.channels)), state

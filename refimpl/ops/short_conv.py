@@ -81,7 +81,7 @@ class ConvTail(RecurrentState):
     """The kind of cache of a short convolution: its last `count` inputs."""
 
     holds = ConvState
-    adds_up = False
+    adds_up = costly_runs = False
 
     count: int
     width: int
@@ -106,13 +106,6 @@ class MatrixStates(RecurrentState):
     heads: int
     key_size: int
     value_size: int
-
-    @property
-    def in_chunks(self) -> bool:
-        """Always true: ONNX Runtime reads a long text in several runs. Each run is computed as one chunk,
-        and a chunk's memory grows with the square of its number of tokens.
-        """
-        return True
 
     @property
     def arrays(self) -> tuple[CacheArray, ...]:

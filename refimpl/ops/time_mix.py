@@ -76,11 +76,6 @@ class TimeMixStates(RecurrentState):
     channels: int
 
     @property
-    def in_chunks(self) -> bool:
-        """Always true. A step holds the sums of all its tokens in memory at once."""
-        return True
-
-    @property
     def arrays(self) -> tuple[CacheArray, ...]:
         sums = (CacheArray(name, ("batch", self.channels)) for name in TimeMixState._fields[1:4])
         return CacheArray("shift", ("batch", 1, self.inputs)), *sums

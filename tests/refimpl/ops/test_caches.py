@@ -7,6 +7,8 @@ from typing import Any
 
 import numpy as np
 import pytest
+from helpers import tiny_models
+from tfm.refimpl.engine.cache_kinds import cache_kinds
 from tfm.refimpl.ops.cache import KVCache
 from tfm.refimpl.ops.latent_attention import LatentCache
 from tfm.refimpl.ops.linear_attention import LinearState
@@ -100,6 +102,29 @@ def test_states_have_room_for_any_text():
     ):
         assert cache.grow(1000) is cache
         assert cache.nbytes == size
+
+
+def test_a_long_text_is_read_in_several_runs_if_one_would_be_costly():
+    """Or if its keys and values wouldn't have room."""
+    t = tiny_models
+    made = (
+        t.recurrent,
+        t.gated_deltas,
+        t.selective_scans,
+        t.time_mixes,
+        t.linear_units,
+        t.ling,
+        t.shared_blocks,
+    )
+    kinds = {kind for make in (*made, t.convolutions) for kind in cache_kinds(make())}
+    assert {type(kind).__name__: kind.in_chunks for kind in kinds} == {
+        "KeysValues": False, "Latents": False, "ConvTail": False, "LstmStates": False,
+        "ChannelMixStates": False, "LinearSums": True, "MatrixStates": True, "ChannelStates": True,
+        "TimeMixStates": True, "RgLruStates": True, "HybridStates": True, "LightningStates": True,
+    }  # fmt: skip
+    windows = cache_kinds(t.mixed_windows(), windowed=True)
+    assert [kind.in_chunks for kind in windows] == [kind.window is not None for kind in windows]
+    assert any(kind.window for kind in windows)
 
 
 def test_a_hybrid_keeps_both():
