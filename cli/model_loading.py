@@ -284,21 +284,17 @@ def require_export(name: str) -> None:
         )
 
 
-def bundle_bytes(path: Path) -> int:
-    """Return the total size of a bundle's files in bytes, including files in subfolders."""
-    return sum(file.stat().st_size for file in path.rglob("*") if file.is_file())
-
-
 def written(path: Path) -> str:
     """Describe a bundle that was just exported: its size, its quantization, its target and the result of its
     verification.
     """
     from ..runtime.bundle.bundle import open_bundle
+    from ..runtime.hub.cache_dir import bytes_in
     from ..runtime.verification.certificate import recorded
     from ..runtime.verification.verdict import judgement, prediction_cost, vector_cost
 
     opened, report = open_bundle(path), recorded(path)
-    facts = [f"{path}: {size(bundle_bytes(path))}, {opened.quant} for {opened.target}"]
+    facts = [f"{path}: {size(bytes_in(path))}, {opened.quant} for {opened.target}"]
     if report is None:
         facts.append("not verified")
     else:

@@ -38,13 +38,14 @@ def command(
     Example: tfm-cli convert my-bundle my-genai --layout genai
     """
     from ...export.layouts.convert import convert, find
-    from ..model_loading import bundle_bytes, bundle_named
+    from ...runtime.hub.cache_dir import bytes_in
+    from ..model_loading import bundle_named
 
     wanted = static_layout(layout, batch, time, capacity)
     if wanted is None:
         raise typer.BadParameter("give --layout, or give --time for fixed shapes")
     source = convert(bundle_named(bundle), directory, wanted)
-    say(f"{directory}: {size(bundle_bytes(directory))}, for {find(wanted).name}")
+    say(f"{directory}: {size(bytes_in(directory))}, for {find(wanted).name}")
     if line := find(wanted).left_out(source.generation):
         say(line)
     out(str(directory))

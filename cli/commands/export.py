@@ -184,15 +184,9 @@ def command(
     """
     from ...refimpl.checkpoint.formats.tensor_source import missing_weights
     from ...refimpl.errors import ExportError
+    from ...runtime.hub.cache_dir import bytes_in
     from ...runtime.hub.locate import adapted, ignoring, locate
-    from ..model_loading import (
-        bundle_bytes,
-        kept,
-        open_for_export,
-        require_export,
-        say_replaced_code,
-        written,
-    )
+    from ..model_loading import kept, open_for_export, require_export, say_replaced_code, written
 
     if calibrate is None and (ranges is not None or smooth is not None):
         flag = "--smooth" if ranges is None else "--ranges"
@@ -240,7 +234,7 @@ def command(
             say(written(bundle))
     if wanted is not None:
         form = f"for {find(wanted).name}{', verified' if verify else ''}"
-        say(f"{directory}: {size(bundle_bytes(directory))}, {form}")
+        say(f"{directory}: {size(bytes_in(directory))}, {form}")
         if line := find(wanted).left_out(checkpoint.generation):
             say(line)
     out(str(directory))

@@ -154,17 +154,18 @@ def _read(source: LocatedModel, context: int | None) -> tuple[Config, dict[str, 
         from ...runtime.bundle import golden_files
         from ...runtime.bundle.bundle import open_bundle
         from ...runtime.bundle.kept_weights import by_weight, chosen_formats
+        from ...runtime.hub.cache_dir import bytes_in
         from ...runtime.kernels.library import INSTRUCTION_SETS
         from ...runtime.ort import kernel_backend
         from ...runtime.verification.certificate import recorded
         from ...runtime.verification.golden import load as golden_arrays
         from ...runtime.verification.verdict import found, summary
-        from ..model_loading import bundle_bytes, expect, say_replaced_code
+        from ..model_loading import expect, say_replaced_code
 
         bundle = open_bundle(source.path, check_hashes=False)
         expect(bundle, None, context)
         say_replaced_code(bundle.code_replaced_by)
-        facts |= {"quant": bundle.quant, "target": bundle.target, "bytes": bundle_bytes(bundle.path)}
+        facts |= {"quant": bundle.quant, "target": bundle.target, "bytes": bytes_in(bundle.path)}
         library = kernel_backend.library_for(bundle)
         facts["read_bytes"] = bundle.plan.size if isinstance(library, str) else bundle.read_size
         facts["kernels"] = library if isinstance(library, str) else library.instruction_set

@@ -102,9 +102,9 @@ def _layers(bundle: Bundle) -> Sequence[LayerError] | str:
 
 def _sizes(bundle: Bundle) -> list[tuple[str, int]]:
     from ...runtime.analysis import sizes
-    from ..model_loading import bundle_bytes
+    from ...runtime.hub.cache_dir import bytes_in
 
-    total = bundle_bytes(bundle.path)
+    total = bytes_in(bundle.path)
     parameters = sum(sizes.parameters(bundle.config).values())
     return [
         ("the bundle, all files", total),

@@ -170,13 +170,14 @@ def cached() -> list[Cached]:
 
 def _entries() -> list[Cached]:
     return [
-        Cached(path.name, kind, path, _size(path))
+        Cached(path.name, kind, path, bytes_in(path))
         for folder, kind in FOLDERS.items()
         for path in sorted((cache_dir() / folder).glob("[!.]*"))
     ]
 
 
-def _size(path: Path) -> int:
+def bytes_in(path: Path) -> int:
+    """Return the total size of a folder's files in bytes, including files in subfolders."""
     return sum(file.stat().st_size for file in path.rglob("*") if file.is_file())
 
 

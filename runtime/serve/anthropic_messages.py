@@ -15,7 +15,7 @@ from .chat import joined_systems, joined_users, named_events
 from .errors import body_of
 from .message_blocks import Made
 from .openapi import taking
-from .requests import Body, ChatBody, Count, Part, Said, Stop, checked, sampling_of, stating
+from .requests import Body, ChatBody, Count, Part, Said, Stop, as_parts, checked, sampling_of, stating
 from .texts import EventStream, begin_chat, note, question, while_connected
 
 OWN = {
@@ -25,13 +25,9 @@ OWN = {
 }
 
 
-def _as_blocks(value: Any) -> Any:
-    return [{"type": "text", "text": value}] if isinstance(value, str) else value
-
-
 def _blocks_of(kind: type[Part]) -> BeforeValidator:
     """Return a validator that also accepts a text in place of a list with one block."""
-    return BeforeValidator(_as_blocks, json_schema_input_type=str | list[kind])
+    return BeforeValidator(as_parts, json_schema_input_type=str | list[kind])
 
 
 class TextBlock(Said):

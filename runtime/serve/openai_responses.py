@@ -25,6 +25,7 @@ from .requests import (
     Part,
     Said,
     TextFormat,
+    as_parts,
     checked,
     sampling_of,
     stating,
@@ -52,15 +53,11 @@ class ItemPart(Said):
         return value
 
 
-def _as_parts(value: Any) -> Any:
-    return [{"type": "text", "text": value}] if isinstance(value, str) else value
-
-
 def _as_items(value: Any) -> Any:
     return [{"role": "user", "content": value}] if isinstance(value, str) else value
 
 
-TextOrParts = BeforeValidator(_as_parts, json_schema_input_type=str | list[ItemPart])
+TextOrParts = BeforeValidator(as_parts, json_schema_input_type=str | list[ItemPart])
 Content = Annotated[list[ItemPart], TextOrParts]
 ITEMS = ("message", "function_call", "function_call_output", "reasoning", "item_reference")
 

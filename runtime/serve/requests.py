@@ -77,6 +77,11 @@ class Part(BaseModel):
         return {key: item for key, item in value.items() if item is not None or key in known}
 
 
+def as_parts(value: Any) -> Any:
+    """Return a text as a list with one part, and any other value unchanged."""
+    return [{"type": "text", "text": value}] if isinstance(value, str) else value
+
+
 class Said(Part):
     """A part of an earlier answer that a client sends back. Unknown fields are ignored, because another
     server may have added fields to the answer.

@@ -16,6 +16,7 @@ import numpy as np
 from ...config import XIELU, SwiGLUOAI
 from ...error_budget import TRIES, error_terms
 from ...ops.quant import Blocks, dequantize
+from ...params.tree import like
 from .call import Call
 from .declare import Function
 from .results import apart, flat, largest
@@ -41,13 +42,8 @@ def each(change: Callable[[Any], Any], value: Any) -> Any:
     if isinstance(value, dict):
         return {k: each(change, v) for k, v in value.items()}
     if isinstance(value, tuple | list):
-        return _like(value, [each(change, v) for v in value])
+        return like(value, [each(change, v) for v in value])
     return change(value) if isinstance(value, np.ndarray | Blocks) else value
-
-
-def _like(value: Any, items: list[Any]) -> Any:
-    """Return these items as a list, tuple or NamedTuple of the value's type."""
-    return type(value)(*items) if hasattr(value, "_fields") else type(value)(items)
 
 
 def map_floats(value: Any, change: Callable[[np.ndarray], np.ndarray]) -> Any:
@@ -60,7 +56,7 @@ def map_floats(value: Any, change: Callable[[np.ndarray], np.ndarray]) -> Any:
     if isinstance(value, dict):
         return {k: map_floats(v, change) for k, v in value.items()}
     if isinstance(value, tuple | list):
-        return _like(value, [map_floats(v, change) for v in value])
+        return like(value, [map_floats(v, change) for v in value])
     if isinstance(value, np.ndarray) and value.dtype.kind == "f":
         return change(value)
     return value
