@@ -47,7 +47,7 @@ def token_bytes(tokenizer: Tokenizer) -> list[bytes]:
         whole = before.encode() + b"".join(found[id] for id in ids)
         if tokenizer.decode([first, *ids]).encode() != whole:
             raise CheckpointError(
-                "a token's text must not depend on the tokens beside it, but in this tokenizer the text does"
+                "a token's text must not depend on the token's neighbours, but in this tokenizer it does"
             )
     return found
 

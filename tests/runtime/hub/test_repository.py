@@ -81,8 +81,8 @@ def test_a_repository_of_many_models_lists_them(cache, hub, choice):
     hub.files = QUANTIZED
     with pytest.raises(CheckpointError) as error:
         fetch(f"hf:org/name{choice}", silent)
-    has, _, listed = str(error.value).partition(", choose one of ")
-    count = {"": "3 models", ":Q4_K_M": "2 models"}.get(choice, f"no {choice[1:]!r}")
+    has, _, listed = str(error.value).partition(": choose one of ")
+    count = {"": "3 models", ":Q4_K_M": "2 models"}.get(choice, f"no model {choice[1:]!r}")
     assert has == f"hf:org/name has {count}"
     names = {"UD/m-UD-Q4_K_M-00001-of-00002.gguf (0 MB)", "m-Q4_K_M.gguf (0 MB)"}
     names |= {"m-Q8_0.gguf (3 MB)"} if choice != ":Q4_K_M" else set()

@@ -108,7 +108,7 @@ def test_affixes_and_a_limited_alphabet() -> None:
 def test_the_limits() -> None:
     with refused(LimitError, "least", 1):
         bpe_training.train({"a": 1}, 0)
-    with refused(LimitError, 3, "characters"):
+    with refused(LimitError, 4, "characters", 3):
         unigram_training.train({"abc": 1}, 3, special_tokens=["<unk>"])
     with refused(LimitError, "vocabulary", 257, 258):
         training.train({"abc": 1}, "bpe", 257, special_tokens=["<s>", "</s>"])
