@@ -58,7 +58,7 @@ def absorbed_attend(
     plain, rotated = (
         (q * (q.shape[3] ** -0.5 if scale is None else scale)).transpose(1, 2).tensor_split([wk.shape[2]], -1)
     )
-    absorbed = torch.cat((plain @ wk.mT, rotated), -1)
+    absorbed = torch.cat((plain @ wk.mT, rotated), -1) if rotated.shape[-1] else plain @ wk.mT
     scores = (absorbed.flatten(1, 2) @ latents.mT).unflatten(1, (h, -1))
     weights = softmax(scores, None if mask is None else mask.unsqueeze(1))
     mean = (weights.flatten(1, 2) @ latents[..., :rank]).unflatten(1, (h, -1))

@@ -294,6 +294,7 @@ def _open_directory(path: Path, choice: AdapterChoice, ignore: Collection[str], 
     else:
         config, family, raw = read_adapted_config(raw, where, source, adapter, task, ignore)
         config = sentence.of(config) if sentence else config
+    config = config if family.with_tensors is None else family.with_tensors(config, source)
     config, leaves, untied = _leaves(config, source, family, adapter)
     generation = read_generation(
         with_text_ids(raw),

@@ -151,18 +151,26 @@ class HeadPosition(Record):
 
 
 class Rope(HeadPosition):
-    """Rotary positions (RoPE) in the first `dims` elements of each head."""
+    """Rotary positions (RoPE) in the first `dims` elements of each head.
+
+    `factors` are learned factors of the frequencies, one for each pair, which multiply what the scaling gives
+    (Mistral Large 4).
+    """
 
     theta: float
     dims: int
     interleaved: bool = False
     scaling: Scaling | None = None
+    factors: tuple[float, ...] | None = None
 
     def check(self, at: str, head_size: int) -> None:
         within(at + "rotary dims", self.dims, head_size)
         need(self.dims % 2 == 0, f"{at}rotary dims must be even, got {self.dims}")
         if self.scaling is not None:
             self.scaling.check(at, self.theta, self.dims // 2)
+        pairs, factors = self.dims // 2, self.factors
+        fit = factors is None or len(factors) == pairs
+        need(fit, f"{at}rotary positions need {pairs} factors of frequencies, got {factors!r:.80}")
 
     def group_query_limit(self, head_size: int) -> str | None:
         if head_size % 16:

@@ -112,11 +112,16 @@ def the_sublayer_is_its_parts(latent_attention: Subject, draw: Draw) -> None:
     kept[..., a.rank :] = turned(kept[..., None, a.rank :], a.interleaved)[:, :, 0]
     if (factors := a.query_scale) is not None:
         q = q * (1 + factors.beta * np.log(1 + np.arange(t) // factors.original_context))[:, None, None]
+    logs = np.log(1 + np.arange(t))[:, None]
+    if a.log_scale:
+        q = q * (call["q_slope"] * logs + call["q_offset"])[:, :, None]
     causal = np.broadcast_to(np.tri(t, dtype=bool), (b, t, t))
     if isinstance(indexer := a.indexer, Indexer):
         key = linear(x, call["wk_index"])
         key = layer_norm(key, call["index_norm"], call["index_bias"], eps=indexer.eps)[:, :, None]
         index_q = linear(source, call["wq_index"]).reshape(b, t, indexer.heads, indexer.size)
+        if a.log_scale:
+            index_q *= (call["index_slope"] * logs + call["index_offset"])[:, :, None]
         for part in (key, index_q):
             part[..., : a.key_dims] = turned(part[..., : a.key_dims], indexer.interleaved)
         scores = index_scores(index_q, key[:, :, 0], linear(x, call["w_index"]))

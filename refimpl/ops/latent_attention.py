@@ -27,7 +27,8 @@ In both forms, the cache keeps the normalized latent and the rotated key, C + 2J
 DeepSeek-V3 these are 576 numbers (512 and 64), while keys and values of its 128 heads would be 40960.
 
 If nothing is rotated (NoPE: Kimi Linear 2025, arXiv 2510.26692, §4), r and q̂ are the outputs of the maps
-without a rotation, and r is still one key for all heads.
+without a rotation, and r is still one key for all heads. In Mistral Large 4's layers without positions there
+is no r: J is 0.
 """
 
 from __future__ import annotations
@@ -72,13 +73,17 @@ class LatentAttentionWeights(TypedDict):
     `wkv_a` makes the latent and the rotary key. `wk_b` and `wv_b` make a head's keys and values from the
     latent. `wq` makes queries from x, or from a separate latent of queries, which `wq_a` makes. Each norm
     normalizes one of the latents. An indexer makes its queries from the latent of queries, and makes one
-    key and the weights of its heads from x.
+    key and the weights of its heads from x. Without a latent of queries it makes them from x, which
+    `index_q_norm` and `index_q_bias` normalize. A slope and an offset for each head scale its queries by
+    their position.
     """
 
     wq_a: NotRequired[Float[Array, "D F"] | Blocks]
     q_norm: NotRequired[Float[Array, " F"]]
     bq_a: NotRequired[Float[Array, " F"]]
     wq: Float[Array, "F H*K"] | Blocks | Float[Array, "D H*K"]
+    q_slope: NotRequired[Float[Array, " H"]]
+    q_offset: NotRequired[Float[Array, " H"]]
     wkv_a: Float[Array, "D C+2*J"] | Blocks
     kv_norm: Float[Array, " C"]
     wk_b: Float[Array, "C H*U"]
@@ -89,6 +94,10 @@ class LatentAttentionWeights(TypedDict):
     w_index: NotRequired[Float[Array, "D X"]]
     index_norm: NotRequired[Float[Array, " W+2*J"]]
     index_bias: NotRequired[Float[Array, " W+2*J"]]
+    index_q_norm: NotRequired[Float[Array, " D"]]
+    index_q_bias: NotRequired[Float[Array, " D"]]
+    index_slope: NotRequired[Float[Array, " X"]]
+    index_offset: NotRequired[Float[Array, " X"]]
     bkv_a: NotRequired[Float[Array, " C+2*J"]]
     bo: NotRequired[Float[Array, " D"]]
     w_head_gate: NotRequired[Float[Array, "D H"] | Blocks]
@@ -154,7 +163,9 @@ class LatentAttention(TokenMixer):
     If there is a `query_rank`, queries are made from a separate latent with that many numbers. `bias` says
     whether the maps to latents and the output projection have biases. A `scale` of None means
     1/sqrt(head_size). An `indexer` chooses the tokens that are seen (DeepSeek-V3.2). `query_scale`
-    multiplies queries by a factor of their position (Mistral Small 4). With `head_gate` the output of a
+    multiplies queries by a factor of their position (Mistral Small 4). With `log_scale`, attention's and
+    the indexer's queries of a head are multiplied by slope · ln(position + 1) + offset, where slope and
+    offset are learned (Mistral Large 4; Scalable-Softmax 2025). With `head_gate` the output of a
     head is multiplied by a gate of the token, σ(x w_head_gate) (Ling 3). `latent_scale` multiplies the
     normalized latent, but not the rotary key (LongCat).
     """
@@ -173,6 +184,7 @@ class LatentAttention(TokenMixer):
     shared_size: int | None = None
     head_gate: bool = False
     latent_scale: float | None = None
+    log_scale: bool = False
 
     @property
     def key_dims(self) -> int:
@@ -201,17 +213,29 @@ class LatentAttention(TokenMixer):
         "query_scale": (None, QueryScale(0.5, 2)),
         "latent_scale": (None, 1.3),
     }
-    together: ClassVar = dict.fromkeys(
-        ("wk_index", "w_index", "index_norm", "index_bias", "index_keys"), "wq_index"
-    )
+    together: ClassVar = {
+        **dict.fromkeys(
+            (
+                "wk_index",
+                "w_index",
+                "index_norm",
+                "index_bias",
+                "index_q_norm",
+                "index_q_bias",
+                "index_keys",
+            ),
+            "wq_index",
+        ),
+        **dict.fromkeys(("q_offset", "index_slope", "index_offset"), "q_slope"),
+    }
 
     def check(self, at: str) -> None:
         super().check(at)
         if self.query_scale is not None:
             check_bounds(at, self.query_scale)
         if self.position is None:
-            within(at + "shared_size", self.shared_size or 0, LIMITS["width"])
-            need(self.indexer is None, f"{at}an indexer needs attention with positions")
+            shared: Any = self.shared_size
+            within(at + "shared_size", shared, LIMITS["width"], 0)
         else:
             self.position.check(at, LIMITS["width"])
             need(
@@ -219,10 +243,6 @@ class LatentAttention(TokenMixer):
                 f"{at}shared_size needs attention without positions, got {self.position}",
             )
         if isinstance(self.indexer, Indexer):
-            need(
-                self.query_rank is not None,
-                f"{at}an indexer needs query_rank, since it reads the latent of queries",
-            )
             check_bounds(at, self.indexer)
             size, name = self.indexer.size, "size of the indexer's heads"
             within(at + name, size, LIMITS["width"], self.key_dims)
@@ -242,17 +262,26 @@ class LatentAttention(TokenMixer):
 
     def sizes(self, width: int) -> Mapping[str, float]:
         sizes: dict[str, float] = {"H": self.heads, "C": self.rank, "V": self.value_size, "U": self.key_size}
-        sizes |= {"K": self.head_size, "J": self.key_dims / 2, "F": self.query_rank or 0}
+        sizes |= {"K": self.head_size, "J": self.key_dims / 2, "F": self.query_rank or width}
         if isinstance(self.indexer, Indexer):
             sizes |= {"X": self.indexer.heads, "W": self.indexer.size - self.key_dims}
         return sizes
 
+    @property
+    def own_queries(self) -> bool:
+        """Whether the layer has an indexer that makes its queries from x, not from a latent of queries."""
+        return isinstance(self.indexer, Indexer) and self.query_rank is None
+
     def leaves(self) -> Sequence[str]:
+        indexed = isinstance(self.indexer, Indexer)
         there = {
             **dict.fromkeys(("wq_a", "q_norm"), self.query_rank is not None),
             "bq_a": self.query_rank is not None and self.bias,
             **dict.fromkeys(("bkv_a", "bo"), self.bias),
-            **dict.fromkeys(INDEXER_LEAVES, isinstance(self.indexer, Indexer)),
+            **dict.fromkeys(INDEXER_LEAVES, indexed),
+            **dict.fromkeys(("index_q_norm", "index_q_bias"), self.own_queries),
+            **dict.fromkeys(("q_slope", "q_offset"), self.log_scale),
+            **dict.fromkeys(("index_slope", "index_offset"), indexed and self.log_scale),
             "w_head_gate": self.head_gate,
         }
         return [leaf for leaf, has in there.items() if has]
@@ -276,6 +305,8 @@ class LatentAttention(TokenMixer):
         return latent_self_attention(x, lengths, weights, rotary, settings=self, causal=causal)
 
     def readers(self) -> tuple[str, ...]:
+        if self.own_queries:
+            return ()  # a norm of x, whose channels can't be divided, makes the indexer's queries
         index = ("wk_index", "w_index") if isinstance(self.indexer, Indexer) else ()
         gate = ("w_head_gate",) if self.head_gate else ()
         return "wq" if self.query_rank is None else "wq_a", "wkv_a", *index, *gate
@@ -307,7 +338,8 @@ class LatentAttention(TokenMixer):
         yield self.head_size**-0.5 if self.scale is None else self.scale
 
     def epsilons(self) -> dict[str, float]:
-        index = {"index_norm": self.indexer.eps} if isinstance(self.indexer, Indexer) else {}
+        leaves = ("index_norm", "index_q_norm")
+        index = dict.fromkeys(leaves, self.indexer.eps) if isinstance(self.indexer, Indexer) else {}
         return {"q_norm": self.norm_eps, "kv_norm": self.norm_eps, **index}
 
     def plain_numbers(self) -> int:
@@ -335,6 +367,7 @@ class LatentAttention(TokenMixer):
             query_scale=chosen["query_scale"],
             head_gate=chosen["w_head_gate"] is not None,
             latent_scale=chosen["latent_scale"],
+            log_scale=chosen["q_slope"] is not None,
         )
 
     @staticmethod
@@ -417,7 +450,8 @@ def latent_attention(
     needs no mask, and outputs at padding are unspecified. The latent is normalized and the key rotated
     before they are cached. The norms of both latents have the same eps. A prompt is computed in the
     absorbed form too, which is slower for a prompt but gives the same result. Without positions, there is
-    no `rotary`. A scale of queries multiplies both parts of a query, but not an indexer's queries.
+    no `rotary`. A scale of queries multiplies both parts of a query. `query_scale` doesn't multiply an
+    indexer's queries, and `log_scale` multiplies them by numbers of their own.
 
     An indexer's queries and keys are rotated by the same angles, but the indexer's pairs may be
     interleaved differently. The indexer's key is normalized and rotated too, and stored in a separate
@@ -428,15 +462,18 @@ def latent_attention(
     at = following(past, x.shape[1])
     angles = None if rotary is None else Rotary(*rotary.at(at))
     source = _query_source(x, weights, settings)
-    q = _scaled(_queries(source, weights, angles, settings), at, settings)
+    q = _scaled(_queries(source, weights, angles, settings), at, weights, settings)
     latents = append(cache.latents, _latents(x, weights, angles, settings), past)
     mask, index_keys = causal_mask(at, indices(latents.shape[2], at)), cache.index_keys
     if isinstance(indexer := settings.indexer, Indexer):
         assert index_keys is not None
-        assert angles is not None
         # Where there is an indexer, all of its leaves are there.
         leaves = cast("Mapping[str, Array]", weights)
+        if settings.own_queries:
+            source = layer_norm(x, leaves["index_q_norm"], leaves["index_q_bias"], eps=indexer.eps)
         index_q, new_key = _index_queries_keys(x, source, leaves, angles, indexer)
+        if settings.log_scale:
+            index_q = _log_scaled(index_q, at, leaves["index_slope"], leaves["index_offset"])
         index_keys = append(index_keys, new_key, past)
         scores = index_scores(index_q, index_keys.squeeze(1), linear(x, leaves["w_index"]))
         mask = best_keys(scores, mask, topk=indexer.topk)
@@ -484,7 +521,7 @@ def latent_self_attention(
     at = indices(t, x)
     angles = None if rotary is None else Rotary(rotary.cos[None], rotary.sin[None])
     q = _queries(_query_source(x, weights, settings), weights, angles, settings)
-    q = _scaled(q, at[None], settings)
+    q = _scaled(q, at[None], weights, settings)
     latents = _latents(x, weights, angles, settings).squeeze(2)
     mask = repeated(padding_mask(at, lengths)[:, None], t, 1)
     if causal:
@@ -524,31 +561,47 @@ def _queries(
 def _latents(
     x: Array, weights: LatentAttentionWeights, angles: Rotary | None, settings: LatentAttention
 ) -> Array:
-    """Return the normalized latents and shared keys [B, T, 1, C+2J]."""
+    """Return the normalized latents and shared keys [B, T, 1, C+2J], or latents alone if J is 0."""
     both = linear(x, weights["wkv_a"], weights.get("bkv_a"))[:, :, None]
     latent = rms_norm(both[..., : settings.rank], weights["kv_norm"], eps=settings.norm_eps)
     latent = latent if settings.latent_scale is None else latent * settings.latent_scale
+    if not settings.key_dims:
+        return latent
     key = both[..., settings.rank :]
     if angles is not None:
         key = rotate(key, *angles, interleaved=settings.interleaved)
     return concatenate([latent, key], -1)
 
 
-def _scaled(q: Array, at: Array, settings: LatentAttention) -> Array:
-    """Multiply queries [B, T, H, K] by the factor of their position `at` [B, T], in both parts of a head."""
-    if (scale := settings.query_scale) is None:
-        return q
-    return q * as_type(query_factors(at, **scale.settings), q.dtype)[:, :, None, None]
+def _scaled(q: Array, at: Array, weights: LatentAttentionWeights, settings: LatentAttention) -> Array:
+    """Multiply queries [B, T, H, K] by factors of their position `at` [B, T], in both parts of a head."""
+    if (scale := settings.query_scale) is not None:
+        q = q * as_type(query_factors(at, **scale.settings), q.dtype)[:, :, None, None]
+    if settings.log_scale:
+        assert "q_slope" in weights
+        assert "q_offset" in weights
+        q = _log_scaled(q, at, weights["q_slope"], weights["q_offset"])
+    return q
+
+
+def _log_scaled(q: Array, at: Array, slope: Array, offset: Array) -> Array:
+    """Multiply queries [B, T, H, K] at the positions `at` [B, T] by slope · ln(position + 1) + offset. Each
+    head has its own slope and offset [H].
+    """
+    logs = as_type(query_factors(at, beta=1.0, original_context=1) - 1, q.dtype)
+    return q * (logs[:, :, None] * slope + offset)[..., None]
 
 
 def _index_queries_keys(
-    x: Array, source: Array, weights: Mapping[str, Array], rotary: Rotary, indexer: Indexer
+    x: Array, source: Array, weights: Mapping[str, Array], rotary: Rotary | None, indexer: Indexer
 ) -> tuple[Array, Array]:
-    """Return the indexer's queries [B, T, X, P], made from the latent of queries, and its keys [B, T, 1,
-    P], made from x.
+    """Return the indexer's queries [B, T, X, P], made from `source`, and its keys [B, T, 1, P], made from
+    x.
     """
 
     def turned(y: Array) -> Array:
+        if rotary is None:
+            return y
         return rotate(y, rotary.cos, rotary.sin, interleaved=indexer.interleaved)
 
     norm, bias = weights["index_norm"], weights["index_bias"]

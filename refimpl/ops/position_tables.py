@@ -73,5 +73,7 @@ def position_tables(positions: Array, *, config: Config) -> dict[Rope, Rotary]:
                     high_freq_factor=high,
                     original_context=original,
                 )
+        if rope.factors is not None:
+            f = f * np.array(rope.factors)
         tables[rope] = Rotary(*rope_tables(positions, f, magnitude=magnitude))
     return tables

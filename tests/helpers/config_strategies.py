@@ -303,6 +303,7 @@ latents = st.builds(
     st.none() | st.just(0.3),
     query_scale=st.sampled_from((None, None, QueryScale(0.5, 3))),
     head_gate=st.booleans(),
+    log_scale=st.booleans(),
     **around,
 )
 lightnings = st.builds(
@@ -374,11 +375,11 @@ shared_blocks = st.builds(
 indexed = st.builds(
     lambda mixer, rank, indexer: replace(mixer, query_rank=rank, indexer=indexer),
     latents,
-    st.integers(1, 5),
+    st.none() | st.integers(1, 5),
     st.builds(Indexer, st.integers(1, 3), st.integers(4, 6), st.integers(1, 4), st.booleans()),
 )
 unrotated = st.builds(
-    lambda mixer, size: replace(mixer, position=None, shared_size=size), latents, st.integers(1, 3)
+    lambda mixer, size: replace(mixer, position=None, shared_size=size), latents, st.integers(0, 3)
 )
 lstms = st.builds(LSTM, st.integers(1, 6), st.booleans(), st.booleans(), **around)
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from dataclasses import replace
 from statistics import NormalDist
 from typing import Any
 
@@ -76,7 +77,7 @@ def turned(x: Vector, at: int, rope: c.Rope) -> Vector:
     pairs, y = rope.dims // 2, x.copy()
     for j in range(pairs):
         i, k = (2 * j, 2 * j + 1) if rope.interleaved else (j, j + pairs)
-        angle = at * rope.theta ** (-j / pairs)
+        angle = at * rope.theta ** (-j / pairs) * (1.0 if rope.factors is None else rope.factors[j])
         y[i] = x[i] * math.cos(angle) - x[k] * math.sin(angle)
         y[k] = x[k] * math.cos(angle) + x[i] * math.sin(angle)
     return y
@@ -411,16 +412,28 @@ def mamba2(xs: Vectors, w: Weights, a: Mamba2) -> Vectors:
     return out
 
 
-def best_keys(xs: Vectors, sources: Vectors, w: Weights, i: c.Indexer, rope: c.Rope) -> list[list[int]]:
+def log_factors(at: int, w: Weights, name: str) -> Vector:
+    """The factors of each head's queries at a position."""
+    return w[f"{name}_slope"] * math.log(at + 1) + w[f"{name}_offset"]
+
+
+def best_keys(xs: Vectors, sources: Vectors, w: Weights, a: LatentAttention) -> list[list[int]]:
     """Which keys each token sees: those with the best sums over narrow heads, of equal ones the earlier."""
-    rope, leaves = (
-        c.Rope(rope.theta, rope.dims, i.interleaved),
-        {"weight": w["index_norm"], "bias": w["index_bias"]},
-    )
-    keys = [turned(norm(x @ w["wk_index"], leaves, c.LayerNorm(i.eps)), s, rope) for s, x in enumerate(xs)]
-    chosen = []
+    i = a.indexer
+    assert isinstance(i, c.Indexer)
+
+    def normed(x: Vector, name: str) -> Vector:
+        return norm(x, {"weight": w[f"{name}_norm"], "bias": w[f"{name}_bias"]}, c.LayerNorm(i.eps))
+
+    def angle(x: Vector, at: int) -> Vector:
+        return x if a.position is None else turned(x, at, replace(a.position, interleaved=i.interleaved))
+
+    keys, chosen = [angle(normed(x @ w["wk_index"], "index"), s) for s, x in enumerate(xs)], []
     for t, x in enumerate(xs):
-        qs = [turned(q, t, rope) for q in (sources[t] @ w["wq_index"]).reshape(i.heads, i.size)]
+        source = normed(x, "index_q") if a.query_rank is None else sources[t]
+        qs = (source @ w["wq_index"]).reshape(i.heads, i.size)
+        qs = qs * log_factors(t, w, "index")[:, None] if a.log_scale else qs
+        qs = [angle(q, t) for q in qs]
         weighed = list(zip(x @ w["w_index"], qs, strict=True))
         scores = [sum(weight * max(0.0, q @ keys[s]) for weight, q in weighed) for s in range(t + 1)]
         chosen.append(sorted(sorted(range(t + 1), key=lambda s: (-scores[s], s))[: i.topk]))
@@ -440,12 +453,13 @@ def latent_attention(xs: Vectors, w: Weights, a: LatentAttention, causal: bool, 
         rotary.append(angle(both[a.rank :], t))
         own = x if a.query_rank is None else rms(linear(x, w, "wq_a", "bq_a"), a.norm_eps, w["q_norm"])
         sources.append(own)
-    if isinstance(a.indexer, c.Indexer) and a.position is not None:
-        memo["chosen"] = best_keys(xs, sources, w, a.indexer, a.position)
+    if isinstance(a.indexer, c.Indexer):
+        memo["chosen"] = best_keys(xs, sources, w, a)
     for t in range(len(xs)):
         seen = [s for s in range(len(xs)) if s <= t or not causal]
         seen = seen if a.indexer is None else memo["chosen"][t]
         q, heads = (sources[t] @ w["wq"]).reshape(a.heads, -1) * query_factor(t, a.query_scale), []
+        q = q * log_factors(t, w, "q")[:, None] if a.log_scale else q
         for h in range(a.heads):
             wk = w["wk_b"].reshape(a.rank, a.heads, a.key_size)[:, h]
             wv = w["wv_b"].reshape(a.rank, a.heads, a.value_size)[:, h]

@@ -397,13 +397,22 @@ def reading_latents() -> Encoder:
 
 
 def indexed(context: int = 128, vocabulary: int = 97) -> Decoder:
-    """A decoder of DeepSeek-V3.2's form: indexers that choose 3 or 6 tokens, rotated in pairs of both kinds,
-    experts after the first layer, and a last one that shares the indexer before it."""
+    """A decoder of DeepSeek-V3.2's form, with experts after the first layer. Its indexers choose 3 or 6
+    tokens, are rotated in pairs of both kinds, and read x or the latent of queries. The last layer shares the
+    indexer before it and has no positions."""
     base = latents(context, vocabulary)
     first, second = base.layers
     wide = replace(second.attention, indexer=Indexer(4, 10, 6))
-    narrow = replace(wide, bias=False, position=Rope(1e4, 6, True), indexer=Indexer(5, 6, 3, True))
-    sharing = replace(wide, indexer=SharedIndexer(6))
+    narrow = replace(
+        wide,
+        query_rank=None,
+        bias=False,
+        position=Rope(1e4, 6, True, factors=(0.5, 1.25, 2.0)),
+        indexer=Indexer(5, 6, 3, True),
+        query_scale=None,
+        log_scale=True,
+    )
+    sharing = replace(wide, indexer=SharedIndexer(6), position=None, shared_size=0)
     layers = (
         replace(first, attention=narrow),
         replace(second, attention=wide),

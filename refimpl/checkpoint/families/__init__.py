@@ -13,6 +13,7 @@ A family's file defines
                      The heads of decoders that read whole texts are in `READING`, for all families
     checkpoint_weights
                      (keys) -> WEIGHTS of one checkpoint, if config.json numbers the layers
+    with_tensors     (Config, tensors) -> Config with settings that only a tensor of the checkpoint states
     GGUF             how GGUF stores the family, if it does: a table of config.json's keys, and a weight map
 """
 
@@ -146,6 +147,7 @@ class Family:
     GGUF: Gguf | None = None
     UNREAD_ARCHITECTURES: Mapping[str, str] = field(default_factory=dict)
     checkpoint_weights: Callable[[Keys], WeightMap] | None = None
+    with_tensors: Callable[[Config, TensorSource], Config] | None = None
 
 
 @cache

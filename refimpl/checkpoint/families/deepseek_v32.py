@@ -45,17 +45,10 @@ def indexed_decoder(
     )
     keys.get(keys.spelled("num_nextn_predict_layers", "num_mtp_layers"), int, 1)
     harmless_of_training(keys)
-    indexer = Indexer(
-        keys.size("index_n_heads", index_heads),
-        keys.size("index_head_dim", 128),
-        keys.size("index_topk", 2048),
-        interleaved,
-    )
     base = latent_decoder(keys, context=context, rope_interleave=True)
-    base = _with_indexer(base, indexer, keys)
+    base = _with_indexer(base, read_indexer(keys, heads=index_heads, interleaved=interleaved), keys)
     count = len(base.layers)
-    if keys.get("layer_types", list, None) not in (None, [INDEXED] * count):
-        raise keys.fail("layer_types", f"{INDEXED} for each of {count} layers")
+    check_indexed(keys, count)
     return with_sigmoid_experts(
         base,
         keys,
@@ -67,6 +60,20 @@ def indexed_decoder(
     )
 
 
+def read_indexer(keys: Keys, *, heads: int, interleaved: bool) -> Indexer:
+    """Return the indexer that the keys state. `heads` is the family's default."""
+    size, rotated = keys.size("index_head_dim", 128), keys.size("qk_rope_head_dim", 64)
+    if size < rotated:
+        raise keys.fail("index_head_dim", f"{keys.name('qk_rope_head_dim')}, {rotated}, or more")
+    return Indexer(keys.size("index_n_heads", heads), size, keys.size("index_topk", 2048), interleaved)
+
+
+def check_indexed(keys: Keys, count: int) -> None:
+    """Raise ConfigError if the types of the `count` layers are stated otherwise than as indexed attention."""
+    if keys.get("layer_types", list, None) not in (None, [INDEXED] * count):
+        raise keys.fail("layer_types", f"{INDEXED} for each of {count} layers")
+
+
 def _with_indexer(base: Decoder, indexer: Indexer, keys: Keys) -> Decoder:
     """Return the decoder with the given indexer in each layer."""
 
@@ -74,10 +81,6 @@ def _with_indexer(base: Decoder, indexer: Indexer, keys: Keys) -> Decoder:
         assert isinstance(attention, LatentAttention)
         if attention.query_rank is None:
             raise keys.fail("q_lora_rank", "a number, since the indexer reads the latent of queries")
-        if indexer.size < attention.key_dims:
-            raise keys.fail(
-                "index_head_dim", f"{keys.name('qk_rope_head_dim')}, {attention.key_dims}, or more"
-            )
         return replace(attention, indexer=indexer)
 
     return map_layers(base, lambda _, layer: replace(layer, attention=indexed(layer.attention)))
@@ -97,11 +100,12 @@ def _dense(keys: Keys, count: int) -> int:
     return dense
 
 
-WEIGHTS = LATENTS + weight_map("""
+INDEXER = weight_map("""
     decoder.layers.{i}.attn.{wq,wk}_index <- layers.{i}.self_attn.indexer.{wq_b,wk}.weight : transpose
     decoder.layers.{i}.attn.w_index <- layers.{i}.self_attn.indexer.weights_proj.weight : transpose
     decoder.layers.{i}.attn.index_{norm,bias} <- layers.{i}.self_attn.indexer.k_norm.{weight,bias}
 """)
+WEIGHTS = LATENTS + INDEXER
 
 
 GGUF_WEIGHTS = GGUF_LATENTS + weight_map("""

@@ -33,7 +33,7 @@ LETTERS = {"F": "full", "S": "shared"}  # of a pattern
 def config(keys: Keys, task: Task) -> Decoder:
     keys.harmless(indexer_rope_interleave=(True,))
     base = indexed_decoder(keys, DEFAULTS, context=202_752, index_heads=32, interleaved=True)
-    types = _indexer_types(keys, len(base.layers))
+    types = indexer_types(keys, len(base.layers))
 
     def shared(i: int, layer: Layer) -> Layer:
         """Return the layer without its own indexer, unless its type is "full"."""
@@ -45,7 +45,7 @@ def config(keys: Keys, task: Task) -> Decoder:
     return map_layers(base, shared)
 
 
-def _indexer_types(keys: Keys, count: int) -> list[str]:
+def indexer_types(keys: Keys, count: int) -> list[str]:
     """Return which layers have their own indexer ("full"), and which layers share one.
 
     The config states this as a list, a pattern or a period. A list overrules a pattern, and a pattern

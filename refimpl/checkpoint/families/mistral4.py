@@ -41,7 +41,7 @@ def config(keys: Keys, task: Task) -> Decoder:
         stated, context=1_048_576, rope_interleave=keys.get("rope_interleave", bool, True, null=True) is True
     )
     dense = keys.get("first_k_dense_replace", int, 0)
-    return with_experts(_scaled(base, scale), partial(_mixture, keys), dense)
+    return with_experts(_scaled(base, scale), partial(mixture, keys), dense)
 
 
 def _rotated_in_part(keys: Keys) -> Keys:
@@ -67,8 +67,9 @@ def _scaled(config: Decoder, scale: QueryScale | None) -> Decoder:
     return map_layers(config, lambda _, layer: replace(layer, attention=replace(layer.attention, **changed)))
 
 
-def _mixture(keys: Keys, mlp: Gated) -> MoE:
-    mixture = sigmoid_experts(
+def mixture(keys: Keys, mlp: Gated) -> MoE:
+    """Return the mixture of experts in place of a gated mlp, which a softmax chooses."""
+    experts = sigmoid_experts(
         mlp,
         keys.size(keys.spelled("n_routed_experts", "num_local_experts"), 128),
         keys.size("num_experts_per_tok", 4),
@@ -78,7 +79,7 @@ def _mixture(keys: Keys, mlp: Gated) -> MoE:
         shared=keys.size("n_shared_experts", 1),
         groups=ExpertGroups(keys.size("n_group", 1), keys.size("topk_group", 1)),
     )
-    return replace(mixture, score="softmax", choice_bias=False)
+    return replace(experts, score="softmax", choice_bias=False)
 
 
 # All experts of a layer are in one tensor.

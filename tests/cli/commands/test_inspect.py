@@ -199,7 +199,7 @@ def test_an_indexer_is_named_and_counted():
     told = inspect.describe(config)
     assert re.search("3 layers, 1 .*indexer", told)
     assert re.search("2 heads of 16 .* 18, .* 3 .*indexer", told)
-    assert sizes.cache_bytes(config, 128, 4) == 4 * (18 + 6 + 6 + 18 + 4 + 10 + 18 + 4) * 128
+    assert sizes.cache_bytes(config, 128, 4) == 4 * (18 + 6 + 6 + 18 + 4 + 10 + 18) * 128
 
 
 def test_latents_are_named_and_counted(inspected):

@@ -13,7 +13,7 @@ from helpers import tiny_models
 from helpers.config_strategies import configs
 from helpers.mirror import OverTensors
 from helpers.tree_inputs import budget, inputs, quantized, tensor
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 from tfm.refimpl.config import Config
 from tfm.refimpl.laws.kit.budget import FINE, cast, expected
@@ -37,6 +37,7 @@ def test_these_are_the_functions_fed_by_hand():
 
 
 @given(configs(), seeds, *(st.integers(1, 4) for _ in range(2)), st.integers(0, 5), st.integers(0, 3))
+@example(tiny_models.indexed(), 1, 2, 3, 5, 2)
 def test_model(config: Config, seed: int, b: int, t: int, old: int, p: int):
     """Logits and caches of any Config, quantized or not, float64 and float32."""
     tree = tiny_models.weights(config, seed)

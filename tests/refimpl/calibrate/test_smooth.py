@@ -86,6 +86,7 @@ def smoothed(config: Config, tree: dict, seed: int, powers_of_two: bool) -> dict
 
 @given(any_config, seeds)
 @example(tiny_models.summarized(), 0)
+@example(tiny_models.indexed(), 0)
 def test_the_smoothed_model_is_the_model(config: Config, seed: int):
     """In float64 up to rounding, whatever the factors; norms of tiny vectors amplify it."""
     rng = np.random.default_rng(seed)
@@ -143,6 +144,7 @@ def test_each_sublayer_has_all_possible_sites(config: Config):
             for a in attentions
             if not isinstance(a, ConvBertAttention)
             and not (isinstance(a, DisentangledAttention) and a.shared)
+            and not (isinstance(a, LatentAttention) and a.own_queries)
             and not (isinstance(a, LongT5Attention) and a.global_block_size is not None)
             and (layer.laurel is None or a is not layer.attention)
         ]
@@ -183,7 +185,7 @@ def readers(mixer: TokenMixer) -> int:
     if isinstance(mixer, LongformerAttention):
         return 3 if mixer.global_tokens is None else 6
     if isinstance(mixer, LatentAttention):
-        return (4 if isinstance(mixer.indexer, Indexer) else 2) + mixer.head_gate
+        return 0 if mixer.own_queries else (4 if isinstance(mixer.indexer, Indexer) else 2) + mixer.head_gate
     count = (counts | {Mamba2: 3})[type(mixer)]
     if not isinstance(mixer, Attention):
         return count

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import torch
 from helpers import gguf_writer
-from helpers.hf_oracle import make_model
+from helpers.hf_oracle import draw_keys, make_model
 from helpers.peft_oracle import change_settings, compare_with_peft, write_adapter
 from helpers.refused import pattern, refused
 from hypothesis import Phase, given, settings
@@ -60,6 +60,12 @@ CASES: dict[str, tuple[str, int, dict[str, Any], dict[str, Any]]] = {
     ),
     "fused": ("phi3", 0, LLAMA, {"target_modules": "all-linear", "use_rslora": True}),
     "tied": ("gemma", 0, LLAMA, {"target_modules": ["embed_tokens", "o_proj"], "use_dora": True}),
+    "names of modules": (
+        "mistral_large4",
+        0,
+        draw_keys("mistral_large4", 1)[0],
+        {"target_modules": r".*language_model.*\.(o_proj|wq_b)"},
+    ),
     "followed": ("gemma", 0, LLAMA, {"target_modules": ["embed_tokens"], "ensure_weight_tying": True}),
     "followed, saved": (
         "gemma",

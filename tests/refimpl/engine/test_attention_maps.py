@@ -37,7 +37,7 @@ def maps_of(config, params, layers: int | None = None) -> list[np.ndarray]:
 REFUSED = {
     *("lfm2", "qwen3_next", "qwen3_5", "qwen3_5_text", "qwen3_5_moe", "qwen3_5_moe_text"),  # not all attend
     *("deepseek_v2", "deepseek_v3", "kimi_k2", "deepseek_v32", "glm_moe_dsa", "mistral4"),  # to latents
-    *("glm4_moe_lite", "kimi_k25", "longcat_flash"),  # to latents
+    *("glm4_moe_lite", "kimi_k25", "longcat_flash", "mistral_large4"),  # to latents
     "granite_swa",  # transformers gives those before its sinks
     "mistral3",  # some of its text models to latents
     *(

@@ -1,4 +1,5 @@
-"""The lightning indexer, and latent attention over what it chooses, against transformers' DeepSeek-V3.2."""
+"""The lightning indexer, and latent attention over what it chooses, against transformers' DeepSeek-V3.2 and
+Mistral Large 4."""
 
 from __future__ import annotations
 
@@ -14,14 +15,19 @@ from tfm.refimpl.config import Indexer, Rope
 from tfm.refimpl.ops.indexer import best_keys, index_scores
 from tfm.refimpl.ops.latent_attention import LatentAttention, LatentCache, latent_attention
 from tfm.refimpl.ops.position import Rotary, rope_frequencies, rope_tables
-from transformers import DeepseekV32Config
+from transformers import DeepseekV32Config, MistralLarge4TextConfig
+from transformers.cache_utils import KVSharingDict
 from transformers.models.deepseek_v32.modeling_deepseek_v32 import DeepseekV32Attention
+from transformers.models.mistral_large4.modeling_mistral_large4 import MistralLarge4TextAttention
 
 H, D, C, U, V, DIMS, T, RANK, X, P = 3, 15, 10, 4, 6, 8, 9, 11, 17, 14
 OURS = {
     "q_a_proj": "wq_a", "q_b_proj": "wq", "kv_a_proj_with_mqa": "wkv_a", "o_proj": "wo",
     "q_a_layernorm": "q_norm", "kv_a_layernorm": "kv_norm", "indexer.wq_b": "wq_index",
-    "indexer.wk": "wk_index", "indexer.weights_proj": "w_index",
+    "indexer.wk": "wk_index", "indexer.weights_proj": "w_index", "q_proj": "wq",
+    "softmax_scaling.scale": "q_slope", "softmax_scaling.bias": "q_offset",
+    "indexer.softmax_scaling.scale": "index_slope", "indexer.softmax_scaling.bias": "index_offset",
+    "indexer.q_input_norm": "index_q_norm", "indexer.q_input_norm.bias": "index_q_bias",
 }  # fmt: skip
 
 
@@ -45,20 +51,55 @@ def test_indexer_is_deepseeks(seed: int, topk: int, cut: int):
     expected, _ = in_float64(
         attention, hidden_states=torch.from_numpy(x), attention_mask=mask, position_embeddings=positions
     )
+    settings = LatentAttention(H, C, U, V, Rope(100.0, DIMS, True), RANK, indexer=Indexer(X, P, topk))
+    equal(in_two_calls(x, cut, attention, rotary, settings), expected)
+
+
+@given(st.integers(0, 2**32 - 1), st.sampled_from([1, 2, 4, 20]), st.integers(1, T - 1), st.booleans())
+def test_indexer_is_mistrals(seed: int, topk: int, cut: int, rotates: bool):
+    """Queries from x, scaled by their position, with positions and without them."""
+    config = MistralLarge4TextConfig(
+        hidden_size=D, num_attention_heads=H, num_key_value_heads=H, kv_lora_rank=C, qk_nope_head_dim=U,
+        qk_rope_head_dim=DIMS, v_head_dim=V, index_topk=topk, index_n_heads=X, index_head_dim=P,
+        attn_implementation="eager", attention_bias=False, num_hidden_layers=1,
+        no_rope_layers=[int(rotates)], rms_norm_eps=1e-3,
+    )  # fmt: skip
+    attention, rng = randomize(MistralLarge4TextAttention(config, 0), seed), np.random.default_rng(seed)
+    x = rng.standard_normal((2, T, D))
+    rotary = Rotary(*rope_tables(np.arange(T + 3), rope_frequencies(np.arange(DIMS // 2), theta=100.0)))
+    mask = torch.full((2, 1, T, T), -torch.inf, dtype=torch.float64).triu(1)
+    expected, *_ = in_float64(
+        attention,
+        hidden_states=torch.from_numpy(x),
+        attention_mask=mask,
+        position_embeddings=tuple(torch.from_numpy(np.concatenate([a[:T], a[:T]], -1))[None] for a in rotary),
+        shared_kv_states=KVSharingDict(),
+        position_ids=torch.arange(T)[None],
+    )
+    position, shared, size = (Rope(100.0, DIMS, True), None, U) if rotates else (None, 0, U + DIMS)
+    settings = LatentAttention(
+        H, C, size, V, position, norm_eps=1e-3, indexer=Indexer(X, P, topk, interleaved=True),
+        shared_size=shared, log_scale=True,
+    )  # fmt: skip
+    equal(in_two_calls(x, cut, attention, rotary if rotates else None, settings), expected)
+
+
+def in_two_calls(
+    x: np.ndarray, cut: int, attention: Any, rotary: Rotary | None, settings: LatentAttention
+) -> np.ndarray:
+    """Our outputs with the weights of transformers' module, in two calls cut there."""
     stored = {name: weight.detach().numpy() for name, weight in attention.named_parameters()}
-    both = stored.pop("kv_b_proj.weight").reshape(H, U + V, C)
+    both = stored.pop("kv_b_proj.weight").reshape(H, settings.key_size + V, C)
     leaves: Any = {
-        "wk_b": both[:, :U].transpose(2, 0, 1).reshape(C, -1),
-        "wv_b": both[:, U:].transpose(2, 0, 1).reshape(C, -1),
+        "wk_b": both[:, : settings.key_size].transpose(2, 0, 1).reshape(C, -1),
+        "wv_b": both[:, settings.key_size :].transpose(2, 0, 1).reshape(C, -1),
         "index_norm": stored.pop("indexer.k_norm.weight"), "index_bias": stored.pop("indexer.k_norm.bias"),
         **{OURS[name.removesuffix(".weight")]: weight.T for name, weight in stored.items()},
     }  # fmt: skip
-    indexer = Indexer(X, P, topk)
-    settings = LatentAttention(H, C, U, V, Rope(100.0, DIMS, True), RANK, indexer=indexer)
-    cache = LatentCache(np.full((2, 1, T + 3, C + DIMS), 9.0), np.full((2, 1, T + 3, P), 9.0))
+    cache = LatentCache(np.full((2, 1, T + 3, C + settings.key_dims), 9.0), np.full((2, 1, T + 3, P), 9.0))
     first, cache, _ = latent_attention(x[:, :cut], cache, np.array([0, 0]), leaves, rotary, settings=settings)
     second, *_ = latent_attention(x[:, cut:], cache, np.array([cut, cut]), leaves, rotary, settings=settings)
-    equal(np.concatenate([first, second], 1), expected)
+    return np.concatenate([first, second], 1)
 
 
 def test_best_keys_is_topk():

@@ -84,6 +84,7 @@ REGISTERED: Mapping[str, str | None] = {
     "ministral3": AS_IS,
     "mistral": AS_IS,
     "mistral3": AS_IS,
+    "mistral_large4": AS_IS,
     "mixtral": AS_IS,
     "mobilebert": "MobileBertTokenizer",
     "modernbert": AS_IS,

@@ -12,7 +12,7 @@ import pytest
 import transformers
 from families import ROWS
 from families.kit import IDS, SIZES
-from helpers.hf_oracle import make_model
+from helpers.hf_oracle import draw_keys, make_model
 from helpers.refused import refused
 from safetensors.torch import load_file, save_file
 from tfm.refimpl.checkpoint.families import read_config
@@ -105,6 +105,35 @@ def test_experts_are_stored_in_either_order(tmp_path):
     got = leaves(open_checkpoint(tmp_path))
     assert got.keys() == want.keys()
     assert all(np.array_equal(got[name], leaf) for name, leaf in want.items())
+
+
+def test_factors_of_frequencies_are_a_tensor(tmp_path):
+    """Of Mistral Large 4, by the names of its publisher or of transformers' modules: with a number for each
+    pair, of which an exponential can be computed. Its modules for drafts are left out."""
+    model = make_model("mistral_large4", draw_keys("mistral_large4", 1)[0] | {"tie_word_embeddings": False})
+    model.save_pretrained(tmp_path)
+    state, path = load_file(tmp_path / "model.safetensors"), tmp_path / "model.safetensors"
+    logs, name = state["lerope.alpha"], "lerope.alpha"
+    save_file({**state, "mtp_dspark.layers.0.x": logs.clone()}, path)
+    checkpoint = open_checkpoint(tmp_path)
+    assert checkpoint.left_out["mtp_dspark"].tensors == 1
+    [rope] = checkpoint.config.ropes
+    assert rope.factors == tuple(np.exp(logs.double().numpy()).tolist())
+    save_file({key: value.contiguous() for key, value in model.state_dict().items()}, path)
+    own_names, found = open_checkpoint(tmp_path), leaves(checkpoint)
+    assert own_names.config == checkpoint.config
+    assert all(np.array_equal(leaf, found.pop(key)) for key, leaf in leaves(own_names).items())
+    assert not found
+    save_file({key: value for key, value in state.items() if key != name}, path)
+    with refused(CheckpointError, name, "missing"):
+        open_checkpoint(tmp_path)
+    save_file({**state, name: logs[1:].clone()}, path)
+    with refused(CheckpointError, name, f"[{len(logs)}]", f"[{len(logs) - 1}]"):
+        open_checkpoint(tmp_path)
+    for value in (float("nan"), -87.0, 87.0):
+        save_file({**state, name: logs.clone().fill_(value)}, path)
+        with refused(CheckpointError, name, "-87", "87"):
+            open_checkpoint(tmp_path)
 
 
 @pytest.mark.parametrize("stray", ["audio_tower.conv.weight", "vision_towers.x", "model.text.x"])
