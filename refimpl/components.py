@@ -15,9 +15,9 @@ from .config.record import Record, kinds
 
 # The name of a mixer begins with that of its module, in one word.
 MODULES = (
-    "channel_mix", "convbert", "disentangled", "gated_delta", "latent_attention", "lightning",
-    "linear_attention", "longformer", "longt5", "lstm", "mamba", "mamba2", "mobilebert", "rg_lru",
-    "shared_block", "short_conv", "time_mix", "xlnet",
+    "channel_mix", "convbert", "disentangled", "gated_delta", "indexed_attention", "latent_attention",
+    "lightning", "linear_attention", "longformer", "longt5", "lstm", "mamba", "mamba2", "mobilebert",
+    "rg_lru", "shared_block", "short_conv", "time_mix", "xlnet",
 )  # fmt: skip
 
 

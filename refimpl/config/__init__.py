@@ -77,6 +77,7 @@ from .stack import (
 )
 from .token_mixers import (
     Attention,
+    BlockIndexer,
     Distances,
     FeatureMap,
     FirstToken,
@@ -104,6 +105,7 @@ __all__ = [
     "Attention",
     "Beside",
     "BigBirdBlocks",
+    "BlockIndexer",
     "BlockSparse",
     "Chunked",
     "Classify",

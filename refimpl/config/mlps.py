@@ -15,7 +15,7 @@ Activation = Literal[
 
 
 class SwiGLUOAI(Record):
-    """The clamped SwiGLU in gpt-oss' experts, computed from the outputs of the maps `gate` and `up`.
+    """The clamped SwiGLU of gpt-oss and MiniMax-M3, computed from the outputs of the maps `gate` and `up`.
 
     It replaces act(gate) · up (`ops.mlp.swiglu_oai`).
     """
@@ -125,7 +125,7 @@ class Gated(FeedForward, Sublayer):
     """
 
     width: int = bounded("width", "mlp width")
-    activation: Activation | SwiGLUStep
+    activation: Gate
     bias: bool = False
     down_bias: bool = False
     gate_scale: float | None = None
@@ -164,7 +164,7 @@ class Gated(FeedForward, Sublayer):
     def smoothing(self) -> list[SmoothingSite]:
         if self.down_norm is not None:
             return [SmoothingSite(("down_norm",), ("down",))]
-        if isinstance(self.activation, SwiGLUStep):
+        if isinstance(self.activation, LimitedSwiGLU):
             return []
         return [SmoothingSite(("up", "bup") if self.bias else ("up",), ("down",))]
 

@@ -460,6 +460,21 @@ class Indexer(Record):
     eps: float = 1e-6
 
 
+class BlockIndexer(Record):
+    """An indexer of blocks of `block` tokens: a token attends only to the `topk` blocks that the indexer
+    scores best (`ops.indexed_attention`).
+
+    The indexer has a narrow head of `size` elements for each key head of the attention. It rotates as many
+    elements of a head as the attention does. The latest `local` blocks, which include the token's own, are
+    always among the chosen blocks.
+    """
+
+    size: int = bounded("width", "size of the indexer's heads")
+    block: int = bounded("context", "block of the indexer")
+    topk: int = bounded("context", "topk of the indexer")
+    local: int = bounded("context", "local blocks of the indexer", least=0, default=1)
+
+
 class SharedIndexer(Record):
     """An indexer without parameters: the layer attends to the `topk` tokens that the nearest earlier indexer
     chose (GLM-5).

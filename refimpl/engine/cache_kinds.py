@@ -33,6 +33,8 @@ no tokens of their own.
     HybridStates        k, v, conv, state            both, in a layer with attention and a state space
     Latents             latent [B, 1, L, C]          every token: its latent and its rotary key
       with an indexer   index [B, 1, L, P]           and its key for the indexer
+    IndexedKeysValues   k, v [B, G, L, K]            every token, and its key for an indexer of blocks
+                        index [B, 1, L, P]
 
 **Conventions**: the first axis is the batch, so a row can be copied or run alone. Where an array has an
 axis of tokens, entry 0 is the oldest token that is kept of the row. Entries past the kept tokens are

@@ -17,6 +17,7 @@ from tfm.refimpl.config import (
     Attention,
     Beside,
     BigBirdBlocks,
+    BlockIndexer,
     BlockSparse,
     Chunked,
     Classify,
@@ -78,6 +79,7 @@ from tfm.refimpl.ops.channel_mix import ChannelMix
 from tfm.refimpl.ops.convbert import ConvBertAttention
 from tfm.refimpl.ops.disentangled import DisentangledAttention
 from tfm.refimpl.ops.gated_delta import GatedDelta
+from tfm.refimpl.ops.indexed_attention import IndexedAttention
 from tfm.refimpl.ops.latent_attention import LatentAttention
 from tfm.refimpl.ops.lightning import Lightning
 from tfm.refimpl.ops.linear_attention import LinearAttention
@@ -378,6 +380,17 @@ indexed = st.builds(
     st.none() | st.integers(1, 5),
     st.builds(Indexer, st.integers(1, 3), st.integers(4, 6), st.integers(1, 4), st.booleans()),
 )
+indexed_blocks = st.builds(
+    lambda groups, share, size, indexer, **own: IndexedAttention(
+        groups * share, groups, size, Rope(10.0, 4, size == 5), indexer, **own
+    ),
+    st.integers(1, 2),
+    st.integers(1, 2),
+    st.integers(4, 6),
+    st.builds(BlockIndexer, st.integers(4, 6), st.integers(1, 3), st.integers(1, 2), st.integers(0, 1)),
+    norm_eps=st.sampled_from((1e-6, 1e-2)),
+    **around,
+)
 unrotated = st.builds(
     lambda mixer, size: replace(mixer, position=None, shared_size=size), latents, st.integers(0, 3)
 )
@@ -389,7 +402,8 @@ def mixers(draw: st.DrawFn, shared: RelativeBias | None, heads: int, width: int)
     """What a decoder's layer may mix tokens by: attention in half of the layers."""
     attention = attentions(shared, heads)
     states = linear_attentions, lstms, convolutions, gated_deltas, bounded_deltas, lightnings, linear_units
-    mixers = *states, latents, mamba2s, mambas, indexed, unrotated, shared_blocks, shifts(width)
+    others = latents, mamba2s, mambas, indexed, indexed_blocks, unrotated, shared_blocks, shifts(width)
+    mixers = *states, *others
     return draw(st.one_of(attention, attention, *mixers))
 
 

@@ -17,6 +17,7 @@ import numpy as np
 from tfm.refimpl import config as c
 from tfm.refimpl.ops.channel_mix import ChannelMix
 from tfm.refimpl.ops.gated_delta import GatedDelta
+from tfm.refimpl.ops.indexed_attention import IndexedAttention
 from tfm.refimpl.ops.latent_attention import LatentAttention
 from tfm.refimpl.ops.lightning import Lightning
 from tfm.refimpl.ops.linear_attention import LinearAttention
@@ -473,6 +474,35 @@ def latent_attention(xs: Vectors, w: Weights, a: LatentAttention, causal: bool, 
     return out
 
 
+def indexed_attention(xs: Vectors, w: Weights, a: IndexedAttention) -> Vectors:
+    """Each key head's queries see the tokens of the blocks in which that head's index query has its largest
+    products, and of the latest ones."""
+
+    def made(x: Vector, t: int, name: str, size: int) -> Vectors:
+        rows = (x @ w[f"w{name}"]).reshape(-1, size)
+        return [turned(rms(row, a.norm_eps, w[f"{name}_norm"]), t, a.position) for row in rows]
+
+    i, size, out = a.indexer, a.head_size, []
+    keys = [made(x, t, "k", size) for t, x in enumerate(xs)]
+    values = [(x @ w["wv"]).reshape(-1, size) for x in xs]
+    index_keys = [made(x, t, "k_index", i.size)[0] for t, x in enumerate(xs)]
+    for t, x in enumerate(xs):
+        q, index_q, heads = made(x, t, "q", size), made(x, t, "q_index", i.size), []
+        for g in range(a.kv_heads):
+            best: dict[int, float] = {}
+            for s in range(t + 1):
+                near = t // i.block - s // i.block < i.local
+                score = math.inf if near else float(index_q[g] @ index_keys[s])
+                best[s // i.block] = max(best.get(s // i.block, -math.inf), score)
+            chosen = sorted(best, key=lambda block: (-best[block], block))[: i.topk]
+            seen = [s for s in range(t + 1) if s // i.block in chosen]
+            for h in range(g * a.heads // a.kv_heads, (g + 1) * a.heads // a.kv_heads):
+                weights = shares([float(q[h] @ keys[s][g]) / math.sqrt(size) for s in seen])
+                heads.append(sum(weight * values[s][g] for s, weight in zip(seen, weights, strict=True)))
+        out.append(np.concatenate(heads) @ w["wo"])
+    return out
+
+
 def shared_block(xs: Vectors, w: Weights, a: SharedBlock, embedding: Vectors) -> Vectors:
     def normed(x: Vector, name: str, part: Any) -> Vector:
         return norm(x, {"weight": w[f"{name}_norm"]}, part.pre)
@@ -617,8 +647,8 @@ def mixed(
     memo["kv"].append(None)
     others: dict[type, Callable[..., Vectors]] = {
         LinearAttention: linear_attention, LSTM: lstm, ShortConv: short_conv, GatedDelta: gated_delta,
-        Lightning: lightning, Mamba: mamba, Mamba2: mamba2, RgLru: rg_lru,
-        TimeMix: time_mix, ChannelMix: channel_mix,
+        IndexedAttention: indexed_attention, Lightning: lightning, Mamba: mamba, Mamba2: mamba2,
+        RgLru: rg_lru, TimeMix: time_mix, ChannelMix: channel_mix,
     }  # fmt: skip
     return others[type(a)](xs, w, a)
 

@@ -17,6 +17,7 @@ from tfm.refimpl.config import (
     Attention,
     Beside,
     BigBirdBlocks,
+    BlockIndexer,
     BlockSparse,
     Classify,
     Config,
@@ -70,6 +71,7 @@ from tfm.refimpl.ops.channel_mix import ChannelMix
 from tfm.refimpl.ops.convbert import ConvBertAttention
 from tfm.refimpl.ops.disentangled import DisentangledAttention
 from tfm.refimpl.ops.gated_delta import GatedDelta
+from tfm.refimpl.ops.indexed_attention import IndexedAttention
 from tfm.refimpl.ops.latent_attention import LatentAttention
 from tfm.refimpl.ops.lightning import Lightning
 from tfm.refimpl.ops.linear_attention import LinearAttention
@@ -417,6 +419,24 @@ def indexed(context: int = 128, vocabulary: int = 97) -> Decoder:
         replace(first, attention=narrow),
         replace(second, attention=wide),
         replace(first, attention=sharing),
+    )
+    return of_layers(base, layers)
+
+
+def indexed_blocks(context: int = 128, vocabulary: int = 97) -> Decoder:
+    """A decoder of MiniMax-M3's form: indexers that choose 2 or 3 blocks for each key head around plain
+    attention, and clamped mlps, experts and a shared expert."""
+    base = llama(layers=3, width=44, vocabulary=vocabulary, qk_norm=True, context=context)
+    first, norm = base.layers[0], RMSNorm(1e-5)
+    assert isinstance(first.mlp, Gated)
+    wide = IndexedAttention(6, 2, 12, Rope(1e4, 8), BlockIndexer(10, 4, 2), pre=norm)
+    narrow = IndexedAttention(3, 3, 16, Rope(1e4, 6, True), BlockIndexer(6, 3, 3, 2), 1e-3, pre=norm)
+    clamped = SwiGLUOAI(1.3, 0.7)
+    experts = MoE(4, 2, 24, clamped, "sigmoid", scale=2.5, choice_bias=True, shared=20, pre=norm)
+    layers = (
+        replace(first, attention=wide, mlp=replace(first.mlp, activation=clamped)),
+        replace(first, mlp=experts),
+        replace(first, attention=narrow, mlp=experts),
     )
     return of_layers(base, layers)
 

@@ -33,8 +33,8 @@ from tfm.refimpl.params.smoothing_sites import smoothing_sites
 MODELS = (
     tiny_models.convolutions, tiny_models.gated_deltas, tiny_models.kimi, tiny_models.ling,
     tiny_models.selective_scans, tiny_models.state_spaces, tiny_models.linear_units, tiny_models.recurrent,
-    tiny_models.indexed, tiny_models.distant, tiny_models.windowed, tiny_models.summarized,
-    tiny_models.relative, tiny_models.mixture, tiny_models.near_and_far,
+    tiny_models.indexed, tiny_models.indexed_blocks, tiny_models.distant, tiny_models.windowed,
+    tiny_models.summarized, tiny_models.relative, tiny_models.mixture, tiny_models.near_and_far,
     tiny_models.narrow, tiny_models.shared_blocks, tiny_models.time_mixes,
 )  # fmt: skip
 

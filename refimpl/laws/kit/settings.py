@@ -88,6 +88,7 @@ SETTINGS: dict[str, tuple[Any, ...]] = {
     "stride": ("X",),
     "groups": ("G",),
     "least": (1e-10, 0.1),
+    "local": (0, 1),
 }
 # Lists whose length no array may say, and the letter of a size that it follows from.
 LISTED = {"streams": "X"}

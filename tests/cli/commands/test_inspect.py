@@ -202,6 +202,14 @@ def test_an_indexer_is_named_and_counted():
     assert sizes.cache_bytes(config, 128, 4) == 4 * (18 + 6 + 6 + 18 + 4 + 10 + 18) * 128
 
 
+def test_an_indexer_of_blocks_is_named_and_counted():
+    """Its keys are kept beside keys and values."""
+    config = tiny_models.indexed_blocks()
+    told = inspect.describe(config)
+    assert re.search("6 heads of 12 in 2 groups, .* 2 .*blocks of 4 .*indexer", told)
+    assert sizes.cache_bytes(config, 128, 4) == 4 * (2 * 2 * 12 + 10 + 2 * 2 * 16 + 2 * 3 * 16 + 6) * 128
+
+
 def test_latents_are_named_and_counted(inspected):
     """A latent and a rotary key for each token and layer, and what heads of their own would take."""
     config = tiny_models.latents()

@@ -332,13 +332,15 @@ def test_the_products_around_gated_delta_networks_are_quantized():
             planned(Leaves(config), "fp16", name)
 
 
-def test_what_chooses_tokens_is_exact():
+@pytest.mark.parametrize(
+    ("config", "leaves"), [(tiny_models.indexed(), 3), (tiny_models.indexed_blocks(), 4)]
+)
+def test_what_chooses_tokens_is_exact(config: Config, leaves: int):
     """An indexer's maps stay floats, and float16 is refused: a choice has no small error."""
-    config = tiny_models.indexed()
     for scheme, target in (("int8", "ort-cpu"), ("int8-dynamic", "standard"), ("int4", "standard")):
         formats = planned(Leaves(config), scheme, target)
         index = {name for name in formats if "_index" in name}
-        assert len(index) == 2 * 3
+        assert len(index) == 2 * leaves
         assert {formats[name] for name in index} == {None}
         assert formats["decoder.layers.0.attn.wq"] is not None
     with refused(ExportError, "fp16", "target=standard", "indexer's"):

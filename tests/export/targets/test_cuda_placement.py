@@ -159,6 +159,7 @@ REFUSED = {
     "time mixing": (tiny_models.time_mixes(), STATE),
     "lightning": (tiny_models.ling(), STATE),
     "an indexer": (tiny_models.indexed(), CHOICE),
+    "an indexer of blocks": (tiny_models.indexed_blocks(), CHOICE),
     "a module for drafts": (tiny_models.MODULES["attention"](), "drafts (mtp) was never tried on a GPU"),
 }
 TARGET = targets.find("ort-cuda")

@@ -42,6 +42,7 @@ from tfm.refimpl.ops.channel_mix import ChannelMix
 from tfm.refimpl.ops.convbert import ConvBertAttention
 from tfm.refimpl.ops.disentangled import DisentangledAttention
 from tfm.refimpl.ops.gated_delta import GatedDelta
+from tfm.refimpl.ops.indexed_attention import IndexedAttention
 from tfm.refimpl.ops.latent_attention import LatentAttention
 from tfm.refimpl.ops.lightning import Lightning
 from tfm.refimpl.ops.linear_attention import LinearAttention
@@ -180,7 +181,7 @@ def readers(mixer: TokenMixer) -> int:
     counts = {
         Attention: 3, DisentangledAttention: 3, LinearAttention: 3, LSTM: 0, ShortConv: 1,
         GatedDelta: 4, Lightning: 2, RgLru: 2, Mamba: 2, LongT5Attention: 3, XLNetAttention: 3,
-        SharedBlock: 0, TimeMix: 3, ChannelMix: 2,
+        SharedBlock: 0, TimeMix: 3, ChannelMix: 2, IndexedAttention: 5,
     }  # fmt: skip
     if isinstance(mixer, LongformerAttention):
         return 3 if mixer.global_tokens is None else 6
@@ -292,3 +293,12 @@ def test_a_layer_that_shares_an_indexer_has_no_maps_of_one():
     ]
     assert names == [["wq_a", "wkv_a", "wk_index", "w_index"], ["wq_a", "wkv_a"]]
     assert sites["decoder.layers.2.attn.q_norm",] == ("decoder.layers.2.attn.wq",)
+
+
+def test_an_indexer_of_blocks_reads_what_attention_reads():
+    at = "decoder.layers.0.attn"
+    sites = {site.producers: site for site in smoothing_sites(tiny_models.indexed_blocks())}
+    read = tuple(f"{at}.w{name}" for name in ("q", "k", "v", "q_index", "k_index"))
+    assert sites[f"{at}_pre.weight",].consumers == read
+    assert sites[f"{at}.wv",] == ((f"{at}.wv",), (f"{at}.wo",), 3, 12)
+    assert not any("mlp.up" in name for names in sites for name in names)  # it is clamped

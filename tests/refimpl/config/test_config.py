@@ -28,6 +28,7 @@ from tfm.refimpl.config import (
     Attention,
     Beside,
     BigBirdBlocks,
+    BlockIndexer,
     Classify,
     Config,
     Convolution,
@@ -86,6 +87,7 @@ from tfm.refimpl.errors import ConfigError
 from tfm.refimpl.ops.channel_mix import ChannelMix
 from tfm.refimpl.ops.disentangled import DisentangledAttention
 from tfm.refimpl.ops.gated_delta import GatedDelta
+from tfm.refimpl.ops.indexed_attention import IndexedAttention
 from tfm.refimpl.ops.latent_attention import LatentAttention
 from tfm.refimpl.ops.linear_attention import LinearAttention
 from tfm.refimpl.ops.longformer import LongformerAttention
@@ -236,6 +238,13 @@ def latent(**changed: Any) -> LatentAttention:
 
 def indexed(*, query_rank: int | None = 5, **changed: Any) -> LatentAttention:
     return latent(query_rank=query_rank, indexer=replace(Indexer(2, 6, 3), **changed))
+
+
+def blocks(**changed: Any) -> Any:
+    """LLAMA with an indexer of blocks, with fields of the indexer or of the attention changed."""
+    own = {name: changed.pop(name) for name in ("size", "block", "topk", "local") if name in changed}
+    mixer = IndexedAttention(4, 2, 8, Rope(1e4, 4), replace(BlockIndexer(6, 3, 2), **own))
+    return layer(LLAMA, attention=replace(mixer, **changed))
 
 
 def block(part: str = "attention", **changed: Any) -> Any:
@@ -446,6 +455,17 @@ WRONG: list[tuple[Any, str]] = [
         "layer 2 shared indexer topk 6 3",
     ),
     (lambda: layer(ENCODER, attention=indexed()), "encoder layer 0 indexer decoder"),
+    (lambda: blocks(heads=3), "layer 0 heads kv_heads 3 2"),
+    (lambda: blocks(position=Rope(1e4, 10)), "layer 0 rotary dims 8 10"),
+    (lambda: blocks(size=3), "layer 0 size indexer's heads 4 1048576 3"),
+    (lambda: blocks(block=0), "layer 0 block indexer 1 0"),
+    (lambda: blocks(topk=0), "layer 0 topk indexer 1 0"),
+    (lambda: blocks(local=-1), "layer 0 local blocks indexer 0 -1"),
+    (lambda: blocks(local=3), "layer 0 local blocks indexer topk 2 3"),
+    (
+        lambda: layer(ENCODER, attention=tiny_models.indexed_blocks().layers[0].attention),
+        "encoder layer 0 indexer decoder",
+    ),
     (lambda: layer(ENCODER, attention=ShortConv(8)), "encoder layer 0 short convolution decoder"),
     (lambda: layer(LLAMA, attention=GatedDelta(3, 2, 8, 8)), "layer 0 heads key_heads 3 2"),
     (lambda: layer(LLAMA, attention=GatedDelta(2, 1, 8, 8, 1)), "layer 0 length convolution 2 256 1"),

@@ -10,6 +10,7 @@ import pytest
 from helpers import tiny_models
 from tfm.refimpl.engine.cache_kinds import cache_kinds
 from tfm.refimpl.ops.cache import KVCache
+from tfm.refimpl.ops.indexed_attention import IndexedKV
 from tfm.refimpl.ops.latent_attention import LatentCache
 from tfm.refimpl.ops.linear_attention import LinearState
 from tfm.refimpl.ops.lstm import LstmState
@@ -55,11 +56,19 @@ def state() -> LstmState:
     return LstmState(h, -h)
 
 
-@pytest.mark.parametrize("make", [full_cache, latents, sums, state, states, tail, channels, indexed])
+def blocks() -> IndexedKV:
+    keys = np.arange(3 * 2 * 5 * 4.0).reshape(3, 2, 5, 4)
+    return IndexedKV(keys, -keys, np.arange(3 * 5 * 2.0).reshape(3, 1, 5, 2))
+
+
+CACHES = [full_cache, latents, sums, state, states, tail, channels, indexed, blocks]
+
+
+@pytest.mark.parametrize("make", CACHES)
 def test_rows_are_chosen_in_order(make: Callable[[], Any]):
     """A row may be named twice, or not at all."""
     cache, rows = make(), np.array([2, 0, 0, 1])
-    for got, before in zip(cache.select(rows)[:2], cache[:2], strict=True):
+    for got, before in zip(cache.select(rows)[:3], cache[:3], strict=True):
         assert before is None or (got == before[rows]).all()
 
 
@@ -89,6 +98,18 @@ def test_an_indexers_keys_are_cut_with_the_latents():
     assert larger.index_keys.shape == (3, 1, 7, 2)
     assert (larger.index_keys[:, :, :5] == cache.index_keys).all()
     assert not larger.index_keys[:, :, 5:].any()
+
+
+def test_an_indexers_keys_are_cut_with_keys_and_values():
+    cache = blocks()
+    assert cache.nbytes == 3 * 5 * (2 * 2 * 4 + 2) * 8
+    larger = cache.grow(7)
+    assert isinstance(cache, IndexedKV)
+    assert isinstance(larger, IndexedKV)
+    assert [array.shape for array in larger] == [(3, 2, 7, 4), (3, 2, 7, 4), (3, 1, 7, 2)]
+    for got, before in zip(larger, cache, strict=True):
+        assert (got[:, :, :5] == before).all()
+        assert not got[:, :, 5:].any()
 
 
 def test_states_have_room_for_any_text():

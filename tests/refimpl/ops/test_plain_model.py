@@ -59,7 +59,7 @@ def decoders(draw: st.DrawFn) -> Decoder:
             drawn_configs.mamba2s, drawn_configs.mambas, drawn_configs.linear_units, drawn_configs.latents,
             drawn_configs.indexed, drawn_configs.unrotated, drawn_configs.attentions(None, 2),
             drawn_configs.attentions(None, 2), drawn_configs.shared_blocks,
-            drawn_configs.shifts(width), drawn_configs.shifts(width),
+            drawn_configs.shifts(width), drawn_configs.shifts(width), drawn_configs.indexed_blocks,
         )
     ]  # fmt: skip
     stack = draw(drawn_configs.multiplied(replace(stack, layers=(*stack.layers, *layers))))

@@ -41,6 +41,7 @@ MODELS: dict[str, Callable[[], Config]] = {
     "channels that decay": tiny_models.kimi,
     "heads that fade": tiny_models.ling,
     "indexers": tiny_models.indexed,
+    "indexers of blocks": tiny_models.indexed_blocks,
     "state spaces": tiny_models.state_spaces,
     "selective scans": tiny_models.selective_scans,
     "rare": tiny_models.rare,

@@ -16,6 +16,7 @@ CONFIGS = (
     tiny_models.state_spaces(),
     tiny_models.selective_scans(),
     tiny_models.indexed(),
+    tiny_models.indexed_blocks(),
     tiny_models.kimi(),
     tiny_models.encoder(),
     tiny_models.encoder_decoder(),

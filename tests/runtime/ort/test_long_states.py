@@ -1,4 +1,4 @@
-"""A text longer than a run through the states of recurrences, or over latents, however it is cut."""
+"""A text longer than a run through the states of recurrences, over latents or chosen blocks, however cut."""
 
 from __future__ import annotations
 
@@ -27,6 +27,7 @@ CONFIGS = {
     "heads that fade": tiny_models.ling(LENGTH),
     "a block is shared": tiny_models.shared_blocks(LENGTH),
     "time is mixed": tiny_models.time_mixes(LENGTH),
+    "blocks are chosen": tiny_models.indexed_blocks(LENGTH),
 }
 CELLS = [
     *((name, "ort-cpu") for name in CONFIGS),

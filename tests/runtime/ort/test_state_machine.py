@@ -59,6 +59,7 @@ CONFIGS = {
     "selective scans": tiny_models.selective_scans(context=40),
     "shared": tiny_models.shared_kv(context=60),
     "indexed": tiny_models.indexed(context=40),
+    "indexed blocks": tiny_models.indexed_blocks(context=40),
     "channels that decay": tiny_models.kimi(context=40),
 }
 LONGEST = 9  # of an encoder's text
@@ -311,7 +312,7 @@ RARE = [
     ("gated deltas", "ort-cpu", "int8"),
     ("gated deltas", "standard", "fp32"),
     # How each target keeps a cache is driven by those above; of the other mixers each is driven on one.
-    *((name, "ort-cpu", "fp32") for name in ("convolutions", "heads by layer", "indexed")),
+    *((name, "ort-cpu", "fp32") for name in ("convolutions", "heads by layer", "indexed", "indexed blocks")),
     *((name, "standard", "int8") for name in ("latents", "state spaces", "shared")),
 ]
 CUDA = [
@@ -346,7 +347,16 @@ def test_ort_engine(
 @pytest.mark.parametrize(
     "name",
     sorted(
-        CONFIGS.keys() - {"codes", "recurrent", "gated deltas", "state spaces", "selective scans", "indexed"}
+        CONFIGS.keys()
+        - {
+            "codes",
+            "recurrent",
+            "gated deltas",
+            "state spaces",
+            "selective scans",
+            "indexed",
+            "indexed blocks",
+        }
     ),
 )
 @pytest.mark.parametrize(("target", "quant"), CUDA)

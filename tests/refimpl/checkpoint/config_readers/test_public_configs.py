@@ -2,10 +2,10 @@
 
 `public_configs.jsonl` holds one a line beside its source, a repository of Hugging Face's hub, with the
 revision where that was read. They come from that hub's pages; those of 23 others (Qwen 3, Llama 3.1, Mixtral,
-…) from the package aiconfigurator-core 0.12.0, seven from code that quotes them (tiiuae/Falcon3-7B-Instruct,
+…) from the package aiconfigurator-core 0.12.0, eight from code that quotes them (tiiuae/Falcon3-7B-Instruct,
 microsoft/Phi-4-mini-instruct, microsoft/phi-2, allenai/OLMo-1B-hf, baidu/ERNIE-4.5-0.3B-PT,
-kyutai/helium-1-preview-2b, rednote-hilab/dots.llm1.inst). Those of 25 more, GLM, OLMoE, OLMo 3 and LFM2 among
-them, were written down from memory, so keys without effect may be missing.
+kyutai/helium-1-preview-2b, rednote-hilab/dots.llm1.inst, MiniMaxAI/MiniMax-M3). Those of 25 more, GLM,
+OLMoE, OLMo 3 and LFM2 among them, were written down from memory, so keys without effect may be missing.
 
 Rows with a `copy` are of newer families, from the repository of GitHub's that it names: hlky/dinoml_v2 keeps
 config.json of many models as the hub had them in May 2026, the others lie beside programs. gpt-j-6b's is
@@ -79,12 +79,12 @@ INCONSISTENT = {"granite-4-350m"}
 
 
 def test_every_row_is_of_a_family_or_refused():
-    assert len(PUBLIC) == 400
+    assert len(PUBLIC) == 401
     read = [
         with_model_type(config)["model_type"] for source, config in PUBLIC.items() if source not in REFUSED
     ]
     assert set(read) <= set(families())  # those of newer families are in families/test_hub_*.py
-    assert len(read) == 375
+    assert len(read) == 376
 
 
 @pytest.mark.parametrize("name", sorted({**PUBLIC, **ROWS}.keys() - REFUSED - TOO_STRICT - INCONSISTENT))

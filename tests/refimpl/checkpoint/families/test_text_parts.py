@@ -17,7 +17,7 @@ from helpers.refused import refused
 from safetensors.torch import load_file, save_file
 from tfm.refimpl.checkpoint.families import read_config
 from tfm.refimpl.checkpoint.open import Checkpoint, open_checkpoint
-from tfm.refimpl.config import Config
+from tfm.refimpl.config import Attention, BlockIndexer, Config
 from tfm.refimpl.errors import CheckpointError, ConfigError
 from tfm.refimpl.params.tree import flatten
 
@@ -295,3 +295,76 @@ def test_logits_of_cohere_s_models_that_see_are_not_scaled(name, stated):
 def test_refused(name, keys, words):
     with refused(ConfigError, *words.split()):
         read(name, **keys)
+
+
+MINIMAX = {
+    **TEXT, "num_hidden_layers": 4, "head_dim": 8, "dense_intermediate_size": 40,
+    "shared_intermediate_size": 24, "num_local_experts": 4, "num_experts_per_tok": 2, "n_shared_experts": 1,
+    "use_gemma_norm": True, "attention_output_gate": False, "rope_theta": 5e6, "rotary_dim": 4,
+    "partial_rotary_factor": 0.5, "hidden_act": "swigluoai", "use_qk_norm": True, "qk_norm_type": "per_head",
+    "scoring_func": "sigmoid", "use_routing_bias": True, "moe_layer_freq": [0, 1, 1, 1], "num_mtp_modules": 7,
+    "num_nextn_predict_layers": 1, "swiglu_alpha": 1.5, "swiglu_limit": 6.0, "routed_scaling_factor": 3.0,
+}  # fmt: skip
+SPARSE = {
+    "use_sparse_attention": True, "sparse_index_dim": 6, "sparse_num_index_heads": 2, "sparse_topk_blocks": 3,
+    "sparse_block_size": 5, "sparse_disable_index_value": [0, 0, 1, 1], "sparse_score_type": "max",
+    "sparse_init_block": 0, "sparse_local_block": 2, "sparse_attention_freq": [0, 0, 1, 1],
+}  # fmt: skip
+
+
+def test_minimaxs_own_keys_mean_what_transformers_makes_of_them():
+    """As code of others quotes those of MiniMax-M3."""
+    stated = {**MINIMAX, "sparse_attention_config": SPARSE}
+    made = transformers.MiniMaxM3VLConfig(text_config=copy.deepcopy(stated), vision_config={}).to_dict()
+    config = read("minimax_m3_vl", text_config=stated)
+    assert config == read_config(made)[0]
+    [_, _, *indexed] = config.stack.mixers
+    assert [getattr(mixer, "indexer", None) for mixer in indexed] == [BlockIndexer(6, 5, 3, 2)] * 2
+
+
+@pytest.mark.parametrize(
+    ("nested", "key", "other", "must"),
+    [
+        (True, "use_sparse_attention", False, "true"),
+        (True, "sparse_score_type", "mean", "max"),
+        (True, "sparse_init_block", 1, "0"),
+        (True, "sparse_disable_index_value", [0, 0, 0, 1], "sparse_attention_freq"),
+        (True, "sparse_attention_freq", [0, 0, 1], "4"),
+        (True, "sparse_attention_freq", [0, 0, 2, 1], "4"),
+        (True, "sparse_block_size", "5", "int"),
+        (True, "unheard_of", 1, "may change"),
+        (True, "sparse_num_index_heads", 1, "num_key_value_heads 2"),
+        (True, "sparse_index_dim", 3, "4"),
+        (True, "sparse_local_block", 4, "index_topk_blocks 3"),
+        (True, "sparse_local_block", -1, "index_topk_blocks 3"),
+        (False, "moe_layer_freq", [0, 1, 1, True], "4"),
+        (False, "mlp_layer_types", ["sparse"] * 4, "moe_layer_freq"),
+        (False, "layer_types", ["full_attention"] * 4, "sparse_attention_freq"),
+        (False, "index_block_size", 6, "sparse_block_size 5"),
+        (False, "rotary_dim", 8, "4"),
+        (False, "hidden_act", "gelu", "swigluoai"),
+        (False, "use_qk_norm", False, "true"),
+        (False, "qk_norm_type", "per_layer", "per_head"),
+        (False, "use_gemma_norm", False, "true"),
+        (False, "attention_output_gate", True, "false"),
+        (False, "scoring_func", "softmax", "sigmoid"),
+        (False, "use_routing_bias", False, "true"),
+        (False, "n_shared_experts", 2, "1"),
+    ],
+)
+def test_what_minimax_m3_is_otherwise_is_refused(nested: bool, key: str, other: Any, must: str):
+    sparse = SPARSE | ({key: other} if nested else {})
+    stated = {**MINIMAX, "sparse_attention_config": sparse} | ({} if nested else {key: other})
+    # Once read, a size has transformers' name.
+    theirs = {"sparse_num_index_heads": "index_n_heads", "sparse_index_dim": "index_head_dim"}
+    theirs["sparse_local_block"] = "index_local_blocks"
+    with refused(ConfigError, "text_config", theirs.get(key, key), *must.split()):
+        read("minimax_m3_vl", text_config=stated)
+
+
+def test_sizes_of_an_indexer_that_no_layer_has_are_not_checked():
+    none = {"sparse_attention_freq": [0] * 4, "sparse_disable_index_value": [0] * 4}
+    unfit = {"sparse_num_index_heads": 3, "sparse_index_dim": 2, "sparse_local_block": 7}
+    for keys in (MINIMAX, MINIMAX | {"sparse_attention_config": SPARSE | none | unfit}):
+        mixers = read("minimax_m3_vl", text_config=keys).stack.mixers
+        assert [type(mixer) for mixer in mixers] == [Attention] * 4
