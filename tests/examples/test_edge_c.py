@@ -16,9 +16,8 @@ import numpy as np
 import onnxruntime
 import pytest
 from helpers import gcc, peers, tiny_models
+from helpers.exported import exported
 from helpers.layout_models import greedy
-from tfm.export.bundle_writer import export
-from tfm.refimpl.checkpoint.open import open_checkpoint, save_checkpoint
 from tfm.refimpl.checkpoint.tokenizers.token_bytes import to_file
 from tfm.runtime.bundle.bundle import open_bundle
 from tfm.runtime.verification.certificate import recorded
@@ -56,10 +55,7 @@ def client(tmp_path_factory: pytest.TempPathFactory) -> Client:
 
 
 def bundle(folder: Path, quant: str) -> Path:
-    config = tiny_models.llama()
-    save_checkpoint(folder / "model", config, tiny_models.weights(config, seed=11))
-    export(open_checkpoint(folder / "model"), folder / "bundle", quant=quant)
-    return folder / "bundle"
+    return exported(folder, tiny_models.llama(), seed=11, quant=quant, verify=True).path
 
 
 @pytest.mark.parametrize("quant", ["int8", pytest.param("fp32", marks=pytest.mark.long)])

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -17,9 +17,14 @@ from tfm.runtime.bundle.bundle import Bundle, open_bundle
 from helpers import tiny_models
 
 
-def exported(folder: Path, config: Config, seed: int = 0, **options: Any) -> Bundle:
-    """FOLDER/bundle of the checkpoint FOLDER/model: float32, unverified, unless `options` say otherwise."""
-    save_checkpoint(folder / "model", config, tiny_models.weights(config, seed))
+def exported(
+    folder: Path, config: Config, seed: int = 0, *, texts: Sequence[str] = (), **options: Any
+) -> Bundle:
+    """FOLDER/bundle of the checkpoint FOLDER/model: float32, unverified, unless `options` say otherwise.
+
+    `texts` are the checkpoint's tokenizer and its chat template.
+    """
+    save_checkpoint(folder / "model", config, tiny_models.weights(config, seed), *texts)
     options = {"quant": "fp32", "verify": False} | options
     export(open_checkpoint(folder / "model"), folder / "bundle", **options)
     return open_bundle(folder / "bundle")

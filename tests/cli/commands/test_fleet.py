@@ -9,10 +9,9 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
-from helpers import task_models, tiny_models
-from tfm.export.bundle_writer import export
+from helpers import task_models
+from helpers.exported import exported
 from tfm.refimpl import config
-from tfm.refimpl.checkpoint.open import open_checkpoint, save_checkpoint
 from tfm.runtime.fleet import Embed
 from tfm.runtime.fleet.compute import results
 from tfm.runtime.fleet.folder import opened
@@ -24,11 +23,8 @@ TEXTS = ["the cat", "is", "the cat is"]
 @pytest.fixture(scope="module")
 def encoder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A bundle for embeddings."""
-    folder = tmp_path_factory.mktemp("fleet")
     tiny = task_models.config(config.Pool("mean", unit=True))
-    save_checkpoint(folder / "model", tiny, tiny_models.weights(tiny, 5), task_models.WORDS.to_str())
-    export(open_checkpoint(folder / "model"), folder / "bundle", quant="fp32", verify=False)
-    return folder / "bundle"
+    return exported(tmp_path_factory.mktemp("fleet"), tiny, 5, texts=[task_models.WORDS.to_str()]).path
 
 
 @pytest.fixture

@@ -8,9 +8,9 @@ from typing import Any
 import numpy as np
 import pytest
 from helpers import text_strategies, tiny_models
+from helpers.exported import exported
 from helpers.refused import refused
-from tfm.export.bundle_writer import export
-from tfm.refimpl.checkpoint.open import Generation, open_checkpoint, save_checkpoint
+from tfm.refimpl.checkpoint.open import Generation
 from tfm.refimpl.decoding.beam import BeamSearch, beam_search
 from tfm.refimpl.decoding.loop import GeneratedSequence, generate
 from tfm.refimpl.decoding.speculative import DraftModel, PromptLookup, speculate
@@ -18,7 +18,6 @@ from tfm.refimpl.engine.numpy_engine import NumpyEngine
 from tfm.refimpl.errors import LimitError
 from tfm.refimpl.ops import cache_kind
 from tfm.runtime.analysis import sizes
-from tfm.runtime.bundle.bundle import open_bundle
 from tfm.runtime.ort.engine import OrtEngine
 from tfm.runtime.tasks import Conversation, Model
 from tfm.runtime.tasks.continuous_batching import Batch, Row
@@ -36,10 +35,7 @@ COUNTED = "chat: {{ messages | length }}{% for m in messages %}{{ m.role }}{{ m.
 
 @pytest.fixture(scope="module")
 def engine(tmp_path_factory: pytest.TempPathFactory) -> OrtEngine:
-    path = tmp_path_factory.mktemp("windows")
-    save_checkpoint(path / "model", CONFIG, PARAMS)
-    export(open_checkpoint(path / "model"), path / "out", quant="fp32", verify=False)
-    bundle = open_bundle(path / "out")
+    bundle = exported(tmp_path_factory.mktemp("windows"), CONFIG, seed=2)
     assert (bundle.cache, bundle.refused) == ("windowed", ())
     return OrtEngine(bundle, threads=1)
 

@@ -11,9 +11,8 @@ from pathlib import Path
 
 import pytest
 from helpers import peers, serving, task_models, tiny_models
-from tfm.export.bundle_writer import export
+from helpers.exported import exported
 from tfm.refimpl import config
-from tfm.refimpl.checkpoint.open import open_checkpoint, save_checkpoint
 from tfm.runtime.fleet import Embed
 from tfm.runtime.fleet.compute import results
 from tfm.runtime.fleet.rows import blocks
@@ -44,11 +43,8 @@ def temporary(monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
 @pytest.fixture(scope="session")
 def bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A tiny encoder for embeddings."""
-    folder = tmp_path_factory.mktemp("bundle")
     tiny = task_models.config(config.Pool("mean", unit=True))
-    save_checkpoint(folder / "model", tiny, tiny_models.weights(tiny, 5), task_models.WORDS.to_str())
-    export(open_checkpoint(folder / "model"), folder / "fp32", quant="fp32", verify=False)
-    return folder / "fp32"
+    return exported(tmp_path_factory.mktemp("fleet"), tiny, 5, texts=[task_models.WORDS.to_str()]).path
 
 
 def rows(path: Path) -> Path:
@@ -86,16 +82,14 @@ def test_parquet_that_cant_be_read_is_one_line(python: Path, tmp_path: Path):
 def test_a_replica_is_killed(python: Path, tmp_path: Path):
     """Its stream ends with an error; who waited for it is answered by the one that takes its place."""
     tiny = tiny_models.llama(vocabulary=serving.TOKENIZER.get_vocab_size(), context=2**17, layers=1)
-    tokenizer = serving.TOKENIZER.to_str()
-    save_checkpoint(tmp_path / "model", tiny, tiny_models.weights(tiny, 3), tokenizer, serving.CHAT)
-    export(open_checkpoint(tmp_path / "model"), tmp_path / "int8", quant="int8", verify=False)
+    bundle = exported(tmp_path, tiny, 3, texts=[serving.TOKENIZER.to_str(), serving.CHAT], quant="int8").path
     messages, options = serving.messages(3), {"seed": 4, "temperature": 1.2}
     chat = {"messages": messages, "max_tokens": 9, **options}
-    given = {"bundle": str(tmp_path / "int8"), "chat": chat, "waiting": 3}
+    given = {"bundle": str(bundle), "chat": chat, "waiting": 3}
     told = json.loads(peers.run([python, JOBS, "broken"], given).splitlines()[-1])
     assert told["first"]["choices"][0]["delta"]["role"] == "assistant"
     assert told["last"]["error"]["type"] == "server_error"
-    want = str(load(tmp_path / "int8", threads=1).chat(messages, max_new_tokens=9, **options))
+    want = str(load(bundle, threads=1).chat(messages, max_new_tokens=9, **options))
     assert told["answers"] == [want] * 3
     counts = told["counts"]
     asked = counts.pop("answered")

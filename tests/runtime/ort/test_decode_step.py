@@ -19,9 +19,9 @@ from helpers import tiny_models
 from helpers.cuda_placement import environment
 from helpers.drained import drained
 from helpers.end_to_end import RecordingEngine
+from helpers.exported import exported
 from helpers.refused import refused
-from tfm.export.bundle_writer import export
-from tfm.refimpl.checkpoint.open import materialize, open_checkpoint, save_checkpoint
+from tfm.refimpl.checkpoint.open import materialize
 from tfm.refimpl.decoding.loop import GeneratedSequence, generate
 from tfm.refimpl.decoding.sampler import Sampler
 from tfm.refimpl.engine.cache_kinds import cache_kinds
@@ -78,9 +78,7 @@ print(json.dumps({"told": told, "ahead": ahead, "shape": list(logits.shape), "de
 @pytest.fixture(scope="module")
 def bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("decode_step")
-    save_checkpoint(folder / "source", CONFIG, tiny_models.weights(CONFIG, seed=3))
-    export(open_checkpoint(folder / "source"), folder / "out", target="ort-cuda", quant="fp16", verify=False)
-    return folder / "out"
+    return exported(folder, CONFIG, seed=3, target="ort-cuda", quant="fp16").path
 
 
 @pytest.fixture

@@ -13,11 +13,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 from helpers import tiny_models
+from helpers.exported import exported
 from helpers.refused import refused
 from helpers.text_strategies import byte_tokenizer
 from tfm import runtime
-from tfm.export.bundle_writer import export
-from tfm.refimpl.checkpoint.open import open_checkpoint, save_checkpoint
 from tfm.refimpl.config import Config
 from tfm.refimpl.errors import ArgumentError, ExportError, LimitError
 from tfm.runtime.kernels.library import Library, find
@@ -44,9 +43,7 @@ def bundle(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
     def made(name: str) -> Path:
         path = folder / name / "bundle"
         if not path.exists():
-            config, options = MODELS[name][0](), MODELS[name][1]
-            save_checkpoint(folder / name / "model", config, tiny_models.weights(config), byte_tokenizer())
-            export(open_checkpoint(folder / name / "model"), path, **options, verify=False)
+            exported(folder / name, MODELS[name][0](), texts=[byte_tokenizer()], **MODELS[name][1])
         return path
 
     return made

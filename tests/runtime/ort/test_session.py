@@ -23,8 +23,6 @@ from helpers.exported import exported
 from helpers.refused import refused
 from onnx import helper
 from tfm import runtime
-from tfm.export.bundle_writer import export
-from tfm.refimpl.checkpoint.open import open_checkpoint, save_checkpoint
 from tfm.refimpl.errors import BundleError, DeviceError, TfmError
 from tfm.runtime import hardware
 from tfm.runtime.bundle.bundle import open_bundle
@@ -38,10 +36,7 @@ CONFIG = tiny_models.llama(context=40, **SOUND)
 
 @pytest.fixture(scope="module")
 def bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("session")
-    save_checkpoint(folder / "model", CONFIG, tiny_models.weights(CONFIG))
-    export(open_checkpoint(folder / "model"), folder / "bundle", target="ort-cpu", quant="int8", verify=False)
-    return folder / "bundle"
+    return exported(tmp_path_factory.mktemp("session"), CONFIG, target="ort-cpu", quant="int8").path
 
 
 def logits(engine: Any) -> np.ndarray:

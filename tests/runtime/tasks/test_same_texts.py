@@ -9,10 +9,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 from helpers import tiny_models
+from helpers.exported import exported
 from reports import same_texts
 from tfm import runtime
-from tfm.export.bundle_writer import export
-from tfm.refimpl.checkpoint.open import open_checkpoint, save_checkpoint
 from tfm.refimpl.config import Decoder
 from tfm.refimpl.decoding import speculative
 from tfm.refimpl.decoding.speculative import PromptLookup
@@ -35,9 +34,7 @@ def bundles(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
     def made(name: str) -> Path:
         path = folder / name / "bundle"
         if not path.exists():
-            config = CONFIGS[name]()
-            save_checkpoint(folder / name / "model", config, tiny_models.weights(config, seed=4))
-            export(open_checkpoint(folder / name / "model"), path, quant="int8", verify=False)
+            exported(folder / name, CONFIGS[name](), seed=4, quant="int8")
         return path
 
     return made
