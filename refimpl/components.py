@@ -17,7 +17,7 @@ from .config.record import Record, kinds
 MODULES = (
     "channel_mix", "convbert", "disentangled", "gated_delta", "indexed_attention", "latent_attention",
     "lightning", "linear_attention", "longformer", "longt5", "lstm", "mamba", "mamba2", "mobilebert",
-    "rg_lru", "shared_block", "short_conv", "time_mix", "xlnet",
+    "ngram_memory", "pooled_attention", "rg_lru", "shared_block", "short_conv", "time_mix", "xlnet",
 )  # fmt: skip
 
 

@@ -250,7 +250,8 @@ def _stack(name: str, stack: Stack, width: int) -> str:
     layers, first = stack.layers, stack.layers[0]
     a, kinds = first.attention, len(set(layers))
     mixed = f" of {kinds} kinds, the first:" if kinds > 1 else ","
-    norm = type(stack.final_norm or next(iter(a.placed_norms.values()), None)).__name__
+    norms = stack.final_norm, *a.placed_norms.values(), stack.hyper and stack.hyper.norm
+    norm = type(next(filter(None, norms), None)).__name__
     added = None if stack.positions is None else stack.positions.describe()
     position = a.describe_positions() or added or "no positions"
     mlp = first.mlp.describe()
@@ -261,8 +262,8 @@ def _stack(name: str, stack: Stack, width: int) -> str:
     heard = stack.stem
     vectors = "" if heard is None else f", {heard.describe()}"
     vectors += "" if own is None else f", {own.width} numbers of each token for each layer"
-    if stack.altup is not None:
-        vectors += f", {stack.altup.streams} streams of each token"
+    if stack.streams > 1:
+        vectors += f", {stack.streams} streams of each token"
     if first.laurel is not None:
         vectors += f", learned residuals of rank {first.laurel.rank}"
     sparse = [share for layer in layers if (share := getattr(layer.mlp, "sparsity", None)) is not None]

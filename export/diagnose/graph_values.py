@@ -122,7 +122,7 @@ def graph_values(graph: onnx.GraphProto, config: Config) -> dict[str, str]:
         read = nodes.normed(f"{leaf}attn_pre.weight")
         if read is None and isinstance(layer.attention, Attention):
             read = input_of(f"{leaf}attn.wqkv", f"{leaf}attn.wq")
-        if stack.altup is None:
+        if stack.streams == 1:
             cut("embedding" if i == 0 else f"layer {i - 1}, output", stream(read, layer.attention.pre))
         cut(f"{part}attention, input", read)
         if isinstance(layer.attention, Attention):
@@ -143,7 +143,7 @@ def graph_values(graph: onnx.GraphProto, config: Config) -> dict[str, str]:
         table = input_of("embedding.table" if config.head.tied else "head.table")
         if read is None and config.head.dense is None and config.embedding.projection is None:
             read = table
-    if stack.altup is None:
+    if stack.streams == 1:
         cut(f"layer {len(stack.layers) - 1}, output", stream(read, stack.final_norm))
     cut("head, input", table)
     return {name: value for value, name in found.items()} | {"logits": "logits"}

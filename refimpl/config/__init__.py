@@ -22,7 +22,7 @@ from .heads import (
     Tag,
 )
 from .json_form import to_json
-from .layers import AltUp, Beside, Laurel, Layer, NeighbourConv, PerLayerInput
+from .layers import AltUp, Beside, HyperConnections, Laurel, Layer, NeighbourConv, PerLayerInput
 from .masks import BigBirdBlocks, BlockSparse, Chunked, FullAttention, Mask, Window
 from .mlps import (
     ONE_GROUP,
@@ -131,6 +131,7 @@ __all__ = [
     "GlobalTokens",
     "Head",
     "HeadNorm",
+    "HyperConnections",
     "Indexer",
     "KVFormat",
     "Laurel",

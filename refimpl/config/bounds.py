@@ -17,6 +17,7 @@ LIMITS = {
     "heads": 4096,
     "experts": 2**16,  # of all layers together
     "streams": 64,  # vectors of a token
+    "ngrams": 2**31,  # rows of a table of n-grams
     "kernel": 256,  # tokens that a short convolution sees
     "clusters": 32,  # of an adaptive softmax
 }

@@ -70,6 +70,21 @@ class AltUp(Record):
         yield from (1e-5, float(self.streams))
 
 
+class HyperConnections(Record):
+    """Hyper-connections: each token has `streams` vectors. A sublayer reads a mixture of them, made through
+    gates of `rank` numbers, and adds its output to each (`ops.hyper_connections`).
+
+    `norm` normalizes each vector before the mixture.
+    """
+
+    streams: int
+    rank: int
+    norm: RMSNorm
+
+    def numbers(self) -> Iterator[float]:
+        yield 1 / self.streams
+
+
 class Laurel(Record):
     """A learned residual of `rank` in parallel to a layer's mixer: two projections, then `norm`
     (`ops.laurel`).
@@ -103,7 +118,8 @@ class Layer(Record):
     (DeBERTa v2). `per_layer` is a vector for each token that the layer reads in addition to the previous
     layer's output. `laurel` reads the mixer's input; its output is averaged with the sum of the mixer's
     output and the residual. With `altup` a token has several vectors, and the layer computes one of them
-    (`per_layer`, `laurel` and `altup`: Gemma 3n).
+    (`per_layer`, `laurel` and `altup`: Gemma 3n). With `hyper` a token also has several vectors, and each
+    sublayer reads and changes all of them (Qwen4-Exp).
     """
 
     attention: TokenMixer
@@ -119,6 +135,7 @@ class Layer(Record):
     laurel: Laurel | None = None
     altup: AltUp | None = None
     merged: bool = False
+    hyper: HyperConnections | None = None
 
     @property
     def kv_layer(self) -> int | None:

@@ -8,7 +8,7 @@ from dataclasses import replace
 from typing import Any, Literal
 
 from .bounds import LIMITS, check_bounds, need, within
-from .layers import AltUp, Layer
+from .layers import AltUp, HyperConnections, Layer
 from .mlps import Activation
 from .norms import LayerNorm, Norm, RMSNorm
 from .positions import ConvPositions, Learned, Rope, Sinusoidal
@@ -282,6 +282,17 @@ class Stack(Record):
         return self.layers[0].altup
 
     @property
+    def hyper(self) -> HyperConnections | None:
+        """The hyper-connections that all layers have, or None if they have none."""
+        return self.layers[0].hyper
+
+    @property
+    def streams(self) -> int:
+        """The number of vectors of a token between layers."""
+        several = self.altup or self.hyper
+        return 1 if several is None else several.streams
+
+    @property
     def stepwise(self) -> bool:
         """Whether the stack has a layer that can only be computed as in a decoder, with a cache.
 
@@ -292,7 +303,7 @@ class Stack(Record):
         """
         return any(
             layer.attention.keeps == "state"
-            or (layer.beside, layer.altup, layer.laurel, layer.kv_layer) != (None,) * 4
+            or (layer.beside, layer.altup, layer.hyper, layer.laurel, layer.kv_layer) != (None,) * 5
             or (self.causal and layer.per_layer is not None)
             or getattr(layer.attention, "indexer", None) is not None
             or getattr(layer.mlp, "late", False)

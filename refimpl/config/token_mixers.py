@@ -53,6 +53,8 @@ class TokenMixer(Sublayer):
     in_rounds: ClassVar[bool] = False
     # Whether it is one softmax over all tokens, whose weights `ops.attention.attention_weights` computes.
     has_map: ClassVar[bool] = False
+    # Whether it reads all streams of a token and adds to each, instead of reading a mixture of them.
+    reads_streams: ClassVar[bool] = False
     # The base of the wavelengths of sines and cosines that it computes itself, over the model's width.
     wavelengths: ClassVar[float | None] = None
     # The values of settings that laws draw, beside those that follow from the arrays (`drawn`).

@@ -275,6 +275,18 @@ def _check_residuals(at: str, layer: Layer, *, decodes: bool) -> None:
         need(decodes, f"{at}alternating updates must be in a decoder")
         within(at + "streams", layer.altup.streams, LIMITS["streams"], 2)
         within(at + "active stream", layer.altup.active, layer.altup.streams - 1, 0)
+    if (hyper := layer.hyper) is not None:
+        need(decodes, f"{at}hyper-connections must be in a decoder")
+        within(at + "streams", hyper.streams, LIMITS["streams"], 2)
+        within(at + "rank of the hyper-connections", hyper.rank, LIMITS["width"])
+        others = (layer.cross, layer.per_layer, layer.laurel, layer.altup) == (None,) * 4
+        sums = not layer.parallel and layer.residual == "input"
+        need(others and sums, f"{at}hyper-connections need plain sublayers, one after the other")
+        placed = {**layer.attention.placed_norms, **layer.mlp.placed_norms}
+        need(placed.keys() <= {"pre"}, f"{at}hyper-connections can't have norms after a sublayer")
+    streams = getattr(layer.attention, "streams", 1)
+    fits = not layer.attention.reads_streams or (hyper is not None and hyper.streams == streams)
+    need(fits, f"{at}{layer.attention.title} needs hyper-connections of {streams} streams, got {hyper}")
     alone = layer.residual == "input" or not layer.parallel
     need(alone, f"{at}a residual after the norm can't be combined with parallel sublayers")
     beside = not layer.parallel or layer.mlp.op is not None
@@ -333,8 +345,12 @@ def _check_what_layers_share(name: str, stack: Stack, embedding: Embedding) -> N
         len(streams) == 1,
         f"{name}: alternating updates need the same number of streams in all layers, or none",
     )
+    need(
+        len({layer.hyper for layer in stack.layers}) == 1,
+        f"{name}: all layers must have the same hyper-connections, or none",
+    )
     late = [getattr(layer.mlp, "late", False) for layer in stack.layers]
-    adds = name == "decoder" and not late[-1] and streams == {None}
+    adds = name == "decoder" and not late[-1] and stack.streams == 1
     need(adds or not any(late), f"{name}: late experts need a decoder, a layer after theirs, and one stream")
     if embedding.per_layer is not None and embedding.per_layer.rows is not None:
         within("rows of the per-layer table", embedding.per_layer.rows, LIMITS["vocabulary"])

@@ -30,6 +30,8 @@ no tokens of their own.
                         numerator, denominator,      numbers of each channel
                         exponent [B, F]
     ChannelMixStates    shift [B, 1, D]              the last input of its channel mixing
+    NgramStates         conv [B, M, X·D]             the last M inputs of a memory's convolution, and the
+                        context [B, C]               last C tokens, as numbers
     HybridStates        k, v, conv, state            both, in a layer with attention and a state space
     Latents             latent [B, 1, L, C]          every token: its latent and its rotary key
       with an indexer   index [B, 1, L, P]           and its key for the indexer

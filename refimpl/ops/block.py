@@ -15,6 +15,7 @@ from .cache import KVCache
 from .cross_attention import CrossAttentionWeights, CrossKeyWeights, EncoderKV, cross_attention
 from .disentangled import DistanceTable
 from .dispatch import OPS, observe, op
+from .hyper_connections import HyperWeights, mix_streams, to_streams
 from .laurel import LaurelWeights, laurel
 from .longt5 import DistanceBiases
 from .mamba2 import HybridCache
@@ -45,7 +46,8 @@ class BlockWeights(TypedDict):
     """The parameters of a layer: its sublayers, and the norms `pre`, `post` and `after` of each sublayer.
 
     A layer may also have parameters of a convolution, of a state space beside its attention, of its
-    per-layer embeddings, of a learned residual (LAuReL), and of the maps between its streams (AltUp).
+    per-layer embeddings, of a learned residual (LAuReL), and of the maps between its streams (AltUp,
+    hyper-connections).
     """
 
     attn: MixerWeights
@@ -68,6 +70,8 @@ class BlockWeights(TypedDict):
     per_layer_post: NotRequired[NormWeights]
     laurel: NotRequired[LaurelWeights]
     altup: NotRequired[AltUpWeights]
+    attn_hyper: NotRequired[HyperWeights]
+    mlp_hyper: NotRequired[HyperWeights]
 
 
 class Positions(NamedTuple):
@@ -81,6 +85,7 @@ class Positions(NamedTuple):
     distance_biases: the biases of LongT5's attention.
     token_types: the segment of each token [B, T], for XLNet's attention.
     embedding: the input of the first layer [B, T, D], which Zamba 2's shared blocks read.
+    tokens: the tokens of the call [B, T], which a memory of n-grams reads.
     """
 
     rotary: Mapping[Rope, Rotary]
@@ -90,6 +95,7 @@ class Positions(NamedTuple):
     distance_biases: DistanceBiases | None = None
     token_types: Array | None = None
     embedding: Array | None = None
+    tokens: Array | None = None
 
     def angles(self, position: Position | None) -> Rotary | None:
         """Return the cosines and sines of rotary positions. Returns None if there are no positions or if
@@ -166,6 +172,16 @@ def _cross(x: Array, encoder_kv: EncoderKV | None, weights: BlockWeights, layer:
     return _sum(x, read, y, norms, layer, cross)
 
 
+def _read(x: Array, weights: HyperWeights | None, layer: Layer) -> tuple[Array, Array | None]:
+    """Return what a sublayer reads, before its norm, and the weights with which its output is added to
+    streams. Without weights of a mixture the sublayer reads x, and there are none.
+    """
+    if weights is None:
+        return x, None
+    assert layer.hyper is not None
+    return mix_streams(x, weights, settings=layer.hyper)
+
+
 def _mlp(x: Array, mixed: Array, h: Array, weights: BlockWeights, layer: Layer) -> tuple[Array, Array | None]:
     """Compute the mlp over h, and what the next layer adds. Without an mlp, return h.
 
@@ -174,7 +190,7 @@ def _mlp(x: Array, mixed: Array, h: Array, weights: BlockWeights, layer: Layer) 
     mlp, leaves, late = layer.mlp, weights.get("mlp"), None
     if mlp.op is None or leaves is None:
         return h, None
-    source = h
+    source, openings = _read(h, weights.get("mlp_hyper"), layer)
     if layer.parallel:
         source = mixed if mlp.pre is None else x
     read = observe("mlp, input", normalize(source, weights.get("mlp_pre"), norm=mlp.pre))
@@ -185,7 +201,7 @@ def _mlp(x: Array, mixed: Array, h: Array, weights: BlockWeights, layer: Layer) 
         y = expert_mlp(read, parts["shared"], kind=mlp.shared_kind)
     else:
         y = _times(OPS[mlp.op](read, leaves, **mlp.settings), mlp.output_scale)
-    return _sum(h, read, y, norms, layer, mlp), late
+    return _sum(h, read, to_streams(y, openings), norms, layer, mlp), late
 
 
 def _mix(
@@ -304,6 +320,8 @@ def block(
     - With `laurel` h is averaged with a residual that is learned. With `altup` x is [B, T, X, D]: the layer
       computes one stream from its prediction, then corrects all streams. The update from its vectors e is
       added to all streams except the first (both Gemma 3n).
+    - With `hyper` x is [B, T, X, D] too. Each sublayer reads a mixture of the streams and adds its output to
+      each of them, except a mixer that itself reads and changes streams (Qwen4-Exp).
     - A sum of experts that the previous layer passes on is added to y. So this layer's attention can be
       computed while other devices compute these experts (LongCat, Meituan 2025, §2.2, "shortcut-connected").
     - A layer with a `scalar` multiplies y by it.
@@ -314,14 +332,16 @@ def block(
         assert "altup" in weights
         predictions = altup_predict(x, weights["altup"], settings=config.altup)
         x = predictions[:, :, config.altup.active]
-    read = observe("attention, input", normalize(x, weights.get("attn_pre"), norm=mixer.pre))
+    source, openings = _read(x, weights.get("attn_hyper"), config)
+    read = observe("attention, input", normalize(source, weights.get("attn_pre"), norm=mixer.pre))
     if config.beside is not None:
         y, cache = _mix_both(read, cache, past, positions, weights, config)
     elif config.merged:
         y, cache = _merge(read, cache, past, positions, inputs.encoder_kv, weights["attn"], mixer)
     else:
         y, cache, chosen = _mix(read, cache, past, positions, weights["attn"], mixer, chosen)
-    h = _sum(x, read, y, _Norms(weights.get("attn_post"), weights.get("attn_after")), config, mixer)
+    norms = _Norms(weights.get("attn_post"), weights.get("attn_after"))
+    h = _sum(x, read, to_streams(y, openings), norms, config, mixer)
     if config.laurel is not None:
         assert "laurel" in weights
         h = laurel(read, h, weights["laurel"], eps=config.laurel.norm.eps)

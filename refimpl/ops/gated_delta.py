@@ -101,7 +101,8 @@ class GatedDelta(TokenMixer):
     token may write up to twice its error (OLMo Hybrid). With `rank`, the layer is Kimi Delta Attention:
     each number of a key has a decay of its own, and the output's gate is a sigmoid. Decay and gate are
     each made through `rank` numbers, or with `by_channel` directly from x (Ling 3). With `max_decay`, no
-    token multiplies the state by less than exp(−max_decay).
+    token multiplies the state by less than exp(−max_decay). With `sigmoid_gate`, the output's gate is a
+    sigmoid without a rank too (Qwen4-Exp).
     """
 
     heads: int = bounded("heads")
@@ -114,6 +115,7 @@ class GatedDelta(TokenMixer):
     rank: int | None = bounded("width", "rank of decay and gate", default=None)
     by_channel: bool = False
     max_decay: float | None = None
+    sigmoid_gate: bool = False
 
     @property
     def fine(self) -> bool:
@@ -127,7 +129,7 @@ class GatedDelta(TokenMixer):
 
     weights = GatedDeltaWeights
     title, place, keeps, in_parts = "a gated delta network", "decoder", "state", True
-    choices: ClassVar = {"eps": (1e-6, 0.1), "allow_neg_eigval": (False, True)}
+    choices: ClassVar = {"eps": (1e-6, 0.1), "allow_neg_eigval": (False, True), "sigmoid_gate": (False, True)}
     together: ClassVar = {"wz": "wz_a", "wa_a": "wz_a", "wa": "wa_a", "dt_bias": "wa_a"}
     gates = "wi", "wz", "wb"
     largest: ClassVar = {"a_log": 4}  # decays are between 0.02 and 55 a token
@@ -185,6 +187,7 @@ class GatedDelta(TokenMixer):
             length=size["A"] + 1,
             eps=chosen["eps"],
             allow_neg_eigval=chosen["allow_neg_eigval"],
+            sigmoid_gate=chosen["sigmoid_gate"],
             rank=None if chosen["wz_a"] is None else size["F"],
         )
 
@@ -207,9 +210,10 @@ def gated_delta(
 
         y = (rms_norm(rule(q, k, v)) · norm ⊙ silu(x wz)) wo
 
-    If the settings have a rank, the gate is σ((x wz_a) wz) instead of silu(x wz). With `by_channel`, the
-    gate is σ(x wz). With a `max_decay` b, the decay is −b σ(exp(a_log) (x wa + dt_bias)). β is σ(x wb).
-    With `allow_neg_eigval`, β is 2 σ(x wb), so that the eigenvalue 1 − β of I − β k kᵀ may be negative.
+    If the settings have a rank, the gate is σ((x wz_a) wz) instead of silu(x wz). With `by_channel` or
+    `sigmoid_gate`, the gate is σ(x wz). With a `max_decay` b, the decay is −b σ(exp(a_log) (x wa +
+    dt_bias)). β is σ(x wb). With `allow_neg_eigval`, β is 2 σ(x wb), so that the eigenvalue 1 − β of I − β
+    k kᵀ may be negative.
 
     Conventions: a row with no token before the call begins at zero, whatever its cache contains. Padding
     changes no state; outputs at padding are unspecified.
@@ -239,7 +243,7 @@ def gated_delta(
         decay = rates[:, None] * split_last(rate, a.key_size) if a.fine else rates * rate
     y, state = gated_delta_rule(q, k, split_last(v, a.value_size), state, decay, beta)
     y = join_last(rms_norm(y, weights["norm"], eps=a.eps))
-    y = y * (sigmoid(gate) if a.fine else silu(gate))
+    y = y * (sigmoid(gate) if a.fine or a.sigmoid_gate else silu(gate))
     return linear(y, weights["wo"]), MatrixState(last_inputs(tail, inputs, cache.lengths), state)
 
 

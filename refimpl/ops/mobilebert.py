@@ -177,21 +177,22 @@ def mobilebert_bottleneck(
     at padding are unspecified.
     """
     norm, size, t = settings.norm, settings.head_size, x.shape[1]
-    narrow = normalize(linear(x, weights["w_narrow"], weights["b_narrow"]), weights["narrow_norm"], norm=norm)
+    narrow = normalize(
+        linear(x, weights["w_narrow"], weights["b_narrow"]), weights.get("narrow_norm"), norm=norm
+    )
     asking, told = narrow, x if settings.wide_values else narrow
     if "w_shared" in weights:
         assert "b_shared" in weights
-        assert "shared_norm" in weights
         asking = linear(x, weights["w_shared"], weights["b_shared"])
-        asking = normalize(asking, weights["shared_norm"], norm=norm)
+        asking = normalize(asking, weights.get("shared_norm"), norm=norm)
     q = heads(asking, weights["w_query"], weights["b_query"], size=size)
     k = heads(asking, weights["w_key"], weights["b_key"], size=size)
     v = heads(told, weights["w_value"], weights["b_value"], size=size)
     real = padding_mask(indices(t, x), lengths)
     y = join_last(attend(q, k, v, repeated(real[:, None], t, axis=1)))
     y = linear(y, weights["wo"], weights["bo"])
-    narrow = normalize(narrow + y, weights["out_norm"], norm=norm)
+    narrow = normalize(narrow + y, weights.get("out_norm"), norm=norm)
     for mlp, leaves in zip(settings.mlps, weights["mlps"], strict=True):
         y = plain_mlp(narrow, leaves, kind=mlp.activation)
-        narrow = normalize(narrow + y, leaves["after"], norm=mlp.after)
+        narrow = normalize(narrow + y, leaves.get("after"), norm=mlp.after)
     return linear(narrow, weights["w_wide"], weights["b_wide"])

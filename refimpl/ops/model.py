@@ -44,6 +44,7 @@ from .disentangled import DistanceTable, distance_rows
 from .dispatch import observe, op
 from .embedding import embedding, token_dropout
 from .head import HeadWeights, logits
+from .hyper_connections import HyperWeights, enter_copies, join_streams
 from .linear import linear
 from .longt5 import DistanceBiases, LongT5Attention
 from .mamba2 import HybridCache
@@ -78,12 +79,13 @@ class EmbeddingWeights(TypedDict):
 
 class StackWeights(TypedDict):
     """The parameters of a stack: its stem, its layers, its norms, its tables of positions and distances,
-    and the maps of all streams except the first.
+    the maps of all streams except the first, and the mixture of streams after the last layer.
     """
 
     layers: list[BlockWeights]
     stem: NotRequired[StemWeights]
     streams: NotRequired[list[StreamWeights]]
+    join: NotRequired[HyperWeights]
     positions: NotRequired[Float[Array, "M D"]]
     position_kernel: NotRequired[Float[Array, "D C A+1"]]
     position_bias: NotRequired[Float[Array, " D"]]
@@ -373,7 +375,7 @@ def mtp_model(
     weights = params["mtp"]
     x = embed(tokens, past, params["embedding"], weights, config=config.embedding, stack=decoder.stack)
     x = mtp_input(x, hidden, weights, eps=config.mtp.norm.eps)
-    x, new_cache = _layers(x, past, None, rotary, cache, weights, [NO_INPUTS], stack=decoder.stack)
+    x, new_cache = _layers(x, tokens, past, None, rotary, cache, weights, [NO_INPUTS], stack=decoder.stack)
     return _logits(tokens_at(x, at), params, config=config), x, new_cache
 
 
@@ -403,11 +405,12 @@ def hidden(
         )
         for i in range(len(stack.layers))
     ]
-    return _layers(x, past, at, rotary, cache, weights, inputs, stack=stack)
+    return _layers(x, tokens, past, at, rotary, cache, weights, inputs, stack=stack)
 
 
 def _layers(
     x: Array,
+    tokens: Array,
     past: Array,
     at: Array | None,
     rotary: Mapping[Rope, Rotary],
@@ -422,10 +425,12 @@ def _layers(
     capacity = next((kept.capacity for kept in cache if isinstance(kept, KVCache | HybridCache)), 0)
     queries, keys = following(past, x.shape[1]), indices(capacity, past)
     biases = score_biases(queries, keys, weights, x.dtype, stack=stack, bidirectional=False)
-    positions = Positions(rotary, biases, embedding=x)
+    positions = Positions(rotary, biases, embedding=x, tokens=tokens)
     if stack.altup is not None:
         assert "streams" in weights
         x = enter_streams(x, weights["streams"])
+    if stack.hyper is not None:
+        x = enter_copies(x, streams=stack.hyper.streams)
     last, new_cache, passed = len(stack.layers) - 1, [], Passed()
     for i, (layer, leaves, old) in enumerate(zip(stack.layers, weights["layers"], cache, strict=True)):
         output_positions = at if i == last else None
@@ -436,6 +441,9 @@ def _layers(
     if stack.altup is not None:
         assert "streams" in weights
         x = leave_streams(x, weights["streams"])
+    if stack.hyper is not None:
+        assert "join" in weights
+        x = join_streams(x, weights["join"], settings=stack.hyper)
     return normalize(x, weights.get("norm"), norm=stack.final_norm), new_cache
 
 

@@ -21,6 +21,7 @@ from ..config import (
     Embedding,
     Gated,
     Head,
+    HyperConnections,
     Layer,
     LayerNorm,
     Mlp,
@@ -40,6 +41,7 @@ from ..ops.attention import CachedAttentionWeights
 from ..ops.conv_stem import ConvStemWeights
 from ..ops.cross_attention import CrossKeyWeights
 from ..ops.head import HeadWeights, LabelWeights, LinearWeights
+from ..ops.hyper_connections import HyperWeights
 from ..ops.laurel import LaurelWeights
 from ..ops.mlp import GatedMlpWeights, PlainMlpWeights
 from ..ops.moe import ExpertWeights, MoEWeights
@@ -136,7 +138,13 @@ def _stack(stack: Stack, d: int, entry: int, encoded: int) -> Leaves:
         leaves |= _under(f"streams.{i}.", annotated(StreamWeights, {"D": d}))
     for i, layer in enumerate(stack.layers):
         leaves |= _under(f"layers.{i}.", _layer(layer, d, encoded))
+    if stack.hyper is not None:
+        leaves |= _under("join.", _hyper(stack.hyper, d))
     return leaves | _norm("norm.", stack.final_norm, d)
+
+
+def _hyper(hyper: HyperConnections, d: int, *leaves: str) -> Leaves:
+    return annotated(HyperWeights, {"D": d, "X": hyper.streams, "F": hyper.rank}, leaves)
 
 
 def _stem(stem: Stem, d: int) -> Leaves:
@@ -162,11 +170,14 @@ def _stem(stem: Stem, d: int) -> Leaves:
 def _layer(layer: Layer, d: int, encoded: int) -> Leaves:
     leaves: Leaves = {}
     cross = () if layer.cross is None else (("cross", layer.cross, _cross(layer, d, encoded)),)
+    mixed = {"attn": not layer.attention.reads_streams, "mlp": layer.mlp.op is not None}
     for part, sublayer, own in (
         ("attn", layer.attention, _mixer(layer.attention, d)),
         *cross,
         ("mlp", layer.mlp, _mlp(layer.mlp, d)),
     ):
+        if layer.hyper is not None and mixed[part]:
+            leaves |= _under(f"{part}_hyper.", _hyper(layer.hyper, d, "open"))
         norms = {name: _norm(f"{part}_{name}.", norm, d) for name, norm in sublayer.placed_norms.items()}
         leaves |= norms.pop("pre", {}) | _under(f"{part}.", own)
         for others in norms.values():

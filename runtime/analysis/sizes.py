@@ -72,7 +72,7 @@ def _part(name: str) -> str:
     owner, leaf = name.split(".")[-2:]
     if leaf == "positions" or (owner == "per_layer" and leaf != "norm"):
         return "embedding"
-    if ".streams." in name or owner in ("laurel", "altup"):
+    if ".streams." in name or owner in ("laurel", "altup", "attn_hyper", "mlp_hyper", "join"):
         return "residual"
     if leaf in ("relative_bias", "global_relative_bias", "distances", "segments") or owner == "conv":
         return "attention"

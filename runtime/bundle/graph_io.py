@@ -92,6 +92,7 @@ MEANINGS = {
     "numerator": "the sums of time mixing, layer I: of weighted values, divided by e^exponent",
     "denominator": "the sums of time mixing, layer I: of weights, divided by e^exponent",
     "exponent": "the largest exponent of a weight of time mixing, layer I",
+    "context": "last tokens that a memory of n-grams has read, as numbers, layer I",
     "latent": "latents of layer I and rotary keys behind them, at their positions",
     "index": "keys of the indexer of layer I, at their positions",
     "seqlens": "where in the cache the last of each row's tokens goes, in layers with a window or without",

@@ -36,7 +36,7 @@ def between_layers(data: bytes, config: Config, tensors: Mapping[str, Tensor]) -
             norms |= {leaf: node for one in node.inputs[1:] if (leaf := stored_name(one, tensors))}
     found: dict[Place, Value] = {}
     for name, stack in config.stacks.items():
-        if stack.altup is not None:  # several vectors pass
+        if stack.streams > 1:  # several vectors pass
             continue
         projection = (config.text_embedding if name == "encoder" else config.embedding).projection
         more_before = stack.norm_before_positions or (projection is not None and projection.late)

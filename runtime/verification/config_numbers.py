@@ -87,12 +87,14 @@ def compared_tokens(config: Config) -> Iterator[int]:
     """Yield the ids of special tokens that a graph compares with the tokens of its input.
 
     These are a token with a vector of its own, a mask token that is dropped, a token that ends a question,
-    and a token that ends what a head pools.
+    a token that ends what a head pools, and a token that ends n-grams.
     """
     embeddings = config.embedding, config.text_embedding
     masks = (one.token_dropout.mask for one in embeddings if one.token_dropout is not None)
     ends = (stack.separator for stack in config.stacks.values())
-    stated = (*(one.apart for one in embeddings), *masks, *ends, config.head.end)
+    mixers = (mixer for stack in stacks(config).values() for mixer in stack.mixers)
+    of_mixers = (getattr(mixer, "end", None) for mixer in mixers)
+    stated = (*(one.apart for one in embeddings), *masks, *ends, config.head.end, *of_mixers)
     yield from (token for token in stated if token is not None)
 
 
@@ -186,4 +188,6 @@ def _of_layer(layer: Layer) -> Iterator[tuple[str, float]]:
         yield "laurel.norm", layer.laurel.norm.eps
     if layer.altup is not None:
         yield "altup.norm", layer.altup.norm.eps
+    if layer.hyper is not None:
+        yield from ((f"{part}_hyper.norm", layer.hyper.norm.eps) for part in ("attn", "mlp"))
     yield from ((f"mlp.{leaf}", eps) for leaf, eps in layer.mlp.epsilons().items())

@@ -464,13 +464,14 @@ def own_runs(config: Config, weights: Tree, precision: np.dtype) -> list[Precisi
 
 def activations(weights: Tree) -> set[str]:
     """Return the values of `Blocks.activations` of two parameters: the token table, and the output projection
-    of the first layer.
+    of the first layer that has one.
 
     These two stand for the two kinds of matrices that schemes distinguish. A parameter in floats adds no
     value.
     """
     stack = weights["decoder" if "decoder" in weights else "encoder"]
-    two = weights["embedding"]["table"], stack["layers"][0]["attn"]["wo"]
+    mixers = (layer["attn"] for layer in stack["layers"])
+    two = weights["embedding"]["table"], next((mixer["wo"] for mixer in mixers if "wo" in mixer), None)
     return {leaf.activations for leaf in two if isinstance(leaf, Blocks)}
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import get_args
+from typing import Any, get_args
 
 from hypothesis import strategies as st
 from tfm.refimpl.config import (
@@ -36,6 +36,7 @@ from tfm.refimpl.config import (
     FullAttention,
     Gated,
     HeadNorm,
+    HyperConnections,
     Indexer,
     Laurel,
     Layer,
@@ -89,6 +90,8 @@ from tfm.refimpl.ops.lstm import LSTM
 from tfm.refimpl.ops.mamba import Mamba
 from tfm.refimpl.ops.mamba2 import Mamba2
 from tfm.refimpl.ops.mobilebert import MobileBertBottleneck
+from tfm.refimpl.ops.ngram_memory import NgramMemory
+from tfm.refimpl.ops.pooled_attention import PooledAttention
 from tfm.refimpl.ops.rg_lru import RgLru
 from tfm.refimpl.ops.shared_block import SharedBlock
 from tfm.refimpl.ops.short_conv import ShortConv
@@ -541,8 +544,12 @@ def sharing(draw: st.DrawFn, config: Decoder) -> Decoder:
         embedding = replace(embedding, per_layer=table)
     if draw(st.booleans()):
         layers = tuple(map(apart, layers))
-    if draw(st.sampled_from((False, True))):
+    several = draw(st.sampled_from(("one", "one", "alternating", "hyper-connected")))
+    if several == "alternating":
         layers = draw(in_streams(layers))
+    if several == "hyper-connected":
+        layers = draw(hyper_connected(layers, config.embedding))
+        embedding = replace(embedding, per_layer=None)
     return replace(config, embedding=embedding, stack=replace(config.stack, layers=layers))
 
 
@@ -564,6 +571,65 @@ def in_streams(draw: st.DrawFn, layers: tuple[Layer, ...]) -> tuple[Layer, ...]:
     return tuple(map(change, layers))
 
 
+@st.composite
+def memories(draw: st.DrawFn, embedding: Embedding, streams: int) -> NgramMemory:
+    """A memory of n-grams with one or two heads for each length."""
+    longest, heads = draw(st.sampled_from((2, 3, 4))), draw(st.sampled_from((1, 2)))
+    primes = tuple(draw(st.lists(st.integers(1, 9), min_size=(n := (longest - 1) * heads), max_size=n)))
+    factors = st.lists(st.integers(1, 2**58), min_size=longest, max_size=longest)
+    return NgramMemory(
+        tuple(draw(factors)),
+        primes,
+        sum(primes) + draw(st.integers(0, 2)),
+        draw(st.integers(1, 3)),
+        draw(st.integers(0, embedding.vocabulary - 1)),
+        streams,
+        embedding.width,
+        draw(st.integers(2, 3)),
+        draw(eps),
+    )
+
+
+chosen_blocks = st.builds(
+    lambda groups, share, gate, norm, bias, *settings: PooledAttention(
+        Attention(
+            groups * share, groups, 4, Rope(10.0, 2), qkv_bias=bias, out_bias=bias, output_gate=gate,
+            qk_norm=norm,
+        ),
+        *settings,
+    ),
+    st.integers(1, 2),
+    st.integers(1, 2),
+    st.booleans(),
+    st.sampled_from((HeadNorm(RMSNorm(1e-2)), None)),
+    st.booleans(),
+    st.integers(1, 3),
+    st.integers(2, 4),
+    st.integers(1, 3),
+    st.integers(1, 2),
+    eps,
+)  # fmt: skip
+
+
+@st.composite
+def hyper_connected(draw: st.DrawFn, layers: tuple[Layer, ...], embedding: Embedding) -> tuple[Layer, ...]:
+    """The layers with hyper-connections in place of plain sums, then a memory of n-grams and attention to
+    chosen blocks."""
+    hyper = HyperConnections(draw(st.sampled_from((2, 3))), draw(st.integers(1, 3)), RMSNorm(draw(eps)))
+
+    def bare(part: Any) -> Any:
+        return part if isinstance(part, NoMlp) else replace(part, post=None, after=None)
+
+    more = Layer(draw(memories(embedding, hyper.streams)), draw(mlps)), Layer(draw(chosen_blocks), draw(mlps))
+    return tuple(
+        Layer(
+            bare(layer.attention), bare(layer.mlp), scale=layer.scale, beside=layer.beside,
+            scalar=layer.scalar, hyper=hyper,
+        )
+        for layer in (*layers, *more)
+    )  # fmt: skip
+
+
 def apart(layer: Layer) -> Layer:
     """The layer; of a mixture all parts have norms, and each expert a factor."""
     if layer.parallel or not isinstance(layer.mlp, MoE) or layer.mlp.latent is not None:
@@ -581,7 +647,7 @@ def postponed(stack: Stack) -> Stack:
             return layer
         return replace(layer, mlp=replace(mlp, late=True, shared_gate=False, own_norms=None))
 
-    if stack.altup is not None:
+    if stack.streams > 1:
         return stack
     return replace(stack, layers=(*map(change, stack.layers[:-1]), stack.layers[-1]))
 

@@ -24,6 +24,8 @@ from tfm.refimpl.ops.linear_attention import LinearAttention
 from tfm.refimpl.ops.lstm import LSTM
 from tfm.refimpl.ops.mamba import Mamba
 from tfm.refimpl.ops.mamba2 import Mamba2
+from tfm.refimpl.ops.ngram_memory import NgramMemory
+from tfm.refimpl.ops.pooled_attention import PooledAttention
 from tfm.refimpl.ops.rg_lru import RgLru
 from tfm.refimpl.ops.shared_block import SharedBlock
 from tfm.refimpl.ops.short_conv import ShortConv
@@ -301,7 +303,11 @@ def gated_delta(xs: Vectors, w: Weights, a: GatedDelta) -> Vectors:
         v, beta = m[2 * keys :].reshape(a.heads, a.value_size), sigmoid(x @ w["wb"])
         speed = (x @ w["wa"] if a.rank is None else x @ w["wa_a"] @ w["wa"]) + w["dt_bias"]
         gate = x @ w["wz"] if a.rank is None else x @ w["wz_a"] @ w["wz"]
-        gate, speeds, heads = (sigmoid if a.fine else silu)(gate), speed.reshape(a.heads, -1), []
+        gate, speeds, heads = (
+            (sigmoid if a.fine or a.sigmoid_gate else silu)(gate),
+            speed.reshape(a.heads, -1),
+            [],
+        )
         for h in range(a.heads):
             g = h // (a.heads // a.key_heads)
             query, key = (one[g] / math.sqrt(one[g] @ one[g] + 1e-6) for one in (q, k))
@@ -503,6 +509,79 @@ def indexed_attention(xs: Vectors, w: Weights, a: IndexedAttention) -> Vectors:
     return out
 
 
+def pooled_attention(xs: Vectors, w: Weights, i: PooledAttention) -> Vectors:
+    """Each token's attention to the blocks whose mean keys it likes best, and to the tokens after whole
+    blocks."""
+    a, size, out = i.attention, i.block_size, []
+    assert isinstance(a.position, c.Rope)
+    raw, (keys, values) = [x @ w["wk_index"] for x in xs], keys_and_values(xs, w, a)
+    for t, x in enumerate(xs):
+        whole = (t + 1) // size
+        qs = [rms(q, i.index_eps, w["index_q_norm"]) for q in (x @ w["wq_index"]).reshape(i.index_heads, -1)]
+        scores = []
+        for block in range(whole):
+            mean = np.mean(raw[block * size : (block + 1) * size], 0)
+            key = turned(rms(mean, i.index_eps, w["index_k_norm"]), block * size, a.position)
+            scores.append(sum(max(0.0, float(turned(q, t, a.position) @ key)) for q in qs))
+        best = sorted(range(whole), key=lambda block: (-scores[block], block))[: i.blocks]
+        seen = [s for s in range(t + 1) if s // size in best or s >= whole * size]
+        q = linear(x, w, "wq", "bq").reshape(a.heads, a.head_size)
+        q, heads = positioned(q, t, w.get("q_norm"), a), []
+        for h in range(a.heads):
+            g = h // (a.heads // a.kv_heads)
+            mine = [keys[s][g] for s in seen], [values[s][g] for s in seen]
+            heads.append(read_keys(q[h], *mine, a, [0.0] * len(seen)))
+        y = np.concatenate(heads)
+        y = y * sigmoid(linear(x, w, "wg", "bg")) if a.output_gate else y
+        out.append(linear(y, w, "wo", "bo"))
+    return out
+
+
+def ngram_memory(xs: Vectors, w: Weights, a: NgramMemory, tokens: Any) -> Vectors:
+    """What rows of the table add to each stream [X, D] of a token; integers here are as long as they need
+    be."""
+    reach, values, convolved = len(a.multipliers), [], []
+    each = len(a.primes) // (reach - 1)
+    text = [a.end] * (reach - 1) + [int(token) for token in tokens]
+    for t, x in enumerate(xs):
+        ngram, rows = [text[t + reach - 1]], []
+        for back in range(1, reach):
+            before = text[t + reach - 1 - back]
+            ngram.append(a.end if back > 1 and ngram[-1] == a.end else before)
+            hashed = 0
+            for factor, token in zip(a.multipliers, ngram, strict=False):
+                hashed ^= factor * token
+            for head in range((back - 1) * each, back * each):
+                rows.append(w["table"][sum(a.primes[:head]) + hashed % a.primes[head]])
+        e = np.concatenate(rows)
+        keys, value = (e @ w["w_key"]).reshape(x.shape), e @ w["w_value"]
+        leaf = {name: w[f"{name}_norm"].reshape(x.shape) for name in ("key", "query", "conv")}
+        gated = []
+        for i in range(len(x)):
+            product = rms(keys[i], a.eps, leaf["key"][i]) @ rms(x[i], a.eps, leaf["query"][i])
+            product /= math.sqrt(len(value))
+            size = math.sqrt(max(abs(product), 1e-6))
+            gated.append(sigmoid(math.copysign(size, product)) * value)
+        values.append(np.array(gated))
+        convolved.append(np.array([rms(one, a.eps, leaf["conv"][i]) for i, one in enumerate(gated)]))
+    out, taps = [], w["memory_conv"].reshape(-1, *xs[0].shape)
+    for t in range(len(xs)):
+        back = [t - (len(taps) - 1 - j) * reach for j in range(len(taps))]
+        near = sum(taps[j] * convolved[s] for j, s in enumerate(back) if s >= 0)
+        out.append(values[t] + silu(near))
+    return out
+
+
+def mix_streams(x: Vector, w: Weights | None, h: Any) -> tuple[Vector, Vector | None]:
+    """What a sublayer reads of a token's streams [X, D], and how much each stream gets of its output."""
+    if w is None:
+        return x, None
+    normed = np.concatenate([rms(one, h.norm.eps) for one in x]) * w["norm"]
+    gates = sigmoid(silu(normed @ w["down"] / len(x)) @ w["up"])
+    opened = 2 * sigmoid(normed @ w["open"] / len(x)) if "open" in w else None
+    return np.mean((gates * normed).reshape(x.shape), 0), opened
+
+
 def shared_block(xs: Vectors, w: Weights, a: SharedBlock, embedding: Vectors) -> Vectors:
     def normed(x: Vector, name: str, part: Any) -> Vector:
         return norm(x, {"weight": w[f"{name}_norm"]}, part.pre)
@@ -641,14 +720,17 @@ def mixed(
         case LatentAttention():
             memo["kv"].append(None)
             return latent_attention(xs, w, a, causal, memo)
+        case NgramMemory():
+            memo["kv"].append(None)
+            return ngram_memory(xs, w, a, memo["tokens"])
         case SharedBlock():
             memo["kv"].append(None)
             return shared_block(xs, w, a, memo["embedding"])
     memo["kv"].append(None)
     others: dict[type, Callable[..., Vectors]] = {
         LinearAttention: linear_attention, LSTM: lstm, ShortConv: short_conv, GatedDelta: gated_delta,
-        IndexedAttention: indexed_attention, Lightning: lightning, Mamba: mamba, Mamba2: mamba2,
-        RgLru: rg_lru, TimeMix: time_mix, ChannelMix: channel_mix,
+        IndexedAttention: indexed_attention, PooledAttention: pooled_attention, Lightning: lightning,
+        Mamba: mamba, Mamba2: mamba2, RgLru: rg_lru, TimeMix: time_mix, ChannelMix: channel_mix,
     }  # fmt: skip
     return others[type(a)](xs, w, a)
 
@@ -669,7 +751,8 @@ def modes(x: Vector, w: Weights, a: c.AltUp) -> Vector:
 def through(
     xs: Vectors, w: Weights, layer: c.Layer, memo: dict, causal: bool, states: Vectors | None, own: Any
 ) -> Vectors:
-    """The vectors after a layer; with alternating updates xs are the streams [X, D] of each token."""
+    """The vectors after a layer; with alternating updates or hyper-connections xs are the streams [X, D] of
+    each token."""
     times = lambda y, factor: y if factor is None else y * factor  # noqa: E731
     streams = xs
     if (alt := layer.altup) is not None:
@@ -679,7 +762,8 @@ def through(
         ]
         streams = [x + p[t] @ x for t, x in enumerate(xs)]
         xs = [x[alt.active] for x in streams]
-    read = [norm(x, w.get("attn_pre"), layer.attention.pre) for x in xs]
+    pairs = [mix_streams(x, w.get("attn_hyper"), layer.hyper) for x in xs]
+    read = [norm(source, w.get("attn_pre"), layer.attention.pre) for source, _ in pairs]
     others: Any = ((), ())
     if layer.merged:
         assert layer.cross is not None
@@ -696,13 +780,14 @@ def through(
         z = mamba2([times(r, b.scale_in) for r in read], w["beside"], b.mixer)
         y = [times(y[t], b.attention_out) + times(z[t], b.scale_out) for t in range(len(xs))]
 
-    def added(x: Vector, read: Vector, y: Vector, name: str, s: Any) -> Vector:
+    def added(x: Vector, read: Vector, y: Vector, name: str, s: Any, opened: Any = None) -> Vector:
+        y = y if opened is None else np.outer(opened, y)
         y = times(norm(y, w.get(f"{name}_post"), s.post), layer.scale)
         return norm((read if layer.residual == "norm" else x) + y, w.get(f"{name}_after"), s.after)
 
     out, before, late = [], memo.get("late"), []
     for t, x in enumerate(xs):
-        h = added(x, read[t], y[t], "attn", layer.attention)
+        h = added(x, read[t], y[t], "attn", layer.attention, pairs[t][1])
         if layer.laurel is not None:
             learned = rms(
                 read[t] @ w["laurel"]["left"] @ w["laurel"]["right"],
@@ -716,9 +801,10 @@ def through(
                 h, asks, cross_attention(asks, states or [], w["cross"], layer.cross), "cross", layer.cross
             )
         if not isinstance(layer.mlp, c.NoMlp):
-            asks = norm(x if layer.parallel else h, w.get("mlp_pre"), layer.mlp.pre)
+            source, opened = mix_streams(x if layer.parallel else h, w.get("mlp_hyper"), layer.hyper)
+            asks = norm(source, w.get("mlp_pre"), layer.mlp.pre)
             asks = read[t] if layer.parallel and layer.mlp.pre is None else asks
-            h = added(h, asks, mlp(asks, w["mlp"], layer.mlp, late), "mlp", layer.mlp)
+            h = added(h, asks, mlp(asks, w["mlp"], layer.mlp, late), "mlp", layer.mlp, opened)
         h = h + before[t] if before else h
         if layer.conv is not None:
             h = norm(h + near(xs, t, w["conv"], layer.conv), w["conv_after"], layer.conv.after)
@@ -776,16 +862,25 @@ def embedded(tokens: Any, types: Any, params: Weights, w: Weights, e: c.Embeddin
 
 
 def run(
-    xs: Vectors, w: Weights, s: c.Stack, causal: bool, states: Vectors | None = None, own: Any = None
+    xs: Vectors,
+    w: Weights,
+    s: c.Stack,
+    causal: bool,
+    states: Vectors | None = None,
+    own: Any = None,
+    tokens: Any = None,
 ) -> Vectors:
     """The layers of a stack and its last norm."""
     memo: dict[str, Any] = {"kv": [], "relative_bias": w.get("relative_bias"), "embedding": xs}
+    memo["tokens"] = tokens
 
     def sized(x: Vector, like: Vector) -> Vector:
         return x * math.sqrt(np.mean(like**2)) / math.sqrt(max(np.mean(x**2), 1e-5))
 
     if s.altup is not None:
         xs = [np.array([x, *(sized(x @ one["enter"], x) for one in w["streams"])]) for x in xs]
+    if s.hyper is not None:
+        xs = [np.array([x] * s.hyper.streams) for x in xs]
     for i, one in enumerate(s.layers):
         mine = None if own is None else [vectors[i] for vectors in own]
         xs = through(xs, w["layers"][i], one, memo, causal, states, mine)
@@ -795,6 +890,8 @@ def run(
             (x[0] + sum(sized(one @ map_["leave"], x[0]) for one, map_ in pairs[t])) / len(x)
             for t, x in enumerate(xs)
         ]
+    if s.hyper is not None:
+        xs = [mix_streams(x, w["join"], s.hyper)[0] for x in xs]
     return [norm(x, w.get("norm"), s.final_norm) for x in xs]
 
 
@@ -843,7 +940,7 @@ def decoded(config: Any, params: Weights, tokens: Any, text: Any = None) -> np.n
     xs = embedded(tokens, None, params, w, config.embedding, stack)
     own = per_layer_vectors(tokens, xs, params["embedding"], config.embedding, len(stack.layers))
     states = None if text is None else encoded(config, params, text)
-    return np.array([logits(x, params, config) for x in run(xs, w, stack, True, states, own)])
+    return np.array([logits(x, params, config) for x in run(xs, w, stack, True, states, own, tokens)])
 
 
 def encoded(config: Any, params: Weights, tokens: Any, types: Any = None) -> Vectors:
@@ -853,7 +950,7 @@ def encoded(config: Any, params: Weights, tokens: Any, types: Any = None) -> Vec
         types = [0] * len(tokens)
     xs = embedded(tokens, types, params, w, config.text_embedding, stack)
     own = per_layer_vectors(tokens, xs, params["embedding"], config.embedding, len(stack.layers))
-    states = run(xs, w, stack, stack.causal, None, own)
+    states = run(xs, w, stack, stack.causal, None, own, tokens)
     if "reader" not in config.stacks:
         return states
     reader, start = config.decoder.stack, config.decoder.start

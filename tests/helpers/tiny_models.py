@@ -37,6 +37,7 @@ from tfm.refimpl.config import (
     Gated,
     GlobalTokens,
     HeadNorm,
+    HyperConnections,
     Indexer,
     Laurel,
     Layer,
@@ -81,6 +82,8 @@ from tfm.refimpl.ops.lstm import LSTM
 from tfm.refimpl.ops.mamba import Mamba
 from tfm.refimpl.ops.mamba2 import Mamba2
 from tfm.refimpl.ops.mobilebert import MobileBertBottleneck
+from tfm.refimpl.ops.ngram_memory import NgramMemory
+from tfm.refimpl.ops.pooled_attention import PooledAttention
 from tfm.refimpl.ops.rg_lru import RgLru
 from tfm.refimpl.ops.shared_block import SharedBlock
 from tfm.refimpl.ops.short_conv import ShortConv
@@ -363,6 +366,21 @@ def shared_blocks(context: int = 128, vocabulary: int = 97) -> Decoder:
     first = SharedBlock(turned, mlp, Mamba2(6, 2, 16, 12, 3, bias=True, out_bias=True, pre=RMSNorm(1e-4)))
     last = SharedBlock(Attention(3, 3, 16, pre=RMSNorm(1e-2)), replace(mlp, bias=False), alone)
     return of_layers(base, tuple(Layer(mixer, NoMlp()) for mixer in (first, alone, last)))
+
+
+def hyper_connected(context: int = 128, vocabulary: int = 97) -> Decoder:
+    """A decoder of Qwen4-Exp's form: three streams of a token, a memory of n-grams, and attention to two
+    blocks of three tokens."""
+    base = llama(vocabulary=vocabulary, context=context)
+    first, hyper = base.layers[0], HyperConnections(3, 20, RMSNorm(1e-5))
+    memory = NgramMemory(
+        (12_345_678_901, 98_765_432_109, 5_555_555_555), (23, 29, 31, 37), 128, 10, end=5, streams=3,
+        inputs=base.embedding.width, length=3, eps=1e-4,
+    )  # fmt: skip
+    gated = replace(first.attention, output_gate=True, qk_norm=HeadNorm(RMSNorm(1e-6)), pre=None)
+    chosen = PooledAttention(gated, 17, 20, 3, 2, 1e-3)
+    layers = Layer(memory, NoMlp(), hyper=hyper), Layer(chosen, replace(first.mlp, pre=None), hyper=hyper)
+    return replace(base, stack=Stack(layers, None))
 
 
 def latents(context: int = 128, vocabulary: int = 97) -> Decoder:

@@ -49,12 +49,13 @@ JUDGES = [
 ]
 NAMED = 3  # judges of a branch beside the plain model
 COMPOSITES = (
-    "adaptive_softmax", "altup", "attention", "bigbird", "block", "channel_mix", "conv_stem", "convbert",
-    "cross_attention", "disentangled", "encoder", "gated_delta", "head", "indexed_attention",
-    "latent_attention", "laurel", "lightning", "linear_attention", "longformer", "longt5", "lstm", "mamba",
-    "mamba2", "mask", "merged_attention", "mlp",
-    "mobilebert", "model", "moe", "moonshine_stem", "mtp", "neighbour_conv", "norm", "per_layer", "rg_lru",
-    "self_attention", "shared_attention", "shared_block", "short_conv", "time_mix", "wave_stem", "xlnet",
+    "adaptive_softmax", "altup", "attention", "bigbird", "block", "channel_mix", "conv_stem",
+    "convbert", "cross_attention", "disentangled", "encoder", "gated_delta", "head",
+    "hyper_connections", "indexed_attention", "latent_attention", "laurel", "lightning",
+    "linear_attention", "longformer", "longt5", "lstm", "mamba", "mamba2", "mask", "merged_attention",
+    "mlp", "mobilebert", "model", "moe", "moonshine_stem", "mtp", "neighbour_conv", "ngram_memory",
+    "norm", "per_layer", "pooled_attention", "rg_lru", "self_attention", "shared_attention",
+    "shared_block", "short_conv", "time_mix", "wave_stem", "xlnet",
 )  # fmt: skip
 TYPES = "for the type checker: a Config with the other value is refused"
 # Branches that no judge takes, each with what holds it in their place.

@@ -36,6 +36,7 @@ MODELS = (
     tiny_models.indexed, tiny_models.indexed_blocks, tiny_models.distant, tiny_models.windowed,
     tiny_models.summarized, tiny_models.relative, tiny_models.mixture, tiny_models.near_and_far,
     tiny_models.narrow, tiny_models.shared_blocks, tiny_models.time_mixes,
+    tiny_models.hyper_connected,
 )  # fmt: skip
 
 

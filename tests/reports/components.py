@@ -66,6 +66,8 @@ ORACLES: dict[str, tuple[str, ...] | str] = {
         "refimpl/ops/test_oracles_attention.py::test_flash_backward_is_autograds",
     ),
     "head": ("refimpl/ops/test_oracles_models.py::test_bert_is_transformers",),
+    "hyper_connections": ("refimpl/ops/test_oracles_streams.py::test_mix_streams_is_qwen4s",),
+    "pooled_attention": ("refimpl/ops/test_oracles_streams.py::test_pooled_attention_is_qwen4s",),
     "linear": f"{NONE}one product of matrices, the numbers of a library underneath",
     "linear_attention": (
         "refimpl/ops/test_oracles_attention.py::test_linear_attention_is_its_quadratic_form",
@@ -87,6 +89,7 @@ ORACLES: dict[str, tuple[str, ...] | str] = {
     ),
     "model": ("refimpl/checkpoint/families/test_families.py::test_outputs_equal_transformers",),
     "mtp": ("refimpl/checkpoint/families/test_mtp.py::test_mtp_is_transformers",),
+    "ngram_memory": ("refimpl/ops/test_oracles_streams.py::test_ngram_memory_is_qwen4s",),
     "norm": (
         "refimpl/ops/test_oracles.py::test_norms_are_torchs",
         "RMSNormalization",
@@ -118,8 +121,10 @@ ENCODERS = "export/test_end_to_end_text.py::test_exported_bundles_pass_verify"
 WHOLE = {
     "block": (TARGETS, "refimpl/laws/test_model.py"),
     "encoder": (ENCODERS, "refimpl/laws/test_encoder.py"),
+    "pooled_attention": (FAMILY, "refimpl/laws/test_model.py"),
     "model": (TARGETS, "refimpl/laws/test_model.py"),
     "moonshine_stem": (ENCODERS, "refimpl/laws/test_model.py"),
+    "ngram_memory": (FAMILY, "refimpl/laws/test_model.py"),
     "position_tables": (None, "refimpl/laws/test_model.py"),
     "shared_block": (FAMILY, "refimpl/laws/test_model.py"),
     "wave_stem": (TARGETS, "refimpl/laws/test_model.py"),

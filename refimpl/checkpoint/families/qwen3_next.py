@@ -69,17 +69,17 @@ def attending_layer(config: Decoder) -> Layer | None:
     return next(attending, None) if len(mlps) == 1 else None
 
 
-def gated_decoder(keys: Keys, *, kv_heads: int) -> Decoder:
+def gated_decoder(keys: Keys, *, kv_heads: int, rotated: float = 0.25) -> Decoder:
     """Return the decoder with gated attention in each layer, before gated delta networks replace some of it.
 
-    Queries and keys have norms, and a part of each head is rotated."""
+    Queries and keys have norms, and a part of each head is rotated, by default the share `rotated`."""
     keys.choice("hidden_act", {"silu": "silu"}, "silu")  # the convolutions' kernels know no other
     base = decoder(
         keys,
         kv_heads=keys.size("num_key_value_heads", kv_heads),
         context=32_768,
         head=256,
-        positions=partial(rope, partial=0.25),
+        positions=partial(rope, partial=rotated),
     )
 
     return map_layers(base, gated)
@@ -95,8 +95,12 @@ def gated(_: int, layer: Layer) -> Layer:
 
 def with_delta(config: Decoder, keys: Keys) -> Decoder:
     """Return the decoder with gated delta networks in some layers, by default in three of four."""
-    attends = attending_layers(keys, _every(keys, layer_count(keys)))
-    mixer = GatedDelta(
+    return mixed(config, delta(keys), attending_layers(keys, every(keys, layer_count(keys))))
+
+
+def delta(keys: Keys) -> GatedDelta:
+    """Return the gated delta network that the keys state."""
+    return GatedDelta(
         heads=keys.size("linear_num_value_heads", 32),
         key_heads=keys.size("linear_num_key_heads", 16),
         key_size=keys.size("linear_key_head_dim", 128),
@@ -104,13 +108,12 @@ def with_delta(config: Decoder, keys: Keys) -> Decoder:
         length=keys.size("linear_conv_kernel_dim", 4),
         eps=keys.positive("rms_norm_eps", 1e-6),
     )
-    return mixed(config, mixer, attends)
 
 
-def _every(keys: Keys, layers: int) -> list[bool]:
+def every(keys: Keys, layers: int) -> list[bool]:
     """Return which layers have attention: one of every n layers."""
-    every = keys.size("full_attention_interval", 4)
-    return [(i + 1) % every == 0 for i in range(layers)]
+    interval = keys.size("full_attention_interval", 4)
+    return [(i + 1) % interval == 0 for i in range(layers)]
 
 
 def mixed(config: Decoder, mixer: GatedDelta, attends: list[bool]) -> Decoder:

@@ -143,7 +143,22 @@ def _xielu_eps(config: Config, got: np.ndarray) -> bool:
     return got.size == 1 and abs(got.item() / XIELU.eps - 1) < 2**-8
 
 
+def _of_memories(name: str) -> Callable[[Config, np.ndarray], bool]:
+    """Return a function that says whether `got`, which is read as float32, equals the setting `name` of some
+    memory of n-grams.
+    """
+
+    def same(config: Config, got: np.ndarray) -> bool:
+        stated = (getattr(mixer, name, None) for stack in config.stacks.values() for mixer in stack.mixers)
+        return any(np.array_equal(got, np.array(own, np.float32)) for own in stated if own is not None)
+
+    return same
+
+
 PLAIN = {
+    "ngram_multipliers": _of_memories("multipliers"),
+    "ngram_primes": _of_memories("primes"),
+    "ngram_offsets": _of_memories("offsets"),
     "causal": _causal,
     "slope_rate": _fade,
     "masked_score": _masked_score,

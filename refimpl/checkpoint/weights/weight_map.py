@@ -27,6 +27,8 @@ Placeholders in a line stand for numbers:
                layers (Nemotron-H). In a line without layers, the number of all sublayers.
     {l} {half} a pair of layers and the layer's place in the pair, 0 or 1, in checkpoints that count two
                layers as one (LongCat)
+    {block}    the number of earlier layers with an mlp, in checkpoints that count a layer without an mlp as
+               part of the next layer (Qwen4-Exp)
     {nth}      the layer's place in the pair, 1 or 2 (RWKV)
     {e}        an expert of the layer, or an mlp inside of its mixer. With `nothing`, an identity of the
                layer, which is a choice of the router without an expert.
@@ -329,7 +331,7 @@ def _written_out(line: Line, layers: tuple[Layer, ...], depth: int) -> Iterator[
     """Yield a rule for each layer, expert or stream that the line is about. `depth` is the number of layers
     of the decoder or encoder."""
     names = (*line.leaves, *line.tensors)
-    of_layers = any(number in name for name in names for number in ("{i}", "{l}"))
+    of_layers = any(number in name for name in names for number in ("{i}", "{l}", "{block}"))
     of_experts = any(EXPERT in name for name in names)
     if any(STREAM in name for name in names):
         altup = layers[0].altup
@@ -348,6 +350,7 @@ def _written_out(line: Line, layers: tuple[Layer, ...], depth: int) -> Iterator[
             "{n}": depth,
             "{s}": sublayer,
             "{l}": i // 2,
+            "{block}": sum(not isinstance(other.mlp, NoMlp) for other in earlier),
             "{half}": i % 2,
             "{nth}": i % 2 + 1,
         }
@@ -374,7 +377,7 @@ def _rule(line: Line, layer: Layer, numbers: Mapping[str, int], first: tuple[Ste
     whole = line.joined or line.updated
     choices = (tensors,) if whole else tuple((tensor,) for tensor in tensors)
     shared = "{i}" in line.leaves[0] and not any(
-        number in tensor for tensor in line.tensors for number in ("{i}", "{s}", "{l}")
+        number in tensor for tensor in line.tensors for number in ("{i}", "{s}", "{l}", "{block}")
     )
     shared = shared or (layer.merged and ".cross." in leaves[0])  # with the layer's attention
     attention = layer.attention

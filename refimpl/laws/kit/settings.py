@@ -86,6 +86,7 @@ SETTINGS: dict[str, tuple[Any, ...]] = {
     "sparsity": (None, 0.7),
     "hop": ("A",),
     "stride": ("X",),
+    "streams": ("X",),
     "groups": ("G",),
     "least": (1e-10, 0.1),
     "local": (0, 1),
@@ -292,12 +293,15 @@ ATTENTIONS = frozenset(
 MLPS = frozenset({"plain_mlp", "gated_mlp", "mixture", "moe", "per_layer_update"})
 GATES = {kind.__module__.rpartition(".")[2]: kind.gates for kind in mixers() if kind.gates}
 LARGEST = {leaf: most for kind in mixers() for leaf, most in kind.largest.items()}
-GATED = frozenset({"bidirectional_lstm", "lstm", "lstm_cell", *GATES})
+GATED = frozenset(
+    {"bidirectional_lstm", "lstm", "lstm_cell", "mixture_of_streams", "stream_openings", *GATES}
+)
 # Ops that have no laws of their own: parts of the ops beside them, whose laws hold them too.
 INNER = frozenset(
     {
         "attention.from_heads", "attention.heads", "attention.project", "encoder.layer_kv", "head.head_dense",
-        "head.lm_logits", "latent_attention.chosen_latents", "linear_attention.linear_attention",
+        "head.lm_logits", "hyper_connections.enter_copies", "hyper_connections.join_streams",
+        "latent_attention.chosen_latents", "linear_attention.linear_attention",
         "longt5.near_and_far", "longt5.sums_of_blocks", "lstm.lstm_layer", "mask.seen_by", "mlp.glu",
         "mlp.hidden_units", "moe.expert_mlp", "norm.normalize", "quant.blocks_of_products",
         "short_conv.begun", "short_conv.last_inputs",
@@ -309,9 +313,11 @@ HAND = frozenset(
         "block.block", "block.encoder_block",
         "encoder.encode", "encoder.encoder_kv", "encoder.pooled_lengths", "encoder.predict",
         "encoder.reader_tokens",
+        "pooled_attention.pooled_attention",
         "moonshine_stem.moonshine_stem",
         "model.distance_biases", "model.distance_table", "model.embed", "model.layer_vectors",
         "model.model", "model.model_with_hidden", "model.mtp_model", "model.score_biases",
+        "ngram_memory.ngram_memory", "ngram_memory.ngram_rows",
         "position_tables.position_tables", "shared_block.shared_block",
         "wave_stem.conv_positions", "wave_stem.wave_stem",
     }

@@ -56,6 +56,7 @@ DESCRIBED = {
         tiny_models.altup(),
         "3 streams of each token, learned residuals of rank 12, 2 layers with 60% of the mlp's units at 0",
     ),
+    "mixed streams": (tiny_models.hyper_connected(), "2 layers of 2 kinds", "3 streams of each token"),
     "blocks": (tiny_models.in_blocks(), "6 heads of 8 in 6 groups, in blocks of 2 from 11 tokens on"),
     "sinks": (SINKS, "6 heads of 16 in 2 groups with sinks, 2 of 4 gated mlps 24 (SwiGLU clamped to 0.7)"),
     "wav2vec 2.0": (
@@ -166,6 +167,10 @@ def test_recurrences_are_named_and_keep_as_much_of_any_text(inspected):
         ),
         tiny_models.time_mixes().layers[0]: ("time mixing in 40 channels", 48 + 3 * 40),
         tiny_models.time_mixes().layers[1]: ("channel mixing through 72 units", 48),
+        tiny_models.hyper_connected().layers[0]: (
+            "memory of n-grams of 3 tokens or fewer, 4 rows of 10, convolution over 3 tokens, no mlp",
+            2 * 3 * 3 * 48 + 2,
+        ),
         tiny_models.convolutions().layers[0]: ("convolution over 3 tokens in 40 channels", 2 * 40),
     }
     for layer, (name, count) in named.items():

@@ -157,6 +157,7 @@ REFUSED = {
     "linear recurrent units": (tiny_models.linear_units(), STATE),
     "shared blocks": (tiny_models.shared_blocks(), STATE),
     "time mixing": (tiny_models.time_mixes(), STATE),
+    "a memory of n-grams": (tiny_models.hyper_connected(), "kept as numbers, for which float16 has too few"),
     "lightning": (tiny_models.ling(), STATE),
     "an indexer": (tiny_models.indexed(), CHOICE),
     "an indexer of blocks": (tiny_models.indexed_blocks(), CHOICE),

@@ -51,6 +51,8 @@ from tfm.refimpl.ops.longt5 import LongT5Attention
 from tfm.refimpl.ops.lstm import LSTM
 from tfm.refimpl.ops.mamba import Mamba
 from tfm.refimpl.ops.mamba2 import Mamba2
+from tfm.refimpl.ops.ngram_memory import NgramMemory
+from tfm.refimpl.ops.pooled_attention import PooledAttention
 from tfm.refimpl.ops.rg_lru import RgLru
 from tfm.refimpl.ops.shared_block import SharedBlock
 from tfm.refimpl.ops.short_conv import ShortConv
@@ -124,7 +126,15 @@ def test_each_sublayer_has_all_possible_sites(config: Config):
             for a in attentions
             if not (
                 isinstance(
-                    a, ConvBertAttention | ShortConv | GatedDelta | Mamba | RgLru | TimeMix | ChannelMix
+                    a,
+                    ConvBertAttention
+                    | ShortConv
+                    | GatedDelta
+                    | Mamba
+                    | RgLru
+                    | TimeMix
+                    | ChannelMix
+                    | NgramMemory,
                 )
                 or (isinstance(a, Mamba2) and a.norm is None)
             )
@@ -181,12 +191,14 @@ def readers(mixer: TokenMixer) -> int:
     counts = {
         Attention: 3, DisentangledAttention: 3, LinearAttention: 3, LSTM: 0, ShortConv: 1,
         GatedDelta: 4, Lightning: 2, RgLru: 2, Mamba: 2, LongT5Attention: 3, XLNetAttention: 3,
-        SharedBlock: 0, TimeMix: 3, ChannelMix: 2, IndexedAttention: 5,
+        SharedBlock: 0, TimeMix: 3, ChannelMix: 2, IndexedAttention: 5, NgramMemory: 0,
     }  # fmt: skip
     if isinstance(mixer, LongformerAttention):
         return 3 if mixer.global_tokens is None else 6
     if isinstance(mixer, LatentAttention):
         return 0 if mixer.own_queries else (4 if isinstance(mixer.indexer, Indexer) else 2) + mixer.head_gate
+    if isinstance(mixer, PooledAttention):
+        return readers(mixer.attention) + 2
     count = (counts | {Mamba2: 3})[type(mixer)]
     if not isinstance(mixer, Attention):
         return count

@@ -45,6 +45,7 @@ from tfm.refimpl.config import (
     FirstToken,
     Gated,
     HeadNorm,
+    HyperConnections,
     Indexer,
     Laurel,
     Layer,
@@ -251,6 +252,27 @@ def block(part: str = "attention", **changed: Any) -> Any:
     """A decoder of shared blocks with a part of the first one changed."""
     config = tiny_models.shared_blocks()
     return attention(config, **{part: replace(getattr(config.layers[0].attention, part), **changed)})
+
+
+def memory(**changed: Any) -> Any:
+    """A decoder of Qwen4-Exp's form with its memory of n-grams changed."""
+    return attention(tiny_models.hyper_connected(), **changed)
+
+
+def chosen_blocks(part: str = "", **changed: Any) -> Any:
+    """The same with its attention to chosen blocks changed, or the attention inside."""
+    config = tiny_models.hyper_connected()
+    first, last = config.layers
+    mixer: Any = last.attention
+    mixer = replace(mixer, **({part: replace(getattr(mixer, part), **changed)} if part else changed))
+    return stack(config, layers=(first, replace(last, attention=mixer)))
+
+
+def hyper(**changed: Any) -> Any:
+    """A Llama with hyper-connections in all layers, and with one of them changed."""
+    mixed = HyperConnections(2, 3, RMSNorm(1e-5))
+    layers = tuple(replace(each, hyper=mixed) for each in LLAMA.layers)
+    return layer(stack(LLAMA, layers=layers), **changed)
 
 
 def grouped(experts: int, top: int, groups: int, chosen: int) -> Any:
@@ -478,6 +500,32 @@ WRONG: list[tuple[Any, str]] = [
     (lambda: layer(LLAMA, attention=Mamba2(2, 1, 8, 8, 1)), "layer 0 length convolution 2 256 1"),
     (lambda: layer(ENCODER, attention=Mamba2(2, 1, 8, 8)), "encoder layer 0 Mamba 2's decoder"),
     (lambda: layer(ENCODER, beside=Beside(Mamba2(2, 1, 8, 8))), "encoder layer 0 state beside decoder"),
+    (lambda: memory(inputs=47), "inputs memory n-grams width 48 47"),
+    (lambda: memory(pre=RMSNorm(1e-5)), "memory n-grams norms around"),
+    (lambda: memory(multipliers=(1,)), "layer 0 length longest n-gram 2 256 1"),
+    (lambda: memory(primes=(3, 5, 7)), "layer 0 primes each 2 3"),
+    (lambda: memory(primes=(3, 0)), "layer 0 rows of a head 1 0"),
+    (lambda: memory(primes=()), "layer 0 heads of n-grams 1 0"),
+    (lambda: memory(rows=119), "layer 0 rows 120 119"),
+    (lambda: memory(end=97), "end token n-grams 0 96 97"),
+    (lambda: memory(multipliers=(1, 2**63 // 97, 2**57)), "multiplier n-grams 144115188075855872"),
+    (lambda: memory(streams=2), "memory n-grams hyper-connections of 2 streams"),
+    (lambda: chosen_blocks("attention", pre=RMSNorm(1e-5)), "norms around chosen blocks"),
+    (lambda: chosen_blocks("attention", position=None), "chosen blocks rotary"),
+    (lambda: chosen_blocks("attention", sink_logits=True), "chosen blocks sinks"),
+    (lambda: chosen_blocks("attention", kv_heads=4), "chosen blocks heads multiple kv_heads"),
+    (lambda: chosen_blocks(index_size=15), "size indexer's heads 16 15"),
+    (lambda: layer(ENCODER, hyper=HyperConnections(2, 3, RMSNorm(1e-5))), "hyper-connections decoder"),
+    (lambda: layer(LLAMA, hyper=HyperConnections(2, 3, RMSNorm(1e-5))), "all layers hyper-connections none"),
+    (lambda: layer(LLAMA, hyper=HyperConnections(1, 3, RMSNorm(1e-5))), "layer 0 streams 2 64 1"),
+    (lambda: layer(LLAMA, hyper=HyperConnections(2, 0, RMSNorm(1e-5))), "layer 0 rank hyper-connections 1 0"),
+    (lambda: hyper(parallel=True), "layer 0 hyper-connections plain sublayers"),
+    (lambda: hyper(residual="norm"), "layer 0 hyper-connections plain sublayers"),
+    (lambda: hyper(laurel=Laurel(3, RMSNorm(1e-5))), "layer 0 hyper-connections plain sublayers"),
+    (
+        lambda: hyper(mlp=replace(LLAMA.layers[0].mlp, after=RMSNorm(1e-5))),
+        "layer 0 hyper-connections norms after",
+    ),
     (lambda: layer(LLAMA, attention=TimeMix(8, 15)), "inputs time mixing width 15"),
     (lambda: layer(LLAMA, attention=ChannelMix(8, 15)), "inputs channel mixing width 15"),
     (
@@ -614,15 +662,17 @@ WRONG: list[tuple[Any, str]] = [
 
 # Sizes that a part checks itself, mostly against others: rows of WRONG are about these.
 OWN_CHECK = {
-    "AdaptiveSoftmax.cutoffs", "AltUp.active", "AltUp.streams", "Attention.kv_layer", "Attention.value_size",
-    "Classify.end", "ConvPositions.groups", "Decoder.context", "DecoderReader.start", "Dense.width",
-    "Distances.log_until", "Distances.span", "Embedding.task_types", "Embedding.token_types",
-    "Embedding.vocabulary", "Embedding.width", "EmbeddingProjection.width", "Encoder.context",
-    "EncoderDecoder.context", "EncoderDecoder.encoder_context", "ExpertGroups.count", "ExpertGroups.top",
-    "LatentAttention.shared_size", "Laurel.rank", "Learned.offset", "Learned.size", "MoE.identities",
-    "MoE.top", "NeighbourConv.neighbours", "PerLayerEmbedding.rows", "PerLayerInput.width", "Pool.cuts",
-    "ProportionalScaling.turned", "QuestionTokens.separator", "RelativeBias.max_distance", "Rope.dims",
-    "SharedIndexer.topk", "Sinusoidal.offset",
+    "AdaptiveSoftmax.cutoffs", "AltUp.active", "AltUp.streams", "Attention.kv_layer",
+    "Attention.value_size", "Classify.end", "ConvPositions.groups", "Decoder.context",
+    "DecoderReader.start", "Dense.width", "Distances.log_until", "Distances.span", "Embedding.task_types",
+    "Embedding.token_types", "Embedding.vocabulary", "Embedding.width", "EmbeddingProjection.width",
+    "Encoder.context", "EncoderDecoder.context", "EncoderDecoder.encoder_context", "ExpertGroups.count",
+    "ExpertGroups.top", "HyperConnections.rank", "HyperConnections.streams", "LatentAttention.shared_size",
+    "Laurel.rank", "Learned.offset", "Learned.size", "MoE.identities", "MoE.top",
+    "NeighbourConv.neighbours", "NgramMemory.end", "NgramMemory.multipliers", "NgramMemory.primes",
+    "PerLayerEmbedding.rows", "PerLayerInput.width", "Pool.cuts", "ProportionalScaling.turned",
+    "QuestionTokens.separator", "RelativeBias.max_distance", "Rope.dims", "SharedIndexer.topk",
+    "Sinusoidal.offset",
 }  # fmt: skip
 
 

@@ -52,7 +52,7 @@ REFUSED = {
     ),  # states
     "big_bird",  # transformers gives none where it has changed a model from sparse to full attention
     *("lfm2_moe", "olmo_hybrid", "kimi_linear", "lfm3", "lfm2_vl", "lfm3_vl"),  # not all attend
-    *("minimax", "bailing_hybrid", "recurrent_gemma", "rwkv"),  # nor here
+    *("minimax", "bailing_hybrid", "recurrent_gemma", "rwkv", "qwen4_exp", "qwen4_exp_text"),  # nor here
     "squeezebert",  # transformers gives what the softmax is of
     *("longformer", "led", "longt5"),  # transformers gives those of windows, by distance
     *("whisper", "wav2vec2", "hubert", "moonshine"),  # they hear, and a map is of tokens

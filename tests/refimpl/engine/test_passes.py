@@ -24,6 +24,7 @@ MODELS: dict[str, Config] = {
     "decoder": tiny_models.llama(layers=3, tied=False),
     "shared keys, vectors for each layer": tiny_models.shared_kv(),
     "several streams of a token": tiny_models.altup(),
+    "streams that are mixed": tiny_models.hyper_connected(),
     "states": tiny_models.state_spaces(),
     "a block is shared": tiny_models.shared_blocks(),
     "an indexer is shared": tiny_models.indexed(),

@@ -28,6 +28,7 @@ CONFIGS = {
     "a block is shared": tiny_models.shared_blocks(LENGTH),
     "time is mixed": tiny_models.time_mixes(LENGTH),
     "blocks are chosen": tiny_models.indexed_blocks(LENGTH),
+    "n-grams are looked up": tiny_models.hyper_connected(LENGTH),
 }
 CELLS = [
     *((name, "ort-cpu") for name in CONFIGS),

@@ -121,6 +121,7 @@ REGISTERED: Mapping[str, str | None] = {
     "qwen3_omni_moe": "Qwen2Tokenizer",
     "qwen3_vl": "Qwen2Tokenizer",
     "qwen3_vl_moe": "Qwen2Tokenizer",
+    "qwen4_exp": "Qwen3_5Tokenizer",
     "recurrent_gemma": "GemmaTokenizer",
     "roberta": "RobertaTokenizer",
     "roberta-prelayernorm": "RobertaTokenizer",
@@ -158,6 +159,7 @@ ANYWAY = (
     "qwen3_5",
     "qwen3_5_moe",
     "qwen3_5_moe_text",
+    "qwen4_exp",
     "smolvlm",
 )
 GENERIC = ("TokenizersBackend", "PreTrainedTokenizer", "PythonBackend", "BloomTokenizer")

@@ -18,7 +18,6 @@ from transformers.models.auto.configuration_auto import CONFIG_MAPPING
         ("switch_transformers", "capacity", INSTEAD),
         ("lilt", "page", INSTEAD),
         ("canine", "characters", INSTEAD),
-        ("qwen4_exp", "text_config", NONE_NEAR),
         ("hunyuan_vl", "text_config", NEAR.format("hunyuan_v1_dense, hunyuan_v1_moe")),
         ("colmodernvbert", "vlm_config.text_config modernbert", "separate"),
         ("flex_olmo", "text", NEAR.format("olmoe, qwen3_moe")),

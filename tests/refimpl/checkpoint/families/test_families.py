@@ -21,6 +21,7 @@ from helpers.hf_oracle import (
     specification_outputs,
     transformers_outputs,
 )
+from helpers.long_texts import in_steps
 from helpers.refused import refused
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -598,6 +599,89 @@ def test_layers_of_zamba2_have_the_blocks_of_transformers(tmp_path: Path, tied: 
     for i in (0, 2, 3, 4):
         theirs = tensors[f"model.layers.{i}.shared_transformer.self_attn.o_proj.weight"].numpy()
         np.testing.assert_array_equal(leaves.load(f"decoder.layers.{i}.attn.w_heads"), theirs.T)
+
+
+QWEN4 = {
+    **ROWS["qwen4_exp_text"].sizes, "hidden_size": 24, "head_dim": 8, "num_attention_heads": 6,
+    "num_key_value_heads": 2, "num_hidden_layers": 3,
+    "layer_types": ["full_attention", "linear_attention", "linear_attention"],
+    "linear_num_key_heads": 2, "linear_num_value_heads": 4, "linear_key_head_dim": 5,
+    "linear_value_head_dim": 7, "linear_conv_kernel_dim": 3, "num_experts": 4, "num_experts_per_tok": 2,
+    "moe_intermediate_size": 9, "shared_expert_intermediate_size": 11, "hc_count": 3, "hc_lowrank": 13,
+    "indexer_n_heads": 17, "indexer_head_dim": 10, "indexer_budget": 8, "indexer_compress_ratio": 4,
+    "ple_layer_ids": [3, 2], "ple_embed_dim": 12, "heads_per_ngram": 2, "ngram_vocab_size_base": 19,
+    "split_ngram_parts": 3, "eos_token_id": 2, "output_gate_type": "sigmoid",
+}  # fmt: skip
+
+
+def test_a_text_of_qwen4_exp_however_it_is_read(tmp_path: Path):
+    """At once, in chunks, token by token, and in a batch of rows of other lengths; some tokens end texts."""
+    length = 48
+    model = make_model("qwen4_exp_text", QWEN4 | {"experts_implementation": "eager"})
+    model.save_pretrained(tmp_path)
+    checkpoint = open_checkpoint(tmp_path)
+    params = map_leaves(lambda _, leaf: leaf.astype(np.float64), checkpoint.params)
+    engine, rng = NumpyEngine(checkpoint.config, params), np.random.default_rng(3)
+    ids = np.where(rng.random((1, length)) < 0.2, 2, rng.integers(0, 50, (1, length)))
+    [want] = transformers_outputs(model, {"input_ids": ids, "use_cache": np.array(False)})
+    sizes = ([length], [7, 1, length - 8], [1] * length)
+    got = [in_steps(engine, ids, each) for each in sizes]
+    rows, at = np.concatenate([ids[:, ::-1], ids, ids]), np.tile(np.arange(length), (3, 1))
+    logits, cache = engine.step(rows, engine.start(3), np.array([7, length, 11]), at)
+    got.append(logits[1:2])
+    rest, _ = engine.step(
+        ids[:, 11:].repeat(3, 0), cache.select(np.array([2, 2, 2])), at=at[:, : length - 11]
+    )
+    got.append(np.concatenate([logits[2:, :11], rest[2:]], 1))
+    for each in got:
+        assert np.abs(each - want).max() <= LARGEST_ERROR * np.abs(want).max()
+
+
+@pytest.mark.parametrize(
+    ("keys", "parts"),
+    [
+        ({"hc_count": 1}, ("hc_count", 2, 1)),
+        ({"output_gate_type": "tanh"}, ("output_gate_type", "silu, sigmoid", "tanh")),
+        ({"hidden_act": "gelu"}, ("hidden_act", "silu", "gelu")),
+        (
+            {"layer_types": ["sliding_attention"] * 3},
+            ("layer_types", "pooled_attention", "sliding_attention"),
+        ),
+        ({"indexer_n_heads": None}, ("indexer_n_heads", "int", None)),
+        ({"indexer_budget": None}, ("indexer_budget", "int", None)),
+        ({"indexer_kv_heads": 2}, ("indexer_kv_heads", 1, 2)),
+        ({"indexer_budget": 7}, ("indexer_budget", "indexer_compress_ratio", 4, 7)),
+        ({"indexer_head_dim": 6}, ("indexer", 8, 6)),
+        ({"ple_layer_ids": [0]}, ("ple_layer_ids", "1 to 3", "[0]")),
+        ({"ple_layer_ids": [4]}, ("ple_layer_ids", "1 to 3", "[4]")),
+        ({"ple_layer_ids": [True]}, ("ple_layer_ids", "1 to 3", "[True]")),
+        ({"ple_layer_ids": [1]}, ("ple_layer_ids", "linear_attention", "[1]")),
+        ({"ngram_size": 1}, ("heads_per_ngram", 16384, 2)),
+        ({"heads_per_ngram": 2**20}, ("heads_per_ngram", 16384, 2**20)),
+        ({"ple_embed_dim": 13}, ("ple_embed_dim", "multiple", 4, 13)),
+        ({"ngram_vocab_size_base": 2**31 + 1}, ("ngram_vocab_size_base", 2**31, 2**31 + 1)),
+        ({"eos_token_id": None}, ("eos_token_id", "ends", None)),
+        ({"seed": None}, ("seed", "hash", None)),
+        ({"eos_token_id": []}, ("eos_token_id", "ends", "[]")),
+        ({"something": 1}, ("something",)),
+    ],
+)
+def test_refused_of_qwen4_exp(keys, parts):
+    with refused(ConfigError, *parts):
+        read_config({"model_type": "qwen4_exp_text", **QWEN4, **keys})
+
+
+@pytest.mark.parametrize("buffer", ["layer_multipliers", "ngram_heads_vocab_sizes", "ngram_heads_offsets"])
+def test_numbers_of_ngrams_must_be_those_of_the_config(tmp_path: Path, buffer: str):
+    model = make_model("qwen4_exp_text", QWEN4)
+    model.save_pretrained(tmp_path)
+    path = tmp_path / "model.safetensors"
+    tensors = load_file(path)
+    name = next(name for name in tensors if name.endswith(f"layers.1.ple.ple_embedding.{buffer}"))
+    tensors[name] = tensors[name] + 2**33
+    save_file(tensors, path)
+    with refused(CheckpointError, buffer):
+        open_checkpoint(tmp_path)
 
 
 def test_leaves_on_disk_are_transposed_without_a_copy(tmp_path: Path):
