@@ -25,7 +25,7 @@ from .glm4_moe import with_sigmoid_experts
 
 MODEL_TYPES = ("deepseek_v32",)
 ARCHITECTURES: dict[str, Task] = decoders("DeepseekV32", tasks=())
-INDEXED = "pooled_attention"
+INDEXED = "indexed_attention"
 
 
 def config(keys: Keys, task: Task) -> Decoder:

@@ -32,7 +32,7 @@ ARCHITECTURES: dict[str, Task] = {
     **decoders("Qwen4Exp", tasks=()),
 }
 # "full_attention" is what checkpoints call it.
-KINDS = ("linear_attention", "pooled_attention", "full_attention")
+KINDS = ("linear_attention", "indexed_attention", "full_attention")
 INDEXER = (
     "indexer_n_heads", "indexer_kv_heads", "indexer_head_dim", "indexer_budget", "indexer_compress_ratio",
 )  # fmt: skip

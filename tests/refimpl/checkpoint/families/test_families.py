@@ -645,7 +645,7 @@ def test_a_text_of_qwen4_exp_however_it_is_read(tmp_path: Path):
         ({"hidden_act": "gelu"}, ("hidden_act", "silu", "gelu")),
         (
             {"layer_types": ["sliding_attention"] * 3},
-            ("layer_types", "pooled_attention", "sliding_attention"),
+            ("layer_types", "indexed_attention", "sliding_attention"),
         ),
         ({"indexer_n_heads": None}, ("indexer_n_heads", "int", None)),
         ({"indexer_budget": None}, ("indexer_budget", "int", None)),

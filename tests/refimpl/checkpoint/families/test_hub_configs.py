@@ -139,7 +139,7 @@ REFUSED: list[tuple[str, dict[str, Any], str]] = [
     ("deepseek-v32", {"index_head_dim": 32}, "index_head_dim qk_rope_head_dim 64 32"),
     ("deepseek-v32", {"index_topk": 0}, "index_topk 1"),
     ("deepseek-v32", {"indexer_types": ["full"] * 61}, "'indexer_types'"),
-    ("deepseek-v32", {"layer_types": ["full_attention"] * 61}, "layer_types pooled_attention 61"),
+    ("deepseek-v32", {"layer_types": ["full_attention"] * 61}, "layer_types indexed_attention 61"),
     ("deepseek-v32", {"mlp_layer_types": ["sparse", "dense"] * 30 + ["sparse"]}, "sparse layers"),
     ("deepseek-v32", {"q_lora_rank": None}, "q_lora_rank"),
     ("deepseek-v32", {"rope_interleave": False}, "rope_interleave true False"),
