@@ -184,5 +184,5 @@ def test_each_expert_adds_to_what_the_one_before_gives():
 
 
 def test_a_weight_that_others_read_is_refused():
-    with refused(ExportError, "only"):
+    with refused(ExportError, "outside"):
         by_hand(3, f'"{PATH}.0.up"')
