@@ -121,7 +121,7 @@ def windows(
     if window > context or stride < 0 or (room <= stride and room < len(of_context)):
         raise LimitError(
             f"question {number} takes {window - room} tokens and leaves {room} of a window of {window} for "
-            f"the text: leave more tokens than the stride of {stride}, in a window of at most {context}"
+            f"the text: leave more than the stride of {stride}, within the model's context of {context}"
         )
     before, after = range(of_context[0]), range(of_context[-1] + 1, len(encoding.ids))
     rows = []

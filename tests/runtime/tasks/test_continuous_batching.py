@@ -71,7 +71,7 @@ def test_rows_are_as_alone_on_every_engine(engines: list[Any]) -> None:
 
 def test_what_is_refused() -> None:
     assert list(Batch(NUMPY).run([], 4)) == []
-    with refused(LimitError, "row", 0):
+    with refused(LimitError, "batch", 0):
         list(Batch(NUMPY).run([Row(GeneratedSequence([1]))], 0))
     with refused(LimitError, "text", 2, 40, "tokens", "context"):
         next(Batch(NUMPY).run([*map(Row, (GeneratedSequence([1]), GeneratedSequence([1] * 40)))], 2))

@@ -83,7 +83,7 @@ def test_what_is_refused() -> None:
         model.tag(["cat", "cat " * 40])
     with refused(LimitError, "aggregation", "none", "simple"):
         model.tag("cat", aggregation="all")
-    with refused(LimitError, "row", "0"):
+    with refused(LimitError, "batch", "0"):
         model.tag("cat", batch=0)
     with refused(LimitError, "text", "1", "single", "('cat',"):
         model.tag([("cat", "the cat")])
