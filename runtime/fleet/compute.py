@@ -29,7 +29,7 @@ class ComputeBlock:
     ) -> None:
         if identity(bundle) != expected:
             raise BundleError(
-                f"the bundle {bundle} must be the same on every machine, but it differs on this machine"
+                f"the bundle {bundle} must be the same on every machine of the job, but it differs here"
             )
         self._task = TASKS[task](bundle, column=TEXT, **options)
         self._rows = rows
