@@ -110,5 +110,5 @@ def test_what_is_refused() -> None:
             model.answer(("cat", "the cat is the cat is the cat"), **wrong)
     with refused(LimitError, "question", "2", "43", "-11", "window", "32"):
         model.answer([("cat", "is"), ("cat " * 40, "is")])
-    with refused(LimitError, "context", "1", "tokens"):
+    with refused(LimitError, "question", "1", "tokens"):
         model.answer(("cat", " "))
