@@ -60,8 +60,8 @@ def _more(draw: st.DrawFn, base: st.SearchStrategy[dict[str, Any]]) -> dict[str,
 
 LAYERS = {
     "layer_types": ["linear_attention", "full_attention"], "ple_layer_ids": [1], "eos_token_id": 2,
-    "ngram_vocab_size_base": 30, "seed": 1234, "num_attention_heads": 16, "indexer_n_heads": 3, "indexer_kv_heads": 1,
-    "indexer_head_dim": 256, "indexer_budget": 8, "indexer_compress_ratio": 2,
+    "ngram_vocab_size_base": 30, "seed": 1234, "num_attention_heads": 16, "indexer_n_heads": 3,
+    "indexer_kv_heads": 1, "indexer_head_dim": 256, "indexer_budget": 8, "indexer_compress_ratio": 2,
 }  # fmt: skip
 ROWS = {
     "qwen4_exp_text": decoder(
