@@ -120,8 +120,9 @@ def windows(
         raise LimitError(f"the text of question {number} has no tokens: give a text that isn't empty")
     if window > context or stride < 0 or (room <= stride and room < len(of_context)):
         raise LimitError(
-            f"question {number} takes {window - room} tokens and leaves {room} of a window of {window} for "
-            f"the text: leave more than the stride of {stride}, within the model's context of {context}"
+            f"question {number} takes {window - room} tokens, which leaves {room} of a window of {window} "
+            f"tokens for the text: the text needs more than the stride of {stride} tokens, and a window may have at "
+            f"most {context} tokens"
         )
     before, after = range(of_context[0]), range(of_context[-1] + 1, len(encoding.ids))
     rows = []

@@ -167,7 +167,8 @@ def transcribe(
     speech = model.generation.speech
     if speech is None:
         raise CheckpointError(
-            "the model's timestamps aren't known: its generation_config.json must name no_timestamps_token_id"
+            "the model's timestamp tokens aren't known: its generation_config.json must have the key "
+            "no_timestamps_token_id"
         )
     if len(model.generation.eos) != 1:
         raise CheckpointError(
