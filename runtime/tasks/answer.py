@@ -121,8 +121,8 @@ def windows(
     if window > context or stride < 0 or (room <= stride and room < len(of_context)):
         raise LimitError(
             f"question {number} takes {window - room} tokens, which leaves {room} of a window of {window} "
-            f"tokens for the text: the text needs more than the stride of {stride} tokens, and a window may have at "
-            f"most {context} tokens"
+            f"tokens for the text: the text needs more than the stride of {stride} tokens, and the model's "
+            f"context allows windows of at most {context} tokens"
         )
     before, after = range(of_context[0]), range(of_context[-1] + 1, len(encoding.ids))
     rows = []
