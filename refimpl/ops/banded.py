@@ -42,8 +42,8 @@ def banded_attend(
                  . . . x x x
 
     Conventions: band[0] counts the query's own key, as a mask's `window` does. Queries and keys belong to
-    the same tokens: there is no form with a cache, because a cache's window is short anyway. The output of
-    a query that sees no key is 0.
+    the same tokens. The function takes no cache: a layer with a window caches only the window's keys, so
+    `attend` computes few scores anyway. The output of a query that sees no key is 0.
     """
     b, t, h, size = q.shape
     g = k.shape[2]
