@@ -29,7 +29,7 @@ ELEMENTWISE = ("Add", "Clip", "Div", "Erf", "Exp", "Max", "Min", "Mul", "Neg", "
 BETWEEN = frozenset({*ELEMENTWISE, "Gelu", "Relu", "Sigmoid", "Split", "SwiGLU", "Tanh"})
 
 
-class Expert(NamedTuple):
+class FoundExpert(NamedTuple):
     """The nodes and values of a graph that compute one expert."""
 
     number: int
@@ -54,7 +54,7 @@ def _goes_on(node: ir.Node) -> bool:
 
 
 def _replace(graph: ir.Graph, end: ir.Node) -> None:
-    experts: list[Expert] = []
+    experts: list[FoundExpert] = []
     begin: ir.Value | None = end.outputs[0]
     while (scatter := made_by(begin, "ScatterND")) is not None:
         expert = _expert(scatter)
@@ -75,7 +75,8 @@ def _replace(graph: ir.Graph, end: ir.Node) -> None:
         matrices = [expert.first[j] for expert in experts]
         _put(graph, product, OPERATORS[product.op_type], [x, index], matrices)
     for value in one.between:
-        value.shape = None  # as above
+        # It was [1, an expert's rows, ..]. ONNX Runtime gives memory of the stated size to later values.
+        value.shape = None
     _put(graph, end, "ExpertSum", [one.last.inputs[0], index, shares], [expert.last for expert in experts])
 
 
@@ -96,8 +97,7 @@ def _put(
     new = ir.node(operator, inputs, attributes, domain=DOMAIN, name=node.name)
     put(graph, new, node, [node], node.outputs)
     if operator != "ExpertSum":
-        # It was [1, an expert's rows, ..]. ONNX Runtime gives memory of the stated size to later values.
-        new.outputs[0].shape = None
+        new.outputs[0].shape = None  # as in `_replace`
 
 
 def _optional(product: ir.Node) -> Sequence[ir.Value | None]:
@@ -107,7 +107,7 @@ def _optional(product: ir.Node) -> Sequence[ir.Value | None]:
     return [*product.inputs[3:], *[None] * 5][:5]
 
 
-def _expert(scatter: ir.Node) -> Expert | None:
+def _expert(scatter: ir.Node) -> FoundExpert | None:
     """Return the expert whose rows this ScatterND adds. Return None if the nodes before it don't have the
     form of an expert.
     """
@@ -133,7 +133,7 @@ def _expert(scatter: ir.Node) -> Expert | None:
     if form is None or found.x is None or index is None or chosen.inputs[0] is None:
         return None
     read = found.x, index, chosen.inputs[0]
-    return Expert(number, found.first, found.between, last, (form, _shape(last)), read)
+    return FoundExpert(number, found.first, found.between, last, (form, _shape(last)), read)
 
 
 def _reshaped(value: ir.Value | None, operator: str) -> ir.Value | None:

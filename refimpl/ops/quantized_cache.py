@@ -1,13 +1,13 @@
 """The KV cache in 8 or 4 bits. Numbers are quantized when they are written, and read back as code times
 scale.
 
-Codes are signed integers of `bits` bits without a zero point, since keys and values lie around 0. There
-are two kinds of scales. In the first kind, each head of a token has a scale, which is computed from the
-head's numbers. In the second kind, each channel of a head has a scale, which all tokens share and which is
+Codes are signed integers of `bits` bits without a zero point, since keys and values lie around 0. There are
+two kinds of scales. In the first kind, each head of a token has a scale, which is computed from the head's
+numbers. In the second kind, each channel of a head has a scale, which all tokens share and which is
 calibrated beforehand. The second kind keeps the precision of a head in which one channel is large in every
-token, as in keys (KIVI, Liu et al. 2024, arXiv 2402.02750, §3). In values the channels with large numbers
-differ from token to token. In 4 bits values are therefore rotated first (`hadamard`), which spreads the
-large numbers over all channels.
+token, as in keys (KIVI, Liu et al. 2024, arXiv 2402.02750, §3). Models use the second kind. In values the
+channels with large numbers differ from token to token. In 4 bits values are therefore rotated first
+(`hadamard`), which spreads the large numbers over all channels.
 """
 
 from __future__ import annotations

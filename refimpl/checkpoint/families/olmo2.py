@@ -24,10 +24,10 @@ ARCHITECTURES: dict[str, Task] = decoders("Olmo2", tasks=("classify",))
 
 def config(keys: Keys, task: Task) -> Decoder:
     base = decoder(keys, context=2048, eps=1e-5)
-    return map_layers(base, after)
+    return map_layers(base, with_post_norms)
 
 
-def after(_: int, layer: Layer) -> Layer:
+def with_post_norms(_: int, layer: Layer) -> Layer:
     """Return the layer with norms on the sublayers' outputs, and with norms on queries and keys."""
     norm = layer.mlp.pre
     assert norm is not None

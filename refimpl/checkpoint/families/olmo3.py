@@ -14,7 +14,7 @@ from ..config_readers.rope import exact_context, ropes
 from . import Task, decoders
 from .olmo2 import GGUF as GGUF
 from .olmo2 import WEIGHTS as WEIGHTS
-from .olmo2 import after
+from .olmo2 import with_post_norms
 
 MODEL_TYPES = ("olmo3",)
 ARCHITECTURES: dict[str, Task] = decoders("Olmo3", tasks=("classify",))
@@ -34,7 +34,6 @@ def config(keys: Keys, task: Task) -> Decoder:
     size = keys.size("head_dim", None) or head_size(keys)
     positions = ropes(keys, size, context, THETAS, scaled=("full_attention",))
     base = decoder(keys, context=2048, eps=1e-5, positions=lambda *_, theta: positions["full_attention"])
-    base = map_attention(
-        map_layers(base, after), lambda i, a: replace(a, mask=masks[i], position=positions[types[i]])
-    )
+    base = map_layers(base, with_post_norms)
+    base = map_attention(base, lambda i, a: replace(a, mask=masks[i], position=positions[types[i]]))
     return replace(base, context=exact_context(context, *(positions[kind] for kind in types)))

@@ -15,7 +15,7 @@ from ..config_readers.layers import layer_count
 from ..weights.weight_map import WeightMap, weight_map
 from . import Task, decoders
 from .olmo2 import WEIGHTS as OLMO2
-from .olmo2 import after
+from .olmo2 import with_post_norms
 from .qwen3_next import DELTA, attending_layers
 
 MODEL_TYPES = ("olmo_hybrid",)
@@ -38,7 +38,7 @@ def config(keys: Keys, task: Task) -> Decoder:
 
     def mixed(i: int, layer: Layer) -> Layer:
         if attends[i]:
-            return after(i, layer)
+            return with_post_norms(i, layer)
         return replace(layer, attention=replace(mixer, **layer.attention.norms_around))
 
     return map_layers(base, mixed)

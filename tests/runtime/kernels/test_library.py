@@ -214,7 +214,8 @@ def test_a_crash_switches_them_off_and_is_told_once(cached, compiled, tries):
     install(
         cached,
         compiled(
-            'extern "C" void tfm_kernels() {} extern "C" int tfm_instruction_set() { __builtin_trap(); }'
+            'extern "C" void tfm_kernels() {} extern "C" int raise(int); '
+            'extern "C" int tfm_instruction_set() { return raise(4); }'  # SIGILL on every processor
         ),
     )
     told = []
