@@ -33,9 +33,9 @@ HYBRID = {
 }  # fmt: skip
 # The row's name; bytes of a token and of a text of any length, by the papers' formulas.
 ROWS = [
-    ("plain: 8 heads of keys and values for 32", PLAIN, 36 * 2 * 8 * 128, 0),
-    ("latent: 512 numbers and a rotary key of 64", LATENT, 36 * (512 + 64), 0),
-    ("hybrid: 9 layers attend, 27 keep states", HYBRID, 9 * 2 * 4 * 256, 27 * (32 * 128**2 + 3 * 8192)),
+    ("grouped queries: 8 key and value heads, 32 query heads", PLAIN, 36 * 2 * 8 * 128, 0),
+    ("latent (MLA): 512 numbers and a rotary key of 64 numbers", LATENT, 36 * (512 + 64), 0),
+    ("hybrid: 9 attention and 27 recurrent layers", HYBRID, 9 * 2 * 4 * 256, 27 * (32 * 128**2 + 3 * 8192)),
 ]
 
 
