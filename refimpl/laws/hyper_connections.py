@@ -46,7 +46,9 @@ def an_opening_and_its_opposite_make_two(stream_openings: Subject, draw: Draw) -
 
 @law("stream_openings")
 def an_opening_is_a_mean_through_a_sigmoid(stream_openings: Subject, draw: Draw) -> None:
-    """An opening is twice the sigmoid of a product that is divided by the number of streams."""
+    """An opening is twice the sigmoid of a product that is divided by the number of streams. Here the sigmoid
+    is written with tanh, which doesn't overflow.
+    """
     call = draw(stream_openings.calls())
     product = call["normed"].astype(np.float64) @ call["weight"].astype(np.float64)
-    stream_openings.near(stream_openings(call), 2 / (1 + np.exp(-product / product.shape[-1])), call)
+    stream_openings.near(stream_openings(call), 1 + np.tanh(product / product.shape[-1] / 2), call)

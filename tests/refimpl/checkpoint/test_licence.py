@@ -78,5 +78,5 @@ def test_files_are_bounded_and_lie_in_the_directory(tmp_path: Path, monkeypatch:
     (model / "COPYING").unlink()
     (tmp_path / "secret").touch()
     (model / "COPYING").symlink_to(tmp_path / "secret")
-    with refused(CheckpointError, "links", "directory"):
+    with refused(CheckpointError, "link", "directory"):
         read_licence(model, {})

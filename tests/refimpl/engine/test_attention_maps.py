@@ -38,6 +38,7 @@ REFUSED = {
     *("lfm2", "qwen3_next", "qwen3_5", "qwen3_5_text", "qwen3_5_moe", "qwen3_5_moe_text"),  # not all attend
     *("deepseek_v2", "deepseek_v3", "kimi_k2", "deepseek_v32", "glm_moe_dsa", "mistral4"),  # to latents
     *("glm4_moe_lite", "kimi_k25", "longcat_flash", "mistral_large4"),  # to latents
+    *("minimax_m3_vl", "minimax_m3_vl_text"),  # to blocks that an indexer chooses
     "granite_swa",  # transformers gives those before its sinks
     "mistral3",  # some of its text models to latents
     *(
