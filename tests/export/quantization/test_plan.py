@@ -328,7 +328,7 @@ def test_the_products_around_gated_delta_networks_are_quantized():
     assert operator_limits.cache(target, config) == "shared"
     assert operator_limits.refusals(target, config) == ()
     for name in ("standard", "ort-cuda"):
-        with refused(ExportError, "float16", "bits"):
+        with refused(ExportError, "recurrence", "float16"):
             planned(Leaves(config), "fp16", name)
 
 
@@ -388,7 +388,7 @@ def test_the_products_around_scans_are_quantized(name: str):
 
 
 def test_a_model_with_states_is_not_exported_in_float16():
-    with refused(ExportError, "float16", "bits"):
+    with refused(ExportError, "recurrence", "float16"):
         planned(Leaves(tiny_models.state_spaces()), "fp16", "standard")
 
 

@@ -465,7 +465,7 @@ def test_a_cache_without_room_is_a_reason(bundles, monkeypatch: pytest.MonkeyPat
     monkeypatch.setattr(kernel_backend.shutil, "disk_usage", lambda _: SimpleNamespace(free=1))
     reason = kernel_backend.choose(bundle)
     assert isinstance(reason, str)
-    assert "bytes, but 1 are free" in reason
+    assert "bytes, but 1 bytes are free" in reason
     (tmp_path / "file").write_text("")
     monkeypatch.setenv("TFM_CACHE", str(tmp_path / "file"))
     reason = kernel_backend.choose(bundle)

@@ -112,7 +112,7 @@ def test_what_has_no_such_cache_says_so(bundle, tmp_path: Path) -> None:
     assert not (tmp_path / "none").exists()  # a single token is read in any case
     with refused(ExportError, "written", "file"):
         text(model, SHARED, prefix=tmp_path / "nowhere" / "prefix")
-    with refused(LimitError, "prefix", "file", "decoder"):
+    with refused(LimitError, "prefix", "file", "encoder"):
         prefix_cache(model, Prompt([1, 2], [3]), tmp_path / "none")
     shutil.copytree(bundle("whole"), tmp_path / "other")
     text(model, SHARED, prefix=tmp_path / "prefix")
@@ -140,8 +140,8 @@ HOSTILE: dict[str, tuple[Callable[[bytes], bytes], str]] = {
     "huge header": (lambda d: d[:8] + b"\xff" * 4 + d[12:], "prefix"),
     "long header": (lambda d: d[:8] + b"\xff\xff\xff\x00" + d[12:], "prefix"),
     "no JSON": (lambda d: d[:12] + b"[" + d[13:], "JSON"),
-    "cut": (lambda d: d[:-1], "need"),
-    "padded": (lambda d: d + b"\0", "need"),
+    "cut": (lambda d: d[:-1], "bytes"),
+    "padded": (lambda d: d + b"\0", "bytes"),
     "changed": (lambda d: d[:-40] + bytes([d[-40] ^ 1]) + d[-39:], "damaged"),
     "one field more": (lambda d: with_header(d, more=1), "header"),
     "ids": (lambda d: with_header(d, tokens=[256]), "tokens"),
@@ -149,8 +149,8 @@ HOSTILE: dict[str, tuple[Callable[[bytes], bytes], str]] = {
     "no tokens": (lambda d: with_header(d, tokens=[]), "tokens"),
     "many tokens": (lambda d: with_header(d, tokens=[1] * 10**6), "tokens"),
     "more tokens": (lambda d: with_header(d, tokens=[1] * 399), "room 399"),
-    "windows": (lambda d: with_header(d, dropped={"1": 0}), "dropped name"),
-    "list": (lambda d: with_header(d, dropped=[1]), "dropped name"),
+    "windows": (lambda d: with_header(d, dropped={"1": 0}), "dropped keys"),
+    "list": (lambda d: with_header(d, dropped=[1]), "dropped keys"),
     "negative": (lambda d: with_header(d, dropped={"4": -1, "9": 0}), "dropped"),
     "NaN": (lambda d: signed(d[:-36] + b"\0\0\xc0\x7f"), "finite"),
 }
