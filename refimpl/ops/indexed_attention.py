@@ -232,7 +232,8 @@ def best_blocks(
     """
     count = scores.shape[2]
     # As a remainder of the division the padding would keep torch.export from knowing that blocks are whole.
-    missing = -(-count // block_size) * block_size - count
+    # No number is negative, because ONNX rounds a negative quotient towards zero.
+    missing = (count + block_size - 1) // block_size * block_size - count
     whole = padded(scores.swapaxes(1, 2), 0, missing).swapaxes(1, 2)
     past = causal_mask(at, indices(whole.shape[2], at))
     best = largest(split_last(where(past, whole, -math.inf), block_size), 3)
