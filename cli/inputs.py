@@ -94,7 +94,7 @@ def refuse_piped(what: str) -> None:
     """
     if is_piped():
         raise typer.BadParameter(
-            f"the {what} is already given, so the text on stdin isn't read: add </dev/null"
+            f"the {what} is already given, so the text on stdin isn't read: add </dev/null to the command"
         )
 
 
@@ -106,7 +106,7 @@ def require_utf8(text: str, what: str) -> None:
         text.encode()
     except UnicodeEncodeError as error:
         raise typer.BadParameter(
-            f"{what} must be UTF-8, but it isn't at character {error.start + 1}"
+            f"{what} must be UTF-8, but character {error.start + 1} isn't UTF-8"
         ) from None
 
 
@@ -175,7 +175,7 @@ def read_schema(given: str) -> dict[str, Any]:
         place, file = given, Path(given)
         if not file.is_file():
             raise typer.BadParameter(
-                f"--json-schema must be a file or a schema {{…}}, but there is no file {given!r:.80}"
+                f"--json-schema must be an existing file, or a schema in braces {{…}}, got {given!r:.80}"
             )
         text = read_all(file, "schema", SCHEMA)
     schema = _parsed(text, place, dict, "a JSON schema, an object")

@@ -57,7 +57,7 @@ def load(
         )
         return load_bundle(path, device, threads, say)
     if device == "cuda":
-        raise DeviceError(f"the {engine} engine runs on the CPU: leave --device out, or take --engine onnx")
+        raise DeviceError(f"the {engine} engine runs only on the CPU: remove --device, or use --engine onnx")
     if task is not None:
         check_catalogue(name, task)
     say_toy(name)
@@ -253,15 +253,15 @@ def bundle_named(name: str) -> Path:
     match bundles_of(name):
         case []:
             raise BundleError(
-                f"there is no directory {name}, and no bundle of a model {name} in the cache: "
-                "`tfm-cli export` writes one"
+                f"no directory is named {name}, and the cache has no bundle of a model {name}: write a "
+                "bundle with `tfm-cli export`"
             )
         case [path]:
             say(f"{name}: {path}")
             return path
         case several:
             raise typer.BadParameter(
-                f"the cache has several bundles of {name}; give the path of one: "
+                f"the cache has several bundles of {name}; give the path of one bundle: "
                 f"{', '.join(map(str, several))}"
             )
 
@@ -280,7 +280,8 @@ def require_export(name: str) -> None:
     if missing:
         extras = "export" if find_spec("onnxruntime") else "cpu,export"
         raise ExportError(
-            f"{name} must be exported once, which needs {', '.join(missing)}: pip install 'tfm-cli[{extras}]'"
+            f"{name} must be exported before its first use, and the export needs {', '.join(missing)}: "
+            f"pip install 'tfm-cli[{extras}]'"
         )
 
 
@@ -388,8 +389,8 @@ def module_of(model: Model, name: str) -> MTPDrafter:
         return model.mtp_drafter()
     except ConfigError:
         raise ConfigError(
-            f"{name}: --draft mtp needs a bundle with the module that predicts further tokens: export a "
-            "checkpoint that has this module with `tfm-cli export MODEL OUT --mtp`"
+            f"{name}: --draft mtp needs a bundle with a module for multi-token prediction (mtp): export a "
+            "checkpoint that has an mtp module with `tfm-cli export MODEL OUT --mtp`"
         ) from None
 
 

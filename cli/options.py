@@ -473,12 +473,12 @@ def static_layout(
     if time is None:
         if batch is not None or capacity is not None:
             raise typer.BadParameter(
-                "--batch and --capacity need --time N: add --time, or leave out --batch and --capacity"
+                "--batch and --capacity need --time N: add --time, or remove --batch and --capacity"
             )
         return layout
     if layout is not None:
         raise typer.BadParameter(
-            f"--time asks for fixed shapes, which --layout {layout} doesn't have: leave out one of the two"
+            f"--time asks for fixed shapes, which --layout {layout} doesn't have: remove --time or --layout"
         )
     from ..export.layouts import static
 

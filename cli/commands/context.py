@@ -120,7 +120,7 @@ def command(
     same = perplexity.same_positions(chosen, length)
     if not past and not way and len(chosen) > 1:
         raise LimitError(
-            f"within {length} tokens, all ways give the same positions: give a --text and a --length of more "
+            f"every --way gives the same positions for {length} tokens: give a --text and a --length of more "
             f"than {trained} tokens, a --factor, or --way none to read the text without stretching"
         )
     if not past:

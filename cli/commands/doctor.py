@@ -86,7 +86,7 @@ def command(
                     lines = [str(value)]
             out(f"{name:10} " + ("\n" + " " * 11).join(lines))
     if facts["providers"].get("CPUExecutionProvider") != "starts":
-        raise DeviceError("ONNX Runtime's CPU provider must start, but it doesn't: reinstall onnxruntime")
+        raise DeviceError("ONNX Runtime's CPU provider doesn't start: reinstall onnxruntime")
 
 
 def _say_runtimes(path: Path, *, as_json: bool) -> None:

@@ -162,7 +162,7 @@ def command(
         raise typer.BadParameter("--draft can't be used with --beams: beam search scores all tokens itself")
     if batch is not None and (searches or drafts or prefix is not None):
         raise typer.BadParameter(
-            "--batch can't be used with --beams, --draft or --prefix: these three are for one text"
+            "--batch can't be used with --beams, --draft or --prefix, which are for a single text"
         )
     if control_tokens and not raw:
         raise typer.BadParameter(

@@ -189,15 +189,17 @@ def command(
     named = [_named(one) for one in models or ["smollm2-135m"]]
     for _, name in named:
         if on_demand and not pull and not is_here(name):
-            raise typer.BadParameter(f"{name} isn't on this machine: `tfm-cli pull {name}`, or add --pull")
+            raise typer.BadParameter(
+                f"{name} isn't on this machine: run `tfm-cli pull {name}`, or add --pull"
+            )
     if pull and not on_demand:
         raise typer.BadParameter(
             "--pull needs --on-demand: without --on-demand, models are fetched at the start anyway"
         )
     if ignore_key and len(named) > 1:
         raise typer.BadParameter(
-            f"--ignore-key needs a server of one model, but {len(named)} are given: export each model with "
-            "--ignore-key, and serve the bundles"
+            f"--ignore-key can be used with one model only, but the command has {len(named)} models: export "
+            "each model with --ignore-key, and serve the bundles"
         )
     loads: dict[str, partial[Model]] = {}
     settings, ignored = (engine, quant, device, threads, context), ignore_key or ()

@@ -87,7 +87,9 @@ def train(
     """
     for file in files:
         if not file.is_file():
-            raise typer.BadParameter(f"{file} must be an existing text file (--out names the file to write)")
+            raise typer.BadParameter(
+                f"{file} must be an existing text file (give the file to write as --out)"
+            )
     from ...refimpl.checkpoint.tokenizers import training
     from ...refimpl.checkpoint.tokenizers.tokenizer import save
 

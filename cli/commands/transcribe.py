@@ -161,11 +161,11 @@ def command(
 
     if live != (file == [STDIN]) or (live and sys.stdin.isatty()):
         raise typer.BadParameter(
-            "--live and the file name - must be given together, to transcribe a sound that another program "
+            "--live and the file name '-' must be given together, to transcribe a sound that another program "
             "writes to stdin: arecord -f S16_LE -r 16000 -c 1 | tfm-cli transcribe - --live"
         )
     if live and batch > 1:
-        raise typer.BadParameter("--live transcribes one utterance at a time: leave out --batch")
+        raise typer.BadParameter("--live transcribes one utterance at a time: remove --batch")
     into = output is not None and (len(file) > 1 or output.is_dir())
     if output is not None and into:
         names = [path.stem for path in file]

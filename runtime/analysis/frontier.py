@@ -78,7 +78,8 @@ def check(config: Config, text: Text, new_tokens: int) -> None:
         raise LimitError(f"new_tokens must be below the context of {config.context}, got {new_tokens}")
     if not isinstance(config, Decoder) and _room(config, text) < 1:
         raise LimitError(
-            f"a context of {config.context} has no room for a text after {len(text.before)} special tokens"
+            f"the model's context of {config.context} tokens is too short for a text after "
+            f"{len(text.before)} special tokens"
         )
 
 

@@ -159,7 +159,7 @@ class _Check:
             opset = read(self.data, OPSET, span)
             domain, version = opset["domain"] or "", opset["version"] or 0
             if domain not in self.operators or not 1 <= version <= LAST_VERSION:
-                raise ValueError(f"operator set {domain!r:.80} of version {version} isn't one that tfm uses")
+                raise ValueError(f"tfm doesn't use the operator set {domain!r:.80} of version {version}")
             self.imported.add(domain)
         for span in model["metadata_props"]:
             read(self.data, ENTRY, span)
@@ -220,7 +220,7 @@ class _Check:
         node = read(self.data, NODE, span)
         domain, operator = node["domain"] or "", node["op_type"] or ""
         if domain not in self.imported or operator not in self.operators[domain]:
-            raise ValueError(f"operator {f'{domain}.{operator}'.lstrip('.')!r:.120} isn't one that tfm uses")
+            raise ValueError(f"tfm doesn't use the operator {f'{domain}.{operator}'.lstrip('.')!r:.120}")
         self.used.add((domain, operator))
         for name in node["input"]:
             if name and name not in self.known:
@@ -276,7 +276,7 @@ class _Check:
         found = {entry["key"]: entry["value"] for entry in entries}
         stated, base = place(name or "", self.tensors), stored_name(name or "", self.tensors)
         if stated is None or base is None:
-            raise ValueError(f"tensor {name!r:.80} isn't one that tfm.json lists for this graph")
+            raise ValueError(f"tfm.json doesn't list the tensor {name!r:.80} for this graph")
         wanted = {"location": self.file, "offset": str(stated.offset), "length": str(stated.length)}
         if len(entries) != len(wanted) or found != wanted or tensor["raw_data"] is not None:
             raise ValueError(f"tensor {name} must be stored at {wanted}, got {found!s:.120}")

@@ -342,8 +342,8 @@ def store(group: Group, stored: Mapping[str, Array], forms: Mapping[str, KernelF
         )
     if not own.table and own.bits < bits and own.bits < _fewest_bits(group, stored):
         raise BundleError(
-            f"weight {parts['packed']} must contain quantized integers of {own.bits} bits, but some need "
-            "more: export the model again"
+            f"weight {parts['packed']} must contain quantized integers of {own.bits} bits, but some "
+            "integers need more bits: export the model again"
         )
     places = np.arange(256, dtype=np.uint8) - np.uint8(2 ** (bits - 1) - 2 ** (own.bits - 1))
     if table is not None:

@@ -307,14 +307,14 @@ def _check(m: Manifest) -> None:
         odd = next(n for n in (*expected, *m.tensors) if expected.get(n) != m.tensors.get(n))
         got = m.tensors.get(odd)
         raise ValueError(
-            f"tensors.{odd:.80} must be {expected.get(odd)}, as config and schemes say, got {got}"
+            f"tensors.{odd:.80} must be {expected.get(odd)} according to `config` and `schemes`, got {got}"
         )
     _check_kernels(m)
     _check_files(m)
     count = m.config.head.labels if isinstance(m.config.head, Classify | Tag) else 0
     if len(set(m.labels)) != len(m.labels) or len(m.labels) != count:
         raise ValueError(
-            f"labels must be {count} different names, as config says, got {list(m.labels)!r:.80}"
+            f"labels must be {count} different names according to `config`, got {list(m.labels)!r:.80}"
         )
     _check_source(m.source)
     _check_chosen(m)
@@ -332,12 +332,12 @@ def _check_schemes(m: Manifest, target: Target) -> None:
     shapes = m.plan.shapes
     for name, weight_format in m.schemes.items():
         if len(shapes.get(name, ())) != 2:
-            raise ValueError(f"schemes.{name:.80} must name a matrix of the model that config describes")
+            raise ValueError(f"schemes.{name:.80} must belong to a matrix of the model in `config`")
         if not _possible(weight_format, shapes[name][int(is_table(name))], target):
             raise ValueError(f"schemes.{name} can't be {weight_format} with target {m.target}")
         if not re.fullmatch(r"[A-Z0-9_]{0,20}", weight_format.source):
             raise ValueError(
-                f"schemes.{name}.source must name a type of weights, got {weight_format.source!r:.40}"
+                f"schemes.{name}.source must be a type of weights, got {weight_format.source!r:.40}"
             )
 
 
@@ -383,7 +383,7 @@ def _check_kernels(m: Manifest) -> None:
     for field_name, named in (("half_scales", m.half_scales), ("kernel_forms", tuple(m.kernel_forms))):
         if list(named) != [name for name in in_blocks if name in named]:
             raise ValueError(
-                f"{field_name} must name weights that kernels read in blocks, in the order of the model, got "
+                f"{field_name} must list weights that kernels read in blocks, in the order of the model, got "
                 f"{named!s:.80}"
             )
     for name, form in m.kernel_forms.items():
@@ -405,7 +405,8 @@ def _check_files(m: Manifest) -> None:
             raise ValueError(f"files.{name:.80} is {'unknown' if name in m.files else 'missing'}")
     if m.files[DATA].size != m.plan.size:
         raise ValueError(
-            f"{DATA} must have {m.plan.size} bytes according to tensors, but files says {m.files[DATA].size}"
+            f"{DATA} must have {m.plan.size} bytes according to `tensors`, but `files` states "
+            f"{m.files[DATA].size} bytes"
         )
     if len(m.notices) > MOST:
         raise ValueError(f"files may list at most {MOST} licences and notices, got {len(m.notices)}")
@@ -419,7 +420,7 @@ def _check_source(source: SourceCheckpoint) -> None:
         raise ValueError(f"source.licence must be a printable line of at most {LONGEST} characters")
     if not re.fullmatch(r"[a-z0-9_-]{0,40}", source.code_replaced_by):
         raise ValueError(
-            f"source.code_replaced_by must name a model family, got {source.code_replaced_by!r:.80}"
+            f"source.code_replaced_by must be the name of a model family, got {source.code_replaced_by!r:.80}"
         )
     if odd := [part for part in source.left_out if not re.fullmatch(r"\w[\w.]{0,79}", part, re.ASCII)]:
         raise ValueError(f"the keys of source.left_out must be names of tensors, got {odd[0]!r:.80}")
@@ -511,4 +512,4 @@ def _check_generation(g: Generation, config: Config) -> None:
     if not STOPS.holds(g.stop):
         raise ValueError(f"generation.stop must be {STOPS.words}, got {g.stop!r:.80}")
     if odd := [name for name in g.left_out if name not in KEYS]:
-        raise ValueError(f"generation.left_out must name options of generation, got {odd[0]!r:.80}")
+        raise ValueError(f"generation.left_out must list options of generation, got {odd[0]!r:.80}")

@@ -46,7 +46,7 @@ def read(data: bytes, schema: Schema, span: tuple[int, int]) -> dict[str, Any]:
     for tag, begin, end in _fields(data, *span):
         field = by_tag.get(tag)
         if field is None:
-            raise ValueError(f"protobuf field {tag >> 3} of wire type {tag & 7} isn't one that tfm writes")
+            raise ValueError(f"tfm doesn't write protobuf field {tag >> 3} of wire type {tag & 7}")
         if field.kind == "text":
             value: Any = data[begin:end].decode("utf-8")
         elif field.kind == "bytes":
@@ -83,7 +83,7 @@ def _fields(data: bytes, at: int, end: int) -> Iterator[tuple[int, int, int]]:
         else:
             raise ValueError(f"a protobuf field must have wire type 0, 1, 2 or 5, got {kind}")
         if size > end - at:
-            raise ValueError(f"a protobuf field needs {size} bytes, but {end - at} are left")
+            raise ValueError(f"a protobuf field needs {size} bytes, but only {end - at} bytes follow")
         yield tag, at, at + size
         at += size
 

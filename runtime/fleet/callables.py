@@ -155,8 +155,8 @@ class Generate(BatchTask):
     def __call__(self, batch: Columns) -> Columns:
         if self._draws and ROW not in batch:
             raise ArgumentError(
-                f"a batch must have the column {ROW!r}, whole numbers from which each text's random "
-                "numbers are made; without this column, use greedy=True"
+                f"a batch must have the column {ROW!r} with a whole number for each text, from which tfm "
+                "makes the text's random numbers; without this column, use greedy=True"
             )
         numbers = [int(number) for number in batch[ROW]] if ROW in batch else None
         made = self.model.generate_many(

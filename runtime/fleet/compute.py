@@ -29,7 +29,8 @@ class ComputeBlock:
     ) -> None:
         if identity(bundle) != expected:
             raise BundleError(
-                f"the bundle {bundle} must be the same on every machine of the job, but it differs here"
+                f"the bundle {bundle} must be the same on every machine of the job, but this machine has "
+                "another bundle"
             )
         self._task = TASKS[task](bundle, column=TEXT, **options)
         self._rows = rows

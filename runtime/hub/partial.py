@@ -171,7 +171,8 @@ class _Part(io.FileIO):
     def write(self, data: bytes) -> int:  # pyright: ignore[reportIncompatibleMethodOverride]
         if self._size is not None and self.tell() + len(data) > self._size:
             raise CheckpointError(
-                f"the download {Path(str(self.name)).stem} may have at most {self._size} bytes, but more came"
+                f"the download {Path(str(self.name)).stem} may have at most {self._size} bytes, but the "
+                "server sent more"
             )
         rest = memoryview(data)
         while rest:

@@ -71,7 +71,7 @@ def build(
                 is_over = _over(limit_s, stop)
                 record = _compiled(new, wanted, without, compilers, platform, is_over, progress)
                 if stop.is_set():
-                    raise ExportError("kernels weren't built: the program stopped waiting for them")
+                    raise ExportError("kernels weren't built, because the program stopped the build")
                 (new / RECORD).write_text(json.dumps(record.content()) + "\n", encoding="utf-8")
                 for made in (new.parent, new, *new.iterdir()) if private else ():
                     made.chmod(0o700)

@@ -116,25 +116,29 @@ def _header(value: Any, path: Path, engine: OrtEngine) -> Header:
     if not isinstance(value, dict) or value.keys() != set(Header._fields):
         raise ArgumentError(f"{path}: the header must have the fields {', '.join(Header._fields)}")
     if value["bundle"] != engine.bundle_hash:
-        raise ArgumentError(f"{path}: was written with another bundle: name another file, or remove it")
+        raise ArgumentError(
+            f"{path}: was written with another bundle: give another file, or remove this file"
+        )
     if value["backend"] != engine.backend:
         raise ArgumentError(
             f"{path}: was computed by {value['backend']!r:.60}, but this run computes with {engine.backend}: "
-            "name another file, or remove it"
+            "give another file, or remove this file"
         )
     tokens, dropped = value["tokens"], value["dropped"]
     config = engine.config
     if not _integers(tokens, config.embedding.vocabulary) or not 1 <= len(tokens) <= config.context:
         raise ArgumentError(
-            f"{path}: tokens in the header must be 1 to {config.context} token ids of the model"
+            f"{path}: the header's `tokens` must be 1 to {config.context} token ids of the model"
         )
     windows = {str(kind.window): kind.window for kind in engine.kinds if kind.window is not None}
     if not isinstance(dropped, dict) or dropped.keys() != windows.keys():
         raise ArgumentError(
-            f"{path}: dropped in the header must have the keys {', '.join(windows) or '(none)'}"
+            f"{path}: the header's `dropped` must have the keys {', '.join(windows) or '(none)'}"
         )
     if not _integers(list(dropped.values()), len(tokens) + 1):
-        raise ArgumentError(f"{path}: dropped in the header must be numbers of tokens, at most {len(tokens)}")
+        raise ArgumentError(
+            f"{path}: the header's `dropped` must be numbers of tokens, at most {len(tokens)}"
+        )
     return Header(value["bundle"], value["backend"], tokens, {windows[w]: n for w, n in dropped.items()})
 
 

@@ -36,9 +36,9 @@ def startable(device: str) -> Device:
     elif (result := _try(cuda)) == STARTS:
         return "cuda"
     else:
-        problem = f"its provider {result}"
+        problem = f"ONNX Runtime's CUDA provider {result}"
     if device == "cuda":
-        raise DeviceError(f"CUDA can't start on this machine, {problem}; use device=cpu")
+        raise DeviceError(f"CUDA can't start on this machine ({problem}): use device=cpu")
     return "cpu"
 
 

@@ -82,7 +82,7 @@ def test_who_is_refused(checkpoint: Path, tmp_path: Path, capsys: pytest.Capture
         (["--pull", str(checkpoint)], 2, "--on-demand"),
         ([f"a={checkpoint}", f"a={checkpoint}"], 2, "two models are named a"),
         (["--host", "127.evil.example"], 2, "add --api-key-file"),
-        (["--api-key-file", str(empty)], 2, "must have one API key"),
+        (["--api-key-file", str(empty)], 2, "must have one API key of printable ASCII on each line"),
         ([str(checkpoint), str(checkpoint)], 2, "two models are named tiny"),
         (["demo-tag"], 4, "can only tag"),
     ):

@@ -175,7 +175,7 @@ def test_a_layer_never_holds_more_than_it_has_room_for(bundle, tmp_path: Path) -
     header = json.loads(data[12 : 12 + int.from_bytes(data[8:12], "little")])
     assert any(header["dropped"].values())
     file.write_bytes(with_header(data, dropped=dict.fromkeys(header["dropped"], 0)))
-    with refused(ArgumentError, "layer", "room", "tokens"):
+    with refused(ArgumentError, "layer", "store", "tokens"):
         text(model, SHARED * 5, prefix=file)
 
 
