@@ -134,7 +134,7 @@ def _expect_whole(format: str, log: str, path: Path) -> None:
     cut = re.search(r"^data : (\d+) \(should be (\d+)\)$", log, re.M)
     if cut is not None and int(cut[2]) < int(cut[1]) < UNKNOWN:
         raise LimitError(
-            f"{path}: the header says {cut[1]} bytes of samples, but the file ends after {cut[2]}"
+            f"{path}: the header states {cut[1]} bytes of samples, but the file ends after {cut[2]} bytes"
         )
 
 
@@ -166,4 +166,6 @@ def _blocks(file: SoundFile, path: Path) -> Iterator[np.ndarray]:
         count += len(block)
         yield block.mean(1)
     if count < file.frames:
-        raise LimitError(f"{path}: the header says {file.frames} samples, but the file ends after {count}")
+        raise LimitError(
+            f"{path}: the header states {file.frames} samples, but the file ends after {count} samples"
+        )

@@ -76,7 +76,7 @@ class BeamSearch:
         self.length_penalty = float(self.length_penalty)
         if not self.sampler.greedy:
             raise LimitError(
-                "beam search doesn't sample: leave out temperature, top-k, top-p, min-p, typical-p"
+                "beam search can't sample: don't set temperature, top-k, top-p, min-p or typical-p"
             )
         self.sampler = self.sampler.after_reading(self.encoder_ids)
         self.hypotheses: list[Hypothesis] = []

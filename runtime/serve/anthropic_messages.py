@@ -81,7 +81,7 @@ class Tool(Said):
     def _is_custom(cls, value: str | None) -> str | None:
         if value not in (None, "custom"):
             raise ValueError(
-                f"this server doesn't have the tool {value!r:.40}: leave it out, or give its input_schema"
+                f"this server doesn't have the tool {value!r:.40}: remove this tool, or give its input_schema"
             )
         return value
 

@@ -156,7 +156,9 @@ class Server:
             return next(iter(self._served.values()))
         names = ", ".join(map(repr, self.models))
         if not name:
-            raise RequestError(f"the request must name a model: this server has {names}", param="model")
+            raise RequestError(
+                f"the request must have the field `model`: this server has {names}", param="model"
+            )
         if name not in self.models:
             raise RequestError(
                 f"unknown model {name!r:.80}: this server has {names}",
@@ -243,7 +245,7 @@ def expect_served(name: str, model: Model) -> None:
     """Raise ConfigError if the server has no routes for the model's task."""
     if not isinstance(model.config.head, LM | Pool | Classify | CTC):
         raise ConfigError(
-            f"{name} can't be served, since it can only {task_of(model.config)}: name a model that "
+            f"{name} can't be served, since this model can only {task_of(model.config)}: use a model that "
             "generates, embeds, classifies or transcribes"
         )
 

@@ -130,7 +130,8 @@ class GenerateBody(Generating):
     def _raw_alone(self) -> GenerateBody:
         if self.raw and (self.system or self.think):
             raise ValueError(
-                "raw can't be combined with system or think, since raw doesn't use the chat template"
+                "`raw` can't be combined with `system` or `think`, since a raw prompt doesn't use the chat "
+                "template"
             )
         return self
 

@@ -94,7 +94,7 @@ class FunctionTool(Function):
     def _is_function(cls, value: str) -> str:
         if value != "function":
             raise ValueError(
-                f"this server can't run the tool {value!r:.40}: leave it out, or give a function"
+                f"this server can't run the tool {value!r:.40}: remove this tool, or give a function"
             )
         return value
 

@@ -184,7 +184,7 @@ class Sampling(stating(Harmless, *SENT)):
         if self.stream_options is not None and not self.stream:
             raise ValueError("stream_options needs stream: true")
         if self.grammar is not None and self.structured_outputs is not None:
-            raise ValueError("structured_outputs and grammar can't be combined: leave out one of them")
+            raise ValueError("structured_outputs and `grammar` can't be combined: give only one field")
         return self
 
     def constraint(self) -> GenerateOptions:
@@ -365,10 +365,12 @@ class ChatBody(Sampling):
         if None not in (self.max_tokens, self.max_completion_tokens) and (
             self.max_tokens != self.max_completion_tokens
         ):
-            raise ValueError("max_tokens and max_completion_tokens contradict each other: give one")
+            raise ValueError(
+                "max_tokens and max_completion_tokens contradict each other: give only one field"
+            )
         if self._json_schema() is not None and super().constraint():
             raise ValueError(
-                "response_format can't be combined with structured_outputs or grammar: leave one of them out"
+                "response_format can't be combined with structured_outputs or `grammar`: give only one field"
             )
         if self.continue_final_message and not self.continues:
             raise ValueError("continue_final_message needs an assistant's text as the last message")
@@ -395,12 +397,12 @@ class ChatBody(Sampling):
         if len(set(names)) < len(names):
             raise ValueError("tools: each function must have a name of its own")
         if not names and self.tool_choice not in (None, "none", "auto"):
-            raise ValueError("tool_choice needs tools")
+            raise ValueError("tool_choice needs `tools`")
         for name in self._chosen():
             if name not in names:
-                raise ValueError(f"tool_choice must name one of the tools, got {name!r:.80}")
+                raise ValueError(f"tool_choice must be a function in `tools`, got {name!r:.80}")
         if self.must_call and self.stop:
-            raise ValueError("stop can't be combined with a tool_choice that requires a call")
+            raise ValueError("`stop` can't be combined with a tool_choice that requires a call")
 
     @property
     def must_call(self) -> bool:
@@ -458,9 +460,9 @@ class CompletionBody(Sampling):
     @model_validator(mode="after")
     def _best(self) -> CompletionBody:
         if self.best_of not in (None, self.n or 1):
-            raise ValueError("best_of must equal n, since all answers are returned")
+            raise ValueError("best_of must equal `n`, since this server returns all answers")
         if self.echo and self.stream:
-            raise ValueError("echo needs stream: false")
+            raise ValueError("`echo` needs stream: false")
         return self
 
     def prompts(self) -> list[str | list[int]]:

@@ -55,7 +55,7 @@ async def transcriptions(request: Request, body: TranscriptionBody) -> Response:
     words = "word" in body.timestamp_granularities
     if words and body.response_format != "verbose_json":
         raise RequestError(
-            "timestamp_granularities with word needs response_format verbose_json",
+            "timestamp_granularities with `word` needs the response_format `verbose_json`",
             param="timestamp_granularities",
         )
     return await _answer(request, body, "transcribe", stream=body.stream, language=body.language, words=words)

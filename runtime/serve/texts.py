@@ -144,7 +144,8 @@ async def begin_texts(request: Request, body: CompletionBody) -> Continuing:
     _check_room(served, len(stated) * (body.n or 1))
     if body.echo and not isinstance(model.config, Decoder):
         raise RequestError(
-            f"echo needs a model without an encoder, but {served.name} has one: leave out echo", param="echo"
+            f"`echo` needs a model without an encoder, but {served.name} has an encoder: remove `echo`",
+            param="echo",
         )
     prompts = [await _continued(served, prompt) for prompt in stated]
     options = resolve(model.generation, chat=False, **options_of(body, model))

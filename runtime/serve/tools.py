@@ -39,8 +39,8 @@ class Tools:
         self._thinking = False
         if offered and (mark := self._answers.lost_mark):
             raise RequestError(
-                f"the model {served.name} can't call tools: its calls begin with {mark!r}, but its tokenizer "
-                "removes this mark from texts",
+                f"the model {served.name} can't call tools: a call begins with {mark!r}, but the model's "
+                "tokenizer removes this mark from texts",
                 param="tools",
             )
 
@@ -84,7 +84,7 @@ def effort(body: ChatBody, template: ChatTemplate) -> dict[str, Any]:
     if template.uses("enable_thinking"):
         return {"enable_thinking": stated != "none"}
     raise RequestError(
-        "reasoning_effort: the model's chat template has no setting for it: leave it out",
+        "the model's chat template has no setting for reasoning_effort: remove this field",
         param="reasoning_effort",
     )
 

@@ -171,13 +171,13 @@ class Worker:
         """
         with self._changed:
             if self._closed:
-                raise TfmError("the model was closed: it accepts no more requests")
+                raise TfmError("the model was closed and accepts no more requests")
             # What a free slot takes at once doesn't wait.
             room = self.queue + self._free - len(self._waiting)
             if len(requests) > room:
                 raise QueueFullError(
-                    f"the queue must have room for {len(requests)} texts, but it has room for "
-                    f"{max(room, 0)}: try again later"
+                    f"the queue can take {max(room, 0)} more texts, but the request has {len(requests)}: "
+                    "try again later"
                 )
             wait = self.expected_wait
             if self.max_wait is not None and wait > self.max_wait:

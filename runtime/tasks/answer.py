@@ -120,9 +120,10 @@ def windows(
         raise LimitError(f"the text of question {number} has no tokens: give a text that isn't empty")
     if window > context or stride < 0 or (room <= stride and room < len(of_context)):
         raise LimitError(
-            f"question {number} takes {window - room} tokens, which leaves {room} of a window of {window} "
-            f"tokens for the text: the text needs more than the stride of {stride} tokens, and the model's "
-            f"context allows windows of at most {context} tokens"
+            f"question {number} has {window - room} tokens, so a window of {window} tokens has only "
+            f"{max(room, 0)} tokens for the text, but the text needs more than the stride of {stride} "
+            "tokens: shorten the question, or change the stride or the window (the model's context allows at "
+            f"most {context} tokens)"
         )
     before, after = range(of_context[0]), range(of_context[-1] + 1, len(encoding.ids))
     rows = []

@@ -49,7 +49,7 @@ def expect_head(config: Config, kind: type[H]) -> H:
     head = config.head
     if config.sound_shape is not None or not isinstance(head, kind):
         can = task_of(config)
-        raise ConfigError(f"this model can {can}, not {TASKS[kind]}: use {can}, or name another model")
+        raise ConfigError(f"this model can {can}, not {TASKS[kind]}: use {can}, or another model")
     return head
 
 
@@ -79,7 +79,9 @@ def expect_both(config: Config, task: str) -> None:
 def expect_mask(generation: Generation) -> int:
     """Return the id of the mask token. Raises CheckpointError if the model's files name none."""
     if generation.mask is None:
-        raise CheckpointError("the model's files must name the mask token, in tokenizer_config.json")
+        raise CheckpointError(
+            "the model has no mask token: tokenizer_config.json must have the key mask_token"
+        )
     return generation.mask
 
 

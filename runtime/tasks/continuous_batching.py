@@ -167,7 +167,7 @@ class Batch(Generic[R]):
         too, and ends the run.
         """
         if size < 1:
-            raise LimitError(f"batch must be at least 1 text, got {size}")
+            raise LimitError(f"`batch` must be at least 1, got {size}")
         for place, row in enumerate(rows, 1):
             fit(row.sequence, f"text {place}", self._engine.config)
         waiting = deque(rows)

@@ -103,7 +103,7 @@ class Conversation:
         calls = self.calls
         if len(results) != len(calls) or not calls:
             raise ArgumentError(
-                f"there must be one result for each of the {len(calls)} calls, got {len(results)}"
+                f"each of the {len(calls)} calls needs one result, got {len(results)} results"
             )
         told = [
             {"role": "tool", "content": text, "name": call["function"]["name"], "tool_call_id": call["id"]}

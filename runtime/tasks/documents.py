@@ -58,7 +58,7 @@ def parsed(text: str, given: Schema | None, finish_reason: FinishReason | None) 
     raise its own errors for values that its schema can't rule out.
     """
     if given is None:
-        raise ArgumentError("parsed needs json_schema: without it, an answer is plain text")
+        raise ArgumentError("`parsed` needs json_schema: without json_schema, an answer is plain text")
     if finish_reason == "length":
-        raise LimitError(f"the document was cut: raise max_new_tokens; it begins {text!r:.80}")
+        raise LimitError(f"the document was cut: raise max_new_tokens. The document begins {text!r:.80}")
     return json.loads(text) if isinstance(given, Mapping) else given.model_validate_json(text)

@@ -97,7 +97,7 @@ def predicted(
     arrays are views, so keeping one array keeps the output of its whole batch in memory.
     """
     if batch < 1:
-        raise LimitError(f"batch must be at least 1 text, got {batch}")
+        raise LimitError(f"`batch` must be at least 1, got {batch}")
     has_token_types = model.config.embedding.token_types is not None
     order = sorted(range(len(rows)), key=lambda i: -len(rows[i].ids))
     for start in range(0, len(order), batch):

@@ -216,7 +216,7 @@ def prompt_of(
     for what, value in for_templates.items():
         if value and not is_chat(model, raw=raw):
             raise ArgumentError(
-                f"{what} must be left out: the model has no chat template, or raw=True turns it off"
+                f"{what} can't be used: the model has no chat template, or raw=True turns the template off"
             )
     if control_tokens and not raw:
         raise ArgumentError(
@@ -391,7 +391,7 @@ class TextStream:
         `tools`.
         """
         if self._answers is None:
-            raise ArgumentError("answer needs a chat with tools: give tools")
+            raise ArgumentError("`answer` needs a chat with tools: set `tools`")
         return self._answers.answer(self.prompt, str(self), self.finish_reason)
 
     def events(self) -> Iterator[Event]:
@@ -401,7 +401,7 @@ class TextStream:
         Raises ArgumentError for a text without `tools`.
         """
         if self._answers is None:
-            raise ArgumentError("events() needs a chat with tools: give tools")
+            raise ArgumentError("events() needs a chat with tools: set `tools`")
         parser = self._answers.parser(thinking=self._answers.thinks_after(self.prompt))
         for part in self:
             yield from parser.feed(part)

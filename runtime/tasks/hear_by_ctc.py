@@ -45,7 +45,7 @@ def heard_segments(
     tokens, stem = model.generation.ctc, model.config.stem
     if tokens is None:
         raise CheckpointError(
-            "the model's tokens aren't known: vocab.json must be in the folder of its weights"
+            "the model has no list of tokens: vocab.json must be in the folder of the model's weights"
         )
     assert isinstance(stem, WaveStem)
     pause, longest = (max(1, int(seconds * RATE) // stem.stride) for seconds in (PAUSE, LONGEST))

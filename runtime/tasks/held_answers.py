@@ -39,7 +39,7 @@ def held(
         return prompt, options
     if options.beams is not None or not options.stop_on_eos:
         raise LimitError(
-            "an answer with strict tools ends as soon as it is complete: leave out beams and stop_on_eos"
+            "an answer with strict tools ends as soon as it is complete: don't set `beams` or `stop_on_eos`"
         )
     if answers.asked_calls.must_call:
         inner = None

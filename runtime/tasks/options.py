@@ -116,23 +116,24 @@ class Options(record("TextFields", GenerateOptions, left_out=options(SamplingOpt
         require(GenerateOptions, vars(self))
         constraints = [name for name in sorted(CONSTRAINTS) if getattr(self, name) is not None]
         if len(constraints) > 1:
-            raise LimitError(f"only one of {' and '.join(constraints)} can be given: leave out the others")
+            raise LimitError(f"{' and '.join(constraints)} can't be combined: set only one option")
         if self.beams is not None:
             if self.draft:
-                raise LimitError("beam search can't use a draft: each of its steps scores all tokens")
+                raise LimitError("beam search can't use a draft: beam search scores all tokens at each step")
             if self.logprobs is not None:
-                raise LimitError("beam search can't return logprobs: its texts are scored as a whole")
+                raise LimitError("beam search can't return logprobs: beam search scores only whole texts")
             if self.thinking_token_budget is not None:
                 constraints = ["thinking_token_budget"]
             if constraints:
-                raise LimitError(f"beam search can't be combined with {constraints[0]}: leave out beams")
+                raise LimitError(f"beam search can't be combined with {constraints[0]}: don't set `beams`")
             self.search((), frozenset(), None)  # raises LimitError for what it refuses
         for name, default in OF_BEAMS.items():
             if self.beams is None and getattr(self, name) != default:
-                raise LimitError(f"{name} needs beams, got none")
+                raise LimitError(f"{name} needs `beams`, which isn't set")
         if constraints and (self.stop or not self.stop_on_eos):
             raise LimitError(
-                f"a text with {constraints[0]} ends as soon as it is complete: leave out stop and stop_on_eos"
+                f"a text with {constraints[0]} ends as soon as it is complete: don't set `stop` or "
+                "`stop_on_eos`"
             )
 
     @property
@@ -251,7 +252,7 @@ def _sampler(defaults: Mapping[str, object], chosen: dict[str, object]) -> Sampl
     if chosen.pop("greedy", False):
         if drawing:
             names = ", ".join(sorted(drawing))
-            raise LimitError(f"greedy decoding and beam search don't sample: leave out {names}")
+            raise LimitError(f"greedy decoding and beam search can't sample: don't set {names}")
         defaults = {name: value for name, value in defaults.items() if name not in DRAWS}
     start = Sampler(temperature=1.0) if drawing else Sampler()
     return replace(start, **{**defaults, **chosen})

@@ -39,9 +39,9 @@ def rerank(
     """
     head = model.config.head
     if not isinstance(head, Classify) or len(model.labels) != 1:
-        labels = f", this one has {len(model.labels)}" if isinstance(head, Classify) else ""
+        labels = f" (this model has {len(model.labels)} labels)" if isinstance(head, Classify) else ""
         raise ConfigError(
-            f"this model can {task_of(model.config)}, not rerank: name a classifier with one label{labels}"
+            f"this model can {task_of(model.config)}, not rerank: use a classifier with one label{labels}"
         )
     listed = singles(texts)
     labels = classify(model, [(query, text) for text in listed], batch=batch, progress=progress)

@@ -146,7 +146,7 @@ def transcribe(
         }  # fmt: skip
         if odd := [name for name, (value, only) in given.items() if value != only]:
             needed = "generates text, not one with a CTC head" if spells else "writes times, as Whisper does"
-            raise LimitError(f"{odd[0]} needs a model that {needed}: leave out {odd[0]}")
+            raise LimitError(f"`{odd[0]}` needs a model that {needed}: don't set `{odd[0]}`")
 
         def hear(first: int, samples: np.ndarray) -> Iterator[Segment]:
             if spells:
@@ -167,20 +167,20 @@ def transcribe(
     speech = model.generation.speech
     if speech is None:
         raise CheckpointError(
-            "the model's timestamp tokens aren't known: its generation_config.json must have the key "
+            "tfm can't find the model's timestamp tokens: generation_config.json must have the key "
             "no_timestamps_token_id"
         )
     if len(model.generation.eos) != 1:
         raise CheckpointError(
-            f"the model's files must name one eos_token_id, got {list(model.generation.eos)}"
+            f"the model must have exactly one eos_token_id, got {list(model.generation.eos)}"
         )
     if batch < 1:
-        raise LimitError(f"batch must be at least 1, got {batch}")
+        raise LimitError(f"`batch` must be at least 1, got {batch}")
     if batch > 1 and isinstance(sound, Iterator):
-        raise LimitError(f"live sound is transcribed one utterance at a time: leave out batch, got {batch}")
+        raise LimitError(f"live sound is transcribed one utterance at a time: don't set `batch`, got {batch}")
     if batch > 1 and condition:
         raise LimitError(
-            "with condition, each window needs the text of the window before it: leave out batch"
+            "with `condition`, each window needs the text of the previous window: don't set `batch`"
         )
     if not temperatures or not all(0 <= one < np.inf for one in temperatures):
         raise LimitError(f"temperatures must be at least one number of at least 0, got {[*temperatures]}")
@@ -254,7 +254,7 @@ def _language(speech: SpeechTokens, name: str | None) -> str | None:
         return None
     if code not in speech.languages:
         known = ", ".join(speech.languages) or "only English"
-        raise LimitError(f"the model transcribes {known}: language can't be {name!r:.40}")
+        raise LimitError(f"language can't be {name!r:.40}: the model transcribes {known}")
     return code
 
 
@@ -319,7 +319,8 @@ class _Sound:
             return []
         if ask.speech.previous is None:
             raise CheckpointError(
-                "the model can't read its earlier text: its files name no prev_sot_token_id"
+                "`condition` needs the key prev_sot_token_id in generation_config.json, but the key is "
+                "missing"
             )
         return [ask.speech.previous, *self.before[-(ask.model.config.context // 2 - 1) :]]
 
@@ -434,9 +435,7 @@ def _token_begins(
     token that it wrote."""
     engine = model.engine
     if not isinstance(engine, AttentiveEngine):
-        raise LimitError(
-            "this engine can't return cross-attention, from which word times are computed: leave out words"
-        )
+        raise LimitError("word times need cross-attention, which this engine can't return: don't set `words`")
     # Without a list of heads: all of the upper half's, as openai has it.
     crosses = [(i, layer.cross) for i, layer in enumerate(model.config.layers) if layer.cross is not None]
     upper = crosses[len(crosses) // 2 :]

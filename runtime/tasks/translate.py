@@ -29,7 +29,8 @@ def translate(
         task = f"translation_{origin}_to_{to}"
         if task not in named:
             raise LimitError(
-                f"the model has only the tasks {', '.join(named)}, and can't translate from {origin} to {to}"
+                f"the model has no task {task!r:.80} (origin={origin!s:.20}, to={to!s:.20}), only "
+                f"{', '.join(named)}"
             )
         return generate(model, text, task=task, **options)
     generation, source = directed(model.generation, prompt_of(model, text).encoder_ids or (), origin, to)

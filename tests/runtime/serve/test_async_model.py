@@ -171,7 +171,7 @@ def test_what_has_no_room_in_the_queue_is_refused_and_nothing_else() -> None:
             options = model.options(max_new_tokens=4, greedy=True)
             prompt = Prompt([1, 2, 3], None)
             streams = served.start(prompt, options, count=5)
-            with refused(QueueFullError, "queue", "1", "0"):
+            with refused(QueueFullError, "queue", "0", "1"):
                 served.start(prompt, options)
             model.engine.open()
             first = [await stream.read() for stream in streams]

@@ -95,7 +95,7 @@ def test_what_is_refused(served: tuple[httpx.Client, Server]) -> None:
             {"model": "tiny", "messages": serving.messages(0)},
             "send the text to /v1/completions",
         ),
-        ("/completions", {**completion, "echo": True}, "leave out echo"),
+        ("/completions", {**completion, "echo": True}, "remove `echo`"),
         ("/completions", {**completion, "prompt": "the cat " * 40}, "the model reads 1 to 64"),
         ("/completions", {**completion, "prompt": [SIZE]}, "token ids must be"),
     ):

@@ -104,11 +104,11 @@ def test_what_is_refused() -> None:
         ({"longest": 0}, "count longest 1 0"),
         ({"window": 33}, "window context 32"),
         ({"stride": -1}, "stride -1"),
-        ({"window": 10, "stride": 9}, "6 window 10"),
+        ({"window": 10, "stride": 9}, "window 10 6 stride 9"),
     ):
         with refused(LimitError, *match.split()):
             model.answer(("cat", "the cat is the cat is the cat"), **wrong)
-    with refused(LimitError, "question", "2", "43", "-11", "window", "32"):
+    with refused(LimitError, "question", "2", "43", "window", "32", "0"):
         model.answer([("cat", "is"), ("cat " * 40, "is")])
     with refused(LimitError, "question", "1", "tokens"):
         model.answer(("cat", " "))
