@@ -240,7 +240,7 @@ def _searched(
     names = feedback.compensated(plan.formats)
     why = without_feedback(checkpoint, given) if names else "matrices keep the file's own blocks"
     if why and given is not None and not checkpoint.config.rounds_cache:
-        raise ExportError(f"calibration must be left out for quant=int4: {why}")
+        raise ExportError(f"calibration can't be used with quant=int4: {why}")
     if why:
         progress(f"rounding without feedback: {why}", 0, 0)
         result = CalibrationResult(without_feedback=why)
@@ -287,7 +287,7 @@ def _within(job: _Export, budget: Budget, given: Path | None, path: Path, progre
         size = plan.read_size(new.forms or {})
         if budget.kind != "kl" and size > budget.room(plan.shapes.numbers):
             raise ExportError(
-                f"{budget.option} is below the {size} bytes that these weights take, because some scales "
+                f"{budget.option} is below the {size} bytes that the weights need, because some scales "
                 "don't fit float16 and are stored in float32; give a larger budget"
             )
         bundle = Bundle(path.parent, _manifest(new, {}))

@@ -81,8 +81,8 @@ def _lengths(q: Array, block: list[Array], group: distributed.ProcessGroup | Non
         if row[1:] != rows[0][1:]:
             names = "batch, query heads, key heads, key size, value size, bytes per number"
             raise ConfigError(
-                f"all ranks of a ring must have the same {names}: rank {rank} has {row[1:]}, rank 0 "
-                f"{rows[0][1:]}"
+                f"all ranks of a ring must have the same {names}: rank {rank} has {row[1:]}, but "
+                f"rank 0 has {rows[0][1:]}"
             )
     return [row[0] for row in rows]
 

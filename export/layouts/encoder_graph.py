@@ -148,6 +148,7 @@ def states(graph: ir.Graph, tokens: ir.Value, width: int, time: int | str = "tim
         seen.add(value)
     if not found or tokens in seen:
         raise ExportError(
-            "the model must have a norm after its last layer, which gives the tokens' vectors: it has none"
+            "the model has no norm after its last layer, but the layout takes the tokens' vectors from this "
+            "norm"
         )
     return found[-1]

@@ -130,8 +130,8 @@ def check_calibration(scheme: Scheme, calibration: Calibration | None, kv: str =
     """
     if scheme.calibrated and calibration is None:
         raise ExportError(
-            f"quant={scheme.name} needs calibration: a text like those that the model will read, "
-            "from which tfm measures each activation's range"
+            f"quant={scheme.name} needs calibration: give a text like the texts that the model will read, "
+            "so that tfm can measure each activation's range"
         )
     if scheme.calibrated or calibration is None:
         return
@@ -165,11 +165,13 @@ def check_budget(scheme: Scheme, budget: Budget | None, config: Config) -> None:
         )
     if has_mtp(config):
         raise ExportError(
-            f"quant={scheme.name} measures a model's loss on a text, which an mtp module doesn't read: "
-            "leave out mtp, or use quant=int4"
+            f"quant={scheme.name} measures a model's loss on a text, but the module for drafts (mtp) doesn't "
+            "read texts: export the model without mtp, or use quant=int4"
         )
     if budget.kind == "kl" and not config.head.predicts_tokens:
-        raise ExportError(f"budget={budget} needs a model that predicts tokens: give bytes or bits")
+        raise ExportError(
+            f"budget={budget} needs a model that predicts tokens: give a budget in bytes or bits"
+        )
 
 
 def check_cache(config: Config, kv: str, target: Target) -> None:

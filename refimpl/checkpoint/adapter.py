@@ -83,8 +83,8 @@ def require_choice(base: Path, choice: AdapterChoice) -> None:
     if choice is None and lies_beside(base):
         directory = base if base.is_dir() else base.parent
         raise CheckpointError(
-            f"{base}: an adapter is beside the model: merge it with adapter={str(directory)!r}, or "
-            "leave it out with adapter=False"
+            f"{base}: the model's folder contains an adapter: merge the adapter with "
+            f"adapter={str(directory)!r}, or ignore the adapter with adapter=False"
         )
 
 

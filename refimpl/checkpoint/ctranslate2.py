@@ -79,7 +79,8 @@ class CTranslate2Tensors:
             if not modules or not variable.shape or variable.shape[0] % len(modules):
                 shape = list(variable.shape)
                 raise CheckpointError(
-                    f"{file.path}: must have only Whisper's variables, but {name!r:.80} {shape} isn't one"
+                    f"{file.path}: must have only Whisper's variables, but {name!r:.80} {shape} isn't a "
+                    "variable of Whisper"
                 )
             size = variable.shape[0] // len(modules)
             for i, module in enumerate(modules):
@@ -154,7 +155,7 @@ def as_transformers(
     if file.specification != SPECIFICATION:
         raise CheckpointError(
             f"{path}: tfm reads only CTranslate2's Whisper models ({SPECIFICATION}), got "
-            f"{file.specification:.80}: take the original checkpoint"
+            f"{file.specification:.80}: use the original checkpoint"
         )
     for name, value in SETTINGS.items():
         if name in file.variables and (stated := file.number(name)) != value:

@@ -81,7 +81,7 @@ class Generation:
         none.
         """
         if self.start is None:
-            raise ConfigError("the model must name a decoder_start_token_id to generate text, got none")
+            raise ConfigError("the model must have a decoder_start_token_id to generate text, got none")
         return (self.start,)
 
     @property

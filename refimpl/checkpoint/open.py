@@ -239,7 +239,9 @@ def _chosen(path: Path, choice: AdapterChoice, *, mtp: bool) -> Adapter | None:
 def _ignored(path: Path, keys: Collection[str], stated: Collection[str]) -> tuple[str, ...]:
     """Return the sorted keys to ignore. Raises ConfigError for a key that the model's files don't contain."""
     if absent := sorted({*keys} - {*stated}):
-        raise ConfigError(f"{path}: the model's files have no key {absent[0]!r:.80}, so it can't be ignored")
+        raise ConfigError(
+            f"{path}: key {absent[0]!r:.80} can't be ignored, because the model's files don't have this key"
+        )
     return tuple(sorted({*keys}))
 
 

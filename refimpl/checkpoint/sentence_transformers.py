@@ -91,7 +91,9 @@ def read_sentence(directory: Directory) -> Sentence | None:
             if (values := directory.object(name, folder)) is not None:
                 return Keys(values, str(path / folder / name))
         if need:
-            raise CheckpointError(f"{path / folder / names[0]} is missing: modules.json names its folder")
+            raise CheckpointError(
+                f"{path / folder / names[0]} is missing, but modules.json lists the folder {folder!r:.80}"
+            )
         return Keys({}, str(path / folder / names[0]))
 
     longest = _transformer(keys(*ENCODERS))

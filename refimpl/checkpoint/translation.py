@@ -24,15 +24,15 @@ def directed(
         if source is None and target is None:
             return generation, text
         raise LimitError(
-            f"this model has no language tokens: leave the languages out, got {source or target!r:.40}"
+            f"this model has no language tokens: give no languages, got {source or target!r:.40}"
         )
     if source is not None:
         token = languages.token(source)
         tokens = set(languages.codes.values())
         if languages.place == "text" or not tokens & set(text):
             raise LimitError(
-                "this model takes only the language of the translation, not the language of the text: leave "
-                f"{source!r:.40} out"
+                "this model takes only the language of the translation, not the language of the text, "
+                f"got {source!r:.40} for the text"
             )
         text = [token if one in tokens else one for one in text]
     if target is not None:

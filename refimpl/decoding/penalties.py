@@ -179,7 +179,10 @@ def _shift_logits(
 def check_any_allowed(maximum: float) -> None:
     """Raise LimitError if the largest logit is −∞, which means that all tokens are banned."""
     if maximum == -np.inf:
-        raise LimitError("no token is left to choose: raise no_repeat_ngram or suppress fewer tokens")
+        raise LimitError(
+            "every token is forbidden, so no token can be chosen: raise no_repeat_ngram or suppress fewer "
+            "tokens"
+        )
 
 
 def check_token_ids(ids: Int[Array, " M"], vocabulary: int) -> Int[Array, " M"]:

@@ -105,7 +105,7 @@ class EncoderKeysValues(CacheKind):
 
     def empty(self, batch: int, capacity: int, dtype: np.dtype) -> KVCache:
         raise LimitError(
-            "the cache of an encoder's keys and values can't be empty: it is made from the encoder's text"
+            "the cache of an encoder's keys and values can't be empty: make the cache from the encoder's text"
         )
 
 

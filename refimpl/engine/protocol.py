@@ -218,7 +218,7 @@ def check_step(
         return tokens, lengths, last
     at = np.asarray(at, np.int64)
     if at.ndim != 2 or at.shape[0] != batch or (at.size and (at.min() < 0 or at.max() >= t)):
-        raise LimitError(f"at must be [{batch}, P] positions from 0 to {t - 1}, got {at.tolist()}")
+        raise LimitError(f"`at` must be [{batch}, P] positions from 0 to {t - 1}, got {at.tolist()}")
     return tokens, lengths, at
 
 
@@ -235,7 +235,7 @@ def check_mtp(config: Config) -> Decoder:
     """Return the Config; raise ConfigError if the model has no module for multi-token prediction."""
     if not has_mtp(config):
         raise ConfigError(
-            "the model has no module that predicts further tokens (mtp): to read a checkpoint's module, open "
+            "the model has no module for multi-token prediction (mtp): to read a checkpoint's module, open "
             "or export the checkpoint with mtp=True"
         )
     return config
@@ -251,7 +251,7 @@ def check_start(config: Config, batch: int, encoder_ids: np.ndarray | None) -> N
         raise ConfigError("a model without a decoder has no steps: use predict")
     if (encoder_ids is None) == isinstance(config, EncoderDecoder):
         needs, got = ("needs", "none") if encoder_ids is None else ("takes no", "some")
-        raise ConfigError(f"start {needs} encoder_ids for this model, got {got}")
+        raise ConfigError(f"`start` {needs} encoder_ids for this model, got {got}")
     if encoder_ids is not None and len(encoder_ids) != batch:
         raise LimitError(f"encoder_ids must have {batch} rows, got {len(encoder_ids)}")
 
@@ -303,7 +303,7 @@ def _check_sound(config: Config, sound: np.ndarray, row: tuple[int | str, ...]) 
     assert config.stem is not None
     least, most = config.stem.least(1), config.stem.least(config.text_context + 1) - 1
     if not least <= sound.shape[1] <= most:
-        raise LimitError(f"a sound must have {least} to {most} samples, got {sound.shape[1]}: cut it")
+        raise LimitError(f"a sound must have {least} to {most} samples, got {sound.shape[1]}: cut the sound")
     return sound
 
 
@@ -313,7 +313,7 @@ def check_put(cache: Cache, row: int, one: Cache) -> None:
     """
     check_rows(len(cache.lengths), np.array([row]))
     if len(one.lengths) != 1:
-        raise LimitError(f"a cache that is put into another one must have one row, got {len(one.lengths)}")
+        raise LimitError(f"a cache that is put into another cache must have one row, got {len(one.lengths)}")
 
 
 def check_rows(batch: int, rows: np.ndarray) -> np.ndarray:

@@ -496,6 +496,6 @@ def _check(part: Schema, known: frozenset[str] | set[str], where: str) -> None:
 
 def _refused(where: str, reason: str) -> ArgumentError:
     return ArgumentError(
-        f"the schema of {where:.80} has {reason}, which can't be followed in this model's form of calls: "
-        "leave it out, or leave out strict"
+        f"the schema of {where:.80} has {reason}, which can't be followed in this model's calls: change "
+        "the schema, or remove `strict`"
     )

@@ -109,11 +109,11 @@ class ChatTemplate:
         """
         for name in variables:
             if name in ("messages", "tools", "add_generation_prompt", *self._special_tokens):
-                raise ArgumentError(f"chat_template_kwargs can't have {name!r}: leave it out")
+                raise ArgumentError(f"chat_template_kwargs can't have {name!r}: remove this variable")
             if not _uses(source, str(name)):
                 raise ArgumentError(
                     "chat_template_kwargs may have only variables of the model's chat template, got "
-                    f"{name!r:.80}: leave it out"
+                    f"{name!r:.80}: remove this variable"
                 )
         return variables
 
@@ -182,7 +182,7 @@ class ChatTemplate:
             before, mark, _ = text.rpartition(MARK)
             if not mark:
                 raise LimitError(
-                    "the last message can't be continued, because the chat template leaves out its text"
+                    "the last message can't be continued, because the chat template drops this message's text"
                 )
             return before + contents[-1]
 
@@ -195,7 +195,7 @@ class ChatTemplate:
             if self._tokenizer.has_control_tokens(other):
                 raise LimitError(
                     "a name, a tool, a call or a variable must not contain a control token, "
-                    f"got {other!r:.80}: remove it"
+                    f"got {other!r:.80}: remove the control token"
                 )
         if not any(map(self._tokenizer.has_control_tokens, said)):
             return self._tokenizer.encode_template(text)

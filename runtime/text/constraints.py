@@ -79,7 +79,7 @@ def _compiled(process: LanguageProcess, language: Language) -> Connection:
         raise _refused(kind, str(error) or most) from None
     except (ValueError, UnicodeError) as error:
         reason = str(error)
-        raise _refused(kind, "it matches no text" if reason.startswith("NoExtension") else reason) from None
+        raise _refused(kind, "no text matches" if reason.startswith("NoExtension") else reason) from None
 
 
 def _refused(kind: str, reason: str) -> ArgumentError:
@@ -99,11 +99,11 @@ class Constraints:
 
     def __init__(self, tokenizer: Tokenizer, stop_ids: Sequence[int], limits: Limits = LIMITS) -> None:
         if not stop_ids:
-            raise CheckpointError("a constrained text needs a stop token, but the model names none")
+            raise CheckpointError("a constrained text needs a stop token, but the model has none")
         if tokenizer.cleans_up:
             raise CheckpointError(
-                "texts can't be constrained for this tokenizer, since it cleans up the spaces of decoded "
-                "texts"
+                "texts can't be constrained for a tokenizer that removes spaces from decoded texts, as this "
+                "model's tokenizer does"
             )
         self._vocabulary = tokenizer.vocabulary
         with convert_errors("can't constrain a text"):

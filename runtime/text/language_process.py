@@ -66,7 +66,9 @@ class Connection:
         try:
             answer = receive(self._socket)
         except TimeoutError:
-            raise EndedError(f"its process didn't answer for {WAIT_S:g} s") from None
+            raise EndedError(
+                f"the process that checks the constraint didn't answer for {WAIT_S:g} s"
+            ) from None
         except OSError as error:
             raise EndedError from error
         if answer is None:

@@ -28,7 +28,8 @@ def read_messages(path: Path) -> list[Message]:
     for i, message in enumerate(messages):
         if other := message.keys() - {"role", "content"} - MORE.get(message["role"], set()):
             raise ArgumentError(
-                f"message {i} of role {message['role']} must have no {min(other)!r:.40}: remove it"
+                f"message {i} of role {message['role']} can't have the key {min(other)!r:.40}: remove this "
+                "key"
             )
         calls = message.get("tool_calls", [])
         texts = [message[name] for name in message.keys() - {"tool_calls"}]
@@ -58,7 +59,7 @@ def write_messages(path: Path, messages: Sequence[Message], *, overwrite: bool =
     Raises ExportError if the file can't be written, or if it exists and `overwrite` isn't set.
     """
     if path.exists() and not overwrite:
-        raise ExportError(f"{path} exists: name another file, or add --overwrite")
+        raise ExportError(f"{path} exists: choose another file, or add --overwrite")
     text = json.dumps([dict(message) for message in messages], ensure_ascii=False, indent=1) + "\n"
     try:
         write_whole(path, text.encode())

@@ -83,7 +83,8 @@ class TemplateProcess:
                 self._end()
         if "length" in answer:
             raise LimitError(
-                f"a chat may render to at most {limits.output} characters, but it gave {answer['length']}"
+                f"a rendered chat may have at most {limits.output} characters, but this chat has "
+                f"{answer['length']}"
             )
         if "error" in answer:
             raise _failure(answer["error"])

@@ -68,7 +68,7 @@ def close_doors() -> None:
 
 def _refuse(event: str, args: tuple[object, ...]) -> None:
     if event.partition(".")[0] in REFUSED:
-        raise PermissionError(f"a template may not do this: {event}")
+        raise PermissionError(f"a chat template must not use {event}")
 
 
 def render(compiled: Callable[[str], Any], request: dict[str, Any]) -> dict[str, Any]:
@@ -129,9 +129,7 @@ class PlainNamespace(Namespace):
 
     def __setitem__(self, name: str, value: object) -> None:
         if str(name).startswith("_"):
-            raise SecurityError(
-                f"a namespace may have no name with an underscore before it, got {name!r:.40}"
-            )
+            raise SecurityError(f"a name in a namespace must not begin with an underscore, got {name!r:.40}")
         Namespace.__setitem__(self, name, value)
 
 

@@ -122,7 +122,7 @@ def check_decoder(definition: Any) -> None:
     if (factor := math.prod(_bounds(step)[0] for step in steps)) > DECODED:
         raise LimitError(
             f"tokenizer.json: a decoder may turn one character into at most {DECODED} characters, but this "
-            f"decoder may turn one into {factor:.0f}"
+            f"decoder may turn one character into {factor:.0f}"
         )
 
 

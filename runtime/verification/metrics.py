@@ -106,7 +106,9 @@ def fidelities(
     positions = predicted = 0
     room, chunk_length = window - len(before), 2 * CHUNK // max(2, len(engines))
     if room < 1:
-        raise LimitError(f"a window of {window} has no room for a text after {len(before)} tokens")
+        raise LimitError(
+            f"a window of {window} tokens is too short for a text after {len(before)} special tokens"
+        )
     for begin in range(0, len(text), room):
         tokens = text[begin : begin + room]
         caches = {

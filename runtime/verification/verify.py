@@ -144,7 +144,7 @@ def _open_source(source: Path | str, adapter: AdapterChoice, bundle: Bundle) -> 
     checkpoint = open_checkpoint(source, adapter, mtp=mtp, ignore_keys=ignored)
     checkpoint = checkpoint.for_context(bundle.config.context)
     if checkpoint.config.with_kv("float") != bundle.config.with_kv("float"):
-        raise CheckpointError(f"{source}: must be the source of {bundle.path}, but its config differs")
+        raise CheckpointError(f"{source}: must be the source of {bundle.path}, but the two configs differ")
     return checkpoint
 
 

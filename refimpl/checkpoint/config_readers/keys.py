@@ -260,7 +260,8 @@ class Keys:
         """
         if known := sorted(self._read & {*(self.ignore or ())} & self.values.keys()):
             raise ConfigError(
-                f"{self.where}: key {known[0]!r:.80} is used by the model's family, so it can't be ignored"
+                f"{self.where}: key {known[0]!r:.80} can't be ignored, because the model's family uses this "
+                "key"
             )
         for key in sorted(self.unread):
             if key in harmless and harmless[key] is not ANY:

@@ -235,9 +235,9 @@ def _with_module(config: Config, where: str, mtp: bool) -> Config:
     stated = config.mtp if isinstance(config, Decoder) else None
     if mtp and stated is None:
         raise ConfigError(
-            f"{where}: mtp needs a model with exactly one module for further tokens that tfm reads "
+            f"{where}: mtp needs a model with exactly one module for multi-token prediction "
             "(num_nextn_predict_layers or mtp_num_hidden_layers of 1, or mtp.fc.weight; in GGUF glm4moe's "
-            "nextn_predict_layers of 1); this model has none"
+            "nextn_predict_layers of 1), but tfm found no such module"
         )
     return config if stated is None or mtp else replace(config, mtp=None)
 
@@ -286,8 +286,8 @@ def identify(keys: Keys) -> tuple[Family, set[Task], Quantization | None]:
     quantization = read_quantization(keys)
     if quantization is not None and not _stores_outputs_first(family):
         raise ConfigError(
-            f"{keys.where}: quantization_config isn't supported for {keys.values['model_type']}, whose "
-            "matrices are stored with the input axis first: take the original checkpoint, or a .gguf file "
+            f"{keys.where}: quantization_config isn't supported for {keys.values['model_type']}, because "
+            "its matrices are stored with the input axis first: use the original checkpoint, or a .gguf file "
             "of the model"
         )
     return family, tasks, quantization
@@ -371,7 +371,7 @@ def read_gguf(source: GgufSource, *, mtp: bool = False, ignore: Collection[str] 
     if single.get("general.architecture") == "clip":
         raise ConfigError(
             f"{where}: the file is only the vision or audio part of a model (mmproj), which tfm doesn't "
-            "read: give the .gguf file of its text model"
+            "read: give the .gguf file of the text model"
         )
     dialect = Keys(single, where).choice("general.architecture", by_architecture)
     prefix = dialect.architecture + "."

@@ -311,7 +311,8 @@ def _rotary(keys: Keys, source: TensorSource) -> dict[str, dict[str, Any]]:
     turned = int(np.sum(divisors == 1))
     if divisors.shape != (pairs,) or not turned or not (divisors[turned:] >= 1e29).all():
         raise ConfigError(
-            f"{keys.where}: {DIVISORS} must have {pairs} divisors: first ones, then very large ones"
+            f"{keys.where}: {DIVISORS} must have {pairs} divisors: first the number 1, then very large "
+            "numbers"
         )
     near, far = keys.positive(THETA_NEAR, 10_000.0), keys.positive(THETA, 10_000.0)
     # Whoever rounds a product with the pairs down gets the number back.

@@ -92,7 +92,7 @@ def with_tensors(config: Config, source: TensorSource) -> Config:
     pairs = config.ropes[0].dims // 2
     name = next((name for name in FACTORS if name in source.names), None)
     if name is None:
-        raise CheckpointError(f"tensor {FACTORS[0]!r} is missing: rotary positions need it")
+        raise CheckpointError(f"tensor {FACTORS[0]!r} is missing: rotary positions need this tensor")
     if (shape := source.shape(name)) != (pairs,):
         raise CheckpointError(f"tensor {name!r} must have shape [{pairs}], but it has {list(shape)}")
     logs = source.load(name).astype(np.float64)

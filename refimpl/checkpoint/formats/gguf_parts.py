@@ -23,10 +23,10 @@ def parts_of(path: Path) -> list[Path]:
         return [path]
     first = path.with_name(f"{match[1]}-00001-of-{match[3]}.gguf")
     if path.name != first.name:
-        raise CheckpointError(f"{path}: is a part of a model: name the first part, {first.name}")
+        raise CheckpointError(f"{path}: is a part of a model: give the first part, {first.name}")
     if not 1 < int(match[3]) <= MAX_PARTS:
         raise CheckpointError(
-            f"{path}: a model may have at most {MAX_PARTS} parts, but the file's name says {int(match[3])}"
+            f"{path}: a model may have at most {MAX_PARTS} parts, but the file's name states {int(match[3])}"
         )
     files = [
         path.with_name(f"{match[1]}-{number:05}-of-{match[3]}.gguf") for number in range(1, int(match[3]) + 1)

@@ -34,7 +34,7 @@ def model_in_cache(path: Path) -> Path:
     models = [] if (snapshot / "config.json").exists() else list(models_of(_names(snapshot)))
     if len(models) > 1:
         raise CheckpointError(
-            f"{path}: the folder contains several models; give the path of one: "
+            f"{path}: the folder contains several models; give the path of one model: "
             f"{', '.join(str(snapshot / name) for name in models)!s:.400}"
         )
     if not models:
@@ -67,6 +67,6 @@ def _snapshot(path: Path) -> Path:
     if len(names) == 1:
         return folder / names[0]
     raise CheckpointError(
-        f"{path}: {MAIN} must name one of the {len(names)} snapshots, {', '.join(names)!s:.200}; or give the "
-        "directory of a snapshot"
+        f"{path}: the file {MAIN} must contain the name of a snapshot ({', '.join(names)!s:.200}): give the "
+        "directory of a snapshot instead"
     )

@@ -135,7 +135,7 @@ class Directory:
             value = [{"name": "default", "template": value}]
         if not all(isinstance(item, dict) and isinstance(item.get("name"), str) for item in value):
             raise CheckpointError(
-                f"{where}: chat_template must name each of its templates, got {value!r:.80}"
+                f"{where}: each template in chat_template must have a name, got {value!r:.80}"
             )
         named = {item["name"]: item.get("template") for item in value}
         found = {name: named[name] for name in ("default", "tool_use") if named.get(name) is not None}

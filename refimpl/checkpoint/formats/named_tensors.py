@@ -83,7 +83,7 @@ def stripped(source: TensorSource, prefixes: Sequence[str]) -> Table:
         prefix = next(filter(name.startswith, prefixes), "")
         _, other = table.setdefault(name.removeprefix(prefix), (source, name))
         if other != name:
-            raise CheckpointError(f"a tensor must not be stored twice: {other!r:.80} and {name!r:.80}")
+            raise CheckpointError(f"a tensor must not be stored twice, as {other!r:.80} and as {name!r:.80}")
     return table
 
 
@@ -109,7 +109,9 @@ class WeightNormed(Tensors):
             self._made |= {f"{m}weight": (m + g, m + v) for m in modules if m + g in names}
         if both := sorted(self._made.keys() & names):
             _, v = self._made[both[0]]
-            raise CheckpointError(f"a tensor must not be stored twice: {both[0]!r:.80}, and as {v!r:.80}")
+            raise CheckpointError(
+                f"a tensor must not be stored twice: {both[0]!r:.80} is also stored as {v!r:.80}"
+            )
         parts = {part for pair in self._made.values() for part in pair}
         for g, v in self._made.values():
             length, direction = source.shape(g), source.shape(v)

@@ -60,13 +60,14 @@ class SafeTensors:
         for name, (_, _, begin, end) in sorted(self._entries.items(), key=lambda item: item[1][2:]):
             if begin != at:
                 raise CheckpointError(
-                    f"{path}: {name!r:.80} must begin at byte {at}, but it begins at {begin}: a hole or an "
-                    "overlap"
+                    f"{path}: {name!r:.80} must begin at byte {at}, but it begins at {begin}: the file has a "
+                    "hole or an overlap"
                 )
             at = end
         if at != self._size:
             raise CheckpointError(
-                f"{path}: the tensors need {at} bytes, but the file has {self._size}: truncated or padded"
+                f"{path}: the tensors need {at} bytes, but the file has {self._size} bytes: the file was "
+                "truncated or padded"
             )
 
     def _entry(self, name: str, entry: Any) -> tuple[str, tuple[int, ...], int, int]:
@@ -85,7 +86,8 @@ class SafeTensors:
         begin, end = offsets
         if not begin <= end <= self._size:
             raise CheckpointError(
-                f"{at}: data_offsets {offsets} must be within the {self._size} bytes of data: truncated?"
+                f"{at}: data_offsets {offsets} must be within the {self._size} bytes of data: was the file "
+                "truncated?"
             )
         need = math.prod(shape) * KINDS[kind].record.itemsize
         if need != end - begin:

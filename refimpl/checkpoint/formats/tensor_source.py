@@ -125,8 +125,9 @@ def _indexed(
     }
     pairs = {(name, file) for file, shard in files.items() for name in shard.names}
     if odd := sorted(pairs ^ set(named.items())):
+        owner = "the files list" if odd[0] in pairs else "weight_map lists"
         raise CheckpointError(
-            f"{where}: weight_map and the files must name the same tensors, but only one of them names "
+            f"{where}: weight_map and the files must list the same tensors, but only {owner} "
             f"{odd[0][0]!r:.80} in {odd[0][1]}"
         )
     return list(files.values())

@@ -188,7 +188,8 @@ class TorchFile:
             self._tensors, self._begins = self._read_pickles(named)
         else:
             raise CheckpointError(
-                f"{path}: must be a zip or a pickle of torch.save, but it begins with {first!r}: damaged?"
+                f"{path}: must be a zip or a pickle of torch.save, but it begins with {first!r}: is the file "
+                "damaged?"
             )
 
     def _read_zip(self, named: _Tensors) -> tuple[dict[str, _Tensor], dict[str, int]]:
@@ -238,7 +239,9 @@ class TorchFile:
         tensors = self._checked(pickles.read())
         keys, begins = pickles.read(), {}
         if type(keys) is not list or {type(key) for key in keys} - {str} or set(keys) != set(named.storages):
-            raise CheckpointError(f"{self.path}: must list the storages that contain its tensors: damaged")
+            raise CheckpointError(
+                f"{self.path}: must list the storages that contain its tensors: the file is damaged"
+            )
         for key in keys:
             storage = named.storages[key]
             count = cursor.number("<Q", f"storage {key!r:.40}")
@@ -272,8 +275,8 @@ class TorchFile:
             total += math.prod(tensor.shape) * KINDS[tensor.storage.kind].record.itemsize
         if total > SHARED * len(self._file):
             raise CheckpointError(
-                f"{self.path}: its tensors may have at most {SHARED} times the file's size, "
-                f"{len(self._file)} bytes, but they claim {total}"
+                f"{self.path}: the tensors may have at most {SHARED} times the file's size, "
+                f"{len(self._file)} bytes, but the tensors have {total} bytes"
             )
         return values
 

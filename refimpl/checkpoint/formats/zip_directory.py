@@ -115,8 +115,10 @@ def _content(file: FileBytes, name: str, size: int, at: int, directory: int) -> 
     )
     mark, name_size, extra_size = _LOCAL.unpack(header)
     if mark != b"PK\3\4":
-        raise CheckpointError(f"{what} must begin at byte {at}: damaged")
+        raise CheckpointError(f"{what} must begin at byte {at}: the file is damaged")
     begin = at + _LOCAL.size + name_size + extra_size
     if begin + size > directory:
-        raise CheckpointError(f"{what} claims {size} bytes from byte {begin} on: truncated or damaged")
+        raise CheckpointError(
+            f"{what} claims {size} bytes from byte {begin} on: the file is truncated or damaged"
+        )
     return begin, begin + size

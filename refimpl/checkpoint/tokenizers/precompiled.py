@@ -117,7 +117,7 @@ def read_charsmap(value: Any, where: str) -> Callable[[str], str | None]:
     def unit(at: int) -> int:
         if at >= len(units):
             raise CheckpointError(
-                f"{where}: a node of the charsmap points to unit {at}, but there are only {len(units)}"
+                f"{where}: a node of the charsmap points to unit {at}, but the charsmap has only {len(units)}"
             )
         return units[at]
 
@@ -138,7 +138,7 @@ def read_charsmap(value: Any, where: str) -> Callable[[str], str | None]:
                     return texts[place : end if end >= 0 else None].decode()
                 except UnicodeDecodeError:
                     raise CheckpointError(
-                        f"{where}: a rule of the charsmap must begin at a character, not inside of one"
+                        f"{where}: a rule of the charsmap must not begin inside a character"
                     ) from None
         return None
 

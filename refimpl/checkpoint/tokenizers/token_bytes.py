@@ -47,7 +47,8 @@ def token_bytes(tokenizer: Tokenizer) -> list[bytes]:
         whole = before.encode() + b"".join(found[id] for id in ids)
         if tokenizer.decode([first, *ids]).encode() != whole:
             raise CheckpointError(
-                "a token's text must not depend on the token's neighbours, but in this tokenizer it does"
+                "a token must always give the same text, but in this tokenizer the text depends on the "
+                "tokens beside the token"
             )
     return found
 

@@ -157,7 +157,7 @@ class AdapterMap:
         if got != (inputs, outputs):
             raise CheckpointError(
                 f"the adapter's update of {update.module!r:.120} must have {inputs} inputs and {outputs} "
-                f"outputs, but it has {got[0]} and {got[1]}"
+                f"outputs, but it has {got[0]} inputs and {got[1]} outputs"
             )
         scale = self._settings.scale_of(update.module, self._work)
         for leaf, split in parts:
@@ -177,7 +177,8 @@ class AdapterMap:
         follows = settings.keeps_ties and self._stripped(f"{module}.weight") in self._names(OUTPUT_TABLE)
         if not follows and not settings.adapts(module, self._work):
             raise CheckpointError(
-                f"adapter_config.json must name {module!r:.120} as an adapted module, since it has tensors"
+                f"{module!r:.120} isn't an adapted module according to adapter_config.json, but the adapter "
+                "has tensors for this module"
             )
         rank, wanted = self._tensors.shape(update.down)[0], settings.rank_of(module, self._work)
         if rank != wanted:

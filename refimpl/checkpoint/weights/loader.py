@@ -134,7 +134,7 @@ class Leaves:
             del unread[name]
         if missing := [name for name in self.shapes if name not in self._reads]:
             if tensor := absent.get(missing[0]):
-                raise CheckpointError(f"tensor {tensor!r} is missing: {missing[0]} needs it")
+                raise CheckpointError(f"tensor {tensor!r} is missing: {missing[0]} needs this tensor")
             raise CheckpointError(
                 f"the family's weight map has no line for {len(missing)} weights, first {missing[0]}"
             )
@@ -147,7 +147,7 @@ class Leaves:
         if unread:
             first = next(iter(unread))
             raise CheckpointError(
-                f"the checkpoint has tensors that this model family doesn't know: {len(unread)}, first "
+                f"the checkpoint has tensors that this model family doesn't use: {len(unread)}, first "
                 f"{first!r:.80}"
             )
 
@@ -213,8 +213,8 @@ class Leaves:
         # A table of the Config's size is made only if the file's tensor has the same shape.
         if name in LARGE and self._source.shape(tensor) != LARGE[name](self._config):
             raise CheckpointError(
-                f"tensor {tensor!r} must equal {name}, but their shapes differ: does it belong to another "
-                "model?"
+                f"tensor {tensor!r} must equal {name}, but their shapes differ: does the tensor belong to "
+                "another model?"
             )
         got = self._source.load(tensor)
         if name in self.shapes:
@@ -232,7 +232,8 @@ class Leaves:
             head = self._config.head
             tied = name == "embedding.table" and isinstance(head, LM | MaskedLM) and head.tied
             raise (OtherTableError if tied else CheckpointError)(
-                f"tensor {tensor!r} must equal {name}, but it doesn't: does it belong to another model?"
+                f"tensor {tensor!r} must equal {name}, but their values differ: does the tensor belong to "
+                "another model?"
             )
 
     @property

@@ -179,7 +179,7 @@ def _option(hint: Any) -> Any:
         return _structure(hint)
     if typing.get_origin(hint) is list and isinstance(one := _option(*typing.get_args(hint)), Structure):
         return replace(one, many=True)
-    raise UnfedError(f"{hint!r} {UNFED}: it is no array")
+    raise UnfedError(f"{hint!r} {UNFED}: the type isn't an array")
 
 
 def _options(hint: Any) -> tuple[Any, ...]:
@@ -206,7 +206,9 @@ def _values(name: str, hint: Any) -> tuple[Any, ...]:
         return CLASSES[hint]
     if is_dataclass(hint):
         if hint not in DRAWN:
-            raise UnfedError(f"settings of the class {hint} {UNFED}: say in DRAWN how they are drawn")
+            raise UnfedError(
+                f"settings of the class {hint} {UNFED}: state in DRAWN how such settings are drawn"
+            )
         return (hint,)
     if hint is bool:
         return (False, True)
@@ -215,7 +217,7 @@ def _values(name: str, hint: Any) -> tuple[Any, ...]:
     if name not in SETTINGS and typing.get_origin(hint) is typing.Union:
         return tuple(value for one in typing.get_args(hint) for value in _values(name, one))
     if name not in SETTINGS:
-        raise UnfedError(f"the setting {name!r} {UNFED}: give it values in SETTINGS")
+        raise UnfedError(f"the setting {name!r} {UNFED}: add its values to SETTINGS")
     return SETTINGS[name]
 
 

@@ -44,7 +44,7 @@ def factors(f: Function) -> dict[str, tuple[Any, ...]]:
             else:
                 options.append(o)
         if choices.setdefault(p.name, tuple(options)) != tuple(options):
-            raise UnfedError(f"{f.name} {UNFED}: it has two fields {p.name!r} of different kinds")
+            raise UnfedError(f"{f.name} {UNFED}: the function has two fields {p.name!r} of different kinds")
     follow = {k for k, (setting, _) in ONLY_WITH.items() if setting in choices}
     return {k: v for k, v in choices.items() if TOGETHER.get(k) not in choices and k not in follow}
 

@@ -216,7 +216,7 @@ def test_a_list_of_floats_that_the_file_contradicts_is_refused(tmp_path):
 def test_a_model_of_floats_that_claims_to_be_quantized_is_refused(tmp_path):
     quantized_writer.write(tmp_path, FORMATS["awq"])
     (tmp_path / "stored" / "config.json").rename(tmp_path / "floats" / "config.json")
-    with refused(CheckpointError, "weights", "none"):
+    with refused(CheckpointError, "quantization_config", "no weight"):
         open_checkpoint(tmp_path / "floats")
 
 

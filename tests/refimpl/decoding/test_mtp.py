@@ -188,5 +188,5 @@ def test_what_it_is_not_for_is_refused():
     model = engine(tiny_models.MODULES["attention"]())
     with refused(LimitError, "draft", 2):
         MTPDrafter(model).step(np.zeros((2, 1), np.int64), model.start(2))
-    with refused(ConfigError, "predicts", "further"):
+    with refused(ConfigError, "multi-token", "prediction"):
         MTPDrafter(engine(replace(model.config, mtp=None)))

@@ -333,5 +333,5 @@ def test_a_module_must_fit_its_decoder():
         replace(deltas, mtp=replace(config.mtp, layer=deltas.layers[-1]))
     with refused(ConfigError, "nothing"):
         replace(config, stack=replace(config.stack, positions=Learned(128)))
-    with refused(ConfigError, "predicts", "further"):
+    with refused(ConfigError, "multi-token", "prediction"):
         engine(tiny_models.llama()).start_mtp()

@@ -187,7 +187,7 @@ def test_what_has_no_module_says_so(bundles: Callable[..., Path], tmp_path: Path
     assert set(parameter_shapes(config)) - set(parameter_shapes(plain.config)) == {
         name for name in parameter_shapes(config) if name.startswith("mtp.")
     }
-    with refused(ConfigError, "module", "predicts"):
+    with refused(ConfigError, "multi-token", "prediction"):
         Model(NumpyEngine(plain.config, plain.params), plain).mtp_drafter()
     module = open_checkpoint(tmp_path / "m", mtp=True)
     with refused(ExportError, "GPU"):

@@ -516,7 +516,7 @@ def test_another_source_is_refused(copy, tmp_path):
     assert re.match("golden .*source", outputs.name)
     capped = replace(CONFIG, head=replace(CONFIG.head, softcap=3.0))
     save_checkpoint(tmp_path / "capped", capped, tiny_models.weights(capped))
-    with refused(CheckpointError, "config", "differs"):
+    with refused(CheckpointError, "configs", "differ"):
         verify(copy("fp32"), source=tmp_path / "capped")
 
 

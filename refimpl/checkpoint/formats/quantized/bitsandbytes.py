@@ -123,7 +123,7 @@ def _four_bits(source: RawSource, name: str, state: str, kind: str) -> FourBits:
     stated = _state(source, state)
     if kind not in MAPS or stated.get("quant_type") != kind:
         raise CheckpointError(
-            f"tensor {state!r:.120} must be of quant_type {' or '.join(MAPS)}, as its name says, "
+            f"tensor {state!r:.120} must be of quant_type {' or '.join(MAPS)} according to its name, "
             f"got {stated.get('quant_type')!r:.40}"
         )
     shape, block = stated.get("shape"), _size(stated, "blocksize", state)

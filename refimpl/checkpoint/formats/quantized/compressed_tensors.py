@@ -77,7 +77,9 @@ class CompressedTensors:
                 i: rank for i, s in enumerate(self.schemes) if (rank := s.rank(module, work)) is not None
             }
             if not ranks:
-                raise CheckpointError(f"module {module!r:.120} is quantized, but no config group names it")
+                raise CheckpointError(
+                    f"module {module!r:.120} is quantized, but no config group lists this module"
+                )
             yield f"{module}.weight", _weight(source, module, self.schemes[min(ranks, key=ranks.__getitem__)])
 
 

@@ -60,8 +60,8 @@ class Gptq:
         words, outputs = check(source, f"{module}.qweight", ("I32",))
         if words * 32 % bits or outputs * bits % 32:
             raise CheckpointError(
-                f"tensor '{module}.qweight' must contain whole words of {bits}-bit integers, but has shape "
-                f"{[words, outputs]}"
+                f"tensor '{module}.qweight' must contain whole words of {bits}-bit integers, but it has "
+                f"shape {[words, outputs]}"
             )
         inputs = words * 32 // bits
         neighbours, count = groups(inputs, settings.group_size)

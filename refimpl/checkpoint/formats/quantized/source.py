@@ -24,13 +24,13 @@ class Quantized:
         self._weights = dict(quantization.form.weights(source))
         if not self._weights:
             raise CheckpointError(
-                "quantization_config says that weights are quantized, but none is: does config.json belong "
+                "config.json has a quantization_config, but no weight is quantized: does config.json belong "
                 "to another model?"
             )
         for name in self._weights:
             if any(f".{module}." in f".{name}" for module in quantization.floats):
                 raise CheckpointError(
-                    f"tensor {name!r:.120} is quantized, but config.json says that it isn't"
+                    f"tensor {name!r:.120} is quantized, but config.json lists this tensor as unquantized"
                 )
         hidden = {tensor for weight in self._weights.values() for tensor in weight.tensors}
         hidden |= {name for name in source.names if name.rpartition(".")[2] in quantization.unused}

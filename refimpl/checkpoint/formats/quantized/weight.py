@@ -74,7 +74,7 @@ def check(source: TensorSource, name: str, kinds: Collection[str], shape: Shape 
     Raises CheckpointError if the tensor is missing, if its type isn't in `kinds`, or if it doesn't have the
     shape `shape`. If `shape` is None, the tensor must be a matrix."""
     if name not in source.names:
-        raise CheckpointError(f"tensor {name!r:.120} is missing: a quantized weight needs it")
+        raise CheckpointError(f"tensor {name!r:.120} is missing: a quantized weight needs this tensor")
     kind, got = source.kind(name), source.shape(name)
     if kind not in kinds:
         raise CheckpointError(f"tensor {name!r:.120} must be of type {' or '.join(kinds)}, but it is {kind}")

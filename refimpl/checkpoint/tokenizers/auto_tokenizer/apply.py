@@ -195,8 +195,9 @@ def _source(definition: Mapping[str, Any], made_by: TokenizerClass, where: str) 
     kind = model.get("type", made_by.model) if isinstance(model, dict) else None
     if not isinstance(model, dict) or kind != made_by.model:
         raise CheckpointError(
-            f"{where}: {made_by.name} makes a {made_by.model} model, but the file has {kind!r:.40}: name "
-            "the right class in tokenizer_config.json, or PreTrainedTokenizerFast to use the file unchanged"
+            f"{where}: {made_by.name} makes a {made_by.model} model, but the file has {kind!r:.40}: write "
+            "the right tokenizer_class into tokenizer_config.json, or PreTrainedTokenizerFast to use the "
+            "file unchanged"
         )
     vocabulary = model.get("vocab")
     if isinstance(vocabulary, list) != (made_by.model == "Unigram"):

@@ -216,7 +216,7 @@ def choose_class(files: SettingFiles, model_type: str, tokenizer_json: str) -> T
     if _has_own_code(config):
         if model_type not in REGISTERED and not is_other and name not in (*CLASSES, *ALIASES, *GENERIC):
             raise CheckpointError(
-                f"{files.config_path}: auto_map names the repository's own tokenizer code, which isn't run: "
+                f"{files.config_path}: tfm doesn't run the repository's own tokenizer code (auto_map): "
                 "remove auto_map to use tokenizer.json unchanged"
             )
         name = REGISTERED.get(model_type) if name is None else name

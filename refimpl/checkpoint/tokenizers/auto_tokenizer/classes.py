@@ -553,8 +553,8 @@ def _t5_additional(settings: Settings) -> list[Special]:
     named = [token for token in stated if "<extra_id_" in str(token)]
     if named and number not in (0, len(named)):
         raise CheckpointError(
-            f"{settings.where}: additional_special_tokens must name all extra_ids ({number}) or none, but it "
-            f"names {len(named)}"
+            f"{settings.where}: additional_special_tokens must list all extra_ids ({number}) or none, but it "
+            f"lists {len(named)}"
         )
     return [*stated, *([] if named else sentinels)]
 

@@ -128,7 +128,7 @@ def _refuse(config: Mapping[str, Any], where: str, model_type: str) -> None:
     versions = config.get("fast_tokenizer_files")
     if versions not in (None, [], ["tokenizer.json"]):
         raise CheckpointError(
-            f"{where}: fast_tokenizer_files must name only tokenizer.json, got {versions!r:.80}"
+            f"{where}: fast_tokenizer_files must list only tokenizer.json, got {versions!r:.80}"
         )
 
 
@@ -151,7 +151,7 @@ def _read_older_files(settings: Settings, files: SettingFiles, definition: Mappi
     where = f"{files.folder}/special_tokens_map.json"
     for key, value in (files.special_tokens_map or {}).items():
         if isinstance(value, bool | int | float):
-            raise CheckpointError(f"{where}: {key} must name tokens, got {value!r:.40}")
+            raise CheckpointError(f"{where}: {key} must be a token or a list of tokens, got {value!r:.40}")
         if key == EXTRA and isinstance(value, dict):
             settings.named |= _tokens_by_name(value, f"{where}: {EXTRA}")
             settings.values.pop(EXTRA, None)

@@ -99,7 +99,7 @@ def _tokens(stated: dict[str, Any], size: int | None, special: int, where: str) 
         raise CheckpointError(f"{where}: vocab must be a list, got {entries!r:.60}")
     tokens = list(_spelled(entries[: None if size is None else max(size - special, 0)], where))
     if len(set(tokens)) < len(tokens) or not set(BYTE_TO_UNICODE.values()) <= set(tokens):
-        raise CheckpointError(f"{where}: vocab must contain different tokens, and among them each byte")
+        raise CheckpointError(f"{where}: vocab must contain each byte as a token, and each token only once")
     return tokens
 
 

@@ -141,7 +141,7 @@ def test_a_module_that_predicts_further_tokens(tmp_path: Path):
     table = {"blk.2.nextn.embed_tokens.weight": plain["token_embd.weight"] + 1}
     with refused(CheckpointError, "nextn.embed_tokens.weight'", "embedding.table"):
         open_checkpoint(written(tmp_path / "y.gguf", "glm4_moe", plain | further | table, **stated), mtp=True)
-    with refused(ConfigError, "further", "tokens"):
+    with refused(ConfigError, "multi-token", "prediction"):
         open_checkpoint(tmp_path / "w.gguf", mtp=True)
 
 
