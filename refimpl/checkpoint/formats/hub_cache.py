@@ -67,6 +67,6 @@ def _snapshot(path: Path) -> Path:
     if len(names) == 1:
         return folder / names[0]
     raise CheckpointError(
-        f"{path}: the file {MAIN} must contain the name of a snapshot ({', '.join(names)!s:.200}): give the "
-        "directory of a snapshot instead"
+        f"{path}: {MAIN} must contain the name of one of the {len(names)} snapshots "
+        f"({', '.join(names)!s:.200}): give the directory of a snapshot instead"
     )

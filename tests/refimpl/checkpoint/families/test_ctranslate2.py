@@ -167,11 +167,11 @@ CHANGES: dict[str, tuple[str, Any, str]] = {
     "no table": ("decoder/embeddings/weight", None, "missing"),
     "a table of one axis": ("decoder/embeddings/weight", np.zeros(4, np.float32), "2 axes"),
     "keys with a bias": (f"{FUSED}/bias", np.ones(72, np.float32), "bias"),
-    "an unknown variable": ("decoder/gate/weight", np.ones((2, 2), np.float32), "isn't one"),
-    "an unknown number": ("decoder/gate", np.array(1, np.int8), "isn't one"),
+    "an unknown variable": ("decoder/gate/weight", np.ones((2, 2), np.float32), "isn't a variable"),
+    "an unknown number": ("decoder/gate", np.array(1, np.int8), "isn't a variable"),
     "a layer too many": ("encoder/layer_7/ffn/linear_0/bias", np.ones(96, np.float32), "layers.1"),
     "codes without scales": ("encoder/conv2/weight", np.ones((24, 24, 3), "i1"), "weight_scale' missing"),
-    "fused rows by two": (f"{FUSED}/weight", np.ones((71, 24), np.float32), "isn't one"),
+    "fused rows by two": (f"{FUSED}/weight", np.ones((71, 24), np.float32), "isn't a variable"),
 }  # fmt: skip
 
 
