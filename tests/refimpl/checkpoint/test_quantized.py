@@ -110,7 +110,7 @@ HOSTILE = [
     ("gptq4", {"g_idx": first(2)}, "g_idx[0] group 0 1 2"),
     ("gptq4", {"g_idx": first(-1)}, "g_idx[0] group 0 1 -1"),
     ("gptq4", {"weight": lambda _: torch.zeros(64, 64)}, "weight' stored twice"),
-    ("gptq4", {"bias": lambda t: t + 1}, "know 1 first q_proj.bias"),
+    ("gptq4", {"bias": lambda t: t + 1}, "use 1 first q_proj.bias"),
     ("awq", {"qzeros": lambda t: t[:, :4]}, "qzeros' shape 2 8 2 4"),
     ("fp8-block", {"weight_scale_inv": without}, "weight_scale' missing"),
     ("fp8-block", {"weight_scale_inv": lambda t: t[:1]}, "shape 2 2 1 2"),

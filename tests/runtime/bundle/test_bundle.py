@@ -407,7 +407,7 @@ HOSTILE = [
     (("files", "certificate.json"), {"size": 1, "sha256": "0"}, "files.certificate.json"),
     (("files", "model.onnx", "size"), 6, "model.onnx 6 bytes 5"),
     (("files", "model.onnx", "sha256"), "0", "model.onnx bytes"),
-    (("files", "model.onnx.data", "size"), 1, "model.onnx.data tensors, 1"),
+    (("files", "model.onnx.data", "size"), 1, "model.onnx.data tensors 1"),
     (("generation", "bos"), 97, "generation's ids 97"),
     (("generation", "eos"), [1, 1000], "generation's ids 97 1000"),
     (("generation", "eos"), 1, "eos 1"),

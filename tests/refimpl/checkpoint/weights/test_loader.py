@@ -56,7 +56,7 @@ def theirs(config, tree) -> dict[str, np.ndarray]:
 
 def test_names_that_become_one_without_a_prefix_are_refused():
     source = InMemorySource({"model.norm": np.zeros(1), "norm": np.zeros(1)})
-    with pytest.raises(CheckpointError, match=r"'model\.norm' and 'norm'"):
+    with pytest.raises(CheckpointError, match=r"'model\.norm' and as 'norm'"):
         stripped(source, ["model."])
 
 
