@@ -27,7 +27,7 @@ def read_labels(values: Mapping[str, Any], config: Config, where: str) -> tuple[
         return tuple(f"LABEL_{i}" for i in range(count))
     if not isinstance(id2label, Mapping) or id2label.keys() != {str(i) for i in range(count)}:
         raise CheckpointError(
-            f"{where}: id2label must give a name to each label from 0 to {count - 1}, got {id2label!r:.80}"
+            f"{where}: id2label must give names to the labels 0 to {count - 1}, got {id2label!r:.80}"
         )
     labels = tuple(id2label[str(i)] for i in range(count))
     if not all(isinstance(label, str) and label for label in labels) or len(set(labels)) != count:

@@ -45,7 +45,7 @@ def test_without_the_extra_a_line_says_what_is_missing(tfm, checkpoint, monkeypa
     monkeypatch.setattr(
         importlib.util, "find_spec", lambda name, *more: None if name == "torch" else find_spec(name, *more)
     )
-    words = "must be exported once, which needs torch: pip install 'tfm-cli[export]'"
+    words = "must be exported before its first use, and the export needs torch: pip install 'tfm-cli[export]'"
     with refused(ExportError, "torch") as caught:
         package.load(checkpoint)
     assert str(caught.value) == f"{checkpoint} {words}"
