@@ -323,7 +323,7 @@ def adapter_choice(adapter: Path | None, no_adapter: bool) -> AdapterChoice:
     None for the default.
     """
     if adapter is not None and no_adapter:
-        raise typer.BadParameter("--adapter and --no-adapter contradict each other: give only one of them")
+        raise typer.BadParameter("--adapter and --no-adapter contradict each other: remove one option")
     return False if no_adapter else adapter
 
 

@@ -78,7 +78,9 @@ def command(
 
     sections = set(section or Section)
     if plot is not None and not sections & {Section.LENGTH, Section.REACH}:
-        raise typer.BadParameter("--plot draws only the sections length and reach: add one of them")
+        raise typer.BadParameter(
+            "--plot draws only the sections `length` and `reach`: add `length` or `reach`"
+        )
     until = time.monotonic() + seconds
     # What is bounded comes first: the lengths use all time that is left.
     distances = [n for n in scaling.DISTANCES if n <= max_n]

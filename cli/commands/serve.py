@@ -209,7 +209,7 @@ def command(
         for served, name in named:
             if served in loads:
                 raise typer.BadParameter(
-                    f"two models are named {served}: give one of them as NAME=MODEL, with another name"
+                    f"two models are named {served}: give one model as NAME=MODEL, with another name"
                 )
             loads[served] = by_model[name]
         server = Server(

@@ -133,7 +133,7 @@ def _built(out: Path, wanted: str, platform: Platform, compilers: list[Compiler]
         return None
     if record.failure:
         if record.compilers == versions and not retry:
-            raise ExportError("kernels failed to build before (`tfm-cli doctor` says why)")
+            raise ExportError("an earlier build of the kernels failed: `tfm-cli doctor` shows the reason")
         return None
     if versions and not set(record.compilers) <= set(versions):
         return None

@@ -101,10 +101,10 @@ def read(path: Path, engine: OrtEngine) -> tuple[list[int], OrtCache]:
         arrays.append(next_bytes(at, size).view(dtype).reshape(shape))
         at += size
     if file.read(at, at + DIGEST).tobytes() != digest.digest():
-        raise ArgumentError(f"{path}: is damaged (its SHA-256 differs): remove it")
+        raise ArgumentError(f"{path}: is damaged (its SHA-256 differs): remove this file")
     if not all(is_finite(array) for array in arrays if array.dtype.kind == "f"):
         raise ArgumentError(
-            f"{path}: must contain finite numbers, but it contains NaN or infinity: remove it"
+            f"{path}: must contain finite numbers, but it contains NaN or infinity: remove this file"
         )
     return header.tokens, cache.filled(len(header.tokens), header.dropped, arrays)
 

@@ -158,8 +158,8 @@ def answers_of(model: TaskModel, tools: Sequence[Tool] | None) -> ChatAnswers | 
     answers = ChatAnswers(model.chat_template, model.text, tools)
     if answers.functions and (mark := answers.lost_mark):
         raise ArgumentError(
-            f"the model can't call tools: its calls begin with {mark!r}, but its tokenizer removes this mark "
-            "from texts"
+            f"the model can't call tools: a call begins with {mark!r}, but the model's tokenizer removes "
+            "this mark from texts"
         )
     return answers
 

@@ -392,8 +392,8 @@ def read_gguf(source: GgufSource, *, mtp: bool = False, ignore: Collection[str] 
             raise unknown(where, key, ignore)
         if key == "split.count" and single.get(key) != 1:
             raise ConfigError(
-                f"{where}: split.count must be 1 unless the file is named …-00001-of-0000N.gguf, beside its "
-                f"parts, got {value!r:.40}"
+                f"{where}: split.count must be 1, got {value!r:.40}: a model in several parts needs all "
+                "parts in one folder, with names like …-00001-of-0000N.gguf"
             )
     family_metadata = {k.removeprefix(prefix): v for k, v in known.items() if k.startswith(prefix)}
     keys = Keys(family_metadata, f"{where}: {dialect.architecture}", ignore=ignore)

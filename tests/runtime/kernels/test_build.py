@@ -155,7 +155,7 @@ def test_a_failure_is_remembered_until_something_changes(compiler, tmp_path, doe
     compiler(does)
     for told in (
         f"kernels can't be built: fake 1: {reason}",
-        "kernels failed to build before (`tfm-cli doctor` says why)",
+        "an earlier build of the kernels failed: `tfm-cli doctor` shows the reason",
     ):
         with pytest.raises(ExportError) as failure:
             build()
