@@ -128,7 +128,7 @@ def test_files_are_hashed_once_and_by_verify_always(tfm, bundle, monkeypatch, tm
 def test_a_module_that_is_not_there_says_how_it_comes(tfm, bundle, checkpoint, tmp_path):
     ran = tfm("generate", "hi", "--model", bundle, "--draft", "mtp")
     ran.failed(4, "--draft", "mtp")
-    tfm("export", checkpoint, tmp_path / "out", "--mtp").failed(4, "none")
+    tfm("export", checkpoint, tmp_path / "out", "--mtp").failed(4, "mtp", "no such module")
 
 
 def test_a_draft_with_another_tokenizer_is_usage(tfm, checkpoint, tmp_path):
