@@ -55,7 +55,7 @@ Rows = Annotated[
         metavar="N",
         min=1,
         max=2**20,
-        help="With --ray: the number of rows in a block. Each block is one unit of work.",
+        help="With --ray: how many texts of the file one worker reads at a time (a block).",
         rich_help_panel=FLEET,
     ),
 ]

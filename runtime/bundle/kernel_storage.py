@@ -322,7 +322,8 @@ def specs(group: Group, dtype: str, forms: Mapping[str, KernelForm]) -> dict[str
 
 
 def store(group: Group, stored: Mapping[str, Array], forms: Mapping[str, KernelForm]) -> dict[str, Array]:
-    """Convert a group's tensors of model.onnx.data to its tensors of kernels.data, as C-contiguous arrays.
+    """Return the arrays that kernels.data stores for a group, made from `stored`, the arrays that
+    model.onnx.data stores for this group. The arrays are C-contiguous. No file is written.
 
     Raises BundleError if the group's numbers can't be stored in the form that `forms` gives.
     """

@@ -41,7 +41,7 @@ class Job:
     - `bundle`: the bundle's path. Each machine must have the same bundle at this path.
     - `options`: the options of the task's callable.
     - `file`, `column`: the input file and its column of texts.
-    - `rows`: the number of rows in a block.
+    - `rows`: how many rows of the file one worker reads at a time (a block).
     """
 
     task: str

@@ -80,7 +80,11 @@ def render(compiled: Callable[[str], Any], request: dict[str, Any]) -> dict[str,
     except MemoryError:
         os.abort()
     except BaseException as error:
-        where = f"syntax error in line {error.lineno}: " if isinstance(error, TemplateSyntaxError) else ""
+        where = (
+            f"the template has a syntax error in its line {error.lineno}: "
+            if isinstance(error, TemplateSyntaxError)
+            else ""
+        )
         return {"error": where + (" ".join(str(error)[:KEPT].split()) or type(error).__name__)}
     return {"text": text} if len(text) <= request["output"] else {"length": len(text)}
 

@@ -133,7 +133,10 @@ def metaspace(
     """
     del str_rep
     if add_prefix_space is False and prepend_scheme != "never":
-        raise CheckpointError("pre_tokenizer: Metaspace.add_prefix_space must agree with prepend_scheme")
+        raise CheckpointError(
+            "pre_tokenizer: Metaspace.add_prefix_space is false, so prepend_scheme must be 'never', "
+            f"got {prepend_scheme!r}"
+        )
 
     def pre_tokenize(parts: Sequence[NormalizedString]) -> list[NormalizedString]:
         words: list[NormalizedString] = []
