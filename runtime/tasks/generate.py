@@ -216,7 +216,7 @@ def prompt_of(
     for what, value in for_templates.items():
         if value and not is_chat(model, raw=raw):
             raise ArgumentError(
-                f"{what} can't be used: the model has no chat template, or raw=True turns the template off"
+                f"{what} needs a chat template, but the model has none, or raw=True turns the template off"
             )
     if control_tokens and not raw:
         raise ArgumentError(

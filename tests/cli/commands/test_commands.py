@@ -920,4 +920,4 @@ def test_a_text_that_matches_an_expression_or_a_grammar(tfm, checkpoint: Path, t
     tfm(*nowhere, "--regex", "(").failed(2, "--regex", "group")
     grammar.write_text("root ::= item")
     tfm(*nowhere, "--grammar", grammar).failed(2, "--grammar")
-    tfm(*nowhere, "--regex", "a", "--beams", 2).failed(2, "beam", "regex")
+    tfm(*nowhere, "--regex", "a", "--beams", 2).failed(2, "beam", "--regex")
