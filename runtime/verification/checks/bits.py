@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ....refimpl.config import Config, Decoder, EncoderDecoder
+from ....refimpl.config import LM, Config, Decoder, EncoderDecoder
 from ....refimpl.engine.cache_kinds import CacheKind
 from ....refimpl.engine.numpy_engine import ArrayCache
 from ....refimpl.engine.passes import noise
@@ -35,12 +35,15 @@ PAST = 600  # tokens whose keys and values are drawn: more than a segment
 
 
 def quick_rows(context: VerifyContext, engines: Mapping[str, OrtEngine]) -> Iterator[Row]:
-    """Check quickly that the kernels' logits have exactly the specified bits.
+    """Check quickly that the kernels' outputs have exactly the specified bits.
 
-    Two sets of logits are compared: the logits over 64 tokens, and the logits of one token after 600 earlier
-    tokens with random keys and values. The names of an engine's rows begin with the engine's key in
-    `engines`.
+    Of a model that writes text, two sets of logits are compared: the logits over 64 tokens, and the logits of
+    one token after 600 earlier tokens with random keys and values. Of an encoder, the outputs over 64 tokens
+    are compared. The names of an engine's rows begin with the engine's key in `engines`.
     """
+    if not _generates(context):
+        yield from _encoder_rows(context, engines, ROWS)
+        return
     reference = _reference(context)
     yield from _over_tokens(context, engines, reference, ROWS, IN_ROWS)
     past = min(PAST, context.bundle.config.context - 1)
@@ -48,14 +51,17 @@ def quick_rows(context: VerifyContext, engines: Mapping[str, OrtEngine]) -> Iter
         yield from _after_drawn(engines, reference, past)
 
 
-def encoder_rows(context: VerifyContext, engines: Mapping[str, OrtEngine]) -> Iterator[Row]:
+def _encoder_rows(
+    context: VerifyContext, engines: Mapping[str, OrtEngine], rows: Sequence[int]
+) -> Iterator[Row]:
     """Check that the outputs of an encoder's head have exactly the specified bits.
 
-    The encoder reads two texts or two sounds, and the outputs at all positions are compared. The names of an
-    engine's rows begin with the engine's key in `engines`.
+    The encoder reads texts or sounds with these numbers of tokens or frames. If its context is shorter, it
+    reads as many as the context has. The outputs at all positions are compared. The names of an engine's rows
+    begin with the engine's key in `engines`.
     """
     config = context.bundle.config
-    ids, lengths = _drawn_inputs(config, ROWS)
+    ids, lengths = _drawn_inputs(config, rows)
     expected = _reference(context).predict(ids, lengths)
     real, count = np.arange(lengths.max()) < lengths[:, None], int(lengths.sum())
     for name, engine in engines.items():
@@ -66,6 +72,10 @@ def encoder_rows(context: VerifyContext, engines: Mapping[str, OrtEngine]) -> It
         note = f"by up to {away:.2g}" if equal < count else ""
         row = f"{name}: {EQUAL} over {count} tokens"
         yield Row(row, equal, unit="tokens", ok=equal == count, note=note, of=count)
+
+
+def _generates(context: VerifyContext) -> bool:
+    return isinstance(context.bundle.config.head, LM)
 
 
 def _drawn_texts(config: Config, rows: Sequence[int]) -> tuple[Array, Array]:
@@ -94,9 +104,12 @@ def _begun(engine: OrtEngine | KernelReference, rows: Sequence[int]) -> Any:
 
 
 def text_rows(context: VerifyContext, engines: Mapping[str, OrtEngine]) -> Iterator[Row]:
-    """Check that the logits over 600 tokens have exactly the specified bits. If the model's context is
+    """Check that the outputs over 600 tokens have exactly the specified bits. If the model's context is
     shorter, check as many tokens as the context has.
     """
+    if not _generates(context):
+        yield from _encoder_rows(context, engines, TEXT)
+        return
     yield from _over_tokens(context, engines, _reference(context), TEXT, IN_TEXT)
 
 

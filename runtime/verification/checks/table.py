@@ -91,7 +91,7 @@ CHECKS: dict[str, Check] = {
         kernels.check_text_to_the_bit,
         kernels.TEXT_SUBJECT,
         full=True,
-        applies=lambda bundle: _generates(bundle) and kernels.has_kernels(bundle),
+        applies=kernels.has_kernels,
     ),
     "texts": Check(
         greedy.check_greedy_texts,

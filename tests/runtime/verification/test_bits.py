@@ -21,6 +21,7 @@ from tfm.refimpl.config import (
     Decoder,
     FullAttention,
     Gated,
+    Learned,
     Plain,
     Pool,
     RelativeBias,
@@ -111,6 +112,7 @@ CONFIGS: dict[str, Config] = {
     "plain": tiny_models.llama(plain=True, kind="gelu"),
     "functions": functions(),
     "an encoder": tiny_models.encoder(),
+    "a long encoder": replace(tiny_models.encoder(positions=Learned(90)), context=90),
     "an encoder and a decoder": tiny_models.encoder_decoder(),
     "a sound": tiny_models.hearing(),
     "means": means(),
@@ -249,6 +251,25 @@ def test_another_graph_has_other_bits(bundles, tmp_path: Path, plant: str) -> No
     onnx.save(model, path / "kernels.onnx")
     rehash(path)
     assert [row for row in quick(open_bundle(path)) if row.ok is False]
+
+
+def test_a_long_text_of_an_encoder_shows_what_64_tokens_do_not(bundles, tmp_path: Path) -> None:
+    """A graph that looks up the position 40 for all later positions."""
+    bundle = bundles("a long encoder", "ort-cpu", "int8")
+    rows = [*kernels.check_text_to_the_bit(context_of(bundle))]
+    assert rows
+    assert {(row.figure, row.of, row.ok) for row in rows} == {(90, 90, True)}
+
+    path = shutil.copytree(bundle.path, tmp_path / "bundle")
+    model = onnx.load(path / "kernels.onnx", load_external_data=False)
+    (clip,) = (node for node in model.graph.node if node.op_type == "Clip")
+    (last,) = (value for value in model.graph.initializer if value.name == clip.input[2])
+    last.CopyFrom(onnx.numpy_helper.from_array(np.int64(40), last.name))
+    onnx.save(model, path / "kernels.onnx")
+    rehash(path)
+    wrong = open_bundle(path)
+    assert {row.ok for row in quick(wrong)} == {True}
+    assert {row.ok for row in kernels.check_text_to_the_bit(context_of(wrong))} == {False}
 
 
 def test_a_row_says_where_the_first_other_bits_are(bundles, monkeypatch: pytest.MonkeyPatch) -> None:
