@@ -14,7 +14,8 @@ kernels on the right:
     MultiHeadAttention                                 TextAttention
     silu(gate) * up of one product's halves            SwiGLU, in the product BlockSwiGLU
     GELU, tanh, the logistic function, SiLU,           Gelu, GeluTanh, Tanh, Sigmoid, SiLU,
-    softplus, the exponential function                 Softplus, Exp
+    softplus, the exponential function, the square     Softplus, Exp, Sqrt
+    root
     the reciprocal                                     ONNX's Div, which is rounded once
     softmax, the sum of a row, products of floats      Softmax, RowSum, FloatLinear, MatMul
     the sum of a text's vectors, or of its integers    TokenSum
@@ -56,7 +57,7 @@ from .rewriting import constant, given, made_by, only_reader, precise_sigmoid_of
 VERSION = 1
 NORMS = {"RMSNormalization": "RMSNorm", "LayerNormalization": "LayerNorm"}
 SUMMED = frozenset({ir.DataType.FLOAT, ir.DataType.INT64})
-POINTWISE = frozenset({"Exp", "Gelu", "Sigmoid", "Softplus", "Tanh"})
+POINTWISE = frozenset({"Exp", "Gelu", "Sigmoid", "Softplus", "Sqrt", "Tanh"})
 
 
 def over_kernels(

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, NotRequired, TypedDict
 from ..config import LM, Dense, Head, Pooling
 from .activation import activation, tanh
 from .adaptive_softmax import Tail, adaptive_log_probs
-from .arrays import as_type, indices, largest, split, sqrt, token_sum, tokens_at, where
+from .arrays import as_type, indices, largest, row_sum, split, sqrt, token_sum, tokens_at, where
 from .dispatch import observe, op
 from .embedding import unembedding
 from .linear import linear
@@ -99,7 +99,7 @@ def unit(x: Float[Array, "B D"], *, eps: float = 1e-12) -> Float[Array, "B D"]:
     """Scale each vector to length 1: x / max(‖x‖, eps). Then the dot product of two vectors is their
     cosine.
     """
-    return x / sqrt((x * x).sum(-1, keepdims=True)).clip(min=eps)
+    return x / sqrt(row_sum(x * x)).clip(min=eps)
 
 
 @op

@@ -81,6 +81,7 @@ KERNELS = frozenset(
         "SiLU",
         "Softplus",
         "Exp",
+        "Sqrt",
         "Softmax",
         "RowSum",
         "TokenSum",

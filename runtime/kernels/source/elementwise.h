@@ -60,6 +60,14 @@ void swiglu(const SwigluCall *call, Pool pool) {
 }
 
 template <class Set>
+typename Set::Floats sqrt(typename Set::Floats x) {
+    float lanes[16];
+    Set::store(lanes, x);
+    for (float &lane : lanes) lane = sqrtf(lane);
+    return Set::load(lanes);
+}
+
+template <class Set>
 typename Set::Floats apply(Function function, typename Set::Floats x) {
     switch (function) {
     case Function::GELU: return gelu<Set>(x);
@@ -68,6 +76,7 @@ typename Set::Floats apply(Function function, typename Set::Floats x) {
     case Function::SIGMOID: return sigmoid<Set>(x);
     case Function::SOFTPLUS: return softplus<Set>(x);
     case Function::EXP: return bounded_exp<Set>(x);
+    case Function::SQRT: return sqrt<Set>(x);
     default: return silu<Set>(x);
     }
 }

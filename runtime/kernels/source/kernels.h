@@ -111,8 +111,9 @@ struct SwigluCall {
     size_t rows, width;
 };
 
-// Functions of one number. exponential.h and gelu.h say by which steps they are computed, and how accurate they are.
-enum class Function : int32_t { GELU, GELU_TANH, TANH, SIGMOID, SILU, SOFTPLUS, EXP };
+// Functions of one number. exponential.h and gelu.h say by which steps they are computed, and how accurate they are. The
+// square root is rounded once, as IEEE 754 defines it.
+enum class Function : int32_t { GELU, GELU_TANH, TANH, SIGMOID, SILU, SOFTPLUS, EXP, SQRT };
 
 // Computes y = f(x) for each number.
 struct PointwiseCall {

@@ -15,7 +15,7 @@
 //   TextAttention(q [B, T, H * D], lengths [B], k, v [B, S, H * D] or [B, H, S, D]?, bias [B or 1, H or 1, T, S]?) -> [B, T, H * D]
 // with the attributes of MultiHeadAttention: num_heads, scale and unidirectional. Without k and v, q holds all three side by side.
 //   SwiGLU(x [.., 2 * width]) -> [.., width]
-//   Gelu, GeluTanh, Tanh, Sigmoid, SiLU, Softplus, Exp(x [.., width]) -> [.., width]
+//   Gelu, GeluTanh, Tanh, Sigmoid, SiLU, Softplus, Exp, Sqrt(x [.., width]) -> [.., width]
 //   Softmax(x [.., width]) -> [.., width], RowSum(x [.., width]) -> [.., 1], FloatLinear(x [.., depth], w [depth, width]) -> [.., width]
 //   MatMul(a [.., rows, depth], b [.., depth, width]) -> [.., rows, width], each product as FloatLinear's, where leading axes
 // are the same or 1
@@ -875,6 +875,7 @@ const Op ops[] = {
     {"SiLU", FLOATS, 1, 0, 1, create_gate, pointwise<Function::SILU>},
     {"Softplus", FLOATS, 1, 0, 1, create_gate, pointwise<Function::SOFTPLUS>},
     {"Exp", FLOATS, 1, 0, 1, create_gate, pointwise<Function::EXP>},
+    {"Sqrt", FLOATS, 1, 0, 1, create_gate, pointwise<Function::SQRT>},
     {"Softmax", FLOATS, 1, 0, 1, create_gate, of_row<false>},
     {"RowSum", FLOATS, 1, 0, 1, create_gate, of_row<true>},
     {"FloatLinear", FLOATS, 2, 0, 1, create_gate, float_linear},

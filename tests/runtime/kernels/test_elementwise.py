@@ -48,8 +48,8 @@ class PointwiseCall(c.Structure):
     )
 
 
-# In the order of kernels.h: how far each may be from what is specified, as a share of the result, and of the
-# argument.
+# In the order of kernels.h, which ends with the square root: how far each may be from what is specified, as a
+# share of the result, and of the argument.
 POINTWISE = {
     "gelu": (0, 3),
     "gelu_tanh": (0, 4),
@@ -100,7 +100,7 @@ def content(memory: Array, rows: int, width: int) -> Array:
 def pointwise(kernels: Kernels, name: str, x: Array, runner: Runner = in_order) -> Array:
     rows, width = x.shape
     y = output(rows, width)
-    call = PointwiseCall(x.ctypes.data, y.ctypes.data, rows, width, [*POINTWISE].index(name))
+    call = PointwiseCall(x.ctypes.data, y.ctypes.data, rows, width, [*POINTWISE, "sqrt"].index(name))
     kernels.pointwise(c.addressof(call), pool_of(runner))
     return content(y, rows, width)
 
@@ -193,6 +193,13 @@ def test_a_function_of_each_number_is_what_is_specified(
         assert np.array_equal(pointwise(kernels, name, x, in_threads), y)
         for row in range(len(x)):
             assert np.array_equal(pointwise(kernels, name, x[row : row + 1].copy()), y[row : row + 1])
+
+
+@given(x=matrices())
+def test_a_square_root_is_rounded_once(instruction_sets: list[Kernels], x: Array) -> None:
+    for kernels in instruction_sets:
+        y = pointwise(kernels, "sqrt", abs(x))
+        assert np.array_equal(y, np.sqrt(abs(x).astype(np.float64)).astype(np.float32)), kernels.name
 
 
 def check_of_rows(
@@ -291,12 +298,13 @@ def test_a_norm_alone_is_that_of_a_sum_with_zeros(
         ("SiLU", "silu"),
         ("Softplus", "softplus"),
         ("Exp", "exp"),
+        ("Sqrt", "sqrt"),
     ],
 )
 def test_the_operators_of_functions(
     kernels_library: Path, instruction_sets: list[Kernels], operator: str, name: str
 ) -> None:
-    x = np.random.default_rng(0).standard_normal((2, 3, 20)).astype(np.float32)
+    x = abs(np.random.default_rng(0).standard_normal((2, 3, 20))).astype(np.float32)
     node = helper.make_node(operator, ["x"], ["y"], domain="tfm")
     (y,) = onnx_nodes.graph([node], {"x": x}, {}, ["y"], kernels_library)
     assert np.array_equal(y.reshape(6, 20), pointwise(instruction_sets[0], name, x.reshape(6, 20)))

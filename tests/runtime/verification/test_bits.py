@@ -49,8 +49,8 @@ def functions() -> Config:
 
 
 def means() -> Config:
-    """Means of the vectors of texts, in layers with windows, and with positions that are added to scores."""
-    base = tiny_models.encoder(head=Pool("mean"), heads=6)
+    """Means of texts, of length 1, in layers with windows, and with positions that are added to scores."""
+    base = tiny_models.encoder(head=Pool("mean", unit=True), heads=6)
     first, second = (layer.attention for layer in base.stack.layers)
     mixers = (replace(first, position=RelativeBias(8, 20)), replace(second, mask=Window(5)))
     layers = (replace(layer, attention=mixer) for layer, mixer in zip(base.stack.layers, mixers, strict=True))
@@ -127,7 +127,7 @@ PROMISED = (
     "latents", "added positions", "sparse", "an encoder and a decoder", "a sound",
     "caps of an encoder and a decoder",
 )  # fmt: skip
-# By operators that have no kernels: logarithms of softmax, means and roots.
+# By operators that have no kernels: logarithms of softmax, and means.
 UNPROMISED = ("clusters", "streams")
 RARE = [(name, "int8") for name in (*PROMISED[1:], *UNPROMISED)]
 RARE += [(name, quant) for name in ("biases", "functions") for quant in ("int4", "int8-dynamic")]
