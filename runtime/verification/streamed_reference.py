@@ -240,27 +240,26 @@ def _observed(on_cache: OnCache) -> dict[str, Callable[..., Any]]:
     return {encoder.layer_kv.__name__: layer_kv}
 
 
-def _rows_by_ties(x: Array) -> tuple[Array, Array]:
-    """Return the codes and scales of `quantize_rows`, with numbers next to a tie rounded the other way."""
-    codes, scale = body(quantize_rows)(x)
-    return _ties_turned(codes, x / scale), scale
-
-
-def _blocks_by_ties(x: Array, *, block: int) -> tuple[Array, Array]:
-    """Return the codes and scales of `quantize_activations`, with numbers next to a tie rounded the other
-    way.
+def _ties_turned(some: slice) -> dict[str, Callable[..., Any]]:
+    """Return ops that compute codes. In some columns, numbers next to a tie are rounded the other way, to the
+    second nearest code.
     """
-    codes, scale = body(quantize_activations)(x, block=block)
-    each = np.repeat(np.where(scale == 0, 1, scale), block, axis=1)
-    return _ties_turned(codes, x / each[:, : x.shape[1]]), scale
 
+    def rows(x: Array) -> tuple[Array, Array]:
+        codes, scale = body(quantize_rows)(x)
+        return turned(codes, x / scale), scale
 
-def _ties_turned(codes: Array, steps: Array) -> Array:
-    """Return the codes, with codes of numbers next to a tie replaced by the second nearest code. `steps` are
-    the numbers divided by their scales, before rounding.
-    """
-    off = steps - codes
-    return codes + np.where(np.abs(off) > 0.5 - TIE, np.sign(off), 0).astype(codes.dtype)
+    def blocks(x: Array, *, block: int) -> tuple[Array, Array]:
+        codes, scale = body(quantize_activations)(x, block=block)
+        each = np.repeat(np.where(scale == 0, 1, scale), block, axis=1)
+        return turned(codes, x / each[:, : x.shape[1]]), scale
+
+    def turned(codes: Array, steps: Array) -> Array:
+        off, moved = (steps - codes)[:, some], codes.copy()
+        moved[:, some] += np.where(np.abs(off) > 0.5 - TIE, np.sign(off), 0).astype(codes.dtype)
+        return moved
+
+    return {quantize_rows.__name__: rows, quantize_activations.__name__: blocks}
 
 
 def _coarse_sigmoid(x: Array) -> Array:
@@ -271,9 +270,12 @@ def _coarse_sigmoid(x: Array) -> Array:
 
 
 # Each has runs of its own: a sigmoid that is off may move a number over a tie, and a code that is turned then
-# is the undisturbed one again. Graphs compute `precise_sigmoid` precisely.
+# is the undisturbed one again. Codes are turned all together and by halves: a turned code may cancel what
+# another one does, and moves later numbers to other codes. Graphs compute `precise_sigmoid` precisely.
 DISTURBED: dict[str, dict[str, Callable[..., Any]]] = {
-    "codes": {"quantize_rows": _rows_by_ties, "quantize_activations": _blocks_by_ties},
+    "codes": _ties_turned(np.s_[:]),
+    "even codes": _ties_turned(np.s_[::2]),
+    "odd codes": _ties_turned(np.s_[1::2]),
     "sigmoids": {"sigmoid": _coarse_sigmoid, "precise_sigmoid": body(sigmoid)},
 }
 

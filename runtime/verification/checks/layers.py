@@ -5,10 +5,12 @@ reads an encoder makes its keys and values from the output of the encoder's last
 token has a budget of its own:
 
     4 · (A + J + u + D₁ + D₂)
-    D₁, D₂   the largest move of the token's numbers in two runs that are disturbed on purpose
+    D₁, D₂   the largest moves of the token's numbers in runs that are disturbed on purpose
 
-In the first run, codes next to a tie are rounded the other way. In the second run, sigmoids are off by as
-much as ONNX Runtime's, because a norm of gates that are nearly closed magnifies this error.
+For D₁, codes next to a tie are rounded the other way: all such codes in one run, and half of them in each of
+two more runs. D₁ is the largest move of the three runs, because the moves of several codes may cancel. For
+D₂, sigmoids are off by as much as ONNX Runtime's, because a norm of gates that are nearly closed magnifies
+this error.
 """
 
 from __future__ import annotations
@@ -130,8 +132,9 @@ def _rows(
             base, *moved, exact = map(real, (*smooth, gave[2]))
             terms = error_terms(exact, exact, (exact + one - base for one in moved), eps=eps)
             rounding = max(map(largest_difference, map(real, rounded), map(real, smooth)))
-            off = [np.abs(real(gave[run]) - exact).max(axis=-1) for run in range(3, len(runs))]
-            budgets = terms._replace(rounding=rounding).budget + FACTOR * np.sum(off, axis=0)
+            *codes, sigmoids = (np.abs(real(gave[run]) - exact).max(axis=-1) for run in range(3, len(runs)))
+            off = np.max(codes, axis=0) + sigmoids
+            budgets = terms._replace(rounding=rounding).budget + FACTOR * off
             errors = np.abs(real(read[name, i + 1]) - exact).max(axis=-1)
             worst = np.argmax(errors / budgets)
             of = f"{name} " if len(config.stacks) > 1 else ""

@@ -18,19 +18,13 @@ from tfm.refimpl.checkpoint.open import Checkpoint, open_checkpoint, save_checkp
 from tfm.refimpl.config import Config
 from tfm.refimpl.ops.activation import precise_sigmoid, sigmoid, silu
 from tfm.refimpl.ops.dispatch import body, use
-from tfm.refimpl.ops.quant import quantize_rows
+from tfm.refimpl.ops.quant import quantize_activations, quantize_rows
 from tfm.runtime.bundle.bundle import Bundle, open_bundle
 from tfm.runtime.verification.between_layers import between_layers
 from tfm.runtime.verification.checks.context import VerifyContext
 from tfm.runtime.verification.checks.layers import check_layers
 from tfm.runtime.verification.report import Row
-from tfm.runtime.verification.streamed_reference import (
-    COARSE,
-    DISTURBED,
-    TIE,
-    _blocks_by_ties,
-    _rows_by_ties,
-)
+from tfm.runtime.verification.streamed_reference import COARSE, DISTURBED, TIE
 
 CONFIGS: dict[str, Config] = {
     "llama": tiny_models.llama(bias=True),
@@ -102,15 +96,28 @@ def test_a_small_bug_is_seen_though_codes_may_flip(bundles, tmp_path: Path) -> N
 
 
 @pytest.mark.parametrize("block", [None, 4])
-def test_only_codes_next_to_a_tie_are_turned(block: int | None) -> None:
+@pytest.mark.parametrize(
+    ("disturbed", "expected"),
+    [
+        ("codes", [127, 6, -6, 5, 127, 5, -5, 0]),
+        ("even codes", [127, 5, -6, 6, 127, 5, -5, 0]),
+        ("odd codes", [127, 6, -5, 5, 127, 5, -5, 0]),
+    ],
+)
+def test_only_codes_next_to_a_tie_are_turned(block: int | None, disturbed: str, expected: list[int]) -> None:
     """127 is the row's largest code, so numbers are codes; the second block has a scale of its own."""
+
+    def quantized(x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        with use(DISTURBED[disturbed]):
+            return quantize_rows(x) if block is None else quantize_activations(x, block=block)
+
     near, far = 2 * TIE / 3, 4 * TIE / 3
     x = np.array([[127, 5.5 - near, -5.5 + near, 5.5 + near, 127, 5.5 - far, -5.5 + far, 0.25]])
-    codes, scale = _rows_by_ties(x) if block is None else _blocks_by_ties(x, block=block)
-    assert (codes == [[127, 6, -6, 5, 127, 5, -5, 0]]).all()
+    codes, scale = quantized(x)
+    assert (codes == [expected]).all()
     assert (scale == 1).all()
     zeros = np.zeros((1, 6))
-    codes, _ = _rows_by_ties(zeros) if block is None else _blocks_by_ties(zeros, block=block)
+    codes, _ = quantized(zeros)
     assert (codes == 0).all()
 
 
