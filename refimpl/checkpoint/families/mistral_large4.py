@@ -47,7 +47,8 @@ LARGEST = 87  # of which the exponential is a number of float32
 def _text(keys: Keys, task: Task) -> Decoder:
     keys.harmless(q_lora_rank=(None,), mlp_bias=(False,), norm_topk_prob=(True,))
     keys.get("output_router_logits", bool, False)  # of training
-    stated = keys.get("rope_parameters", dict, None) or keys.get("rope_scaling", dict, None)
+    # An empty rope_parameters means plain frequencies, and an empty rope_scaling means the default.
+    stated = keys.get("rope_parameters", dict, None) is not None or keys.get("rope_scaling", dict, None)
     keys = keys.with_defaults(DEFAULTS)
     keys = keys if stated else keys.replaced({**keys.values, "rope_parameters": ROPE})
     base = latent_decoder(keys, context=1_048_576, rope_interleave=True)
