@@ -224,9 +224,9 @@ MEMORY = weight_map("""
     decoder.layers.{i}.attn.{w_key,w_value} <- layers.{i}.ple.{key,value}_proj.weight
     decoder.layers.{i}.attn.{key,query,conv}_norm <- layers.{i}.ple.norm_{key,query,conv}.weight
     decoder.layers.{i}.attn.memory_conv <- layers.{i}.ple.conv1d.weight : taps
-    ngram_multipliers == layers.{i}.ple.ple_embedding.layer_multipliers
-    ngram_primes == layers.{i}.ple.ple_embedding.ngram_heads_vocab_sizes
-    ngram_offsets == layers.{i}.ple.ple_embedding.ngram_heads_offsets
+    decoder.layers.{i}.attn.multipliers == layers.{i}.ple.ple_embedding.layer_multipliers
+    decoder.layers.{i}.attn.primes == layers.{i}.ple.ple_embedding.ngram_heads_vocab_sizes
+    decoder.layers.{i}.attn.offsets == layers.{i}.ple.ple_embedding.ngram_heads_offsets
 """)
 # A memory and the layer after it have the same number in the checkpoint.
 OWN = {"layers.{i}.": "layers.{block}.", "decoder.layers.{block}.": "decoder.layers.{i}."}

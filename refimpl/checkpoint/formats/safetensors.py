@@ -108,10 +108,12 @@ class SafeTensors:
         return self._entries[name][1]
 
     def load(self, name: str, part: int | None = None) -> np.ndarray:
-        """Return the tensor as float32. If `part` is given, return only this index of the first axis."""
+        """Return the tensor as float32, or as int64 if the file stores I64. If `part` is given, return only
+        this index of the first axis.
+        """
         require_readable(self.kind(name), f"{self.path}: {name!r:.80}")
         data, shape = self._bytes(name, part)
-        return as_float32(data, self.kind(name), shape)
+        return numbers(data, self.kind(name), shape)
 
     def raw(self, name: str, part: int | None = None) -> np.ndarray:
         """Return a tensor of whole numbers as it is stored. If `part` is given, return only this index of the
@@ -138,12 +140,13 @@ def require_readable(kind: str, where: str) -> None:
         raise CheckpointError(f"{where} must be one of {', '.join(READABLE)}, got {kind}")
 
 
-def as_float32(data: np.ndarray, kind: str, shape: tuple[int, ...]) -> np.ndarray:
-    """Return the numbers that these bytes encode, as float32. `kind` must be a type that `require_readable`
-    accepts.
+def numbers(data: np.ndarray, kind: str, shape: tuple[int, ...]) -> np.ndarray:
+    """Return the numbers that these bytes encode, as int64 for I64, else as float32. `kind` must be a type
+    that `require_readable` accepts.
     """
     if kind in READABLE_INTEGERS:
-        return data.view(READABLE_INTEGERS[kind]).astype(np.float32).reshape(shape)
+        whole = data.view(READABLE_INTEGERS[kind]).reshape(shape)
+        return whole.astype(np.int64 if kind == "I64" else np.float32)
     return widen(data, kind, shape)
 
 

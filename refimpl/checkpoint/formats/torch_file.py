@@ -29,7 +29,7 @@ from .cursor import Cursor
 from .dtypes import KINDS
 from .file_bytes import FileBytes
 from .pickle_values import Name, PickleReader
-from .safetensors import CODES, as_float32, require_readable
+from .safetensors import CODES, numbers, require_readable
 from .zip_directory import stored_entries
 
 MAGIC, PROTOCOL = 0x1950A86A20F9469CFC6C, 1001
@@ -295,7 +295,7 @@ class TorchFile:
         """Return the tensor as float32. If `part` is given, return only this index of the first axis."""
         tensor = self._view(name, part)
         require_readable(tensor.storage.kind, f"{self.path}: {name!r:.80}")
-        return as_float32(self._bytes(tensor), tensor.storage.kind, tensor.shape)
+        return numbers(self._bytes(tensor), tensor.storage.kind, tensor.shape)
 
     def raw(self, name: str, part: int | None = None) -> np.ndarray:
         """Return a tensor of whole numbers as it is stored. If `part` is given, return only this index of the

@@ -143,22 +143,21 @@ def _xielu_eps(config: Config, got: np.ndarray) -> bool:
     return got.size == 1 and abs(got.item() / XIELU.eps - 1) < 2**-8
 
 
-def _of_memories(name: str) -> Callable[[Config, np.ndarray], bool]:
-    """Return a function that says whether `got`, which is read as float32, equals the setting `name` of some
-    memory of n-grams.
+SETTINGS = ("multipliers", "primes", "offsets")
+
+
+def setting(config: Config, name: str) -> np.ndarray | None:
+    """Return the whole numbers of a layer's setting, such as decoder.layers.0.attn.primes of a memory of
+    n-grams. Return None if the layer has no such setting.
     """
-
-    def same(config: Config, got: np.ndarray) -> bool:
-        stated = (getattr(mixer, name, None) for stack in config.stacks.values() for mixer in stack.mixers)
-        return any(np.array_equal(got, np.array(own, np.float32)) for own in stated if own is not None)
-
-    return same
+    match name.split("."):
+        case [stack, "layers", i, "attn", key] if key in SETTINGS:
+            stated = getattr(config.stacks[stack].layers[int(i)].attention, key, None)
+            return None if stated is None else np.array(stated, np.int64)
+    return None
 
 
 PLAIN = {
-    "ngram_multipliers": _of_memories("multipliers"),
-    "ngram_primes": _of_memories("primes"),
-    "ngram_offsets": _of_memories("offsets"),
     "causal": _causal,
     "slope_rate": _fade,
     "masked_score": _masked_score,

@@ -15,7 +15,7 @@ from ...params.parameter_shapes import ParameterShapes
 from ..formats.dtypes import READABLE_INTEGERS
 from ..formats.named_tensors import Tensors, stripped
 from ..formats.tensor_source import TensorSource
-from .derived_buffers import COMPUTED, LARGE, PLAIN
+from .derived_buffers import COMPUTED, LARGE, PLAIN, setting
 from .left_out import LeftOut
 from .low_rank import merge
 from .steps import Shape, Split, Step, Weight, stored_shapes
@@ -108,8 +108,9 @@ class Leaves:
             rule = replace(rule, choices=(_existing(rule, unread),))
             tensor = rule.tensors[0]
             if rule.use == "compare":
-                # Ignore lines for parameters that this Config doesn't have.
-                if "." not in rule.leaves[0] or rule.leaves[0] in self.shapes:
+                # Ignore lines for parameters and settings that this Config doesn't have.
+                name = rule.leaves[0]
+                if "." not in name or name in self.shapes or setting(config, name) is not None:
                     compared.append(rule)
             elif rule.use == "left out":
                 part = tensor.removesuffix("*")
@@ -221,6 +222,8 @@ class Leaves:
             same = np.array_equal(self.load(name), got)
         elif name in PLAIN:
             same = PLAIN[name](self._config, got)
+        elif (stated := setting(self._config, name)) is not None:
+            same = got.dtype == stated.dtype and np.array_equal(got, stated)
         else:
             want = COMPUTED[name](self._config)
             rounding = {"F32": 1e-5, "F16": 2e-3, "I64": 0.0}.get(self._source.kind(tensor), 1e-2)

@@ -5,8 +5,8 @@ in which a leaf is a parameter named by its path:
     leaf, leaf <- tensor : step …      The tensor contains several parameters. It is split along its last axis
                                        by the sizes of the parameters. Parameters after the first are named
                                        by the last part of their path.
-    leaf == tensor                     If this tensor exists, it must equal the parameter, or a value of this
-                                       name that tfm computes.
+    leaf == tensor                     If this tensor exists, it must equal the parameter, a setting of the
+                                       layer, or a value of this name that tfm computes.
     nothing <- tensor                  If this tensor exists, it belongs to a head that isn't used.
     left out <- tower.*                Tensors with this beginning belong to a part that isn't read.
     leaf <- tensor + tensor : step …   Several tensors are stacked along the first axis before the steps.

@@ -672,16 +672,18 @@ def test_refused_of_qwen4_exp(keys, parts):
 
 
 @pytest.mark.parametrize("buffer", ["layer_multipliers", "ngram_heads_vocab_sizes", "ngram_heads_offsets"])
-def test_numbers_of_ngrams_must_be_those_of_the_config(tmp_path: Path, buffer: str):
+def test_numbers_of_ngrams_must_be_those_of_the_layer(tmp_path: Path, buffer: str):
+    """To the last bit, of which a float has too few."""
     model = make_model("qwen4_exp_text", QWEN4)
     model.save_pretrained(tmp_path)
     path = tmp_path / "model.safetensors"
     tensors = load_file(path)
-    name = next(name for name in tensors if name.endswith(f"layers.1.ple.ple_embedding.{buffer}"))
-    tensors[name] = tensors[name] + 2**33
-    save_file(tensors, path)
-    with refused(CheckpointError, buffer):
-        open_checkpoint(tmp_path)
+    name, other = (f"model.layers.{i}.ple.ple_embedding.{buffer}" for i in (1, 2))
+    exact = tensors[name]
+    for wrong in (exact + 2**33, exact + 1, tensors[other].clone(), exact.float(), exact[:1]):
+        save_file({**tensors, name: wrong}, path)
+        with refused(CheckpointError, buffer):
+            open_checkpoint(tmp_path)
 
 
 def test_leaves_on_disk_are_transposed_without_a_copy(tmp_path: Path):
