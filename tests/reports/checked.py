@@ -33,7 +33,7 @@ from tfm.refimpl.checkpoint import families as folder
 from tfm.refimpl.checkpoint.families import CLASS_SUFFIXES, families
 from tfm.refimpl.errors import TfmError
 
-from reports.promised_bits import SCHEMES, stopped
+from reports.promised_bits import SCHEMES, parts, stopped
 
 FILE = Path(__file__).parents[1] / "families" / "checked.json"
 QUANTS = ("fp32", "int8", "int8-dynamic")
@@ -117,6 +117,7 @@ def row(name: str, examples: int, exports: int) -> dict[str, Any]:
         "exported": len(results),
         "share": round(max(result["share"] for result in original), 3),
         "bits": stopped(name),
+        "parts": parts(name),
         "tokens": sum(result.get("tokens", 0) for result in original),
         "others": sum(result.get("others", 0) for result in original),
         **{
@@ -205,7 +206,7 @@ def main() -> None:
         report["beams"] = searched(options.beams)
     for name in options.names or sorted(ROWS):
         if options.bits:
-            results = report["families"][name] | {"bits": stopped(name)}
+            results = report["families"][name] | {"bits": stopped(name), "parts": parts(name)}
         else:
             results = row(name, options.examples, options.exports)
         report["families"][name] = results

@@ -40,6 +40,12 @@ def stopped(name: str) -> dict[str, str]:
     return {scheme: stopped_config(config, scheme) for scheme in SCHEMES}
 
 
+def parts(name: str) -> str:
+    """The classes of the token mixers and mlps in the config of which `stopped` tells."""
+    layers = [layer for stack in configs()[name][0].stacks.values() for layer in stack.layers]
+    return ", ".join(sorted({type(part).__name__ for one in layers for part in (one.attention, one.mlp)}))
+
+
 def stopped_config(config: Config, scheme: str) -> str:
     """Why a model's bundle over kernels doesn't promise the same bits in a scheme; nothing where it does."""
     plan = Plan.of(ParameterShapes(config), schemes.find(scheme), targets.find("ort-cpu"))

@@ -17,7 +17,7 @@ from tfm.runtime.bundle.same_bits import KEPT_BY_ONNX
 from tfm.runtime.text.call_formats import BY_NAME
 
 from reports import checked
-from reports.promised_bits import SCHEMES
+from reports.promised_bits import SCHEMES, parts
 
 REPORT: dict[str, Any] = json.loads(checked.FILE.read_text())
 FAMILIES: dict[str, dict[str, Any]] = REPORT["families"]
@@ -39,6 +39,11 @@ def test_a_row_is_of_the_family_as_it_is(name: str):
     assert row["exported"] >= len(ROWS[name].models), "each head went all the way"
     assert row["error"] <= REPORT["budget"] == checked.LARGEST_ERROR
     assert max(row["share"], *(row[quant]["share"] for quant in checked.QUANTS[1:])) <= 1
+
+
+def test_the_same_bits_are_told_of_the_config_as_it_is():
+    """With other mixers or mlps than the row's, --bits makes what the row says anew."""
+    assert {name: parts(name) for name in FAMILIES} == {name: row["parts"] for name, row in FAMILIES.items()}
 
 
 def test_the_run_was_long_enough():
