@@ -5,6 +5,8 @@ A memory of n-grams, which the checkpoint stores in a layer, is a layer of its o
 The checkpoint's modules that predict further tokens are left out.
 """
 
+import re
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import replace
 from itertools import count, islice
@@ -40,6 +42,10 @@ NGRAMS = (
     "ple_embed_dim", "ple_conv_kernel_size", "ngram_size", "heads_per_ngram", "ngram_vocab_size_base",
     "make_ngram_vocab_size_divisible_by",
 )  # fmt: skip
+# A table of n-grams in a layer, or one of its parts.
+TABLE = re.compile(
+    r"(?:^|\.)layers\.(\d{1,9})\.ple\.ple_embedding\.ngram_embedding\.(shard_\d+\.)?weight", re.ASCII
+)
 MOST_HEADS = 2**14  # of all memories of n-grams together
 
 
@@ -121,7 +127,7 @@ def _memory_layers(keys: Keys) -> list[int]:
 def _memories(keys: Keys, attends: list[bool], hyper: HyperConnections) -> dict[int, NgramMemory]:
     """Return the memory of n-grams of each layer that has one."""
     before = _memory_layers(keys)
-    keys.unused("split_ngram_parts")  # the map of weights reads it
+    keys.unused("split_ngram_parts")  # the names of the tensors say it
     seed = keys.get("seed", int, 1234, null=True)
     if not before:
         keys.unused(*NGRAMS)
@@ -248,9 +254,14 @@ WEIGHTS = (gated_weights(QWEN2_MOE) + PROJECTIONS + JOINED_EXPERTS + ADDED).rena
 
 
 def checkpoint_weights(keys: Keys) -> WeightMap:
-    """Return the weight map of a checkpoint, in which the tables of n-grams are in several parts."""
-    text = keys.values.get("text_config", keys.values)
-    parts = Keys(TEXT.defaults | text, keys.where).size("split_ngram_parts", 512)
-    table = "layers.{block}.ple.ple_embedding.ngram_embedding"
-    shards = " + ".join(f"{table}.shard_{n}.weight" for n in range(min(parts, 2**16)))
-    return weight_map(f"decoder.layers.{{i}}.attn.table <- {shards}") + WEIGHTS
+    """Return the weight map of a checkpoint. If tables of n-grams are in several parts, the names of the
+    tensors say in how many.
+    """
+    found = [match for name in keys.tensors or () if (match := TABLE.search(name))]
+    parts, lines = Counter(int(match[1]) for match in found if match[2]), list[str]()
+    for earlier, block in enumerate(sorted({int(match[1]) for match in found})):
+        table = f"layers.{block}.ple.ple_embedding.ngram_embedding"
+        shards = " + ".join(f"{table}.shard_{n}.weight" for n in range(parts[block]))
+        # Each memory is a layer of its own, so the decoder's numbers are greater by the earlier memories.
+        lines += [f"decoder.layers.{block + earlier}.attn.table <- {shards}"] if shards else []
+    return weight_map("\n".join(lines)) + WEIGHTS

@@ -1,6 +1,7 @@
 """Families against transformers: random weights, float64, through files and the production loader."""
 
 import copy
+import json
 import tempfile
 from pathlib import Path
 
@@ -684,6 +685,32 @@ def test_numbers_of_ngrams_must_be_those_of_the_layer(tmp_path: Path, buffer: st
         save_file({**tensors, name: wrong}, path)
         with refused(CheckpointError, buffer):
             open_checkpoint(tmp_path)
+
+
+@pytest.mark.parametrize("parts", [1, 5, 65_536])
+def test_the_tensors_say_in_how_many_parts_a_table_of_ngrams_is(tmp_path: Path, parts: int):
+    """In how many to write it says config.json, as in transformers. The layers may differ."""
+    model = make_model("qwen4_exp_text", QWEN4 | {"split_ngram_parts": 5})
+    model.save_pretrained(tmp_path)
+    path, config = tmp_path / "model.safetensors", json.loads((tmp_path / "config.json").read_text())
+    (tmp_path / "config.json").write_text(json.dumps(config | {"split_ngram_parts": parts}))
+    tensors, table = load_file(path), "model.layers.1.ple.ple_embedding.ngram_embedding"
+    whole = torch.cat([tensors.pop(f"{table}.shard_{n}.weight") for n in range(5)])
+    for stored in ({f"{table}.weight": whole}, {f"{table}.shard_0.weight": whole}):
+        save_file(tensors | stored, path)
+        assert np.array_equal(open_checkpoint(tmp_path).leaves.load("decoder.layers.1.attn.table"), whole)
+    save_file(tensors | {f"{table}.shard_1.weight": whole}, path)
+    with refused(CheckpointError, "shard_0", "missing"):
+        open_checkpoint(tmp_path)
+
+
+@pytest.mark.parametrize("stated", [None, [], 3, "text", {"split_ngram_parts": 2}])
+def test_text_config_is_of_the_whole_model_of_qwen4_exp(stated):
+    keys = {"model_type": "qwen4_exp_text", **QWEN4}
+    stray = {**keys, "text_config": stated}
+    assert read_config(stray, ignore=["text_config"])[0] == read_config(keys)[0]
+    with refused(ConfigError, "text_config"):
+        read_config({**stray, "model_type": "qwen4_exp"}, ignore=["text_config"])
 
 
 def test_leaves_on_disk_are_transposed_without_a_copy(tmp_path: Path):
