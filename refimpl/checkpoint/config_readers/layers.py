@@ -10,6 +10,11 @@ from .keys import Keys
 
 LAYER_TYPES = ("full_attention", "sliding_attention")  # without a window, with one
 SPARSE = ("dense", "sparse")
+# What older files call types of layers, as in transformers.
+OLDER_TYPES = {
+    "attention": "full_attention", "deepseek_sparse_attention": "indexed_attention",
+    "mamba": "linear_attention", "qwen_sparse_attention": "indexed_attention",
+}  # fmt: skip
 
 
 def layer_count(keys: Keys, key: str = "num_hidden_layers", default: int | None = None) -> int:
@@ -42,11 +47,17 @@ def head_size(keys: Keys, width: str = "hidden_size", heads: str = "num_attentio
 
 
 def stated_types(keys: Keys, kinds: Sequence[str], key: str = "layer_types") -> list[str] | None:
-    """Return the type that a key states for each layer, one of `kinds`. Return None if the key is missing."""
-    types = keys.get(key, list, None)
-    if types is not None and (len(types) != layer_count(keys) or any(kind not in kinds for kind in types)):
+    """Return the type that a key states for each layer, one of `kinds`. Return None if the key is missing.
+
+    Older names of types are also read.
+    """
+    if (types := keys.get(key, list, None)) is None:
+        return None
+    named = {older: newer for older, newer in OLDER_TYPES.items() if newer in kinds}
+    named |= {kind: kind for kind in kinds}
+    if len(types) != layer_count(keys) or any(type(kind) is not str or kind not in named for kind in types):
         raise keys.fail(key, f"a list of {layer_count(keys)} entries, each one of {', '.join(kinds)}")
-    return types
+    return [named[kind] for kind in types]
 
 
 def stated_sparse(keys: Keys) -> list[bool] | None:

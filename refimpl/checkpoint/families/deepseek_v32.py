@@ -15,6 +15,7 @@ from ...ops.latent_attention import LatentAttention
 from ..config_readers.decoder import map_layers
 from ..config_readers.gguf_keys import SIGMOID_EXPERTS, Row, fixed, trunk_layers
 from ..config_readers.keys import Keys
+from ..config_readers.layers import stated_types
 from ..weights.weight_map import weight_map
 from . import Gguf, Task, decoders
 from .deepseek_v2 import GGUF_WEIGHTS as GGUF_LATENTS
@@ -25,7 +26,7 @@ from .glm4_moe import with_sigmoid_experts
 
 MODEL_TYPES = ("deepseek_v32",)
 ARCHITECTURES: dict[str, Task] = decoders("DeepseekV32", tasks=())
-INDEXED = "indexed_attention"
+TYPES = ("indexed_attention",)  # of all layers
 
 
 def config(keys: Keys, task: Task) -> Decoder:
@@ -48,7 +49,7 @@ def indexed_decoder(
     base = latent_decoder(keys, context=context, rope_interleave=True)
     base = _with_indexer(base, read_indexer(keys, heads=index_heads, interleaved=interleaved), keys)
     count = len(base.layers)
-    check_indexed(keys, count)
+    stated_types(keys, TYPES)
     return with_sigmoid_experts(
         base,
         keys,
@@ -66,12 +67,6 @@ def read_indexer(keys: Keys, *, heads: int, interleaved: bool) -> Indexer:
     if size < rotated:
         raise keys.fail("index_head_dim", f"{keys.name('qk_rope_head_dim')}, {rotated}, or more")
     return Indexer(keys.size("index_n_heads", heads), size, keys.size("index_topk", 2048), interleaved)
-
-
-def check_indexed(keys: Keys, count: int) -> None:
-    """Raise ConfigError if the types of the `count` layers are stated otherwise than as indexed attention."""
-    if keys.get("layer_types", list, None) not in (None, [INDEXED] * count):
-        raise keys.fail("layer_types", f"{INDEXED} for each of {count} layers")
 
 
 def _with_indexer(base: Decoder, indexer: Indexer, keys: Keys) -> Decoder:

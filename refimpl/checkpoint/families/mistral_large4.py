@@ -16,14 +16,14 @@ from ...errors import CheckpointError
 from ...ops.latent_attention import LatentAttention
 from ..config_readers.decoder import map_layers, with_experts
 from ..config_readers.keys import Keys
-from ..config_readers.layers import rotated_layers, sparse_layers
+from ..config_readers.layers import rotated_layers, sparse_layers, stated_types
 from ..config_readers.rope import ORIGINAL
 from ..config_readers.text_part import TextModel, sizes, text_part
 from ..formats.tensor_source import TensorSource
 from ..weights.weight_map import weight_map
 from . import Task, mistral4
 from .deepseek_v2 import latent_decoder
-from .deepseek_v32 import INDEXER, check_indexed, read_indexer
+from .deepseek_v32 import INDEXER, TYPES, read_indexer
 from .glm_moe_dsa import indexer_types
 from .llava import LEFT_OUT
 from .llava import PREFIX as PREFIX
@@ -53,7 +53,7 @@ def _text(keys: Keys, task: Task) -> Decoder:
     keys = keys if stated else keys.replaced({**keys.values, "rope_parameters": ROPE})
     base = latent_decoder(keys, context=1_048_576, rope_interleave=True)
     count, indexer = len(base.layers), read_indexer(keys, heads=32, interleaved=True)
-    check_indexed(keys, count)
+    stated_types(keys, TYPES)
     if keys.get("kv_source_layers", list, None) not in (None, [*range(count)]):
         raise keys.fail("kv_source_layers", f"0 to {count - 1}: each layer must keep its own latents")
     rotated = rotated_layers(keys, keys.get("no_rope_layers", list, None))

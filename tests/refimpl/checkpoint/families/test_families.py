@@ -672,6 +672,12 @@ def test_refused_of_qwen4_exp(keys, parts):
         read_config({"model_type": "qwen4_exp_text", **QWEN4, **keys})
 
 
+def test_types_of_qwen4_exp_by_older_names():
+    keys = {"model_type": "qwen4_exp_text", **QWEN4}
+    older = {**keys, "layer_types": ["qwen_sparse_attention", "mamba", "linear_attention"]}
+    assert read_config(older)[0] == read_config(keys)[0]
+
+
 @pytest.mark.parametrize("buffer", ["layer_multipliers", "ngram_heads_vocab_sizes", "ngram_heads_offsets"])
 def test_numbers_of_ngrams_must_be_those_of_the_layer(tmp_path: Path, buffer: str):
     """To the last bit, of which a float has too few."""

@@ -28,12 +28,14 @@ UNLISTED = {"attention_layers": None}
 XLNET = {"architectures": ["XLNetForSequenceClassification"]}
 LABELS = {"id2label": {str(i): f"L{i}" for i in range(5)}}
 HYBRID = (["mamba"] * 9 + ["attention"]) * 4
+QSA = "qwen_sparse_attention"
 READ: list[tuple[str, dict[str, Any]]] = [
     ("apertus", {"hidden_act": "silu"}),
     ("apertus", {"rope_theta": ..., "rope_scaling": ...}),
     ("big-bird", {"architectures": ["BigBirdForQuestionAnswering"]}),
     ("deberta-v3", {"conv_kernel_size": 3, "conv_act": "gelu"}),
     ("deepseek-lite", {"n_group": 8, "topk_group": 3, "topk_method": "group_limited_greedy"}),
+    ("deepseek-v32", {"layer_types": ["deepseek_sparse_attention", "indexed_attention"] * 30 + [QSA]}),
     ("ettin", {"architectures": ["ModernBertDecoderForSequenceClassification"]}),
     ("exaone-32b", {"sliding_window_pattern": 4, "layer_types": ...}),
     (
@@ -70,6 +72,7 @@ READ: list[tuple[str, dict[str, Any]]] = [
         },
     ),
     ("mistral_large4", {"text_config.index_topk_freq": 4, "text_config.index_skip_topk_offset": 3}),
+    ("mistral_large4", {"text_config.layer_types": ["deepseek_sparse_attention"] * 72}),
     ("mistral_large4", {"text_config.mlp_layer_types": ["sparse", "dense"] * 36}),
     ("mistral_large4", {"text_config.no_rope_layers": None, "text_config.no_rope_layer_interval": 3}),
     ("mistral_large4", {"text_config.rope_parameters": None, "text_config.kv_source_layers": None}),
@@ -79,6 +82,7 @@ READ: list[tuple[str, dict[str, Any]]] = [
     ("nemotron-h", {"hybrid_override_pattern": "ME", "mlp_bias": True}),
     ("new", {"architectures": ["GteModel"], "model_type": "gte", "rope_scaling": None, "rope_theta": 160000}),
     ("olmo-hybrid", {"rope_parameters": None}),
+    ("qwen3-next", {"layer_types": ["mamba", "linear_attention", "attention", "full_attention"] * 12}),
     ("scout", {"attn_temperature_tuning": 0}),
     ("xlnet", {**XLNET, "summary_type": "cls_index", **LABELS}),
     ("zai-org/GLM-5", {"index_topk_freq": 0}),
@@ -142,7 +146,7 @@ REFUSED: list[tuple[str, dict[str, Any], str]] = [
     ("deepseek-v32", {"index_head_dim": 32}, "index_head_dim qk_rope_head_dim 64 32"),
     ("deepseek-v32", {"index_topk": 0}, "index_topk 1"),
     ("deepseek-v32", {"indexer_types": ["full"] * 61}, "'indexer_types'"),
-    ("deepseek-v32", {"layer_types": ["full_attention"] * 61}, "layer_types indexed_attention 61"),
+    ("deepseek-v32", {"layer_types": ["full_attention"] * 61}, "layer_types 61 indexed_attention"),
     ("deepseek-v32", {"mlp_layer_types": ["sparse", "dense"] * 30 + ["sparse"]}, "sparse layers"),
     ("deepseek-v32", {"q_lora_rank": None}, "q_lora_rank"),
     ("deepseek-v32", {"rope_interleave": False}, "rope_interleave true False"),
@@ -348,6 +352,8 @@ REFUSED: list[tuple[str, dict[str, Any], str]] = [
     ("Qwen/Qwen3-30B-A3B", {"mlp_only_layers": [-1]}, "mlp_only_layers 0"),
     ("Qwen/Qwen3-30B-A3B", {"num_local_experts": 64}, "num_local_experts num_experts 128 64"),
     ("qwen3-next", {"hidden_act": "gelu"}, "hidden_act"),
+    ("qwen3-next", {"layer_types": [["attention"]] * 48}, "layer_types 48 linear_attention"),
+    ("qwen3-next", {"layer_types": [QSA] * 48}, "layer_types 48 linear_attention"),
     ("qwen3-next", {"layer_types": ["linear_attention"] * 47}, "layer_types 48 linear_attention"),
     ("qwen3-next", {"use_sliding_window": True}, "use_sliding_window false True"),
     ("roformer", {"hidden_act": "relu", "norm_type": "rms_norm", "use_bias": False}, "norm_type 'rms_norm'"),
