@@ -93,7 +93,7 @@ def _tied(keys: Keys, text: Keys, *, tied: bool, either: bool) -> bool:
     if own == inner and own is not None:
         return own
     if keys.tensors is not None:
-        return not any(name.endswith("lm_head.weight") for name in keys.tensors)
+        return not any(name.endswith("lm_head.weight") or name == "output.weight" for name in keys.tensors)
     return bool(tied if own is None else own) or (either and bool(inner))
 
 

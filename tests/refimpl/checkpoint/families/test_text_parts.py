@@ -119,6 +119,12 @@ def test_factors_of_frequencies_are_a_tensor(tmp_path):
     assert checkpoint.left_out["mtp_dspark"].tensors == 1
     [rope] = checkpoint.config.ropes
     assert rope.factors == tuple(np.exp(logs.double().numpy()).tolist())
+    config = json.loads((tmp_path / "config.json").read_text())
+    assert not config.pop("tie_word_embeddings")
+    assert not config["text_config"].pop("tie_word_embeddings")
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    untied = open_checkpoint(tmp_path)
+    assert (untied.config, untied.notes) == (checkpoint.config, checkpoint.notes)
     save_file({key: value.contiguous() for key, value in model.state_dict().items()}, path)
     own_names, found = open_checkpoint(tmp_path), leaves(checkpoint)
     assert own_names.config == checkpoint.config
