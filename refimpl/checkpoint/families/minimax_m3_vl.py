@@ -44,7 +44,7 @@ NAMES = {
 
 def config(keys: Keys, task: Task) -> Decoder:
     if keys.get("model_type", str) == MODEL_TYPES[1]:
-        return _text(keys, task)
+        return _text(keys.with_defaults(TEXT.defaults), task)
     keys.unused(
         "vision_config", "image_token_index", "image_token_id", "video_token_index", "video_token_id",
         "projector_hidden_size", "merged_hidden_size", "vision_feature_layer",

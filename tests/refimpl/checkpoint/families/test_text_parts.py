@@ -176,6 +176,10 @@ def read(name: str, tensors: list[str] | None = None, /, **keys: Any) -> Config:
     return read_config({"model_type": name, **keys}, tensors=tensors)[0]
 
 
+def test_the_text_of_minimax_m3_alone_has_the_same_defaults():
+    assert read("minimax_m3_vl_text") == read("minimax_m3_vl", text_config={})
+
+
 QWEN = {**SIZES, "rope_theta": 1e6, "rope_scaling": {"type": "mrope", "mrope_section": [1, 1, 2]}}
 
 
