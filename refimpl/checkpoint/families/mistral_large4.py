@@ -46,11 +46,15 @@ LARGEST = 87  # of which the exponential is a number of float32
 
 def _text(keys: Keys, task: Task) -> Decoder:
     keys.harmless(q_lora_rank=(None,), mlp_bias=(False,), norm_topk_prob=(True,))
+    keys.harmless(rope_interleave=(True,), indexer_rope_interleave=(True,), head_dim=(int,))
     keys.get("output_router_logits", bool, False)  # of training
     # An empty rope_parameters means plain frequencies, and an empty rope_scaling means the default.
     stated = keys.get("rope_parameters", dict, None) is not None or keys.get("rope_scaling", dict, None)
-    keys = keys.with_defaults(DEFAULTS)
-    keys = keys if stated else keys.replaced({**keys.values, "rope_parameters": ROPE})
+    experts = keys.size(keys.spelled("n_routed_experts", "num_local_experts", "num_experts"), 128)
+    values = {**DEFAULTS, **keys.values, "n_routed_experts": experts}
+    values |= {} if stated else {"rope_parameters": ROPE}
+    # Whatever head_dim states, transformers sets it to qk_rope_head_dim.
+    keys = keys.replaced({key: value for key, value in values.items() if key != "head_dim"})
     base = latent_decoder(keys, context=1_048_576, rope_interleave=True)
     count, indexer = len(base.layers), read_indexer(keys, heads=32, interleaved=True)
     stated_types(keys, TYPES)
