@@ -19,6 +19,7 @@ from ..config_readers.keys import Keys
 from ..config_readers.layers import rotated_layers, sparse_layers, stated_types
 from ..config_readers.rope import ORIGINAL
 from ..config_readers.text_part import TextModel, sizes, text_part
+from ..formats.named_tensors import Tensors, stripped
 from ..formats.tensor_source import TensorSource
 from ..weights.weight_map import weight_map
 from . import Task, mistral4
@@ -40,7 +41,7 @@ ROPE = {
     "rope_type": "yarn", "rope_theta": 10_000.0, "factor": 2048.0, ORIGINAL: 512, "beta_fast": 32.0,
     "beta_slow": 1.0, "attention_factor": 1.0,
 }  # fmt: skip
-FACTORS = "lerope.alpha", "model.language_model.rotary_emb.alpha"  # of either spelling, their logarithms
+FACTORS = "lerope.alpha", "rotary_emb.alpha"  # of either spelling, their logarithms
 LARGEST = 87  # of which the exponential is a number of float32
 
 
@@ -95,12 +96,15 @@ def with_tensors(config: Config, source: TensorSource) -> Config:
     if not isinstance(config, Decoder) or not config.ropes:
         return config
     pairs = config.ropes[0].dims // 2
-    name = next((name for name in FACTORS if name in source.names), None)
+    tensors = Tensors(stripped(source, PREFIX))
+    name, *others = [name for name in FACTORS if name in tensors.names] or [None]
     if name is None:
         raise CheckpointError(f"tensor {FACTORS[0]!r} is missing: rotary positions need this tensor")
-    if (shape := source.shape(name)) != (pairs,):
+    if others:
+        raise CheckpointError(f"a tensor must not be stored twice: {name!r} and {others[0]!r}")
+    if (shape := tensors.shape(name)) != (pairs,):
         raise CheckpointError(f"tensor {name!r} must have shape [{pairs}], but it has {list(shape)}")
-    logs = source.load(name).astype(np.float64)
+    logs = tensors.load(name).astype(np.float64)
     if not (np.abs(logs) < LARGEST).all():
         raise CheckpointError(f"tensor {name!r} must have numbers between -{LARGEST} and {LARGEST}")
     factors = tuple(np.exp(logs).tolist())

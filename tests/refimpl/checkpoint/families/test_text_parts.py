@@ -130,6 +130,14 @@ def test_factors_of_frequencies_are_a_tensor(tmp_path):
     assert own_names.config == checkpoint.config
     assert all(np.array_equal(leaf, found.pop(key)) for key, leaf in leaves(own_names).items())
     assert not found
+    modules = model.state_dict()
+    for start in ("language_model.model.", "language_model.", "model.", ""):
+        moved = {key.replace("model.language_model.", start): value for key, value in modules.items()}
+        save_file({key: value.contiguous() for key, value in moved.items()}, path)
+        assert open_checkpoint(tmp_path).config == checkpoint.config
+    save_file({**state, "rotary_emb.alpha": logs + 1}, path)
+    with refused(CheckpointError, name, "rotary_emb.alpha"):
+        open_checkpoint(tmp_path)
     save_file({key: value for key, value in state.items() if key != name}, path)
     with refused(CheckpointError, name, "missing"):
         open_checkpoint(tmp_path)
