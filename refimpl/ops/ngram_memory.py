@@ -85,7 +85,7 @@ class NgramStates(RecurrentState):
     """
 
     holds = NgramState
-    adds_up = False
+    adds_up = costly_runs = False
 
     count: int
     channels: int
@@ -113,9 +113,9 @@ class NgramMemory(TokenMixer):
     primes: tuple[int, ...]
     rows: int = bounded("ngrams", "rows of the table of n-grams")
     width: int = bounded("width", "width of the table of n-grams")
-    end: int = 0
-    streams: int = bounded("streams", default=2)
-    inputs: int = bounded("width", "width of a stream", default=1)
+    end: int
+    streams: int = bounded("streams")
+    inputs: int = bounded("width", "width of a stream")
     length: int = bounded("kernel", "length of the convolution", least=2, default=4)
     eps: float = 1e-6
 

@@ -138,9 +138,13 @@ def _memories(keys: Keys, attends: list[bool], hyper: HyperConnections) -> dict[
         raise keys.fail("ple_layer_ids", "layers of linear_attention")
     width, vocabulary = keys.size("hidden_size"), keys.size("vocab_size")
     longest, each = keys.size("ngram_size", 3), keys.size("heads_per_ngram", 8)
+    if not 2 <= longest <= LIMITS["kernel"]:
+        raise keys.fail("ngram_size", f"from 2 to {LIMITS['kernel']} tokens")
     heads, base = (longest - 1) * each, keys.size("ngram_vocab_size_base", 20_000_000)
-    if not 1 <= heads * len(before) <= MOST_HEADS:
-        raise keys.fail("heads_per_ngram", f"1 to {MOST_HEADS} heads of all n-grams of all layers")
+    if heads * len(before) > MOST_HEADS:
+        raise keys.fail(
+            "heads_per_ngram", f"smaller: all n-grams of all layers must have at most {MOST_HEADS} heads"
+        )
     if base > LIMITS["ngrams"]:
         raise keys.fail("ngram_vocab_size_base", f"at most {LIMITS['ngrams']}")
     total = keys.size("ple_embed_dim", width, null=True) or width
