@@ -142,9 +142,7 @@ def _memories(keys: Keys, attends: list[bool], hyper: HyperConnections) -> dict[
         raise keys.fail("ngram_size", f"from 2 to {LIMITS['kernel']} tokens")
     heads, base = (longest - 1) * each, keys.size("ngram_vocab_size_base", 20_000_000)
     if heads * len(before) > MOST_HEADS:
-        raise keys.fail(
-            "heads_per_ngram", f"smaller: all n-grams of all layers must have at most {MOST_HEADS} heads"
-        )
+        raise keys.fail("heads_per_ngram", f"smaller: all layers must have {MOST_HEADS} heads or fewer")
     if base > LIMITS["ngrams"]:
         raise keys.fail("ngram_vocab_size_base", f"at most {LIMITS['ngrams']}")
     total = keys.size("ple_embed_dim", width, null=True) or width

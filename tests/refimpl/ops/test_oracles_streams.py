@@ -112,6 +112,7 @@ def test_an_ngram_ends_with_a_text_by_hand():
     context, tokens = np.array([[7, 4]]), np.array([[5, 4, 6, 3]])
     first = [5 ^ 40, 4 ^ 50, 6 ^ 40, 3 ^ 60]
     second = [5 ^ 40 ^ 400, 4 ^ 50 ^ 400, 6 ^ 40 ^ 400, 3 ^ 60 ^ 400]
+    assert not own.cache_kind().in_chunks, "all of this takes memory for each token alone"
     rows = ngram_rows(context, tokens, settings=own)
     assert rows[0].T.tolist() == [first, [1000 + one % 997 for one in second]]
 
@@ -151,7 +152,7 @@ def test_pooled_attention_is_qwen4s(seed: int, blocks: int, size: int, cut: int)
 @pytest.mark.parametrize("product", [-3.0, -1e-9, 0.0, 1e-9, 3.0])
 def test_a_gate_of_a_memory_has_the_sign_of_its_product(product: float):
     """Streams of one number, which is its own norm: the gate is σ(±√3), or a half for no product."""
-    own = NgramMemory((1, 1), (1,), 1, 1, streams=2, inputs=1, length=2, eps=1e-12)
+    own = NgramMemory((1, 1), (1,), 1, 1, 0, streams=2, inputs=1, length=2, eps=1e-12)
     ones = np.ones(2)
     weights: Any = {
         "table": np.ones((1, 1)), "w_key": np.ones((1, 2)), "w_value": np.ones((1, 1)),
