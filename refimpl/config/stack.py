@@ -302,10 +302,9 @@ class Stack(Record):
         layer.
         """
         return any(
-            layer.attention.keeps == "state"
+            layer.attention.stepwise
             or (layer.beside, layer.altup, layer.hyper, layer.laurel, layer.kv_layer) != (None,) * 5
             or (self.causal and layer.per_layer is not None)
-            or getattr(layer.attention, "indexer", None) is not None
             or getattr(layer.mlp, "late", False)
             for layer in self.layers
         )

@@ -66,6 +66,11 @@ class TokenMixer(Sublayer):
     # The largest number that laws draw for leaves of which exponentials or high powers are computed.
     largest: ClassVar[Mapping[str, float]] = {}
 
+    @property
+    def stepwise(self) -> bool:
+        """Whether it can only be computed as in a decoder, with a cache."""
+        return self.place == "decoder"
+
     def check(self, at: str) -> None:
         """Raise ConfigError if the mixer's sizes contradict each other. The message begins with `at`."""
         check_bounds(at, self)

@@ -385,8 +385,7 @@ def _check_mixer(at: str, mixer: TokenMixer, name: str, *, both_ways: bool) -> N
     if isinstance(mixer, Attention):
         kept = name == "decoder" or mixer.kv == "float"
         need(kept, f"{at}only a decoder caches keys and values, got kv {mixer.kv!r}")
-    indexed = getattr(mixer, "indexer", None) is not None
-    need(name == "decoder" or not indexed, f"{at}an indexer must be in a decoder")
+    need(name == "decoder" or not mixer.stepwise, f"{at}an indexer must be in a decoder")
 
 
 def _check_shared_kv(at: str, layer: Layer, a: Attention, before: tuple[Layer, ...]) -> None:

@@ -137,7 +137,7 @@ class IndexedAttention(TokenMixer):
     norm_eps: float = 1e-6
 
     weights = IndexedAttentionWeights
-    keeps = "tokens"
+    title, place, keeps = "attention with an indexer", "decoder", "tokens"
     choices: ClassVar = {
         "interleaved": (False, True),
         "norm_eps": (1e-6, 0.1),

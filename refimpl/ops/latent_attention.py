@@ -203,6 +203,11 @@ class LatentAttention(TokenMixer):
         """Whether rotary positions rotate the pairs (2j, 2j + 1) of elements instead of (j, j + J)."""
         return self.position is not None and self.position.interleaved
 
+    @property
+    def stepwise(self) -> bool:
+        """Whether an indexer chooses the tokens that it reads, which is done only with a cache."""
+        return self.indexer is not None
+
     weights = LatentAttentionWeights
     keeps = "tokens"
     choices: ClassVar = {

@@ -268,6 +268,14 @@ def chosen_blocks(part: str = "", **changed: Any) -> Any:
     return stack(config, layers=(first, replace(last, attention=mixer)))
 
 
+def test_attention_to_chosen_blocks_reads_step_by_step_without_several_streams():
+    """Also in a decoder that reads whole texts, which has a cache for it."""
+    config = tiny_models.hyper_connected()
+    layer = replace(config.layers[1], hyper=None)
+    reader = tiny_models.reader(replace(config, stack=replace(config.stack, layers=(layer,))))
+    assert reader.layers == (layer,), "with a cache"
+
+
 def hyper(**changed: Any) -> Any:
     """A Llama with hyper-connections in all layers, and with one of them changed."""
     mixed = HyperConnections(2, 3, RMSNorm(1e-5))
