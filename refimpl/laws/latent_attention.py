@@ -119,6 +119,8 @@ def the_sublayer_is_its_parts(latent_attention: Subject, draw: Draw) -> None:
     if isinstance(indexer := a.indexer, Indexer):
         key = linear(x, call["wk_index"])
         key = layer_norm(key, call["index_norm"], call["index_bias"], eps=indexer.eps)[:, :, None]
+        if call["wq_a"] is None:
+            source = layer_norm(x, call["index_q_norm"], call["index_q_bias"], eps=indexer.eps)
         index_q = linear(source, call["wq_index"]).reshape(b, t, indexer.heads, indexer.size)
         if a.log_scale:
             index_q *= (call["index_slope"] * logs + call["index_offset"])[:, :, None]

@@ -382,7 +382,7 @@ class LatentAttention(TokenMixer):
         """
         if chosen.get("chosen") is not None:
             return SharedIndexer(chosen["topk"])
-        if chosen["wq_index"] is None or chosen["wq_a"] is None:
+        if chosen["wq_index"] is None:
             return None
         width, interleaved = size["W"] + 2 * size["J"], not chosen["interleaved"]
         return Indexer(size["X"], width, chosen["topk"], interleaved, eps=0.01)

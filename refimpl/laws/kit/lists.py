@@ -32,10 +32,11 @@ def items_of(p: Parameter, size: Sizes) -> list[Sizes]:
 
 def settled(f: Function, size: Sizes, chosen: Mapping[str, Any]) -> Sizes:
     """Return the sizes with two corrections: the vocabulary is computed from the short list and the
-    clusters, and without a latent, the latent's size is the input's size.
+    clusters, and without a latent (of experts or of queries), the latent's size is the input's size.
     """
-    if chosen.get("latent_down", ...) is None:
-        size = {**size, "C": size["D"]}
+    for down, latent in (("latent_down", "C"), ("wq_a", "F")):
+        if chosen.get(down, ...) is None:
+            size = {**size, latent: size["D"]}
     tails = [tail for p in f.leaves if p.name == "tails" for tail in items_of(p, size)]
     if not any(p.name == "tails" for p in f.leaves):
         return size
