@@ -121,7 +121,6 @@ ENCODERS = "export/test_end_to_end_text.py::test_exported_bundles_pass_verify"
 WHOLE = {
     "block": (TARGETS, "refimpl/laws/test_model.py"),
     "encoder": (ENCODERS, "refimpl/laws/test_encoder.py"),
-    "pooled_attention": (FAMILY, "refimpl/laws/test_model.py"),
     "model": (TARGETS, "refimpl/laws/test_model.py"),
     "moonshine_stem": (ENCODERS, "refimpl/laws/test_model.py"),
     "ngram_memory": (FAMILY, "refimpl/laws/test_model.py"),

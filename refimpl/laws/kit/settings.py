@@ -34,6 +34,7 @@ from ...config import (
     SwiGLUStep,
     Window,
 )
+from ...ops.pooled_attention import PooledAttention
 
 SETTINGS: dict[str, tuple[Any, ...]] = {
     "eps": (1e-5, 0.1),
@@ -159,6 +160,19 @@ def _attention(chosen: Mapping[str, Any], size: Mapping[str, int]) -> Attention:
     )
 
 
+def _pooled(chosen: Mapping[str, Any], size: Mapping[str, int]) -> PooledAttention:
+    """Return attention to chosen blocks over the kinds of attention that it may have inside."""
+    plain = dict.fromkeys(("window", "softcap", "sink_logits"))
+    return PooledAttention(
+        _attention({**chosen, **plain}, size),
+        size["X"],
+        size["W"] + 2 * size["J"],
+        chosen["block_size"],
+        chosen["blocks"],
+        chosen["norm_eps"],
+    )
+
+
 def _groups(chosen: Mapping[str, Any], size: Mapping[str, int]) -> ExpertGroups:
     """Return two groups if the number of experts is even, otherwise one group for each expert. As few
     groups as possible are chosen.
@@ -194,28 +208,27 @@ def _mixture(chosen: Mapping[str, Any], size: Mapping[str, int]) -> MoE:
     )
 
 
+ATTENTION: dict[str, tuple[Any, ...]] = {
+    "window": SETTINGS["window"],
+    "scale": SETTINGS["scale"],
+    "softcap": SETTINGS["softcap"],
+    "clip": SETTINGS["clip"],
+    "interleaved": (False, True),
+    "norm_kind": ("rms", "layer"),
+    "norm_rotated": (False, True),
+    "bare_norm": (False, True),
+    "query_scale": (None, QueryScale(0.5, 2), QueryScale(0.5, 3, offset=1)),
+    "norm_eps": SETTINGS["norm_eps"],
+    "value_norm": (None, RMSNorm(0.1)),
+    # Where all look at a sink, what heads give is as small as rounding, which a small eps would show.
+    "out_eps": (0.1, 1.0),
+    "softplus_gate": (False, True),
+    "value_scale": SETTINGS["scale"],
+}
 DRAWN: dict[type, Drawn] = {
     **{kind: Drawn(kind.choices, kind.drawn) for kind in mixers() if "drawn" in vars(kind)},
-    Attention: Drawn(
-        {
-            "window": SETTINGS["window"],
-            "scale": SETTINGS["scale"],
-            "softcap": SETTINGS["softcap"],
-            "clip": SETTINGS["clip"],
-            "interleaved": (False, True),
-            "norm_kind": ("rms", "layer"),
-            "norm_rotated": (False, True),
-            "bare_norm": (False, True),
-            "query_scale": (None, QueryScale(0.5, 2), QueryScale(0.5, 3, offset=1)),
-            "norm_eps": SETTINGS["norm_eps"],
-            "value_norm": (None, RMSNorm(0.1)),
-            # Where all look at a sink, what heads give is as small as rounding, which a small eps would show.
-            "out_eps": (0.1, 1.0),
-            "softplus_gate": (False, True),
-            "value_scale": SETTINGS["scale"],
-        },
-        _attention,
-    ),
+    Attention: Drawn(ATTENTION, _attention),
+    PooledAttention: Drawn({**ATTENTION, "blocks": (1, 2), "block_size": (1, 2)}, _pooled),
     MoE: Drawn(
         {
             "activation": (*get_args(Activation), *CLASSES[SwiGLUOAI], *CLASSES[SwiGLUStep]),
@@ -313,7 +326,6 @@ HAND = frozenset(
         "block.block", "block.encoder_block",
         "encoder.encode", "encoder.encoder_kv", "encoder.pooled_lengths", "encoder.predict",
         "encoder.reader_tokens",
-        "pooled_attention.pooled_attention",
         "moonshine_stem.moonshine_stem",
         "model.distance_biases", "model.distance_table", "model.embed", "model.layer_vectors",
         "model.model", "model.model_with_hidden", "model.mtp_model", "model.score_biases",
