@@ -46,7 +46,7 @@ from .attention import AttentionWeights, attend, heads, project
 from .cache import append, places, select
 from .cache_kind import CacheArray, CacheKind
 from .dispatch import op
-from .indexer import best_keys
+from .indexer import FLOAT16, best_keys
 from .linear import linear
 from .mask import causal_mask
 from .norm import rms_norm
@@ -190,7 +190,7 @@ class IndexedAttention(TokenMixer):
         return "an indexer chooses blocks of tokens for each key head"
 
     def float16_limit(self) -> str | None:
-        return "an indexer's scores are too near to each other for float16, which would choose other tokens"
+        return FLOAT16
 
     def describe(self) -> str:
         best = f"the {self.indexer.topk} best blocks of {self.indexer.block} tokens of an indexer"

@@ -43,6 +43,8 @@ from .dispatch import op
 if TYPE_CHECKING:
     from ..axes import Array, Bool, Float
 
+FLOAT16 = "an indexer's scores are too near to each other for float16, which would choose other tokens"
+
 
 @op
 def index_scores(

@@ -56,7 +56,7 @@ from .attention import attend, heads
 from .cache import append, places, select
 from .cache_kind import CacheArray, CacheKind
 from .dispatch import op
-from .indexer import best_keys, index_scores
+from .indexer import FLOAT16, best_keys, index_scores
 from .linear import linear
 from .mask import causal_mask, padding_mask
 from .norm import layer_norm, rms_norm
@@ -327,7 +327,7 @@ class LatentAttention(TokenMixer):
     def float16_limit(self) -> str | None:
         if self.indexer is None:
             return None
-        return "an indexer's scores are too near to each other for float16, which would choose other tokens"
+        return FLOAT16
 
     def describe(self) -> str:
         best = f", the {i.topk} best tokens of an indexer" if isinstance(i := self.indexer, Indexer) else ""

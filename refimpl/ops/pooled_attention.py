@@ -28,7 +28,7 @@ from .attention import AttentionWeights, attend, from_heads, heads, positioned, 
 from .cache import KVCache, append
 from .dispatch import observe, op
 from .indexed_attention import IndexedKeysValues, IndexedKV
-from .indexer import best_keys, index_scores
+from .indexer import FLOAT16, best_keys, index_scores
 from .linear import linear
 from .mask import causal_mask
 from .norm import rms_norm
@@ -125,7 +125,7 @@ class PooledAttention(TokenMixer):
         return "an indexer chooses other tokens for each token"
 
     def float16_limit(self) -> str | None:
-        return "an indexer's scores are too near to each other for float16, which would choose other tokens"
+        return FLOAT16
 
     def describe(self) -> str:
         chosen = f"the {self.blocks} best blocks of {self.block_size} tokens of an indexer"
