@@ -24,6 +24,7 @@ from ..config_readers.gguf_keys import (
     fixed,
     optional,
     scores,
+    trunk_layers,
     without,
 )
 from ..config_readers.gguf_rope import rope_scaling
@@ -224,7 +225,9 @@ V3 = {
     **LATENT_KEYS,
     **SIGMOID_EXPERTS,
     "model_type": fixed("deepseek_v3"),
+    "num_hidden_layers": Row(trunk_layers, "block_count"),
     "num_nextn_predict_layers": fixed(0),
+    "expert_gating_func": scores(SIGMOID, default=SIGMOID),
 }
 
 
@@ -232,9 +235,12 @@ def table(keys: Keys) -> Table:
     """Return GGUF's table of keys for the model in the file: DeepSeek-V2 or DeepSeek-V3.
 
     Both models have the same architecture name. DeepSeek-V3 chooses experts by sigmoids; no key states V2's
-    softmax.
+    softmax. GLM-4.7-Flash has V3's form. The first files of it don't state the sigmoids: as in llama.cpp, the
+    numbers of layers and tokens tell them.
     """
-    return V3 if keys.get("expert_gating_func", int, SOFTMAX) == SIGMOID else V2
+    flash = keys.get("block_count", int, 0) in (47, 48) and keys.get("vocab_size", int, 0) == FLASH_TOKENS
+    return V3 if keys.get("expert_gating_func", int, SIGMOID if flash else SOFTMAX) == SIGMOID else V2
 
 
-GGUF = Gguf("deepseek2", table, GGUF_WEIGHTS)
+FLASH_TOKENS = 154_880
+GGUF = Gguf("deepseek2", table, GGUF_WEIGHTS + weight_map("left out <- blk.{n}.*"))

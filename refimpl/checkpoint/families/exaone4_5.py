@@ -6,6 +6,7 @@ from ..config_readers.keys import Keys
 from ..config_readers.text_part import TextModel, sizes, text_model
 from ..weights.weight_map import weight_map
 from . import Task, exaone4
+from .exaone4 import GGUF as GGUF
 from .qwen2_vl import LEFT_OUT, ignore_image_keys
 from .qwen2_vl import PREFIX as PREFIX
 

@@ -1,13 +1,15 @@
 """GLM-4.7-Flash (Zhipu AI 2026): DeepSeek-V3's latent attention. Some or all layers have DeepSeek-V3's
 experts.
 
-tfm leaves out the layer after the last, which predicts further tokens, as transformers' class does.
+tfm leaves out the layer after the last, which predicts further tokens, as transformers' class does. In GGUF
+the architecture is `deepseek2`.
 """
 
 from ...config import Decoder
 from ..config_readers.keys import Keys
 from ..config_readers.layers import sparse_layers
 from . import Task, decoders
+from .deepseek_v2 import GGUF as GGUF
 from .deepseek_v2 import WEIGHTS as WEIGHTS
 from .deepseek_v2 import harmless_of_training, latent_decoder
 from .glm4_moe import with_sigmoid_experts

@@ -8,6 +8,7 @@ from ..config_readers.keys import Keys
 from ..weights.weight_map import weight_map
 from . import Task, decoders
 from .granite import with_shared_expert
+from .granitemoe import GGUF as GGUF
 from .granitemoe import WEIGHTS as GRANITE_MOE
 from .granitemoe import config as granitemoe
 

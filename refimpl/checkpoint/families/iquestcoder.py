@@ -4,6 +4,7 @@ from ...config import Decoder
 from ..config_readers.decoder import decoder
 from ..config_readers.keys import Keys
 from . import Task, decoders
+from .llama import GGUF as GGUF
 from .llama import WEIGHTS as WEIGHTS
 
 MODEL_TYPES = ("iquestcoder",)

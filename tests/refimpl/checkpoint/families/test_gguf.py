@@ -14,6 +14,8 @@ import pytest
 from helpers.gguf_models import AT, MODELS, TOKENS, tensors, written
 from helpers.gguf_writer import write
 from helpers.refused import refused
+from tfm.refimpl.checkpoint.config_readers.keys import Keys
+from tfm.refimpl.checkpoint.families.deepseek_v2 import V2, V3, table
 from tfm.refimpl.checkpoint.open import Checkpoint, materialize, open_checkpoint
 from tfm.refimpl.checkpoint.weights.steps import STEPS
 from tfm.refimpl.config import Llama3Scaling, Window
@@ -83,6 +85,15 @@ def test_norms_of_kimi_linears_mixers_have_the_files_eps(tmp_path: Path):
     assert [mixer.eps for mixer in mixers if isinstance(mixer, GatedDelta)] == [eps] * 2
 
 
+@pytest.mark.parametrize(
+    ("layers", "tokens", "form"),
+    [(48, 154_880, V3), (47, 154_880, V3), (46, 154_880, V2), (48, 154_881, V2)],
+)
+def test_scores_of_glm_47_flash_are_sigmoids_without_a_key(layers: int, tokens: int, form: Any):
+    """As llama.cpp knows the first files of this model."""
+    assert table(Keys({"block_count": layers, "vocab_size": tokens}, "x.gguf")) is form
+
+
 def test_layers_of_exaone4_see_as_the_file_says(tmp_path: Path):
     """llama.cpp heeds a window in files of 64 layers alone; the model has it where its config does."""
     stated = {"attention.sliding_window": 7, "attention.sliding_window_pattern": [True, False]}
@@ -93,7 +104,7 @@ def test_layers_of_exaone4_see_as_the_file_says(tmp_path: Path):
 
 @pytest.mark.parametrize(
     "name",
-    ["glm4_moe", "deepseek_v32", "exaone_moe", "qwen3next", "qwen35", "qwen35moe", "cohere2_moe", "hy_v3",
+    ["glm4_moe", "glm4_moe_lite", "deepseek_v32", "exaone_moe", "qwen3next", "qwen35", "qwen35moe", "cohere2_moe", "hy_v3",
      "mimo2", "sarvam_moe", "step35"],
 )  # fmt: skip
 def test_layers_that_predict_further_tokens_are_left_out(tmp_path: Path, name: str):
@@ -247,6 +258,8 @@ REFUSED = [
     ),
     ("mistral4", {"attention.temperature_scale": -1.0}, "temperature_scale 0"),
     ("mistral4", {"expert_gating_func": 3}, "expert_gating_func 1"),
+    ("glm4_moe_lite", {"nextn_predict_layers": 3}, "nextn_predict_layers 0 block_count (3)"),
+    ("glm4_moe_lite", {"attention.key_length": 36}, "key_length 44 36"),
     ("glm4_moe", {"nextn_predict_layers": 3}, "nextn_predict_layers 0"),
     ("glm4_moe", {"nextn_predict_layers": -1}, "nextn_predict_layers 0"),
     ("glm_moe_dsa", {"attention.indexer.types": [True] * 4}, "types value each 5 layers"),
