@@ -25,7 +25,7 @@ from .gguf_metadata import (
     own_head_size,
     read_gguf_sliding_layers,
 )
-from .gguf_rope import check_sections, rope_scaling, share_of_dims
+from .gguf_rope import SECTIONS, check_sections, rope_scaling, share_of_dims
 from .keys import ABSENT, Keys
 from .layers import LAYER_TYPES, SPARSE, layer_count
 
@@ -329,7 +329,11 @@ SHARED_WIDTH: Table = {
         lambda keys: keys.size("expert_feed_forward_length") * (keys.get("expert_shared_count", int, 0) or 1),
     )
 }
-SECTIONED: Table = {"rope.dimension_sections": Row(lambda keys, _: check_sections(keys))}
+SECTIONED: Table = {SECTIONS: Row(lambda keys, _: check_sections(keys))}
+# The same for architectures that also have models without sections.
+PERHAPS_SECTIONED: Table = {
+    SECTIONS: Row(lambda keys, _: check_sections(keys) if SECTIONS in keys else ABSENT)
+}
 EPS, RMS_EPS = "attention.layer_norm_epsilon", "attention.layer_norm_rms_epsilon"
 THETA, THETA_NEAR = "rope.freq_base", "rope.freq_base_swa"
 DIMS_NEAR = "rope.dimension_count_swa"

@@ -34,7 +34,8 @@ def config(keys: Keys, task: Task) -> Decoder:
     )
     qkv_bias = base.stack.attentions[0].qkv_bias or keys.shows("attn_qkv.bias", stated=False)
     out_bias = keys.shows("attn_output.bias", stated=False)
-    return interleaved(map_attention(base, lambda _, a: replace(a, qkv_bias=qkv_bias, out_bias=out_bias)))
+    base = map_attention(base, lambda _, a: replace(a, qkv_bias=qkv_bias, out_bias=out_bias))
+    return base if keys.of_gguf and keys.get("rotates_halves", bool, False) else interleaved(base)
 
 
 GATE_AND_UP = ("decoder.layers.{i}.mlp.gate", "decoder.layers.{i}.mlp.up")

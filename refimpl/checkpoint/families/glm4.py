@@ -1,10 +1,15 @@
-"""GLM-4 of April 2025 (9B and 32B, Z1): GLM with a second norm after each sublayer."""
+"""GLM-4 of April 2025 (9B and 32B, Z1): GLM with a second norm after each sublayer.
+
+In GGUF the text parts of GLM-4.1V and GLM-OCR have this architecture too. Their files have M-RoPE's sections,
+and the rotated pairs of a head are its halves.
+"""
 
 from dataclasses import replace
 
 from ...config import Decoder, Layer
 from ..config_readers.decoder import map_layers
-from ..config_readers.gguf_keys import fixed
+from ..config_readers.gguf_keys import PERHAPS_SECTIONED, Row, fixed, trunk_layers
+from ..config_readers.gguf_rope import SECTIONS
 from ..config_readers.keys import Keys
 from ..weights.weight_map import weight_map
 from . import Gguf, Task, decoders, glm
@@ -30,5 +35,13 @@ WEIGHTS = glm.WEIGHTS + weight_map("""
 
 GGUF_WEIGHTS = glm.GGUF_WEIGHTS + weight_map("""
     decoder.layers.{i}.{attn,mlp}_post.weight <- blk.{i}.post_{attention,ffw}_norm.weight
+    left out <- blk.{n}.*
 """)
-GGUF = Gguf("glm4", {**glm.KEYS, "model_type": fixed("glm4")}, GGUF_WEIGHTS)
+KEYS = {
+    **glm.KEYS,
+    **PERHAPS_SECTIONED,
+    "model_type": fixed("glm4"),
+    "num_hidden_layers": Row(trunk_layers, "block_count"),
+    "rotates_halves": Row(lambda keys, _: min(keys.get(SECTIONS, list, [0])[:2]) > 0),
+}
+GGUF = Gguf("glm4", KEYS, GGUF_WEIGHTS, arrays=(SECTIONS,))

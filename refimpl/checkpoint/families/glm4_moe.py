@@ -20,6 +20,7 @@ from ..config_readers.decoder import (
 from ..config_readers.gguf_keys import (
     FURTHER,
     PARTIAL,
+    PERHAPS_SECTIONED,
     SIGMOID_EXPERTS,
     Row,
     fixed,
@@ -27,6 +28,7 @@ from ..config_readers.gguf_keys import (
     optional,
     trunk_layers,
 )
+from ..config_readers.gguf_rope import SECTIONS
 from ..config_readers.gguf_weights import EXPERTS, UNPERMUTED_QK_WEIGHTS
 from ..config_readers.keys import Keys
 from ..config_readers.rope import rope
@@ -147,9 +149,10 @@ GGUF_WEIGHTS = (
 KEYS = {
     **PARTIAL,
     **SIGMOID_EXPERTS,
+    **PERHAPS_SECTIONED,
     "model_type": fixed("glm4_moe"),
     "num_hidden_layers": Row(trunk_layers, "block_count"),
     "num_nextn_predict_layers": optional(FURTHER, 0),
     "use_qk_norm": has("blk.0.attn_q_norm.weight"),
 }
-GGUF = Gguf("glm4moe", KEYS, GGUF_WEIGHTS)
+GGUF = Gguf("glm4moe", KEYS, GGUF_WEIGHTS, arrays=(SECTIONS,))

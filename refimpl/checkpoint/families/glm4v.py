@@ -10,6 +10,7 @@ from ..config_readers.layers import head_size
 from ..config_readers.rope import rope
 from ..config_readers.text_part import TextModel, sizes, text_model, without_sections
 from . import Task, glm4
+from .glm4 import GGUF as GGUF
 from .qwen2_vl import LEFT_OUT, ignore_image_keys
 from .qwen2_vl import PREFIX as PREFIX
 

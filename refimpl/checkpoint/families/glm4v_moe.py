@@ -6,6 +6,7 @@ from ...config import Decoder
 from ..config_readers.keys import Keys
 from ..config_readers.text_part import TextModel, without_sections
 from . import Task, glm4_moe, glm4v
+from .glm4_moe import GGUF as GGUF
 from .qwen2_vl import LEFT_OUT
 from .qwen2_vl import PREFIX as PREFIX
 

@@ -8,6 +8,7 @@ from ..config_readers.keys import Keys
 from ..config_readers.text_part import TextModel, sizes
 from ..weights.weight_map import weight_map
 from . import Task, glm4v
+from .glm4 import GGUF as GGUF
 from .qwen2_vl import PREFIX as PREFIX
 
 MODEL_TYPES = ("glm_ocr",)

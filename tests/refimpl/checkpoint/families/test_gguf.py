@@ -104,8 +104,8 @@ def test_layers_of_exaone4_see_as_the_file_says(tmp_path: Path):
 
 @pytest.mark.parametrize(
     "name",
-    ["glm4_moe", "glm4_moe_lite", "deepseek_v32", "exaone_moe", "qwen3next", "qwen35", "qwen35moe", "cohere2_moe", "hy_v3",
-     "mimo2", "sarvam_moe", "step35"],
+    ["glm4_moe", "glm4_moe_lite", "glm_ocr", "deepseek_v32", "exaone_moe", "qwen3next", "qwen35",
+     "qwen35moe", "cohere2_moe", "hy_v3", "mimo2", "sarvam_moe", "step35"],
 )  # fmt: skip
 def test_layers_that_predict_further_tokens_are_left_out(tmp_path: Path, name: str):
     plain, metadata = tensors(name), MODELS[name]["metadata"]
@@ -258,6 +258,8 @@ REFUSED = [
     ),
     ("mistral4", {"attention.temperature_scale": -1.0}, "temperature_scale 0"),
     ("mistral4", {"expert_gating_func": 3}, "expert_gating_func 1"),
+    ("glm4v", {"rope.dimension_sections": [3, 3, 1, 1]}, "rope.dimension_sections"),
+    ("glm4v_moe", {"rope.dimension_sections": [3, -3, 2, 0]}, "rope.dimension_sections"),
     ("glm4_moe_lite", {"nextn_predict_layers": 3}, "nextn_predict_layers 0 block_count (3)"),
     ("glm4_moe_lite", {"attention.key_length": 36}, "key_length 44 36"),
     ("glm4_moe", {"nextn_predict_layers": 3}, "nextn_predict_layers 0"),
