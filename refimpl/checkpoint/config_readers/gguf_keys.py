@@ -175,6 +175,25 @@ def sliding_layers(every: int, *, windowless: bool = False, trunk: bool = False,
     return Row(read, "attention.sliding_window_pattern")
 
 
+def recurrent_layers(every: int) -> Row:
+    """Return a `Row` that gives the type of each layer: linear attention or full attention.
+
+    Either a list marks the layers with linear attention, or the last of every N layers has full attention. N
+    is `every` if the file doesn't state it. Layers that predict further tokens don't count.
+    """
+
+    def read(keys: Keys, source: TensorSource) -> list[str]:
+        count, each = trunk_layers(keys, source), keys.size("full_attention_interval", every)
+        marks = keys.get(RECURRENT, list, [(i + 1) % each != 0 for i in range(count)])
+        if len(marks) not in (count, layer_count(keys, "block_count")) or any(
+            type(mark) is not bool for mark in marks
+        ):
+            raise keys.fail(RECURRENT, f"a list of {count}, each true or false")
+        return ["linear_attention" if mark else "full_attention" for mark in marks[:count]]
+
+    return Row(read, RECURRENT)
+
+
 def experts(count: str = "num_experts", top: str = "num_experts_per_tok") -> dict[str, str | Row]:
     """Return rows for the number of experts and the number of experts that a token uses, under these names of
     config.json."""
@@ -338,6 +357,7 @@ EPS, RMS_EPS = "attention.layer_norm_epsilon", "attention.layer_norm_rms_epsilon
 THETA, THETA_NEAR = "rope.freq_base", "rope.freq_base_swa"
 DIMS_NEAR = "rope.dimension_count_swa"
 FURTHER = "nextn_predict_layers"
+RECURRENT = "attention.recurrent_layers"
 # Decoders: what all have, those of Llama's form, and the same where a part of a head is rotated.
 COMMON: Table = {
     "vocab_size": Row(embedding_rows),

@@ -4,6 +4,8 @@ outputs.
 
 If `rotary_dim` is stated, only that part of a head is rotated, as in the publisher's code. transformers'
 class still rotates whole heads.
+
+In GGUF the architecture is `minimax-01`, one factor stands for all α, and all β are 1.
 """
 
 from collections.abc import Mapping
@@ -12,10 +14,12 @@ from dataclasses import replace
 from ...config import Attention, Decoder, Layer, MoE, RMSNorm
 from ...ops.lightning import Lightning
 from ..config_readers.decoder import map_layers
+from ..config_readers.gguf_keys import PARTIAL, RECURRENT, always, experts, fixed, recurrent_layers, required
+from ..config_readers.gguf_weights import EXPERTS, UNPERMUTED_QK_WEIGHTS
 from ..config_readers.keys import Keys
 from ..config_readers.layers import stated_types
 from ..weights.weight_map import weight_map
-from . import Task, decoders, mixtral
+from . import Gguf, Task, decoders, mixtral
 from .minimax_m2 import rotary_part
 
 MODEL_TYPES = ("minimax",)
@@ -92,3 +96,22 @@ WEIGHTS = mixtral.WEIGHTS + weight_map("""
     slope_rate == layers.{i}.self_attn.slope_rate
     nothing <- layers.{i}.self_attn.{query,key,diagonal}_decay
 """)
+
+KEYS = {
+    **PARTIAL,
+    **experts("num_local_experts"),
+    "model_type": fixed("minimax"),
+    "layer_types": recurrent_layers(8),
+    **{f"{kind}_alpha_factor": required("residual_scale") for kind in ("full_attn", "linear_attn", "mlp")},
+    "expert_weights_scale": always("expert_weights_scale", 1.0, told=False),
+}
+GGUF_WEIGHTS = (
+    UNPERMUTED_QK_WEIGHTS
+    + EXPERTS
+    + weight_map("""
+    decoder.layers.{i}.attn.wi <- blk.{i}.attn_qkv.weight : transpose grouped
+    decoder.layers.{i}.attn.wz <- blk.{i}.attn_gate.weight : transpose
+    decoder.layers.{i}.attn.norm <- blk.{i}.attn_norm_2.weight
+""")
+)
+GGUF = Gguf("minimax-01", KEYS, GGUF_WEIGHTS, arrays=(RECURRENT,))

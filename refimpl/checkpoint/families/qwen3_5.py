@@ -6,7 +6,7 @@ separately, and not grouped by key head. In GGUF the value heads of different ke
 
 from ...config import Decoder
 from ..config_readers.decoder import with_mtp
-from ..config_readers.gguf_keys import SECTIONED, fixed
+from ..config_readers.gguf_keys import RECURRENT, SECTIONED, fixed
 from ..config_readers.gguf_rope import SECTIONS
 from ..config_readers.keys import Keys
 from ..config_readers.text_part import TextModel, sizes, text_model, without_sections
@@ -85,4 +85,4 @@ RATES = weight_map("""
 """)
 GGUF_WEIGHTS = GGUF_GATED_WEIGHTS + (GGUF_DELTA + RATES).then("values_by_key_head", lambda _: True)
 KEYS = {**GATED_KEYS, **SECTIONED, "model_type": fixed("qwen3_5_text")}
-GGUF = Gguf("qwen35", KEYS, GGUF_WEIGHTS, arrays=(SECTIONS,))
+GGUF = Gguf("qwen35", KEYS, GGUF_WEIGHTS, arrays=(SECTIONS, RECURRENT))

@@ -2,7 +2,7 @@
 
 from ...config import Decoder, Gated, MoE
 from ..config_readers.decoder import with_experts
-from ..config_readers.gguf_keys import SECTIONED, fixed, without
+from ..config_readers.gguf_keys import RECURRENT, SECTIONED, fixed, without
 from ..config_readers.gguf_rope import SECTIONS
 from ..config_readers.gguf_weights import EXPERTS
 from ..config_readers.keys import Keys
@@ -65,4 +65,4 @@ WEIGHTS = (
 
 
 KEYS = {**without(MIXED_KEYS, "mlp_only_layers"), **SECTIONED, "model_type": fixed("qwen3_5_moe_text")}
-GGUF = Gguf("qwen35moe", KEYS, GGUF_WEIGHTS + EXPERTS, arrays=(SECTIONS,))
+GGUF = Gguf("qwen35moe", KEYS, GGUF_WEIGHTS + EXPERTS, arrays=(SECTIONS, RECURRENT))

@@ -13,6 +13,7 @@ from ...ops.gated_delta import GatedDelta
 from ..config_readers.decoder import decoder, map_layers, with_mtp
 from ..config_readers.gguf_keys import (
     PARTIAL,
+    RECURRENT,
     Row,
     always,
     either,
@@ -20,8 +21,8 @@ from ..config_readers.gguf_keys import (
     experts_width,
     fixed,
     layers_without,
-    optional,
     quotient,
+    recurrent_layers,
     trunk_layers,
 )
 from ..config_readers.gguf_weights import EXPERTS, UNPERMUTED_QK_WEIGHTS
@@ -194,7 +195,7 @@ GATED_KEYS = {
     "linear_key_head_dim": "ssm.state_size",
     "linear_value_head_dim": quotient("ssm.inner_size", "ssm.time_step_rank"),
     "linear_conv_kernel_dim": "ssm.conv_kernel",
-    "full_attention_interval": optional("full_attention_interval"),
+    "layer_types": recurrent_layers(4),
 }
 SHARED = "expert_shared_feed_forward_length"
 MIXED_KEYS = {
@@ -207,4 +208,4 @@ MIXED_KEYS = {
     "mlp_only_layers": layers_without("ffn_gate_inp.weight"),
 }
 KEYS = {**MIXED_KEYS, "model_type": fixed("qwen3_next")}
-GGUF = Gguf("qwen3next", KEYS, GGUF_GATED_WEIGHTS + GGUF_DELTA + BY_KEY_HEAD + EXPERTS)
+GGUF = Gguf("qwen3next", KEYS, GGUF_GATED_WEIGHTS + GGUF_DELTA + BY_KEY_HEAD + EXPERTS, arrays=(RECURRENT,))

@@ -162,3 +162,19 @@ def test_a_granite_without_routers_is_still_one_with_experts():
     config, _ = read_gguf(File("granitemoe", metadata))
     assert isinstance(config, Decoder)
     assert all(isinstance(layer.mlp, MoE) for layer in config.layers)
+
+
+@pytest.mark.parametrize(("further", "every"), [(0, 8), (0, 4), (2, 8)])
+def test_recurrent_layers_that_a_file_doesnt_mark(further: int, every: int):
+    metadata = {"block_count": 17 + further, "nextn_predict_layers": further}
+    _, stated = spelled(metadata, {"layer_types": gguf_keys.recurrent_layers(every)})
+    kinds = ["linear_attention"] * (every - 1) + ["full_attention"]
+    assert stated.values["layer_types"] == (kinds * 17)[:17]
+
+
+def test_recurrent_layers_that_a_file_marks():
+    """With a mark for the layer that predicts further tokens, as llama.cpp's converter writes them."""
+    metadata = {"block_count": 4, "nextn_predict_layers": 1}
+    marks = {"attention.recurrent_layers": [True, True, False, False], "full_attention_interval": 2}
+    _, stated = spelled(metadata | marks, {"layer_types": gguf_keys.recurrent_layers(4)})
+    assert stated.values["layer_types"] == ["linear_attention", "linear_attention", "full_attention"]

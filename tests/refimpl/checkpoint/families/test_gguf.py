@@ -18,7 +18,7 @@ from tfm.refimpl.checkpoint.config_readers.keys import Keys
 from tfm.refimpl.checkpoint.families.deepseek_v2 import V2, V3, table
 from tfm.refimpl.checkpoint.open import Checkpoint, materialize, open_checkpoint
 from tfm.refimpl.checkpoint.weights.steps import STEPS
-from tfm.refimpl.config import Llama3Scaling, Window
+from tfm.refimpl.config import Attention, Llama3Scaling, Window
 from tfm.refimpl.engine.numpy_engine import NumpyEngine
 from tfm.refimpl.errors import CheckpointError, ConfigError, TfmError
 from tfm.refimpl.ops.gated_delta import GatedDelta
@@ -92,6 +92,14 @@ def test_norms_of_kimi_linears_mixers_have_the_files_eps(tmp_path: Path):
 def test_scores_of_glm_47_flash_are_sigmoids_without_a_key(layers: int, tokens: int, form: Any):
     """As llama.cpp knows the first files of this model."""
     assert table(Keys({"block_count": layers, "vocab_size": tokens}, "x.gguf")) is form
+
+
+@pytest.mark.parametrize("name", ["minimax_01", "qwen3next", "qwen35", "qwen35moe"])
+def test_recurrent_layers_are_marked_or_counted(tmp_path: Path, name: str):
+    counted = open_checkpoint(written(tmp_path / "x.gguf", name)).config
+    marks = [not isinstance(layer.attention, Attention) for layer in counted.layers]
+    listed = {"full_attention_interval": 7, "attention.recurrent_layers": marks}
+    assert open_checkpoint(written(tmp_path / "y.gguf", name, **listed)).config == counted
 
 
 def test_layers_of_exaone4_see_as_the_file_says(tmp_path: Path):
@@ -323,6 +331,9 @@ REFUSED = [
     ("granite_swa", {"attention.rope_pattern": [True, False]}, "attention.rope_pattern 3 true false"),
     ("granite_swa", {"attention.rope_pattern": [1, 1, 0]}, "attention.rope_pattern 3 true false"),
     ("granite_swa", {"expert_count": 4}, "'expert_count'"),
+    ("minimax_01", {"attention.recurrent_layers": [True] * 2}, "attention.recurrent_layers 3 true false"),
+    ("minimax_01", {"attention.recurrent_layers": [1, 0, 1]}, "attention.recurrent_layers 3 true false"),
+    ("minimax_01", {"expert_weights_scale": 2.0}, "expert_weights_scale 1.0 llama.cpp"),
     ("mellum", {"expert_weights_norm": False}, "expert_weights_norm true llama.cpp"),
     ("mimo2", {"attention.head_count_kv": [2, 2, 4, 2]}, "head_count_kv twice 2 2 4 2"),
     ("sarvam_moe", {"expert_shared_feed_forward_length": 25}, "expert_shared_feed_forward_length 24 25"),
