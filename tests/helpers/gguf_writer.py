@@ -9,6 +9,9 @@ from typing import Any
 import gguf
 import numpy as np
 
+# Lists of 64-bit numbers, as llama.cpp's converter writes them.
+LONG = ("ple.layer_multipliers", "ple.head_offsets", "ple.head_vocab_sizes")
+
 
 def write(
     path: Path,
@@ -24,7 +27,11 @@ def write(
         float: writer.add_float32, bool: writer.add_bool, str: writer.add_string, list: writer.add_array,
     }  # fmt: skip
     for key, value in metadata.items():
-        add[type(value)](key[1:] if key.startswith(":") else f"{arch}.{key}", value)
+        name = key[1:] if key.startswith(":") else f"{arch}.{key}"
+        if key in LONG:
+            writer.add_key_value(name, value, gguf.GGUFValueType.ARRAY, gguf.GGUFValueType.UINT64)
+        else:
+            add[type(value)](name, value)
     for name, array in tensors.items():
         writer.add_tensor(name, np.ascontiguousarray(array), raw_dtype=(kinds or {}).get(name))
     writer.write_header_to_file()

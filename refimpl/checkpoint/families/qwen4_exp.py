@@ -2,7 +2,8 @@
 chosen blocks, and with memories of n-grams.
 
 A memory of n-grams, which the checkpoint stores in a layer, is a layer of its own here, before that layer.
-The checkpoint's modules that predict further tokens are left out.
+The checkpoint's modules that predict further tokens are left out. GGUF (`qwen4exp`) has one memory at most, and
+states the numbers of its hash. The gates of its recurrent layers are sigmoids.
 """
 
 import re
@@ -10,22 +11,38 @@ from collections import Counter
 from collections.abc import Iterator
 from dataclasses import replace
 from itertools import count, islice
+from typing import Any
 
 from ...config import Attention, Decoder, HyperConnections, Layer, MoE, NoMlp, RMSNorm
 from ...config.bounds import LIMITS
 from ...ops.ngram_memory import NgramMemory
 from ...ops.pooled_attention import PooledAttention
-from ..config_readers.keys import Keys
+from ..config_readers.gguf_keys import (
+    RECURRENT,
+    SECTIONED,
+    Row,
+    fixed,
+    optional,
+    recurrent_layers,
+    unused,
+    without,
+)
+from ..config_readers.gguf_metadata import gguf_rows
+from ..config_readers.gguf_rope import SECTIONS
+from ..config_readers.gguf_weights import EXPERTS
+from ..config_readers.keys import ABSENT, Keys
 from ..config_readers.layers import layer_count, stated_types
 from ..config_readers.text_part import TextModel
+from ..formats.tensor_source import TensorSource
 from ..weights.weight_map import WeightMap, weight_map
-from . import Task, decoders
+from . import Gguf, Task, decoders
 from .qwen2_moe import WEIGHTS as QWEN2_MOE
 from .qwen2_vl import LEFT_OUT
+from .qwen3_5 import GGUF_WEIGHTS as QWEN35_WEIGHTS
 from .qwen3_5 import PREFIX as PREFIX
 from .qwen3_5 import PROJECTIONS, text_keys, text_or_images
 from .qwen3_5_moe import JOINED_EXPERTS
-from .qwen3_next import delta, every, gated_decoder, gated_weights
+from .qwen3_next import MIXED_KEYS, delta, every, gated_decoder, gated_weights
 
 MODEL_TYPES = ("qwen4_exp", "qwen4_exp_text")
 ARCHITECTURES: dict[str, Task] = {
@@ -43,7 +60,7 @@ NGRAMS = (
     "make_ngram_vocab_size_divisible_by",
 )  # fmt: skip
 # A table of n-grams in a layer, or one of its parts.
-TABLE = re.compile(
+STORED_TABLE = re.compile(
     r"(?:^|\.)layers\.(\d{1,9})\.ple\.ple_embedding\.ngram_embedding\.(shard_\d+\.)?weight", re.ASCII
 )
 MOST_HEADS = 2**14  # of all memories of n-grams together
@@ -136,6 +153,8 @@ def _memories(keys: Keys, attends: list[bool], hyper: HyperConnections) -> dict[
         raise keys.fail("seed", "a whole number, from which the hash of n-grams follows")
     if any(attends[i] for i in before):
         raise keys.fail("ple_layer_ids", "layers of linear_attention")
+    if keys.of_gguf:
+        return _stated_memory(keys, before, hyper)
     width, vocabulary = keys.size("hidden_size"), keys.size("vocab_size")
     longest, each = keys.size("ngram_size", 3), keys.size("heads_per_ngram", 8)
     if not 2 <= longest <= LIMITS["kernel"]:
@@ -165,6 +184,32 @@ def _memories(keys: Keys, attends: list[bool], hyper: HyperConnections) -> dict[
             eps=hyper.norm.eps,
         )
     return memories
+
+
+def _stated_memory(keys: Keys, before: list[int], hyper: HyperConnections) -> dict[int, NgramMemory]:
+    """Return the memory of n-grams of a GGUF file, which states the numbers of the hash."""
+    longest = keys.size("ngram_size")
+    memory = NgramMemory(
+        multipliers=_numbers(keys, MULTIPLIERS, longest),
+        primes=_numbers(keys, PRIMES, (longest - 1) * keys.size("heads_per_ngram")),
+        rows=keys.size("rows"),
+        width=keys.size("ple_head_dim"),
+        end=keys.get("eos_token_id", int),
+        streams=hyper.streams,
+        inputs=keys.size("hidden_size"),
+        length=keys.size("ple_conv_kernel_size"),
+        eps=hyper.norm.eps,
+    )
+    if keys.get(OFFSETS, list) != [*memory.offsets]:
+        raise keys.fail(OFFSETS, f"the sums of the first of {PRIMES}")
+    return dict.fromkeys(before, memory)
+
+
+def _numbers(keys: Keys, key: str, size: int) -> tuple[int, ...]:
+    stated = keys.get(key, list)
+    if len(stated) != size or any(type(n) is not int or n < 1 for n in stated):
+        raise keys.fail(key, f"{size} positive whole numbers")
+    return tuple(stated)
 
 
 def _end(keys: Keys) -> int:
@@ -259,7 +304,7 @@ def checkpoint_weights(keys: Keys) -> WeightMap:
     """Return the weight map of a checkpoint. If tables of n-grams are in several parts, the names of the
     tensors say in how many.
     """
-    found = [match for name in keys.tensors or () if (match := TABLE.search(name))]
+    found = [match for name in keys.tensors or () if (match := STORED_TABLE.search(name))]
     parts, lines = Counter(int(match[1]) for match in found if match[2]), list[str]()
     for earlier, block in enumerate(sorted({int(match[1]) for match in found})):
         table = f"layers.{block}.ple.ple_embedding.ngram_embedding"
@@ -267,3 +312,75 @@ def checkpoint_weights(keys: Keys) -> WeightMap:
         # Each memory is a layer of its own, so the decoder's numbers are greater by the earlier memories.
         lines += [f"decoder.layers.{block + earlier}.attn.table <- {shards}"] if shards else []
     return weight_map("\n".join(lines)) + WEIGHTS
+
+
+def _block_size(keys: Keys, source: TensorSource) -> int:
+    """Return the number of tokens of an indexer's block, the same in all layers that have an indexer."""
+    stated, kinds = keys.get(RATIOS, list), LAYERS.read(keys, source)
+    size = max((n for n in stated if type(n) is int), default=0)
+    if size < 1 or stated[: len(kinds)] != [size * (kind == "full_attention") for kind in kinds]:
+        raise keys.fail(RATIOS, "one number in all layers with full attention, and 0 in the others")
+    return size
+
+
+def _places(keys: Keys, _: TensorSource) -> list[Any]:
+    """Return the layer with a memory of n-grams, counted from 1. llama.cpp has at most one."""
+    stated = keys.get(PLACES, list, [])
+    if len(stated) > 1 or any(type(i) is not int for i in stated):
+        raise keys.fail(PLACES, "at most one layer")
+    return [i + 1 for i in stated]
+
+
+LAYERS, RATIOS = recurrent_layers(4), "attention.compress_ratios"
+PLACES, OFFSETS = "ple.layers", "ple.head_offsets"
+MULTIPLIERS, PRIMES = "ple.layer_multipliers", "ple.head_vocab_sizes"
+TABLE = "per_layer_token_embd.weight"
+KEYS = {
+    **without(MIXED_KEYS, "mlp_only_layers", "intermediate_size"),
+    **SECTIONED,
+    "model_type": fixed("qwen4_exp_text"),
+    "feed_forward_length": unused("feed_forward_length", int, 0),
+    "output_gate_type": fixed("sigmoid"),
+    "hc_count": "hyper_connection.count",
+    "hc_lowrank": "hyper_connection.low_rank",
+    "indexer_n_heads": "attention.indexer.head_count",
+    "indexer_head_dim": "attention.indexer.key_length",
+    "indexer_budget": "attention.indexer.top_k",
+    "indexer_compress_ratio": Row(_block_size, RATIOS),
+    "ple_layer_ids": Row(_places, PLACES),
+    "ngram_size": optional("ple.ngram_size"),
+    "heads_per_ngram": optional("ple.heads_per_ngram"),
+    "ple_conv_kernel_size": optional("ple.conv_kernel"),
+    "eos_token_id": optional("ple.eos_token_id"),
+    "ple.image_token_id": unused("ple.image_token_id", int, 0),
+    "ple_head_dim": optional("embedding_length_per_layer_input"),
+    MULTIPLIERS: optional(MULTIPLIERS),
+    OFFSETS: optional(OFFSETS),
+    PRIMES: optional(PRIMES),
+    "rows": Row(lambda keys, source: gguf_rows(keys, source, TABLE) if TABLE in source.names else ABSENT),
+}
+GGUF_HYPER = weight_map("""
+    decoder.layers.{i}.P_hyper.norm <- blk.{block}.hc_P_norm.weight
+    decoder.layers.{i}.P_hyper.{down,up,open} <- blk.{block}.hc_P_{down,up,inject}.weight : transpose
+""")
+GGUF_ADDED = (
+    GGUF_HYPER.renamed({"P_hyper": "attn_hyper", "hc_P": "hc_attn"})
+    + GGUF_HYPER.renamed({"P_hyper": "mlp_hyper", "hc_P": "hc_ffn"})
+    + weight_map("""
+    decoder.join.norm <- output_hc_norm.weight
+    decoder.join.{down,up} <- output_hc_{down,up}.weight : transpose
+    decoder.layers.{i}.attn.{wq,wk}_index <- blk.{block}.indexer.{q,k}_proj.weight : transpose
+    decoder.layers.{i}.attn.index_{q,k}_norm <- blk.{block}.indexer.{q,k}_norm.weight
+    decoder.layers.{i}.attn.table <- per_layer_token_embd.weight
+    decoder.layers.{i}.attn.{w_key,w_value} <- blk.{block}.ple_{key,value}.weight : transpose
+    decoder.layers.{i}.attn.{key,query,conv}_norm <- blk.{block}.ple_norm_{key,query,conv}.weight
+    decoder.layers.{i}.attn.memory_conv <- blk.{block}.ple_conv1d.weight : transpose
+""")
+)
+GGUF_OWN = {"blk.{i}.": "blk.{block}.", "decoder.layers.{block}.": "decoder.layers.{i}."}
+GGUF = Gguf(
+    "qwen4exp",
+    KEYS,
+    (QWEN35_WEIGHTS + EXPERTS).renamed(GGUF_OWN) + GGUF_ADDED,
+    arrays=(SECTIONS, RECURRENT, RATIOS, PLACES, OFFSETS, MULTIPLIERS, PRIMES),
+)
