@@ -13,12 +13,15 @@ from typing import Any
 from ...config import Attention, BlockIndexer, Decoder, Gated, Layer, RMSNorm, Rope, SwiGLUOAI
 from ...ops.indexed_attention import IndexedAttention
 from ..config_readers.decoder import decoder, map_layers, sigmoid_experts
+from ..config_readers.gguf_keys import PARTIAL, SIGMOID, Row, experts, fixed, mlp_types, optional, scores
+from ..config_readers.gguf_weights import EXPERTS, UNPERMUTED_QK_WEIGHTS
 from ..config_readers.keys import Keys
 from ..config_readers.layers import SPARSE, layer_count, stated_sparse, stated_types
 from ..config_readers.rope import rope
 from ..config_readers.text_part import TextModel, sizes, text_model
+from ..formats.tensor_source import TensorSource
 from ..weights.weight_map import weight_map
-from . import Task
+from . import Gguf, Task
 from .gemma import add_one_to_norms
 from .llava import LEFT_OUT
 from .llava import PREFIX as PREFIX
@@ -203,3 +206,41 @@ WEIGHTS = (
     left out <- {patch_merge_mlp,mtp}.*
 """)
 )
+
+
+def _types(keys: Keys, source: TensorSource) -> list[str]:
+    """Return the type of each layer: with an indexer if the file has one for the layer."""
+    names = set(source.names)
+    return [TYPES[f"blk.{i}.indexer.q_proj.weight" in names] for i in range(layer_count(keys, "block_count"))]
+
+
+WIDTH = "expert_feed_forward_length"
+KEYS = {
+    **PARTIAL,
+    **experts("num_local_experts"),
+    "model_type": fixed(MODEL_TYPES[1]),
+    "intermediate_size": WIDTH,
+    "dense_intermediate_size": "feed_forward_length",
+    "shared_intermediate_size": Row(
+        lambda keys, _: keys.size(WIDTH) * keys.size("expert_shared_count"), "expert_shared_count"
+    ),
+    "routed_scaling_factor": optional("expert_weights_scale", 1.0),
+    "norm_topk_prob": "expert_weights_norm",
+    "expert_gating_func": scores(SIGMOID),
+    "mlp_layer_types": mlp_types(),
+    "layer_types": Row(_types),
+    "index_n_heads": "attention.indexer.head_count",
+    "index_head_dim": "attention.indexer.key_length",
+    "index_topk_blocks": "attention.indexer.top_k",
+    "index_block_size": "attention.indexer.block_size",
+    "index_local_blocks": "attention.indexer.local_blocks",
+}
+GGUF_WEIGHTS = (
+    UNPERMUTED_QK_WEIGHTS
+    + EXPERTS
+    + weight_map("""
+    decoder.layers.{i}.attn.{wq,wk}_index <- blk.{i}.indexer.{q,k}_proj.weight : transpose
+    decoder.layers.{i}.attn.{q,k}_index_norm <- blk.{i}.indexer.{q,k}_norm.weight
+""")
+)
+GGUF = Gguf("minimax-m3", KEYS, GGUF_WEIGHTS)

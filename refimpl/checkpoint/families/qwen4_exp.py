@@ -2,8 +2,8 @@
 chosen blocks, and with memories of n-grams.
 
 A memory of n-grams, which the checkpoint stores in a layer, is a layer of its own here, before that layer.
-The checkpoint's modules that predict further tokens are left out. GGUF (`qwen4exp`) has one memory at most, and
-states the numbers of its hash. The gates of its recurrent layers are sigmoids.
+The checkpoint's modules that predict further tokens are left out. A GGUF file (`qwen4exp`) has at most one
+memory, states the numbers of its hash, and the gates of its recurrent layers are sigmoids.
 """
 
 import re
