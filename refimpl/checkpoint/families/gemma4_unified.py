@@ -7,6 +7,7 @@ from ..config_readers.keys import Keys
 from ..config_readers.text_part import TextModel, text_model
 from ..weights.weight_map import weight_map
 from . import Task, gemma4
+from .gemma4 import GGUF as GGUF
 from .gemma4 import PREFIX as PREFIX
 
 MODEL_TYPES = ("gemma4_unified_text", "gemma4_unified")

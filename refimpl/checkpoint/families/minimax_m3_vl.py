@@ -3,7 +3,7 @@ attention sees, for each key head.
 
 Mlps, experts and the shared expert beside them have gpt-oss's clamped SwiGLU. Part of each head is rotated,
 after a norm. Norm weights are stored minus one. tfm leaves out the modules that predict further tokens, as
-transformers does.
+transformers does. In GGUF the architecture is `minimax-m3`.
 """
 
 from dataclasses import replace

@@ -18,10 +18,11 @@ from tfm.refimpl.checkpoint.config_readers.keys import Keys
 from tfm.refimpl.checkpoint.families.deepseek_v2 import V2, V3, table
 from tfm.refimpl.checkpoint.open import Checkpoint, materialize, open_checkpoint
 from tfm.refimpl.checkpoint.weights.steps import STEPS
-from tfm.refimpl.config import Attention, Llama3Scaling, Window
+from tfm.refimpl.config import Attention, BlockIndexer, Llama3Scaling, Window
 from tfm.refimpl.engine.numpy_engine import NumpyEngine
 from tfm.refimpl.errors import CheckpointError, ConfigError, TfmError
 from tfm.refimpl.ops.gated_delta import GatedDelta
+from tfm.refimpl.ops.indexed_attention import IndexedAttention
 from tfm.refimpl.ops.latent_attention import LatentAttention
 from tfm.refimpl.ops.quant import dequantize, quantize
 from tfm.refimpl.params.tree import flatten, map_leaves
@@ -92,6 +93,20 @@ def test_norms_of_kimi_linears_mixers_have_the_files_eps(tmp_path: Path):
 def test_scores_of_glm_47_flash_are_sigmoids_without_a_key(layers: int, tokens: int, form: Any):
     """As llama.cpp knows the first files of this model."""
     assert table(Keys({"block_count": layers, "vocab_size": tokens}, "x.gguf")) is form
+
+
+def test_indexers_of_minimax_m3(tmp_path: Path):
+    """llama.cpp chooses blocks only where it computes attention in float16, so its row has room for all."""
+    few = {"attention.indexer.top_k": 2, "attention.indexer.local_blocks": 0}
+    opened = open_checkpoint(written(tmp_path / "x.gguf", "minimax_m3", **few))
+    mixers = [layer.attention for layer in opened.config.layers]
+    assert [mixer.indexer for mixer in mixers if isinstance(mixer, IndexedAttention)] == [
+        BlockIndexer(24, 4, 2, 0)
+    ] * 2
+    assert isinstance(mixers[0], Attention)
+    for leaf, tensor in {"q_index_norm": "q_norm", "k_index_norm": "k_norm", "wk_index": "k_proj"}.items():
+        want = tensors("minimax_m3")[f"blk.1.indexer.{tensor}.weight"].T
+        assert np.array_equal(opened.leaf(f"decoder.layers.1.attn.{leaf}"), want)
 
 
 @pytest.mark.parametrize("name", ["minimax_01", "qwen3next", "qwen35", "qwen35moe"])
@@ -341,6 +356,9 @@ REFUSED = [
     ("qwen4_exp", {"ple.layer_multipliers": [3, 5]}, "ple.layer_multipliers 3 positive"),
     ("qwen4_exp", {"ple.head_vocab_sizes": [31, 37, 41]}, "ple.head_vocab_sizes 4 positive"),
     ("qwen4_exp", {"ple.head_offsets": [0, 31, 68, 110]}, "ple.head_offsets sums ple.head_vocab_sizes"),
+    ("minimax_m3", {"expert_weights_norm": False}, "expert_weights_norm true"),
+    ("minimax_m3", {"attention.indexer.head_count": 4}, "attention.indexer.head_count num_key_value_heads 2"),
+    ("minimax_m3", {"expert_gating_func": 1}, "expert_gating_func 2 1"),
     ("mellum", {"expert_weights_norm": False}, "expert_weights_norm true llama.cpp"),
     ("mimo2", {"attention.head_count_kv": [2, 2, 4, 2]}, "head_count_kv twice 2 2 4 2"),
     ("sarvam_moe", {"expert_shared_feed_forward_length": 25}, "expert_shared_feed_forward_length 24 25"),
