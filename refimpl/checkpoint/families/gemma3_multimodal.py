@@ -1,5 +1,7 @@
 """The text part of Gemma 3 with a vision tower (Kamath et al. 2025)."""
 
+from dataclasses import replace
+
 from ...config import Decoder
 from ..config_readers.keys import Keys
 from ..config_readers.text_part import TextModel, text_part
@@ -36,3 +38,4 @@ config = text_part(
     ),
 )  # fmt: skip
 WEIGHTS = gemma3.WEIGHTS + LEFT_OUT
+GGUF = replace(gemma3.GGUF, other=None)

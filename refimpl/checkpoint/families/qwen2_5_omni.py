@@ -9,6 +9,7 @@ from ..config_readers.text_part import TextModel, text_model
 from ..weights.weight_map import weight_map
 from . import Task, qwen2_vl
 from .llama import WEIGHTS as LLAMA
+from .qwen2_vl import GGUF as GGUF
 
 MODEL_TYPES = ("qwen2_5_omni_thinker", "qwen2_5_omni")
 ARCHITECTURES: dict[str, Task] = {

@@ -7,6 +7,7 @@ from ..config_readers.keys import Keys
 from ..config_readers.text_part import TextModel, sizes, without_sections
 from . import Task, qwen2_5_omni, qwen3_moe
 from .qwen2_5_omni import PREFIX as PREFIX
+from .qwen3_vl_moe import GGUF as GGUF
 
 MODEL_TYPES = ("qwen3_omni_moe_thinker", "qwen3_omni_moe")
 ARCHITECTURES: dict[str, Task] = {
