@@ -1,4 +1,5 @@
-"""Command A+ (Cohere 2026): Command A with experts. A shared expert's output may be averaged with their sum.
+"""Command A+ and North Mini Code (Cohere 2026): Command A with experts. A shared expert's output may be
+averaged with their sum.
 
 Layers without experts, by default the first layer, may have positions although they have no window."""
 

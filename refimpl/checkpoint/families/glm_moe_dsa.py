@@ -1,5 +1,5 @@
-"""GLM-5 (Zhipu AI 2026): DeepSeek-V3.2's layers. Rotary positions of the indexer's heads rotate neighbouring
-elements.
+"""GLM-5 to 5.2 (Zhipu AI 2026): DeepSeek-V3.2's layers. Rotary positions of the indexer's heads rotate
+neighbouring elements.
 
 A layer without an indexer uses the tokens that the nearest earlier indexer chose.
 """

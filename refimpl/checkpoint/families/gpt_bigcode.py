@@ -1,4 +1,4 @@
-"""GPT-BigCode (Ben Allal et al. 2023; Li et al. 2023): SantaCoder and StarCoder. The model is GPT-2 with one
+"""SantaCoder and StarCoder (Ben Allal et al. 2023; Li et al. 2023), also called GPT-BigCode: GPT-2 with one
 key/value head for all query heads."""
 
 from ...config import LM, Attention, Decoder, Embedding, Layer, LayerNorm, Learned, Plain, Stack

@@ -1,4 +1,5 @@
-"""Hunyuan 3 (Tencent 2026): Qwen 3's attention. Some or all layers have experts beside a shared expert.
+"""Hunyuan 3, published as Hy3 (Tencent 2026): Qwen 3's attention. Some or all layers have experts beside a
+shared expert.
 
 Sigmoids and biases choose the experts. tfm leaves out the layer after the last, which predicts further
 tokens, as transformers' class does."""

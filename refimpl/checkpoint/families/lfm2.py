@@ -1,4 +1,5 @@
-"""LFM2 (Liquid AI 2025): short convolutions, and attention with normalized heads in a few layers."""
+"""LFM2 and LFM2.5 (Liquid AI 2025): short convolutions, and attention with normalized heads in a few
+layers."""
 
 from dataclasses import replace
 

@@ -1,4 +1,5 @@
-"""GTE: the family under the model_type of Alibaba-NLP/new-impl's code, with a special rotary scaling.
+"""GTE v1.5 and multilingual: the family under the model_type of Alibaba-NLP/new-impl's code, with a special
+rotary scaling.
 
 The scaling multiplies theta by a factor and divides all frequencies by factor^(2 / head size), for texts of
 any length.

@@ -1,4 +1,5 @@
-"""Nomic BERT (Nussbaum et al. 2024): BERT's encoder with rotary positions and gated mlps, without biases.
+"""Nomic Embed 1 and 1.5 (Nussbaum et al. 2024): BERT's encoder with rotary positions and gated mlps, without
+biases.
 
 The first checkpoints use GPT-2's names of keys. They also state further settings of the code in their
 repository: mixtures of experts (nomic-embed-text-v2), norms before sublayers, and other rotations. With

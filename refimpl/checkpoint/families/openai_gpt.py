@@ -1,4 +1,4 @@
-"""GPT (Radford et al. 2018): GPT-2 with norms after the residual sums, and without a norm after the last
+"""GPT-1 (Radford et al. 2018): GPT-2 with norms after the residual sums, and without a norm after the last
 layer.
 """
 

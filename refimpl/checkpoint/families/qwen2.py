@@ -1,5 +1,5 @@
-"""Qwen 2 (Yang et al. 2024): Llama's decoder with biases of queries, keys and values. Upper layers may have
-sliding windows."""
+"""Qwen 1.5 to 2.5 and QwQ (Yang et al. 2024): Llama's decoder with biases of queries, keys and values. Upper
+layers may have sliding windows."""
 
 from dataclasses import replace
 

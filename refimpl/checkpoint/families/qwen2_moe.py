@@ -1,5 +1,5 @@
-"""Qwen 2 MoE (Yang et al. 2024): layers with experts among layers without experts, some with a sliding
-window.
+"""Qwen1.5-MoE and Qwen 2 57B-A14B (Yang et al. 2024): layers with experts among layers without experts, some
+with a sliding window.
 
 Each layer with experts also has a shared expert, with a separate gate.
 """

@@ -1,4 +1,5 @@
-"""Qwen 3 (Yang et al. 2025): Qwen 2 with normalized queries and keys; biases are optional."""
+"""Qwen 3 and Qwen3-Embedding (Yang et al. 2025): Qwen 2 with normalized queries and keys; biases are
+optional."""
 
 from dataclasses import replace
 

@@ -1,4 +1,5 @@
-"""Qwen 3 MoE (Yang et al. 2025): experts without a shared expert, and normalized queries and keys."""
+"""Qwen 3 with experts and Qwen3-Coder (Yang et al. 2025): experts without a shared expert, and normalized
+queries and keys."""
 
 from ...config import Decoder, FullAttention, Gated, MoE, Window
 from ..config_readers.decoder import decoder

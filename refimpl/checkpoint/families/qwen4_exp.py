@@ -1,5 +1,5 @@
-"""Qwen4-Exp (Qwen 2026), as text: Qwen 3.5 with experts, with several residual streams, with attention to
-chosen blocks, and with memories of n-grams.
+"""Qwen3.8-Flash-Next (Qwen 2026), whose type is called Qwen4-Exp, as text: Qwen 3.5 with experts, with
+several residual streams, with attention to chosen blocks, and with memories of n-grams.
 
 A memory of n-grams, which the checkpoint stores in a layer, is a layer of its own here, before that layer.
 The checkpoint's modules that predict further tokens are left out. A GGUF file (`qwen4exp`) has at most one
