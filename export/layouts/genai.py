@@ -8,9 +8,10 @@
 A speech model such as Whisper has other files instead of model.onnx. These are the graphs of `genai_hearing`,
 encoder.onnx and decoder.onnx, and audio_processor_config.json, which says how audio becomes frames.
 
-A decoder's `type` is "llama" for every family. In genai, this type only says that the graph is a decoder with
-a cache of keys and values. The family's own computation is in the graph. Sampling options that genai lacks
-are left out.
+A decoder's `type` is "llama" for nearly every family. In genai, this type only says that the graph is a
+decoder with a cache of keys and values, and of two states in each recurrent layer. If layers have one state,
+the last inputs of a convolution, the type is "lfm2". The family's own computation is in the graph. Sampling
+options that genai lacks are left out.
 
 genai pads the prompts of a batch on the right with `pad_token_id`, and recognizes padding by that id. So if
 one of several prompts ends in real tokens with this id, genai drops them. genai treats padding on the left as
@@ -23,6 +24,7 @@ from pathlib import Path
 from typing import Any
 
 from ...refimpl.config import Config, EncoderDecoder
+from ...refimpl.engine.cache_kinds import cache_kinds
 from ...refimpl.engine.sound import HOP, RATE, WINDOW
 from ...runtime.bundle.bundle import Bundle
 from ...runtime.bundle.targets import Target
@@ -31,6 +33,13 @@ from .hub_files import pad_id, tokenizer_config, write_json
 from .layout import BundleLayout
 
 FRAMES = 3000  # of a sound, which it has as a constant
+# Of a layer's states: a convolution's last inputs, and what a recurrence has summed up.
+STATES = (
+    ("past_key_values.%d.conv_state", "present.%d.conv_state"),
+    ("past_key_values.%d.recurrent_state", "present.%d.recurrent_state"),
+)
+MOST_AXES = 3  # of a layer's first state
+Axes = tuple[str | int, ...]
 # Options of a Sampler that genai has too.
 SEARCH = ("temperature", "top_k", "top_p", "repetition_penalty")
 
@@ -43,7 +52,32 @@ def refusal(config: Config, target: Target) -> str | None:
         if (size := config.sound_shape[0]) != FRAMES:
             return f"a sound must have {FRAMES} frames, but this model reads {size}"
         return encoder_decoder_graph.refusal(config, target)
-    return decoder_graph.refusal(config, target)
+    if reason := decoder_graph.refusal(config, target, STATES):
+        return reason
+    states = _states(config)
+    if len(set(states.values())) > 1:
+        return "the runtime has one shape for the states of all layers, but this model's states have several"
+    for i, (first, *_) in states.items():
+        if len(first) > MOST_AXES:
+            past = STATES[0][0] % i
+            return f"the runtime's {past} has {MOST_AXES} axes, but the state of layer {i} has {len(first)}"
+    if not _convolves(config):
+        return None
+    if len(states) + len(decoder_graph.heads_of_layers(config)) < len(config.layers):
+        return "each layer must cache keys or a convolution's last inputs, but some layers read others' keys"
+    return decoder_graph.one_size(config)
+
+
+def _states(config: Config) -> dict[int, tuple[Axes, ...]]:
+    """Return the axes of the states of each layer that has states."""
+    kinds = enumerate(cache_kinds(config))
+    states = {i: tuple(array.axes for array in decoder_graph.arrays(kind)[1]) for i, kind in kinds}
+    return {i: axes for i, axes in states.items() if axes}
+
+
+def _convolves(config: Config) -> bool:
+    """Return whether the states of a model's layers are the last inputs of convolutions alone."""
+    return any(len(axes) == 1 for axes in _states(config).values())
 
 
 def write(bundle: Bundle, folder: Path) -> None:
@@ -52,7 +86,8 @@ def write(bundle: Bundle, folder: Path) -> None:
         genai_hearing.write_decoder(bundle, folder / "decoder.onnx")
         write_json(folder / "audio_processor_config.json", audio_processor_config(frames))
     else:
-        decoder_graph.write(bundle, folder / "model.onnx", data="model.onnx.data", every_position=False)
+        path = folder / "model.onnx"
+        decoder_graph.write(bundle, path, data=f"{path.name}.data", every_position=False, states=STATES)
     write_json(folder / "genai_config.json", genai_config(bundle))
     if (tokenizer := tokenizer_config(bundle)) is not None:
         write_json(folder / "tokenizer_config.json", tokenizer)
@@ -62,15 +97,15 @@ def genai_config(bundle: Bundle) -> dict[str, Any]:
     """Return the content of genai_config.json for a bundle."""
     config, generation = bundle.config, bundle.generation
     hears = config.sound_shape is not None
-    attention = decoder_graph.attention(config)
-    decoder = {
+    heads, kv_heads, size = decoder_graph.heads(config)
+    decoder: dict[str, Any] = {
         "session_options": {"provider_options": []},
         "filename": "decoder.onnx" if hears else "model.onnx",
-        "head_size": attention.head_size,
+        "head_size": size,
         "hidden_size": config.embedding.width,
-        "num_attention_heads": attention.heads,
+        "num_attention_heads": heads,
         "num_hidden_layers": len(config.layers),
-        "num_key_value_heads": attention.kv_heads,
+        "num_key_value_heads": kv_heads,
         "inputs": {
             "input_ids": "input_ids",
             "attention_mask": "attention_mask",
@@ -93,8 +128,16 @@ def genai_config(bundle: Bundle) -> dict[str, Any]:
         }
         decoder["inputs"] = {"input_ids": "input_ids"} | {f"past_{n}": v for n, v in past.items()} | cross
         decoder["outputs"] = {"logits": "logits"} | {f"present_{n}": v for n, v in present.items()}
+    convolves = _convolves(config)
+    if convolves:
+        (past, present), _ = STATES
+        decoder["inputs"]["past_conv_names"], decoder["outputs"]["present_conv_names"] = past, present
+        with_keys = decoder_graph.heads_of_layers(config)
+        decoder["layer_types"] = [
+            "full_attention" if i in with_keys else "conv" for i in range(len(config.layers))
+        ]
     model = {
-        "type": "whisper" if hears else "llama",
+        "type": "whisper" if hears else "lfm2" if convolves else "llama",
         "context_length": config.context,
         "vocab_size": config.embedding.vocabulary,
         **({} if generation.bos is None else {"bos_token_id": generation.bos}),

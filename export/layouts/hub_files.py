@@ -9,17 +9,17 @@ from typing import Any
 from ...refimpl.checkpoint.generation_config import Generation
 from ...refimpl.config import (
     LM,
-    Attention,
     Classify,
     EncoderDecoder,
     MaskedLM,
     Pool,
     Tag,
 )
+from ...refimpl.engine.cache_kinds import cache_kinds, recurrent
 from ...refimpl.engine.sound import HOP, RATE, WINDOW
 from ...runtime.bundle.bundle import Bundle
 from ...runtime.text.tokenizer import Tokenizer
-from . import encoder_decoder_graph
+from . import decoder_graph, encoder_decoder_graph
 
 ARCHITECTURES = {
     Pool: "BertModel",
@@ -99,28 +99,30 @@ def config(bundle: Bundle) -> dict[str, Any]:
     The field `model_type` chooses the class that runs the graph. The model's own computation is in the graph.
     So there is one type for all decoders, one for all encoders, and one for all decoders that read an
     encoder. The type for decoders is Gemma's. For Gemma, every library accepts a stated head size, and no
-    library passes positions to the graph.
+    library passes positions to the graph. The type for decoders with states is Falcon-H1's. For Falcon-H1,
+    transformers.js accepts keys, values and two states in each layer, and each of them may be missing.
     """
     config, generation = bundle.config, bundle.generation
     if isinstance(config, EncoderDecoder) and isinstance(config.head, LM):
         return _reader(bundle, config)
     (stack, *_) = config.stacks.values()
-    attention: Any = stack.layers[0].attention
-    assert attention.keeps != "state"  # of the models that layouts take
     stated: dict[str, Any] = {
         "hidden_size": config.embedding.width,
         "num_hidden_layers": len(stack.layers),
-        "num_attention_heads": attention.heads,
         "max_position_embeddings": config.context,
         "vocab_size": config.embedding.vocabulary,
         "pad_token_id": pad_id(bundle),
     }
     if isinstance(config.head, LM):
-        assert isinstance(attention, Attention)
-        heads = {"num_key_value_heads": attention.kv_heads, "head_dim": attention.head_size}
+        heads, kv_heads, size = decoder_graph.heads(config)
+        sizes = {"num_attention_heads": heads, "num_key_value_heads": kv_heads, "head_dim": size}
         ids = {"bos_token_id": generation.bos, "eos_token_id": list(generation.eos) or None}
         names = {"model_type": "gemma", "architectures": ["GemmaForCausalLM"]}
-        return names | stated | heads | ids
+        if recurrent(cache_kinds(config)):
+            names = {"model_type": "falcon_h1", "architectures": ["FalconH1ForCausalLM"]}
+        return names | stated | sizes | ids
+    attention: Any = stack.layers[0].attention
+    stated["num_attention_heads"] = attention.heads
     names = {"model_type": "bert", "architectures": [ARCHITECTURES[type(config.head)]]}
     stated["type_vocab_size"] = config.embedding.token_types or 1
     if bundle.labels:

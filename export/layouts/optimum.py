@@ -14,10 +14,18 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from ...refimpl.config import Config, Decoder
 from ...runtime.bundle.bundle import Bundle
-from . import hub_files
+from ...runtime.bundle.targets import Target
+from . import decoder_graph, hub_files, transformers_js
 from .layout import BundleLayout
-from .transformers_js import refusal, write_graphs
+from .transformers_js import write_graphs
+
+
+def refusal(config: Config, target: Target) -> str | None:
+    if reason := transformers_js.refusal(config, target, states=()):
+        return reason
+    return decoder_graph.one_size(config) if isinstance(config, Decoder) else None
 
 
 def write(bundle: Bundle, folder: Path) -> None:

@@ -44,6 +44,13 @@ class Ports:
         self._nodes.append(ir.node(operator, inputs, attributes, num_outputs=outputs))
         return self._nodes[-1].outputs[-1]
 
+    def split(self, value: ir.Value, sizes: list[int]) -> Sequence[ir.Value]:
+        """Return the parts of a value with these sizes along its last axis."""
+        last = self.op("Split", value, self.constant(sizes), outputs=len(sizes), axis=-1)
+        producer = last.producer()
+        assert producer is not None
+        return producer.outputs
+
     def copy(self, node: ir.Node, values: Mapping[ir.Value, ir.Value], prefix: str) -> Sequence[ir.Value]:
         """Copy a node of another graph into this graph, and return the copy's outputs. `values` says which
         value replaces each input.

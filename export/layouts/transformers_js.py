@@ -49,25 +49,37 @@ OPTIONS = frozenset(
 )
 
 
-def refusal(config: Config, target: Target) -> str | None:
+# Of a layer's states: a convolution's last inputs, and what a recurrence has summed up.
+STATES = (("past_conv.%d", "present_conv.%d"), ("past_ssm.%d", "present_ssm.%d"))
+
+
+def refusal(config: Config, target: Target, states: decoder_graph.StateNames = STATES) -> str | None:
     if "decoder" not in config.stacks:
         return encoder_graph.refusal(config, target)
-    covers = encoder_decoder_graph if "encoder" in config.stacks else decoder_graph
-    return covers.refusal(config, target)
+    if "encoder" in config.stacks:
+        return encoder_decoder_graph.refusal(config, target)
+    if reason := decoder_graph.refusal(config, target, states):
+        return reason
+    if not decoder_graph.heads_of_layers(config):
+        return "the runtime counts a text's tokens by a layer's keys, but no layer of this model has keys"
+    return None
 
 
 def write(bundle: Bundle, folder: Path) -> None:
     dtype, suffix = DTYPES.get(bundle.quant, EIGHT_BITS)
     (folder / "onnx").mkdir()
-    write_graphs(bundle, folder / "onnx", suffix, every_position=False)
+    write_graphs(bundle, folder / "onnx", suffix, every_position=False, states=STATES)
     more = {"transformers.js_config": {"dtype": dtype, "use_external_data_format": True}}
     stated = replace(bundle.manifest, generation=LAYOUT.stated(bundle.generation))
     hub_files.write(replace(bundle, manifest=stated), folder, more)
 
 
-def write_graphs(bundle: Bundle, folder: Path, suffix: str, *, every_position: bool) -> None:
+def write_graphs(
+    bundle: Bundle, folder: Path, suffix: str, *, every_position: bool, states: decoder_graph.StateNames = ()
+) -> None:
     """Write the graphs of a model: one graph, or an encoder and a decoder. The file names are NAME.onnx,
-    where NAME ends with `suffix`. Each graph's weights are in NAME.onnx_data.
+    where NAME ends with `suffix`. Each graph's weights are in NAME.onnx_data. `states` are the names of a
+    decoder's states.
     """
     stacks = bundle.config.stacks
     if "decoder" in stacks and "encoder" in stacks:
@@ -78,7 +90,9 @@ def write_graphs(bundle: Bundle, folder: Path, suffix: str, *, every_position: b
         return
     path = folder / f"model{suffix}.onnx"
     if "decoder" in stacks:
-        decoder_graph.write(bundle, path, data=f"{path.name}_data", every_position=every_position)
+        decoder_graph.write(
+            bundle, path, data=f"{path.name}_data", every_position=every_position, states=states
+        )
     else:
         encoder_graph.write(bundle, path, data=f"{path.name}_data")
 

@@ -17,6 +17,7 @@ from tfm.refimpl.config import EncoderDecoder
 from tfm.refimpl.decoding.beam import BeamSearch, beam_search
 from tfm.refimpl.decoding.loop import GeneratedSequence, generate
 from tfm.refimpl.decoding.sampler import Sampler
+from tfm.refimpl.engine.cache_kinds import cache_kinds
 from tfm.refimpl.engine.sound import features
 from tfm.runtime.bundle import targets
 from tfm.runtime.bundle.bundle import Bundle, open_bundle
@@ -43,6 +44,10 @@ LENGTH = 64
 READERS = ("t5", "bart", "marian")
 # Families of decoders whose cache is copied at each step.
 COPIED = ("bloom", "mpt")
+# Families of decoders whose layers cache different things: states, or nothing, or heads of several sizes.
+MIXED = ("lfm2", "qwen3_5_text", "gemma3n_text", "gemma4_text")
+# Families of decoders whose layers each cache keys, values and states, or latents.
+OTHERS = ("falcon_h1", "deepseek_v3")
 TRIES = 40  # configs drawn of a family until one suits
 
 
@@ -51,12 +56,15 @@ def family_bundle(
 ) -> tuple[Bundle, list[int]]:
     """The float bundle of a family's tiny random model that generates different tokens, and its prompt.
 
-    It is one that layouts take. Of a decoder that reads an encoder the prompt is the encoder's, and the
-    decoder's is what the model states. `search` are options of a beam search that the model asks for.
+    It is one that layouts take, and of `MIXED` one whose layers cache different things. Of a decoder that
+    reads an encoder the prompt is the encoder's, and the decoder's is what the model states. `search` are
+    options of a beam search that the model asks for.
     """
     for number, keys in enumerate(draw_keys(name, TRIES)):
         drawn = diverse_model(name, 0, keys, folder / str(number))
         if drawn is None or transformers_js.refusal(drawn[1].config, targets.find("ort-cpu")):
+            continue
+        if name in MIXED and len(set(cache_kinds(drawn[1].config))) == 1:
             continue
         _, checkpoint, sequence = drawn
         if (text := sequence.encoder_ids) is not None:

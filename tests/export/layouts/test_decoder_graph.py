@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -11,10 +13,11 @@ import onnx
 import onnxruntime as ort
 import pytest
 from helpers import tiny_models
-from helpers.exported import exported
+from helpers.exported import export_once
 from helpers.refused import refused
 from helpers.within_budget import assert_within_budget
 from tfm.export.layouts import decoder_graph
+from tfm.export.layouts.transformers_js import STATES
 from tfm.refimpl.config import Chunked, Decoder, Rope, Window
 from tfm.refimpl.engine.numpy_engine import NumpyEngine
 from tfm.runtime.bundle import targets
@@ -45,23 +48,58 @@ def copied() -> Decoder:
     return tiny_models.of_layers(config, (near, *others, replace(first, attention=rotated)))
 
 
+def states() -> Decoder:
+    """Layers with states, with keys, with both and with none: one reads the keys of another."""
+    base = tiny_models.gated_deltas(context=40)
+    deltas, attention, _ = base.layers
+    mixer = replace(attention.attention, output_gate=False, head_gate=False)
+    reading = replace(attention, attention=replace(mixer, kv_layer=1))
+    beside = tiny_models.state_spaces().layers[1]
+    return tiny_models.of_layers(base, (deltas, replace(attention, attention=mixer), reading, beside))
+
+
+def latents() -> Decoder:
+    """Layers with latents, with an indexer and without one, and a layer with states."""
+    (indexed, *_), (plain, *_) = tiny_models.indexed().layers, tiny_models.latents().layers
+    base = tiny_models.kimi(context=40)
+    return tiny_models.of_layers(base, (indexed, plain, base.layers[0]))
+
+
 CONFIG = windows()
-CONFIGS = {"windowed": CONFIG, "copied": copied()}
+CONFIGS = {"windowed": CONFIG, "copied": copied(), "states": states(), "latents": latents()}
+CACHES = {"windowed": "windowed", "copied": "copied", "states": "shared", "latents": "copied"}
+# Models, and whether the graph has logits of all tokens or of the last ones.
+CASES = [
+    ("windowed", False),
+    ("windowed", True),
+    ("states", False),
+    *(pytest.param(case, marks=pytest.mark.long) for case in product(("copied", "latents"), (False, True))),
+]
 
 
-@pytest.fixture(scope="module", params=["windowed", pytest.param("copied", marks=pytest.mark.long)])
-def bundle(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Bundle:
-    """A bundle whose cache GroupQueryAttention would let grow, and one with a copied cache."""
-    bundle = exported(tmp_path_factory.mktemp("decoder"), CONFIGS[request.param], seed=4)
-    assert bundle.cache == request.param
+@pytest.fixture(scope="module")
+def bundles(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str, str, str], Bundle]:
+    return export_once(tmp_path_factory.mktemp("decoder"), CONFIGS, seed=4)
+
+
+@pytest.fixture(scope="module", params=CASES, ids=str)
+def case(request: pytest.FixtureRequest) -> tuple[str, bool]:
+    return request.param
+
+
+@pytest.fixture(scope="module")
+def bundle(case: tuple[str, bool], bundles: Callable[[str, str, str], Bundle]) -> Bundle:
+    """A bundle whose cache GroupQueryAttention would let grow, one with a copied cache, and one of each with
+    layers that cache other things."""
+    bundle = bundles(case[0], "ort-cpu", "fp32")
+    assert bundle.cache == CACHES[case[0]]
     return bundle
 
 
-@pytest.fixture(scope="module", params=[False, True], ids=["last", "every"])
-def session(request: pytest.FixtureRequest, bundle: Bundle, tmp_path_factory: Any) -> ort.InferenceSession:
-    """The graph with logits of the last tokens, and with all."""
+@pytest.fixture(scope="module")
+def session(case: tuple[str, bool], bundle: Bundle, tmp_path_factory: Any) -> ort.InferenceSession:
     out = tmp_path_factory.mktemp("layout") / "model.onnx"
-    decoder_graph.write(bundle, out, data="weights", every_position=request.param)
+    decoder_graph.write(bundle, out, data="weights", every_position=case[1], states=STATES)
     return ort.InferenceSession(str(out), providers=["CPUExecutionProvider"])
 
 
@@ -82,16 +120,24 @@ class Client:
 
     def __init__(self, session: ort.InferenceSession, batch: int) -> None:
         self.session, self.mask = session, np.zeros((batch, 0), np.int64)
+        sizes = {"batch_size": batch, "past_sequence_length": 0}
         self.cache = {
-            port.name: np.zeros((batch, port.shape[1], 0, port.shape[3]), np.float32)
+            port.name: np.zeros([sizes.get(axis, axis) for axis in port.shape], np.float32)
+            for port in session.get_inputs()[2:]
+        }
+        # The names of what replaces them in the next step.
+        self.next = {
+            port.name: port.name.replace("past_key_values", "present").replace("past_", "present_")
             for port in session.get_inputs()[2:]
         }
 
     def step(self, ids: Any, mask: Any) -> np.ndarray:
         self.mask = np.concatenate([self.mask, np.array(mask)], axis=1)
         feeds = {"input_ids": np.array(ids), "attention_mask": self.mask, **self.cache}
-        logits, *arrays = self.session.run(None, feeds)
-        self.cache = dict(zip(self.cache, arrays, strict=True))
+        names = [port.name for port in self.session.get_outputs()]
+        given = dict(zip(names, self.session.run(None, feeds), strict=True))
+        self.cache = {name: given.pop(self.next[name]) for name in self.cache}
+        (logits,) = given.values()
         return np.asarray(logits)
 
 
@@ -135,19 +181,48 @@ def test_several_rows_read_on_in_chunks_of_a_copied_cache_alone(
     expect(bundle, logits[1], rows[1])
 
 
-def test_ports_have_the_names_and_axes_that_runtimes_look_for(bundle: Bundle, session: ort.InferenceSession):
-    inputs = {port.name: port.shape for port in session.get_inputs()}
-    outputs = {port.name: port.shape for port in session.get_outputs()}
-    assert list(inputs)[:2] == ["input_ids", "attention_mask"]
-    assert inputs["input_ids"] == ["batch_size", "sequence_length"]
-    size = decoder_graph.attention(bundle.config).head_size
-    assert inputs["past_key_values.3.value"] == ["batch_size", 2, "past_sequence_length", size]
-    assert outputs["present.0.key"] == ["batch_size", 2, "total_sequence_length", size]
-    assert outputs["logits"][1:] in ([1, 97], ["sequence_length", 97])
-    assert len(inputs) == 2 + 2 * 4
+KEPT, GROWN = "past_sequence_length", "total_sequence_length"
+# Of each model a few of the cache's ports, and how many inputs the cache has.
+PORTS = {
+    "windowed": (8, {"past_key_values.3.value": [2, KEPT, 16], "present.0.key": [2, GROWN, 16]}),
+    "copied": (8, {"past_key_values.3.value": [2, KEPT, 12], "present.0.key": [2, GROWN, 12]}),
+    "states": (
+        8,
+        {
+            "past_key_values.1.value": [2, KEPT, 16],
+            "present.3.key": [2, GROWN, 16],
+            "past_conv.3": [2, 64],
+            "present_conv.0": [2, 112],
+            "past_ssm.0": [4, 16, 12],
+        },
+    ),
+    "latents": (
+        6,
+        {
+            "past_key_values.0.value": [1, KEPT, 15],
+            "present.0.key": [1, GROWN, 15],
+            "present.1.value": [1, GROWN, 13],
+            "past_ssm.2": [3, 8, 12],
+        },
+    ),
+}
 
 
-def test_the_file_says_what_it_is(bundle: Bundle, tmp_path: Path):
+def test_ports_have_the_names_and_axes_that_runtimes_look_for(
+    case: tuple[str, bool], session: ort.InferenceSession
+):
+    count, expected = PORTS[case[0]]
+    ports = {port.name: port.shape for port in (*session.get_inputs(), *session.get_outputs())}
+    assert list(ports)[:2] == ["input_ids", "attention_mask"]
+    assert ports["input_ids"] == ["batch_size", "sequence_length"]
+    assert {name: ports[name] for name in expected} == {n: ["batch_size", *s] for n, s in expected.items()}
+    assert ports["logits"][1:] in ([1, 97], ["sequence_length", 97])
+    assert len(session.get_inputs()) == 2 + count
+    assert len(session.get_outputs()) == 1 + count
+
+
+def test_the_file_says_what_it_is(bundles: Callable[[str, str, str], Bundle], tmp_path: Path):
+    bundle = bundles("windowed", "ort-cpu", "fp32")
     decoder_graph.write(bundle, tmp_path / "model.onnx", data="weights", every_position=False)
     model = onnx.load(tmp_path / "model.onnx", load_external_data=False)
     onnx.checker.check_model(str(tmp_path / "model.onnx"))
@@ -157,15 +232,21 @@ def test_the_file_says_what_it_is(bundle: Bundle, tmp_path: Path):
     assert (stated["quantization"], stated["tfm"]) == ("fp32", bundle.manifest.tfm)
 
 
+def odd() -> Decoder:
+    """Two layers whose latents have 26 numbers and 25."""
+    first, second = tiny_models.latents().layers
+    plain = replace(first.attention, position=None, shared_size=5)
+    return tiny_models.of_layers(tiny_models.latents(), (first, replace(second, attention=plain)))
+
+
 REFUSED = {
     "a decoder without an encoder": (tiny_models.encoder(), "ort-cpu"),
     "must be a decoder": (tiny_models.encoder_decoder(), "ort-cpu"),
     "export for target=ort-cpu": (CONFIG, "standard"),
     "for ort-cuda": (CONFIG, "ort-cuda"),
-    "cache a recurrent state": (tiny_models.recurrent(), "ort-cpu"),
-    "cache something else": (tiny_models.latents(), "ort-cpu"),
+    "the runtime has no input for the states of layer 0": (tiny_models.recurrent(), "ort-cpu"),
+    "a latent of layer 1 must have an even number of floats": (odd(), "ort-cpu"),
     "kv=float": (CONFIG.with_kv("int8"), "ort-cpu"),
-    "the same heads": (tiny_models.mixed_windows(), "ort-cpu"),
 }
 
 
@@ -176,11 +257,6 @@ def test_what_the_ports_dont_cover_is_refused_with_its_reason(words: str):
 
 
 def test_what_they_cover_is_not_refused():
-    for config in (
-        *CONFIGS.values(),
-        tiny_models.llama(),
-        tiny_models.sinks(),
-        tiny_models.llama(plain=True, bias=True),
-    ):
-        assert decoder_graph.refusal(config, targets.find("ort-cpu")) is None
-    assert isinstance(decoder_graph.attention(CONFIG).mask, Window)
+    configs = tiny_models.llama(), tiny_models.sinks(), tiny_models.llama(plain=True, bias=True)
+    for config in (*CONFIGS.values(), *configs):
+        assert decoder_graph.refusal(config, targets.find("ort-cpu"), STATES) is None

@@ -68,10 +68,17 @@ def ran(python: Path, model: Path, prompts: list[list[int]], count: int, **more:
     return json.loads(peers.run([python, "-c", textwrap.dedent(GENERATE)], {"options": {}, **job}))
 
 
-@pytest.mark.parametrize("name", ["gpt2", "gemma3_text", "gpt_oss", *COPIED])
+# Layers with one state, with two, with other heads or none of their own, and with latents.
+FORMS = ("lfm2", "qwen3_5_text", "gemma4_text", "deepseek_v3")
+
+
+@pytest.mark.parametrize("name", ["gpt2", "gemma3_text", "gpt_oss", *COPIED, *FORMS])
 def test_families_give_the_same_tokens_alone_and_in_a_batch(python: Path, tmp_path: Path, name: str):
     bundle, prompt = family_bundle(name, tmp_path)
     convert(bundle.path, tmp_path / "out", "genai")
+    # Before 0.18, genai chose a cache by the type.
+    stated = json.loads((tmp_path / "out" / "genai_config.json").read_bytes())["model"]
+    assert stated["type"] == ("lfm2" if name == "lfm2" else "llama")
     last = bundle.config.embedding.vocabulary - 1
     prompts = [prompt, [last, *prompt[1:3]], [*prompt[2:], last - 1]]
     count = min(24, bundle.config.context - len(prompt))

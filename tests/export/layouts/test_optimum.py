@@ -65,7 +65,7 @@ def generated(
     return json.loads(peers.run([python, "-c", textwrap.dedent(GENERATE)], job))
 
 
-@pytest.mark.parametrize("name", ["llama", *COPIED])
+@pytest.mark.parametrize("name", ["llama", *COPIED, "gemma3n_text", "deepseek_v3"])
 def test_rows_of_a_batch_are_those_alone(python: Path, tmp_path: Path, name: str):
     rows_of_a_batch_are_those_alone(name, "optimum", tmp_path, partial(generated, python))
 

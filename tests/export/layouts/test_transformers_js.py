@@ -13,6 +13,8 @@ from helpers.hearing_models import LANGUAGES, NO_TIMESTAMPS, START, TASKS
 from helpers.layout_models import (
     COPIED,
     MESSAGES,
+    MIXED,
+    OTHERS,
     READERS,
     chats_are_the_same,
     family_bundle,
@@ -74,7 +76,7 @@ def generated(
     return json.loads(peers.run(["node", node / "generate.mjs"], job))
 
 
-@pytest.mark.parametrize("name", ["llama", *COPIED])
+@pytest.mark.parametrize("name", ["llama", *COPIED, *MIXED, *OTHERS])
 def test_rows_of_a_batch_are_those_alone(node: Path, tmp_path: Path, name: str):
     rows_of_a_batch_are_those_alone(name, "transformers.js", tmp_path, partial(generated, node))
 
