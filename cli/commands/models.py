@@ -43,7 +43,8 @@ def command(
         catalogue = [
             {
                 "name": name, "about": m.about, "task": m.task, "origin": m.origin, "licence": m.licence,
-                "source": m.source, "bytes": m.size, "sha256": " ".join(one.sha256 for one in m.wheels),
+                "source": m.source, "bytes": m.size, "megabytes": m.megabytes,
+                "sha256": " ".join(one.sha256 for one in m.wheels),
             }
             for name, m in CATALOGUE.items()
         ]  # fmt: skip
@@ -53,8 +54,20 @@ def command(
         out_json(facts)
         return
     table(
-        ("CATALOGUE", "FOR", "SIZE", "LICENCE", "ORIGIN", "WHAT"),
-        [(n, m.task, size(m.size), m.licence, m.origin, m.about) for n, m in CATALOGUE.items() if m.wheel],
+        ("CATALOGUE", "FOR", "SIZE", "MEMORY", "LICENCE", "ORIGIN", "WHAT"),
+        [
+            (
+                name,
+                m.task,
+                size(m.size),
+                "" if m.megabytes is None else size(m.megabytes * 1e6),
+                m.licence,
+                m.origin,
+                m.about,
+            )
+            for name, m in CATALOGUE.items()
+            if m.wheel
+        ],
     )
     toys = {name: m.size for name, m in CATALOGUE.items() if not m.wheel}
     out(f"and toy models, {size(sum(toys.values()))} in all, that come with tfm: {', '.join(toys)}\n")

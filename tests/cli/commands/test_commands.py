@@ -663,6 +663,8 @@ def test_models_lists_the_catalogue(tfm):
         assert one["licence"]
         assert len(re.findall(rf"(?m)(?:^|[ ]){re.escape(one['name'])}(?:,|$| )", text)) == 1
     assert not re.search("[0-9a-f]{40}", text), "hashes are for --json"
+    assert re.search(r"(?m)^CATALOGUE .* MEMORY ", text)
+    assert re.search(r"(?m)^smollm2-135m .* 537\.0 MB ", text)
     assert "0 B in" in text
     tfm("models", "--remove", "nothing").failed(3, "nothing")
 

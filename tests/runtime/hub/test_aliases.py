@@ -1,4 +1,4 @@
-"""Aliases: what each says of its model follows from the model's public config.json; no hub is asked."""
+"""Names: what each says of its model follows from the model's public config.json; no hub is asked."""
 
 import math
 
@@ -33,6 +33,9 @@ SAME_SHAPE = {
     "intfloat/multilingual-e5-base": "seniichev/me5-wb",
     "google/embeddinggemma-300m": "google/embeddinggemma-300m, saved anew",
     "dslim/bert-base-NER": "huantd/bert-base-NER",
+    "HuggingFaceTB/SmolLM2-135M-Instruct": "HuggingFaceTB/SmolLM2-135M-Instruct"
+    "@eba0825ddc7730d24a88685a6c0a078cf919b383",
+    "sentence-transformers/all-MiniLM-L6-v2": "LightEmbed/sbert-all-MiniLM-L6-v2-onnx",
 }
 # Parameters as their makers count them, where a table of shapes could be wrong without a test noticing.
 PARAMETERS = {
@@ -41,17 +44,29 @@ PARAMETERS = {
 }  # fmt: skip
 
 
-@pytest.mark.parametrize("name", ALIASES)
-def test_an_alias_says_what_its_config_does(name):
-    alias = ALIASES[name]
-    config, _ = read_config(with_model_type(PUBLIC[SAME_SHAPE.get(alias.repository, alias.repository)]))
-    assert isinstance(config.head, head_of(alias.task))
+NAMED = {name: (alias.repository, alias.task, alias.megabytes) for name, alias in ALIASES.items()}
+NAMED |= {name: (m.origin, m.task, m.megabytes) for name, m in CATALOGUE.items() if m.megabytes is not None}
+
+
+@pytest.mark.parametrize("name", NAMED)
+def test_a_name_says_what_its_config_does(name):
+    repository, task, megabytes = NAMED[name]
+    config, _ = read_config(with_model_type(PUBLIC[SAME_SHAPE.get(repository, repository)]))
+    assert isinstance(config.head, head_of(task))
     scheme = schemes.default(config, targets.for_device("cpu")).name
     cache = sizes.cache_bytes(config, min(4096, config.context), 4)
     needs = sizes.weight_bytes(config)[scheme] + cache + sizes.RUNNER_BYTES
-    assert alias.megabytes == math.ceil(needs / 1e6)
+    assert megabytes == math.ceil(needs / 1e6)
     if name in PARAMETERS:
         assert sum(sizes.parameters(config).values()) == pytest.approx(PARAMETERS[name], rel=1e-3)
+
+
+def test_each_wheel_of_the_catalogue_says_what_memory_it_needs():
+    """Except for those that transcribe: their memory depends on the sound."""
+    wheels = {name: model for name, model in CATALOGUE.items() if model.wheel}
+    assert {name for name, model in wheels.items() if model.megabytes is None} == {
+        name for name, model in wheels.items() if model.task == "transcribe"
+    }
 
 
 def test_aliases_are_names_of_their_own():
