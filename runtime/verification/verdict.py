@@ -12,6 +12,7 @@ from .report import NOT_REACHED, NOT_YET, Report, Row, moment
 
 NEAR = 0.99  # cosine of embeddings that rank texts almost alike; MiniLM-L6 has 0.999 in int8, 0.963 in int4
 MUCH = 0.1  # nats a token: Gemma 3 270M in int4 has 0.46, SmolLM2 in int8 0.003
+STORED = "the outputs of the checkpoint's weights as they are stored"
 NAMED = 4  # as many failed rows are told one by one
 
 
@@ -146,17 +147,20 @@ def to_the_bit(report: Report) -> str:
 
 
 def vector_cost(report: Report) -> str:
-    """Return a text that says how near the embeddings are to the unquantized model's. The text is empty if
-    this wasn't measured.
+    """Return a text that says how near the embeddings are to the embeddings with the checkpoint's weights.
+    The text is empty if this wasn't measured.
+
+    The checkpoint's weights may have few bits themselves, so the text doesn't call them unquantized.
     """
     if (row := report.row(COSINE)) is None or not isinstance(row.figure, float):
         return ""
     hint = "; int8 stays nearer" if row.figure < NEAR else ""
-    return f"the embeddings' mean cosine with the unquantized model's is {row.figure:.3f}{hint}"
+    return f"the embeddings' mean cosine with {STORED} is {row.figure:.3f}{hint}"
 
 
 def prediction_cost(report: Report) -> str:
-    """Return a text that says how far predictions on the golden tokens are from the unquantized model's.
+    """Return a text that says how far predictions on the golden tokens are from the predictions with the
+    checkpoint's weights.
 
     The figure comes from the worst backend that ran. The text is empty if no backend's predictions differ.
     """
@@ -165,7 +169,7 @@ def prediction_cost(report: Report) -> str:
     if kl == 0:
         return ""
     hint = "; keep and int8 lose less" if kl > MUCH and report.quant == "int4" else ""
-    return f"predictions are up to {figure(kl, 'nats a token')} from the unquantized model's{hint}"
+    return f"predictions are up to {figure(kl, 'nats a token')} from {STORED}{hint}"
 
 
 def text_cost(report: Report) -> str:

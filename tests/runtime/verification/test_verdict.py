@@ -67,7 +67,7 @@ def test_what_is_equal_to_the_bit_is_told_of_each_path():
 def test_embeddings_that_lost_much_are_told_with_a_remedy():
     assert vector_cost(report(WHOLE)) == ""
     near = vector_cost(report(Row(COSINE, 0.9991)))
-    assert re.search(r"embeddings.* cosine .* 0\.999$", near)
+    assert re.search(r"embeddings.* cosine .*checkpoint's weights as they are stored.* 0\.999$", near)
     assert re.search(r" 0\.961; int8 .*nearer", vector_cost(report(Row(COSINE, 0.9607))))
     assert any(line.endswith(f" {near}.") for line in verdict(report(Row(COSINE, 0.9991))))
 
@@ -77,7 +77,7 @@ def test_what_quantization_costs_is_told_with_a_remedy():
     figures = {"kernels": 0.0311, "floats": 0.012, "cuda": None}
     paths = [Row(f"{name}{BACKEND_KL}", kl) for name, kl in figures.items()]
     told = prediction_cost(report(*paths))
-    assert re.search("predictions .* 0.0311 nats .*unquantized", told)
+    assert re.search("predictions .* 0.0311 nats .*checkpoint's weights as they are stored$", told)
     assert any(line.endswith(f" {told}.") for line in verdict(report(*paths)))
     assert prediction_cost(report(WHOLE)) == ""
     much = Row(f"kernels{BACKEND_KL}", 0.2)
