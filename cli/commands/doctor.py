@@ -79,12 +79,14 @@ def command(
         for name, value in facts.items():
             match value:
                 case dict():
-                    lines = [f"{k}: {v}" for k, v in value.items()]
+                    lines = [f"{k}: {v}" for k, v in value.items()] or ["none"]
                 case list():
                     lines = [str(v) for v in value] or ["none"]
                 case _:
                     lines = [str(value)]
             out(f"{name:10} " + ("\n" + " " * 11).join(lines))
+    if not facts["providers"]:
+        raise DeviceError("models need ONNX Runtime: the report's problems say how to install it")
     if facts["providers"].get("CPUExecutionProvider") != "starts":
         raise DeviceError("ONNX Runtime's CPU provider doesn't start: reinstall onnxruntime")
 
@@ -112,18 +114,10 @@ def report() -> Report:
     """Return the complete report about this machine."""
     import platform
 
-    from ...refimpl.errors import ExportError
+    from ...refimpl.errors import DeviceError, ExportError
     from ...runtime import hardware
     from ...runtime.hub.cache_dir import cache_dir, cached, require_writable
-    from ...runtime.ort.providers import STARTS, providers
-    from ...runtime.ort.session import PROVIDERS
     from ...runtime.verification.certificate import INT8_FLAGS, int8_path
-
-    def by_use(provider: tuple[str, str]) -> tuple[bool, bool]:
-        """Return the sort key of a provider: providers that start come first, and among these the ones that
-        run models.
-        """
-        return provider[1] != STARTS, provider[0] not in PROVIDERS.values()
 
     versions, free = _versions(), hardware.memory()
     wheels = [name for name in versions if name.startswith("onnxruntime")]
@@ -135,11 +129,17 @@ def report() -> Report:
     except ExportError as error:
         problems.append(str(error))
     flags = [flag for flag in INT8_FLAGS if flag in hardware.flags()]
-    tried, kernels = providers(), _kernels()
+    try:
+        tried = _providers()
+    except DeviceError as error:
+        problems.append(str(error))
+        tried, kernels = {}, {"unused": "the kernels are operators of ONNX Runtime, which can't be imported"}
+    else:
+        kernels = _kernels()
     return {
         "works": _works(tried, kernels),
         "problems": problems,
-        "providers": dict(sorted(tried.items(), key=by_use)),
+        "providers": tried,
         "kernels": kernels,
         "int8": {"instructions": " ".join(flags) or "none known", "path": int8_path()},
         "memory": "unknown" if free is None else f"{size(free)} free",
@@ -149,8 +149,25 @@ def report() -> Report:
     }
 
 
+def _providers() -> dict[str, str]:
+    """Return a dict from each provider of ONNX Runtime to "starts", or to the reason why it doesn't start.
+
+    Providers that start come first, and among these the ones that run models. Raises DeviceError if ONNX
+    Runtime can't be imported.
+    """
+    from ...runtime.ort.providers import STARTS, providers
+    from ...runtime.ort.session import PROVIDERS
+
+    def by_use(provider: tuple[str, str]) -> tuple[bool, bool]:
+        return provider[1] != STARTS, provider[0] not in PROVIDERS.values()
+
+    return dict(sorted(providers().items(), key=by_use))
+
+
 def _works(providers: Mapping[str, str], kernels: Mapping[str, str]) -> str:
     """Return a sentence that says where models run and which code computes them."""
+    if not providers:
+        return "nothing that needs ONNX Runtime: see problems"
     from ...runtime.ort.providers import STARTS
 
     by = f"tfm's kernels for {kernels['instructions']}" if "instructions" in kernels else "ONNX Runtime alone"
