@@ -70,7 +70,7 @@ from ..runtime.verification.golden import golden
 from ..runtime.verification.report import Report
 from ..runtime.verification.streamed_reference import TABLES
 from ..runtime.verification.verdict import sentence
-from .destination import new_bundle
+from .destination import new_bundle, replaced
 from .graph.write import GraphFiles, properties, writing
 from .quantization import plan as plans
 from .quantization.plan import Budget, Calibration, CalibrationResult
@@ -169,6 +169,8 @@ def export(
     job = _Export(checkpoint, plan, scheme, source)
     # The place is taken first: minutes of calibration must not end at a full disk or at another process.
     with new_bundle(out, job.needed_bytes) as folder:
+        if line := replaced(out):
+            progress(line, 0, 0)
         text = calibration.text if calibration else None
         if kv != "float":
             from .quantization.calibrate import with_cache_scales

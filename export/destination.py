@@ -21,6 +21,9 @@ from ..runtime.bundle import golden_files, manifest
 from ..runtime.bundle.atomic_dir import replacing
 from ..runtime.bundle.manifest import CERTIFICATE, MANIFEST
 
+# The errors of looking up entries in a manifest that may be anything.
+UNREADABLE = (OSError, ValueError, KeyError, TypeError, RecursionError)
+
 
 @contextmanager
 def new_bundle(out: Path, needed_bytes: int) -> Iterator[Path]:
@@ -64,8 +67,22 @@ def _notices(out: Path) -> set[str]:
     """
     try:
         return set(filter(is_notice, json.loads((out / MANIFEST).read_bytes())["files"]))
-    except (OSError, ValueError, KeyError, TypeError, RecursionError):
+    except UNREADABLE:
         return set()
+
+
+def replaced(out: Path) -> str:
+    """Return a sentence that says which bundle an export to `out` will replace. The sentence is empty if
+    `out` contains no bundle.
+    """
+    if not (out / MANIFEST).exists():
+        return ""
+    try:
+        stated = json.loads((out / MANIFEST).read_bytes())
+        which = f"the bundle of {stated['source']['name']!s:.80} in {stated['quant']!s:.20} there"
+    except UNREADABLE:
+        which = "the bundle there"
+    return f"{out}: {which} will be replaced when the new bundle is complete"
 
 
 @contextmanager

@@ -96,8 +96,17 @@ def test_a_bundle_is_written_and_replaced(stubbed, checkpoint, tmp_path):
         shares = [done / total for name, done, total in messages if name.startswith(stage)]
         assert shares == sorted(set(shares))
         assert (shares[0], shares[-1]) == (0, 1)
-    bundle_writer.export(checkpoint, out, quant="int4", verify=False)
-    assert open_bundle(out, check_hashes=True).quant == "int4"
+    assert not any("replaced" in name for name, *_ in messages)
+    for scheme, which in (("int4", "bundle of checkpoint in int8 there"), ("int8", "the bundle there")):
+        messages.clear()
+        bundle_writer.export(
+            checkpoint, out, quant=scheme, verify=False, progress=lambda *report: messages.append(report)
+        )
+        [line] = [name for name, *_ in messages if "replaced" in name]
+        assert line.startswith(f"{out}: ")
+        assert which in line
+        assert open_bundle(out, check_hashes=True).quant == scheme
+        (out / "tfm.json").write_text("[]")  # of which nothing can be said
     assert left(out) == []
 
 

@@ -565,6 +565,10 @@ def test_export_prints_the_directory(tfm, checkpoint, tmp_path):
     over = f"{told['rounded_over']} tokens"
     assert f" {over}" in ran.err
     assert re.search(f"^rounded_over +{over}, with feedback$", tfm("inspect", tmp_path / "out").out, re.M)
+    assert "replaced" not in ran.err
+    again = tfm("export", checkpoint, tmp_path / "out", "--no-verify")
+    line = f"{tmp_path / 'out'}: the bundle of tiny in int4 there will be replaced "
+    assert len(re.findall(f"(?m)^{line}", again.err)) == 1
 
 
 def test_inspect_counts_a_checkpoint_without_its_weights(tfm, checkpoint, monkeypatch):
