@@ -49,7 +49,13 @@ def command(
             for name, m in CATALOGUE.items()
         ]  # fmt: skip
         aliases = [{"name": name, **m._asdict(), "address": m.address} for name, m in ALIASES.items()]
-        cache = [{"name": e.name, "kind": e.kind, "path": str(e.path), "bytes": e.bytes} for e in entries]
+        cache = [
+            {
+                "name": e.name, "kind": e.kind, "path": str(e.path), "bytes": e.bytes,
+                "belongs_to": e.belongs_to,
+            }
+            for e in entries
+        ]  # fmt: skip
         facts = {"catalogue": catalogue, "aliases": aliases, "cache_dir": str(cache_dir()), "cache": cache}
         out_json(facts)
         return
@@ -72,7 +78,10 @@ def command(
     toys = {name: m.size for name, m in CATALOGUE.items() if not m.wheel}
     out(f"and toy models, {size(sum(toys.values()))} in all, that come with tfm: {', '.join(toys)}\n")
     _out_aliases()
-    table(("CACHE", "KIND", "SIZE"), [(e.name, e.kind, size(e.bytes)) for e in entries])
+    table(
+        ("CACHE", "KIND", "SIZE", "BELONGS TO"),
+        [(e.name, e.kind, size(e.bytes), e.belongs_to) for e in entries],
+    )
     if any(entry.kind == "prepacked" for entry in entries):
         out("prepacked: a bundle's weights, stored as this processor reads them, for a faster start")
     out(f"{size(sum(e.bytes for e in entries))} in {cache_dir()}")

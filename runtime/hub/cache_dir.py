@@ -29,24 +29,31 @@ from ...refimpl.checkpoint.formats.sha256 import sha256_of
 from ...refimpl.errors import CheckpointError, ExportError
 from ..bundle.schemes import SCHEMES
 from ..bundle.targets import TARGETS
+from .aliases import ALIASES
 from .model_names import CATALOGUE, LocatedModel, did_you_mean, folder_name, is_fetched, label
 
 Stored = Literal["model", "partial", "bundle", "prepacked"]
 FOLDERS: dict[str, Stored] = {
     "models": "model", "partial": "partial", "bundles": "bundle", "prepacked": "prepacked",
 }  # fmt: skip
+PACKED_KEY = "key.json"  # beside prepacked weights: of which bundle they are
 # How the name of a bundle continues after the label of its model.
 AFTER_LABEL = rf"({'|'.join(SCHEMES)})-({'|'.join(TARGETS)})-[0-9a-f]{{12}}"
 
 
 @dataclass(frozen=True)
 class Cached:
-    """One entry of the cache: its name, kind, path and size in bytes."""
+    """One entry of the cache: its name, kind, path and size in bytes.
+
+    `belongs_to` says for whom the entry is kept: a fetched model's short name, or the bundle of prepacked
+    weights, as its name in the cache or else as its path. The text is empty if nothing says so.
+    """
 
     name: str
     kind: Stored
     path: Path
     bytes: int
+    belongs_to: str = ""
 
 
 def cache_dir() -> Path:
@@ -170,10 +177,25 @@ def cached() -> list[Cached]:
 
 def _entries() -> list[Cached]:
     return [
-        Cached(path.name, kind, path, bytes_in(path))
+        Cached(path.name, kind, path, bytes_in(path), _belongs_to(kind, path))
         for folder, kind in FOLDERS.items()
         for path in sorted((cache_dir() / folder).glob("[!.]*"))
     ]
+
+
+def _belongs_to(kind: Stored, path: Path) -> str:
+    """Return what `Cached.belongs_to` says of an entry."""
+    if kind in ("model", "partial"):
+        names = (*(name for name, known in CATALOGUE.items() if known.wheel), *ALIASES)
+        return next((name for name in names if folder_name(name) == path.name), "")
+    if kind != "prepacked":
+        return ""
+    try:
+        bundle = Path(json.loads((path / PACKED_KEY).read_text(encoding="utf-8"))["bundle"])
+        gone = "" if bundle.exists() else ", which no longer exists"
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
+        return ""
+    return f"{bundle.name if bundle.parent == (cache_dir() / 'bundles').resolve() else bundle}{gone}"
 
 
 def bytes_in(path: Path) -> int:

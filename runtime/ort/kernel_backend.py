@@ -37,13 +37,12 @@ from ..bundle.graph_io import graphs
 from ..bundle.manifest import MANIFEST
 from ..bundle.plan import Tensor, end
 from ..bundle.same_bits import SameBits, promise
-from ..hub.cache_dir import cache_dir
+from ..hub.cache_dir import PACKED_KEY, cache_dir
 from ..hub.checked_bundles import is_recorded, record, state_of
 from ..kernels.library import SWITCH, Library, find, forced
 from .prepacked_weights import drop_orphans
 from .session import in_one_line, one_line, open_session, options
 
-KEY = "key.json"
 TOO_LARGE = "a key or value doesn't fit the cache"  # as ort_ops.cpp says it
 CacheType = Literal["float32", "float16", "int8", "int4"]  # what keys and values are kept in
 FORM = 1  # of kernels.data
@@ -171,7 +170,7 @@ def prepared(
             write(bundle, new)
             about = {"sha256": FileBytes(new / kernel_storage.DATA, BundleError).sha256(), "size": size}
             text = json.dumps({"key": key, "bundle": str(path), **about})
-            (new / KEY).write_text(text, encoding="utf-8")
+            (new / PACKED_KEY).write_text(text, encoding="utf-8")
     return KernelBackend(library, folder, cache_type(bundle))
 
 
@@ -309,7 +308,7 @@ def _is_whole(folder: Path, key: str, size: int) -> bool:
     wrote.
     """
     with suppress(OSError, ValueError, TypeError, AttributeError, RecursionError, BundleError):
-        stored = json.loads((folder / KEY).read_text(encoding="utf-8"))
+        stored = json.loads((folder / PACKED_KEY).read_text(encoding="utf-8"))
         if stored.get("key") == key and stored.get("size") == size:
             path, sha256 = folder / kernel_storage.DATA, stored.get("sha256")
             state = state_of([path], sha256)

@@ -37,10 +37,10 @@ from ..bundle.atomic_dir import replacing
 from ..bundle.graph_io import GRAPH
 from ..bundle.manifest import DATA, MANIFEST
 from ..bundle.schemes import Products
-from ..hub.cache_dir import cache_dir
+from ..hub.cache_dir import PACKED_KEY, cache_dir
 from .session import one_line, open_session, options
 
-PROBE, KEY = "probe.npy", "key.json"
+PROBE = "probe.npy"
 FILES = (GRAPH, DATA, PROBE)
 
 TYPES = {
@@ -101,7 +101,7 @@ def _sound(path: Path, key: Key) -> bool | None:
     wrong, and None if there are none yet.
     """
     try:
-        stored = json.loads((path / KEY).read_text(encoding="utf-8"))
+        stored = json.loads((path / PACKED_KEY).read_text(encoding="utf-8"))
         if stored == {**key, "sizes": {}}:
             return False
         return True if stored == {**key, "sizes": _sizes(path)} else None
@@ -122,7 +122,7 @@ def _packed(path: Path, key: Key, own: Own) -> ort.InferenceSession | None:
         return opened
     del opened
     with replacing(path) as new:
-        (new / KEY).write_text(json.dumps({**key, "sizes": {}}), encoding="utf-8")
+        (new / PACKED_KEY).write_text(json.dumps({**key, "sizes": {}}), encoding="utf-8")
     return None
 
 
@@ -140,7 +140,7 @@ def _saved(graph: Path, path: Path, key: Key, own: Own) -> ort.InferenceSession:
             session_options.add_session_config_entry(f"session.{name}", value)
         opened = open_session(graph, "cpu", session_options)
         np.save(new / PROBE, _probe(opened))
-        (new / KEY).write_text(json.dumps({**key, "sizes": _sizes(new)}), encoding="utf-8")
+        (new / PACKED_KEY).write_text(json.dumps({**key, "sizes": _sizes(new)}), encoding="utf-8")
     return opened
 
 
@@ -185,7 +185,7 @@ def drop_orphans(folder: Path) -> None:
     """Remove the packed weights of bundles that no longer exist. `folder` contains a folder for each
     bundle.
     """
-    for key in folder.glob(f"*/{KEY}"):
+    for key in folder.glob(f"*/{PACKED_KEY}"):
         with suppress(OSError, ValueError, TypeError, KeyError, RecursionError):
             if not Path(json.loads(key.read_text(encoding="utf-8"))["bundle"]).exists():
                 shutil.rmtree(key.parent)

@@ -698,7 +698,11 @@ def test_models_says_what_prepacked_weights_are(tfm, tmp_path):
     (packed := tmp_path / "cache" / "prepacked" / "b-0123").mkdir(parents=True)
     assert "prepacked" not in tfm("models").out
     (packed / "model.onnx.data").write_bytes(b"0")
-    assert "\nprepacked: " in tfm("models").out
+    (packed / "key.json").write_text(json.dumps({"bundle": str(tmp_path)}))
+    listed = tfm("models").out
+    assert "\nprepacked: " in listed
+    assert re.search(rf"(?m)^CACHE .*BELONGS TO\nb-0123 .* {re.escape(str(tmp_path))}$", listed)
+    assert [entry["belongs_to"] for entry in tfm("models", "--json").json["cache"]] == [str(tmp_path)]
 
 
 def test_doctor_tries_the_providers(tfm):

@@ -72,6 +72,31 @@ def test_cache_lists_and_removes(cache, pip, monkeypatch):
         remove("smollm-135m")
 
 
+def test_what_the_cache_lists_says_to_whom_it_belongs(cache, tmp_path):
+    """A wheel's folder to a short name, prepacked weights to a bundle in the cache or somewhere else."""
+    (bundle := cache / "bundles" / "tiny-int8-ort-cpu-0123456789ab").mkdir(parents=True)
+    (mine := tmp_path / "bundle").mkdir()
+    keys = {
+        "a": {"bundle": str(bundle)}, "b": {"bundle": str(mine)}, "c": {"bundle": str(tmp_path / "none")},
+        "d": {}, "e": [], "f": {"bundle": 3}, "g": {"bundle": "a\0b"},
+    }  # fmt: skip
+    for name, key in keys.items():
+        (packed := cache / "prepacked" / name).mkdir(parents=True)
+        (packed / "key.json").write_text(json.dumps(key))
+        (packed / "kernels.data").write_text("0")
+    for name in ("minilm-l6", "qwen3-0.6b", "hf:a/b"):
+        (cache / "models" / model_names.folder_name(name)).mkdir(parents=True)
+    belongs = {entry.name: entry.belongs_to for entry in cached()}
+    assert [belongs[model_names.folder_name(name)] for name in ("minilm-l6", "qwen3-0.6b", "hf:a/b")] == [
+        "minilm-l6",
+        "qwen3-0.6b",
+        "",
+    ]
+    assert (belongs["a"], belongs["b"], belongs[bundle.name]) == (bundle.name, str(mine), "")
+    assert belongs["c"].startswith(f"{tmp_path / 'none'}, ")
+    assert {belongs[name] for name in "defg"} <= {"", "a\0b, which no longer exists"}
+
+
 def test_without_tfm_cache_the_users_own_place_is_taken(monkeypatch, tmp_path):
     monkeypatch.delenv("TFM_CACHE", raising=False)
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
