@@ -45,6 +45,25 @@ LOOPBACK = ("127.0.0.1", "localhost", "[::1]", "::1")
 METHODS = ("GET", "POST", "DELETE")
 OPEN = ("/health", "/", *(f"/static/{name}" for name in FILES))  # they say nothing of models, and need no key
 
+# What to do in place of other servers' paths that this server doesn't have: llama.cpp's, then ollama's, then
+# whisper.cpp's. A key also matches the paths below it.
+INSTEAD = {
+    "/completion": "use /v1/completions, with max_tokens in place of n_predict",
+    "/infill": "tfm can't fill the middle of a text; /v1/completions continues a text",
+    "/embedding": "use /v1/embeddings, with input in place of content",
+    "/reranking": "use /v1/rerank",
+    "/slots": "/metrics counts the running and the waiting requests",
+    "/lora-adapters": "`tfm-cli export MODEL OUT --adapter DIR` merges an adapter into a bundle to serve",
+    "/api/embeddings": "use /api/embed, with input in place of prompt",
+    "/api/pull": "`tfm-cli pull NAME` fetches a model; `tfm-cli serve` says which models are served",
+    "/api/push": "the server doesn't change models",
+    "/api/create": "`tfm-cli serve NAME=MODEL` gives a model a name",
+    "/api/copy": "`tfm-cli serve NAME=MODEL` gives a model a name",
+    "/api/delete": "`tfm-cli models --remove NAME` removes a model",
+    "/api/blobs": "the server stores no files",
+    "/inference": "use /v1/audio/transcriptions",
+}
+
 
 def application(
     server: Server,
@@ -155,12 +174,20 @@ async def _gone(request: Request, error: Exception) -> Response:
 
 
 async def _not_found(request: Request, error: Exception) -> Response:
-    """Return a response for an unknown path that names the route that the client probably means."""
+    """Return a response for an unknown path that names the route that the client probably means, or what to
+    do instead.
+    """
     path = request.scope["path"].rstrip("/")
     routes = [route.path for route in ROUTES if len(route.path) > 1 and path]
-    meant = next((one for one in routes if one.endswith(path) or path.endswith(one)), None)
-    told = "" if meant is None else f": did you mean {meant}?"
-    return response_to(RequestError(f"this server has no path {path!r:.80}{told}", status=404))
+    similar = [one for one in routes if one.endswith(path) or path.endswith(one)]
+    meant = min(similar, key=lambda one: abs(len(one) - len(path)), default=None)
+    told = next((f": {what}" for one, what in INSTEAD.items() if f"{path}/".startswith(f"{one}/")), "")
+    if not told and meant is not None:
+        told = f": did you mean {meant}?"
+    of_ollama = path.startswith("/api/") and not path.startswith("/api/v1/")
+    return response_to(
+        RequestError(f"this server has no path {path!r:.80}{told}", status=404), as_text=of_ollama
+    )
 
 
 async def health(request: Request) -> JSONResponse:

@@ -3,7 +3,9 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
+import re
 from collections.abc import Iterator
 from typing import Any
 
@@ -12,6 +14,7 @@ import numpy as np
 import pytest
 from helpers import agents, serving
 from helpers.served import MODELS
+from tfm.runtime.serve.app import INSTEAD, ROUTES
 
 TOOLS = [
     {"type": "function", "function": {"name": name, "parameters": getattr(agents, name.upper())}}
@@ -178,3 +181,26 @@ def test_a_wrong_base_path_is_told_the_right_one(agent: Any, path: str, meant: s
     http, _ = agent
     assert http.post(path, json={}).json()["error"]["message"].endswith(f" mean {meant}?")
     assert "mean" not in http.get("/nowhere").text
+
+
+@pytest.mark.parametrize("path", INSTEAD)
+def test_another_servers_path_is_told_what_to_do_instead(agent: Any, path: str) -> None:
+    """The routes and commands of the answer are there; ollama's clients read an error as a text."""
+    http, _ = agent
+    for below in (path, f"{path}/", f"{path}/sha256:0"):
+        answer = http.post(below, json={})
+        assert answer.status_code == 404
+        told = answer.json()["error"]
+        told = told if path.startswith("/api/") else told["message"]
+        assert told.endswith(f": {INSTEAD[path]}")
+    routes = {route.path for route in ROUTES}
+    assert path not in routes
+    assert set(re.findall(r"(?<!\S)/[\w/]+", INSTEAD[path])) <= routes
+    commands = re.findall(r"`tfm-cli (\w+)", INSTEAD[path])
+    assert all(importlib.util.find_spec(f"tfm.cli.commands.{name}") for name in commands)
+
+
+def test_a_longer_word_is_another_path(agent: Any) -> None:
+    http, _ = agent
+    assert "mean /v1/completions?" in http.post("/completions", json={}).text
+    assert http.post("/api/pulled", json={}).json()["error"].endswith("'/api/pulled'")
