@@ -68,7 +68,7 @@ def test_the_cells_print_what_the_pages_say(
     (tmp_path / "talk.wav").write_bytes(hearing_models.wav(hearing_models.sound(1, 3 * hearing_models.SIZE)))
     capsys.readouterr()
     try:
-        for page in PAGES:
+        for page in (PAGES[0], *PAGES):  # the first one twice: a reader may begin again
             names: dict[str, Any] = {}
             cells = CELL.findall((FOLDER / f"{page}.md").read_text().replace(FETCHED, "drawn"))
             assert cells
