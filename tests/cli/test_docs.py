@@ -52,6 +52,8 @@ def test_the_two_commands_stand_as_lines():
         in lines
     )
     assert "    pip install -e '.[export,test]' && pytest" in lines
+    environment = "    git clone REPOSITORY tfm && cd tfm && python3 -m venv .venv && . .venv/bin/activate"
+    assert lines.index(environment) < next(n for n, line in enumerate(lines) if "pip install" in line)
 
 
 def test_every_command_is_in_the_table_and_no_other():
