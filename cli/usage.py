@@ -15,19 +15,33 @@ from typer.exceptions import TyperException
 NAMED = 4  # commands that a message lists; the others are counted
 EXTRA = "unexpected extra argument"  # typer has no class of its own for it
 # What other programs call a command of ours.
-ALSO = {"run": "chat", "list": "models", "ls": "models", "ps": "models", "show": "inspect"}
+ALSO = {
+    "run": "chat", "list": "models", "ls": "models", "ps": "models", "show": "inspect",
+    "rm": "models --remove NAME", "quantize": "export", "version": "--version",
+}  # fmt: skip
+# What llama.cpp's programs call options of ours.
+ALSO_OPTIONS = {
+    "--n-predict": "--max-new-tokens", "--repeat-penalty": "--repetition-penalty", "--parallel": "--slots",
+    "--temp": "--temperature",
+}  # fmt: skip
+MODEL_FLAGS = ("-m", "--model")
 
 
 def explain(error: TyperException, all_commands: Callable[[], TyperGroup]) -> str:
     """Return the message of a usage error.
 
     For an unknown option, the message names the first of these that applies: an argument that was given as an
-    option, commands that have the option, options with a similar name.
+    option, the option's name here if another program has the given name, commands that have the option,
+    options with a similar name.
     """
     match error:
         case TyperException(message=message, option_name=str(option), ctx=context, possibilities=similar):
             if option.removeprefix("--").upper() in _arguments(context):
                 return f"{message} (it isn't an option but an argument: {_form(context)})"
+            if option in MODEL_FLAGS and any("MODEL" in one for one in _arguments(context)):
+                return f"{message} (the model isn't an option but an argument: {_form(context)})"
+            if (meant := ALSO_OPTIONS.get(option)) and meant in _taken(context):
+                return f"{message} (did you mean {meant}?)"
             if owners := [name for name, flags in _flags(all_commands()) if option in flags]:
                 return f"{message} ({option} is an option of {_listed(owners)})"
             if not similar:
@@ -41,8 +55,7 @@ def explain(error: TyperException, all_commands: Callable[[], TyperGroup]) -> st
             return f"{error.format_message()} {what.rstrip('.')}: {_form(context, *option)}"
         case TyperException(message=message, ctx=context) if EXTRA in message:
             form = f"write {_form(context)}"
-            takes = {flag for param in context.command.params for flag in param.opts}
-            if "--model" in takes and "MODEL" not in form:
+            if "--model" in _taken(context) and "MODEL" not in form:
                 example = _form(context, "--model", "MODEL")
                 form = f"put the text in quotes, and give the model with --model: {example}"
             return f"{message} ({form})"
@@ -63,6 +76,11 @@ def _flags(group: TyperGroup, prefix: str = "") -> Iterator[tuple[str, set[str]]
             yield from _flags(command, f"{prefix}{name} ")
         else:
             yield prefix + name, {flag for p in command.params for flag in (*p.opts, *p.secondary_opts)}
+
+
+def _taken(context: Context) -> set[str]:
+    """Return the flags that a command takes."""
+    return {flag for param in context.command.params for flag in param.opts}
 
 
 def _arguments(context: Context) -> list[str]:

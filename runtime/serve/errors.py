@@ -60,7 +60,8 @@ def body_of(error: BaseException) -> dict[str, Any]:
     if isinstance(error, TfmError | TimeoutError):
         message = str(error)
     elif isinstance(error, HTTPException):
-        message = error.detail
+        allowed = (error.headers or {}).get("Allow")
+        message = f"{error.detail}: this path takes {allowed}" if allowed else error.detail
     param = error.param if isinstance(error, RequestError) else None
     code = error.code if isinstance(error, RequestError) else None
     if isinstance(error, ContextError):

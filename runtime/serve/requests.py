@@ -517,6 +517,13 @@ async def _received(request: HttpRequest, limits: Limits, most: int) -> bytes:
     return bytes(received)
 
 
+# What llama.cpp, ollama and transformers call fields of requests.
+ALSO = {
+    **dict.fromkeys(("n_predict", "num_predict", "max_new_tokens"), "max_tokens"),
+    "repeat_penalty": "repetition_penalty",
+}
+
+
 def checked(kind: type[B], value: Any) -> B:
     """Validate a value as an instance of `kind` and return the instance. Raises RequestError with the name of
     the wrong field.
@@ -529,5 +536,7 @@ def checked(kind: type[B], value: Any) -> B:
         param = str(first["loc"][0]) if first["loc"] else None
         reason = first["msg"].removeprefix("Value error, ")
         if first["type"] == "extra_forbidden":
-            reason = "unknown field, which this server doesn't support: remove it"
+            meant = ALSO.get(where, "")
+            what = f"did you mean {meant}?" if meant in kind.model_fields else "remove it"
+            reason = f"unknown field, which this server doesn't support: {what}"
         raise RequestError(f"{where:.200}: {reason}" if where else reason, param=param) from None

@@ -234,5 +234,12 @@ def test_what_is_too_large_too_deep_or_no_json(http: httpx.Client) -> None:
         http.post("/v1/chat/completions", json={**CHAT, "messages": serving.messages(5) * 30}).status_code
         == 400
     )
-    assert http.get("/v1/chat/completions").status_code == 405
+    unfit = http.get("/v1/chat/completions")
+    assert unfit.status_code == 405
+    assert unfit.json()["error"]["message"].endswith(": this path takes POST")
+    for theirs, ours in (("n_predict", "max_tokens"), ("repeat_penalty", "repetition_penalty")):
+        told = http.post("/v1/chat/completions", json={**CHAT, theirs: 1}).json()["error"]
+        assert (told["param"], told["message"].endswith(f"mean {ours}?")) == (theirs, True)
+    told = http.post("/v1/embeddings", json={"input": "x", "n_predict": 1}).json()["error"]["message"]
+    assert told.endswith(": remove it"), "it has no field for lengths"
     assert http.get("/nowhere").json()["error"]["type"] == "invalid_request_error"
