@@ -147,7 +147,8 @@ class Server:
             self.metrics.watch(name, lambda served=served: served.model.worker if served.loaded else None)
 
     def find(self, name: str) -> Served:
-        """Return the model with this name. An empty name means the only model of the server.
+        """Return the model with this name. An empty name means the only model of the server. As in ollama,
+        NAME:latest means NAME.
 
         Raises RequestError with status 404 and a list of the existing names for an unknown name. Raises
         RequestError with status 400 for an empty name if the server has several models.
@@ -159,12 +160,13 @@ class Server:
             raise RequestError(
                 f"the request must have the field `model`: this server has {names}", param="model"
             )
-        if name not in self.models:
+        found = self.models.get(name) or self.models.get(name.removesuffix(":latest"))
+        if found is None:
             raise RequestError(
                 f"unknown model {name!r:.80}: this server has {names}",
                 param="model", code="model_not_found", status=404,
             )  # fmt: skip
-        return self.models[name]
+        return found
 
     async def use(self, request: Request, name: str) -> Served:
         """Load the model with this name if necessary, and return it. The model stays loaded until this

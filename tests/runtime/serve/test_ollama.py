@@ -204,3 +204,14 @@ def test_a_longer_word_is_another_path(agent: Any) -> None:
     http, _ = agent
     assert "mean /v1/completions?" in http.post("/completions", json={}).text
     assert http.post("/api/pulled", json={}).json()["error"].endswith("'/api/pulled'")
+
+
+def test_the_tag_latest_is_the_model_without_a_tag(agent: Any) -> None:
+    """ollama's clients add it to a name that has no tag."""
+    http, _ = agent
+    for path, name in (("/api/show", "agent:latest"), ("/api/embed", "pool:latest")):
+        answer = http.post(path, json={"model": name, **({"input": "x"} if "embed" in path else {})})
+        assert answer.status_code == 200, answer.text
+    assert "'none:latest'" in http.post("/api/show", json={"model": "none:latest"}).json()["error"]
+    assert http.post("/api/show", json={"model": "agent:1b"}).status_code == 404
+    assert http.post("/api/show", json={"model": ":latest"}).status_code == 404
