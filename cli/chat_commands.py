@@ -101,7 +101,7 @@ class ChatCommands:
         except ValueError as error:
             raise typer.BadParameter(f"/set {rest:.60}: {error}") from None
         if not name:
-            return self._shown(self.options) or "you set no option: all have the model's own values"
+            return self._shown(self.options) or "you set no option, so every option has the model's own value"
         flag = f"--{name.removeprefix('--')}"
         if values == ["default"]:
             defaults = self._declared.make_context("/set", []).params

@@ -77,7 +77,7 @@ class ChatTerminal:
             path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
             os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o600))
         except OSError as error:
-            self.note(f"what you type isn't kept for the next time: {path}: {error.strerror}")
+            self.note(f"what you type can't be saved for the next chat: {path}: {error.strerror}")
             return InMemoryHistory()
         return FileHistory(path)
 

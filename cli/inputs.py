@@ -36,7 +36,7 @@ def read(
     for i, text in enumerate(texts):
         if not text.strip():
             # Results go by line: one that was left out would shift the others.
-            hint = "" if arguments else "; grep '[^[:space:]]' leaves empty lines out"
+            hint = "" if arguments else "; to remove empty lines, use grep '[^[:space:]]'"
             raise typer.BadParameter(f"{what} {i + 1} is empty{hint}")
         require_utf8(text, f"{what} {i + 1}")
     if not texts:
@@ -78,7 +78,7 @@ def is_piped() -> bool:
     except io.UnsupportedOperation:  # a notebook's: no text is led there
         return False
     if stat.S_ISFIFO(mode) and not _comes(PATIENCE_S):
-        say("waiting for the text on stdin; </dev/null says that there is none")
+        say("waiting for the text on stdin; if no text comes, add </dev/null to the command")
     leads = stat.S_ISREG(mode) or stat.S_ISFIFO(mode) or (stat.S_ISSOCK(mode) and _comes(0))
     return leads and sys.stdin.buffer.peek(1) != b""  # pyright: ignore[reportAttributeAccessIssue]
 
@@ -94,7 +94,7 @@ def refuse_piped(what: str) -> None:
     """
     if is_piped():
         raise typer.BadParameter(
-            f"the {what} is already given, so the text on stdin isn't read: add </dev/null to the command"
+            f"the command already has the {what}, so stdin must have no text: add </dev/null to the command"
         )
 
 

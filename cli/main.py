@@ -90,7 +90,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """
     argv = list(sys.argv[1:] if arguments is None else arguments)
     if not _open_streams():
-        say("tfm-cli: stdout must be open, because results go there: remove >&-, or use >/dev/null")
+        say(
+            "tfm-cli: stdout must be open, because tfm writes results to stdout: remove >&-, or use "
+            ">/dev/null"
+        )
         return 2
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # as an exception, so that partial files go
     sys.stdout.reconfigure(errors="backslashreplace")  # pyright: ignore[reportAttributeAccessIssue]
@@ -150,7 +153,7 @@ def _explain(error: BaseException) -> tuple[int, str]:
         case TyperException():
             return error.exit_code, with_flags(explain(error, lambda: typer.main.get_group(application())))
         case OSError() if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
-            return ExportError.exit_code, f"the disk must have room: {error}"
+            return ExportError.exit_code, f"the disk is full: {error}: free disk space"
         case OSError():
             return 1, str(error)
         case ImportError() if package in EXPORT_PACKAGES:
@@ -176,8 +179,8 @@ def _removal(error: TfmError) -> str:
     if (entry := entry_in(str(error))) is None:
         return ""
     return (
-        f"; the file is in the cache: `tfm-cli models --remove {entry}` removes it, and the next run gets it "
-        "again"
+        f"; the file is in the cache: remove the file with `tfm-cli models --remove {entry}`, and the next "
+        "run downloads the file again"
     )
 
 

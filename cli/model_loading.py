@@ -132,7 +132,7 @@ def check_catalogue(name: str, task: str) -> None:
 
     if head_of(known.task) is not head_of(task):
         raise ConfigError(
-            f"{name} can {known.task}, not {task}: `tfm-cli models` lists what each model can do"
+            f"the model {name} can {known.task}, not {task}: `tfm-cli models` lists what each model can do"
         )
 
 
@@ -142,8 +142,8 @@ def say_toy(name: str) -> None:
 
     if packaged(name) is not None and not Path(name).exists():
         say(
-            f"{name} is a toy that comes with tfm: for real texts choose a model with --model, a directory, "
-            "a .gguf file or hf:ORG/NAME"
+            f"{name} is a toy model that comes with tfm: for real texts choose with --model a name, a "
+            "directory, a .gguf file or hf:ORG/NAME"
         )
 
 
@@ -235,7 +235,7 @@ def bundle(
         except BusyError:
             continue  # another process began meanwhile
         for old in remove_outdated(path):
-            say(f"removed {old}, it was made by an older version")
+            say(f"removed {old}, because an older version of tfm wrote this bundle")
         say(f"saved {written(path)}; later runs load it from there")
         return path
 
@@ -301,7 +301,7 @@ def written(path: Path) -> str:
     else:
         facts += [judgement(report), *filter(None, [vector_cost(report), prediction_cost(report)])]
         if not report.full:
-            facts.append(f"`tfm-cli verify {path} --full` runs the long ones")
+            facts.append(f"`tfm-cli verify {path} --full` also runs the long checks")
     return ", ".join(facts)
 
 
@@ -328,7 +328,8 @@ def expect(opened: Bundle, quant: str | None, context: int | None) -> None:
     ):
         if expected not in (None, actual):
             raise BundleError(
-                f"the bundle {opened.path} has {what} {actual}, not {expected}: export the checkpoint again"
+                f"the bundle {opened.path} has {what} {actual}, but {expected} is asked for: export the "
+                "checkpoint again"
             )
 
 

@@ -438,6 +438,7 @@ FLAGS = {
     "calibration.method": "--ranges",
     "calibration.alpha": "--smooth",
     "calibration needs": "--calibrate needs",
+    "calibration can": "--calibrate can",
     "calibration:": "--calibrate FILE:",
 }
 PARAMETERS = re.compile("|".join(rf"(?<![\w.]){re.escape(name)}" for name in FLAGS))

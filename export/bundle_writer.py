@@ -240,7 +240,9 @@ def _searched(
 
     left = {name for name, one in plan.formats.items() if one.searched}
     names = feedback.compensated(plan.formats)
-    why = without_feedback(checkpoint, given) if names else "matrices keep the file's own blocks"
+    why = (
+        without_feedback(checkpoint, given) if names else "the weights keep the quantized blocks of the file"
+    )
     if why and given is not None and not checkpoint.config.rounds_cache:
         raise ExportError(f"calibration can't be used with quant=int4: {why}")
     if why:
@@ -360,7 +362,10 @@ def _why_float32(job: _Export, largest: list[tuple[float, str]]) -> str:
     number, what = max(largest, default=(0.0, ""))
     if not job.halved or number < SAFE_IN_FLOAT16:
         return ""
-    return f"a cache of float16 in tfm's kernels: {what} of {number:.2g}, must be below {SAFE_IN_FLOAT16:.0f}"
+    return (
+        f"a cache of float16 in tfm's kernels needs keys and values below {SAFE_IN_FLOAT16:.0f}, but "
+        f"{what} of {number:.2g}"
+    )
 
 
 @contextmanager
@@ -378,8 +383,10 @@ def _kernels(plan: Plan, progress: Progress) -> Iterator[Callable[[], None]]:
         try:
             wait()
         except ExportError as error:
-            again = "`tfm-cli doctor --build-kernels` tries again, and waits longer"
-            progress(f"{error}; ONNX Runtime's operators take their place: {again}", 0, 0)
+            again = "`tfm-cli doctor --build-kernels` builds the kernels again, and waits longer"
+            progress(
+                f"{error}; the bundle gets ONNX Runtime's operators instead of tfm's kernels: {again}", 0, 0
+            )
 
     with building(progress) as wait:
         yield finish
@@ -501,7 +508,10 @@ def _stored_group(job: _Export, group: Group) -> dict[str, np.ndarray]:
     stored = weight_storage.store(group, leaves)
     for name, leaf in weight_storage.restore(group, stored).items():
         if not _same_blocks(leaf, leaves[name]):
-            raise ExportError(f"the weight {name} isn't stored without loss: please report this")
+            raise ExportError(
+                f"the weight {name} must be stored without loss, but the stored numbers differ: please "
+                "report this"
+            )
     return stored
 
 
@@ -555,7 +565,10 @@ def _verify(path: Path) -> None:
     done = subprocess.run(command, capture_output=True, text=True)
     if done.returncode == 0:
         return
-    why = (done.stderr.strip().splitlines() or [f"verify ended with code {done.returncode}"])[-1]
+    why = (
+        done.stderr.strip().splitlines()
+        or [f"the process that verifies the bundle ended with exit code {done.returncode}"]
+    )[-1]
     if done.returncode == VerifyError.exit_code and done.stdout:
         why = sentence(Report.from_json(json.loads(done.stdout)).failed[0])
-    raise VerifyError(f"the bundle differs from the specification and was removed: {why}")
+    raise VerifyError(f"the exported bundle failed `verify` against the specification and was removed: {why}")

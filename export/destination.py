@@ -45,7 +45,7 @@ def _check_replaceable(out: Path) -> None:
     if not out.exists():
         return
     if not out.is_dir():
-        raise ExportError(f"{out}: must be a directory or not exist, but it is a file; choose another place")
+        raise ExportError(f"{out}: must be a directory or not exist, but it is a file; choose another name")
     # A verify that was killed may have left the beginning of a certificate.
     golden_folder = out / golden_files.FOLDER
     entries = (*out.iterdir(), *golden_folder.glob("*"))
@@ -55,7 +55,8 @@ def _check_replaceable(out: Path) -> None:
     if names and (MANIFEST not in names or others):
         odd = sorted(others or names)[0]
         raise ExportError(
-            f"{out}: only a bundle may be replaced, but the folder contains {odd!r:.80}; choose another place"
+            f"{out}: only a bundle may be replaced, but the folder contains {odd!r:.80}; choose another "
+            "folder"
         )
 
 
@@ -94,7 +95,7 @@ def _full_disk(out: Path, needed_bytes: int) -> Iterator[None]:
         yield
     except OSError as error:
         if error.errno == errno.EFBIG:
-            why = f"needs {needed_bytes / 1e6:.1f} MB, but files may be only smaller: raise `ulimit -f`"
+            why = f"needs {needed_bytes / 1e6:.1f} MB, but this system allows only smaller files: raise `ulimit -f`"
         elif error.errno in (errno.ENOSPC, errno.EDQUOT):
             free = shutil.disk_usage(out.resolve().parent).free
             why = _no_room(needed_bytes, free, f" ({error.strerror})")
@@ -104,8 +105,8 @@ def _full_disk(out: Path, needed_bytes: int) -> Iterator[None]:
 
 
 def _no_room(needed_bytes: int, free: int, why: str = "") -> str:
-    sizes = f"needs {needed_bytes / 1e6:.1f} MB, {free / 1e6:.1f} MB are free"
-    return f"{sizes}{why}: make room, or choose another place"
+    sizes = f"needs {needed_bytes / 1e6:.1f} MB, but only {free / 1e6:.1f} MB are free"
+    return f"{sizes}{why}: free disk space, or choose another folder"
 
 
 @contextmanager

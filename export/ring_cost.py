@@ -73,9 +73,11 @@ def ring_cost(processes: int, tokens: int, timeout: float) -> RingCost | None:
             try:
                 answer = connection.recv()
             except EOFError:
-                answer = "its process was ended"
+                answer = "the process of this rank was ended"
             if isinstance(answer, str):
-                raise DeviceError(f"rank {rank} of a ring of {processes} must give its result: {answer}")
+                raise DeviceError(
+                    f"rank {rank} of a ring of {processes} processes returned no result: {answer}"
+                )
             answers.append(answer)
     calls = zip(*(answer.seconds for answer in answers), strict=True)
     peaks = [answer.peak_rise for answer in answers if answer.peak_rise is not None]

@@ -104,7 +104,7 @@ def command(
     if len(names) <= WIDE:
         show_weights(names, mean)
     else:
-        say(f"the table of {len(names)} tokens is left out: --plot draws it, --json has it")
+        say(f"a table of {len(names)} tokens is too wide to print: add --plot FILE or --json")
     show_view(view)
 
 

@@ -135,7 +135,7 @@ def command(
             path = bundle(source, name, "cpu", bits=n)
         except ExportError as error:
             left_out[label] = o.with_flags(str(error))
-            say(f"{label} is left out: {left_out[label]}")
+            say(f"{label} isn't compared: {left_out[label]}")
             continue
         count = threads or useful_threads()
         points.append(
@@ -171,7 +171,7 @@ def command(
     )
     own = points[0].reference_perplexity
     out(f"\nover {len(ids)} tokens" + ("" if own is None else f"; the checkpoint's perplexity is {own:.2f}"))
-    out("frontier: no other one reads as few bytes and loses less")
+    out("frontier: no other quantization reads as few bytes and loses less")
 
 
 def picture(figure: Figure, model: str, loss: str, points: Sequence[Point], best: Sequence[Point]) -> None:

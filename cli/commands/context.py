@@ -187,8 +187,8 @@ def say_same(same: Mapping[str, str], length: int) -> None:
         others = [name for name, other in same.items() if other == first != name]
         if others:
             say(
-                f"not computed, because the positions are those of {first} up to {length} tokens: "
-                f"{', '.join(others)}"
+                f"not computed, because up to {length} tokens the positions are the same as with --way "
+                f"{first}: {', '.join(others)}"
             )
 
 

@@ -43,7 +43,7 @@ def command(
 
     wanted = static_layout(layout, batch, time, capacity)
     if wanted is None:
-        raise typer.BadParameter("give --layout, or give --time for fixed shapes")
+        raise typer.BadParameter("give --layout LAYOUT, or --time N to write a graph with fixed shapes")
     source = convert(bundle_named(bundle), directory, wanted)
     say(f"{directory}: {size(bytes_in(directory))}, for {find(wanted).name}")
     if line := find(wanted).left_out(source.generation):

@@ -151,7 +151,7 @@ def command(
     if batch is None:
         prompts = [read_prompt(prompt, file, goes_on=True)]
         if file is not None and (count := len(prompts[0].split("\n"))) > 1:
-            say(f"the {count} lines of {file} are one prompt: --batch N answers each line")
+            say(f"the {count} lines of {file} are read as one prompt: to answer each line, add --batch N")
     else:
         prompts = read(None if prompt is None else [prompt], file, "prompt")
     if logprobs is not None and not as_json:
@@ -236,9 +236,9 @@ def say_ends(answers: Sequence[Completion], limit: int, context: int, *, as_json
     cut = [len(one.tokens) for one in answers if one.finish_reason == "length"]
     if clipped := sum(count < limit for count in cut):
         say(
-            f"clipped {clipped} of {len(answers)} answers: their prompts leave fewer than {limit} tokens of "
-            f"the context of {context}"
+            f"clipped {clipped} of {len(answers)} answers, because the prompts leave fewer than {limit} "
+            f"tokens of the context of {context} tokens"
         )
     if len(cut) > clipped and not as_json:
         share = f"{len(cut) - clipped} of {len(answers)} answers"
-        say(f"{share} reached the limit of {limit} tokens: raise --max-new-tokens for longer ones")
+        say(f"{share} reached the limit of {limit} tokens: raise --max-new-tokens for longer answers")

@@ -112,7 +112,7 @@ def measure_words(until: float) -> dict[str, SoftmaxCost] | None:
 
     free = hardware.memory()
     if free is not None and word_softmax.needed_bytes(word_softmax.WORDS) > 0.8 * free:
-        say(f"a softmax over {word_softmax.WORDS:,} words is left out: memory would run out")
+        say(f"a softmax over {word_softmax.WORDS:,} words isn't measured, because memory would run out")
         return None
     return word_softmax.softmax_costs(word_softmax.WORDS, until)
 
@@ -123,7 +123,7 @@ def measure_ring(seconds: float) -> list[RingCost] | None:
     Returns None if no ring fits, or if torch is missing.
     """
     if find_spec("torch") is None:
-        say("ring attention is left out, it needs torch: pip install 'tfm-cli[export]'")
+        say("ring attention isn't measured, because torch is missing: pip install 'tfm-cli[export]'")
         return None
     from ...export.ring_cost import ring_cost
     from ...runtime import hardware
@@ -138,7 +138,7 @@ def measure_ring(seconds: float) -> list[RingCost] | None:
         else:
             cost = ring_cost(processes, RING_TOKENS, until - time.monotonic())
         if cost is None:
-            say(f"a ring of {processes} is left out: {lacking} would run out")
+            say(f"a ring of {processes} processes isn't measured, because {lacking} would run out")
             break
         costs.append(cost)
         show(stage, len(costs), len(RINGS))
@@ -149,7 +149,10 @@ def say_stopped(lengths: Sequence[int], growth: dict[str, Growth]) -> None:
     """Print which measurements end before the longest text, and why."""
     for name, one in growth.items():
         if one.stopped is not None:
-            say(f"{name} ends before {lengths[len(one.seconds)]} tokens: {one.stopped} would run out")
+            say(
+                f"{name} isn't measured at {lengths[len(one.seconds)]} tokens and more, because "
+                f"{one.stopped} would run out"
+            )
 
 
 def as_object(

@@ -161,8 +161,8 @@ def command(
 
     if live != (file == [STDIN]) or (live and sys.stdin.isatty()):
         raise typer.BadParameter(
-            "--live and the file name '-' must be given together, to transcribe a sound that another program "
-            "writes to stdin: arecord -f S16_LE -r 16000 -c 1 | tfm-cli transcribe - --live"
+            "--live must be given with the file name '-' and '-' with --live, to transcribe a sound that a "
+            "program writes to stdin: arecord -f S16_LE -r 16000 -c 1 | tfm-cli transcribe - --live"
         )
     if live and batch > 1:
         raise typer.BadParameter("--live transcribes one utterance at a time: remove --batch")

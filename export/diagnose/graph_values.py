@@ -45,7 +45,10 @@ class _Graph:
                 if computed and name in node.input[1:] and node.op_type not in CODES:
                     return node
                 names += [output for output in node.output if output in self._constant]
-        raise BundleError(f"{GRAPH} has no product with {' or '.join(leaves)}: export the model again")
+        raise BundleError(
+            f"{GRAPH} must multiply with the weight {' or '.join(leaves)}, but doesn't: export the "
+            "model again"
+        )
 
     def product_input(self, node: onnx.NodeProto) -> str:
         """Return the name of a product's input, before the input is rounded to codes."""

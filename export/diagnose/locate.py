@@ -122,7 +122,7 @@ def _run_parts(
         feeds |= row_lengths(window, np.zeros(b, np.int64), t)
     feeds |= {f"{value}.given": truth[name] for name, value in cuts.items() if value in inner}
     needed = {v.name for v in session.get_inputs()}
-    with one_line(f"{GRAPH} can't be run in parts"):
+    with one_line(f"{GRAPH} can't be run part by part"):
         values = session.run(list(cuts.values()), {name: feeds[name] for name in needed})
     return {name: np.asarray(value).astype(np.float64) for name, value in zip(cuts, values, strict=True)}
 
@@ -152,5 +152,5 @@ def _compare_as_standard(call: AttentionCall, budget: float) -> str:
     feeds = dict(zip(names, [a for a in arrays if a is not None], strict=True))
     (y,) = session.run(None, feeds)
     error = largest_difference(np.asarray(y), given)
-    cause = "the fused operator or its attributes" if error <= budget else "not the fused operator alone"
-    return f"{cause}: exported as standard, its error is {error:.2g}"
+    cause = "the fused operator is wrong" if error <= budget else "not only the fused operator is wrong"
+    return f"{cause}: with standard ONNX operators in its place, the error is {error:.2g}"

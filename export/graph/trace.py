@@ -81,7 +81,7 @@ def trace(
                 custom_translation_table=TRANSLATED,
             )
     if program is None:
-        raise ExportError("torch's exporter returned no program")
+        raise ExportError("torch.onnx.export returned no program: please report this")
     return program.model
 
 

@@ -152,7 +152,9 @@ def _finish(child: subprocess.Popen[str], notes: IO[str]) -> None:
     if code := child.wait():
         notes.seek(0)
         last = (notes.read().strip().splitlines() or ["no message"])[-1]
-        raise ExportError(f"building the graph ended with code {code} ({last:.200}): please report this")
+        raise ExportError(
+            f"the process that builds the graph ended with code {code} ({last:.200}): please report this"
+        )
 
 
 def _follow_parent(lines: SimpleQueue[str]) -> None:

@@ -67,10 +67,13 @@ def refusal(config: Config, target: Target) -> str | None:
     if config.rounds_cache:
         return "keys and values must be cached as floats, but this model quantizes them: export with kv=float"
     if config.embedding.token_types is not None:
-        return "the encoder's tokens have types, which these runtimes don't pass"
+        return (
+            "the encoder must have no token types (token_type_ids), because the layout's runtimes "
+            "don't pass types"
+        )
     if len(sizes := _sizes(config)) > 1:
         return (
-            "all layers of the decoder, and what they read, must have the same heads, "
+            "self-attention and cross-attention of all the decoder's layers must have the same heads, "
             f"got (kv_heads, head_size) of {sorted(sizes)}"
         )
     return None
@@ -232,7 +235,7 @@ def _text_sizes(ports: Ports, node: ir.Node, states: ir.Value) -> ir.Value:
     axes = [str(axis) for axis in value.shape]
     axes = axes[node.attributes.get_int("start", 0) : node.attributes.get_int("end", len(axes))]
     if node.op_type != "Shape" or not set(axes) <= set(STATE_AXES):
-        raise ExportError(f"node {node.name} must read only sizes of {value.name}: please report this")
+        raise ExportError(f"node {node.name} must read only the shape of {value.name}: please report this")
     places = [STATE_AXES.index(axis) for axis in axes]
     sizes = [ports.op("Shape", states, start=i, end=i + 1) for i in places]
     return sizes[0] if len(sizes) == 1 else ports.op("Concat", *sizes, axis=0)

@@ -45,9 +45,7 @@ def refusal(config: Config, target: Target) -> str | None:
     if reason := target_refusal(target):
         return reason
     if not isinstance(config.head, MaskedLM | Tag | Classify | Pool):
-        return (
-            f"the head must be for embeddings, words, tags or labels, but it is {type(config.head).__name__}"
-        )
+        return f"the head must be MaskedLM, Tag, Classify or Pool, got {type(config.head).__name__}"
     return None
 
 
@@ -148,7 +146,7 @@ def states(graph: ir.Graph, tokens: ir.Value, width: int, time: int | str = "tim
         seen.add(value)
     if not found or tokens in seen:
         raise ExportError(
-            "the model has no norm after its last layer, but the layout takes the tokens' vectors from this "
-            "norm"
+            "the model must have a norm after the last layer, because the layout takes the tokens' vectors "
+            "from this norm"
         )
     return found[-1]

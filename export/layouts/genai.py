@@ -48,9 +48,9 @@ def refusal(config: Config, target: Target) -> str | None:
     """Return the reason why a model can't be written for onnxruntime-genai, or None if it can."""
     if isinstance(config, EncoderDecoder):
         if config.sound_shape is None:
-            return "genai runs no model with an encoder except Whisper, and Marian with a recurrent decoder"
+            return "a model with an encoder must be Whisper, or Marian with a recurrent decoder"
         if (size := config.sound_shape[0]) != FRAMES:
-            return f"a sound must have {FRAMES} frames, but this model reads {size}"
+            return f"the model must read sounds of {FRAMES} frames, got {size}"
         return encoder_decoder_graph.refusal(config, target)
     if reason := decoder_graph.refusal(config, target, STATES):
         return reason

@@ -60,9 +60,11 @@ class BundleLayout:
             stated, written = one.defaults | one.search, kept.defaults | kept.search
             lost += [f"{n}={v}" for n, v in stated.items() if n not in written and v is not None]
         if lost:
-            lines.append(f"{self.name} chooses tokens without {', '.join(dict.fromkeys(lost))}")
+            lines.append(
+                f"{self.name} doesn't apply these settings of the model: {', '.join(dict.fromkeys(lost))}"
+            )
         if self.must_end and not generation.eos:
-            lines.append(f"{self.name} ends texts at token 0, as the model states no end")
+            lines.append(f"{self.name} ends texts at token 0, because the model states no end token")
         return "; ".join(lines) or None
 
 

@@ -126,11 +126,11 @@ def _refused(graph: ir.Graph) -> Iterator[str]:
     values = [*graph.inputs, *(value for node in graph for value in node.outputs)]
     for value in values:
         if value.shape is not None and len(value.shape) > MOST_AXES:
-            yield f"{value.name} has {len(value.shape)} axes, it takes {MOST_AXES}"
+            yield f"{value.name} may have at most {MOST_AXES} axes, but it has {len(value.shape)}"
     for node in graph:
         if node.op_type in QUANTIZERS and not all(v is None or v.is_initializer() for v in node.inputs[1:]):
             yield f"the scale and zero point of {node.name} must be constants"
         places = node.inputs[1] if node.op_type.startswith("Gather") else None
         constant = None if places is None else places.const_value
         if constant is not None and constant.numpy().min() < 0:
-            yield f"the places of {node.name} must not be negative"
+            yield f"the indices of {node.name} must not be negative"

@@ -62,23 +62,31 @@ def refusal(sizes: Sizes, config: Config, target: Target) -> str | None:
     """Return the reason why a model's graph can't have these sizes, or None if it can."""
     if target.name != "standard":
         return (
-            f"NPUs take only operators of ai.onnx, but the bundle is for target={target.name}: export for "
-            "target=standard"
+            f"a graph with fixed shapes may have only operators of ai.onnx, got target={target.name}: export "
+            "for target=standard"
         )
     if isinstance(config.stem, SampleStem):
-        return "a sound that the model reads as samples has no fixed number of samples"
+        return (
+            "a model that reads the samples of a sound can't have fixed shapes, because sounds "
+            "differ in length"
+        )
     if len(config.stacks) > 1 and "decoder" in config.stacks and config.sound_shape is None:
-        return "the decoder reads an encoder, whose text has a length of its own"
+        return (
+            "a decoder that reads an encoder's text can't have fixed shapes, because that text has "
+            "another length"
+        )
     if min(sizes.axes().values()) < 1:
         return f"sizes must be at least 1, got {sizes.axes()}"
     if "decoder" not in config.stacks:
         longest, tokens = config.context, "time"
         if sizes.capacity is not None:
-            return "capacity is for the cache of a decoder, which this model doesn't have: leave out capacity"
+            return (
+                "capacity is the size of a decoder's cache, but this model has no decoder: leave out capacity"
+            )
     else:
-        longest, tokens = sizes.capacity or config.context, "time (by capacity)"
+        longest, tokens = sizes.capacity or config.context, "time (because of capacity)"
         if sizes.capacity is None:
-            return "capacity is missing: it is the number of tokens for which a decoder's cache has room"
+            return "capacity is missing: a decoder needs it, as the number of tokens that its cache can store"
         if sizes.capacity > config.context:
             return f"capacity may be at most the context ({config.context} tokens), got {sizes.capacity}"
     if sizes.time > longest:

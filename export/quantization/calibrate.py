@@ -197,13 +197,13 @@ def without_feedback(checkpoint: ExportSource, text: Path | None) -> str:
     """
     config, shapes = checkpoint.config, checkpoint.shapes
     if any(".experts." in name for name in shapes):
-        return "a mixture's tokens may go to other experts on another processor"
+        return "a token of a mixture of experts may go to other experts on another processor"
     if config.sound_shape is not None:
-        return "the model reads sounds, and there are none"
+        return "the model reads sounds, but rounding with feedback needs texts"
     if text is None and not isinstance(config, Decoder):
-        return "only a decoder draws a text, others need one as calibration"
+        return "without a calibration text, the model must be a decoder, which can write a text"
     if text is None and checkpoint.shapes.numbers > MOST_NUMBERS:
-        return f"a decoder of more than {MOST_NUMBERS // 10**6} million numbers needs a text as calibration"
+        return f"a decoder of more than {MOST_NUMBERS // 10**6} million parameters needs a calibration text"
     return ""
 
 
@@ -323,8 +323,8 @@ def cache_kl(checkpoint: ExportSource, text: Path | None, progress: Progress) ->
     cost = fidelity(rounded, whole, window[len(before) :], len(window), before=before).kl
     if not cost <= CACHE_BUDGET:
         raise ExportError(
-            f"with kv=int4, this model loses {cost:.2g} nats per token on the calibration text, more than "
-            f"{CACHE_BUDGET}: use kv=int8, or kv=float"
+            f"with kv=int4, this model loses {cost:.2g} nats per token on the calibration text, but only "
+            f"{CACHE_BUDGET} are allowed: use kv=int8, or kv=float"
         )
     return cost
 
@@ -344,7 +344,7 @@ def _windows(
     config = checkpoint.config
     tokenizer = read_tokenizer(checkpoint, config)
     if tokenizer is None:
-        raise ExportError("calibration reads a text, but the checkpoint has no tokenizer")
+        raise ExportError("calibration needs a tokenizer for its text, but the checkpoint has no tokenizer")
     try:
         with open(path, "rb") as file:
             data = file.read(MOST_BYTES)

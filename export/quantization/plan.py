@@ -139,11 +139,13 @@ def check_calibration(scheme: Scheme, calibration: Calibration | None, kv: str =
     if kv == "float" and not scheme.searches:
         takers = _names(scheme for scheme in SCHEMES.values() if scheme.calibrated or scheme.searches)
         raise ExportError(
-            f"calibration needs kv=int8, kv=int4 or quant={takers}, got quant={scheme.name} kv={kv}"
+            f"calibration can be used only with kv=int8, kv=int4 or quant={takers}, "
+            f"got quant={scheme.name} kv={kv}"
         )
     if (calibration.method, calibration.alpha) != ("minmax", None):
         raise ExportError(
-            f"calibration.method and calibration.alpha need quant={calibrated}, got quant={scheme.name}"
+            f"calibration.method and calibration.alpha can be used only with quant={calibrated}, got "
+            f"quant={scheme.name}"
         )
 
 
@@ -154,7 +156,9 @@ def check_budget(scheme: Scheme, budget: Budget | None, config: Config) -> None:
     if (budget is None) == bool(scheme.finer):
         takers = _names(other for other in SCHEMES.values() if other.finer)
         if budget is not None:
-            raise ExportError(f"{budget.option} needs quant={takers}, got quant={scheme.name}")
+            raise ExportError(
+                f"{budget.option} can be used only with quant={takers}, got quant={scheme.name}"
+            )
         raise ExportError(f"quant={scheme.name} needs a budget: bytes, bits per parameter, or kl")
     if budget is None:
         return
@@ -224,14 +228,16 @@ def plan(
         raise ExportError(f"table_bits must be 4 or 8, got {table_bits!r:.40}")
     if not scheme.takes_table_bits(table_bits):
         takers = _names(other for other in SCHEMES.values() if other.takes_table_bits(table_bits))
-        raise ExportError(f"table_bits={table_bits} needs quant={takers}, got quant={scheme.name}")
+        raise ExportError(
+            f"table_bits={table_bits} can be used only with quant={takers}, got quant={scheme.name}"
+        )
     if strict and not scheme.keeps_blocks:
         keepers = _names(other for other in SCHEMES.values() if other.keeps_blocks)
-        raise ExportError(f"strict=True needs quant={keepers}, got quant={scheme.name}")
+        raise ExportError(f"strict=True can be used only with quant={keepers}, got quant={scheme.name}")
     if scheme.keeps_blocks and (changed := checkpoint.changed):
         raise ExportError(
             f"quant={scheme.name} keeps a file's own blocks, but the adapter changes {len(changed)} weights, "
-            f"first {changed[0]}: use quant=int8"
+            f"the first is {changed[0]}: use quant=int8"
         )
     if scheme.finer:  # a budget will choose, at most the largest
         return max(each(checkpoint, scheme, target), key=lambda one: one.size)

@@ -138,7 +138,7 @@ def test_an_argument_that_is_no_utf8_is_usage(tfm, command, what):
     ("command", "closed", "code", "out", "err"),
     [
         ("models", "<&- 2>&-", 0, "CATALOGUE", ""),
-        ("models", ">&-", 2, "", "tfm-cli: stdout must be open, because results go there"),
+        ("models", ">&-", 2, "", "tfm-cli: stdout must be open, because tfm writes results"),
         ("models", "<&- >&- 2>&-", 2, "", ""),
         ("generate", "<&-", 2, "", "tfm-cli: Invalid value: the prompt is empty"),
     ],

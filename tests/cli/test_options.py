@@ -21,7 +21,7 @@ from tfm.refimpl.decoding.options import TextOptions, options
             "--kv int8 isn't supported for --target standard: no",
         ),
         ("use quant=fp32 or quant=int8", "use --quant fp32 or --quant int8"),
-        ("strict=True needs quant=keep", "--strict needs --quant keep"),
+        ("strict=True can be used only with quant=keep", "--strict can be used only with --quant keep"),
         ("table_bits=4 needs quant=int4", "--table 4 needs --quant int4"),
         ("bits=4.5 needs quant=auto", "--bits 4.5 needs --quant auto"),
         ("calibration.alpha must be 0 to 1, got 2", "--smooth must be 0 to 1, got 2"),

@@ -105,7 +105,7 @@ CASES: dict[str, tuple[Config, str, str]] = {
     "read, w8a16": (byte_vocabulary(tiny_models.rotary_encoder_decoder()), "standard", "w8a16"),
     "masked, int8-dynamic, web": (MASKED, "ort-web", "int8-dynamic"),
 }  # fmt: skip
-FEEDBACK = "rounding with feedback: only a decoder draws a text"
+FEEDBACK = "rounding with feedback: without a calibration text, the model must be a decoder"
 REASONS = {
     "grouped heads, soft caps": ["MultiHeadAttention in encoder layer 0: a soft cap needs the standard form"],
     "read, int4": ["GroupQueryAttention in layer 0: scores with a bias need the standard form", FEEDBACK],

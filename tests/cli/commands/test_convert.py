@@ -93,7 +93,7 @@ def test_options_that_a_runtime_lacks_arent_written_and_a_line_says_so(tfm, bund
     (path / "tfm.json").write_text(json.dumps(manifest))
     stated = {}
     for layout, line in (
-        ("transformers.js", "chooses tokens without beams=4\n"),
+        ("transformers.js", "doesn't apply these settings of the model: beams=4\n"),
         ("optimum", "for optimum\n"),
     ):
         ran = tfm("convert", path, tmp_path / layout, "--layout", layout)

@@ -217,7 +217,9 @@ def test_a_batch_says_how_many_answers_are_clipped(tfm, tmp_path) -> None:
     save_checkpoint(tmp_path / "short", config, tiny_models.weights(config, 5), task_models.WORDS.to_str())
     options = ("--model", tmp_path / "short", "--engine", "numpy", "--max-new-tokens", 6)
     ran = tfm("generate", "--batch", 2, *options, stdin=b"cat\n" + b"cat " * 6)
-    clipped = "clipped 1 of 2 answers: their prompts leave fewer than 6 tokens of the context of 12\n"
+    clipped = (
+        "clipped 1 of 2 answers, because the prompts leave fewer than 6 tokens of the context of 12 tokens\n"
+    )
     more = ran.err.removeprefix(clipped)
     assert more.startswith("1 of 2 answers ")
     assert more.count("\n") == 1

@@ -211,7 +211,7 @@ def test_what_a_runtime_doesnt_choose_by_is_left_out_and_said():
     assert (written.defaults, written.search) == ({"temperature": 0.5, "top_k": 7}, {})
     assert (written.eos, written.start) == ((1,), 3)
     assert written.tasks == {"summarization": Generation(defaults={"no_repeat_ngram": 3})}
-    without = "chooses tokens without"
+    without = "doesn't apply these settings of the model:"
     told = {one.name: one.left_out(stated) for one in LAYOUTS.values()}
     assert told == {
         "transformers.js": f"transformers.js {without} top_p=0.9, beams=4, beams=2, early_stopping=True",
@@ -220,7 +220,7 @@ def test_what_a_runtime_doesnt_choose_by_is_left_out_and_said():
     }
     assert optimum.LAYOUT.stated(stated) == stated
     assert transformers_js.LAYOUT.left_out(Generation(defaults={"temperature": None})) is None
-    ends = "genai ends texts at token 0, as the model states no end"
+    ends = "genai ends texts at token 0, because the model states no end token"
     assert LAYOUTS["genai"].left_out(Generation()) == ends
     assert LAYOUTS["genai"].left_out(Generation(search={"beams": 4})) == f"genai {without} beams=4; {ends}"
 
@@ -231,7 +231,7 @@ REFUSED = {
     "a decoder that generates text": (tiny_models.reading_decoder(), "ort-cpu"),
     "but it is for standard": (CONFIGS["copied"], "standard"),
     "kv=float": (CONFIGS["shared"].with_kv("int8"), "ort-cpu"),
-    "tokens have types": (TYPES, "ort-cpu"),
+    "must have no token types": (TYPES, "ort-cpu"),
     "must have the same heads": (tiny_models.rotary_encoder_decoder(), "ort-cpu"),
 }
 
@@ -246,7 +246,7 @@ def test_genai_refuses_them():
     for config, words in (
         (CONFIGS["copied"], "Marian with a recurrent decoder"),
         (HEARING, "3000 frames"),
-        (tiny_models.writing(), "3000 frames, but this model reads samples"),
+        (tiny_models.writing(), "3000 frames, got samples"),
     ):
         assert words in (genai.LAYOUT.refusal(config, targets.find("ort-cpu")) or "")
 

@@ -248,13 +248,13 @@ def specified(dtype: type, ids: np.ndarray, at: np.ndarray) -> np.ndarray:
 
 REFUSED = {
     "export for target=standard": (DECODER, "ort-cpu", SIZES),
-    "has no fixed number": (tiny_models.writing(), "standard", Sizes(1, 4)),
-    "no fixed number": (tiny_models.spelling(), "standard", Sizes(1, 4)),
+    "reads the samples of a sound": (tiny_models.writing(), "standard", Sizes(1, 4)),
+    "samples of a sound": (tiny_models.spelling(), "standard", Sizes(1, 4)),
     "reads an encoder": (tiny_models.encoder_decoder(), "standard", SIZES),
     "at least 1": (DECODER, "standard", Sizes(0, 4, 24)),
     "capacity is missing": (DECODER, "standard", Sizes(1, 4)),
     "may be at most the context (64 tokens), got 65": (DECODER, "standard", Sizes(1, 4, 65)),
-    "time (by capacity) may be at most 24 tokens, got 25": (DECODER, "standard", Sizes(1, 25, 24)),
+    "time (because of capacity) may be at most 24 tokens, got 25": (DECODER, "standard", Sizes(1, 25, 24)),
     "leave out capacity": (ENCODER, "standard", Sizes(1, 4, 24)),
     "time may be at most": (ENCODER, "standard", Sizes(1, 10**4)),
 }

@@ -73,7 +73,8 @@ def test_large_ones_are_float32_or_an_error(tmp_path: Path, monkeypatch: pytest.
     export(checkpoint, tmp_path / "large", quant="int8", verify=False)
     bundle = open_bundle(tmp_path / "large")
     reason = (
-        "a cache of float16 in tfm's kernels: layer 1 reads an encoder's key of 7e+04, must be below 30000"
+        "a cache of float16 in tfm's kernels needs keys and values below 30000, "
+        "but layer 1 reads an encoder's key of 7e+04"
     )
     assert (bundle.manifest.halved, bundle.refused) == ("", (reason,))
     monkeypatch.setattr(bundle_writer, "SAFE_IN_FLOAT16", np.inf)

@@ -543,7 +543,10 @@ def test_a_cache_is_float16_unless_numbers_are_large(tmp_path: Path, monkeypatch
     checkpoint = open_checkpoint(tmp_path / "model")
     export(checkpoint, tmp_path / "large", quant="int8")  # verified, in float32
     bundle = open_bundle(tmp_path / "large")
-    reason = "a cache of float16 in tfm's kernels: layer 1 has a key of 7e+04, must be below 30000"
+    reason = (
+        "a cache of float16 in tfm's kernels needs keys and values below 30000, but layer 1 has a "
+        "key of 7e+04"
+    )
     assert (bundle.manifest.kernel_cache, bundle.refused) == (None, (reason,))
     assert runtime.load(bundle.path).engine.backend.endswith(" float32)")
     monkeypatch.setattr(bundle_writer, "SAFE_IN_FLOAT16", np.inf)
