@@ -95,7 +95,10 @@ def _full_disk(out: Path, needed_bytes: int) -> Iterator[None]:
         yield
     except OSError as error:
         if error.errno == errno.EFBIG:
-            why = f"needs {needed_bytes / 1e6:.1f} MB, but this system allows only smaller files: raise `ulimit -f`"
+            why = (
+                f"needs {needed_bytes / 1e6:.1f} MB, but this system allows only smaller files: raise "
+                "`ulimit -f`"
+            )
         elif error.errno in (errno.ENOSPC, errno.EDQUOT):
             free = shutil.disk_usage(out.resolve().parent).free
             why = _no_room(needed_bytes, free, f" ({error.strerror})")

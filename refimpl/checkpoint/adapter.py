@@ -176,7 +176,8 @@ def merge_gguf(
     task = adapter.settings.task
     if task not in (None, HEADS[type(config.head)]):
         raise CheckpointError(
-            f"{where}: the adapter must be for the model's task, but its task_type is for {task}"
+            f"{where}: task_type must be for the model's task, {HEADS[type(config.head)]}, but it is "
+            f"for {task}"
         )
     problem: CheckpointError | None = None
     for family in families_of(architecture):
@@ -203,10 +204,13 @@ def notes(adapter: Adapter, base: Path, config: Mapping[str, Any]) -> tuple[str,
     result: list[str] = []
     if not any(named in _letters(name) for name in found):
         result.append(
-            f"the adapter says that its base is {stated!r:.200}, the base given is {base.name!r:.200}"
+            f"the adapter's config names the base model {stated!r:.200}, but the given base model is "
+            f"{base.name!r:.200}"
         )
     if adapter.has_tokenizer and adapter.path.resolve() != base.resolve():
-        result.append("the adapter's directory holds a tokenizer; the base's is used")
+        result.append(
+            "tfm uses the tokenizer of the base model, not the tokenizer in the adapter's directory"
+        )
     return tuple(result)
 
 

@@ -59,7 +59,9 @@ def read_ctc(
     blank, delimiter = (None if token is None else tokens.get(token) for token in needed)
     for token, id in zip(needed, (blank, delimiter), strict=True):
         if id is not None and id >= rows:
-            raise CheckpointError(f"{where}: {token!r:.40} must be one of the head's {rows} tokens, got {id}")
+            raise CheckpointError(
+                f"{where}: the id of {token!r:.40} must be below the head's {rows} tokens, got {id}"
+            )
     if blank is None:
         raise CheckpointError(
             f"{where}: must contain the pad_token {names['pad_token']!r:.40}, which CTC uses as the blank"

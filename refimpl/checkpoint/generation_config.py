@@ -73,7 +73,9 @@ class Generation:
         names = sorted({name for one in (self, *self.tasks.values()) for name in one.left_out})
         if not names:
             return ()
-        return (f"the model's files ask for {', '.join(names)}, which tfm doesn't have: texts go without",)
+        return (
+            f"the model's files set the options {', '.join(names)}, which tfm doesn't have and so ignores",
+        )
 
     @property
     def prompt(self) -> tuple[int, ...]:

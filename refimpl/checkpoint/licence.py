@@ -56,7 +56,10 @@ def read_licence(path: Path, metadata: Mapping[str, Any]) -> Licence:
             file = directory.find(name)
             assert file is not None  # it was listed
             if len(files) == MOST or file.stat().st_size > LARGEST:
-                left_out.append(f"{name} isn't carried along: at most {MOST} files of {LARGEST} bytes are")
+                left_out.append(
+                    f"{name} isn't copied into the bundle, which may have {MOST} licence files of at "
+                    f"most {LARGEST} bytes"
+                )
             else:
                 files[name] = read_file(file, LARGEST)
     of_file = _joined(metadata.get(f"general.license{key}") for key in ("", ".name", ".link"))

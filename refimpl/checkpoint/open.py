@@ -338,7 +338,11 @@ def _open_directory(path: Path, choice: AdapterChoice, ignore: Collection[str], 
         adapter=adapter,
         notes=(
             *unwrapped,
-            *(("weights in F64 are read as float32",) if "F64" in map(files.kind, files.names) else ()),
+            *(
+                ("tfm converts the weights in F64 to float32",)
+                if "F64" in map(files.kind, files.names)
+                else ()
+            ),
             *untied,
             *leaves.notes,
             *(() if quantization is None else quantization.notes),
@@ -359,7 +363,7 @@ def _unwrapped(files: Tensors) -> tuple[Tensors, tuple[str, ...]]:
     """
     for prefix in WRAPPERS:
         if files.names and all(name.startswith(prefix) for name in files.names):
-            told = f"the names of all tensors begin with {prefix!r}, which is left out"
+            told = f"the names of all tensors begin with {prefix!r}, and tfm removes this prefix"
             return Tensors(stripped(files, (prefix,))), (told,)
     return files, ()
 
@@ -386,8 +390,7 @@ def _leaves(
         except CheckpointError:
             raise error from None
         told = (
-            "config.json ties the output table to the input table, but the weights have an output table of "
-            "their own: that one is used"
+            "config.json ties the output table to the input table, but tfm uses the weights' own output table"
         )
         return config, leaves, (told,)
 

@@ -71,8 +71,8 @@ def unread_tokenizer(directory: Directory, config: Mapping[str, Any]) -> tuple[s
     if str(config.get("model_type")) not in WITH_OTHER_IDS or directory.find(VOCAB_JSON) is None:
         return ()
     return (
-        "it takes no texts: its ids are those of vocab.json and its pieces those of a SentencePiece model, "
-        "which together no tokenizer.json can say",
+        "the model reads only token ids, not texts: no tokenizer.json can combine the ids of vocab.json with "
+        "the pieces of a SentencePiece model",
     )
 
 
@@ -84,7 +84,10 @@ def missing_template(directory: Directory, templates: Mapping[str, str]) -> tupl
     """
     if templates or TEKKEN not in directory.files:
         return ()
-    return ("tekken.json has no chat template: to chat, put its repository's chat_template.jinja beside it",)
+    return (
+        "tekken.json has no chat template: to chat, put chat_template.jinja from the model's repository "
+        "in the same folder",
+    )
 
 
 def _vocabulary(directory: Directory, made_by: TokenizerClass | None) -> Vocabulary | None:

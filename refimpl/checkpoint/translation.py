@@ -23,16 +23,14 @@ def directed(
     if languages is None:
         if source is None and target is None:
             return generation, text
-        raise LimitError(
-            f"this model has no language tokens: give no languages, got {source or target!r:.40}"
-        )
+        raise LimitError(f"this model has no language tokens: remove the language {source or target!r:.40}")
     if source is not None:
         token = languages.token(source)
         tokens = set(languages.codes.values())
         if languages.place == "text" or not tokens & set(text):
             raise LimitError(
-                "this model takes only the language of the translation, not the language of the text, "
-                f"got {source!r:.40} for the text"
+                "for this model, only the language of the translation can be set: remove the language of the "
+                f"text, {source!r:.40}"
             )
         text = [token if one in tokens else one for one in text]
     if target is not None:

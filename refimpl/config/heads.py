@@ -302,7 +302,9 @@ class QuestionAnswering(ReadingHead):
     def check(self, width: int, tables: int, vocabulary: int) -> None:
         super().check(width, tables, vocabulary)
         if self.mlp is not None:
-            need(self.mlp.placed_norms.keys() <= {"after"}, "the head's mlp may have only the norm after it")
+            need(
+                self.mlp.placed_norms.keys() <= {"after"}, "the head's mlp may have a norm only after the mlp"
+            )
             within("width of the head's mlp", self.mlp.width, LIMITS["width"])
 
     def outputs(self, width: int, vocabulary: int) -> int:

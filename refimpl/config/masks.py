@@ -77,7 +77,7 @@ class BlockSparse(AttentionMask):
     first: int = bounded("context", "first blocks of the mask", least=0, default=1)
 
     op = "block_sparse_mask"
-    kernel_limit = "a block-sparse mask needs the standard form"
+    kernel_limit = "a block-sparse mask needs standard ONNX operators"
 
     @property
     def settings(self) -> Mapping[str, int]:
@@ -93,7 +93,7 @@ class Chunked(AttentionMask):
     size: int = bounded("context", "chunk of the mask")
 
     op = "chunked_mask"
-    kernel_limit = "chunks that don't see each other need the standard form"
+    kernel_limit = "a mask in chunks needs standard ONNX operators"
 
     @property
     def settings(self) -> Mapping[str, int]:

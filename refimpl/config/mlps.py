@@ -319,7 +319,7 @@ class MoE(FeedForward, Sublayer):
         self._check_groups(at)
         gated = self.shared is not None or not self.shared_gate
         need(gated, f"{at}a shared expert's gate needs a shared expert, got none")
-        need(self.shared is not None or not self.average, f"{at}average needs a shared expert, got none")
+        need(self.shared is not None or not self.average, f"{at}average=True needs a shared expert, got none")
         between = self.latent is None or self.own_norms is None
         need(between, f"{at}experts with norms of their own must have no latent")
         alone = self.shared_gate or self.own_norms is not None
@@ -327,7 +327,8 @@ class MoE(FeedForward, Sublayer):
         own = own or self.groups != ONE_GROUP or isinstance(self.score, SparseMixer)
         need(
             not self.identities or not (own or self.weighs == "input"),
-            f"{at}identities can't have groups, latent, norms, expert_scale, weighed inputs, sparse mixer",
+            f"{at}identities can't be combined with groups, latent, norms, expert_scale, weighed inputs "
+            "or a sparse mixer",
         )
         need(
             not self.late or (self.shared is not None and not (self.average or parallel or alone)),

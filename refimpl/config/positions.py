@@ -143,7 +143,7 @@ class HeadPosition(Record):
         """Return why GroupQueryAttention can't use these positions with heads of this size, or None if it
         can.
         """
-        return f"scores with a bias need the standard form, got {type(self).__name__}"
+        return f"scores with a bias need standard ONNX operators, got {type(self).__name__}"
 
     def describe(self) -> str:
         """Return the text that `inspect` shows for these positions."""

@@ -341,7 +341,7 @@ class Attention(TokenMixer):
             f"{at}values must be at most as wide as a head ({self.head_size}), got {self.value_size}",
         )
         alone = self.out_norm is None or not (self.output_gate or self.head_gate)
-        need(alone, f"{at}the heads' output can have a gate or out_norm, got both")
+        need(alone, f"{at}the heads' output can have a gate or out_norm, but not both")
         biased = self.position is not None and self.position.adds
         self.mask.check(at, plain=not biased and not self.sink_logits)
         if self.position is not None:

@@ -94,7 +94,7 @@ def check(
         within("the token with a vector of its own", embedding.apart, embedding.vocabulary - 1, 0)
         need(
             embedding.projection is None,
-            "a token with a vector of its own (apart) needs a table of the model's width, so no projection",
+            "a token with a vector of its own (apart) can't be combined with a projection of the embedding",
         )
     table_width = embedding.width
     if embedding.projection is not None:
@@ -104,7 +104,7 @@ def check(
         reads = "encoder" in stacks and not stacks["encoder"].stepwise and not embedding.projection.late
         need(
             reads or not embedding.projection.trigram,
-            "trigrams need an encoder that isn't computed step by step, and a projection that isn't late",
+            "trigram=True needs an encoder that isn't stepwise, and a projection with late=False",
         )
     head.check(table_width if head.generates else embedding.width, table_width, embedding.vocabulary)
     if stacks.keys() == {"encoder"} and (stack := stacks["encoder"]).causal and stack.stepwise:
@@ -137,7 +137,8 @@ def _check_own_embedding(own: Embedding, embedding: Embedding, stacks: Mapping[s
     plain = Embedding(embedding.vocabulary, own.width, own.scale, apart=embedding.apart)
     need(
         "decoder" in stacks and stacks["encoder"].stem is None and own == plain,
-        "an encoder's own embedding is a table of the decoder's tokens alone, for a decoder that generates",
+        "encoder_embedding needs a decoder that generates text, and must be a plain table of the "
+        "decoder's tokens",
     )
 
 
@@ -199,7 +200,8 @@ def _check_stack(name: str, stack: Stack, embedding: Embedding, context: int, *,
         elif layer.cross is not None:
             need(
                 not layer.parallel,
-                f"{at}cross-attention comes between the other sublayers, so they can't be parallel",
+                f"{at}parallel must be false in a layer with cross-attention, which comes between the "
+                "other sublayers",
             )
             _check_cross(at, layer.cross)
     _check_what_layers_share(name, stack, embedding)
@@ -281,7 +283,11 @@ def _check_residuals(at: str, layer: Layer, *, decodes: bool) -> None:
         within(at + "rank of the hyper-connections", hyper.rank, LIMITS["width"])
         others = (layer.cross, layer.per_layer, layer.laurel, layer.altup) == (None,) * 4
         sums = not layer.parallel and layer.residual == "input"
-        need(others and sums, f"{at}hyper-connections need plain sublayers, one after the other")
+        need(
+            others and sums,
+            f"{at}hyper-connections can't be combined with parallel, cross, per_layer, laurel, altup or a "
+            "residual after the norm",
+        )
         placed = {**layer.attention.placed_norms, **layer.mlp.placed_norms}
         need(placed.keys() <= {"pre"}, f"{at}hyper-connections can't have norms after a sublayer")
     streams = getattr(layer.attention, "streams", 1)
@@ -351,7 +357,10 @@ def _check_what_layers_share(name: str, stack: Stack, embedding: Embedding) -> N
     )
     late = [getattr(layer.mlp, "late", False) for layer in stack.layers]
     adds = name == "decoder" and not late[-1] and stack.streams == 1
-    need(adds or not any(late), f"{name}: late experts need a decoder, a layer after theirs, and one stream")
+    need(
+        adds or not any(late),
+        f"{name}: late experts need a decoder with one stream, and can't be in the last layer",
+    )
     if embedding.per_layer is not None and embedding.per_layer.rows is not None:
         within("rows of the per-layer table", embedding.per_layer.rows, LIMITS["vocabulary"])
     experts = sum(getattr(layer.mlp, "experts", 0) for layer in stack.layers)

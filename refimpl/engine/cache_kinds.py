@@ -186,7 +186,9 @@ def check_lengths(
     """
     lengths = np.asarray(lengths, np.int64)
     if lengths.shape != past.shape or (lengths < 0).any() or (lengths > past).any():
-        raise LimitError(f"a cache of lengths {past.tolist()} can't be cut to {lengths.tolist()}")
+        raise LimitError(
+            f"a cache can only be cut to lengths from 0 to {past.tolist()} tokens, got {lengths.tolist()}"
+        )
     for kind in dict.fromkeys(kinds):
         least = kind.floor(past, _dropped(kind, past, dropped))
         short = np.flatnonzero((lengths > 0) & (lengths < least))

@@ -197,7 +197,9 @@ def check_step(
     tokens = np.asarray(tokens, np.int64)
     shape, rows = tokens.shape, past.tolist()
     if len(shape) != 2 or shape[0] != len(rows) or shape[1] < 1:
-        raise LimitError(f"tokens must be [{len(rows)}, T ≥ 1], got shape {shape}")
+        raise LimitError(
+            f"tokens must have the shape [{len(rows)}, T] with T of at least 1, got the shape {shape}"
+        )
     batch, t = shape
     n, ids = config.embedding.vocabulary, tokens.ravel().tolist()
     if min(ids) < 0 or max(ids) >= n:
@@ -250,8 +252,8 @@ def check_start(config: Config, batch: int, encoder_ids: np.ndarray | None) -> N
     if not isinstance(config.head, LM):
         raise ConfigError("a model without a decoder has no steps: use predict")
     if (encoder_ids is None) == isinstance(config, EncoderDecoder):
-        needs, got = ("needs", "none") if encoder_ids is None else ("takes no", "some")
-        raise ConfigError(f"`start` {needs} encoder_ids for this model, got {got}")
+        needs, got = ("needs", "no") if encoder_ids is None else ("must have no", "some")
+        raise ConfigError(f"`start` {needs} encoder_ids for this model, got {got} encoder_ids")
     if encoder_ids is not None and len(encoder_ids) != batch:
         raise LimitError(f"encoder_ids must have {batch} rows, got {len(encoder_ids)}")
 

@@ -35,7 +35,7 @@ def small_results_have_all_digits(sigmoid: Subject, draw: Draw) -> None:
     x = -np.minimum(8 * abs(call["x"]), 80)
     e = np.exp(x.astype(np.float64))
     error = abs(sigmoid(call.but(x=x)) * (1 + e) / e - 1)
-    assert (error <= 8 * np.finfo(np.float32).eps).all(), "a small result has lost digits"
+    assert (error <= 8 * np.finfo(np.float32).eps).all(), "a small result is less exact than 8 eps"
 
 
 @law("sigmoid", "precise_sigmoid")
@@ -120,4 +120,4 @@ def large_numbers_do_not_overflow(kernel: Subject, draw: Draw) -> None:
         y = kernel(call.but(x=np.full_like(call["x"], far)))
         saturated = far > 0 if kernel.f.name == "sigmoid" else np.sign(far)
         expected = saturated if kernel.f.name in ("sigmoid", "tanh") else max(far, 0)
-        assert (y == expected).all(), f"at {far:g} it gives {y.flat[0]}, not {expected}"
+        assert (y == expected).all(), f"the result at {far:g} is {y.flat[0]}, expected {expected}"

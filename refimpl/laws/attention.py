@@ -27,7 +27,7 @@ def weights_are_a_distribution(softmax: Subject, draw: Draw) -> None:
     weights = softmax(call)
     assert not (weights < 0).any(), "a weight is negative"
     allowed = np.ones(weights.shape, bool) if call["mask"] is None else call["mask"]
-    assert (weights[~allowed] == 0).all(), "a forbidden key has weight"
+    assert (weights[~allowed] == 0).all(), "the weight of a masked key isn't 0"
     softmax.near(weights.sum(-1), allowed.any(-1).astype(float), call, times=weights.shape[-1])
 
 
@@ -62,14 +62,16 @@ def large_scores_do_not_overflow(softmax: Subject, draw: Draw) -> None:
     assert np.isfinite(softmax(large)).all(), "scores near 1000 give weights that aren't finite"
     if call["sink"] is not None:
         weights = softmax(call.but(sink=np.full_like(call["sink"], 3e4)))
-        assert not weights.any(), "a sink of 30000 leaves weight for the keys"
+        assert not weights.any(), "with a sink of 30000, the weight of a key isn't 0"
 
 
 @law("softmax")
 def a_row_that_sees_nothing_gives_zeros(softmax: Subject, draw: Draw) -> None:
     """If no key is allowed, all softmax weights are 0, and nothing is divided by zero."""
     call = draw(softmax.calls(mask=True))
-    assert not softmax(call.but(mask=np.zeros_like(call["mask"]))).any(), "weights of forbidden keys"
+    assert not softmax(call.but(mask=np.zeros_like(call["mask"]))).any(), (
+        "with all keys masked, a weight isn't 0"
+    )
 
 
 @law("attention_weights")

@@ -32,7 +32,7 @@ def heads_beyond_a_power_of_two_take_slopes_in_between(alibi_slopes: Subject, dr
     slopes, twice_as_many = alibi_slopes(call), alibi_slopes(twice)
     expected = np.concatenate([twice_as_many[1::2], twice_as_many[0::2]])[:heads]
     alibi_slopes.near(slopes, expected, call, twice)
-    assert len(set(slopes.tolist())) == heads, "two heads have one slope"
+    assert len(set(slopes.tolist())) == heads, "two heads have the same slope"
 
 
 @law("alibi_bias")
@@ -78,11 +78,13 @@ def buckets_grow_with_the_distance(relative_buckets: Subject, draw: Draw) -> Non
     bucket_ids = relative_buckets(call)[0, 0]
     behind, ahead = bucket_ids[reach::-1], bucket_ids[reach + 1 :]
     count = buckets[0] // 2 if bidirectional else buckets[0]
-    assert behind[: count // 2].tolist() == list(range(count // 2)), f"near distances share: {behind}"
+    assert behind[: count // 2].tolist() == list(range(count // 2)), (
+        f"two near distances share a bucket: {behind}"
+    )
     assert (np.diff(behind) >= 0).all(), f"a farther key has a lower bucket: {behind}"
     assert (behind[buckets[1] :] == count - 1).all(), f"far keys aren't in the last bucket: {behind}"
     expected = behind[1:] + count if bidirectional else np.zeros_like(ahead)
-    assert (ahead == expected).all(), f"keys ahead have {ahead}, expected {expected}"
+    assert (ahead == expected).all(), f"the buckets of later keys are {ahead}, expected {expected}"
 
 
 @law("relative_bias")

@@ -16,7 +16,7 @@ def only_its_rows_are_written(append: Subject, draw: Draw) -> None:
     call = draw(append.calls())
     kept = call["past"].copy()
     cache = append(call)
-    assert (call["past"] == kept).all(), "the old cache was written"
+    assert (call["past"] == kept).all(), "the function changed the old cache"
     tokens = call["new"].shape[1]
     for row, first in enumerate(call["start"]):
         written = np.arange(first, first + tokens)

@@ -36,9 +36,11 @@ def rows_grow_with_the_distance(distance_rows: Subject, draw: Draw) -> None:
     rows = distance_rows(call)[0][::-1]  # of distances −reach … reach
     near = span - 1 if until is None else span // 2
     own = rows[reach - near : reach + near + 1]
-    assert own.tolist() == list(range(span - near, span + near + 1)), f"near distances share rows: {own}"
-    assert (np.diff(rows) >= 0).all(), f"a farther key has a nearer row: {rows}"
-    assert (rows[0], rows[-1]) == (0, 2 * span - 1), f"far keys aren't in the outermost rows: {rows}"
+    assert own.tolist() == list(range(span - near, span + near + 1)), f"two near distances share a row: {own}"
+    assert (np.diff(rows) >= 0).all(), f"a farther key has a lower row: {rows}"
+    assert (rows[0], rows[-1]) == (0, 2 * span - 1), (
+        f"the farthest keys aren't in the first and the last row: {rows}"
+    )
     mirrored = np.clip(2 * span - rows[::-1], 0, 2 * span - 1)
     assert (rows[1:-1] == mirrored[1:-1])[reach - near : reach + near - 1].all()
     last = reach + (span if until is None else until) - 1

@@ -114,7 +114,9 @@ def pooling_one_token_gives_that_token(pool: Subject, draw: Draw) -> None:
     call = draw(pool.calls())
     ones = call.but(lengths=np.ones_like(call["lengths"]))
     pool.near(pool(ones), call["x"][:, 0], ones)
-    assert not pool(call.but(lengths=np.zeros_like(call["lengths"]))).any(), "a vector of no tokens"
+    assert not pool(call.but(lengths=np.zeros_like(call["lengths"]))).any(), (
+        "the vector of a text without tokens isn't 0"
+    )
 
 
 @law("pool")

@@ -105,8 +105,8 @@ def steep_scores_and_rows_that_see_nothing_have_finite_gradients(flash_backward:
     seen = np.ones((len(k), q.shape[1], k.shape[1]), bool)
     seen[:, 0] = False
     grads = flash_backward(_saved(call.but(q=q, k=steep, mask=seen)))
-    assert all(np.isfinite(g).all() for g in grads), "large scores give gradients that aren't"
-    assert not np.any(grads[0][:, 0]), "a query that sees nothing has a gradient"
+    assert all(np.isfinite(g).all() for g in grads), "large scores give gradients that aren't finite"
+    assert not np.any(grads[0][:, 0]), "the gradient of a query that sees no key isn't 0"
 
 
 @law("merge")
@@ -130,5 +130,5 @@ def an_empty_set_of_keys_is_neutral(merge: Subject, draw: Draw) -> None:
     merge.near(merge(call.but(other_lse=none)), (call["out"], call["lse"]), call)
     merge.near(merge(call.but(lse=none)), (call["other"], call["other_lse"]), call)
     out, lse = merge(call.but(lse=none, other_lse=none))
-    assert not out.any(), "two empty sets give an output"
-    assert (lse == -np.inf).all(), "two empty sets give a log-sum-exp"
+    assert not out.any(), "the output of two empty sets of keys isn't 0"
+    assert (lse == -np.inf).all(), "the log-sum-exp of two empty sets of keys isn't -inf"

@@ -38,4 +38,6 @@ def of_normal_numbers_that_share_is_zero(gaussian_topk: Subject, draw: Draw) -> 
     call = draw(gaussian_topk.calls())
     ranks = np.array([NormalDist(3.0, 5.0).inv_cdf((i + 0.5) / 4096) for i in range(4096)])
     y = gaussian_topk(call.but(x=ranks.astype(call["x"].dtype)[None, None]))
-    assert abs(np.mean(y == 0) - call["share"]) < 2e-3, f"{np.mean(y == 0)} of them are 0"
+    assert abs(np.mean(y == 0) - call["share"]) < 2e-3, (
+        f"{np.mean(y == 0)} of the results are 0, expected {call['share']}"
+    )

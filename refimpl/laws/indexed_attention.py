@@ -33,7 +33,9 @@ def no_block_left_out_is_better(best_blocks: Subject, draw: Draw) -> None:
         best |= dict.fromkeys(range(max(len(blocks) - call["local"], 0), len(blocks)), np.inf)
         seen = sorted(best, key=lambda b: (-best[b], b))[: call["topk"]]
         expected = sorted(s for b in seen for s in blocks[b])
-        assert np.flatnonzero(got[row, t]).tolist() == expected, f"query {t} of row {row}"
+        assert np.flatnonzero(got[row, t]).tolist() == expected, (
+            f"query {t} of row {row} reads other keys than the indexer chooses"
+        )
 
 
 @law("best_blocks")

@@ -43,11 +43,16 @@ def no_key_left_out_is_better(best_keys: Subject, draw: Draw) -> None:
     scores, mask, top, got = call["scores"], call["mask"], call["topk"], best_keys(call)
     for row, t in np.ndindex(*scores.shape[:2]):
         seen, allowed = got[row, t], mask[row, t]
-        assert not (seen & ~allowed).any(), f"keys are seen that the mask hides: {seen}"
-        assert seen.sum() == min(top, allowed.sum()), f"{seen.sum()} keys are seen of {allowed.sum()}"
+        assert not (seen & ~allowed).any(), f"the indexer chooses masked keys: {seen}"
+        assert seen.sum() == min(top, allowed.sum()), (
+            f"{seen.sum()} keys are chosen of {allowed.sum()} allowed keys, expected "
+            f"{min(top, allowed.sum())}"
+        )
         for s, other in np.argwhere(seen[:, None] & (allowed & ~seen)[None]):
             key = scores[row, t, s], -s
-            assert key > (scores[row, t, other], -other), f"key {other} is better than {s}"
+            assert key > (scores[row, t, other], -other), (
+                f"key {s} is chosen, although key {other} has a better score"
+            )
 
 
 @law("best_keys")

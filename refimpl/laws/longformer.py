@@ -27,8 +27,8 @@ def the_question_ends_before_the_first_separator(question_end: Subject, draw: Dr
     call = draw(question_end.calls())
     tokens, ends = call["tokens"], question_end(call)
     for row, end in zip(tokens, ends, strict=True):
-        assert call["separator"] not in row[:end], f"a separator before {end} in {row}"
-        assert end == len(row) or row[end] == call["separator"], f"no separator at {end} in {row}"
+        assert call["separator"] not in row[:end], f"a separator is before position {end} in {row}"
+        assert end == len(row) or row[end] == call["separator"], f"no separator is at position {end} in {row}"
 
 
 @law("longformer_attention")

@@ -28,7 +28,7 @@ def a_token_sees_itself_and_nothing_later(causal_mask: Subject, draw: Draw) -> N
     ahead = call["keys"] - call["queries"][:, :, None]
     seen = causal_mask(call)
     assert seen[ahead == 0].all(), "a token doesn't see itself"
-    assert not seen[ahead > 0].any(), "a later key is seen"
+    assert not seen[ahead > 0].any(), "a token sees a later key"
 
 
 @law("causal_mask")
@@ -91,10 +91,10 @@ def a_prefix_is_between_causal_and_all(prefix_mask: Subject, draw: Draw) -> None
     queries, keys, prefix = call["queries"], call["keys"], call["prefix"]
     none, every = call.but(prefix=np.zeros_like(prefix)), call.but(prefix=np.full_like(prefix, 99))
     prefix_mask.near(prefix_mask(none), causal(queries, keys))
-    assert prefix_mask(every).all(), "a key within the prefix isn't seen"
+    assert prefix_mask(every).all(), "a token doesn't see a key of the prefix"
     added = prefix_mask(call) & ~causal(queries, keys)
     assert not added[np.broadcast_to(keys >= prefix[:, None, None], added.shape)].any(), (
-        "a key past the prefix"
+        "the prefix makes a token see a key after the prefix"
     )
 
 
@@ -105,7 +105,7 @@ def only_real_keys_are_allowed(padding_mask: Subject, draw: Draw) -> None:
     ordered = call.but(keys=np.arange(len(call["keys"])))
     seen = padding_mask(ordered)
     padding_mask.near(seen.sum(-1), call["lengths"])
-    assert (np.diff(seen.astype(int), axis=-1) <= 0).all(), f"padding stands before a real key: {seen}"
+    assert (np.diff(seen.astype(int), axis=-1) <= 0).all(), f"a token sees padding before a key: {seen}"
 
 
 @law("window_mask")

@@ -58,7 +58,7 @@ def beyond_the_limit_nothing_changes(swiglu_oai: Subject, draw: Draw) -> None:
     inside = call.but(gate=np.minimum(gate, limit), up=np.clip(up, -limit, limit))
     swiglu_oai.near(swiglu_oai(call), swiglu_oai(inside), call, inside)
     far = call.but(gate=np.full_like(gate, -1e4))
-    assert not swiglu_oai(far).any(), "a gate far below 0 isn't shut"
+    assert not swiglu_oai(far).any(), "with a gate far below 0, the result isn't 0"
 
 
 @law("swiglu_oai")

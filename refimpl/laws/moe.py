@@ -50,7 +50,7 @@ def a_bias_counts_for_the_choice_alone(route: Subject, draw: Draw) -> None:
     bias = np.zeros_like(call["bias"])
     bias[-1] = 10
     index, weights = route(call.but(bias=bias))
-    assert (index[:, 0] == len(bias) - 1).all(), "the lifted expert isn't the first choice"
+    assert (index[:, 0] == len(bias) - 1).all(), "the expert with the largest bias isn't the first choice"
     logits = call["logits"].astype(np.float64)
     odds = np.exp(logits - logits.max(-1, keepdims=True))
     score = odds / odds.sum(-1, keepdims=True) if call["score"] == "softmax" else sigmoid(logits)
@@ -87,7 +87,7 @@ def renaming_the_experts_renames_the_choice(route: Subject, draw: Draw) -> None:
     apart = call.but(logits=np.broadcast_to(steps, call["logits"].shape).copy())
     order = draw(permutations(count))
     other = apart.but(logits=apart["logits"][:, order])
-    assert (order[route(other)[0]] == route(apart)[0]).all(), "the choice depends on the experts' names"
+    assert (order[route(other)[0]] == route(apart)[0]).all(), "the choice depends on the order of the experts"
 
 
 @law("sparse_mixer")
@@ -119,7 +119,9 @@ def no_token_is_dropped_while_its_expert_has_room(within_capacity: Subject, draw
     for expert, capacity in enumerate(call["capacity"]):
         routed = index == expert
         count = fits[routed].sum()
-        assert count == min(routed.sum(), capacity), f"expert {expert} keeps {count} tokens"
+        assert count == min(routed.sum(), capacity), (
+            f"expert {expert} gets {count} tokens, expected {min(routed.sum(), capacity)}"
+        )
 
 
 @law("within_capacity")
@@ -131,7 +133,9 @@ def earlier_tokens_keep_their_places(within_capacity: Subject, draw: Draw) -> No
     all_tokens = within_capacity(call)
     for count in range(1, len(call["index"])):
         first_tokens = within_capacity(within_capacity.take(call, "M", range(count)))
-        assert (first_tokens[:, 0] == all_tokens[:count, 0]).all(), "a later token displaced an earlier one"
+        assert (first_tokens[:, 0] == all_tokens[:count, 0]).all(), (
+            "a later token changes which expert an earlier token gets"
+        )
 
 
 @law("mixture")

@@ -57,7 +57,7 @@ def zero_is_exact(quantize: Subject, draw: Draw) -> None:
     call = _drawn(quantize, draw)
     holes = np.random.default_rng(call["weight"].size).random(call["weight"].shape) < 0.3
     q = quantize(call.but(weight=np.where(holes, 0, call["weight"]).astype(quantize.dtype)))
-    assert (quant.dequantize(q)[holes] == 0).all(), "a zero comes back as something else"
+    assert (quant.dequantize(q)[holes] == 0).all(), "a zero isn't 0 after rounding"
 
 
 @law("quantize")
@@ -71,7 +71,9 @@ def the_extreme_of_a_symmetric_block_is_exact(quantize: Subject, draw: Draw) -> 
         at = np.argmax(np.abs(part), axis=0)[None]
         want = np.take_along_axis(part, at, 0)
         off = np.abs(np.take_along_axis(same, at, 0) - want)
-        assert (off <= 4 * np.finfo(quantize.dtype).eps * np.abs(want)).all(), "an extreme is off"
+        assert (off <= 4 * np.finfo(quantize.dtype).eps * np.abs(want)).all(), (
+            "the number of a block with the largest magnitude isn't exact after rounding"
+        )
 
 
 @law("quantize")
@@ -85,8 +87,8 @@ def blocks_along_the_other_axis_are_those_of_the_transpose(quantize: Subject, dr
     flipped = quant.transpose(other)
     for name in ("codes", "scale", "zero"):
         a, b = getattr(one, name), getattr(flipped, name)
-        assert (a is None) == (b is None), f"{name} is there along one axis only"
-        assert a is None or np.array_equal(a, b), f"{name} differs along the other axis"
+        assert (a is None) == (b is None), f"the result has {name} along only one of the axes"
+        assert a is None or np.array_equal(a, b), f"{name} differs if the weight and the axis are transposed"
 
 
 @law("quantize")
@@ -100,7 +102,9 @@ def halves_are_the_nearest_float16(quantize: Subject, draw: Draw) -> None:
     scale = np.repeat(q.scale, q.block, axis=0)[: len(q.codes)]
     steps = np.rint(call["weight"] / np.where(scale == 0, 1, scale))
     zero = 2 ** (q.bits - 1) if q.zero is None else np.repeat(q.zero, q.block, axis=0)[: len(q.codes)]
-    assert np.array_equal(q.codes, np.clip(steps + zero, 0, 2**q.bits - 1)), "codes of another scale"
+    assert np.array_equal(q.codes, np.clip(steps + zero, 0, 2**q.bits - 1)), (
+        "the codes don't belong to the scale"
+    )
 
 
 @law("half_scales")
@@ -117,9 +121,9 @@ def a_scale_is_a_float16_number_or_stays(half_scales: Subject, draw: Draw) -> No
     step = np.maximum(2.0 ** (np.frexp(exact)[1] - 11.0), 2.0**-24)
     near, slack = np.abs(got - exact) <= step / 2 * (1 + 2.0**-12), np.abs(exact) / 2 ** (call["bits"] + 1)
     is_half = (got % step == 0) & near & (np.abs(got) <= 65504) & (np.abs(got - exact) <= slack)
-    assert (is_half | (got == exact)).all(), "neither a float16 number beside it nor the scale"
+    assert (is_half | (got == exact)).all(), "a scale is neither a neighbouring float16 number nor unchanged"
     must = (np.abs(exact) >= 2.0 ** (call["bits"] - 24)) & (np.abs(exact) <= 65504)
-    assert is_half[must].all(), "a scale that float16 has room for stays"
+    assert is_half[must].all(), "a scale that fits float16 wasn't changed to a float16 number"
 
 
 @law("quantize_columns")
@@ -164,7 +168,7 @@ def the_transpose_stands_for_the_transpose(transpose: Subject, draw: Draw) -> No
     """
     call = draw(transpose.calls())
     flipped = transpose(call)
-    assert flipped.axis == 1 - call["weight"].axis, "blocks lie along the old axis"
+    assert flipped.axis == 1 - call["weight"].axis, "the axis of the blocks wasn't transposed"
     transpose.near(quant.dequantize(flipped), quant.dequantize(call["weight"]).T)
     transpose.near(transpose(call.but(weight=flipped)).codes, call["weight"].codes)
 
@@ -179,11 +183,11 @@ def the_largest_of_each_block_is_127(quantize_activations: Subject, draw: Draw) 
     codes, scale = quantize_activations(call)
     spread = np.repeat(scale.astype(np.float64), block, axis=1)[:, : x.shape[1]]
     slack = 0.5 + 256 * np.finfo(quantize_activations.dtype).eps
-    assert (np.abs(codes * spread - x) <= slack * spread).all(), "a code is off by more than half"
+    assert (np.abs(codes * spread - x) <= slack * spread).all(), "a code differs by more than half a step"
     for c in range(scale.shape[1]):
         part = slice(c * block, (c + 1) * block)
         expected = np.where((x[:, part] == 0).all(1), 0, 127)
-        assert (np.abs(codes[:, part]).max(1) == expected).all(), "the largest of a block isn't ±127"
+        assert (np.abs(codes[:, part]).max(1) == expected).all(), "the largest code of a block isn't ±127"
 
 
 @law("quantize_rows", "quantize_activations")
@@ -209,7 +213,7 @@ def zero_is_exact_and_the_range_uses_all_codes(dynamic_quantize: Subject, draw: 
     off = np.abs((codes.astype(int) - int(zero)) * step - x)
     assert (off <= step * (1 + 1e-4)).all(), f"off by {off.max():.3g}, a step is {step:.3g}"
     nothing = dynamic_quantize(call.but(x=np.zeros_like(call["x"])))
-    assert not nothing[0].any() and not nothing[1].any(), "zeros have codes or a scale"  # noqa: PT018
+    assert not nothing[0].any() and not nothing[1].any(), "the codes or the scale of zeros aren't 0"  # noqa: PT018
 
 
 def _read_back(x: np.ndarray, scale: np.ndarray, zero: np.ndarray) -> np.ndarray:

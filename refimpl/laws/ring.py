@@ -29,9 +29,11 @@ def ranks_hold_as_many_tokens_or_two_more(place: Subject, draw: Draw) -> None:
     count = len(call["ranks"])
     call = call.but(positions=np.arange(len(call["positions"])), ranks=np.arange(count))
     counts = np.bincount(place(call), minlength=count)
-    assert len(counts) == count, f"a token is on rank {len(counts) - 1} of {count}"
+    assert len(counts) == count, f"the ranks are numbered to {len(counts) - 1}, but there are {count} ranks"
     most = 2 if call["placement"] == "zigzag" else 1
-    assert counts.max() - counts.min() <= most, f"ranks hold {counts}"
+    assert counts.max() - counts.min() <= most, (
+        f"the ranks have {counts} tokens, which must differ by at most {most}"
+    )
 
 
 @law("place")
@@ -43,7 +45,7 @@ def zigzag_shares_the_work_of_a_causal_mask(place: Subject, draw: Draw) -> None:
     at = np.arange(2 * count * len(call["positions"]))
     owner = place(call.but(positions=at, ranks=np.arange(count)))
     work = np.bincount(owner, weights=at + 1)
-    assert (work == work[0]).all(), f"keys that the ranks' tokens see: {work}"
+    assert (work == work[0]).all(), f"the tokens of the ranks see different numbers of keys: {work}"
 
 
 @law("place")
@@ -55,6 +57,8 @@ def slices_are_in_order(place: Subject, draw: Draw) -> None:
     count = len(call["ranks"])
     call = call.but(positions=np.arange(len(call["positions"])), ranks=np.arange(count))
     owner = place(call.but(placement="contiguous"))
-    assert (np.diff(owner) >= 0).all(), f"contiguous gives {owner}"
+    assert (np.diff(owner) >= 0).all(), f"the contiguous order isn't ascending: {owner}"
     striped = place(call.but(placement="striped"))
-    assert (striped == call["positions"] % count).all(), f"striped gives {striped}"
+    assert (striped == call["positions"] % count).all(), (
+        f"the striped order isn't position modulo ranks: {striped}"
+    )

@@ -26,7 +26,7 @@ def no_frequency_is_divided_by_more_than_the_factor(scaling: Subject, draw: Draw
     call = _call(scaling, draw).but(factor=draw(factors))
     f, scaled = call["frequencies"], scaling(call)
     scaling.near(np.clip(scaled, f / call["factor"], f), scaled, call)
-    assert (np.diff(scaled) <= 0).all(), f"a later pair turns faster: {scaled}"
+    assert (np.diff(scaled) <= 0).all(), f"a later pair rotates faster: {scaled}"
 
 
 @law("linear_scaling", "yarn_scaling", "llama3_scaling")
@@ -65,8 +65,12 @@ def fast_pairs_are_kept_and_slow_ones_divided(yarn_scaling: Subject, draw: Draw)
     turns = 4096 * f / (2 * np.pi)
     slowed = f / yarn_scaling(call)
     # Rounded outwards, the ramp begins and ends up to a pair early and late.
-    assert np.allclose(slowed[turns > 32 * 1.4], 1), f"fast pairs are slowed by {slowed}"
-    assert np.allclose(slowed[turns < 1 / 1.4], 4), f"slow pairs are slowed by {slowed}"
+    assert np.allclose(slowed[turns > 32 * 1.4], 1), (
+        f"fast pairs must not be slowed, but the factors are {slowed}"
+    )
+    assert np.allclose(slowed[turns < 1 / 1.4], 4), (
+        f"slow pairs must be slowed by 4, but the factors are {slowed}"
+    )
     assert (np.diff(slowed) > -1e-5).all(), f"a slower pair is slowed less: {slowed}"
 
 
@@ -89,4 +93,4 @@ def the_first_pairs_turn_and_the_others_stand_still(proportional_scaling: Subjec
     call = _call(proportional_scaling, draw).but(factor=draw(factors))
     scaled, turned = proportional_scaling(call), call["turned"]
     proportional_scaling.near(scaled[:turned], call["frequencies"][:turned] / call["factor"], call)
-    assert not scaled[turned:].any(), f"pairs from {turned} on turn: {scaled}"
+    assert not scaled[turned:].any(), f"pairs from number {turned} on must not rotate: {scaled}"

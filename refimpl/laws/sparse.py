@@ -66,8 +66,8 @@ def the_list_is_the_layout(block_pairs: Subject, draw: Draw) -> None:
     rows, columns = block_pairs(call)
     back = np.zeros(call["pattern"].shape, int)
     np.add.at(back, (rows, columns), 1)
-    assert (back == call["pattern"]).all(), "the list isn't the pattern"
-    assert (np.diff(rows) >= 0).all(), "rows aren't in order"
+    assert (back == call["pattern"]).all(), "the list of blocks doesn't give the pattern again"
+    assert (np.diff(rows) >= 0).all(), "the rows of the list aren't in order"
 
 
 @law("block_mask")

@@ -141,7 +141,7 @@ class CacheKind(ABC):
 
     def why_not_shorter(self) -> str:
         """Return why a row can't be truncated below its `floor`, as text for the end of an error message."""
-        return "what a window saw before was overwritten"
+        return "later tokens have overwritten the earlier tokens of the window"
 
     def value(self, arrays: Sequence[Any], lengths: Any = None) -> Any:
         """Return a cache in the form that functions of `ops` take, made of these arrays of NumPy or
@@ -209,7 +209,7 @@ class RecurrentState(CacheKind):
         return lengths
 
     def why_not_shorter(self) -> str:
-        return "the state of a recurrence can't go back"
+        return "the state of a recurrence can't be computed back to an earlier token"
 
     def with_lengths(self, cache: Any, lengths: Any) -> Any:
         return cache._replace(lengths=lengths)

@@ -63,7 +63,7 @@ class ChannelMixStates(RecurrentState):
     inputs: int
 
     def why_not_shorter(self) -> str:
-        return "channel mixing keeps its last input alone"
+        return "channel mixing stores only its last input"
 
     @property
     def arrays(self) -> tuple[CacheArray, ...]:

@@ -57,7 +57,7 @@ def use(table: Table) -> Iterator[None]:
     block. Raises KeyError if the table contains a name that no op has.
     """
     if unknown := sorted(set(table) - set(OPS)):
-        raise KeyError(f"{unknown} can't be replaced, since no op has that name")
+        raise KeyError(f"no op is named {', '.join(unknown)}, so there is nothing to replace")
     token = _table.set(table)
     try:
         yield

@@ -92,7 +92,7 @@ class NgramStates(RecurrentState):
     context: int
 
     def why_not_shorter(self) -> str:
-        return "a memory of n-grams keeps its last tokens alone"
+        return "a memory of n-grams stores only its last tokens"
 
     @property
     def arrays(self) -> tuple[CacheArray, ...]:
@@ -144,7 +144,10 @@ class NgramMemory(TokenMixer):
         within(at + "length of the longest n-gram", len(self.multipliers), LIMITS["kernel"], 2)
         lengths, heads = len(self.multipliers) - 1, len(self.primes)
         within(at + "heads of n-grams", heads, LIMITS["heads"])
-        need(heads % lengths == 0, f"{at}primes must be as many for each of {lengths} lengths, got {heads}")
+        need(
+            heads % lengths == 0,
+            f"{at}the number of primes must be a multiple of the {lengths} lengths of n-grams, got {heads}",
+        )
         for prime in self.primes:
             within(at + "rows of a head", prime, LIMITS["ngrams"])
         total = sum(self.primes)

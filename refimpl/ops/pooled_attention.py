@@ -69,7 +69,10 @@ class PooledAttention(TokenMixer):
         super().check(at)
         a = self.attention
         a.check(f"{at}attention to chosen blocks: ")
-        need(not a.placed_norms, f"{at}the norms around attention to chosen blocks must be its own")
+        need(
+            not a.placed_norms,
+            f"{at}the `attention` inside attention to chosen blocks must have no norms around it",
+        )
         need(isinstance(a.position, Rope), f"{at}attention to chosen blocks needs rotary positions")
         assert isinstance(a.position, Rope)
         within(at + "size of the indexer's heads", self.index_size, LIMITS["width"], a.position.dims)

@@ -87,7 +87,7 @@ class ConvTail(RecurrentState):
     width: int
 
     def why_not_shorter(self) -> str:
-        return "a convolution keeps its last inputs alone"
+        return "a convolution stores only its last inputs"
 
     @property
     def arrays(self) -> tuple[CacheArray, ...]:

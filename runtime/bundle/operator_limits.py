@@ -78,7 +78,7 @@ def untried(target: Target, config: Config) -> str | None:
     if target.device != "cuda":
         return None
     if has_mtp(config):
-        return "a module for drafts (mtp) was never tried on a GPU: export the model without mtp"
+        return "a module for drafts (mtp) was never tested on a GPU: export the model without mtp"
     return None
 
 
@@ -93,7 +93,7 @@ def group_query(config: Config) -> list[str]:
             continue
         reasons = [f"GroupQueryAttention in layer {i}: {reason}"]
         if windows(cache_kinds(config, windowed=True)) and not recurrent(cache_kinds(config)):
-            reasons.append("caches as short as windows need GroupQueryAttention")
+            reasons.append("a cache that stores only a window's tokens needs GroupQueryAttention")
         return reasons
     return []
 
@@ -112,7 +112,7 @@ def multi_head(config: Config) -> list[str]:
             if attention.softcap is not None:
                 return [_softcap(f"{name} layer {i}", attention)]
             if attention.sink_logits:
-                return [f"MultiHeadAttention in {name} layer {i}: sinks need the standard form"]
+                return [f"MultiHeadAttention in {name} layer {i}: sinks need standard ONNX operators"]
         for i, layer in enumerate(stack.layers):
             cross, where = layer.cross, f"cross-attention of layer {i}"
             if cross is None or layer.merged:
@@ -126,4 +126,4 @@ def multi_head(config: Config) -> list[str]:
 
 
 def _softcap(where: str, attention: Attention) -> str:
-    return f"MultiHeadAttention in {where}: a soft cap needs the standard form, got {attention.softcap}"
+    return f"MultiHeadAttention in {where}: a soft cap needs standard ONNX operators, got {attention.softcap}"

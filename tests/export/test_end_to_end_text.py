@@ -107,8 +107,13 @@ CASES: dict[str, tuple[Config, str, str]] = {
 }  # fmt: skip
 FEEDBACK = "rounding with feedback: without a calibration text, the model must be a decoder"
 REASONS = {
-    "grouped heads, soft caps": ["MultiHeadAttention in encoder layer 0: a soft cap needs the standard form"],
-    "read, int4": ["GroupQueryAttention in layer 0: scores with a bias need the standard form", FEEDBACK],
+    "grouped heads, soft caps": [
+        "MultiHeadAttention in encoder layer 0: a soft cap needs standard ONNX operators"
+    ],
+    "read, int4": [
+        "GroupQueryAttention in layer 0: scores with a bias need standard ONNX operators",
+        FEEDBACK,
+    ],
     "masked, int4": [FEEDBACK],
 }
 

@@ -98,6 +98,6 @@ def test_a_vocabulary_that_no_tokenizer_json_can_say_has_a_note(tmp_path: Path) 
     assert unread_tokenizer(Directory(tmp_path), marian) == ()
     (tmp_path / "vocab.json").write_text("{}")
     [note] = unread_tokenizer(Directory(tmp_path), marian)
-    assert "no texts" in note
+    assert "not texts" in note
     assert read_tokenizer(Directory(tmp_path), {}, marian) is None
     assert unread_tokenizer(Directory(tmp_path), {"model_type": "gpt2"}) == ()

@@ -97,7 +97,7 @@ def read_gguf_sliding_layers(keys: Keys, layers: int, default: int, *, first: bo
     if len(marks) not in (layers, count) or any(
         type(mark) not in (bool, int) or mark not in (0, 1) for mark in marks
     ):
-        raise keys.fail(key, f"a number, or a list of {layers}, each true or false")
+        raise keys.fail(key, f"a number, or a list of {layers} values, each true or false")
     return [mark == 1 for mark in marks[:layers]]
 
 
@@ -109,7 +109,7 @@ def numbers_by_layer(keys: Keys, key: str, *, some: bool = False) -> list[int]:
     numbers = keys.get(key, list) if isinstance(stated, list) else [keys.get(key, int)] * layers
     whole = all(type(n) is int and 0 <= n < 2**63 for n in numbers)
     if len(numbers) != layers or not whole or not some <= len(set(numbers) - {0}) <= 1:
-        raise keys.fail(key, f"a number, or a list of {layers}, each 0 or the same number")
+        raise keys.fail(key, f"a number, or a list of {layers} numbers, each 0 or the same number")
     return numbers
 
 

@@ -31,7 +31,7 @@ def rope_scaling(keys: Keys, source: TensorSource, head_size: int) -> Any:
     pairs = keys.size("rope.dimension_count", head_size) // 2
     divided = [name for name in (SHORT, LONG, DIVISORS) if name in source.names]
     if divided and factor != 1:
-        raise keys.fail("rope.scaling.factor", f"1, because the file has {divided[0]}")
+        raise keys.fail("rope.scaling.factor", f"1, because the file has the tensor {divided[0]}")
     if DIVISORS in divided:
         # The converter keeps only the divisors: the largest is the factor, the other numbers are Llama 3's.
         factor, trained = max(divisors(keys, source, DIVISORS, pairs)), keys.size(ORIGINAL, 8192)
@@ -86,5 +86,8 @@ def divisors(keys: Keys, source: TensorSource, name: str, pairs: int) -> tuple[f
     """Return the divisor of each pair's frequency from the tensor `name`, which must be present."""
     found = source.load(name) if name in source.names else np.zeros(0)
     if not pairs or found.shape != (pairs,) or not np.isfinite(found).all() or not found.min() > 0:
-        raise ConfigError(f"{keys.where}: {name} must have {pairs} positive divisors, got {found.shape}")
+        raise ConfigError(
+            f"{keys.where}: tensor {name} must have the shape ({pairs},) and only positive, finite "
+            f"numbers, got shape {found.shape}"
+        )
     return tuple(map(float, found))

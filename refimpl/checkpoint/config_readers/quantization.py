@@ -39,8 +39,12 @@ STRATEGIES = {
     "mxfp4-pack-quantized": ("group",),
     "nvfp4-pack-quantized": ("tensor_group",),
 }
-FLOAT_CACHE = "the model was quantized for a cache of few bits; here keys and values stay floats"
-FLOAT_INPUTS = "the model was quantized for products that round their inputs to {}; here inputs stay floats"
+FLOAT_CACHE = (
+    "the model was quantized for keys and values in few bits, but tfm keeps keys and values as floats"
+)
+FLOAT_INPUTS = (
+    "the model was quantized for products that round their inputs to {}, but tfm keeps these inputs as floats"
+)
 # Scales of inputs and caches, by the last parts of their names.
 INPUT_SCALES = frozenset({"input_scale", "activation_scale", "input_scale_ub"})
 CACHE_SCALES = frozenset({"k_scale", "v_scale"})

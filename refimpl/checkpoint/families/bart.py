@@ -107,7 +107,9 @@ def _check_old(keys: Keys, *, norms: str, first: bool, waves: bool, offset: int)
         ("static_position_embeddings", waves),
     ):
         if keys.get(old_key, bool, value) != value:
-            raise keys.fail(old_key, f"{str(value).lower()}, as in the model's class")
+            raise keys.fail(
+                old_key, f"{str(value).lower()}, as transformers' class of this model_type computes"
+            )
     keys.get("add_bias_logits", bool, False)  # the bias stands in the file, zeros or not
     if keys.get("extra_pos_embeddings", int, offset) != offset and not waves:
         raise keys.fail("extra_pos_embeddings", f"{offset}, the row of the first position")

@@ -209,7 +209,7 @@ JINAS_WEIGHTS = (
 def _whole_head(keys: Keys, source: TensorSource) -> Any:
     """Check that a file contains all tensors of a classifier, not only some."""
     if labelled(keys, source) and not {TYPES, "cls.weight"} <= {*source.names}:
-        must = "1, 2 or 3: RoBERTa's classifier is whole, BERT's has lost its pooler, DistilBERT's its ReLU"
+        must = "1, 2 or 3, because the file lacks tensors of the classifier: use the original checkpoint"
         raise keys.fail("pooling_type", must)
     return ABSENT
 

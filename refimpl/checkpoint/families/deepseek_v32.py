@@ -65,7 +65,7 @@ def read_indexer(keys: Keys, *, heads: int, interleaved: bool) -> Indexer:
     """Return the indexer that the keys state. `heads` is the family's default."""
     size, rotated = keys.size("index_head_dim", 128), keys.size("qk_rope_head_dim", 64)
     if size < rotated:
-        raise keys.fail("index_head_dim", f"{keys.name('qk_rope_head_dim')}, {rotated}, or more")
+        raise keys.fail("index_head_dim", f"at least {keys.name('qk_rope_head_dim')} ({rotated})")
     return Indexer(keys.size("index_n_heads", heads), size, keys.size("index_topk", 2048), interleaved)
 
 

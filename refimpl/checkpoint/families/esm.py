@@ -16,7 +16,7 @@ from .roberta import HEADS, after_padding
 
 MODEL_TYPES = ("esm",)
 ARCHITECTURES: dict[str, Task] = encoders("Esm", without=("answer",))
-UNREAD_ARCHITECTURES = {"EsmForProteinFolding": "computes places of atoms"}
+UNREAD_ARCHITECTURES = {"EsmForProteinFolding": "predicts the positions of atoms, which tfm doesn't support"}
 PREFIX = "esm."
 
 
@@ -29,9 +29,7 @@ def config(keys: Keys, task: Task) -> Encoder:
     positions = None if rotary else after_padding(keys, rows)
     dropped, mask = keys.get("token_dropout", bool, False), keys.get("mask_token_id", int, None)
     if dropped and mask is None:
-        raise keys.fail(
-            "mask_token_id", "a token, since masked tokens are treated as dropped (token_dropout)"
-        )
+        raise keys.fail("mask_token_id", "the id of a token, because token_dropout is true")
     heads, first = keys.size("num_attention_heads"), keys.get("emb_layer_norm_before", bool, False, null=True)
     base = build(
         Embedding(

@@ -82,12 +82,14 @@ def _norms(keys: Keys) -> tuple[int, bool]:
     parallel = bool(keys.get("parallel_attn", bool, True, null=True))
     norms = keys.size("num_ln_in_parallel_attn", None)
     if new and not parallel:
-        raise keys.fail("parallel_attn", "true in the newer architecture")
+        raise keys.fail("parallel_attn", "true if new_decoder_architecture is true")
     if not parallel:
         return 2, False
     norms = norms or (2 if new else 1)
     if norms not in ((1, 2) if new else (1,)):
-        raise keys.fail("num_ln_in_parallel_attn", "1 or 2" if new else "1 in the older architecture")
+        raise keys.fail(
+            "num_ln_in_parallel_attn", "1 or 2" if new else "1 if new_decoder_architecture is false"
+        )
     return norms, True
 
 

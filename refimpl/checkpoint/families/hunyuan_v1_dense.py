@@ -64,7 +64,7 @@ def with_stretched_theta(keys: Keys) -> Keys:
             continue
         size = keys.size("head_dim", None) or head_size(keys)
         if size <= 2:
-            raise inner.fail("alpha", f"absent with heads of {size}")
+            raise inner.fail("alpha", f"absent if the head's size is 1 or 2 ({size})")
         theta = inner.positive("rope_theta", None) or keys.positive("rope_theta", None) or 10_000.0
         for key in ("factor", "beta_fast", "beta_slow", "mscale", "mscale_all_dim"):
             inner.get(key, float, None)

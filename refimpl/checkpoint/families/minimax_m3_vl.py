@@ -150,7 +150,7 @@ def _by_layer(
         raise source.fail(key, f"a list of {count} entries, each 0 or 1")
     values[name] = [kinds[mark] for mark in marks]
     if keys.get(name, list, None) not in (None, values[name]):
-        raise keys.fail(name, f"the same as {key} states")
+        raise keys.fail(name, f"the list that {key} states, or absent")
 
 
 def _indexer(keys: Keys, attention: Attention, *, used: bool) -> BlockIndexer:
@@ -165,7 +165,7 @@ def _indexer(keys: Keys, attention: Attention, *, used: bool) -> BlockIndexer:
     if used and keys.size("index_n_heads", 4) != groups:
         raise keys.fail("index_n_heads", f"the same as num_key_value_heads ({groups})")
     if used and indexer.size < dims:
-        raise keys.fail("index_head_dim", f"the number of rotated elements of a head, {dims}, or more")
+        raise keys.fail("index_head_dim", f"at least the number of rotated elements of a head ({dims})")
     if used and not 0 <= indexer.local <= indexer.topk:
         raise keys.fail("index_local_blocks", f"from 0 to index_topk_blocks ({indexer.topk})")
     keys.unused("index_n_heads")

@@ -25,7 +25,9 @@ def _own_layers(keys: Keys) -> list[int]:
     cross = CROSS if stated is None else stated
     own = sorted(set(range(layer_count(keys))).difference(i for i in cross if type(i) is int))
     if not own or not all(type(i) is int for i in cross):
-        raise keys.fail("cross_attention_layers", "a list of layers, but not of all layers")
+        raise keys.fail(
+            "cross_attention_layers", "a list of layers, counted from 0, without at least one layer"
+        )
     return own
 
 

@@ -30,7 +30,7 @@ from . import Task
 
 MODEL_TYPES = ("moonshine",)
 ARCHITECTURES: dict[str, Task] = {"MoonshineForConditionalGeneration": "lm"}
-UNREAD_ARCHITECTURES = {"MoonshineModel": "gives vectors of a text that it doesn't write"}
+UNREAD_ARCHITECTURES = {"MoonshineModel": "returns hidden states, not a text"}
 SAMPLES = 64 * 16_000  # of the longest sound: Moonshine's own code takes no longer one
 # Those whose frequencies don't depend on a length: the encoder's is that of the sound.
 KINDS = {kind: kind for kind in ROPE_TYPES if kind not in ("dynamic", "longrope")}

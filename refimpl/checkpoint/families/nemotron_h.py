@@ -161,11 +161,11 @@ def _kinds(keys: Keys) -> list[str]:
     key = keys.spelled("layers_block_type", "layer_types")
     named, pattern = keys.get(key, list, None), keys.get("hybrid_override_pattern", str, None)
     if named is None and pattern is None:
-        raise keys.fail(key, "a list of layers")
+        raise keys.fail(key, "a list of the types of all layers")
     known = LETTERS if named is None else KINDS
     stated = pattern if named is None else named
     kinds = [known.get(kind) if isinstance(kind, str) else None for kind in stated[: 2**16]]
-    must = f"layers that are {' or '.join(known)}, each mlp or mixture after one that is neither"
+    must = f"layers of the types {', '.join(known)}, each mlp or mixture after a layer of another type"
     kinds_known = [kind for kind in kinds if kind is not None]
     if len(kinds_known) != len(kinds) or not _follow(kinds_known):
         raise keys.fail("hybrid_override_pattern" if named is None else key, must)

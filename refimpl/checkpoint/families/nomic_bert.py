@@ -72,7 +72,7 @@ def _positions(keys: Keys, size: int) -> tuple[int, Rope]:
     if factor is None:
         return context, position
     if position.scaling is not None:
-        raise keys.fail("rotary_scaling_factor", "null if a scaling is stated under its newer name")
+        raise keys.fail("rotary_scaling_factor", "null if rope_scaling or rope_parameters states a scaling")
     return min(context, trained), replace(position, scaling=DynamicNTK(factor, trained))
 
 

@@ -152,7 +152,7 @@ def _memories(keys: Keys, attends: list[bool], hyper: HyperConnections) -> dict[
     if seed is None:
         raise keys.fail("seed", "a whole number, from which the hash of n-grams follows")
     if any(attends[i] for i in before):
-        raise keys.fail("ple_layer_ids", "layers of linear_attention")
+        raise keys.fail("ple_layer_ids", "numbers of layers of the type linear_attention")
     if keys.of_gguf:
         return _stated_memory(keys, before, hyper)
     width, vocabulary = keys.size("hidden_size"), keys.size("vocab_size")
@@ -217,7 +217,10 @@ def _end(keys: Keys) -> int:
     stated = keys.values.get("eos_token_id")
     end = stated[0] if isinstance(stated, list) and stated else stated
     if type(end) is not int:
-        raise keys.fail("eos_token_id", "the token that ends a text, which memories of n-grams read")
+        raise keys.fail(
+            "eos_token_id",
+            "the id of the token that ends a text, because memories of n-grams read this token",
+        )
     return end
 
 

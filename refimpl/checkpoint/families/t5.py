@@ -89,9 +89,9 @@ def _mlp(keys: Keys, norm: RMSNorm, default: str) -> Gated | Plain:
         raise keys.fail("feed_forward_proj", f"one of {', '.join(ACTIVATIONS)}, or one of these after gated-")
     activation = "gelu_tanh" if told == "gated-gelu" else ACTIVATIONS[name]
     if keys.get("is_gated_act", bool, gated) != gated:
-        raise keys.fail("is_gated_act", f"{str(gated).lower()} to agree with feed_forward_proj")
+        raise keys.fail("is_gated_act", f"{str(gated).lower()}, as feed_forward_proj states")
     if "dense_act_fn" in keys and keys.choice("dense_act_fn", ACTIVATIONS) != activation:
-        raise keys.fail("dense_act_fn", f"the activation {activation} to agree with feed_forward_proj")
+        raise keys.fail("dense_act_fn", f"the activation {activation}, as feed_forward_proj states")
     if gated:
         return Gated(width, activation, pre=norm)
     return Plain(width, activation, bias=False, pre=norm)

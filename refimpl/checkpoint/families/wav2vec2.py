@@ -32,11 +32,11 @@ from . import Task
 MODEL_TYPES = ("wav2vec2",)
 ARCHITECTURES: dict[str, Task] = {"Wav2Vec2ForCTC": "ctc"}
 WITHOUT_WORDS = {
-    "Model": "gives vectors of a sound, and no head says what is heard",
-    "ForPreTraining": "was trained on sounds alone: no head says what is heard",
-    "ForSequenceClassification": "says what a sound is, not what is said in it",
-    "ForAudioFrameClassification": "says who speaks, not what is said",
-    "ForXVector": "says whose voice it is, not what is said",
+    "Model": "returns hidden states, and has no head that predicts letters",
+    "ForPreTraining": "was trained only on sounds, and has no head that predicts letters",
+    "ForSequenceClassification": "classifies sounds, and doesn't transcribe them",
+    "ForAudioFrameClassification": "finds who speaks, and doesn't transcribe the speech",
+    "ForXVector": "recognizes a speaker, and doesn't transcribe the speech",
 }
 UNREAD_ARCHITECTURES = {f"Wav2Vec2{name}": why for name, why in WITHOUT_WORDS.items()}
 PREFIX = "wav2vec2."

@@ -29,8 +29,8 @@ from . import Task, bart
 MODEL_TYPES = ("whisper",)
 ARCHITECTURES: dict[str, Task] = {"WhisperForConditionalGeneration": "lm"}
 UNREAD_ARCHITECTURES = {
-    "WhisperForAudioClassification": "says what a sound is, not what is said in it",
-    "WhisperForCausalLM": "is a decoder without the encoder that it reads",
+    "WhisperForAudioClassification": "classifies sounds, and doesn't transcribe them",
+    "WhisperForCausalLM": "is a decoder without an encoder, so nothing reads the sound",
 }
 # Of training, of heads that this class hasn't, and of transformers' own loop.
 UNUSED: dict[str, Any] = {

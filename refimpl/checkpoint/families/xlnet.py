@@ -26,8 +26,10 @@ ARCHITECTURES: dict[str, Task] = {
     "XLNetForQuestionAnsweringSimple": "answer",
 }
 UNREAD_ARCHITECTURES = {
-    "XLNetLMHeadModel": "predicts places that a call names by two streams, not the next token from a cache",
-    "XLNetForQuestionAnswering": "searches pairs of ends in beams, two logits a token are the Simple class'",
+    "XLNetLMHeadModel": "predicts tokens at positions that each call names, not the next token, so tfm "
+    "doesn't support it",
+    "XLNetForQuestionAnswering": "finds answers by a beam search, which tfm doesn't support: use "
+    "XLNetForQuestionAnsweringSimple",
 }
 PREFIX = "transformer."
 

@@ -71,7 +71,7 @@ class CTranslate2File:
                 )
             self._add(cursor, self.variables[name], alias)
         if cursor.at != cursor.end:
-            raise cursor.fail(f"{cursor.end - cursor.at} bytes follow the last name: damaged")
+            raise cursor.fail(f"{cursor.end - cursor.at} bytes follow the last name: the file is damaged")
 
     def _add(self, cursor: Cursor, variable: Variable, alias: str = "") -> None:
         name = alias or variable.name
@@ -149,10 +149,11 @@ def _variable(cursor: Cursor) -> Variable:
         raise cursor.fail(f"{what} must be one of {', '.join(TYPES)}, got type {number}")
     size, kind = cursor.number("<I", what), TYPES[number]
     if size != math.prod(shape) * KINDS[kind].record.itemsize:
-        raise cursor.fail(f"{what}: {kind} {list(shape)} doesn't have {size} bytes: damaged")
+        raise cursor.fail(f"{what}: {kind} {list(shape)} doesn't have {size} bytes: the file is damaged")
     if size > cursor.end - cursor.at:
         raise cursor.fail(
-            f"{what} needs {size} bytes at byte {cursor.at}, but {cursor.end - cursor.at} are left: truncated"
+            f"{what} needs {size} bytes at byte {cursor.at}, but {cursor.end - cursor.at} are left: the "
+            "file is truncated"
         )
     begin = cursor.at
     cursor.at += size

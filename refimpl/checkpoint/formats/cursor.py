@@ -39,7 +39,8 @@ class Cursor:
         left = self.end - self.at
         if size > left:
             raise self.fail(
-                f"{what} needs {size} bytes at byte {self.at}, but {left} are left: truncated or damaged"
+                f"{what} needs {size} bytes at byte {self.at}, but {left} are left: the file is "
+                "truncated or damaged"
             )
         begin = self.at - self.window_begin
         if begin + size > len(self.window):

@@ -37,8 +37,8 @@ TENSORS = {
 }  # fmt: skip
 # Types of forks, which can't be read.
 REFUSED = {
-    36: "I2_S, whose codes are in an order that depends on the processor of its writer: TQ1_0 and TQ2_0 hold "
-    "the same numbers in one order",
+    36: "I2_S, because the order of its codes depends on the processor that wrote the file: convert the "
+    "model to TQ1_0 or TQ2_0",
 }
 MAX_COUNT, MAX_STRING, MAX_NAME, MAX_ALIGNMENT = 20_000, 10_000_000, 63, 2**20
 # Of all arrays together. The largest vocabularies have 260,000 tokens and twice as many merges.
@@ -97,7 +97,9 @@ class _Cursor(Cursor):
 
     def strings(self, count: int, key: str) -> list[str]:
         if count * 8 > self.end - self.at:
-            raise self.fail(f"{key} claims {count} strings, but the file is too short: truncated or damaged")
+            raise self.fail(
+                f"{key} claims {count} strings, but the file is too short: the file is truncated or damaged"
+            )
         found: list[str] = []
         while len(found) < count:
             found.append(self.text(key))  # this reads on where the window ends
@@ -161,7 +163,10 @@ class GGUF:
         for _ in range(counts[1]):
             key = cursor.text("a key")
             if not key or key in self.metadata:
-                raise cursor.fail(f"each key must have a name and may occur once, got {key!r:.80} again")
+                raise cursor.fail(
+                    f"each key must have a name and may occur only once, but {key!r:.80} is empty or "
+                    "occurs twice"
+                )
             self.metadata[key] = cursor.value(key)
         self._alignment = self._check_alignment()
         found: dict[str, tuple[str, tuple[int, ...], int, int]] = {}
@@ -178,10 +183,13 @@ class GGUF:
         end = max((t[3] for t in found.values()), default=0)
         if end > len(file) - start and end:
             raise cursor.fail(
-                f"the tensors need {end} bytes from byte {start} on, but the file has {len(file)}: truncated"
+                f"the tensors need {end} bytes from byte {start} on, but the file has {len(file)}: the "
+                "file is truncated"
             )
         if len(file) > start + self._pad(end):
-            raise cursor.fail(f"{len(file) - start - self._pad(end)} bytes follow the last tensor: damaged")
+            raise cursor.fail(
+                f"{len(file) - start - self._pad(end)} bytes follow the last tensor: the file is damaged"
+            )
 
     def _pad(self, size: int) -> int:
         return -(-size // self._alignment) * self._alignment
@@ -207,7 +215,7 @@ class GGUF:
             shape = shape[1:]  # llama.cpp's tools drop such an axis, and its converter of Kimi Linear doesn't
         number = cursor.number("<I", what)
         if number in REFUSED:
-            raise cursor.fail(f"{what} can't have type {number}, {REFUSED[number]}")
+            raise cursor.fail(f"{what} can't have the type {number}, {REFUSED[number]}")
         if number not in TENSORS:
             raise cursor.fail(
                 f"{what} must have one of the types {', '.join(TENSORS.values())}, got number {number}"
@@ -224,7 +232,8 @@ class GGUF:
         offset = cursor.number("<Q", what)
         if offset != at:
             raise cursor.fail(
-                f"{what} must begin at byte {at} of the data, not {offset}: a hole or an overlap"
+                f"{what} must begin at byte {at} of the data, but it begins at byte {offset}: the file has a "
+                "hole or an overlap"
             )
         return TENSORS[number], shape, at, at + size // kind.size * kind.record.itemsize
 

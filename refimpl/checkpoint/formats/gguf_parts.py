@@ -33,7 +33,8 @@ def parts_of(path: Path) -> list[Path]:
     ]
     if missing := [file.name for file in files if not file.is_file()]:
         raise CheckpointError(
-            f"{path}: {len(missing)} parts of this model are missing in the same folder, first {missing[0]}"
+            f"{path}: all parts of this model must be in one folder, but {len(missing)} parts are missing, "
+            f"the first is {missing[0]}"
         )
     return files
 

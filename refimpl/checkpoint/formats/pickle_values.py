@@ -81,7 +81,7 @@ class PickleReader:
             self._carry_out(code)
         value = self._pop()
         if self._stack:
-            raise self._fail(f"must make one value, but {len(self._stack)} more are left")
+            raise self._fail(f"must contain one value, but it contains {len(self._stack)} more")
         return value
 
     def _fail(self, message: str) -> CheckpointError:
@@ -134,13 +134,15 @@ class PickleReader:
 
     def _top(self) -> Any:
         if not self._stack or self._stack[-1] is _MARK:
-            raise self._fail("uses a value that doesn't exist: damaged")
+            raise self._fail("uses a value that doesn't exist: the file is damaged")
         return self._stack[-1]
 
     def _pop(self, kind: type | None = None) -> Any:
         value = self._top()
         if kind is not None and type(value) is not kind:
-            raise self._fail(f"must have a {kind.__name__} here, but it has a {type(value).__name__}")
+            raise self._fail(
+                f"must have a {kind.__name__} at byte {self._cursor.at}, but it has a {type(value).__name__}"
+            )
         return self._stack.pop()
 
     def _since_mark(self) -> list[Any]:
@@ -148,14 +150,14 @@ class PickleReader:
         while at >= 0 and self._stack[at] is not _MARK:
             at -= 1
         if at < 0:
-            raise self._fail("ends a group that it didn't begin: damaged")
+            raise self._fail("ends a group of values without a beginning: the file is damaged")
         values = self._stack[at + 1 :]
         del self._stack[at:]
         return values
 
     def _get(self, number: int) -> None:
         if number not in self._memo:
-            raise self._fail(f"uses value {number} before it is stored: damaged")
+            raise self._fail(f"uses the value {number} before storing this value: the file is damaged")
         self._stack.append(self._memo[number])
 
     def _proto(self) -> None:

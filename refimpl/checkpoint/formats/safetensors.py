@@ -92,7 +92,7 @@ class SafeTensors:
         need = math.prod(shape) * KINDS[kind].record.itemsize
         if need != end - begin:
             raise CheckpointError(
-                f"{at}: {kind} {shape} needs {need} bytes, but data_offsets give {end - begin}"
+                f"{at}: {kind} {shape} needs {need} bytes, but data_offsets give {end - begin} bytes"
             )
         return kind, tuple(shape), begin, end
 

@@ -100,7 +100,7 @@ class _Message:
             at += 1
             if byte < 128:
                 return value, at
-        raise self.fail(f"the number before byte {at} has no end: truncated or damaged")
+        raise self.fail(f"the number before byte {at} has no end: the file is truncated or damaged")
 
     def text(self, span: tuple[int, int]) -> str:
         try:

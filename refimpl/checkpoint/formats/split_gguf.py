@@ -36,7 +36,9 @@ class SplitGguf(Tensors):
                     f"{stated!s:.80}"
                 )
         if sum(len(part.names) for part in parts) != len(self.names):
-            raise CheckpointError(f"{self.path}: a tensor may be in only one of the parts")
+            raise CheckpointError(
+                f"{self.path}: a tensor may be in only one part of the model, but one is in two parts"
+            )
 
 
 def open_gguf(path: Path) -> GGUF | SplitGguf:

@@ -26,7 +26,7 @@ CTRANSLATE2 = "model.bin"
 WEIGHTS = (SINGLE, INDEX, TORCH_SINGLE, TORCH_INDEX)  # of a directory, the first that is there
 CODE = (".bin", ".pt", ".pth", ".ckpt", ".pkl", ".npz")  # formats that can run code, or bombs
 CONVERT = (
-    "it can run code and isn't opened; if you trust it, convert it to safetensors: in Python, "
+    "tfm doesn't open this format, which can run code; if you trust the file, convert it in Python: "
     "transformers.CLASS.from_pretrained(DIR).save_pretrained(OUT), where CLASS is what config.json names as "
     "architectures"
 )

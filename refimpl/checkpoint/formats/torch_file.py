@@ -148,8 +148,9 @@ class _Tensors:
         tensor = _Tensor(storage, offset, shape, strides)
         if tensor.span and offset + tensor.span > storage.count:
             raise self._fail(
-                f"tensors inside of their storages: {list(shape)} from {offset} on, in steps of "
-                f"{list(strides)}, passes the {storage.count} numbers of storage {storage.key!r:.40}"
+                f"only tensors inside of their storages, but shape {list(shape)} from number {offset} on, in "
+                f"steps of {list(strides)}, needs more than the {storage.count} numbers of storage "
+                f"{storage.key!r:.40}"
             )
         return tensor
 
@@ -254,7 +255,7 @@ class TorchFile:
     def _misplaced(self, key: str, storage: _Storage, there: int) -> CheckpointError:
         return CheckpointError(
             f"{self.path}: storage {key!r:.40} of {storage.count} {storage.kind} needs {storage.size} bytes, "
-            f"but the file has {max(there, 0)} bytes for this storage: truncated or damaged"
+            f"but the file has {max(there, 0)} bytes for this storage: the file is truncated or damaged"
         )
 
     def _checked(self, values: Any) -> dict[str, _Tensor]:

@@ -42,7 +42,9 @@ def stored_entries(file: FileBytes) -> dict[str, tuple[int, int]]:
             raise cursor.fail(f"the zip's entry {name!r:.80} occurs twice")
         entries[name] = _content(file, name, size, at, begin)
     if cursor.at != end:
-        raise cursor.fail(f"the zip's directory of {count} entries must end at byte {end}: damaged")
+        raise cursor.fail(
+            f"the zip's directory of {count} entries must end at byte {end}: the file is damaged"
+        )
     return entries
 
 
@@ -53,23 +55,27 @@ def _end_of_archive(file: FileBytes) -> tuple[int, int, int]:
     data = file.read(tail, len(file)).tobytes()
     at = data.rfind(b"PK\5\6")
     if at < 0 or at + _END.size > len(data):
-        raise cursor.fail("a zip must end in a directory, but it has none: truncated or damaged")
+        raise cursor.fail("a zip must end in a directory, but it has none: the file is truncated or damaged")
     _, count, total, size, begin, comment = _END.unpack_from(data, at)
     end = tail + at
     if end + _END.size + comment != len(file) or count != total:
-        raise cursor.fail("a zip must be one file that ends in its directory: truncated or damaged")
+        raise cursor.fail(
+            "a zip must be one file that ends in its directory: the file is truncated or damaged"
+        )
     if end >= _LOCATOR.size + _END64.size:
         mark, at = _LOCATOR.unpack(file.read(end - _LOCATOR.size, end).tobytes())
         if mark == b"PK\6\7":
             end -= _LOCATOR.size
             if at + _END64.size > end:
-                raise cursor.fail(f"the zip's directory must be before byte {end}: damaged")
+                raise cursor.fail(f"the zip's directory must be before byte {end}: the file is damaged")
             mark, count, total, size, begin = _END64.unpack(file.read(at, at + _END64.size).tobytes())
             if mark != b"PK\6\6" or count != total:
-                raise cursor.fail("a zip must be one file that ends in its directory: damaged")
+                raise cursor.fail("a zip must be one file that ends in its directory: the file is damaged")
             end = at
     if begin + size != end or count * _DIRECTORY.size > size:
-        raise cursor.fail(f"the zip's directory of {count} entries must end at byte {end}: damaged")
+        raise cursor.fail(
+            f"the zip's directory of {count} entries must end at byte {end}: the file is damaged"
+        )
     return count, begin, end
 
 
@@ -79,7 +85,7 @@ def _directory_entry(cursor: Cursor) -> tuple[str, int, int]:
     fields = _DIRECTORY.unpack(cursor.take(_DIRECTORY.size, what))
     mark, flags, method, packed, size, name_size, extra_size, comment_size, at = fields
     if mark != b"PK\1\2":
-        raise cursor.fail(f"{what} must have an entry before byte {cursor.at}: damaged")
+        raise cursor.fail(f"{what} must have an entry before byte {cursor.at}: the file is damaged")
     cursor.hold(ENTRY + 5 * name_size, what)
     name = cursor.take(name_size, what).decode("utf-8", "replace")
     extra = cursor.take(extra_size, what)
@@ -92,7 +98,7 @@ def _directory_entry(cursor: Cursor) -> tuple[str, int, int]:
     sizes = [next(large, -1) if number == FULL32 else number for number in (size, packed)]
     at = next(large, -1) if at == FULL32 else at
     if sizes[0] != sizes[1] or min(*sizes, at) < 0:
-        raise cursor.fail(f"the zip's entry {name!r:.80} must state its position: damaged")
+        raise cursor.fail(f"the zip's entry {name!r:.80} must state its position: the file is damaged")
     return name, sizes[0], at
 
 

@@ -45,13 +45,14 @@ def read_component(value: Any, types: Mapping[str, ComponentType], where: str) -
         raise CheckpointError(f"{where}: type must be one of {', '.join(types)}, got {name!r:.60}")
     component_type = types[name]
     if unknown := sorted(value.keys() - component_type.options.keys() - {"type"}):
-        raise CheckpointError(f"{where}: {name} has no option {unknown[0]!r:.60}")
+        known = ", ".join(sorted(component_type.options)) or "(none)"
+        raise CheckpointError(f"{where}: unknown key {unknown[0]!r:.60}; {name} may have the keys {known}")
     options: dict[str, Any] = {}
     for key, option in component_type.options.items():
         if key in value:
             options[key] = option.read(value[key], f"{where}.{key}")
         elif option.default is REQUIRED:
-            raise CheckpointError(f"{where}: {name} must have {key}")
+            raise CheckpointError(f"{where}: the key {key!r} is missing, which {name} must have")
         else:
             options[key] = option.default
     return component_type.make(**options)
@@ -96,7 +97,7 @@ def listed(read: Reader, most: int = MAX_STEPS) -> Reader:
 
     def read_all(values: Any, where: str) -> list[Any]:
         if not isinstance(values, list) or len(values) > most:
-            raise CheckpointError(f"{where} must be a list of at most {most}, got {values!r:.60}")
+            raise CheckpointError(f"{where} must be a list of at most {most} items, got {values!r:.60}")
         return [read(value, f"{where}[{i}]") for i, value in enumerate(values)]
 
     return read_all

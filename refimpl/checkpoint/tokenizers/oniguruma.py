@@ -34,7 +34,7 @@ def translate(pattern: str, where: str) -> re.Pattern[str]:
     reader = _Reader(pattern, where)
     translation, width, _ = reader.alternatives(0)
     if reader.remaining():
-        raise reader.fail("an opening bracket")
+        raise reader.fail("a ( before this )")
     if width == 0:
         raise CheckpointError(f"{where}: a pattern must not match the empty text: {pattern!r:.120}")
     return re.compile(translation)
@@ -62,8 +62,8 @@ class _Reader:
 
     def fail(self, expected: str) -> CheckpointError:
         got = self.remaining()[:10] or "the end"
-        return CheckpointError(f"{self._where}: expected {expected} at character {self._at}, got {got!r}: "
-                               f"{self._pattern!r:.120}")  # fmt: skip
+        return CheckpointError(f"{self._where}: expected {expected} at character {self._at} of the pattern "
+                               f"{self._pattern!r:.120}, got {got!r}")  # fmt: skip
 
     def _take(self, start: str) -> bool:
         matches = self._pattern.startswith(start, self._at)
@@ -78,7 +78,7 @@ class _Reader:
 
     def alternatives(self, depth: int) -> tuple[str, int, int]:
         if depth > DEPTH:
-            raise self.fail(f"no group below depth {DEPTH}")
+            raise self.fail(f"groups nested at most {DEPTH} levels deep")
         parts = [self._sequence(depth)]
         while self._take("|"):
             parts.append(self._sequence(depth))
@@ -100,22 +100,22 @@ class _Reader:
             if self._take(opening):
                 translation, width, unbounded = self.alternatives(depth + 1)
                 if not self._take(")"):
-                    raise self.fail("a closing bracket")
+                    raise self.fail("a ) after the group")
                 return f"{opening}{translation})", 0 if opening in ("(?=", "(?!") else width, unbounded, False
         for anchor, translation in ((r"\A", r"\A"), (r"\z", r"\Z")):
             if self._take(anchor):
                 if self.remaining()[:1] in ("*", "+", "?", "{") and self.remaining():
-                    raise self.fail("no repetition of an end of the text")
+                    raise self.fail("no *, +, ? or { after \\A or \\z")
                 return translation, 0, 0, False
         if self._take("["):
             ranges = self._class(depth)
             if not ranges:
-                raise self.fail("a class that isn't empty")
+                raise self.fail("at least one character in the class […]")
             return character_class(ranges), 1, 0, True
         character = self._next()
         if character in "(){}[].^$*+?":
             self._at -= 1
-            raise self.fail("a supported part of a pattern")
+            raise self.fail("a part of a pattern that tfm supports")
         ranges = self._escape() if character == "\\" else character
         return (re.escape(ranges) if isinstance(ranges, str) else character_class(ranges)), 1, 0, True
 
@@ -128,20 +128,20 @@ class _Reader:
             return "", 1, 0
         sign = match[0]
         if not single and sign != "?":
-            raise self.fail("no repetition of a group")
+            raise self.fail("no *, + or { after a group")
         self._at += len(sign)
         if sign[0] == "{":
             if not match[1] and not match[3]:
-                raise self.fail("a bound of the repetition")
+                raise self.fail("a number in the braces")
             low = int(match[1] or 0)
             high = int(match[3]) if match[3] else None if match[2] else low
             if self.remaining()[:1] in ("+", "*", "?") or (high is not None and high < low):
-                raise self.fail("a bound that isn't repeated")
+                raise self.fail("ascending numbers in braces, and no *, + or ? after the braces")
             return f"{{{low},{'' if high is None else high}}}", low, int(high is None or high > FEW)
         mode = self.remaining()[:1] if self.remaining()[:1] in ("+", "?") else ""
         self._at += len(mode)
         if self.remaining()[:1] in ("+", "*", "?", "{") and self.remaining()[:1]:
-            raise self.fail("no second quantifier")
+            raise self.fail("no second *, +, ? or {")
         return sign + mode, int(sign == "+"), int(sign != "?")
 
     def _escape(self) -> str | Ranges:
@@ -157,22 +157,22 @@ class _Reader:
             name = re.match(r"\{(\w{1,2})\}", self.remaining())
             ranges = character_classes.category(name[1]) if name else None
             if name is None or ranges is None:
-                raise self.fail("a general category")
+                raise self.fail("a general category of Unicode, such as {Lu}")
             self._at += len(name[0])
             return ranges if character == "p" else complement(ranges)
         if character in _CONTROLS:
             return _CONTROLS[character]
         if character.isascii() and not character.isalnum():
             return character
-        raise self.fail("a supported escape")
+        raise self.fail("an escape that tfm supports")
 
     def _class(self, depth: int) -> Ranges:
         if depth > DEPTH:
-            raise self.fail(f"no class below depth {DEPTH}")
+            raise self.fail(f"classes […] nested at most {DEPTH} levels deep")
         negated, ranges, last = self._take("^"), [], None
         while not self._take("]"):
             if self.remaining().startswith(("&&", "[:")):
-                raise self.fail("a plain class")
+                raise self.fail("a class without && and [:name:]")
             if self._take("["):
                 ranges, last = [*ranges, *self._class(depth + 1)], None
             elif last is not None and self.remaining()[:1] == "-" and self.remaining()[1:2] not in ("]", "["):

@@ -68,7 +68,8 @@ class Unigram:
             if not single:
                 if self.unk_id is None:
                     raise CheckpointError(
-                        f"tokenizer.json: the unknown character {word[start]!r} needs an unk_id"
+                        "tokenizer.json: model.unk_id must not be null, because no piece has the "
+                        f"character {word[start]!r}"
                     )
                 yield Edge(start, start + 1, self.unk_id, self.lowest_score - UNKNOWN_PENALTY)
 

@@ -137,7 +137,7 @@ class Leaves:
             if tensor := absent.get(missing[0]):
                 raise CheckpointError(f"tensor {tensor!r} is missing: {missing[0]} needs this tensor")
             raise CheckpointError(
-                f"the family's weight map has no line for {len(missing)} weights, first {missing[0]}"
+                f"the family's weight map has no line for {len(missing)} weights, the first is {missing[0]}"
             )
         for rule in compared:
             if rule.tensors[0] in unread:
@@ -148,7 +148,7 @@ class Leaves:
         if unread:
             first = next(iter(unread))
             raise CheckpointError(
-                f"the checkpoint has tensors that this model family doesn't use: {len(unread)}, first "
+                f"the checkpoint has {len(unread)} tensors that this model family doesn't use, the first is "
                 f"{first!r:.80}"
             )
 
@@ -229,7 +229,7 @@ class Leaves:
             rounding = {"F32": 1e-5, "F16": 2e-3, "I64": 0.0}.get(self._source.kind(tensor), 1e-2)
             same = got.shape == want.shape and np.allclose(got, want, rtol=rounding, atol=1e-7)
         if not same and name == "inv_freq":
-            told = "holds other rotary frequencies than config.json states, which count"
+            told = "contains other rotary frequencies than config.json states; tfm uses those of config.json"
             self.notes = self.notes or (f"tensor {tensor!r} {told}",)
         elif not same:
             head = self._config.head

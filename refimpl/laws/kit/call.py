@@ -38,7 +38,7 @@ class Call:
             if isinstance(argument, dict):
                 return argument.get(name)
             return None if argument is None else getattr(argument, name)
-        raise KeyError(f"a call of {self.f.name} has no {name!r}")
+        raise KeyError(f"a call of {self.f.name} has no argument {name!r}")
 
     def _holders(self, name: str) -> list[str]:
         """Return the parameters with a structure that has a field of that name. If there are none, return

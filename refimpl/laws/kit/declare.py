@@ -30,7 +30,7 @@ from ...config import Activation
 from ...ops import arrays, dispatch
 from .settings import CLASSES, DRAWN, HAND, INNER, LISTED, SETTINGS
 
-UNFED = "can't be fed"
+UNFED = "can't be drawn at random"
 
 
 class UnfedError(Exception):

@@ -31,20 +31,28 @@ def check_result(f: Function, call: Call, result: Any) -> None:
     """Check that the result has the declared shapes and kinds of numbers, and that its floats have the
     type of the input's floats."""
     several = result if isinstance(result, tuple) and not hasattr(result, "_fields") else (result,)
-    assert len(several) == len(f.returns), f"{f.name} gave {len(several)} results, declares {len(f.returns)}"
+    assert len(several) == len(f.returns), (
+        f"{f.name} returned {len(several)} results, but declares {len(f.returns)}"
+    )
     floats = {a.dtype for _, a in flat(list(call.arrays.values())) if a.dtype.kind == "f"}
     size = dict(call.sizes)
     for declared, array in _declared(f.returns, several):
         if declared == "Blocks":
-            assert type(array).__name__ == "Blocks", f"{f.name} gave {type(array)}, declares Blocks"
+            assert type(array).__name__ == "Blocks", f"{f.name} returned {type(array)}, but declares Blocks"
             assert array.codes.dtype == np.uint8
-            assert array.scale.dtype in floats, f"{f.name} gave scales in {array.scale.dtype}, took {floats}"
+            assert array.scale.dtype in floats, (
+                f"{f.name} returned scales in {array.scale.dtype}, but its inputs are {floats}"
+            )
             continue
         kinds = {"Float": "f", "Int": "i", "Index": "i", "UInt8": "u", "Bool": "b"}
-        assert array.dtype.kind == kinds[declared.kind], f"{f.name} gave {array.dtype}, declares {declared}"
+        assert array.dtype.kind == kinds[declared.kind], (
+            f"{f.name} returned {array.dtype}, but declares {declared}"
+        )
         if declared.kind == "Float" and floats:
-            assert {array.dtype} == floats, f"{f.name} gave {array.dtype}, took {floats}"
-        assert array.ndim == len(declared.dims), f"{f.name} gave shape {array.shape}, declares {declared}"
+            assert {array.dtype} == floats, f"{f.name} returned {array.dtype}, but its inputs are {floats}"
+        assert array.ndim == len(declared.dims), (
+            f"{f.name} returned shape {array.shape}, but declares {declared}"
+        )
         for d, got in zip(declared.dims, array.shape, strict=True):
             # A letter that no input has, as the blocks of a quantized row, is bound by its first use.
             if d in "CMNI":

@@ -74,7 +74,7 @@ class Subject:
         by_name = dict(zip(names, arrays, strict=False))
         values = {p.name: by_name.get(p.name, settings.get(p.name, p.default)) for p in self.f.parameters}
         if missing := [n for n, a in values.items() if a is inspect.Parameter.empty]:
-            raise TypeError(f"{self.f.name} needs {missing}")
+            raise TypeError(f"{self.f.name} needs the arguments {missing}")
         call = Call(self.f, {n: values.pop(n) for n in names}, values, {})
         return call.but(**settings)
 
@@ -148,15 +148,15 @@ def narrowed(
         if re.fullmatch("[A-Z]", name):
             if name not in (drawn := sorted(drawn_letters(f))):
                 raise TypeError(
-                    f"{f.name} has no size {name!r} to fix: {drawn} are chosen at random, and others "
-                    "follow from them"
+                    f"{f.name} has no size {name!r} to fix: only the sizes {drawn} can be fixed, because the "
+                    "others follow from these"
                 )
             if sizes.setdefault(name, value) != value:
                 raise UnsupportedError(name)
             continue
         if name not in choices:
             raise TypeError(
-                f"{f.name} has no {name!r} to fix, but it has {list(choices)} and the letters of axes"
+                f"{f.name} has no argument {name!r} to fix, but has {list(choices)} and the letters of axes"
             )
         if name not in arrays:
             remaining = (value,) if len(choices[name]) > 1 or value in choices[name] else ()

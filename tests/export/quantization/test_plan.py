@@ -398,7 +398,7 @@ def test_sinks_are_for_a_decoder():
     assert operator_limits.refusals(TARGETS["ort-cpu"], config) == ()
     assert planned(Leaves(config), "fp16", "ort-cuda")
     reads = Encoder(config.embedding, replace(config.stack, causal=True), Tag(3), config.context)
-    reason = "MultiHeadAttention in encoder layer 0: sinks need the standard form"
+    reason = "MultiHeadAttention in encoder layer 0: sinks need standard ONNX operators"
     assert operator_limits.refusals(TARGETS["ort-cpu"], reads) == (reason,)
 
 

@@ -161,7 +161,7 @@ REFUSED = {
     "lightning": (tiny_models.ling(), STATE),
     "an indexer": (tiny_models.indexed(), CHOICE),
     "an indexer of blocks": (tiny_models.indexed_blocks(), CHOICE),
-    "a module for drafts": (tiny_models.MODULES["attention"](), "drafts (mtp) was never tried on a GPU"),
+    "a module for drafts": (tiny_models.MODULES["attention"](), "drafts (mtp) was never tested on a GPU"),
 }
 TARGET = targets.find("ort-cuda")
 

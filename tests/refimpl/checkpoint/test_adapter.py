@@ -320,7 +320,7 @@ MODEL = "base_model.model.model"
 Q = f"{MODEL}.layers.0.self_attn.q_proj"
 # Tensors that are added to an adapter's, or stand in the place of others, and words of the error.
 OTHER_TENSORS: dict[str, tuple[dict[str, np.ndarray], str]] = {
-    "unread": ({"base_model.model.x": np.ones(3, "f4")}, "low-rank update whole weight"),
+    "unread": ({"base_model.model.x": np.ones(3, "f4")}, "LoRA update whole weight"),
     "other prefix": ({"q.lora_A.weight": np.ones((3, 64), "f4")}, "named base_model.model."),
     "other inputs": ({f"{Q}.lora_A.weight": np.ones((3, 65), "f4")}, "32 outputs 65"),
     "other outputs": ({f"{Q}.lora_B.weight": np.ones((31, 3), "f4")}, "32 outputs 64 31"),
@@ -335,9 +335,9 @@ OTHER_TENSORS: dict[str, tuple[dict[str, np.ndarray], str]] = {
 }  # fmt: skip
 # What is replaced in all names of tensors, by what, and words of the error.
 RENAMED = {
-    "name of the adapter": ("lora_A.weight", "lora_A.default.weight", "neither"),
+    "name of the adapter": ("lora_A.weight", "lora_A.default.weight", "one two matrices"),
     "no such layer": ("layers.0", "layers.7", "belong weight base model uses"),
-    "half": (".lora_A.", ".lora_C.", "low-rank update whole weight"),
+    "half": (".lora_A.", ".lora_C.", "LoRA update whole weight"),
     "of a table": ("lora_A.weight", "lora_embedding_A", "other tensor module"),
 }
 OTHER_SETTINGS: dict[str, tuple[dict[str, Any], str]] = {

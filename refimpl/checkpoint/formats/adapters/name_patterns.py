@@ -158,12 +158,14 @@ class _Reader:
     def read(self) -> Node:
         node = self._alternatives(0)
         if self._at < len(self._text):
-            raise self._fail("no ) without its (")
+            raise self._fail("a ( before each )")
         return node
 
     def _fail(self, must: str) -> ConfigError:
         rest = self._text[self._at : self._at + 20]
-        return ConfigError(f"{self._where}: the pattern {self._text!r:.80} must have {must}, at {rest!r}")
+        return ConfigError(
+            f"{self._where}: the pattern {self._text!r:.80} must have {must}, but has {rest!r} there"
+        )
 
     def _take(self, text: str) -> bool:
         found = self._text.startswith(text, self._at)
@@ -172,7 +174,7 @@ class _Reader:
 
     def _next(self) -> str:
         if self._at == len(self._text):
-            raise self._fail("a character after the last one")
+            raise self._fail("another character at its end")
         self._at += 1
         return self._text[self._at - 1]
 
@@ -193,7 +195,7 @@ class _Reader:
     def _one(self, depth: int) -> Node:
         if self._take("("):
             if self._take("?") and not self._take(":"):
-                raise self._fail("no group but (…) and (?:…)")
+                raise self._fail("only groups like (…) and (?:…)")
             node = self._alternatives(depth + 1)
             if not self._take(")"):
                 raise self._fail("a ) for each (")
@@ -209,7 +211,7 @@ class _Reader:
         if self._take("$"):
             return Edge(end=True)
         if self._text[self._at] in "*+?{":
-            raise self._fail("something to repeat before a repetition")
+            raise self._fail("a character or a group before *, +, ? and {")
         return Characters(self._characters())
 
     def _characters(self) -> frozenset[str]:
@@ -222,7 +224,7 @@ class _Reader:
             return CLASSES[escaped]
         if escaped.isalnum():
             self._at -= 2
-            raise self._fail("no escape but of punctuation, \\b, \\d and \\w")
+            raise self._fail("after \\ only punctuation, b, d or w")
         return frozenset(escaped)
 
     def _class(self) -> Node:
@@ -243,7 +245,7 @@ class _Reader:
         self._at += 1
         last = self._characters()
         if len(first) > 1 or len(last) > 1 or not min(first) <= min(last) <= "\x7f":
-            raise self._fail("ranges that ascend, in ASCII")
+            raise self._fail("ascending ranges of ASCII characters")
         return frozenset(map(chr, range(ord(min(first)), ord(min(last)) + 1)))
 
     def _repeated(self, node: Node) -> Node:
@@ -255,7 +257,7 @@ class _Reader:
             least = int(match[1])
             most = least if not match[2] else int(match[3]) if match[3] else None
             if max(least, most or 0) > MOST or (most is not None and most < least):
-                raise self._fail(f"repetitions of at most {MOST}, in ascending order")
+                raise self._fail(f"ascending numbers of at most {MOST} in braces")
             return self._once(Repeat(node, least, most))
         return node
 
@@ -265,5 +267,5 @@ class _Reader:
         """
         self._take("?")
         if self._at < len(self._text) and self._text[self._at] in "*+?{":
-            raise self._fail("one repetition after a part")
+            raise self._fail("only one of *, +, ? and {…} after a character or group")
         return node

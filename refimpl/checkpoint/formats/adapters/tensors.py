@@ -77,7 +77,7 @@ class AdapterTensors:
         for name in [name for name in self.replaced if ".original_module." in f".{name}"]:
             # The module that a saved module replaces: peft's `bias` writes it too, and nothing reads it.
             if name.replace("original_module.", "") not in self.replaced:
-                raise self._fail(self.replaced[name], "accompanied by the module that is saved in its place")
+                raise self._fail(self.replaced[name], "stored together with the module that replaces it")
             del self.replaced[name]
         self.updates = {module: self._update(module, found) for module, found in parts.items()}
         if not self.updates and not self.replaced:
@@ -89,7 +89,7 @@ class AdapterTensors:
     def _replace(self, inner: str, name: str) -> None:
         module, _, leaf = inner.rpartition(".")
         if not module or "lora_" in inner:
-            raise self._fail(name, "a low-rank update or a whole weight, but it is neither")
+            raise self._fail(name, "one of the two matrices of a LoRA update, or a whole weight")
         if of_base := module.endswith(".base_layer"):
             inner = f"{module.removesuffix('.base_layer')}.{leaf}"
         if inner in self.replaced:
@@ -101,22 +101,20 @@ class AdapterTensors:
     def _update(self, module: str, parts: Mapping[str, str]) -> LowRank:
         if missing := [part for part in (DOWN, UP) if part not in parts]:
             raise self._fail(
-                next(iter(parts.values())), f"accompanied by the {missing[0]} tensor of its module"
+                next(iter(parts.values())), f"stored together with the {missing[0]} tensor of the same module"
             )
         down, up = self._file.shape(parts[DOWN]), self._file.shape(parts[UP])
         if len(down) != 2 or len(up) != 2 or down[0] != up[1] or down[0] == 0:
-            raise self._fail(
-                parts[DOWN], f"[r, in], to match the [out, r] of its module, got {down} and {up}"
-            )
+            raise self._fail(parts[DOWN], f"[r, in], where {parts[UP]!r} is [out, r], got {down} and {up}")
         magnitude = parts.get(MAGNITUDE)
         if magnitude is not None and self._file.shape(magnitude) != up[:1]:
             raise self._fail(
-                magnitude, f"[{up[0]}], one number for each output, got {self._file.shape(magnitude)}"
+                magnitude, f"[{up[0]}], with one number for each output, got {self._file.shape(magnitude)}"
             )
         of_table = [".lora_embedding_" in parts[part] for part in (DOWN, UP)]
         if of_table[0] != of_table[1]:
             raise self._fail(
-                parts[UP], "part of a table if and only if the other tensor of its module is part of one"
+                parts[UP], "an embedding's update (lora_embedding) like the other tensor of the same module"
             )
         return LowRank(module, parts[DOWN], parts[UP], magnitude, of_table[0])
 

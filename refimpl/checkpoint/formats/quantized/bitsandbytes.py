@@ -92,7 +92,8 @@ class FourBits:
         table = self.source.load(f"{self.name}.quant_map")
         if not np.array_equal(table, MAPS[self.kind.lower()]):
             raise CheckpointError(
-                f"tensor '{self.name}.quant_map' must be the table of {self.kind}, but it isn't"
+                f"tensor '{self.name}.quant_map' must be bitsandbytes' table of {self.kind}, but its "
+                "numbers differ"
             )
         count = math.prod(self.shape)
         codes, absmax = self.source.raw(self.name).reshape(1, -1), self._absmax()

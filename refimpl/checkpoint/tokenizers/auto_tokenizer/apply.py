@@ -159,8 +159,9 @@ def _dropped_steps(
     if not dropped:
         return ()
     return (
-        f"{where}: transformers' {made_by.name} leaves out the pre-tokenizer's {', '.join(dropped)}, and so "
-        "does tfm; to take the file itself, name the class PreTrainedTokenizerFast in tokenizer_config.json",
+        f"{where}: tfm ignores {', '.join(dropped)} of the pre-tokenizer, as transformers' {made_by.name} "
+        "does; to use the file unchanged, write tokenizer_class PreTrainedTokenizerFast into "
+        "tokenizer_config.json",
     )
 
 

@@ -124,7 +124,9 @@ def _refuse(config: Mapping[str, Any], where: str, model_type: str) -> None:
             f"{where}: fix_mistral_regex must be false: write the pattern into tokenizer.json instead"
         )
     if config.get("init_inputs"):
-        raise CheckpointError(f"{where}: init_inputs must be empty: settings must have names")
+        raise CheckpointError(
+            f"{where}: init_inputs must be empty: write each setting under its own key instead"
+        )
     versions = config.get("fast_tokenizer_files")
     if versions not in (None, [], ["tokenizer.json"]):
         raise CheckpointError(

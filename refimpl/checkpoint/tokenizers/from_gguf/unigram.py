@@ -87,7 +87,9 @@ def _pieces(vocabulary: Vocabulary, mask: int | None) -> tuple[list[str], list[i
 def _get_flag(vocabulary: Vocabulary, key: str) -> bool:
     flag = vocabulary.get(key, bool, None)
     if flag is None:
-        raise vocabulary.fail(f"{key} is missing: llama.cpp and SentencePiece have different defaults for it")
+        raise vocabulary.fail(
+            f"{key} is missing, but must be set: llama.cpp and SentencePiece have different defaults"
+        )
     return flag
 
 

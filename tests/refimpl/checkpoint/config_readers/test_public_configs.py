@@ -48,8 +48,8 @@ REFUSED = {
     "'extra_embedding_dim', .*",
     # A Llama with a window, which the class doesn't have; a T5 of somebody's own.
     "ankhamun/x0o0I_i8ee8_I0x0o": "sliding_window must be null, got 4096",
-    "melmoth/ru-rope-t5-small-instruct": "dense_act_fn must be the activation gelu_tanh to agree with "
-    "feed_forward_proj, got 'silu'",
+    "melmoth/ru-rope-t5-small-instruct": "dense_act_fn must be the activation gelu_tanh, as "
+    "feed_forward_proj states, got 'silu'",
     # Weights in a format of quantization that isn't read.
     "unrahul/bloom-1b7-nf4@010e36006cedfcf0d43a47c43595cb75ada65f37": LOW_BIT,
     "unrahul/deepseek-coder-1.3b-instruct-asym_int4": LOW_BIT,
@@ -64,7 +64,7 @@ REFUSED = {
     "hf-internal-testing/test-two-configs": "unknown key 'configuration_files', .*",
     # Two keys contradict each other.
     "ENLP/mrasp2": r"num_hidden_layers must be the same as encoder_layers \(6\), got 12",
-    "google/flan-t5-xxl@refs/pr/4": "is_gated_act must be false to agree with feed_forward_proj, got True",
+    "google/flan-t5-xxl@refs/pr/4": "is_gated_act must be false, as feed_forward_proj states, got True",
     "MT-Distillation/s-ukr-eng": r"num_hidden_layers must be the same as encoder_layers \(6\), got 3",
 }
 # A whole number where transformers 5 wants another, which older versions took.
