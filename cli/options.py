@@ -409,7 +409,7 @@ FLAGS = {
     "adapter=False": "--no-adapter",
     "adapter=": "--adapter ",
     "ignore_keys=": "--ignore-key ",
-    "for ignore_keys": "for --ignore-key",
+    "ignore_keys can": "--ignore-key can",
     "device=": "--device ",
     "quant=": "--quant ",
     "quant must": "--quant must",

@@ -30,6 +30,6 @@ def load(path: Path | str, device: str = "cpu", threads: int | None = None) -> M
     named = str(path) in CATALOGUE or is_fetched(str(path))
     if named or kind_of(Path(path)) in ("checkpoint", "config"):
         raise BundleError(
-            f"{path} isn't a bundle: to open a checkpoint or a model's name, use tfm.load, which exports it"
+            f"{path} must be a bundle: use tfm.load to open a checkpoint or a model by its name"
         )
     return load_model(path, device, threads)

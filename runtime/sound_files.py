@@ -74,8 +74,8 @@ def checked(blocks: Iterable[np.ndarray]) -> Iterator[np.ndarray]:
 def _expect_floats(sound: np.ndarray) -> None:
     if sound.ndim != 1 or sound.dtype.kind != "f":
         raise LimitError(
-            f"a sound must be floats [N] from -1 to 1, {RATE} samples per second, got {sound.dtype} "
-            f"{list(sound.shape)}"
+            f"a sound must be an array [N] of floats from -1 to 1, {RATE} samples per second, got "
+            f"{sound.dtype} {list(sound.shape)}"
         )
 
 

@@ -75,7 +75,7 @@ def check(config: Config, text: Text, new_tokens: int) -> None:
     if config.stem is not None:
         raise CheckpointError("quantizations are compared on a text, but this model reads sounds")
     if isinstance(config, Decoder) and new_tokens >= config.context:
-        raise LimitError(f"new_tokens must be below the context of {config.context}, got {new_tokens}")
+        raise LimitError(f"new_tokens must be below the context of {config.context} tokens, got {new_tokens}")
     if not isinstance(config, Decoder) and _room(config, text) < 1:
         raise LimitError(
             f"the model's context of {config.context} tokens is too short for a text after "

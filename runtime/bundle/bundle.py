@@ -306,8 +306,8 @@ def open_bundle(path: Path | str, check_hashes: bool = False) -> Bundle:
     recover(path)
     if (path / IN_LAYOUT / MANIFEST).exists() and not (path / MANIFEST).exists():
         raise BundleError(
-            f"{path}: is a model for another runtime; give the path of the bundle from which this model was "
-            "made"
+            f"{path}: must be a bundle, but it was converted for another runtime: give the path of the "
+            "bundle that was converted"
         )
     if not path.is_dir() or not any((path / name).exists() for name in manifest.NAMES):
         if (path / "config.json").exists():

@@ -159,7 +159,10 @@ class _Check:
             opset = read(self.data, OPSET, span)
             domain, version = opset["domain"] or "", opset["version"] or 0
             if domain not in self.operators or not 1 <= version <= LAST_VERSION:
-                raise ValueError(f"tfm doesn't use the operator set {domain!r:.80} of version {version}")
+                raise ValueError(
+                    f"the graph uses the operator set {domain!r:.80} of version {version}, which tfm "
+                    "doesn't write"
+                )
             self.imported.add(domain)
         for span in model["metadata_props"]:
             read(self.data, ENTRY, span)
@@ -184,7 +187,7 @@ class _Check:
 
     def add(self, name: str | None) -> None:
         if not name or name in self.known:
-            raise ValueError(f"each value must have a name of its own, got {name!r:.80}")
+            raise ValueError(f"each value must have its own name, but {name!r:.80} is empty or occurs twice")
         self.known.add(name)
 
     def ports(self, spans: list[tuple[int, int]], ports: tuple[Port, ...], count: int) -> None:
@@ -220,7 +223,10 @@ class _Check:
         node = read(self.data, NODE, span)
         domain, operator = node["domain"] or "", node["op_type"] or ""
         if domain not in self.imported or operator not in self.operators[domain]:
-            raise ValueError(f"tfm doesn't use the operator {f'{domain}.{operator}'.lstrip('.')!r:.120}")
+            raise ValueError(
+                f"the graph uses the operator {f'{domain}.{operator}'.lstrip('.')!r:.120}, which tfm "
+                "doesn't write"
+            )
         self.used.add((domain, operator))
         for name in node["input"]:
             if name and name not in self.known:

@@ -363,8 +363,8 @@ def store(group: Group, stored: Mapping[str, Array], forms: Mapping[str, KernelF
     if own.scales == "codes":
         if (coded := _coded(group, stored, own.bits)) is None:
             raise BundleError(
-                f"weight {parts['scale']} must contain integers times float16 numbers, but it contains other "
-                "numbers: export the model again"
+                f"weight {parts['scale']} must contain whole multiples of float16 numbers, but it contains "
+                "other numbers: export the model again"
             )
         (scale, *others), factors = ([part[i] for part in coded] for i in (0, 1))
         minimum = others[0] if others else None

@@ -320,7 +320,7 @@ def _check(m: Manifest) -> None:
     _check_chosen(m)
     for name, task in m.generation.tasks.items():
         if task.tasks:
-            raise ValueError(f"generation.tasks.{name:.80} must have no tasks of its own")
+            raise ValueError(f"generation.tasks.{name:.80}.tasks must be empty")
     for one in (m.generation, *m.generation.tasks.values()):
         _check_generation(one, m.config)
 
@@ -332,9 +332,9 @@ def _check_schemes(m: Manifest, target: Target) -> None:
     shapes = m.plan.shapes
     for name, weight_format in m.schemes.items():
         if len(shapes.get(name, ())) != 2:
-            raise ValueError(f"schemes.{name:.80} must belong to a matrix of the model in `config`")
+            raise ValueError(f"schemes.{name:.80} must be the name of a matrix of the model in `config`")
         if not _possible(weight_format, shapes[name][int(is_table(name))], target):
-            raise ValueError(f"schemes.{name} can't be {weight_format} with target {m.target}")
+            raise ValueError(f"schemes.{name} can't be the format {weight_format} with target {m.target}")
         if not re.fullmatch(r"[A-Z0-9_]{0,20}", weight_format.source):
             raise ValueError(
                 f"schemes.{name}.source must be a type of weights, got {weight_format.source!r:.40}"
@@ -344,13 +344,13 @@ def _check_schemes(m: Manifest, target: Target) -> None:
 def _check_cache(m: Manifest, target: Target) -> None:
     """Raise ValueError if the Config and the target can't have the manifest's kind of cache."""
     if recurrent(cache_kinds(m.config)) and m.cache == "windowed":
-        raise ValueError("cache can't be windowed if a layer is recurrent")
+        raise ValueError("cache must not be windowed if a layer is recurrent")
     if (m.cache == "none") != (not isinstance(m.config.head, LM)):
         raise ValueError(f"cache must be none if and only if the model generates no text, got {m.cache}")
     if m.config.rounds_cache and (target.float_cache is not None or m.cache == "copied"):
         raise ValueError(
-            f"kv can't be {m.config.kv} with target {m.target} and cache {m.cache}: only ort-cpu writes "
-            "quantized keys and values in place"
+            f"config.kv can't be {m.config.kv} with target {m.target} and cache {m.cache}: only ort-cpu "
+            "writes quantized keys and values in place"
         )
     if (m.cache_kl is None) == (m.config.kv == "int4") or not 0 <= (m.cache_kl or 0) < math.inf:
         raise ValueError(
@@ -388,7 +388,9 @@ def _check_kernels(m: Manifest) -> None:
             )
     for name, form in m.kernel_forms.items():
         if not kernel_storage.is_possible(in_blocks[name], form):
-            raise ValueError(f"kernel_forms.{name} can't be {form} for the format of this weight")
+            raise ValueError(
+                f"kernel_forms.{name} can't be {form}, because schemes gives this weight another format"
+            )
 
 
 def _check_files(m: Manifest) -> None:

@@ -153,10 +153,14 @@ class Scheme:
 
 
 BLOCKS_ON_THE_WEB = (
-    "WebAssembly makes floats of blocks at each step; use quant=int8-dynamic, or target=ort-cpu for blocks"
+    "WebAssembly converts blocks to floats at each step; use quant=int8-dynamic, or target=ort-cpu"
 )
-INTEGER_PRODUCTS_ON_CPU = "CUDA's provider runs integer products on the CPU; use quant=int8"
-STATIC_SCALES = "one scale for all rows is for devices that can't do better"
+INTEGER_PRODUCTS_ON_CPU = (
+    "ONNX Runtime's CUDA provider computes products of integers on the CPU; use quant=int8"
+)
+STATIC_SCALES = (
+    "this target can give each row of activations its own scale, which loses less than one static scale"
+)
 ONLY_ON_STANDARD = {
     "ort-cpu": f"{STATIC_SCALES}; use target=standard, or quant=int8-dynamic",
     "ort-cuda": INTEGER_PRODUCTS_ON_CPU,
@@ -171,7 +175,7 @@ _ALL = (
         "fp32",
         matrices=None,
         tables=None,
-        refused={"ort-cuda": "CUDA's GroupQueryAttention has no float32; use quant=fp16"},
+        refused={"ort-cuda": "GroupQueryAttention on CUDA can't compute in float32; use quant=fp16"},
     ),
     Scheme(
         "fp16",
@@ -180,7 +184,7 @@ _ALL = (
         floats="float16",
         refused={
             "ort-cpu": "float16 is slower than float32 on the CPU; use quant=fp32 or quant=int8",
-            "ort-web": "WebAssembly has no products of float16; use quant=fp32 or quant=int8-dynamic",
+            "ort-web": "WebAssembly can't compute products of float16; use quant=fp32 or quant=int8-dynamic",
         },
     ),
     Scheme(

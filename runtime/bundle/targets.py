@@ -84,7 +84,7 @@ _ALL = (
         floats="float16",
         fused=True,
         row_lengths=True,
-        float_cache="quantized keys and values were never tried on a GPU",
+        float_cache="quantized keys and values were never tested on a GPU",
     ),
     Target("ort-web", opset=23, storage=COLUMNS, device="cpu", fused=True),
     Target(

@@ -29,8 +29,8 @@ class ComputeBlock:
     ) -> None:
         if identity(bundle) != expected:
             raise BundleError(
-                f"the bundle {bundle} must be the same on every machine of the job, but this machine has "
-                "another bundle"
+                f"the bundle {bundle} must be the same on every machine of the job, but this machine's "
+                "bundle differs"
             )
         self._task = TASKS[task](bundle, column=TEXT, **options)
         self._rows = rows

@@ -93,6 +93,6 @@ def _expect(path: Path, job: Job) -> None:
         what = next(key for key in sorted({*theirs, *ours}) if theirs.get(key) != ours.get(key))
         theirs, ours = theirs.get(what), ours.get(what)
     raise ExportError(
-        f"the folder {path} belongs to another job with {what} {theirs!r:.80}, not {ours!r:.80}: choose "
-        "another folder"
+        f"the folder {path} belongs to another job: its {what} is {theirs!r:.80}, but this job's is "
+        f"{ours!r:.80}: choose another folder"
     )

@@ -88,7 +88,7 @@ class Forward:
                     await answer.end(error)
                     return
                 self._count(outcome)
-        gone = RequestError("two replicas ended while they computed the request: try again later", status=503)
+        gone = RequestError("two replicas ended while computing this request: try again later", status=503)
         await response_to(gone)(scope, receive, send)
 
     async def _messages(self, scope: Scope, body: bytes) -> AsyncIterator[Message]:

@@ -81,8 +81,10 @@ def _parquet(path: Path, column: str) -> Iterator[object]:
         with pyarrow.parquet.ParquetFile(path) as file:
             names = file.schema_arrow.names
             if (count := names.count(column)) != 1:
-                has = f"{count} of that name" if count else f"{names!r:.200}"
-                raise ArgumentError(f"{path.name} must have one column {column!r:.80}, but it has {has}")
+                has = f"{count} columns of this name" if count else f"{names!r:.200}"
+                raise ArgumentError(
+                    f"{path.name} must have exactly one column {column!r:.80}, but it has {has}"
+                )
             for batch in file.iter_batches(FEW, columns=[column]):
                 yield from batch.column(0).to_pylist()
     except (pyarrow.ArrowException, OSError, UnicodeDecodeError) as error:

@@ -38,9 +38,7 @@ class Settings:
         """
         kinds = {field.name: type(field.default) for field in fields(cls)}
         if unknown := sorted(set(given) - set(kinds)):
-            raise ArgumentError(
-                f"there is no setting {unknown[0]!r:.60}; the settings are {', '.join(kinds)}"
-            )
+            raise ArgumentError(f"unknown setting {unknown[0]!r:.60}; the settings are {', '.join(kinds)}")
         stated = {name: environment.get(f"TFM_FLEET_{name.upper()}") for name in kinds} | dict(given)
         values: dict[str, Any] = {}
         for name, value in stated.items():

@@ -84,7 +84,7 @@ def model_in(sizes: Mapping[str, int], where: str, choice: str | None = None) ->
     models = models_in(sizes)
     if not models:
         code = [name for name in map(PurePosixPath, sizes) if name.suffix in CODE]
-        hint = f"; {code[0].name} is there: {CONVERT}" if code else ""
+        hint = f"; the model has {code[0].name}, but {CONVERT}" if code else ""
         raise CheckpointError(
             f"{where} must contain a .gguf file, or config.json with .safetensors or "
             f"pytorch_model.bin, but it contains neither{hint}"

@@ -30,7 +30,9 @@ def compare(name: str, hashes: Mapping[str, str]) -> None:
     stated = parse(read_file(path, LARGEST), str(path))
     before = stated.get("files") if isinstance(stated, dict) else None
     if not isinstance(before, dict):
-        raise CheckpointError(f"{path} must list the files of {name} under the key `files`: remove this file")
+        raise CheckpointError(
+            f"{path} must list the files of {name} under the key `files`, but doesn't: remove {path}"
+        )
     if changed := sorted(file for file in {*before, *hashes} if before.get(file) != hashes.get(file)):
         raise CheckpointError(
             f"{name} has changed since its first fetch: the files {', '.join(changed):.200} differ; "

@@ -72,7 +72,7 @@ def locate(name: str, progress: Progress, others: Sequence[str] = ()) -> Located
             path = model_in_cache(path)
             kind, exists = kind_of(path), path.exists()
         except (OSError, RuntimeError) as error:  # a folder that may not be searched; a loop of links
-            why = getattr(error, "strerror", None) or "a loop of links"
+            why = getattr(error, "strerror", None) or "its links form a loop"
             raise CheckpointError(f"{name!r:.200} can't be opened: {why}") from None
         if kind is not None:
             return LocatedModel(path, name, kind, lambda: _digest(path))
@@ -115,7 +115,7 @@ def adapted(source: LocatedModel, adapter: AdapterChoice) -> LocatedModel:
         return replace(source, adapter=adapter)
     if source.kind != "checkpoint":
         raise CheckpointError(
-            f"{source.name} must be a checkpoint for adapter={str(adapter)!r}, but it is a {source.kind}"
+            f"with adapter={str(adapter)!r}, {source.name} must be a checkpoint, but it is a {source.kind}"
         )
     path = Path(adapter)
     return replace(source, adapter=path, digest=lambda: _both(source.digest(), _digest(path)))
@@ -129,7 +129,9 @@ def ignoring(source: LocatedModel, keys: Collection[str]) -> LocatedModel:
     if not keys:
         return source
     if source.kind == "bundle":
-        raise CheckpointError(f"{source.name} must be a checkpoint for ignore_keys, but it is a bundle")
+        raise CheckpointError(
+            f"ignore_keys can be used only with a checkpoint, but {source.name} is a bundle"
+        )
     ignored = tuple(sorted({*keys}))
     return replace(source, ignore_keys=ignored, digest=lambda: _both(source.digest(), json.dumps(ignored)))
 

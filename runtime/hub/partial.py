@@ -20,7 +20,7 @@ from ...refimpl.errors import CheckpointError, TfmError
 from ..progress import InBytes
 
 SUFFIX = ".part"
-GOES_ON = "what has come is kept, the next run goes on from it"
+GOES_ON = "the next run continues after the part that is already downloaded"
 CHUNK = 2**20  # bytes that an interruption may lose; the client's own are ten times as many
 
 
@@ -55,7 +55,9 @@ def stage_of(what: str, rest: int, there: int) -> InBytes:
     before.
     """
     size = f"{rest / 1e6:.0f} MB of " if rest else ""
-    return InBytes(f"fetching {size}{what}" + (f", {there / 1e6:.0f} MB are there" if there else ""))
+    return InBytes(
+        f"fetching {size}{what}" + (f", {there / 1e6:.0f} MB are already on disk" if there else "")
+    )
 
 
 def cause_of(error: Exception) -> str:
@@ -136,7 +138,7 @@ def fetch(
         if digest is not None and not has_digest(part, digest):
             part.unlink()
             raise TransferError(
-                f"the download {path.name} must have the hash {digest}, but it has another hash: try again"
+                f"the download {path.name} must have the hash {digest}, but its hash differs: try again"
             )
     part.rename(path)
 

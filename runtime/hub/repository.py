@@ -87,8 +87,8 @@ def _fetched(
     if choice is None and (others := beside_usual(sizes)):
         choice = USUAL
         progress(
-            f"{where} has {len(others) + 1} models: {USUAL} is used; to use another one, give its name, such "
-            f"as {where}:{others[0]}",
+            f"{where} has {len(others) + 1} models, and tfm uses {USUAL}; to use another model, add its "
+            f"name, such as {where}:{others[0]}",
             0,
             0,
         )
@@ -135,12 +135,12 @@ def _reason(error: Exception) -> str:
     """Return a line that says why the client failed, and what the user can do."""
     status = getattr(getattr(error, "response", None), "status_code", 0)
     if status == 429:
-        return f"the hub has had too many requests (429): wait some minutes, or set HF_TOKEN; {GOES_ON}"
+        return f"the hub got too many requests (429): wait some minutes, or set HF_TOKEN; {GOES_ON}"
     if status == 404:
-        return f"the hub hasn't a file that it lists (404): try it later; {GOES_ON}"
+        return f"the hub lists a file that it doesn't have (404): try again later; {GOES_ON}"
     if status >= 500:
-        return f"the hub fails at this request ({status}): try it later; {GOES_ON}"
-    return f"{cause_of(error)}; is the network there? {GOES_ON}"
+        return f"the hub failed to answer (HTTP status {status}): try again later; {GOES_ON}"
+    return f"{cause_of(error)}; does this machine have a network? {GOES_ON}"
 
 
 def _digest(file: Any) -> str | None:

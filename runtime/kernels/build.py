@@ -71,7 +71,9 @@ def build(
                 is_over = _over(limit_s, stop)
                 record = _compiled(new, wanted, without, compilers, platform, is_over, progress)
                 if stop.is_set():
-                    raise ExportError("kernels weren't built, because the program stopped the build")
+                    raise ExportError(
+                        "the kernels weren't built, because the program ended before the compiler"
+                    )
                 (new / RECORD).write_text(json.dumps(record.content()) + "\n", encoding="utf-8")
                 for made in (new.parent, new, *new.iterdir()) if private else ():
                     made.chmod(0o700)
@@ -184,7 +186,7 @@ def _compile(
         if failure := _run(command, environment, log, is_over):
             return failure
         if not made.is_file():
-            return "it wrote no library"
+            return "the compiler wrote no library"
         made.rename(path)
         return None
     finally:
@@ -211,15 +213,15 @@ def _run(
         code = None
         while code is None:
             if is_over():
-                return "it took too long"
+                return "compiling took too long"
             with suppress(subprocess.TimeoutExpired):
                 code = child.wait(LOOK_S)
     finally:
         if child.returncode is None:
             _kill(child)
     if code < 0:
-        return f"it was ended by {signal.Signals(-code).name}"
-    return None if code == 0 else _first_error(log) or f"it failed with exit code {code}"
+        return f"the compiler was ended by {signal.Signals(-code).name}"
+    return None if code == 0 else _first_error(log) or f"the compiler failed with exit code {code}"
 
 
 def _kill(child: subprocess.Popen[bytes]) -> None:

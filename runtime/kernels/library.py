@@ -187,13 +187,15 @@ def find(progress: Progress = silent, instruction_set: str | None = None) -> Lib
         wanted = key(platform, useless(platform))
         folder = cached_folder(wanted)
         if folder.is_dir() and (stranger := _writable_by_others(folder)) is not None:
-            return Unavailable(f"{stranger} must belong to this user, and nobody else may write it")
+            return Unavailable(
+                f"{stranger} must belong to this user, and other users must not be able to write it"
+            )
         record = read_record(folder, wanted)
         if record is not None and record.failure:
             return Unavailable(f"building the kernels failed: {record.failure}", buildable=True)
         path = library_in(folder, record, platform)
     if path is None or record is None:
-        return Unavailable("no library was built for this machine", buildable=True)
+        return Unavailable("the kernels were not built for this machine", buildable=True)
     result = probe.result(path, record.sha256, instruction_set, progress)
     return Library(path, result.text) if result.kind == "runs" else Unavailable(result.text)
 

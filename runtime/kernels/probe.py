@@ -63,7 +63,7 @@ def result(library: Path, sha256: str, wanted: str, progress: Progress) -> Resul
         with suppress(OSError):
             _write(file, tried)
     if tried.kind == "crashes":
-        progress(f"kernels are switched off: {tried.text}", 0, 0)
+        progress(f"tfm doesn't use its kernels: {tried.text}", 0, 0)
     return tried
 
 
@@ -75,16 +75,16 @@ def attempt(library: Path, wanted: str = "") -> Result:
     try:
         child = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, timeout=ANSWER_S)
     except (OSError, subprocess.TimeoutExpired) as error:
-        return Result("fails", f"the kernels couldn't be tried: {error}")
+        return Result("fails", f"a test run of the kernels couldn't start or end: {error}")
     if -child.returncode in FROM_OUTSIDE:
-        return Result("fails", "the process that tried the kernels was ended")
+        return Result("fails", "the process that tests the kernels was ended from outside")
     if child.returncode != 0:
         code = child.returncode
         how = signal.Signals(-code).name if code < 0 else f"exit code {code}"
-        return Result("crashes", f"trying the kernels on {hardware.processor()} crashed a process ({how})")
+        return Result("crashes", f"a test run of the kernels on {hardware.processor()} crashed ({how})")
     answer = json.loads(child.stdout)
     if "failure" in answer:
-        return Result("fails", f"the library can't be loaded: {answer['failure']}")
+        return Result("fails", f"the library of kernels can't be loaded: {answer['failure']}")
     if not answer["instruction_set"]:
         lacks = f"lacks {wanted}" if wanted else "has none of the kernels' instruction sets"
         return Result("unfit", f"this processor, {hardware.processor()}, {lacks}")

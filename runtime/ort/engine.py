@@ -136,7 +136,10 @@ class OrtEngine:
         if modules:
             self._open_mtp = lambda: (opened(modules[0]), modules[0])
         sessions = {graph.file: (opened(graph), graph) for graph in parts if graph.file != MTP}
-        self.backend, self.same_bits = "ONNX Runtime", SameBits("its operators are ONNX Runtime's")
+        self.backend, self.same_bits = (
+            "ONNX Runtime",
+            SameBits("ONNX Runtime's operators compute this bundle"),
+        )
         if kernels is not None:
             self.backend, self.same_bits = kernels.name, promise(operators, self.config)
         self.session, graph = sessions[GRAPH]

@@ -165,7 +165,7 @@ def prepared(
         folder.parent.mkdir(parents=True, exist_ok=True)
         if (free := shutil.disk_usage(folder.parent).free) < SPACE * size:
             raise OSError(errno.ENOSPC, f"the weights need {size} bytes, but {free} bytes are free")
-        notify(f"preparing {size / 1e6:.1f} MB of weights for this processor, once")
+        notify(f"preparing {size / 1e6:.1f} MB of weights for this processor, the first time only")
         with replacing(folder) as new:
             write(bundle, new)
             about = {"sha256": FileBytes(new / kernel_storage.DATA, BundleError).sha256(), "size": size}
@@ -227,7 +227,7 @@ def _register(library: Library, session_options: ort.SessionOptions) -> None:
             raise DeviceError(f"the library of kernels has no functions for {library.instruction_set}")
     except (OSError, AttributeError) as error:
         raise DeviceError(f"the library of kernels can't be loaded: {error!s:.200}") from None
-    with one_line("the kernels can't be registered", DeviceError):
+    with one_line("ONNX Runtime can't register the kernels", DeviceError):
         session_options.register_custom_ops_library(str(library.path))
     if not loaded.tfm_has_api():
         raise DeviceError(
@@ -250,11 +250,11 @@ def without_graphs(bundle: Bundle) -> str:
     """Return the reason why tfm's kernels can't run a bundle on any machine; an empty text if they can."""
     names = bundle.plan.kernel_graphs
     if not names:
-        return "the kernels are for weights in blocks on ort-cpu"
+        return "tfm's kernels compute only bundles of target ort-cpu with weights in blocks"
     if names[0] not in bundle.manifest.files:
-        return f"an older tfm wrote the bundle, without {names[0]}: export it again"
+        return f"an older tfm wrote the bundle, which lacks {names[0]}: export the model again"
     if bundle.plan.has_minima and not bundle.manifest.kernel_minima:
-        return f"an older tfm wrote the bundle, with minima beside products in {names[0]}: export it again"
+        return f"an older tfm wrote {names[0]} of the bundle in another format: export the model again"
     return ""
 
 

@@ -350,7 +350,10 @@ class OrtCache:
         for kind, layer in zip(buffers.kinds, buffers.layers, strict=True):
             held = _held(kind, length, dropped)
             if not 0 <= held <= kind.entries(buffers.capacity, buffers.chunk):
-                raise LimitError(f"the cache of a layer can't store {held} tokens")
+                raise LimitError(
+                    f"the cache of a layer can store at most {kind.entries(buffers.capacity, buffers.chunk)} "
+                    f"tokens, got {held}"
+                )
             parts = kind.shapes(1, held, buffers.chunk)
             shapes += [(shape, buffer.dtype) for shape, buffer in zip(parts, layer, strict=True)]
         return shapes

@@ -73,7 +73,9 @@ def read(path: Path, engine: OrtEngine) -> tuple[list[int], OrtCache]:
 
     def next_bytes(begin: int, count: int) -> np.ndarray:
         if begin + count + DIGEST > len(file):
-            raise ArgumentError(f"{path}: isn't a file that `--prefix` wrote, or was cut short")
+            raise ArgumentError(
+                f"{path}: must be a file that `--prefix` wrote, but it is another file or truncated"
+            )
         data = file.read(begin, begin + count)
         digest.update(data.data)
         return data
@@ -114,7 +116,10 @@ def _header(value: Any, path: Path, engine: OrtEngine) -> Header:
     written it, or if its bundle or backend is another one.
     """
     if not isinstance(value, dict) or value.keys() != set(Header._fields):
-        raise ArgumentError(f"{path}: the header must have the fields {', '.join(Header._fields)}")
+        raise ArgumentError(
+            f"{path}: must be a file that `--prefix` wrote, with the header fields "
+            f"{', '.join(Header._fields)}"
+        )
     if value["bundle"] != engine.bundle_hash:
         raise ArgumentError(
             f"{path}: was written with another bundle: give another file, or remove this file"

@@ -110,7 +110,7 @@ def choose(device: str, target: str, notify: Callable[[str], None] = lambda _: N
     made_for = targets.find(target).device
     if device == "auto":
         chosen: Device = made_for or ("cpu" if missing_for_cuda() else "cuda")
-        notify(f"device auto: {chosen}")
+        notify(f"device=auto uses {chosen}")
     else:
         chosen = device  # pyright: ignore[reportAssignmentType]
     if made_for is not None and made_for != chosen:
@@ -192,5 +192,7 @@ def open_session(
     got: Any = session.get_providers()[0]
     if got != wanted:
         lacking = ", ".join(missing_for_cuda()) or "a GPU that this build of ONNX Runtime supports"
-        raise DeviceError(f"{wanted} fell back to {got}, missing: {lacking}")
+        raise DeviceError(
+            f"ONNX Runtime used {got} instead of {wanted}, because this machine lacks {lacking}"
+        )
     return session

@@ -65,7 +65,9 @@ class Message(Said):
     def _has_its_own(self) -> Message:
         for block in self.content:
             if block.type not in OWN[self.role]:
-                raise ValueError(f"a message with the role {self.role} can't contain {block.type}")
+                raise ValueError(
+                    f"a message with the role {self.role} can't contain content of type {block.type}"
+                )
         return self
 
 
@@ -81,7 +83,8 @@ class Tool(Said):
     def _is_custom(cls, value: str | None) -> str | None:
         if value not in (None, "custom"):
             raise ValueError(
-                f"this server doesn't have the tool {value!r:.40}: remove this tool, or give its input_schema"
+                f"this server doesn't support tools of type {value!r:.40}: remove this tool, or give it "
+                "an input_schema"
             )
         return value
 

@@ -299,7 +299,8 @@ class AsyncModel:
         model.expect(LM)
         if options.draft or (options.beams is not None and isinstance(model.config, Decoder)):
             raise LimitError(
-                "texts in a batch can't use beams or a draft; greedy=True turns off a model's own beams"
+                "`beams` and `draft` can't be used for several texts at once; if the model sets beams, "
+                "use greedy=True"
             )
         streams, requests = [], []
         for index, prompt in enumerate(prompt for prompt in prompts for _ in range(count)):

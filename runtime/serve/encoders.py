@@ -105,7 +105,7 @@ async def embedded(request: Request, served: Served, body: EmbeddedBody) -> tupl
     if width != whole and (width > whole or (head.cuts is not None and width not in head.cuts)):
         others = "any smaller number" if head.cuts is None else ", ".join(map(str, head.cuts))
         raise RequestError(
-            f"dimensions must be {whole}, the model's width{others and f', or {others}'}, got {width}",
+            f"dimensions must be the model's width, {whole}{others and f', or {others}'}, got {width}",
             param="dimensions",
         )
     rows, tokens = await _read(request, served, body.rows)

@@ -64,7 +64,9 @@ def parse_form(body: bytes, boundary: bytes) -> Form:
         elif name != key and isinstance(listed := form.setdefault(key, []), list) and isinstance(value, str):
             listed.append(value)
         else:
-            raise RequestError(f"{key:.40}: the form must have this field only once", param=key)
+            raise RequestError(
+                f"{key:.40}: the form may have this field only once, but it occurs twice", param=key
+            )
     return form
 
 

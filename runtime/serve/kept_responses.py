@@ -61,7 +61,11 @@ class KeptResponses:
                 for item in kept.response["output"]:
                     if item["id"] == id:
                         return item
-        raise RequestError(f"no item {id!r:.80} is stored: send the item itself", param="input", status=404)
+        raise RequestError(
+            f"this server stores no item {id!r:.80}: send the item instead of its id",
+            param="input",
+            status=404,
+        )
 
     def delete(self, owner: str, id: str) -> None:
         """Delete the stored answer with this id. Raises RequestError 404 if this owner has no such answer."""
@@ -72,7 +76,8 @@ class KeptResponses:
         kept = self._kept.get(id)
         if kept is None or kept.owner != owner:
             raise RequestError(
-                f"no response {id!r:.80} is stored: send the conversation itself",
+                f"this server stores no response {id!r:.80}: send the conversation instead of the "
+                "response's id",
                 param="previous_response_id",
                 code="previous_response_not_found",
                 status=404,

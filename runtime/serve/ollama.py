@@ -93,7 +93,9 @@ class Generating(Body):
         stated = {name: one for name, one in (value or {}).items() if one is not None and name not in LOADING}
         for name in stated:
             if name not in SAMPLING:
-                raise ValueError(f"unknown option {name!r:.40}, which this server doesn't support: remove it")
+                raise ValueError(
+                    f"unknown option {name!r:.40}, which this server doesn't support: remove this option"
+                )
         return stated
 
     def stated(self) -> dict[str, Any]:

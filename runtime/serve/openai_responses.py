@@ -49,7 +49,9 @@ class ItemPart(Said):
     @classmethod
     def _is_text(cls, value: str) -> str:
         if value not in TEXTS:
-            raise ValueError(f"this server accepts only content that is text, got the type {value!r:.40}")
+            raise ValueError(
+                f"this server accepts only content of the types {', '.join(TEXTS)}, got {value!r:.40}"
+            )
         return value
 
 
@@ -82,7 +84,9 @@ class Item(Said):
     @classmethod
     def _is_known(cls, value: str) -> str:
         if value not in ITEMS:
-            raise ValueError(f"this server doesn't support items of type {value!r:.40}")
+            raise ValueError(
+                f"this server accepts only items of the types {', '.join(ITEMS)}, got {value!r:.40}"
+            )
         return value
 
 
@@ -94,7 +98,7 @@ class FunctionTool(Function):
     def _is_function(cls, value: str) -> str:
         if value != "function":
             raise ValueError(
-                f"this server can't run the tool {value!r:.40}: remove this tool, or give a function"
+                f"this server accepts only tools of type 'function', got {value!r:.40}: remove this tool"
             )
         return value
 

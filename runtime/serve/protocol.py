@@ -29,7 +29,10 @@ class BoundedConnection(h11.Connection):
         if event is not h11.NEED_DATA:
             self._parts = self._parts + 1 if isinstance(event, h11.Data) else 0
         if self._parts > MOST_PARTS:
-            raise h11.RemoteProtocolError("the body came in too many parts")  # which uvicorn answers with 400
+            # uvicorn answers with 400.
+            raise h11.RemoteProtocolError(
+                f"the request's body may have at most {MOST_PARTS} parts, but it has more"
+            )
         return event
 
 

@@ -373,12 +373,14 @@ class ChatBody(Sampling):
                 "response_format can't be combined with structured_outputs or `grammar`: give only one field"
             )
         if self.continue_final_message and not self.continues:
-            raise ValueError("continue_final_message needs an assistant's text as the last message")
+            raise ValueError("continue_final_message needs a last message with the role assistant and a text")
         if self.add_generation_prompt is False and not self.continues:
-            raise ValueError("add_generation_prompt: false needs an assistant's text as the last message")
+            raise ValueError(
+                "add_generation_prompt: false needs a last message with the role assistant and a text"
+            )
         if self.continues and self.constraint():
             raise ValueError(
-                "a continued message can't be combined with response_format, structured_outputs or grammar"
+                "continue_final_message can't be combined with response_format, structured_outputs or grammar"
             )
         self._check_tools()
         return self
@@ -397,7 +399,7 @@ class ChatBody(Sampling):
         if len(set(names)) < len(names):
             raise ValueError("tools: each function must have a name of its own")
         if not names and self.tool_choice not in (None, "none", "auto"):
-            raise ValueError("tool_choice needs `tools`")
+            raise ValueError("tool_choice needs the field `tools`, which is missing or empty")
         for name in self._chosen():
             if name not in names:
                 raise ValueError(f"tool_choice must be a function in `tools`, got {name!r:.80}")
@@ -460,7 +462,7 @@ class CompletionBody(Sampling):
     @model_validator(mode="after")
     def _best(self) -> CompletionBody:
         if self.best_of not in (None, self.n or 1):
-            raise ValueError("best_of must equal `n`, since this server returns all answers")
+            raise ValueError("best_of must equal `n`, because this server returns all answers")
         if self.echo and self.stream:
             raise ValueError("`echo` needs stream: false")
         return self
@@ -511,7 +513,9 @@ async def _received(request: HttpRequest, limits: Limits, most: int) -> bytes:
             async for chunk in request.stream():
                 received += chunk
                 if len(received) > most:
-                    raise RequestError(f"the body is larger than the limit of {most} bytes", status=413)
+                    raise RequestError(
+                        f"the request's body may have at most {most} bytes, but it has more", status=413
+                    )
     except TimeoutError:
         raise RequestError(f"the request's body must arrive within {limits.read_s:g} s", status=408) from None
     return bytes(received)
@@ -537,6 +541,6 @@ def checked(kind: type[B], value: Any) -> B:
         reason = first["msg"].removeprefix("Value error, ")
         if first["type"] == "extra_forbidden":
             meant = ALSO.get(where, "")
-            what = f"did you mean {meant}?" if meant in kind.model_fields else "remove it"
+            what = f"did you mean {meant}?" if meant in kind.model_fields else "remove this field"
             reason = f"unknown field, which this server doesn't support: {what}"
         raise RequestError(f"{where:.200}: {reason}" if where else reason, param=param) from None

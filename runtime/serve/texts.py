@@ -163,7 +163,7 @@ def _check_room(served: Served, answers: int) -> None:
     most = served.model.worker.slots + served.model.worker.queue
     if answers > most:
         raise RequestError(
-            f"n and prompt ask for {answers} answers, but this server accepts at most {most} in a request"
+            f"a request may ask for at most {most} answers of this server, but n and prompt ask for {answers}"
         )
 
 

@@ -40,7 +40,7 @@ class Tools:
         if offered and (mark := self._answers.lost_mark):
             raise RequestError(
                 f"the model {served.name} can't call tools: a call begins with {mark!r}, but the model's "
-                "tokenizer removes this mark from texts",
+                "tokenizer removes this delimiter from texts",
                 param="tools",
             )
 
@@ -84,7 +84,7 @@ def effort(body: ChatBody, template: ChatTemplate) -> dict[str, Any]:
     if template.uses("enable_thinking"):
         return {"enable_thinking": stated != "none"}
     raise RequestError(
-        "the model's chat template has no setting for reasoning_effort: remove this field",
+        "the model's chat template doesn't use reasoning_effort: remove this field",
         param="reasoning_effort",
     )
 

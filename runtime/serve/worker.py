@@ -183,7 +183,7 @@ class Worker:
             if self.max_wait is not None and wait > self.max_wait:
                 would = f"the server is busy: this request would wait about {wait:.1f} s"
                 raise QueueFullError(
-                    f"{would}, but at most {self.max_wait:g} s are allowed: try again later", wait
+                    f"{would}, but may wait at most {self.max_wait:g} s: try again later", wait
                 )
             self._waiting.extend(requests)
             self._changed.notify()

@@ -70,7 +70,7 @@ def answer(
     pairs = [questions] if isinstance(questions, tuple) else questions
     if count < 1 or longest < 1:
         raise LimitError(
-            f"the count of answers and the tokens of the longest answer must be at least 1, got {count} and "
+            f"count (of answers) and longest (the tokens of an answer) must be at least 1, got {count} and "
             f"{longest}"
         )
     parts: list[_Window] = []

@@ -95,16 +95,16 @@ def expect_template(source: ModelSource) -> str:
 def no_template() -> CheckpointError:
     """Return the error for a model without a chat template. Its message says what to do."""
     return CheckpointError(
-        "the model has no chat template: put its repository's chat_template.jinja beside its weights, "
-        "or use generate, which continues a text"
+        "the model has no chat template: put chat_template.jinja from the model's repository beside the "
+        "weights, or use generate, which continues a text"
     )
 
 
 def no_tokenizer() -> CheckpointError:
     """Return the error for a model without a tokenizer. Its message says what to do."""
     return CheckpointError(
-        "the model has no tokenizer.json, so it takes and gives token ids only: put the file beside its "
-        "weights (AutoTokenizer of transformers writes it with save_pretrained)"
+        "the model has no tokenizer.json, so it reads and writes only token ids: put the file beside the "
+        "weights (save_pretrained of transformers' AutoTokenizer writes the file)"
     )
 
 
@@ -141,7 +141,7 @@ class TaskModel:
         engine: Engine,
         source: ModelSource,
         tokenizer: Tokenizer | None = None,
-        same_bits: SameBits = SameBits("its engine doesn't say so"),  # noqa: B008 (it can't be changed)
+        same_bits: SameBits = SameBits("the engine doesn't promise the same bits"),  # noqa: B008 (it can't be changed)
         name: str = "",
     ) -> None:
         self.engine = engine

@@ -127,9 +127,9 @@ def fit(one: GeneratedSequence, name: str, config: Config) -> None:
     except LimitError as error:
         raise type(error)(f"{name}: {error}") from None
     if one.encoder_ids is not None and not 1 <= len(one.encoder_ids) <= config.context:
-        why = "shorten it" if one.encoder_ids else "there is nothing to read"
+        why = "shorten the text" if one.encoder_ids else "give a text that isn't empty"
         raise LimitError(
-            f"{name} has {len(one.encoder_ids)} tokens, but the model reads 1 to {config.context}: {why}"
+            f"{name} has {len(one.encoder_ids)} tokens, but must have 1 to {config.context} tokens: {why}"
         )
 
 

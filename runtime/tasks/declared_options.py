@@ -45,7 +45,7 @@ def given_values(given: Mapping[str, object], declared: type) -> dict[str, objec
         if name not in known:
             near = difflib.get_close_matches(name, known, 1)
             advice = f"did you mean {near[0]}?" if near else "help() of the function lists them"
-            raise ArgumentError(f"no option is named {name!r:.60}: {advice}")
+            raise ArgumentError(f"unknown option {name!r:.60}: {advice}")
         types = [kind for kind in get_args(known[name].type) if kind is not type(None)]
         kinds = [KINDS.get(get_origin(one) or one, ("", lambda _: True)) for one in types]
         if value is not None and not any(fits(value) for _, fits in kinds):

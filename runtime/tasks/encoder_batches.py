@@ -56,8 +56,8 @@ def encoded(model: TaskModel, texts: Texts, control_token: str | None = None) ->
     for i, row in enumerate(rows):
         count, context = len(row.ids), model.config.context
         if not 1 <= count <= context:
-            why = "shorten it" if count else "there is nothing to read"
-            raise LimitError(f"text {i + 1} has {count} tokens, but the model reads 1 to {context}: {why}")
+            why = "shorten the text" if count else "give a text that isn't empty"
+            raise LimitError(f"text {i + 1} has {count} tokens, but must have 1 to {context} tokens: {why}")
     return rows
 
 

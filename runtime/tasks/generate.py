@@ -90,7 +90,9 @@ def prefix_cache(model: TaskModel, prompt: Prompt, path: Path) -> Cache | None:
     """
     engine = model.engine
     if not isinstance(engine, OrtEngine) or prompt.encoder_ids is not None:
-        raise LimitError("a prefix file needs a model without an encoder, and the engine onnx")
+        raise LimitError(
+            "`prefix` can be used only with a model without an encoder, and with the engine onnx"
+        )
     *first, _ = prompt.ids
     if not first:
         return None
@@ -159,7 +161,7 @@ def answers_of(model: TaskModel, tools: Sequence[Tool] | None) -> ChatAnswers | 
     if answers.functions and (mark := answers.lost_mark):
         raise ArgumentError(
             f"the model can't call tools: a call begins with {mark!r}, but the model's tokenizer removes "
-            "this mark from texts"
+            "this delimiter from texts"
         )
     return answers
 
@@ -216,7 +218,7 @@ def prompt_of(
     for what, value in for_templates.items():
         if value and not is_chat(model, raw=raw):
             raise ArgumentError(
-                f"{what} needs a chat template, but the model has none, or raw=True turns the template off"
+                f"{what} needs a chat template, but the model has no chat template, or raw=True turns it off"
             )
     if control_tokens and not raw:
         raise ArgumentError(
@@ -391,7 +393,7 @@ class TextStream:
         `tools`.
         """
         if self._answers is None:
-            raise ArgumentError("`answer` needs a chat with tools: set `tools`")
+            raise ArgumentError("`answer` can be used only in a chat with tools: set `tools`")
         return self._answers.answer(self.prompt, str(self), self.finish_reason)
 
     def events(self) -> Iterator[Event]:
@@ -401,7 +403,7 @@ class TextStream:
         Raises ArgumentError for a text without `tools`.
         """
         if self._answers is None:
-            raise ArgumentError("events() needs a chat with tools: set `tools`")
+            raise ArgumentError("events() can be used only in a chat with tools: set `tools`")
         parser = self._answers.parser(thinking=self._answers.thinks_after(self.prompt))
         for part in self:
             yield from parser.feed(part)

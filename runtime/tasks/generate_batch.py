@@ -71,8 +71,8 @@ def generate_many(
     """
     if options.beams is not None or options.draft:
         raise LimitError(
-            "a batch can't use beams or a draft, which are for one text; greedy=True turns off a model's "
-            "own beams"
+            "`beams` and `draft` can't be used for several texts at once; if the model sets beams, use "
+            "greedy=True"
         )
     stated: list[tuple[Prompt, Options]] = [(prompt, options) for prompt in prompts]
     if answers is not None:

@@ -414,7 +414,7 @@ class Model(TaskModel):
         """
         if not isinstance(self.engine, MTPEngine):
             raise LimitError(
-                "this engine can't run the model's module for drafts (mtp): use the engine onnx or numpy"
+                "mtp_drafter() needs the engine onnx or numpy, because other engines don't run the mtp module"
             )
         return MTPDrafter(self.engine)
 

@@ -129,7 +129,7 @@ class Options(record("TextFields", GenerateOptions, left_out=options(SamplingOpt
             self.search((), frozenset(), None)  # raises LimitError for what it refuses
         for name, default in OF_BEAMS.items():
             if self.beams is None and getattr(self, name) != default:
-                raise LimitError(f"{name} needs `beams`, which isn't set")
+                raise LimitError(f"{name} can be used only with `beams`, which isn't set")
         if constraints and (self.stop or not self.stop_on_eos):
             raise LimitError(
                 f"a text with {constraints[0]} ends as soon as it is complete: don't set `stop` or "

@@ -177,10 +177,13 @@ def transcribe(
     if batch < 1:
         raise LimitError(f"`batch` must be at least 1, got {batch}")
     if batch > 1 and isinstance(sound, Iterator):
-        raise LimitError(f"live sound is transcribed one utterance at a time: don't set `batch`, got {batch}")
+        raise LimitError(
+            f"`batch` must be 1 for live sound, which is transcribed one utterance at a time, got {batch}"
+        )
     if batch > 1 and condition:
         raise LimitError(
-            "with `condition`, each window needs the text of the previous window: don't set `batch`"
+            "`batch` can't be used with `condition`, because each window then needs the previous "
+            "window's text"
         )
     if not temperatures or not all(0 <= one < np.inf for one in temperatures):
         raise LimitError(f"temperatures must be at least one number of at least 0, got {[*temperatures]}")
@@ -254,7 +257,7 @@ def _language(speech: SpeechTokens, name: str | None) -> str | None:
         return None
     if code not in speech.languages:
         known = ", ".join(speech.languages) or "only English"
-        raise LimitError(f"language can't be {name!r:.40}: the model transcribes {known}")
+        raise LimitError(f"language must be one that the model transcribes ({known}), got {name!r:.40}")
     return code
 
 
@@ -435,7 +438,10 @@ def _token_begins(
     token that it wrote."""
     engine = model.engine
     if not isinstance(engine, AttentiveEngine):
-        raise LimitError("word times need cross-attention, which this engine can't return: don't set `words`")
+        raise LimitError(
+            "`words` needs an engine that returns cross-attention: use the engine onnx or numpy, or "
+            "don't set `words`"
+        )
     # Without a list of heads: all of the upper half's, as openai has it.
     crosses = [(i, layer.cross) for i, layer in enumerate(model.config.layers) if layer.cross is not None]
     upper = crosses[len(crosses) // 2 :]

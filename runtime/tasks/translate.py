@@ -29,7 +29,7 @@ def translate(
         task = f"translation_{origin}_to_{to}"
         if task not in named:
             raise LimitError(
-                f"the model has no task {task!r:.80} (origin={origin!s:.20}, to={to!s:.20}), only "
+                f"the model has no task {task!r:.80} (origin={origin!s:.20}, to={to!s:.20}); its tasks are "
                 f"{', '.join(named)}"
             )
         return generate(model, text, task=task, **options)

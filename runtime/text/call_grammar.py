@@ -301,10 +301,10 @@ class _Grammar:
         if types == {"string"} and ("enum" in own or "const" in own):
             values = [one for one in _values(own) if isinstance(one, str)]
             if not values or any(end in value for value in values):
-                raise _refused(where, f"values other than texts without {end!r}")
+                raise _refused(where, f"an enum or const whose values aren't all texts without {end!r}")
             return f"{as_text} ({' | '.join(map(_literal, values))}) {after}"
         if not _is_plain(part, schema):
-            raise _refused(where, "keywords beside the type string")
+            raise _refused(where, "other keywords than type for a string")
         text = f"{as_text} {self._until(end)} {self._mark(marks.after[len(marks.after.rstrip()) :])}"
         others = {} if types is None else {"type": sorted(types - {"string"})}
         if marks.value_middle is None or types == {"string"}:
@@ -353,7 +353,7 @@ class _Grammar:
         types = types_of({"type": part["type"]}, {}) if "type" in part else None
         allowed = [each for each in _values(part) if types is None or not types.isdisjoint(type_of(each))]
         if not allowed:
-            raise _refused(where, "no value of the stated type")
+            raise _refused(where, "an enum or const without a value of the stated type")
         return f"({' | '.join(self._mark(write_value(values, each)) for each in allowed)})"
 
     def _noted_object(
@@ -442,10 +442,10 @@ def _object(
     _check(own, OF_OBJECTS, where)
     for word, kind in (("properties", dict), ("required", list)):
         if not isinstance(own.get(word, kind()), kind):
-            raise _refused(where, f"{word} that aren't of type {kind.__name__}")
+            raise _refused(where, f"a keyword {word} that isn't {'an object' if kind is dict else 'a list'}")
     properties = own.get("properties", {})
     if unread := [name for name in properties if not readable.fullmatch(name) or len(name) > LONGEST_ASIDE]:
-        raise _refused(where, f"a property with the name {unread[0]!r:.40}")
+        raise _refused(where, f"the property name {unread[0]!r:.40}")
     if missing := [name for name in own.get("required", ()) if name not in [*properties]]:
         raise _refused(where, f"the required name {missing[0]!r:.40} without a property of this name")
     if not properties and isinstance(own.get("additionalProperties"), dict) and own["additionalProperties"]:
@@ -474,13 +474,13 @@ def _values(part: Schema) -> list[Any]:
 
 def _mapping(part: object, where: str) -> Schema:
     if not isinstance(part, Mapping):
-        raise _refused(where, "a part that isn't a schema")
+        raise _refused(where, "a part that isn't a JSON object")
     return part
 
 
 def _listed_parts(parts: object) -> list[Schema]:
     if not isinstance(parts, list) or not all(isinstance(each, Mapping) for each in parts):
-        raise _refused("a part", "a choice that isn't a list of schemas")
+        raise _refused("a part", "an anyOf, oneOf or allOf that isn't a list of schemas")
     return parts
 
 
@@ -496,6 +496,6 @@ def _check(part: Schema, known: frozenset[str] | set[str], where: str) -> None:
 
 def _refused(where: str, reason: str) -> ArgumentError:
     return ArgumentError(
-        f"the schema of {where:.80} has {reason}, which can't be followed in this model's calls: change "
+        f"the schema of {where:.80} has {reason}, which tfm can't enforce in this model's calls: change "
         "the schema, or remove `strict`"
     )

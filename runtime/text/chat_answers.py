@@ -142,6 +142,6 @@ def schemas(tools: Sequence[Tool]) -> dict[str, Any]:
             case _:
                 raise ArgumentError(
                     f'tool {i} must be like {{"type": "function", "function": {{"name": "f", "parameters": '
-                    f"{{}}}}}}, with a name of its own, got {tool!r:.80}"
+                    f"{{}}}}}}, with another name than the other tools, got {tool!r:.80}"
                 )
     return made

@@ -109,7 +109,9 @@ class ChatTemplate:
         """
         for name in variables:
             if name in ("messages", "tools", "add_generation_prompt", *self._special_tokens):
-                raise ArgumentError(f"chat_template_kwargs can't have {name!r}: remove this variable")
+                raise ArgumentError(
+                    f"chat_template_kwargs can't set {name!r}, which tfm sets: remove this variable"
+                )
             if not _uses(source, str(name)):
                 raise ArgumentError(
                     "chat_template_kwargs may have only variables of the model's chat template, got "
@@ -182,7 +184,7 @@ class ChatTemplate:
             before, mark, _ = text.rpartition(MARK)
             if not mark:
                 raise LimitError(
-                    "the last message can't be continued, because the chat template drops this message's text"
+                    "the last message can't be continued, because the chat template doesn't write its text"
                 )
             return before + contents[-1]
 
@@ -218,8 +220,8 @@ class ChatTemplate:
             if length == len(text) and "".join(part for part, _ in parts) == text:
                 return self._tokenizer.encode_parts(parts)
         raise LimitError(
-            "a message must not contain a control token, because this chat template changes messages: remove "
-            "the control token"
+            "no message may contain a control token, because this chat template changes the text of "
+            "messages: remove the control token"
         )
 
 

@@ -75,7 +75,7 @@ def _compiled(process: LanguageProcess, language: Language) -> Connection:
         return process.compiled(*language)
     except EndedError as error:
         limits = process.limits
-        most = f"it takes more than {limits.compile_s:g} s or {limits.memory // 2**20} MB of memory"
+        most = f"compiling takes more than {limits.compile_s:g} s or {limits.memory // 2**20} MB of memory"
         raise _refused(kind, str(error) or most) from None
     except (ValueError, UnicodeError) as error:
         reason = str(error)
@@ -99,18 +99,20 @@ class Constraints:
 
     def __init__(self, tokenizer: Tokenizer, stop_ids: Sequence[int], limits: Limits = LIMITS) -> None:
         if not stop_ids:
-            raise CheckpointError("a constrained text needs a stop token, but the model has none")
+            raise CheckpointError(
+                "json_schema, regex and grammar need a model with a stop token, but this model has none"
+            )
         if tokenizer.cleans_up:
             raise CheckpointError(
-                "texts can't be constrained for a tokenizer that removes spaces from decoded texts, as this "
-                "model's tokenizer does"
+                "json_schema, regex and grammar can't be used with this model, because its tokenizer "
+                "removes spaces from decoded texts"
             )
         self._vocabulary = tokenizer.vocabulary
-        with convert_errors("can't constrain a text"):
+        with convert_errors("can't be used with json_schema, regex or grammar"):
             try:
                 process = LanguageProcess(tokenizer.to_json(), self._vocabulary, stop_ids, limits)
             except ModuleNotFoundError as error:
-                need = f"a constrained text needs {error.name}: pip install 'tfm-cli[serve]'"
+                need = f"json_schema, regex and grammar need {error.name}: pip install 'tfm-cli[serve]'"
                 raise CheckpointError(need) from None
         self._compiled = lru_cache(KEPT)(partial(_compiled, process))
 

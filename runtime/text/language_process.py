@@ -109,7 +109,7 @@ class FirstProcess(Connection):
         try:
             answer = json.loads(self.ask(json.dumps(settings).encode()))
         except EndedError:
-            raise _no_child("it ended at once") from None
+            raise _no_child("the process ended at once") from None
         if answer["error"]:
             raise ValueError(answer["error"])
 
@@ -177,4 +177,4 @@ def _end(child: subprocess.Popen[bytes], owner: int) -> None:
 
 
 def _no_child(cause: str) -> TfmError:
-    return TfmError(f"a constrained text needs a child process, which can't run: {cause}")
+    return TfmError(f"json_schema, regex and grammar need a child process, which can't run: {cause}")

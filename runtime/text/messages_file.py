@@ -34,7 +34,10 @@ def read_messages(path: Path) -> list[Message]:
         calls = message.get("tool_calls", [])
         texts = [message[name] for name in message.keys() - {"tool_calls"}]
         if not (isinstance(calls, list) and all(map(_is_call, calls)) and all(map(_is_text, texts))):
-            raise ArgumentError(f"message {i} must have texts, and calls like {CALL}, got {message!r:.200}")
+            raise ArgumentError(
+                f"message {i}: each field must be a text, and tool_calls a list of objects like {CALL}, "
+                f"got {message!r:.200}"
+            )
     return messages
 
 

@@ -124,7 +124,7 @@ class TemplateProcess:
         """
         if self._began_with is None:
             if _read(child, replace(limits, wait_s=START_S)) != {"text": ""}:
-                raise _no_child("it ended at once")
+                raise _no_child("the process ended at once")
             self._began_with = 0 if SYSTEM_LIMITS_MEMORY else _resident(child.pid)
         with contextlib.suppress(BrokenPipeError):  # it was killed: the answer is missing too
             _write(child, request, limits)
@@ -156,7 +156,7 @@ def _write(child: subprocess.Popen[bytes], request: bytes, limits: Limits) -> No
         selector.register(child.stdin, selectors.EVENT_WRITE)
         while rest:
             if not selector.select(max(until - time.monotonic(), 0)):
-                raise _failure(f"its process read nothing for {limits.wait_s:g} s")
+                raise _failure(f"the process that renders the template read nothing for {limits.wait_s:g} s")
             rest = rest[os.write(child.stdin.fileno(), rest) :]
 
 
@@ -178,7 +178,9 @@ def _read(child: subprocess.Popen[bytes], limits: Limits, began_with: int = 0) -
                     return None
                 received += part
                 if len(received) > most:
-                    raise _failure(f"its process answered with more than {most} bytes")
+                    raise _failure(
+                        f"the process that renders the template answered with more than {most} bytes"
+                    )
             elif left == 0:
                 raise _failure(f"rendering took more than {limits.wait_s:g} s")
             elif not SYSTEM_LIMITS_MEMORY and _resident(child.pid) > began_with + limits.memory:
@@ -197,23 +199,26 @@ def _resident(pid: int) -> int:
 
 def _cause_of_death(code: int, limits: Limits) -> str:
     if code == -signal.SIGPROF:
-        return f"it took more than {limits.cpu_s:g} s of processor time"
+        return f"rendering took more than {limits.cpu_s:g} s of processor time"
     if code == -signal.SIGABRT:  # how the child ends where it gets no memory
         return _too_large(limits)
-    return f"it crashed the process that renders it ({signal.Signals(-code).name if code < 0 else code})"
+    return (
+        f"the process that renders the template crashed ({signal.Signals(-code).name if code < 0 else code})"
+    )
 
 
 def _too_large(limits: Limits) -> str:
-    return f"it took more than {limits.memory // 2**20} MB of memory"
+    return f"rendering took more than {limits.memory // 2**20} MB of memory"
 
 
 def _failure(cause: str) -> CheckpointError:
-    return CheckpointError(f"chat template can't render this conversation: {cause}")
+    return CheckpointError(f"the chat template can't render this conversation: {cause}")
 
 
 def _no_child(cause: str) -> TfmError:
     return TfmError(
-        f"a chat template must be rendered in a child process, which can't run: {cause}; raw=True needs none"
+        f"a chat template must be rendered in a child process, which can't run: {cause}; with raw=True "
+        "no template is used"
     )
 
 

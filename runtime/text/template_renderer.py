@@ -133,7 +133,9 @@ class PlainNamespace(Namespace):
 
     def __setitem__(self, name: str, value: object) -> None:
         if str(name).startswith("_"):
-            raise SecurityError(f"a name in a namespace must not begin with an underscore, got {name!r:.40}")
+            raise SecurityError(
+                f"an attribute of a namespace must not begin with an underscore, got {name!r:.40}"
+            )
         Namespace.__setitem__(self, name, value)
 
 

@@ -88,7 +88,8 @@ def _check_subword_prefix(text: str) -> None:
         second = parts[-1] if isinstance(parts, list) and len(parts) == 2 else None
         if not isinstance(second, str) or not second.startswith(prefix):
             raise CheckpointError(
-                f"tokenizer.json: the second part of merge {merge!r:.80} must begin with {prefix!r:.40}"
+                f"tokenizer.json: the second part of the merge {merge!r:.80} must begin with "
+                f"continuing_subword_prefix, {prefix!r:.40}"
             )
 
 
@@ -308,7 +309,9 @@ class Tokenizer:
             elif (part := TemplatePart(sequence, 0, type_id)) not in parts[-1:]:
                 parts.append(part)
         if [part.sequence for part in parts if part.sequence is not None] != [*range(count)]:
-            raise CheckpointError("tokenizer.json: the post-processor must keep the texts whole and in order")
+            raise CheckpointError(
+                "tokenizer.json: post_processor must contain each text once, whole and in order"
+            )
         self._check_ids([part.id for part in parts])
         return parts
 

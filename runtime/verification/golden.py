@@ -269,7 +269,9 @@ def _check_arrays(arrays: Mapping[str, Array], config: Config) -> None:
     vocabulary = config.embedding.vocabulary
     rows, time = require("tokens", "i", 2, None, below=vocabulary).shape
     if not 1 <= time <= config.context:
-        raise BundleError(f"{file_of('tokens')}: must have 1 to {config.context} tokens in a row, got {time}")
+        raise BundleError(
+            f"{file_of('tokens')}: each row must have 1 to {config.context} tokens, got {time}; {AGAIN}"
+        )
     lengths = require("lengths", "i", rows, least=1, below=time + 1)
     if config.stem is not None and config.sound_shape is not None:
         row = [None if isinstance(size, str) else size for size in config.sound_shape]
@@ -282,7 +284,7 @@ def _check_arrays(arrays: Mapping[str, Array], config: Config) -> None:
         require(ENCODER_LENGTHS, "i", rows, least=positions, below=positions + 1)
         if "decoder" not in config.stacks and (positions != time or lengths.min() < time):
             raise BundleError(
-                f"{file_of('tokens')}: must have as many tokens as a sound has positions, {positions}, got "
+                f"{file_of('tokens')}: must have {positions} tokens, as many as the sound has positions, got "
                 f"{time}; {AGAIN}"
             )
     elif ENCODER_IDS in arrays:

@@ -125,7 +125,10 @@ def _notes(bundle: Bundle) -> tuple[str, ...]:
     source = bundle.manifest.source
     code = (describe(source.code_replaced_by),) if source.code_replaced_by else ()
     keys = ", ".join(source.ignored_keys)
-    return (*code, *((f"keys of its files that tfm doesn't know were ignored: {keys}",) if keys else ()))
+    return (
+        *code,
+        *((f"the export ignored keys of the model's files that tfm doesn't know: {keys}",) if keys else ()),
+    )
 
 
 def _open_source(source: Path | str, adapter: AdapterChoice, bundle: Bundle) -> Checkpoint:
@@ -137,14 +140,16 @@ def _open_source(source: Path | str, adapter: AdapterChoice, bundle: Bundle) -> 
     merged = bundle.manifest.adapter
     if merged is not None and not adapter:
         raise CheckpointError(
-            f"{bundle.path}: the adapter {merged.name!r:.200} is merged into the weights: give this "
-            "adapter with adapter=DIR"
+            f"{bundle.path}: the bundle's weights contain the adapter {merged.name!r:.200}, so the source "
+            "needs this adapter: add adapter=DIR"
         )
     mtp, ignored = has_mtp(bundle.config), bundle.manifest.source.ignored_keys
     checkpoint = open_checkpoint(source, adapter, mtp=mtp, ignore_keys=ignored)
     checkpoint = checkpoint.for_context(bundle.config.context)
     if checkpoint.config.with_kv("float") != bundle.config.with_kv("float"):
-        raise CheckpointError(f"{source}: must be the source of {bundle.path}, but the two configs differ")
+        raise CheckpointError(
+            f"{source}: must be the checkpoint from which {bundle.path} was exported, but the configs differ"
+        )
     return checkpoint
 
 

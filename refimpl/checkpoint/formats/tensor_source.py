@@ -83,7 +83,7 @@ def missing_weights(path: Path) -> CheckpointError:
     code = sorted(
         file.name for file in directory.glob("*") if file.suffix in CODE and not is_weights(file.name)
     )
-    hint = f"; {code[0]} is there: {CONVERT}" if code else ""
+    hint = f"; the directory has {code[0]}, but {CONVERT}" if code else ""
     return CheckpointError(
         f"{directory}: has no weights: it must contain one of {', '.join(WEIGHTS[:-1])} or {WEIGHTS[-1]}"
         f"{hint}"

@@ -743,7 +743,7 @@ def test_doctor_says_how_kernels_are_built_and_builds_them(tfm, monkeypatch, tmp
     monkeypatch.delenv("TFM_KERNELS", raising=False)
     monkeypatch.delenv("CXX", raising=False)
     monkeypatch.setenv("PATH", str(tmp_path))
-    none = "no library was built for this machine"
+    none = "the kernels were not built for this machine"
     to_do = "tfm-cli doctor --build-kernels"
     install = f"pip install 'tfm-cli[kernels]' or install a C++ compiler, then {to_do}"
     assert tfm("doctor", "--json").json["kernels"] == {"unused": none, "to do": install}

@@ -85,7 +85,7 @@ def test_what_is_left_to_the_cpu_is_counted(nodes: str, left: str):
             "2, 2",
             "zero point of quantize must",
         ),
-        ("[look] y = Gather(x, last)", "2, 2", "places of look must not be negative"),
+        ("[look] y = Gather(x, last)", "2, 2", "indices of look must not be negative"),
     ],
 )
 def test_what_it_does_not_take_is_named(nodes: str, axes: str, words: str):

@@ -219,8 +219,8 @@ def test_hostile_rows_are_refused(tmp_path: Path, data: bytes, error: type[TfmEr
     ("names", "failure", "message"),
     [
         (["x", "text"], None, None),
-        (["text", "text"], None, "must have one column 'text', but it has 2 of that name"),
-        (["x\n"], None, r"must have one column 'text', but it has ['x\n']"),
+        (["text", "text"], None, "must have exactly one column 'text', but it has 2 columns of this name"),
+        (["x\n"], None, r"must have exactly one column 'text', but it has ['x\n']"),
         (
             ["text"],
             "Couldn't deserialize thrift:\n bad\n",

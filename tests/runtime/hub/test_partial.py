@@ -73,7 +73,7 @@ def test_a_signal_ends_a_fetch_and_the_next_one_goes_on(cache, hub, monkeypatch,
     hub.rate, stages = float("inf"), []
     path = fetch(name, lambda stage, *_: stages.append(stage))
     assert hub.asked[-1][1] == there
-    assert any(f", {there / 1e6:.0f} MB are there" in stage for stage in stages)
+    assert any(f", {there / 1e6:.0f} MB are already on disk" in stage for stage in stages)
     assert (path if path.is_file() else path / "model.safetensors").read_bytes() == WEIGHTS
     assert [entry.kind for entry in cached()] == ["model"]
 

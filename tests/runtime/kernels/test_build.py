@@ -22,7 +22,7 @@ from tfm.runtime.kernels.platforms import ZIG_TARGETS, Platform
 HERE = Platform.here()
 OTHER = next(one for one in (Platform(*names) for names in ZIG_TARGETS) if one.system != HERE.system)
 WRITES = "echo code >$out"
-NOT_BUILT = library.Unavailable("no library was built for this machine", buildable=True)
+NOT_BUILT = library.Unavailable("the kernels were not built for this machine", buildable=True)
 BUILD = "from tfm.runtime.kernels import compilers\ncompilers._zig = lambda platform: None\n"
 BUILD += "from tfm.runtime.kernels.build import build\n"
 BUILD += "print(build(progress=lambda stage, *_: print(stage, flush=True)))"
@@ -146,9 +146,9 @@ def test_another_compiler_compiles_anew_and_none_takes_what_is_there(compiler, t
     [
         ("echo in function >&2; echo 'a.cpp:1: error: none' >&2; exit 1", "a.cpp:1: error: none"),
         ("echo bad >&2; exit 3", "bad"),
-        ("exit 3", "it failed with exit code 3"),
-        ("kill -9 $$", "it was ended by SIGKILL"),
-        ("exit 0", "it wrote no library"),
+        ("exit 3", "the compiler failed with exit code 3"),
+        ("kill -9 $$", "the compiler was ended by SIGKILL"),
+        ("exit 0", "the compiler wrote no library"),
     ],
 )
 def test_a_failure_is_remembered_until_something_changes(compiler, tmp_path, does: str, reason: str):

@@ -25,7 +25,7 @@ from tfm.runtime.kernels.library import INSTRUCTION_SETS, Library, Unavailable, 
 from tfm.runtime.kernels.platforms import Platform
 
 HERE = Platform.here()
-NOT_BUILT = Unavailable("no library was built for this machine", buildable=True)
+NOT_BUILT = Unavailable("the kernels were not built for this machine", buildable=True)
 
 
 def install(folder: Path, made: Path, **record: object) -> Path:
@@ -200,7 +200,8 @@ def test_what_others_could_have_written_is_not_loaded(cached, tries, stranger, m
             lstat = Path.lstat
             other = (os.geteuid() or 1000) + 1
             monkeypatch.setattr(Path, "lstat", lambda self: _owned(lstat(self), other))
-    assert find() == Unavailable(f"{path} must belong to this user, and nobody else may write it")
+    reason = f"{path} must belong to this user, and other users must not be able to write it"
+    assert find() == Unavailable(reason)
     assert tries == []
 
 
@@ -232,7 +233,7 @@ def test_a_crash_switches_them_off_and_is_told_once(cached, compiled, tries):
 @pytest.mark.parametrize(
     ("source", "reason", "tried"),
     [
-        ("int nothing;", "the library can't be loaded: .*tfm_instruction_set", 2),
+        ("int nothing;", "the library of kernels can't be loaded: .*tfm_instruction_set", 2),
         (
             'extern "C" { void tfm_kernels() {} const char *tfm_instruction_set() { return nullptr; } }',
             "this processor, .*, has none of the kernels' instruction sets$",

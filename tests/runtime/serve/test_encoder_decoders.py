@@ -96,7 +96,7 @@ def test_what_is_refused(served: tuple[httpx.Client, Server]) -> None:
             "send the text to /v1/completions",
         ),
         ("/completions", {**completion, "echo": True}, "remove `echo`"),
-        ("/completions", {**completion, "prompt": "the cat " * 40}, "the model reads 1 to 64"),
+        ("/completions", {**completion, "prompt": "the cat " * 40}, "must have 1 to 64 tokens"),
         ("/completions", {**completion, "prompt": [SIZE]}, "token ids must be"),
     ):
         answer = http.post(path, json=body)

@@ -291,7 +291,7 @@ REFUSED: list[tuple[dict[str, Any], str]] = [
     ),
     ({"tool_choice": "required", "stop": "a"}, "`stop` can't be combined"),
     ({"tool_choice": {"type": "function", "function": {"name": "other"}}}, "must be a function in `tools`"),
-    ({"tools": None, "tool_choice": "required"}, "tool_choice needs `tools`"),
+    ({"tools": None, "tool_choice": "required"}, "tool_choice needs the field `tools`"),
     ({"structured_outputs": {"regex": "("}}, "regex can't be followed"),
     ({"grammar": "root ::= b"}, "grammar can't be followed"),
     (
