@@ -142,8 +142,8 @@ def command(
         best = min(found.by_way, key=lambda name: found.by_way[name].past or float("inf"))
         of_best = found.by_way[best]
         out(
-            f"trained for {trained} tokens, stretched x {factor:g}; the best way past these tokens is "
-            f"{best}: perplexity {of_best.past:.4g} (before them: {of_best.within:.4g})"
+            f"trained for {trained} tokens, stretched x {factor:g}; beyond {trained} tokens, --way {best} "
+            f"has the lowest perplexity: {of_best.past:.4g} (within {trained} tokens: {of_best.within:.4g})"
         )
 
 

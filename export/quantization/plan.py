@@ -252,7 +252,7 @@ def plan(
     rounded = [name for name, one in made.formats.items() if not one.native]
     if strict and rounded:
         raise ExportError(
-            f"strict=True needs blocks that can be kept, but the checkpoint stores {rounded[0]} as "
+            f"strict=True needs quantized blocks for all weights, but the checkpoint stores {rounded[0]} as "
             f"{checkpoint.kind(rounded[0])}; without strict=True, this weight gets 8-bit blocks"
         )
     if len(rounded) == len(made.formats):

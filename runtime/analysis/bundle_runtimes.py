@@ -22,9 +22,9 @@ from ..verification.verdict import found
 from . import javascript
 
 NO_ROW = "not in the certificate: tfm-cli verify measures it"
-NO_EXPORTER = "it reads another form, which takes tfm's exporter: pip install 'tfm-cli[export]'"
+NO_EXPORTER = "this runtime reads another format, which tfm's exporter writes: pip install 'tfm-cli[export]'"
 # Packages for Python that open a layout bring an onnxruntime, which would overwrite tfm's.
-NOT_HERE = "it isn't in this environment: pip install {}, in one of its own"
+NOT_HERE = "this runtime isn't installed: pip install {} in a separate environment"
 # Modules of Python with their packages, and packages of Node, that open a layout.
 LAYOUTS = {"genai": ("onnxruntime_genai", "onnxruntime-genai"), "optimum": ("optimum", "optimum-onnx")}
 NODE_LAYOUTS = {"transformers.js": "@huggingface/transformers"}
@@ -99,7 +99,7 @@ def graph_row(bundle: Bundle) -> str:
 def loss(bundle: Bundle, path: str) -> str:
     """Return how much accuracy the computation `path` loses, according to the bundle's certificate."""
     if not is_quantized(bundle):
-        return "no weight is rounded to codes"
+        return "none, because no weight is quantized"
     report = recorded(bundle.path)
     check = None if report is None else report.check("backends")
     rows: tuple[Row, ...] = () if check is None else check.rows
@@ -134,11 +134,11 @@ def _openvino(bundle: Bundle) -> RuntimeAnswer:
     runtime = "OpenVINO"
     rows = any(group.kind == "row" for group in bundle.plan.groups.values())
     if bundle.target == "ort-cuda" or bundle.config.rounds_cache:
-        reason = "graphs for CUDA, and caches of codes, were never tried on it"
+        reason = "tfm was never tested on OpenVINO with graphs for CUDA or with quantized keys and values"
     elif rows and targets.find(bundle.target).fused:
-        reason = "it takes int8-dynamic of target standard alone"
+        reason = "OpenVINO runs int8-dynamic only with target=standard"
     elif find_spec("openvino") is None:
-        reason = "it isn't installed: pip install openvino"
+        reason = "openvino isn't installed: pip install openvino"
     else:
         return _by_floats(bundle, runtime)
     return RuntimeAnswer(runtime, reason=reason)
@@ -181,9 +181,9 @@ def _not_for_cpu(bundle: Bundle) -> str | None:
 def _reference(bundle: Bundle) -> RuntimeAnswer:
     runtime = "onnx.reference"
     if bundle.target != "standard":
-        reason = "it has operators of ai.onnx alone: export for target=standard"
+        reason = "onnx.reference has only operators of ai.onnx: export for target=standard"
     elif find_spec("onnx") is None:
-        reason = "it isn't installed: pip install onnx"
+        reason = "onnx isn't installed: pip install onnx"
     else:
         return answer(bundle, runtime, ORT, "operators as ONNX specifies them")
     return RuntimeAnswer(runtime, reason=reason)

@@ -70,7 +70,7 @@ def wait_for(path: Path, progress: Progress) -> bool:
     path = path.resolve()
     if not _is_locked(path):
         return False
-    progress(f"another process is writing {path}: waiting for it", 0, 0)
+    progress(f"waiting for another process, which is writing {path}", 0, 0)
     while _is_locked(path):
         time.sleep(LOOK_S)
     return True

@@ -97,7 +97,7 @@ def model_in(sizes: Mapping[str, int], where: str, choice: str | None = None) ->
         prefix = f"{where}:" if on_hub else ""
         listed = ", ".join(f"{prefix}{n} ({mb:,.0f} MB)" for n, mb in zip(names, megabytes, strict=True))
         has = f"{where} has {len(few)} models" if chosen else f"{where} has no model {choice!r:.80}"
-        how = "choose one of" if on_hub else "it must have only one of"
+        how = "choose one of" if on_hub else "a package must have only one model, but this package has"
         raise CheckpointError(f"{has}: {how} {shorten(listed, 600, placeholder=' …')}")
     return chosen[0], models[chosen[0]]
 

@@ -60,5 +60,8 @@ def parsed(text: str, given: Schema | None, finish_reason: FinishReason | None) 
     if given is None:
         raise ArgumentError("`parsed` needs json_schema: without json_schema, an answer is plain text")
     if finish_reason == "length":
-        raise LimitError(f"the document was cut: raise max_new_tokens. The document begins {text!r:.80}")
+        raise LimitError(
+            "the document ended at the limit of max_new_tokens: raise max_new_tokens. The document "
+            f"begins {text!r:.80}"
+        )
     return json.loads(text) if isinstance(given, Mapping) else given.model_validate_json(text)

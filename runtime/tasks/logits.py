@@ -21,7 +21,7 @@ def logits(model: TaskModel, ids: ArrayLike, mask: ArrayLike | None = None) -> n
     real = np.ones(tokens.shape, bool) if mask is None else np.atleast_2d(np.asarray(mask)) != 0
     if tokens.ndim != 2 or real.shape != tokens.shape or not tokens.size:
         raise LimitError(
-            "ids must be [T] or [B, T] with T ≥ 1, and the mask must have the same shape, got "
+            "ids must have the shape [T] or [B, T] with T of at least 1, and the mask the same shape, got "
             f"{tokens.shape} and {real.shape}"
         )
     # Real tokens first, in their order: a stable sort of "isn't real".

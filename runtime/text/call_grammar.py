@@ -480,7 +480,7 @@ def _mapping(part: object, where: str) -> Schema:
 
 def _listed_parts(parts: object) -> list[Schema]:
     if not isinstance(parts, list) or not all(isinstance(each, Mapping) for each in parts):
-        raise _refused("a part", "an anyOf, oneOf or allOf that isn't a list of schemas")
+        raise _refused("a part", "an anyOf or oneOf that isn't a list of schemas")
     return parts
 
 

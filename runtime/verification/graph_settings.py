@@ -278,7 +278,10 @@ class _Settings:
             port = read.replace("_out.", ".")  # a cache that isn't shared holds new keys after a layer
             self.compare(f"{name}: keys", port, f"k.{i if a.kv_layer is None else a.kv_layer}")
             if node.operator == "Attention" and self.kinds[i].window is not None:
-                why = f"{name}: {node.operator} reads no positions, as an older tfm wrote it: export it again"
+                why = (
+                    f"{name}: {node.operator} reads no positions, because an older tfm wrote the "
+                    "graph: export the model again"
+                )
                 self.require(any(node.inputs[POSITIONS : POSITIONS + 1]), why)
         self._heads(f"{name}.attn", node, a)
         stated = node.attributes

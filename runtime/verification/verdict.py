@@ -112,7 +112,7 @@ def _details(report: Report) -> list[str]:
     if (row := nearest(report)) is not None and not report.failed:
         limit = figure(row.budget, row.unit)
         lines.append(
-            f"Least room to a limit: {row.name}, {found(row)} of the {limit} that are allowed ({used(row)})."
+            f"Nearest to its limit: {row.name}, {found(row)} of the {limit} that are allowed ({used(row)})."
         )
     for cost in filter(None, (vector_cost(report), prediction_cost(report))):
         lines.append(f"On the golden tokens {cost}.")

@@ -151,7 +151,9 @@ def _numbers(keys: Keys, key: str, *, whole: bool) -> Numbers:
     least = 1 if whole else -math.inf
     for value in stated.values():
         if type(value) not in kinds or not least <= value < 2**53:
-            raise keys.fail(key, f"a {'whole number from 1' if whole else 'number'} for each pattern")
+            raise keys.fail(
+                key, f"an object with a {'whole number from 1' if whole else 'number'} for each pattern"
+            )
     if len(stated) > MOST_NAMES:
         raise keys.fail(key, f"at most {MOST_NAMES} patterns")
     return tuple((NamePattern(text, f"{keys.where}: {key}"), value) for text, value in stated.items())

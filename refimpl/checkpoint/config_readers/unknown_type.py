@@ -22,7 +22,7 @@ PICTURES = {"image_size", "patch_size", "num_channels", "vision_config", "backbo
 OTHERWISE = {
     "canine": "Its deep layers have a vector for every few characters, its other layers have one for each "
     "character. In tfm, every layer has one vector for each token",
-    "lilt": "It reads each token with its place on a page, and tfm has no input for places",
+    "lilt": "It reads each token with its position on a page, and tfm has no input for such positions",
     "paligemma": "A prompt's tokens also see later tokens (prefix-LM), which tfm doesn't support",
     "switch_transformers": "An expert drops a text's tokens beyond its capacity, which single tokens never "
     "reach. So what the model writes depends on how it is run",

@@ -60,7 +60,9 @@ def _text(keys: Keys, task: Task) -> Decoder:
     count, indexer = len(base.layers), read_indexer(keys, heads=32, interleaved=True)
     stated_types(keys, TYPES)
     if keys.get("kv_source_layers", list, None) not in (None, [*range(count)]):
-        raise keys.fail("kv_source_layers", f"0 to {count - 1}: each layer must keep its own latents")
+        raise keys.fail(
+            "kv_source_layers", f"the list 0 to {count - 1}, because tfm doesn't share latents between layers"
+        )
     rotated = rotated_layers(keys, keys.get("no_rope_layers", list, None))
     types = indexer_types(keys, count)
 
@@ -106,7 +108,7 @@ def with_tensors(config: Config, source: TensorSource) -> Config:
         raise CheckpointError(f"tensor {name!r} must have shape [{pairs}], but it has {list(shape)}")
     logs = tensors.load(name).astype(np.float64)
     if not (np.abs(logs) < LARGEST).all():
-        raise CheckpointError(f"tensor {name!r} must have numbers between -{LARGEST} and {LARGEST}")
+        raise CheckpointError(f"tensor {name!r} must have only numbers between -{LARGEST} and {LARGEST}")
     factors = tuple(np.exp(logs).tolist())
 
     def learned(_: int, layer: Layer) -> Layer:

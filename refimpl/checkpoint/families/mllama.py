@@ -26,7 +26,7 @@ def _own_layers(keys: Keys) -> list[int]:
     own = sorted(set(range(layer_count(keys))).difference(i for i in cross if type(i) is int))
     if not own or not all(type(i) is int for i in cross):
         raise keys.fail(
-            "cross_attention_layers", "a list of layers, counted from 0, without at least one layer"
+            "cross_attention_layers", "a list of layer numbers from 0, which leaves out at least one layer"
         )
     return own
 

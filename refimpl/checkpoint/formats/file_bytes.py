@@ -63,7 +63,7 @@ class FileBytes:
             raise self._error(f"{self.path}: can't be read: {problem.strerror}") from None
         if rest:
             raise self._error(
-                f"{self.path}: must have {self._size} bytes, but it was cut short while it was read"
+                f"{self.path}: must have {self._size} bytes, but the file became shorter while tfm read it"
             )
 
     def sha256(self) -> str:

@@ -122,12 +122,12 @@ class _Tensors:
             case _:
                 raise self._fail("a class, a key, a device and a count for each storage")
         if self.storages.setdefault(key, storage) != storage:
-            raise self._fail(f"the same class and count wherever it names storage {key!r:.40}")
+            raise self._fail(f"the same class and count in all places that name the storage {key!r:.40}")
         return storage
 
     def _ordered_dict(self, arguments: tuple[Any, ...]) -> dict[str, Any]:
         if arguments:
-            raise self._fail("OrderedDicts that begin empty")
+            raise self._fail("only OrderedDicts that begin empty")
         return {}
 
     def _size(self, arguments: tuple[Any, ...]) -> tuple[Any, ...]:
@@ -157,14 +157,14 @@ class _Tensors:
     def _tensor_v2(self, arguments: tuple[Any, ...]) -> _Tensor:
         # What follows: requires_grad, hooks that would be called in training, and flags of complex numbers.
         if not 6 <= len(arguments) <= 7 or any(arguments[5:]):
-            raise self._fail("tensors without hooks and without flags")
+            raise self._fail("only tensors without hooks and without flags")
         return self._tensor(arguments[:4])
 
     def _parameter(self, arguments: tuple[Any, ...]) -> _Tensor:
         match arguments:
             case (_Tensor() as tensor, bool(), hooks) if not hooks:
                 return tensor
-        raise self._fail("parameters of a tensor without hooks")
+        raise self._fail("only parameters that are tensors without hooks")
 
 
 def _whole(value: Any) -> bool:

@@ -68,7 +68,9 @@ def read_added_tokens(value: Any, vocabulary: dict[str, int], size: int) -> list
 def _read_token(item: Any, where: str) -> AddedToken:
     keys = {"id", "content", *FLAGS}
     if not isinstance(item, dict) or item.keys() != keys:
-        raise CheckpointError(f"{where} must have {', '.join(sorted(keys))}, got {item!r:.120}")
+        raise CheckpointError(
+            f"{where} must be an object with exactly the keys {', '.join(sorted(keys))}, got {item!r:.120}"
+        )
     content = item["content"]
     if not isinstance(content, str) or not 1 <= len(content) <= MAX_TOKEN_LENGTH:
         raise CheckpointError(f"{where}.content must be a text that isn't empty, got {content!r:.60}")

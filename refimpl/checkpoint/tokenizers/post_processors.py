@@ -177,7 +177,10 @@ def _read_special_tokens(value: Any, where: str) -> dict[str, list[SpecialToken]
                 if len(ids) == len(tokens):
                     special_tokens[name] = list(zip(tokens, ids, strict=True))
         if name not in special_tokens:
-            raise CheckpointError(f"{where}: {name!r:.40} must have its ids and tokens, got {item!r:.80}")
+            raise CheckpointError(
+                f"{where}: {name!r:.40} must have the key id with this name, and equally many ids and "
+                f"tokens, got {item!r:.80}"
+            )
     return special_tokens
 
 

@@ -187,7 +187,9 @@ class _Reading:
                     expected = expected[:, :, dropped[window] :]
                 if not np.array_equal(_as_read(next(found), scale), expected):
                     return f"layer {i} is the first that keeps another {array.name}"
-        return "all layers keep the same, so it is behind what the last one keeps"
+        return (
+            "the caches of all layers are equal, so the first difference comes after the last layer's cache"
+        )
 
     def row(self, name: str, count: int, missing: str = "") -> Row:
         """Return the report's row with the result over `count` tokens."""

@@ -43,7 +43,7 @@ def check_window_caches(context: VerifyContext) -> Iterator[Row]:
         logits = np.zeros((1, 1, 0))
         for begin in range(0, length, CHUNK):
             if context.is_over(len(results) * length + begin, 2 * length):
-                yield Row(name, note=f"it takes twice {length} tokens", missing=NOT_REACHED)
+                yield Row(name, note=f"reading {2 * length} tokens takes too long", missing=NOT_REACHED)
                 return
             logits, cache = engine.step(ids[:, begin : begin + CHUNK], cache)
         results.append(logits)

@@ -24,5 +24,5 @@ def check_hashes(context: VerifyContext) -> Iterator[Row]:
     if certificate is not None and certificate.get("manifest") == manifest_hash(bundle.path):
         yield Row("certificate names the manifest", "yes", ok=True)
     else:
-        note = f"{CERTIFICATE} names another {MANIFEST}: one of them was changed since"
+        note = f"{CERTIFICATE} belongs to another {MANIFEST}: one of the two files was changed"
         yield Row("certificate names the manifest", "no", ok=False, note=note)

@@ -47,7 +47,7 @@ def _greedy_row(context: VerifyContext, name: str, engine: OrtEngine, golden: Go
     cache = replay.start(engine, golden, first_row)
     chosen = list(generate(engine, sequence, cache))
     if not chosen:
-        return Row(name, note="the context has no room")
+        return Row(name, note="the model's context is too short")
     ids = np.array([[*prompt, *chosen[:-1]]])
     inputs = Inputs(ids, np.array([ids.shape[1]]))
     if golden.encoder_ids is not None and golden.encoder_lengths is not None:
@@ -91,7 +91,7 @@ def check_greedy_texts(context: VerifyContext) -> Iterator[Row]:
         ids = tokenizer.encode(prompt)
         room = min(TEXT_TOKENS, bundle.config.context - len(ids))
         if not ids or room < 1:
-            yield Row(f"{name} {number}", note="the context has no room")
+            yield Row(f"{name} {number}", note="the model's context is too short")
             continue
         specified = _specified_tokens(context, reference, ids, room)
         for backend, (engine, _) in backends.items():

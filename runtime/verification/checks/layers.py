@@ -56,7 +56,7 @@ def check_layers(context: VerifyContext) -> Iterator[Row]:
 
     bundle = context.bundle
     if choose(context.device, bundle.target) != "cpu":
-        yield Row(SUBJECT, note="values inside of a graph are seen on a CPU")
+        yield Row(SUBJECT, note="only on a CPU can tfm read the values between layers")
         return
 
     def on_onnx_runtime(shown: Shown) -> OrtEngine:
@@ -107,7 +107,10 @@ def _rows(
     layers = [*needs]
     alone = [layer for layer in layers if needs[layer] <= values.keys()]
     if left := len(layers) - len(alone):
-        note = f"of {left} of {len(layers)} no norm of one operator tells what they read or give"
+        note = (
+            f"{left} of {len(layers)} layers aren't checked, because no single norm operator shows "
+            "their values"
+        )
         yield Row(f"{path}{SUBJECT}", note=note)
     if not alone:
         return

@@ -25,7 +25,7 @@ def check_module(context: VerifyContext) -> Iterator[Row]:
     name, golden = f"{SUBJECT}: largest error", context.golden
     tokens = golden.tokens[:1, : int(golden.lengths[0])]
     if tokens.shape[1] < 3:
-        yield Row(name, note="it takes three golden tokens")
+        yield Row(name, note="the golden text has fewer than three tokens")
         return
     engine, specification = context.engine, NumpyEngine(context.bundle.config, context.bundle.params())
     _, hidden, _ = engine.step_with_hidden(tokens, engine.start(1))

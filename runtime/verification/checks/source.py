@@ -117,7 +117,10 @@ def licence_row(bundle: Bundle, source: ExportSource) -> Row:
     """
     name, notices, licence = "licence equals the source's", bundle.manifest.notices, source.licence
     if notices and not licence.files and not source.path.is_dir():
-        return Row(name, note="other files lie beside the source, so no licence there is known to be its own")
+        return Row(
+            name,
+            note="the source's folder has other files too, so tfm can't tell which licence is the source's",
+        )
     own = {notice: read_file(bundle.path / notice, LARGEST, BundleError) for notice in notices}
     stated = {"statement": bundle.manifest.source.licence}
     return _row(name, "texts", stated | own, {"statement": licence.stated, **licence.files})

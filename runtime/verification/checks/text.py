@@ -67,7 +67,7 @@ def why_no_texts(context: VerifyContext) -> str:
     if context.bundle.tokenizer is None:
         return "the bundle has no tokenizer"
     if context.source is None and context.bundle.dtype == "float16":
-        return "in float16 it needs a source"
+        return "a bundle in float16 needs its source for this check"
     return ""
 
 

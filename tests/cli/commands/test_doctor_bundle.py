@@ -62,8 +62,8 @@ def test_what_runtimes_cannot_have_is_said(bundle: Path, monkeypatch: pytest.Mon
     columns = {name: replace(one, block=96) for name, one in by_row.items() if name.endswith("wo")}
     for changed, word in (
         ({}, "pip install openvino"),
-        ({"target": "ort-cuda"}, "never tried"),
-        ({"schemes": columns}, "int8-dynamic of target standard"),
+        ({"target": "ort-cuda"}, "never tested"),
+        ({"schemes": columns}, "int8-dynamic only with target=standard"),
     ):
         manifest = replace(opened.manifest, **changed)
         told = {one.runtime: one for one in bundle_runtimes.runtimes(replace(opened, manifest=manifest))}

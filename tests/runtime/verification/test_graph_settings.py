@@ -211,7 +211,7 @@ def test_a_wrong_setting_of_onnx_runtimes_operators_is_told(bundles, tmp_path, p
 
 
 def test_places_in_a_cache_for_positions_are_told(bundles, tmp_path):
-    """In a layer with a window and without rotation, as an older tfm wrote it."""
+    """In a layer with a window and without rotation, because an older tfm wrote the graph."""
 
     def plant(model: Model) -> None:
         nodes(model, ("Attention",))[-1].input[8] = ""

@@ -102,7 +102,7 @@ def test_a_verdict_that_passed():
     assert verdict(report(*rows, notes=("the repository's own code was not run",))) == [
         f"{TITLE}PASSED the checks that were reached. These checks found no difference from the "
         "specification beyond rounding.",
-        f"Least room to a limit: {WHOLE.name}, 0.117 logits of the 0.52 logits that are allowed (22%).",
+        f"Nearest to its limit: {WHOLE.name}, 0.117 logits of the 0.52 logits that are allowed (22%).",
         "Over a text: perplexity 21.46 (the specification's is 21.39), KL divergence 0.0031 nats a token, "
         "the same best token at 97.0% of positions.",
         "Not checked: weights (no source given); text, texts (full=True checks it); source (source=MODEL "

@@ -204,7 +204,7 @@ PICKLES: dict[str, tuple[bytes, str]] = {
     ),
     "a storage of two sizes": (
         state_dict({"a": GOOD, "b": tensor(storage("0", 2, "Long"), 0, (2,), (1,))}),
-        "the same class and count wherever it names storage '0'",
+        "the same class and count in all places that name the storage '0'",
     ),
     "a tensor beyond its storage": (
         of(tensor(storage("0", 4), 1, (2, 2), (2, 1))),
@@ -235,7 +235,7 @@ PICKLES: dict[str, tuple[bytes, str]] = {
     "too few parts": (rebuilt(storage("0", 4)), "without hooks"),
     "a parameter of a text": (
         of(b"ctorch._utils\n_rebuild_parameter\n(" + PAYLOAD + b"\x88" + ORDERED_DICT + b"tR"),
-        "parameters of a tensor",
+        "only parameters that are tensors",
     ),
     "a size of a text": (of(b"ctorch\nSize\n(" + PAYLOAD + b"tR"), "a tuple for each torch.Size"),
     "a dict of pairs": (of(b"ccollections\nOrderedDict\n(]tR"), "OrderedDicts that begin empty"),
