@@ -95,7 +95,9 @@ def _opened(path: Path) -> SoundFile:
     except ModuleNotFoundError as error:
         raise ConfigError(f"sounds need {error.name}: pip install 'tfm-cli[audio]'") from None
     except OSError as error:
-        raise ConfigError(f"sounds need libsndfile: {error}") from None
+        raise ConfigError(
+            f"reading sounds needs the library libsndfile, which can't be loaded: {error}"
+        ) from None
     try:
         with open(path, "rb") as readable:
             readable.read(1)

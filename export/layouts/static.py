@@ -86,7 +86,7 @@ def refusal(sizes: Sizes, config: Config, target: Target) -> str | None:
     else:
         longest, tokens = sizes.capacity or config.context, "time (because of capacity)"
         if sizes.capacity is None:
-            return "capacity is missing: a decoder needs it, as the number of tokens that its cache can store"
+            return "capacity is missing: give the number of tokens that the decoder's cache can store"
         if sizes.capacity > config.context:
             return f"capacity may be at most the context ({config.context} tokens), got {sizes.capacity}"
     if sizes.time > longest:

@@ -200,7 +200,8 @@ def check_cache(config: Config, kv: str, target: Target) -> None:
         if any(layer.kv_layer is not None for layer in config.layers):
             raise ExportError(
                 f"kv={kv} isn't supported for layers that read another layer's keys and values, "
-                "because GroupQueryAttention would copy quantized keys and values for each of these layers"
+                "because GroupQueryAttention would copy quantized keys and values for each of these "
+                "layers: use kv=float"
             )
 
 

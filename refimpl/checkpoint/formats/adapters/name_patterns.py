@@ -180,7 +180,7 @@ class _Reader:
 
     def _alternatives(self, depth: int) -> Node:
         if depth > DEPTH:
-            raise self._fail(f"groups at most {DEPTH} deep")
+            raise self._fail(f"groups nested at most {DEPTH} levels deep")
         options = [self._sequence(depth)]
         while self._take("|"):
             options.append(self._sequence(depth))
