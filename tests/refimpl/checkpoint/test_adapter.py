@@ -392,8 +392,8 @@ def test_tensors_of_no_module_or_of_one_module_twice_are_refused(copied: Path):
     tensors, file = tensors_of(copied)
     for some, words in (
         ({}, "contain tensors"),
-        ({k: v for k, v in tensors.items() if "lora_B" not in k}, "accompanied up tensor"),
-        ({k: v for k, v in tensors.items() if "lora_A" not in k}, "accompanied down tensor"),
+        ({k: v for k, v in tensors.items() if "lora_B" not in k}, "together lora_B tensor"),
+        ({k: v for k, v in tensors.items() if "lora_A" not in k}, "together lora_A tensor"),
         (
             tensors | {k.replace("model.model.model.", "model.model."): v for k, v in tensors.items()},
             "one update",

@@ -163,9 +163,7 @@ class _Reader:
 
     def _fail(self, must: str) -> ConfigError:
         rest = self._text[self._at : self._at + 20]
-        return ConfigError(
-            f"{self._where}: the pattern {self._text!r:.80} must have {must}, but has {rest!r} there"
-        )
+        return ConfigError(f"{self._where}: the pattern {self._text!r:.80} must have {must}, at {rest!r}")
 
     def _take(self, text: str) -> bool:
         found = self._text.startswith(text, self._at)

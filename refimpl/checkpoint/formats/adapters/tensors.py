@@ -24,7 +24,7 @@ from ..torch_file import TorchFile
 
 PREFIX = "base_model.model."
 FLOATS = tuple(kind for kind in READABLE if kind not in READABLE_INTEGERS)
-DOWN, UP, MAGNITUDE = "down", "up", "magnitude"
+DOWN, UP, MAGNITUDE = "lora_A", "lora_B", "lora_magnitude_vector"
 # How the name of an update's tensor ends, and what the tensor is.
 PARTS = {
     ".lora_A.weight": DOWN,
@@ -105,7 +105,7 @@ class AdapterTensors:
             )
         down, up = self._file.shape(parts[DOWN]), self._file.shape(parts[UP])
         if len(down) != 2 or len(up) != 2 or down[0] != up[1] or down[0] == 0:
-            raise self._fail(parts[DOWN], f"[r, in], where {parts[UP]!r} is [out, r], got {down} and {up}")
+            raise self._fail(parts[DOWN], f"[r, in], to match [out, r] of {parts[UP]!r}, got {down} and {up}")
         magnitude = parts.get(MAGNITUDE)
         if magnitude is not None and self._file.shape(magnitude) != up[:1]:
             raise self._fail(
