@@ -331,7 +331,7 @@ REFUSED = [
     ("jamba", {"attention.head_count_kv": [0, 2]}, "number 3"),
     ("jamba", {"expert_weights_norm": True}, "expert_weights_norm false llama.cpp"),
     ("jamba", {"rope.freq_base": 1e4}, "'rope.freq_base'"),
-    ("nemotron_h", {"feed_forward_length": [24, 0, 0, 0, 24, 0, 0]}, "mixture neither"),
+    ("nemotron_h", {"feed_forward_length": [24, 0, 0, 0, 24, 0, 0]}, "mixture another type"),
     ("nemotron_h", {"feed_forward_length": [0, 24, 0, 0, 12, 0, 0]}, "0 number"),
     ("nemotron_h", {"rope.scaling.finetuned": True}, "rope.scaling.finetuned false True"),
     ("nemotron_h_with_experts", {"expert_gating_func": 1}, "expert_gating_func 2 1"),
