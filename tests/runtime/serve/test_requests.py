@@ -241,5 +241,5 @@ def test_what_is_too_large_too_deep_or_no_json(http: httpx.Client) -> None:
         told = http.post("/v1/chat/completions", json={**CHAT, theirs: 1}).json()["error"]
         assert (told["param"], told["message"].endswith(f"mean {ours}?")) == (theirs, True)
     told = http.post("/v1/embeddings", json={"input": "x", "n_predict": 1}).json()["error"]["message"]
-    assert told.endswith(": remove it"), "it has no field for lengths"
+    assert told.endswith(": remove this field"), "it has no field for lengths"
     assert http.get("/nowhere").json()["error"]["type"] == "invalid_request_error"
