@@ -30,10 +30,10 @@ Texts = Annotated[list[Text], Field(min_length=1, max_length=MOST_TEXTS)]
 
 
 class InputBody(Body):
-    """A request with texts, or with the texts' token ids, special tokens included.
+    """The body of a request with texts, or with token ids that include the special tokens.
 
-    `truncate_prompt_tokens`, vLLM's name, cuts each text to this many tokens. -1 cuts each text to the
-    model's context.
+    `truncate_prompt_tokens`, which has the same name in vLLM's API, is the number of tokens to which a longer
+    text is cut. With -1, a longer text is cut to the length of the model's context.
     """
 
     input: Text | Texts | TokenIds | Annotated[list[TokenIds], Field(min_length=1, max_length=MOST_TEXTS)]

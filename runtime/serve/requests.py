@@ -115,8 +115,8 @@ class StreamOptions(Part):
 
 
 class StructuredOutputs(Part):
-    """The formal language that the text must follow, in vLLM's form. A request sets exactly one of these
-    fields.
+    """What the answer must match, in the format of vLLM's `structured_outputs`: a regular expression, one of
+    several choices, a grammar or a JSON schema. A request sets exactly one of these fields.
     """
 
     json_: Annotated[dict[str, Any] | None, Field(alias="json")] = None
