@@ -8,6 +8,8 @@ from __future__ import annotations
 import numpy as np
 from numpy import ndarray as Array
 
+from ....refimpl.config import BigBirdBlocks
+from ....refimpl.ops.mask import padding_mask
 from .arithmetic import add_products, exp, row_sum, tanh
 
 
@@ -50,6 +52,42 @@ def absorbed_attend(
     weights = _softmax(scores.reshape(batch, heads, tokens, -1), mask)
     mean = product(weights.reshape(*scores.shape), latents[..., : len(wk_b)])
     return product(mean.reshape(batch, heads, tokens, -1), wv).swapaxes(1, 2)
+
+
+def bigbird_attend(
+    q: Array,
+    k: Array,
+    v: Array,
+    lengths: Array,
+    *,
+    block_size: int,
+    random_blocks: int,
+    scale: float | None = None,
+    softcap: float | None = None,
+) -> Array:
+    """Compute `refimpl.ops.bigbird.bigbird_attend` in float32. For a block of queries in the middle of a long
+    text, the softmax's row has the keys of five blocks: the first block, the block itself with its two
+    neighbours, and the last block. A key's place in this row decides to which lane of the sum it belongs.
+    """
+    at, size = np.arange(q.shape[1]), block_size
+    limit, how = BigBirdBlocks(size, random_blocks).longest_whole, {"scale": scale, "softcap": softcap}
+    mask = padding_mask(at, lengths)
+    y = attend(q, k, v, np.broadcast_to(mask[:, None], (*mask.shape, len(at))), **how)
+    bias = np.zeros((1, q.shape[2], 1, 5 * size), np.float32)
+    bias[..., :size] = np.float32(np.log(1 + random_blocks))
+    for b, length in enumerate(lengths):
+        last = (length - 1) // size
+        for block in range(1, last) if length > limit else ():
+            near = np.arange(size * (block - 1), size * (block + 2))
+            places = np.concatenate([at[:size], near, np.arange(size * last, size * (last + 1))])
+            seen = places < length
+            seen[size:-size] = (near >= size) & (near < size * last)
+            some, places = slice(b, b + 1), np.minimum(places, at[-1])
+            rows = slice(size * block, size * (block + 1))
+            y[some, rows] = attend(
+                q[some, rows], k[some, places], v[some, places], seen[None, None], bias, **how
+            )
+    return np.where(mask[:, :, None, None], y, np.float32(0))
 
 
 def _factor(size: int, scale: float | None) -> np.float32:

@@ -117,6 +117,7 @@ CONFIGS: dict[str, Config] = {
     "a sound": tiny_models.hearing(),
     "means": means(),
     "written out": written_out(),
+    "blocks and ends": tiny_models.in_blocks(),
     "caps of an encoder and a decoder": capped_pair(),
     "streams": tiny_models.altup(),
 }
@@ -178,6 +179,7 @@ def test_kernels_are_equal_to_the_bit_where_it_is_promised(bundles, name: str, q
     [
         ("means", "int8-dynamic"),
         ("written out", "int8"),
+        ("blocks and ends", "int8"),
         *(
             pytest.param("an encoder", quant, marks=pytest.mark.long)
             for quant in ("int8-dynamic", "int8", "int4")
