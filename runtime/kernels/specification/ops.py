@@ -25,7 +25,9 @@ from ....refimpl.ops import (
     convbert,
     cross_attention,
     delta,
+    disentangled,
     latent_attention,
+    longformer,
     norm,
     position,
     quant,
@@ -181,7 +183,18 @@ def of_texts(config: Config) -> Mapping[str, Callable[..., Any]]:
     limits = operator_limits.multi_head(config) or (not decodes and operator_limits.group_query(config))
     # Without a tail no kernel computes a convolution.
     apart = {**WRITTEN_OUT, short_conv.causal_conv.__name__: body(short_conv.causal_conv)}
-    return {**(WRITTEN_OUT if limits else KERNEL_OPS), **_with(convbert.convbert_attention, apart)}
+    # Attention of these kinds is written out in every graph.
+    ops = (
+        convbert.convbert_attention,
+        disentangled.disentangled_attention,
+        latent_attention.latent_self_attention,
+        longformer.longformer_attention,
+    )
+    tables = (_with(op, apart) for op in ops)
+    return {
+        **(WRITTEN_OUT if limits else KERNEL_OPS),
+        **{name: op for table in tables for name, op in table.items()},
+    }
 
 
 def of_steps(config: Config) -> Mapping[str, Callable[..., Any]]:
