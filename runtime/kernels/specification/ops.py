@@ -21,6 +21,7 @@ from ....refimpl.ops import (
     activation,
     arrays,
     attention,
+    banded,
     bigbird,
     convbert,
     cross_attention,
@@ -28,6 +29,7 @@ from ....refimpl.ops import (
     disentangled,
     latent_attention,
     longformer,
+    mobilebert,
     norm,
     position,
     quant,
@@ -127,8 +129,10 @@ _PAIRS: tuple[tuple[Callable[..., Any], Callable[..., Any]], ...] = (
     (activation.silu, arithmetic.silu),
     (activation.tanh, arithmetic.tanh),
     (activation.xielu, arithmetic.xielu),
+    (banded.banded_attend, written_out.banded_attend),
     (bigbird.bigbird_attend, written_out.bigbird_attend),
     (delta.gated_delta_rule, recurrence.gated_delta_rule),
+    (disentangled.distance_scores, written_out.distance_scores),
     (norm.l2_norm, recurrence.l2_norm),
     (norm.layer_norm, layer_norm),
     (norm.rms_norm, rms_norm),
@@ -183,17 +187,12 @@ def of_texts(config: Config) -> Mapping[str, Callable[..., Any]]:
     limits = operator_limits.multi_head(config) or (not decodes and operator_limits.group_query(config))
     # Without a tail no kernel computes a convolution.
     apart = {**WRITTEN_OUT, short_conv.causal_conv.__name__: body(short_conv.causal_conv)}
-    # Attention of these kinds is written out in every graph.
-    ops = (
-        convbert.convbert_attention,
-        disentangled.disentangled_attention,
-        latent_attention.latent_self_attention,
-        longformer.longformer_attention,
-    )
-    tables = (_with(op, apart) for op in ops)
     return {
         **(WRITTEN_OUT if limits else KERNEL_OPS),
-        **{name: op for table in tables for name, op in table.items()},
+        **_with(convbert.convbert_attention, apart),
+        **_with(latent_attention.latent_self_attention, WRITTEN_OUT),
+        **_with(longformer.longformer_attention, WRITTEN_OUT),
+        **_with(mobilebert.mobilebert_bottleneck, WRITTEN_OUT),
     }
 
 

@@ -12,6 +12,8 @@ from ....refimpl.config import BigBirdBlocks
 from ....refimpl.ops.mask import padding_mask
 from .arithmetic import add_products, exp, row_sum, tanh
 
+ONE = np.float32(1)
+
 
 def attend(
     q: Array,
@@ -27,15 +29,82 @@ def attend(
     """Compute `refimpl.ops.attention.attend` in float32. q is multiplied by the scale first; then come
     `product`, cap, bias and mask.
     """
+    return _mixed(q * _factor(q.shape[3], scale), k, v, mask, bias, sink_logits, softcap)
+
+
+def _mixed(
+    q: Array,
+    k: Array,
+    v: Array,
+    mask: Array,
+    bias: Array | None = None,
+    sink_logits: Array | None = None,
+    softcap: float | None = None,
+    factor: np.float32 = ONE,
+) -> Array:
+    """Return the heads' outputs [B, T, H, V]. `factor` multiplies the products of queries and keys."""
     batch, tokens, heads, size = q.shape
     groups = k.shape[2]
-    q = (q * _factor(size, scale)).reshape(batch, tokens, groups, -1, size).transpose(0, 2, 3, 1, 4)
-    scores = product(q, k.transpose(0, 2, 3, 1)[:, :, None]).reshape(batch, heads, tokens, -1)
+    q = q.reshape(batch, tokens, groups, -1, size).transpose(0, 2, 3, 1, 4)
+    scores = product(q, k.transpose(0, 2, 3, 1)[:, :, None]).reshape(batch, heads, tokens, -1) * factor
     if softcap is not None:
         scores = np.float32(softcap) * tanh(scores / np.float32(softcap))
     weights = _softmax(scores if bias is None else scores + bias, mask, sink_logits)
     mixed = product(weights.reshape(batch, groups, -1, *scores.shape[2:]), v.swapaxes(1, 2)[:, :, None])
     return mixed.reshape(batch, heads, tokens, -1).swapaxes(1, 2)
+
+
+def banded_attend(
+    q: Array,
+    k: Array,
+    v: Array,
+    keys: Array | None = None,
+    *,
+    band: tuple[int, int],
+    sinks: int = 0,
+    scale: float | None = None,
+    softcap: float | None = None,
+) -> Array:
+    """Compute `refimpl.ops.banded.banded_attend` in float32, with band[0] queries at a time. The products are
+    multiplied by the scale. The softmax's row has the keys around the queries, and then the sinks.
+    """
+    (before, after), count = band, q.shape[1]
+    real = np.ones(q.shape[:2], bool) if keys is None else keys
+    parts = []
+    for start in range(0, count, before):
+        at = np.arange(start, min(start + before, count))[:, None]
+        near, first = np.arange(start + 1 - before, start + before + after), np.arange(sinks)
+        places = np.concatenate([near, first])
+        # A sink in the window is one key.
+        inside = np.concatenate([(at - near < before) & (at - near >= -after), at - first >= before], axis=1)
+        read = np.clip(places, 0, count - 1)
+        seen = (inside & (places == read)) & real[:, None, read]
+        factor = _factor(q.shape[3], scale)
+        parts.append(_mixed(q[:, at[:, 0]], k[:, read], v[:, read], seen, softcap=softcap, factor=factor))
+    return np.concatenate(parts, axis=1)
+
+
+def distance_scores(
+    q: Array,
+    k: Array,
+    rows: Array,
+    q_pos: Array | None = None,
+    k_pos: Array | None = None,
+    *,
+    scale: float | None = None,
+) -> Array:
+    """Compute `refimpl.ops.disentangled.distance_scores` in float32. The queries of both terms are multiplied
+    by the scale first; then come the products.
+    """
+    factor = _factor(q.shape[3], scale)
+    scores = np.zeros((len(q), q.shape[2], q.shape[1], k.shape[1]), np.float32)
+    if k_pos is not None:
+        by_row = product((q * factor).swapaxes(1, 2), k_pos.transpose(1, 2, 0))
+        scores = np.take_along_axis(by_row, rows[None, None], axis=3)
+    if q_pos is not None:
+        by_row = product((q_pos * factor).swapaxes(0, 1), k.transpose(0, 2, 3, 1))
+        scores = scores + np.take_along_axis(by_row, rows[None, None], axis=2)
+    return scores
 
 
 def absorbed_attend(

@@ -19,6 +19,7 @@ from tfm.refimpl.config import (
     Activation,
     Config,
     Decoder,
+    FirstToken,
     FullAttention,
     Gated,
     Learned,
@@ -118,6 +119,12 @@ CONFIGS: dict[str, Config] = {
     "means": means(),
     "written out": written_out(),
     "blocks and ends": tiny_models.in_blocks(),
+    "distances": tiny_models.distant(),
+    "distances by other matrices": tiny_models.distant(shared=False, log_until=None),
+    "a window on both sides": tiny_models.windowed(),
+    "a window and the first token": tiny_models.windowed(spread=FirstToken()),
+    "narrow vectors": tiny_models.narrow(),
+    "latents of a whole text": tiny_models.reading_latents(),
     "caps of an encoder and a decoder": capped_pair(),
     "streams": tiny_models.altup(),
 }
@@ -133,6 +140,12 @@ UNPROMISED = ("clusters", "streams")
 RARE = [(name, "int8") for name in (*PROMISED[1:], *UNPROMISED)]
 RARE += [(name, quant) for name in ("biases", "functions") for quant in ("int4", "int8-dynamic")]
 CASES = [("biases", "int8"), *(pytest.param(*case, marks=pytest.mark.long) for case in RARE)]
+
+# Encoders whose attention has an op of its own, which the graph writes out or gives a bias.
+OWN_ATTENTION = (
+    "distances", "distances by other matrices", "a window on both sides", "a window and the first token",
+    "narrow vectors", "latents of a whole text",
+)  # fmt: skip
 
 pytestmark = pytest.mark.usefixtures("kernels_on")
 
@@ -184,6 +197,7 @@ def test_kernels_are_equal_to_the_bit_where_it_is_promised(bundles, name: str, q
             pytest.param("an encoder", quant, marks=pytest.mark.long)
             for quant in ("int8-dynamic", "int8", "int4")
         ),
+        *(pytest.param(name, "int8", marks=pytest.mark.long) for name in OWN_ATTENTION),
     ],
 )
 def test_a_text_that_is_encoded_has_the_same_bits_beside_others(bundles, name: str, quant: str) -> None:
@@ -198,7 +212,8 @@ def test_a_text_that_is_encoded_has_the_same_bits_beside_others(bundles, name: s
     together = found.engine.predict(ids, lengths)
     for row, length in enumerate(lengths):
         alone = found.engine.predict(ids[row : row + 1, :length])
-        part = together[row] if name == "means" else together[row, :length]
+        pooled = isinstance(bundle.config.head, Pool)
+        part = together[row] if pooled else together[row, :length]
         assert np.array_equal(alone[0].view(np.int32), part.view(np.int32))
 
 
