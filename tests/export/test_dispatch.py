@@ -66,7 +66,7 @@ def test_an_error_inside_leaves_nothing_replaced():
 
 def test_an_unknown_name_is_an_error():
     """A replacement that nothing calls would be ignored silently."""
-    with refused(KeyError, "['turn']", "replaced"), exporting({"turn": twice}):
+    with refused(KeyError, "turn", "replace"), exporting({"turn": twice}):
         pass
 
 

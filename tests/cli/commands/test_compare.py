@@ -131,7 +131,7 @@ def test_what_has_no_room_or_hears_is_refused_before_it_is_exported(
 
     monkeypatch.setattr(bundle_writer, "export", exported)
     assert main(["compare", str(model), "--quant", "int8", "--new-tokens", "64"]) != 0
-    assert re.search("--new-tokens .* 64, got 64", capsys.readouterr().err)
+    assert re.search("--new-tokens .* 64 tokens, got 64", capsys.readouterr().err)
     config = tiny_models.hearing(vocabulary=TOKENIZER.get_vocab_size())
     save_checkpoint(model.parent / "hearing", config, tiny_models.weights(config), TOKENIZER.to_str())
     assert main(["compare", str(model.parent / "hearing"), "--quant", "int8"]) != 0

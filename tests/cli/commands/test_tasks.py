@@ -209,7 +209,7 @@ def test_translate_and_summarize(tfm, tmp_path) -> None:
         tfm(name, "the cat", *options, "--length-penalty", 2).failed(9, "length_penalty", "beams")
         search = ("--beams", 3, "--length-penalty", 2)
         assert tfm(name, "the cat", *options, *search, "--json").code == 0
-    tfm("translate", "the cat", *options, "--to", "de").failed(9, "languages", "'de'")
+    tfm("translate", "the cat", *options, "--to", "de").failed(9, "language", "'de'")
 
 
 def test_a_batch_says_how_many_answers_are_clipped(tfm, tmp_path) -> None:

@@ -114,7 +114,7 @@ REFUSED = {
     "an encoder without a decoder": (tiny_models.llama(), "ort-cpu"),
     "but it is for ort-cuda": (rotary(Pool()), "ort-cuda"),
     "but it is for standard": (rotary(Pool()), "standard"),
-    "it is QuestionAnswering": (rotary(QuestionAnswering()), "ort-cpu"),
+    "got QuestionAnswering": (rotary(QuestionAnswering()), "ort-cpu"),
 }
 
 

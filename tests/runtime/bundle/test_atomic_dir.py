@@ -294,7 +294,7 @@ def test_a_second_process_waits_and_says_so(tmp_path, writer):
     assert atomic_dir.wait_for(path, notify)
     assert content(path) == {"new"}
     [line] = told
-    assert re.search(pattern("another process", path, "waiting"), line)
+    assert re.search(pattern("waiting", "another process", path), line)
     assert not atomic_dir.wait_for(path, notify)
     assert not atomic_dir.wait_for(tmp_path / "no" / "folder", notify)
 

@@ -251,7 +251,7 @@ def test_weights_that_are_cut_short_while_they_are_read(bundle):
     name = list(opened.manifest.tensors)[-1]
     opened.tensor(name)
     os.truncate(bundle / "model.onnx.data", 100)
-    with refused(BundleError, "model.onnx.data", "bytes", "short"):
+    with refused(BundleError, "model.onnx.data", "bytes", "shorter"):
         opened.tensor(name)
 
 
