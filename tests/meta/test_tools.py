@@ -188,7 +188,7 @@ def fed(hint: str, **defaults: Any) -> Any:
 
 @pytest.mark.parametrize("hint", ["int", "list[int]", 'Float[Array, "B T"] | str'])
 def test_a_parameter_that_is_no_array_is_an_error(hint: str):
-    with refused(UnfedError, "fed", "array"):
+    with refused(UnfedError, "drawn", "array"):
         read(fed(hint))
 
 
@@ -253,11 +253,11 @@ def test_each_choice_has_a_variant():
 @pytest.mark.parametrize(
     ("result", "words"),
     [
-        (np.zeros((2, 3, 4)), "took"),
-        (np.zeros((2, 3, 4), np.int64), "gave int64 declares"),
+        (np.zeros((2, 3, 4)), "returned float64 float32"),
+        (np.zeros((2, 3, 4), np.int64), "returned int64 declares"),
         (np.zeros((2, 3), np.float32), "shape"),
         (np.zeros((2, 4, 3), np.float32), "shape"),
-        ((np.zeros((2, 3, 4), np.float32),) * 2, "gave 2 results declares 1"),
+        ((np.zeros((2, 3, 4), np.float32),) * 2, "returned 2 results declares 1"),
     ],
 )
 def test_a_result_that_breaks_its_declaration_is_found(result: Any, words: str):

@@ -68,7 +68,7 @@ def test_marian_is_told_before_the_text():
         (Languages(CODES, "first"), [5], ("en", None), "'(en|fra)'"),
         (Languages({"fra": 1}, "text"), [1], ("fra", None), "'(en|fra)'"),
         (None, [1], (None, "fra"), "'fra'"),
-        (None, [1], ("deu", None), "got 'deu'"),
+        (None, [1], ("deu", None), "language 'deu'"),
     ],
 )
 def test_refused(languages: Languages | None, ids: list[int], pair: tuple[Any, Any], message: str):

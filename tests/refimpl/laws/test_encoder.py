@@ -194,7 +194,7 @@ def test_wrong_models_for_step_and_start():
         both.predict(ids)
     with refused(ConfigError, "start", "encoder_ids", "some"):
         decoder.start(1, ids)
-    with refused(ConfigError, "start", "encoder_ids", "none"):
+    with refused(ConfigError, "start", "encoder_ids", "no"):
         both.start(1)
     with refused(LimitError, "encoder_ids", 2, 1):
         both.start(2, ids)

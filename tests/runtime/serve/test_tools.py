@@ -428,7 +428,7 @@ def test_a_chat_in_python_has_tools(template: str) -> None:
     for wrong in ([{"function": {"name": "a"}}], [tool("a"), tool("a")], ["a"]):
         with pytest.raises(ArgumentError, match=r"tool [01] "):
             model.chat(MESSAGES, tools=wrong)  # pyright: ignore[reportArgumentType]
-    with pytest.raises(ArgumentError, match="tools must"):
+    with pytest.raises(ArgumentError, match="tools needs"):
         model.generate(text, tools=TOOLS, raw=True)
 
 

@@ -393,7 +393,7 @@ def test_many_texts_are_as_each_alone() -> None:
     [made] = generate_many(bare, [Prompt([1, 2, 3], None)], bare.options(max_new_tokens=3))
     assert (made.tokens, made.text) == (bare.generate_ids([1, 2, 3], max_new_tokens=3), "")
     for wrong in ({"beams": 2}, {"draft": PromptLookup()}):
-        with refused(LimitError, "batch", "beams", "draft"):
+        with refused(LimitError, "beams", "draft", "texts"):
             many.generate_many(prompts, **wrong)
 
 

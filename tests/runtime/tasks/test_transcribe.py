@@ -317,7 +317,7 @@ def test_a_language_is_told_by_name_or_code_and_a_task_by_name():
         got = list(ours.transcribe(samples, language=name, task=task, limits=Limits()))
         same(got, wanted, len(samples))
         assert {one.language for one in got} == {"de" if name != "English" else "en"}
-    with refused(LimitError, "language", "'french'", "de", "en"):
+    with refused(LimitError, "language", "de", "en", "'french'"):
         ours.transcribe(samples, language="french")
     with refused(LimitError, "task", "transcribe", "translate", "'sing'"):
         ours.transcribe(samples, task="sing")

@@ -308,7 +308,7 @@ def test_models_that_cannot_be_constrained() -> None:
     with refused(CheckpointError, "none"):
         Constraints(tokenizer, [])
     for library in (text_strategies.wordpiece(), text_strategies.unigram()):
-        with refused(CheckpointError, "constrain", "decoder"):
+        with refused(CheckpointError, "json_schema", "decoder"):
             Constraints(Tokenizer(library.to_str(), library.get_vocab_size()), [1])
     cleaning = copy(tokenizer)
     cleaning.cleans_up = True

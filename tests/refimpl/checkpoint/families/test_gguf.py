@@ -72,7 +72,7 @@ def test_queries_keys_and_values_may_be_fused(tmp_path: Path, name: str):
     want = dict(flatten(one.params))
     assert one.config == other.config
     assert all(np.array_equal(array, want[leaf]) for leaf, array in flatten(other.params))
-    with refused(CheckpointError, "tensors", 6, "'blk.0.attn_qkv"):
+    with refused(CheckpointError, 6, "tensors", "'blk.0.attn_qkv"):
         open_checkpoint(written(tmp_path / "both.gguf", name, both))
 
 
@@ -143,7 +143,7 @@ def test_layers_that_predict_further_tokens_are_left_out(tmp_path: Path, name: s
     assert opened.config == open_checkpoint(written(tmp_path / "plain.gguf", name)).config
     assert list(opened.left_out) == [f"blk.{count}"]
     after = {f"blk.{count + 1}.nextn.enorm.weight": np.ones(128, np.float32)}
-    with refused(CheckpointError, "tensors", 1, f"'blk.{count + 1}.nextn"):
+    with refused(CheckpointError, 1, "tensors", f"'blk.{count + 1}.nextn"):
         open_checkpoint(written(tmp_path / "y.gguf", name, plain | after))
 
 

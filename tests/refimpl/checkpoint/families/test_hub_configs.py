@@ -313,7 +313,7 @@ REFUSED: list[tuple[str, dict[str, Any], str]] = [
     (
         "mistral_large4",
         {"text_config.kv_source_layers": [0, 0, *range(2, 72)]},
-        "kv_source_layers 0 71 own latents",
+        "kv_source_layers 0 71 latents",
     ),
     ("mistral_large4", {"text_config.layer_types": ["full_attention"] * 72}, "layer_types indexed_attention"),
     ("mistral_large4", {"text_config.mlp_bias": True}, "mlp_bias false True"),

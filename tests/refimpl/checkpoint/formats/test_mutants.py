@@ -145,5 +145,5 @@ def test_cut_short_while_it_is_read(tmp_path, kind):
     write(path)
     made = reader(path)
     path.write_bytes(b"")
-    with refused(CheckpointError, "cut", "short"):
+    with refused(CheckpointError, "bytes", "shorter"):
         made.load(made.names[-1])

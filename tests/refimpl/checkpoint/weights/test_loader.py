@@ -87,7 +87,7 @@ def test_a_missing_and_a_misshapen_tensor(name):
 )
 def test_an_unread_tensor(name):
     tensors = theirs(TIED, tiny_models.weights(TIED)) | {name: np.zeros(3, np.float32)}
-    with refused(CheckpointError, "tensors", 1, f"'{name}'"):
+    with refused(CheckpointError, 1, "tensors", f"'{name}'"):
         Leaves(TIED, InMemorySource(tensors), llama.WEIGHTS)
 
 
