@@ -226,7 +226,7 @@ def test_a_crash_switches_them_off_and_is_told_once(cached, compiled, tries):
     assert re.search(pattern(hardware.processor(), "crashed", "SIGILL"), found[0].reason)
     assert not found[0].buildable
     [line] = told
-    assert re.search(pattern("kernels", "off", found[0].reason), line)
+    assert re.search(pattern("kernels", found[0].reason), line)
     assert len(tries) == 1
 
 
