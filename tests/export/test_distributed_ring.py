@@ -127,7 +127,7 @@ def test_a_lost_rank_ends_the_others(tmp_path: Path):
 @pytest.mark.long
 def test_shapes_that_dont_fit_are_an_error_on_all_ranks(tmp_path: Path):
     ends = launch(2, tmp_path, "misfit")
-    expected = "rank 1 has [2, 6, 2, 3, 3, 8], rank 0 [2, 6, 2, 4, 3, 8]"
+    expected = "rank 1 has [2, 6, 2, 3, 3, 8], but rank 0 has [2, 6, 2, 4, 3, 8]"
     assert all(code == 1 and "ConfigError" in line and expected in line for code, line in ends), ends
 
 

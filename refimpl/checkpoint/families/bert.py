@@ -208,8 +208,9 @@ JINAS_WEIGHTS = (
 
 def _whole_head(keys: Keys, source: TensorSource) -> Any:
     """Check that a file contains all tensors of a classifier, not only some."""
-    if labelled(keys, source) and not {TYPES, "cls.weight"} <= {*source.names}:
-        must = "1, 2 or 3, because the file lacks tensors of the classifier: use the original checkpoint"
+    lacks = [name for name in (TYPES, "cls.weight") if name not in source.names]
+    if labelled(keys, source) and lacks:
+        must = f"1, 2 or 3, because a classifier needs tensor {lacks[0]!r}: use the original checkpoint"
         raise keys.fail("pooling_type", must)
     return ABSENT
 

@@ -5,6 +5,8 @@ The graph computes such attention by several operators. Its products and its sof
 
 from __future__ import annotations
 
+from functools import partial
+
 import numpy as np
 from numpy import ndarray as Array
 
@@ -139,9 +141,9 @@ def bigbird_attend(
     neighbours, and the last block. A key's place in this row decides to which lane of the sum it belongs.
     """
     at, size = np.arange(q.shape[1]), block_size
-    limit, how = BigBirdBlocks(size, random_blocks).longest_whole, {"scale": scale, "softcap": softcap}
-    mask = padding_mask(at, lengths)
-    y = attend(q, k, v, np.broadcast_to(mask[:, None], (*mask.shape, len(at))), **how)
+    limit, mask = BigBirdBlocks(size, random_blocks).longest_whole, padding_mask(at, lengths)
+    heads = partial(attend, scale=scale, softcap=softcap)
+    y = heads(q, k, v, np.broadcast_to(mask[:, None], (*mask.shape, len(at))))
     bias = np.zeros((1, q.shape[2], 1, 5 * size), np.float32)
     bias[..., :size] = np.float32(np.log(1 + random_blocks))
     for b, length in enumerate(lengths):
@@ -153,9 +155,7 @@ def bigbird_attend(
             seen[size:-size] = (near >= size) & (near < size * last)
             some, places = slice(b, b + 1), np.minimum(places, at[-1])
             rows = slice(size * block, size * (block + 1))
-            y[some, rows] = attend(
-                q[some, rows], k[some, places], v[some, places], seen[None, None], bias, **how
-            )
+            y[some, rows] = heads(q[some, rows], k[some, places], v[some, places], seen[None, None], bias)
     return np.where(mask[:, :, None, None], y, np.float32(0))
 
 
