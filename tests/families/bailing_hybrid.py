@@ -9,7 +9,7 @@ from .deepseek_v2 import latents
 from .deepseek_v3 import GROUPS
 from .glm4_moe import choice_biases
 from .kimi_linear import KINDS
-from .kit import IDS, SIZES, decoder
+from .kit import IDS, SIZES, decoder, per_layer
 
 
 @st.composite
@@ -30,6 +30,8 @@ def _bailing(draw: st.DrawFn) -> dict[str, Any]:
         keys["layer_types"] = [draw(st.sampled_from(KINDS)) for _ in range(layers)]
     else:
         keys["layer_group_size"] = draw(st.integers(1, 3))
+    for experts, limit in (("expert", 0.02), ("share_expert", 0.03)):
+        keys[f"{experts}_swiglu_limit_list"] = draw(per_layer(layers, 0.0, limit) | st.none())
     return {**IDS, **keys}
 
 

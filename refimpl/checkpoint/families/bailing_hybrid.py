@@ -6,7 +6,7 @@ Modules that predict further tokens are left out.
 
 from dataclasses import replace
 
-from ...config import Decoder, RMSNorm, Rope
+from ...config import Decoder, Layer, MoE, RMSNorm, Rope
 from ...ops.gated_delta import GatedDelta
 from ...ops.latent_attention import LatentAttention
 from ..config_readers.decoder import map_layers
@@ -23,6 +23,7 @@ from .glm4_moe import with_sigmoid_experts
 from .kimi_linear import GGUF_DELTA, joined
 from .kimi_linear import KEYS as KIMI
 from .qwen3_next import attending_layers, mixed
+from .step3p7 import bounded_experts, limits_by_layer
 
 MODEL_TYPES = ("bailing_hybrid",)
 ARCHITECTURES: dict[str, Task] = decoders("BailingHybrid", tasks=())
@@ -35,6 +36,12 @@ NAMES = {
     "norm_topk_prob": "moe_renormalize", "n_routed_experts": "num_experts",
     "num_experts_per_tok": "num_experts_per_token", "n_shared_experts": "num_shared_experts",
 }  # fmt: skip
+
+# transformers' names of the limits come second.
+SWIGLU_LIMITS = (
+    ("expert_swiglu_limit_list", "swiglu_limits"),
+    ("share_expert_swiglu_limit_list", "swiglu_limits_shared"),
+)
 
 
 def config(keys: Keys, task: Task) -> Decoder:
@@ -72,6 +79,7 @@ def config(keys: Keys, task: Task) -> Decoder:
         sparse=sparse_layers(keys, 2),
         renormalize=usual.get("norm_topk_prob", bool, True),
     )
+    base = _bounded(base, keys)
     safe, bound = keys.get("kda_safe_gate", bool, True), keys.get("kda_lower_bound", float, -5.0)
     if safe and bound >= 0:
         raise keys.fail("kda_lower_bound", "below 0")
@@ -81,6 +89,19 @@ def config(keys: Keys, task: Task) -> Decoder:
         heads, heads, size, size, length, norm.eps, by_channel=True, max_decay=-bound if safe else None
     )
     return mixed(base, mixer, attends)
+
+
+def _bounded(config: Decoder, keys: Keys) -> Decoder:
+    """Return the decoder with the limits that config.json states for experts and for shared experts."""
+    count = len(config.layers)
+    experts, shared = (limits_by_layer(keys, keys.spelled(own, other), count) for own, other in SWIGLU_LIMITS)
+
+    def change(i: int, layer: Layer) -> Layer:
+        if not isinstance(layer.mlp, MoE):
+            return layer
+        return replace(layer, mlp=bounded_experts(layer.mlp, experts[i], shared[i]))
+
+    return map_layers(config, change)
 
 
 def _positions(keys: Keys, size: int, context: int, *, theta: float) -> Rope | None:

@@ -29,6 +29,7 @@ def decoder(keys: Keys, *, theta: float, qk_norm: bool | None) -> Decoder:
 
     `theta` is the family's default for rotary positions, which rotate neighbouring elements."""
     keys.get("model_max_length", int, None)  # of the tokenizer
+    keys.unused("cache_implementation")  # of transformers' generation
     heads, size = keys.size("num_attention_heads"), keys.size("head_dim", None) or head_size(keys)
     context = keys.size("max_position_embeddings", 8192)
     norm = LayerNorm(keys.positive("layer_norm_eps", 1e-5), bias=False)

@@ -26,7 +26,6 @@ def config(keys: Keys, task: Task) -> Decoder:
 
 def harmless_of_training(keys: Keys, every: int) -> None:
     """Mark keys as known that no class of transformers reads: every `every`-th layer has no window."""
-    keys.get("cache_implementation", str, None)  # of transformers' generation
     # Of its trainer's code, which can do otherwise.
     keys.harmless(
         layer_switch=(every,), order_of_interleaved_layers=("local_attn_first",), rotary_pct=(1.0,),

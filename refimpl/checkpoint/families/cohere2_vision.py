@@ -4,7 +4,6 @@ transformers' class has its own head over the text model's decoder, and this hea
 multiplies logits by logit_scale. Greedy decoding gives the same texts.
 """
 
-from collections.abc import Callable
 from dataclasses import replace
 
 from ...config import LM, Decoder
@@ -18,19 +17,13 @@ MODEL_TYPES = ("cohere2_vision",)
 ARCHITECTURES: dict[str, Task] = {"Cohere2VisionForConditionalGeneration": "lm", "Cohere2VisionModel": "pool"}
 
 
-def unscaled(text: Callable[[Keys, Task], Decoder]) -> Callable[[Keys, Task], Decoder]:
-    """Return a function that reads a text model like `text`, but without a scale of logits."""
-
-    def config(keys: Keys, task: Task) -> Decoder:
-        keys.harmless(cache_implementation=(str, None))
-        decoder = text(keys, task)
-        assert isinstance(decoder.head, LM)
-        return replace(decoder, head=replace(decoder.head, scale=None))
-
-    return config
+def _text(keys: Keys, task: Task) -> Decoder:
+    decoder = cohere2.config(keys, task)
+    assert isinstance(decoder.head, LM)
+    return replace(decoder, head=replace(decoder.head, scale=None))
 
 
-TEXT = TextModel(unscaled(cohere2.config), sizes(256_000, 8192, mlp=22_528, layers=40, heads=64))
+TEXT = TextModel(_text, sizes(256_000, 8192, mlp=22_528, layers=40, heads=64))
 config = text_part(
     {"cohere2": TEXT}, "cohere2", tied=True, unused=(
         "vision_config", "image_token", "image_token_id", "downsample_factor", "max_splits_per_img",

@@ -21,8 +21,9 @@ ARCHITECTURES: dict[str, Task] = decoders("Ernie4_5_Moe", tasks=())
 
 def config(keys: Keys, task: Task) -> Decoder:
     keys.unused("output_router_logits", "router_aux_loss_coef")  # of training
+    keys.unused("num_nextn_predict_layers", "num_mtp_layers")
     # A sum of weights below this, which none has in practice, isn't divided by itself there.
-    keys.harmless(moe_norm_min=(1e-12,), num_nextn_predict_layers=(int,))
+    keys.harmless(moe_norm_min=(1e-12,))
     # Heads share the width.
     base = ernie4_5(keys.with_defaults({"num_key_value_heads": 4, "head_dim": None}), task)
     count = keys.size(keys.spelled("moe_num_experts", "num_experts"), 64)

@@ -31,7 +31,7 @@ PREFIX = "transformer."
 
 
 def config(keys: Keys, task: Task) -> Decoder:
-    keys.unused("hidden_dropout")
+    keys.unused("hidden_dropout", "num_key_value_heads")  # transformers writes what follows from other keys
     if keys.get("apply_residual_connection_post_layernorm", bool, False):
         raise keys.fail("apply_residual_connection_post_layernorm", "false")
     # The older names are those of its first releases.

@@ -124,22 +124,26 @@ def _bounded(config: Decoder, keys: Keys) -> Decoder:
     mlps.
     """
     count = len(config.layers)
-    experts, others = (_limits(keys, f"swiglu_limits{which}", count) for which in ("", "_shared"))
+    experts, others = (limits_by_layer(keys, f"swiglu_limits{which}", count) for which in ("", "_shared"))
 
     def change(i: int, layer: Layer) -> Layer:
         mlp = layer.mlp
         assert isinstance(mlp, Gated | MoE)
-        kind = mlp.activation
-        own, other = (SwiGLUStep(limit) if limit else kind for limit in (experts[i], others[i]))
-        if isinstance(mlp, Gated):
-            return replace(layer, mlp=replace(mlp, activation=other))
-        apart = None if own == other else other
-        return replace(layer, mlp=replace(mlp, activation=own, shared_activation=apart))
+        if isinstance(mlp, MoE):
+            return replace(layer, mlp=bounded_experts(mlp, experts[i], others[i]))
+        return replace(layer, mlp=replace(mlp, activation=SwiGLUStep(others[i])) if others[i] else mlp)
 
     return map_layers(config, change)
 
 
-def _limits(keys: Keys, key: str, layers: int) -> Sequence[float | None]:
+def bounded_experts(mlp: MoE, limit: float | None, shared: float | None) -> MoE:
+    """Return the experts with a limit, and the shared experts with theirs. 0 and None are no limits."""
+    own, other = (SwiGLUStep(bound) if bound else mlp.activation for bound in (limit, shared))
+    return replace(mlp, activation=own, shared_activation=None if own == other else other)
+
+
+def limits_by_layer(keys: Keys, key: str, layers: int) -> Sequence[float | None]:
+    """Return the key's list of a limit for each layer. Without the key, no layer has a limit."""
     limits = keys.get(key, list, None, null=True) or [None] * layers
     if len(limits) != layers or any(x is not None and (type(x) not in (int, float) or x < 0) for x in limits):
         raise keys.fail(key, f"a list of {layers} numbers of at least 0")

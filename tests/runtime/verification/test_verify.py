@@ -207,6 +207,16 @@ def test_another_greedy_token_may_be_two_budgets_behind(exported, monkeypatch):
     assert (row.figure, row.ok, row.note) == (1, True, "")
 
 
+def test_a_budget_of_greedy_tokens_that_is_too_small_is_measured_over_these_tokens(exported, monkeypatch):
+    """The golden tokens' budget doesn't know a jump that only other tokens make."""
+    golden = load(open_bundle(exported("int8-dynamic")))
+    second = int(golden.best[golden.split - 1, 1])
+    row = greedy_row(exported("int8-dynamic"), monkeypatch, [second], 0)
+    assert row.ok, row.note
+    assert row.note.startswith(f"token 0: {second} instead of ")
+    assert not row.note.endswith("up to 0")
+
+
 def test_another_likeliest_token_may_be_two_budgets_behind(exported):
     """Each golden token's second for its first, at budgets just above and below half the largest distance."""
     held = load(open_bundle(exported("fp32")))

@@ -186,7 +186,7 @@ OTHERS = (
     "Barthez", "Bartpho", "BertGeneration", "BertJapanese", "Bertweet", "BioGpt",
     "BlenderbotSmall", "Blenderbot", "ByT5", "CLIP", "CTRL", "Canine", "Clvp", "CodeGen",
     "CpmAnt", "Cpm", "DPRContextEncoder", "DPRQuestionEncoder", "DPRReader",
-    "Dia", "Esmc", "FNet", "FSMT", "Flaubert", "Funnel", "GPTNeoXJapanese", "GPTSw3",
+    "Dia", "Ergo", "Esmc", "FNet", "FSMT", "Flaubert", "Funnel", "GPTNeoXJapanese", "GPTSw3",
     "Herbert", "Lasr", "LayoutLMv2", "LayoutLMv3", "LayoutXLM", "Luke", "M2M100", "MLuke",
     "Marian", "MarkupLM", "Mgpstr", "MyT5", "Nougat", "OpenAIGPT", "PLBart", "Parakeet",
     "Perceiver", "Phobert", "ProphetNet", "Rag", "Reformer", "RemBert", "RoCBert", "RoFormer",

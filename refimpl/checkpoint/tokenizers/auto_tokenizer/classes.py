@@ -22,6 +22,7 @@ Component: TypeAlias = dict[str, Any]  # of a tokenizer.json
 Pieces: TypeAlias = list[tuple[str, float]]  # a SentencePiece model's, with their scores
 UNDERSCORE = "\u2581"
 SPACES = {"Regex": " {2,}"}
+STRIP_RIGHT = {"type": "Strip", "strip_left": False, "strip_right": True}
 QWEN2 = (
     r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*"
     r"|\s*[\r\n]+|\s+(?!\S)|\s+"
@@ -323,6 +324,15 @@ def _precompiled(file: SourceFile) -> Component | None:
     return None if file.charsmap is None else {"type": "Precompiled", "precompiled_charsmap": file.charsmap}
 
 
+def _stripped(file: SourceFile, space: str) -> Component:
+    """Return normalizers that strip a text on the right and replace each run of spaces by `space`, after the
+    file's own normalization.
+    """
+    charsmap = _precompiled(file)
+    steps = [] if charsmap is None else [charsmap]
+    return _normalizers(*steps, STRIP_RIGHT, _replace(SPACES, space))
+
+
 def _sentencepiece_decoder(strip: bool) -> Component:
     steps: list[Component] = [
         _replace({"String": UNDERSCORE}, " "),
@@ -616,11 +626,11 @@ def _deberta_v2(settings: Settings, named: Mapping[str, Special], file: SourceFi
         settings.count("unk_id", 1),
     )
     steps: list[Component] = [{"type": "Lowercase"}] if settings.flag("do_lower_case", False) else []
-    steps += [
-        _replace({"Regex": r"\s{2,}|[\n\r\t]"}, " "),
-        {"type": "NFC"},
-        {"type": "Strip", "strip_left": False, "strip_right": True},
-    ]
+    charsmap = _precompiled(file)
+    if charsmap is not None:
+        steps += [charsmap, STRIP_RIGHT, _replace(SPACES, " ")]
+    else:
+        steps += [_replace({"Regex": r"\s{2,}|[\n\r\t]"}, " "), {"type": "NFC"}, STRIP_RIGHT]
     scheme = _metaspace("always" if settings.flag("add_prefix_space", True) else "first")
     words = (
         [{"type": "Punctuation", "behavior": "Isolated"}] if settings.flag("split_by_punct", False) else []
@@ -633,8 +643,8 @@ def _big_bird(settings: Settings, named: Mapping[str, Special], file: SourceFile
     pieces = enumerate(file.vocabulary)
     unk_id = next((i for i, piece in pieces if tuple(piece) == (unknown, 0.0)), 100)
     scheme = _metaspace("always" if settings.flag("add_prefix_space", True) else "never")
-    strip = {"type": "Strip", "strip_left": False, "strip_right": False}
-    return Pipeline(_unigram(file, unk_id), _normalizers(strip, _replace(SPACES, UNDERSCORE)), scheme, scheme)
+    steps = _normalizers(_replace({"Regex": r" +\z"}, ""), _replace(SPACES, UNDERSCORE))
+    return Pipeline(_unigram(file, unk_id), steps, scheme, scheme)
 
 
 def _camembert(settings: Settings, named: Mapping[str, Special], file: SourceFile) -> Pipeline:
@@ -687,7 +697,7 @@ def _pegasus_template(settings: Settings, tokens: Tokens, stated: Component | No
 
 def _mbart(settings: Settings, named: Mapping[str, Special], file: SourceFile) -> Pipeline:
     scheme = _metaspace("always")
-    return Pipeline(_unigram(file, 3), None, _words(scheme), scheme)
+    return Pipeline(_unigram(file, 3), _stripped(file, UNDERSCORE), _words(scheme), scheme)
 
 
 def _mbart_additional(settings: Settings) -> list[Special]:
@@ -712,14 +722,8 @@ def _mbart_template(
 def _mbart50(settings: Settings, named: Mapping[str, Special], file: SourceFile) -> Pipeline:
     if not {piece[0] for piece in file.vocabulary}.intersection(MBART50_LANGUAGES):
         raise CheckpointError(f"{file.where}: model.vocab must have pieces for languages, such as en_XX")
-    charsmap = _precompiled(file)
-    steps = [charsmap] if charsmap is not None else []
-    return Pipeline(
-        _unigram(file, 3),
-        _normalizers(*steps, _replace(SPACES, " ")),
-        _metaspace("always"),
-        _metaspace("always"),
-    )
+    scheme = _metaspace("always")
+    return Pipeline(_unigram(file, 3), _stripped(file, " "), scheme, scheme)
 
 
 def _mbart50_additional(settings: Settings) -> list[Special]:

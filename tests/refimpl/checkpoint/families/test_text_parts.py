@@ -255,6 +255,8 @@ def test_lings_own_keys_mean_what_transformers_makes_of_them():
     assert read("bailing_hybrid", **own, no_kda_lora=True, rope_interleave=True) == read_config(made)[0]
     with refused(ConfigError, "kda_lower_bound", "below 0", 1.0):
         read("bailing_hybrid", **own | {"kda_lower_bound": 1.0})
+    with refused(ConfigError, "expert_swiglu_limit_list", "6 numbers"):
+        read("bailing_hybrid", **own | {"expert_swiglu_limit_list": [7.0] * 5})
 
 
 @pytest.mark.parametrize(
@@ -282,9 +284,10 @@ def test_tensors_tell_which_output_table_where_keys_dont(own, text, tensors, tie
 
 
 @pytest.mark.parametrize("stated", [{}, {"logit_scale": 0.25}])
-@pytest.mark.parametrize("name", ["cohere2_vision", "aya_vision"])
-def test_logits_of_cohere_s_models_that_see_are_not_scaled(name, stated):
-    assert read(name, text_config={**SIZES, **stated}).head.scale is None
+def test_of_cohere_s_models_that_see_only_aya_scales_logits(stated):
+    text = {**SIZES, **stated}
+    assert read("cohere2_vision", text_config=text).head.scale is None
+    assert read("aya_vision", text_config=text).head.scale == stated.get("logit_scale", 0.0625)
 
 
 @pytest.mark.parametrize(
