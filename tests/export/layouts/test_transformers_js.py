@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import subprocess
 from functools import partial
 from pathlib import Path
 
@@ -28,7 +29,9 @@ from helpers.layout_models import (
     until_end,
     what_reads_an_encoder_gives_the_same_tokens,
 )
+from tfm.export.bundle_writer import export
 from tfm.export.layouts.convert import convert
+from tfm.refimpl.checkpoint.open import open_checkpoint
 from tfm.refimpl.decoding.sampler import Sampler
 from tfm.runtime.hub.model_names import packaged
 from tfm.runtime.tasks import Model, load
@@ -147,6 +150,22 @@ def test_minilm_gives_the_same_embeddings(node: Path, minilm: Path, tmp_path: Pa
     convert(bundle.path, tmp_path / "out", "transformers.js")
     given = json.loads(peers.run(["node", node / "embed.mjs", tmp_path / "out", *MESSAGES]))
     assert np.abs(given - load(bundle.path).embed(list(MESSAGES))).max() < 1e-4
+
+
+@pytest.mark.parametrize("name", ["smollm2_gguf", "minilm"])
+def test_the_check_judges_each_path_by_its_own_row(node: Path, request, tmp_path: Path, name: str):
+    """Weights that differ in 3,000 of their bytes are within the wide budget of products in integers."""
+    export(open_checkpoint(request.getfixturevalue(name)), tmp_path / "bundle", quant="int8")
+    convert(tmp_path / "bundle", tmp_path / "out", "transformers.js")
+    *rows, verdict = peers.run(["node", node / "check.mjs", tmp_path / "out"]).splitlines()
+    assert [row.partition(":")[0] for row in rows] == ["products in float", "whole"]
+    assert verdict.startswith("Right")
+    data = tmp_path / "out" / "onnx" / "model_quantized.onnx_data"
+    weights = np.fromfile(data, np.uint8)
+    weights[len(weights) // 2 :][:3000] += 1
+    weights.tofile(data)
+    done = subprocess.run(["node", node / "check.mjs", tmp_path / "out"], capture_output=True, text=True)
+    assert (done.returncode, done.stdout.splitlines()[-1][:5]) == (1, "WRONG")
 
 
 PIPELINE = """
