@@ -154,7 +154,7 @@ def test_minilm_gives_the_same_embeddings(node: Path, minilm: Path, tmp_path: Pa
 
 @pytest.mark.parametrize("name", ["smollm2_gguf", "minilm"])
 def test_the_check_judges_each_path_by_its_own_row(node: Path, request, tmp_path: Path, name: str):
-    """Weights that differ in 3,000 of their bytes are within the wide budget of products in integers."""
+    """Some wrong weights are within the wide budget of products in integers."""
     export(open_checkpoint(request.getfixturevalue(name)), tmp_path / "bundle", quant="int8")
     convert(tmp_path / "bundle", tmp_path / "out", "transformers.js")
     *rows, verdict = peers.run(["node", node / "check.mjs", tmp_path / "out"]).splitlines()
@@ -162,7 +162,7 @@ def test_the_check_judges_each_path_by_its_own_row(node: Path, request, tmp_path
     assert verdict.startswith("Right")
     data = tmp_path / "out" / "onnx" / "model_quantized.onnx_data"
     weights = np.fromfile(data, np.uint8)
-    weights[len(weights) // 2 :][:3000] += 1
+    weights[::997] += 1
     weights.tofile(data)
     done = subprocess.run(["node", node / "check.mjs", tmp_path / "out"], capture_output=True, text=True)
     assert (done.returncode, done.stdout.splitlines()[-1][:5]) == (1, "WRONG")
