@@ -131,7 +131,8 @@ def _bounded(config: Decoder, keys: Keys) -> Decoder:
         assert isinstance(mlp, Gated | MoE)
         if isinstance(mlp, MoE):
             return replace(layer, mlp=bounded_experts(mlp, experts[i], others[i]))
-        return replace(layer, mlp=replace(mlp, activation=SwiGLUStep(others[i])) if others[i] else mlp)
+        limit = others[i]
+        return replace(layer, mlp=replace(mlp, activation=SwiGLUStep(limit)) if limit else mlp)
 
     return map_layers(config, change)
 
